@@ -1,0 +1,1 @@
+"""Inference engine for PEPNet, the multi-domain multi-task ranking model."""
