@@ -1,0 +1,63 @@
+"""Entry point of `pepnet-infer`: exit code 0 when all went well, 1 on failure, 2 on wrong usage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module, metadata
+from typing import Annotated
+
+import typer
+
+from pepnet_infer.cli.output import progress
+from pepnet_infer.errors import PepnetError
+
+app = typer.Typer(
+    name="pepnet-infer",
+    help="PEPNet from PyTorch to ONNX to scores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+#: Subcommand → module whose function of the same name it is. Modules that need torch import it inside the function.
+COMMANDS = ("train", "export", "inspect", "verify", "score", "cpu")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        print(metadata.version("pepnet-infer"))
+        raise typer.Exit
+
+
+def _register() -> None:
+    for name in COMMANDS:
+        module = import_module(f"pepnet_infer.cli.{name}")
+        app.command(name)(getattr(module, name))
+    app.add_typer(import_module("pepnet_infer.cli.bench").bench, name="bench")
+
+
+def main() -> None:
+    """Runs the command line and ends the process."""
+    _register()
+    try:
+        app()
+    except PepnetError as error:
+        progress.print(f"[bold red]error:[/] [bold]{type(error).__name__}[/]: ", end="")
+        progress.print(str(error), markup=False, highlight=False)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = {"torch": "export", "onnx": "export", "onnxsim": "export", "onnxscript": "export"}.get(error.name or "")
+        if extra is None:
+            raise
+        progress.print(f"error: this command needs {error.name}: pip install 'pepnet-infer[{extra}]'", markup=False)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
