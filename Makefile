@@ -1,0 +1,57 @@
+# Two commands for a fresh machine with python3 >= 3.11, a C++ compiler and make:
+#   make demo    train a small reference model, export, verify, score, show scores and latency
+#   make test    lint, types on the installed wheel, and the tests
+#
+# TORCH is the requirement torch is installed by: the version the tests run with. On Linux the plain PyPI wheel may
+# bring several gigabytes of CUDA; point pip at a CPU build, or set TORCH, to avoid that.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+DEMO ?= demo-out
+DEMO_ROWS ?= 60000
+
+BIN := $(VENV)/bin
+SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
+
+.PHONY: help install demo test lint types test-all bench clean
+
+help:
+	@sed -n '2,4p' Makefile | sed 's/^# *//'
+	@echo "also: install lint types test-all bench clean"
+
+$(VENV)/deps.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cpu,export,bench,dev]"
+	touch $@ $(VENV)/wheel.stamp
+
+$(VENV)/wheel.stamp: $(VENV)/deps.stamp $(SOURCES) CMakeLists.txt README.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	touch $@
+
+install: $(VENV)/wheel.stamp
+
+demo: install
+	@PATH="$(abspath $(BIN)):$$PATH" DEMO="$(DEMO)" ROWS="$(DEMO_ROWS)" sh examples/demo.sh
+
+test: install lint types
+	$(BIN)/pytest -m "not slow"
+
+test-all: install lint types
+	$(BIN)/pytest
+
+bench: install
+	$(BIN)/pytest bench
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/cpp -name '*.h' -o -name '*.cc')
+
+# From another folder and by package name: the wheel as installed, not the source tree, is what users type-check.
+types: install
+	cd $(VENV) && bin/mypy --strict --python-executable bin/python -p pepnet_infer
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist
