@@ -1,0 +1,69 @@
+"""Fixtures every folder of tests shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer.schema import FeatureSchema
+
+Batch = dict[str, Any]
+
+
+@pytest.fixture
+def toy_schema() -> FeatureSchema:
+    """A small fitted schema without joins: four tables, four ids, two bags (one shares a table), two dense fields."""
+    return FeatureSchema.from_json(
+        {
+            "name": "toy",
+            "tables": {"user": {"dim": 6}, "video": {"dim": 5}, "tag": {"dim": 3}, "page": {"dim": 4}},
+            "fields": [
+                {"name": "user_id", "kind": "id", "side": "user", "table": "user", "inputs": ["general", "prior"]},
+                {"name": "video_id", "kind": "id", "side": "item", "table": "video", "inputs": ["general", "prior"]},
+                {"name": "watched", "kind": "bag", "side": "user", "table": "video", "max_len": 8},
+                {"name": "tags", "kind": "bag", "side": "item", "table": "tag", "pooling": "sum"},
+                {
+                    "name": "page",
+                    "kind": "id",
+                    "side": "domain",
+                    "table": "page",
+                    "column": "tab",
+                    "inputs": ["domain"],
+                },
+                {"name": "duration", "kind": "dense", "side": "item", "transform": "log1p", "mean": 2.0, "std": 1.5},
+                {"name": "age", "kind": "dense", "side": "user", "nullable": True, "fill": 30.0, "mean": 35, "std": 10},
+            ],
+            "domain": {"column": "tab", "values": [0, 1, 4]},
+            "tasks": {"click": "is_click", "like": "is_like"},
+        }
+    )
+
+
+@pytest.fixture
+def toy_batch() -> Callable[..., Batch]:
+    """Returns `toy_batch(rows, seed)`: a valid batch for `toy_schema` as a dict of NumPy arrays and (values, offsets).
+
+    Ids run from 0 to 49, tags from 0 to 9; bags have 0 to 11 values, so that some are empty and some are cut.
+    """
+
+    def make(rows: int, seed: int = 0) -> Batch:
+        rng = np.random.default_rng(seed)
+
+        def bag(distinct: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+            offsets = np.concatenate([[0], rng.integers(0, longest + 1, rows).cumsum()]).astype(np.int64)
+            return rng.integers(0, distinct, offsets[-1]), offsets
+
+        return {
+            "user_id": rng.integers(0, 50, rows),
+            "video_id": rng.integers(0, 50, rows),
+            "watched": bag(50, 11),
+            "tags": bag(10, 4),
+            "tab": rng.choice([0, 1, 4], rows),
+            "duration": rng.exponential(20.0, rows),
+            "age": rng.normal(35.0, 10.0, rows),
+        }
+
+    return make
