@@ -68,10 +68,10 @@ class ModelConfig:
             raise SchemaError(f"config.experts: expected at least 1, got {self.experts}")
         if self.gate_hidden is not None and self.gate_hidden < 1:
             raise SchemaError(f"config.gate_hidden: expected null or at least 1, got {self.gate_hidden}")
-        if not (math.isfinite(self.gamma) and self.gamma > 0):
+        if not self.gamma > 0:
             raise SchemaError(f"config.gamma: expected a positive number, got {self.gamma}")
-        if self.inputs.general < 1:
-            raise SchemaError("config.inputs.general: expected at least 1 column, got 0")
+        if self.inputs.general < 1 or self.inputs.domain < 0 or self.inputs.prior < 0:
+            raise SchemaError(f"config.inputs: expected at least 1 general column and none below 0, got {self.inputs}")
         if self.model == "pepnet":
             if self.use_epnet and self.inputs.domain < 1:
                 raise SchemaError("config.inputs.domain: EPNet needs at least one domain column, got 0")
@@ -108,10 +108,12 @@ class ModelConfig:
         for name in ("backbone", "gate_position", "gate_scope", "model"):
             if name in values and not isinstance(values[name], str):
                 raise SchemaError(f"config.{name}: expected a string, got {values[name]!r}")
+        if not isinstance(values.get("extra", {}), Mapping):
+            raise SchemaError(f"config.extra: expected a mapping, got {values['extra']!r}")
         if "gamma" in values:
             gamma = values["gamma"]
-            if isinstance(gamma, bool) or not isinstance(gamma, (int, float)):
-                raise SchemaError(f"config.gamma: expected a number, got {gamma!r}")
+            if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not math.isfinite(gamma):
+                raise SchemaError(f"config.gamma: expected a finite number, got {gamma!r}")
             values["gamma"] = float(gamma)
         return cls(**values)
 

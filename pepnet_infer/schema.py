@@ -124,7 +124,8 @@ class FeatureSchema:
         for name, spec in _map("schema.joins", data.get("joins") or {}).items():
             where = f"schema.joins.{name}"
             _keys(where, spec, {"key", "file", "column"}, {"column"})
-            joins.append(JoinSpec(name, spec.get("column", spec["key"]), spec["key"], spec["file"]))
+            column, key, file = spec.get("column", spec["key"]), spec["key"], spec["file"]
+            joins.append(JoinSpec(name, *(_typed(where, text, str) for text in (column, key, file))))
         fields = tuple(_field(i, spec) for i, spec in enumerate(_typed("schema.fields", data["fields"], list)))
         domain = data["domain"]
         _keys("schema.domain", domain, {"column", "values"}, set())
@@ -137,7 +138,7 @@ class FeatureSchema:
             domain_column=_typed("schema.domain.column", domain["column"], str),
             domains=tuple(_typed("schema.domain.values", domain["values"], list)),
             tasks=tuple(tasks),
-            labels=tuple(tasks.values()),
+            labels=tuple(_typed(f"schema.tasks.{task}", label, str) for task, label in tasks.items()),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -217,20 +218,29 @@ def _field(index: int, spec: object) -> FieldSpec:
     known = {f.name for f in dataclasses.fields(FieldSpec)}
     _keys(where, data, known, known - {"name", "kind", "side"})
     data.setdefault("column", data["name"])
-    if data["kind"] == "dense":
-        data.setdefault("table", None)
+    data.setdefault("table", None)
+    for key in ("name", "kind", "side", "column"):
+        _typed(f"{where}.{key}", data[key], str)
+    for key, default in (("join", None), ("table", None), ("separator", None), ("pooling", "mean")):
+        data[key] = _optional(f"{where}.{key}", data.get(key, default), str)
+    data["max_len"] = _optional(f"{where}.max_len", data.get("max_len"), int)
     transform = data.get("transform", "none")
     if isinstance(transform, str):
         transform = {"op": transform}
     _keys(f"{where}.transform", transform, {"op", "utc_offset", "boundaries"}, {"utc_offset", "boundaries"})
-    boundaries = tuple(float(b) for b in transform.get("boundaries", ()))
-    data["transform"] = Transform(transform["op"], float(transform.get("utc_offset", 0.0)), boundaries)
-    data["inputs"] = tuple(_typed(f"{where}.inputs", data.get("inputs", ["general"]), list))
+    boundaries = _typed(f"{where}.transform.boundaries", list(transform.get("boundaries") or []), list)
+    data["transform"] = Transform(
+        _typed(f"{where}.transform.op", transform["op"], str),
+        _number(f"{where}.transform.utc_offset", transform.get("utc_offset", 0.0)),
+        tuple(_number(f"{where}.transform.boundaries", b) for b in boundaries),
+    )
+    inputs = _typed(f"{where}.inputs", data.get("inputs", ["general"]), list)
+    data["inputs"] = tuple(_typed(f"{where}.inputs", name, str) for name in inputs)
     for key in ("hashed", "nullable"):
         data[key] = _typed(f"{where}.{key}", data.get(key, False), bool)
-    for key in ("fill", "mean", "std"):
-        if data.get(key) is not None:
-            data[key] = float(data[key])
+    data["fill"] = _number(f"{where}.fill", data.get("fill", 0.0))
+    for key in ("mean", "std"):
+        data[key] = None if data.get(key) is None else _number(f"{where}.{key}", data[key])
     return FieldSpec(**data)
 
 
@@ -249,10 +259,10 @@ def _check(schema: FeatureSchema) -> None:
     for table in schema.tables:
         if table.dim < 1:
             raise SchemaError(f"schema.tables.{table.name}.dim: expected at least 1, got {table.dim}")
-        if not table.name.isidentifier():
+        if not (isinstance(table.name, str) and table.name.isidentifier()):
             raise SchemaError(f"schema.tables: expected a name of letters, digits and _, got {table.name!r}")
     for join in schema.joins:
-        if not join.name.isidentifier():
+        if not (isinstance(join.name, str) and join.name.isidentifier()):
             raise SchemaError(f"schema.joins: expected a name of letters, digits and _, got {join.name!r}")
     names = [f.name for f in schema.fields]
     if len(set(names)) != len(names):
@@ -281,22 +291,21 @@ def _check(schema: FeatureSchema) -> None:
         bounds = spec.transform.boundaries
         if spec.transform.op == "bucketize" and (not bounds or list(bounds) != sorted(set(bounds))):
             raise SchemaError(f"{where}.transform.boundaries: expected ascending numbers, got {list(bounds)}")
-        values = (spec.fill, spec.mean or 0.0, spec.std if spec.std is not None else 1.0)
-        if not all(map(math.isfinite, values)) or values[2] <= 0:
-            raise SchemaError(f"{where}: expected finite fill and mean and a positive std, got {values}")
-    if not schema.domains or len(set(schema.domains)) != len(schema.domains):
-        raise SchemaError(f"schema.domain.values: expected distinct values, got {list(schema.domains)}")
-    if len({type(v) for v in schema.domains}) > 1:
-        raise SchemaError("schema.domain.values: expected all integers or all strings, got both")
+        if spec.std is not None and spec.std <= 0:
+            raise SchemaError(f"{where}.std: expected a positive number, got {spec.std}")
     for domain in schema.domains:
         if isinstance(domain, bool) or not isinstance(domain, (int, str)):
             raise SchemaError(f"schema.domain.values: expected integers or strings, got {domain!r}")
         if isinstance(domain, int) and not 0 <= domain < MAX_ID:
             raise SchemaError(f"schema.domain.values: expected integers in [0, 2^48), got {domain}")
+    if not schema.domains or len(set(schema.domains)) != len(schema.domains):
+        raise SchemaError(f"schema.domain.values: expected distinct values, got {list(schema.domains)}")
+    if len({type(v) for v in schema.domains}) > 1:
+        raise SchemaError("schema.domain.values: expected all integers or all strings, got both")
     if not schema.tasks:
         raise SchemaError("schema.tasks: expected at least one, got none")
     for task in schema.tasks:
-        if not task.isidentifier():
+        if not (isinstance(task, str) and task.isidentifier()):
             raise SchemaError(f"schema.tasks: expected a name of letters, digits and _, got {task!r}")
 
 
@@ -310,6 +319,16 @@ def _typed(where: str, value: object, kind: type[_T]) -> _T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise SchemaError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _optional(where: str, value: object, kind: type[_T]) -> _T | None:
+    return None if value is None else _typed(where, value, kind)
+
+
+def _number(where: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise SchemaError(f"{where}: expected a finite number, got {value!r}")
+    return float(value)
 
 
 def _keys(where: str, value: object, known: set[str], optional: set[str]) -> None:

@@ -1,0 +1,84 @@
+import math
+from typing import Any
+
+import pytest
+
+from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.errors import SchemaError
+
+KUAISHOU = InputWidths(general=1216, domain=48, prior=120)
+
+
+def test_defaults_follow_the_backbone() -> None:
+    mmoe = ModelConfig(KUAISHOU, (512, 256))
+    assert (mmoe.gate_position, mmoe.gate_scope) == ("output", "layer")
+    towers = ModelConfig(KUAISHOU, (512, 256), backbone="towers")
+    assert (towers.gate_position, towers.gate_scope) == ("input", "group")
+
+
+def test_round_trip() -> None:
+    config = ModelConfig(KUAISHOU, (512, 256), gate_hidden=64, extra={"levels": 2})
+    assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_shapes_of_the_kuaishou_preset() -> None:
+    shapes = ModelConfig(KUAISHOU, (512, 256)).tensor_shapes(tasks=6)
+    assert shapes["epnet.gate.w1"] == (1264, 1216)
+    assert shapes["ppnet.1.gate.w1"] == (1336, 256)
+    assert shapes["experts.0.w"] == (8, 1216, 512)
+    assert shapes["mix.w"] == (1216, 48)
+    assert shapes["towers.1.w"] == (6, 64, 1)
+    assert sum(math.prod(s) for s in shapes.values()) == 10_566_326
+
+
+def test_shapes_of_towers_with_group_gates_on_every_input() -> None:
+    config = ModelConfig(InputWidths(10, 2, 3), (8, 4), backbone="towers")
+    shapes = config.tensor_shapes(tasks=5)
+    assert [shapes[f"ppnet.{l}.gate.w2"] for l in range(3)] == [(50, 50), (40, 40), (20, 20)]
+    assert shapes["experts.2.w"] == (5, 4, 1)
+    assert not any(name.startswith(("mix", "towers")) for name in shapes)
+
+
+@pytest.mark.parametrize(
+    ("position", "scope", "widths"),
+    [
+        ("output", "layer", (8, 4)),
+        ("input", "layer", (10, 8)),
+        ("output", "group", (24, 12)),
+        ("input", "group", (30, 24)),
+    ],
+)
+def test_gate_widths_of_mmoe(position: str, scope: str, widths: tuple[int, int]) -> None:
+    config = ModelConfig(InputWidths(10, 2, 3), (8, 4), experts=3, gate_position=position, gate_scope=scope)
+    shapes = config.tensor_shapes(tasks=2)
+    assert tuple(shapes[f"ppnet.{l}.gate.b2"][0] for l in range(2)) == widths
+
+
+def test_absent_gates_have_no_tensors() -> None:
+    shapes = ModelConfig(InputWidths(10, 0, 0), (8,), use_epnet=False, use_ppnet=False).tensor_shapes(2)
+    assert not any(name.startswith(("epnet", "ppnet")) for name in shapes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "cnn"}, r"config\.backbone: expected one of mmoe, towers, got 'cnn'"),
+        ({"gate_position": "middle"}, r"config\.gate_position: expected one of output, input, got 'middle'"),
+        ({"layers": []}, r"config\.layers: expected at least one width, got none"),
+        ({"layers": [8, 0]}, r"config\.layers: expected widths of at least 1, got \[8, 0\]"),
+        ({"layers": 8}, r"config\.layers: expected a list of widths, got 8"),
+        ({"experts": 0}, r"config\.experts: expected at least 1, got 0"),
+        ({"experts": True}, r"config\.experts: expected an integer, got True"),
+        ({"gamma": float("nan")}, r"config\.gamma: expected a finite number, got nan"),
+        ({"gamma": "2"}, r"config\.gamma: expected a finite number, got '2'"),
+        ({"use_epnet": 1}, r"config\.use_epnet: expected true or false, got 1"),
+        ({"inputs": {"general": 4}}, r"config\.inputs: expected widths of general, domain and prior"),
+        ({"inputs": {"general": 4, "domain": 0, "prior": 2}}, r"EPNet needs at least one domain column, got 0"),
+        ({"inputs": {"general": 4, "domain": 2, "prior": 0}}, r"PPNet needs at least one prior column, got 0"),
+        ({"widths": [1]}, r"config: unknown key 'widths'"),
+    ],
+)
+def test_refuses(change: dict[str, Any], message: str) -> None:
+    data = {"inputs": {"general": 4, "domain": 2, "prior": 2}, "layers": [8], **change}
+    with pytest.raises(SchemaError, match=message):
+        ModelConfig.from_json(data)
