@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,7 +112,7 @@ class ModelConfig:
             raise SchemaError(f"config.extra: expected a mapping, got {values['extra']!r}")
         if "gamma" in values:
             gamma = values["gamma"]
-            if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not math.isfinite(gamma):
+            if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not abs(gamma) <= sys.float_info.max:
                 raise SchemaError(f"config.gamma: expected a finite number, got {gamma!r}")
             values["gamma"] = float(gamma)
         return cls(**values)
