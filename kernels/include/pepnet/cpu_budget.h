@@ -1,0 +1,20 @@
+// How many CPUs this process may keep busy, which is not how many the machine has.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace pepnet {
+
+struct CpuBudget {
+  int machine;                     // CPUs online
+  int affinity;                    // CPUs in this thread's mask: cpusets, taskset, container pinning
+  std::optional<double> quota;     // CPUs' worth of time per period, of the tightest cgroup above; none = unlimited
+  std::string quota_source;        // the file that set it
+  int threads;                     // what to start
+};
+
+// `root` is put before /proc and cgroup paths, for tests.
+CpuBudget cpu_budget(const std::string& root = "");
+
+}  // namespace pepnet

@@ -1,0 +1,89 @@
+#include "arrays.h"
+
+namespace pepnet::python {
+
+std::string describe(const py::array& array) {
+  std::string text = py::str(array.dtype());
+  text += " [";
+  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+    text += (axis == 0 ? "" : ", ") + std::to_string(array.shape(axis));
+  }
+  text += ']';
+  const auto& flags = array.flags();
+  if ((flags & py::array::c_style) == 0) text += " with gaps";
+  return text;
+}
+
+RowsView rows_of(const char* name, const py::array& array) {
+  RowType type = RowType::kFloat32;
+  if (py::isinstance<py::array_t<float>>(array)) {
+    type = RowType::kFloat32;
+  } else if (py::isinstance<py::array_t<std::uint16_t>>(array)) {
+    type = RowType::kBfloat16;
+  } else if (array.dtype().equal(py::dtype("float16"))) {
+    type = RowType::kFloat16;
+  } else {
+    throw py::type_error(std::string(name) + ": expected float32, float16 or uint16 (bfloat16), got " +
+                         describe(array));
+  }
+  if (array.ndim() != 2 || array.shape(1) < 1 || (array.flags() & py::array::c_style) == 0) {
+    throw py::value_error(std::string(name) + ": expected [N, dim] without gaps, got " + describe(array));
+  }
+  return {static_cast<const std::byte*>(array.data()), static_cast<std::size_t>(array.shape(0)),
+          static_cast<std::size_t>(array.shape(1)), type};
+}
+
+OutView out_of(const char* name, const py::array& array, std::size_t rows, std::size_t columns) {
+  if (!py::isinstance<py::array_t<float>>(array)) {
+    throw py::type_error(std::string(name) + ": expected float32, got " + describe(array));
+  }
+  if (array.ndim() != 2 || static_cast<std::size_t>(array.shape(0)) != rows ||
+      static_cast<std::size_t>(array.shape(1)) != columns) {
+    throw py::value_error(std::string(name) + ": expected [" + std::to_string(rows) + ", " +
+                          std::to_string(columns) + "], got " + describe(array));
+  }
+  constexpr auto kFloat = static_cast<py::ssize_t>(sizeof(float));
+  const bool gaps = columns > 1 && array.strides(1) != kFloat;
+  const bool between = array.strides(0) % kFloat != 0;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) == 0;
+  if (!array.writeable() || gaps || between || !aligned) {
+    throw py::value_error(std::string(name) + ": expected writeable, aligned rows without gaps, got " +
+                          describe(array));
+  }
+  // Rows closer together than they are wide would be written over one another, by us and in no order.
+  const py::ssize_t stride = array.strides(0) / kFloat;
+  const auto width = static_cast<py::ssize_t>(columns);
+  if (rows > 1 && stride < width && -stride < width) {
+    throw py::value_error(std::string(name) + ": expected rows that do not overlap, got " + describe(array));
+  }
+  return {static_cast<float*>(const_cast<py::array&>(array).mutable_data()), rows,
+          static_cast<std::ptrdiff_t>(stride)};
+}
+
+PackedArray<float> default_of(const char* name, const py::array& array, std::size_t dim) {
+  const PackedArray<float> view = vector_of<float>(name, array);
+  if (view.size() != dim) {
+    throw py::value_error(std::string(name) + ": expected [" + std::to_string(dim) + "], got " + describe(array));
+  }
+  return view;
+}
+
+Bags bags_of(const py::array& offsets, const std::string& pooling) {
+  const PackedArray<std::int64_t> view = vector_of<std::int64_t>("offsets", offsets);
+  if (view.size() == 0) throw py::value_error("offsets: expected one more entry than there are bags, got none");
+  if (pooling != "mean" && pooling != "sum") {
+    throw py::value_error("pooling: expected mean or sum, got '" + pooling + "'");
+  }
+  return {view, view.size() - 1, pooling == "mean" ? Pooling::kMean : Pooling::kSum};
+}
+
+void check_offsets(const PackedArray<std::int64_t>& offsets, std::size_t size) {
+  const std::int64_t bad = bad_offset(offsets, size);
+  if (bad < 0) return;
+  const auto at = static_cast<std::size_t>(bad);
+  throw py::value_error("offsets: expected ascending values from 0 to " + std::to_string(size) + ", got " +
+                        (at == 0 ? "" : std::to_string(offsets[at - 1]) + " then ") + std::to_string(offsets[at]) +
+                        " at " + std::to_string(at));
+}
+
+}  // namespace pepnet::python

@@ -1,0 +1,13 @@
+// One function per binding file; module.cc lists them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace pepnet::python {
+
+void bind_cpu(pybind11::module_& module);
+void bind_key_index(pybind11::module_& module);
+void bind_rows(pybind11::module_& module);
+void bind_table(pybind11::module_& module);
+
+}  // namespace pepnet::python

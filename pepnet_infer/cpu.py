@@ -1,0 +1,67 @@
+"""What this machine's CPU has, and how much of it this process may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from pepnet_infer import _kernels
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The CPU as the extension sees it. A feature is usable when the CPU has it and the system saves its registers."""
+
+    architecture: str
+    vendor: str
+    model: str
+    present: tuple[str, ...]
+    usable: tuple[str, ...]
+    absent: tuple[str, ...]
+    caches: dict[str, int]  # "L1 data" → bytes; empty where the kernel does not say
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many CPUs this process may keep busy."""
+
+    machine: int  # CPUs online
+    affinity: int  # CPUs in the process's cpuset
+    quota: float | None  # CPUs' worth of time of the tightest cgroup above this process; None is unlimited
+    quota_source: str  # the file that says so
+    threads: int  # what to start: the cpuset, or the quota rounded down where that is less, and at least 1
+
+    @property
+    def why(self) -> str:
+        """Says in words which of the limits decided."""
+        if self.quota is not None and self.quota < self.affinity:
+            return f"cgroup quota of {self.quota:g} CPUs, rounded down to at least 1 ({self.quota_source})"
+        if self.affinity < self.machine:
+            return f"{self.affinity} of the machine's {self.machine} CPUs are in this process's cpuset"
+        return f"all {self.machine} CPUs of the machine"
+
+
+@cache
+def features() -> Cpu:
+    """Returns what the CPU has. Read once a process."""
+    info = _kernels.cpu_info()
+    present, usable = info["present"], info["usable"]
+    return Cpu(
+        architecture=info["architecture"],
+        vendor=info["vendor"],
+        model=info["model"],
+        present=tuple(name for name, has in present.items() if has),
+        usable=tuple(name for name, has in usable.items() if has),
+        absent=tuple(name for name, has in present.items() if not has),
+        caches={f"L{c['level']} {c['type']}": c["bytes"] for c in info["caches"]},
+    )
+
+
+def budget(root: str = "") -> Budget:
+    """Returns the limits as they are now. `root` is put before /proc and /sys paths."""
+    return Budget(**_kernels.cpu_budget(root))
+
+
+def available_threads() -> int:
+    """Returns how many threads to start: never more than the cpuset or the cgroup's CPU quota allows."""
+    return budget().threads
