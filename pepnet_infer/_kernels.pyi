@@ -58,7 +58,12 @@ def pool(
 
 class Table:
     def __init__(self, keys: npt.NDArray[np.uint64], rows: Rows, default_row: npt.NDArray[np.float32]) -> None: ...
-    def lookup(self, keys: npt.NDArray[np.uint64], out: npt.NDArray[np.float32]) -> int: ...
+    def lookup(
+        self,
+        keys: npt.NDArray[np.uint64],
+        out: npt.NDArray[np.float32],
+        found: npt.NDArray[np.bool_] | None = None,
+    ) -> int: ...
     def pool(
         self,
         keys: npt.NDArray[np.uint64],

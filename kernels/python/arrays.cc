@@ -60,17 +60,31 @@ OutView out_of(const char* name, const py::array& array, std::size_t rows, std::
           static_cast<std::ptrdiff_t>(stride)};
 }
 
+bool* flags_of(const char* name, const py::array& array, std::size_t size) {
+  if (!py::isinstance<py::array_t<bool>>(array)) {
+    throw py::type_error(std::string(name) + ": expected bool, got " + describe(array));
+  }
+  const bool packed = (array.flags() & py::array::c_style) != 0 && array.writeable();
+  if (array.ndim() != 1 || static_cast<std::size_t>(array.shape(0)) != size || !packed) {
+    throw py::value_error(std::string(name) + ": expected writeable [" + std::to_string(size) +
+                          "] without gaps, got " + describe(array));
+  }
+  return static_cast<bool*>(const_cast<py::array&>(array).mutable_data());
+}
+
 PackedArray<float> default_of(const char* name, const py::array& array, std::size_t dim) {
   const PackedArray<float> view = vector_of<float>(name, array);
   if (view.size() != dim) {
-    throw py::value_error(std::string(name) + ": expected [" + std::to_string(dim) + "], got " + describe(array));
+    throw py::value_error(std::string(name) + ": expected [" + std::to_string(dim) + "], got " +
+                          describe(array));
   }
   return view;
 }
 
 Bags bags_of(const py::array& offsets, const std::string& pooling) {
   const PackedArray<std::int64_t> view = vector_of<std::int64_t>("offsets", offsets);
-  if (view.size() == 0) throw py::value_error("offsets: expected one more entry than there are bags, got none");
+  if (view.size() == 0)
+    throw py::value_error("offsets: expected one more entry than there are bags, got none");
   if (pooling != "mean" && pooling != "sum") {
     throw py::value_error("pooling: expected mean or sum, got '" + pooling + "'");
   }
@@ -82,8 +96,8 @@ void check_offsets(const PackedArray<std::int64_t>& offsets, std::size_t size) {
   if (bad < 0) return;
   const auto at = static_cast<std::size_t>(bad);
   throw py::value_error("offsets: expected ascending values from 0 to " + std::to_string(size) + ", got " +
-                        (at == 0 ? "" : std::to_string(offsets[at - 1]) + " then ") + std::to_string(offsets[at]) +
-                        " at " + std::to_string(at));
+                        (at == 0 ? "" : std::to_string(offsets[at - 1]) + " then ") +
+                        std::to_string(offsets[at]) + " at " + std::to_string(at));
 }
 
 }  // namespace pepnet::python

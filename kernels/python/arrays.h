@@ -33,15 +33,16 @@ constexpr const char* type_name<float>() {
   return "float32";
 }
 
-// Throws TypeError unless `array` holds T in native byte order, ValueError unless it has one dimension and no gaps.
-// Nothing is converted: a silent copy of a large column would be a cost that nobody asked for.
+// Throws TypeError unless `array` holds T in native byte order, ValueError unless it has one dimension and no
+// gaps. Nothing is converted: a silent copy of a large column would be a cost that nobody asked for.
 template <class T>
 PackedArray<T> vector_of(const char* name, const py::array& array) {
   if (!py::isinstance<py::array_t<T>>(array)) {
     throw py::type_error(std::string(name) + ": expected " + type_name<T>() + ", got " + describe(array));
   }
   if (array.ndim() != 1 || (array.shape(0) > 1 && array.strides(0) != static_cast<py::ssize_t>(sizeof(T)))) {
-    throw py::value_error(std::string(name) + ": expected one dimension without gaps, got " + describe(array));
+    throw py::value_error(std::string(name) + ": expected one dimension without gaps, got " +
+                          describe(array));
   }
   return PackedArray<T>(array.data(), static_cast<std::size_t>(array.shape(0)));
 }
@@ -51,6 +52,9 @@ RowsView rows_of(const char* name, const py::array& array);
 
 // A float32 [rows, columns] destination: writeable, aligned, rows any distance apart, no gaps within a row.
 OutView out_of(const char* name, const py::array& array, std::size_t rows, std::size_t columns);
+
+// A bool [size] destination without gaps.
+bool* flags_of(const char* name, const py::array& array, std::size_t size);
 
 // A float32 [dim] vector.
 PackedArray<float> default_of(const char* name, const py::array& array, std::size_t dim);

@@ -32,7 +32,8 @@ void bind_key_index(py::module_& module) {
   py::class_<KeyIndex>(module, "KeyIndex", "Key → position; built once, read by any number of threads.")
       .def(py::init(&make), py::arg("keys"),
            "Indexes uint64 [N] keys in any order. ValueError for a key that comes twice.")
-      .def("find", &find, py::arg("keys"), "uint64 [n] → int64 [n]: the position of each key, -1 where absent.")
+      .def("find", &find, py::arg("keys"),
+           "uint64 [n] → int64 [n]: the position of each key, -1 where absent.")
       .def("__len__", &KeyIndex::size)
       .def_property_readonly("memory_bytes", &KeyIndex::memory_bytes);
 }

@@ -1,5 +1,5 @@
-#include "bindings.h"
 #include "arrays.h"
+#include "bindings.h"
 #include "pepnet/gather.h"
 #include "pepnet/pool.h"
 
@@ -11,8 +11,9 @@ void check_positions(const PackedArray<std::int64_t>& positions, std::size_t cou
   for (std::size_t i = 0; i < positions.size(); ++i) {
     const std::int64_t position = positions[i];
     if (position < KeyIndex::kAbsent || position >= static_cast<std::int64_t>(count)) {
-      throw py::value_error("positions: expected -1 to " + std::to_string(static_cast<std::int64_t>(count) - 1) +
-                            ", got " + std::to_string(position) + " at " + std::to_string(i));
+      throw py::value_error("positions: expected -1 to " +
+                            std::to_string(static_cast<std::int64_t>(count) - 1) + ", got " +
+                            std::to_string(position) + " at " + std::to_string(i));
     }
   }
 }
@@ -44,11 +45,13 @@ std::size_t pool_rows(const py::array& rows, const py::array& positions, const p
 }  // namespace
 
 void bind_rows(py::module_& module) {
-  module.def("gather", &gather_rows, py::arg("rows"), py::arg("positions"), py::arg("default_row"), py::arg("out"),
-             "out[i] = rows[positions[i]] as float32, default_row where the position is -1; returns how many were.");
-  module.def("pool", &pool_rows, py::arg("rows"), py::arg("positions"), py::arg("offsets"), py::arg("pooling"),
-             py::arg("default_row"), py::arg("out"),
-             "out[b] = mean or sum of the rows of bag b, zeros for an empty one; returns how many were unknown.");
+  module.def(
+      "gather", &gather_rows, py::arg("rows"), py::arg("positions"), py::arg("default_row"), py::arg("out"),
+      "out[i] = rows[positions[i]] as float32, default_row where the position is -1; returns how many were.");
+  module.def(
+      "pool", &pool_rows, py::arg("rows"), py::arg("positions"), py::arg("offsets"), py::arg("pooling"),
+      py::arg("default_row"), py::arg("out"),
+      "out[b] = mean or sum of the rows of bag b, zeros for an empty one; returns how many were unknown.");
 }
 
 }  // namespace pepnet::python

@@ -1,4 +1,7 @@
+#include <pybind11/stl.h>
+
 #include <atomic>
+#include <optional>
 #include <utility>
 
 #include "arrays.h"
@@ -11,8 +14,8 @@ namespace pepnet::python {
 
 namespace {
 
-// Rows and the index over their keys, so that a field of a batch is one call. The arrays are kept, not copied: a
-// table over a mapped file reads the file's pages as they are asked for.
+// Rows and the index over their keys, so that a field of a batch is one call. The arrays are kept, not
+// copied: a table over a mapped file reads the file's pages as they are asked for.
 class Table {
  public:
   Table(const py::array& keys, py::array rows, py::array default_row)
@@ -22,11 +25,13 @@ class Table {
         default_(default_of("default_row", default_array_, rows_.dim)),
         index_(build(keys, rows_.count)) {}
 
-  std::size_t lookup(const py::array& keys, const py::array& out) const {
+  std::size_t lookup(const py::array& keys, const py::array& out,
+                     const std::optional<py::array>& found) const {
     const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
     const OutView target = out_of("out", out, wanted.size(), rows_.dim);
+    bool* const flags = found ? flags_of("found", *found, wanted.size()) : nullptr;
     const py::gil_scoped_release release;
-    return counted(wanted.size(), pepnet::lookup(index_, rows_, wanted, default_, target));
+    return counted(wanted.size(), pepnet::lookup(index_, rows_, wanted, default_, target, flags));
   }
 
   std::size_t pool(const py::array& keys, const py::array& offsets, const std::string& pooling,
@@ -74,15 +79,18 @@ class Table {
 }  // namespace
 
 void bind_table(py::module_& module) {
-  py::class_<Table>(module, "Table", "Rows by key: an index over keys and rows read in place. Safe from any thread.")
+  py::class_<Table>(module, "Table",
+                    "Rows by key: an index over keys and rows read in place. Safe from any thread.")
       .def(py::init<const py::array&, py::array, py::array>(), py::arg("keys"), py::arg("rows"),
            py::arg("default_row"),
            "uint64 [N] distinct keys; [N, dim] float32, float16 or uint16 (bfloat16); float32 [dim].")
-      .def("lookup", &Table::lookup, py::arg("keys"), py::arg("out"),
-           "Writes the row of each key to float32 [n, dim] `out`, the default row for an unknown one; returns how "
-           "many were unknown.")
+      .def("lookup", &Table::lookup, py::arg("keys"), py::arg("out"), py::arg("found") = py::none(),
+           "Writes the row of each key to float32 [n, dim] `out`, the default row for an unknown one, and "
+           "whether it "
+           "was known to bool [n] `found`; returns how many were unknown.")
       .def("pool", &Table::pool, py::arg("keys"), py::arg("offsets"), py::arg("pooling"), py::arg("out"),
-           "Writes the mean or sum of each bag's rows to float32 [B, dim] `out`; returns how many keys were unknown.")
+           "Writes the mean or sum of each bag's rows to float32 [B, dim] `out`; returns how many keys were "
+           "unknown.")
       .def("__len__", [](const Table& t) { return t.rows().count; })
       .def_property_readonly("dim", [](const Table& t) { return t.rows().dim; })
       .def_property_readonly("index", &Table::index, py::return_value_policy::reference_internal)

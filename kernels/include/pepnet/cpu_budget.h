@@ -7,11 +7,11 @@
 namespace pepnet {
 
 struct CpuBudget {
-  int machine;                     // CPUs online
-  int affinity;                    // CPUs in this thread's mask: cpusets, taskset, container pinning
-  std::optional<double> quota;     // CPUs' worth of time per period, of the tightest cgroup above; none = unlimited
-  std::string quota_source;        // the file that set it
-  int threads;                     // what to start
+  int machine;                  // CPUs online
+  int affinity;                 // CPUs in this thread's mask: cpusets, taskset, container pinning
+  std::optional<double> quota;  // CPUs' worth of time of the tightest cgroup above; none is unlimited
+  std::string quota_source;     // the file that says so
+  int threads;                  // what to start
 };
 
 // `root` is put before /proc and cgroup paths, for tests.

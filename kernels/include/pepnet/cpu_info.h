@@ -8,7 +8,8 @@
 
 namespace pepnet {
 
-// One feature: in the silicon, and saved by the operating system on a context switch. Only both together are usable.
+// One feature: in the silicon, and saved by the operating system on a context switch. Only both together are
+// usable.
 struct CpuFeature {
   std::string name;
   bool present;

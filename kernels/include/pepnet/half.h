@@ -6,9 +6,10 @@
 
 namespace pepnet {
 
-// IEEE 754 binary16. Both 16-bit cases are computed and one is selected, so that a loop over a row vectorises. A
-// subnormal half is a normal float: it is built as 2^-14·(1 + m) and 2^-14 is taken off, which never touches a
-// subnormal float and is right even where a library has switched the thread to flush them to zero.
+// IEEE 754 binary16. Both 16-bit cases are computed and one is selected, so that a loop over a row
+// vectorises. A subnormal half is a normal float: it is built as 2^-14·(1 + m) and 2^-14 is taken off, which
+// never touches a subnormal float and is right even where a library has switched the thread to flush them to
+// zero.
 inline float float_from_half(std::uint16_t half) noexcept {
   constexpr std::uint32_t kExponent = 0x7C00U << 13;
   constexpr std::uint32_t kRebias = (127U - 15U) << 23;
@@ -16,7 +17,8 @@ inline float float_from_half(std::uint16_t half) noexcept {
   const std::uint32_t sign = (std::uint32_t{half} & 0x8000U) << 16;
   const std::uint32_t magnitude = (std::uint32_t{half} & 0x7FFFU) << 13;
   const std::uint32_t exponent = magnitude & kExponent;
-  const std::uint32_t normal = magnitude + kRebias + (exponent == kExponent ? kRebias : 0U);  // inf, NaN: all ones
+  const std::uint32_t normal =
+      magnitude + kRebias + (exponent == kExponent ? kRebias : 0U);  // inf, NaN: all ones
   const float lifted = std::bit_cast<float>(magnitude + kSmallest) - std::bit_cast<float>(kSmallest);
   const std::uint32_t bits = exponent == 0 ? std::bit_cast<std::uint32_t>(lifted) : normal;
   return std::bit_cast<float>(bits | sign);

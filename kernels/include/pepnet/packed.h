@@ -1,4 +1,5 @@
-// An array whose address need not be a multiple of its element's size: tables are read straight from mapped files.
+// An array whose address need not be a multiple of its element's size: tables are read straight from mapped
+// files.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +7,8 @@
 
 namespace pepnet {
 
-// A read-only view of `size` packed values. Loads go through memcpy, which compiles to one plain load and, unlike a
-// dereferenced T*, is defined for any address.
+// A read-only view of `size` packed values. Loads go through memcpy, which compiles to one plain load and,
+// unlike a dereferenced T*, is defined for any address.
 template <class T>
 class PackedArray {
  public:

@@ -12,10 +12,10 @@ namespace pepnet {
 
 enum class Pooling : std::uint8_t { kMean, kSum };
 
-// out[b] = mean or sum of the rows at positions[offsets[b] .. offsets[b+1]), added in that order in float32; zeros
-// for an empty bag. A position outside [0, rows.count) takes part with `default_row`; returns how many did.
-// `offsets` has out.count + 1 entries and is monotone within [0, positions.size()] (check with `bad_offset`); reads stay
-// inside the arrays whatever it holds.
+// out[b] = mean or sum of the rows at positions[offsets[b] .. offsets[b+1]), added in that order in float32;
+// zeros for an empty bag. A position outside [0, rows.count) takes part with `default_row`; returns how many
+// did. `offsets` has out.count + 1 entries and is monotone within [0, positions.size()] (check with
+// `bad_offset`); reads stay inside the arrays whatever it holds.
 std::size_t pool(const RowsView& rows, PackedArray<std::int64_t> positions, PackedArray<std::int64_t> offsets,
                  Pooling pooling, PackedArray<float> default_row, OutView out) noexcept;
 

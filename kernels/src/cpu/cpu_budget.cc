@@ -15,8 +15,8 @@ namespace {
 
 int cpus_online() { return static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN))); }
 
-// The size of the calling thread's mask. The kernel refuses a buffer smaller than its own mask, and how large that is
-// it does not say: grow until it fits.
+// The size of the calling thread's mask. The kernel refuses a buffer smaller than its own mask, and how large
+// that is it does not say: grow until it fits.
 int cpus_in_mask() {
   for (std::size_t sets = 1; sets <= 256; sets *= 2) {
     std::vector<cpu_set_t> mask(sets);
@@ -96,7 +96,8 @@ std::optional<double> read_quota(const std::string& folder, bool unified, std::s
   return ratio(quota, period);
 }
 
-// A limit binds the whole subtree under it: look at every folder from the process's own up to the mount point.
+// A limit binds the whole subtree under it: look at every folder from the process's own up to the mount
+// point.
 void apply_quotas(const std::string& root, const Mount& mount, CpuBudget& budget) {
   std::string path = cgroup_path(root, mount.unified);
   if (mount.root != "/" && path.starts_with(mount.root)) path.erase(0, mount.root.size());
@@ -120,8 +121,8 @@ CpuBudget cpu_budget(const std::string& root) {
   for (const Mount& mount : cgroup_mounts(root)) apply_quotas(root, mount, budget);
   budget.threads = budget.affinity;
   if (budget.quota) {
-    // Rounded down: threads that wait for one another at every layer stand still when the group has used up its
-    // period, so one thread too many costs more than the fraction of a CPU left idle.
+    // Rounded down: threads that wait for one another at every layer stand still when the group has used up
+    // its period, so one thread too many costs more than the fraction of a CPU left idle.
     budget.threads = std::clamp(static_cast<int>(std::min(*budget.quota, 1e6)), 1, budget.affinity);
   }
   return budget;

@@ -72,8 +72,8 @@ Registers cpuid(std::uint32_t leaf, std::uint32_t subleaf = 0) {
   return r;
 }
 
-// Which register files the operating system saves (XCR0). Read with the instruction's bytes: the intrinsic would
-// need the whole file compiled for XSAVE.
+// Which register files the operating system saves (XCR0). In assembly: the intrinsic would need
+// the whole file compiled for XSAVE.
 std::uint64_t saved_state() {
   if ((cpuid(1).ecx >> 27 & 1) == 0) return 0;  // OSXSAVE
   std::uint32_t low = 0;
@@ -90,9 +90,9 @@ std::string text_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint
 }
 
 void read_x86(CpuInfo& info) {
-  constexpr std::uint64_t kAvx = 0x6;         // XMM, YMM
-  constexpr std::uint64_t kAvx512 = 0xE6;     // and opmask, ZMM low, ZMM high
-  constexpr std::uint64_t kTiles = 0x60000;   // XTILECFG, XTILEDATA
+  constexpr std::uint64_t kAvx = 0x6;        // XMM, YMM
+  constexpr std::uint64_t kAvx512 = 0xE6;    // and opmask, ZMM low, ZMM high
+  constexpr std::uint64_t kTiles = 0x60000;  // XTILECFG, XTILEDATA
   const Registers top = cpuid(0);
   const Registers one = cpuid(1);
   const Registers seven = cpuid(7);

@@ -13,8 +13,8 @@ namespace {
 constexpr double kKeysPerBucket = 3.4;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-// With a random hash the longest walk over 10^9 keys stays under 64 buckets; beyond twice that the keys were made to
-// collide, and another seed scatters them.
+// With a random hash the longest walk over 10^9 keys stays under 64 buckets; beyond twice that the keys were
+// made to collide, and another seed scatters them.
 constexpr std::size_t kLongestWalk = 128;
 constexpr int kSeeds = 16;
 
@@ -30,11 +30,12 @@ void KeyIndex::Free::operator()(Bucket* table) const noexcept { std::free(table)
 
 KeyIndex::KeyIndex(PackedArray<std::uint64_t> keys) : size_(keys.size()) {
   if (size_ > kMaxKeys) {
-    throw std::length_error("keys: expected at most " + std::to_string(kMaxKeys) + ", got " + std::to_string(size_));
+    throw std::length_error("keys: expected at most " + std::to_string(kMaxKeys) + ", got " +
+                            std::to_string(size_));
   }
   buckets_ = static_cast<std::size_t>(static_cast<double>(size_) / kKeysPerBucket) + 1;
-  // A table larger than the first huge page is worth a few bytes of padding: lookups are random, and with 4 KiB pages
-  // each would miss the TLB as well.
+  // A table larger than the first huge page is worth a few bytes of padding: lookups are random, and with 4
+  // KiB pages each would miss the TLB as well.
   const bool huge = buckets_ * sizeof(Bucket) >= kHugePage;
   const std::size_t alignment = huge ? kHugePage : kCacheLine;
   bytes_ = round_up(buckets_ * sizeof(Bucket), alignment);

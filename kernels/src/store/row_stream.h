@@ -13,8 +13,8 @@
 
 namespace pepnet {
 
-// Positions that are known already. A source is asked twice about item i: `begin(i)` starts what takes time, `end(i,
-// begun)` gives the position kLookAhead items later.
+// Positions that are known already. A source is asked twice about item i: `begin(i)` starts what takes time,
+// `end(i, begun)` gives the position kLookAhead items later.
 struct KnownPositions {
   PackedArray<std::int64_t> positions;
 
@@ -27,7 +27,9 @@ struct SearchedPositions {
   PackedArray<std::uint64_t> keys;
 
   std::size_t begin(std::size_t i) const noexcept { return index.home(keys[i]); }
-  std::int64_t end(std::size_t i, std::size_t bucket) const noexcept { return index.resolve(keys[i], bucket); }
+  std::int64_t end(std::size_t i, std::size_t bucket) const noexcept {
+    return index.resolve(keys[i], bucket);
+  }
 };
 
 // Hands out the rows of items [first, last) of a source. Three items are in work at any time:
@@ -62,8 +64,8 @@ class RowStream {
     ++begun_;
   }
   void end_one() noexcept {
-    // One comparison for absent, negative and too large alike. Callers have checked; this is what keeps a read
-    // inside the table should another thread write to the positions meanwhile.
+    // One comparison for absent, negative and too large alike. Callers have checked; this is what keeps a
+    // read inside the table should another thread write to the positions meanwhile.
     const auto position = static_cast<std::uint64_t>(source_.end(ended_, homes_[ended_ % kLookAhead]));
     const std::byte* row = position < rows_.count ? rows_.row(position) : nullptr;
     if (row != nullptr) prefetch_range(row, rows_.row_bytes());
@@ -90,7 +92,8 @@ float load(const std::byte* row, std::size_t i) noexcept {
   }
 }
 
-// Calls `body` with the row type as a template argument: the type is looked at once a call, not once a number.
+// Calls `body` with the row type as a template argument: the type is looked at once a call, not once a
+// number.
 template <class Body>
 std::size_t with_row_type(RowType type, Body&& body) noexcept {
   switch (type) {

@@ -1,0 +1,111 @@
+"""A safetensors file mapped once: header and data are of one file, whatever happens to its name afterwards."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.errors import BundleError
+from pepnet_infer.tensorfile import DTYPES, TensorInfo
+
+Array = npt.NDArray[Any]
+
+#: The format's own limit on the JSON header.
+_MAX_HEADER = 100_000_000
+
+
+class MappedFile:
+    """The tensors of a file as read-only arrays over one map.
+
+    The file may be renamed, replaced or deleted while the arrays are in use: they keep the old content, and the map
+    goes away with the last of them. (A file shortened in place is another matter: bundles are never changed in place.)
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises BundleError unless header, dtypes, shapes and the file's size agree byte for byte."""
+        self.path = path
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BundleError(f"{path}: expected a readable file, got: {error.strerror}") from error
+        try:
+            self.bytes = os.fstat(descriptor).st_size
+            if self.bytes < 8:
+                raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {self.bytes}")
+            self._map = mmap.mmap(descriptor, self.bytes, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise BundleError(f"{path}: expected a file that can be mapped, got: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+        self.tensors = self._read_header()
+
+    def array(self, name: str) -> Array:
+        """Returns a tensor without copying it. Its address may be odd: the format promises no alignment."""
+        info = self.tensors[name]
+        flat = np.frombuffer(self._map, DTYPES[info.dtype], count=math.prod(info.shape), offset=info.begin)
+        return flat.reshape(info.shape)
+
+    def _read_header(self) -> dict[str, TensorInfo]:
+        path = self.path
+        (length,) = struct.unpack("<Q", self._map[:8])
+        most = min(_MAX_HEADER, self.bytes - 8)
+        if length > most:
+            raise BundleError(f"{path}: header: expected at most {most} bytes, got a length of {length}")
+        data = 8 + length
+        try:
+            header = json.loads(self._map[8:data].decode(), object_pairs_hook=_distinct)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{path}: header: expected JSON, got: {error}") from error
+        if not isinstance(header, dict):
+            raise BundleError(f"{path}: header: expected a mapping, got {type(header).__name__}")
+        header.pop("__metadata__", None)
+        tensors, spans = {}, []
+        for name, entry in header.items():
+            tensors[name], span = self._read_entry(name, entry, data)
+            spans.append((*span, name))
+        at = 0
+        for begin, end, name in sorted(spans):
+            if begin != at:
+                raise BundleError(f"{path}: tensor {name!r}: expected data at byte {at}, got {begin}: gap or overlap")
+            at = end
+        if data + at != self.bytes:
+            raise BundleError(f"{path}: expected {data + at} bytes by its header, got {self.bytes}")
+        return tensors
+
+    def _read_entry(self, name: str, entry: object, data: int) -> tuple[TensorInfo, tuple[int, int]]:
+        where = f"{self.path}: tensor {name!r}"
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise BundleError(f"{where}: expected dtype, shape and data_offsets, got {_short(entry)}")
+        dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise BundleError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {_short(dtype)}")
+        for key, value in (("shape", shape), ("data_offsets", span)):
+            if not isinstance(value, list) or not all(type(v) is int and 0 <= v < 2**63 for v in value):
+                raise BundleError(f"{where}: {key}: expected a list of whole numbers, got {_short(value)}")
+        bytes_ = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+        if len(span) != 2 or span[1] - span[0] != bytes_:
+            raise BundleError(f"{where}: expected {bytes_} bytes for {dtype} {_short(shape)}, got data at {span}")
+        if data + span[1] > self.bytes:
+            raise BundleError(f"{where}: expected data within {self.bytes} bytes, got an end at {data + span[1]}")
+        return TensorInfo(dtype, tuple(shape), data + span[0]), (span[0], span[1])
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} comes twice")
+    return result
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
