@@ -8,7 +8,16 @@ class PepnetError(Exception):
 
 
 class SchemaError(PepnetError):
-    """A column, a value or a schema does not fit what the model was built for."""
+    """A column, a value or a schema does not fit what the model was built for.
+
+    `column` and `row` (counted from 0 within the batch) are set where the fault has a place, so that a caller who
+    reads a file in batches can say where in the file it is.
+    """
+
+    def __init__(self, message: str, column: str | None = None, row: int | None = None) -> None:
+        super().__init__(message)
+        self.column = column
+        self.row = row
 
 
 class BundleError(PepnetError):

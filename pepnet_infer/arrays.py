@@ -1,0 +1,191 @@
+"""One column in any of the accepted forms → one plain Arrow array.
+
+Plain: one chunk, native byte order, no dictionary, no run-ends, no extension type. A bag becomes a LargeListArray
+whose offsets start at 0 and whose nulls are empty.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pepnet_infer import ragged
+from pepnet_infer.errors import SchemaError
+
+if TYPE_CHECKING:
+    PlainArray = pa.Array[Any]
+
+#: What Arrow raises for a Python or NumPy value it cannot hold.
+ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError)
+
+_BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
+
+
+@runtime_checkable
+class _Series(Protocol):
+    """What is used of a pandas Series; pandas itself is never imported."""
+
+    iloc: object
+    dtype: object
+
+    def to_numpy(self) -> npt.NDArray[Any]: ...
+
+
+def as_array(column: str, data: object) -> PlainArray:
+    """Returns `data` as a plain Arrow array.
+
+    Accepts NumPy arrays (two dimensions: a bag of equal lengths), lists, the pair (values, offsets), Arrow arrays,
+    pandas series and whatever has `__arrow_c_array__`, `__arrow_c_stream__` or `__array__`. NaN is a null in pandas
+    series only, where it stands for one. Raises SchemaError with the column's name.
+    """
+    if isinstance(data, np.ndarray):
+        return _from_numpy(column, data)
+    try:
+        return plain(column, _convert(column, data))
+    except ARROW_REFUSALS as error:
+        raise _refusal(column, error) from error
+
+
+def plain(column: str, array: PlainArray | pa.ChunkedArray[Any]) -> PlainArray:
+    """Returns `array` in one chunk and without encodings. Raises SchemaError for offsets that are not in order."""
+    if isinstance(array, pa.ChunkedArray):
+        combined = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
+        if isinstance(combined, pa.ChunkedArray):
+            raise SchemaError(f"column {column!r}: expected at most 2 GiB of strings, got more", column)
+        array = combined
+    kind = array.type
+    if pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return array
+    if isinstance(array, pa.DictionaryArray):
+        return plain(column, array.dictionary_decode())
+    if isinstance(array, pa.ExtensionArray):
+        return plain(column, array.storage)
+    if pa.types.is_run_end_encoded(kind):
+        return plain(column, pc.call_function("run_end_decode", [array]))
+    if pa.types.is_string_view(kind):
+        return array.cast(pa.large_string())
+    if _is_list(kind):
+        return _plain_list(column, array)
+    return array
+
+
+def _convert(column: str, data: Any) -> PlainArray | pa.ChunkedArray[Any]:
+    if isinstance(data, (pa.Array, pa.ChunkedArray)):
+        return data
+    if isinstance(data, list):
+        return _from_list(data)
+    if isinstance(data, tuple):
+        return _from_pair(column, data)
+    if isinstance(data, _Series):
+        return _from_series(column, data)
+    if hasattr(data, "__arrow_c_stream__"):
+        chunks: pa.ChunkedArray[Any] = pa.chunked_array(data)
+        return chunks
+    if hasattr(data, "__arrow_c_array__") or hasattr(data, "__arrow_array__"):
+        array: PlainArray = pa.array(data)
+        return array
+    if hasattr(data, "__array__"):
+        return _from_numpy(column, np.asarray(data))
+    raise TypeError(f"expected a column (array, list, series or Arrow data), got {type(data).__name__}")
+
+
+def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) -> PlainArray:
+    if isinstance(data, np.matrix):
+        data = np.asarray(data)
+    if data.ndim == 2:
+        rows, length = data.shape
+        offsets = np.arange(rows + 1, dtype=np.int64) * length
+        return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), _from_numpy(column, data.reshape(-1)))
+    if data.ndim != 1:
+        got = f"{data.ndim} dimensions" if data.ndim else "a single value (0 dimensions)"
+        raise SchemaError(f"column {column!r}: expected an array of one dimension, got {got}", column)
+    kind = data.dtype.kind
+    if kind == "V" or kind == "c":
+        raise SchemaError(f"column {column!r}: expected plain values, got a NumPy array of {data.dtype}", column)
+    if kind not in _BYTES and not data.dtype.isnative:
+        data = data.astype(data.dtype.newbyteorder("="))
+    try:
+        mask = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
+        array: PlainArray = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
+        return array if kind != "O" else plain(column, array)
+    except ARROW_REFUSALS as error:
+        raise _refusal(column, error) from error
+
+
+def _from_list(data: list[Any]) -> PlainArray:
+    try:
+        return pa.array(data)
+    except OverflowError:  # Arrow infers int64; the upper half of uint64 must be asked for
+        nested = any(isinstance(row, (list, tuple, np.ndarray)) for row in data)
+        return pa.array(data, pa.large_list(pa.uint64()) if nested else pa.uint64())
+
+
+def _from_series(column: str, series: _Series) -> PlainArray | pa.ChunkedArray[Any]:
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
+        return _from_numpy(column, series.to_numpy(), nan_is_null=True)
+    raw: Any = series
+    array: PlainArray | pa.ChunkedArray[Any] = pa.array(raw, from_pandas=True)
+    return array
+
+
+def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
+    if len(pair) != 2:
+        raise TypeError(f"expected a pair (values, offsets), got a tuple of {len(pair)}")
+    values, offsets = as_array(column, pair[0]), as_array(column, pair[1])
+    if len(offsets) == 0:
+        raise ValueError("expected one offset more than rows, got no offsets")
+    if not pa.types.is_integer(offsets.type) or offsets.null_count:
+        nulls = f" with {offsets.null_count} nulls" if offsets.null_count else ""
+        raise TypeError(f"expected integer offsets, got {offsets.type}{nulls}")
+    if _is_list(values.type):
+        raise TypeError(f"expected flat values beside the offsets, got {values.type}")
+    return _list_array(column, values, offsets.cast(pa.int64()).to_numpy(), None)
+
+
+def _plain_list(column: str, array: PlainArray) -> PlainArray:
+    if isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):
+        array = array.cast(pa.large_list(array.type.value_type))
+    nulls = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+    rows = len(array)
+    if isinstance(array, pa.FixedSizeListArray):
+        offsets = (np.arange(rows + 1, dtype=np.int64) + array.offset) * array.type.list_size
+    elif isinstance(array, (pa.ListArray, pa.LargeListArray)):
+        offsets = array.offsets.to_numpy().astype(np.int64) if rows else np.zeros(1, dtype=np.int64)
+    else:
+        raise TypeError(f"expected lists, got {array.type}")
+    return _list_array(column, array.values, offsets, nulls)
+
+
+def _list_array(
+    column: str, values: PlainArray, offsets: ragged.Offsets, nulls: npt.NDArray[np.bool_] | None
+) -> PlainArray:
+    ragged.check_offsets(column, offsets, len(values))
+    values = values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+    starts = offsets[:-1] - offsets[0]
+    offsets = offsets - offsets[0]
+    if nulls is not None:
+        lengths = np.where(nulls, 0, np.diff(offsets))
+        if lengths.sum() != len(values):  # Arrow lets a null hide values
+            offsets = ragged.to_offsets(lengths)
+            values = values.take(ragged.gather(starts, offsets))
+    mask = None if nulls is None else pa.array(nulls)
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), plain(column, values), mask=mask)
+
+
+def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
+    types = pa.types
+    return (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+
+
+def _refusal(column: str, error: Exception) -> SchemaError:
+    return SchemaError(f"column {column!r}: {error}", column)

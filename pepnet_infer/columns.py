@@ -1,0 +1,138 @@
+"""A batch in any of the accepted forms → `Columns`: the named columns as Arrow arrays of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from pepnet_infer.arrays import ARROW_REFUSALS, as_array, plain
+from pepnet_infer.errors import SchemaError
+
+if TYPE_CHECKING:
+    from pepnet_infer.arrays import PlainArray
+
+_SHOWN = 20  # column names listed in a message
+
+
+@runtime_checkable
+class _DataFrame(Protocol):
+    """What is used of a pandas DataFrame; pandas itself is never imported."""
+
+    columns: Iterable[object]
+    iloc: object
+
+    def __getitem__(self, name: str) -> object: ...
+
+    def __len__(self) -> int: ...
+
+
+class Columns:
+    """Named Arrow arrays of `num_rows` values each: no chunks, no dictionaries, native byte order.
+
+    Bags are LargeListArrays whose offsets start at 0. Indexing with a name that is not there raises SchemaError.
+    """
+
+    __slots__ = ("_arrays", "num_rows")
+
+    def __init__(self, arrays: Mapping[str, PlainArray], num_rows: int) -> None:
+        self._arrays = arrays
+        self.num_rows = num_rows
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that were asked for, in that order."""
+        return tuple(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def __getitem__(self, name: str) -> PlainArray:
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise _missing(name, self._arrays) from None
+
+
+def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> Columns:
+    """Returns the columns `names` of `batch`.
+
+    `batch` is a dict of columns (NumPy arrays, lists, Arrow arrays, series of pandas or polars; a bag also as the pair
+    (values, offsets)), a pandas DataFrame, or anything with `__arrow_c_stream__` or `__arrow_c_array__` (pyarrow,
+    polars, duckdb). Numbers are not copied where the source allows that. Other columns are ignored, or an error with
+    `strict`. Raises SchemaError for a missing or duplicate column, unequal lengths, and data Arrow cannot hold.
+    """
+    wanted = dict.fromkeys(names)
+    if isinstance(batch, Mapping):
+        return _from_mapping(batch, wanted, strict)
+    if isinstance(batch, _DataFrame):
+        present = list(batch.columns)
+        _check_names(present, wanted, strict)
+        return Columns({name: as_array(name, batch[name]) for name in wanted}, len(batch))
+    table = _to_table(batch)
+    _check_names(table.column_names, wanted, strict)
+    return Columns({name: _from_table(table, name) for name in wanted}, table.num_rows)
+
+
+def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], strict: bool) -> Columns:
+    if strict:
+        _check_names(list(batch), wanted, strict)
+    arrays: dict[str, PlainArray] = {}
+    first, rows = "", -1
+    for name in wanted:
+        if name not in batch:
+            raise _missing(name, batch)
+        array = as_array(name, batch[name])
+        if rows < 0:
+            first, rows = name, len(array)
+        elif len(array) != rows:
+            message = f"column {name!r}: expected {rows} rows as in column {first!r}, got {len(array)}"
+            raise SchemaError(message, name)
+        arrays[name] = array
+    return Columns(arrays, max(rows, 0))
+
+
+def _to_table(batch: object) -> pa.Table | pa.RecordBatch:
+    if isinstance(batch, (pa.Table, pa.RecordBatch)):
+        return batch
+    expected = "expected a batch (a dict of columns, a DataFrame, or Arrow data)"
+    try:
+        if hasattr(batch, "__arrow_c_stream__"):
+            return pa.table(batch)
+        if hasattr(batch, "__arrow_c_array__"):
+            return pa.record_batch(batch)
+    except ARROW_REFUSALS as error:
+        raise SchemaError(f"{expected}, got {type(batch).__name__}: {error}") from error
+    raise SchemaError(f"{expected}, got {type(batch).__name__}")
+
+
+def _from_table(table: pa.Table | pa.RecordBatch, name: str) -> PlainArray:
+    try:
+        return plain(name, table.column(name))
+    except ARROW_REFUSALS as error:
+        raise SchemaError(f"column {name!r}: {error}", name) from error
+
+
+def _check_names(present: Sequence[object], wanted: Mapping[str, None], strict: bool) -> None:
+    counts: dict[object, int] = {}
+    for name in present:
+        counts[name] = counts.get(name, 0) + 1
+    for name in wanted:
+        if name not in counts:
+            raise _missing(name, counts)
+        if counts[name] > 1:
+            raise SchemaError(f"column {name!r}: expected once, got {counts[name]} columns of that name", name)
+    extra = [name for name in counts if name not in wanted] if strict else []
+    if extra:
+        raise SchemaError(f"unexpected column{'s' * (len(extra) > 1)} {_shown(extra)}; expected only {_shown(wanted)}")
+
+
+def _missing(name: str, present: Iterable[object]) -> SchemaError:
+    return SchemaError(f"missing column {name!r}; got {_shown(present) or 'no columns'}", name)
+
+
+def _shown(names: Iterable[object]) -> str:
+    listed = [repr(name) for name in names]
+    rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + rest

@@ -1,0 +1,50 @@
+"""The check that every row belongs to a domain the model was trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pepnet_infer.decode import distinct_texts, is_text
+from pepnet_infer.faults import Faults, Mask
+from pepnet_infer.numeric import NullRule, integers, type_error
+from pepnet_infer.schema import FeatureSchema
+
+if TYPE_CHECKING:
+    from pepnet_infer.arrays import PlainArray
+
+
+class DomainCheck:
+    """Knows the domains of a schema: integers or strings."""
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        self.column = schema.domain_column
+        self._nulls = NullRule(self.column)
+        self._known = frozenset(schema.domains)
+        self._numbers: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
+        if isinstance(schema.domains[0], int):
+            self._numbers = np.array(sorted(self._known), dtype=np.uint64)
+        self._expected = f"a known domain ({', '.join(repr(domain) for domain in schema.domains)})"
+
+    def check(self, array: PlainArray, faults: Faults) -> None:
+        """Adds a fault for nulls and for values that are no domain. Raises SchemaError for a column of other type."""
+        if pa.types.is_null(array.type):
+            self._nulls.missing(array, faults)
+            return
+        if self._numbers is not None:
+            values, missing = integers(self._nulls, array, faults, "integer domains")
+            ids = values.astype(np.uint64)
+            places = np.minimum(self._numbers.searchsorted(ids), len(self._numbers) - 1)
+            unknown: Mask = self._numbers[places] != ids
+        elif is_text(array.type):
+            missing = self._nulls.missing(array, faults)
+            texts, positions = distinct_texts(self.column, array)
+            unknown = np.array([text not in self._known for text in texts] or [False])[positions]
+        else:
+            raise type_error(self.column, "domains as strings", array)
+        if missing is not None:
+            unknown &= ~missing
+        if unknown.any():
+            faults.add(self.column, unknown, self._expected, lambda i: array[i].as_py())

@@ -1,0 +1,204 @@
+"""Columns → `Features`, checked: a plan made once for a schema and used for every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, overload
+
+from pepnet_infer import decode
+from pepnet_infer.decode import IdRule
+from pepnet_infer.domain import DomainCheck
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.faults import Fault, Faults, Mask
+from pepnet_infer.feature_rows import Bag, Features
+from pepnet_infer.ids import MISSING_KEY, Keys, make_keys
+from pepnet_infer.numeric import NullRule
+from pepnet_infer.schema import FeatureSchema, FieldSpec, JoinSpec
+
+if TYPE_CHECKING:
+    from pepnet_infer.columns import Columns
+    from pepnet_infer.side import SideTable
+
+__all__ = ["Bag", "Encoded", "Encoder", "Features", "FieldPlan", "encode", "join_rule"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of which some rows may be bad (bool [B]): what stands in those is of no use. `faults` says why."""
+
+    features: Features
+    bad: Mask
+    faults: tuple[Fault, ...]
+
+
+class FieldPlan:
+    """How fields that are read from the same columns become features; `messy` in side tables (see `NullRule`).
+
+    `also` are further columns to decode to ids, for joins; `encode` returns them beside the features.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, specs: Sequence[FieldSpec], messy: bool = False, also: Sequence[IdRule] = ()
+    ) -> None:
+        self._messy = messy
+        rules: dict[IdRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
+        self._ids: list[tuple[str, int, int]] = []
+        self._bags: list[tuple[FieldSpec, int, IdRule]] = []
+        self._dense: list[FieldSpec] = []
+        for spec in specs:
+            if spec.table is None:
+                self._dense.append(spec)
+                continue
+            number, rule = schema.table_by_name[spec.table].number, IdRule.of(spec, messy)
+            if spec.kind == "bag":
+                self._bags.append((spec, number, rule))
+            else:
+                self._ids.append((spec.name, number, rules.setdefault(rule, len(rules))))
+        self._also = [rules.setdefault(rule, len(rules)) for rule in also]
+        self._rules = list(rules)
+        columns = [rule.nulls.column for rule in rules] + [spec.column for spec in specs]
+        self.columns = tuple(dict.fromkeys(columns))
+
+    def encode(self, columns: Columns, faults: Faults, normalise: bool) -> tuple[Features, list[Keys]]:
+        """Returns (features, ids of `also`, MISSING_KEY where there is none)."""
+        features = Features(columns.num_rows)
+        decoded = [decode.decode_ids(rule, columns[rule.nulls.column], faults) for rule in self._rules]
+        for name, number, place in self._ids:
+            ids, missing = decoded[place]
+            keys = make_keys(number, ids)
+            if missing is not None:
+                keys[missing] = MISSING_KEY
+            features.ids[name] = keys
+        for spec, number, rule in self._bags:
+            ids, offsets = decode.decode_bag(rule, spec, columns[spec.column], faults)
+            features.bags[spec.name] = Bag(make_keys(number, ids), offsets)
+        for spec in self._dense:
+            scale = _scale(spec) if normalise else None
+            values = decode.decode_dense(spec, columns[spec.column], faults, scale, self._messy)
+            features.dense[spec.name] = values
+        others = []
+        for place in self._also:
+            ids, missing = decoded[place]
+            if missing is not None:
+                ids = ids.copy()
+                ids[missing] = MISSING_KEY
+            others.append(ids)
+        return features, others
+
+
+class Encoder:
+    """Encodes batches of a schema; `sides` by the name of their join, `fields` as for `encode`.
+
+    Safe to use from many threads. Raises SchemaError for an unknown field and for a side table that is not there.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, sides: Mapping[str, SideTable], fields: Sequence[str] | None = None
+    ) -> None:
+        for name in fields or ():
+            if name not in schema.field_by_name:
+                raise SchemaError(f"expected fields of the schema ({', '.join(schema.field_by_name)}), got {name!r}")
+        chosen = [spec for spec in schema.fields if fields is None or spec.name in fields]
+        joined = {join.name: [spec.name for spec in chosen if spec.join == join.name] for join in schema.joins}
+        joins = [join for join in schema.joins if joined[join.name]]
+        for join in joins:
+            if join.name not in sides:
+                raise SchemaError(f"side table {join.name!r}: expected it for field {joined[join.name][0]!r}, got none")
+        self._joins = [(join.name, sides[join.name], joined[join.name]) for join in joins]
+        raw = [spec for spec in chosen if spec.join is None]
+        self._plan = FieldPlan(schema, raw, also=[join_rule(schema, join) for join in joins])
+        # A part of the fields (the user side of a request, say) may come without the domain.
+        checked = fields is None or any(spec.column == schema.domain_column for spec in raw)
+        self._domain = DomainCheck(schema) if checked else None
+        #: The columns a batch must have for these fields.
+        self.columns = tuple(dict.fromkeys([*self._plan.columns, *([schema.domain_column] if checked else [])]))
+
+    def encode(self, columns: Columns, *, normalise: bool = True) -> Features:
+        """Returns the features of `columns`. Raises SchemaError for whatever is wrong with them."""
+        return self._encode(columns, Faults(columns.num_rows), normalise)
+
+    def encode_rows(self, columns: Columns, *, normalise: bool = True) -> Encoded:
+        """Returns the features and which rows are bad. Raises SchemaError for what is wrong with a whole column."""
+        faults = Faults(columns.num_rows, collect=True)
+        features = self._encode(columns, faults, normalise)
+        return Encoded(features, faults.bad, tuple(faults.found))
+
+    def _encode(self, columns: Columns, faults: Faults, normalise: bool) -> Features:
+        features, found = self._plan.encode(columns, faults, normalise)
+        if self._domain is not None:
+            self._domain.check(columns[self._domain.column], faults)
+        for (name, side, fields), ids in zip(self._joins, found, strict=True):
+            part = side.take(ids, fields)
+            if part.dense and side.normalised != normalise:
+                wanted, got = ("normalised", "raw") if normalise else ("raw", "normalised")
+                raise SchemaError(f"side table {name!r}: expected {wanted} dense values, got {got} ones")
+            features.ids.update(part.ids)
+            features.bags.update(part.bags)
+            features.dense.update(part.dense)
+        return features
+
+
+def join_rule(schema: FeatureSchema, join: JoinSpec) -> IdRule:
+    """Returns how the column of a join becomes ids: as in the id field that reads the same column.
+
+    Without such a field, or if it transforms the column, it holds integers in [0, 2^48) without nulls.
+    """
+    for spec in schema.fields:
+        if spec.kind == "id" and spec.join is None and spec.column == join.column and spec.transform.op == "none":
+            return IdRule.of(spec)
+    return IdRule(NullRule(join.column))
+
+
+@overload
+def encode(
+    schema: FeatureSchema,
+    columns: Columns,
+    sides: Mapping[str, SideTable],
+    fields: Sequence[str] | None = None,
+    *,
+    bad_rows: Literal[False] = False,
+    normalise: bool = True,
+) -> Features: ...
+
+
+@overload
+def encode(
+    schema: FeatureSchema,
+    columns: Columns,
+    sides: Mapping[str, SideTable],
+    fields: Sequence[str] | None = None,
+    *,
+    bad_rows: Literal[True],
+    normalise: bool = True,
+) -> tuple[Features, Mask]: ...
+
+
+def encode(
+    schema: FeatureSchema,
+    columns: Columns,
+    sides: Mapping[str, SideTable],
+    fields: Sequence[str] | None = None,
+    *,
+    bad_rows: bool = False,
+    normalise: bool = True,
+) -> Features | tuple[Features, Mask]:
+    """Returns the features of `columns`, or of some `fields` only; `sides` by the name of their join.
+
+    With `bad_rows` faults of single rows (null, range, NaN, unknown domain) do not raise: the result is (features,
+    bad), bad bool [B], and what stands in a bad row is of no use. `normalise=False` leaves dense values transformed
+    and filled only, to fit mean and std on. Who encodes more than once makes an `Encoder` once instead. Raises
+    SchemaError.
+    """
+    encoder = Encoder(schema, sides, fields)
+    if not bad_rows:
+        return encoder.encode(columns, normalise=normalise)
+    result = encoder.encode_rows(columns, normalise=normalise)
+    return result.features, result.bad
+
+
+def _scale(spec: FieldSpec) -> tuple[float, float]:
+    if spec.mean is None or spec.std is None:
+        where = f"schema.fields.{spec.name}"
+        raise SchemaError(f"{where}: expected mean and std, got none: fit them on rows encoded with normalise=False")
+    return spec.mean, spec.std
