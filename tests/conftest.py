@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.ids import make_keys
 from pepnet_infer.schema import FeatureSchema
+
+if TYPE_CHECKING:
+    from pepnet_infer.export.checkpoint import Checkpoint
 
 Batch = dict[str, Any]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_schema() -> FeatureSchema:
     """A small fitted schema without joins: four tables, four ids, two bags (one shares a table), two dense fields."""
     return FeatureSchema.from_json(
@@ -67,3 +73,31 @@ def toy_batch() -> Callable[..., Batch]:
         }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def toy_checkpoint(toy_schema: FeatureSchema) -> Checkpoint:
+    """A small mmoe PEPNet with random weights. Its tables know ids 0 to 39, so that ids 40 to 49 are unknown."""
+    from pepnet_infer.export.checkpoint import Checkpoint, Table
+    from pepnet_infer.export.random_init import random_dense
+
+    config = ModelConfig(InputWidths(**toy_schema.widths), layers=(12, 8), towers=(6,), experts=3)
+    tables = {}
+    for spec in toy_schema.tables:
+        rng = np.random.default_rng(spec.number)
+        tables[spec.name] = Table(
+            keys=make_keys(spec.number, np.arange(40, dtype=np.uint64)),
+            rows=rng.standard_normal((40, spec.dim), dtype=np.float32),
+            scores=rng.random(40, dtype=np.float32),
+            default=rng.standard_normal(spec.dim, dtype=np.float32),
+        )
+    dense = random_dense(config, len(toy_schema.tasks), 0)
+    return Checkpoint(schema=toy_schema, config=config, tables=tables, sides={}, dense=dense, meta={"for": "tests"})
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(toy_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `toy_checkpoint`, version 7. Shared: tests that change it copy it first."""
+    from pepnet_infer.export.write_bundle import write_bundle
+
+    return write_bundle(toy_checkpoint, tmp_path_factory.mktemp("toy") / "bundle", model_version=7).path

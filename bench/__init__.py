@@ -1,0 +1,1 @@
+"""Latency benchmarks: presets, workloads, peers and reports."""

@@ -1,0 +1,148 @@
+"""What training leaves and export reads: a bundle without its ONNX graph.
+
+checkpoint.json   format_version, schema, config, schema_hash, meta, files
+dense.safetensors   tables/NAME.safetensors   side/NAME.safetensors       as in a bundle, rows in float32
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.bundle import (
+    DENSE,
+    FORMAT_VERSION,
+    check_format_version,
+    check_payload,
+    check_widths,
+    payload_names,
+    read_model,
+    read_sides,
+    read_tensors,
+    side_path,
+    table_path,
+)
+from pepnet_infer.config import ModelConfig
+from pepnet_infer.errors import BundleError
+from pepnet_infer.files import new_directory
+from pepnet_infer.ids import Keys
+from pepnet_infer.listing import check_files, describe_files, read_document, typed, write_document
+from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.side import SideTable
+from pepnet_infer.tensorfile import Array, to_bfloat16, write_tensors
+
+DOCUMENT = "checkpoint.json"
+#: What table rows can be stored as.
+TABLE_DTYPES = ("float32", "float16", "bfloat16")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One embedding table: `keys` [N] ascending, `rows` [N, dim], GSET `scores` [N], `default` [dim]."""
+
+    keys: Keys
+    rows: Floats
+    scores: Floats
+    default: Floats
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained (or random) model whole: how to read features, how to look them up, and the network's weights.
+
+    `dense` has the contract's names for PEPNet and state_dict's names for a baseline, float32. `meta` is plain JSON:
+    where the model came from.
+    """
+
+    schema: FeatureSchema
+    config: ModelConfig
+    tables: Mapping[str, Table]
+    sides: Mapping[str, SideTable]
+    dense: Mapping[str, Floats]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_widths("checkpoint", self.schema, self.config)
+        for what, given, wanted in (
+            ("tables", set(self.tables), {t.name for t in self.schema.tables}),
+            ("sides", set(self.sides), {j.name for j in self.schema.joins}),
+        ):
+            if given != wanted:
+                raise BundleError(
+                    f"checkpoint: {what}: expected {sorted(wanted)} as in its schema, got {sorted(given)}"
+                )
+        if not self.schema.fitted:
+            raise BundleError("checkpoint: schema: expected every dense field to have its mean and std, got null")
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Writes the checkpoint, whole or not at all. Raises BundleError when `path` is taken or cannot be written."""
+        with new_directory(Path(path), DOCUMENT, overwrite) as root:
+            self.write_payload(root, "float32")
+            document = {
+                "format_version": FORMAT_VERSION,
+                "schema": self.schema.to_json(),
+                "config": self.config.to_json(),
+                "schema_hash": self.schema.hash,
+                "meta": dict(self.meta),
+                "files": describe_files(root),
+            }
+            write_document(root / DOCUMENT, document)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Reads a checkpoint; every file is checked as a bundle's are. Raises BundleError."""
+        root = Path(os.path.realpath(path))
+        document = read_document(root, DOCUMENT)
+        where = str(root / DOCUMENT)
+        check_format_version(where, document)
+        schema, config = read_model(where, document)
+        listing = typed(where, document, "files", dict)
+        for name in payload_names(schema):
+            if name not in listing:
+                raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
+        check_files(root, listing, DOCUMENT, hashes=True)
+        check_payload(root, schema, config, values=True)
+        tables = {t.name: Table(**read_tensors(table_path(root, t.name))) for t in schema.tables}
+        return cls(
+            schema=schema,
+            config=config,
+            tables=tables,
+            sides=read_sides(root, schema),
+            dense=read_tensors(root / DENSE),
+            meta=typed(where, document, "meta", dict),
+        )
+
+    def write_payload(self, root: Path, table_dtype: str) -> None:
+        """Writes dense weights, tables and side tables below the new directory `root`, and checks them as read back."""
+        write_tensors(root / DENSE, self.dense)
+        (root / "tables").mkdir()
+        for name, table in self.tables.items():
+            write_table(table_path(root, name), table, table_dtype)
+        if self.sides:
+            (root / "side").mkdir()
+        for name, side in self.sides.items():
+            write_tensors(side_path(root, name), side.to_tensors())
+        check_payload(root, self.schema, self.config, values=True)
+
+
+def write_table(path: Path, table: Table, dtype: str) -> None:
+    """Writes one table with its rows as float32, float16 or bfloat16. Raises BundleError when a row does not fit."""
+    rows: Array = table.rows
+    if dtype == "float16":
+        if rows.size and float(np.abs(rows).max()) > float(np.finfo(np.float16).max):
+            raise BundleError(f"{path}: rows: expected values within float16, got {np.abs(rows).max()}")
+        rows = rows.astype(np.float16)
+    elif dtype == "bfloat16":
+        rows = to_bfloat16(table.rows)
+    elif dtype != "float32":
+        raise BundleError(f"table dtype: expected one of {', '.join(TABLE_DTYPES)}, got {dtype!r}")
+    tensors = {"keys": table.keys, "rows": rows, "scores": table.scores, "default": table.default}
+    write_tensors(path, tensors, frozenset({"rows"}) if dtype == "bfloat16" else frozenset())

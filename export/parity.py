@@ -1,0 +1,141 @@
+"""Whether ONNX says what PyTorch says: torch, the exported graph and the simplified one against torch in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from pepnet_infer.assemble import Inputs
+from pepnet_infer.config import InputWidths
+from pepnet_infer.errors import BundleError
+from pepnet_infer.export.culprit import name_culprit
+from pepnet_infer.export.onnx_session import OnnxSession
+from pepnet_infer.export.to_onnx import OUTPUT
+from pepnet_infer.golden import TOLERANCE, normal_inputs
+
+#: Every graph is proved at these batch sizes: 1, the sizes around the export's own, odd ones, and a real request.
+BATCHES = (1, 2, 3, 7, 64, 1000)
+ROWS = sum(BATCHES)
+GOLDEN_ROWS = 16
+
+Scores = npt.NDArray[np.floating[Any]]
+Run = Callable[[Inputs], Scores]
+
+
+@dataclass
+class Difference:
+    """What one stage's scores on one set of rows differ from the float64 reference by."""
+
+    rows: int = 0
+    max_abs: float = 0.0
+    squares: float = 0.0
+    tasks: dict[str, float] = field(default_factory=dict)
+    batches: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the figures as plain JSON values."""
+        rms = (self.squares / (self.rows * len(self.tasks))) ** 0.5
+        return {"max_abs": self.max_abs, "rms": rms, "rows": self.rows, "tasks": self.tasks, "batches": self.batches}
+
+
+def float64_run(network: torch.nn.Module) -> Run:
+    """Returns the reference: a copy of `network` in float64."""
+    return torch_run(copy.deepcopy(network).double(), torch.float64)
+
+
+def torch_run(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> Run:
+    """Returns a function that scores inputs with `network`, without gradients."""
+    network = network.eval()
+
+    def run(inputs: Inputs) -> Scores:
+        with torch.no_grad():
+            parts = (torch.from_numpy(x).to(dtype) for x in (inputs.general, inputs.domain, inputs.prior))
+            scores: Scores = network(*parts).numpy()
+        return scores
+
+    return run
+
+
+def onnx_run(model: onnx.ModelProto) -> Run:
+    """Returns a function that scores inputs with `model` in ONNX Runtime on the CPU."""
+    session = OnnxSession(model)
+    return lambda inputs: session.run([OUTPUT], inputs)[0]
+
+
+def measure(
+    network: torch.nn.Module,
+    tasks: tuple[str, ...],
+    exported: onnx.ModelProto,
+    simplified: onnx.ModelProto,
+    sets: Mapping[str, Inputs],
+) -> dict[str, Any]:
+    """Compares torch, `exported` and `simplified` with float64 at every batch size; `sets` have `ROWS` rows each.
+
+    Returns stage → set → max_abs, rms, rows, tasks, batches. Raises BundleError naming stage, set of rows, batch size,
+    task and row, and the tensor if one can be told, at the first score that is off by more than `TOLERANCE`.
+    """
+    reference = float64_run(network)
+    expected = {name: reference(inputs) for name, inputs in sets.items()}
+    stages: dict[str, tuple[Run, onnx.ModelProto | None]] = {
+        "torch": (torch_run(network), None),
+        "onnx": (onnx_run(exported), exported),
+        "simplified": (onnx_run(simplified), simplified),
+    }
+    report: dict[str, Any] = {}
+    for stage, (run, model) in stages.items():
+        report[stage] = {}
+        for name, inputs in sets.items():
+            try:
+                report[stage][name] = compare(run, inputs, expected[name], tasks, f"{stage} on {name} rows").to_json()
+            except BundleError as error:
+                weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
+                culprit = "" if model is None else name_culprit(model, exported, weights, inputs)
+                raise BundleError(f"parity: {error}{culprit}") from error
+    return report
+
+
+def compare(run: Run, inputs: Inputs, expected: Scores, tasks: tuple[str, ...], where: str) -> Difference:
+    """Scores `inputs` in the batches of `BATCHES`, one after the other, and compares with `expected` [rows, T]."""
+    found, at = Difference(), 0
+    for batch in BATCHES:
+        rows = slice(at, at + batch)
+        try:
+            scores = run(Inputs(inputs.general[rows], inputs.domain[rows], inputs.prior[rows]))
+        except Exception as error:  # what onnxruntime raises has no base of its own
+            raise BundleError(f"{where}, batch {batch}: expected scores, got: {error}") from error
+        if scores.shape != (batch, len(tasks)):
+            raise BundleError(f"{where}, batch {batch}: expected shape {(batch, len(tasks))}, got {scores.shape}")
+        off = np.abs(scores.astype(np.float64) - expected[rows])
+        bad = ~(off <= TOLERANCE)  # NaN is bad too
+        if bad.any():
+            row, task = np.argwhere(bad)[0]
+            raise BundleError(
+                f"{where}, batch {batch}: task {tasks[task]!r}: expected {expected[at + row, task]:.9g} within "
+                f"{TOLERANCE:g}, got {scores[row, task]:.9g} at row {row}"
+            )
+        found.rows += batch
+        found.squares += float((off**2).sum())
+        found.max_abs = max(found.max_abs, float(off.max()))
+        found.batches[str(batch)] = float(off.max())
+        for task, worst in zip(tasks, off.max(axis=0), strict=True):
+            found.tasks[task] = max(found.tasks.get(task, 0.0), float(worst))
+        at += batch
+    return found
+
+
+def golden(network: torch.nn.Module, widths: InputWidths, seed: int) -> dict[str, Any]:
+    """Returns float64 scores of the first standard normal rows of `seed`, for a later check without torch."""
+    scores = float64_run(network)(normal_inputs(widths, GOLDEN_ROWS, seed))
+    return {"rows": "standard normal", "seed": seed, "scores": scores.tolist()}
+
+
+def spread(scores: Scores) -> dict[str, float]:
+    """Returns where scores lie: a small difference between scores that are all alike says nothing."""
+    return {"min": float(scores.min()), "mean": float(scores.mean()), "max": float(scores.max())}

@@ -1,0 +1,67 @@
+"""Presets: models of a stated size with random weights and filled tables, so that any figure can be had untrained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pepnet_infer.errors import BundleError, SchemaError
+from pepnet_infer.export.checkpoint import Checkpoint, Table
+from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.train_config import model_config
+from pepnet_infer.ids import MAX_ID, make_keys
+from pepnet_infer.schema import FeatureSchema, TableSpec
+
+PREFIX = "preset:"
+TABLE_ROWS = 10_000
+_ZIPF = 1.05  # exponent of the scores over ranks: what access counts of ids in ranking traffic look like
+
+
+def preset_names() -> list[str]:
+    """Returns the names that `preset:NAME` may have."""
+    folder = resources.files("pepnet_infer.bench").joinpath("presets")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Checkpoint:
+    """Returns the checkpoint of preset `name`, the same for the same `seed` and `table_rows`.
+
+    Each table holds ids 0 to rows - 1, rows N(0, 1), a default row N(0, 1), and scores that fall off as a Zipf law
+    over a random order of the ids. Raises BundleError for a name there is not or a number of rows out of range.
+    """
+    if name not in preset_names():
+        raise BundleError(f"preset: expected one of {', '.join(preset_names())}, got {name!r}")
+    if not 0 <= table_rows < MAX_ID:
+        raise BundleError(f"preset: table rows: expected 0 or more, got {table_rows}")
+    data = read_preset(name)
+    schema = FeatureSchema.from_json(data["schema"])
+    config = model_config(data["model"], schema)
+    limits: Mapping[str, int] = data["cardinality"]
+    if unknown := sorted(set(limits) - set(schema.table_by_name)):
+        raise SchemaError(f"preset {name}: cardinality: expected names of tables, got {unknown[0]!r}")
+    tables = {t.name: _table(t, min(table_rows, limits.get(t.name, table_rows)), seed) for t in schema.tables}
+    dense = random_dense(config, len(schema.tasks), seed)
+    meta = {"preset": name, "seed": seed, "table_rows": table_rows}
+    return Checkpoint(schema=schema, config=config, tables=tables, sides={}, dense=dense, meta=meta)
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Returns the yaml of preset `name`: sections schema, model and cardinality."""
+    text = resources.files("pepnet_infer.bench").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    data: dict[str, Any] = yaml.safe_load(text)
+    return data
+
+
+def _table(spec: TableSpec, rows: int, seed: int) -> Table:
+    rng = np.random.default_rng([seed, spec.number])
+    scores = (np.arange(1, rows + 1, dtype=np.float64) ** -_ZIPF).astype(np.float32)
+    return Table(
+        keys=make_keys(spec.number, np.arange(rows, dtype=np.uint64)),
+        rows=rng.standard_normal((rows, spec.dim), dtype=np.float32),
+        scores=rng.permutation(scores),
+        default=rng.standard_normal(spec.dim, dtype=np.float32),
+    )

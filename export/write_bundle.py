@@ -1,0 +1,127 @@
+"""Checkpoint → bundle: export, simplify, measure parity, and only then give the directory its name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pepnet_infer.assemble import Assembler, Inputs
+from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
+from pepnet_infer.config import InputWidths
+from pepnet_infer.errors import BundleError
+from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.export.network import build_network, load_dense
+from pepnet_infer.export.parity import BATCHES, ROWS, float64_run, golden, measure, spread
+from pepnet_infer.export.rows import random_features
+from pepnet_infer.export.simplify import simplify
+from pepnet_infer.export.to_onnx import to_onnx
+from pepnet_infer.files import new_directory
+from pepnet_infer.golden import TOLERANCE, normal_inputs
+from pepnet_infer.listing import describe_files, read_document, typed, write_document
+from pepnet_infer.store.mmap import MmapStore
+
+_TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")
+
+
+def write_bundle(
+    checkpoint: Checkpoint,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    table_dtype: str = "float32",
+    model_version: int | None = None,
+    overwrite: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Writes a bundle of `checkpoint` to `out` and returns it opened.
+
+    `seed` draws the rows parity is measured on; `table_dtype` is float32, float16 or bfloat16. `model_version` must
+    grow from bundle to bundle: by default it is the Unix time in seconds, or one more than that of the bundle that is
+    overwritten, whichever is larger. The same checkpoint, seed, version and tools give the same bytes.
+    Raises BundleError, and leaves nothing behind, when `out` is taken or a score is off (see `parity.measure`).
+    """
+    out = Path(os.path.abspath(out))
+    version = _next_version(out, model_version, overwrite)
+    schema, config, tasks = checkpoint.schema, checkpoint.config, checkpoint.schema.tasks
+    with new_directory(out, MANIFEST, overwrite) as root:
+        on_step("write tables and weights")
+        checkpoint.write_payload(root, table_dtype)
+        network = build_network(config, len(tasks))
+        load_dense(network, checkpoint.dense)
+        on_step("export to ONNX")
+        exported = to_onnx(network, config, len(tasks))
+        on_step("simplify")
+        simplified = simplify(exported, config, len(tasks))
+        on_step("measure parity")
+        sets = {"normal": normal_inputs(config.inputs, ROWS, seed), "schema": _schema_inputs(checkpoint, root, seed)}
+        figures = measure(network, tasks, exported, simplified, sets)
+        on_step("write the bundle")
+        (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
+        write_document(root / PARITY, _parity(network, config.inputs, sets, figures, seed))
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "model_version": version,
+            "schema": schema.to_json(),
+            "config": config.to_json(),
+            "tasks": list(tasks),
+            "domains": list(schema.domains),
+            "schema_hash": schema.hash,
+            "files": describe_files(root),
+            "tools": {"python": platform.python_version(), **{name: _version(name) for name in _TOOLS}},
+            "meta": dict(checkpoint.meta),
+        }
+        write_document(root / MANIFEST, manifest)
+        Bundle.open(root, check="sizes")
+    return Bundle.open(out, check="sizes")
+
+
+def _version(module: str) -> str:
+    version: str = import_module(module).__version__
+    return version
+
+
+def _next_version(out: Path, asked: int | None, overwrite: bool) -> int:
+    before = -1
+    if overwrite and (out / MANIFEST).is_file():
+        before = typed(str(out / MANIFEST), read_document(out, MANIFEST), "model_version", int)
+    if asked is None:
+        return max(int(time.time()), before + 1)
+    if asked <= before:
+        raise BundleError(f"{out}: model_version: expected more than {before}, that of the bundle there, got {asked}")
+    if asked < 0:
+        raise BundleError(f"model_version: expected 0 or more, got {asked}")
+    return asked
+
+
+def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int) -> Inputs:
+    """Rows as a request would give them, through the tables just written."""
+    keys = {name: table.keys for name, table in checkpoint.tables.items()}
+    store = MmapStore({name: table_path(root, name) for name in checkpoint.tables})
+    features = random_features(checkpoint.schema, keys, ROWS, seed)
+    return Assembler(checkpoint.schema, store).inputs(features)
+
+
+def _parity(
+    network: torch.nn.Module, widths: InputWidths, sets: dict[str, Inputs], figures: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    reference = float64_run(network)
+    return {
+        "reference": "torch float64",
+        "tolerance": TOLERANCE,
+        "seed": seed,
+        "batches": list(BATCHES),
+        "rows": {
+            "normal": "standard normal inputs",
+            "schema": "known, unknown and missing ids, bags and dense values, looked up in the bundle's tables",
+        },
+        "scores": {name: spread(reference(inputs)) for name, inputs in sets.items()},
+        "fp32": figures,
+        "golden": golden(network, widths, seed),
+    }

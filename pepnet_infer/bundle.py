@@ -1,0 +1,198 @@
+"""The bundle: a directory with everything scoring needs, checked before any of it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.config import ModelConfig
+from pepnet_infer.errors import BundleError, SchemaError
+from pepnet_infer.listing import check_files, read_document, typed
+from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.side import SideTable
+from pepnet_infer.store.mapped_file import MappedFile
+from pepnet_infer.tables import TableInfo, check_table
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ONNX = "dense.onnx"
+DENSE = "dense.safetensors"
+PARITY = "parity.json"
+
+Check = Literal["full", "sizes"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that has passed its checks. Tables stay on disk; `dense` and `sides` read theirs when asked."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    schema: FeatureSchema
+    config: ModelConfig
+    model_version: int
+    parity: Mapping[str, Any]
+    tables: Mapping[str, TableInfo]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], check: Check = "full") -> Bundle:
+        """Opens the bundle at `path` (itself allowed to be a symlink; inside it none is).
+
+        "full" compares every hash and looks at every weight and row; "sizes" trusts the bytes and compares names,
+        sizes, dtypes and shapes. Raises BundleError saying what was expected, what came and where.
+        """
+        if check not in ("full", "sizes"):
+            raise ValueError(f"check: expected 'full' or 'sizes', got {check!r}")
+        root = Path(os.path.realpath(path))
+        manifest = read_document(root, MANIFEST)
+        where = str(root / MANIFEST)
+        check_format_version(where, manifest)
+        model_version = typed(where, manifest, "model_version", int)
+        if model_version < 0:
+            raise BundleError(f"{where}: model_version: expected 0 or more, got {model_version}")
+        schema, config = read_model(where, manifest)
+        for key, expected in (("tasks", list(schema.tasks)), ("domains", list(schema.domains))):
+            if (got := typed(where, manifest, key, list)) != expected:
+                raise BundleError(f"{where}: {key}: expected {expected} as in its schema, got {got}")
+        listing = typed(where, manifest, "files", dict)
+        for name in (ONNX, PARITY, *payload_names(schema)):
+            if name not in listing:
+                raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
+        check_files(root, listing, MANIFEST, hashes=check == "full")
+        tables = check_payload(root, schema, config, values=check == "full")
+        return cls(root, manifest, schema, config, model_version, read_document(root, PARITY), tables)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The targets, in the order of the score columns."""
+        return self.schema.tasks
+
+    @property
+    def domains(self) -> tuple[int | str, ...]:
+        """The values the domain column may have."""
+        return self.schema.domains
+
+    @property
+    def onnx_path(self) -> Path:
+        """The simplified graph: general, domain, prior [batch, ·] float32 → scores [batch, T] float32."""
+        return self.path / ONNX
+
+    @property
+    def table_paths(self) -> dict[str, Path]:
+        """Table name → its file."""
+        return {table.name: table_path(self.path, table.name) for table in self.schema.tables}
+
+    def dense(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Reads the dense weights: the contract's names for PEPNet, the module's own names for a baseline."""
+        return read_tensors(self.path / DENSE)
+
+    def sides(self) -> dict[str, SideTable]:
+        """Reads the side tables by name."""
+        return read_sides(self.path, self.schema)
+
+
+def table_path(root: Path, name: str) -> Path:
+    """Where table `name` lies in a bundle or checkpoint at `root`."""
+    return root / "tables" / f"{name}.safetensors"
+
+
+def side_path(root: Path, name: str) -> Path:
+    """Where side table `name` lies in a bundle or checkpoint at `root`."""
+    return root / "side" / f"{name}.safetensors"
+
+
+def payload_names(schema: FeatureSchema) -> list[str]:
+    """The files that bundles and checkpoints have in common, relative to their directory."""
+    here = Path()
+    paths = [table_path(here, t.name) for t in schema.tables] + [side_path(here, j.name) for j in schema.joins]
+    return [DENSE, *(path.as_posix() for path in paths)]
+
+
+def check_format_version(where: str, document: Mapping[str, Any]) -> None:
+    """Raises BundleError unless the document's format is the one this code reads."""
+    version = typed(where, document, "format_version", int)
+    if version != FORMAT_VERSION:
+        what = "a newer format: update pepnet-infer" if version > FORMAT_VERSION else "an unknown format"
+        raise BundleError(f"{where}: format_version: expected {FORMAT_VERSION}, got {version}, {what}")
+
+
+def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, ModelConfig]:
+    """Reads `schema`, `schema_hash` and `config` and checks that they belong together. Raises BundleError."""
+    try:
+        schema = FeatureSchema.from_json(typed(where, document, "schema", dict))
+        config = ModelConfig.from_json(typed(where, document, "config", dict))
+    except SchemaError as error:
+        raise BundleError(f"{where}: {error}") from error
+    recorded = typed(where, document, "schema_hash", str)
+    if recorded != schema.hash:
+        raise BundleError(f"{where}: schema_hash: expected {schema.hash} for its schema, got {recorded}")
+    check_widths(where, schema, config)
+    return schema, config
+
+
+def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None:
+    """Raises BundleError when the inputs the schema lays out are not those the network takes."""
+    for name, width in schema.widths.items():
+        got = getattr(config.inputs, name)
+        if got != width:
+            raise BundleError(f"{where}: config.inputs.{name}: expected {width} columns as in its schema, got {got}")
+
+
+def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values: bool) -> dict[str, TableInfo]:
+    """Checks dense weights and tables against schema and config, with `values` also what is in them."""
+    check_dense(root / DENSE, config, len(schema.tasks), values)
+    tables = {t.name: check_table(table_path(root, t.name), t, values) for t in schema.tables}
+    if values:
+        read_sides(root, schema)
+    else:
+        for join in schema.joins:
+            MappedFile(side_path(root, join.name))
+    return tables
+
+
+def check_dense(path: Path, config: ModelConfig, tasks: int, values: bool) -> None:
+    """Checks names, dtypes and shapes of the dense weights; with `values` also that all are finite."""
+    file = MappedFile(path)
+    header = file.tensors
+    if config.model == "pepnet":
+        shapes = config.tensor_shapes(tasks)
+        for name in sorted(set(shapes) - set(header)):
+            raise BundleError(f"{path}: expected tensor {name!r} {list(shapes[name])}, got none of that name")
+        for name in sorted(set(header) - set(shapes)):
+            raise BundleError(f"{path}: tensor {name!r}: expected only the tensors of its config, got one more")
+        for name, shape in shapes.items():
+            if header[name].shape != shape:
+                got = list(header[name].shape)
+                raise BundleError(f"{path}: tensor {name!r}: expected shape {list(shape)}, got {got}")
+    for name, info in header.items():
+        if info.dtype != "F32":
+            raise BundleError(f"{path}: tensor {name!r}: expected F32, got {info.dtype}")
+        if values:
+            finite = np.isfinite(file.array(name))
+            if not finite.all():
+                index = [int(i) for i in np.argwhere(~finite)[0]]
+                raise BundleError(f"{path}: tensor {name!r}: expected finite values, got NaN or infinity at {index}")
+
+
+def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Returns every tensor of a file, in memory. BF16 comes as uint16."""
+    file = MappedFile(path)
+    return {name: file.array(name).copy() for name in file.tensors}
+
+
+def read_sides(root: Path, schema: FeatureSchema) -> dict[str, SideTable]:
+    """Reads the side tables of a bundle or checkpoint. Raises BundleError when one does not fit the schema."""
+    sides = {}
+    for join in schema.joins:
+        path = side_path(root, join.name)
+        try:
+            sides[join.name] = SideTable.from_tensors(schema, join, read_tensors(path))
+        except SchemaError as error:
+            raise BundleError(f"{path}: {error}") from error
+    return sides

@@ -1,0 +1,81 @@
+"""`pepnet-infer export`: checkpoint or preset → bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cli.output import AsJson, emit, progress
+
+
+def export(
+    source: Annotated[str, typer.Argument(metavar="CKPT|preset:NAME", help="A checkpoint of `train`, or a preset.")],
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="The directory to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Draws the rows parity is measured on, and a preset's weights.")] = 0,
+    table_rows: Annotated[
+        int | None, typer.Option(min=0, help="Preset only: rows per table, 10000 unless said otherwise.")
+    ] = None,
+    table_dtype: Annotated[str, typer.Option(help="What rows are stored as: float32, float16, bfloat16.")] = "float32",
+    model_version: Annotated[
+        int | None, typer.Option(min=0, help="Must grow from bundle to bundle; the Unix time unless said otherwise.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a verified bundle. Nothing is written when a score differs from float64 by more than 1e-5."""
+    # torch is imported here and not above, so that the other commands start without it
+    from pepnet_infer.export.checkpoint import TABLE_DTYPES, Checkpoint
+    from pepnet_infer.export.presets import PREFIX, TABLE_ROWS, make_preset, preset_names
+    from pepnet_infer.export.write_bundle import write_bundle
+
+    if table_dtype not in TABLE_DTYPES:
+        raise typer.BadParameter(f"expected one of {', '.join(TABLE_DTYPES)}, got {table_dtype!r}")
+    preset = source.removeprefix(PREFIX) if source.startswith(PREFIX) else None
+    if preset is not None and preset not in preset_names():
+        raise typer.BadParameter(f"expected a preset of {', '.join(preset_names())}, got {preset!r}")
+    if preset is None and table_rows is not None:
+        raise typer.BadParameter("--table-rows is for presets: a checkpoint has its own tables")
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=progress) as bar:
+        line = bar.add_task("read the checkpoint" if preset is None else f"make the preset {preset}", total=None)
+        if preset is None:
+            checkpoint = Checkpoint.load(source)
+        else:
+            checkpoint = make_preset(preset, seed, TABLE_ROWS if table_rows is None else table_rows)
+        bundle = write_bundle(
+            checkpoint,
+            out,
+            seed=seed,
+            table_dtype=table_dtype,
+            model_version=model_version,
+            overwrite=overwrite,
+            on_step=lambda step: bar.update(line, description=step),
+        )
+        bar.update(line, description="bundle written", total=1, completed=1)
+    result = summary(bundle)
+    emit(result, as_json, lambda console: _render(console, result))
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """Returns what a caller of `export` wants to know of the bundle, as plain JSON values."""
+    return {
+        "bundle": str(bundle.path),
+        "model": bundle.config.model,
+        "model_version": bundle.model_version,
+        "tasks": list(bundle.tasks),
+        "bytes": sum(entry["bytes"] for entry in bundle.manifest["files"].values()),
+        "max_abs_difference": {
+            stage: max(figures["max_abs"] for figures in sets.values()) for stage, sets in bundle.parity["fp32"].items()
+        },
+        "tolerance": bundle.parity["tolerance"],
+    }
+
+
+def _render(console: Console, result: dict[str, Any]) -> None:
+    worst = ", ".join(f"{stage} {value:.1e}" for stage, value in result["max_abs_difference"].items())
+    console.print(f"[bold]{result['bundle']}[/]  version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
+    console.print(f"largest difference from float64: {worst} (allowed {result['tolerance']:.0e})", highlight=False)

@@ -1,0 +1,112 @@
+"""`pepnet-infer inspect`: what a bundle is, in tables."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pepnet_infer.bundle import DENSE, Bundle
+from pepnet_infer.cli.output import AsJson, emit
+from pepnet_infer.cost import multiply_adds
+from pepnet_infer.store.mapped_file import MappedFile
+
+_FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma", "gate_hidden")
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show model, fields, tables, parity and files of a bundle. Sizes are checked, hashes are not: see `verify`."""
+    result = describe(Bundle.open(bundle, check="sizes"))
+    emit(result, as_json, lambda console: _render(console, result))
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """Returns what a bundle is, as plain JSON values. `multiply_adds` is null for a baseline."""
+    schema, config = bundle.schema, bundle.config
+    weights = sum(math.prod(info.shape) for info in MappedFile(bundle.path / DENSE).tensors.values())
+    return {
+        "bundle": str(bundle.path),
+        "format_version": bundle.manifest["format_version"],
+        "model_version": bundle.model_version,
+        "schema_hash": schema.hash,
+        "config": config.to_json(),
+        "multiply_adds": multiply_adds(config, len(schema.tasks)) if config.model == "pepnet" else None,
+        "weights": weights,
+        "tasks": list(schema.tasks),
+        "domains": list(schema.domains),
+        "domain_column": schema.domain_column,
+        "columns": list(schema.columns),
+        "fields": [
+            {
+                "name": spec.name,
+                "kind": spec.kind,
+                "side": spec.side,
+                "column": spec.column,
+                "join": spec.join,
+                "table": spec.table,
+                "width": schema.width(spec),
+                "inputs": list(spec.inputs),
+            }
+            for spec in schema.fields
+        ],
+        "tables": [
+            {"name": name, "rows": info.rows, "dim": info.dim, "dtype": info.dtype, "bytes": info.bytes}
+            for name, info in bundle.tables.items()
+        ],
+        "joins": [{"name": join.name, "column": join.column, "key": join.key} for join in schema.joins],
+        "parity": dict(bundle.parity),
+        "files": bundle.manifest["files"],
+        "tools": bundle.manifest.get("tools", {}),
+        "meta": bundle.manifest.get("meta", {}),
+    }
+
+
+def _render(console: Console, result: dict[str, Any]) -> None:
+    config = result["config"]
+    widths = config["inputs"]
+    model = Table(title=f"{config['model']}, version {result['model_version']}", show_header=False)
+    if config["model"] == "pepnet":
+        for flag in _FLAGS:
+            model.add_row(flag, str(config[flag]))
+    model.add_row("inputs", f"general {widths['general']}, domain {widths['domain']}, prior {widths['prior']}")
+    model.add_row("experts", str(config["experts"]))
+    model.add_row("layers", ", ".join(map(str, config["layers"])))
+    model.add_row("towers", ", ".join(map(str, config["towers"])) or "none")
+    if result["multiply_adds"] is not None:
+        model.add_row("multiply-adds a row", f"{result['multiply_adds']:,}")
+    model.add_row("dense weights", f"{result['weights']:,}")
+    model.add_row("tasks", ", ".join(result["tasks"]))
+    model.add_row("domains", f"{result['domain_column']}: {', '.join(map(str, result['domains']))}")
+    console.print(model)
+
+    fields = Table("field", "kind", "side", "column", "joined", "table", "width", "inputs", title="fields")
+    for spec in result["fields"]:
+        row = (spec["name"], spec["kind"], spec["side"], spec["column"], spec["join"] or "", spec["table"] or "")
+        fields.add_row(*row, str(spec["width"]), ", ".join(spec["inputs"]))
+    console.print(fields)
+
+    tables = Table("table", "rows", "dim", "dtype", "MB", title="tables")
+    for table in result["tables"]:
+        size = f"{table['bytes'] / 1e6:.2f}"
+        tables.add_row(table["name"], f"{table['rows']:,}", str(table["dim"]), table["dtype"], size)
+    console.print(tables)
+
+    parity = Table("stage", "rows of", "count", "max", "rms", title="differences from float64, measured at export")
+    for stage, sets in result["parity"].get("fp32", {}).items():
+        for name, figures in sets.items():
+            numbers = (str(figures["rows"]), f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
+            parity.add_row(stage, name, *numbers)
+    console.print(parity)
+
+    files = Table("file", "bytes", "sha256", title="files")
+    for name, entry in result["files"].items():
+        files.add_row(name, f"{entry['bytes']:,}", entry["sha256"][:12])
+    console.print(files)
+    console.print("written with " + ", ".join(f"{k} {v}" for k, v in result["tools"].items()), highlight=False)

@@ -1,0 +1,36 @@
+"""`pepnet-infer verify`: a bundle's bytes and scores, checked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.verify import verify as verify_bundle
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a bundle's hashes, weights and tables, and measure again that its graph scores as its weights say."""
+    with progress.status("check files, then scores"):
+        result = verify_bundle(bundle)
+
+    def render(console: Console) -> None:
+        console.print(f"[bold]{result['bundle']}[/]  version {result['model_version']}")
+        console.print(f"{result['files']} files, {result['bytes'] / 1e6:.1f} MB: sizes, hashes and values are right")
+        table = Table("rows", "compared with", "count", f"largest difference (allowed {result['tolerance']:.0e})")
+        golden, fresh = result["golden"], result["fresh"]
+        table.add_row("golden", "float64 scores stored at export", str(golden["rows"]), f"{golden['max_abs']:.1e}")
+        for name, figures in (fresh or {}).items():
+            table.add_row(name, "dense weights in float64", str(figures["rows"]), f"{figures['max_abs']:.1e}")
+        console.print(table)
+        if fresh is None:
+            console.print("fresh rows not measured: needs pip install 'pepnet-infer[export]'", markup=False)
+
+    emit(result, as_json, render)

@@ -1,0 +1,128 @@
+"""Directories that appear whole or not at all: written beside their target, fsynced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pepnet_infer.errors import BundleError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+@contextlib.contextmanager
+def new_directory(target: Path, document: str, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty directory to fill; it takes the name `target` when the block ends well, else it is removed.
+
+    What stands at `target` before: an empty directory is replaced; one that holds the file `document` (a bundle's
+    manifest.json, say) is replaced with `overwrite`; anything else is refused, so that a wrong path costs nobody
+    their files. A process killed inside the block leaves a hidden sibling, which the next run removes.
+    Raises BundleError for a target in the way and for anything the file system refuses.
+    """
+    target = Path(os.path.abspath(target))
+    _refuse_occupied(target, document, overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
+        staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+        staging.mkdir()
+        handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _failure(target, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # held while we live: how the next run tells abandoned from busy
+        yield staging
+        sync_tree(staging)
+        _refuse_occupied(target, document, overwrite)
+        _put_in_place(staging, target)
+    except OSError as error:
+        raise _failure(target, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # gone already when all went well
+        os.close(handle)
+
+
+def sync_tree(root: Path) -> None:
+    """Forces every file and directory below `root`, and `root` itself, to the disk."""
+    for folder, _, names in os.walk(root):
+        for name in [*names, "."]:
+            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, hex. A symlink is not followed."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise BundleError(f"{target}: expected a directory or nothing there, got a file or link")
+    if not any(target.iterdir()):
+        return
+    if not (target / document).is_file():
+        raise BundleError(f"{target}: expected nothing there or a directory with {document}, got other files")
+    if not overwrite:
+        raise BundleError(f"{target}: expected nothing there, got an existing {document}; pass overwrite to replace it")
+
+
+def _put_in_place(staging: Path, target: Path) -> None:
+    if target.is_dir() and any(target.iterdir()):
+        _exchange(staging, target)
+    else:
+        os.rename(staging, target)
+    parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _exchange(staging: Path, target: Path) -> None:
+    """Swaps two directories in one step; on file systems without it, there is an instant with nothing at `target`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(staging), os.fsencode(target)
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code), str(target))
+    old = staging.with_name(f"{staging.name}.old")
+    os.rename(target, old)
+    os.rename(staging, target)
+    os.rename(old, staging)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for path in target.parent.glob(f".{_escape(target.name)}.tmp-*"):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+        except BlockingIOError:
+            continue  # another process is writing there
+        finally:
+            os.close(handle)
+
+
+def _escape(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _failure(target: Path, error: OSError) -> BundleError:
+    return BundleError(f"{target}: cannot write: {error}")

@@ -1,0 +1,118 @@
+"""The files a bundle or checkpoint lists, with size and hash, and the check that its directory is just that."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from pepnet_infer.errors import BundleError
+from pepnet_infer.files import sha256
+
+MAX_DOCUMENT_BYTES = 64 << 20  # a manifest is some kilobytes; one that is larger was not written by export
+_T = TypeVar("_T")
+
+
+def write_document(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes `data` as indented JSON, keys in their own order."""
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_document(root: Path, name: str) -> dict[str, Any]:
+    """Returns the JSON object in `root/name`. Raises BundleError when it is not there, a link, or not JSON."""
+    path = root / name
+    if not root.is_dir():
+        raise BundleError(f"{root}: expected a directory with {name}, got {'a file' if root.exists() else 'nothing'}")
+    try:
+        mode = os.lstat(path)
+    except OSError as error:
+        raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
+    _regular(path, mode)
+    if mode.st_size > MAX_DOCUMENT_BYTES:
+        raise BundleError(f"{path}: expected at most {MAX_DOCUMENT_BYTES} bytes, got {mode.st_size}")
+    try:
+        data = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: expected JSON, got: {error}") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def typed(where: str, data: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    """Returns `data[key]`, which must be a `kind`. Raises BundleError naming `where` and the key."""
+    if key not in data:
+        raise BundleError(f"{where}: missing key {key!r}")
+    value = data[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BundleError(f"{where}: {key}: expected {kind.__name__}, got {type(value).__name__} {str(value)[:80]!r}")
+    return value
+
+
+def describe_files(root: Path) -> dict[str, dict[str, int | str]]:
+    """Returns {name: {bytes, sha256}} of every file below `root`, sorted by name."""
+    return {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in sorted(_walk(root).items())}
+
+
+def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> None:
+    """Checks that `root` holds `document` and the listed files, whole and unaltered, and nothing else.
+
+    Names are checked before anything is opened: absolute ones, `..` and symlinks are refused, so that nothing outside
+    `root` is ever read. `hashes=False` leaves out the reading of every byte. Raises BundleError.
+    """
+    for name, entry in listing.items():
+        where = f"{root / document}: files: {name!r}"
+        if name == document or not _plain(name):
+            raise BundleError(f"{where}: expected a plain path inside the bundle")
+        if not isinstance(entry, Mapping):
+            raise BundleError(f"{where}: expected a mapping with bytes and sha256, got {type(entry).__name__}")
+        typed(where, entry, "bytes", int)
+        typed(where, entry, "sha256", str)
+    present = _walk(root)
+    for name in sorted(set(listing) - set(present)):
+        raise BundleError(f"{root / name}: expected a file of {listing[name]['bytes']} bytes, got no file")
+    for name in sorted(set(present) - set(listing) - {document}):
+        raise BundleError(f"{root / name}: expected only files listed in {document}, got one more")
+    for name, entry in listing.items():
+        size = present[name].stat().st_size
+        if size != entry["bytes"]:
+            raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {size}")
+    if hashes:
+        for name, entry in listing.items():
+            found = sha256(present[name])
+            if found != entry["sha256"]:
+                raise BundleError(f"{root / name}: expected sha256 {entry['sha256']}, got {found}")
+
+
+def _plain(name: str) -> bool:
+    path = PurePosixPath(name)
+    if "\0" in name or "\\" in name or path.is_absolute() or not path.parts:
+        return False
+    return str(path) == name and all(part != ".." for part in path.parts)
+
+
+def _walk(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder, folders, names in os.walk(root):
+        for name in [*folders, *names]:
+            path = Path(folder, name)
+            mode = os.lstat(path)
+            if not stat.S_ISDIR(mode.st_mode):
+                _regular(path, mode)
+                found[path.relative_to(root).as_posix()] = path
+    return found
+
+
+def _regular(path: Path, mode: os.stat_result) -> None:
+    if stat.S_ISLNK(mode.st_mode):
+        raise BundleError(f"{path}: expected a regular file, got a symbolic link")
+    if not stat.S_ISREG(mode.st_mode):
+        raise BundleError(f"{path}: expected a regular file, got a special file")
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
