@@ -31,6 +31,11 @@ class CpuBudget(TypedDict):
     quota_source: str
     threads: int
 
+class BuildInfo(TypedDict):
+    compiler: str
+    baseline: str
+
+def build_info() -> BuildInfo: ...
 def cpu_info() -> CpuInfo: ...
 def cpu_budget(root: str = "") -> CpuBudget: ...
 

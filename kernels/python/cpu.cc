@@ -49,10 +49,37 @@ py::dict budget(const std::string& root) {
   return result;
 }
 
+// What the extension itself was compiled for. Wider code would be chosen at load, never assumed.
+constexpr const char* kBaseline =
+#if defined(__AVX512F__)
+    "avx512f";
+#elif defined(__AVX2__)
+    "avx2";
+#elif defined(__SSE2__)
+    "sse2";
+#elif defined(__ARM_NEON)
+    "neon";
+#else
+    "none";
+#endif
+
+py::dict build() {
+  py::dict result;
+#if defined(__clang__)
+  result["compiler"] = "clang++ " __clang_version__;
+#else
+  result["compiler"] = "g++ " __VERSION__;
+#endif
+  result["baseline"] = kBaseline;
+  return result;
+}
+
 }  // namespace
 
 void bind_cpu(py::module_& module) {
   module.def("cpu_info", &info, "What the CPU has: architecture, vendor, model, present, usable, caches.");
+  module.def("build_info", &build,
+             "What this extension was built with, and the instruction set it takes for granted.");
   module.def("cpu_budget", &budget, py::arg("root") = "",
              "How many CPUs this process may keep busy: machine, affinity, quota, quota_source, threads.");
 }

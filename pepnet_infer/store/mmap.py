@@ -88,7 +88,7 @@ class MmapStore:
         }
 
     def close(self) -> None:
-        """Lets go of the tables: later calls raise StoreError, calls under way finish, a map goes with its last user."""
+        """Lets go of the tables: later calls raise StoreError, calls under way finish and keep their map alive."""
         self._closed = True
         self._tables, self._files, self._by_number = {}, {}, {}
 

@@ -1,0 +1,106 @@
+"""`pepnet-infer cpu`: what this machine has, what of it is used, and why."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pepnet_infer import _kernels
+from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.cli.output import AsJson, emit
+from pepnet_infer.cpu import budget, features
+
+#: Distributions that install the module `onnxruntime`.
+_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
+def cpu(as_json: AsJson = False) -> None:
+    """Show what this CPU has, which code was chosen and why, and how many threads this process may start."""
+    result = describe()
+    emit(result, as_json, lambda console: _render(console, result))
+
+
+def describe() -> dict[str, Any]:
+    """Returns what the command prints, as plain JSON values."""
+    has, limits, build = features(), budget(), _kernels.build_info()
+    return {
+        "architecture": has.architecture,
+        "vendor": has.vendor,
+        "model": has.model,
+        "usable": list(has.usable),
+        "disabled": [name for name in has.present if name not in has.usable],
+        "absent": list(has.absent),
+        "caches": has.caches,
+        "threads": {
+            "threads": limits.threads,
+            "why": limits.why,
+            "machine": limits.machine,
+            "affinity": limits.affinity,
+            "quota": limits.quota,
+            "quota_source": limits.quota_source or None,
+        },
+        "store": {
+            "path": f"baseline ({build['baseline']})",
+            "why": "lookup, gather and pool have one implementation: they wait for memory, not for arithmetic",
+            "compiler": build["compiler"],
+        },
+        "onnxruntime": _onnxruntime(),
+        "gpu": no_gpu_because() or "an NVIDIA GPU is there",
+    }
+
+
+def _onnxruntime() -> dict[str, Any]:
+    """Returns installed (distribution → version), the providers that were compiled in, and what is wrong."""
+    installed = {}
+    for name in _ONNXRUNTIMES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    result: dict[str, Any] = {"installed": installed, "providers": [], "problem": None}
+    if not installed:
+        result["problem"] = "not installed: pip install 'pepnet-infer[cpu]', or 'pepnet-infer[gpu]' for CUDA"
+        return result
+    try:
+        result["providers"] = list(import_module("onnxruntime").get_available_providers())
+    except ImportError as error:
+        result["problem"] = f"installed, but cannot be imported: {error}"
+    else:
+        if len(installed) > 1:
+            both = " and ".join(installed)
+            result["problem"] = f"{both} are both installed over each other: uninstall both, install one"
+    return result
+
+
+def _render(console: Console, result: dict[str, Any]) -> None:
+    table = Table(show_header=False, title=result["model"] or "unknown CPU", title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("architecture", " ".join(filter(None, (result["architecture"], result["vendor"]))))
+    table.add_row("usable", _join(result["usable"]))
+    if result["disabled"]:
+        table.add_row("disabled", _join(result["disabled"]) + " (in the CPU, not enabled by the system)")
+    table.add_row("absent", _join(result["absent"]))
+    table.add_row("caches", _join([f"{name} {_size(size)}" for name, size in result["caches"].items()]))
+    table.add_row("threads", f"{result['threads']['threads']}: {result['threads']['why']}")
+    table.add_row("store", f"{result['store']['path']}: {result['store']['why']}")
+    table.add_row("compiler", result["store"]["compiler"])
+    runtime = result["onnxruntime"]
+    if runtime["installed"]:
+        versions = ", ".join(f"{name} {version}" for name, version in runtime["installed"].items())
+        table.add_row("onnxruntime", f"{versions}; compiled in: {_join(runtime['providers'])}")
+    if runtime["problem"]:
+        table.add_row("" if runtime["installed"] else "onnxruntime", runtime["problem"])
+    table.add_row("gpu", result["gpu"])
+    console.print(table)
+
+
+def _join(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _size(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 and size % (1 << 20) == 0 else f"{size >> 10} KiB"
