@@ -1,1 +1,49 @@
 """Inference engine for PEPNet, the multi-domain multi-task ranking model."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pepnet_infer.errors import BackendError, BundleError, PepnetError, SchemaError, StoreError, UpdateError
+
+if TYPE_CHECKING:
+    from pepnet_infer.engine import Engine
+    from pepnet_infer.offline import Summary, score_parquet
+    from pepnet_infer.scores import Scores
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "Engine",
+    "PepnetError",
+    "SchemaError",
+    "Scores",
+    "StoreError",
+    "Summary",
+    "UpdateError",
+    "__version__",
+    "score_parquet",
+]
+
+# Imported when first asked for: `import pepnet_infer` costs no Arrow, no extension and no backend.
+_LAZY = {
+    "Engine": "pepnet_infer.engine",
+    "Scores": "pepnet_infer.scores",
+    "Summary": "pepnet_infer.offline",
+    "score_parquet": "pepnet_infer.offline",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

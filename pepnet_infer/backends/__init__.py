@@ -1,0 +1,84 @@
+"""What runs the dense part of the model, behind one small protocol.
+
+A new backend is one module with a class that has `name`, `run` and `describe`, and one line in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pepnet_infer.errors import BackendError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pepnet_infer.assemble import Inputs
+    from pepnet_infer.bundle import Bundle
+
+
+class Backend(Protocol):
+    """Runs the dense part: three matrices in, one score per row and task out. Safe to call from many threads."""
+
+    name: str
+
+    def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Returns scores float32 [B, T] for general [B, ·], domain [B, ·] and prior [B, ·]; B may be 0."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Returns backend, provider, precision, threads and why it was chosen, as plain JSON values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the caller asked of a backend. None means that the backend decides, and says so in `describe()`."""
+
+    precision: str = "fp32"
+    threads: int | None = None
+    provider: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)  # the backend's own; an unknown one is an error
+    why: str = "asked for"
+    auto: bool = False  # the backend may choose a provider by what the machine has
+
+    def __post_init__(self) -> None:
+        threads = self.threads
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise BackendError(f"threads: expected an integer of at least 1, got {threads!r}")
+
+
+def _onnxruntime(bundle: Bundle, settings: Settings) -> Backend:
+    from pepnet_infer.backends.ort import OrtBackend
+
+    return OrtBackend.load(bundle, settings)
+
+
+#: Backend name → what makes it. "auto" takes the first.
+BACKENDS: dict[str, Callable[[Bundle, Settings], Backend]] = {"onnxruntime": _onnxruntime}
+
+
+def create(
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    provider: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Backend:
+    """Returns the backend that was asked for, loaded with the bundle's dense part.
+
+    "auto" takes the best backend there is and, with no `provider`, a GPU if one works; `describe()["why"]` says what
+    it took and why. Everything else is taken literally: raises BackendError for a backend, provider, precision,
+    thread count or option that is not there.
+    """
+    settings = Settings(precision, threads, provider, options or {})
+    if backend == "auto":
+        name, make = next(iter(BACKENDS.items()))
+        return make(bundle, replace(settings, auto=True, why=f"auto: {name} is the only backend in this version"))
+    if backend not in BACKENDS:
+        there = ", ".join(["auto", *BACKENDS])
+        raise BackendError(f"backend: expected one of {there}, got {backend!r}, which is not in this version")
+    return BACKENDS[backend](bundle, settings)

@@ -1,0 +1,172 @@
+"""ONNX Runtime: runs `dense.onnx` on the CPU or, through its CUDA provider, on a GPU."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.backends import Settings
+from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.cpu import available_threads
+from pepnet_infer.errors import BackendError, BundleError
+
+if TYPE_CHECKING:
+    from pepnet_infer.assemble import Inputs
+    from pepnet_infer.bundle import Bundle
+
+#: Our word → ONNX Runtime's name and provider options. TF32 keeps 10 bits of mantissa: fp32 was asked for.
+PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+}
+PRECISIONS = ("fp32",)
+OPTIONS = ("spin",)
+
+#: Rows per run of the graph. Larger batches are cut at multiples of it, so that activations stay bounded
+#: (a wide model holds about 50 kB a row) and the cuts do not depend on who calls.
+CHUNK_ROWS = 4096
+
+
+class OrtBackend:
+    """One ONNX Runtime session over a bundle's `dense.onnx`."""
+
+    name = "onnxruntime"
+
+    def __init__(self, session: Any, tasks: int, description: dict[str, Any]) -> None:
+        self._session = session
+        self._names = [i.name for i in session.get_inputs()]  # an input no layer reads is not in the graph
+        self._output = [o.name for o in session.get_outputs()]
+        self._tasks = tasks
+        self._description = description
+
+    @classmethod
+    def load(cls, bundle: Bundle, settings: Settings) -> OrtBackend:
+        """Opens the session. Option `spin` (bool, default true): idle threads spin for lower latency.
+
+        Raises BackendError for a precision, provider or option that is not there, BundleError for a graph that does
+        not load or has other inputs than the bundle's config.
+        """
+        if settings.precision not in PRECISIONS:
+            raise BackendError(f"precision: onnxruntime has {', '.join(PRECISIONS)}, got {settings.precision!r}")
+        for name, value in settings.options.items():
+            if name not in OPTIONS:
+                raise BackendError(f"options: onnxruntime has {', '.join(OPTIONS)}, got {name!r}")
+            if not isinstance(value, bool):
+                raise BackendError(f"options.{name}: expected true or false, got {value!r}")
+        ort = _import_onnxruntime()
+        provider, why = _choose_provider(ort, settings)
+        threads = settings.threads or available_threads()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.enable_mem_pattern = False  # one plan is kept per batch size seen: memory that only grows
+        options.log_severity_level = 3
+        spin = bool(settings.options.get("spin", True))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        try:
+            session = _open(ort, bundle, options, provider)
+        except BackendError as error:
+            if not settings.auto or settings.provider is not None:
+                raise
+            provider, why = "cpu", f"{settings.why}; provider cpu: {error}"
+            session = _open(ort, bundle, options, provider)
+        _check_graph(session, bundle)
+        description = {
+            "backend": cls.name,
+            "version": ort.__version__,
+            "provider": provider,
+            "precision": settings.precision,
+            "threads": threads,
+            "spin": spin,
+            "why": why,
+        }
+        return cls(session, len(bundle.tasks), description)
+
+    def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Returns scores float32 [B, T] for inputs float32 [B, ·]."""
+        feed: dict[str, npt.NDArray[np.float32]] = {name: getattr(inputs, name) for name in self._names}
+        rows = inputs.general.shape[0]
+        if 0 < rows <= CHUNK_ROWS:
+            scores: npt.NDArray[np.float32] = self._session.run(self._output, feed)[0]
+            return scores
+        out = np.empty((rows, self._tasks), dtype=np.float32)
+        for start in range(0, rows, CHUNK_ROWS):
+            part = slice(start, min(start + CHUNK_ROWS, rows))
+            out[part] = self._session.run(self._output, {name: x[part] for name, x in feed.items()})[0]
+        return out
+
+    def describe(self) -> dict[str, Any]:
+        """Returns backend, version, provider, precision, threads, spin and why."""
+        return dict(self._description)
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        return import_module("onnxruntime")
+    except ImportError as error:
+        extras = "pip install 'pepnet-infer[cpu]', or 'pepnet-infer[gpu]' for CUDA"
+        raise BackendError(f"backend: onnxruntime cannot be imported ({error}): {extras}") from error
+
+
+def _choose_provider(ort: Any, settings: Settings) -> tuple[str, str]:
+    if settings.provider is not None:
+        if settings.provider not in PROVIDERS:
+            raise BackendError(f"provider: onnxruntime has {', '.join(PROVIDERS)}, got {settings.provider!r}")
+        problem = _no_cuda_because(ort) if settings.provider == "cuda" else None
+        if problem:
+            raise BackendError(f"provider: expected cuda, but {problem}")
+        return settings.provider, f"{settings.why}; provider {settings.provider}: asked for"
+    if not settings.auto:
+        return "cpu", f"{settings.why}; provider cpu: the default"
+    problem = _no_cuda_because(ort)
+    if problem:
+        return "cpu", f"{settings.why}; provider cpu: {problem}"
+    return "cuda", f"{settings.why}; provider cuda: a GPU is there"
+
+
+def _no_cuda_because(ort: Any) -> str | None:
+    # The list of providers says what was compiled in, not what the machine can run: the driver is asked as well.
+    if PROVIDERS["cuda"][0] not in ort.get_available_providers():
+        return "this onnxruntime was built without CUDA (pip install 'pepnet-infer[gpu]')"
+    return no_gpu_because()
+
+
+def _open(ort: Any, bundle: Bundle, options: Any, provider: str) -> Any:
+    if provider == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    wanted, provider_options = PROVIDERS[provider]
+    path = bundle.onnx_path
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[(wanted, provider_options)])
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        if provider == "cuda":
+            raise BackendError(f"provider: expected cuda, but onnxruntime could not start it: {error}") from error
+        raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
+    got = session.get_providers()
+    if got[0] != wanted:
+        # ONNX Runtime goes on with the CPU when a provider fails to start; a GPU job on a CPU must not pass unseen.
+        raise BackendError(f"provider: expected {wanted}, got {', '.join(got)}: onnxruntime could not start it")
+    session.disable_fallback()  # nor may a failing run restart itself on the CPU
+    return session
+
+
+def _check_graph(session: Any, bundle: Bundle) -> None:
+    where = str(bundle.onnx_path)
+    widths = bundle.config.inputs
+    known = {"general": widths.general, "domain": widths.domain, "prior": widths.prior}
+    for node in session.get_inputs():
+        if node.name not in known:
+            raise BundleError(f"{where}: expected inputs {', '.join(known)}, got {node.name!r}")
+        width, got = known[node.name], f"{node.type} {node.shape}"
+        if node.type != "tensor(float)" or len(node.shape) != 2 or node.shape[1] != width:
+            raise BundleError(f"{where}: input {node.name!r}: expected float32 [batch, {width}], got {got}")
+        if isinstance(node.shape[0], int):
+            raise BundleError(f"{where}: input {node.name!r}: expected any batch size, got {node.shape[0]} only")
+    outputs = session.get_outputs()
+    if len(outputs) != 1 or outputs[0].type != "tensor(float)" or outputs[0].shape[1:] != [len(bundle.tasks)]:
+        got = ", ".join(f"{o.name} {o.type} {o.shape}" for o in outputs)
+        raise BundleError(f"{where}: expected one output float32 [batch, {len(bundle.tasks)}], got {got}")

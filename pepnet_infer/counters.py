@@ -1,0 +1,69 @@
+"""What an engine has done, counted so that it can be read while it works."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from time import perf_counter_ns
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+STAGES = ("encode", "lookup", "dense")
+
+
+class Stopwatch:
+    """Times the stages of one call: nanoseconds by stage."""
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(STAGES, 0)
+
+    def time(self, stage: str, work: Callable[[], _T]) -> _T:
+        """Returns what `work` returns and adds its time to `stage`."""
+        begin = perf_counter_ns()
+        try:
+            return work()
+        finally:
+            self.spent[stage] += perf_counter_ns() - begin
+
+
+class Counters:
+    """Totals since the engine was loaded. The lock is held for a few additions, never during work."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches = self._rows = self._errors = 0
+        self._unknown: Counter[str] = Counter()
+        self._spent = dict.fromkeys(STAGES, 0)
+
+    def add(self, rows: int, unknown: Mapping[str, int], watch: Stopwatch) -> None:
+        """Counts one batch that was scored."""
+        with self._lock:
+            self._batches += 1
+            self._rows += rows
+            if unknown:
+                self._unknown.update(unknown)
+            for stage, spent in watch.spent.items():
+                self._spent[stage] += spent
+
+    def add_time(self, watch: Stopwatch) -> None:
+        """Counts the time of work that was no whole batch: encoding ahead, for one."""
+        with self._lock:
+            for stage, spent in watch.spent.items():
+                self._spent[stage] += spent
+
+    def add_error(self) -> None:
+        """Counts one call that raised."""
+        with self._lock:
+            self._errors += 1
+
+    def read(self) -> dict[str, Any]:
+        """Returns batches, rows, errors, unknown (by field) and time_us (by stage)."""
+        with self._lock:
+            return {
+                "batches": self._batches,
+                "rows": self._rows,
+                "errors": self._errors,
+                "unknown": dict(self._unknown),
+                "time_us": {stage: spent // 1000 for stage, spent in self._spent.items()},
+            }

@@ -1,0 +1,214 @@
+"""The engine: a loaded bundle that scores batches, single requests and plain matrices, from any number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from pepnet_infer import backends
+from pepnet_infer.assemble import Assembler, Inputs, Matrix
+from pepnet_infer.bundle import Bundle, Check
+from pepnet_infer.columns import read_columns
+from pepnet_infer.counters import Counters, Stopwatch
+from pepnet_infer.dense_inputs import check_dense_inputs
+from pepnet_infer.errors import BackendError, StoreError
+from pepnet_infer.features import Encoded, Encoder, Features
+from pepnet_infer.request import RequestReader
+from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.scores import Scores
+from pepnet_infer.store import RowSource
+from pepnet_infer.store.mmap import MmapStore
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What scoring uses. A call takes hold of it once, so that `close` never pulls anything from under it."""
+
+    encoder: Encoder
+    requests: RequestReader
+    assembler: Assembler
+    rows: RowSource
+    backend: backends.Backend
+
+
+class Engine:
+    """Scores what a bundle was trained for. Every method may be called from many threads at once.
+
+    The result of a call does not depend on what other threads do. Use it as a context manager, or call `close`.
+    """
+
+    def __init__(self, bundle: Bundle, rows: RowSource, backend: backends.Backend) -> None:
+        sides = bundle.sides()
+        self.bundle = bundle
+        self._parts: _Parts | None = _Parts(
+            Encoder(bundle.schema, sides),
+            RequestReader(bundle.schema, sides),
+            Assembler(bundle.schema, rows),
+            rows,
+            backend,
+        )
+        self._counters = Counters()
+        self._description = backend.describe()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        backend: str = "auto",
+        precision: str = "fp32",
+        threads: int | None = None,
+        provider: str | None = None,
+        store: RowSource | None = None,
+        check: Check = "full",
+        options: Mapping[str, object] | None = None,
+    ) -> Engine:
+        """Opens the bundle at `path` and everything it takes to score with it.
+
+        backend: "auto" or a name; `stats()["backend"]["why"]` says what auto took and why. precision: "fp32".
+        threads: of the dense part; None is what the process's cpuset and cgroup allow. provider: "cpu" or "cuda".
+        store: where embedding rows come from instead of the bundle's tables. check: "sizes" skips the hashes.
+        options: the backend's own, such as {"spin": False} for onnxruntime. Raises BundleError for a damaged bundle,
+        BackendError for anything that was asked for and is not there.
+        """
+        bundle = Bundle.open(path, check)
+        dense = backends.create(bundle, backend, precision, threads, provider, options)
+        if store is None:
+            store = MmapStore(bundle.table_paths, bundle.schema.table_by_name)
+        elif not (callable(getattr(store, "lookup", None)) and callable(getattr(store, "pool", None))):
+            raise StoreError(f"store: expected a row source with lookup and pool, got {type(store).__name__}")
+        return cls(bundle, store, dense)
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """The columns the engine reads, its domains and its tasks."""
+        return self.bundle.schema
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The targets, in the order of the score columns."""
+        return self.bundle.tasks
+
+    @property
+    def model_version(self) -> int:
+        """The version of the model that is loaded."""
+        return self.bundle.model_version
+
+    def score(self, batch: object, strict: bool = False) -> Scores:
+        """Returns the scores of `batch`: rows in = rows out, 0 included.
+
+        batch: a dict of columns, a pandas DataFrame, or anything that speaks Arrow (pyarrow, polars, duckdb), with
+        the columns in `schema.columns`; what else it has is ignored, or an error with `strict`. Raises SchemaError
+        for a missing column, a wrong type, a null, an id out of range, NaN, an unknown domain.
+        """
+        with self._counted() as (parts, watch):
+            features = watch.time("encode", lambda: _encode(parts, batch, strict))
+            return self._finish(parts, watch, watch.time("lookup", lambda: parts.assembler.inputs(features)))
+
+    def rank(
+        self,
+        user: Mapping[str, object],
+        items: object,
+        domain: object,
+        context: Mapping[str, object] | None = None,
+        strict: bool = False,
+    ) -> Scores:
+        """Returns the scores of one request's N candidates.
+
+        user, context: one value a column, a list for a bag. items: a batch of N rows. domain: the page, one value.
+        Each column the model reads stands in exactly one of them. The same as `score` with user, context and domain
+        repeated N times, but these are encoded and looked up once, and their unknown ids count once. Raises
+        SchemaError.
+        """
+        with self._counted() as (parts, watch):
+            shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
+            inputs = watch.time("lookup", lambda: parts.assembler.inputs_ranked(shared, per_item))
+            return self._finish(parts, watch, inputs)
+
+    def score_dense(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
+        """Returns scores float32 [B, T] of inputs that are embedded already, float32 [B, ·].
+
+        Their widths are `bundle.config.inputs`. Arrays of any other dtype are refused; one that is not C-contiguous is
+        copied. Raises SchemaError.
+        """
+        with self._counted() as (parts, watch):
+            inputs = check_dense_inputs(general, domain, prior, self.bundle.config.inputs)
+            return self._finish(parts, watch, inputs).values
+
+    def encode(self, batch: object, strict: bool = False) -> Features:
+        """Returns what `score_features` reads. Raises what `score` raises for a batch it refuses."""
+        with self._counted() as (parts, watch):
+            features = watch.time("encode", lambda: _encode(parts, batch, strict))
+            self._counters.add_time(watch)
+            return features
+
+    def encode_rows(self, batch: object, strict: bool = False) -> Encoded:
+        """Returns features, which rows are bad, and why; only what is wrong with a whole column raises."""
+        with self._counted() as (parts, watch):
+            encoder = parts.encoder
+            encoded = watch.time("encode", lambda: encoder.encode_rows(read_columns(batch, encoder.columns, strict)))
+            self._counters.add_time(watch)
+            return encoded
+
+    def score_features(self, features: Features) -> Scores:
+        """Returns the scores of an encoded batch: the second half of `score`, for who encodes in another thread."""
+        with self._counted() as (parts, watch):
+            return self._finish(parts, watch, watch.time("lookup", lambda: parts.assembler.inputs(features)))
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counters since loading, without stopping anyone.
+
+        batches, rows, errors (calls that raised); unknown (ids that got a table's default row, by field and by
+        table); time_us (encode, lookup, dense); backend (see `Backend.describe`), provider, model_version.
+        """
+        counted = self._counters.read()
+        by_field: dict[str, int] = counted.pop("unknown")
+        by_table: dict[str, int] = {}
+        for name, count in by_field.items():
+            table = self.schema.field_by_name[name].table or ""
+            by_table[table] = by_table.get(table, 0) + count
+        return {
+            **counted,
+            "unknown": {"fields": by_field, "tables": by_table},
+            "backend": dict(self._description),
+            "provider": self._description["provider"],
+            "model_version": self.model_version,
+        }
+
+    def close(self) -> None:
+        """Lets go of backend and tables; later calls raise BackendError. Calls under way finish."""
+        self._parts = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> _Parts:
+        parts = self._parts
+        if parts is None:
+            raise BackendError("engine: expected an open one, got one that was closed")
+        return parts
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[tuple[_Parts, Stopwatch]]:
+        try:
+            yield self._open(), Stopwatch()
+        except Exception:
+            self._counters.add_error()
+            raise
+
+    def _finish(self, parts: _Parts, watch: Stopwatch, inputs: Inputs) -> Scores:
+        values = watch.time("dense", lambda: parts.backend.run(inputs))
+        self._counters.add(len(values), inputs.unknown, watch)
+        return Scores(values, self.tasks, self.model_version, inputs.unknown)
+
+
+def _encode(parts: _Parts, batch: object, strict: bool) -> Features:
+    return parts.encoder.encode(read_columns(batch, parts.encoder.columns, strict))
