@@ -1,0 +1,101 @@
+"""Random weights that behave like trained ones, so that presets and tests need no training.
+
+Weights drawn alike would give scores that all sit at 0.5 and gates that all sit at γ/2, on which any error bound and
+any clock is meaningless. Here every layer is scaled on standard normal rows, in order, until its outputs vary from row
+to row as much as they should: logits with a standard deviation of 2 per task, gates that reach both ends of (0, γ).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.config import ModelConfig
+
+Floats = npt.NDArray[np.float64]
+Dense = dict[str, npt.NDArray[np.float32]]
+
+# Calibration rows times general width: many rows for narrow networks, whose tails are heavy, few for wide ones.
+CALIBRATION = 1 << 19
+LOGIT_STD = 2.0
+GATE_STD = 2.5  # of a gate's argument: a tenth of its values lie beyond 0.04·γ and 0.96·γ
+MIX_STD = 1.5  # of the softmax's arguments: one expert leads on most rows, none on all
+HIDDEN_STD = 1.0
+BIAS_STD = 0.3  # of the bias left after centring, in units of the layer's own standard deviation
+
+
+class _Draw:
+    """Draws tensors in order of use and pushes the calibration rows through them."""
+
+    def __init__(self, seed: int, rows: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.rows = rows
+        self.tensors: Dense = {}
+
+    def normal(self, width: int) -> Floats:
+        return self.random.standard_normal((self.rows, width))
+
+    def linear(self, x: Floats, out: int, std: float, names: tuple[str, str], groups: int = 0) -> Floats:
+        """Draws w, b with x·w + b of the given deviation over rows. x [B, in], or [G, B, in] with groups → like x."""
+        lead = (groups,) if groups else ()
+        w = self.random.standard_normal((*lead, x.shape[-1], out), dtype=np.float32)
+        y = x @ w.astype(np.float64)
+        # Rounded before use, so that the last bits of the machine's matrix product do not reach the weights.
+        scale = (std / np.sqrt(y.var(axis=-2).mean(axis=-1))).astype(np.float32)[..., None, None]
+        w *= scale
+        y *= scale
+        bias = std * BIAS_STD * self.random.standard_normal((*lead, 1, out)) - y.mean(axis=-2, keepdims=True)
+        b = bias.astype(np.float32)
+        self.tensors[names[0]], self.tensors[names[1]] = w, b.reshape(*lead, out)
+        shifted: Floats = y + b
+        return shifted
+
+    def gate(self, x: Floats, out: int, config: ModelConfig, name: str) -> Floats:
+        hidden = config.gate_hidden or out
+        y = np.maximum(self.linear(x, hidden, HIDDEN_STD, (f"{name}.w1", f"{name}.b1")), 0.0)
+        y = self.linear(y, out, GATE_STD, (f"{name}.w2", f"{name}.b2"))
+        return config.gamma / (1.0 + np.exp(-y))
+
+
+def random_dense(config: ModelConfig, tasks: int, seed: int) -> Dense:
+    """Returns weights and biases for `config.tensor_shapes(tasks)`, the same for the same arguments.
+
+    On standard normal general, domain and prior inputs, each task's logit has a standard deviation of 1 to 3 over rows
+    and a mean near zero. Raises SchemaError for a baseline, whose tensors the contract does not name.
+    """
+    shapes = config.tensor_shapes(tasks)
+    inputs = config.inputs
+    rows = min(max(CALIBRATION // inputs.general, 256), 4096)
+    draw = _Draw(seed, rows)
+    general, domain, prior = (draw.normal(width) for width in (inputs.general, inputs.domain, inputs.prior))
+    o = general
+    if config.use_epnet:
+        x = np.concatenate([domain, general], 1) if config.epnet_general else domain
+        o = draw.gate(x, inputs.general, config, "epnet.gate") * general
+    groups = tasks if config.backbone == "towers" else config.experts
+    deltas = []
+    for l, width in enumerate(config.gated_widths()):
+        by_group = groups if config.gate_scope == "group" else 1
+        delta = draw.gate(np.concatenate([prior, o], 1), by_group * width, config, f"ppnet.{l}.gate")
+        deltas.append(delta.reshape(rows, by_group, width).transpose(1, 0, 2))
+    h = np.broadcast_to(o, (groups, *o.shape))
+    outputs = (*config.layers, 1) if config.backbone == "towers" else config.layers
+    for l, out in enumerate(outputs):
+        scores = l == len(config.layers)
+        if deltas and config.gate_position == "input":
+            h = h * deltas[l]
+        std = LOGIT_STD if scores else HIDDEN_STD
+        h = draw.linear(h, out, std, (f"experts.{l}.w", f"experts.{l}.b"), groups)
+        h = h if scores else np.maximum(h, 0.0)
+        if deltas and config.gate_position == "output" and not scores:
+            h = h * deltas[l]
+    if config.backbone == "mmoe":
+        a = draw.linear(o, tasks * groups, MIX_STD, ("mix.w", "mix.b")).reshape(rows, tasks, groups)
+        a = np.exp(a - a.max(2, keepdims=True))
+        h = np.einsum("bte,ebh->tbh", a / a.sum(2, keepdims=True), h, optimize=True)
+        for i, out in enumerate((*config.towers, 1)):
+            last = i == len(config.towers)
+            std = LOGIT_STD if last else HIDDEN_STD
+            h = draw.linear(h, out, std, (f"towers.{i}.w", f"towers.{i}.b"), tasks)
+            h = h if last else np.maximum(h, 0.0)
+    return {name: draw.tensors[name] for name in shapes}
