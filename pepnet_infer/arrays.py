@@ -6,7 +6,7 @@ whose offsets start at 0 and whose nulls are empty.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,9 @@ ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, Unico
 _BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
 
 
-@runtime_checkable
 class _Series(Protocol):
     """What is used of a pandas Series; pandas itself is never imported."""
 
-    iloc: object
     dtype: object
 
     def to_numpy(self) -> npt.NDArray[Any]: ...
@@ -61,7 +59,7 @@ def plain(column: str, array: PlainArray | pa.ChunkedArray[Any]) -> PlainArray:
     if pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return array
     if isinstance(array, pa.DictionaryArray):
-        return plain(column, array.dictionary_decode())
+        return plain(column, array.dictionary).take(array.indices)  # Arrow itself cannot decode string views
     if isinstance(array, pa.ExtensionArray):
         return plain(column, array.storage)
     if pa.types.is_run_end_encoded(kind):
@@ -80,7 +78,7 @@ def _convert(column: str, data: Any) -> PlainArray | pa.ChunkedArray[Any]:
         return _from_list(data)
     if isinstance(data, tuple):
         return _from_pair(column, data)
-    if isinstance(data, _Series):
+    if hasattr(data, "iloc") and hasattr(data, "dtype"):
         return _from_series(column, data)
     if hasattr(data, "__arrow_c_stream__"):
         chunks: pa.ChunkedArray[Any] = pa.chunked_array(data)
@@ -117,11 +115,13 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
 
 
 def _from_list(data: list[Any]) -> PlainArray:
+    array: PlainArray
     try:
-        return pa.array(data)
+        array = pa.array(data)
     except OverflowError:  # Arrow infers int64; the upper half of uint64 must be asked for
         nested = any(isinstance(row, (list, tuple, np.ndarray)) for row in data)
-        return pa.array(data, pa.large_list(pa.uint64()) if nested else pa.uint64())
+        array = pa.array(data, pa.large_list(pa.uint64()) if nested else pa.uint64())
+    return array
 
 
 def _from_series(column: str, series: _Series) -> PlainArray | pa.ChunkedArray[Any]:
@@ -147,10 +147,10 @@ def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
 
 
 def _plain_list(column: str, array: PlainArray) -> PlainArray:
-    if isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):
-        array = array.cast(pa.large_list(array.type.value_type))
     nulls = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
     rows = len(array)
+    if isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):
+        return _from_views(column, array, nulls)
     if isinstance(array, pa.FixedSizeListArray):
         offsets = (np.arange(rows + 1, dtype=np.int64) + array.offset) * array.type.list_size
     elif isinstance(array, (pa.ListArray, pa.LargeListArray)):
@@ -160,19 +160,35 @@ def _plain_list(column: str, array: PlainArray) -> PlainArray:
     return _list_array(column, array.values, offsets, nulls)
 
 
+def _from_views(
+    column: str, array: pa.ListViewArray[Any] | pa.LargeListViewArray[Any], nulls: npt.NDArray[np.bool_] | None
+) -> PlainArray:
+    starts = array.offsets.to_numpy().astype(np.int64)[: len(array)]
+    lengths = array.sizes.to_numpy().astype(np.int64)[: len(array)]
+    if nulls is not None:
+        lengths = np.where(nulls, 0, lengths)
+    outside = (lengths < 0) | ((lengths > 0) & ((starts < 0) | (starts + lengths > len(array.values))))
+    if outside.any():
+        row = int(outside.argmax())
+        got = f"{lengths[row]} from {starts[row]} with {len(array.values)} values at row {row}"
+        raise SchemaError(f"column {column!r}: expected views within the values, got {got}", column, row)
+    offsets = ragged.to_offsets(lengths)
+    return _list_array(column, array.values.take(ragged.gather(starts, offsets)), offsets, nulls)
+
+
 def _list_array(
     column: str, values: PlainArray, offsets: ragged.Offsets, nulls: npt.NDArray[np.bool_] | None
 ) -> PlainArray:
     ragged.check_offsets(column, offsets, len(values))
     values = values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-    starts = offsets[:-1] - offsets[0]
     offsets = offsets - offsets[0]
+    mask = None
     if nulls is not None:
+        mask = pa.array(nulls)
         lengths = np.where(nulls, 0, np.diff(offsets))
         if lengths.sum() != len(values):  # Arrow lets a null hide values
-            offsets = ragged.to_offsets(lengths)
+            starts, offsets = offsets[:-1], ragged.to_offsets(lengths)
             values = values.take(ragged.gather(starts, offsets))
-    mask = None if nulls is None else pa.array(nulls)
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), plain(column, values), mask=mask)
 
 

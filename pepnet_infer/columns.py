@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import pyarrow as pa
 
@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 _SHOWN = 20  # column names listed in a message
 
 
-@runtime_checkable
 class _DataFrame(Protocol):
     """What is used of a pandas DataFrame; pandas itself is never imported."""
 
     columns: Iterable[object]
-    iloc: object
 
     def __getitem__(self, name: str) -> object: ...
 
@@ -66,13 +64,17 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
     wanted = dict.fromkeys(names)
     if isinstance(batch, Mapping):
         return _from_mapping(batch, wanted, strict)
-    if isinstance(batch, _DataFrame):
+    if _is_data_frame(batch):
         present = list(batch.columns)
         _check_names(present, wanted, strict)
         return Columns({name: as_array(name, batch[name]) for name in wanted}, len(batch))
     table = _to_table(batch)
     _check_names(table.column_names, wanted, strict)
     return Columns({name: _from_table(table, name) for name in wanted}, table.num_rows)
+
+
+def _is_data_frame(batch: object) -> TypeGuard[_DataFrame]:
+    return hasattr(batch, "iloc") and hasattr(batch, "columns")
 
 
 def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], strict: bool) -> Columns:

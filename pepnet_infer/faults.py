@@ -56,4 +56,6 @@ class Faults:
         if not self.collect:
             raise SchemaError(message, column, first)
         self.bad[rows] = True
-        self.found.append(Fault(column, len(np.unique(rows)), first, message))
+        fault = Fault(column, len(np.unique(rows)), first, message)
+        if fault not in self.found:  # two readers of one column find the same
+            self.found.append(fault)

@@ -1,0 +1,380 @@
+"""Columns no model can be served: each is refused with the column, what was expected, what came, and the row."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from pepnet_infer.columns import read_columns
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.features import Encoder
+from pepnet_infer.schema import FeatureSchema
+
+Batch = dict[str, Any]
+NAN, INF = math.nan, math.inf
+
+
+@pytest.fixture
+def batch(toy_batch: Callable[..., Batch]) -> Batch:
+    return toy_batch(4, 3) | {"watched": [[1], [2, 3], [], [4]]}
+
+
+@pytest.fixture
+def refused(toy_schema: FeatureSchema, batch: Batch) -> Callable[..., SchemaError]:
+    """Returns the error that the toy batch raises with one column replaced; the message must be exactly `message`."""
+    encoder = Encoder(toy_schema, {})
+    encoder.encode(read_columns(batch, encoder.columns))
+
+    def check(column: str, data: object, message: str) -> SchemaError:
+        with pytest.raises(SchemaError, match=f"^{re.escape(message)}$") as caught:
+            encoder.encode(read_columns(batch | {column: data}, encoder.columns))
+        assert caught.value.column == column
+        return caught.value
+
+    return check
+
+
+Refused = Callable[..., SchemaError]
+
+
+def test_missing_column(toy_schema: FeatureSchema, batch: Batch) -> None:
+    del batch["age"]
+    flat = {name: batch[name] for name in ("user_id", "video_id", "tab", "duration")}
+    for data, present in (
+        (batch, "'user_id', 'video_id', 'watched', 'tags', 'tab', 'duration'"),
+        (pd.DataFrame(flat), "'user_id', 'video_id', 'tab', 'duration'"),
+        (pl.DataFrame(flat), "'user_id', 'video_id', 'tab', 'duration'"),
+        (pa.table(flat), "'user_id', 'video_id', 'tab', 'duration'"),
+        ({}, "no columns"),
+    ):
+        with pytest.raises(SchemaError, match=r"^missing column '\w+'; got " + re.escape(present) + "$"):
+            read_columns(data, toy_schema.columns)
+
+
+def test_a_long_list_of_columns_is_cut() -> None:
+    wide = pa.table({f"c{i}": [1] for i in range(30)})
+    with pytest.raises(SchemaError, match=r"^missing column 'x'; got 'c0', .*'c19' and 10 more$"):
+        read_columns(wide, ["x"])
+
+
+def test_extra_column() -> None:
+    data = {"a": [1], "b": [2], "c": [3]}
+    for batch in (data, pa.table(data), pd.DataFrame(data), pl.DataFrame(data)):
+        assert read_columns(batch, ["a"]).names == ("a",)
+        with pytest.raises(SchemaError, match=r"^unexpected columns 'b', 'c'; expected only 'a'$"):
+            read_columns(batch, ["a"], strict=True)
+
+
+def test_duplicate_column() -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "b", "a"])
+    frame = pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"])
+    for batch in (table, table.to_batches()[0], frame):
+        assert read_columns(batch, ["b"])["b"].to_pylist() == [2]
+        with pytest.raises(SchemaError, match=r"^column 'a': expected once, got 2 columns of that name$"):
+            read_columns(batch, ["a"])
+
+
+@pytest.mark.parametrize("batch", [None, 3, "user_id", [{"a": 1}], np.zeros(3), pa.array([1]), pl.Series([1])])
+def test_what_is_no_batch(batch: object) -> None:
+    with pytest.raises(SchemaError, match=r"^expected a batch \(a dict of columns, .*\), got \w+"):
+        read_columns(batch, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        (3, "expected a column .*, got int"),
+        (None, "expected a column .*, got NoneType"),
+        ("12", "expected a column .*, got str"),
+        ({1, 2}, "expected a column .*, got set"),
+        ({"a": 1}, "expected a column .*, got dict"),
+        (np.array(7), r"expected an array of one dimension, got a single value \(0 dimensions\)"),
+        (np.int64(7), r"expected an array of one dimension, got a single value \(0 dimensions\)"),
+        (np.zeros((2, 2, 2)), "expected an array of one dimension, got 3 dimensions"),
+        (np.zeros(2, dtype=[("id", "i8")]), r"expected plain values, got a NumPy array of \[\('id', '<i8'\)\]"),
+        (np.zeros(2, dtype=complex), "expected plain values, got a NumPy array of complex128"),
+        (np.array([1, "a"], dtype=object), "Could not convert 'a' with type str: tried to convert to int64"),
+        ([1, "a"], "Could not convert 'a' with type str: tried to convert to int64"),
+        (pd.Series([1, "a"], dtype=object), "Could not convert 'a' with type str"),
+        ([object()], "Could not convert <object object"),
+        ([2**64], "Python int too large to convert"),
+        (["\ud800"], "'utf-8' codec can't encode character"),
+        ([[1], 2], "cannot mix list and non-list"),
+    ],
+)
+def test_what_is_no_column(data: object, got: str) -> None:
+    with pytest.raises(SchemaError, match=f"^column 'x': {got}"):
+        read_columns({"x": data}, ["x"])
+
+
+def test_unequal_lengths(batch: Batch, toy_schema: FeatureSchema) -> None:
+    for data in ([1.0] * 3, np.ones(3)):
+        with pytest.raises(SchemaError, match=r"^column 'age': expected 4 rows as in column 'user_id', got 3$"):
+            read_columns(batch | {"age": data}, toy_schema.columns)
+    with pytest.raises(SchemaError, match=r"^column 'tags': expected 4 rows as in column 'user_id', got 5$"):
+        read_columns(batch | {"tags": ([1, 2], [0, 0, 1, 1, 2, 2])}, toy_schema.columns)
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        (np.array([1.0, 2.0, 3.0, 4.0]), "double"),
+        (np.array([1.0, NAN, 3.0, NAN], dtype=np.float32), "float (2 NaN)"),
+        (pa.array([1.0, None, None, None]), "double (3 nulls)"),
+        (pd.Series([1.0, None, 3.0, 4.0]), "double (1 null)"),
+        (pd.Series([1.0, None, 3.0, 4.0], dtype="Float32"), "float (1 null)"),
+        (pd.Series([True, None, False, True], dtype="boolean"), "bool (1 null)"),
+        (np.array([True, False, True, True]), "bool"),
+        ([b"1", b"2", b"3", b"4"], "binary"),
+        (np.array([1, 2, 3, 4], dtype="M8[ms]"), "timestamp[ms]"),
+        (pa.array([1, 2, 3, 4]).cast(pa.decimal128(20, 0)), "decimal128(20, 0)"),
+        ([{"a": 1}] * 4, "struct<a: int64>"),
+        (np.ones((4, 2), dtype=np.int64), "large_list<item: int64>"),
+    ],
+)
+def test_ids_of_another_type(refused: Refused, data: object, got: str) -> None:
+    refused("user_id", data, f"column 'user_id': expected integer ids, got {got}")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [list("1234"), np.array(list("1234")), pa.array(list("1234")).dictionary_encode(), pl.Series(list("1234"))],
+)
+def test_ids_as_text(refused: Refused, data: object) -> None:
+    got = "large_string" if isinstance(data, pl.Series) else "string"
+    hint = "integer ids (texts need a field with hashed: true)"
+    refused("user_id", data, f"column 'user_id': expected {hint}, got {got}")
+
+
+def test_null_ids(refused: Refused) -> None:
+    for data in ([1, None, 3, None], pd.Series([1, None, 3, None], dtype="Int32"), pl.Series([1, None, 3, None])):
+        error = refused("video_id", data, "column 'video_id': expected no nulls, got 2, the first at row 1")
+        assert error.row == 1
+    refused("video_id", [1, 2, 3, None], "column 'video_id': expected no nulls, got 1, at row 3")
+    refused("video_id", [None] * 4, "column 'video_id': expected no nulls, got 4, the first at row 0")
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i4", "i8", ">i8"])
+def test_negative_ids(refused: Refused, dtype: str) -> None:
+    data = np.array([1, 2, -5, -6], dtype=dtype)
+    refused("user_id", data, "column 'user_id': expected ids in [0, 2^48), got -5 at row 2 (and 1 more)")
+
+
+def test_ids_beyond_48_bits(refused: Refused) -> None:
+    refused("user_id", [0, 2**48 - 1, 2**48, 1], f"column 'user_id': expected ids in [0, 2^48), got {2**48} at row 2")
+    refused(
+        "user_id",
+        np.array([0, 1, 2, 2**64 - 1], dtype=np.uint64),
+        f"column 'user_id': expected ids in [0, 2^48), got {2**64 - 1} at row 3",
+    )
+    error = refused("watched", [[1], [2, -3, 2**50], [], []], "column 'watched': " + RANGE.format(-3, 1, 1))
+    assert error.row == 1
+
+
+RANGE = "expected ids in [0, 2^48), got {} at row {} (and {} more)"
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        ([0, 1, 2, 4], "2 at row 2"),
+        (np.array([-1, 0, 0, 0], dtype=np.int8), "-1 at row 0"),
+        ([0, 99, 99, 99], "99 at row 1 (and 2 more)"),
+        (np.array([0, 1, 4, 2**64 - 1], dtype=np.uint64), f"{2**64 - 1} at row 3"),
+    ],
+)
+def test_unknown_domain(toy_schema: FeatureSchema, batch: Batch, data: object, got: str) -> None:
+    message = f"column 'tab': expected a known domain (0, 1, 4), got {got}"
+    schema = FeatureSchema.from_json(toy_schema.to_json() | {"fields": toy_schema.to_json()["fields"][:4]})
+    with pytest.raises(SchemaError, match=f"^{re.escape(message)}$"):  # no field reads the domain
+        Encoder(schema, {}).encode(read_columns(batch | {"tab": data}, schema.columns))
+    if min(np.array(data).tolist()) >= 0 and max(np.array(data).tolist()) < 2**48:
+        with pytest.raises(SchemaError, match=f"^{re.escape(message)}$"):
+            Encoder(toy_schema, {}).encode(read_columns(batch | {"tab": data}, toy_schema.columns))
+
+
+def test_domains_of_another_type(toy_schema: FeatureSchema, batch: Batch) -> None:
+    data = toy_schema.to_json()
+    schema = FeatureSchema.from_json(data | {"fields": data["fields"][:4]})
+    words = FeatureSchema.from_json(
+        data | {"fields": data["fields"][:4], "domain": {"column": "tab", "values": ["a", "b"]}}
+    )
+    for s, tab, message in (
+        (schema, [0.0, 1.0, 1.0, NAN], r"expected integer domains, got double \(1 NaN\)"),
+        (schema, ["0", "1", "1", "1"], "expected integer domains, got string"),
+        (schema, [True, True, False, False], "expected integer domains, got bool"),
+        (schema, [0, None, 1, 1], "expected no nulls, got 1, at row 1"),
+        (words, [0, 1, 1, 1], "expected domains as strings, got int64"),
+        (words, ["a", None, "b", "b"], "expected no nulls, got 1, at row 1"),
+        (words, ["a", "c", "b", "c"], r"expected a known domain \('a', 'b'\), got 'c' at row 1 \(and 1 more\)"),
+        (words, [None] * 4, "expected no nulls, got 4, the first at row 0"),
+    ):
+        with pytest.raises(SchemaError, match=f"^column 'tab': {message}$"):
+            Encoder(s, {}).encode(read_columns(batch | {"tab": tab}, s.columns))
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        ([1.0, NAN, 3.0, 4.0], "nan at row 1"),
+        ([1.0, 2.0, INF, -INF], "inf at row 2 (and 1 more)"),
+        (np.array([-INF, 0, 0, 0], dtype=">f4"), "-inf at row 0"),
+        (np.array([0, 0, 0, NAN], dtype=np.float16), "nan at row 3"),
+        (pa.array([1.0, NAN, None, 4.0]), "nan at row 1"),
+        (pl.Series([1.0, NAN, None, 4.0]), "nan at row 1"),
+    ],
+)
+def test_nan_and_infinity(refused: Refused, data: object, got: str) -> None:
+    refused("age", data, f"column 'age': expected finite numbers, got {got}")
+
+
+def test_dense_too_large_for_float32(refused: Refused) -> None:
+    numbers = "column 'age': expected numbers within float32"
+    refused("age", [0.0, 1e300, -1e39, 0.0], f"{numbers}, got 1e+300 at row 1")  # -1e39 / std 10 is within
+    refused("age", [0.0, 1.0, -1e40, 1e40], f"{numbers}, got -1e+40 at row 2 (and 1 more)")
+
+
+def test_dense_of_another_type(refused: Refused) -> None:
+    refused("duration", list("1234"), "column 'duration': expected numbers, got string")
+    refused("duration", [[1.0]] * 4, "column 'duration': expected numbers, got large_list<item: double>")
+    refused("duration", np.zeros(4, "m8[s]"), "column 'duration': expected numbers, got duration[s]")
+    refused("duration", [1.0, None, None, 3.0], "column 'duration': expected no nulls, got 2, the first at row 1")
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (([1, 2, 3], [0, 1, 2, 1, 3]), "expected offsets that never decrease, got 1 after 2 at row 2"),
+        (([1, 2, 3], [0, 1, 2, 3, 4]), "expected offsets within the values, got 4 with 3 values at row 3"),
+        (([1, 2, 3], [0, 9, 9, 9, 9]), "expected offsets within the values, got 9 with 3 values at row 0"),
+        (([], [1, 1, 1, 1, 1]), "expected offsets within the values, got 1 with 0 values at row 0"),
+        (([1, 2, 3], [-1, 1, 2, 3, 3]), "expected offsets from 0, got -1 at row 0"),
+        (([1, 2, 3], []), "expected one offset more than rows, got no offsets"),
+        (([1, 2, 3], [0.0, 1.0, 2.0, 3.0, 3.0]), "expected integer offsets, got double"),
+        (([1, 2, 3], [0, 1, None, 3, 3]), "expected integer offsets, got int64 with 1 nulls"),
+        (([[1], [2]], [0, 1, 2, 2, 2]), "expected flat values beside the offsets, got large_list<item: int64>"),
+        (([1, 2, 3],), "expected a pair (values, offsets), got a tuple of 1"),
+        ((1, 2, 3), "expected a pair (values, offsets), got a tuple of 3"),
+    ],
+)
+def test_bad_offsets(refused: Refused, pair: object, message: str) -> None:
+    refused("tags", pair, f"column 'tags': {message}")
+
+
+@pytest.mark.parametrize(("kind", "width"), [(pa.list_(pa.int64()), "i4"), (pa.large_list(pa.int64()), "i8")])
+def test_bad_offsets_inside_arrow(refused: Refused, kind: pa.DataType, width: str) -> None:
+    def lists(offsets: list[int]) -> pa.Array:  # Arrow itself looks at the last offset only
+        buffer = pa.py_buffer(np.array(offsets, dtype=width))
+        return pa.Array.from_buffers(kind, len(offsets) - 1, [None, buffer], children=[pa.array([1, 2])])
+
+    drop = "column 'tags': expected offsets that never decrease, got 0 after 1 at row 1"
+    refused("tags", lists([0, 1, 0, 1, 2]), drop)
+    refused("tags", pa.table({"t": lists([0, 1, 0, 1, 2])})["t"], drop)
+    refused("tags", lists([0, 1, 2, 9, 9, 2])[:4], f"column 'tags': {PAST}, got 9 with 2 values at row 2")
+    refused("tags", lists([-1, 1, 2, 2, 2]), "column 'tags': expected offsets from 0, got -1 at row 0")
+
+
+PAST = "expected offsets within the values"
+
+
+def test_offsets_too_large_for_int64(refused: Refused) -> None:
+    with pytest.raises(SchemaError, match=r"^column 'x': Integer value 18446744073709551615 not in range"):
+        read_columns({"x": ([1], np.array([0, 2**64 - 1], dtype=np.uint64))}, ["x"])
+
+
+def test_bad_views() -> None:
+    views = pa.ListViewArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([2, 5], pa.int32()), pa.array([1, 2]))
+    with pytest.raises(SchemaError, match=r"^column 'x': expected views within the values, got 5 from 1 with 2 values"):
+        read_columns({"x": views}, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([1, 2, 3, 4], "expected lists of integer ids, got int64"),
+        (["1,2", "3", "", "4"], "expected lists of integer ids, got string"),
+        ([[1.0], [], [2.0], []], "expected lists of integer ids, got double"),
+        ([["a"], [], [], []], "expected lists of integer ids (texts need a field with hashed: true), got string"),
+        ([[[1]], [], [], []], "expected lists of integer ids, got large_list<item: int64>"),
+        ([[True], [], [], []], "expected lists of integer ids, got bool"),
+        ([[1], None, [2], None], "expected no nulls, got 2, the first at row 1"),
+        ([[1], [2, None], [None], []], "expected no nulls, got 2, the first at row 1"),
+        ([None] * 4, "expected no nulls, got 4, the first at row 0"),
+    ],
+)
+def test_bags_of_another_type(refused: Refused, data: object, message: str) -> None:
+    refused("watched", data, f"column 'watched': {message}")
+
+
+SPLIT = {"name": "x", "kind": "bag", "side": "item", "table": "t", "separator": ","}
+TIME = {"name": "x", "kind": "id", "side": "context", "table": "t", "transform": "hour"}
+BUCKET = {"name": "x", "kind": "id", "side": "item", "table": "t", "transform": {"op": "bucketize", "boundaries": [1]}}
+
+
+@pytest.mark.parametrize(
+    ("field", "data", "message"),
+    [
+        (SPLIT, [[1], [2]], "expected texts separated by ',', got large_list<item: int64>"),
+        (SPLIT, [1, 2], "expected texts separated by ',', got int64"),
+        (SPLIT, ["1", "2,a,b"], "expected integers between the separators, got 'a' at row 1 (and 1 more)"),
+        (SPLIT, ["1", "2.0"], "expected integers between the separators, got '2.0' at row 1"),
+        (SPLIT, ["1", "٣"], "expected integers between the separators, got '٣' at row 1"),
+        (SPLIT, ["1", "3,-1"], "expected ids in [0, 2^48), got '-1' at row 1"),
+        (SPLIT, ["9" * 99, "1"], f"expected ids in [0, 2^48), got '{'9' * 99}' at row 0"),
+        (SPLIT, ["1", None], "expected no nulls, got 1, at row 1"),
+        (TIME, [1.0, 2.0], "expected unix milliseconds (integers), got double"),
+        (TIME, ["1", "2"], "expected unix milliseconds (integers), got string"),
+        (TIME, pa.array([1, 2], pa.timestamp("ms")), "expected unix milliseconds (integers), got timestamp[ms]"),
+        (TIME, [None, 2], "expected no nulls, got 1, at row 0"),
+        (BUCKET, [1.0, NAN], "expected finite numbers, got nan at row 1"),
+        (BUCKET, [INF, 0.0], "expected finite numbers, got inf at row 0"),
+        (BUCKET, ["1", "2"], "expected numbers, got string"),
+        (BUCKET, [None, 2], "expected no nulls, got 1, at row 0"),
+    ],
+)
+def test_fields_with_a_transform_or_separator(field: dict[str, Any], data: object, message: str) -> None:
+    schema = FeatureSchema.from_json(
+        {
+            "name": "s",
+            "tables": {"t": {"dim": 2}},
+            "fields": [field],
+            "domain": {"column": "page", "values": [0]},
+            "tasks": {"click": "click"},
+        }
+    )
+    with pytest.raises(SchemaError, match=f"^column 'x': {re.escape(message)}$"):
+        Encoder(schema, {}, ["x"]).encode(read_columns({"x": data}, ["x"]))
+
+
+def test_text_that_is_no_utf8() -> None:
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff"))
+    schema = FeatureSchema.from_json(
+        {
+            "name": "s",
+            "tables": {"t": {"dim": 2}},
+            "fields": [{"name": "x", "kind": "id", "side": "item", "table": "t", "hashed": True}],
+            "domain": {"column": "page", "values": [0]},
+            "tasks": {"click": "click"},
+        }
+    )
+    with pytest.raises(
+        SchemaError, match=r"^column 'x': expected UTF-8 text, got 'utf-8' codec can't decode byte 0xff"
+    ):
+        Encoder(schema, {}, ["x"]).encode(read_columns({"x": broken}, ["x"]))
+
+
+def test_no_rows(toy_schema: FeatureSchema, toy_batch: Callable[..., Batch]) -> None:
+    for empty in (toy_batch(0), {name: [] for name in toy_schema.columns}):
+        features = Encoder(toy_schema, {}).encode(read_columns(empty, toy_schema.columns))
+        assert features.num_rows == 0
+        assert {len(keys) for keys in features.ids.values()} == {0}
+        assert {tuple(bag.offsets) for bag in features.bags.values()} == {(0,)}
+        assert {len(values) for values in features.dense.values()} == {0}
