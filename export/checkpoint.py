@@ -109,7 +109,10 @@ class Checkpoint:
             if name not in listing:
                 raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
         check_files(root, listing, DOCUMENT, hashes=True)
-        check_payload(root, schema, config, values=True)
+        infos = check_payload(root, schema, config, values=True)
+        for name, info in infos.items():
+            if info.dtype != "float32":
+                raise BundleError(f"{table_path(root, name)}: rows: expected F32 in a checkpoint, got {info.dtype}")
         tables = {t.name: Table(**read_tensors(table_path(root, t.name))) for t in schema.tables}
         return cls(
             schema=schema,

@@ -11,7 +11,7 @@ import onnx
 
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.to_onnx import check_graph, declare
+from pepnet_infer.export.to_onnx import check_graph, declare, strip
 
 TIMEOUT_S = 600.0
 _SHAPE_OPS = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Concat", "Slice", "Split", "Expand", "Cast"}
@@ -46,8 +46,7 @@ def simplify(
         if not after.is_file():
             raise BundleError(f"onnxsim: expected an ONNX file, got none: {done.stderr.strip()[-2000:]}")
         simplified = onnx.load(after)
-    simplified.producer_name, simplified.producer_version = model.producer_name, model.producer_version
-    del simplified.graph.value_info[:]
+    strip(simplified)
     declare(simplified, config, tasks)
     check_graph(simplified, config, tasks, "onnxsim")
     check_folded(simplified)

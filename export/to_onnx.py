@@ -47,7 +47,7 @@ def to_onnx(network: torch.nn.Module, config: ModelConfig, tasks: int) -> onnx.M
     if program is None:
         raise BundleError("torch.onnx.export: expected an ONNX program, got none")
     model = program.model_proto
-    _strip(model)
+    strip(model)
     declare(model, config, tasks)
     check_graph(model, config, tasks, "torch.onnx.export")
     return model
@@ -101,7 +101,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Removes stack traces and producer notes: they hold paths of this machine and make equal models unequal."""
     model.producer_name, model.producer_version, model.doc_string = "pepnet_infer", "", ""
     del model.metadata_props[:]

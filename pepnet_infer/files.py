@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import secrets
@@ -33,13 +34,10 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
-        staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
-        staging.mkdir()
-        handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+        staging, lock = _make_staging(target)
     except OSError as error:
         raise _failure(target, error) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # held while we live: how the next run tells abandoned from busy
         yield staging
         sync_tree(staging)
         _refuse_occupied(target, document, overwrite)
@@ -48,7 +46,7 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
         raise _failure(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # gone already when all went well
-        os.close(handle)
+        os.close(lock)
 
 
 def sync_tree(root: Path) -> None:
@@ -108,20 +106,31 @@ def _exchange(staging: Path, target: Path) -> None:
     os.rename(old, staging)
 
 
+def _make_staging(target: Path) -> tuple[Path, int]:
+    """Returns a new hidden sibling and the lock on it: held while we live, it tells abandoned from busy."""
+    while True:
+        staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+        staging.mkdir()
+        lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if staging.is_dir():
+            return staging, lock
+        os.close(lock)  # another process took it for abandoned before it was locked
+
+
 def _remove_abandoned(target: Path) -> None:
-    for path in target.parent.glob(f".{_escape(target.name)}.tmp-*"):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # its process has just finished
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path)
         except BlockingIOError:
             continue  # another process is writing there
         finally:
-            os.close(handle)
-
-
-def _escape(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+            os.close(lock)
 
 
 def _failure(target: Path, error: OSError) -> BundleError:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pepnet_infer.bundle import DENSE, Bundle
 from pepnet_infer.cli.output import AsJson, emit
@@ -71,14 +72,18 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 def _render(console: Console, result: dict[str, Any]) -> None:
     config = result["config"]
     widths = config["inputs"]
-    model = Table(title=f"{config['model']}, version {result['model_version']}", show_header=False)
+    model = _table(f"{config['model']}, version {result['model_version']}", "", "")
+    model.show_header = False
     if config["model"] == "pepnet":
         for flag in _FLAGS:
             model.add_row(flag, str(config[flag]))
     model.add_row("inputs", f"general {widths['general']}, domain {widths['domain']}, prior {widths['prior']}")
-    model.add_row("experts", str(config["experts"]))
     model.add_row("layers", ", ".join(map(str, config["layers"])))
-    model.add_row("towers", ", ".join(map(str, config["towers"])) or "none")
+    if config["backbone"] == "mmoe":
+        model.add_row("experts", str(config["experts"]))
+        model.add_row("towers", ", ".join(map(str, config["towers"])) or "none")
+    if config["extra"]:
+        model.add_row("extra", ", ".join(f"{k} {v}" for k, v in config["extra"].items()))
     if result["multiply_adds"] is not None:
         model.add_row("multiply-adds a row", f"{result['multiply_adds']:,}")
     model.add_row("dense weights", f"{result['weights']:,}")
@@ -86,27 +91,34 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     model.add_row("domains", f"{result['domain_column']}: {', '.join(map(str, result['domains']))}")
     console.print(model)
 
-    fields = Table("field", "kind", "side", "column", "joined", "table", "width", "inputs", title="fields")
+    fields = _table("fields", "field", "kind", "side", "table, width", "inputs")
     for spec in result["fields"]:
-        row = (spec["name"], spec["kind"], spec["side"], spec["column"], spec["join"] or "", spec["table"] or "")
-        fields.add_row(*row, str(spec["width"]), ", ".join(spec["inputs"]))
+        source = f"{spec['join']}.{spec['column']}" if spec["join"] else spec["column"]
+        name = spec["name"] if source == spec["name"] else f"{spec['name']} ← {source}"
+        width = f"{spec['table']} {spec['width']}" if spec["table"] else str(spec["width"])
+        fields.add_row(name, spec["kind"], spec["side"], width, " ".join(spec["inputs"]))
     console.print(fields)
 
-    tables = Table("table", "rows", "dim", "dtype", "MB", title="tables")
+    tables = _table("tables", "table", "rows", "dim", "dtype", "MB")
     for table in result["tables"]:
         size = f"{table['bytes'] / 1e6:.2f}"
         tables.add_row(table["name"], f"{table['rows']:,}", str(table["dim"]), table["dtype"], size)
     console.print(tables)
 
-    parity = Table("stage", "rows of", "count", "max", "rms", title="differences from float64, measured at export")
+    parity = _table("differences from float64, measured at export", "stage", "rows", "count", "max", "rms")
     for stage, sets in result["parity"].get("fp32", {}).items():
         for name, figures in sets.items():
             numbers = (str(figures["rows"]), f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
             parity.add_row(stage, name, *numbers)
     console.print(parity)
 
-    files = Table("file", "bytes", "sha256", title="files")
+    files = _table("files", "file", "bytes", "sha256")
     for name, entry in result["files"].items():
         files.add_row(name, f"{entry['bytes']:,}", entry["sha256"][:12])
     console.print(files)
     console.print("written with " + ", ".join(f"{k} {v}" for k, v in result["tools"].items()), highlight=False)
+
+
+def _table(title: str, *names: str) -> Table:
+    columns = [Column(name, overflow="fold") for name in names]
+    return Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
