@@ -43,8 +43,9 @@ OutView out_of(const char* name, const py::array& array, std::size_t rows, std::
                           std::to_string(columns) + "], got " + describe(array));
   }
   constexpr auto kFloat = static_cast<py::ssize_t>(sizeof(float));
-  const bool gaps = columns > 1 && array.strides(1) != kFloat;
-  const bool between = array.strides(0) % kFloat != 0;
+  // A stride along an axis of one entry, or of an array without entries, is never taken and may be anything.
+  const bool gaps = rows > 0 && columns > 1 && array.strides(1) != kFloat;
+  const bool between = rows > 1 && array.strides(0) % kFloat != 0;
   const bool aligned = reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) == 0;
   if (!array.writeable() || gaps || between || !aligned) {
     throw py::value_error(std::string(name) + ": expected writeable, aligned rows without gaps, got " +

@@ -1,0 +1,28 @@
+// What the tests need of a test framework.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+
+namespace pepnet::test {
+
+inline int checks = 0;
+
+[[noreturn]] inline void fail(const char* file, int line, const char* what) {
+  std::fprintf(stderr, "%s:%d: failed: %s\n", file, line, what);
+  std::exit(1);
+}
+
+#define CHECK(condition)                                                  \
+  do {                                                                    \
+    ++pepnet::test::checks;                                               \
+    if (!(condition)) pepnet::test::fail(__FILE__, __LINE__, #condition); \
+  } while (false)
+
+void cpu();
+void key_index();
+void rows();
+void threads();
+
+}  // namespace pepnet::test

@@ -1,0 +1,22 @@
+#include <cstdio>
+#include <cstring>
+
+#include "check.h"
+
+int main(int argc, char** argv) {
+  using namespace pepnet::test;
+  struct {
+    const char* name;
+    void (*run)();
+  } const suites[] = {{"cpu", cpu}, {"key_index", key_index}, {"rows", rows}, {"threads", threads}};
+  for (const auto& suite : suites) {
+    bool wanted = argc == 1;
+    for (int i = 1; i < argc; ++i) wanted = wanted || std::strcmp(argv[i], suite.name) == 0;
+    if (!wanted) continue;
+    checks = 0;
+    suite.run();
+    std::printf("%s: %d checks\n", suite.name, checks);
+    if (checks == 0) fail(__FILE__, __LINE__, "a suite without checks");
+  }
+  return 0;
+}
