@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,3 +102,16 @@ def toy_bundle(toy_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFact
     from pepnet_infer.export.write_bundle import write_bundle
 
     return write_bundle(toy_checkpoint, tmp_path_factory.mktemp("toy") / "bundle", model_version=7).path
+
+
+@pytest.fixture(scope="session")
+def reference_scores() -> Callable[..., np.ndarray]:
+    """The formulas in float64 NumPy: `(config, tensors, general, domain, prior) -> scores [B, T]`."""
+    path = Path(__file__).parent / "parity" / "float64_reference.py"
+    spec = importlib.util.spec_from_file_location("float64_reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    scores: Callable[..., np.ndarray] = module.scores
+    return scores
