@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pepnet_infer.bundle import Bundle
 
 
+#: More is a mistake (a count of rows, say), and would be threads started for nothing.
+MAX_THREADS = 1024
+
+
 class Backend(Protocol):
     """Runs the dense part: three matrices in, one score per row and task out. Safe to call from many threads."""
 
@@ -46,8 +50,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         threads = self.threads
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise BackendError(f"threads: expected an integer of at least 1, got {threads!r}")
+        whole = isinstance(threads, int) and not isinstance(threads, bool)
+        if threads is not None and not (whole and 1 <= threads <= MAX_THREADS):
+            raise BackendError(f"threads: expected an integer from 1 to {MAX_THREADS}, got {threads!r}")
 
 
 def _onnxruntime(bundle: Bundle, settings: Settings) -> Backend:

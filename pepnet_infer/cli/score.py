@@ -1,0 +1,118 @@
+"""`pepnet-infer score`: parquet in, parquet with scores out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.engine import Engine
+from pepnet_infer.offline import Summary, score_parquet
+from pepnet_infer.offline.options import BATCH_ROWS
+
+
+class OnBadRow(StrEnum):
+    """What a row with a fault does."""
+
+    raise_ = "raise"
+    null = "null"
+
+
+def score(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the scored files go, under the same names.")],
+    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    provider: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(help="Default: what the cpuset and the cgroup allow.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Carried through: all, or names with commas. Default: the ids and the domain.")
+    ] = None,
+    on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
+    batch_rows: Annotated[int, typer.Option(help="Rows scored at a time.")] = BATCH_ROWS,
+    resume: Annotated[bool, typer.Option(help="Keep files that an earlier run finished.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Score parquet files: one output file per input file, rows in order, one float32 column score_TASK per task.
+
+    A file appears only when it is whole; run the same command again after an interruption.
+    """
+    carried = columns if columns is None or columns == "all" else [name.strip() for name in columns.split(",")]
+    with (
+        Engine.load(bundle, backend, precision, threads, provider) as engine,
+        Progress(
+            "[progress.description]{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RowsPerSecond(),
+            TimeRemainingColumn(),
+            console=progress,
+        ) as bar,
+    ):
+        task = bar.add_task("rows", total=None)
+        summary = score_parquet(
+            engine,
+            inputs,
+            out,
+            columns=carried,
+            on_bad_row="null" if on_bad_row is OnBadRow.null else "raise",
+            batch_rows=batch_rows,
+            resume=resume,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+        result = _result(summary, engine, out)
+    emit(result, as_json, lambda console: _render(console, result))
+
+
+class _RowsPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s")
+
+
+def _result(summary: Summary, engine: Engine, out: Path) -> dict[str, Any]:
+    stats = engine.stats()
+    return {
+        "out": str(out),
+        "rows": summary.rows,
+        "files": summary.files,
+        "seconds": round(summary.seconds, 3),
+        "rows_per_s": round(summary.rows_per_s, 1),
+        "skipped": [str(path) for path in summary.skipped],
+        "null_rows": summary.null_rows,
+        "faults": summary.faults,
+        "unknown": stats["unknown"],
+        "time_us": stats["time_us"],
+        "backend": stats["backend"],
+        "model_version": stats["model_version"],
+        "tasks": list(engine.tasks),
+    }
+
+
+def _render(console: Console, result: dict[str, Any]) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    backend = result["backend"]
+    say(
+        f"{result['rows']:,} rows in {result['files']} file{'s' * (result['files'] != 1)} scored in "
+        f"{result['seconds']:.1f} s, {result['rows_per_s']:,.0f} rows/s, written to {result['out']}"
+    )
+    say(
+        f"model version {result['model_version']} on {backend['backend']} {backend['provider']} {backend['precision']},"
+        f" {backend['threads']} threads"
+    )
+    if result["skipped"]:
+        say(f"{len(result['skipped'])} kept that an earlier run had finished")
+    if result["null_rows"]:
+        say(f"{result['null_rows']:,} bad rows have null scores; the first of each column:")
+        for fault in result["faults"].values():
+            say(f"  {fault}")
+    unknown = ", ".join(f"{name} {count:,}" for name, count in result["unknown"]["fields"].items())
+    say(f"ids served the default row: {unknown or 'none'}")

@@ -1,0 +1,85 @@
+"""What a caller may choose about scored files, checked, and what follows for one file's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from pepnet_infer.errors import PepnetError, SchemaError
+
+if TYPE_CHECKING:
+    from pepnet_infer.offline.source import Source
+    from pepnet_infer.schema import FeatureSchema
+
+OnBadRow = Literal["raise", "null"]
+#: Large enough that the work per batch outweighs Python's, small enough that a wide model's inputs stay below 100 MB.
+BATCH_ROWS = 8192
+_MAX_BATCH_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Columns carried through (None: the ids and the domain), what a bad row does, and rows per batch."""
+
+    columns: Sequence[str] | Literal["all"] | None = None
+    on_bad_row: OnBadRow = "raise"
+    batch_rows: int = BATCH_ROWS
+
+    def __post_init__(self) -> None:
+        if self.on_bad_row not in ("raise", "null"):
+            raise PepnetError(f"on_bad_row: expected 'raise' or 'null', got {self.on_bad_row!r}")
+        rows = self.batch_rows
+        if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= _MAX_BATCH_ROWS:
+            raise PepnetError(f"batch_rows: expected an integer from 1 to {_MAX_BATCH_ROWS}, got {rows!r}")
+        if isinstance(self.columns, str) and self.columns != "all":
+            raise PepnetError(f"columns: expected 'all' or a list of names, got {self.columns!r}")
+
+    def to_json(self) -> dict[str, object]:
+        """Returns what the bytes of the output depend on."""
+        named = self.columns if self.columns is None or isinstance(self.columns, str) else list(self.columns)
+        return {"columns": named, "on_bad_row": self.on_bad_row, "batch_rows": self.batch_rows}
+
+    def carried(self, source: Source, schema: FeatureSchema) -> list[str]:
+        """Returns the columns of the file that go to the output. A folder's columns stay in the folder's name.
+
+        Raises SchemaError for a named column that is not there or is named twice, and for one whose name a score has.
+        """
+        there = source.schema.names
+        if self.columns is None:
+            ids = {f.column for f in schema.fields if f.kind == "id" and f.join is None}
+            ids |= {join.column for join in schema.joins} | {schema.domain_column}
+            names = [name for name in there if name in ids]
+        elif self.columns == "all":
+            names = list(there)
+        else:
+            names = list(self.columns)
+        for name in names:
+            if names.count(name) > 1:
+                raise SchemaError(f"columns: expected each name once, got {name!r} twice", name)
+            if name not in there and name not in source.partitions:
+                raise SchemaError(
+                    f"{source.path}: column {name!r}: expected it to carry it through; the file has {', '.join(there)}",
+                    name,
+                )
+        names = [name for name in names if name in there]
+        for name in score_names(schema):
+            if name in names:
+                raise SchemaError(f"{source.path}: column {name!r}: expected none to carry of a score's name", name)
+        return names
+
+
+def score_names(schema: FeatureSchema) -> list[str]:
+    """Returns the names of the score columns, in the order of the tasks."""
+    return [f"score_{task}" for task in schema.tasks]
+
+
+def output_schema(
+    source: Source, carried: Sequence[str], schema: FeatureSchema, metadata: dict[bytes | str, bytes | str]
+) -> pa.Schema:
+    """Returns the output's columns: the carried ones as they are, then one float32 a task."""
+    kept = [source.schema.field(name) for name in carried]
+    scores = [pa.field(name, pa.float32()) for name in score_names(schema)]
+    return pa.schema([*kept, *scores], metadata=metadata)

@@ -1,0 +1,138 @@
+"""One output file: written under a hidden name, and under its own only when it is whole and on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pepnet_infer.errors import PepnetError
+
+#: Rows per row group of the output, whatever the batches are.
+GROUP_ROWS = 1 << 17
+
+
+def temporary(target: Path) -> Path:
+    """Returns the hidden name `target` is written under. There is one per target, so that leftovers are found."""
+    return target.with_name(f".{target.name}.partial")
+
+
+class Sink:
+    """A parquet file that takes its name `target` at `commit`; leaving the block without it removes all traces.
+
+    The hidden file is locked while it is written: two runs can never write one output, and a leftover of a killed run
+    (which holds no lock) is written over. Raises PepnetError for what the file system refuses, a full disk included.
+    """
+
+    def __init__(self, target: Path, schema: pa.Schema) -> None:
+        self._target, self._temporary = target, temporary(target)
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
+        self._schema = schema
+        with _reported(target):
+            make_folder(target.parent)
+            # Unbuffered: Arrow writes whole pages, and nothing is left to be flushed when a disk is full.
+            self._raw = io.FileIO(_lock(self._temporary, target), "r+")
+            self._raw.truncate(0)
+        self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd")
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._raw.closed:
+            return
+        with contextlib.suppress(OSError):  # the folder may be gone; the lock goes with the handle either way
+            self._temporary.unlink()
+        with contextlib.suppress(OSError, ValueError, pa.ArrowException):  # no footer fits on a full disk
+            self._writer.close()
+        self._raw.close()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Appends rows of the schema."""
+        self._pending.append(batch)
+        self._pending_rows += batch.num_rows
+        if self._pending_rows >= GROUP_ROWS:
+            with _reported(self._target):
+                self._flush(self._pending_rows - self._pending_rows % GROUP_ROWS)
+
+    def commit(self) -> None:
+        """Finishes the file, forces it to the disk and gives it its name."""
+        with _reported(self._target):
+            self._flush(self._pending_rows)
+            self._writer.close()
+            os.fsync(self._raw.fileno())
+            os.rename(self._temporary, self._target)
+            self._raw.close()
+            _sync(self._target.parent)
+
+    def _flush(self, rows: int) -> None:
+        if not rows:
+            return
+        table = pa.Table.from_batches(self._pending, self._schema)
+        self._writer.write_table(table.slice(0, rows), row_group_size=GROUP_ROWS)
+        rest = table.slice(rows)
+        self._pending = rest.to_batches()
+        self._pending_rows = rest.num_rows
+
+
+def remove_leftover(target: Path) -> None:
+    """Removes what a killed run left of `target` under its hidden name."""
+    path = temporary(target)
+    if path.exists():
+        with _reported(target):
+            handle = _lock(path, target)
+            path.unlink()
+            os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Makes `path` and what is missing above it, on the disk too, so that no finished file loses its folder."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync(path.parent)
+
+
+def _lock(path: Path, target: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except FileNotFoundError:
+            pass  # renamed or removed by another run between the opening and the lock: opened anew
+        except BlockingIOError:
+            os.close(handle)
+            raise PepnetError(f"{target}: expected to be its only writer, but another run is writing it") from None
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _reported(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PepnetError(f"{target}: cannot be written: {error.strerror or error}") from error
