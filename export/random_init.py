@@ -65,7 +65,7 @@ def random_dense(config: ModelConfig, tasks: int, seed: int) -> Dense:
     """
     shapes = config.tensor_shapes(tasks)
     inputs = config.inputs
-    rows = min(max(CALIBRATION // inputs.general, 256), 4096)
+    rows = min(max(CALIBRATION // inputs.general, 256), 1536)
     draw = _Draw(seed, rows)
     general, domain, prior = (draw.normal(width) for width in (inputs.general, inputs.domain, inputs.prior))
     o = general
