@@ -1,0 +1,95 @@
+"""Which models a training run trains: one, or PEPNet beside its ablations and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.config import BASELINES, ModelConfig
+from pepnet_infer.export.data.dataset import Dataset
+from pepnet_infer.export.evaluate import Cell, evaluate
+from pepnet_infer.export.train import Progress, Trained, train
+from pepnet_infer.export.train_config import TrainConfig, model_config
+
+#: Called when a model's training with a seed begins; returns what is told of every batch.
+Begin = Callable[[str, int], Progress]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model reached over its seeds."""
+
+    name: str
+    config: ModelConfig
+    seeds: tuple[int, ...]
+    epochs: tuple[int, ...]  # per seed: what the final model was trained for
+    seconds: tuple[float, ...]
+    history: tuple[tuple[Mapping[str, float], ...], ...]
+    cells: tuple[Cell, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain JSON."""
+        return {
+            "model": self.name,
+            "config": self.config.to_json(),
+            "seeds": list(self.seeds),
+            "epochs": list(self.epochs),
+            "seconds": [round(s, 2) for s in self.seconds],
+            "history": [[dict(epoch) for epoch in history] for history in self.history],
+            "metrics": [cell.to_json() for cell in self.cells],
+        }
+
+
+def variants(flags: Mapping[str, Any], dataset: Dataset, compare: bool) -> dict[str, ModelConfig]:
+    """Returns name → config of the models to train, the one that is kept first.
+
+    compare: PEPNet as `flags` have it, without EPNet, without PPNet, and every baseline, on the same inputs and with
+    the same layers, experts and towers.
+    """
+    schema = dataset.schema
+    if not compare:
+        config = model_config(flags, schema)
+        return {config.model: config}
+    return {
+        "pepnet": model_config(flags, schema, model="pepnet"),
+        "pepnet w/o EPNet": model_config(flags, schema, model="pepnet", use_epnet=False),
+        "pepnet w/o PPNet": model_config(flags, schema, model="pepnet", use_ppnet=False),
+        **{name: model_config(flags, schema, model=name) for name in BASELINES},
+    }
+
+
+def train_all(
+    dataset: Dataset, configs: Mapping[str, ModelConfig], settings: TrainConfig, begin: Begin
+) -> tuple[list[Outcome], Trained]:
+    """Trains every config with every seed. Returns the outcomes and the first config's model of the first seed."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    outcomes: list[Outcome] = []
+    kept: Trained | None = None
+    for name, config in configs.items():
+        runs: list[Trained] = []
+        for seed in seeds:
+            runs.append(train(dataset, config, settings, seed, begin(name, seed)))
+            kept = kept or runs[0]
+        outcomes.append(_outcome(name, config, dataset, settings, seeds, runs))
+    if kept is None:
+        raise ValueError("expected at least one model to train, got none")
+    return outcomes, kept
+
+
+def _outcome(
+    name: str, config: ModelConfig, dataset: Dataset, settings: TrainConfig, seeds: Sequence[int], runs: list[Trained]
+) -> Outcome:
+    scores: list[npt.NDArray[np.float32]] = [run.test_scores for run in runs]
+    return Outcome(
+        name=name,
+        config=config,
+        seeds=tuple(seeds),
+        epochs=tuple(run.epochs for run in runs),
+        seconds=tuple(run.seconds for run in runs),
+        history=tuple(run.history for run in runs),
+        cells=tuple(evaluate(dataset, scores, settings.min_positives)),
+    )

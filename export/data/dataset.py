@@ -1,0 +1,164 @@
+"""A data set ready for training: features encoded as they are for scoring, labels, and which rows are for what."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pepnet_infer.columns import Columns, read_columns
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.export.data.codes import CodedIds
+from pepnet_infer.export.data.source import Source, refuse_leakage
+from pepnet_infer.export.train_config import Split, TrainConfig
+from pepnet_infer.features import encode
+from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.side import SideTable
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N exposures in time order."""
+
+    schema: FeatureSchema  # fitted: dense fields have their normalisation
+    sides: Mapping[str, SideTable]
+    log: pa.Table  # the raw columns
+    ids: CodedIds
+    dense: Mapping[str, npt.NDArray[np.float32]]  # [N]
+    labels: npt.NDArray[np.float32]  # [N, T], 0 or 1
+    days: Rows  # [N]
+    times: Rows  # [N], unix milliseconds
+    users: Rows  # [N], an integer per user
+    domains: Rows  # [N], place in schema.domains
+    fit: Rows  # rows of days before the validation day
+    validation: Rows  # rows of the validation day; empty without one
+    train: Rows  # both: every row before the test days
+    test: Rows
+    notes: tuple[str, ...] = ()  # what a reader of the results must know
+
+
+def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) -> Dataset:
+    """Reads and encodes `source`.
+
+    Raises SchemaError if a field reads an outcome, a column, label or side table is missing or off, or a part of the
+    split has no rows.
+    """
+    refuse_leakage(schema, source)
+    log = source.interactions()
+    days = _integers(log, source.day_column)
+    first = config.split.first if config.split.first is not None else int(days.min(initial=config.split.test))
+    inside = days >= first
+    log, days = log.filter(pa.array(inside)), days[inside]
+    parts = _parts(days, config.split)
+
+    raw: dict[str, Columns] = {}
+    notes = []
+    for join in schema.joins:
+        table = source.side(join, first)
+        if table is not None:
+            raw[join.name] = read_columns(_without_null(table, join.key), SideTable.columns(schema, join))
+        elif join.name in config.optional_joins:
+            schema, left_out = _without_join(schema, join.name)
+            notes.append(f"no {join.file}: trained without {', '.join(left_out)}")
+        else:
+            raise SchemaError(f"join {join.name!r}: expected the file {join.file}, got none in the data set")
+
+    columns = read_columns(log, schema.columns)
+    schema = schema.with_normalisation(_normalisation(schema, columns, raw, parts["train"]))
+    sides = {join.name: SideTable.build(schema, join, raw[join.name]) for join in schema.joins}
+    features = encode(schema, columns, sides)
+    return Dataset(
+        schema=schema,
+        sides=sides,
+        log=log,
+        ids=CodedIds.of(schema, features),
+        dense=features.dense,
+        labels=np.stack([_label(log, name) for name in schema.labels], axis=1),
+        days=days,
+        times=_integers(log, source.time_column),
+        users=np.unique(log[source.user_column].to_numpy(), return_inverse=True)[1],
+        domains=pc.index_in(log[schema.domain_column], pa.array(schema.domains)).to_numpy().astype(np.int64),
+        notes=tuple(notes),
+        **parts,
+    )
+
+
+def _normalisation(
+    schema: FeatureSchema, columns: Columns, raw: Mapping[str, Columns], rows: Rows
+) -> dict[str, tuple[float, float]]:
+    """Returns (mean, std) over `rows` of the dense fields that have none; std 1 for a constant."""
+    names = [f.name for f in schema.fields if f.kind == "dense" and (f.mean is None or f.std is None)]
+    if not names:
+        return {}
+    sides = {join.name: SideTable.build(schema, join, raw[join.name], normalise=False) for join in schema.joins}
+    dense = encode(schema, columns, sides, names, normalise=False).dense
+    stats = {}
+    for name in names:
+        values = dense[name][rows].astype(np.float64)
+        stats[name] = (float(values.mean()), float(values.std()) or 1.0)
+    return stats
+
+
+def _parts(days: Rows, split: Split) -> dict[str, Rows]:
+    train = days < split.test
+    validation = train & (days >= split.validation) if split.validation is not None else np.zeros_like(train)
+    parts = {
+        "fit": np.flatnonzero(train & ~validation),
+        "validation": np.flatnonzero(validation),
+        "train": np.flatnonzero(train),
+        "test": np.flatnonzero(~train),
+    }
+    for name, rows in parts.items():
+        if len(rows) == 0 and (name != "validation" or split.validation is not None):
+            got = f"days {days.min()} to {days.max()}" if len(days) else "no days"
+            raise SchemaError(f"train.split: expected rows to {name} on, got {got} with {split}")
+    return parts
+
+
+def _without_join(schema: FeatureSchema, name: str) -> tuple[FeatureSchema, list[str]]:
+    """Returns the schema without join `name`, its fields and the tables nothing reads any more, and those fields."""
+    fields = tuple(f for f in schema.fields if f.join != name)
+    used = {f.table for f in fields}
+    smaller = dataclasses.replace(
+        schema,
+        fields=fields,
+        joins=tuple(j for j in schema.joins if j.name != name),
+        tables=tuple(t for t in schema.tables if t.name in used),
+    )
+    return smaller, [f.name for f in schema.fields if f.join == name]
+
+
+def _without_null(table: pa.Table, key: str) -> pa.Table:
+    """Returns the rows of a side table that have a key: the others join to nothing."""
+    return table.filter(pc.is_valid(table[key])) if key in table.column_names else table
+
+
+def _integers(log: pa.Table, name: str) -> Rows:
+    column = _column(log, name)
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise SchemaError(f"column {name!r}: expected integers, got {column.type} ({column.null_count} nulls)")
+    return column.to_numpy().astype(np.int64)
+
+
+def _label(log: pa.Table, name: str) -> npt.NDArray[np.float32]:
+    column = _column(log, name)
+    if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+        raise SchemaError(f"label column {name!r}: expected 0 or 1, got {column.type} ({column.null_count} nulls)")
+    values = column.to_numpy().astype(np.float32)
+    off = np.flatnonzero((values != 0) & (values != 1))
+    if len(off):
+        raise SchemaError(f"label column {name!r}: expected 0 or 1, got {values[off[0]]:g} at row {off[0]}")
+    return values
+
+
+def _column(log: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in log.column_names:
+        raise SchemaError(f"column {name!r}: expected in the log, got columns {', '.join(log.column_names)}")
+    return log[name]

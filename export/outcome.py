@@ -1,0 +1,30 @@
+"""A trained model as a checkpoint: rows with their GSET scores, the network's weights, the fitted schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pepnet_infer.export.checkpoint import Checkpoint, Table
+from pepnet_infer.export.data.dataset import Dataset
+from pepnet_infer.export.gset_score import accumulate, row_weights
+from pepnet_infer.export.network import dense_state
+from pepnet_infer.export.train import Trained
+from pepnet_infer.export.train_config import ScoreConfig
+
+
+def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta: Mapping[str, Any]) -> Checkpoint:
+    """Returns the checkpoint of `trained`. GSET scores count every row before the test days."""
+    schema = dataset.schema
+    positive = schema.tasks.index(scoring.positive or schema.tasks[0])
+    weights = row_weights(dataset.times[dataset.train], dataset.labels[dataset.train, positive] > 0.5, scoring)
+    tables = {}
+    for table in schema.tables:
+        ids, bags = dataset.ids.of_table(schema, table.name, dataset.train)
+        scores = accumulate(len(dataset.ids.keys[table.name]), weights, ids, [(b.codes, b.offsets) for b in bags])
+        codes = trained.embeddings.known[table.name]
+        keys, rows, default = trained.embeddings.table(table.name)
+        tables[table.name] = Table(keys, rows, scores[codes].astype(np.float32), default)
+    return Checkpoint(schema, trained.config, tables, dict(dataset.sides), dense_state(trained.network), dict(meta))

@@ -1,0 +1,155 @@
+"""Training of one model: AdaGrad for embedding rows, Adam for the rest, a validation day that says when to stop."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pepnet_infer.config import ModelConfig
+from pepnet_infer.export.data.dataset import Dataset
+from pepnet_infer.export.embedding import Embeddings
+from pepnet_infer.export.metrics import auc
+from pepnet_infer.export.network import build_network
+from pepnet_infer.export.train_config import TrainConfig
+
+Rows = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+#: Told after every batch: (phase, epoch, batches done, batches of the epoch, mean loss so far).
+Progress = Callable[[str, int, int, int, float], None]
+_State = tuple[dict[str, torch.Tensor], dict[int, torch.Tensor]]
+
+_EVAL_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained model and how it came to be."""
+
+    config: ModelConfig
+    network: torch.nn.Module
+    embeddings: Embeddings
+    epochs: int  # what the final model was trained for
+    history: tuple[Mapping[str, float], ...]  # per epoch of the choosing phase: loss, validation
+    seconds: float
+    test_scores: Scores  # [len(dataset.test), T]
+
+
+def train(
+    dataset: Dataset, config: ModelConfig, settings: TrainConfig, seed: int, progress: Progress | None = None
+) -> Trained:
+    """Trains one model of `config` on `dataset`.
+
+    With a validation day: fits on the days before it, stops after `patience` epochs without a better mean AUC there,
+    and, with `refit`, trains anew on all days before the test days for as many epochs as were best. The test days are
+    scored once, at the end.
+    """
+    begin = time.perf_counter()
+    report = progress or (lambda *_: None)
+    if len(dataset.validation) == 0:
+        run = _Run(dataset, config, settings, seed, dataset.train)
+        history = [{"loss": run.epoch("train", n, report)} for n in range(settings.epochs)]
+        return run.finish(settings.epochs, history, begin)
+    run = _Run(dataset, config, settings, seed, dataset.fit)
+    best_epochs, best, history, kept = 0, -np.inf, [], run.state()
+    for epoch in range(settings.epochs):
+        loss = run.epoch("choose", epoch, report)
+        value = selection_metric(dataset, settings, run.scores(dataset.validation))
+        history.append({"loss": loss, "validation": value})
+        if value > best:
+            best, best_epochs, kept = value, epoch + 1, run.state()
+        elif epoch + 1 - best_epochs >= settings.patience:
+            break
+    if not settings.refit:
+        run.restore(kept)
+        return run.finish(best_epochs, history, begin)
+    run = _Run(dataset, config, settings, seed, dataset.train)
+    for epoch in range(best_epochs):
+        run.epoch("refit", epoch, report)
+    return run.finish(best_epochs, history, begin)
+
+
+def selection_metric(dataset: Dataset, settings: TrainConfig, scores: Scores) -> float:
+    """Returns the mean AUC on the validation day over `settings.select_by`, or over every task stable there."""
+    labels = dataset.labels[dataset.validation]
+    tasks = dataset.schema.tasks
+    chosen = [t for t in range(len(tasks)) if not settings.select_by or tasks[t] in settings.select_by]
+    if not settings.select_by:
+        rarer = np.minimum(labels.sum(0), len(labels) - labels.sum(0))
+        chosen = [t for t in chosen if rarer[t] >= settings.min_positives] or [int(rarer.argmax())]
+    return float(np.mean([auc(labels[:, t], scores[:, t]) for t in chosen]))
+
+
+class _Run:
+    """A model being trained on `rows`."""
+
+    def __init__(self, dataset: Dataset, config: ModelConfig, settings: TrainConfig, seed: int, rows: Rows) -> None:
+        torch.manual_seed(seed)
+        self._dataset, self._config, self._settings, self._rows = dataset, config, settings, rows
+        known = dataset.ids.known(dataset.schema, rows, settings.min_count)
+        self._embeddings = Embeddings(dataset.schema, dataset.ids, dataset.dense, known, settings, seed)
+        self._network = build_network(config, len(dataset.schema.tasks))
+        self._adam = torch.optim.Adam(
+            self._network.parameters(), lr=settings.lr_dense, weight_decay=settings.l2_dense, fused=True
+        )
+        self._shuffle = np.random.default_rng(seed)
+        self._labels = torch.from_numpy(dataset.labels)
+        self._weights = torch.tensor([settings.loss_weights.get(t, 1.0) for t in dataset.schema.tasks])
+
+    def epoch(self, phase: str, number: int, progress: Progress) -> float:
+        """Trains on every row once, in random order. Returns the mean loss of its batches."""
+        self._network.train()
+        order = self._shuffle.permutation(self._rows)
+        size = self._settings.batch
+        batches = -(-len(order) // size)
+        total = 0.0
+        for n in range(batches):
+            batch = order[n * size : (n + 1) * size]
+            inputs = self._embeddings.inputs(batch, training=True)
+            if self._settings.dropout:
+                drop = torch.nn.functional.dropout
+                inputs = {name: drop(x, self._settings.dropout) for name, x in inputs.items()}
+            logits = self._network.logits(inputs["general"], inputs["domain"], inputs["prior"])
+            # The sum over tasks of the mean over rows.
+            losses = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, self._labels[batch], reduction="none"
+            ).mean(0)
+            loss = (losses * self._weights).sum()
+            self._adam.zero_grad(set_to_none=True)
+            loss.backward()
+            self._adam.step()
+            self._embeddings.step()
+            total += float(loss.detach())
+            progress(phase, number, n + 1, batches, total / (n + 1))
+        return total / batches
+
+    @torch.no_grad()
+    def scores(self, rows: Rows) -> Scores:
+        """Returns float32 [len(rows), T]."""
+        self._network.eval()
+        parts = []
+        for at in range(0, len(rows), _EVAL_BATCH):
+            inputs = self._embeddings.inputs(rows[at : at + _EVAL_BATCH])
+            parts.append(self._network(inputs["general"], inputs["domain"], inputs["prior"]).numpy())
+        return np.concatenate(parts) if parts else np.empty((0, len(self._dataset.schema.tasks)), np.float32)
+
+    def state(self) -> _State:
+        """Returns a copy of the weights, for `restore`."""
+        return copy.deepcopy(self._network.state_dict()), self._embeddings.state()
+
+    def restore(self, state: _State) -> None:
+        """Takes back what `state` returned."""
+        network, embeddings = state
+        self._network.load_state_dict(network)
+        self._embeddings.restore(embeddings)
+
+    def finish(self, epochs: int, history: list[dict[str, float]], begin: float) -> Trained:
+        """Scores the test days and returns the model."""
+        scores = self.scores(self._dataset.test)
+        seconds = time.perf_counter() - begin
+        return Trained(self._config, self._network, self._embeddings, epochs, tuple(history), seconds, scores)

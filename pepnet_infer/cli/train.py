@@ -1,0 +1,110 @@
+"""`pepnet-infer train`: exposures → a trained checkpoint and what it is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.config import MODELS
+
+if TYPE_CHECKING:
+    from pepnet_infer.export.train_config import RunConfig
+
+
+def train(
+    data: Annotated[str, typer.Argument(metavar="kuairand:DIR|synthetic[:ROWS]", help="What to train on.")],
+    out: Annotated[Path, typer.Option("--out", metavar="CKPT", help="The directory to write.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="F.yaml", help="Features, model and training; built in for synthetic."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=f"Instead of the config's: {', '.join(MODELS)}.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="PEPNet, without EPNet, without PPNet, and all baselines; PEPNet is kept.")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds to report over; the first is kept.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first seed.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most this many.")] = None,
+    test_rows: Annotated[
+        Path | None, typer.Option(metavar="F.parquet", help="Write the raw rows of the test days there, to score.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a reference model. Reports AUC and GAUC per task and domain, on days that training never sees."""
+    if model is not None and model not in MODELS:
+        raise typer.BadParameter(f"--model: expected one of {', '.join(MODELS)}, got {model!r}")
+    if compare and model is not None:
+        raise typer.BadParameter("--compare trains every model: leave --model out")
+    if config is None and not data.startswith("synthetic"):
+        raise typer.BadParameter("--config: expected a yaml file (examples/kuairand.yaml), got none")
+    # torch is imported here and not above, so that the other commands start without it
+    from pepnet_infer.export import report
+    from pepnet_infer.export.checkpoint import DOCUMENT
+    from pepnet_infer.export.compare import train_all, variants
+    from pepnet_infer.export.data.dataset import build_dataset
+    from pepnet_infer.export.data.source import open_source
+    from pepnet_infer.export.data.synthetic_schema import synthetic_config
+    from pepnet_infer.export.outcome import to_checkpoint, write_test_rows
+    from pepnet_infer.export.train_config import RunConfig
+    from pepnet_infer.files import refuse_occupied
+
+    refuse_occupied(out, DOCUMENT, overwrite)  # before the minutes, not after
+    run = RunConfig.read(config) if config else synthetic_config()
+    run = _changed(run, model, seeds, seed, epochs)
+    source = open_source(data)
+    with _Bars() as bars:
+        with bars.step("read and encode the data"):
+            dataset = build_dataset(source, run.schema, run.train)
+        outcomes, kept = train_all(dataset, variants(run.model, dataset, compare), run.train, bars.begin)
+    result = report.report_json(data, dataset, run.train, outcomes)
+    meta = {"data": source.name, "seed": run.train.seed, "epochs": kept.epochs, "models": [o.name for o in outcomes]}
+    files = {"report.json": json.dumps(result, indent=1, allow_nan=False).encode(), "report.png": report.plot(outcomes)}
+    to_checkpoint(dataset, kept, run.train.gset, meta).save(out, overwrite=overwrite, reports=files)
+    if test_rows is not None:
+        write_test_rows(dataset, test_rows)
+    emit(result, as_json, lambda console: report.show(console, dataset, run.train, outcomes))
+    progress.print(f"checkpoint {out}, with report.json and report.png", markup=False, highlight=False)
+
+
+def _changed(
+    run: RunConfig, model: str | None, seeds: int | None, seed: int | None, epochs: int | None
+) -> RunConfig:
+    """Returns `run` with what the command line says otherwise."""
+    given = {"seeds": seeds, "seed": seed, "epochs": epochs}
+    settings = dataclasses.replace(run.train, **{k: v for k, v in given.items() if v is not None})
+    flags = {**run.model, "model": model} if model is not None else run.model
+    return dataclasses.replace(run, model=flags, train=settings)
+
+
+class _Bars(Progress):
+    """A line per training, on stderr."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=progress,
+        )
+
+    def step(self, what: str) -> _Step:
+        return _Step(self, what)
+
+    def begin(self, name: str, seed: int) -> Callable[[str, int, int, int, float], None]:
+        line = self.add_task(f"{name}, seed {seed}", total=None, loss="")
+
+        def told(phase: str, epoch: int, done: int, batches: int, loss: float) -> None:
+            what = f"{name}, seed {seed}: {phase}, epoch {epoch + 1}"
+            self.update(line, description=what, completed=done, total=batches, loss=f"loss {loss:.4f}")
+
+        return told
