@@ -82,10 +82,17 @@ class Checkpoint:
         if not self.schema.fitted:
             raise BundleError("checkpoint: schema: expected every dense field to have its mean and std, got null")
 
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Writes the checkpoint, whole or not at all. Raises BundleError when `path` is taken or cannot be written."""
+    def save(
+        self, path: str | os.PathLike[str], overwrite: bool = False, reports: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Writes the checkpoint, whole or not at all, with `reports` (name → content) beside it for people to read.
+
+        Raises BundleError when `path` is taken or cannot be written.
+        """
         with new_directory(Path(path), DOCUMENT, overwrite) as root:
             self.write_payload(root, "float32")
+            for name, content in (reports or {}).items():
+                (root / name).write_bytes(content)
             document = {
                 "format_version": FORMAT_VERSION,
                 "schema": self.schema.to_json(),

@@ -30,7 +30,7 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
     Raises BundleError for a target in the way and for anything the file system refuses.
     """
     target = Path(os.path.abspath(target))
-    _refuse_occupied(target, document, overwrite)
+    refuse_occupied(target, document, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
@@ -40,13 +40,27 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
     try:
         yield staging
         sync_tree(staging)
-        _refuse_occupied(target, document, overwrite)
+        refuse_occupied(target, document, overwrite)
         _put_in_place(staging, target)
     except OSError as error:
         raise _failure(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # gone already when all went well
         os.close(lock)
+
+
+def refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
+    """Raises BundleError where `new_directory` would: for those who work for minutes before they write."""
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise BundleError(f"{target}: expected a directory or nothing there, got a file or link")
+    if not any(target.iterdir()):
+        return
+    if not (target / document).is_file():
+        raise BundleError(f"{target}: expected nothing there or a directory with {document}, got other files")
+    if not overwrite:
+        raise BundleError(f"{target}: expected nothing there, got an existing {document}; pass overwrite to replace it")
 
 
 def sync_tree(root: Path) -> None:
@@ -64,19 +78,6 @@ def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, hex. A symlink is not followed."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
-    if not os.path.lexists(target):
-        return
-    if target.is_symlink() or not target.is_dir():
-        raise BundleError(f"{target}: expected a directory or nothing there, got a file or link")
-    if not any(target.iterdir()):
-        return
-    if not (target / document).is_file():
-        raise BundleError(f"{target}: expected nothing there or a directory with {document}, got other files")
-    if not overwrite:
-        raise BundleError(f"{target}: expected nothing there, got an existing {document}; pass overwrite to replace it")
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
