@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +16,21 @@ from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.schema import TableSpec
 from pepnet_infer.store import Pooling, Rows, TableStats
 from pepnet_infer.store.table_file import TableFile, open_table
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What an open store holds. A call takes it once and keeps it: closing does not pull it from under the call."""
+
+    files: dict[str, TableFile] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    by_number: dict[int, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Table:
+        table = self.tables.get(name)
+        if table is None:
+            raise StoreError(f"table: expected one of {_names(self.tables)}, got {name!r}")
+        return table
 
 
 class MmapStore:
@@ -31,37 +47,35 @@ class MmapStore:
         """
         if specs is not None and set(specs) != set(paths):
             raise StoreError(f"tables: expected files for {_names(specs)}, got {_names(paths)}")
-        self._closed = False
-        self._files: dict[str, TableFile] = {}
-        self._tables: dict[str, Table] = {}
-        self._by_number: dict[int, str] = {}
+        held = _Tables()
         for name, path in paths.items():
             file = open_table(path, None if specs is None else specs[name])
             if file.number is not None:
-                other = self._by_number.setdefault(file.number, name)
+                other = held.by_number.setdefault(file.number, name)
                 if other != name:
                     raise BundleError(f"{path}: expected a table number of its own, got {file.number} as in {other!r}")
-            self._files[name] = file
-            self._tables[name] = Table(file.keys, file.rows, file.default)
+            held.files[name] = file
+            held.tables[name] = Table(file.keys, file.rows, file.default)
+        self._held: _Tables | None = held
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes rows of `keys` [N] to `out` [N, dim]; see `RowSource.lookup`."""
-        return self._table(table).lookup(keys, out)
+        return self._open()[table].lookup(keys, out)
 
     def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
         """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`."""
-        return self._table(table).pool(keys, offsets, pooling, out)
+        return self._open()[table].pool(keys, offsets, pooling, out)
 
     def get_many(self, keys: Keys, dim: int) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Returns (rows [N, dim], found [N]); see `Store.get_many`."""
-        self._check_open()
+        held = self._open()
         rows, found = np.zeros((keys.size, dim), np.float32), np.zeros(keys.size, np.bool_)
         numbers = keys >> np.uint64(ID_BITS)
         for number in np.unique(numbers):
-            name = self._by_number.get(int(number))
+            name = held.by_number.get(int(number))
             if name is None:
                 continue
-            table = self._table(name)
+            table = held[name]
             if table.dim != dim:
                 raise StoreError(f"keys: expected tables of width {dim}, got a key of {name!r} of width {table.dim}")
             at = np.flatnonzero(numbers == number)
@@ -73,24 +87,23 @@ class MmapStore:
 
     def stats(self) -> dict[str, TableStats]:
         """Returns what each table is and was asked. Counters are read as they stand, without stopping anyone."""
-        self._check_open()
+        held = self._open()
         return {
             name: TableStats(
                 rows=len(table),
                 dim=table.dim,
-                dtype=self._files[name].dtype,
+                dtype=held.files[name].dtype,
                 lookups=table.lookups,
                 unknown=table.unknown,
                 index_bytes=table.index.memory_bytes,
-                file_bytes=self._files[name].bytes,
+                file_bytes=held.files[name].bytes,
             )
-            for name, table in self._tables.items()
+            for name, table in held.tables.items()
         }
 
     def close(self) -> None:
-        """Lets go of the tables: later calls raise StoreError, calls under way finish and keep their map alive."""
-        self._closed = True
-        self._tables, self._files, self._by_number = {}, {}, {}
+        """Lets go of the tables: later calls raise StoreError, calls under way finish and keep their maps alive."""
+        self._held = None
 
     def __enter__(self) -> MmapStore:
         return self
@@ -100,16 +113,11 @@ class MmapStore:
     ) -> None:
         self.close()
 
-    def _table(self, name: str) -> Table:
-        table = self._tables.get(name)
-        if table is None:
-            self._check_open()
-            raise StoreError(f"table: expected one of {_names(self._tables)}, got {name!r}")
-        return table
-
-    def _check_open(self) -> None:
-        if self._closed:
+    def _open(self) -> _Tables:
+        held = self._held
+        if held is None:
             raise StoreError("store: expected an open one, got one that was closed")
+        return held
 
 
 def _names(tables: Mapping[str, object]) -> str:
