@@ -43,6 +43,9 @@ class IdRule:
         if spec.transform.op not in _WANTED:
             where = f"schema.fields.{spec.name}.transform"
             raise SchemaError(f"{where}: expected one of {', '.join(_WANTED)}, got {spec.transform.op!r}")
+        if spec.separator is not None and (not spec.separator or spec.transform.op != "none"):
+            got = f"transform {spec.transform.op!r}" if spec.separator else "an empty one"
+            raise SchemaError(f"schema.fields.{spec.name}.separator: expected text and no transform, got {got}")
         return cls(NullRule(spec.column, spec.nullable, messy), spec.hashed, spec.transform)
 
 
@@ -191,8 +194,8 @@ def _split(column: str, separator: str, array: PlainArray) -> tuple[PlainArray, 
 
 
 def _last(ids: Ids, offsets: ragged.Offsets, most: int) -> tuple[Ids, ragged.Offsets]:
-    lengths = np.diff(offsets)
+    lengths = offsets[1:] - offsets[:-1]
     if lengths.max() <= most:
         return ids, offsets
     kept = ragged.to_offsets(np.minimum(lengths, most))
-    return ids[ragged.gather(offsets[1:] - np.diff(kept), kept)], kept
+    return ids[ragged.gather(offsets[1:] - (kept[1:] - kept[:-1]), kept)], kept

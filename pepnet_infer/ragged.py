@@ -22,7 +22,7 @@ def gather(starts: Offsets, offsets: Offsets) -> Offsets:
 
     `starts` is int64 [B], `offsets` int64 [B+1] those of the new array; the result is int64 [offsets[-1]].
     """
-    lengths = np.diff(offsets)
+    lengths = offsets[1:] - offsets[:-1]
     return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1], dtype=np.int64)
 
 
@@ -37,7 +37,7 @@ def check_offsets(column: str, offsets: Offsets, values: int) -> None:
         raise SchemaError(f"column {column!r}: expected one offset more than rows, got no offsets", column)
     if offsets[0] < 0:
         raise SchemaError(f"column {column!r}: expected offsets from 0, got {offsets[0]} at row 0", column, 0)
-    drops = np.diff(offsets) < 0
+    drops = offsets[1:] < offsets[:-1]
     if drops.any():
         row = int(drops.argmax())
         got = f"{offsets[row + 1]} after {offsets[row]} at row {row}"

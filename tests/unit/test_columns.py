@@ -236,13 +236,27 @@ FRAME = {"n": NUMBERS, "unused": [{"a": 1}] * 5, "w": WORDS, "b": BAGS}
         pd.DataFrame(FRAME, index=[5, 5, 5, 5, 5]),
         TABLE.to_pandas(types_mapper=pd.ArrowDtype),
         pl.DataFrame(FRAME),
-        duckdb.from_arrow(TABLE),
         Stream(TABLE),
         Struct(TABLE.to_batches()[0]),
     ],
     ids=lambda batch: type(batch).__name__,
 )
 def test_batches_in_every_form(batch: Any) -> None:
+    check(batch)
+
+
+def test_a_relation_of_duckdb() -> None:
+    with duckdb.connect() as connection:
+        relation = connection.from_arrow(TABLE)
+        check(relation)
+        assert read_columns(relation.limit(0), ["n", "w", "b"]).num_rows == 0
+        assert read_columns(connection.sql("SELECT n * 2 AS m FROM relation WHERE n > 3"), ["m"])["m"].to_pylist() == [
+            8,
+            10,
+        ]
+
+
+def check(batch: object) -> None:
     columns = read_columns(batch, ["w", "n", "b", "n"])
     assert columns.num_rows == 5
     assert columns.names == ("w", "n", "b")
@@ -262,7 +276,6 @@ def test_no_rows() -> None:
         pa.table({"n": pa.chunked_array([], pa.int64()), "w": pa.array([], pa.string()), "b": pa.array([], pa.null())}),
         empty.to_pandas(),
         pl.DataFrame(FRAME)[:0],
-        duckdb.from_arrow(TABLE).limit(0),
     ):
         columns = read_columns(batch, ["n", "w", "b"])
         assert columns.num_rows == 0

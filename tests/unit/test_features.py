@@ -14,9 +14,12 @@ import pytest
 import xxhash
 
 from pepnet_infer.columns import Columns, read_columns
+from pepnet_infer.decode import IdRule, decode_ids
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.faults import Faults
 from pepnet_infer.features import Bag, Encoder, Features, encode
 from pepnet_infer.ids import MISSING_KEY
+from pepnet_infer.numeric import NullRule
 from pepnet_infer.schema import FeatureSchema
 
 MISSING = int(MISSING_KEY)
@@ -269,6 +272,23 @@ def test_bad_rows_are_told_from_good_ones() -> None:
     ]
 
 
+def test_a_null_domain_is_not_also_an_unknown_one() -> None:
+    for domains, page in (([3, 4], [3, None]), (["a", "b"], ["b", None])):
+        schema = schema_of(DOMAIN[1], domains=domains)
+        result = Encoder(schema, {}).encode_rows(read_columns({"page": page, "x": [1, 2]}, schema.columns))
+        assert [fault.message for fault in result.faults] == ["column 'page': expected no nulls, got 1, at row 1"]
+
+
+def test_messy_numbers_that_are_no_ids_are_missing_once_collected() -> None:
+    rule = IdRule(NullRule("x", messy=True))
+    faults = Faults(5, collect=True)
+    found, missing = decode_ids(rule, pa.array([4.0, 2.5, None, math.inf, -1.0]), faults)
+    assert missing is not None
+    assert missing.tolist() == [False, True, True, True, True]
+    assert faults.bad.tolist() == [False, True, False, True, True]
+    assert found[0] == 4
+
+
 def test_errors_have_a_place() -> None:
     with pytest.raises(SchemaError) as caught:
         ids({}, [1, 2, -7])
@@ -284,6 +304,15 @@ def test_fields_must_exist() -> None:
 def test_a_transform_of_another_kind_is_refused() -> None:
     schema = schema_of({"name": "x", "kind": "id", "transform": "log1p"})
     with pytest.raises(SchemaError, match=r"schema.fields.x.transform: expected one of none, .*, got 'log1p'"):
+        Encoder(schema, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "got"), [({"separator": ""}, "an empty one"), ({"transform": "hour"}, "transform 'hour'")]
+)
+def test_a_separator_that_cannot_be_used_is_refused(options: dict[str, str], got: str) -> None:
+    schema = schema_of({"name": "x", "kind": "bag", "separator": ","} | options)
+    with pytest.raises(SchemaError, match=f"schema.fields.x.separator: expected text and no transform, got {got}"):
         Encoder(schema, {})
 
 

@@ -241,6 +241,7 @@ def alter(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[di
         (alter("bag.seen.keys", lambda a: a.reshape(3, 1)), "tensor 'bag.seen.keys': expected uint64 [n], got uint64"),
         (alter("bag.seen.offsets", lambda a: a[[0, 2, 1, 3]]), "expected offsets that ascend from 0 to 3, got others"),
         (alter("bag.seen.offsets", lambda a: a + 1), "expected offsets that ascend from 0 to 3, got others"),
+        (alter("bag.seen.offsets", lambda a: np.maximum(a, 1)), "expected offsets that ascend from 0 to 3, got others"),
         (alter("bag.seen.offsets", lambda a: a * 9), "expected offsets that ascend from 0 to 3, got others"),
         (alter("bag.seen.offsets", lambda a: a[1:]), "expected int64 [4], got int64 [3]"),
         (alter("dense.days", lambda a: a * np.nan), "tensor 'dense.days': expected finite values, got NaN or infinity"),
