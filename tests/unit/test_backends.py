@@ -1,0 +1,248 @@
+"""Backends are what was asked for, or an error: never something else in silence."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pepnet_infer import BackendError, BundleError, Engine, backends
+from pepnet_infer.assemble import Inputs
+from pepnet_infer.backends import ort
+from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.config import InputWidths
+from pepnet_infer.cpu import available_threads
+
+WIDTHS = InputWidths(3, 2, 0)
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundle: Path) -> Bundle:
+    return Bundle.open(toy_bundle)
+
+
+def graph(
+    path: Path,
+    inputs: tuple[tuple[str, int, Any], ...] = (("general", TensorProto.FLOAT, ["batch", 3]),),
+    outputs: int = 2,
+) -> Any:
+    """Writes a graph whose first input times ones is the scores, and returns it as part of a bundle."""
+    nodes = [helper.make_node("MatMul", [inputs[0][0], "w"], ["scores"])]
+    weights = numpy_helper.from_array(np.ones((inputs[0][2][1], outputs), np.float32), "w")
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(*spec) for spec in inputs],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", outputs])],
+        [weights],
+    )
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return SimpleNamespace(onnx_path=path, tasks=("a", "b"), config=SimpleNamespace(inputs=WIDTHS))
+
+
+def inputs(rows: int) -> Inputs:
+    general = np.arange(3 * rows, dtype=np.float32).reshape(rows, 3)
+    return Inputs(general, np.zeros((rows, 2), np.float32), np.zeros((rows, 0), np.float32))
+
+
+def test_auto_says_what_it_took_and_why(bundle: Bundle) -> None:
+    description = backends.create(bundle).describe()
+    assert description["backend"] == "onnxruntime"
+    assert description["version"] == onnxruntime.__version__
+    assert description["precision"] == "fp32"
+    assert description["threads"] == available_threads()
+    assert description["why"].startswith("auto: onnxruntime is the only backend in this version; provider ")
+    named = backends.create(bundle, "onnxruntime", threads=1).describe()
+    assert (named["provider"], named["threads"]) == ("cpu", 1)
+    assert named["why"] == "asked for; provider cpu: the default"
+    assert backends.create(bundle, provider="cpu").describe()["why"].endswith("provider cpu: asked for")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"backend": "native"},
+            r"backend: expected one of auto, onnxruntime, got 'native', which is not in this versi",
+        ),
+        ({"backend": "cuda"}, r"backend: expected one of auto, onnxruntime, got 'cuda'"),
+        ({"backend": ""}, r"backend: expected one of auto, onnxruntime, got ''"),
+        ({"precision": "bf16"}, r"precision: onnxruntime has fp32, got 'bf16'"),
+        ({"backend": "onnxruntime", "precision": "int8"}, r"precision: onnxruntime has fp32, got 'int8'"),
+        ({"provider": "tensorrt"}, r"provider: onnxruntime has cpu, cuda, got 'tensorrt'"),
+        ({"threads": 0}, r"threads: expected an integer from 1 to 1024, got 0"),
+        ({"threads": 100_000}, r"threads: expected an integer from 1 to 1024, got 100000"),
+        ({"threads": 1.5}, r"threads: expected an integer from 1 to 1024, got 1\.5"),
+        ({"threads": True}, r"threads: expected an integer from 1 to 1024, got True"),
+        ({"options": {"spinn": True}}, r"options: onnxruntime has spin, got 'spinn'"),
+        ({"options": {"spin": 1}}, r"options\.spin: expected true or false, got 1"),
+    ],
+)
+def test_what_is_not_there_is_refused(toy_bundle: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        Engine.load(toy_bundle, check="sizes", **asked)
+
+
+def test_cuda_without_a_gpu_is_an_error(toy_bundle: Path) -> None:
+    if no_gpu_because() is None:
+        pytest.skip("this machine has a GPU")
+    for backend in ("auto", "onnxruntime"):
+        with pytest.raises(BackendError, match="provider: expected cuda, but "):
+            Engine.load(toy_bundle, backend, provider="cuda")
+
+
+def test_no_onnxruntime_names_the_extra_that_has_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r"onnxruntime cannot be imported .*pip install 'pepnet-infer\[cpu\]'"):
+        backends.create(bundle)
+
+
+class FakeSession:
+    """A session that starts the CUDA provider only if `cuda_starts`, and says nothing either way."""
+
+    cuda_starts = False
+    asked: Any = None
+
+    def __init__(self, path: str, options: Any, providers: Any) -> None:
+        type(self).asked = providers
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.fallback = True
+
+    def get_providers(self) -> list[str]:
+        names = [name for name, _ in self.asked if self.cuda_starts or name != "CUDAExecutionProvider"]
+        return [*names, *({"CPUExecutionProvider"} - set(names))]
+
+    def disable_fallback(self) -> None:
+        self.fallback = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+@pytest.fixture
+def cuda_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    """An onnxruntime that was built with CUDA, on a machine whose driver works."""
+
+    class Session(FakeSession):
+        pass
+
+    fake = SimpleNamespace(
+        InferenceSession=Session,
+        SessionOptions=onnxruntime.SessionOptions,
+        ExecutionMode=onnxruntime.ExecutionMode,
+        __version__="9.9",
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    monkeypatch.setattr(ort, "no_gpu_because", lambda: None)
+    return Session
+
+
+def test_another_provider_than_the_one_asked_for_is_an_error(bundle: Bundle, cuda_build: type[FakeSession]) -> None:
+    for backend in ("auto", "onnxruntime"):
+        with pytest.raises(BackendError, match="expected CUDAExecutionProvider, got CPUExecutionProvider"):
+            backends.create(bundle, backend, provider="cuda")
+    ((name, options),) = cuda_build.asked
+    assert name == "CUDAExecutionProvider"
+    assert options["use_tf32"] == "0"
+
+
+def test_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(
+    bundle: Bundle, cuda_build: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = backends.create(bundle)
+    assert failed.describe()["provider"] == "cpu"
+    assert "expected CUDAExecutionProvider, got CPUExecutionProvider" in failed.describe()["why"]
+    cuda_build.cuda_starts = True
+    taken = backends.create(bundle)
+    assert taken.describe()["provider"] == "cuda"
+    assert taken.describe()["why"].endswith("provider cuda: a GPU is there")
+    assert backends.create(bundle, "onnxruntime").describe()["provider"] == "cpu"
+    monkeypatch.setattr(ort, "no_gpu_because", lambda: "the driver is on strike")
+    assert backends.create(bundle).describe()["why"].endswith("provider cpu: the driver is on strike")
+    with pytest.raises(BackendError, match="provider: expected cuda, but the driver is on strike"):
+        backends.create(bundle, provider="cuda")
+
+
+def test_the_driver_is_asked_not_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert no_gpu_because("libnothing-of-this-name.so") is not None
+
+    def driver(init: int, count_code: int, count: int) -> Callable[[str], Any]:
+        def device_count(pointer: Any) -> int:
+            pointer._obj.value = count
+            return count_code
+
+        return lambda _: SimpleNamespace(cuInit=lambda _: init, cuDeviceGetCount=device_count)
+
+    for answers, expected in (
+        ((0, 0, 2), None),
+        ((100, 0, 0), "the NVIDIA driver does not start (cuInit returned 100)"),
+        ((0, 0, 0), "the NVIDIA driver shows no GPU (cuDeviceGetCount returned 0, 0 found)"),
+        ((0, 3, 1), "the NVIDIA driver shows no GPU (cuDeviceGetCount returned 3, 1 found)"),
+    ):
+        monkeypatch.setattr(ctypes, "CDLL", driver(*answers))
+        assert no_gpu_because() == expected
+
+
+def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ort.OrtBackend.load(graph(tmp_path / "g.onnx"), backends.Settings())
+    seen: list[int] = []
+    run = backend._session.run
+
+    def spy(outputs: Any, feed: Any) -> Any:
+        assert set(feed) == {"general"}  # what no layer reads is not in the graph
+        seen.append(len(feed["general"]))
+        return run(outputs, feed)
+
+    monkeypatch.setattr(backend, "_session", SimpleNamespace(run=spy))
+    for rows in (0, 1, ort.CHUNK_ROWS - 1, ort.CHUNK_ROWS, ort.CHUNK_ROWS + 1, 2 * ort.CHUNK_ROWS + 5):
+        seen.clear()
+        given = inputs(rows)
+        out = backend.run(given)
+        assert out.shape == (rows, 2)
+        assert np.array_equal(out, np.repeat(given.general.sum(axis=1, keepdims=True), 2, axis=1))
+        assert sum(seen) == rows
+        assert all(size == ort.CHUNK_ROWS for size in seen[:-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": (("x", 1, ["batch", 3]),)}, r"expected inputs general, domain, prior, got 'x'"),
+        ({"inputs": (("general", 1, ["batch", 4]),)}, r"input 'general': expected float32 \[batch, 3\], got .*4"),
+        ({"inputs": (("general", 11, ["batch", 3]),)}, r"onnxruntime cannot load it|expected float32"),
+        ({"inputs": (("general", 1, [8, 3]),)}, r"input 'general': expected any batch size, got 8 only"),
+        ({"outputs": 3}, r"expected one output float32 \[batch, 2\], got scores .*3"),
+    ],
+)
+def test_a_graph_that_does_not_fit_its_config_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
+    fake = graph(tmp_path / "g.onnx", **changes)
+    with pytest.raises(BundleError, match=message):
+        backends.create(fake)
+
+
+def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
+    fake = graph(tmp_path / "g.onnx")
+    fake.onnx_path.write_bytes(b"no graph")
+    with pytest.raises(BundleError, match=r"g\.onnx: onnxruntime cannot load it"):
+        backends.create(fake)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(no_gpu_because() is not None, reason="no GPU answers")
+def test_cuda_scores_are_those_of_the_cpu(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
+    with Engine.load(toy_bundle, provider="cuda") as gpu, Engine.load(toy_bundle, "onnxruntime") as cpu:
+        assert gpu.stats()["provider"] == "cuda"
+        for rows in (1, 7, 1000):
+            batch = toy_batch(rows)
+            assert np.abs(gpu.score(batch).values - cpu.score(batch).values).max() <= 1e-5
