@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.faults import Faults, Mask
+from pepnet_infer.transforms import Integers
 
 if TYPE_CHECKING:
     from pepnet_infer.arrays import PlainArray
 
-Integers = npt.NDArray[np.int64] | npt.NDArray[np.uint64]
 Reals = npt.NDArray[np.float64]
 
 _EXACT = 2.0**53  # float64 holds every whole number up to here
