@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pepnet_infer.config import InputWidths, ModelConfig
@@ -72,6 +73,22 @@ def toy_batch() -> Callable[..., Batch]:
             "duration": rng.exponential(20.0, rows),
             "age": rng.normal(35.0, 10.0, rows),
         }
+
+    return make
+
+
+@pytest.fixture
+def toy_table(toy_batch: Callable[..., Batch]) -> Callable[..., pa.Table]:
+    """Returns `toy_table(rows, seed)`: the same batch as an Arrow table, bags as lists."""
+
+    def make(rows: int, seed: int = 0) -> pa.Table:
+        columns = {
+            name: pa.ListArray.from_arrays(column[1].astype(np.int32), column[0])
+            if isinstance(column, tuple)
+            else column
+            for name, column in toy_batch(rows, seed).items()
+        }
+        return pa.table(columns)
 
     return make
 
