@@ -153,13 +153,17 @@ def _pattern(pattern: str) -> Iterator[_Found]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     root = Path(*parts[:fixed])
+
+    def private(path: Path) -> bool:  # _SUCCESS, _metadata, _temporary/…
+        return any(part.startswith("_") for part in path.relative_to(root).parts)
+
     matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
     # With a pattern in a folder's place the next run may look into the output folder, wherever it lies below `root`.
     crosses = fixed < len(parts) - 1 or parts[-1] == "**"
     yielded = 0
     for path in matches:
-        if path.name.startswith("_") and not parts[-1].startswith("_"):
-            continue  # _SUCCESS, _metadata, _temporary
+        if private(path) and not any(part.startswith("_") for part in parts[fixed:]):
+            continue
         if path.is_file():
             yield _Found(path, path.relative_to(root), root if crosses else None)
             yielded += 1
