@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -99,6 +100,8 @@ def make_folder(path: Path) -> None:
     """Makes `path` and what is missing above it, on the disk too, so that no finished file loses its folder."""
     if path.is_dir():
         return
+    if path.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
     _sync(path.parent)
