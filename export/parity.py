@@ -92,27 +92,39 @@ def measure(
     for stage, (run, model) in stages.items():
         report[stage] = {}
         for name, inputs in sets.items():
+            where = f"parity: {stage} on {name} rows"
+            scores = score(run, inputs, len(tasks), where)
             try:
-                report[stage][name] = compare(run, inputs, expected[name], tasks, f"{stage} on {name} rows").to_json()
+                report[stage][name] = compare(scores, expected[name], tasks, where).to_json()
             except BundleError as error:
                 weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
                 culprit = "" if model is None else name_culprit(model, exported, weights, inputs)
-                raise BundleError(f"parity: {error}{culprit}") from error
+                raise BundleError(f"{error}{culprit}") from error
     return report
 
 
-def compare(run: Run, inputs: Inputs, expected: Scores, tasks: tuple[str, ...], where: str) -> Difference:
-    """Scores `inputs` in the batches of `BATCHES`, one after the other, and compares with `expected` [rows, T]."""
-    found, at = Difference(), 0
+def score(run: Run, inputs: Inputs, tasks: int, where: str) -> list[Scores]:
+    """Scores `inputs` in the batches of `BATCHES`, one after the other. Raises BundleError when one fails."""
+    parts, at = [], 0
     for batch in BATCHES:
         rows = slice(at, at + batch)
         try:
             scores = run(Inputs(inputs.general[rows], inputs.domain[rows], inputs.prior[rows]))
         except Exception as error:  # what onnxruntime raises has no base of its own
             raise BundleError(f"{where}, batch {batch}: expected scores, got: {error}") from error
-        if scores.shape != (batch, len(tasks)):
-            raise BundleError(f"{where}, batch {batch}: expected shape {(batch, len(tasks))}, got {scores.shape}")
-        off = np.abs(scores.astype(np.float64) - expected[rows])
+        if scores.shape != (batch, tasks):
+            raise BundleError(f"{where}, batch {batch}: expected shape {(batch, tasks)}, got {scores.shape}")
+        parts.append(scores)
+        at += batch
+    return parts
+
+
+def compare(parts: list[Scores], expected: Scores, tasks: tuple[str, ...], where: str) -> Difference:
+    """Compares the scores of each batch with `expected` [rows, T]. Raises BundleError when one is off."""
+    found, at = Difference(), 0
+    for scores in parts:
+        batch = len(scores)
+        off = np.abs(scores.astype(np.float64) - expected[at : at + batch])
         bad = ~(off <= TOLERANCE)  # NaN is bad too
         if bad.any():
             row, task = np.argwhere(bad)[0]

@@ -1,0 +1,340 @@
+"""Bundles that are damaged, forged or from the future. Each is refused, with what was expected, what came and where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer.bundle import Bundle, read_tensors
+from pepnet_infer.errors import BundleError
+from pepnet_infer.tensorfile import write_tensors
+
+LINK = "expected a regular file, got a symbolic link"
+
+Break = Callable[[Path], Any]
+DENSE = "dense.safetensors"
+TABLE = "tables/video.safetensors"
+
+
+@pytest.fixture
+def bundle(toy_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the toy bundle to break, in a folder of its own with a secret beside it."""
+    (tmp_path / "secret").write_text("nobody's business")
+    return Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
+
+
+def manifest(change: Callable[[dict[str, Any]], object]) -> Break:
+    """Changes the manifest; a forger would keep everything else right."""
+
+    def apply(root: Path) -> None:
+        data = json.loads((root / "manifest.json").read_text())
+        change(data)
+        (root / "manifest.json").write_text(json.dumps(data))
+
+    return apply
+
+
+def put(key: str, value: object) -> Break:
+    return manifest(lambda data: data.__setitem__(key, value))
+
+
+def drop(key: str) -> Break:
+    return manifest(lambda data: data.pop(key))
+
+
+def put_in(part: str, key: str, value: object) -> Break:
+    return manifest(lambda data: data[part].__setitem__(key, value))
+
+
+def listed(name: str, entry: object) -> Break:
+    return put_in("files", name, entry)
+
+
+def relist(root: Path, name: str) -> None:
+    """Lists `name` as it is now: what is left to find is what is in it."""
+    data = (root / name).read_bytes()
+    listed(name, {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})(root)
+
+
+def text(name: str, content: str | bytes) -> Break:
+    return lambda root: (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def retext(name: str, content: bytes) -> Break:
+    return all_of(text(name, content), lambda root: relist(root, name))
+
+
+def tensors(name: str, change: Callable[[dict[str, Any]], object]) -> Break:
+    """Changes the tensors of a file, and lists it as it is then."""
+
+    def apply(root: Path) -> None:
+        values = read_tensors(root / name)
+        change(values)
+        (root / name).unlink()
+        write_tensors(root / name, values)
+        relist(root, name)
+
+    return apply
+
+
+def set_tensor(name: str, key: str, value: Any) -> Break:
+    return tensors(name, lambda values: values.__setitem__(key, value(values[key]) if callable(value) else value))
+
+
+def spoil(place: tuple[int, ...], value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def apply(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array[place] = value
+        return array
+
+    return apply
+
+
+def flip(name: str) -> Break:
+    def apply(root: Path) -> None:
+        data = bytearray((root / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (root / name).write_bytes(data)
+
+    return apply
+
+
+def link(name: str, to: str, as_is: bool = False) -> Break:
+    """Replaces a file by a symlink, to an exact copy of it unless `as_is`."""
+
+    def apply(root: Path) -> None:
+        target = root.parent / to
+        if not as_is:
+            shutil.move(root / name, target)
+        os.symlink(target, root / name)
+
+    return apply
+
+
+def all_of(*steps: Break) -> Break:
+    def apply(root: Path) -> None:
+        for step in steps:
+            step(root)
+
+    return apply
+
+
+RIGHT = {"bytes": 17, "sha256": hashlib.sha256(b"nobody's business").hexdigest()}
+
+CASES: list[tuple[str, Break, str]] = [
+    # files: missing, truncated, longer, altered, one too many
+    ("no manifest", lambda r: (r / "manifest.json").unlink(), r"manifest\.json: expected a file, got: No such file"),
+    ("no graph", lambda r: (r / "dense.onnx").unlink(), r"dense\.onnx: expected a file of \d+ bytes, got no file"),
+    ("no table", lambda r: (r / TABLE).unlink(), r"video\.safetensors: expected a file of \d+ bytes, got no file"),
+    ("no folder", lambda r: shutil.rmtree(r / "tables"), r"tables/page\.safetensors: expected a file of \d+ bytes"),
+    ("truncated", lambda r: os.truncate(r / TABLE, 100), r"video\.safetensors: expected \d+ bytes, got 100"),
+    ("emptied", lambda r: os.truncate(r / "dense.onnx", 0), r"dense\.onnx: expected \d+ bytes, got 0"),
+    ("longer", lambda r: os.truncate(r / "parity.json", 10**6), r"parity\.json: expected \d+ bytes, got 1000000"),
+    ("graph altered", flip("dense.onnx"), r"dense\.onnx: expected sha256 [0-9a-f]{64}, got [0-9a-f]{64}"),
+    ("weights altered", flip(DENSE), r"dense\.safetensors: expected sha256"),
+    ("table altered", flip(TABLE), r"video\.safetensors: expected sha256"),
+    ("parity altered", flip("parity.json"), r"parity\.json: expected sha256"),
+    ("one more", text("notes.txt", "hi"), r"notes\.txt: expected only files listed in manifest\.json, got one more"),
+    ("one more table", text("tables/x.safetensors", ""), r"x\.safetensors: expected only files listed"),
+    ("a pipe", lambda r: os.mkfifo(r / "pipe"), r"pipe: expected a regular file, got a special file"),
+    # the manifest's text
+    ("not json", text("manifest.json", "{"), r"manifest\.json: expected JSON, got"),
+    ("not utf-8", text("manifest.json", b'{"a": "\xff"}'), r"manifest\.json: expected JSON, got"),
+    ("empty", text("manifest.json", ""), r"manifest\.json: expected JSON, got"),
+    ("a list", text("manifest.json", "[]"), r"manifest\.json: expected a JSON object, got list"),
+    ("too deep", text("manifest.json", "[" * 10**6), r"manifest\.json: expected JSON, got"),
+    ("NaN", text("manifest.json", '{"a": NaN}'), r"manifest\.json: expected JSON, got: NaN is not a JSON number"),
+    ("parity not json", retext("parity.json", b"{"), r"parity\.json: expected JSON"),
+    ("huge", lambda r: os.truncate(r / "manifest.json", 1 << 30), r"expected at most 67108864 bytes, got 1073741824"),
+    # the manifest's keys
+    *(
+        (f"no {key}", drop(key), rf"manifest\.json: missing key '{key}'")
+        for key in ("format_version", "model_version", "schema", "config", "schema_hash", "tasks", "domains", "files")
+    ),
+    (
+        "newer format",
+        put("format_version", 2),
+        r"format_version: expected 1, got 2, a newer format: update pepnet-infer",
+    ),
+    ("format 0", put("format_version", 0), r"format_version: expected 1, got 0, an unknown format"),
+    ("format as text", put("format_version", "1"), r"format_version: expected int, got str '1'"),
+    ("format true", put("format_version", True), r"format_version: expected int, got bool 'True'"),
+    ("negative version", put("model_version", -1), r"model_version: expected 0 or more, got -1"),
+    ("version as float", put("model_version", 7.0), r"model_version: expected int, got float"),
+    (
+        "other tasks",
+        put("tasks", ["like", "click"]),
+        r"tasks: expected \['click', 'like'\] as in its schema, got \['like'",
+    ),
+    ("other domains", put("domains", [0, 1]), r"domains: expected \[0, 1, 4\] as in its schema, got \[0, 1\]"),
+    ("files a list", put("files", []), r"files: expected dict, got list"),
+    ("other hash", put("schema_hash", "0" * 64), r"schema_hash: expected [0-9a-f]{64} for its schema, got 0{64}"),
+    ("other schema", put_in("schema", "name", "x"), r"schema_hash: expected [0-9a-f]{64} for its schema, got"),
+    ("bad schema", put_in("schema", "fields", 3), r"manifest\.json: schema\.fields: expected list, got 3"),
+    ("bad config", put_in("config", "experts", "3"), r"manifest\.json: config\.experts: expected an integer, got '3'"),
+    ("unknown flag", put_in("config", "turbo", 1), r"manifest\.json: config: unknown key 'turbo'"),
+    (
+        "other widths",
+        put_in("config", "inputs", {"general": 22, "domain": 4, "prior": 11}),
+        r"config\.inputs\.general: expected 21 columns as in its schema, got 22",
+    ),
+    # paths
+    ("dots", listed("../secret", RIGHT), r"files: '\.\./secret': expected a plain path inside the bundle"),
+    ("dots inside", listed("tables/../../secret", RIGHT), r"expected a plain path inside the bundle"),
+    ("absolute", listed("/etc/hostname", RIGHT), r"'/etc/hostname': expected a plain path inside the bundle"),
+    ("backslash", listed("..\\secret", RIGHT), r"expected a plain path inside the bundle"),
+    ("not normal", listed("./dense.onnx", RIGHT), r"expected a plain path inside the bundle"),
+    ("empty name", listed("", RIGHT), r"'': expected a plain path inside the bundle"),
+    ("nul", listed("a\0b", RIGHT), r"expected a plain path inside the bundle"),
+    ("lists itself", listed("manifest.json", RIGHT), r"expected a plain path inside the bundle"),
+    ("file link", link("dense.onnx", "elsewhere"), rf"dense\.onnx: {LINK}"),
+    ("table link", link(TABLE, "elsewhere"), rf"video\.safetensors: {LINK}"),
+    ("folder link", link("tables", "elsewhere"), rf"tables: {LINK}"),
+    ("manifest link", link("manifest.json", "elsewhere"), rf"manifest\.json: {LINK}"),
+    (
+        "link to the secret",
+        all_of(link("more", "secret", as_is=True), listed("more", RIGHT)),
+        rf"more: {LINK}",
+    ),
+    ("dangling link", link("more", "nowhere", as_is=True), rf"more: {LINK}"),
+    # what the listing says
+    ("entry a number", listed("dense.onnx", 3), r"'dense\.onnx': expected a mapping with bytes and sha256, got int"),
+    ("no sha256", listed("dense.onnx", {"bytes": 3}), r"files: 'dense\.onnx': missing key 'sha256'"),
+    ("size as text", listed("dense.onnx", {"bytes": "3", "sha256": ""}), r"bytes: expected int, got str '3'"),
+    (
+        "unlisted",
+        manifest(lambda d: d["files"].pop(TABLE)),
+        r"files: expected 'tables/video\.safetensors' to be listed",
+    ),
+    (
+        "no graph listed",
+        manifest(lambda d: d["files"].pop("dense.onnx")),
+        r"files: expected 'dense\.onnx' to be listed",
+    ),
+    # dense weights, listed as they are
+    ("weight gone", tensors(DENSE, lambda t: t.pop("mix.b")), r"expected tensor 'mix\.b' \[6\], got none"),
+    (
+        "weight more",
+        set_tensor(DENSE, "mix.c", np.zeros(2, np.float32)),
+        r"tensor 'mix\.c': expected only the tensors of its config, got one more",
+    ),
+    ("weight shape", set_tensor(DENSE, "mix.w", lambda w: w.T), r"'mix\.w': expected shape \[21, 6\], got \[6, 21\]"),
+    ("weight type", set_tensor(DENSE, "mix.w", lambda w: w.astype("f8")), r"'mix\.w': expected F32, got F64"),
+    (
+        "weight NaN",
+        set_tensor(DENSE, "mix.w", spoil((2, 3), np.nan)),
+        r"tensor 'mix\.w': expected finite values, got NaN or infinity at \[2, 3\]",
+    ),
+    ("weight inf", set_tensor(DENSE, "towers.0.b", spoil((1, 0), -np.inf)), r"'towers\.0\.b': expected finite"),
+    ("no safetensors", retext(DENSE, struct.pack("<Q", 1) + b"{"), r"dense\.safetensors: header: expected JSON"),
+    ("header past the end", retext(DENSE, b"\xff" * 8), r"dense\.safetensors: header: expected at most"),
+    # tables, listed as they are
+    (
+        "rows too wide",
+        set_tensor(TABLE, "rows", np.zeros((40, 6), np.float32)),
+        r"rows: expected F32 \[40, 5\], got F32 \[40, 6\]",
+    ),
+    ("rows too few", set_tensor(TABLE, "rows", lambda r: r[:-1]), r"rows: expected F32 \[40, 5\], got F32 \[39, 5\]"),
+    (
+        "rows of ints",
+        set_tensor(TABLE, "rows", lambda r: r.astype(np.int64)),
+        r"rows: expected one of F32, F16, BF16, got I64",
+    ),
+    (
+        "row NaN",
+        set_tensor(TABLE, "rows", spoil((17, 4), np.nan)),
+        r"video\.safetensors: rows\[17, 4\]: expected a finite",
+    ),
+    (
+        "default inf",
+        set_tensor(TABLE, "default", spoil((2,), np.inf)),
+        r"default\[2\]: expected a finite number, got inf",
+    ),
+    (
+        "score NaN",
+        set_tensor(TABLE, "scores", spoil((39,), np.nan)),
+        r"scores\[39\]: expected a finite number, got nan",
+    ),
+    ("keys unsorted", set_tensor(TABLE, "keys", lambda k: k[::-1]), r"keys: expected ascending, distinct keys"),
+    (
+        "keys of another",
+        set_tensor(TABLE, "keys", lambda k: k ^ np.uint64(1 << 50)),
+        r"keys: expected table number 1, got 5",
+    ),
+    (
+        "no default",
+        tensors(TABLE, lambda t: t.pop("default")),
+        r"expected tensors keys, rows, scores, default, got keys, rows",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [pytest.param(step, message, id=f"{i:02d}-{name}") for i, (name, step, message) in enumerate(CASES, 1)],
+)
+def test_refused(bundle: Path, break_it: Break, message: str) -> None:
+    Bundle.open(bundle)
+    break_it(bundle)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(bundle)
+
+
+#: What "sizes" leaves out: the reading of every byte.
+UNREAD = {"graph altered", "weights altered", "table altered", "parity altered", "weight NaN", "weight inf", "row NaN"}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [pytest.param(step, message, id=name) for name, step, message in CASES if name not in UNREAD],
+)
+def test_refused_without_reading_every_byte(bundle: Path, break_it: Break, message: str) -> None:
+    break_it(bundle)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(bundle, check="sizes")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "secret"])
+def test_what_is_no_directory(bundle: Path, name: str) -> None:
+    got = {"nowhere": "nothing", "secret": "a file"}[name]
+    with pytest.raises(BundleError, match=rf"{name}: expected a directory with manifest\.json, got {got}"):
+        Bundle.open(bundle.parent / name)
+
+
+def test_nothing_outside_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opens every forged bundle and watches which files are opened: none outside of it."""
+    opened: list[str] = []
+    watching = False
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(args[0], (str, bytes)):
+            opened.append(os.path.realpath(os.fsdecode(args[0])))
+
+    sys.addaudithook(watch)
+    pristine = bundle.with_name("pristine")
+    shutil.copytree(bundle, pristine)
+    for name, step, _ in CASES:
+        shutil.rmtree(bundle)
+        shutil.copytree(pristine, bundle)
+        step(bundle)
+        watching = True
+        with pytest.raises(BundleError):
+            Bundle.open(bundle)
+        watching = False
+        for stray in ("elsewhere", "nowhere"):
+            path = bundle.parent / stray
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        inside = f"{bundle.resolve()}/"
+        outside = [p for p in opened if not p.startswith(inside) and not p.endswith((".py", ".pyc", ".so"))]
+        assert outside == [], name
+    assert len(opened) > len(CASES)
