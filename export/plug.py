@@ -1,0 +1,81 @@
+"""PEPNet's two halves around another team's modules, which need no change: "plug and play" as the paper means it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.export.model import EPNet, PPNet
+
+
+class EPNetEmbedding(nn.Module):
+    """Any embedding with EPNet behind it: o = EPNet(domain, embedding(…))."""
+
+    def __init__(self, embedding: nn.Module, epnet: EPNet) -> None:
+        super().__init__()
+        self.embedding, self.epnet = embedding, epnet
+
+    def forward(self, domain: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Domain [B, domain width], then what the embedding takes → o [B, D]. The embedding must return [B, D]."""
+        return cast(Tensor, self.epnet(domain, self.embedding(*args, **kwargs)))
+
+
+class GatedNetwork(nn.Module):
+    """Any network with PPNet's gates on outputs inside it.
+
+    `layers[l]` are the sub-modules of `network` whose output [B, width_l] is multiplied with δ_l: one module, or one
+    for each expert. Name the ReLU, not the linear layer before it. The gates live in `ppnet`, made with
+    `PPNet(prior_width, general_width, widths)`; the network's own parameters stay where they are.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[Sequence[nn.Module]], ppnet: PPNet) -> None:
+        super().__init__()
+        if len(layers) != len(ppnet):
+            raise SchemaError(f"layers: expected one entry for each of {len(ppnet)} gates, got {len(layers)}")
+        inside = {id(module): name for name, module in network.named_modules()}
+        self.network, self.ppnet = network, ppnet
+        self.gated: list[list[str]] = []
+        for l, modules in enumerate(layers):
+            if not modules or any(id(module) not in inside for module in modules):
+                raise SchemaError(f"layers[{l}]: expected sub-modules of the network, got {list(modules)}")
+            self.gated.append([inside[id(module)] for module in modules])
+
+    def forward(self, prior: Tensor, o: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Prior [B, prior width], o [B, D] (what the gates read), then what the network takes → what it returns.
+
+        Raises SchemaError when a gated module gives another shape than its δ_l, or did not run.
+        """
+        waiting: set[str] = set()
+        handles: list[RemovableHandle] = []
+        for names, delta in zip(self.gated, self.ppnet(prior, o), strict=True):
+            for name in names:
+                waiting.add(name)
+                hook = _Multiply(name, delta, waiting)
+                handles.append(self.network.get_submodule(name).register_forward_hook(hook))
+        try:
+            result = self.network(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if waiting:
+            raise SchemaError(f"module {min(waiting)!r}: expected it to run, so that its gate can act; it did not")
+        return result
+
+
+class _Multiply:
+    """Forward hook: output ⊙ δ."""
+
+    def __init__(self, name: str, delta: Tensor, waiting: set[str]) -> None:
+        self.name, self.delta, self.waiting = name, delta, waiting
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if output.shape != self.delta.shape:
+            raise SchemaError(
+                f"module {self.name!r}: expected an output of {list(self.delta.shape)}, got {list(output.shape)}"
+            )
+        self.waiting.discard(self.name)
+        return output * self.delta
