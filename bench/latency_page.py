@@ -1,0 +1,174 @@
+"""A latency result made readable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pepnet_infer.bench.machine_table import machine_line, machine_table
+from pepnet_infer.bench.report import Page, Result, Table, show_ms
+
+_WORDS = frozenset({"peer", "precision", "call", "reason", "what is run", "settings"})
+
+
+def latency_page(result: Result, picture: bytes | None = None) -> Page:
+    """Returns the page of a result of kind "latency"."""
+    data = result.data
+    sizes = list(dict.fromkeys(row["batch"] for row in data["rows"]))
+    tables = [_dense_table(data, size) for size in sizes]
+    if data["end_to_end"]:
+        tables.append(_end_to_end_table(data["end_to_end"]))
+    if data["missing"]:
+        tables.append(_missing_table(data["missing"]))
+    return Page(
+        title=f"Latency of {data['bundle']}",
+        lead=f"{_cost(data)}, {len(data['tasks'])} tasks. {machine_line(result.machine)}, {data['threads']} threads "
+        "for every peer.",
+        command=result.command,
+        tables=tables,
+        details=(
+            *(_matrix_table(data, size) for size in sizes),
+            _times_table(data),
+            _peers_table(data),
+            machine_table(result.machine),
+        ),
+        notes=_notes(result),
+        picture=picture,
+        picture_says="Median and 99th percentile of each peer's latency by batch size; the tables give the figures.",
+    )
+
+
+def noise(data: dict[str, Any]) -> str:
+    """Says how quiet the machine was, for the reader to judge the figures by."""
+    busiest = max(data["others_busy"].values(), default=0.0)
+    unsettled = sum(row["unsettled"] for row in data["rows"])
+    turns = f", {unsettled} turns began before other pools had gone to sleep" if unsettled else ""
+    return f"other processes used {busiest:.0%} of the CPUs at most{turns}"
+
+
+def _dense_table(data: dict[str, Any], size: int) -> Table:
+    base = data["baseline"]
+    columns = (
+        "peer",
+        "precision",
+        "p50 ms",
+        "p99 ms",
+        "speed-up",
+        "max error",
+        "rms error",
+        "matrix peak",
+        "weights read",
+    )
+    rows = [
+        (
+            row["peer"],
+            row["precision"],
+            show_ms(row["p50_ms"]),
+            show_ms(row["p99_ms"]),
+            _speedup(row, base)[0],
+            f"{row['max_abs']:.1e}",
+            f"{row['rms']:.1e}",
+            _share(row["matrix_share"]),
+            _share(row["read_share"]),
+        )
+        for row in data["rows"]
+        if row["batch"] == size
+    ]
+    return Table(f"Dense part, batch {size}; speed-up against {base}", columns, rows, _WORDS)
+
+
+def _end_to_end_table(rows: list[dict[str, Any]]) -> Table:
+    columns = ("call", "batch", "p50 ms", "p99 ms", "encode ms", "lookup ms", "dense ms", "runs")
+    cells = [
+        (
+            row["call"],
+            str(row["batch"]),
+            show_ms(row["p50_ms"]),
+            show_ms(row["p99_ms"]),
+            *(show_ms(row["stages_ms"][stage]) for stage in ("encode", "lookup", "dense")),
+            str(row["runs"]),
+        )
+        for row in rows
+    ]
+    note = (
+        "score: a batch of columns; rank: one user's request with that many candidates; score_dense: inputs that are "
+        "embedded already. Stages are means, from the engine's own counters."
+    )
+    return Table("End to end, ids in", columns, cells, _WORDS, note)
+
+
+def _missing_table(missing: list[dict[str, Any]]) -> Table:
+    cells = [(entry["peer"], str(entry["batch"]), entry["reason"]) for entry in missing]
+    return Table("Peers without a figure", ("peer", "batch", "reason"), cells, _WORDS)
+
+
+def _matrix_table(data: dict[str, Any], size: int) -> Table:
+    rows = [row for row in data["rows"] if row["batch"] == size]
+    names = [row["peer"] for row in rows]
+    cells = [(row["peer"], *(" ".join(_speedup(row, other)) for other in names)) for row in rows]
+    title = f"Speed-up of every peer (row) against every other (column), batch {size}, with 95 % intervals"
+    return Table(title, ("peer", *names), cells, _WORDS)
+
+
+def _times_table(data: dict[str, Any]) -> Table:
+    marks = ("0", "25", "50", "75", "90", "99", "100")
+    cells = [
+        (
+            row["peer"],
+            str(row["batch"]),
+            str(row["runs"]),
+            show_ms(row["mean_ms"]),
+            *(show_ms(row["quantiles_ms"][mark]) for mark in marks),
+            f"{row['rows_per_s']:.0f}",
+        )
+        for row in data["rows"]
+    ]
+    columns = ("peer", "batch", "runs", "mean", "min", "25 %", "50 %", "75 %", "90 %", "99 %", "max", "rows/s")
+    return Table("Times in milliseconds", columns, cells, _WORDS)
+
+
+def _peers_table(data: dict[str, Any]) -> Table:
+    seen: dict[str, tuple[str, ...]] = {}
+    for row in data["rows"]:
+        settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+        seen.setdefault(
+            row["peer"], (row["peer"], row["how"], settings, f"{row['load_s']:.1f}", str(row["rows_checked"]))
+        )
+    columns = ("peer", "what is run", "settings", "load s", "rows checked")
+    return Table("Peers", columns, list(seen.values()), _WORDS, "Load includes the first call, in which some compile.")
+
+
+def _notes(result: Result) -> tuple[str, ...]:
+    data, plan = result.data, result.data["plan"]
+    return (
+        f"All peers in one process, interleaved call by call in balanced order; at least {plan['runs']} timed calls "
+        f"each and {plan['seconds']:g} s a batch size; {plan['warm_calls']} untimed calls before each timed one; a "
+        f"turn begins only when the pools of all peers are asleep ({noise(data)}).",
+        f"Inputs are standard normal and rotate through {data['rotating_rows']} rows, more than the caches hold. Every "
+        "timed output was checked against float64.",
+        "Errors are differences of scores from torch float64 on the same rows for every peer; the scores' own standard "
+        f"deviation there is {data['scores_std']:.2f}.",
+        f"Speed-up: the p50 of {data['baseline']} over the peer's p50, above 1 is faster; intervals by bootstrap over "
+        "rounds. p99 of few runs lies just below the slowest.",
+        "Matrix peak: 2 × multiply-adds over p50, as a share of the best plain matrix product any library here reached "
+        "in that precision. Weights read: their bytes over p50, as a share of a plain read of as many bytes.",
+    )
+
+
+def _cost(data: dict[str, Any]) -> str:
+    macs = data["multiply_adds_a_row"]
+    known = "" if macs is None else f"{macs / 1e6:.2f} M multiply-adds a row, "
+    return f"{known}{data['weights'] / 1e6:.2f} M weights"
+
+
+def _speedup(row: dict[str, Any], other: str) -> tuple[str, str]:
+    """Returns the ratio and its interval as text."""
+    if row["peer"] == other:
+        return "1×", ""
+    entry = row["speedups"].get(other)
+    if entry is None:
+        return "–", ""
+    return f"{entry['ratio']:.2f}×", f"({entry['low']:.2f}–{entry['high']:.2f})"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"

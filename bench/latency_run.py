@@ -1,0 +1,110 @@
+"""`bench latency`, from a bundle to a result: the machine, the peers on the dense part, the requests end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pepnet_infer.bench import limits, machine
+from pepnet_infer.bench.compare import compare
+from pepnet_infer.bench.end_to_end import end_to_end
+from pepnet_infer.bench.latency import Plan
+from pepnet_infer.bench.peers.torch_cpu import reference
+from pepnet_infer.bench.report import Result
+from pepnet_infer.bench.workloads import dense_rows, rows_beyond_caches
+from pepnet_infer.cost import multiply_adds
+
+if TYPE_CHECKING:
+    from pepnet_infer.bench.peers import PeerSpec
+    from pepnet_infer.bundle import Bundle
+
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was asked for."""
+
+    batch_sizes: Sequence[int]
+    peers: Sequence[PeerSpec]
+    required: bool  # the peers were named: one that cannot run is an error
+    baseline: str
+    threads: int
+    plan: Plan
+    end_to_end: bool = True
+    seed: int = 0
+
+
+def measure_latency(
+    bundle: Bundle, name: str, command: str, options: Options, say: Callable[[str], None] = lambda _: None
+) -> Result:
+    """Measures everything `bench latency` reports. `name` is what the bundle is called in the report.
+
+    Needs torch, for the float64 truth. Raises BackendError for a required peer that cannot run.
+    """
+    widths, plan = bundle.config.inputs, options.plan
+    # A baseline model's cost does not follow from its config.
+    macs = multiply_adds(bundle.config, len(bundle.tasks)) if bundle.config.model == "pepnet" else None
+    weights = sum(array.size for array in bundle.dense().values())
+    say("measuring the machine")
+    facts = machine.facts()
+    precisions = sorted({peer.precision for peer in options.peers})
+    facts["limits"] = _limits(options.threads, weights, precisions)
+    rows = rows_beyond_caches(widths, max(options.batch_sizes))
+    say(f"computing float64 scores of {rows} rows")
+    inputs = dense_rows(widths, rows, options.seed)
+    truth = reference(bundle, inputs)
+    compared = compare(
+        bundle, options.peers, inputs, truth, options.batch_sizes, options.threads, plan, options.required, say
+    )
+    for row in compared.rows:
+        row.update(_shares(row, macs, weights, facts["limits"]))
+    whole = []
+    if options.end_to_end:
+        whole = end_to_end(bundle, options.batch_sizes, options.threads, plan, options.seed, say)
+    return Result(
+        kind="latency",
+        command=command,
+        machine=facts,
+        data={
+            "bundle": name,
+            "schema_hash": bundle.schema.hash,
+            "config": bundle.config.to_json(),
+            "tasks": list(bundle.tasks),
+            "multiply_adds_a_row": macs,
+            "weights": weights,
+            "threads": options.threads,
+            "baseline": options.baseline,
+            "plan": dataclasses.asdict(plan),
+            "seed": options.seed,
+            "rotating_rows": rows,
+            "scores_std": float(truth.std()),
+            "rows": compared.rows,
+            "missing": compared.missing,
+            "others_busy": {str(size): share for size, share in compared.others_busy.items()},
+            "end_to_end": whole,
+        },
+    )
+
+
+def _limits(threads: int, weights: int, precisions: Sequence[str]) -> dict[str, Any]:
+    peaks = {name: dataclasses.asdict(peak) for name, peak in limits.matrix_peaks(threads).items()}
+    # Weights are read again at every call: from the cache as far as they fit. Hence a read of just their size.
+    reads = {p: limits.read_gbps(weights * BYTES[p], threads) for p in precisions}
+    return {"matrix": peaks, **limits.cache_and_memory(threads), "weights_read_gbps": reads}
+
+
+def _shares(row: dict[str, Any], macs: int | None, weights: int, measured: dict[str, Any]) -> dict[str, Any]:
+    """Returns the rates a row's p50 stands for, and what share of the measured limits they are; None if unknown."""
+    seconds, precision = row["p50_ms"] / 1e3, row["precision"]
+    gflops = None if macs is None else 2 * macs * row["batch"] / seconds / 1e9
+    weights_gbps = weights * BYTES[precision] / seconds / 1e9
+    peak = measured["matrix"].get(precision)
+    return {
+        "gflops": gflops,
+        "matrix_share": None if peak is None or gflops is None else gflops / peak["gflops"],
+        "weights_gbps": weights_gbps,
+        "read_share": weights_gbps / measured["weights_read_gbps"][precision],
+    }
