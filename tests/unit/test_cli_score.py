@@ -1,0 +1,99 @@
+"""`pepnet-infer score` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path) -> Run:
+    """Runs `score BUNDLE …` in a folder with in/a.parquet and in/sub/b.parquet."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    pq.write_table(toy_table(100, 1), tmp_path / "in" / "a.parquet")
+    pq.write_table(toy_table(50, 2), tmp_path / "in" / "sub" / "b.parquet")
+
+    def call(*arguments: str, bundle: Path = toy_bundle) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pepnet_infer.cli.main", "score", str(bundle), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return call
+
+
+def test_scores_a_folder_and_says_what_it_did(run: Run, tmp_path: Path) -> None:
+    done = run("in", "--out", "out", "--threads", "1", "--batch-rows", "64")
+    assert done.returncode == 0, done.stderr
+    assert "150 rows in 2 files scored in" in done.stdout
+    assert "rows/s, written to out" in done.stdout
+    assert "model version 7 on onnxruntime cpu fp32, 1 threads" in done.stdout
+    assert "ids served the default row: user_id " in done.stdout
+    assert "150/150" in done.stderr  # the progress bar leaves stdout to the result
+    for name, rows in (("a", 100), ("sub/b", 50)):
+        out = pq.read_table(tmp_path / "out" / f"{name}.parquet")
+        assert out.num_rows == rows
+        assert out.column_names == ["user_id", "video_id", "tab", "score_click", "score_like"]
+    again = run("in", "--out", "out", "--threads", "1", "--batch-rows", "64")
+    assert "2 kept that an earlier run had finished" in again.stdout
+    assert "2 files" in run("in", "--out", "out", "--batch-rows", "64", "--no-resume").stdout
+
+
+def test_json_and_chosen_columns(run: Run, tmp_path: Path) -> None:
+    done = run(
+        "in/*.parquet", "in/sub/b.parquet", "--out", "out", "--columns", "age, tab", "--json", "--backend", "auto"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["rows"], result["files"], result["null_rows"], result["skipped"]) == (150, 2, 0, [])
+    assert result["tasks"] == ["click", "like"]
+    assert result["backend"]["why"].startswith("auto: ")
+    assert result["model_version"] == 7
+    out = pq.read_table(tmp_path / "out" / "b.parquet")
+    assert out.column_names == ["age", "tab", "score_click", "score_like"]
+
+
+def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
+    table = pq.read_table(tmp_path / "in" / "a.parquet")
+    tabs = [9, *table["tab"].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.column_names.index("tab"), "tab", pa.array(tabs)), tmp_path / "bad.parquet")
+    failed = run("bad.parquet", "--out", "out")
+    assert failed.returncode == 1
+    said = " ".join(failed.stderr.split())
+    assert "error: SchemaError: bad.parquet: column 'tab': expected a known domain (0, 1, 4), got 9 at row 0" in said
+    done = run("bad.parquet", "--out", "out", "--on-bad-row", "null")
+    assert done.returncode == 0, done.stderr
+    assert "1 bad rows have null scores; the first of each column:" in done.stdout
+    assert "bad.parquet: column 'tab': expected a known domain (0, 1, 4), got 9 at row 0" in done.stdout
+    assert pq.read_table(tmp_path / "out" / "bad.parquet")["score_click"].null_count == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["in", "--out", "out", "--backend", "native"], 1, "BackendError: backend: expected one of auto, onnxruntime"),
+        (["in", "--out", "out", "--precision", "bf16"], 1, "BackendError: precision: onnxruntime has fp32, got 'bf16'"),
+        (["in", "--out", "out", "--threads", "0"], 1, "BackendError: threads: expected an integer from 1"),
+        (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
+        (["in", "--out", "in/out"], 1, "PepnetError: in/out: expected an output folder outside the input folder in"),
+        (["in", "--out", "out", "--on-bad-row", "skip"], 2, "'skip' is not one of 'raise', 'null'"),
+        (["in"], 2, "Missing option '--out'"),
+        (["--out", "out"], 2, "Missing argument 'INPUT...'"),
+    ],
+)
+def test_exit_codes_tell_failure_from_wrong_usage(
+    run: Run, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
