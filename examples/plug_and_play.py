@@ -64,7 +64,9 @@ class Ranker(nn.Module):
         if epnet:
             self.embedding = EPNetEmbedding(embedding, EPNet(4, GENERAL, general_input=False))
         if ppnet:
-            relus = [[module for module in expert if isinstance(module, nn.ReLU)] for expert in network.experts]
+            relus = [
+                [module for module in expert.modules() if isinstance(module, nn.ReLU)] for expert in network.experts
+            ]
             layers = list(zip(*relus, strict=True))  # by layer, then by expert
             self.network = GatedNetwork(network, layers, PPNet(DIM, GENERAL, [48, 12]))
 

@@ -1,0 +1,80 @@
+"""Random weights: scores and gates that vary, for every combination of flags, the same each time."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pepnet_infer.config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.export.model import PEPNet
+from pepnet_infer.export.network import load_dense
+from pepnet_infer.export.random_init import random_dense
+
+TASKS = 3
+
+
+def check(config: ModelConfig, tasks: int, seed: int, count: int) -> None:
+    network = PEPNet(config, tasks)
+    tensors = random_dense(config, tasks, seed)
+    assert {name: value.shape for name, value in tensors.items()} == config.tensor_shapes(tasks)
+    assert {value.dtype for value in tensors.values()} == {np.dtype(np.float32)}
+    assert all(value.any() for value in tensors.values()), "biases too"
+    load_dense(network, tensors)
+    source = torch.Generator().manual_seed(seed + 1000)  # rows that the calibration has not seen
+    widths = (config.inputs.general, config.inputs.domain, config.inputs.prior)
+    general, domain, prior = (torch.randn(count, width, generator=source) for width in widths)
+    with torch.no_grad():
+        logits = network.logits(general, domain, prior)
+        gates, o = [], general
+        if network.epnet is not None:
+            o = network.epnet(domain, general)
+            gates.append((o / general).numpy())
+        if network.ppnet is not None:
+            gates += [delta.numpy() for delta in network.ppnet(prior, o)]
+    deviation = logits.std(0)
+    assert deviation.min() > 1.0, config
+    assert deviation.max() < 3.0, config
+    assert logits.mean(0).abs().max() < 3.0, config
+    for gate in gates:
+        assert np.quantile(gate, 0.03) < 0.1 * config.gamma, config
+        assert np.quantile(gate, 0.97) > 0.9 * config.gamma, config
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("position", GATE_POSITIONS)
+@pytest.mark.parametrize("scope", GATE_SCOPES)
+def test_scores_and_gates_use_their_range(backbone: str, position: str, scope: str) -> None:
+    inputs = InputWidths(general=45, domain=8, prior=11)
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...], int | None]] = [((20,), (), 12), ((24, 16, 10), (9,), None)]
+    for seed, (general, epnet, ppnet) in enumerate(itertools.product((True, False), repeat=3)):
+        layers, towers, hidden = shapes[(seed + seed // 2) % 2]
+        config = ModelConfig(
+            inputs, layers, towers, 4, backbone, position, scope, general, epnet, ppnet, gate_hidden=hidden
+        )
+        check(config, TASKS, seed, 1500)
+
+
+def test_the_large_preset_too() -> None:
+    check(ModelConfig(InputWidths(1216, 48, 120), (512, 256), (64,), 8), tasks=6, seed=0, count=500)
+
+
+def test_same_arguments_same_weights() -> None:
+    config = ModelConfig(InputWidths(45, 8, 11), (20, 10), (9,), 4)
+    first, again, other = (random_dense(config, TASKS, seed) for seed in (7, 7, 8))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not any(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_experts_and_tasks_differ() -> None:
+    weights = random_dense(ModelConfig(InputWidths(45, 8, 11), (20, 10), (9,), 4), TASKS, 0)
+    for name in ("experts.0.w", "experts.1.b", "towers.0.w", "towers.1.w"):
+        assert not np.array_equal(weights[name][0], weights[name][1]), name
+
+
+def test_baselines_have_no_named_tensors() -> None:
+    with pytest.raises(SchemaError, match="defined for 'pepnet', not for 'ple'"):
+        random_dense(ModelConfig(InputWidths(45, 8, 11), (20,), model="ple"), TASKS, 0)
