@@ -119,7 +119,7 @@ class Embeddings:
             weight = weight[distinct].requires_grad_()
             self._pending.append((group, distinct, weight))
         values: dict[str, torch.Tensor] = {}
-        for spec, part in zip(fields, places.split([len(r) for r in rows]), strict=True):
+        for spec, part in zip(fields, torch.split(places, [len(r) for r in rows]), strict=True):
             if spec.kind == "bag":
                 of = torch.from_numpy(offsets[spec.name])
                 values[spec.name] = torch.nn.functional.embedding_bag(

@@ -26,7 +26,7 @@ def row_weights(
         return np.zeros(0)
     age = (times.max() - times) // int(config.interval_hours * _HOUR_MS)
     counts = np.where(positive, config.weight, 1.0)
-    return config.decay * (1.0 - config.decay) ** age.astype(np.float64) * counts
+    return np.asarray(config.decay * (1.0 - config.decay) ** age * counts, np.float64)
 
 
 def accumulate(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.gset_score import accumulate, row_weights
@@ -28,3 +31,12 @@ def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta
         keys, rows, default = trained.embeddings.table(table.name)
         tables[table.name] = Table(keys, rows, scores[codes].astype(np.float32), default)
     return Checkpoint(schema, trained.config, tables, dict(dataset.sides), dense_state(trained.network), dict(meta))
+
+
+def write_test_rows(dataset: Dataset, path: Path) -> None:
+    """Writes the raw rows of the test days to parquet, labels included. Raises SchemaError if that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(dataset.log.take(dataset.test), path)
+    except OSError as error:
+        raise SchemaError(f"{path}: cannot write the test rows: {error.strerror}") from error

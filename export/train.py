@@ -121,7 +121,7 @@ class _Run:
             ).mean(0)
             loss = (losses * self._weights).sum()
             self._adam.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             self._adam.step()
             self._embeddings.step()
             total += float(loss.detach())

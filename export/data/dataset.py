@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,7 @@ def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) ->
         days=days,
         times=_integers(log, source.time_column),
         users=np.unique(log[source.user_column].to_numpy(), return_inverse=True)[1],
-        domains=pc.index_in(log[schema.domain_column], pa.array(schema.domains)).to_numpy().astype(np.int64),
+        domains=_domains(log, schema),
         notes=tuple(notes),
         **parts,
     )
@@ -158,7 +159,13 @@ def _label(log: pa.Table, name: str) -> npt.NDArray[np.float32]:
     return values
 
 
-def _column(log: pa.Table, name: str) -> pa.ChunkedArray:
+def _domains(log: pa.Table, schema: FeatureSchema) -> Rows:
+    place = {value: n for n, value in enumerate(schema.domains)}
+    values, inverse = np.unique(_column(log, schema.domain_column).to_numpy(), return_inverse=True)
+    return np.array([place[value] for value in values.tolist()])[inverse]
+
+
+def _column(log: pa.Table, name: str) -> pa.ChunkedArray[Any]:
     if name not in log.column_names:
         raise SchemaError(f"column {name!r}: expected in the log, got columns {', '.join(log.column_names)}")
     return log[name]

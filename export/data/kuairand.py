@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -73,7 +73,7 @@ class KuaiRand:
         if missing:
             raise SchemaError(f"column {missing[0]!r}: expected in the log, got none in {self._files[0]}")
         if "is_dup" in table.column_names:
-            table = table.filter(pc.equal(table["is_dup"], 0)).drop_columns(["is_dup"])
+            table = table.filter(pa.array(table["is_dup"].to_numpy() == 0)).drop_columns(["is_dup"])
         else:
             table = _without_repeats(table)
         # numpy's stable sort keeps the file's order among rows of one millisecond
@@ -109,7 +109,7 @@ class KuaiRand:
                 f"join {join.name!r}: expected a history that ends before the first training day {first_day},"
                 f" got {join.file}"
             )
-        log = self._log.filter(pc.less_equal(self._log["date"], last_day))
+        log = self._log.filter(pa.array(self._log["date"].to_numpy() <= last_day))
         return watch_history(log) if log.num_rows else None
 
 
@@ -124,18 +124,19 @@ def watch_history(log: pa.Table, length: int = HISTORY_LENGTH) -> pa.Table:
     video, time = log["video_id"].to_numpy()[order], log["time_ms"].to_numpy()[order]
     owner = np.repeat(np.arange(len(users)), counts)
 
-    def last(chosen: npt.NDArray[np.bool_]) -> pa.ListArray:
+    def last(chosen: npt.NDArray[np.bool_]) -> pa.ListArray[Any]:
         of = np.bincount(owner[chosen], minlength=len(users))
         ends = np.cumsum(of)
         rank_from_end = ends[owner[chosen]] - np.arange(len(owner[chosen]))
         offsets = np.concatenate([[0], np.cumsum(np.minimum(of, length))]).astype(np.int32)
-        return pa.ListArray.from_arrays(offsets, pa.array(video[chosen][rank_from_end <= length]))
+        values: pa.Array[Any] = pa.array(video[chosen][rank_from_end <= length])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
     return pa.table(
         {
-            "user_id": users,
-            "history_len": counts.astype(np.int32),
-            "last_time_ms": time[starts + counts - 1],
+            "user_id": pa.array(users),
+            "history_len": pa.array(counts.astype(np.int32)),
+            "last_time_ms": pa.array(time[starts + counts - 1]),
             "watch_seq": last(np.ones(len(owner), bool)),
             "like_seq": last(log["is_like"].to_numpy()[order] == 1),
             "long_watch_seq": last(log["long_view"].to_numpy()[order] == 1),

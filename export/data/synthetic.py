@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pepnet_infer.export.train_config import RunConfig
 from pepnet_infer.schema import JoinSpec
 
 Floats = npt.NDArray[np.float64]
@@ -104,15 +107,24 @@ class Synthetic:
         items = {
             "item_id": np.arange(c.items),
             "author_id": author,
-            "topic": [f"topic {t}" for t in topic],
+            "topic": np.array([f"topic {t}" for t in topic]),
             "age_hours": rng.exponential(48.0, c.items),
         }
-        return pa.table(log | labels), pa.table(items)
+        return _table(log | labels), _table(items)
+
+
+def synthetic_run() -> RunConfig:
+    """Returns the built-in config: what `examples/synthetic.yaml` says."""
+    return RunConfig.read(Path(__file__).with_name("synthetic.yaml"))
+
+
+def _table(columns: dict[str, npt.NDArray[Any]]) -> pa.Table:
+    return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
 def _zipf(size: int, exponent: float) -> Floats:
     shares = np.arange(1, size + 1, dtype=np.float64) ** -exponent
-    return shares / shares.sum()
+    return np.asarray(shares / shares.sum())
 
 
 def _gates(rng: np.random.Generator, count: int, width: int, effect: float) -> Floats:
@@ -121,7 +133,7 @@ def _gates(rng: np.random.Generator, count: int, width: int, effect: float) -> F
 
 
 def _sigmoid(x: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-x))
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
 def _bias(logits: Floats, rate: float) -> float:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -51,18 +51,19 @@ def train(
     from pepnet_infer.export.compare import train_all, variants
     from pepnet_infer.export.data.dataset import build_dataset
     from pepnet_infer.export.data.source import open_source
-    from pepnet_infer.export.data.synthetic_schema import synthetic_config
+    from pepnet_infer.export.data.synthetic import synthetic_run
     from pepnet_infer.export.outcome import to_checkpoint, write_test_rows
     from pepnet_infer.export.train_config import RunConfig
     from pepnet_infer.files import refuse_occupied
 
     refuse_occupied(out, DOCUMENT, overwrite)  # before the minutes, not after
-    run = RunConfig.read(config) if config else synthetic_config()
+    run = RunConfig.read(config) if config else synthetic_run()
     run = _changed(run, model, seeds, seed, epochs)
     source = open_source(data)
     with _Bars() as bars:
-        with bars.step("read and encode the data"):
-            dataset = build_dataset(source, run.schema, run.train)
+        reading = bars.add_task("read and encode the data", total=1, loss="")
+        dataset = build_dataset(source, run.schema, run.train)
+        bars.advance(reading)
         outcomes, kept = train_all(dataset, variants(run.model, dataset, compare), run.train, bars.begin)
     result = report.report_json(data, dataset, run.train, outcomes)
     meta = {"data": source.name, "seed": run.train.seed, "epochs": kept.epochs, "models": [o.name for o in outcomes]}
@@ -74,12 +75,14 @@ def train(
     progress.print(f"checkpoint {out}, with report.json and report.png", markup=False, highlight=False)
 
 
-def _changed(
-    run: RunConfig, model: str | None, seeds: int | None, seed: int | None, epochs: int | None
-) -> RunConfig:
+def _changed(run: RunConfig, model: str | None, seeds: int | None, seed: int | None, epochs: int | None) -> RunConfig:
     """Returns `run` with what the command line says otherwise."""
-    given = {"seeds": seeds, "seed": seed, "epochs": epochs}
-    settings = dataclasses.replace(run.train, **{k: v for k, v in given.items() if v is not None})
+    settings = dataclasses.replace(
+        run.train,
+        seeds=run.train.seeds if seeds is None else seeds,
+        seed=run.train.seed if seed is None else seed,
+        epochs=run.train.epochs if epochs is None else epochs,
+    )
     flags = {**run.model, "model": model} if model is not None else run.model
     return dataclasses.replace(run, model=flags, train=settings)
 
@@ -96,9 +99,6 @@ class _Bars(Progress):
             TextColumn("{task.fields[loss]}"),
             console=progress,
         )
-
-    def step(self, what: str) -> _Step:
-        return _Step(self, what)
 
     def begin(self, name: str, seed: int) -> Callable[[str, int, int, int, float], None]:
         line = self.add_task(f"{name}, seed {seed}", total=None, loss="")
