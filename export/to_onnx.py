@@ -54,10 +54,16 @@ def to_onnx(network: torch.nn.Module, config: ModelConfig, tasks: int) -> onnx.M
 
 
 def declare(model: onnx.ModelProto, config: ModelConfig, tasks: int) -> None:
-    """Gives the graph the contract's signature: adds inputs an optimiser dropped, fixes order and shapes."""
+    """Gives the graph the contract's signature: adds inputs an optimiser dropped, fixes their order.
+
+    Raises BundleError for other inputs or outputs than the contract's, or a batch that is a number.
+    """
     found = {value.name for value in model.graph.input}
     if extra := sorted(found - set(INPUTS)):
         raise BundleError(f"ONNX graph: expected inputs {', '.join(INPUTS)}, got also {', '.join(extra)}")
+    for value in model.graph.input:
+        if not (batch := value.type.tensor_type.shape.dim[0]).dim_param:
+            raise BundleError(f"ONNX graph: {value.name}: expected any batch size, got {batch.dim_value} only")
     del model.graph.input[:]
     for name in INPUTS:
         shape = ["batch", getattr(config.inputs, name)]

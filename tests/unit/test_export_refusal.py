@@ -20,7 +20,7 @@ from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import ROWS, measure
 from pepnet_infer.export.simplify import check_folded, simplify
-from pepnet_infer.export.to_onnx import check_graph, to_onnx
+from pepnet_infer.export.to_onnx import check_graph, declare, to_onnx
 from pepnet_infer.golden import normal_inputs
 
 TASKS = ("click", "like")
@@ -154,6 +154,8 @@ def test_a_frozen_batch_is_seen_in_the_signature(exported, toy_checkpoint) -> No
     dim.dim_value = 2
     with pytest.raises(BundleError, match=r"here: general: expected \['batch', 21\], got \[2, 21\]"):
         check_graph(frozen, toy_checkpoint.config, 2, "here")
+    with pytest.raises(BundleError, match="ONNX graph: general: expected any batch size, got 2 only"):
+        declare(frozen, toy_checkpoint.config, 2)
 
 
 def test_weights_reshaped_at_run_time_are_refused(exported, simplified) -> None:

@@ -20,6 +20,12 @@ def fill(root: Path, text: str) -> None:
     (root / "doc.json").write_text(text)
 
 
+def fail_inside(target: Path, overwrite: bool) -> None:
+    with new_directory(target, "doc.json", overwrite) as root:
+        fill(root, "two")
+        raise ZeroDivisionError
+
+
 def content(root: Path) -> dict[str, str]:
     return {p.relative_to(root).as_posix(): p.read_text() for p in sorted(root.rglob("*")) if p.is_file()}
 
@@ -30,6 +36,8 @@ def test_appears_with_its_files_and_nothing_beside_it(tmp_path: Path) -> None:
         fill(root, "one")
         assert not target.exists()
         assert root.parent == target.parent, "a rename across file systems would not be atomic"
+        made = root.stat().st_ino
+    assert target.stat().st_ino == made, "copied, which can be seen half done"
     assert content(target) == {"doc.json": "one", "sub/a": "one"}
     assert os.listdir(target.parent) == ["b"]
     assert target.stat().st_mode & 0o777 == 0o777 & ~_umask()
@@ -42,18 +50,16 @@ def _umask() -> int:
 
 
 def test_an_error_inside_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "b", "doc.json") as root:
-        fill(root, "one")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail_inside(tmp_path / "b", overwrite=False)
     assert os.listdir(tmp_path) == []
 
 
 def test_an_error_inside_leaves_the_old_one(tmp_path: Path) -> None:
     with new_directory(tmp_path / "b", "doc.json") as root:
         fill(root, "one")
-    with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "b", "doc.json", overwrite=True) as root:
-        fill(root, "two")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail_inside(tmp_path / "b", overwrite=True)
     assert content(tmp_path / "b") == {"doc.json": "one", "sub/a": "one"}
     assert os.listdir(tmp_path) == ["b"]
 
@@ -63,6 +69,8 @@ def test_what_stands_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     for text, overwrite in (("one", False), ("two", True)):
         with new_directory(target, "doc.json", overwrite) as root:
             fill(root, text)
+            made = root.stat().st_ino
+        assert target.stat().st_ino == made
     with (
         pytest.raises(BundleError, match=r"b: expected nothing there, got an existing doc\.json; pass overwrite"),
         new_directory(target, "doc.json") as root,
