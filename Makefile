@@ -9,7 +9,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 DEMO ?= demo-out
-DEMO_ROWS ?= 60000
+DEMO_ROWS ?= 40000
 
 BIN := $(VENV)/bin
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
