@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from pepnet_infer.bundle import DENSE, Bundle
@@ -88,7 +89,7 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         model.add_row("multiply-adds a row", f"{result['multiply_adds']:,}")
     model.add_row("dense weights", f"{result['weights']:,}")
     model.add_row("tasks", ", ".join(result["tasks"]))
-    model.add_row("domains", f"{result['domain_column']}: {', '.join(map(str, result['domains']))}")
+    model.add_row("domains", escape(f"{result['domain_column']}: {', '.join(map(str, result['domains']))}"))
     console.print(model)
 
     fields = _table("fields", "field", "kind", "side", "table, width", "inputs")
@@ -96,7 +97,7 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         source = f"{spec['join']}.{spec['column']}" if spec["join"] else spec["column"]
         name = spec["name"] if source == spec["name"] else f"{spec['name']} ← {source}"
         width = f"{spec['table']} {spec['width']}" if spec["table"] else str(spec["width"])
-        fields.add_row(name, spec["kind"], spec["side"], width, " ".join(spec["inputs"]))
+        fields.add_row(escape(name), spec["kind"], spec["side"], width, " ".join(spec["inputs"]))
     console.print(fields)
 
     tables = _table("tables", "table", "rows", "dim", "dtype", "MB")

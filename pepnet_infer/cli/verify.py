@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ def verify(
     def render(console: Console) -> None:
         console.print(f"[bold]{result['bundle']}[/]  version {result['model_version']}")
         console.print(f"{result['files']} files, {result['bytes'] / 1e6:.1f} MB: sizes, hashes and values are right")
-        table = Table("rows", "compared with", "count", f"largest difference (allowed {result['tolerance']:.0e})")
+        table = Table("rows", "compared with", "count", f"max (≤ {result['tolerance']:.0e})", box=box.SIMPLE)
         golden, fresh = result["golden"], result["fresh"]
         table.add_row("golden", "float64 scores stored at export", str(golden["rows"]), f"{golden['max_abs']:.1e}")
         for name, figures in (fresh or {}).items():
