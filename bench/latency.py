@@ -8,11 +8,12 @@ How it is fair:
   spoils all the others alike.
 * **No stolen cores.** Thread pools spin for a while after a call (OpenMP's active wait, KMP_BLOCKTIME, ONNX Runtime's
   allow_spinning, TBB), which helps their own next call and steals cores from anyone else's. Spinning stays as each
-  library ships it, since turning it off would handicap its owner. Instead a turn begins only once the process burns
-  no CPU time (`settle`): the last contender's pool has gone to sleep. A turn that began unsettled is counted.
-* **Warm.** Each turn makes `warm_calls` untimed calls before the timed one, so that the contender's pool is awake and
-  its weights are in the caches as far as they fit, as in a server under load. With `warm_calls=0` every timed call is
-  the first after a pause.
+  library ships it, since turning it off would handicap its owner. Instead a turn begins only once no other thread of
+  the process runs (`settle`): the last contender's pool has gone to sleep. A turn that began unsettled is counted.
+* **Warm.** Each turn calls untimed for `warm_s` seconds, and at least `warm_calls` times, before the timed call: the
+  contender's pool is awake, the scheduler has spread its threads over the cores (which takes some milliseconds, and
+  until then a worker may share the caller's core), and its weights are in the caches as far as they fit, as in a
+  server under load. With both at 0 every timed call is the first after a pause.
 * **Fresh inputs.** Every call, timed or not, takes the next of a rotating set of inputs; the caller makes the set
   larger than the caches. `check` sees every output, outside the clock.
 * The garbage collector is off while calls are timed.
@@ -21,10 +22,13 @@ How it is fair:
 from __future__ import annotations
 
 import gc
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -33,9 +37,9 @@ import numpy.typing as npt
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-#: Slice of `settle`, and the share of it that the process may spend on the CPU and still count as quiet.
-_SLICE_S = 0.001
-_QUIET_SHARE = 0.2
+#: How often `settle` looks, and how many looks in a row must find no thread at work: one between two spins is no sleep.
+_LOOK_EVERY_S = 0.001
+_QUIET_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Plan:
 
     runs: int = 30
     seconds: float = 0.0
-    warm_calls: int = 1  # untimed calls at the start of each turn
+    warm_calls: int = 1  # untimed calls at the start of each turn, at least
+    warm_s: float = 0.02  # and at least for so long
     settle_s: float = 0.5  # longest wait for other pools to fall asleep; KMP_BLOCKTIME is 0.2 s unless set
 
 
@@ -117,8 +122,10 @@ def _turn(
     check: Callable[[str, int, Out], None] | None,
 ) -> None:
     timings.unsettled += not settle(plan.settle_s)
-    for _ in range(plan.warm_calls):
+    began, warmed = time.perf_counter(), 0
+    while warmed < plan.warm_calls or time.perf_counter() - began < plan.warm_s:
         call(inputs[next(cursor)])
+        warmed += 1
     index = next(cursor)
     batch = inputs[index]
     start = time.perf_counter_ns()
@@ -130,16 +137,35 @@ def _turn(
 
 
 def settle(limit_s: float) -> bool:
-    """Waits until no thread of this process runs, for at most `limit_s` seconds. Returns whether it came to that."""
+    """Waits until all other threads of this process sleep, for at most `limit_s` s. Returns whether it came to that."""
     deadline = time.perf_counter() + limit_s
+    quiet = 0
     while True:
-        wall, cpu = time.perf_counter(), time.process_time()
-        time.sleep(_SLICE_S)
-        # The sleep may last longer than asked for on a busy machine: compare with what it did last.
-        if time.process_time() - cpu < _QUIET_SHARE * (time.perf_counter() - wall):
+        quiet = 0 if _others_run() else quiet + 1
+        if quiet == _QUIET_LOOKS:
             return True
         if time.perf_counter() >= deadline:
             return False
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _others_run() -> bool:
+    """Whether any thread but this one runs or is ready to.
+
+    Asked of the threads' states, not of the process's CPU time: the kernel books a running thread's time at its next
+    tick, so that for up to 10 ms a spinning thread seems to spend none.
+    """
+    own = str(threading.get_native_id())
+    for thread in os.listdir("/proc/self/task"):
+        if thread == own:
+            continue
+        try:
+            state = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if state == "R":
+            return True
+    return False
 
 
 def williams_square(n: int) -> list[list[int]]:

@@ -141,10 +141,10 @@ def _notes(result: Result) -> tuple[str, ...]:
     data, plan = result.data, result.data["plan"]
     return (
         f"All peers in one process, interleaved call by call in balanced order; at least {plan['runs']} timed calls "
-        f"each and {plan['seconds']:g} s a batch size; {plan['warm_calls']} untimed calls before each timed one; a "
-        f"turn begins only when the pools of all peers are asleep ({noise(data)}).",
-        f"Inputs are standard normal and rotate through {data['rotating_rows']} rows, more than the caches hold. Every "
-        "timed output was checked against float64.",
+        f"each and {plan['seconds']:g} s a batch size; before each timed call untimed ones, {plan['warm_calls']} and "
+        f"{plan['warm_s'] * 1e3:g} ms at least; a turn begins only when all pools are asleep ({noise(data)}).",
+        f"Inputs are standard normal and rotate through {data['rotating_rows']} rows, "
+        f"{data['rotating_bytes'] / 2**20:.0f} MiB. Every timed output was checked against float64.",
         "Errors are differences of scores from torch float64 on the same rows for every peer; the scores' own standard "
         f"deviation there is {data['scores_std']:.2f}.",
         f"Speed-up: the p50 of {data['baseline']} over the peer's p50, above 1 is faster; intervals by bootstrap over "

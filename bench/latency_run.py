@@ -13,7 +13,7 @@ from pepnet_infer.bench.end_to_end import end_to_end
 from pepnet_infer.bench.latency import Plan
 from pepnet_infer.bench.peers.torch_cpu import reference
 from pepnet_infer.bench.report import Result
-from pepnet_infer.bench.workloads import dense_rows, rows_beyond_caches
+from pepnet_infer.bench.workloads import dense_rows, row_bytes, rows_beyond_caches
 from pepnet_infer.cost import multiply_adds
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def measure_latency(
             "plan": dataclasses.asdict(plan),
             "seed": options.seed,
             "rotating_rows": rows,
+            "rotating_bytes": rows * row_bytes(widths),
             "scores_std": float(truth.std()),
             "rows": compared.rows,
             "missing": compared.missing,

@@ -22,7 +22,7 @@ from pepnet_infer.bench.machine import last_level_cache
 #: Rows, inner and outer width of the products tried; small ones stay in L2, large ones show blocking.
 SHAPES = ((256, 1024, 1024), (512, 512, 512), (1024, 1024, 1024), (1024, 1216, 4096))
 _READ_BYTES_A_TRY = 256 << 20
-_SECONDS_A_SHAPE = 0.25
+SECONDS_A_TRY = 0.25
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def matrix_peaks(threads: int) -> dict[str, Peak]:
         for rows, inner, outer in SHAPES:
             for library, multiply in _products(precision, rows, inner, outer, threads):
                 settle(0.5)  # until the pool of the library before has gone to sleep
-                gflops = 2 * rows * inner * outer / _fastest(multiply, _SECONDS_A_SHAPE) / 1e9
+                gflops = 2 * rows * inner * outer / _fastest(multiply) / 1e9
                 if precision not in best or gflops > best[precision].gflops:
                     best[precision] = Peak(gflops, f"{library} {rows}x{inner}x{outer}")
     return best
@@ -63,7 +63,7 @@ def read_gbps(working_set: int, threads: int) -> float:
             np.bitwise_or.reduce(part)  # the reduction NumPy does with the fewest operations a byte
 
     with ThreadPoolExecutor(threads) as pool:
-        seconds = _fastest(lambda: list(pool.map(read, parts)), 0.5)
+        seconds = _fastest(lambda: list(pool.map(read, parts)))
     return 8 * words * repeats / seconds / 1e9
 
 
@@ -72,7 +72,7 @@ def copy_gbps(working_set: int, threads: int) -> float:
     sources = np.array_split(np.ones(working_set // 16, dtype=np.int64), threads)
     targets = [np.empty_like(s) for s in sources]
     with ThreadPoolExecutor(threads) as pool:
-        seconds = _fastest(lambda: list(pool.map(np.copyto, targets, sources)), 0.5)
+        seconds = _fastest(lambda: list(pool.map(np.copyto, targets, sources)))
     return 2 * sum(s.nbytes for s in sources) / seconds / 1e9
 
 
@@ -87,10 +87,10 @@ def cache_and_memory(threads: int) -> dict[str, float]:
     }
 
 
-def _fastest(call: Callable[[], object], seconds: float) -> float:
-    """Returns the shortest of at least three calls, going on for `seconds`: a limit is what is possible."""
+def _fastest(call: Callable[[], object]) -> float:
+    """Returns the shortest of at least three calls, going on for SECONDS_A_TRY: a limit is what is possible."""
     call()
-    best, deadline, count = float("inf"), time.perf_counter() + seconds, 0
+    best, deadline, count = float("inf"), time.perf_counter() + SECONDS_A_TRY, 0
     while count < 3 or time.perf_counter() < deadline:
         start = time.perf_counter()
         call()

@@ -21,7 +21,7 @@ from pepnet_infer.schema import FieldSpec, Transform
 
 #: Exponent of the Zipf law that ids are drawn by; the hottest ids are those with the highest GSET score.
 ZIPF = 1.05
-_MOST_BYTES = 512 << 20
+_MOST_BYTES, _MOST_ROWS = 512 << 20, 1 << 16
 _LONGEST_BAG = 30
 _MONDAY_MS = 1_650_844_800_000  # times are drawn from the week that begins on 25 April 2022, UTC
 
@@ -30,9 +30,17 @@ Column = npt.NDArray[Any] | tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] 
 
 
 def rows_beyond_caches(widths: InputWidths, largest_batch: int) -> int:
-    """Returns how many rows of dense inputs are twice the last-level cache, and at least two of the largest batch."""
-    row_bytes = 4 * (widths.general + widths.domain + widths.prior)
-    return max(min(2 * last_level_cache(), _MOST_BYTES) // row_bytes, 2 * largest_batch)
+    """Returns how many rows of dense inputs are twice the last-level cache, and at least two of the largest batch.
+
+    65536 at most: the rows of a model so narrow that these fit a cache are no part of its cost.
+    """
+    rows = min(2 * last_level_cache(), _MOST_BYTES) // row_bytes(widths)
+    return max(min(rows, _MOST_ROWS), 2 * largest_batch)
+
+
+def row_bytes(widths: InputWidths) -> int:
+    """Returns the bytes of one row of the three inputs."""
+    return 4 * (widths.general + widths.domain + widths.prior)
 
 
 def dense_rows(widths: InputWidths, rows: int, seed: int) -> Inputs:

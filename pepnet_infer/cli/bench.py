@@ -42,7 +42,7 @@ def latency(
     threads: Threads = None,
     runs: Annotated[int, typer.Option(min=30, help="Timed calls of every peer, at least.")] = 30,
     seconds: Annotated[float, typer.Option(min=0, help="Go on measuring each batch size for this long.")] = 10.0,
-    cold: Annotated[bool, typer.Option("--cold", help="No untimed call before each timed one.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="No untimed calls before each timed one.")] = False,
     end_to_end: Annotated[bool, typer.Option(help="Measure whole requests too, ids in.")] = True,
     rows_per_table: Annotated[int | None, typer.Option(min=1, help="Rows of each table; presets only.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of inputs, requests and preset weights.")] = 0,
@@ -77,7 +77,7 @@ def latency(
         required=peers != "all",
         baseline=baseline or (BASELINE if BASELINE in names else names[0]),
         threads=threads or available_threads(),
-        plan=Plan(runs=runs, seconds=seconds, warm_calls=0 if cold else 1),
+        plan=Plan(runs, seconds, warm_calls=0, warm_s=0.0) if cold else Plan(runs, seconds),
         end_to_end=end_to_end,
         seed=seed,
     )

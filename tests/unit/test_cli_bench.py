@@ -1,0 +1,195 @@
+"""`pepnet-infer bench`, from the command line to its files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from pepnet_infer.bench import limits
+from pepnet_infer.bench.report import Result as BenchResult
+from pepnet_infer.cli.bench import bench
+from pepnet_infer.errors import BackendError, BundleError, PepnetError
+
+PEERS = "onnxruntime,engine-onnxruntime"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs `pepnet-infer bench ...` in this process, with a quick look at the machine's limits."""
+    monkeypatch.setattr(limits, "SHAPES", ((16, 32, 32),))
+    monkeypatch.setattr(limits, "SECONDS_A_TRY", 0.01)
+    monkeypatch.setattr(limits, "last_level_cache", lambda: 1 << 20)
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(bench, [str(a) for a in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def interactions(tmp_path: Path, toy_batch: Callable[..., dict[str, Any]]) -> Path:
+    """500 valid rows for the toy bundle, in two files."""
+    folder = tmp_path / "in" / "day=1"
+    folder.mkdir(parents=True)
+    for part in range(2):
+        batch = toy_batch(250, seed=part)
+        columns = {
+            name: pa.ListArray.from_arrays(column[1].astype(np.int32), column[0])
+            if isinstance(column, tuple)
+            else column
+            for name, column in batch.items()
+        }
+        pq.write_table(pa.table(columns), folder / f"part-{part}.parquet")
+    return tmp_path / "in"
+
+
+def test_latency_writes_all_it_was_asked_for(run: Callable[..., Result], toy_bundle: Path, tmp_path: Path) -> None:
+    files = {kind: tmp_path / f"result.{kind}" for kind in ("json", "html", "png", "markdown")}
+    options = [argument for kind, path in files.items() for argument in (f"--{kind}", path)]
+    done = run("latency", toy_bundle, "--batch", "1,8", "--seconds", 0, "--threads", 1, "--peers", PEERS, *options)
+    assert done.exit_code == 0, done.output
+    text = files["json"].read_text()
+    assert str(tmp_path) not in text
+    assert str(toy_bundle.parent) not in text
+    result = BenchResult.from_json(text)
+    rows = result.data["rows"]
+    assert [(r["peer"], r["batch"]) for r in rows] == [(p, b) for b in (1, 8) for p in PEERS.split(",")]
+    for row in rows:
+        assert row["runs"] >= 30
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["max_abs"] < 1e-5
+        assert row["threads"] == row["settings"]["threads"] == 1
+        assert row["matrix_share"] > 0
+        (versus,) = row["speedups"].values()
+        assert versus["low"] <= versus["ratio"] <= versus["high"]
+    assert result.data["missing"] == []
+    assert [r["call"] for r in result.data["end_to_end"]] == ["score", "rank", "score_dense"] * 2
+    assert result.command == (
+        f"pepnet-infer bench latency bundle --batch 1,8 --threads 1 --runs 30 --seconds 0 --peers {PEERS}"
+    )
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in files["html"].read_text()
+    assert files["markdown"].read_text().count("| engine-onnxruntime |") == 2
+    assert "engine-onnxruntime" in done.stdout
+    assert "wrote" in done.stderr
+
+
+def test_latency_without_end_to_end_and_cold(run: Callable[..., Result], toy_bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "r.json"
+    done = run(
+        *("latency", toy_bundle, "--batch", 4, "--seconds", 0, "--peers", "onnxruntime,openvino", "--cold"),
+        *("--baseline", "openvino", "--no-end-to-end", "--json", target),
+    )
+    assert done.exit_code == 0, done.output
+    data = json.loads(target.read_text())["data"]
+    assert data["end_to_end"] == []
+    assert data["baseline"] == "openvino"
+    assert data["plan"]["warm_calls"] == data["plan"]["warm_s"] == 0
+    assert "speed-up against openvino" in done.stdout
+
+
+@pytest.mark.slow
+def test_latency_makes_a_preset_first(run: Callable[..., Result], tmp_path: Path) -> None:
+    target = tmp_path / "r.json"
+    done = run(
+        *("latency", "preset:seed", "--rows-per-table", 50, "--batch", 1, "--seconds", 0, "--peers", "onnxruntime"),
+        *("--json", target),
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(target.read_text())
+    assert result["data"]["bundle"] == "preset:seed"
+    assert result["command"].endswith("--peers onnxruntime --rows-per-table 50")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--peers", "tensorflow"), "expected some of torch, torch-bf16"),
+        (("--peers", "onnxruntime,onnxruntime"), "expected each name once"),
+        (("--peers", "onnxruntime", "--baseline", "torch"), "expected one of the peers onnxruntime, got 'torch'"),
+        (("--batch", "1,x"), "expected distinct positive integers with commas, got '1,x'"),
+        (("--batch", "0"), "expected distinct positive integers"),
+        (("--batch", "8,8"), "expected distinct positive integers"),
+        (("--runs", "29"), "--runs"),
+        (("--rows-per-table", "5"), "expected it with preset:NAME only"),
+    ],
+)
+def test_latency_wrong_usage(
+    run: Callable[..., Result], toy_bundle: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = run("latency", toy_bundle, *arguments)
+    assert done.exit_code == 2
+    said = " ".join(done.stderr.replace("│", " ").split())  # typer draws a box and breaks lines
+    assert message in said
+
+
+def test_latency_names_the_peer_that_was_asked_for_and_cannot_run(run: Callable[..., Result], toy_bundle: Path) -> None:
+    done = run("latency", toy_bundle, "--batch", 1, "--peers", "onnxruntime,engine-onnxruntime-int8")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, BackendError)
+    assert str(done.exception).startswith("peers: engine-onnxruntime-int8 was asked for and cannot run: BackendError")
+
+
+def test_latency_of_nothing(run: Callable[..., Result], tmp_path: Path) -> None:
+    done = run("latency", tmp_path / "none", "--peers", "onnxruntime")
+    assert isinstance(done.exception, BundleError)
+    assert "none" in str(done.exception)
+
+
+def test_offline_scores_the_input_so_many_times(
+    run: Callable[..., Result], toy_bundle: Path, interactions: Path, tmp_path: Path
+) -> None:
+    target, page = tmp_path / "r.json", tmp_path / "r.html"
+    done = run(
+        *("offline", toy_bundle, interactions, "--scale", "1,3", "--threads", 1, "--runs", 2),
+        *("--json", target, "--html", page),
+    )
+    assert done.exit_code == 0, done.output
+    text = target.read_text()
+    assert str(tmp_path) not in text
+    result = BenchResult.from_json(text)
+    once, thrice = result.data["rows"]
+    assert (once["scale"], once["rows"], once["files"], once["runs"]) == (1, 500, 2, 2)
+    assert (thrice["scale"], thrice["rows"], thrice["files"]) == (3, 1500, 2)
+    for row in (once, thrice):
+        assert row["rows_per_s"] == pytest.approx(row["rows"] / row["seconds"])
+        assert 10 << 20 < row["loaded_rss"] <= row["peak_rss"] < 2 << 30
+    assert result.command.startswith("pepnet-infer bench offline bundle in --scale 1,3 --threads 1 --runs 2")
+    assert "Peak at 3× over that at 1×" in page.read_text()
+    assert "1500" in done.stdout
+
+
+def test_offline_tells_what_scoring_refused(run: Callable[..., Result], toy_bundle: Path, interactions: Path) -> None:
+    path = interactions / "day=1" / "part-1.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("tab"), "tab", pa.array([9] * 250)), path)
+    done = run("offline", toy_bundle, interactions, "--scale", 1)
+    assert isinstance(done.exception, PepnetError)
+    assert "scoring ended with exit code 1: SchemaError: " in str(done.exception)
+    assert "a known domain (0, 1, 4), got 9" in str(done.exception)
+    assert run("offline", toy_bundle, interactions, "--scale", 1, "--on-bad-row", "null").exit_code == 0
+
+
+def test_offline_wants_an_input(run: Callable[..., Result], toy_bundle: Path, tmp_path: Path) -> None:
+    assert run("offline", toy_bundle).exit_code == 2
+    done = run("offline", toy_bundle, tmp_path / "gone.parquet")
+    assert isinstance(done.exception, PepnetError)
+    assert "gone.parquet: expected a file, folder or pattern, got nothing there" in str(done.exception)
+
+
+def test_bench_is_part_of_the_command_line() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "pepnet_infer.cli.main", "bench", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "latency" in shown.stdout
+    assert "offline" in shown.stdout
