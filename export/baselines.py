@@ -174,49 +174,53 @@ class DCNv2(Baseline):
 class DeepFM(Baseline):
     """logit_t = x·w_t + s_t·FM(x) + tower_t(deep(x)); Guo et al., IJCAI 2017, equations 1 and 2.
 
-    FM(x) = Σ_{i<j} ⟨v_i, v_j⟩ = ½ Σ_k ((Σ_i v_i)² - Σ_i v_i²)_k. The vectors v_i are the leading `fields` slots of
-    general, each `field_width` wide (the fields' embeddings), and z_j·V_j with a learned V_j for every column z_j that
-    is left of x (dense fields, domain). s_t starts at 1: with one task that is the paper's sum.
+    FM(x) = Σ_{i<j} ⟨v_i, v_j⟩ = ½ Σ_k ((Σ_i v_i)² - Σ_i v_i²)_k. The vectors v_i, all `field_width` wide, are the
+    leading slots of general, one for each field's embedding (a slot of another width through a learned matrix, since
+    the paper's fields are all of one width), and z_j·V_j with a learned V_j for every other column z_j of x (dense
+    fields, domain). s_t starts at 1: with one task that is the paper's sum.
 
-    `extra`: field_width, fields; `slots` takes them from a schema.
+    `extra`: field_width (16); slots, the widths of the leading slots, or fields, how many there are of field_width
+    each. Neither: every column of x is a feature of its own. `DeepFM.slots` reads them from a schema.
     """
 
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
-        extra = _extra(config, {"field_width": None, "fields": None})
-        self.fields, self.field_width = _count(extra, "fields"), _count(extra, "field_width")
-        embedded = self.fields * self.field_width
-        if embedded > config.inputs.general:
+        extra = _extra(config, {"field_width": 16, "fields": None, "slots": None})
+        k = self.field_width = _count(extra, "field_width")
+        if extra["fields"] is not None and extra["slots"] is not None:
+            raise SchemaError("config.extra: expected fields or slots, got both")
+        self.slot_widths = [k] * _count(extra, "fields") if extra["fields"] is not None else _widths(extra, "slots")
+        self.embedded = sum(self.slot_widths)
+        if self.embedded > config.inputs.general:
             raise SchemaError(
-                f"config.extra: expected fields * field_width of at most {config.inputs.general} (the general width),"
-                f" got {self.fields} * {self.field_width} = {embedded}"
+                f"config.extra: expected slots of at most {config.inputs.general} columns together (the general width),"
+                f" got {self.embedded}"
             )
-        self.rest = xavier(self.width - embedded, self.field_width)
+        self.project = nn.ParameterDict({str(i): xavier(w, k) for i, w in enumerate(self.slot_widths) if w != k})
+        self.rest = xavier(self.width - self.embedded, k)
         self.linear, self.bias = xavier(self.width, tasks), nn.Parameter(torch.zeros(tasks))
         self.scale = nn.Parameter(torch.ones(tasks))
         self.deep = Experts(1, self.width, config.layers)
         self.towers = Towers(tasks, config.layers[-1], config.towers)
 
     @staticmethod
-    def slots(schema: FeatureSchema) -> dict[str, int]:
-        """Returns `extra` for a schema: its id and bag fields of general, which must be of one width (SchemaError)."""
-        slots = [slot for slot in schema.layout["general"] if slot.field.kind != "dense"]
-        for slot in slots:
-            if slot.width != slots[0].width:
-                raise SchemaError(
-                    f"deepfm: expected fields of one width, got {slots[0].width} ({slots[0].field.name!r}) and "
-                    f"{slot.width} ({slot.field.name!r})"
-                )
-        if not slots:
+    def slots(schema: FeatureSchema) -> dict[str, Any]:
+        """Returns `extra` for a schema: its id and bag fields of general. Raises SchemaError when it has none."""
+        widths = [slot.width for slot in schema.layout["general"] if slot.field.kind != "dense"]
+        if not widths:
             raise SchemaError("deepfm: expected at least one id or bag field in general, got none")
-        return {"field_width": slots[0].width, "fields": len(slots)}
+        return {"field_width": max(widths), "slots": widths}
 
     def interactions(self, x: Tensor) -> Tensor:
         """FM(x): x [B, width] → [B, 1]."""
-        embedded = self.fields * self.field_width
-        vectors, rest = x[:, :embedded].reshape(-1, self.fields, self.field_width), x[:, embedded:]
-        total = vectors.sum(1) + rest @ self.rest
-        squares = (vectors * vectors).sum(1) + (rest * rest) @ (self.rest * self.rest)
+        rest = x[:, self.embedded :]
+        total, squares = rest @ self.rest, (rest * rest) @ (self.rest * self.rest)
+        start = 0
+        for i, width in enumerate(self.slot_widths):
+            v = x[:, start : start + width]
+            if width != self.field_width:
+                v = v @ self.project[str(i)]
+            total, squares, start = total + v, squares + v * v, start + width
         return 0.5 * (total * total - squares).sum(1, keepdim=True)
 
     def score(self, x: Tensor) -> Tensor:
@@ -247,3 +251,12 @@ def _count(extra: Mapping[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SchemaError(f"config.extra.{name}: expected an integer of at least 1, got {value!r}")
     return value
+
+
+def _widths(extra: Mapping[str, Any], name: str) -> list[int]:
+    value = [] if extra[name] is None else extra[name]
+    if not isinstance(value, (list, tuple)) or any(
+        isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in value
+    ):
+        raise SchemaError(f"config.extra.{name}: expected a list of integers of at least 1, got {value!r}")
+    return list(value)

@@ -19,10 +19,11 @@ from pepnet_infer.export.network import build_network, dense_state, load_dense
 from pepnet_infer.schema import FeatureSchema
 
 Floats = npt.NDArray[np.float64]
+Extra = dict[str, Any]
 TASKS = 3
 CONFIG = ModelConfig(InputWidths(general=19, domain=5, prior=7), layers=(13, 9), towers=(6,), experts=4)
-EXTRAS: dict[str, tuple[dict[str, int | None], ...]] = {
-    "deepfm": ({"field_width": 3, "fields": 5},),
+EXTRAS: dict[str, tuple[Extra, ...]] = {
+    "deepfm": ({"field_width": 3, "fields": 5}, {"field_width": 4, "slots": [4, 3, 5, 4]}, {}),
     "dcnv2": ({}, {"cross_layers": 2, "rank": 4}),
     "shared_bottom": ({},),
     "mmoe": ({},),
@@ -31,7 +32,7 @@ EXTRAS: dict[str, tuple[dict[str, int | None], ...]] = {
 CASES = [(name, extra) for name in BASELINES for extra in EXTRAS[name]]
 
 
-def make(name: str, extra: dict[str, int | None], **changes: Any) -> Network:
+def make(name: str, extra: Extra, **changes: Any) -> Network:
     """A network in float64, with biases that are not zero."""
     torch.manual_seed(4)
     network = build_network(dataclasses.replace(CONFIG, model=name, extra=extra, **changes), TASKS).double()
@@ -73,7 +74,7 @@ def blend(weights: Floats, parts: list[Floats]) -> Floats:
     return np.sum([weights[:, i : i + 1] * part for i, part in enumerate(parts)], axis=0)
 
 
-def expected(name: str, extra: dict[str, int | None], t: dict[str, Floats], x: Floats) -> Floats:
+def expected(name: str, extra: Extra, t: dict[str, Floats], x: Floats) -> Floats:
     """Logits [B, T] of a baseline, one row, pair, expert and task at a time."""
     columns: list[Floats] = []
     if name == "shared_bottom":
@@ -91,17 +92,18 @@ def expected(name: str, extra: dict[str, int | None], t: dict[str, Floats], x: F
         both = np.hstack([crossed, stack(t, "deep", 0, x)])
         columns = [tower(t, k, both) for k in range(TASKS)]
     elif name == "deepfm":
-        vectors = [x[:, 3 * i : 3 * i + 3] for i in range(5)]
-        vectors += [x[:, 15 + j : 16 + j] * t["rest"][j] for j in range(x.shape[1] - 15)]
+        k = extra.get("field_width", 16)
+        slots = extra.get("slots", [k] * extra.get("fields", 0))
+        ends = list(itertools.accumulate(slots))
+        vectors = [x[:, end - width : end] for end, width in zip(ends, slots, strict=True)]
+        vectors = [v if v.shape[1] == k else v @ t[f"project.{i}"] for i, v in enumerate(vectors)]
+        vectors += [x[:, j : j + 1] * t["rest"][j - sum(slots)] for j in range(sum(slots), x.shape[1])]
         pairs = sum((a * b).sum(1) for a, b in itertools.combinations(vectors, 2))
         for k in range(TASKS):
             linear = x @ t["linear"][:, k] + t["bias"][k]
             columns.append(linear + t["scale"][k] * pairs + tower(t, k, stack(t, "deep", 0, x)))
     elif name == "ple":
         levels, shared, specific = extra.get("levels", 1), extra.get("shared", 2), extra.get("specific", 1)
-        assert levels is not None
-        assert shared is not None
-        assert specific is not None
         inputs, common = [x] * TASKS, x
         for level in range(levels):
             at = f"levels.{level}"
@@ -121,7 +123,7 @@ def expected(name: str, extra: dict[str, int | None], t: dict[str, Floats], x: F
 
 
 @pytest.mark.parametrize(("name", "extra"), CASES)
-def test_equals_its_formula(name: str, extra: dict[str, int | None]) -> None:
+def test_equals_its_formula(name: str, extra: Extra) -> None:
     network, (general, domain, prior) = make(name, extra), rows()
     with torch.no_grad():
         logits = network.logits(general, domain, prior).numpy()
@@ -131,7 +133,7 @@ def test_equals_its_formula(name: str, extra: dict[str, int | None]) -> None:
 
 
 @pytest.mark.parametrize(("name", "extra"), CASES)
-def test_takes_any_rows_and_leaves_prior_unread(name: str, extra: dict[str, int | None]) -> None:
+def test_takes_any_rows_and_leaves_prior_unread(name: str, extra: Extra) -> None:
     network = make(name, extra)
     general, domain, prior = rows()
     assert torch.equal(network(general, domain, prior), network(general, domain, prior + 1))
@@ -141,13 +143,13 @@ def test_takes_any_rows_and_leaves_prior_unread(name: str, extra: dict[str, int 
 
 
 @pytest.mark.parametrize(("name", "extra"), CASES)
-def test_without_domain_or_tower_widths(name: str, extra: dict[str, int | None]) -> None:
+def test_without_domain_or_tower_widths(name: str, extra: Extra) -> None:
     network = make(name, extra, inputs=InputWidths(19, 0, 0), towers=())
     assert network(rows()[0], torch.empty(17, 0).double(), torch.empty(17, 0).double()).shape == (17, TASKS)
 
 
 @pytest.mark.parametrize(("name", "extra"), CASES)
-def test_tensors_go_in_and_come_out_unchanged(name: str, extra: dict[str, int | None]) -> None:
+def test_tensors_go_in_and_come_out_unchanged(name: str, extra: Extra) -> None:
     config = dataclasses.replace(CONFIG, model=name, extra=extra)
     one, other = build_network(config, TASKS), build_network(config, TASKS)
     load_dense(other, dense_state(one))
@@ -164,12 +166,12 @@ def test_every_parameter_learns() -> None:
             assert parameter.grad.abs().sum() > 0, f"{name}: {parameter_name} takes no part"
 
 
-@pytest.mark.parametrize(("name", "extra"), [case for case in CASES if case[1].get("levels", 1) == 1])
-def test_learns_a_planted_interaction(name: str, extra: dict[str, int | None]) -> None:
+@pytest.mark.parametrize(("name", "extra"), [c for c in CASES if not {"levels", "slots", "fields"} & set(c[1])])
+def test_learns_a_planted_interaction(name: str, extra: Extra) -> None:
     """Labels are the sign of a product of two columns (task 0, XOR), of a sum (1), and of a product with domain (2)."""
     torch.manual_seed(0)
     config = ModelConfig(InputWidths(6, 2, 0), (24, 12), (6,), 2, model=name)
-    extra = {"field_width": 2, "fields": 2} if name == "deepfm" else extra
+    extra = {"field_width": 2, "fields": 2} if name == "deepfm" else extra  # the product lies across two fields
     network = build_network(dataclasses.replace(config, extra=extra), TASKS)
     general, domain, prior = torch.randn(2000, 6), torch.randn(2000, 2), torch.empty(2000, 0)
     truth = torch.stack([general[:, 0] * general[:, 2], general[:, 1] + general[:, 4], general[:, 3] * domain[:, 0]], 1)
@@ -205,12 +207,11 @@ def test_last_level_of_ple_passes_nothing_on() -> None:
 
 
 def test_deepfm_takes_its_slots_from_a_schema(toy_schema: FeatureSchema) -> None:
-    with pytest.raises(
-        SchemaError, match=r"deepfm: expected fields of one width, got 6 \('user_id'\) and 5 \('video_id'"
-    ):
-        DeepFM.slots(toy_schema)
-    tables = tuple(dataclasses.replace(table, dim=4) for table in toy_schema.tables)
-    assert DeepFM.slots(dataclasses.replace(toy_schema, tables=tables)) == {"field_width": 4, "fields": 4}
+    extra = DeepFM.slots(toy_schema)
+    assert extra == {"field_width": 6, "slots": [6, 5, 5, 3]}  # user, video, watched, tags
+    network = DeepFM(ModelConfig(InputWidths(**toy_schema.widths), (8,), model="deepfm", extra=extra), 2)
+    assert {name: tuple(p.shape) for name, p in network.project.items()} == {"1": (5, 6), "2": (5, 6), "3": (3, 6)}
+    assert tuple(network.rest.shape) == (2 + 4, 6)  # two dense columns and the page
     dense = tuple(field for field in toy_schema.fields if field.kind == "dense")
     with pytest.raises(SchemaError, match="deepfm: expected at least one id or bag field in general, got none"):
         DeepFM.slots(dataclasses.replace(toy_schema, fields=dense))
@@ -219,8 +220,10 @@ def test_deepfm_takes_its_slots_from_a_schema(toy_schema: FeatureSchema) -> None
 @pytest.mark.parametrize(
     ("name", "extra", "message"),
     [
-        ("deepfm", {}, r"config\.extra\.fields: expected an integer of at least 1, got None"),
-        ("deepfm", {"fields": 7, "field_width": 3}, r"at most 19 \(the general width\), got 7 \* 3 = 21"),
+        ("deepfm", {"fields": 0}, r"config\.extra\.fields: expected an integer of at least 1, got 0"),
+        ("deepfm", {"fields": 7, "field_width": 3}, r"slots of at most 19 columns together .*, got 21"),
+        ("deepfm", {"slots": [3, 0]}, r"config\.extra\.slots: expected a list of integers of at least 1, got \[3, 0\]"),
+        ("deepfm", {"slots": [3], "fields": 1}, r"config\.extra: expected fields or slots, got both"),
         ("dcnv2", {"rank": 0}, r"config\.extra\.rank: expected an integer of at least 1, got 0"),
         ("dcnv2", {"cross_layers": True}, r"config\.extra\.cross_layers: expected an integer of at least 1, got True"),
         ("ple", {"level": 2}, r"unknown key 'level' for 'ple'; known: levels, shared, specific"),
@@ -228,7 +231,7 @@ def test_deepfm_takes_its_slots_from_a_schema(toy_schema: FeatureSchema) -> None
         ("shared_bottom", {"rank": 2}, r"unknown key 'rank' for 'shared_bottom'; known: none"),
     ],
 )
-def test_refuses_extra_that_does_not_fit(name: str, extra: dict[str, int | None], message: str) -> None:
+def test_refuses_extra_that_does_not_fit(name: str, extra: Extra, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         build_network(dataclasses.replace(CONFIG, model=name, extra=extra), TASKS)
 
