@@ -76,6 +76,7 @@ void many() {
   check_against_map(keys, probes);
   const KeyIndex index(view(keys));
   CHECK(index.size() == keys.size());
+  CHECK(index.longest_walk() < 32);
   // Two megabytes of padding at most beyond the 19 bytes a key that the header promises.
   CHECK(index.memory_bytes() <= keys.size() * 19 + (2U << 20));
 }
@@ -86,6 +87,7 @@ void crafted() {
   Keys keys;
   for (std::uint64_t i = 0; i < 5'000; ++i) keys.push_back(unmix(i));
   for (const std::uint64_t i : {0U, 1U, 4'999U}) CHECK(mix(keys[i]) == i);
+  CHECK(KeyIndex(view(keys)).longest_walk() < 32);
   check_against_map(keys, {unmix(5'000), unmix(6'000), 1, 2, 3});
 }
 

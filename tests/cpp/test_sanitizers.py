@@ -30,9 +30,8 @@ def compiler() -> str:
 
 
 def call(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    words = [str(part) for part in command]
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300)
 
 
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])

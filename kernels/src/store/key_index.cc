@@ -13,9 +13,9 @@ namespace {
 constexpr double kKeysPerBucket = 3.4;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-// With a random hash the longest walk over 10^9 keys stays under 64 buckets; beyond twice that the keys were
-// made to collide, and another seed scatters them.
-constexpr std::size_t kLongestWalk = 128;
+// The longest walk grows with the logarithm of the number of keys: 16 buckets among 10^5, 32 among 5·10^7.
+// Beyond 128 the keys were made to collide, and another seed scatters them.
+constexpr std::size_t kMostWalked = 128;
 constexpr int kSeeds = 16;
 
 std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
@@ -47,6 +47,7 @@ KeyIndex::KeyIndex(PackedArray<std::uint64_t> keys) : size_(keys.size()) {
 #endif
   for (int attempt = 0; attempt < kSeeds; ++attempt) {
     seed_ = attempt == 0 ? 0 : mix(static_cast<std::uint64_t>(attempt));
+    longest_walk_ = 0;
     std::memset(static_cast<void*>(table_.get()), 0, bytes_);
     if (insert_all(keys)) return;
   }
@@ -67,9 +68,10 @@ bool KeyIndex::insert_all(PackedArray<std::uint64_t> keys) {
         candidate.keys[candidate.taken] = key;
         candidate.positions[candidate.taken] = static_cast<std::uint32_t>(i);
         ++candidate.taken;
+        longest_walk_ = walked > longest_walk_ ? walked : longest_walk_;
         break;
       }
-      if (walked == kLongestWalk) return false;
+      if (walked == kMostWalked) return false;
       candidate.spilled = 1;
       bucket = bucket + 1 == buckets_ ? 0 : bucket + 1;
     }
