@@ -7,6 +7,8 @@ from typing import Any
 from pepnet_infer.bench.machine_table import machine_line, machine_table
 from pepnet_infer.bench.report import Page, Result, Table, show_ms
 
+#: Share of the CPUs that others may use without spoiling a measurement.
+QUIET = 0.05
 _WORDS = frozenset({"peer", "precision", "call", "reason", "what is run", "settings"})
 
 
@@ -42,7 +44,8 @@ def noise(data: dict[str, Any]) -> str:
     busiest = max(data["others_busy"].values(), default=0.0)
     unsettled = sum(row["unsettled"] for row in data["rows"])
     turns = f", {unsettled} turns began before other pools had gone to sleep" if unsettled else ""
-    return f"other processes used {busiest:.0%} of the CPUs at most{turns}"
+    warning = "" if busiest <= QUIET else ": too much for figures that are to be relied on"
+    return f"other processes used {busiest:.0%} of the CPUs at most{turns}{warning}"
 
 
 def _dense_table(data: dict[str, Any], size: int) -> Table:

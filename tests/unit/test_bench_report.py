@@ -208,9 +208,13 @@ def test_a_table_refuses_rows_of_other_lengths_and_escapes_bars() -> None:
 
 
 def test_noise_is_told(result: Result) -> None:
-    assert noise(result.data) == "other processes used 37% of the CPUs at most"
+    assert noise(result.data) == (
+        "other processes used 37% of the CPUs at most: too much for figures that are to be relied on"
+    )
+    result.data["others_busy"] = {"1": 0.02}
+    assert noise(result.data) == "other processes used 2% of the CPUs at most"
     result.data["rows"][0]["unsettled"] = 3
-    assert noise(result.data).endswith("3 turns began before other pools had gone to sleep")
+    assert noise(result.data).endswith("at most, 3 turns began before other pools had gone to sleep")
 
 
 def test_a_baseline_without_figures_leaves_a_dash(result: Result) -> None:
