@@ -40,17 +40,17 @@ class SyntheticConfig:
     """How much traffic, of whom, and what is planted. Effects run from 0 (none) to 1 (gates between 0 and 2)."""
 
     rows: int = 60_000
-    users: int = 300
-    items: int = 600
-    authors: int = 100
+    users: int = 200
+    items: int = 400
+    authors: int = 80
     topics: int = 20
     days: int = 6
-    factors: int = 4  # K
-    hidden: int = 24
+    factors: int = 3  # K
+    hidden: int = 16
     zipf: float = 0.8  # share of rank n is proportional to n^-zipf
     domain_effect: float = 1.0
     user_effect: float = 1.0
-    strength: float = 2.5  # standard deviation of the true logits
+    strength: float = 3.5  # standard deviation of the true logits
     seed: int = 0
 
 
