@@ -26,9 +26,7 @@ def _matrix(name: str, given: object, width: int, rows: int | None) -> Matrix:
     if not isinstance(given, np.ndarray):
         raise SchemaError(f"{name}: expected a float32 array [rows, {width}], got {type(given).__name__}")
     if given.dtype != np.float32:
-        raise SchemaError(
-            f"{name}: expected float32, got {given.dtype}"
-        )
+        raise SchemaError(f"{name}: expected float32, got {given.dtype}")
     if given.ndim != 2 or given.shape[1] != width:
         raise SchemaError(f"{name}: expected shape [rows, {width}], got {list(given.shape)}")
     if rows is not None and len(given) != rows:

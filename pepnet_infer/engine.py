@@ -136,7 +136,7 @@ class Engine:
         """
         with self._counted() as (parts, watch):
             inputs = check_dense_inputs(general, domain, prior, self.bundle.config.inputs)
-            return self._finish(parts, watch, inputs).values
+            return self._run(parts, watch, inputs)
 
     def encode(self, batch: object, strict: bool = False) -> Features:
         """Returns what `score_features` reads. Raises what `score` raises for a batch it refuses."""
@@ -205,9 +205,12 @@ class Engine:
             raise
 
     def _finish(self, parts: _Parts, watch: Stopwatch, inputs: Inputs) -> Scores:
+        return Scores(self._run(parts, watch, inputs), self.tasks, self.model_version, inputs.unknown)
+
+    def _run(self, parts: _Parts, watch: Stopwatch, inputs: Inputs) -> Matrix:
         values = watch.time("dense", lambda: parts.backend.run(inputs))
         self._counters.add(len(values), inputs.unknown, watch)
-        return Scores(values, self.tasks, self.model_version, inputs.unknown)
+        return values
 
 
 def _encode(parts: _Parts, batch: object, strict: bool) -> Features:

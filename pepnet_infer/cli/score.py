@@ -15,6 +15,7 @@ from pepnet_infer.cli.output import AsJson, emit, progress
 from pepnet_infer.engine import Engine
 from pepnet_infer.offline import Summary, score_parquet
 from pepnet_infer.offline.options import BATCH_ROWS
+from pepnet_infer.offline.run import OFFLINE
 
 
 class OnBadRow(StrEnum):
@@ -46,7 +47,7 @@ def score(
     """
     carried = columns if columns is None or columns == "all" else [name.strip() for name in columns.split(",")]
     with (
-        Engine.load(bundle, backend, precision, threads, provider) as engine,
+        Engine.load(bundle, backend, precision, threads, provider, options=OFFLINE) as engine,
         Progress(
             "[progress.description]{task.description}",
             BarColumn(),

@@ -1,5 +1,5 @@
 """Parquet scoring: files in, files with scores out, each of them whole or not there at all."""
 
-from pepnet_infer.offline.run import Summary, score_parquet
+from pepnet_infer.offline.run import OFFLINE, Summary, score_parquet
 
-__all__ = ["Summary", "score_parquet"]
+__all__ = ["OFFLINE", "Summary", "score_parquet"]

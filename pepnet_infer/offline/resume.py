@@ -32,7 +32,7 @@ def model_identity(bundle: Bundle, backend: Mapping[str, Any]) -> dict[str, obje
         "schema_hash": bundle.schema.hash,
         "weights": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
         "tool": __version__,
-        **{name: backend[name] for name in ("backend", "version", "provider", "precision")},
+        **{name: backend.get(name) for name in ("backend", "version", "provider", "precision")},
     }
 
 
