@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from pepnet_infer.config import BASELINES, ModelConfig
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.evaluate import Cell, evaluate
-from pepnet_infer.export.train import Progress, Trained, train
+from pepnet_infer.export.train import Progress, Result, Trained, train
 from pepnet_infer.export.train_config import TrainConfig, model_config
 
 #: Called when a model's training with a seed begins; returns what is told of every batch.
@@ -70,10 +67,11 @@ def train_all(
     outcomes: list[Outcome] = []
     kept: Trained | None = None
     for name, config in configs.items():
-        runs: list[Trained] = []
+        runs: list[Result] = []
         for seed in seeds:
-            runs.append(train(dataset, config, settings, seed, begin(name, seed)))
-            kept = kept or runs[0]
+            trained = train(dataset, config, settings, seed, begin(name, seed))
+            kept = kept or trained
+            runs.append(trained.result)
         outcomes.append(_outcome(name, config, dataset, settings, seeds, runs))
     if kept is None:
         raise ValueError("expected at least one model to train, got none")
@@ -81,9 +79,8 @@ def train_all(
 
 
 def _outcome(
-    name: str, config: ModelConfig, dataset: Dataset, settings: TrainConfig, seeds: Sequence[int], runs: list[Trained]
+    name: str, config: ModelConfig, dataset: Dataset, settings: TrainConfig, seeds: Sequence[int], runs: list[Result]
 ) -> Outcome:
-    scores: list[npt.NDArray[np.float32]] = [run.test_scores for run in runs]
     return Outcome(
         name=name,
         config=config,
@@ -91,5 +88,5 @@ def _outcome(
         epochs=tuple(run.epochs for run in runs),
         seconds=tuple(run.seconds for run in runs),
         history=tuple(run.history for run in runs),
-        cells=tuple(evaluate(dataset, scores, settings.min_positives)),
+        cells=tuple(evaluate(dataset, [run.test_scores for run in runs], settings.min_positives)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import numpy.typing as npt
 import torch
 
 from pepnet_infer.config import ModelConfig
+from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.embedding import Embeddings
 from pepnet_infer.export.metrics import auc
+from pepnet_infer.export.model import Network
 from pepnet_infer.export.network import build_network
 from pepnet_infer.export.train_config import TrainConfig
 
@@ -28,16 +31,23 @@ _EVAL_BATCH = 4096
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One trained model and how it came to be."""
+class Result:
+    """What came of one training, without the model."""
 
-    config: ModelConfig
-    network: torch.nn.Module
-    embeddings: Embeddings
     epochs: int  # what the final model was trained for
     history: tuple[Mapping[str, float], ...]  # per epoch of the choosing phase: loss, validation
     seconds: float
     test_scores: Scores  # [len(dataset.test), T]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained model and how it came to be."""
+
+    config: ModelConfig
+    network: Network
+    embeddings: Embeddings
+    result: Result
 
 
 def train(
@@ -47,7 +57,7 @@ def train(
 
     With a validation day: fits on the days before it, stops after `patience` epochs without a better mean AUC there,
     and, with `refit`, trains anew on all days before the test days for as many epochs as were best. The test days are
-    scored once, at the end.
+    scored once, at the end. Raises PepnetError when the loss is no number any more.
     """
     begin = time.perf_counter()
     report = progress or (lambda *_: None)
@@ -82,7 +92,11 @@ def selection_metric(dataset: Dataset, settings: TrainConfig, scores: Scores) ->
     if not settings.select_by:
         rarer = np.minimum(labels.sum(0), len(labels) - labels.sum(0))
         chosen = [t for t in chosen if rarer[t] >= settings.min_positives] or [int(rarer.argmax())]
-    return float(np.mean([auc(labels[:, t], scores[:, t]) for t in chosen]))
+    values = [auc(labels[:, t], scores[:, t]) for t in chosen]
+    if not np.isfinite(values).all():
+        name = tasks[chosen[int(np.argmin(np.isfinite(values)))]]
+        raise SchemaError(f"validation day: expected positives and negatives of task {name!r}, got one of them only")
+    return float(np.mean(values))
 
 
 class _Run:
@@ -126,6 +140,10 @@ class _Run:
             self._embeddings.step()
             total += float(loss.detach())
             progress(phase, number, n + 1, batches, total / (n + 1))
+        if not math.isfinite(total):
+            raise PepnetError(
+                f"{phase}, epoch {number + 1}: expected a finite loss, got {total}: lower the learning rates"
+            )
         return total / batches
 
     @torch.no_grad()
@@ -152,4 +170,5 @@ class _Run:
         """Scores the test days and returns the model."""
         scores = self.scores(self._dataset.test)
         seconds = time.perf_counter() - begin
-        return Trained(self._config, self._network, self._embeddings, epochs, tuple(history), seconds, scores)
+        result = Result(epochs, tuple(history), seconds, scores)
+        return Trained(self._config, self._network, self._embeddings, result)

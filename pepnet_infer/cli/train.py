@@ -46,6 +46,9 @@ def train(
     if config is None and not data.startswith("synthetic"):
         raise typer.BadParameter("--config: expected a yaml file (examples/kuairand.yaml), got none")
     # torch is imported here and not above, so that the other commands start without it
+    import torch
+
+    from pepnet_infer.cpu import available_threads
     from pepnet_infer.export import report
     from pepnet_infer.export.checkpoint import DOCUMENT
     from pepnet_infer.export.compare import train_all, variants
@@ -60,13 +63,19 @@ def train(
     run = RunConfig.read(config) if config else synthetic_run()
     run = _changed(run, model, seeds, seed, epochs)
     source = open_source(data)
+    torch.set_num_threads(available_threads())  # torch knows of cpusets, not of quotas
     with _Bars() as bars:
         reading = bars.add_task("read and encode the data", total=1, loss="")
         dataset = build_dataset(source, run.schema, run.train)
         bars.advance(reading)
         outcomes, kept = train_all(dataset, variants(run.model, dataset, compare), run.train, bars.begin)
     result = report.report_json(data, dataset, run.train, outcomes)
-    meta = {"data": source.name, "seed": run.train.seed, "epochs": kept.epochs, "models": [o.name for o in outcomes]}
+    meta = {
+        "data": source.name,
+        "seed": run.train.seed,
+        "epochs": kept.result.epochs,
+        "models": [o.name for o in outcomes],
+    }
     files = {"report.json": json.dumps(result, indent=1, allow_nan=False).encode(), "report.png": report.plot(outcomes)}
     to_checkpoint(dataset, kept, run.train.gset, meta).save(out, overwrite=overwrite, reports=files)
     if test_rows is not None:
