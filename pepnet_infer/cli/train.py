@@ -70,12 +70,7 @@ def train(
         bars.advance(reading)
         outcomes, kept = train_all(dataset, variants(run.model, dataset, compare), run.train, bars.begin)
     result = report.report_json(data, dataset, run.train, outcomes)
-    meta = {
-        "data": source.name,
-        "seed": run.train.seed,
-        "epochs": kept.result.epochs,
-        "models": [o.name for o in outcomes],
-    }
+    meta = {"data": source.name, "seed": run.train.seed, "epochs": kept.result.epochs}
     files = {"report.json": json.dumps(result, indent=1, allow_nan=False).encode(), "report.png": report.plot(outcomes)}
     to_checkpoint(dataset, kept, run.train.gset, meta).save(out, overwrite=overwrite, reports=files)
     if test_rows is not None:
