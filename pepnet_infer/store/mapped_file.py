@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -45,6 +46,7 @@ class MappedFile:
             raise BundleError(f"{path}: expected a file that can be mapped, got: {error.strerror}") from error
         finally:
             os.close(descriptor)
+        self._ask_for_huge_pages()
         self.tensors = self._read_header()
 
     def array(self, name: str) -> Array:
@@ -52,6 +54,16 @@ class MappedFile:
         info = self.tensors[name]
         flat = np.frombuffer(self._map, DTYPES[info.dtype], count=math.prod(info.shape), offset=info.begin)
         return flat.reshape(info.shape)
+
+    def _ask_for_huge_pages(self) -> None:
+        # Rows are read at random, and with 4 KiB pages nearly each of them misses the TLB too: a lookup takes 1.3 times
+        # as long when its rows come from memory, 3 times when they are in the L3 cache. This is advice, followed where
+        # the file system has large pages and the file is not cached in small ones yet. A file too large for memory is
+        # better read in small pieces.
+        if self.bytes > os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE // 2:
+            return
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            self._map.madvise(mmap.MADV_HUGEPAGE)
 
     def _read_header(self) -> dict[str, TensorInfo]:
         path = self.path

@@ -123,6 +123,20 @@ def test_rows_are_mapped_not_copied_and_let_go_at_close(tmp_path: Path) -> None:
     store.close()  # a second time is harmless
 
 
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel is built without huge pages"
+)
+def test_huge_pages_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "huge-table.safetensors"
+    write_table(path, 0, list(range(100)), 4)
+    store = MmapStore({"t": path})
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    start = next(at for at, line in enumerate(lines) if line.endswith(path.name))
+    flags = next(line for line in lines[start:] if line.startswith("VmFlags:"))
+    assert "hg" in flags.split()
+    store.close()
+
+
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     write_table(path, 4, [1], 3)
