@@ -17,6 +17,7 @@ from pepnet_infer.export.data.dataset import Dataset, build_dataset
 from pepnet_infer.export.data.kuairand import KuaiRand, watch_history
 from pepnet_infer.export.data.source import open_source
 from pepnet_infer.export.train_config import RunConfig
+from pepnet_infer.ids import MISSING_KEY
 
 DAYS = [20220424, 20220425, 20220504, 20220505, 20220506]
 OFFICIAL = (
@@ -261,3 +262,12 @@ def test_a_history_keeps_the_last_videos_oldest_first(length: int) -> None:
     got = watch_history(in_order, length)
     assert got.to_pylist() == history(in_order, DAYS[-1], length).to_pylist()
     assert max(len(row) for row in got["watch_seq"].to_pylist()) == min(length, got["history_len"].to_numpy().max())
+
+
+def test_a_missing_id_has_no_row_of_its_own(tmp_path: Path, run: RunConfig) -> None:
+    data = dataset(write_csv(tmp_path / "csv", log()), run)
+    keys = data.ids.keys["feat4"]
+    assert keys[-1] == MISSING_KEY
+    assert data.ids.counts(data.schema, "feat4", data.train)[-1] > 2
+    known = data.ids.known(data.schema, data.train, min_count=1)["feat4"]
+    assert known.tolist() == list(range(len(keys) - 1))
