@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +46,9 @@ def train(
         raise typer.BadParameter("--compare trains every model: leave --model out")
     if config is None and not data.startswith("synthetic"):
         raise typer.BadParameter("--config: expected a yaml file (examples/kuairand.yaml), got none")
+    # Waiting threads sleep: batches are short, and threads that spin take three times as long on a busy machine.
+    # OpenMP reads this when torch loads it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # torch is imported here and not above, so that the other commands start without it
     import torch
 
