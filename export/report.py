@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -68,12 +69,12 @@ def _task_table(outcome: Outcome) -> Table:
 
 def _domain_table(outcome: Outcome) -> Table:
     tasks = [cell.task for cell in _overall(outcome)]
-    table = Table(title="AUC by domain")
+    table = Table(title="AUC by domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("domain", "rows", *tasks):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True, overflow="fold")
     for domain in dict.fromkeys(cell.domain for cell in outcome.cells):
         cells = [cell for cell in outcome.cells if cell.domain == domain]
-        table.add_row(domain, f"{cells[0].rows:,}", *(_value(cell, "auc") for cell in cells))
+        table.add_row(domain, f"{cells[0].rows:,}", *(_value(cell, "auc", spread=False) for cell in cells))
     return table
 
 
@@ -97,12 +98,13 @@ def _epochs(outcome: Outcome) -> str:
     return f"epochs {', '.join(map(str, outcome.epochs))}; seeds {', '.join(map(str, outcome.seeds))}"
 
 
-def _value(cell: Cell, metric: str) -> str:
+def _value(cell: Cell, metric: str, spread: bool = True) -> str:
     stats = summary(cell.auc if metric == "auc" else cell.gauc)
     if stats["mean"] is None:
         return "–"
-    spread = f" ±{stats['std']:.4f}" if stats["std"] is not None else ""
-    text = f"{stats['mean']:.4f}{spread}"
+    text = f"{stats['mean']:.4f}"
+    if spread and stats["std"] is not None:
+        text += f" ±{stats['std']:.4f}"
     return text if cell.stable else f"[dim]{_UNSTABLE}{text}[/]"
 
 
