@@ -35,11 +35,14 @@ install: $(VENV)/wheel.stamp
 demo: install
 	@PATH="$(abspath $(BIN)):$$PATH" DEMO="$(DEMO)" ROWS="$(DEMO_ROWS)" sh examples/demo.sh
 
+# Small matrix products on several threads spend their time waiting for each other; one thread each is much faster.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
+
 test: install lint types
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: install lint types
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: install
 	$(BIN)/pytest bench

@@ -108,7 +108,10 @@ def _copy(inputs: Sequence[str], target: Path, scale: int) -> int:
 def _score(bundle: Path, source: Path, out: Path, threads: int, on_bad_row: str) -> dict[str, Any]:
     arguments = [str(bundle), str(source), str(out), str(threads), on_bad_row]
     done = subprocess.run(
-        [sys.executable, "-m", "pepnet_infer.bench.score_once", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "pepnet_infer.bench.score_once", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

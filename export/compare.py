@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pepnet_infer.config import BASELINES, ModelConfig
+from pepnet_infer.export.baselines import DeepFM
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.evaluate import Cell, evaluate
 from pepnet_infer.export.train import Progress, Result, Trained, train
 from pepnet_infer.export.train_config import TrainConfig, model_config
+from pepnet_infer.schema import FeatureSchema
 
 #: Called when a model's training with a seed begins; returns what is told of every batch.
 Begin = Callable[[str, int], Progress]
@@ -50,13 +52,19 @@ def variants(flags: Mapping[str, Any], dataset: Dataset, compare: bool) -> dict[
     schema = dataset.schema
     if not compare:
         config = model_config(flags, schema)
+        if not config.extra:
+            config = replace(config, extra=_extra(config.model, schema))
         return {config.model: config}
     return {
         "pepnet": model_config(flags, schema, model="pepnet"),
         "pepnet w/o EPNet": model_config(flags, schema, model="pepnet", use_epnet=False),
         "pepnet w/o PPNet": model_config(flags, schema, model="pepnet", use_ppnet=False),
-        **{name: model_config(flags, schema, model=name) for name in BASELINES},
+        **{name: model_config(flags, schema, model=name, extra=_extra(name, schema)) for name in BASELINES},
     }
+
+
+def _extra(name: str, schema: FeatureSchema) -> dict[str, Any]:
+    return DeepFM.slots(schema) if name == "deepfm" else {}
 
 
 def train_all(

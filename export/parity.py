@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,7 @@ def torch_run(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> R
     network = network.eval()
 
     def run(inputs: Inputs) -> Scores:
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             parts = (torch.from_numpy(x).to(dtype) for x in (inputs.general, inputs.domain, inputs.prior))
             scores: Scores = network(*parts).numpy()
         return scores
@@ -67,6 +68,17 @@ def onnx_run(model: onnx.ModelProto) -> Run:
     """Returns a function that scores inputs with `model` in ONNX Runtime on the CPU."""
     session = OnnxSession(model)
     return lambda inputs: session.run([OUTPUT], inputs)[0]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs torch on one thread: its sums depend on the number, and figures of equal exports should be equal."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure(

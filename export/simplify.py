@@ -37,7 +37,7 @@ def simplify(
     with tempfile.TemporaryDirectory(prefix="pepnet-simplify-") as folder:
         before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
         before.write_bytes(model.SerializeToString(deterministic=True))
-        command = [sys.executable, "-c", worker, str(before), str(after)]
+        command = [sys.executable, "-P", "-c", worker, str(before), str(after)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
         except subprocess.TimeoutExpired as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ from pepnet_infer.schema import FeatureSchema
 
 if TYPE_CHECKING:
     from pepnet_infer.export.checkpoint import Checkpoint
+
+# Python processes that tests start do not import from the working directory: in the repository's root that would be the
+# source tree, without the extension, in place of the installed wheel.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 Batch = dict[str, Any]
 

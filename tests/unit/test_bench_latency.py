@@ -106,7 +106,7 @@ def test_runs_at_least_and_seconds_at_least() -> None:
     plan = Plan(runs=1, seconds=0.3, warm_calls=0, warm_s=0.0, settle_s=0.0)
     measured = interleave({"a": sleeper(0.001), "b": sleeper(0.001)}, range(3), plan)
     assert time.perf_counter() - start >= 0.3
-    assert len(measured.timings["a"].ns) == len(measured.timings["b"].ns) > 1
+    assert len(measured.timings["a"].ns) == len(measured.timings["b"].ns) >= 1
 
 
 def test_a_contender_that_raises_is_out_and_the_others_go_on() -> None:
