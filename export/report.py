@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,54 +108,50 @@ def _value(cell: Cell, metric: str, spread: bool = True) -> str:
 
 
 def plot(outcomes: Sequence[Outcome]) -> bytes:
-    """Returns a PNG: AUC per task of every model, and of the first model per domain."""
+    """Returns a PNG: AUC per task of every model, and of the first model per domain, with deviations over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
-    _bars(left, {outcome.name: _overall(outcome) for outcome in outcomes})
+    _points(left, {outcome.name: _overall(outcome) for outcome in outcomes})
     left.set_title("AUC on the test days, all domains")
-    domains = dict.fromkeys(cell.domain for cell in outcomes[0].cells)
-    largest = list(domains)[:6]
-    _bars(right, {f"{d}": [cell for cell in outcomes[0].cells if cell.domain == d] for d in largest})
-    right.set_title(f"{outcomes[0].name} by domain")
+    largest = list(dict.fromkeys(cell.domain for cell in outcomes[0].cells))[:6]
+    _points(right, {domain: [c for c in outcomes[0].cells if c.domain == domain] for domain in largest})
+    right.set_title(f"{outcomes[0].name} by domain; pale: not stable")
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=120)
     pyplot.close(figure)
     return target.getvalue()
 
 
-def _bars(axes: Axes, groups: dict[str, list[Cell]]) -> None:
-    """Draws one group of bars per task, one bar per entry of `groups`; pale where an AUC is not stable."""
-    width = 0.8 / len(groups)
+def _points(axes: Axes, groups: dict[str, list[Cell]]) -> None:
+    """Draws a point per task and entry of `groups`; pale where an AUC is not stable."""
+    step = 0.7 / len(groups)
     colours = _colours(len(groups))
-    tasks: list[str] = []
+    tasks = [cell.task for cell in next(iter(groups.values()))]
     for n, (name, cells) in enumerate(groups.items()):
-        tasks = [cell.task for cell in cells]
+        axes.plot([], [], "o", color=colours[n], label=name)  # the legend's entry, whatever is defined below
         for t, cell in enumerate(cells):
             stats = summary(cell.auc)
             if stats["mean"] is None:
                 continue
-            axes.bar(
-                t - 0.4 + (n + 0.5) * width,
+            axes.errorbar(
+                t - 0.35 + (n + 0.5) * step,
                 stats["mean"],
-                width,
                 yerr=stats["std"] or 0.0,
+                fmt="o",
+                markersize=4,
                 color=colours[n],
                 alpha=1.0 if cell.stable else 0.3,
-                label=name if t == _first_defined(cells) else None,
             )
     axes.axhline(0.5, color="black", linewidth=0.8)
+    for t in range(1, len(tasks)):
+        axes.axvline(t - 0.5, color="lightgrey", linewidth=0.6)
     axes.set_xticks(range(len(tasks)), tasks)
-    axes.set_ylim(0.4, 1.0)
     axes.set_ylabel("AUC")
     axes.legend(fontsize="small", ncols=2)
-
-
-def _first_defined(cells: Sequence[Cell]) -> int:
-    return next((t for t, cell in enumerate(cells) if any(map(math.isfinite, cell.auc))), -1)
 
 
 def _colours(count: int) -> list[Any]:
