@@ -47,7 +47,7 @@ class Counters:
                 self._spent[stage] += spent
 
     def add_time(self, watch: Stopwatch) -> None:
-        """Counts the time of work that was no whole batch: encoding ahead, for one."""
+        """Counts the time of work that was no whole batch: encoding alone, for one."""
         with self._lock:
             for stage, spent in watch.spent.items():
                 self._spent[stage] += spent

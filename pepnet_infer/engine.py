@@ -154,7 +154,7 @@ class Engine:
             return encoded
 
     def score_features(self, features: Features) -> Scores:
-        """Returns the scores of an encoded batch: the second half of `score`, for who encodes in another thread."""
+        """Returns the scores of an encoded batch: the second half of `score`."""
         with self._counted() as (parts, watch):
             return self._finish(parts, watch, watch.time("lookup", lambda: parts.assembler.inputs(features)))
 

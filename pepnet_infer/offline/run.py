@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -15,14 +15,13 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.faults import Mask
 from pepnet_infer.features import Features
-from pepnet_infer.offline.ahead import ahead
 from pepnet_infer.offline.options import BATCH_ROWS, OnBadRow, Options, output_schema
 from pepnet_infer.offline.plan import Constant, Job, PathLike, constants, plan
 from pepnet_infer.offline.resume import metadata, model_identity, up_to_date
 from pepnet_infer.offline.sink import Sink, remove_leftover
 from pepnet_infer.offline.source import Source
 
-#: Backend options for throughput: threads that spin take the CPU from the reader, and from whatever else runs.
+#: Backend options for throughput: threads that spin take the CPU from whatever else runs.
 OFFLINE = {"spin": False}
 #: Called with (rows scored so far, rows to score).
 Progress = Callable[[int, int], None]
@@ -79,13 +78,6 @@ def score_parquet(
         return _Run(engine, options, progress).all(jobs, resume)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    rows: pa.RecordBatch
-    features: Features
-    bad: Mask | None
-
-
 class _Run:
     def __init__(self, engine: Engine, options: Options, progress: Progress | None) -> None:
         self._engine, self._options, self._progress = engine, options, progress
@@ -128,22 +120,18 @@ class _Run:
             carried = self._options.carried(source, self._schema)
             schema = output_schema(source, carried, self._schema, self._metadata(source))
             with Sink(job.target, schema) as sink:
-                for batch in ahead(self._encoded(source, carried)):
-                    scores = self._engine.score_features(batch.features).values
-                    columns = [batch.rows.column(name) for name in carried]
-                    columns += [pa.array(column, mask=batch.bad) for column in np.ascontiguousarray(scores.T)]
+                for start, rows in source.batches(self._options.batch_rows, carried):
+                    with source.located(start):
+                        features, bad = self._encode(source, start, rows)
+                    scores = self._engine.score_features(features).values
+                    columns = [rows.column(name) for name in carried]
+                    columns += [pa.array(column, mask=bad) for column in np.ascontiguousarray(scores.T)]
                     sink.write(pa.RecordBatch.from_arrays(columns, schema=schema))
-                    self._count(batch)
+                    self._count(rows.num_rows, bad)
                 if not source.unchanged():
                     raise PepnetError(f"{source.path}: expected a file that stays as it is, but it changed meanwhile")
                 sink.commit()
         self._summary.files += 1
-
-    def _encoded(self, source: Source, carried: Sequence[str]) -> Iterator[_Batch]:
-        for start, rows in source.batches(self._options.batch_rows, carried):
-            with source.located(start):
-                features, bad = self._encode(source, start, rows)
-            yield _Batch(rows, features, bad)
 
     def _encode(self, source: Source, start: int, rows: pa.RecordBatch) -> tuple[Features, Mask | None]:
         if self._options.on_bad_row == "raise":
@@ -154,10 +142,10 @@ class _Run:
             self._summary.faults.setdefault(fault.column, str(source.locate(error, start)))
         return encoded.features, encoded.bad
 
-    def _count(self, batch: _Batch) -> None:
-        self._summary.rows += batch.rows.num_rows
-        if batch.bad is not None:
-            self._summary.null_rows += int(batch.bad.sum())
+    def _count(self, rows: int, bad: Mask | None) -> None:
+        self._summary.rows += rows
+        if bad is not None:
+            self._summary.null_rows += int(bad.sum())
         self._report()
 
     def _report(self) -> None:
