@@ -26,8 +26,11 @@ $(VENV)/deps.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cpu,export,bench,dev]"
 	touch $@ $(VENV)/wheel.stamp
 
+# The step above has just installed the wheel when it ran; it is built again only for sources newer than that.
 $(VENV)/wheel.stamp: $(VENV)/deps.stamp $(SOURCES) CMakeLists.txt README.md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	if [ -n "$$(find $(SOURCES) CMakeLists.txt README.md -newer $@)" ]; then \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .; \
+	fi
 	touch $@
 
 install: $(VENV)/wheel.stamp

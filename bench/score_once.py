@@ -15,7 +15,7 @@ from typing import cast
 
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.offline import score_parquet
+from pepnet_infer.offline import OFFLINE, score_parquet
 from pepnet_infer.offline.options import OnBadRow
 
 
@@ -33,7 +33,7 @@ def status_bytes(field: str) -> int:
 def main(bundle: str, source: str, out: str, threads: str, on_bad_row: str) -> None:
     """Scores all of `source` to `out` and prints the figures."""
     start = time.perf_counter()
-    with Engine.load(bundle, threads=int(threads)) as engine:
+    with Engine.load(bundle, threads=int(threads), options=OFFLINE) as engine:
         load_s, loaded = time.perf_counter() - start, status_bytes("VmRSS")
         start = time.perf_counter()
         summary = score_parquet(engine, source, out, on_bad_row=cast(OnBadRow, on_bad_row))
