@@ -58,7 +58,11 @@ def main() -> None:
             result[task][str(page)] = {"auc": auc(y[here], s[here]), "positives": int(y[here].sum())}
 
     if args.json:
-        print(json.dumps(result, indent=2))
+        # JSON has no NaN: an AUC of one class alone is null
+        finite = {
+            t: {p: {k: v if v == v else None for k, v in c.items()} for p, c in d.items()} for t, d in result.items()
+        }
+        print(json.dumps(finite, indent=2, allow_nan=False))
         return
     table = Table(title=f"AUC of {keep.sum():,} rows from {args.first_date} on")
     for name in ("task", "positives", "AUC", "GAUC", *(f"tab {p} ({(domain == p).sum():,})" for p in pages)):
