@@ -78,14 +78,13 @@ def _domain_table(outcome: Outcome) -> Table:
 
 
 def _model_table(outcomes: Sequence[Outcome], metric: str) -> Table:
-    table = Table(title=f"{metric.upper()}, all domains")
-    table.add_column("model")
+    table = Table(title=f"{metric.upper()}, all domains", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
     for cell in _overall(outcomes[0]):
-        table.add_column(cell.task, justify="right")
-    table.add_column("epochs", justify="right")
+        table.add_column(cell.task, justify="right", no_wrap=True, overflow="fold")
     for outcome in outcomes:
-        values = [_value(cell, metric) for cell in _overall(outcome)]
-        table.add_row(outcome.name, *values, " ".join(map(str, outcome.epochs)))
+        values = [_value(cell, metric).replace(" ", "\n") for cell in _overall(outcome)]  # the spread below the mean
+        table.add_row(outcome.name, *values)
     return table
 
 
