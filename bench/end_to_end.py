@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.bench.latency import Plan, interleave
+from pepnet_infer.bench.machine import BusyMeter
 from pepnet_infer.bench.summary import describe_times
 from pepnet_infer.bench.workloads import Request, Traffic, as_request, dense_rows
 from pepnet_infer.engine import Engine
@@ -32,19 +33,23 @@ def end_to_end(
     plan: Plan,
     seed: int,
     say: Callable[[str], None] = lambda _: None,
-) -> list[dict[str, Any]]:
-    """Measures `score`, `rank` and `score_dense` of the engine, interleaved; returns one row per call and batch size.
+) -> tuple[list[dict[str, Any]], dict[int, float]]:
+    """Measures `score`, `rank` and `score_dense` of the engine, interleaved.
 
-    Stage times are means over all calls, warm ones included, from the engine's own counters.
+    Returns one row per call and batch size, and by batch size the share of the CPUs that others used. Stage times are
+    means over all calls, warm ones included, from the engine's own counters.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    busy: dict[int, float] = {}
     with Engine.load(bundle.path, threads=threads, check="sizes") as engine:
         traffic = Traffic(bundle, seed)
         for size in batch_sizes:
             say(f"end to end, batch {size}: drawing requests")
             cases = [_case(bundle, traffic, size, seed + i) for i in range(max(16, min(256, 65536 // size)))]
+            meter = BusyMeter()
             rows += _measure(engine, cases, size, plan, say)
-    return rows
+            busy[size] = meter.others()
+    return rows, busy
 
 
 def _case(bundle: Bundle, traffic: Traffic, size: int, seed: int) -> Case:

@@ -91,7 +91,7 @@ def result() -> Result:
         "scores_std": 0.3,
         "rows": rows,
         "missing": [{"peer": "openvino", "batch": 64, "reason": "ModuleNotFoundError: No module <named> 'openvino'"}],
-        "others_busy": {"1": 0.01, "64": 0.37},
+        "others_busy": {"batch 1": 0.01, "end to end, batch 64": 0.37},
         "end_to_end": calls,
     }
     return Result("latency", "pepnet-infer bench latency preset:toy --batch 1,64", MACHINE, data)
@@ -211,7 +211,7 @@ def test_noise_is_told(result: Result) -> None:
     assert noise(result.data) == (
         "other processes used 37% of the CPUs at most: too much for figures that are to be relied on"
     )
-    result.data["others_busy"] = {"1": 0.02}
+    result.data["others_busy"] = {"batch 1": 0.02}
     assert noise(result.data) == "other processes used 2% of the CPUs at most"
     result.data["rows"][0]["unsettled"] = 3
     assert noise(result.data).endswith("at most, 3 turns began before other pools had gone to sleep")

@@ -20,6 +20,7 @@ from pepnet_infer.bench import limits, machine, workloads
 from pepnet_infer.bench.compare import compare
 from pepnet_infer.bench.end_to_end import end_to_end
 from pepnet_infer.bench.latency import Plan
+from pepnet_infer.bench.latency_run import better
 from pepnet_infer.bench.peers import PeerSpec, all_peers
 from pepnet_infer.bench.peers.torch_cpu import reference
 from pepnet_infer.bundle import Bundle
@@ -213,10 +214,11 @@ def test_a_peer_that_fails_while_timed_is_missing(bundle: Bundle, inputs: Inputs
 
 
 def test_end_to_end_rows_add_up(bundle: Bundle) -> None:
-    rows = end_to_end(bundle, [1, 16], 1, dataclasses.replace(QUICK, runs=30), seed=0)
+    rows, busy = end_to_end(bundle, [1, 16], 1, dataclasses.replace(QUICK, runs=30), seed=0)
     assert [(row["call"], row["batch"]) for row in rows] == [
         (call, size) for size in (1, 16) for call in ("score", "rank", "score_dense")
     ]
+    assert set(busy) == {1, 16}
     for row in rows:
         stages, dense_only = row["stages_ms"], row["call"] == "score_dense"
         assert stages["dense"] > 0
@@ -234,6 +236,15 @@ def test_limits_are_positive_and_ordered(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "fp32" in peaks
     assert all(peak.gflops > 0.1 and peak.by.endswith(" 32x64x64") for peak in peaks.values())
     assert all(rate > 0.1 for rate in limits.cache_and_memory(1).values())
+
+
+def test_of_two_looks_at_the_limits_the_higher_counts() -> None:
+    def look(fp32: float, read: float, weights: float) -> dict[str, Any]:
+        matrix = {"fp32": {"gflops": fp32, "by": f"{fp32}"}}
+        return {"matrix": matrix, "memory_read_gbps": read, "weights_read_gbps": {"fp32": weights}}
+
+    assert better(look(1, 5, 3), look(2, 4, 3.5)) == look(2, 5, 3.5)
+    assert better(look(2, 4, 3.5), look(1, 5, 3)) == look(2, 5, 3.5)
 
 
 def test_machine_facts_hold_no_name_of_the_machine() -> None:
