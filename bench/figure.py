@@ -96,7 +96,7 @@ def _draw_panel(axis: Axes, panel: Panel, colours: dict[str, str], unit: str, he
     axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if decades < 300 else (1,), numticks=12))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.annotate(unit, (0, 0), xytext=(-6, -13), xycoords="axes fraction", textcoords="offset points", ha="right")
+    axis.annotate(unit, (1, 0), xytext=(4, -13), xycoords="axes fraction", textcoords="offset points")
     axis.texts[-1].set(color=SOFT, fontsize=8)
     axis.tick_params(axis="x", colors=SOFT, labelsize=8)
     axis.tick_params(axis="y", length=0)
