@@ -14,7 +14,6 @@ import onnx
 import pytest
 
 from pepnet_infer.bundle import Bundle, read_tensors
-from pepnet_infer.cli.main import main
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.tensorfile import write_tensors
@@ -24,19 +23,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process → (exit code, stdout, stderr), white space as single blanks in the last."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pepnet-infer", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, " ".join(said.err.split())
-
-    return call
+def run(command: Run) -> Run:
+    """The command line, run in this process: see `command`."""
+    return command
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pepnet_infer.cli.main import main
 from pepnet_infer.export.checkpoint import Checkpoint
 
 Run = Callable[..., tuple[int, str, str]]
@@ -22,20 +22,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs `train` in this process → (exit code, stdout, stderr with white space as single blanks)."""
+def run(command: Run) -> Iterator[Run]:
+    """Runs `train` in this process: see `command`. It sets torch's threads, which is undone here."""
     before = torch.get_num_threads()
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pepnet-infer", "train", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, " ".join(said.err.split())
-
-    yield call
+    yield functools.partial(command, "train")
     torch.set_num_threads(before)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pepnet_infer.export.data.dataset import build_dataset
 from pepnet_infer.export.data.synthetic import PAGES, RATES, Synthetic, SyntheticConfig, synthetic_run
@@ -17,14 +15,7 @@ from pepnet_infer.export.train import train
 from pepnet_infer.export.train_config import model_config
 from pepnet_infer.schema import JoinSpec
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def test_the_example_is_the_built_in_config() -> None:
