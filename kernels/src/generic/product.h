@@ -1,0 +1,98 @@
+// The loops around the tile: groups of panels outside, tiles of rows inside.
+//
+// A group of panels comes from L3 or memory once per call and stays in L2 while all row tiles pass over it;
+// the activations of a row block, a few hundred kilobytes, stay in L2 for the whole call.
+#pragma once
+
+#include "generic/finish.h"
+#include "generic/tile.h"
+
+namespace pepnet {
+namespace {
+
+// A kernel has: kRows and kFewRows, the most rows of a tile, and of one that takes kWide panels instead of
+// kPanels; kInteger; and run(operands, tile, ahead), which fills `tile` with sums.
+template <class Kernel>
+void product_with(const Product& product) {
+  alignas(64) float sums[Kernel::kTileFloats];
+  alignas(64) float gate_sums[Kernel::kTileFloats];
+  const bool gated = product.epilogue == Epilogue::relu_gated;
+  if (product.rows == 0) return;
+  const std::size_t tiles = (product.rows + Kernel::kRows - 1) / Kernel::kRows;
+  const std::size_t widest = product.rows <= Kernel::kFewRows ? Kernel::kWide : Kernel::kPanels;
+  const std::size_t bytes = panel_bytes(*product.main.w);
+  for (std::size_t panel = product.panel_begin; panel < product.panel_end;) {
+    std::size_t panels = widest;
+    while (panel + panels > product.panel_end) panels /= 2;
+    // The group after this one, while it is computed: one share for each row tile.
+    std::size_t following = product.panel_end - panel - panels;
+    if (following > widest) following = widest;
+    Ahead ahead{static_cast<const char*>(product.main.w->data) + (panel + panels) * bytes, 0};
+    if (tiles > 1) ahead.lines = (following * bytes / 64 + tiles - 1) / tiles;
+    std::size_t row = 0;
+    for (std::size_t t = 0; t < tiles; ++t) {
+      const std::size_t rows = (product.rows - row + tiles - t - 1) / (tiles - t);  // as even as can be
+      const TileView tile{sums, panels * kPanel, row, rows, panel, panels};
+      const TileView gates{gate_sums, panels * kPanel, row, rows, panel, panels};
+      if (gated) {
+        Kernel::run(product.gate, gates, Ahead{nullptr, 0});
+        if constexpr (Kernel::kInteger) rescale(product.gate, gates);
+        finish_gate(product, gates);
+      }
+      Kernel::run(product.main, tile, ahead);
+      if constexpr (Kernel::kInteger) rescale(product.main, tile);
+      finish(product, tile, gates);
+      ahead.from += ahead.lines * 64;
+      row += rows;
+    }
+    panel += panels;
+  }
+}
+
+// A kernel made of `tile_kernel` for every shape up to Rows x Panels, and FewRows x 2·Panels.
+template <class Step, std::size_t Rows, std::size_t Panels, std::size_t FewRows>
+struct RegisterKernel {
+  static constexpr std::size_t kRows = Rows;
+  static constexpr std::size_t kPanels = Panels;
+  static constexpr std::size_t kFewRows = FewRows;
+  static constexpr std::size_t kWide = 2 * Panels;
+  static constexpr bool kInteger = Step::kInteger;
+  static constexpr std::size_t kTileFloats =
+      (Rows * Panels > FewRows * kWide ? Rows * Panels : FewRows * kWide) * kPanel;
+
+  static void run(const Operands& operands, const TileView& tile, Ahead ahead) {
+    const PackedMatrix& w = *operands.w;
+    const std::size_t step = step_of(w.precision);
+    const std::size_t skipped = operands.k_begin / step;
+    const char* const a =
+        static_cast<const char*>(operands.a.data) + tile.row * operands.a.stride + skipped * Step::kBytes;
+    const char* const panel = static_cast<const char*>(w.data) + tile.panel * panel_bytes(w) + skipped * 64;
+    const float* const init = operands.init == nullptr ? nullptr : operands.init + tile.panel * kPanel;
+    at_rows<1>(tile, a, operands.a.stride, panel, panel_bytes(w), w.in / step - skipped, init, ahead);
+  }
+
+ private:
+  using Function = void (*)(const char*, std::size_t, const char*, std::size_t, std::size_t, const float*,
+                            Ahead, float*);
+
+  template <std::size_t R>
+  static void at_rows(const TileView& tile, const char* a, std::size_t a_stride, const char* w,
+                      std::size_t w_stride, std::size_t steps, const float* init, Ahead ahead) {
+    if constexpr (R < Rows) {
+      if (tile.rows > R) return at_rows<R + 1>(tile, a, a_stride, w, w_stride, steps, init, ahead);
+    }
+    at_panels<R, R <= FewRows ? kWide : Panels>(tile.panels)(a, a_stride, w, w_stride, steps, init, ahead,
+                                                             tile.sums);
+  }
+
+  template <std::size_t R, std::size_t P>
+  static Function at_panels(std::size_t panels) {
+    if constexpr (P > 1) {
+      if (panels < P) return at_panels<R, P / 2>(panels);
+    }
+    return tile_kernel<Step, R, P>;
+  }
+};
+
+}  // namespace
+}  // namespace pepnet

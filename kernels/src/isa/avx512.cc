@@ -1,0 +1,32 @@
+// AVX-512 F, BW, VL, DQ: float32, and bf16 weights widened to float32.
+#define PEPNET_VECTOR "isa/vec_avx512.h"
+
+#include "generic/product.h"
+#include "generic/rows.h"
+#include "generic/steps.h"
+#include "isa/tables.h"
+
+namespace pepnet {
+
+const Ops kAvx512Fp32{Isa::avx512,
+                      Precision::fp32,
+                      Activation::f32,
+                      "vfmadd on 16 float32",
+                      product_with<RegisterKernel<Float32Step, 6, 4, 3>>,
+                      convert_f32,
+                      quantize_row,
+                      mix_rows,
+                      score_rows,
+                      sigmoid_of};
+const Ops kAvx512Bf16Widened{Isa::avx512,
+                             Precision::bf16,
+                             Activation::f32,
+                             "bf16 weights widened, vfmadd on 16 float32",
+                             product_with<RegisterKernel<WidenedStep, 4, 4, 2>>,
+                             convert_f32,
+                             quantize_row,
+                             mix_rows,
+                             score_rows,
+                             sigmoid_of};
+
+}  // namespace pepnet

@@ -1,0 +1,47 @@
+// AVX-512 with BF16: vdpbf16ps multiplies pairs of bf16 and adds them in float32, twice the rate of float32.
+#define PEPNET_VECTOR "isa/vec_avx512.h"
+
+#include "generic/product.h"
+#include "generic/rows.h"
+#include "isa/tables.h"
+
+namespace pepnet {
+namespace {
+
+struct PairStep {
+  using Acc = __m512;
+  using Weights = __m512i;
+  using Value = __m512i;
+  static constexpr std::size_t kBytes = 4;
+  static constexpr bool kInteger = false;
+  static Acc start(const float* init) { return load(init); }
+  static Acc zero() { return splat(0.0F); }
+  static Weights weights(const char* line, std::size_t) { return _mm512_loadu_si512(line); }
+  static Value value(const char* a) {
+    std::int32_t pair;
+    __builtin_memcpy(&pair, a, sizeof(pair));
+    return _mm512_set1_epi32(pair);
+  }
+  static Acc accumulate(Acc acc, Value a, Weights w) {
+    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(w));
+  }
+  static void keep(float* tile, Acc acc) { store(tile, acc); }
+};
+
+}  // namespace
+}  // namespace pepnet
+
+namespace pepnet {
+
+const Ops kAvx512Bf16{Isa::avx512,
+                      Precision::bf16,
+                      Activation::bf16,
+                      "vdpbf16ps",
+                      product_with<RegisterKernel<PairStep, 6, 4, 3>>,
+                      convert_bf16,
+                      quantize_row,
+                      mix_rows,
+                      score_rows,
+                      sigmoid_of};
+
+}  // namespace pepnet
