@@ -23,7 +23,13 @@ struct PairStep {
     return _mm512_set1_epi32(pair);
   }
   static Acc accumulate(Acc acc, Value a, Weights w) {
-    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(w));
+#ifdef __clang__
+    // clang 16 crashes on the unrolled tile when this is its intrinsic.
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
+    return acc;
+#else
+    return _mm512_dpbf16_ps(acc, __builtin_bit_cast(__m512bh, a), __builtin_bit_cast(__m512bh, w));
+#endif
   }
   static void keep(float* tile, Acc acc) { store(tile, acc); }
 };
