@@ -1,0 +1,47 @@
+#include "pepnet/huge_buffer.h"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <limits>
+#include <new>
+
+namespace pepnet {
+namespace {
+
+constexpr std::size_t kPage = std::size_t{64} << 10;  // a multiple of every page size in use
+
+constexpr std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
+
+}  // namespace
+
+HugeBuffer::HugeBuffer(std::size_t bytes) {
+  if (bytes == 0) return;
+  if (bytes > std::numeric_limits<std::size_t>::max() / 2) throw std::bad_alloc();
+  // A small buffer keeps small pages: a huge one would cost it 2 MiB of memory.
+  const bool huge = bytes >= kAlignment;
+  const std::size_t wanted = round_up(bytes, huge ? kAlignment : kPage);
+  void* const map =
+      mmap(nullptr, wanted + kAlignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (map == MAP_FAILED) throw std::bad_alloc();
+
+  // Gives back what lies before and after the aligned part.
+  std::byte* const begin = static_cast<std::byte*>(map);
+  const std::size_t offset = reinterpret_cast<std::uintptr_t>(map) % kAlignment;
+  const std::size_t before = offset == 0 ? 0 : kAlignment - offset;
+  if (before != 0) (void)munmap(begin, before);
+  if (before != kAlignment) (void)munmap(begin + before + wanted, kAlignment - before);
+  data_ = begin + before;
+  size_ = bytes;
+  mapped_ = wanted;
+#ifdef MADV_HUGEPAGE
+  // A hint: a kernel built or set up without huge pages refuses, and ordinary ones serve.
+  if (huge) (void)madvise(data_, mapped_, MADV_HUGEPAGE);
+#endif
+}
+
+HugeBuffer::~HugeBuffer() {
+  if (data_ != nullptr) (void)munmap(data_, mapped_);
+}
+
+}  // namespace pepnet
