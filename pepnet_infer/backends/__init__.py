@@ -1,6 +1,7 @@
 """What runs the dense part of the model, behind one small protocol.
 
-A new backend is one module with a class that has `name`, `run` and `describe`, and one line in `BACKENDS`.
+A new backend is one module with a class that has `name`, `run` and `describe`, and one line each in `BACKENDS` and
+`PRECISIONS`.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def _onnxruntime(bundle: Bundle, settings: Settings) -> Backend:
 
 #: Backend name → what makes it. "auto" takes the first.
 BACKENDS: dict[str, Callable[[Bundle, Settings], Backend]] = {"onnxruntime": _onnxruntime}
+#: Backend name → the precisions it has, whatever the bundle and the machine.
+PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32",)}
 
 
 def create(

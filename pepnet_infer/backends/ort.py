@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends import Settings
+from pepnet_infer.backends import PRECISIONS, Settings
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
@@ -22,7 +22,6 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
-PRECISIONS = ("fp32",)
 OPTIONS = ("spin",)
 
 #: Rows per run of the graph. Larger batches are cut at multiples of it, so that activations stay bounded
@@ -49,8 +48,8 @@ class OrtBackend:
         Raises BackendError for a precision, provider or option that is not there, BundleError for a graph that does
         not load or has other inputs than the bundle's config.
         """
-        if settings.precision not in PRECISIONS:
-            raise BackendError(f"precision: onnxruntime has {', '.join(PRECISIONS)}, got {settings.precision!r}")
+        if settings.precision not in (there := PRECISIONS[cls.name]):
+            raise BackendError(f"precision: onnxruntime has {', '.join(there)}, got {settings.precision!r}")
         for name, value in settings.options.items():
             if name not in OPTIONS:
                 raise BackendError(f"options: onnxruntime has {', '.join(OPTIONS)}, got {name!r}")
