@@ -85,3 +85,75 @@ class Table:
     def lookups(self) -> int: ...
     @property
     def unknown(self) -> int: ...
+
+IsaName = Literal["scalar", "avx2", "avx512", "amx"]
+Precision = Literal["fp32", "bf16", "int8"]
+Epilogue = Literal["linear", "relu", "gate", "gate_times", "relu_times", "relu_gated"]
+Floats = npt.NDArray[np.float32]
+
+class Isa(TypedDict):
+    isa: IsaName
+    precision: Precision
+    built: bool
+    usable: bool
+    how: str
+    why: str
+
+class Choice(TypedDict):
+    isa: IsaName
+    how: str
+    why: str
+
+def isas() -> list[Isa]: ...
+def choose(precision: str, isa: str = "") -> Choice: ...
+
+class PackedMatrix:
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def panels(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def values(self) -> Floats: ...
+    @property
+    def scale(self) -> Floats | None: ...
+
+def pack(w: Floats, b: Floats | None = None, precision: str = "fp32") -> PackedMatrix: ...
+
+class Ops:
+    @property
+    def isa(self) -> IsaName: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def activation(self) -> Literal["f32", "bf16", "u8"]: ...
+    @property
+    def how(self) -> str: ...
+    def product(
+        self,
+        a: Floats,
+        packed: PackedMatrix,
+        epilogue: Epilogue = "linear",
+        *,
+        mul: Floats | None = None,
+        gamma: float = 1.0,
+        gate_a: Floats | None = None,
+        gate_packed: PackedMatrix | None = None,
+        init: Floats | None = None,
+        k_begin: int = 0,
+        panel_begin: int = 0,
+        panel_end: int | None = None,
+        bf16_out: bool = False,
+        padded: bool = False,
+        copy: Floats | None = None,
+    ) -> Floats: ...
+    def mix(self, z: Floats, h: Floats) -> Floats: ...
+    def score(self, h: Floats, w: Floats, b: float) -> Floats: ...
+    def sigmoid(self, x: Floats) -> Floats: ...
+    def convert(self, x: Floats) -> Floats: ...
+    def quantize(self, x: Floats) -> tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[np.int32]]: ...
+
+def ops(isa: str, precision: str) -> Ops: ...

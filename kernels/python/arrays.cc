@@ -61,6 +61,26 @@ OutView out_of(const char* name, const py::array& array, std::size_t rows, std::
           static_cast<std::ptrdiff_t>(stride)};
 }
 
+MatrixView matrix_of(const char* name, const py::array& array) {
+  if (!py::isinstance<py::array_t<float>>(array)) {
+    throw py::type_error(std::string(name) + ": expected float32, got " + describe(array));
+  }
+  constexpr auto kFloat = static_cast<py::ssize_t>(sizeof(float));
+  const bool matrix = array.ndim() == 2;
+  const bool filled = matrix && array.size() > 0;
+  const bool gaps = filled && array.shape(1) > 1 && array.strides(1) != kFloat;
+  const bool between =
+      filled && array.shape(0) > 1 && (array.strides(0) % kFloat != 0 || array.strides(0) < 0);
+  if (!matrix || gaps || between || reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) != 0) {
+    throw py::value_error(std::string(name) +
+                          ": expected aligned [rows, columns] in ascending order, no gaps in a row, got " +
+                          describe(array));
+  }
+  return {static_cast<const float*>(array.data()), static_cast<std::size_t>(array.shape(0)),
+          static_cast<std::size_t>(array.shape(1)),
+          filled && array.shape(0) > 1 ? static_cast<std::size_t>(array.strides(0) / kFloat) : 0};
+}
+
 bool* flags_of(const char* name, const py::array& array, std::size_t size) {
   if (!py::isinstance<py::array_t<bool>>(array)) {
     throw py::type_error(std::string(name) + ": expected bool, got " + describe(array));

@@ -53,6 +53,16 @@ RowsView rows_of(const char* name, const py::array& array);
 // A float32 [rows, columns] destination: writeable, aligned, rows any distance apart, no gaps within a row.
 OutView out_of(const char* name, const py::array& array, std::size_t rows, std::size_t columns);
 
+// A float32 [rows, columns] matrix that is only read: rows in ascending order, any distance apart, no
+// gaps within a row.
+struct MatrixView {
+  const float* data = nullptr;
+  std::size_t rows = 0, columns = 0;
+  std::size_t stride = 0;  // floats
+  const float* row(std::size_t r) const { return data + r * stride; }
+};
+MatrixView matrix_of(const char* name, const py::array& array);
+
 // A bool [size] destination without gaps.
 bool* flags_of(const char* name, const py::array& array, std::size_t size);
 

@@ -7,6 +7,8 @@ namespace pepnet::python {
 
 void bind_cpu(pybind11::module_& module);
 void bind_key_index(pybind11::module_& module);
+void bind_ops(pybind11::module_& module);
+void bind_packed_weights(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_table(pybind11::module_& module);
 

@@ -10,8 +10,9 @@
 namespace pepnet {
 namespace {
 
-// A kernel has: kRows and kFewRows, the most rows of a tile, and of one that takes kWide panels instead of
-// kPanels; kInteger; and run(operands, tile, ahead), which fills `tile` with sums.
+// A kernel has: kRows, the most rows of a tile; panels_for(rows), how many panels, a power of two, such a
+// tile takes at once; kTileFloats, the most sums of a tile; kInteger; and run(operands, tile, ahead), which
+// fills `tile` with sums.
 template <class Kernel>
 void product_with(const Product& product) {
   alignas(64) float sums[Kernel::kTileFloats];
@@ -19,7 +20,7 @@ void product_with(const Product& product) {
   const bool gated = product.epilogue == Epilogue::relu_gated;
   if (product.rows == 0) return;
   const std::size_t tiles = (product.rows + Kernel::kRows - 1) / Kernel::kRows;
-  const std::size_t widest = product.rows <= Kernel::kFewRows ? Kernel::kWide : Kernel::kPanels;
+  const std::size_t widest = Kernel::panels_for(product.rows < Kernel::kRows ? product.rows : Kernel::kRows);
   const std::size_t bytes = panel_bytes(*product.main.w);
   for (std::size_t panel = product.panel_begin; panel < product.panel_end;) {
     std::size_t panels = widest;
@@ -49,16 +50,18 @@ void product_with(const Product& product) {
   }
 }
 
-// A kernel made of `tile_kernel` for every shape up to Rows x Panels, and FewRows x 2·Panels.
-template <class Step, std::size_t Rows, std::size_t Panels, std::size_t FewRows>
+// A kernel made of `tile_kernel` for every shape that has at most as many accumulators as Rows x Panels. Few
+// rows take up to Wide panels: they need as many independent sums to hide the latency of a multiply-add.
+template <class Step, std::size_t Rows, std::size_t Panels, std::size_t Wide>
 struct RegisterKernel {
   static constexpr std::size_t kRows = Rows;
-  static constexpr std::size_t kPanels = Panels;
-  static constexpr std::size_t kFewRows = FewRows;
-  static constexpr std::size_t kWide = 2 * Panels;
   static constexpr bool kInteger = Step::kInteger;
-  static constexpr std::size_t kTileFloats =
-      (Rows * Panels > FewRows * kWide ? Rows * Panels : FewRows * kWide) * kPanel;
+  static constexpr std::size_t kTileFloats = Rows * Panels * kPanel;
+  static constexpr std::size_t panels_for(std::size_t rows) {
+    std::size_t panels = Wide;
+    while (panels > Panels && rows * panels > Rows * Panels) panels /= 2;
+    return panels;
+  }
 
   static void run(const Operands& operands, const TileView& tile, Ahead ahead) {
     const PackedMatrix& w = *operands.w;
@@ -81,8 +84,7 @@ struct RegisterKernel {
     if constexpr (R < Rows) {
       if (tile.rows > R) return at_rows<R + 1>(tile, a, a_stride, w, w_stride, steps, init, ahead);
     }
-    at_panels<R, R <= FewRows ? kWide : Panels>(tile.panels)(a, a_stride, w, w_stride, steps, init, ahead,
-                                                             tile.sums);
+    at_panels<R, panels_for(R)>(tile.panels)(a, a_stride, w, w_stride, steps, init, ahead, tile.sums);
   }
 
   template <std::size_t R, std::size_t P>

@@ -6,13 +6,6 @@
 namespace pepnet {
 namespace {
 
-// Which shapes fit the registers: R rows by P panels of accumulators, one register of weights a panel and one
-// value. Few rows take more panels at once: they need as many independent sums to hide the latency of a
-// multiply-add.
-struct Shape {
-  std::size_t rows, panels;
-};
-
 // What one tile reads beside its own operands: cache lines of the panels that come next, on their way to L2.
 struct Ahead {
   const char* from;

@@ -28,12 +28,10 @@ inline Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec negate(Vec x) {
   return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN)));
 }
-inline Vec absolute(Vec x) { return _mm512_abs_ps(x); }
 inline Vec round_even(Vec x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
-inline Vec from_int(const std::int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
 // Adds the lanes pairwise, always in the same order.
 inline float sum(Vec x) {

@@ -24,7 +24,6 @@ inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec negate(Vec x) { return -x; }
-inline Vec absolute(Vec x) { return x < 0.0F ? -x : x; }
 // For |x| < 2^22: adding 1.5·2^23 leaves no bits for a fraction.
 inline Vec round_even(Vec x) {
   volatile float shifted = x + 12582912.0F;
@@ -47,7 +46,6 @@ inline Vec times_power_of_two(Vec x, Vec n) {
   const int half = whole / 2;
   return x * power_of_two(half) * power_of_two(whole - half);
 }
-inline Vec from_int(const std::int32_t* p) { return static_cast<float>(*p); }
 inline float sum(Vec x) { return x; }
 inline float largest(Vec x) { return x; }
 inline bool any_nan(Vec x) { return x != x; }

@@ -1,0 +1,76 @@
+// AVX2 with FMA: float32, bf16 weights widened to float32, and int8 by way of 16-bit products.
+#define PEPNET_VECTOR "isa/vec_avx2.h"
+
+#include "generic/product.h"
+#include "generic/rows.h"
+#include "generic/steps.h"
+#include "isa/tables.h"
+
+namespace pepnet {
+namespace {
+
+// Bytes are widened to 16 bits, even and odd values of k apart, and vpmaddwd adds two exact products in
+// int32. vpmaddubsw would do with half the instructions, but saturates its sum of two at 16 bits.
+struct WideByteStep {
+  using Acc = __m256i;
+  struct Weights {
+    __m256i even, odd;
+  };
+  struct Value {
+    __m256i even, odd;
+  };
+  static constexpr std::size_t kBytes = 4;
+  static constexpr bool kInteger = true;
+  static Acc start(const float*) { return _mm256_setzero_si256(); }
+  static Acc zero() { return _mm256_setzero_si256(); }
+  static Weights weights(const char* line, std::size_t v) {
+    const __m256i quads = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + v * 32));
+    return {_mm256_srai_epi16(_mm256_slli_epi16(quads, 8), 8), _mm256_srai_epi16(quads, 8)};
+  }
+  static Value value(const char* a) {
+    std::int32_t quad;
+    __builtin_memcpy(&quad, a, sizeof(quad));
+    const __m256i all = _mm256_set1_epi32(quad);
+    return {_mm256_and_si256(all, _mm256_set1_epi32(0x00FF00FF)), _mm256_srli_epi16(all, 8)};
+  }
+  static Acc accumulate(Acc acc, Value a, Weights w) {
+    const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(a.even, w.even), _mm256_madd_epi16(a.odd, w.odd));
+    return _mm256_add_epi32(acc, sum);
+  }
+  static void keep(float* tile, Acc acc) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile), acc); }
+};
+
+}  // namespace
+
+const Ops kAvx2Fp32{Isa::avx2,
+                    Precision::fp32,
+                    Activation::f32,
+                    "vfmadd on 8 float32",
+                    product_with<RegisterKernel<Float32Step, 6, 1, 4>>,
+                    convert_f32,
+                    quantize_row,
+                    mix_rows,
+                    score_rows,
+                    sigmoid_of};
+const Ops kAvx2Bf16{Isa::avx2,
+                    Precision::bf16,
+                    Activation::f32,
+                    "bf16 weights widened, vfmadd on 8 float32",
+                    product_with<RegisterKernel<WidenedStep, 4, 1, 4>>,
+                    convert_f32,
+                    quantize_row,
+                    mix_rows,
+                    score_rows,
+                    sigmoid_of};
+const Ops kAvx2Int8{Isa::avx2,
+                    Precision::int8,
+                    Activation::u8,
+                    "vpmaddwd on bytes widened to 16 bits",
+                    product_with<RegisterKernel<WideByteStep, 4, 1, 4>>,
+                    convert_f32,
+                    quantize_row,
+                    mix_rows,
+                    score_rows,
+                    sigmoid_of};
+
+}  // namespace pepnet
