@@ -21,8 +21,11 @@ inline int checks = 0;
   } while (false)
 
 void cpu();
+void huge_buffer();
 void key_index();
+void pool_process();
 void rows();
+void thread_pool();
 void threads();
 
 }  // namespace pepnet::test

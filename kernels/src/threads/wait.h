@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,20 +26,24 @@ inline void pause() noexcept {
 #endif
 }
 
-// Calls `ready` until it is true, for about `limit` at most. Returns whether it was.
+// Calls `ready` until it is true, for about `limit` at most. Returns whether it was. After the first
+// microseconds it offers its CPU to others in between: on a crowded machine the thread that is waited for may
+// stand behind this one.
 template <class Ready>
 bool spin_until(Ready ready, std::chrono::nanoseconds limit) noexcept {
   using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::microseconds kAlone{20};
   constexpr int kBetweenLooksAtTheClock = 16;
-  Clock::time_point end{};
+  Clock::time_point begin{};
   for (;;) {
     for (int i = 0; i < kBetweenLooksAtTheClock; ++i) {
       if (ready()) return true;
       pause();
     }
     const Clock::time_point now = Clock::now();
-    if (end == Clock::time_point{}) end = now + limit;
-    if (now >= end) return ready();
+    if (begin == Clock::time_point{}) begin = now;
+    if (now - begin >= limit) return ready();
+    if (now - begin >= kAlone) (void)sched_yield();
   }
 }
 
