@@ -3,7 +3,8 @@
 A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument.
 """
 
-from typing import Literal, TypedDict
+from collections.abc import Sequence
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -157,3 +158,55 @@ class Ops:
     def quantize(self, x: Floats) -> tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[np.int32]]: ...
 
 def ops(isa: str, precision: str) -> Ops: ...
+
+class DenseFlags(TypedDict):
+    general: int
+    domain: int
+    prior: int
+    layers: list[int]
+    towers: list[int]
+    experts: int
+    tasks: int
+    backbone: str
+    gate_position: str
+    gate_scope: str
+    epnet_general: bool
+    use_epnet: bool
+    use_ppnet: bool
+    gamma: float
+    gate_hidden: NotRequired[int | None]  # left out: what the tensors have
+
+class DenseInfo(TypedDict):
+    isa: IsaName
+    precision: Precision
+    activation: Literal["f32", "bf16", "u8"]
+    how: str
+    why: str
+    packed_bytes: int
+    block_rows: int
+    row_bytes: int
+    stages: list[str]
+
+class DenseModel:
+    def __init__(
+        self,
+        tensors: dict[str, Floats],
+        flags: DenseFlags,
+        isa: str = "auto",
+        precision: str = "fp32",
+        prefix_general: Sequence[tuple[int, int]] = (),
+        block_rows: int = 0,
+        split: str = "auto",
+    ) -> None: ...
+    def run(
+        self,
+        general: Floats,
+        domain: Floats,
+        prior: Floats,
+        threads: int = 1,
+        spin: bool = True,
+        shared_prefix: bool = False,
+    ) -> Floats: ...
+    def describe(self) -> DenseInfo: ...
+    @property
+    def memory_bytes(self) -> int: ...

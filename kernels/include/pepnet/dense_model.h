@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,9 @@ struct DenseConfig {
   std::vector<std::size_t> layers, towers;
   std::size_t experts = 0;  // mmoe only
   std::size_t tasks = 0;
+  // Of every gate; none takes what the gate's tensors have.
+  static constexpr std::size_t kOutputWidth = 0;
+  std::optional<std::size_t> gate_hidden;
   bool by_task = false;      // backbone "towers": one network per task, no mix
   bool input_gates = false;  // gate_position "input"
   bool group_gates = false;  // gate_scope "group"

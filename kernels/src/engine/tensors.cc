@@ -1,6 +1,7 @@
 #include "engine/tensors.h"
 
 #include <cmath>
+#include <optional>
 #include <set>
 #include <stdexcept>
 
@@ -17,7 +18,7 @@ std::string text_of(const std::vector<std::size_t>& shape) {
 
 class Reader {
  public:
-  explicit Reader(const Tensors& tensors) : tensors_(tensors) {}
+  Reader(const Tensors& tensors, std::optional<std::size_t> hidden) : tensors_(tensors), hidden_(hidden) {}
 
   const TensorView& find(const std::string& name) {
     const auto it = tensors_.find(name);
@@ -42,14 +43,14 @@ class Reader {
     return tensor.data;
   }
 
-  // The hidden width is what w1 has: the manifest may leave it open.
   GateTensors gate(const std::string& name, std::size_t into, std::size_t out) {
     const TensorView& first = find(name + ".w1");
     if (first.shape.size() != 2 || first.shape[1] == 0) {
       refuse(name + ".w1: expected shape [" + std::to_string(into) + ", hidden width], got " +
              text_of(first.shape));
     }
-    const std::size_t hidden = first.shape[1];
+    std::size_t hidden = first.shape[1];
+    if (hidden_) hidden = *hidden_ == DenseConfig::kOutputWidth ? out : *hidden_;
     return {name,
             read(name + ".w1", {into, hidden}),
             read(name + ".b1", {hidden}),
@@ -72,6 +73,7 @@ class Reader {
 
  private:
   const Tensors& tensors_;
+  const std::optional<std::size_t> hidden_;
   std::set<std::string> read_;
 };
 
@@ -113,7 +115,7 @@ std::vector<std::size_t> gated_widths(const DenseConfig& config) {
 }
 
 ModelTensors check_tensors(const DenseConfig& config, const Tensors& tensors) {
-  Reader reader(tensors);
+  Reader reader(tensors, config.gate_hidden);
   ModelTensors model;
   if (config.use_epnet) {
     const std::size_t into = config.domain + (config.epnet_general ? config.general : 0);

@@ -1,0 +1,211 @@
+#include "pepnet/dense_model.h"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arrays.h"
+#include "bindings.h"
+#include "pepnet/dispatch.h"
+
+namespace pepnet::python {
+
+namespace {
+
+using FloatArray = py::array_t<float>;
+
+bool packed_floats(const py::array& array) {
+  return (array.flags() & py::array::c_style) != 0 &&
+         reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) == 0;
+}
+
+Tensors tensors_of(const py::dict& arrays) {
+  Tensors tensors;
+  for (const auto& [key, value] : arrays) {
+    const auto name = key.cast<std::string>();
+    if (!py::isinstance<FloatArray>(value)) {
+      const std::string got = py::isinstance<py::array>(value) ? describe(py::cast<py::array>(value))
+                                                               : std::string(py::str(py::type::of(value)));
+      throw py::type_error(name + ": expected a float32 array, got " + got);
+    }
+    const auto array = py::cast<py::array>(value);
+    if (!packed_floats(array)) {
+      throw py::value_error(name + ": expected an aligned array without gaps, got " + describe(array));
+    }
+    TensorView view{static_cast<const float*>(array.data()), {}};
+    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+      view.shape.push_back(static_cast<std::size_t>(array.shape(axis)));
+    }
+    tensors.emplace(name, std::move(view));
+  }
+  return tensors;
+}
+
+// The manifest's flags, each read once.
+class Flags {
+ public:
+  explicit Flags(const py::dict& flags) : flags_(flags) {}
+
+  template <class T>
+  T get(const char* name) {
+    if (!flags_.contains(name))
+      throw py::value_error(std::string("flags: expected '") + name + "', which is missing");
+    read_.insert(name);
+    const py::object value = flags_[name];
+    try {
+      return value.cast<T>();
+    } catch (const py::cast_error&) {
+      throw py::type_error(std::string(name) + ": got " + std::string(py::repr(value)) +
+                           ", which it cannot be");
+    }
+  }
+
+  // Whether the flag has the second of its two values.
+  bool second(const char* name, const char* first, const char* second) {
+    const auto value = get<std::string>(name);
+    if (value == second) return true;
+    if (value == first) return false;
+    throw py::value_error(std::string(name) + ": expected " + first + " or " + second + ", got '" + value +
+                          "'");
+  }
+
+  bool has(const char* name) const { return flags_.contains(name); }
+
+  void expect_no_more() const {
+    for (const auto& [key, value] : flags_) {
+      const auto name = key.cast<std::string>();
+      if (!read_.contains(name)) throw py::value_error("flags: '" + name + "' is not one of them");
+    }
+  }
+
+ private:
+  const py::dict& flags_;
+  std::set<std::string> read_;
+};
+
+DenseConfig config_of(const py::dict& dict) {
+  Flags flags(dict);
+  DenseConfig config;
+  config.general = flags.get<std::size_t>("general");
+  config.domain = flags.get<std::size_t>("domain");
+  config.prior = flags.get<std::size_t>("prior");
+  config.layers = flags.get<std::vector<std::size_t>>("layers");
+  config.towers = flags.get<std::vector<std::size_t>>("towers");
+  config.experts = flags.get<std::size_t>("experts");
+  config.tasks = flags.get<std::size_t>("tasks");
+  config.by_task = flags.second("backbone", "mmoe", "towers");
+  config.input_gates = flags.second("gate_position", "output", "input");
+  config.group_gates = flags.second("gate_scope", "layer", "group");
+  config.epnet_general = flags.get<bool>("epnet_general");
+  config.use_epnet = flags.get<bool>("use_epnet");
+  config.use_ppnet = flags.get<bool>("use_ppnet");
+  config.gamma = flags.get<float>("gamma");
+  if (flags.has("gate_hidden")) {
+    config.gate_hidden =
+        flags.get<std::optional<std::size_t>>("gate_hidden").value_or(DenseConfig::kOutputWidth);
+  }
+  flags.expect_no_more();
+  return config;
+}
+
+Split split_named(const std::string& name) {
+  if (name == "auto") return Split::automatic;
+  if (name == "rows") return Split::rows;
+  if (name == "columns") return Split::columns;
+  throw py::value_error("split: expected auto, rows or columns, got '" + name + "'");
+}
+
+class Model {
+ public:
+  Model(const py::dict& tensors, const py::dict& flags, const std::string& isa, const std::string& precision,
+        std::vector<std::pair<std::size_t, std::size_t>> prefix_general, std::size_t block_rows,
+        const std::string& split)
+      : choice_(choose(precision_named(precision), isa == "auto" ? std::string() : isa)) {
+    const Tensors views = tensors_of(tensors);
+    const DenseConfig config = config_of(flags);
+    const DenseOptions options{std::move(prefix_general), block_rows, split_named(split)};
+    const Ops& small = ops_for(choice_.ops->isa, Precision::fp32);
+    const py::gil_scoped_release release;
+    model_ = std::make_unique<DenseModel>(config, views, *choice_.ops, small, options);
+  }
+
+  FloatArray run(const py::array& general, const py::array& domain, const py::array& prior,
+                 std::ptrdiff_t threads, bool spin, bool shared_prefix) const {
+    const DenseConfig& config = model_->config();
+    const py::ssize_t rows = general.ndim() > 0 ? general.shape(0) : 0;
+    const DenseInputs inputs{input("general", general, rows, config.general),
+                             input("domain", domain, rows, config.domain),
+                             input("prior", prior, rows, config.prior), static_cast<std::size_t>(rows)};
+    if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
+    FloatArray scores({rows, static_cast<py::ssize_t>(config.tasks)});
+    float* const out = scores.mutable_data();
+    const auto most = static_cast<unsigned>(std::min<std::ptrdiff_t>(threads, 1 << 20));
+    const py::gil_scoped_release release;
+    model_->run(inputs, out, most, spin, shared_prefix);
+    return scores;
+  }
+
+  py::dict describe() const {
+    const Ops& ops = *choice_.ops;
+    const DenseInfo& info = model_->info();
+    constexpr const char* kActivations[] = {"f32", "bf16", "u8"};
+    py::dict result;
+    result["isa"] = name_of(ops.isa);
+    result["precision"] = name_of(ops.precision);
+    result["activation"] = kActivations[static_cast<std::size_t>(ops.activation)];
+    result["how"] = ops.how;
+    result["why"] = choice_.why;
+    result["packed_bytes"] = info.packed_bytes;
+    result["block_rows"] = info.block_rows;
+    result["row_bytes"] = info.row_bytes;
+    result["stages"] = info.stages;
+    return result;
+  }
+
+  std::size_t memory_bytes() const { return model_->memory_bytes(); }
+
+ private:
+  static const float* input(const char* name, const py::array& array, py::ssize_t rows, std::size_t width) {
+    if (!py::isinstance<FloatArray>(array)) {
+      throw py::type_error(std::string(name) + ": expected float32, got " + python::describe(array));
+    }
+    if (array.ndim() != 2 || array.shape(0) != rows || static_cast<std::size_t>(array.shape(1)) != width) {
+      throw py::value_error(std::string(name) + ": expected [" + std::to_string(rows) + ", " +
+                            std::to_string(width) + "], got " + python::describe(array));
+    }
+    if (!packed_floats(array)) {
+      throw py::value_error(std::string(name) + ": expected aligned rows without gaps, got " +
+                            python::describe(array));
+    }
+    return static_cast<const float*>(array.data());
+  }
+
+  Choice choice_;
+  std::unique_ptr<DenseModel> model_;
+};
+
+}  // namespace
+
+void bind_dense_model(py::module_& module) {
+  py::class_<Model>(module, "DenseModel", "The whole dense part of a PEPNet, from packed weights.")
+      .def(py::init<const py::dict&, const py::dict&, const std::string&, const std::string&,
+                    std::vector<std::pair<std::size_t, std::size_t>>, std::size_t, const std::string&>(),
+           py::arg("tensors"), py::arg("flags"), py::arg("isa") = "auto", py::arg("precision") = "fp32",
+           py::arg("prefix_general") = std::vector<std::pair<std::size_t, std::size_t>>(),
+           py::arg("block_rows") = 0, py::arg("split") = "auto")
+      .def("run", &Model::run, py::arg("general"), py::arg("domain"), py::arg("prior"),
+           py::arg("threads") = 1, py::arg("spin") = true, py::arg("shared_prefix") = false,
+           "float32 [B, ·] → scores float32 [B, tasks]. With shared_prefix, domain and the prefix of general "
+           "are taken "
+           "to be in all rows what they are in the first.")
+      .def("describe", &Model::describe,
+           "isa, precision, activation, how, why, packed_bytes, block_rows, row_bytes, stages.")
+      .def_property_readonly("memory_bytes", &Model::memory_bytes,
+                             "Packed weights, and scratch of all calls so far.");
+}
+
+}  // namespace pepnet::python

@@ -1,0 +1,231 @@
+#include "pepnet/dense_model.h"
+
+#include <algorithm>
+
+#include "engine/execute.h"
+#include "engine/layout.h"
+#include "engine/network.h"
+#include "engine/packer.h"
+#include "engine/scratch.h"
+#include "engine/tensors.h"
+#include "pepnet/cpu_info.h"
+#include "pepnet/thread_pool.h"
+
+namespace pepnet {
+namespace {
+
+using namespace engine;
+
+// With fewer rows for each thread, threads share every step instead: a thread that streams all weights for so
+// few rows waits for them.
+constexpr std::size_t kRowsEach = 96;
+// The most rows that threads share a step for: all of their activations pass between the caches.
+constexpr std::size_t kColumnRows = 256;
+// Kernels read whole cache lines, and ask for some ahead.
+constexpr std::size_t kSlack = 4096;
+
+std::size_t second_level_cache() {
+  for (const CpuCache& cache : cpu_info().caches) {
+    if (cache.level == 2) return cache.bytes;
+  }
+  return std::size_t{1} << 20;
+}
+
+// The most that one product touches for a row.
+std::size_t hot_bytes(const Plan& plan) {
+  std::size_t most = 1;
+  for (const Step& step : plan.steps) {
+    std::size_t bytes = 0;
+    each_ref(step, [&](const Ref& ref, bool) { bytes += plan.buffers[ref.buffer].bytes(); });
+    most = std::max(most, bytes);
+  }
+  return most;
+}
+
+// Activations in half of the second level, weights in the other.
+std::size_t block_rows_of(const Plan& plan) {
+  const std::size_t rows = second_level_cache() / 2 / hot_bytes(plan);
+  return std::clamp<std::size_t>(rows / 16 * 16, 32, 512);
+}
+
+struct Call {
+  const Plan* plan;
+  const Layout* layout;
+  DenseInputs inputs;
+  float* out;
+  Scratch* scratch;
+  std::size_t blocks;
+  bool shared;
+
+  Block block(std::size_t number, std::byte* memory) const {
+    const std::size_t first = inputs.rows * number / blocks;
+    const std::size_t last = inputs.rows * (number + 1) / blocks;
+    const DenseInputs part{inputs.general + first * plan->general, inputs.domain + first * plan->domain,
+                           inputs.prior + first * plan->prior, last - first};
+    const float* const init = shared ? reinterpret_cast<const float*>(scratch->sums.data()) : nullptr;
+    return {plan, layout, memory, part, out + first * plan->tasks, init};
+  }
+};
+
+// The first stage of both ways: sums of the shared prefix, if there is one.
+class Work : public StagedWork {
+ public:
+  explicit Work(const Call& call) : call_(call), prefix_(call.shared ? 1 : 0) {}
+
+  std::size_t stages() const noexcept override { return prefix_ + own_stages(); }
+
+  std::size_t units(std::size_t stage) const noexcept override {
+    if (stage >= prefix_) return own_units(stage - prefix_);
+    return (call_.plan->prefix->w->panels + kUnitPanels - 1) / kUnitPanels;
+  }
+
+  void run(std::size_t stage, std::size_t begin, std::size_t end, unsigned participant) noexcept override {
+    if (stage >= prefix_) return do_own(stage - prefix_, {begin, end}, participant);
+    const std::size_t panels = call_.plan->prefix->w->panels;
+    prefix_sums(*call_.plan, call_.scratch->prefix.data(),
+                {begin * kUnitPanels, std::min(end * kUnitPanels, panels)},
+                reinterpret_cast<float*>(call_.scratch->sums.data()));
+  }
+
+  void run_alone() noexcept {
+    for (std::size_t stage = 0; stage < stages(); ++stage) run(stage, 0, units(stage), 0);
+  }
+
+ protected:
+  const Call& call_;
+
+ private:
+  virtual std::size_t own_stages() const noexcept = 0;
+  virtual std::size_t own_units(std::size_t stage) const noexcept = 0;
+  virtual void do_own(std::size_t stage, Range units, unsigned participant) noexcept = 0;
+
+  std::size_t prefix_;
+};
+
+// Each thread takes blocks of rows through all steps.
+class RowsWork final : public Work {
+ public:
+  using Work::Work;
+
+ private:
+  std::size_t own_stages() const noexcept override { return 1; }
+  std::size_t own_units(std::size_t) const noexcept override { return call_.blocks; }
+  void do_own(std::size_t, Range units, unsigned participant) noexcept override {
+    for (std::size_t b = units.begin; b < units.end; ++b) {
+      const Block block = call_.block(b, call_.scratch->blocks[participant].data());
+      do_steps(block, 0, call_.plan->steps.size(), {0, block.inputs.rows});
+    }
+  }
+};
+
+// All threads take one block through stages.
+class ColumnsWork final : public Work {
+ public:
+  using Work::Work;
+
+ private:
+  std::size_t each() const noexcept { return call_.plan->stages.size(); }
+  Block block(std::size_t stage) const noexcept {
+    return call_.block(stage / each(), call_.scratch->blocks.front().data());
+  }
+  std::size_t own_stages() const noexcept override { return call_.blocks * each(); }
+  std::size_t own_units(std::size_t stage) const noexcept override {
+    return units_of(call_.plan->stages[stage % each()], block(stage).inputs.rows);
+  }
+  void do_own(std::size_t stage, Range units, unsigned) noexcept override {
+    do_units(block(stage), call_.plan->stages[stage % each()], units);
+  }
+};
+
+void execute(Work& work, unsigned threads, bool spin) {
+  if (threads == 1) return work.run_alone();
+  ThreadPool::instance().run(work, threads, spin);
+}
+
+}  // namespace
+
+struct DenseModel::State {
+  DenseConfig config;
+  DenseOptions options;
+  Packer packer;
+  Plan plan;
+  Layout by_steps, by_stages;
+  DenseInfo info;
+  ScratchPool scratch;
+
+  bool split_rows(std::size_t rows, unsigned threads) const {
+    if (options.split != Split::automatic) return options.split == Split::rows;
+    return threads == 1 || rows >= kRowsEach * threads;
+  }
+  std::size_t column_rows() const { return options.block_rows > 0 ? options.block_rows : kColumnRows; }
+
+  // As equal as can be, and as many for each thread.
+  std::size_t row_blocks(std::size_t rows, unsigned threads) const {
+    const std::size_t least = (rows + info.block_rows - 1) / info.block_rows;
+    return std::min(rows, round_up(least, threads));
+  }
+
+  void prepare(Scratch& memory, std::size_t blocks, std::size_t bytes, bool shared,
+               const DenseInputs& inputs) {
+    const std::size_t before = memory.bytes();
+    if (memory.blocks.size() < blocks) memory.blocks.resize(blocks);
+    for (std::size_t i = 0; i < blocks; ++i) Scratch::grow(memory.blocks[i], bytes + kSlack);
+    if (shared) {
+      Scratch::grow(memory.prefix, prefix_bytes(*plan.prefix) + kSlack);
+      Scratch::grow(memory.sums, plan.prefix->w->panels * kPanel * sizeof(float));
+      take_prefix(plan, inputs, memory.prefix.data());
+    }
+    scratch.count(memory.bytes() - before);
+  }
+};
+
+DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const Ops& main, const Ops& small,
+                       const DenseOptions& options)
+    : state_(std::make_unique<State>()) {
+  check_config(config, options);
+  State& state = *state_;
+  state.config = config;
+  state.options = options;
+  state.plan = build_network(config, check_tensors(config, tensors), main, small, options, state.packer);
+  state.packer.finish();
+  state.by_steps = layout_by_steps(state.plan);
+  state.by_stages = layout_by_stages(state.plan);
+  state.info.packed_bytes = state.packer.bytes();
+  state.info.block_rows = options.block_rows > 0 ? options.block_rows : block_rows_of(state.plan);
+  state.info.row_bytes = state.by_steps.row_bytes;
+  for (const Stage& stage : state.plan.stages) state.info.stages.push_back(stage.name);
+}
+
+DenseModel::~DenseModel() = default;
+
+void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bool spin,
+                     bool shared_prefix) const {
+  if (inputs.rows == 0) return;
+  State& state = *state_;
+  threads = std::clamp(threads, 1U, ThreadPool::kMaxParticipants);
+  const bool rows = state.split_rows(inputs.rows, threads);
+  const std::size_t blocks = rows ? state.row_blocks(inputs.rows, threads)
+                                  : (inputs.rows + state.column_rows() - 1) / state.column_rows();
+  const Layout& layout = rows ? state.by_steps : state.by_stages;
+  const std::size_t most = rows ? state.info.block_rows : state.column_rows();
+  const bool shared = shared_prefix && state.plan.prefix.has_value();
+
+  std::unique_ptr<Scratch> scratch = state.scratch.take();
+  state.prepare(*scratch, rows ? std::min<std::size_t>(threads, blocks) : 1, most * layout.row_bytes, shared,
+                inputs);
+  const Call call{&state.plan, &layout, inputs, out, scratch.get(), blocks, shared};
+  if (rows) {
+    RowsWork work(call);
+    execute(work, static_cast<unsigned>(std::min<std::size_t>(threads, blocks)), spin);
+  } else {
+    ColumnsWork work(call);
+    execute(work, threads, spin);
+  }
+  state.scratch.give(std::move(scratch));
+}
+
+const DenseConfig& DenseModel::config() const { return state_->config; }
+const DenseInfo& DenseModel::info() const { return state_->info; }
+std::size_t DenseModel::memory_bytes() const { return state_->packer.bytes() + state_->scratch.bytes(); }
+
+}  // namespace pepnet
