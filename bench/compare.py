@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from pepnet_infer.bench.latency import Plan, interleave, reason
 from pepnet_infer.bench.machine import BusyMeter
-from pepnet_infer.bench.peers.engine import lacks_precision
 from pepnet_infer.bench.summary import describe_times, errors, speedups
 from pepnet_infer.bench.workloads import batches
 from pepnet_infer.errors import BackendError
@@ -64,8 +63,7 @@ def compare(
             try:
                 loaded[spec.name] = _load(bundle, spec, inputs, truth, size, threads)
             except Exception as error:  # whatever keeps a peer from running is its result
-                if required or not (spec.optional and lacks_precision(error)):
-                    result.missing.append({"peer": spec.name, "batch": size, "reason": reason(error)})
+                result.missing.append({"peer": spec.name, "batch": size, "reason": reason(error)})
             _refuse_missing(result, required)
         if loaded:
             _measure(result, loaded, inputs, truth, size, threads, plan, say)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pepnet_infer.bench.machine_table import machine_line, machine_table
+from pepnet_infer.bench.ratios import ratio_table, share
 from pepnet_infer.bench.report import Page, Result, Table, show_ms
 
 #: Share of the CPUs that others may use without spoiling a measurement.
 QUIET = 0.05
-_WORDS = frozenset({"peer", "precision", "call", "reason", "what is run", "settings"})
+_WORDS = frozenset({"peer", "precision", "call", "engine", "reason", "what is run", "settings"})
 
 
 def latency_page(result: Result, picture: bytes | None = None) -> Page:
@@ -17,6 +18,8 @@ def latency_page(result: Result, picture: bytes | None = None) -> Page:
     data = result.data
     sizes = list(dict.fromkeys(row["batch"] for row in data["rows"]))
     tables = [_dense_table(data, size) for size in sizes]
+    if data.get("ratios"):
+        tables.append(ratio_table(data["ratios"]))
     if data["end_to_end"]:
         tables.append(_end_to_end_table(data["end_to_end"]))
     if data["missing"]:
@@ -70,8 +73,8 @@ def _dense_table(data: dict[str, Any], size: int) -> Table:
             _speedup(row, base)[0],
             f"{row['max_abs']:.1e}",
             f"{row['rms']:.1e}",
-            _share(row["matrix_share"]),
-            _share(row["read_share"]),
+            share(row["matrix_share"]),
+            share(row["read_share"]),
         )
         for row in data["rows"]
         if row["batch"] == size
@@ -80,13 +83,15 @@ def _dense_table(data: dict[str, Any], size: int) -> Table:
 
 
 def _end_to_end_table(rows: list[dict[str, Any]]) -> Table:
-    columns = ("call", "batch", "p50 ms", "p99 ms", "encode ms", "lookup ms", "dense ms", "runs")
+    columns = ("call", "engine", "batch", "p50 ms", "p99 ms", "speed-up", "encode ms", "lookup ms", "dense ms", "runs")
     cells = [
         (
             row["call"],
+            f"{row['backend']} {row['precision']}" if "backend" in row else "–",
             str(row["batch"]),
             show_ms(row["p50_ms"]),
             show_ms(row["p99_ms"]),
+            _over_score(row),
             *(show_ms(row["stages_ms"][stage]) for stage in ("encode", "lookup", "dense")),
             str(row["runs"]),
         )
@@ -94,9 +99,16 @@ def _end_to_end_table(rows: list[dict[str, Any]]) -> Table:
     ]
     note = (
         "score: a batch of columns; rank: one user's request with that many candidates; score_dense: inputs that are "
-        "embedded already. Stages are means, from the engine's own counters."
+        "embedded already. Score request: the rows of rank request as a batch of columns, the user's repeated. "
+        "Speed-up: of rank over score on them. Stages are means, from the engine's own counters."
     )
     return Table("End to end, ids in", columns, cells, _WORDS, note)
+
+
+def _over_score(row: dict[str, Any]) -> str:
+    """Returns how much faster one request is as `rank` than as `score` of the same rows."""
+    entry = row["speedups"]["score request"] if row["call"] == "rank request" else None
+    return "" if entry is None else f"{entry['ratio']:.2f}× ({entry['low']:.2f}–{entry['high']:.2f})"
 
 
 def _missing_table(missing: list[dict[str, Any]]) -> Table:
@@ -152,8 +164,9 @@ def _notes(result: Result) -> tuple[str, ...]:
         f"deviation there is {data['scores_std']:.2f}.",
         f"Speed-up: the p50 of {data['baseline']} over the peer's p50, above 1 is faster; intervals by bootstrap over "
         "rounds. p99 of few runs lies just below the slowest.",
-        "Matrix peak: 2 × multiply-adds over p50, as a share of the best plain matrix product any library here reached "
-        "in that precision. Weights read: their bytes over p50, as a share of a plain read of as many bytes.",
+        "Matrix peak: 2 × multiply-adds over p50, as a share of the best plain matrix product that any library here or "
+        "our own kernels reached in that precision. Weights read: their bytes over p50, as a share of the best read of "
+        "as many, again and again, by a plain loop or by a product of one row.",
     )
 
 
@@ -171,7 +184,3 @@ def _speedup(row: dict[str, Any], other: str) -> tuple[str, str]:
     if entry is None:
         return "–", ""
     return f"{entry['ratio']:.2f}×", f"({entry['low']:.2f}–{entry['high']:.2f})"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"

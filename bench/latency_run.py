@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pepnet_infer.bench import limits, machine
 from pepnet_infer.bench.compare import compare
-from pepnet_infer.bench.end_to_end import end_to_end
+from pepnet_infer.bench.end_to_end import end_to_end, one_request
 from pepnet_infer.bench.latency import Plan
 from pepnet_infer.bench.peers.torch_cpu import reference
+from pepnet_infer.bench.ratios import named_ratios
 from pepnet_infer.bench.report import Result
 from pepnet_infer.bench.workloads import dense_rows, row_bytes, rows_beyond_caches
 from pepnet_infer.cost import multiply_adds
@@ -19,8 +20,6 @@ from pepnet_infer.cost import multiply_adds
 if TYPE_CHECKING:
     from pepnet_infer.bench.peers import PeerSpec
     from pepnet_infer.bundle import Bundle
-
-BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def measure_latency(
     weights = sum(array.size for array in bundle.dense().values())
     say("measuring the machine")
     facts = machine.facts()
-    precisions = sorted({peer.precision for peer in options.peers})
+    precisions = [p for p in limits.BYTES if any(peer.precision == p for peer in options.peers)]
     before = measure_limits(options.threads, weights, precisions)
     rows = rows_beyond_caches(widths, max(options.batch_sizes))
     say(f"computing float64 scores of {rows} rows")
@@ -60,9 +59,12 @@ def measure_latency(
         bundle, options.peers, inputs, truth, options.batch_sizes, options.threads, plan, options.required, say
     )
     whole: list[dict[str, Any]] = []
-    busy_whole: dict[int, float] = {}
+    busy_whole: dict[str, float] = {}
     if options.end_to_end:
-        whole, busy_whole = end_to_end(bundle, options.batch_sizes, options.threads, plan, options.seed, say)
+        whole, busy = end_to_end(bundle, options.batch_sizes, options.threads, plan, options.seed, say)
+        request, busy_request = one_request(bundle, options.threads, plan, options.seed, say)
+        whole += request
+        busy_whole = {**{f"batch {size}": share for size, share in busy.items()}, "one request": busy_request}
     say("measuring the machine again")
     facts["limits"] = better(before, measure_limits(options.threads, weights, precisions))
     for row in compared.rows:
@@ -86,10 +88,11 @@ def measure_latency(
             "rotating_bytes": rows * row_bytes(widths),
             "scores_std": float(truth.std()),
             "rows": compared.rows,
+            "ratios": named_ratios(compared.rows),
             "missing": compared.missing,
             "others_busy": {
                 **{f"batch {size}": share for size, share in compared.others_busy.items()},
-                **{f"end to end, batch {size}": share for size, share in busy_whole.items()},
+                **{f"end to end, {what}": share for what, share in busy_whole.items()},
             },
             "end_to_end": whole,
         },
@@ -98,9 +101,8 @@ def measure_latency(
 
 def measure_limits(threads: int, weights: int, precisions: Sequence[str]) -> dict[str, Any]:
     """Returns the machine's limits as they are now, with the rate of reading `weights` numbers in each precision."""
-    peaks = {name: dataclasses.asdict(peak) for name, peak in limits.matrix_peaks(threads).items()}
-    # Weights are read again at every call: from the cache as far as they fit. Hence a read of just their size.
-    reads = {p: limits.read_gbps(weights * BYTES[p], threads) for p in precisions}
+    peaks = {name: dataclasses.asdict(peak) for name, peak in limits.matrix_peaks(threads, precisions).items()}
+    reads = {p: limits.weights_gbps(p, weights, threads) for p in precisions}
     return {"matrix": peaks, **limits.cache_and_memory(threads), "weights_read_gbps": reads}
 
 
@@ -121,7 +123,7 @@ def _shares(row: dict[str, Any], macs: int | None, weights: int, measured: dict[
     """Returns the rates a row's p50 stands for, and what share of the measured limits they are; None if unknown."""
     seconds, precision = row["p50_ms"] / 1e3, row["precision"]
     gflops = None if macs is None else 2 * macs * row["batch"] / seconds / 1e9
-    weights_gbps = weights * BYTES[precision] / seconds / 1e9
+    weights_gbps = weights * limits.BYTES[precision] / seconds / 1e9
     peak = measured["matrix"].get(precision)
     return {
         "gflops": gflops,

@@ -33,10 +33,9 @@ def machine_table(machine: dict[str, Any]) -> Table:
     ]
     limits = machine.get("limits")
     if limits:
-        rows += [
-            (f"measured: {name} products", f"{peak['gflops']:.0f} GFLOP/s ({peak['by']})")
-            for name, peak in limits["matrix"].items()
-        ]
+        for name, peak in limits["matrix"].items():
+            unit = "GOP/s" if name == "int8" else "GFLOP/s"
+            rows.append((f"measured: {name} products", f"{peak['gflops']:.0f} {unit} ({peak['by']})"))
         rows += [
             ("measured: last-level cache, read", f"{limits['l3_read_gbps']:.0f} GB/s"),
             ("measured: memory, read", f"{limits['memory_read_gbps']:.0f} GB/s"),

@@ -30,11 +30,13 @@ def describe_times(millis: Times) -> dict[str, Any]:
 
 
 def speedups(millis: Mapping[str, Times], seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns [peer][other] → how many times faster `peer` is than `other`: the other's p50 over its own.
+    """Returns [peer][other] → how many times faster `peer` is than `other`.
 
-    Entry r of every array was measured in round r. `low` and `high` hold the middle 95 % of the ratio when whole
-    rounds are drawn with replacement (the percentile bootstrap, Efron 1979), so that a slow spell of the machine,
-    which all peers share, does not count as spread. Raises ValueError when the arrays differ in length.
+    `ratio` is the other's p50 over its own. Entry r of every array was measured in round r: `within_rounds` is the
+    median of the ratios of single rounds, which a machine that has two speeds moves less. `low` and `high` hold the
+    middle 95 % of `ratio` when whole rounds are drawn with replacement (the percentile bootstrap, Efron 1979), so that
+    a slow spell of the machine, which all peers share, does not count as spread. Raises ValueError when the arrays
+    differ in length.
     """
     lengths = {name: times.size for name, times in millis.items()}
     if len(set(lengths.values())) > 1:
@@ -50,7 +52,8 @@ def speedups(millis: Mapping[str, Times], seed: int = 0) -> dict[str, dict[str, 
                 continue
             low, high = np.percentile(medians[other] / medians[name], (2.5, 97.5))
             ratio = float(np.median(millis[other]) / np.median(times))
-            table[name][other] = {"ratio": ratio, "low": float(low), "high": float(high)}
+            within = float(np.median(millis[other] / times))
+            table[name][other] = {"ratio": ratio, "low": float(low), "high": float(high), "within_rounds": within}
     return table
 
 

@@ -10,10 +10,8 @@ import pytest
 
 from pepnet_infer.bench.latency import settle
 from pepnet_infer.bench.peers import PeerSpec, all_peers
-from pepnet_infer.bench.peers.engine import lacks_precision
 from pepnet_infer.bench.summary import errors
 from pepnet_infer.bench.workloads import batches
-from pepnet_infer.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,10 +41,6 @@ def test_dense(
         peer = spec.build(bundle, batch_size, threads)
     except ImportError as error:
         pytest.skip(f"{spec.name} is not installed: {error}")
-    except BackendError as error:
-        if not (spec.optional and lacks_precision(error)):
-            raise
-        pytest.skip(str(error))
     parts = batches(inputs, batch_size)
     accuracy = errors(peer.scores(parts[0]), truth[:batch_size])
     assert accuracy["max_abs"] < BOUNDS[spec.precision]

@@ -144,6 +144,18 @@ def as_request(bundle: Bundle, columns: Mapping[str, Column]) -> Request:
     return Request(parts["user"], items, _first(columns[schema.domain_column]), parts["context"])
 
 
+def as_rows(bundle: Bundle, request: Request, rows: int) -> dict[str, Column]:
+    """Returns a request as a batch of `rows` rows, what it gives once repeated: the same scores, by `Engine.score`."""
+    once = {**request.user, **request.context, bundle.schema.domain_column: request.domain}
+    return {**{name: _repeated(value, rows) for name, value in once.items()}, **request.items}
+
+
+def _repeated(value: object, rows: int) -> Column:
+    if isinstance(value, list):  # a bag
+        return np.tile(np.asarray(value, np.int64), rows), np.arange(rows + 1, dtype=np.int64) * len(value)
+    return [value] * rows if isinstance(value, str) else np.full(rows, value)
+
+
 def _first(column: Column) -> object:
     if isinstance(column, tuple):
         values, offsets = column

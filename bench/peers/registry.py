@@ -44,7 +44,6 @@ class PeerSpec:
     precision: str
     how: str
     build: Build
-    optional: bool = False  # one of ours that a backend may not have; left out then, unless asked for by name
 
 
 def all_peers() -> list[PeerSpec]:
@@ -56,5 +55,5 @@ def all_peers() -> list[PeerSpec]:
         PeerSpec("onnxruntime", "fp32", "dense.onnx, CPU provider", onnxruntime_cpu.build),
         PeerSpec("openvino", "fp32", "dense.onnx, latency hint, fixed batch", openvino_cpu.build_fp32),
         PeerSpec("openvino-bf16", "bf16", "the same, bf16 precision hint", openvino_cpu.build_bf16),
-        *(PeerSpec(e.name, e.precision, e.how, e.build, e.precision != "fp32") for e in engine.variants()),
+        *(PeerSpec(e.name, e.precision, e.how, e.build) for e in engine.variants()),
     ]

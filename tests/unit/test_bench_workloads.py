@@ -1,4 +1,4 @@
-"""What is measured: dense rows, requests drawn from a bundle, the peers and the machine's limits."""
+"""What is measured: dense rows, requests drawn from a bundle, the peers, the machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from pepnet_infer.assemble import Inputs
-from pepnet_infer.backends import BACKENDS
-from pepnet_infer.bench import limits, machine, workloads
+from pepnet_infer.backends import BACKENDS, PRECISIONS
+from pepnet_infer.bench import end_to_end as whole_requests
+from pepnet_infer.bench import machine, workloads
 from pepnet_infer.bench.compare import compare
-from pepnet_infer.bench.end_to_end import end_to_end
+from pepnet_infer.bench.end_to_end import end_to_end, one_request
 from pepnet_infer.bench.latency import Plan
-from pepnet_infer.bench.latency_run import better
 from pepnet_infer.bench.peers import PeerSpec, all_peers
 from pepnet_infer.bench.peers.torch_cpu import reference
 from pepnet_infer.bundle import Bundle
@@ -118,7 +118,7 @@ def test_a_request_is_its_rows_with_the_first_user(bundle: Bundle) -> None:
 
 
 # Compiling takes half a minute: test_torch_compile does that.
-QUICK_PEERS = [spec for spec in all_peers() if not spec.optional and spec.name != "torch-compile"]
+QUICK_PEERS = [spec for spec in all_peers() if spec.name != "torch-compile"]
 
 
 @pytest.mark.parametrize("spec", QUICK_PEERS, ids=lambda spec: spec.name)
@@ -127,7 +127,7 @@ def test_every_peer_scores_the_same_bundle(bundle: Bundle, inputs: Inputs, spec:
         pytest.importorskip("openvino")
     peer = spec.build(bundle, 64, 1)
     truth = reference(bundle, inputs)
-    bound = {"fp32": 1e-5, "bf16": 0.05}[spec.precision]
+    bound = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[spec.precision]
     for part in range(4):
         rows = slice(64 * part, 64 * part + 64)
         got = peer.scores(Inputs(inputs.general[rows], inputs.domain[rows], inputs.prior[rows]))
@@ -148,10 +148,17 @@ def test_reference_is_the_formulas_in_float64(bundle: Bundle, inputs: Inputs, re
     np.testing.assert_allclose(reference(bundle, inputs), expected, rtol=0, atol=1e-12)
 
 
-def test_there_is_a_peer_for_every_backend() -> None:
-    names = [spec.name for spec in all_peers()]
-    assert names[:6] == ["torch", "torch-bf16", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
-    assert {f"engine-{name}" for name in BACKENDS} <= set(names)
+def test_there_is_a_peer_for_every_backend_in_every_precision_it_has() -> None:
+    names = {spec.name: spec.precision for spec in all_peers()}
+    assert list(names)[:6] == ["torch", "torch-bf16", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
+    ours = {name: precision for name, precision in names.items() if name.startswith("engine-")}
+    assert ours == {
+        "engine-onnxruntime": "fp32",
+        "engine-native": "fp32",
+        "engine-native-bf16": "bf16",
+        "engine-native-int8": "int8",
+    }
+    assert set(BACKENDS) == set(PRECISIONS) == {"onnxruntime", "native"}
 
 
 def test_comparison_reports_speed_accuracy_and_who_is_missing(bundle: Bundle, inputs: Inputs) -> None:
@@ -182,14 +189,16 @@ def test_comparison_reports_speed_accuracy_and_who_is_missing(bundle: Bundle, in
 
 def test_a_required_peer_that_is_missing_is_an_error(bundle: Bundle, inputs: Inputs) -> None:
     truth = reference(bundle, inputs)
-    optional = [spec for spec in all_peers() if spec.name == "engine-onnxruntime-int8"]
-    message = (
-        "peers: engine-onnxruntime-int8 was asked for and cannot run: BackendError: precision: onnxruntime has fp32"
-    )
+
+    def refuses(*_: object) -> Fake:
+        raise BackendError("precision: this one has fp32, got 'int8'")
+
+    specs = [PeerSpec("refuses", "int8", "fake", refuses)]
+    message = "peers: refuses was asked for and cannot run: BackendError: precision: this one has fp32, got 'int8'"
     with pytest.raises(BackendError, match=message):
-        compare(bundle, optional, inputs, truth, [4], 1, QUICK, required=True)
-    got = compare(bundle, optional, inputs, truth, [4], 1, QUICK)
-    assert (got.rows, got.missing) == ([], [])
+        compare(bundle, specs, inputs, truth, [4], 1, QUICK, required=True)
+    got = compare(bundle, specs, inputs, truth, [4], 1, QUICK)
+    assert (got.rows, len(got.missing)) == ([], 1)
 
 
 def test_a_peer_that_fails_while_timed_is_missing(bundle: Bundle, inputs: Inputs) -> None:
@@ -220,31 +229,40 @@ def test_end_to_end_rows_add_up(bundle: Bundle) -> None:
     ]
     assert set(busy) == {1, 16}
     for row in rows:
-        stages, dense_only = row["stages_ms"], row["call"] == "score_dense"
-        assert stages["dense"] > 0
-        assert (stages["encode"] > 0) == (stages["lookup"] > 0) == (not dense_only)
-        # The stages are parts of the call, so their means cannot exceed the mean by more than the clocks' rounding.
-        assert sum(stages.values()) < row["mean_ms"] + 0.01
-        assert row["unknown_ids_a_row"] == 0
+        assert set(row["speedups"]) == {"score", "rank", "score_dense"} - {row["call"]}
+        check_stages(row, dense_only=row["call"] == "score_dense")
 
 
-def test_limits_are_positive_and_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SHAPES", ((32, 64, 64),))
-    monkeypatch.setattr(limits, "SECONDS_A_TRY", 0.02)
-    monkeypatch.setattr(limits, "last_level_cache", lambda: 1 << 20)
-    peaks = limits.matrix_peaks(1)
-    assert "fp32" in peaks
-    assert all(peak.gflops > 0.1 and peak.by.endswith(" 32x64x64") for peak in peaks.values())
-    assert all(rate > 0.1 for rate in limits.cache_and_memory(1).values())
+def check_stages(row: dict[str, Any], dense_only: bool) -> None:
+    stages = row["stages_ms"]
+    assert stages["dense"] > 0
+    assert (stages["encode"] > 0) == (stages["lookup"] > 0) == (not dense_only)
+    # The stages are parts of the call, so their means cannot exceed the mean by more than the clocks' rounding.
+    assert sum(stages.values()) < row["mean_ms"] + 0.01
+    assert row["unknown_ids_a_row"] == 0
 
 
-def test_of_two_looks_at_the_limits_the_higher_counts() -> None:
-    def look(fp32: float, read: float, weights: float) -> dict[str, Any]:
-        matrix = {"fp32": {"gflops": fp32, "by": f"{fp32}"}}
-        return {"matrix": matrix, "memory_read_gbps": read, "weights_read_gbps": {"fp32": weights}}
+def test_one_request_is_measured_both_ways_in_each_precision(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_requests, "CANDIDATES", 50)
+    rows, busy = one_request(bundle, 1, dataclasses.replace(QUICK, runs=30), seed=0)
+    assert [(row["call"], row["backend"], row["precision"]) for row in rows] == [
+        (call, "native", precision) for precision in ("fp32", "bf16") for call in ("score request", "rank request")
+    ]
+    for row in rows:
+        assert row["batch"] == 50
+        (other,) = row["speedups"]
+        assert {other, row["call"]} == {"score request", "rank request"}
+        check_stages(row, dense_only=False)
+    assert 0 <= busy <= 1
 
-    assert better(look(1, 5, 3), look(2, 4, 3.5)) == look(2, 5, 3.5)
-    assert better(look(2, 4, 3.5), look(1, 5, 3)) == look(2, 5, 3.5)
+
+def test_a_request_as_rows_has_the_same_scores(bundle: Bundle) -> None:
+    columns = workloads.Traffic(bundle, seed=5).columns(7)
+    request = workloads.as_request(bundle, columns)
+    rows = workloads.as_rows(bundle, request, 7)
+    with Engine.load(bundle.path) as engine:
+        ranked = engine.rank(request.user, request.items, request.domain, request.context, strict=True)
+        np.testing.assert_array_equal(engine.score(rows, strict=True).values, ranked.values)
 
 
 def test_machine_facts_hold_no_name_of_the_machine() -> None:
