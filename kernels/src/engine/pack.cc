@@ -75,7 +75,13 @@ void pack_int8(const MatrixSpec& spec, const PackedMatrix& matrix, std::int8_t* 
   });
 }
 
-PackedMatrix shape_of(const MatrixSpec& spec, Precision precision) {
+MatrixSpec plain(const float* w, std::ptrdiff_t stride, std::size_t in, std::size_t out, const float* bias) {
+  return {"w", w, stride, bias, in, out, {{0, in, 0}}, kPanel};
+}
+
+}  // namespace
+
+PackedMatrix packed_shape(const MatrixSpec& spec, Precision precision) {
   PackedMatrix matrix;
   matrix.precision = precision;
   matrix.in = round_up(spec.in, k_multiple(precision));
@@ -84,20 +90,14 @@ PackedMatrix shape_of(const MatrixSpec& spec, Precision precision) {
   return matrix;
 }
 
-MatrixSpec plain(const float* w, std::ptrdiff_t stride, std::size_t in, std::size_t out, const float* bias) {
-  return {"w", w, stride, bias, in, out, {{0, in, 0}}, kPanel};
-}
-
-}  // namespace
-
 std::size_t packed_bytes(const MatrixSpec& spec, Precision precision) {
-  const PackedMatrix matrix = shape_of(spec, precision);
+  const PackedMatrix matrix = packed_shape(spec, precision);
   const std::size_t vector = round_up(matrix.panels * kPanel * sizeof(float), kLine);
   return matrix.panels * panel_bytes(matrix) + vector * (precision == Precision::int8 ? 3 : 1);
 }
 
 PackedMatrix pack(const MatrixSpec& spec, Precision precision, void* memory) {
-  PackedMatrix matrix = shape_of(spec, precision);
+  PackedMatrix matrix = packed_shape(spec, precision);
   if (precision == Precision::int8 && matrix.in > kMostInt8) {
     throw std::invalid_argument(spec.name + ": expected at most " + std::to_string(kMostInt8) +
                                 " rows for int8, whose sums have 32 bits, got " + std::to_string(matrix.in));

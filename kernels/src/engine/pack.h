@@ -24,6 +24,9 @@ struct MatrixSpec {
   std::size_t out_multiple = kPanel;  // columns are padded with zeros up to a multiple of this
 };
 
+// The matrix as it will be, but for its pointers.
+PackedMatrix packed_shape(const MatrixSpec& spec, Precision precision);
+
 // What `pack` fills: the panels, then bias, scale and sums, each from a cache line on.
 std::size_t packed_bytes(const MatrixSpec& spec, Precision precision);
 

@@ -19,7 +19,8 @@ std::size_t Packer::reserve(std::size_t bytes) {
 
 const PackedMatrix* Packer::add(MatrixSpec spec, Precision precision) {
   const std::size_t offset = reserve(packed_bytes(spec, precision));
-  return &matrices_.emplace_back(Matrix{std::move(spec), precision, offset, {}}).packed;
+  const PackedMatrix shape = packed_shape(spec, precision);
+  return &matrices_.emplace_back(Matrix{std::move(spec), precision, offset, shape}).packed;
 }
 
 const float* const* Packer::add_vector(const float* values, std::size_t count) {

@@ -11,8 +11,8 @@ namespace pepnet::engine {
 
 class Packer {
  public:
-  // Weights come to lie in the order of these calls. What is returned is filled by `finish`, and lives as
-  // long as the packer.
+  // Weights come to lie in the order of these calls. What is returned lives as long as the packer; its
+  // pointers are set by `finish`.
   const PackedMatrix* add(MatrixSpec spec, Precision precision);
   const float* const* add_vector(const float* values, std::size_t count);
 
