@@ -50,16 +50,17 @@ void product_with(const Product& product) {
   }
 }
 
-// A kernel made of `tile_kernel` for every shape that has at most as many accumulators as Rows x Panels. Few
-// rows take up to Wide panels: they need as many independent sums to hide the latency of a multiply-add.
-template <class Step, std::size_t Rows, std::size_t Panels, std::size_t Wide>
+// A kernel made of `tile_kernel` for up to Rows x Panels. Few rows take up to Wide panels, as long as rows x
+// panels is at most Most: they need as many independent sums to hide the latency of a multiply-add.
+template <class Step, std::size_t Rows, std::size_t Panels, std::size_t Wide,
+          std::size_t Most = Rows * Panels>
 struct RegisterKernel {
   static constexpr std::size_t kRows = Rows;
   static constexpr bool kInteger = Step::kInteger;
-  static constexpr std::size_t kTileFloats = Rows * Panels * kPanel;
+  static constexpr std::size_t kTileFloats = (Rows * Panels > Most ? Rows * Panels : Most) * kPanel;
   static constexpr std::size_t panels_for(std::size_t rows) {
     std::size_t panels = Wide;
-    while (panels > Panels && rows * panels > Rows * Panels) panels /= 2;
+    while (panels > Panels && rows * panels > Most) panels /= 2;
     return panels;
   }
 

@@ -13,11 +13,12 @@ struct PairStep {
   using Weights = __m512i;
   using Value = __m512i;
   static constexpr std::size_t kBytes = 4;
+  static constexpr std::size_t kParts = 1;
   static constexpr bool kInteger = false;
   static Acc start(const float* init) { return load(init); }
   static Acc zero() { return splat(0.0F); }
-  static Weights weights(const char* line, std::size_t) { return _mm512_loadu_si512(line); }
-  static Value value(const char* a) {
+  static Weights weights(const char* line, std::size_t, std::size_t) { return _mm512_loadu_si512(line); }
+  static Value value(const char* a, std::size_t) {
     std::int32_t pair;
     __builtin_memcpy(&pair, a, sizeof(pair));
     return _mm512_set1_epi32(pair);

@@ -13,11 +13,12 @@ struct QuadStep {
   using Weights = __m512i;
   using Value = __m512i;
   static constexpr std::size_t kBytes = 4;
+  static constexpr std::size_t kParts = 1;
   static constexpr bool kInteger = true;
   static Acc start(const float*) { return _mm512_setzero_si512(); }
   static Acc zero() { return _mm512_setzero_si512(); }
-  static Weights weights(const char* line, std::size_t) { return _mm512_loadu_si512(line); }
-  static Value value(const char* a) {
+  static Weights weights(const char* line, std::size_t, std::size_t) { return _mm512_loadu_si512(line); }
+  static Value value(const char* a, std::size_t) {
     std::int32_t quad;
     __builtin_memcpy(&quad, a, sizeof(quad));
     return _mm512_set1_epi32(quad);

@@ -18,15 +18,16 @@ struct ByteStep {
     std::uint8_t k[4];
   };
   static constexpr std::size_t kBytes = 4;
+  static constexpr std::size_t kParts = 1;
   static constexpr bool kInteger = true;
   static Acc start(const float*) { return 0; }
   static Acc zero() { return 0; }
-  static Weights weights(const char* line, std::size_t v) {
+  static Weights weights(const char* line, std::size_t v, std::size_t) {
     Weights w;
     __builtin_memcpy(&w, line + v * 4, sizeof(w));
     return w;
   }
-  static Value value(const char* a) {
+  static Value value(const char* a, std::size_t) {
     Value x;
     __builtin_memcpy(&x, a, sizeof(x));
     return x;
@@ -43,7 +44,7 @@ const Ops kScalarFp32{Isa::scalar,
                       Precision::fp32,
                       Activation::f32,
                       "float32 multiply and add",
-                      product_with<RegisterKernel<Float32Step, 2, 1, 2>>,
+                      product_with<RegisterKernel<Float32Step, 4, 1, 1>>,
                       convert_f32,
                       quantize_row,
                       mix_rows,
@@ -53,7 +54,7 @@ const Ops kScalarBf16{Isa::scalar,
                       Precision::bf16,
                       Activation::f32,
                       "bf16 weights widened to float32",
-                      product_with<RegisterKernel<WidenedStep, 2, 1, 2>>,
+                      product_with<RegisterKernel<WidenedStep, 4, 1, 1>>,
                       convert_f32,
                       quantize_row,
                       mix_rows,
@@ -63,7 +64,7 @@ const Ops kScalarInt8{Isa::scalar,
                       Precision::int8,
                       Activation::u8,
                       "int8 multiply, int32 add",
-                      product_with<RegisterKernel<ByteStep, 2, 1, 2>>,
+                      product_with<RegisterKernel<ByteStep, 4, 1, 1>>,
                       convert_f32,
                       quantize_row,
                       mix_rows,

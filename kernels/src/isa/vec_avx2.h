@@ -81,10 +81,12 @@ inline void store_bf16(std::uint16_t* p, Vec x) {
 }
 
 // Half a line holds 8 pairs: the even value of k in the low half of a lane, the odd one in the high half.
-inline void widen(const char* line, Vec& even, Vec& odd) {
-  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
-  even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
-  odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(INT32_C(-65536))));
+inline __m256i pairs_at(const char* line) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
+}
+inline Vec widen_even(const char* line) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs_at(line), 16)); }
+inline Vec widen_odd(const char* line) {
+  return _mm256_castsi256_ps(_mm256_and_si256(pairs_at(line), _mm256_set1_epi32(INT32_C(-65536))));
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }

@@ -72,10 +72,11 @@ inline void store_bf16(std::uint16_t* p, Vec x) {
 }
 
 // A line holds 16 pairs: the even value of k in the low half of a lane, the odd one in the high half.
-inline void widen(const char* line, Vec& even, Vec& odd) {
-  const __m512i pairs = _mm512_loadu_si512(line);
-  even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-  odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(INT32_C(-65536))));
+inline Vec widen_even(const char* line) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(line), 16));
+}
+inline Vec widen_odd(const char* line) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(line), _mm512_set1_epi32(INT32_C(-65536))));
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }

@@ -34,12 +34,12 @@ inline std::uint32_t bits_of(float x) {
   __builtin_memcpy(&bits, &x, sizeof(bits));
   return bits;
 }
-inline float power_of_two(int n) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(n + 127) << 23;
+inline float float_of(std::uint32_t bits) {
   float x;
   __builtin_memcpy(&x, &bits, sizeof(x));
   return x;
 }
+inline float power_of_two(int n) { return float_of(static_cast<std::uint32_t>(n + 127) << 23); }
 // In two factors, since 2^n itself may be out of range. A NaN exponent comes with a NaN x.
 inline Vec times_power_of_two(Vec x, Vec n) {
   const int whole = n >= -300.0F && n <= 300.0F ? static_cast<int>(n) : 0;
@@ -58,13 +58,15 @@ inline void store_bf16(std::uint16_t* p, Vec x) {
   const std::uint32_t rounded = x != x ? bits | 0x400000U : bits + 0x7FFFU + (bits >> 16 & 1U);
   *p = static_cast<std::uint16_t>(rounded >> 16);
 }
-inline void widen(const char* pair, Vec& even, Vec& odd) {
+inline Vec widen_even(const char* pair) {
   std::uint32_t bits;
   __builtin_memcpy(&bits, pair, sizeof(bits));
-  const std::uint32_t low = bits << 16;
-  const std::uint32_t high = bits & 0xFFFF0000U;
-  __builtin_memcpy(&even, &low, sizeof(even));
-  __builtin_memcpy(&odd, &high, sizeof(odd));
+  return float_of(bits << 16);
+}
+inline Vec widen_odd(const char* pair) {
+  std::uint32_t bits;
+  __builtin_memcpy(&bits, pair, sizeof(bits));
+  return float_of(bits & 0xFFFF0000U);
 }
 
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
