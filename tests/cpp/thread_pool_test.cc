@@ -157,13 +157,13 @@ class Holder : public Meeting {
 // come.
 class UntilAWorkerComes : public Recorder {
  public:
-  UntilAWorkerComes(Holder& holder) : Recorder({1, 100, 4'000}, 2), holder_(holder) {}
+  UntilAWorkerComes(Holder& holder) : Recorder({1, 100, 400}, 2), holder_(holder) {}
 
  protected:
   void unit(std::size_t stage, std::size_t, unsigned participant) noexcept override {
     if (stage == 0) holder_.let_go();
     if (participant == 1) came_.store(true);
-    if (stage == 2 && !came_.load()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    if (stage == 2 && !came_.load()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 
  private:
