@@ -3,7 +3,7 @@
 A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
@@ -190,7 +190,7 @@ class DenseInfo(TypedDict):
 class DenseModel:
     def __init__(
         self,
-        tensors: dict[str, Floats],
+        tensors: Mapping[str, Floats],
         flags: DenseFlags,
         isa: str = "auto",
         precision: str = "fp32",

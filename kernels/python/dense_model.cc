@@ -121,11 +121,12 @@ Split split_named(const std::string& name) {
 
 class Model {
  public:
-  Model(const py::dict& tensors, const py::dict& flags, const std::string& isa, const std::string& precision,
-        std::vector<std::pair<std::size_t, std::size_t>> prefix_general, std::size_t block_rows,
-        const std::string& split)
+  Model(const py::object& tensors, const py::dict& flags, const std::string& isa,
+        const std::string& precision, std::vector<std::pair<std::size_t, std::size_t>> prefix_general,
+        std::size_t block_rows, const std::string& split)
       : choice_(choose(precision_named(precision), isa == "auto" ? std::string() : isa)) {
-    const Tensors views = tensors_of(tensors);
+    const py::dict arrays(tensors);  // of any mapping; holds the arrays while they are packed
+    const Tensors views = tensors_of(arrays);
     const DenseConfig config = config_of(flags);
     const DenseOptions options{std::move(prefix_general), block_rows, split_named(split)};
     const Ops& small = ops_for(choice_.ops->isa, Precision::fp32);
@@ -136,9 +137,9 @@ class Model {
   FloatArray run(const py::array& general, const py::array& domain, const py::array& prior,
                  std::ptrdiff_t threads, bool spin, bool shared_prefix) const {
     const DenseConfig& config = model_->config();
-    const py::ssize_t rows = general.ndim() > 0 ? general.shape(0) : 0;
-    const DenseInputs inputs{input("general", general, rows, config.general),
-                             input("domain", domain, rows, config.domain),
+    const float* const first = input("general", general, kAnyRows, config.general);
+    const py::ssize_t rows = general.shape(0);
+    const DenseInputs inputs{first, input("domain", domain, rows, config.domain),
                              input("prior", prior, rows, config.prior), static_cast<std::size_t>(rows)};
     if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
     FloatArray scores({rows, static_cast<py::ssize_t>(config.tasks)});
@@ -169,12 +170,16 @@ class Model {
   std::size_t memory_bytes() const { return model_->memory_bytes(); }
 
  private:
+  static constexpr py::ssize_t kAnyRows = -1;
+
   static const float* input(const char* name, const py::array& array, py::ssize_t rows, std::size_t width) {
     if (!py::isinstance<FloatArray>(array)) {
       throw py::type_error(std::string(name) + ": expected float32, got " + python::describe(array));
     }
-    if (array.ndim() != 2 || array.shape(0) != rows || static_cast<std::size_t>(array.shape(1)) != width) {
-      throw py::value_error(std::string(name) + ": expected [" + std::to_string(rows) + ", " +
+    if (array.ndim() != 2 || (rows != kAnyRows && array.shape(0) != rows) ||
+        static_cast<std::size_t>(array.shape(1)) != width) {
+      throw py::value_error(std::string(name) + ": expected [" +
+                            (rows == kAnyRows ? "rows" : std::to_string(rows)) + ", " +
                             std::to_string(width) + "], got " + python::describe(array));
     }
     if (!packed_floats(array)) {
@@ -192,7 +197,7 @@ class Model {
 
 void bind_dense_model(py::module_& module) {
   py::class_<Model>(module, "DenseModel", "The whole dense part of a PEPNet, from packed weights.")
-      .def(py::init<const py::dict&, const py::dict&, const std::string&, const std::string&,
+      .def(py::init<const py::object&, const py::dict&, const std::string&, const std::string&,
                     std::vector<std::pair<std::size_t, std::size_t>>, std::size_t, const std::string&>(),
            py::arg("tensors"), py::arg("flags"), py::arg("isa") = "auto", py::arg("precision") = "fp32",
            py::arg("prefix_general") = std::vector<std::pair<std::size_t, std::size_t>>(),
