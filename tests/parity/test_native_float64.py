@@ -23,8 +23,8 @@ FP32 = [table for table in TABLES if table[1] == "fp32"]
 PRODUCT: list[Flags] = list(
     itertools.product(BACKBONES, GATE_POSITIONS, GATE_SCOPES, (True, False), (True, False), (True, False))
 )
-#: Root mean square and largest difference of scores. These small networks have large weights: logits spread over several
-#: units, and a rounding shows.
+#: Root mean square and largest difference of scores. These small networks have large weights: logits spread over
+#: several units, and a rounding shows.
 TOLERANCES = {"fp32": (1e-6, 5e-6), "bf16": (1e-2, 4e-2), "int8": (3e-2, 2e-1)}
 
 
