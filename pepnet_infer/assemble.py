@@ -28,6 +28,8 @@ class Inputs:
     prior: Matrix
     #: field → how many of its ids got the table's default row; fields without one are left out
     unknown: Mapping[str, int] = field(default_factory=dict)
+    #: fields whose columns are the same in every row, because a request gave them once
+    shared: frozenset[str] = frozenset()
 
     @property
     def num_rows(self) -> int:
@@ -95,7 +97,7 @@ class Assembler:
             columns = slice(place.start, place.stop)
             matrices[place.input][:, columns] = single[place.input][:, columns]
         unknown.update(self._fill([self._plans[name] for name in theirs], per_item, matrices))
-        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown)
+        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown, frozenset(ours))
 
     def _empty(self, rows: int) -> dict[str, Matrix]:
         return {name: np.empty((rows, self._widths[name]), np.float32) for name in INPUTS}

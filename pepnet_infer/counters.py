@@ -46,6 +46,13 @@ class Counters:
             for stage, spent in watch.spent.items():
                 self._spent[stage] += spent
 
+    def add_dense(self, rows: int, spent: int) -> None:
+        """Counts one batch of which only the dense part was run here, in `spent` nanoseconds."""
+        with self._lock:
+            self._batches += 1
+            self._rows += rows
+            self._spent["dense"] += spent
+
     def add_time(self, watch: Stopwatch) -> None:
         """Counts the time of work that was no whole batch: encoding alone, for one."""
         with self._lock:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from time import perf_counter_ns
 from types import TracebackType
 from typing import Any
 
@@ -68,11 +69,13 @@ class Engine:
     ) -> Engine:
         """Opens the bundle at `path` and everything it takes to score with it.
 
-        backend: "auto" or a name; `stats()["backend"]["why"]` says what auto took and why. precision: "fp32".
-        threads: of the dense part; None is what the process's cpuset and cgroup allow. provider: "cpu" or "cuda".
+        backend: "native", "onnxruntime" or "auto"; `stats()["backend"]["why"]` says what auto took and why. precision:
+        "fp32" or, with native, "bf16", and "int8" where export measured it within the bundle's budget. threads: of the
+        dense part; None is what the process's cpuset and cgroup allow. provider: "cpu" or, with onnxruntime, "cuda".
         store: where embedding rows come from instead of the bundle's tables. check: "sizes" skips the hashes.
-        options: the backend's own, such as {"spin": False} for onnxruntime. Raises BundleError for a damaged bundle,
-        BackendError for anything that was asked for and is not there.
+        options: the backend's own, such as {"spin": False}, which leaves the CPU to others between calls, or
+        {"isa": "avx2"} for native. Raises BundleError for a damaged bundle, BackendError for anything that was asked
+        for and is not there.
         """
         bundle = Bundle.open(path, check)
         dense = backends.create(bundle, backend, precision, threads, provider, options)
@@ -131,12 +134,19 @@ class Engine:
     def score_dense(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
         """Returns scores float32 [B, T] of inputs that are embedded already, float32 [B, ·].
 
-        Their widths are `bundle.config.inputs`. Arrays of any other dtype are refused; one that is not C-contiguous is
-        copied. Raises SchemaError.
+        Their widths are `bundle.config.inputs`. Arrays of any other dtype or shape are refused with a SchemaError; a
+        view that is not C-contiguous is copied. NaN and infinities are computed with as IEEE 754 says, and never touch
+        the scores of other rows.
         """
-        with self._counted() as (parts, watch):
-            inputs = check_dense_inputs(general, domain, prior, self.bundle.config.inputs)
-            return self._run(parts, watch, inputs)
+        begin = perf_counter_ns()  # no context manager here: a call may be a few microseconds long
+        try:
+            parts = self._open()
+            values = parts.backend.run(check_dense_inputs(general, domain, prior, self.bundle.config.inputs))
+        except Exception:
+            self._counters.add_error()
+            raise
+        self._counters.add_dense(len(values), perf_counter_ns() - begin)
+        return values
 
     def encode(self, batch: object, strict: bool = False) -> Features:
         """Returns what `score_features` reads. Raises what `score` raises for a batch it refuses."""
@@ -162,7 +172,8 @@ class Engine:
         """Returns counters since loading, without stopping anyone.
 
         batches, rows, errors (calls that raised); unknown (ids that got a table's default row, by field and by
-        table); time_us (encode, lookup, dense); backend (see `Backend.describe`), provider, model_version.
+        table); time_us (encode, lookup, dense); backend (what `Backend.describe` says: backend, provider, precision,
+        threads, why and, for native, isa, how, spin, packed_bytes); provider, model_version.
         """
         counted = self._counters.read()
         by_field: dict[str, int] = counted.pop("unknown")

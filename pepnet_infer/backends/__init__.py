@@ -7,7 +7,7 @@ A new backend is one module with a class that has `name`, `run` and `describe`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pepnet_infer.errors import BackendError
@@ -47,7 +47,7 @@ class Settings:
     provider: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)  # the backend's own; an unknown one is an error
     why: str = "asked for"
-    auto: bool = False  # the backend may choose a provider by what the machine has
+    auto: bool = False  # "auto" chose backend and provider, and `why` says so
 
     def __post_init__(self) -> None:
         threads = self.threads
@@ -56,16 +56,22 @@ class Settings:
             raise BackendError(f"threads: expected an integer from 1 to {MAX_THREADS}, got {threads!r}")
 
 
+def _native(bundle: Bundle, settings: Settings) -> Backend:
+    from pepnet_infer.backends.native import NativeBackend
+
+    return NativeBackend.load(bundle, settings)
+
+
 def _onnxruntime(bundle: Bundle, settings: Settings) -> Backend:
     from pepnet_infer.backends.ort import OrtBackend
 
     return OrtBackend.load(bundle, settings)
 
 
-#: Backend name → what makes it. "auto" takes the first.
-BACKENDS: dict[str, Callable[[Bundle, Settings], Backend]] = {"onnxruntime": _onnxruntime}
+#: Backend name → what makes it.
+BACKENDS: dict[str, Callable[[Bundle, Settings], Backend]] = {"native": _native, "onnxruntime": _onnxruntime}
 #: Backend name → the precisions it has, whatever the bundle and the machine.
-PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32",)}
+PRECISIONS: dict[str, tuple[str, ...]] = {"native": ("fp32", "bf16", "int8"), "onnxruntime": ("fp32",)}
 
 
 def create(
@@ -78,14 +84,15 @@ def create(
 ) -> Backend:
     """Returns the backend that was asked for, loaded with the bundle's dense part.
 
-    "auto" takes the best backend there is and, with no `provider`, a GPU if one works; `describe()["why"]` says what
-    it took and why. Everything else is taken literally: raises BackendError for a backend, provider, precision,
-    thread count or option that is not there.
+    "auto" takes a GPU that works (unless `provider` is "cpu"), else the native kernels, else ONNX Runtime, and of these
+    the first that has what else was asked for; `describe()["why"]` says what it took and why. Everything else is taken
+    literally: raises BackendError for a backend, provider, precision, thread count or option that is not there.
     """
     settings = Settings(precision, threads, provider, options or {})
     if backend == "auto":
-        name, make = next(iter(BACKENDS.items()))
-        return make(bundle, replace(settings, auto=True, why=f"auto: {name} is the only backend in this version"))
+        from pepnet_infer.backends import auto
+
+        return auto.load(bundle, settings)
     if backend not in BACKENDS:
         there = ", ".join(["auto", *BACKENDS])
         raise BackendError(f"backend: expected one of {there}, got {backend!r}, which is not in this version")

@@ -48,15 +48,11 @@ class OrtBackend:
         Raises BackendError for a precision, provider or option that is not there, BundleError for a graph that does
         not load or has other inputs than the bundle's config.
         """
-        if settings.precision not in (there := PRECISIONS[cls.name]):
-            raise BackendError(f"precision: onnxruntime has {', '.join(there)}, got {settings.precision!r}")
-        for name, value in settings.options.items():
-            if name not in OPTIONS:
-                raise BackendError(f"options: onnxruntime has {', '.join(OPTIONS)}, got {name!r}")
-            if not isinstance(value, bool):
-                raise BackendError(f"options.{name}: expected true or false, got {value!r}")
+        refused = why_not(settings)
+        if refused is not None:
+            raise BackendError(refused)
         ort = _import_onnxruntime()
-        provider, why = _choose_provider(ort, settings)
+        provider, why = _choose_provider(settings)
         threads = settings.threads or available_threads()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -66,13 +62,7 @@ class OrtBackend:
         options.log_severity_level = 3
         spin = bool(settings.options.get("spin", True))
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-        try:
-            session = _open(ort, bundle, options, provider)
-        except BackendError as error:
-            if not settings.auto or settings.provider is not None:
-                raise
-            provider, why = "cpu", f"{settings.why}; provider cpu: {error}"
-            session = _open(ort, bundle, options, provider)
+        session = _open(ort, bundle, options, provider)
         _check_graph(session, bundle)
         description = {
             "backend": cls.name,
@@ -111,27 +101,44 @@ def _import_onnxruntime() -> Any:
         raise BackendError(f"backend: onnxruntime cannot be imported ({error}): {extras}") from error
 
 
-def _choose_provider(ort: Any, settings: Settings) -> tuple[str, str]:
-    if settings.provider is not None:
-        if settings.provider not in PROVIDERS:
-            raise BackendError(f"provider: onnxruntime has {', '.join(PROVIDERS)}, got {settings.provider!r}")
-        problem = _no_cuda_because(ort) if settings.provider == "cuda" else None
-        if problem:
-            raise BackendError(f"provider: expected cuda, but {problem}")
-        return settings.provider, f"{settings.why}; provider {settings.provider}: asked for"
-    if not settings.auto:
-        return "cpu", f"{settings.why}; provider cpu: the default"
-    problem = _no_cuda_because(ort)
-    if problem:
-        return "cpu", f"{settings.why}; provider cpu: {problem}"
-    return "cuda", f"{settings.why}; provider cuda: a GPU is there"
+def why_not(settings: Settings) -> str | None:
+    """Returns what of `settings` this backend does not have, None when it has everything."""
+    if settings.provider is not None and settings.provider not in PROVIDERS:
+        return f"provider: onnxruntime has {', '.join(PROVIDERS)}, got {settings.provider!r}"
+    if settings.precision not in (there := PRECISIONS["onnxruntime"]):
+        return f"precision: onnxruntime has {', '.join(there)}, got {settings.precision!r}"
+    for name, value in settings.options.items():
+        if name not in OPTIONS:
+            return f"options: onnxruntime has {', '.join(OPTIONS)}, got {name!r}"
+        if not isinstance(value, bool):
+            return f"options.{name}: expected true or false, got {value!r}"
+    return None
 
 
-def _no_cuda_because(ort: Any) -> str | None:
-    # The list of providers says what was compiled in, not what the machine can run: the driver is asked as well.
+def no_cuda_because() -> str | None:
+    """Returns None when the driver shows a GPU and onnxruntime was built to use it, else what is wrong."""
+    # The list of providers says what was compiled in, not what the machine can run: the driver is asked, and first,
+    # because importing onnxruntime takes a tenth of a second.
+    problem = no_gpu_because()
+    if problem is not None:
+        return problem
+    try:
+        ort = _import_onnxruntime()
+    except BackendError as error:
+        return str(error)
     if PROVIDERS["cuda"][0] not in ort.get_available_providers():
         return "this onnxruntime was built without CUDA (pip install 'pepnet-infer[gpu]')"
-    return no_gpu_because()
+    return None
+
+
+def _choose_provider(settings: Settings) -> tuple[str, str]:
+    provider = settings.provider or "cpu"
+    problem = no_cuda_because() if provider == "cuda" else None
+    if problem:
+        raise BackendError(f"provider: expected cuda, but {problem}")
+    if settings.auto:
+        return provider, settings.why
+    return provider, f"{settings.why}; provider {provider}: {'asked for' if settings.provider else 'the default'}"
 
 
 def _open(ort: Any, bundle: Bundle, options: Any, provider: str) -> Any:

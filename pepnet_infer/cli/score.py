@@ -29,9 +29,11 @@ def score(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the scored files go, under the same names.")],
-    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
-    provider: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    backend: Annotated[str, typer.Option(help="auto, native or onnxruntime.")] = "auto",
+    provider: Annotated[str | None, typer.Option(help="cpu, or with onnxruntime cuda.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, or with native bf16, or int8 if the bundle offers it.")
+    ] = "fp32",
     threads: Annotated[int | None, typer.Option(help="Default: what the cpuset and the cgroup allow.")] = None,
     columns: Annotated[
         str | None, typer.Option(help="Carried through: all, or names with commas. Default: the ids and the domain.")
@@ -106,8 +108,8 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, {result['rows_per_s']:,.0f} rows/s, written to {result['out']}"
     )
     say(
-        f"model version {result['model_version']} on {backend['backend']} {backend['provider']} {backend['precision']},"
-        f" {backend['threads']} threads"
+        f"model version {result['model_version']} on {backend['backend']} {backend.get('isa', backend['provider'])} "
+        f"{backend['precision']}, {backend['threads']} threads"
     )
     if result["skipped"]:
         say(f"{len(result['skipped'])} kept that an earlier run had finished")

@@ -33,6 +33,7 @@ def model_identity(bundle: Bundle, backend: Mapping[str, Any]) -> dict[str, obje
         "weights": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
         "tool": __version__,
         **{name: backend.get(name) for name in ("backend", "version", "provider", "precision")},
+        **{name: backend[name] for name in ("isa", "how") if name in backend},  # kernels differ in the last bits
     }
 
 

@@ -55,37 +55,45 @@ def inputs(rows: int) -> Inputs:
     return Inputs(general, np.zeros((rows, 2), np.float32), np.zeros((rows, 0), np.float32))
 
 
-def test_auto_says_what_it_took_and_why(bundle: Bundle) -> None:
-    description = backends.create(bundle).describe()
+def test_a_backend_says_what_it_is_and_why(bundle: Bundle) -> None:
+    description = backends.create(bundle, "onnxruntime").describe()
     assert description["backend"] == "onnxruntime"
     assert description["version"] == onnxruntime.__version__
     assert description["precision"] == "fp32"
     assert description["threads"] == available_threads()
-    assert description["why"].startswith("auto: onnxruntime is the only backend in this version; provider ")
     named = backends.create(bundle, "onnxruntime", threads=1).describe()
     assert (named["provider"], named["threads"]) == ("cpu", 1)
     assert named["why"] == "asked for; provider cpu: the default"
-    assert backends.create(bundle, provider="cpu").describe()["why"].endswith("provider cpu: asked for")
+    asked = backends.create(bundle, "onnxruntime", provider="cpu").describe()
+    assert asked["why"] == "asked for; provider cpu: asked for"
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         (
-            {"backend": "native"},
-            r"backend: expected one of auto, onnxruntime, got 'native', which is not in this versi",
+            {"backend": "cuda"},
+            r"backend: expected one of auto, native, onnxruntime, got 'cuda', which is not in this versi",
         ),
-        ({"backend": "cuda"}, r"backend: expected one of auto, onnxruntime, got 'cuda'"),
-        ({"backend": ""}, r"backend: expected one of auto, onnxruntime, got ''"),
-        ({"precision": "bf16"}, r"precision: onnxruntime has fp32, got 'bf16'"),
-        ({"backend": "onnxruntime", "precision": "int8"}, r"precision: onnxruntime has fp32, got 'int8'"),
-        ({"provider": "tensorrt"}, r"provider: onnxruntime has cpu, cuda, got 'tensorrt'"),
+        ({"backend": ""}, r"backend: expected one of auto, native, onnxruntime, got ''"),
+        ({"precision": "fp16"}, r"auto found none .*: native: precision: .* 'fp16'; onnxruntime: precision: .* 'fp16'"),
+        ({"backend": "onnxruntime", "precision": "bf16"}, r"^precision: onnxruntime has fp32, got 'bf16'"),
+        ({"backend": "onnxruntime", "precision": "int8"}, r"^precision: onnxruntime has fp32, got 'int8'"),
+        ({"backend": "onnxruntime", "provider": "tensorrt"}, r"^provider: onnxruntime has cpu, cuda, got 'tensorrt'"),
+        ({"backend": "onnxruntime", "options": {"isa": "avx2"}}, r"^options: onnxruntime has spin, got 'isa'"),
+        (
+            {"provider": "tensorrt"},
+            r"native: provider: native has cpu, .*; onnxruntime: provider: onnxruntime has",
+        ),
         ({"threads": 0}, r"threads: expected an integer from 1 to 1024, got 0"),
         ({"threads": 100_000}, r"threads: expected an integer from 1 to 1024, got 100000"),
         ({"threads": 1.5}, r"threads: expected an integer from 1 to 1024, got 1\.5"),
         ({"threads": True}, r"threads: expected an integer from 1 to 1024, got True"),
-        ({"options": {"spinn": True}}, r"options: onnxruntime has spin, got 'spinn'"),
-        ({"options": {"spin": 1}}, r"options\.spin: expected true or false, got 1"),
+        ({"backend": "onnxruntime", "options": {"spin": 1}}, r"^options\.spin: expected true or false, got 1"),
+        (
+            {"options": {"spinn": True}},
+            r"native: options: native has .*; onnxruntime: options: onnxruntime has spin",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused(toy_bundle: Path, asked: dict[str, Any], message: str) -> None:
@@ -104,7 +112,11 @@ def test_cuda_without_a_gpu_is_an_error(toy_bundle: Path) -> None:
 def test_no_onnxruntime_names_the_extra_that_has_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"onnxruntime cannot be imported .*pip install 'pepnet-infer\[cpu\]'"):
-        backends.create(bundle)
+        backends.create(bundle, "onnxruntime")
+    monkeypatch.setattr(ort, "no_gpu_because", lambda: None)
+    taken = backends.create(bundle).describe()
+    assert taken["backend"] == "native"
+    assert "; no GPU: backend: onnxruntime cannot be imported" in taken["why"]
 
 
 class FakeSession:
@@ -160,16 +172,21 @@ def test_another_provider_than_the_one_asked_for_is_an_error(bundle: Bundle, cud
 def test_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(
     bundle: Bundle, cuda_build: type[FakeSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = backends.create(bundle)
-    assert failed.describe()["provider"] == "cpu"
-    assert "expected CUDAExecutionProvider, got CPUExecutionProvider" in failed.describe()["why"]
+    failed = backends.create(bundle).describe()
+    assert (failed["backend"], failed["provider"]) == ("native", "cpu")
+    assert "no GPU: provider: expected CUDAExecutionProvider, got CPUExecutionProvider" in failed["why"]
     cuda_build.cuda_starts = True
-    taken = backends.create(bundle)
-    assert taken.describe()["provider"] == "cuda"
-    assert taken.describe()["why"].endswith("provider cuda: a GPU is there")
+    taken = backends.create(bundle).describe()
+    assert (taken["backend"], taken["provider"]) == ("onnxruntime", "cuda")
+    assert taken["why"] == "auto: onnxruntime: a GPU is there, which native cannot use"
+    asked = backends.create(bundle, provider="cuda").describe()
+    assert asked["why"] == "auto: onnxruntime: native cannot: provider: native has cpu, got 'cuda'"
     assert backends.create(bundle, "onnxruntime").describe()["provider"] == "cpu"
+    for words in ({"provider": "cpu"}, {"precision": "bf16"}, {"options": {"isa": "scalar"}}):
+        other: Any = backends.create(bundle, **words).describe()
+        assert (other["backend"], other["provider"]) == ("native", "cpu")
     monkeypatch.setattr(ort, "no_gpu_because", lambda: "the driver is on strike")
-    assert backends.create(bundle).describe()["why"].endswith("provider cpu: the driver is on strike")
+    assert "; no GPU: the driver is on strike; isa " in backends.create(bundle).describe()["why"]
     with pytest.raises(BackendError, match="provider: expected cuda, but the driver is on strike"):
         backends.create(bundle, provider="cuda")
 
@@ -228,14 +245,14 @@ def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path, monkeyp
 def test_a_graph_that_does_not_fit_its_config_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
     fake = graph(tmp_path / "g.onnx", **changes)
     with pytest.raises(BundleError, match=message):
-        backends.create(fake)
+        backends.create(fake, "onnxruntime")
 
 
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     fake = graph(tmp_path / "g.onnx")
     fake.onnx_path.write_bytes(b"no graph")
     with pytest.raises(BundleError, match=r"g\.onnx: onnxruntime cannot load it"):
-        backends.create(fake)
+        backends.create(fake, "onnxruntime")
 
 
 @pytest.mark.gpu

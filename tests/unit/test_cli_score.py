@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def test_scores_a_folder_and_says_what_it_did(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "150 rows in 2 files scored in" in done.stdout
     assert "rows/s, written to out" in done.stdout
-    assert "model version 7 on onnxruntime cpu fp32, 1 threads" in done.stdout
+    assert re.search(r"model version 7 on (native \w+|onnxruntime cuda) fp32, 1 threads", done.stdout)
     assert "ids served the default row: user_id " in done.stdout
     assert "150/150" in done.stderr  # the progress bar leaves stdout to the result
     for name, rows in (("a", 100), ("sub/b", 50)):
@@ -78,8 +79,16 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["in", "--out", "out", "--backend", "native"], 1, "BackendError: backend: expected one of auto, onnxruntime"),
-        (["in", "--out", "out", "--precision", "bf16"], 1, "BackendError: precision: onnxruntime has fp32, got 'bf16'"),
+        (
+            ["in", "--out", "out", "--backend", "cuda"],
+            1,
+            "BackendError: backend: expected one of auto, native, ",
+        ),
+        (
+            ["in", "--out", "out", "--backend", "onnxruntime", "--precision", "bf16"],
+            1,
+            "BackendError: precision: onnxruntime has fp32, got 'bf16'",
+        ),
         (["in", "--out", "out", "--threads", "0"], 1, "BackendError: threads: expected an integer from 1"),
         (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
         (["in", "--out", "in/out"], 1, "PepnetError: in/out: expected an output folder outside the input folder in"),

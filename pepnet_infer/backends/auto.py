@@ -1,0 +1,63 @@
+"""What "auto" takes: a GPU that works, else the native kernels, else ONNX Runtime. Decided before any is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pepnet_infer.backends import BACKENDS, Backend, Settings, native, ort
+from pepnet_infer.errors import BackendError
+
+if TYPE_CHECKING:
+    from pepnet_infer.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A backend by name and what to load it with; `settings.why` says why."""
+
+    backend: str
+    settings: Settings
+
+
+def load(bundle: Bundle, settings: Settings) -> Backend:
+    """Returns the backend that `plan` names. A GPU that does not start is passed over, and the reason kept.
+
+    Raises what `plan` and the backend raise.
+    """
+    taken = plan(bundle, settings)
+    if taken.settings.provider == "cuda" and settings.provider is None:
+        try:
+            return BACKENDS[taken.backend](bundle, taken.settings)
+        except BackendError as error:
+            taken = _on_cpu(bundle, settings, f"no GPU: {error}")
+    return BACKENDS[taken.backend](bundle, taken.settings)
+
+
+def plan(bundle: Bundle, settings: Settings) -> Plan:
+    """Returns the first backend that has what was asked for and runs `bundle`.
+
+    Without a provider asked for, a GPU comes first where ONNX Runtime can use one. Raises BackendError with every
+    backend's reason when none is left.
+    """
+    if settings.provider is None and ort.why_not(settings) is None:
+        no_gpu = ort.no_cuda_because()
+        if no_gpu is None:
+            return _plan("onnxruntime", "cuda", settings, "a GPU is there, which native cannot use")
+        return _on_cpu(bundle, settings, f"no GPU: {no_gpu}")
+    return _on_cpu(bundle, settings, "")
+
+
+def _on_cpu(bundle: Bundle, settings: Settings, no_gpu: str) -> Plan:
+    not_native, not_ort = native.why_not(bundle, settings), ort.why_not(settings)
+    also = f"; {no_gpu}" if no_gpu else ""
+    if not_native is None:
+        because = f"onnxruntime cannot: {not_ort}" if not_ort is not None else "its kernels run this model"
+        return _plan("native", "cpu", settings, because + also)
+    if not_ort is None:
+        return _plan("onnxruntime", settings.provider or "cpu", settings, f"native cannot: {not_native}{also}")
+    raise BackendError(f"backend: auto found none for this bundle: native: {not_native}; onnxruntime: {not_ort}")
+
+
+def _plan(backend: str, provider: str, settings: Settings, why: str) -> Plan:
+    return Plan(backend, replace(settings, provider=provider, auto=True, why=f"auto: {backend}: {why}"))

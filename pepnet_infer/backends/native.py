@@ -1,0 +1,186 @@
+"""The native backend: the whole dense part in fused C++ kernels, from the bundle's dense weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+from pepnet_infer.backends import PRECISIONS, Settings
+from pepnet_infer.bundle import DENSE, PARITY
+from pepnet_infer.cpu import available_threads
+from pepnet_infer.errors import BackendError, BundleError
+from pepnet_infer.listing import typed
+
+if TYPE_CHECKING:
+    from pepnet_infer.assemble import Inputs
+    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.config import ModelConfig
+    from pepnet_infer.schema import FeatureSchema
+
+PROVIDERS = ("cpu",)
+#: Option → its type. spin: idle threads spin before they sleep. isa: the instruction set, instead of the widest usable
+#: one. unchecked: load int8 though the export did not offer it, in order to measure it.
+OPTIONS: dict[str, type] = {"spin": bool, "isa": str, "unchecked": bool}
+#: Sides whose columns are the same for every candidate of a request, unless the request says otherwise.
+_REQUEST_SIDES = ("user", "context", "domain")
+
+
+class NativeBackend:
+    """A bundle's dense part, packed for one instruction set and precision. Safe to call from many threads.
+
+    For one instruction set and precision, scores are the same bits however a batch is split and however many threads
+    run it. NaN and infinities do as IEEE 754 says, in their own row alone.
+    """
+
+    name = "native"
+
+    def __init__(
+        self, model: _kernels.DenseModel, threads: int, spin: bool, prefix: frozenset[str], description: dict[str, Any]
+    ) -> None:
+        self._model, self._threads, self._spin = model, threads, spin
+        self._prefix = prefix  # fields of EPNet's first columns; empty when there are none
+        self._description = description
+
+    @classmethod
+    def load(cls, bundle: Bundle, settings: Settings) -> NativeBackend:
+        """Packs the weights. Options: see `OPTIONS`; the environment's PEPNET_ISA is `isa` where none is given.
+
+        Raises BackendError for a bundle it cannot run and for a precision, provider, option or instruction set that is
+        not there, BundleError for weights that are not finite or do not fit the config.
+        """
+        refused = why_not(bundle, settings)
+        if refused is not None:
+            raise BackendError(refused)
+        choice = choose_isa(settings)
+        fields, columns = request_prefix(bundle.schema, bundle.config)
+        flags = model_flags(bundle.config, len(bundle.tasks))
+        try:
+            model = _kernels.DenseModel(bundle.dense(), flags, choice["isa"], settings.precision, columns)
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"{bundle.path / DENSE}: {error}") from error
+        threads, spin = settings.threads or available_threads(), bool(settings.options.get("spin", True))
+        packed = model.describe()
+        description = {
+            "backend": cls.name,
+            "provider": "cpu",
+            "precision": settings.precision,
+            "isa": packed["isa"],
+            "how": packed["how"],
+            "activation": packed["activation"],
+            "packed_bytes": packed["packed_bytes"],
+            "block_rows": packed["block_rows"],
+            "threads": threads,
+            "spin": spin,
+            "why": f"{settings.why}; isa {packed['isa']}: {choice['why']}",
+        }
+        return cls(model, threads, spin, fields, description)
+
+    def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Returns scores float32 [B, T] for inputs float32 [B, ·].
+
+        Where a request gave all of EPNet's first columns once, their share of its first product is computed once: the
+        scores are the same bits.
+        """
+        shared = bool(self._prefix) and self._prefix <= inputs.shared
+        return self._model.run(inputs.general, inputs.domain, inputs.prior, self._threads, self._spin, shared)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns backend, provider, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why."""
+        return dict(self._description)
+
+
+def why_not(bundle: Bundle, settings: Settings) -> str | None:
+    """Returns what keeps this backend from running `bundle` as asked, None when nothing does.
+
+    The instruction set is left to `choose_isa`: one that was asked for and is not there is an error, and no reason to
+    take another backend.
+    """
+    if settings.provider is not None and settings.provider not in PROVIDERS:
+        return f"provider: native has {', '.join(PROVIDERS)}, got {settings.provider!r}"
+    if settings.precision not in (there := PRECISIONS["native"]):
+        return f"precision: native has {', '.join(there)}, got {settings.precision!r}"
+    for name, value in settings.options.items():
+        if name not in OPTIONS:
+            return f"options: native has {', '.join(OPTIONS)}, got {name!r}"
+        if not isinstance(value, OPTIONS[name]):
+            kind = "true or false" if OPTIONS[name] is bool else "a name"
+            return f"options.{name}: expected {kind}, got {value!r}"
+    if bundle.config.model != "pepnet":
+        return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
+    if settings.precision == "int8" and not settings.options.get("unchecked", False):
+        return _int8_not_offered(bundle)
+    return None
+
+
+def choose_isa(settings: Settings) -> _kernels.Choice:
+    """Returns isa, how and why of the kernels for a precision: option `isa`, else PEPNET_ISA, else the widest usable.
+
+    Raises BackendError when what was asked for is not known or cannot run here.
+    """
+    try:
+        return _kernels.choose(settings.precision, str(settings.options.get("isa", "")))
+    except ValueError as error:
+        raise BackendError(str(error)) from error
+
+
+def request_prefix(schema: FeatureSchema, config: ModelConfig) -> tuple[frozenset[str], list[tuple[int, int]]]:
+    """Returns the columns of EPNet's gate input that a request gives once as a rule, to be packed first.
+
+    They are all domain columns and the general columns of user, context and domain fields: returned are the fields
+    that fill them, and the ranges [begin, end) of general columns, ascending. Both are empty without EPNet.
+    """
+    if not config.use_epnet:
+        return frozenset(), []
+    fields = {slot.field.name for slot in schema.layout["domain"]}
+    columns: list[tuple[int, int]] = []
+    for slot in schema.layout["general"] if config.epnet_general else ():
+        if slot.field.side in _REQUEST_SIDES:
+            fields.add(slot.field.name)
+            begin, end = slot.offset, slot.offset + slot.width
+            if columns and columns[-1][1] == begin:
+                begin = columns.pop()[0]
+            columns.append((begin, end))
+    return frozenset(fields), columns
+
+
+def model_flags(config: ModelConfig, tasks: int) -> _kernels.DenseFlags:
+    """Returns the flags and widths that say what network the tensors are."""
+    return {
+        "backbone": config.backbone,
+        "gate_position": config.gate_position,
+        "gate_scope": config.gate_scope,
+        "epnet_general": config.epnet_general,
+        "use_epnet": config.use_epnet,
+        "use_ppnet": config.use_ppnet,
+        "gamma": config.gamma,
+        "gate_hidden": config.gate_hidden,
+        "layers": list(config.layers),
+        "towers": list(config.towers),
+        "experts": config.experts,
+        "tasks": tasks,
+        "general": config.inputs.general,
+        "domain": config.inputs.domain,
+        "prior": config.inputs.prior,
+    }
+
+
+def _int8_not_offered(bundle: Bundle) -> str | None:
+    """The export that measured int8 offers it or not: `parity.json` says whether it kept the manifest's budget."""
+    where = str(bundle.path / PARITY)
+    native = typed(where, bundle.parity, "native", dict) if "native" in bundle.parity else {}
+    if "int8" not in native:
+        return f"precision: native has int8 where export measured it, got no native.int8 in {where}"
+    measured = typed(f"{where}: native", native, "int8", dict)
+    if typed(f"{where}: native.int8", measured, "offered", bool):
+        return None
+    over = []
+    for name, most in bundle.manifest.get("precisions", {}).get("int8", {}).items():
+        got = measured.get(name)
+        if got is None:
+            over.append(f"{name} was not measured")
+        elif not got <= most:
+            over.append(f"{name} {got:.2g}, allowed {most:g}")
+    return f"precision: native int8 is not offered by this bundle, see {where}: {', '.join(over) or 'no reason given'}"

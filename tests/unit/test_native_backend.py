@@ -1,0 +1,341 @@
+"""The native backend behind the engine: what it takes, what it refuses and why, what it says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from pepnet_infer import BackendError, BundleError, Engine, _kernels, backends
+from pepnet_infer.assemble import Inputs
+from pepnet_infer.backends import Settings, auto, native, ort
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cpu import available_threads
+from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.golden import normal_inputs
+from pepnet_infer.listing import describe_files
+
+ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "fp32"]
+#: Largest difference from float64 that a score may have.
+BOUNDS = {"fp32": 5e-6, "bf16": 1e-2, "int8": 5e-2}
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundle: Path) -> Bundle:
+    return Bundle.open(toy_bundle)
+
+
+@pytest.fixture(autouse=True)
+def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PEPNET_ISA", raising=False)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "no_gpu_because", lambda: "no GPU in this test")
+
+
+def baseline(bundle: Bundle) -> Bundle:
+    """The same graph, said to be another model's."""
+    return dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, model="deepfm"))
+
+
+def with_int8(bundle: Bundle, measured: dict[str, object]) -> Bundle:
+    budget = {"precisions": {"int8": {"max_abs": 0.02, "delta_auc": 0.001}}}
+    return dataclasses.replace(
+        bundle,
+        parity={**bundle.parity, "native": {"int8": measured}},
+        manifest={**bundle.manifest, **budget},
+    )
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_takes_native_and_says_why(bundle: Bundle) -> None:
+    said = backends.create(bundle).describe()
+    best = _kernels.choose("fp32")
+    assert (said["backend"], said["provider"], said["precision"]) == ("native", "cpu", "fp32")
+    assert (said["isa"], said["how"]) == (best["isa"], best["how"])
+    assert said["threads"] == available_threads()
+    assert said["spin"] is True
+    weights = sum(array.nbytes for array in bundle.dense().values())
+    assert weights <= said["packed_bytes"] <= 64 * weights  # panels of 16 columns: the toy's are narrow
+    assert said["why"].startswith("auto: native: its kernels run this model; no GPU: no GPU in this test; isa ")
+    assert said["why"].endswith(f"isa {best['isa']}: {best['why']}")
+    json.dumps(said, allow_nan=False)
+
+
+def test_what_is_asked_for_is_what_runs(bundle: Bundle) -> None:
+    for isa in ISAS:
+        said = backends.create(bundle, "native", threads=3, options={"isa": isa, "spin": False}).describe()
+        runs = _kernels.choose("fp32", isa)["isa"]  # amx has no fp32 of its own
+        assert (said["isa"], said["threads"], said["spin"]) == (runs, 3, False)
+        assert said["why"] == f"asked for; isa {runs}: asked for"
+    packed = {p: backends.create(bundle, "native", p, options={"unchecked": True}).describe() for p in BOUNDS}
+    assert packed["int8"]["packed_bytes"] < packed["bf16"]["packed_bytes"] < packed["fp32"]["packed_bytes"]
+    assert {p: said["precision"] for p, said in packed.items()} == {p: p for p in BOUNDS}
+
+
+def test_stats_have_what_the_backend_says(toy_bundle: Path) -> None:
+    with Engine.load(toy_bundle, "native", "bf16", threads=2, options={"spin": False}) as engine:
+        said = engine.stats()["backend"]
+    wanted = {"backend", "provider", "precision", "isa", "how", "threads", "spin", "why", "packed_bytes"}
+    assert wanted <= said.keys()
+    assert (said["backend"], said["precision"], said["threads"], said["spin"]) == ("native", "bf16", 2, False)
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_scores_are_those_of_float64(
+    bundle: Bundle, reference_scores: Callable[..., np.ndarray], isa: str, precision: str
+) -> None:
+    backend = backends.create(bundle, "native", precision, threads=2, options={"isa": isa, "unchecked": True})
+    for rows in (0, 1, 2, 7, 17, 300):
+        inputs = normal_inputs(bundle.config.inputs, rows, seed=rows)
+        expected = reference_scores(bundle.config, bundle.dense(), inputs.general, inputs.domain, inputs.prior)
+        scores = backend.run(inputs)
+        assert scores.dtype == np.float32
+        assert scores.shape == (rows, 2)
+        assert np.abs(scores - expected).max(initial=0.0) <= BOUNDS[precision]
+    assert expected.std() > 0.1  # a bound on scores that are all alike would say nothing
+
+
+def test_the_environment_names_the_isa(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEPNET_ISA", "scalar")
+    said = backends.create(bundle).describe()
+    assert said["isa"] == "scalar"
+    assert said["why"].endswith("isa scalar: PEPNET_ISA=scalar")
+    assert (
+        backends.create(bundle, options={"isa": ISAS[-1]}).describe()["isa"] == _kernels.choose("fp32", ISAS[-1])["isa"]
+    )
+    monkeypatch.setenv("PEPNET_ISA", "avx3")
+    for backend in ("native", "auto"):  # not a reason to take another backend in silence
+        with pytest.raises(BackendError, match="PEPNET_ISA: isa: expected scalar, avx2, avx512 or amx, got 'avx3'"):
+            backends.create(bundle, backend)
+    assert backends.create(baseline(bundle)).describe()["backend"] == "onnxruntime"  # nobody asks for it there
+
+
+def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = [t for t in _kernels.isas() if not t["usable"]]
+    if not missing:
+        pytest.skip("this machine runs every table")
+    isa, precision = missing[0]["isa"], missing[0]["precision"]
+    message = rf"isa: expected one that runs {precision} here, got {isa}: "
+    options = {"isa": isa, "unchecked": True}
+    for backend in ("native", "auto"):
+        with pytest.raises(BackendError, match=message):
+            backends.create(bundle, backend, precision, options=options)
+    monkeypatch.setenv("PEPNET_ISA", isa)
+    with pytest.raises(BackendError, match=f"PEPNET_ISA: {message}"):
+        backends.create(bundle, "native", precision, options={"unchecked": True})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"provider": "cuda"}, r"^provider: native has cpu, got 'cuda'$"),
+        ({"precision": "fp16"}, r"^precision: native has fp32, bf16, int8, got 'fp16'$"),
+        ({"options": {"spinn": True}}, r"^options: native has spin, isa, unchecked, got 'spinn'$"),
+        ({"options": {"spin": 1}}, r"^options\.spin: expected true or false, got 1$"),
+        ({"options": {"isa": 512}}, r"^options\.isa: expected a name, got 512$"),
+        ({"options": {"isa": "sse9"}}, r"isa: expected scalar, avx2, avx512 or amx, got 'sse9'"),
+        ({"options": {"unchecked": "yes"}}, r"^options\.unchecked: expected true or false, got 'yes'$"),
+        ({"threads": 0}, r"^threads: expected an integer from 1 to 1024, got 0$"),
+        (
+            {"precision": "int8"},
+            r"^precision: native has int8 where export measured it, got no native\.int8 in ",
+        ),
+    ],
+)
+def test_what_native_does_not_have_is_refused(bundle: Bundle, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        backends.create(with_nothing_measured(bundle), "native", **asked)
+
+
+def with_nothing_measured(bundle: Bundle) -> Bundle:
+    return dataclasses.replace(bundle, parity={k: v for k, v in bundle.parity.items() if k != "native"})
+
+
+def test_a_baseline_runs_elsewhere_and_auto_says_why(bundle: Bundle) -> None:
+    other = baseline(bundle)
+    reason = "model: native runs pepnet, got the baseline 'deepfm'"
+    with pytest.raises(BackendError, match=reason):
+        backends.create(other, "native")
+    said = backends.create(other, provider="cpu").describe()
+    assert (said["backend"], said["provider"]) == ("onnxruntime", "cpu")
+    assert said["why"] == f"auto: onnxruntime: native cannot: {reason}"
+    message = f"backend: auto found none for this bundle: native: {reason}; onnxruntime: precision: onnxruntime has"
+    with pytest.raises(BackendError, match=message):
+        backends.create(other, precision="bf16")
+
+
+def test_auto_takes_the_backend_that_has_what_was_asked_for(bundle: Bundle) -> None:
+    said = backends.create(bundle, precision="bf16").describe()
+    assert (said["backend"], said["precision"]) == ("native", "bf16")
+    assert said["why"].startswith("auto: native: onnxruntime cannot: precision: onnxruntime has fp32, got 'bf16'; isa ")
+    assert backends.create(bundle, options={"isa": "scalar"}).describe()["backend"] == "native"
+    assert backends.create(bundle, "auto", options={"spin": False}).describe()["spin"] is False
+    with pytest.raises(BackendError, match="native: provider: native has cpu, got 'npu'; onnxruntime: provider: onnx"):
+        backends.create(bundle, provider="npu")
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        ({"offered": True, "max_abs": 0.01, "delta_auc": 0.0002}, None),
+        (
+            {"offered": False, "max_abs": 0.031, "delta_auc": 0.0002},
+            r"precision: native int8 is not offered by this bundle, .*parity\.json: max_abs 0\.031, allowed 0\.02\b",
+        ),
+        ({"offered": False, "max_abs": 0.03, "delta_auc": 0.5}, r"allowed 0\.02, delta_auc 0\.5, allowed 0\.001(;|$)"),
+        ({"offered": False, "max_abs": 0.01, "delta_auc": None}, r"parity\.json: delta_auc was not measured(;|$)"),
+    ],
+)
+def test_int8_runs_where_the_export_offers_it(bundle: Bundle, measured: dict[str, object], message: str | None) -> None:
+    given = with_int8(bundle, measured)
+    if message is None:
+        assert backends.create(given, "native", "int8").describe()["precision"] == "int8"
+        assert backends.create(given, precision="int8").describe()["backend"] == "native"
+        return
+    for backend in ("native", "auto"):
+        with pytest.raises(BackendError, match=message):
+            backends.create(given, backend, "int8")
+    said = backends.create(given, "native", "int8", options={"unchecked": True}).describe()
+    assert said["precision"] == "int8"
+
+
+def test_a_parity_file_that_makes_no_sense_is_a_bundle_error(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"parity\.json: native\.int8: offered: expected bool, got str 'yes'"):
+        backends.create(with_int8(bundle, {"offered": "yes"}), "native", "int8")
+    other = dataclasses.replace(bundle, parity={"native": []})
+    with pytest.raises(BundleError, match=r"parity\.json: native: expected dict, got list"):
+        backends.create(other, "native", "int8")
+
+
+def test_weights_that_are_not_finite_are_refused_where_hashes_are_not_read(toy_bundle: Path, tmp_path: Path) -> None:
+    for value, what in ((np.nan, "NaN"), (-np.inf, "infinity")):
+        path = tmp_path / what
+        shutil.copytree(toy_bundle, path)
+        tensors = load_file(path / "dense.safetensors")
+        tensors["experts.1.w"][2, 5, 3] = value
+        save_file(tensors, path / "dense.safetensors")
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["files"] = {k: v for k, v in describe_files(path).items() if k != "manifest.json"}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        for backend in ("native", "auto"):
+            message = r"dense\.safetensors: experts\.1\.w: expected finite values, got "
+            with pytest.raises(BundleError, match=message):
+                Engine.load(path, backend, check="sizes", provider="cpu")
+
+
+def test_the_columns_that_a_request_gives_once(toy_checkpoint: Checkpoint, bundle: Bundle) -> None:
+    fields, columns = native.request_prefix(bundle.schema, bundle.config)
+    # general: user_id 6, video_id 5, watched 5, tags 3, duration, age
+    assert fields == {"user_id", "watched", "age", "page"}
+    assert columns == [(0, 6), (11, 16), (20, 21)]
+    plain = dataclasses.replace(bundle.config, epnet_general=False)
+    assert native.request_prefix(bundle.schema, plain) == ({"page"}, [])
+    without = dataclasses.replace(bundle.config, use_epnet=False)
+    assert native.request_prefix(bundle.schema, without) == (frozenset(), [])
+
+
+def test_neighbouring_columns_are_one_range(bundle: Bundle) -> None:
+    data = bundle.schema.to_json()
+    order = ("user_id", "watched", "age", "video_id", "tags", "page", "duration")
+    by_name = {f["name"]: f for f in data["fields"]}
+    data["fields"] = [{**by_name[n], "kind": by_name[n]["kind"]} for n in order]
+    schema = type(bundle.schema).from_json(data)
+    # ids first, then bags, then dense: user_id 6, video_id 5, watched 5, tags 3, age, duration
+    assert native.request_prefix(schema, bundle.config)[1] == [(0, 6), (11, 16), (19, 20)]
+    data["fields"] = [{**f, "side": "user"} for f in data["fields"]]
+    schema = type(bundle.schema).from_json(data)
+    assert native.request_prefix(schema, bundle.config)[1] == [(0, 21)]
+
+
+class SpyModel:
+    """The real model, and which calls were told that the first columns are shared."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.shared = model, []
+
+    def run(self, general: Any, domain: Any, prior: Any, threads: int, spin: bool, shared: bool) -> Any:
+        self.shared.append(shared)
+        return self._model.run(general, domain, prior, threads, spin, shared)
+
+
+Rank = dict[str, Any]
+
+
+def requests(rows: int) -> Iterator[tuple[Rank, bool]]:
+    """Requests, and whether each gives all of EPNet's first columns once."""
+    user = {"user_id": 3, "watched": [1, 2, 45], "age": 20.0}
+    items = {
+        "video_id": list(range(rows)),
+        "tags": [[i % 7] for i in range(rows)],
+        "duration": [float(i) for i in range(rows)],
+    }
+    yield {"user": user, "items": items, "domain": 4}, True
+    without = {"user_id": 3, "watched": [1, 2]}
+    yield {"user": without, "items": items, "domain": 0, "context": {"age": 44.0}}, True
+    ages = {**items, "age": [20.0 + i for i in range(rows)]}
+    yield {"user": without, "items": ages, "domain": 1}, False
+    bags = {**items, "watched": [[i % 50, 3] for i in range(rows)]}
+    yield {"user": {"user_id": 3, "age": 9.0}, "items": bags, "domain": 1}, False
+    # an item column given once is no obstacle: it is not among the first columns
+    yield {"user": {**user, "duration": 3.0}, "items": {k: items[k] for k in ("video_id", "tags")}, "domain": 4}, True
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_rank_shares_work_and_gives_the_bits_of_score(toy_bundle: Path, isa: str, precision: str) -> None:
+    options = {"isa": isa, "unchecked": True}
+    with Engine.load(toy_bundle, "native", precision, threads=2, check="sizes", options=options) as engine:
+        backend: Any = engine._open().backend
+        backend._model = spy = SpyModel(backend._model)
+        for rows in (1, 2, 17, 100):
+            for request, shares in requests(rows):
+                ranked = engine.rank(**request).values
+                assert spy.shared[-1] is shares
+                once = {**request["user"], **request.get("context", {}), "tab": request["domain"]}
+                batch = {**request["items"], **{name: [value] * rows for name, value in once.items()}}
+                scored = engine.score(batch).values
+                assert spy.shared[-1] is False
+                assert ranked.tobytes() == scored.tobytes()
+                assert rows == 1 or len(np.unique(ranked)) > 2
+        request, _ = next(requests(3))
+        request["items"] = {name: [] for name in request["items"]}
+        assert engine.rank(**request).values.shape == (0, 2)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_plan_is_what_is_loaded(bundle: Bundle) -> None:
+    for given, settings in (
+        (bundle, Settings()),
+        (bundle, Settings("bf16")),
+        (baseline(bundle), Settings()),
+        (bundle, Settings(provider="cpu")),
+    ):
+        plan = auto.plan(given, settings)
+        said = backends.create(given, "auto", settings.precision, provider=settings.provider).describe()
+        assert (said["backend"], said["provider"]) == (plan.backend, plan.settings.provider)
+        assert said["why"].startswith(plan.settings.why)
+
+
+def test_inputs_that_the_kernels_would_misread_are_refused(bundle: Bundle) -> None:
+    backend = backends.create(bundle, "native", threads=1)
+    good = normal_inputs(bundle.config.inputs, 4, 0)
+    for change in (
+        {"general": good.general[:, :-1].copy()},
+        {"domain": good.domain[:3]},
+        {"prior": good.prior.astype(np.float64)},
+        {"general": np.asfortranarray(good.general)},
+    ):
+        wrong: Inputs = dataclasses.replace(good, **change)
+        with pytest.raises((TypeError, ValueError)):
+            backend.run(wrong)
