@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module, metadata
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from pepnet_infer import _kernels
+from pepnet_infer.backends import PRECISIONS
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.cli.output import AsJson, emit
 from pepnet_infer.cpu import budget, features
 
 #: Distributions that install the module `onnxruntime`.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+_VARIABLE = "PEPNET_ISA"
 
 
 def cpu(as_json: AsJson = False) -> None:
@@ -47,9 +51,21 @@ def describe() -> dict[str, Any]:
             "why": "lookup, gather and pool have one implementation: they wait for memory, not for arithmetic",
             "compiler": build["compiler"],
         },
+        "kernels": _native_kernels(),
         "onnxruntime": _onnxruntime(),
         "gpu": no_gpu_because() or "an NVIDIA GPU is there",
     }
+
+
+def _native_kernels() -> dict[str, Any]:
+    """Returns what PEPNET_ISA says, precision → the choice (or the problem with it), and every table there could be."""
+    chosen: dict[str, Any] = {}
+    for precision in PRECISIONS["native"]:
+        try:
+            chosen[precision] = dict(_kernels.choose(precision))
+        except ValueError as error:  # what PEPNET_ISA asks for is not there: loading the backend raises this
+            chosen[precision] = {"problem": str(error)}
+    return {"PEPNET_ISA": os.environ.get(_VARIABLE), "chosen": chosen, "tables": [dict(t) for t in _kernels.isas()]}
 
 
 def _onnxruntime() -> dict[str, Any]:
@@ -95,7 +111,29 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     if runtime["problem"]:
         table.add_row("" if runtime["installed"] else "onnxruntime", runtime["problem"])
     table.add_row("gpu", result["gpu"])
+    table.add_row(_VARIABLE, result["kernels"][_VARIABLE] or "not set")
     console.print(table)
+    console.print(_kernel_table(result["kernels"]))
+
+
+def _kernel_table(kernels: dict[str, Any]) -> Table:
+    table = Table(title="native kernels", title_justify="left", title_style="bold", box=box.SIMPLE)
+    for name in ("precision", "isa", ""):
+        table.add_column(name, no_wrap=True)
+    table.add_column("instructions, or why not", overflow="fold")
+    for precision, choice in kernels["chosen"].items():
+        if "problem" in choice:
+            table.add_row(precision, "", "", choice["problem"])
+        for entry in kernels["tables"]:
+            if entry["precision"] == precision:
+                taken = entry["isa"] == choice.get("isa")
+                text = f"{entry['how']}; {entry['why']}" if entry["usable"] else entry["why"]
+                if not entry["built"]:
+                    text = f"not built: {text}"
+                table.add_row(precision, entry["isa"], "chosen" if taken else "", text)
+        if "problem" not in choice:
+            table.add_row("", "", "", f"{choice['isa']}: {choice['why']}", end_section=True)
+    return table
 
 
 def _join(names: list[str]) -> str:

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from pepnet_infer.backends import PRECISIONS, Settings, auto, native
 from pepnet_infer.bundle import DENSE, Bundle
 from pepnet_infer.cli.output import AsJson, emit
 from pepnet_infer.cost import multiply_adds
+from pepnet_infer.errors import BackendError
 from pepnet_infer.store.mapped_file import MappedFile
 
 _FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma", "gate_hidden")
@@ -63,11 +65,26 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             for name, info in bundle.tables.items()
         ],
         "joins": [{"name": join.name, "column": join.column, "key": join.key} for join in schema.joins],
+        "auto": {precision: _auto(bundle, precision) for precision in PRECISIONS["native"]},
         "parity": dict(bundle.parity),
         "files": bundle.manifest["files"],
         "tools": bundle.manifest.get("tools", {}),
         "meta": bundle.manifest.get("meta", {}),
     }
+
+
+def _auto(bundle: Bundle, precision: str) -> dict[str, Any]:
+    """Returns what backend "auto" takes on this machine: backend, provider, isa and how (native), why; or problem."""
+    settings = Settings(precision)
+    try:
+        plan = auto.plan(bundle, settings)
+        taken = {"backend": plan.backend, "provider": plan.settings.provider, "why": plan.settings.why}
+        if plan.backend == native.NativeBackend.name:
+            choice = native.choose_isa(settings)
+            taken |= {"isa": choice["isa"], "how": choice["how"], "isa_why": choice["why"]}
+    except BackendError as error:
+        return {"problem": str(error)}
+    return taken
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
@@ -105,6 +122,16 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         size = f"{table['bytes'] / 1e6:.2f}"
         tables.add_row(table["name"], f"{table['rows']:,}", str(table["dim"]), table["dtype"], size)
     console.print(tables)
+
+    backends = _table("what backend auto takes on this machine", "precision", "backend", "on", "why, or why none")
+    for precision, taken in result["auto"].items():
+        if "problem" in taken:
+            backends.add_row(precision, "none", "", escape(taken["problem"]))
+            continue
+        on = f"{taken['isa']} ({taken['how']})" if "isa" in taken else taken["provider"]
+        why = taken["why"] + (f"; {taken['isa']}: {taken['isa_why']}" if "isa" in taken else "")
+        backends.add_row(precision, taken["backend"], on, escape(why))
+    console.print(backends)
 
     parity = _table("differences from float64, measured at export", "stage", "rows", "count", "max", "rms")
     for stage, sets in result["parity"].get("fp32", {}).items():

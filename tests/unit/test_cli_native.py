@@ -1,0 +1,142 @@
+"""What the command line says of native: `inspect` and `cpu`, PEPNET_ISA, and `score` in each precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pepnet_infer import _kernels
+from pepnet_infer.backends import ort
+from pepnet_infer.listing import describe_files
+
+Command = Callable[..., tuple[int, str, str]]
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@pytest.fixture(autouse=True)
+def plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PEPNET_ISA", raising=False)
+    monkeypatch.setattr(ort, "no_gpu_because", lambda: "no GPU in this test")
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def altered(bundle: Path, target: Path, **parity: object) -> Path:
+    """A copy of the bundle with other entries in parity.json; None takes one away."""
+    shutil.copytree(bundle, target)
+    known = json.loads((target / "parity.json").read_text()) | parity
+    (target / "parity.json").write_text(json.dumps({k: v for k, v in known.items() if v is not None}))
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["files"] = {k: v for k, v in describe_files(target).items() if k != "manifest.json"}
+    manifest["precisions"] = {"int8": {"max_abs": 0.02}}
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def test_inspect_says_what_auto_takes_and_why(command: Command, toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": {"offered": False, "max_abs": 0.5}})
+    code, out, err = command("inspect", bundle, "--json")
+    assert (code, err) == (0, "")
+    taken = json.loads(out)["auto"]
+    assert set(taken) == set(PRECISIONS)
+    for precision in ("fp32", "bf16"):
+        best = _kernels.choose(precision)
+        said = taken[precision]
+        assert (said["backend"], said["provider"]) == ("native", "cpu")
+        assert (said["isa"], said["how"], said["isa_why"]) == (best["isa"], best["how"], best["why"])
+    assert taken["fp32"]["why"].endswith("no GPU: no GPU in this test")
+    assert "int8 is not offered by this bundle" in taken["int8"]["problem"]
+    assert "max_abs 0.5, allowed 0.02" in taken["int8"]["problem"]
+    code, out, _ = command("inspect", bundle)
+    assert code == 0
+    assert "what backend auto takes on this machine" in out
+    for text in (f"bf16 native {_kernels.choose('bf16')['isa']} (", "int8 none ", "its kernels run this model"):
+        assert text in words(out), text
+
+
+def test_inspect_says_why_native_cannot(command: Command, toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = altered(toy_bundle, tmp_path / "b", native=None)
+    taken = json.loads(command("inspect", bundle, "--json")[1])["auto"]
+    assert "native has int8 where export measured it, got no native.int8 in" in taken["int8"]["problem"]
+    assert "onnxruntime has fp32, got 'int8'" in taken["int8"]["problem"]
+
+
+def test_inspect_and_cpu_honour_the_variable(
+    command: Command, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEPNET_ISA", "scalar")
+    said = json.loads(command("inspect", toy_bundle, "--json")[1])["auto"]["fp32"]
+    assert (said["isa"], said["isa_why"]) == ("scalar", "PEPNET_ISA=scalar")
+    kernels = json.loads(command("cpu", "--json")[1])["kernels"]
+    assert kernels["PEPNET_ISA"] == "scalar"
+    assert {choice["isa"] for choice in kernels["chosen"].values()} == {"scalar"}
+    monkeypatch.setenv("PEPNET_ISA", "avx3")
+    problem = "PEPNET_ISA: isa: expected scalar, avx2, avx512 or amx, got 'avx3'"
+    assert json.loads(command("inspect", toy_bundle, "--json")[1])["auto"]["fp32"] == {"problem": problem}
+    code, out, _ = command("cpu", "--json")
+    assert code == 0
+    assert json.loads(out)["kernels"]["chosen"] == {p: {"problem": problem} for p in PRECISIONS}
+    out = words(command("cpu")[1])
+    assert out.count(problem) == 3
+    assert " chosen " not in out
+
+
+def test_cpu_lists_every_table_and_the_choice(command: Command) -> None:
+    code, out, _ = command("cpu", "--json")
+    assert code == 0
+    kernels = json.loads(out)["kernels"]
+    assert kernels["PEPNET_ISA"] is None
+    assert {(t["isa"], t["precision"]) for t in kernels["tables"]} == {
+        (isa, precision) for isa in ("scalar", "avx2", "avx512", "amx") for precision in PRECISIONS
+    }
+    for table in kernels["tables"]:
+        assert table["why"]
+        assert table["built"] or not table["usable"]
+        assert bool(table["how"]) is table["built"]
+    assert kernels["chosen"] == {precision: _kernels.choose(precision) for precision in PRECISIONS}
+    out = words(command("cpu")[1])
+    assert "PEPNET_ISA │ not set" in out
+    for precision in PRECISIONS:
+        best = _kernels.choose(precision)
+        assert f"{precision} {best['isa']} chosen {best['how']}; " in out
+    assert out.count(" chosen ") == 3
+
+
+def test_score_in_each_precision(
+    command: Command, toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path
+) -> None:
+    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": {"offered": True, "max_abs": 0.01}})
+    pq.write_table(toy_table(200), tmp_path / "in.parquet")
+    found = []
+    for precision in PRECISIONS:
+        out = tmp_path / precision
+        code, said, err = command("score", bundle, tmp_path / "in.parquet", "--out", out, "--precision", precision)
+        assert code == 0, err
+        assert f"on native {_kernels.choose(precision)['isa']} {precision}, " in said
+        found.append(pq.read_table(out / "in.parquet")["score_like"].to_numpy())
+    for other in found[1:]:
+        assert 0 < abs(other - found[0]).max() < 0.05
+
+
+def test_scores_of_another_isa_are_made_anew(
+    command: Command,
+    toy_bundle: Path,
+    toy_table: Callable[..., pa.Table],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pq.write_table(toy_table(50), tmp_path / "in.parquet")
+    request = ("score", toy_bundle, tmp_path / "in.parquet", "--out", tmp_path / "out")
+    for isa, kept in (("scalar", 0), ("scalar", 1), (_kernels.choose("fp32")["isa"], 0)):
+        monkeypatch.setenv("PEPNET_ISA", isa)
+        code, said, err = command(*request, "--json")
+        assert code == 0, err
+        assert len(json.loads(said)["skipped"]) == kept
