@@ -191,5 +191,5 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEPNET_ISA", "scalar")
     assert PackedGatedExpertLayer(*given[1:3], *given[4:]).isa == "scalar"
     monkeypatch.setenv("PEPNET_ISA", "mmx")
-    with pytest.raises(BackendError, match="PEPNET_ISA: isa: expected .*, got 'mmx'"):
+    with pytest.raises(BackendError, match=r"PEPNET_ISA: isa: expected .*, got 'mmx'"):
         gated_expert_layer(*given)
