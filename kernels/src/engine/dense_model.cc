@@ -31,21 +31,26 @@ std::size_t second_level_cache() {
   return std::size_t{1} << 20;
 }
 
-// The most that one product touches for a row.
+// The most that one product reads and writes of a row.
 std::size_t hot_bytes(const Plan& plan) {
-  std::size_t most = 1;
+  std::size_t most = 64;
   for (const Step& step : plan.steps) {
-    std::size_t bytes = 0;
-    each_ref(step, [&](const Ref& ref, bool) { bytes += plan.buffers[ref.buffer].bytes(); });
-    most = std::max(most, bytes);
+    const auto* const product = std::get_if<ProductStep>(&step);
+    if (product == nullptr) continue;
+    const std::size_t in = product->w->in + (product->gate_w == nullptr ? 0 : product->gate_w->in);
+    const std::size_t floats = product->mul.none() ? 0 : 1;
+    const std::size_t out = floats * sizeof(float) + (product->out_bf16 ? 2 : 4);
+    most = std::max(most, in * bytes_of(product->ops->activation) + product->w->panels * kPanel * out);
   }
   return most;
 }
 
-// Activations in half of the second level, weights in the other.
+// What a product reads and writes stays in the second level. Measured on Zen 4 in every precision: from 64
+// rows to 512 no size is more than 3 % faster than another; so few that a large batch is cut evenly among
+// many threads.
 std::size_t block_rows_of(const Plan& plan) {
-  const std::size_t rows = second_level_cache() / 2 / hot_bytes(plan);
-  return std::clamp<std::size_t>(rows / 16 * 16, 32, 512);
+  const std::size_t rows = second_level_cache() / hot_bytes(plan);
+  return std::clamp<std::size_t>(rows / 32 * 32, 64, 256);
 }
 
 struct Call {
