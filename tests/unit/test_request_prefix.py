@@ -1,0 +1,101 @@
+"""What a request gives once: which columns are packed first, when their products are shared, that no bit changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer import Engine, _kernels
+from pepnet_infer.backends import PRECISIONS, native
+from pepnet_infer.bundle import Bundle
+
+ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "fp32"]
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundle: Path) -> Bundle:
+    return Bundle.open(toy_bundle)
+
+
+def test_the_columns_that_a_request_gives_once(bundle: Bundle) -> None:
+    fields, columns = native.request_prefix(bundle.schema, bundle.config)
+    # general: user_id 6, video_id 5, watched 5, tags 3, duration, age
+    assert fields == {"user_id", "watched", "age", "page"}
+    assert columns == [(0, 6), (11, 16), (20, 21)]
+    plain = dataclasses.replace(bundle.config, epnet_general=False)
+    assert native.request_prefix(bundle.schema, plain) == ({"page"}, [])
+    without = dataclasses.replace(bundle.config, use_epnet=False)
+    assert native.request_prefix(bundle.schema, without) == (frozenset(), [])
+
+
+def test_neighbouring_columns_are_one_range(bundle: Bundle) -> None:
+    data = bundle.schema.to_json()
+    order = ("user_id", "watched", "age", "video_id", "tags", "page", "duration")
+    by_name = {f["name"]: f for f in data["fields"]}
+    data["fields"] = [{**by_name[n], "kind": by_name[n]["kind"]} for n in order]
+    schema = type(bundle.schema).from_json(data)
+    # ids first, then bags, then dense: user_id 6, video_id 5, watched 5, tags 3, age, duration
+    assert native.request_prefix(schema, bundle.config)[1] == [(0, 6), (11, 16), (19, 20)]
+    data["fields"] = [{**f, "side": "user"} for f in data["fields"]]
+    schema = type(bundle.schema).from_json(data)
+    assert native.request_prefix(schema, bundle.config)[1] == [(0, 21)]
+
+
+class SpyModel:
+    """The real model, and which calls were told that the first columns are shared."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.shared = model, []
+
+    def run(self, general: Any, domain: Any, prior: Any, threads: int, spin: bool, shared: bool) -> Any:
+        self.shared.append(shared)
+        return self._model.run(general, domain, prior, threads, spin, shared)
+
+
+Rank = dict[str, Any]
+
+
+def requests(rows: int) -> Iterator[tuple[Rank, bool]]:
+    """Requests, and whether each gives all of EPNet's first columns once."""
+    user = {"user_id": 3, "watched": [1, 2, 45], "age": 20.0}
+    items = {
+        "video_id": list(range(rows)),
+        "tags": [[i % 7] for i in range(rows)],
+        "duration": [float(i) for i in range(rows)],
+    }
+    yield {"user": user, "items": items, "domain": 4}, True
+    without = {"user_id": 3, "watched": [1, 2]}
+    yield {"user": without, "items": items, "domain": 0, "context": {"age": 44.0}}, True
+    ages = {**items, "age": [20.0 + i for i in range(rows)]}
+    yield {"user": without, "items": ages, "domain": 1}, False
+    bags = {**items, "watched": [[i % 50, 3] for i in range(rows)]}
+    yield {"user": {"user_id": 3, "age": 9.0}, "items": bags, "domain": 1}, False
+    # an item column given once is no obstacle: it is not among the first columns
+    yield {"user": {**user, "duration": 3.0}, "items": {k: items[k] for k in ("video_id", "tags")}, "domain": 4}, True
+
+
+@pytest.mark.parametrize("precision", PRECISIONS["native"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_rank_shares_work_and_gives_the_bits_of_score(toy_bundle: Path, isa: str, precision: str) -> None:
+    options = {"isa": isa, "unchecked": True}
+    with Engine.load(toy_bundle, "native", precision, threads=2, check="sizes", options=options) as engine:
+        backend: Any = engine._open().backend
+        backend._model = spy = SpyModel(backend._model)
+        for rows in (1, 2, 17, 100):
+            for request, shares in requests(rows):
+                ranked = engine.rank(**request).values
+                assert spy.shared[-1] is shares
+                once = {**request["user"], **request.get("context", {}), "tab": request["domain"]}
+                batch = {**request["items"], **{name: [value] * rows for name, value in once.items()}}
+                scored = engine.score(batch).values
+                assert spy.shared[-1] is False
+                assert ranked.tobytes() == scored.tobytes()
+                assert rows == 1 or len(np.unique(ranked)) > 2
+        request, _ = next(requests(3))
+        request["items"] = {name: [] for name in request["items"]}
+        assert engine.rank(**request).values.shape == (0, 2)
