@@ -81,10 +81,10 @@ class StagedJob {
   // one cursor. A claim could only go wrong for a thread that stood still between reading and swapping while
   // the slot went through exactly a multiple of 2^32 jobs.
   alignas(kApart) std::atomic<std::uint64_t> cursor_{0};
-  alignas(kApart) std::atomic<std::uint32_t> done_{0};
 
-  // Written by the thread that opens a stage, when nobody holds a claim; read by those who hold one.
-  alignas(kApart) StagedWork* work_ = nullptr;
+  // Written by the thread that opens a stage, when nobody holds a claim; read by those who hold one. On the
+  // cursor's line, which a claim has just brought along.
+  StagedWork* work_ = nullptr;
   std::size_t stage_ = 0;
   std::size_t units_ = 0;
   std::size_t group_ = 0;  // units that are taken together, for the count of groups to fit the cursor
@@ -92,6 +92,9 @@ class StagedJob {
   // These may also be read by a thread whose job is over: any value serves it.
   std::atomic<unsigned> participants_{0};
   std::atomic<std::chrono::nanoseconds::rep> patience_{0};
+
+  // Groups finished. Apart, because all who wait look at the cursor.
+  alignas(kApart) std::atomic<std::uint32_t> done_{0};
 
   alignas(kApart) std::atomic<std::uint32_t> sleepers_{0};
   std::atomic<std::uint32_t> wakes_{0};  // what sleepers sleep on
