@@ -22,6 +22,8 @@ def latency_page(result: Result, picture: bytes | None = None) -> Page:
         tables.append(ratio_table(data["ratios"]))
     if data["end_to_end"]:
         tables.append(_end_to_end_table(data["end_to_end"]))
+    if data.get("overhead_us"):
+        tables.append(_overhead_table(data["overhead_us"]))
     if data["missing"]:
         tables.append(_missing_table(data["missing"]))
     return Page(
@@ -109,6 +111,28 @@ def _over_score(row: dict[str, Any]) -> str:
     """Returns how much faster one request is as `rank` than as `score` of the same rows."""
     entry = row["speedups"]["score request"] if row["call"] == "rank request" else None
     return "" if entry is None else f"{entry['ratio']:.2f}× ({entry['low']:.2f}–{entry['high']:.2f})"
+
+
+def _overhead_table(entries: list[dict[str, Any]]) -> Table:
+    columns = ("model", "batch", "overhead µs", "95 %", "99th percentile", "call µs", "C++ µs", "calls")
+    cells = [
+        (
+            entry["model"],
+            str(entry["rows"]),
+            f"{entry['overhead_us']:.1f}",
+            f"{entry['low']:.1f}–{entry['high']:.1f}",
+            f"{entry['p99_us']:.1f}",
+            f"{entry['score_dense_us']:.1f}",
+            f"{entry['run_us']:.1f}",
+            str(entry["calls"]),
+        )
+        for entry in entries
+    ]
+    note = (
+        "A call of score_dense less the run of the C++ model within it, native fp32: median, its 95 % interval "
+        "and 99th percentile; then the medians of the two."
+    )
+    return Table("Overhead of a call of score_dense", columns, cells, frozenset({"model"}), note)
 
 
 def _missing_table(missing: list[dict[str, Any]]) -> Table:

@@ -11,6 +11,7 @@ from pepnet_infer.bench import limits, machine
 from pepnet_infer.bench.compare import compare
 from pepnet_infer.bench.end_to_end import end_to_end, one_request
 from pepnet_infer.bench.latency import Plan
+from pepnet_infer.bench.overhead import call_overhead
 from pepnet_infer.bench.peers.torch_cpu import reference
 from pepnet_infer.bench.ratios import named_ratios
 from pepnet_infer.bench.report import Result
@@ -65,6 +66,7 @@ def measure_latency(
         request, busy_request = one_request(bundle, options.threads, plan, options.seed, say)
         whole += request
         busy_whole = {**{f"batch {size}": share for size, share in busy.items()}, "one request": busy_request}
+    overhead = call_overhead(bundle, name, options.threads, say)
     say("measuring the machine again")
     facts["limits"] = better(before, measure_limits(options.threads, weights, precisions))
     for row in compared.rows:
@@ -95,6 +97,7 @@ def measure_latency(
                 **{f"end to end, {what}": share for what, share in busy_whole.items()},
             },
             "end_to_end": whole,
+            "overhead_us": overhead,
         },
     )
 

@@ -109,8 +109,8 @@ def test_fused_step_in_parts_numpy(benchmark: BenchmarkFixture, rng: np.random.G
     step = Step(rng, rows)
 
     def parts() -> Floats:
-        gate = np.float32(2) / (1 + np.exp(-(step.u @ step.gate_w + step.gate_b)))
-        product: Floats = np.maximum(step.h @ step.w + step.b, 0) * gate
+        gate = np.float32(2) / (np.float32(1) + np.exp(-(step.u @ step.gate_w + step.gate_b)))
+        product: Floats = np.maximum(step.h @ step.w + step.b, np.float32(0)) * gate
         return product
 
     got = measure(benchmark, step.group, parts, step.macs)

@@ -204,6 +204,14 @@ def test_a_slow_spell_that_all_share_does_not_widen_the_interval() -> None:
     assert together < 0.2 < apart["high"] - apart["low"]
 
 
+def test_ratios_within_rounds_are_the_median_of_their_own() -> None:
+    a, b = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([3.0, 4.0, 12.0, 24.0, 16.0])
+    entry = speedups({"a": a, "b": b})["a"]["b"]
+    assert entry["within_rounds"] == 3.0  # of 3, 2, 3, 3 and 1
+    assert entry["ratio"] == 3.0  # 12 over 4
+    assert speedups({"a": a, "b": b[::-1]})["a"]["b"]["within_rounds"] == 3.0  # of 16, 12, 3, 0.5 and 0.1875
+
+
 def test_speedups_want_the_same_rounds() -> None:
     with pytest.raises(ValueError, match=r"expected as many rounds for every peer, got \{'a': 2, 'b': 3\}"):
         speedups({"a": np.ones(2), "b": np.ones(3)})

@@ -14,6 +14,8 @@ import pytest
 from pepnet_infer.bench.figure import Bar, Panel, draw_bars
 from pepnet_infer.bench.latency_figure import latency_figure
 from pepnet_infer.bench.latency_page import latency_page, noise
+from pepnet_infer.bench.peers import all_peers
+from pepnet_infer.bench.ratios import PAIRS, named_ratios, ratio_table
 from pepnet_infer.bench.report import Page, Result, Table, show_ms, write_whole
 from pepnet_infer.errors import PepnetError
 
@@ -66,6 +68,24 @@ def row(peer: str, batch: int, p50: float, other: str, ratio: float, **more: Any
     }
 
 
+RANKED = {
+    "backend": "native",
+    "precision": "bf16",
+    "speedups": {"score request": {"ratio": 1.3, "low": 1.2, "high": 1.4, "within_rounds": 1.31}},
+}
+OVERHEAD = {
+    "model": "tiny",
+    "rows": 64,
+    "overhead_us": 2.84,
+    "low": 2.8,
+    "high": 2.9,
+    "p99_us": 5.0,
+    "score_dense_us": 8.5,
+    "run_us": 5.7,
+    "calls": 2000,
+}
+
+
 @pytest.fixture
 def result() -> Result:
     rows = [
@@ -75,8 +95,11 @@ def result() -> Result:
         row("engine-native", 64, 987.6, "onnxruntime", 1.25, precision="bf16", matrix_share=None),
     ]
     calls = [
-        {"call": call, "batch": 1, "p50_ms": 3.0, "p99_ms": 4.0, "runs": 30, "stages_ms": stages}
-        for call, stages in [("score", {"encode": 1.0, "lookup": 0.25, "dense": 1.5})]
+        {"call": call, "batch": 1, "p50_ms": 3.0, "p99_ms": 4.0, "runs": 30, "stages_ms": stages, **more}
+        for call, stages, more in [
+            ("score", {"encode": 1.0, "lookup": 0.25, "dense": 1.5}, {}),
+            ("rank request", {"encode": 0.5, "lookup": 0.25, "dense": 1.5}, RANKED),
+        ]
     ]
     data = {
         "bundle": "preset:toy",
@@ -207,6 +230,47 @@ def test_a_table_refuses_rows_of_other_lengths_and_escapes_bars() -> None:
     assert Table("t", ("a",), [("x|y",)], frozenset({"a"})).markdown().splitlines()[2] == "| x\\|y |"
 
 
+def test_ratios_stand_beside_what_they_are_worth() -> None:
+    rows = [
+        row("onnxruntime", 1, 2.0, "engine-native-bf16", 0.25),
+        row("openvino-bf16", 1, 1.0, "engine-native-bf16", 0.5, rms=4e-3),
+        row("engine-native-bf16", 1, 0.5, "openvino-bf16", 2.0, p99_ms=0.6, rms=2e-3, matrix_share=None),
+        row("engine-native-bf16", 64, 0.7, "openvino-bf16", 3.0),
+    ]
+    ours = rows[2]["speedups"]
+    ours["onnxruntime"] = {"ratio": 4.0, "low": 3.5, "high": 4.5}
+    for entry in ours.values():
+        entry["within_rounds"] = entry["ratio"] * 1.01
+    entries = named_ratios(rows)
+    assert [(e["peer"], e["against"], e["batch"]) for e in entries] == [
+        ("engine-native-bf16", "openvino-bf16", 1),
+        ("engine-native-bf16", "onnxruntime", 1),
+    ]
+    assert entries[0] | {"within_rounds": 0} == {
+        "peer": "engine-native-bf16",
+        "against": "openvino-bf16",
+        "batch": 1,
+        "ratio": 2.0,
+        "low": 1.8,
+        "high": 2.2,
+        "within_rounds": 0,
+        "p99_over_p50": pytest.approx(1.2),
+        "matrix_share": None,
+        "read_share": 0.2,
+        "rms": 2e-3,
+        "against_rms": 4e-3,
+    }
+    (first, second) = ratio_table(entries).rows
+    name, other = "engine-native-bf16", "openvino-bf16"
+    assert first == (name, other, "1", "2.00×", "1.80–2.20", "2.02×", "1.20", "–", "20%", "2.0e-03", "4.0e-03")
+    assert second[1:4] == ("onnxruntime", "1", "4.00×")
+
+
+def test_pairs_are_peers_that_exist() -> None:
+    names = {spec.name for spec in all_peers()}
+    assert {name for pair in PAIRS for name in pair} <= names
+
+
 def test_noise_is_told(result: Result) -> None:
     assert noise(result.data) == (
         "other processes used 37% of the CPUs at most: too much for figures that are to be relied on"
@@ -215,6 +279,16 @@ def test_noise_is_told(result: Result) -> None:
     assert noise(result.data) == "other processes used 2% of the CPUs at most"
     result.data["rows"][0]["unsettled"] = 3
     assert noise(result.data).endswith("at most, 3 turns began before other pools had gone to sleep")
+
+
+def test_what_a_request_and_a_call_cost_is_shown(result: Result) -> None:
+    result.data["overhead_us"] = [OVERHEAD]
+    page = latency_page(result)
+    plain, ranked = next(table for table in page.tables if table.title.startswith("End to end")).rows
+    assert plain[:6] == ("score", "–", "1", "3.00", "4.00", "")
+    assert ranked[:6] == ("rank request", "native bf16", "1", "3.00", "4.00", "1.30× (1.20–1.40)")
+    (call,) = next(table for table in page.tables if table.title.startswith("Overhead")).rows
+    assert call == ("tiny", "64", "2.8", "2.8–2.9", "5.0", "8.5", "5.7", "2000")
 
 
 def test_a_baseline_without_figures_leaves_a_dash(result: Result) -> None:

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pepnet_infer.bench import limits
+from pepnet_infer.bench import end_to_end, limits, overhead
 from pepnet_infer.bench.report import Result as BenchResult
 from pepnet_infer.cli.bench import bench
 from pepnet_infer.errors import BackendError, BundleError, PepnetError
 
-PEERS = "onnxruntime,engine-onnxruntime"
+PEERS = "onnxruntime,engine-onnxruntime,engine-native"
 
 
 @pytest.fixture
@@ -29,6 +29,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setattr(limits, "SHAPES", ((16, 32, 32),))
     monkeypatch.setattr(limits, "SECONDS_A_TRY", 0.01)
     monkeypatch.setattr(limits, "last_level_cache", lambda: 1 << 20)
+    monkeypatch.setattr(end_to_end, "CANDIDATES", 20)
+    monkeypatch.setattr(overhead, "CALLS", 50)
 
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(bench, [str(a) for a in arguments])
@@ -70,16 +72,25 @@ def test_latency_writes_all_it_was_asked_for(run: Callable[..., Result], toy_bun
         assert row["max_abs"] < 1e-5
         assert row["threads"] == row["settings"]["threads"] == 1
         assert row["matrix_share"] > 0
-        (versus,) = row["speedups"].values()
-        assert versus["low"] <= versus["ratio"] <= versus["high"]
+        for versus in row["speedups"].values():
+            assert versus["low"] <= versus["ratio"] <= versus["high"]
     assert result.data["missing"] == []
-    assert [r["call"] for r in result.data["end_to_end"]] == ["score", "rank", "score_dense"] * 2
+    requests = ["score request", "rank request"] * 2
+    assert [r["call"] for r in result.data["end_to_end"]] == [*["score", "rank", "score_dense"] * 2, *requests]
+    assert [(r["peer"], r["against"], r["batch"]) for r in result.data["ratios"]] == [
+        ("engine-native", "onnxruntime", 1),
+        ("engine-native", "onnxruntime", 8),
+    ]
+    assert [(e["model"], e["rows"]) for e in result.data["overhead_us"]] == [
+        (model, rows) for model in ("bundle", "tiny") for rows in (1, 64)
+    ]
     assert result.command == (
         f"pepnet-infer bench latency bundle --batch 1,8 --threads 1 --runs 30 --seconds 0 --peers {PEERS}"
     )
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert "data:image/png;base64," in files["html"].read_text()
     assert files["markdown"].read_text().count("| engine-onnxruntime |") == 2
+    assert "Overhead of a call of score_dense" in files["markdown"].read_text()
     assert "engine-onnxruntime" in done.stdout
     assert "wrote" in done.stderr
 
@@ -116,6 +127,10 @@ def test_latency_makes_a_preset_first(run: Callable[..., Result], tmp_path: Path
     [
         (("--peers", "tensorflow"), "expected some of torch, torch-bf16"),
         (("--peers", "onnxruntime,onnxruntime"), "expected each name once"),
+        (
+            ("--peers", "engine-onnxruntime-bf16"),
+            "engine-native-int8, engine-onnxruntime, got 'engine-onnxruntime-bf16'",
+        ),
         (("--peers", "onnxruntime", "--baseline", "torch"), "expected one of the peers onnxruntime, got 'torch'"),
         (("--batch", "1,x"), "expected distinct positive integers with commas, got '1,x'"),
         (("--batch", "0"), "expected distinct positive integers"),
@@ -133,11 +148,15 @@ def test_latency_wrong_usage(
     assert message in said
 
 
-def test_latency_names_the_peer_that_was_asked_for_and_cannot_run(run: Callable[..., Result], toy_bundle: Path) -> None:
-    done = run("latency", toy_bundle, "--batch", 1, "--peers", "onnxruntime,engine-onnxruntime-int8")
+def test_latency_names_the_peer_that_was_asked_for_and_cannot_run(
+    run: Callable[..., Result], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEPNET_ISA", "mmx")
+    done = run("latency", toy_bundle, "--batch", 1, "--peers", "onnxruntime,engine-native-int8")
     assert done.exit_code == 1
     assert isinstance(done.exception, BackendError)
-    assert str(done.exception).startswith("peers: engine-onnxruntime-int8 was asked for and cannot run: BackendError")
+    message = "peers: engine-native-int8 was asked for and cannot run: BackendError: PEPNET_ISA: isa: expected"
+    assert str(done.exception).startswith(message)
 
 
 def test_latency_of_nothing(run: Callable[..., Result], tmp_path: Path) -> None:
