@@ -10,6 +10,8 @@ from pepnet_infer.bench.report import Page, Result, Table, show_ms
 
 #: Share of the CPUs that others may use without spoiling a measurement.
 QUIET = 0.05
+#: The most that a peer may reach of a limit that was measured as well as the peer was.
+BEYOND = 1.05
 _WORDS = frozenset({"peer", "precision", "call", "engine", "reason", "what is run", "settings"})
 
 
@@ -50,7 +52,16 @@ def noise(data: dict[str, Any]) -> str:
     unsettled = sum(row["unsettled"] for row in data["rows"])
     turns = f", {unsettled} turns began before other pools had gone to sleep" if unsettled else ""
     warning = "" if busiest <= QUIET else ": too much for figures that are to be relied on"
-    return f"other processes used {busiest:.0%} of the CPUs at most{turns}{warning}"
+    return f"other processes used {busiest:.0%} of the CPUs at most{turns}{warning}{_beyond_limits(data)}"
+
+
+def _beyond_limits(data: dict[str, Any]) -> str:
+    """Says which rows passed a measured limit by more than noise: the limit was measured in a slow moment then."""
+    shares = [(max(row["matrix_share"] or 0.0, row["read_share"]), row) for row in data["rows"]]
+    most, row = max(shares, key=lambda entry: entry[0], default=(0.0, {}))
+    if most <= BEYOND:
+        return ""
+    return f"; {row['peer']} at batch {row['batch']} reached {most:.0%} of a limit of the machine, measured too low"
 
 
 def _dense_table(data: dict[str, Any], size: int) -> Table:

@@ -279,6 +279,12 @@ def test_noise_is_told(result: Result) -> None:
     assert noise(result.data) == "other processes used 2% of the CPUs at most"
     result.data["rows"][0]["unsettled"] = 3
     assert noise(result.data).endswith("at most, 3 turns began before other pools had gone to sleep")
+    result.data["rows"][1]["read_share"] = 1.04
+    assert noise(result.data).endswith("gone to sleep")
+    result.data["rows"][1]["read_share"] = 1.2
+    assert noise(result.data).endswith(
+        "gone to sleep; engine-native at batch 1 reached 120% of a limit of the machine, measured too low"
+    )
 
 
 def test_what_a_request_and_a_call_cost_is_shown(result: Result) -> None:
