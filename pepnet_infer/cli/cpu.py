@@ -19,6 +19,7 @@ from pepnet_infer.cpu import budget, features
 #: Distributions that install the module `onnxruntime`.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _VARIABLE = "PEPNET_ISA"
+_SPLIT = "products of gates and experts run in the precision asked for; mix, towers and the last layer in fp32"
 
 
 def cpu(as_json: AsJson = False) -> None:
@@ -118,6 +119,7 @@ def _render(console: Console, result: dict[str, Any]) -> None:
 
 def _kernel_table(kernels: dict[str, Any]) -> Table:
     table = Table(title="native kernels", title_justify="left", title_style="bold", box=box.SIMPLE)
+    table.caption, table.caption_justify = _SPLIT, "left"
     for name in ("precision", "isa", ""):
         table.add_column(name, no_wrap=True)
     table.add_column("instructions, or why not", overflow="fold")
@@ -127,12 +129,13 @@ def _kernel_table(kernels: dict[str, Any]) -> Table:
         for entry in kernels["tables"]:
             if entry["precision"] == precision:
                 taken = entry["isa"] == choice.get("isa")
-                text = f"{entry['how']}; {entry['why']}" if entry["usable"] else entry["why"]
-                if not entry["built"]:
+                text = choice["why"] if taken else entry["why"]
+                if entry["usable"]:
+                    text = f"{entry['how']}; {text}"
+                elif not entry["built"]:
                     text = f"not built: {text}"
                 table.add_row(precision, entry["isa"], "chosen" if taken else "", text)
-        if "problem" not in choice:
-            table.add_row("", "", "", f"{choice['isa']}: {choice['why']}", end_section=True)
+        table.add_section()
     return table
 
 

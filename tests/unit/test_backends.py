@@ -185,6 +185,7 @@ def test_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(
     for words in ({"provider": "cpu"}, {"precision": "bf16"}, {"options": {"isa": "scalar"}}):
         other: Any = backends.create(bundle, **words).describe()
         assert (other["backend"], other["provider"]) == ("native", "cpu")
+        assert "GPU" not in other["why"]  # none was asked to do what only native can
     monkeypatch.setattr(ort, "no_gpu_because", lambda: "the driver is on strike")
     assert "; no GPU: the driver is on strike; isa " in backends.create(bundle).describe()["why"]
     with pytest.raises(BackendError, match="provider: expected cuda, but the driver is on strike"):
