@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.listing import check_files, read_document, typed
+from pepnet_infer.precisions import Budget, check_native, read_budgets
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
 from pepnet_infer.store.mapped_file import MappedFile
@@ -65,8 +66,11 @@ class Bundle:
             if name not in listing:
                 raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
         check_files(root, listing, MANIFEST, hashes=check == "full")
+        read_budgets(where, manifest)
         tables = check_payload(root, schema, config, values=check == "full")
-        return cls(root, manifest, schema, config, model_version, read_document(root, PARITY), tables)
+        parity = read_document(root, PARITY)
+        check_native(str(root / PARITY), parity)
+        return cls(root, manifest, schema, config, model_version, parity, tables)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -77,6 +81,16 @@ class Bundle:
     def domains(self) -> tuple[int | str, ...]:
         """The values the domain column may have."""
         return self.schema.domains
+
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """Precision → what it may cost; none in a bundle from before there were budgets."""
+        return read_budgets(str(self.path / MANIFEST), self.manifest)
+
+    @property
+    def native(self) -> dict[str, Any]:
+        """Precision → what export measured of the native kernels; empty when it measured none."""
+        return check_native(str(self.path / PARITY), self.parity)
 
     @property
     def onnx_path(self) -> Path:

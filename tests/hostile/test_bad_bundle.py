@@ -70,6 +70,18 @@ def text(name: str, content: str | bytes) -> Break:
     return lambda root: (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def parity(change: Callable[[dict[str, Any]], object]) -> Break:
+    """Changes `parity.json`, and lists it as it is then."""
+
+    def apply(root: Path) -> None:
+        data = json.loads((root / "parity.json").read_text())
+        change(data)
+        (root / "parity.json").write_text(json.dumps(data))
+        relist(root, "parity.json")
+
+    return apply
+
+
 def retext(name: str, content: bytes) -> Break:
     return all_of(text(name, content), lambda root: relist(root, name))
 
@@ -188,6 +200,35 @@ CASES: list[tuple[str, Break, str]] = [
         put_in("config", "inputs", {"general": 22, "domain": 4, "prior": 11}),
         r"config\.inputs\.general: expected 21 columns as in its schema, got 22",
     ),
+    ("budgets a list", put("precisions", []), r"manifest\.json: precisions: expected dict, got list"),
+    ("unknown precision", put("precisions", {"fp8": {}}), r"precisions: expected bf16 or int8, got 'fp8'"),
+    (
+        "budget of less",
+        put("precisions", {"int8": {"max_abs": 0.1}}),
+        r"precisions: int8: expected max_abs, delta_auc, got \{'max_abs': 0\.1\}",
+    ),
+    (
+        "budget negative",
+        put("precisions", {"int8": {"max_abs": -0.1, "delta_auc": 1}}),
+        r"precisions: int8: max_abs: expected a number above 0, got -0\.1",
+    ),
+    (
+        "budget infinite",
+        put("precisions", {"int8": {"max_abs": 1e999, "delta_auc": 1}}),
+        r"precisions: int8: max_abs: expected a number above 0, got inf|Infinity is not a JSON number",
+    ),
+    ("native a list", parity(lambda p: p.__setitem__("native", [])), r"parity\.json: native: expected dict, got list"),
+    (
+        "offered a word",
+        parity(lambda p: p["native"]["int8"].__setitem__("offered", "yes")),
+        r"parity\.json: native\.int8: offered: expected bool, got str 'yes'",
+    ),
+    (
+        "figure a word",
+        parity(lambda p: p["native"]["bf16"].__setitem__("max_abs", "small")),
+        r"parity\.json: native\.bf16: max_abs: expected a number or null, got 'small'",
+    ),
+    ("no reason", parity(lambda p: p["native"]["fp32"].pop("why")), r"native\.fp32: missing key 'why'"),
     # paths
     ("dots", listed("../secret", RIGHT), r"files: '\.\./secret': expected a plain path inside the bundle"),
     ("dots inside", listed("tables/../../secret", RIGHT), r"expected a plain path inside the bundle"),

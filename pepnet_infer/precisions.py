@@ -1,0 +1,77 @@
+"""What a precision may cost: the budgets in a bundle's manifest, and what its export measured against them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pepnet_infer.errors import BundleError
+from pepnet_infer.listing import typed
+
+Budget = dict[str, float]
+
+#: Precision → the most that scores may differ from float64, as a root mean square and at all, and the most that the
+#: AUC of a task may lose when rows are ordered by them. fp32 has no budget but `golden.NATIVE_TOLERANCE`.
+BUDGETS: dict[str, Budget] = {
+    "bf16": {"rms": 2e-3, "max_abs": 1e-2, "delta_auc": 1e-4},
+    "int8": {"max_abs": 0.05, "delta_auc": 1e-3},
+}
+_FIGURES = ("rms", "max_abs", "delta_auc")
+
+
+def read_budgets(where: str, manifest: Mapping[str, Any]) -> dict[str, Budget]:
+    """Returns precision → budget of a manifest; none in one written before there were any. Raises BundleError."""
+    if "precisions" not in manifest:
+        return {}
+    precisions = typed(where, manifest, "precisions", dict)
+    for precision, budget in precisions.items():
+        if precision not in BUDGETS:
+            raise BundleError(f"{where}: precisions: expected {' or '.join(BUDGETS)}, got {precision!r}")
+        check_budget(f"{where}: precisions", precision, budget)
+    return precisions
+
+
+def check_budget(where: str, precision: str, budget: object) -> None:
+    """Raises BundleError unless `budget` has the figures of its precision, each a finite number above 0."""
+    expected = list(BUDGETS[precision])
+    if not isinstance(budget, dict) or sorted(budget) != sorted(expected):
+        raise BundleError(f"{where}: {precision}: expected {', '.join(expected)}, got {str(budget)[:80]}")
+    for name, most in budget.items():
+        number = isinstance(most, (int, float)) and not isinstance(most, bool)
+        if not (number and math.isfinite(most) and most > 0):
+            raise BundleError(f"{where}: {precision}: {name}: expected a number above 0, got {most!r}")
+
+
+def excess(budget: Mapping[str, float], figures: Mapping[str, Any]) -> list[str]:
+    """Returns what in `figures` is over `budget`, in words; a figure that could not be had is over none."""
+    return [
+        f"{name} {figures[name]:.2g}, allowed {most:g}"
+        for name, most in budget.items()
+        if figures[name] is not None and not figures[name] <= most
+    ]
+
+
+def check_native(where: str, parity: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `native` of a parity.json: precision → offered, why, figures; empty when nothing was measured.
+
+    Raises BundleError for one that export does not write.
+    """
+    if "native" not in parity:
+        return {}
+    native = typed(where, parity, "native", dict)
+    found = {}
+    for precision in ("fp32", *BUDGETS):
+        if precision not in native:
+            continue
+        here = f"{where}: native.{precision}"
+        entry = typed(f"{where}: native", native, precision, dict)
+        typed(here, entry, "offered", bool)
+        typed(here, entry, "why", str)
+        typed(here, entry, "isas", dict)
+        for name in _FIGURES:
+            value = entry.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise BundleError(f"{here}: {name}: expected a number or null, got {value!r}")
+        found[precision] = entry
+    return found
