@@ -115,10 +115,10 @@ def measure(
     return report
 
 
-def score(run: Run, inputs: Inputs, tasks: int, where: str) -> list[Scores]:
-    """Scores `inputs` in the batches of `BATCHES`, one after the other. Raises BundleError when one fails."""
+def score(run: Run, inputs: Inputs, tasks: int, where: str, batches: tuple[int, ...] = BATCHES) -> list[Scores]:
+    """Scores the first rows of `inputs` in `batches`, one after the other. Raises BundleError when one fails."""
     parts, at = [], 0
-    for batch in BATCHES:
+    for batch in batches:
         rows = slice(at, at + batch)
         try:
             scores = run(Inputs(inputs.general[rows], inputs.domain[rows], inputs.prior[rows]))
@@ -131,18 +131,20 @@ def score(run: Run, inputs: Inputs, tasks: int, where: str) -> list[Scores]:
     return parts
 
 
-def compare(parts: list[Scores], expected: Scores, tasks: tuple[str, ...], where: str) -> Difference:
-    """Compares the scores of each batch with `expected` [rows, T]. Raises BundleError when one is off."""
+def compare(
+    parts: list[Scores], expected: Scores, tasks: tuple[str, ...], where: str, tolerance: float = TOLERANCE
+) -> Difference:
+    """Compares the scores of each batch with `expected` [rows, T]. Raises BundleError when one is off, or no number."""
     found, at = Difference(), 0
     for scores in parts:
         batch = len(scores)
         off = np.abs(scores.astype(np.float64) - expected[at : at + batch])
-        bad = ~(off <= TOLERANCE)  # NaN is bad too
+        bad = ~(off <= tolerance)  # NaN is bad too
         if bad.any():
             row, task = np.argwhere(bad)[0]
             raise BundleError(
                 f"{where}, batch {batch}: task {tasks[task]!r}: expected {expected[at + row, task]:.9g} within "
-                f"{TOLERANCE:g}, got {scores[row, task]:.9g} at row {row}"
+                f"{tolerance:g}, got {scores[row, task]:.9g} at row {row}"
             )
         found.rows += batch
         found.squares += float((off**2).sum())

@@ -1,21 +1,24 @@
-"""A bundle's graph against its own weights in float64, on rows that export did not see."""
+"""A bundle's graph and the native kernels against its own weights in float64, on rows that export did not see."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pepnet_infer.assemble import Assembler
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle import DENSE, Bundle
+from pepnet_infer.export.native_parity import Reference, compare_table
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import ROWS, Run, compare, float64_run, score
 from pepnet_infer.export.rows import random_features
 from pepnet_infer.golden import normal_inputs
+from pepnet_infer.native_tables import Table
 from pepnet_infer.store.mmap import MmapStore
 from pepnet_infer.store.table_file import open_table
 
 
-def recheck(bundle: Bundle, run: Run, seed: int) -> dict[str, Any]:
-    """Returns set of rows → figures, as `parity.measure` does for a stage. Raises BundleError when a score is off."""
+def fresh_rows(bundle: Bundle, seed: int) -> dict[str, Reference]:
+    """Returns set of rows → rows of `seed`, and their scores by the bundle's weights in float64."""
     network = build_network(bundle.config, len(bundle.tasks))
     load_dense(network, bundle.dense())
     reference = float64_run(network)
@@ -25,9 +28,24 @@ def recheck(bundle: Bundle, run: Run, seed: int) -> dict[str, Any]:
         "normal": normal_inputs(bundle.config.inputs, ROWS, seed),
         "schema": Assembler(bundle.schema, MmapStore(bundle.table_paths)).inputs(features),
     }
+    return {name: Reference(inputs, reference(inputs)) for name, inputs in sets.items()}
+
+
+def recheck(bundle: Bundle, run: Run, sets: Mapping[str, Reference]) -> dict[str, Any]:
+    """Returns set of rows → figures, as `parity.measure` does for a stage. Raises BundleError when a score is off."""
     report = {}
-    for name, inputs in sets.items():
-        where = f"{bundle.onnx_path} against dense.safetensors: {name} rows"
-        scores = score(run, inputs, len(bundle.tasks), where)
-        report[name] = compare(scores, reference(inputs), bundle.tasks, where).to_json()
+    for name, rows in sets.items():
+        where = f"{bundle.onnx_path} against {DENSE}: {name} rows"
+        scores = score(run, rows.inputs, len(bundle.tasks), where)
+        report[name] = compare(scores, rows.scores, bundle.tasks, where).to_json()
     return report
+
+
+def recheck_table(
+    bundle: Bundle, sets: Mapping[str, Reference], table: Table, run: Run, tolerance: float
+) -> dict[str, Any]:
+    """The same for native kernels, whose scores may be off by `tolerance`."""
+    return {
+        name: compare_table(bundle, table, run, rows, f"{table} against {bundle.path / DENSE}: {name} rows", tolerance)
+        for name, rows in sets.items()
+    }

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pepnet_infer.assemble import Assembler, Inputs
@@ -17,14 +18,16 @@ from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, 
 from pepnet_infer.config import InputWidths
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.export.native_parity import Reference, auc_rows, measure_native
 from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.parity import BATCHES, ROWS, float64_run, golden, measure, spread
+from pepnet_infer.export.parity import BATCHES, ROWS, Run, float64_run, golden, measure, spread
 from pepnet_infer.export.rows import random_features
 from pepnet_infer.export.simplify import simplify
 from pepnet_infer.export.to_onnx import to_onnx
 from pepnet_infer.files import new_directory
-from pepnet_infer.golden import TOLERANCE, normal_inputs
+from pepnet_infer.golden import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
 from pepnet_infer.listing import describe_files, read_document, typed, write_document
+from pepnet_infer.precisions import BUDGETS, Budget, check_budget
 from pepnet_infer.store.mmap import MmapStore
 
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")
@@ -38,15 +41,25 @@ def write_bundle(
     table_dtype: str = "float32",
     model_version: int | None = None,
     overwrite: bool = False,
+    int8_budget: Budget | None = BUDGETS["int8"],
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
     """Writes a bundle of `checkpoint` to `out` and returns it opened.
 
     `seed` draws the rows parity is measured on; `table_dtype` is float32, float16 or bfloat16. `model_version` must
     grow from bundle to bundle: by default it is the Unix time in seconds, or one more than that of the bundle that is
-    overwritten, whichever is larger. The same checkpoint, seed, version and tools give the same bytes.
-    Raises BundleError, and leaves nothing behind, when `out` is taken or a score is off (see `parity.measure`).
+    overwritten, whichever is larger. `int8_budget` is what int8 may cost (max_abs of a score, delta_auc of a task) to
+    be offered; None measures and offers no int8.
+
+    The same checkpoint, arguments, tools and CPU features give the same bytes: the native kernels are measured for
+    each instruction set of the machine that exports, so that another CPU gives another `parity.json`.
+    Raises BundleError, and leaves nothing behind, when `out` is taken or a score is off (see `parity.measure` and
+    `native_parity.measure_native`).
     """
+    budgets = {name: dict(budget) for name, budget in BUDGETS.items() if name != "int8"}
+    if int8_budget is not None:
+        check_budget("export", "int8", int8_budget)
+        budgets["int8"] = {name: int8_budget[name] for name in BUDGETS["int8"]}
     out = Path(os.path.abspath(out))
     version = _next_version(out, model_version, overwrite)
     schema, config, tasks = checkpoint.schema, checkpoint.config, checkpoint.schema.tasks
@@ -61,10 +74,16 @@ def write_bundle(
         simplified = simplify(exported, config, len(tasks))
         on_step("measure parity")
         sets = {"normal": normal_inputs(config.inputs, ROWS, seed), "schema": _schema_inputs(checkpoint, root, seed)}
-        figures = measure(network, tasks, exported, simplified, sets)
+        figures = {"fp32": measure(network, tasks, exported, simplified, sets)}
+        on_step("measure the native kernels")
+        reference = float64_run(network)
+        rows = {name: _reference(reference, inputs) for name, inputs in sets.items()}
+        served = Bundle(root, {}, schema, config, version, {}, {})  # what the native backend reads of one
+        ranked = _reference(reference, normal_inputs(config.inputs, auc_rows(served), seed))
+        figures["native"] = measure_native(served, rows, ranked, budgets)
         on_step("write the bundle")
         (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
-        write_document(root / PARITY, _parity(network, config.inputs, sets, figures, seed))
+        write_document(root / PARITY, _parity(network, config.inputs, rows, figures, seed))
         manifest = {
             "format_version": FORMAT_VERSION,
             "model_version": version,
@@ -73,6 +92,7 @@ def write_bundle(
             "tasks": list(tasks),
             "domains": list(schema.domains),
             "schema_hash": schema.hash,
+            "precisions": budgets if "fp32" in figures["native"] else {},  # none for a baseline
             "files": describe_files(root),
             "tools": {"python": platform.python_version(), **{name: _version(name) for name in _TOOLS}},
             "meta": dict(checkpoint.meta),
@@ -108,20 +128,30 @@ def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int) -> Inputs:
     return Assembler(checkpoint.schema, store).inputs(features)
 
 
+def _reference(run: Run, inputs: Inputs) -> Reference:
+    """Scores in float64 in parts: the network's layers for all rows at once would not fit every machine."""
+    parts = [
+        run(Inputs(inputs.general[i : i + ROWS], inputs.domain[i : i + ROWS], inputs.prior[i : i + ROWS]))
+        for i in range(0, max(len(inputs.general), 1), ROWS)
+    ]
+    return Reference(inputs, np.concatenate(parts))
+
+
 def _parity(
-    network: torch.nn.Module, widths: InputWidths, sets: dict[str, Inputs], figures: dict[str, Any], seed: int
+    network: torch.nn.Module, widths: InputWidths, sets: dict[str, Reference], figures: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    reference = float64_run(network)
     return {
         "reference": "torch float64",
         "tolerance": TOLERANCE,
+        "native_tolerance": NATIVE_TOLERANCE,
         "seed": seed,
         "batches": list(BATCHES),
         "rows": {
             "normal": "standard normal inputs",
             "schema": "known, unknown and missing ids, bags and dense values, looked up in the bundle's tables",
+            "auc": "standard normal inputs, their scores in float64 being the probability of a positive",
         },
-        "scores": {name: spread(reference(inputs)) for name, inputs in sets.items()},
-        "fp32": figures,
+        "scores": {name: spread(rows.scores) for name, rows in sets.items()},
+        **figures,
         "golden": golden(network, widths, seed),
     }

@@ -183,4 +183,6 @@ def _int8_not_offered(bundle: Bundle) -> str | None:
             over.append(f"{name} was not measured")
         elif not got <= most:
             over.append(f"{name} {got:.2g}, allowed {most:g}")
-    return f"precision: native int8 is not offered by this bundle, see {where}: {', '.join(over) or 'no reason given'}"
+    return (
+        f"precision: native int8 is not offered by this bundle, see {where}: {', '.join(over) or measured.get('why')}"
+    )

@@ -1,0 +1,143 @@
+"""What the native kernels' scores differ from float64 by: every instruction set of this machine, every precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.assemble import Inputs
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cost import multiply_adds
+from pepnet_infer.export.metrics import soft_auc
+from pepnet_infer.export.parity import BATCHES, Run, compare, score
+from pepnet_infer.golden import NATIVE_TOLERANCE
+from pepnet_infer.native_tables import PRECISIONS, Table, not_measured, tables, why_none
+from pepnet_infer.precisions import Budget, excess
+
+AUC_ROWS = 20_000
+# Multiply-adds one table may spend on the rows that AUC is measured on, and on the batches of one set of rows. Without
+# vector instructions a model as large as preset kuaishou does some hundred rows a second.
+_WORK, _SCALAR_WORK = 50_000_000_000, 2_000_000_000
+_SLOW = "scalar"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Rows and their scores in float64."""
+
+    inputs: Inputs
+    scores: npt.NDArray[np.floating[Any]]
+
+    def first(self, rows: int) -> Reference:
+        """The first `rows` of them."""
+        part = slice(0, rows)
+        i = self.inputs
+        return Reference(Inputs(i.general[part], i.domain[part], i.prior[part]), self.scores[part])
+
+
+def auc_rows(bundle: Bundle) -> int:
+    """Returns how many rows `measure_native` can use to measure AUC, fewer for a large model."""
+    return min(AUC_ROWS, _WORK // _cost(bundle)) if why_none(bundle) is None else 0
+
+
+def measure_native(
+    bundle: Bundle, sets: Mapping[str, Reference], ranked: Reference, budgets: Mapping[str, Budget]
+) -> dict[str, Any]:
+    """Returns `native` of parity.json: precision → offered, why, the worst figures, and all of them by instruction set.
+
+    `sets` have `parity.ROWS` rows each and are scored in the batches of `parity.BATCHES` (without the last where that
+    would take long); `ranked` are rows for AUC. fp32 is held to `NATIVE_TOLERANCE`: raises BundleError naming
+    instruction set, rows, batch, task and row. bf16 is always offered, int8 only when every table is within its budget;
+    one without a budget is not measured. A model the kernels cannot run has only `why`.
+    """
+    refused = why_none(bundle)
+    if refused is not None:
+        return {"why": refused}
+    report = {}
+    for precision in PRECISIONS:
+        if precision == "fp32" or precision in budgets:
+            report[precision] = _measure_precision(bundle, precision, sets, ranked, budgets.get(precision, {}))
+        else:
+            report[precision] = {"offered": False, "why": "switched off at export, not measured", "isas": {}}
+    return report
+
+
+def _measure_precision(
+    bundle: Bundle, precision: str, sets: Mapping[str, Reference], ranked: Reference, budget: Budget
+) -> dict[str, Any]:
+    isas: dict[str, Any] = {}
+    over: list[str] = []
+    worst: dict[str, float | None] = {"max_abs": None, "rms": None, "delta_auc": None}
+    for table in tables(precision):
+        if not table.usable:
+            isas[table.isa] = not_measured(table)
+            continue
+        entry = _measure_table(bundle, table, sets, ranked)
+        isas[table.isa] = entry
+        figures = summary(entry, sets)
+        over += [f"{table.isa}: {what}" for what in excess(budget, figures)]
+        for name, value in figures.items():
+            worst[name] = value if worst[name] is None else max(worst[name] or 0.0, value or 0.0)
+    offered = precision != "int8" or not over
+    return {"offered": offered, "why": _why(precision, over, budget), **worst, "isas": isas}
+
+
+def summary(entry: Mapping[str, Any], sets: Mapping[str, object]) -> dict[str, float | None]:
+    """Returns the worst figures of one instruction set over its sets of rows and tasks."""
+    lost = [abs(delta) for delta in entry["auc"]["delta"].values() if delta is not None]
+    return {
+        "max_abs": max(entry[name]["max_abs"] for name in sets),
+        "rms": max(entry[name]["rms"] for name in sets),
+        "delta_auc": max(lost) if lost else None,
+    }
+
+
+def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], ranked: Reference) -> dict[str, Any]:
+    run = table.load(bundle)
+    entry: dict[str, Any] = {"how": table.how}
+    # Precisions with a budget are measured against it; what is not a number is wrong in each of them.
+    tolerance = NATIVE_TOLERANCE if table.precision == "fp32" else math.inf
+    for name, rows in sets.items():
+        entry[name] = compare_table(bundle, table, run, rows, f"parity: {table} on {name} rows", tolerance)
+    if table.isa == _SLOW:
+        ranked = ranked.first(max(_SCALAR_WORK // _cost(bundle), sum(BATCHES[:-1])))
+    entry["auc"] = _auc(bundle, run, ranked)
+    return entry
+
+
+def compare_table(
+    bundle: Bundle, table: Table, run: Run, rows: Reference, where: str, tolerance: float
+) -> dict[str, Any]:
+    """Scores rows in the batches that `table` has the speed for; figures and errors are those of `parity.compare`."""
+    slow = table.isa == _SLOW and _cost(bundle) * sum(BATCHES) > _SCALAR_WORK
+    parts = score(run, rows.inputs, len(bundle.tasks), where, BATCHES[:-1] if slow else BATCHES)
+    return compare(parts, rows.scores, bundle.tasks, where, tolerance).to_json()
+
+
+def _auc(bundle: Bundle, run: Run, ranked: Reference) -> dict[str, Any]:
+    """What ordering rows by the scores of `run` instead of float64's changes, with float64's as probabilities."""
+    scores = run(ranked.inputs)
+    delta: dict[str, float | None] = {}
+    for t, task in enumerate(bundle.tasks):
+        p = ranked.scores[:, t]
+        lost = soft_auc(p, scores[:, t]) - soft_auc(p, p)
+        delta[task] = None if math.isnan(lost) else lost  # no pair of rows that could be ordered
+    return {"rows": len(scores), "delta": delta}
+
+
+def _why(precision: str, over: list[str], budget: Budget) -> str:
+    if precision == "fp32":
+        return f"within {NATIVE_TOLERANCE:g} of float64 on every instruction set measured"
+    limits = ", ".join(f"{name} {most:g}" for name, most in budget.items())
+    if not over:
+        return f"within its budget ({limits}) on every instruction set measured"
+    return f"{'over its budget' if precision == 'int8' else 'always offered, but over its budget'}: {'; '.join(over)}"
+
+
+def _cost(bundle: Bundle) -> int:
+    return multiply_adds(bundle.config, len(bundle.tasks))
