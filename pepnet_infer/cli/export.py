@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pepnet_infer.bundle import Bundle
+from pepnet_infer.cli.native_figures import native_lines, native_summary
 from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.precisions import BUDGETS, Budget
 
 
 def export(
@@ -24,10 +27,17 @@ def export(
     model_version: Annotated[
         int | None, typer.Option(min=0, help="Must grow from bundle to bundle; the Unix time unless said otherwise.")
     ] = None,
+    int8_max_abs: Annotated[
+        str, typer.Option(metavar="MAX|off", help="Offer int8 when no score is off by more; off or 0: do not offer it.")
+    ] = str(BUDGETS["int8"]["max_abs"]),
+    int8_delta_auc: Annotated[
+        str,
+        typer.Option(metavar="MAX|off", help="Offer int8 when no task's AUC loses more; off or 0: do not offer it."),
+    ] = str(BUDGETS["int8"]["delta_auc"]),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a verified bundle. Nothing is written when a score differs from float64 by more than 1e-5."""
+    """Write a verified bundle. Nothing is written when a score differs from float64 by more than 1e-5 (native 5e-6)."""
     # torch is imported here and not above, so that the other commands start without it
     from pepnet_infer.export.checkpoint import TABLE_DTYPES, Checkpoint
     from pepnet_infer.export.presets import PREFIX, TABLE_ROWS, make_preset, preset_names
@@ -40,6 +50,9 @@ def export(
         raise typer.BadParameter(f"expected a preset of {', '.join(preset_names())}, got {preset!r}")
     if preset is None and table_rows is not None:
         raise typer.BadParameter("--table-rows is for presets: a checkpoint has its own tables")
+    int8_budget = _budget(
+        {"max_abs": ("--int8-max-abs", int8_max_abs), "delta_auc": ("--int8-delta-auc", int8_delta_auc)}
+    )
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=progress) as bar:
         line = bar.add_task("read the checkpoint" if preset is None else f"make the preset {preset}", total=None)
         if preset is None:
@@ -53,11 +66,25 @@ def export(
             table_dtype=table_dtype,
             model_version=model_version,
             overwrite=overwrite,
+            int8_budget=int8_budget,
             on_step=lambda step: bar.update(line, description=step),
         )
         bar.update(line, description="bundle written", total=1, completed=1)
     result = summary(bundle)
     emit(result, as_json, lambda console: _render(console, result))
+
+
+def _budget(options: dict[str, tuple[str, str]]) -> Budget | None:
+    """Returns int8's budget, or None when one of its options switches it off."""
+    budget: Budget = {}
+    for name, (option, text) in options.items():
+        try:
+            budget[name] = 0.0 if text.strip().lower() == "off" else float(text)
+        except ValueError:
+            budget[name] = math.nan
+        if not 0.0 <= budget[name] < math.inf:
+            raise typer.BadParameter(f"{option}: expected a number of 0 or more, or off, got {text!r}")
+    return None if 0.0 in budget.values() else budget
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:
@@ -72,6 +99,7 @@ def summary(bundle: Bundle) -> dict[str, Any]:
             stage: max(figures["max_abs"] for figures in sets.values()) for stage, sets in bundle.parity["fp32"].items()
         },
         "tolerance": bundle.parity["tolerance"],
+        "native": native_summary(bundle),
     }
 
 
@@ -79,3 +107,5 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     worst = ", ".join(f"{stage} {value:.1e}" for stage, value in result["max_abs_difference"].items())
     console.print(f"[bold]{result['bundle']}[/]  version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
     console.print(f"largest difference from float64: {worst} (allowed {result['tolerance']:.0e})", highlight=False)
+    for line in native_lines(result["native"]):
+        console.print(line, highlight=False)

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from pepnet_infer.backends import PRECISIONS, Settings, auto, native
 from pepnet_infer.bundle import DENSE, Bundle
+from pepnet_infer.cli.native_figures import native_lines, native_summary, native_table
 from pepnet_infer.cli.output import AsJson, emit
 from pepnet_infer.cost import multiply_adds
 from pepnet_infer.errors import BackendError
@@ -66,6 +67,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         ],
         "joins": [{"name": join.name, "column": join.column, "key": join.key} for join in schema.joins],
         "auto": {precision: _auto(bundle, precision) for precision in PRECISIONS["native"]},
+        "native": native_summary(bundle),
         "parity": dict(bundle.parity),
         "files": bundle.manifest["files"],
         "tools": bundle.manifest.get("tools", {}),
@@ -139,6 +141,9 @@ def _render(console: Console, result: dict[str, Any]) -> None:
             numbers = (str(figures["rows"]), f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
             parity.add_row(stage, name, *numbers)
     console.print(parity)
+    for line in native_lines(result["native"]):
+        console.print(line, highlight=False)
+    console.print(native_table(result["parity"]))
 
     files = _table("files", "file", "bytes", "sha256")
     for name, entry in result["files"].items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pepnet_infer.cli.output import AsJson, emit, progress
@@ -18,7 +19,7 @@ def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle's hashes, weights and tables, and measure again that its graph scores as its weights say."""
+    """Check a bundle's hashes, weights and tables, and measure again that it scores here as its weights say."""
     with progress.status("check files, then scores"):
         result = verify_bundle(bundle)
 
@@ -31,7 +32,28 @@ def verify(
         for name, figures in (fresh or {}).items():
             table.add_row(name, "dense weights in float64", str(figures["rows"]), f"{figures['max_abs']:.1e}")
         console.print(table)
+        console.print(_native(result["native"]))
         if fresh is None:
             console.print("fresh rows not measured: needs pip install 'pepnet-infer[export]'", markup=False)
 
     emit(result, as_json, render)
+
+
+def _native(native: dict[str, Any]) -> Table:
+    table = Table("native", "on", "rows", "count", "max", "allowed", box=box.SIMPLE)
+    if "why" in native:
+        table.add_row("none", "", escape(native["why"]))
+        return table
+    for precision, isas in native.items():
+        if "why" in isas:
+            table.add_row(precision, "", escape(isas["why"]))
+            continue
+        for isa, entry in isas.items():
+            if "why" in entry:
+                table.add_row(precision, isa, escape(entry["why"]))
+                continue
+            for rows, figures in {"golden": entry["golden"], **(entry["fresh"] or {})}.items():
+                most = entry["allowed"]["golden" if rows == "golden" else "fresh"]
+                allowed = "any" if most is None else f"{most:.1e}"
+                table.add_row(precision, isa, rows, str(figures["rows"]), f"{figures['max_abs']:.1e}", allowed)
+    return table
