@@ -57,11 +57,12 @@ def noise(data: dict[str, Any]) -> str:
 
 def _beyond_limits(data: dict[str, Any]) -> str:
     """Says which rows passed a measured limit by more than noise: the limit was measured in a slow moment then."""
-    shares = [(max(row["matrix_share"] or 0.0, row["read_share"]), row) for row in data["rows"]]
-    most, row = max(shares, key=lambda entry: entry[0], default=(0.0, {}))
-    if most <= BEYOND:
-        return ""
-    return f"; {row['peer']} at batch {row['batch']} reached {most:.0%} of a limit of the machine, measured too low"
+    beyond = [
+        f"; {row['peer']} at batch {row['batch']} reached {most:.0%} of a limit of the machine, measured too low"
+        for row in data["rows"]
+        if (most := max(row["matrix_share"] or 0.0, row["read_share"])) > BEYOND
+    ]
+    return "".join(beyond)
 
 
 def _dense_table(data: dict[str, Any], size: int) -> Table:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pepnet_infer.bench.figure import Bar, Panel, draw_bars
 from pepnet_infer.bench.latency_figure import latency_figure
 from pepnet_infer.bench.latency_page import latency_page, noise
 from pepnet_infer.bench.peers import all_peers
@@ -311,21 +310,6 @@ def test_figure_grows_with_its_bars(result: Result) -> None:
     result.data["rows"] = more
     assert png_size(latency_figure(result))[0] == width
     assert png_size(latency_figure(result))[1] > height + 300
-
-
-@pytest.mark.parametrize(
-    ("panels", "message"),
-    [
-        ([], "expected bars in every panel"),
-        ([Panel("p", [])], r"expected bars in every panel, got \[0\]"),
-        ([Panel("p", [Bar("a", 0.0, 1.0, "g", ())])], "expected 0 < value <= high and 0 cells"),
-        ([Panel("p", [Bar("a", 2.0, 1.0, "g", ())])], "expected 0 < value <= high and 0 cells"),
-        ([Panel("p", [Bar("a", 1.0, 2.0, "g", ("x",))])], "expected 0 < value <= high and 0 cells"),
-    ],
-)
-def test_figure_refuses_what_it_cannot_draw(panels: list[Panel], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        draw_bars("t", "s", "ms", (), panels)
 
 
 @pytest.mark.parametrize(("millis", "text"), [(0.01234, "0.012"), (1.234, "1.23"), (99.99, "99.99"), (1234.5, "1234")])
