@@ -37,7 +37,7 @@ Epilogue epilogue_named(const std::string& name) {
 class Activations {
  public:
   Activations(const Ops& ops, const MatrixView& x)
-      : stride_(round_up(x.columns * bytes_of(ops.activation), 64)),
+      : stride_(round_up(x.columns, k_multiple(ops.precision)) * bytes_of(ops.activation)),
         memory_(x.rows * stride_),
         scale_(x.rows),
         zero_(x.rows) {
@@ -112,6 +112,9 @@ class OpsView {
     if (k_begin % k_multiple(ops_.precision) != 0 || k_begin > w.in) {
       refuse("k_begin: expected a multiple of " + std::to_string(k_multiple(ops_.precision)) + " up to " +
              std::to_string(w.in) + ", got " + std::to_string(k_begin));
+    }
+    if (k_begin != 0 && ops_.precision == Precision::int8) {
+      refuse("k_begin: expected 0 with int8, got " + std::to_string(k_begin));
     }
     call.main.w = &w;
     call.main.k_begin = k_begin;

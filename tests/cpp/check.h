@@ -23,6 +23,7 @@ inline int checks = 0;
 void cpu();
 void huge_buffer();
 void key_index();
+void ops();
 void pool_process();
 void rows();
 void thread_pool();

@@ -8,9 +8,14 @@ int main(int argc, char** argv) {
   struct {
     const char* name;
     void (*run)();
-  } const suites[] = {
-      {"cpu", cpu},   {"huge_buffer", huge_buffer}, {"key_index", key_index}, {"pool_process", pool_process},
-      {"rows", rows}, {"thread_pool", thread_pool}, {"threads", threads}};
+  } const suites[] = {{"cpu", cpu},
+                      {"huge_buffer", huge_buffer},
+                      {"key_index", key_index},
+                      {"ops", ops},
+                      {"pool_process", pool_process},
+                      {"rows", rows},
+                      {"thread_pool", thread_pool},
+                      {"threads", threads}};
   for (const auto& suite : suites) {
     bool wanted = argc == 1;
     for (int i = 1; i < argc; ++i) wanted = wanted || std::strcmp(argv[i], suite.name) == 0;

@@ -3,7 +3,8 @@
 // Rules of every op. A result does not depend on how many rows or columns a call has: each output value is
 // accumulated over k in ascending order, so that any split of a batch or of the columns gives the same bits.
 // Each row is computed from that row alone. Nothing is allocated. Rows of activations are padded with zeros
-// up to a multiple of 64 bytes, and buffers are readable and writeable up to there.
+// to as many values as the weights have (PackedMatrix::in), and buffers are readable and writeable up to
+// there.
 #pragma once
 
 #include <cstddef>

@@ -10,18 +10,21 @@
 namespace pepnet {
 namespace {
 
-// A kernel has: kRows, the most rows of a tile; panels_for(rows), how many panels, a power of two, such a
-// tile takes at once; kTileFloats, the most sums of a tile; kInteger; and run(operands, tile, ahead), which
-// fills `tile` with sums.
+// A kernel has: kRows, the most rows of a tile; tile_begin(i, tiles, rows), where tile i begins;
+// panels_for(rows), how many panels, a power of two, a tile of so many rows takes at once; kTileFloats, the
+// most sums of a tile; kInteger; and run(operands, tile, ahead), which fills `tile` with sums. There is one
+// for the length of a call.
 template <class Kernel>
 void product_with(const Product& product) {
   alignas(64) float sums[Kernel::kTileFloats];
   alignas(64) float gate_sums[Kernel::kTileFloats];
   const bool gated = product.epilogue == Epilogue::relu_gated;
   if (product.rows == 0) return;
+  Kernel kernel;
   const std::size_t tiles = (product.rows + Kernel::kRows - 1) / Kernel::kRows;
   const std::size_t widest = Kernel::panels_for(product.rows < Kernel::kRows ? product.rows : Kernel::kRows);
   const std::size_t bytes = panel_bytes(*product.main.w);
+  bool upwards = false;
   for (std::size_t panel = product.panel_begin; panel < product.panel_end;) {
     std::size_t panels = widest;
     while (panel + panels > product.panel_end) panels /= 2;
@@ -30,22 +33,24 @@ void product_with(const Product& product) {
     if (following > widest) following = widest;
     Ahead ahead{static_cast<const char*>(product.main.w->data) + (panel + panels) * bytes, 0};
     if (tiles > 1) ahead.lines = (following * bytes / 64 + tiles - 1) / tiles;
-    std::size_t row = 0;
+    // Every other group begins with the rows that the one before has just read.
     for (std::size_t t = 0; t < tiles; ++t) {
-      const std::size_t rows = (product.rows - row + tiles - t - 1) / (tiles - t);  // as even as can be
+      const std::size_t i = upwards ? tiles - 1 - t : t;
+      const std::size_t row = Kernel::tile_begin(i, tiles, product.rows);
+      const std::size_t rows = Kernel::tile_begin(i + 1, tiles, product.rows) - row;
       const TileView tile{sums, panels * kPanel, row, rows, panel, panels};
       const TileView gates{gate_sums, panels * kPanel, row, rows, panel, panels};
       if (gated) {
-        Kernel::run(product.gate, gates, Ahead{nullptr, 0});
+        kernel.run(product.gate, gates, Ahead{nullptr, 0});
         if constexpr (Kernel::kInteger) rescale(product.gate, gates);
         finish_gate(product, gates);
       }
-      Kernel::run(product.main, tile, ahead);
+      kernel.run(product.main, tile, ahead);
       if constexpr (Kernel::kInteger) rescale(product.main, tile);
       finish(product, tile, gates);
       ahead.from += ahead.lines * 64;
-      row += rows;
     }
+    upwards = !upwards;
     panel += panels;
   }
 }
@@ -58,6 +63,10 @@ struct RegisterKernel {
   static constexpr std::size_t kRows = Rows;
   static constexpr bool kInteger = Step::kInteger;
   static constexpr std::size_t kTileFloats = (Rows * Panels > Most ? Rows * Panels : Most) * kPanel;
+  // As even as can be.
+  static constexpr std::size_t tile_begin(std::size_t i, std::size_t tiles, std::size_t rows) {
+    return i * rows / tiles;
+  }
   static constexpr std::size_t panels_for(std::size_t rows) {
     std::size_t panels = Wide;
     while (panels > Panels && rows * panels > Most) panels /= 2;

@@ -28,9 +28,14 @@ inline Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec negate(Vec x) {
   return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN)));
 }
+// g++ makes macros of intrinsics with a constant operand where it does not optimise, and this one has a mask
+// of -1.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 inline Vec round_even(Vec x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+#pragma GCC diagnostic pop
 inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
 
 // Adds the lanes pairwise, always in the same order.

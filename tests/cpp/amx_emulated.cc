@@ -1,0 +1,35 @@
+// The tables of isa/amx.cc with emulated tiles, and one float for a register around them.
+#define PEPNET_VECTOR "isa/vec_scalar.h"
+
+#include "amx_emulated.h"
+
+#include "generic/rows.h"
+#include "generic/tiles.h"
+#include "tile_emulation.h"
+
+namespace pepnet::test {
+
+const Ops kEmulatedBf16{Isa::amx,
+                        Precision::bf16,
+                        Activation::bf16,
+                        "tdpbf16ps, emulated",
+                        product_with<TileKernel<EmulatedPairTiles, false>>,
+                        convert_bf16,
+                        quantize_row,
+                        mix_rows,
+                        score_rows,
+                        sigmoid_of};
+const Ops kEmulatedInt8{Isa::amx,
+                        Precision::int8,
+                        Activation::u8,
+                        "tdpbusd, emulated",
+                        product_with<TileKernel<EmulatedByteTiles, true>>,
+                        convert_f32,
+                        quantize_row,
+                        mix_rows,
+                        score_rows,
+                        sigmoid_of};
+
+TileCounts tile_counts() { return {state.configurations, state.releases, state.configured}; }
+
+}  // namespace pepnet::test

@@ -1,0 +1,71 @@
+// One product with operands of its own, and what it must give, in double.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "engine/pack.h"
+#include "pepnet/ops.h"
+
+namespace pepnet::test {
+
+// Exactly as many bytes as are asked for, at a cache line, zeroed: one read too far is one the sanitizer
+// sees.
+class Memory {
+ public:
+  explicit Memory(std::size_t bytes);
+  char* data() const { return data_.get(); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(static_cast<void*>(data_.get()));
+  }
+
+ private:
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  std::unique_ptr<char, Free> data_;
+};
+
+// A weight matrix, a bias and activations as a table reads them; `exact` is what those stand for after
+// rounding.
+struct Factors {
+  Factors(const Ops& ops, std::size_t rows, std::size_t in, std::size_t out, std::mt19937& random);
+
+  Rows activations() const { return {bytes.data(), stride, scale.data(), zero.data()}; }
+  double a(std::size_t r, std::size_t k) const { return left[r * in + k]; }
+  double w(std::size_t k, std::size_t n) const { return right[k * out + n]; }
+
+  std::size_t in, out;
+  std::vector<float> x, bias;
+  Memory packed_memory;
+  PackedMatrix packed;
+  std::size_t stride;
+  Memory bytes;
+  std::vector<float> scale;
+  std::vector<std::int32_t> zero;
+  std::vector<double> left, right;
+};
+
+struct OpCase {
+  std::size_t rows, in, out;
+  Epilogue epilogue;
+  bool bf16_out = false, second = false, init = false;
+  std::size_t k_begin = 0;
+  std::size_t row_splits = 1, panel_splits = 1;  // calls that together make the product
+};
+
+struct OpResult {
+  std::vector<float> out;         // [rows, panels * 16], widened when bf16_out
+  std::vector<float> second;      // the same columns
+  std::vector<double> want, tol;  // [rows, out]
+};
+
+// Runs the case with operands drawn from `seed`, and says what it must give unless `truth` is false.
+OpResult run_case(const Ops& ops, const OpCase& c, unsigned seed, bool truth = true);
+
+}  // namespace pepnet::test
