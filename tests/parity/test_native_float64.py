@@ -233,6 +233,17 @@ def test_nan_and_infinity_stay_in_their_row(flags: Flags, table: tuple[str, str]
         assert np.isfinite(clean).all()
 
 
+@pytest.mark.parametrize("split", ["rows", "columns"])
+def test_a_million_rows_take_no_more_memory_than_a_block(split: str) -> None:
+    config = config_of(DEFAULTS[0], (3, 1, 2), (5,), experts=2)
+    model = model_of(config, FP32[-1], tasks=2, split=split)
+    inputs = inputs_of(config, 1_000_003)
+    scores = model.run(*inputs, threads=2)
+    assert model.memory_bytes < 32 << 20
+    for begin in (0, 499_990, 999_990):
+        assert np.array_equal(scores[begin : begin + 13], model.run(*(x[begin : begin + 13] for x in inputs)))
+
+
 def test_the_tables_that_ran() -> None:
     """Prints them: a table that is skipped is seen."""
     print("native tables:", ", ".join("-".join(table) for table in TABLES))
