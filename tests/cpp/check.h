@@ -21,6 +21,7 @@ inline int checks = 0;
   } while (false)
 
 void cpu();
+void dense_model();
 void huge_buffer();
 void key_index();
 void ops();
@@ -28,5 +29,6 @@ void pool_process();
 void rows();
 void thread_pool();
 void threads();
+void tiles();
 
 }  // namespace pepnet::test

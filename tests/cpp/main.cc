@@ -9,13 +9,15 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)();
   } const suites[] = {{"cpu", cpu},
+                      {"dense_model", dense_model},
                       {"huge_buffer", huge_buffer},
                       {"key_index", key_index},
                       {"ops", ops},
                       {"pool_process", pool_process},
                       {"rows", rows},
                       {"thread_pool", thread_pool},
-                      {"threads", threads}};
+                      {"threads", threads},
+{"tiles", tiles}};
   for (const auto& suite : suites) {
     bool wanted = argc == 1;
     for (int i = 1; i < argc; ++i) wanted = wanted || std::strcmp(argv[i], suite.name) == 0;

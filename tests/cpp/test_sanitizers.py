@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SUITES = ("cpu", "huge_buffer", "key_index", "ops", "pool_process", "rows", "thread_pool", "threads")
+SUITES = ("cpu", "dense_model", "huge_buffer", "key_index", "ops", "pool_process", "rows", "thread_pool", "threads")
 
 
 def tool(name: str) -> str | None:
