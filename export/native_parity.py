@@ -22,7 +22,7 @@ from pepnet_infer.precisions import Budget, excess
 AUC_ROWS = 20_000
 # Multiply-adds one table may spend on the rows that AUC is measured on, and on the batches of one set of rows. Without
 # vector instructions a model as large as preset kuaishou does some hundred rows a second.
-_WORK, _SCALAR_WORK = 50_000_000_000, 2_000_000_000
+_WORK, _SCALAR_WORK = 25_000_000_000, 2_000_000_000
 _SLOW = "scalar"
 
 
