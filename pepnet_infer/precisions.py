@@ -15,7 +15,7 @@ Budget = dict[str, float]
 #: AUC of a task may lose when rows are ordered by them. fp32 has no budget but `golden.NATIVE_TOLERANCE`.
 BUDGETS: dict[str, Budget] = {
     "bf16": {"rms": 2e-3, "max_abs": 1e-2, "delta_auc": 1e-4},
-    "int8": {"max_abs": 0.05, "delta_auc": 1e-3},
+    "int8": {"max_abs": 0.1, "delta_auc": 1e-3},
 }
 _FIGURES = ("rms", "max_abs", "delta_auc")
 
