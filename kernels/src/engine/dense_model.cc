@@ -21,7 +21,7 @@ using namespace engine;
 // few rows waits for them. Measured on Zen 4 for all precisions: from 16 rows on computing takes longer than
 // streaming from the third level. AMX computes an order of magnitude faster from caches no faster.
 std::size_t rows_each(const Ops& ops) {
-  return ops.isa == Isa::amx && ops.precision != Precision::fp32 ? 96 : 16;
+  return ops.isa == Isa::amx && ops.activation != Activation::f32 ? 96 : 16;
 }
 // The most rows that threads share a step for: all of their activations pass between the caches.
 constexpr std::size_t kColumnRows = 256;
@@ -57,6 +57,11 @@ std::size_t block_rows_of(const Plan& plan) {
   return std::clamp<std::size_t>(rows / 32 * 32, 64, 256);
 }
 
+// Blocks are cut at multiples of this: AMX keeps one configuration of its tiles, where 32 rows fill them.
+std::size_t granule_of(const Ops& ops, std::size_t block_rows) {
+  return ops.isa == Isa::amx && ops.activation != Activation::f32 && block_rows % 32 == 0 ? 32 : 1;
+}
+
 struct Call {
   const Plan* plan;
   const Layout* layout;
@@ -64,11 +69,17 @@ struct Call {
   float* out;
   Scratch* scratch;
   std::size_t blocks;
+  std::size_t granule;  // rows
   bool shared;
 
+  std::size_t first_row(std::size_t number) const {
+    const std::size_t granules = (inputs.rows + granule - 1) / granule;
+    return std::min(inputs.rows, granules * number / blocks * granule);
+  }
+
   Block block(std::size_t number, std::byte* memory) const {
-    const std::size_t first = inputs.rows * number / blocks;
-    const std::size_t last = inputs.rows * (number + 1) / blocks;
+    const std::size_t first = first_row(number);
+    const std::size_t last = first_row(number + 1);
     const DenseInputs part{inputs.general + first * plan->general, inputs.domain + first * plan->domain,
                            inputs.prior + first * plan->prior, last - first};
     const float* const init = shared ? reinterpret_cast<const float*>(scratch->sums.data()) : nullptr;
@@ -161,6 +172,7 @@ struct DenseModel::State {
   Layout by_steps, by_stages;
   DenseInfo info;
   std::size_t least_rows = 1;  // for each thread, where rows are split
+  std::size_t granule = 1;
   ScratchPool scratch;
 
   bool split_rows(std::size_t rows, unsigned threads) const {
@@ -179,7 +191,7 @@ struct DenseModel::State {
   // As equal as can be, and as many for each thread.
   std::size_t row_blocks(std::size_t rows, unsigned threads) const {
     const std::size_t least = (rows + info.block_rows - 1) / info.block_rows;
-    return std::min(rows, round_up(least, threads));
+    return std::min((rows + granule - 1) / granule, round_up(least, threads));
   }
 
   void prepare(Scratch& memory, std::size_t blocks, std::size_t bytes, bool shared,
@@ -209,6 +221,7 @@ DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const 
   state.by_stages = layout_by_stages(state.plan);
   state.info.packed_bytes = state.packer.bytes();
   state.info.block_rows = options.block_rows > 0 ? options.block_rows : block_rows_of(state.plan);
+  state.granule = granule_of(main, state.info.block_rows);
   state.least_rows = rows_each(main);
   state.info.row_bytes = state.by_steps.row_bytes;
   for (const Stage& stage : state.plan.stages) state.info.stages.push_back(stage.name);
@@ -225,6 +238,7 @@ void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bo
   const std::size_t blocks = rows ? state.row_blocks(inputs.rows, threads)
                                   : (inputs.rows + state.column_rows() - 1) / state.column_rows();
   const Layout& layout = rows ? state.by_steps : state.by_stages;
+  const std::size_t granule = rows ? state.granule : 1;
   // A few sizes, so that scratch soon stops growing.
   const std::size_t most = rows ? state.info.block_rows : std::bit_ceil((inputs.rows + blocks - 1) / blocks);
   const bool shared = shared_prefix && state.plan.prefix.has_value();
@@ -232,7 +246,7 @@ void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bo
   std::unique_ptr<Scratch> scratch = state.scratch.take();
   state.prepare(*scratch, rows ? std::min<std::size_t>(threads, blocks) : 1, most * layout.row_bytes, shared,
                 inputs);
-  const Call call{&state.plan, &layout, inputs, out, scratch.get(), blocks, shared};
+  const Call call{&state.plan, &layout, inputs, out, scratch.get(), blocks, granule, shared};
   if (rows) {
     RowsWork work(call);
     execute(work, static_cast<unsigned>(std::min<std::size_t>(threads, blocks)), spin);
