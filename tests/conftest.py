@@ -166,3 +166,21 @@ def reference_scores() -> Callable[..., np.ndarray]:
     spec.loader.exec_module(module)
     scores: Callable[..., np.ndarray] = module.scores
     return scores
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many products ran on each table of kernels, so that an instruction set that was skipped is seen."""
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in getattr(report, "user_properties", []):
+            if name.startswith("kernels "):
+                counts[name] = counts.get(name, 0) + int(value)
+    if not counts:
+        return
+    from pepnet_infer import _kernels
+
+    terminalreporter.section("products tested by kernels")
+    for entry in _kernels.isas():
+        table = f"kernels {entry['isa']} {entry['precision']}"
+        said = str(counts.get(table, 0)) if entry["usable"] else f"0, skipped: {entry['why']}"
+        terminalreporter.line(f"{table.removeprefix('kernels '):<12} {said}")

@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
                       {"rows", rows},
                       {"thread_pool", thread_pool},
                       {"threads", threads},
-{"tiles", tiles}};
+                      {"tiles", tiles}};
   for (const auto& suite : suites) {
     bool wanted = argc == 1;
     for (int i = 1; i < argc; ++i) wanted = wanted || std::strcmp(argv[i], suite.name) == 0;

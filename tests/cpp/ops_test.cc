@@ -1,4 +1,5 @@
-// Every op of every table that runs here, and of the tables with emulated tiles, against double arithmetic.
+// Every op of every table that runs here (ops), and of the tables with emulated tiles (tiles), against double
+// arithmetic.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -253,6 +254,14 @@ void ops() {
                   candidate.why.c_str());
     }
   }
+  for (const Precision precision : kPrecisions) {
+    const Choice choice = choose(precision);
+    CHECK(choice.ops->precision == precision);
+    std::printf("chosen %s: %s\n", name_of(precision), name_of(choice.ops->isa));
+  }
+}
+
+void tiles() {
   for (const Ops* const table : {&kEmulatedBf16, &kEmulatedInt8}) {
     check_table(*table);
     tiles_are_configured_once(*table);

@@ -43,38 +43,47 @@ struct EmulatedTiles {
 
   template <std::size_t T>
   static void zero() {
-    used(T);
-    std::memset(state.tile[T], 0, sizeof(state.tile[T]));
+    zero_tile(T);
   }
-  // Rows and bytes beyond those configured become zero.
   template <std::size_t T>
   static void load(const void* from, std::size_t stride) {
-    zero<T>();
-    for (std::size_t r = 0; r < state.config.rows[T]; ++r) {
-      std::memcpy(state.tile[T][r], static_cast<const char*>(from) + r * stride, state.config.row_bytes[T]);
-    }
+    load_tile(T, static_cast<const char*>(from), stride);
   }
   template <std::size_t T>
   static void store(void* to, std::size_t stride) {
-    used(T);
-    for (std::size_t r = 0; r < state.config.rows[T]; ++r) {
-      std::memcpy(static_cast<char*>(to) + r * stride, state.tile[T][r], state.config.row_bytes[T]);
-    }
+    store_tile(T, static_cast<char*>(to), stride);
   }
 
  protected:
   static void used(std::size_t t) { CHECK(state.configured && state.config.rows[t] > 0); }
 
-  template <std::size_t C, std::size_t A, std::size_t B>
-  static void check_shapes() {
-    static_assert(C != A && A != B && C != B && C < 8 && A < 8 && B < 8);
-    used(C);
-    used(A);
-    used(B);
-    CHECK(state.config.rows[C] == state.config.rows[A]);
-    CHECK(state.config.row_bytes[C] == state.config.row_bytes[B]);
-    CHECK(state.config.row_bytes[A] == 4 * state.config.rows[B]);
-    CHECK(state.config.row_bytes[C] % 4 == 0);
+  static void zero_tile(std::size_t t) {
+    used(t);
+    std::memset(state.tile[t], 0, sizeof(state.tile[t]));
+  }
+  // Rows and bytes beyond those configured become zero.
+  static void load_tile(std::size_t t, const char* from, std::size_t stride) {
+    zero_tile(t);
+    for (std::size_t r = 0; r < state.config.rows[t]; ++r) {
+      std::memcpy(state.tile[t][r], from + r * stride, state.config.row_bytes[t]);
+    }
+  }
+  static void store_tile(std::size_t t, char* to, std::size_t stride) {
+    used(t);
+    for (std::size_t r = 0; r < state.config.rows[t]; ++r) {
+      std::memcpy(to + r * stride, state.tile[t][r], state.config.row_bytes[t]);
+    }
+  }
+
+  static void check_shapes(std::size_t c, std::size_t a, std::size_t b) {
+    CHECK(c != a && a != b && c != b);
+    used(c);
+    used(a);
+    used(b);
+    CHECK(state.config.rows[c] == state.config.rows[a]);
+    CHECK(state.config.row_bytes[c] == state.config.row_bytes[b]);
+    CHECK(state.config.row_bytes[a] == 4 * state.config.rows[b]);
+    CHECK(state.config.row_bytes[c] % 4 == 0);
   }
 
   template <class T>
@@ -91,25 +100,29 @@ inline float flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std:
 struct EmulatedPairTiles : EmulatedTiles {
   template <std::size_t C, std::size_t A, std::size_t B>
   static void multiply_add() {
-    check_shapes<C, A, B>();
-    for (std::size_t m = 0; m < state.config.rows[C]; ++m) {
+    multiply_tiles(C, A, B);
+  }
+
+ private:
+  static void multiply_tiles(std::size_t c, std::size_t a, std::size_t b) {
+    check_shapes(c, a, b);
+    for (std::size_t m = 0; m < state.config.rows[c]; ++m) {
       float sums[2][16]{};  // of even and of odd values of k
-      for (std::size_t k = 0; k < state.config.row_bytes[A] / 4U; ++k) {
-        for (std::size_t n = 0; n < state.config.row_bytes[C] / 4U; ++n) {
+      for (std::size_t k = 0; k < state.config.row_bytes[a] / 4U; ++k) {
+        for (std::size_t n = 0; n < state.config.row_bytes[c] / 4U; ++n) {
           for (std::size_t i = 0; i < 2; ++i) {
-            sums[i][n] = flushed(std::fma(value(A, m, 2 * k + i), value(B, k, 2 * n + i), sums[i][n]));
+            sums[i][n] = flushed(std::fma(value(a, m, 2 * k + i), value(b, k, 2 * n + i), sums[i][n]));
           }
         }
       }
-      for (std::size_t n = 0; n < state.config.row_bytes[C] / 4U; ++n) {
+      for (std::size_t n = 0; n < state.config.row_bytes[c] / 4U; ++n) {
         const float pair = flushed(sums[0][n] + sums[1][n]);
-        const float sum = flushed(flushed(at<float>(C, m, n)) + pair);
-        std::memcpy(state.tile[C][m] + n * 4, &sum, 4);
+        const float sum = flushed(flushed(at<float>(c, m, n)) + pair);
+        std::memcpy(state.tile[c][m] + n * 4, &sum, 4);
       }
     }
   }
 
- private:
   static float value(std::size_t t, std::size_t row, std::size_t i) {
     const std::uint32_t bits = std::uint32_t{at<std::uint16_t>(t, row, i)} << 16;
     float x;
@@ -121,17 +134,22 @@ struct EmulatedPairTiles : EmulatedTiles {
 struct EmulatedByteTiles : EmulatedTiles {
   template <std::size_t C, std::size_t A, std::size_t B>
   static void multiply_add() {
-    check_shapes<C, A, B>();
-    for (std::size_t m = 0; m < state.config.rows[C]; ++m) {
-      for (std::size_t n = 0; n < state.config.row_bytes[C] / 4U; ++n) {
-        auto sum = static_cast<std::uint32_t>(at<std::int32_t>(C, m, n));
-        for (std::size_t k = 0; k < state.config.row_bytes[A] / 4U; ++k) {
+    multiply_tiles(C, A, B);
+  }
+
+ private:
+  static void multiply_tiles(std::size_t c, std::size_t a, std::size_t b) {
+    check_shapes(c, a, b);
+    for (std::size_t m = 0; m < state.config.rows[c]; ++m) {
+      for (std::size_t n = 0; n < state.config.row_bytes[c] / 4U; ++n) {
+        auto sum = static_cast<std::uint32_t>(at<std::int32_t>(c, m, n));
+        for (std::size_t k = 0; k < state.config.row_bytes[a] / 4U; ++k) {
           for (std::size_t i = 0; i < 4; ++i) {
-            const int product = at<std::uint8_t>(A, m, 4 * k + i) * at<std::int8_t>(B, k, 4 * n + i);
+            const int product = at<std::uint8_t>(a, m, 4 * k + i) * at<std::int8_t>(b, k, 4 * n + i);
             sum += static_cast<std::uint32_t>(product);  // wraps, as the instruction does
           }
         }
-        std::memcpy(state.tile[C][m] + n * 4, &sum, 4);
+        std::memcpy(state.tile[c][m] + n * 4, &sum, 4);
       }
     }
   }

@@ -1,9 +1,10 @@
 // exp and sigmoid over vectors, written once for every instruction set.
 //
 // exp(x): x = n·ln 2 + r with |r| <= ln 2 / 2, a polynomial for e^r (Taylor up to r^7, below half an ulp in
-// that range), times 2^n. Measured over all finite float32 against float64: exp within 2 ulp, sigmoid within
-// 3 ulp (docs/kernels.md). Beyond ±104 the result is infinite or zero, as in IEEE arithmetic, and NaN stays
-// NaN.
+// that range), times 2^n. Measured against float64 over every third float32, exp is within 1.0 ulp (1.3
+// without fused multiply-add) wherever e^x is a normal number, and within 1.2e-45 below. Sigmoid, over every
+// second one, is within 2.5 ulp and 9e-8 for x > -88.7; below, where it is less than 3e-39, e^-x overflows
+// and the result is 0. Beyond ±104 exp is infinite or zero, as in IEEE arithmetic, and NaN stays NaN.
 #pragma once
 
 #include "generic/panel.h"

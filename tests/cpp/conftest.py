@@ -1,0 +1,68 @@
+"""The C++ core, built without Python for the tests that look at it from outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def tool(name: str) -> str | None:
+    """A program from this interpreter's environment or the path."""
+    return shutil.which(name, path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    words = [str(part) for part in command]
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def call() -> Call:
+    """Runs a program → its exit status and what it said."""
+    return run
+
+
+@pytest.fixture(scope="session")
+def configure() -> Call:
+    """`configure(folder, *options)` runs cmake over the project; skips where there is no compiler."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "c++"]
+    compiler = next((path for name in names if (path := shutil.which(name))), None)
+
+    def configured(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        if compiler is None:
+            pytest.skip(f"no C++ compiler on this machine (looked for {', '.join(names)})")
+        cmake = tool("cmake")
+        assert cmake, "cmake is not installed: pip install 'pepnet-infer[dev]'"
+        generator = ["-G", "Ninja"] if tool("ninja") else []
+        return run(cmake, "-S", ROOT, "-B", folder, *generator, f"-DCMAKE_CXX_COMPILER={compiler}", *options)
+
+    return configured
+
+
+@pytest.fixture(scope="session")
+def build(configure: Call) -> Callable[..., Path]:
+    """`build(folder, *options)` builds the core and its tests there and returns the folder."""
+
+    def built(folder: Path, *options: str) -> Path:
+        done = configure(folder, "-DPEPNET_BUILD_PYTHON=OFF", "-DPEPNET_BUILD_TESTS=ON", *options)
+        assert done.returncode == 0, done.stdout
+        done = run(str(tool("cmake")), "--build", folder, "--parallel", "4")
+        assert done.returncode == 0, done.stdout
+        return folder
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def core(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release build of the core with its tests, as a wheel has it."""
+    return build(tmp_path_factory.mktemp("core"), "-DCMAKE_BUILD_TYPE=Release")

@@ -1,0 +1,185 @@
+"""What the ops on arrays take and refuse, and which table is chosen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer import _kernels
+
+USABLE = [entry["isa"] for entry in _kernels.isas() if entry["usable"] and entry["precision"] == "int8"]
+F32 = np.float32
+
+
+@pytest.fixture
+def ops() -> _kernels.Ops:
+    return _kernels.ops("scalar", "fp32")
+
+
+def test_every_isa_is_listed_in_every_precision() -> None:
+    entries = _kernels.isas()
+    assert [(entry["isa"], entry["precision"]) for entry in entries] == [
+        (isa, precision) for isa in ("scalar", "avx2", "avx512", "amx") for precision in ("fp32", "bf16", "int8")
+    ]
+    for entry in entries:
+        assert entry["why"]
+        assert entry["built"] or not entry["usable"]
+        assert bool(entry["how"]) == entry["built"]
+        if entry["usable"]:
+            table = _kernels.ops(entry["isa"], entry["precision"])
+            assert (table.precision, table.how) == (entry["precision"], entry["how"])
+            assert (table.activation == "u8") == (entry["precision"] == "int8")
+        else:
+            with pytest.raises(ValueError, match=f"got {entry['isa']}: "):
+                _kernels.ops(entry["isa"], entry["precision"])
+    assert all(entry["usable"] for entry in entries if entry["isa"] == "scalar")
+
+
+def test_the_choice_is_the_widest_or_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PEPNET_ISA", raising=False)
+    for precision in ("fp32", "bf16", "int8"):
+        usable = [e["isa"] for e in _kernels.isas() if e["usable"] and e["precision"] == precision]
+        choice = _kernels.choose(precision)
+        assert choice["isa"] == usable[-1]
+        assert "the widest that is usable" in choice["why"]
+        assert _kernels.choose(precision, "scalar") == {
+            "isa": "scalar",
+            "how": _kernels.ops("scalar", precision).how,
+            "why": "asked for",
+        }
+    with pytest.raises(ValueError, match="isa: expected scalar, avx2, avx512 or amx, got 'sse'"):
+        _kernels.choose("fp32", "sse")
+    with pytest.raises(ValueError, match="precision: expected fp32, bf16 or int8, got 'fp16'"):
+        _kernels.choose("fp16")
+
+
+def chosen_with(value: str) -> subprocess.CompletedProcess[str]:
+    code = "from pepnet_infer import _kernels; c = _kernels.choose('bf16'); print(c['isa'], '|', c['why'])"
+    environment = {**os.environ, "PEPNET_ISA": value}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_environment_chooses() -> None:
+    ran = chosen_with("scalar")
+    assert ran.stdout.strip() == "scalar | PEPNET_ISA=scalar", ran.stderr
+    assert "the widest that is usable" in chosen_with("").stdout
+
+
+def test_an_environment_that_cannot_be_honoured_is_an_error() -> None:
+    ran = chosen_with("avx1024")
+    assert ran.returncode == 1
+    assert "ValueError: PEPNET_ISA: isa: expected scalar, avx2, avx512 or amx, got 'avx1024'" in ran.stderr
+    missing = next((e["isa"] for e in _kernels.isas() if not e["usable"] and e["precision"] == "bf16"), None)
+    if missing is not None:
+        ran = chosen_with(missing)
+        assert ran.returncode == 1
+        assert f"ValueError: PEPNET_ISA: isa: expected one that runs bf16 here, got {missing}: " in ran.stderr
+
+
+def test_packed_weights_say_what_they_hold() -> None:
+    w = np.random.default_rng(0).standard_normal((20, 33), dtype=F32)
+    fp32, bf16, int8 = (_kernels.pack(w, None, precision) for precision in ("fp32", "bf16", "int8"))
+    assert [p.shape for p in (fp32, bf16, int8)] == [(20, 33)] * 3
+    assert [p.panels for p in (fp32, bf16, int8)] == [3] * 3
+    # 48 columns of 32, 32 and 64 values of k, the bias, and for int8 scales and sums
+    assert [p.bytes for p in (fp32, bf16, int8)] == [48 * 4 * 33, 48 * (2 * 32 + 4), 48 * (64 + 12)]
+    np.testing.assert_array_equal(fp32.values, w)
+    bits = w.view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(F32)
+    np.testing.assert_array_equal(bf16.values, rounded)
+    assert fp32.scale is None
+    assert bf16.scale is None
+    assert int8.scale is not None
+    np.testing.assert_allclose(int8.scale, np.abs(w).max(0) / 127.0, rtol=1e-6)
+    np.testing.assert_array_equal(int8.values, np.rint(w.astype(float) * (127.0 / np.abs(w).max(0).astype(float))))
+    wide = np.zeros((20, 66), F32)
+    wide[:, ::2] = w
+    with pytest.raises(ValueError, match=r"w: expected aligned \[rows, columns\]"):
+        _kernels.pack(wide[:, ::2])
+    wide[:, :33] = w
+    np.testing.assert_array_equal(_kernels.pack(wide[:, :33]).values, w)
+
+
+@pytest.mark.parametrize(
+    ("w", "b", "error", "match"),
+    [
+        (np.zeros((3, 2)), None, TypeError, r"w: expected float32, got float64 \[3, 2\]"),
+        (np.zeros((0, 2), F32), None, ValueError, r"w: expected \[in, out\] of at least one row and column"),
+        (np.zeros(3, F32), None, ValueError, r"w: expected aligned \[rows, columns\]"),
+        (np.float32([[1, np.nan]]), None, ValueError, "w: expected finite numbers, got nan in row 0, column 1"),
+        (np.float32([[1], [np.inf]]), None, ValueError, "w: expected finite numbers, got inf in row 1, column 0"),
+        (np.zeros((3, 2), F32), np.zeros(3, F32), ValueError, r"b: expected \[2\], got float32 \[3\]"),
+        (np.zeros((3, 2), F32), np.float32([0, np.nan]), ValueError, "b: expected finite numbers"),
+    ],
+)
+def test_weights_that_are_refused(w: Any, b: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        _kernels.pack(w, b)
+
+
+def test_products_that_are_refused(ops: _kernels.Ops) -> None:
+    a, packed = np.zeros((4, 20), F32), _kernels.pack(np.zeros((20, 33), F32))
+    gate = {"gate_a": np.zeros((4, 5), F32), "gate_packed": _kernels.pack(np.zeros((5, 33), F32))}
+    cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((a[:, :19], packed), {}, r"a: expected 20 columns, got float32 \[4, 19\]"),
+        ((a[::-1], packed), {}, "a: expected aligned .* in ascending order"),
+        ((a, _kernels.pack(np.zeros((20, 33), F32), None, "bf16")), {}, "packed as fp32, got bf16"),
+        ((a, packed, "tanh"), {}, "epilogue: expected linear, relu, .*, got 'tanh'"),
+        ((a, packed, "relu_times"), {}, "mul: expected with gate_times and relu_times"),
+        ((a, packed), {"mul": np.zeros((4, 33), F32)}, "the epilogue is linear"),
+        ((a, packed, "relu_times"), {"mul": np.zeros((4, 32), F32)}, r"mul: expected \[4, 33\], got float32 \[4, 32\]"),
+        ((a, packed, "relu_gated"), {}, "gate_a, gate_packed: expected with relu_gated"),
+        ((a, packed), gate, "gate_a, gate_packed: expected with relu_gated, and only there"),
+        ((a[:2], packed, "relu_gated"), gate, "expected 2 rows and 33 columns, got 4 and 33"),
+        ((a, packed), {"panel_end": 4}, "panels: expected a range within 0 to 3, got 0 to 4"),
+        ((a, packed), {"panel_begin": 2, "panel_end": 1}, "panels: expected a range within 0 to 3, got 2 to 1"),
+        ((a, packed), {"k_begin": 48}, "k_begin: expected a multiple of 16 up to 32, got 48"),
+        ((a, packed), {"init": np.zeros(32, F32)}, r"init: expected \[33\], got float32 \[32\]"),
+        ((a, packed), {"copy": np.zeros((4, 33), F32)}, r"copy: expected \[4, 48\]"),
+        ((a, packed), {"copy": np.zeros((4, 48), F32)[::-1]}, "copy: expected rows in ascending order"),
+    ]
+    for arguments, options, match in cases:
+        with pytest.raises(ValueError, match=match):
+            ops.product(*arguments, **options)
+    with pytest.raises(TypeError, match="a: expected float32, got float64"):
+        ops.product(np.zeros((4, 20)), packed)  # type: ignore[arg-type]
+
+
+def test_other_ops_refuse_what_does_not_fit(ops: _kernels.Ops) -> None:
+    with pytest.raises(ValueError, match=r"h: expected \[2, 3, width\] without gaps"):
+        ops.mix(np.zeros((3, 2), F32), np.zeros((3, 2, 4), F32))
+    with pytest.raises(ValueError, match="for at least one expert"):
+        ops.mix(np.zeros((3, 0), F32), np.zeros((0, 3, 4), F32))
+    with pytest.raises(ValueError, match=r"w: expected \[4\], got float32 \[3\]"):
+        ops.score(np.zeros((2, 4), F32), np.zeros(3, F32), 0.0)
+    with pytest.raises(ValueError, match="x: expected one dimension without gaps"):
+        ops.sigmoid(np.zeros(8, F32)[::2])
+
+
+@pytest.mark.parametrize("isa", USABLE)
+def test_a_table_is_shared_by_threads(isa: str) -> None:
+    """Ops hold no state: four threads at once get the bits that one gets."""
+    ops = _kernels.ops(isa, "int8")
+    rng = np.random.default_rng(1)
+    packed = _kernels.pack(rng.standard_normal((100, 70), dtype=F32), None, "int8")
+    inputs = [rng.standard_normal((50, 100), dtype=F32) for _ in range(4)]
+    want = [ops.product(a, packed, "gate") for a in inputs]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(50):
+            if not np.array_equal(ops.product(inputs[i], packed, "gate"), want[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
