@@ -79,7 +79,8 @@ def test_what_is_asked_for_is_what_runs(bundle: Bundle) -> None:
         assert (said["isa"], said["threads"], said["spin"]) == (runs, 3, False)
         assert said["why"] == f"asked for; isa {runs}: asked for"
     packed = {p: backends.create(bundle, "native", p, options={"unchecked": True}).describe() for p in BOUNDS}
-    assert packed["int8"]["packed_bytes"] < packed["bf16"]["packed_bytes"] < packed["fp32"]["packed_bytes"]
+    # Not so bf16 and fp32: the toy's matrices are narrower than the padding, and some of bf16's stay float32.
+    assert packed["int8"]["packed_bytes"] < min(packed[p]["packed_bytes"] for p in ("bf16", "fp32"))
     assert {p: said["precision"] for p, said in packed.items()} == {p: p for p in BOUNDS}
 
 

@@ -20,8 +20,9 @@ const PackedMatrix* Builder::matrix(const std::string& name, const float* w, std
 }
 
 const PackedMatrix* Builder::small_matrix(const std::string& name, const float* w, const float* bias,
-                                          std::size_t in, std::size_t out) {
-  MatrixSpec spec{name, w, static_cast<std::ptrdiff_t>(out), bias, in, out, {{0, in, 0}}, kPanel};
+                                          std::size_t in, std::size_t out, bool feeds) {
+  MatrixSpec spec{
+      name, w, static_cast<std::ptrdiff_t>(out), bias, in, out, {{0, in, 0}}, feeds ? multiple() : kPanel};
   return packer_.add(std::move(spec), Precision::fp32);
 }
 
@@ -34,7 +35,7 @@ Ref Builder::quantize(const std::string& name, Ref from, std::size_t width) {
 
 ProductStep Builder::product(const Multiply& what) const {
   ProductStep step;
-  step.ops = &main_;
+  step.ops = what.fine ? &small_ : &main_;
   step.epilogue = what.epilogue;
   step.w = what.w;
   step.a = what.a;

@@ -32,6 +32,7 @@ struct Multiply {
   const PackedMatrix* gate_w = nullptr;  // relu_gated
   Ref gate_a{};
   std::size_t shared_k = 0;
+  bool fine = false;  // float32 in, by the small ops
 };
 
 class Builder {
@@ -43,6 +44,10 @@ class Builder {
 
   bool quantized() const { return main_.activation == Activation::u8; }
   bool rounded() const { return main_.activation == Activation::bf16; }
+  // Whether small products whose errors weigh most stay in float32: the mix, and second layers of shared
+  // gates. They are 4 % of the work and a quarter of bf16's error (the variance of scores). Beside AMX
+  // float32 is too slow for it.
+  bool fine() const { return rounded() && main_.isa != Isa::amx; }
   const Ops& main() const { return main_; }
   const Ops& small() const { return small_; }
   // float32 or bf16: what is written before it is quantised, if it is.
@@ -55,9 +60,9 @@ class Builder {
   // A matrix of the main precision whose result is, or is not, read by another product.
   const PackedMatrix* matrix(const std::string& name, const float* w, std::size_t stride, const float* bias,
                              std::size_t in, std::size_t out, bool feeds, std::vector<RowRun> runs = {});
-  // A matrix for the small ops.
+  // A matrix for the small ops; `feeds`: its result is read by a product of the main precision.
   const PackedMatrix* small_matrix(const std::string& name, const float* w, const float* bias, std::size_t in,
-                                   std::size_t out);
+                                   std::size_t out, bool feeds = false);
   const float* const* vector(const float* values, std::size_t count) {
     return packer_.add_vector(values, count);
   }

@@ -36,6 +36,9 @@ class Network {
 
  private:
   bool shared_gates() const { return !config_.group_gates && config_.groups() > 1; }
+  bool fine_gates() const { return build_.fine() && shared_gates(); }
+  // Without EPNet o is the caller's `general`, whose rows have no padding for a product to read.
+  bool fine_mix() const { return build_.fine() && !config_.by_task && config_.use_epnet; }
   std::size_t prior_at() const { return build_.padded(config_.general); }
 
   // The columns of EPNet's gate input: first those that the rows of one request share, then the others.
@@ -120,7 +123,8 @@ class Network {
     second.epilogue = Epilogue::gate_times;
     second.mul = {kGeneralInput, 0};
     Ref copy;
-    if (config_.use_ppnet && config_.input_gates && build_.rounded()) {
+    const bool gated = config_.use_ppnet && config_.input_gates;
+    if (build_.rounded() && (gated || fine_mix())) {
       copy = o_floats_ = {build_.floats(second.w->panels * kPanel), 0};
     }
     build_.multiply_to(second, {x2_, 0}, copy);
@@ -141,7 +145,8 @@ class Network {
       Multiply first{"ppnet.w1", x};
       first.w = build_.matrix(gate.name + ".w1", gate.w1, gate.hidden, gate.b1, in, gate.hidden, true, rows);
       first.epilogue = Epilogue::relu;
-      hidden_.push_back(build_.multiply(first, {.act = true}).act);
+      const Value hidden = build_.multiply(first, {.act = !fine_gates(), .floats = fine_gates()});
+      hidden_.push_back(fine_gates() ? hidden.floats : hidden.act);
     }
     if (!shared_gates()) return;
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
@@ -151,6 +156,7 @@ class Network {
         continue;
       }
       Multiply second{"ppnet.w2", hidden_[l]};
+      second.fine = fine_gates();
       second.w = gate_matrix(l, 0, false);
       second.epilogue = Epilogue::gate;
       deltas_.push_back(build_.multiply(second, {.floats = true}).floats);
@@ -163,12 +169,15 @@ class Network {
     const std::size_t copies = config_.group_gates ? config_.groups() : 1;
     const std::size_t width = gate.out / copies;
     const std::size_t at = config_.group_gates ? group * width : 0;
+    if (fine_gates())
+      return build_.small_matrix(gate.name + ".w2", gate.w2, gate.b2, gate.hidden, width, feeds);
     return build_.matrix(gate.name + ".w2", gate.w2 + at, gate.out, gate.b2 + at, gate.hidden, width, feeds);
   }
 
   // o ⊙ δ_0: what the first layer reads when gates are on inputs.
   Ref gated_o(std::size_t group) {
     Multiply second{"ppnet.w2", hidden_[0]};
+    second.fine = fine_gates();
     second.w = gate_matrix(0, group, true);
     second.epilogue = Epilogue::gate_times;
     second.mul = o_floats_;
@@ -176,9 +185,11 @@ class Network {
   }
 
   void mix() {
-    Multiply logits{"mix", o()};
-    logits.w = build_.matrix("mix.w", tensors_.mix.w, tensors_.mix.out, tensors_.mix.b, tensors_.mix.in,
-                             tensors_.mix.out, false);
+    const LayerTensors& mix = tensors_.mix;
+    Multiply logits{"mix", fine_mix() ? o_floats_ : o()};
+    logits.fine = fine_mix();
+    logits.w = fine_mix() ? build_.small_matrix("mix.w", mix.w, mix.b, mix.in, mix.out)
+                          : build_.matrix("mix.w", mix.w, mix.out, mix.b, mix.in, mix.out, false);
     z_ = build_.multiply(logits, {.floats = true}).floats;
     last_columns_ = round_up(config_.layers.back(), kPanel);
     last_ = build_.floats(config_.experts * last_columns_);
