@@ -48,7 +48,6 @@ class TileKernel {
  public:
   static constexpr std::size_t kRows = 2 * kTileRows;
   static constexpr bool kInteger = Integer;
-  static constexpr bool kTurns = true;  // a remainder of rows is configured for once a group, not twice
   static constexpr std::size_t kTileFloats = kRows * 2 * kPanel;
   static constexpr std::size_t panels_for(std::size_t rows) { return rows <= kTileRows ? 4 : 2; }
   // Whole tiles first: tiles of another height are another configuration, which takes hundreds of cycles.
