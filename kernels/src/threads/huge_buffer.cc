@@ -6,8 +6,24 @@
 #include <limits>
 #include <new>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace pepnet {
 namespace {
+
+// Address sanitizers do not watch mappings: what lies behind the bytes asked for is closed by hand.
+void watch_end([[maybe_unused]] std::byte* end, [[maybe_unused]] std::size_t bytes,
+               [[maybe_unused]] bool closed) {
+#ifdef __SANITIZE_ADDRESS__
+  if (closed) {
+    ASAN_POISON_MEMORY_REGION(end, bytes);
+  } else {
+    ASAN_UNPOISON_MEMORY_REGION(end, bytes);
+  }
+#endif
+}
 
 constexpr std::size_t kPage = std::size_t{64} << 10;  // a multiple of every page size in use
 
@@ -34,6 +50,7 @@ HugeBuffer::HugeBuffer(std::size_t bytes) {
   data_ = begin + before;
   size_ = bytes;
   mapped_ = wanted;
+  watch_end(data_ + size_, mapped_ - size_, true);
 #ifdef MADV_HUGEPAGE
   // A hint: a kernel built or set up without huge pages refuses, and ordinary ones serve.
   if (huge) (void)madvise(data_, mapped_, MADV_HUGEPAGE);
@@ -41,7 +58,9 @@ HugeBuffer::HugeBuffer(std::size_t bytes) {
 }
 
 HugeBuffer::~HugeBuffer() {
-  if (data_ != nullptr) (void)munmap(data_, mapped_);
+  if (data_ == nullptr) return;
+  watch_end(data_ + size_, mapped_ - size_, false);
+  (void)munmap(data_, mapped_);
 }
 
 }  // namespace pepnet
