@@ -127,10 +127,12 @@ class Request:
 def as_request(bundle: Bundle, columns: Mapping[str, Column]) -> Request:
     """Returns the rows of a batch as candidates of one request, whose user, context and domain are the first row's.
 
-    A column is the user's (the context's) when every field it decides, by itself or through a join, is.
+    A column is the user's (the context's, the domain's) when every field it decides, by itself or through a join, is.
     """
     schema = bundle.schema
-    parts: dict[str, dict[str, object]] = {"user": {}, "context": {}}
+    user: dict[str, object] = {}
+    context: dict[str, object] = {}
+    parts = {"user": user, "context": context, "domain": context}  # a page's own figures stand with the context
     items: dict[str, Column] = {}
     for name, column in columns.items():
         joins = {j.name for j in schema.joins if j.column == name}
@@ -141,7 +143,7 @@ def as_request(bundle: Bundle, columns: Mapping[str, Column]) -> Request:
             parts[side][name] = _first(column)
         else:
             items[name] = column
-    return Request(parts["user"], items, _first(columns[schema.domain_column]), parts["context"])
+    return Request(user, items, _first(columns[schema.domain_column]), context)
 
 
 def as_rows(bundle: Bundle, request: Request, rows: int) -> dict[str, Column]:

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pepnet_infer.assemble import Inputs, Matrix
+from pepnet_infer.backends import Backend
 from pepnet_infer.config import InputWidths
 from pepnet_infer.errors import SchemaError
 
 _FLOAT32 = np.dtype(np.float32)
+
+DenseCall = Callable[[Matrix, Matrix, Matrix], Matrix]
+
+
+def dense_call(backend: Backend, widths: InputWidths) -> DenseCall:
+    """Returns general, domain, prior → scores of `backend`, with the checks of `check_dense_inputs`.
+
+    A backend with `run_matrices` checks by itself, in less time than it takes here: only what it refuses is looked at
+    once more, to be copied or to say what is wrong.
+    """
+    direct: DenseCall | None = getattr(backend, "run_matrices", None)
+
+    def checked(general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
+        return backend.run(check_dense_inputs(general, domain, prior, widths))
+
+    if direct is None:
+        return checked
+
+    def call(general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
+        try:
+            return direct(general, domain, prior)
+        except (TypeError, ValueError):
+            return checked(general, domain, prior)
+
+    return call
 
 
 def check_dense_inputs(general: object, domain: object, prior: object, widths: InputWidths) -> Inputs:

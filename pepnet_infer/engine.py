@@ -15,7 +15,7 @@ from pepnet_infer.assemble import Assembler, Inputs, Matrix
 from pepnet_infer.bundle import Bundle, Check
 from pepnet_infer.columns import read_columns
 from pepnet_infer.counters import Counters, Stopwatch
-from pepnet_infer.dense_inputs import check_dense_inputs
+from pepnet_infer.dense_inputs import DenseCall, dense_call
 from pepnet_infer.errors import BackendError, StoreError
 from pepnet_infer.features import Encoded, Encoder, Features
 from pepnet_infer.request import RequestReader
@@ -34,6 +34,7 @@ class _Parts:
     assembler: Assembler
     rows: RowSource
     backend: backends.Backend
+    dense: DenseCall
 
 
 class Engine:
@@ -51,6 +52,7 @@ class Engine:
             Assembler(bundle.schema, rows),
             rows,
             backend,
+            dense_call(backend, bundle.config.inputs),
         )
         self._counters = Counters()
         self._description = backend.describe()
@@ -141,7 +143,7 @@ class Engine:
         begin = perf_counter_ns()  # no context manager here: a call may be a few microseconds long
         try:
             parts = self._open()
-            values = parts.backend.run(check_dense_inputs(general, domain, prior, self.bundle.config.inputs))
+            values = parts.dense(general, domain, prior)
         except Exception:
             self._counters.add_error()
             raise

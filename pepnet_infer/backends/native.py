@@ -15,7 +15,7 @@ from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.listing import typed
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs
+    from pepnet_infer.assemble import Inputs, Matrix
     from pepnet_infer.bundle import Bundle
     from pepnet_infer.config import ModelConfig
     from pepnet_infer.schema import FeatureSchema
@@ -86,6 +86,10 @@ class NativeBackend:
         """
         shared = bool(self._prefix) and self._prefix <= inputs.shared
         return self._model.run(inputs.general, inputs.domain, inputs.prior, self._threads, self._spin, shared)
+
+    def run_matrices(self, general: Matrix, domain: Matrix, prior: Matrix) -> npt.NDArray[np.float32]:
+        """Returns what `run` does of matrices nobody has looked at; TypeError or ValueError if it cannot take one."""
+        return self._model.run(general, domain, prior, self._threads, self._spin)
 
     def describe(self) -> dict[str, Any]:
         """Returns backend, provider, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why."""
