@@ -2,6 +2,9 @@
 
 #include <pybind11/stl.h>
 
+#include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <set>
 #include <string>
@@ -146,7 +149,11 @@ class Model {
     float* const out = scores.mutable_data();
     const auto most = static_cast<unsigned>(std::min<std::ptrdiff_t>(threads, 1 << 20));
     const py::gil_scoped_release release;
+    const auto begin = std::chrono::steady_clock::now();
     model_->run(inputs, out, most, spin, shared_prefix);
+    const auto spent = std::chrono::steady_clock::now() - begin;
+    run_ns_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count(),
+                      std::memory_order_relaxed);
     return scores;
   }
 
@@ -167,6 +174,7 @@ class Model {
     return result;
   }
 
+  std::int64_t run_ns() const { return run_ns_.load(std::memory_order_relaxed); }
   std::size_t memory_bytes() const { return model_->memory_bytes(); }
 
  private:
@@ -191,6 +199,7 @@ class Model {
 
   Choice choice_;
   std::unique_ptr<DenseModel> model_;
+  mutable std::atomic<std::int64_t> run_ns_{0};
 };
 
 }  // namespace
@@ -209,6 +218,7 @@ void bind_dense_model(py::module_& module) {
            "to be in all rows what they are in the first.")
       .def("describe", &Model::describe,
            "isa, precision, activation, how, why, packed_bytes, block_rows, row_bytes, stages.")
+      .def_property_readonly("run_ns", &Model::run_ns, "Time of all runs so far, without the way into them.")
       .def_property_readonly("memory_bytes", &Model::memory_bytes,
                              "Packed weights, and scratch of all calls so far.");
 }
