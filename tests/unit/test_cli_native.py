@@ -29,6 +29,10 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+#: What export writes of int8 that is too far off.
+NOT_OFFERED = {"offered": False, "why": "over its budget", "max_abs": 0.5, "rms": 0.1, "delta_auc": 1e-4, "isas": {}}
+
+
 def altered(bundle: Path, target: Path, **parity: object) -> Path:
     """A copy of the bundle with other entries in parity.json; None takes one away."""
     shutil.copytree(bundle, target)
@@ -36,13 +40,13 @@ def altered(bundle: Path, target: Path, **parity: object) -> Path:
     (target / "parity.json").write_text(json.dumps({k: v for k, v in known.items() if v is not None}))
     manifest = json.loads((target / "manifest.json").read_text())
     manifest["files"] = {k: v for k, v in describe_files(target).items() if k != "manifest.json"}
-    manifest["precisions"] = {"int8": {"max_abs": 0.02}}
+    manifest["precisions"] = {"int8": {"max_abs": 0.02, "delta_auc": 1e-3}}
     (target / "manifest.json").write_text(json.dumps(manifest))
     return target
 
 
 def test_inspect_says_what_auto_takes_and_why(command: Command, toy_bundle: Path, tmp_path: Path) -> None:
-    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": {"offered": False, "max_abs": 0.5}})
+    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": NOT_OFFERED})
     code, out, err = command("inspect", bundle, "--json")
     assert (code, err) == (0, "")
     taken = json.loads(out)["auto"]
@@ -113,7 +117,7 @@ def test_cpu_lists_every_table_and_the_choice(command: Command) -> None:
 def test_score_in_each_precision(
     command: Command, toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path
 ) -> None:
-    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": {"offered": True, "max_abs": 0.01}})
+    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": NOT_OFFERED | {"offered": True}})
     pq.write_table(toy_table(200), tmp_path / "in.parquet")
     found = []
     for precision in PRECISIONS:
