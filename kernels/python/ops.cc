@@ -308,7 +308,7 @@ void bind_ops(py::module_& module) {
       [](const std::string& isa, const std::string& precision) {
         return OpsView(ops_for(isa_named(isa), precision_named(precision)));
       },
-      py::arg("isa"), py::arg("precision"),
+      py::arg("isa"), py::arg("precision") = "fp32",
       "The table of an instruction set and a precision. ValueError, saying why, where it cannot run here.");
   py::class_<OpsView>(module, "Ops", "The ops of one instruction set in one precision, each on its own.")
       .def_property_readonly("isa", [](const OpsView& o) { return name_of(o.table().isa); })

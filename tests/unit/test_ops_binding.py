@@ -22,6 +22,11 @@ def ops() -> _kernels.Ops:
     return _kernels.ops("scalar", "fp32")
 
 
+def test_fp32_is_what_is_meant_without_a_precision() -> None:
+    ops = _kernels.ops("scalar")
+    assert (ops.isa, ops.precision) == ("scalar", "fp32")
+
+
 def test_every_isa_is_listed_in_every_precision() -> None:
     entries = _kernels.isas()
     assert [(entry["isa"], entry["precision"]) for entry in entries] == [
