@@ -233,6 +233,20 @@ def test_nan_and_infinity_stay_in_their_row(flags: Flags, table: tuple[str, str]
         assert np.isfinite(clean).all()
 
 
+@pytest.mark.parametrize("table", TABLES, ids="-".join)
+@pytest.mark.parametrize("flags", PLANS, ids=lambda flags: "-".join(map(str, flags)))
+def test_what_a_call_leaves_in_its_scratch_is_not_read(flags: Flags, table: tuple[str, str]) -> None:
+    # 40 columns are three panels, and a step of bf16 or int8 deeper than the padding of the last.
+    config = config_of(flags, (40, 5, 7), (40, 40, 9))
+    inputs = inputs_of(config, 40)
+    nowhere = tuple(np.full_like(x, np.nan) for x in inputs)
+    for split in ("rows", "columns"):
+        model = model_of(config, table, split=split, block_rows=16)
+        fresh = model.run(*inputs)
+        assert np.isnan(model.run(*nowhere)).all()
+        assert np.array_equal(model.run(*inputs), fresh)
+
+
 @pytest.mark.parametrize("split", ["rows", "columns"])
 def test_a_million_rows_take_no_more_memory_than_a_block(split: str) -> None:
     config = config_of(DEFAULTS[0], (3, 1, 2), (5,), experts=2)
