@@ -183,7 +183,10 @@ class Counted:
 
 
 def joined_engine(schema: FeatureSchema, sides: dict[str, SideTable]) -> tuple[Engine, Recorder]:
-    bundle: Any = SimpleNamespace(schema=schema, tasks=schema.tasks, model_version=1, sides=lambda: sides)
+    config = SimpleNamespace(inputs=None)
+    bundle: Any = SimpleNamespace(
+        config=config, schema=schema, tasks=schema.tasks, model_version=1, sides=lambda: sides
+    )
     backend = Recorder()
     return Engine(bundle, Counted(), backend), backend
 
