@@ -64,6 +64,13 @@ class Counters:
         with self._lock:
             self._errors += 1
 
+    def __enter__(self) -> None:
+        """Begins a call: `with counters:` counts it if it raises, and lets the exception pass."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self.add_error()
+
     def read(self) -> dict[str, Any]:
         """Returns batches, rows, errors, unknown (by field) and time_us (by stage)."""
         with self._lock:

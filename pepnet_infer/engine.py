@@ -140,13 +140,9 @@ class Engine:
         view that is not C-contiguous is copied. NaN and infinities are computed with as IEEE 754 says, and never touch
         the scores of other rows.
         """
-        begin = perf_counter_ns()  # no context manager here: a call may be a few microseconds long
-        try:
-            parts = self._open()
-            values = parts.dense(general, domain, prior)
-        except Exception:
-            self._counters.add_error()
-            raise
+        begin = perf_counter_ns()  # no generator and no stopwatch here: a call may be a few microseconds long
+        with self._counters:
+            values = self._open().dense(general, domain, prior)
         self._counters.add_dense(len(values), perf_counter_ns() - begin)
         return values
 
@@ -211,11 +207,8 @@ class Engine:
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[tuple[_Parts, Stopwatch]]:
-        try:
+        with self._counters:
             yield self._open(), Stopwatch()
-        except Exception:
-            self._counters.add_error()
-            raise
 
     def _finish(self, parts: _Parts, watch: Stopwatch, inputs: Inputs) -> Scores:
         return Scores(self._run(parts, watch, inputs), self.tasks, self.model_version, inputs.unknown)
