@@ -3,8 +3,9 @@
     y = relu(h·w + b) ⊙ γ · sigmoid(u·gate_w + gate_b)
 
 The layer of an expert or a task tower under PPNet's gate (PEPNet, KDD 2023, arXiv 2302.01115: gate NU and equation 9).
-Both products, the bias, ReLU, sigmoid and multiplication are one pass over registers; neither factor is written to
-memory. `u` is the gate's hidden layer; γ = 2 lets a gate both damp and amplify.
+Both products, the bias, ReLU, sigmoid and multiplication are one pass: neither factor gets further than the first-level
+cache, except a gate that G layers share, which is computed once and kept for them. `u` is the gate's hidden layer; γ = 2
+lets a gate both damp and amplify.
 
 Arrays are float32 NumPy arrays. Shapes, with B rows and G experts (or tasks):
 
@@ -14,9 +15,8 @@ Arrays are float32 NumPy arrays. Shapes, with B rows and G experts (or tasks):
     one gate for each (G layers)  u [B, hidden]              gate_w [G, hidden, out]   gate_b [G, out]
     result                        [B, out], or [G, B, out] for G layers
 
-A gate that G layers share is computed once. Products run in the precision asked for and on the calling thread; the GIL
-is released. Rows do not depend on each other: NaN and infinities stay in theirs, and a row's result is the same bits
-in any batch.
+Products run in the precision asked for and on the calling thread; the GIL is released. Rows do not depend on each
+other: NaN and infinities stay in theirs, and a row's result is the same bits in any batch.
 """
 
 from __future__ import annotations

@@ -29,8 +29,6 @@ inline void rescale(const Operands& operands, const TileView& tile) {
       const std::size_t column = tile.panel * kPanel + c;
       std::int32_t sum;
       __builtin_memcpy(&sum, sums + c, sizeof(sum));
-      // A column's scale is a float16-sized factor of the row's: one product of the two, then one rounding
-      // more.
       sums[c] = static_cast<float>(sum - zero * w.sums[column]) * (row_scale * w.scale[column]);
     }
   }
