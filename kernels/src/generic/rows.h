@@ -141,5 +141,15 @@ inline void sigmoid_of(const float* x, std::size_t n, float* out) {
   }
 }
 
+// A table, known when it is compiled (constinit: nothing of these files may run at load): its own product,
+// and the work on rows, which differs between tables in the rounding of activations alone.
+constexpr Ops table(Isa isa, Precision precision, Activation activation, const char* how,
+                    void (*product)(const Product&)) {
+  return {isa,          precision, activation,
+          how,          product,   activation == Activation::bf16 ? convert_bf16 : convert_f32,
+          quantize_row, mix_rows,  score_rows,
+          sigmoid_of};
+}
+
 }  // namespace
 }  // namespace pepnet

@@ -82,11 +82,9 @@ PEPNET_TILES(3, 4, 5)
 
 }  // namespace
 
-const Ops kAmxBf16{
-    Isa::amx,     Precision::bf16, Activation::bf16, "tdpbf16ps", product_with<TileKernel<PairTiles, false>>,
-    convert_bf16, quantize_row,    mix_rows,         score_rows,  sigmoid_of};
-const Ops kAmxInt8{
-    Isa::amx,    Precision::int8, Activation::u8, "tdpbusd",  product_with<TileKernel<ByteTiles, true>>,
-    convert_f32, quantize_row,    mix_rows,       score_rows, sigmoid_of};
+constinit const Ops kAmxBf16 = table(Isa::amx, Precision::bf16, Activation::bf16, "tdpbf16ps",
+                                     product_with<TileKernel<PairTiles, false>>);
+constinit const Ops kAmxInt8 =
+    table(Isa::amx, Precision::int8, Activation::u8, "tdpbusd", product_with<TileKernel<ByteTiles, true>>);
 
 }  // namespace pepnet

@@ -41,35 +41,13 @@ struct WideByteStep {
 // Of 16 registers float32 takes 12 for sums. Three rows of the widened step take one panel: its mask is one
 // register too many for two. The byte step is bound by its many instructions, not by latency: four rows are
 // as good as six.
-const Ops kAvx2Fp32{Isa::avx2,
-                    Precision::fp32,
-                    Activation::f32,
-                    "vfmadd on 8 float32",
-                    product_with<RegisterKernel<Float32Step, 6, 1, 4>>,
-                    convert_f32,
-                    quantize_row,
-                    mix_rows,
-                    score_rows,
-                    sigmoid_of};
-const Ops kAvx2Bf16{Isa::avx2,
-                    Precision::bf16,
-                    Activation::f32,
-                    "bf16 weights widened, vfmadd on 8 float32",
-                    product_with<RegisterKernel<WidenedStep, 6, 1, 4, 5>>,
-                    convert_f32,
-                    quantize_row,
-                    mix_rows,
-                    score_rows,
-                    sigmoid_of};
-const Ops kAvx2Int8{Isa::avx2,
-                    Precision::int8,
-                    Activation::u8,
-                    "vpmaddwd on bytes widened to 16 bits",
-                    product_with<RegisterKernel<WideByteStep, 4, 1, 4, 6>>,
-                    convert_f32,
-                    quantize_row,
-                    mix_rows,
-                    score_rows,
-                    sigmoid_of};
+constinit const Ops kAvx2Fp32 = table(Isa::avx2, Precision::fp32, Activation::f32, "vfmadd on 8 float32",
+                                      product_with<RegisterKernel<Float32Step, 6, 1, 4>>);
+constinit const Ops kAvx2Bf16 =
+    table(Isa::avx2, Precision::bf16, Activation::f32, "bf16 weights widened, vfmadd on 8 float32",
+          product_with<RegisterKernel<WidenedStep, 6, 1, 4, 5>>);
+constinit const Ops kAvx2Int8 =
+    table(Isa::avx2, Precision::int8, Activation::u8, "vpmaddwd on bytes widened to 16 bits",
+          product_with<RegisterKernel<WideByteStep, 4, 1, 4, 6>>);
 
 }  // namespace pepnet

@@ -8,25 +8,10 @@
 
 namespace pepnet {
 
-const Ops kAvx512Fp32{Isa::avx512,
-                      Precision::fp32,
-                      Activation::f32,
-                      "vfmadd on 16 float32",
-                      product_with<RegisterKernel<Float32Step, 6, 4, 8>>,
-                      convert_f32,
-                      quantize_row,
-                      mix_rows,
-                      score_rows,
-                      sigmoid_of};
-const Ops kAvx512Bf16Widened{Isa::avx512,
-                             Precision::bf16,
-                             Activation::f32,
-                             "bf16 weights widened, vfmadd on 16 float32",
-                             product_with<RegisterKernel<WidenedStep, 6, 4, 8>>,
-                             convert_f32,
-                             quantize_row,
-                             mix_rows,
-                             score_rows,
-                             sigmoid_of};
+constinit const Ops kAvx512Fp32 = table(Isa::avx512, Precision::fp32, Activation::f32, "vfmadd on 16 float32",
+                                        product_with<RegisterKernel<Float32Step, 6, 4, 8>>);
+constinit const Ops kAvx512Bf16Widened =
+    table(Isa::avx512, Precision::bf16, Activation::f32, "bf16 weights widened, vfmadd on 16 float32",
+          product_with<RegisterKernel<WidenedStep, 6, 4, 8>>);
 
 }  // namespace pepnet

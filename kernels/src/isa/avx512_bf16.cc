@@ -40,15 +40,7 @@ struct PairStep {
 
 namespace pepnet {
 
-const Ops kAvx512Bf16{Isa::avx512,
-                      Precision::bf16,
-                      Activation::bf16,
-                      "vdpbf16ps",
-                      product_with<RegisterKernel<PairStep, 6, 4, 8>>,
-                      convert_bf16,
-                      quantize_row,
-                      mix_rows,
-                      score_rows,
-                      sigmoid_of};
+constinit const Ops kAvx512Bf16 = table(Isa::avx512, Precision::bf16, Activation::bf16, "vdpbf16ps",
+                                        product_with<RegisterKernel<PairStep, 6, 4, 8>>);
 
 }  // namespace pepnet

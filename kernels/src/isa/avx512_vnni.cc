@@ -32,8 +32,7 @@ struct QuadStep {
 
 namespace pepnet {
 
-const Ops kAvx512Int8{
-    Isa::avx512, Precision::int8, Activation::u8, "vpdpbusd", product_with<RegisterKernel<QuadStep, 6, 4, 8>>,
-    convert_f32, quantize_row,    mix_rows,       score_rows, sigmoid_of};
+constinit const Ops kAvx512Int8 = table(Isa::avx512, Precision::int8, Activation::u8, "vpdpbusd",
+                                        product_with<RegisterKernel<QuadStep, 6, 4, 8>>);
 
 }  // namespace pepnet

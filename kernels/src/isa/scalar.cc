@@ -40,35 +40,14 @@ struct ByteStep {
 
 }  // namespace
 
-const Ops kScalarFp32{Isa::scalar,
-                      Precision::fp32,
-                      Activation::f32,
-                      "float32 multiply and add",
-                      product_with<RegisterKernel<Float32Step, 4, 1, 1>>,
-                      convert_f32,
-                      quantize_row,
-                      mix_rows,
-                      score_rows,
-                      sigmoid_of};
-const Ops kScalarBf16{Isa::scalar,
-                      Precision::bf16,
-                      Activation::f32,
-                      "bf16 weights widened to float32",
-                      product_with<RegisterKernel<WidenedStep, 4, 1, 1>>,
-                      convert_f32,
-                      quantize_row,
-                      mix_rows,
-                      score_rows,
-                      sigmoid_of};
-const Ops kScalarInt8{Isa::scalar,
-                      Precision::int8,
-                      Activation::u8,
-                      "int8 multiply, int32 add",
-                      product_with<RegisterKernel<ByteStep, 4, 1, 1>>,
-                      convert_f32,
-                      quantize_row,
-                      mix_rows,
-                      score_rows,
-                      sigmoid_of};
+constinit const Ops kScalarFp32 =
+    table(Isa::scalar, Precision::fp32, Activation::f32, "float32 multiply and add",
+          product_with<RegisterKernel<Float32Step, 4, 1, 1>>);
+constinit const Ops kScalarBf16 =
+    table(Isa::scalar, Precision::bf16, Activation::f32, "bf16 weights widened to float32",
+          product_with<RegisterKernel<WidenedStep, 4, 1, 1>>);
+constinit const Ops kScalarInt8 =
+    table(Isa::scalar, Precision::int8, Activation::u8, "int8 multiply, int32 add",
+          product_with<RegisterKernel<ByteStep, 4, 1, 1>>);
 
 }  // namespace pepnet
