@@ -4,8 +4,8 @@
 
 The layer of an expert or a task tower under PPNet's gate (PEPNet, KDD 2023, arXiv 2302.01115: gate NU and equation 9).
 Both products, the bias, ReLU, sigmoid and multiplication are one pass: neither factor gets further than the first-level
-cache, except a gate that G layers share, which is computed once and kept for them. `u` is the gate's hidden layer; γ = 2
-lets a gate both damp and amplify.
+cache, except a gate that G layers share, which is computed once and kept for them. `u` is the gate's hidden layer;
+γ = 2 lets a gate both damp and amplify.
 
 Arrays are float32 NumPy arrays. Shapes, with B rows and G experts (or tasks):
 
