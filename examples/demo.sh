@@ -23,4 +23,4 @@ for row in table.slice(0, 5).to_pylist():
     print(*(f"{value:.6f}" if isinstance(value, float) else value for value in row.values()), sep="  ")
 print(f"{table.num_rows} rows, model_version {table.schema.metadata[b'model_version'].decode()}")
 PY
-step pepnet-infer bench latency "$out/bundle" --batch 1,64,1024 --peers torch,onnxruntime,engine-onnxruntime --seconds 3 --json "$out/latency.json"
+step pepnet-infer bench latency "$out/bundle" --batch 1,64,1024 --peers torch,onnxruntime,engine-native,engine-native-bf16 --seconds 3 --json "$out/latency.json"
