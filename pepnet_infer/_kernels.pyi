@@ -212,3 +212,110 @@ class DenseModel:
     def memory_bytes(self) -> int: ...
     @property
     def run_ns(self) -> int: ...
+
+CachePolicy = Literal["lru", "gset", "lfu", "sieve", "s3fifo"]
+Keys = npt.NDArray[np.uint64]
+Outcomes = npt.NDArray[np.uint8]  # 0 miss, 1 row, 2 known not to exist
+
+class FieldRule(TypedDict, total=False):
+    table: int
+    high_priority: bool
+    ttl: float
+    share: float
+    admission: float
+
+class EntryInfos(TypedDict):
+    outcome: Outcomes
+    tombstone: npt.NDArray[np.bool_]
+    high_priority: npt.NDArray[np.bool_]
+    scored: npt.NDArray[np.bool_]
+    version: npt.NDArray[np.uint64]
+    expires: npt.NDArray[np.float64]
+    score: Floats
+
+class CachePart(EntryInfos):
+    keys: Keys
+    rows: Floats
+    order: npt.NDArray[np.uint64]
+
+class RowCache:
+    def __init__(
+        self,
+        dim: int,
+        capacity_bytes: int,
+        policy: str = "lru",
+        dtype: str = "float32",  # float32, float16, bfloat16, int8
+        full: bool = False,
+        *,
+        max_rows: int = 0,
+        beta: float = 0.1,
+        r: float = 3.0,
+        interval: float = 86400.0,
+        admission: float = 1.0,
+        tombstone_ttl: float = 3600.0,
+        negative_ttl: float = 60.0,
+        seed: int = 0,
+        fields: Sequence[FieldRule] = (),
+    ) -> None: ...
+    def lookup(self, keys: Keys, out: Floats, outcomes: Outcomes | None = None, counted: bool = True) -> int: ...
+    def lookup_pool(
+        self,
+        keys: Keys,
+        offsets: npt.NDArray[np.int64],
+        pooling: Literal["mean", "sum"],
+        out: Floats,
+        outcomes: Outcomes | None = None,
+        counted: bool = True,
+    ) -> int: ...
+    def write(
+        self,
+        keys: Keys,
+        rows: Floats,
+        scores: Floats | None = None,
+        versions: Keys | None = None,
+        expires: npt.NDArray[np.float64] | None = None,
+        update: bool = False,
+        results: Outcomes | None = None,  # 0 stale, 1 inserted, 2 replaced, 3 rejected
+    ) -> int: ...
+    def mark_absent(self, keys: Keys) -> None: ...
+    def erase(self, keys: Keys, versions: Keys, expires: npt.NDArray[np.float64] | None = None) -> int: ...
+    def feedback(self, keys: Keys, positive: npt.NDArray[np.bool_]) -> int: ...
+    def peek(self, keys: Keys) -> EntryInfos: ...
+    def replay(self, keys: Keys, hits: npt.NDArray[np.bool_] | None = None) -> int: ...
+    @property
+    def parts(self) -> int: ...
+    def part(self, index: int) -> CachePart: ...
+    def clear(self) -> None: ...
+    def set_time(self, now: float) -> None: ...  # nan: the clock's again
+    @property
+    def time(self) -> float: ...
+    def stats(self) -> dict[str, int]: ...  # the names of CacheStats
+    @property
+    def dim(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def policy(self) -> CachePolicy: ...
+    @property
+    def full(self) -> bool: ...
+    @property
+    def capacity_rows(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+
+class FlightTable:
+    def __init__(self) -> None: ...
+    def begin(self, keys: Keys, flight: int) -> Keys: ...
+    def land(self, keys: Keys, flight: int) -> npt.NDArray[np.bool_] | None: ...
+    def end(self, keys: Keys, flight: int) -> None: ...
+    def touch(self, keys: Keys) -> None: ...
+    def __len__(self) -> int: ...
+
+def distinct(keys: Keys) -> tuple[Keys, npt.NDArray[np.int64]]: ...
+def serve(
+    rows: Floats,
+    sources: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.int64],
+    default_row: Floats,
+    out: Floats,
+) -> int: ...

@@ -7,6 +7,7 @@ namespace pepnet::python {
 
 void bind_cpu(pybind11::module_& module);
 void bind_dense_model(pybind11::module_& module);
+void bind_flights(pybind11::module_& module);
 void bind_key_index(pybind11::module_& module);
 void bind_ops(pybind11::module_& module);
 void bind_packed_weights(pybind11::module_& module);

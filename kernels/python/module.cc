@@ -4,6 +4,7 @@ PYBIND11_MODULE(_kernels, module) {
   module.doc() = "Compiled parts of pepnet_infer. Arrays are checked, never converted; the GIL is released.";
   pepnet::python::bind_cpu(module);
   pepnet::python::bind_dense_model(module);
+  pepnet::python::bind_flights(module);
   pepnet::python::bind_key_index(module);
   pepnet::python::bind_packed_weights(module);
   pepnet::python::bind_ops(module);

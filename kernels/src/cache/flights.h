@@ -1,0 +1,72 @@
+// Which ids are being fetched from the store, and by which flight: one flight an id, whatever the threads.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "pepnet/packed.h"
+#include "pepnet/rows.h"
+
+namespace pepnet::cache {
+
+// An id is entered by `begin` and leaves with `end`. Between them an update or a deletion of it may come,
+// which calls `touch` first:
+//
+//     flight   begin    ask the store    land    write rows to the cache    end
+//     update                        touch    write to the cache
+//
+// What the store answered may then be older than the update, and the cache cannot be relied on to know: the
+// updated row may have been evicted, or never admitted. So a touched id's row is not written. `touch` comes
+// either before `land`, which reports it, or after; then it waits for `end`, and the update is written over
+// the flight's row. A touched id has no flight for those who come later: they ask the store anew, and never
+// see the older row.
+class FlightTable {
+ public:
+  FlightTable();
+
+  // owners[i] becomes the flight that fetches keys[i] from here on: the one that does already, or `flight`
+  // (not 0).
+  void begin(PackedArray<std::uint64_t> keys, std::uint64_t flight, std::uint64_t* owners);
+
+  // Says that rows of `flight` are about to be written. kept[i]: whether that of keys[i] may be. Returns how
+  // many.
+  std::size_t land(PackedArray<std::uint64_t> keys, std::uint64_t flight, bool* kept) noexcept;
+
+  // Lets go of those of `keys` that `flight` still has.
+  void end(PackedArray<std::uint64_t> keys, std::uint64_t flight) noexcept;
+
+  // An update or deletion of `keys` is about to be written. Waits while rows of theirs are being written.
+  void touch(PackedArray<std::uint64_t> keys);
+
+  std::size_t size() const noexcept;
+
+ private:
+  enum class State : std::uint8_t { kFlying, kLanding, kTouched };
+  struct Entry {
+    std::uint64_t key = 0;
+    std::uint64_t flight = 0;  // 0: nothing here. Every key is an ordinary one
+    State state = State::kFlying;
+  };
+
+  std::size_t find(std::uint64_t key) const noexcept;  // where it is, or where it would go
+  void reserve(std::size_t more);
+  void remove(std::size_t at) noexcept;
+
+  mutable std::mutex mutex_;
+  std::condition_variable landed_;
+  std::vector<Entry> entries_;  // a power of two, at most half full; linear probing, no tombstones
+  std::size_t size_ = 0;
+};
+
+// Distinct keys in the order in which they first come, and for each of `keys` which of them it is [keys].
+std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which);
+
+// out.row(positions[i]) = row sources[i] of `rows`, or `default_row` where that is outside. Positions outside
+// of `out` are passed over. Returns how many got the default row.
+std::size_t serve(const RowsView& rows, PackedArray<std::int64_t> sources,
+                  PackedArray<std::int64_t> positions, PackedArray<float> default_row, OutView out) noexcept;
+
+}  // namespace pepnet::cache
