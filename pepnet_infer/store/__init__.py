@@ -1,13 +1,13 @@
 """Where embedding rows come from.
 
-`RowSource` is what the assembler asks; `Store` is what holds all rows, and what a cache asks about its misses.
-`MmapStore` is both: it serves a bundle's own tables.
+`RowSource` is what the assembler asks; `Store` is what holds all rows, and what a cache asks about its misses;
+`WritableStore` takes updates too. `MmapStore` is both of the first: it serves a bundle's own tables.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from pepnet_infer.ids import Keys
 
 Pooling = Literal["mean", "sum"]
 Rows = npt.NDArray[np.float32]
+
+#: A number that no table has: that of `ids.MISSING_KEY`.
+NO_TABLE = 0xFFFF
 
 
 class RowSource(Protocol):
@@ -34,15 +37,79 @@ class RowSource(Protocol):
         """
 
 
+class Fetched(NamedTuple):
+    """What a store has of N keys, each array in the order of the keys."""
+
+    rows: Rows  # float32 [N, dim]; zeros where `found` is false
+    found: npt.NDArray[np.bool_]  # [N]
+    versions: npt.NDArray[np.uint64]  # [N]; where not found, of the deletion that the store remembers, else 0
+    scores: npt.NDArray[np.float32]  # [N]; NaN: none
+    expires: npt.NDArray[np.float64]  # [N] Unix seconds; inf: never
+
+    @classmethod
+    def nothing(cls, count: int, dim: int) -> Fetched:
+        """Returns arrays that say of `count` keys that none is there, to be filled in."""
+        return cls(
+            np.zeros((count, dim), np.float32),
+            np.zeros(count, np.bool_),
+            np.zeros(count, np.uint64),
+            np.full(count, np.nan, np.float32),
+            np.full(count, np.inf),
+        )
+
+    def part(self, begin: int, end: int) -> Fetched:
+        """Returns views of what is had of keys `begin` to `end`."""
+        return Fetched(
+            self.rows[begin:end],
+            self.found[begin:end],
+            self.versions[begin:end],
+            self.scores[begin:end],
+            self.expires[begin:end],
+        )
+
+
 class Store(Protocol):
     """Answers by key alone, whatever the table: the table's number is in the key. Safe from any thread."""
 
-    def get_many(self, keys: Keys, dim: int) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Returns (rows float32 [N, dim], found [N]) of keys that may come from any tables of width `dim`.
+    def get_many(self, keys: Keys, dim: int) -> Fetched:
+        """Returns what is there of `keys` [N], which may come from any tables of width `dim` and may repeat.
 
-        Where `found` is false the row is the default row of the key's table, or zeros when no table has its number.
-        Raises StoreError for a key of a table of another width.
+        A key that is not there has zeros for its row: which row is served in its stead is the caller's business.
+        Raises StoreError for a key of a table of another width, and when the store cannot answer.
         """
+
+
+class WritableStore(Store, Protocol):
+    """A store in which the newest version of a key wins: updates may come twice, split or in any order.
+
+    A version of a key names one state of it, and only a newer one replaces it: an equal one is a replay. A deletion is
+    remembered with its version, so that an update older than it does not bring the row back.
+    """
+
+    def put_many(
+        self,
+        keys: Keys,
+        rows: Rows,
+        versions: npt.NDArray[np.uint64],
+        scores: npt.NDArray[np.float32] | None = None,
+        expires: npt.NDArray[np.float64] | None = None,
+    ) -> int:
+        """Writes `rows` [N, dim] where versions [N] are newer than what is there. Returns how many were applied.
+
+        Keys are taken in order, so that a later one of the batch sees an earlier one. Raises StoreError when rows or
+        versions do not fit the keys, for a width other than the key's table has, and when the store cannot write.
+        """
+
+    def delete_many(self, keys: Keys, versions: npt.NDArray[np.uint64]) -> int:
+        """Deletes what is older than versions [N], there or not. Returns how many were applied. Raises StoreError."""
+
+
+class TableShape(NamedTuple):
+    """What one table of a store is."""
+
+    number: int  # in the top 16 bits of its keys; NO_TABLE for a table without rows whose number is not known
+    dim: int
+    rows: int
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pepnet_infer._kernels import Table
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.schema import TableSpec
-from pepnet_infer.store import Pooling, Rows, TableStats
+from pepnet_infer.store import NO_TABLE, Fetched, Pooling, Rows, TableShape, TableStats
 from pepnet_infer.store.table_file import TableFile, open_table
 
 
@@ -31,6 +31,24 @@ class _Tables:
         if table is None:
             raise StoreError(f"table: expected one of {_names(self.tables)}, got {name!r}")
         return table
+
+    def file(self, name: str) -> TableFile:
+        self[name]
+        return self.files[name]
+
+    def fetch(self, number: int, keys: Keys, got: Fetched) -> None:
+        """Fills in what the table of this number has of `keys`; nothing where no table has the number."""
+        name = self.by_number.get(number)
+        if name is None:
+            return
+        table, dim = self.tables[name], got.rows.shape[1]
+        if table.dim != dim:
+            raise StoreError(f"keys: expected tables of width {dim}, got a key of {name!r} of width {table.dim}")
+        if table.lookup(keys, got.rows, got.found) == 0:
+            got.scores[:] = self.files[name].scores[table.index.find(keys)]
+            return
+        got.rows[~got.found] = 0
+        got.scores[got.found] = self.files[name].scores[table.index.find(keys[got.found])]
 
 
 class MmapStore:
@@ -66,24 +84,46 @@ class MmapStore:
         """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`."""
         return self._open()[table].pool(keys, offsets, pooling, out)
 
-    def get_many(self, keys: Keys, dim: int) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """Returns (rows [N, dim], found [N]); see `Store.get_many`."""
+    def get_many(self, keys: Keys, dim: int) -> Fetched:
+        """Returns rows and scores of what is there, all of version 0 and without expiry; see `Store.get_many`."""
         held = self._open()
-        rows, found = np.zeros((keys.size, dim), np.float32), np.zeros(keys.size, np.bool_)
-        numbers = keys >> np.uint64(ID_BITS)
-        for number in np.unique(numbers):
-            name = held.by_number.get(int(number))
-            if name is None:
-                continue
-            table = held[name]
-            if table.dim != dim:
-                raise StoreError(f"keys: expected tables of width {dim}, got a key of {name!r} of width {table.dim}")
-            at = np.flatnonzero(numbers == number)
-            some = np.empty((at.size, dim), np.float32)
-            some_found = np.empty(at.size, np.bool_)
-            table.lookup(keys[at], some, some_found)
-            rows[at], found[at] = some, some_found
-        return rows, found
+        got = Fetched.nothing(keys.size, dim)
+        if keys.size == 0:
+            return got
+        first, last = int(keys.min()) >> ID_BITS, int(keys.max()) >> ID_BITS
+        if first == last:
+            held.fetch(first, keys, got)
+            return got
+        # Each table is asked once, for its part of the keys in order of their tables.
+        numbers = (keys >> np.uint64(ID_BITS)).astype(np.uint16)
+        order = np.argsort(numbers, kind="stable")
+        sorted_keys, sorted_got = keys[order], Fetched.nothing(keys.size, dim)
+        ends = np.append(np.flatnonzero(np.diff(numbers[order])) + 1, keys.size)
+        begin = 0
+        for end in ends.tolist():
+            number = int(sorted_keys[begin]) >> ID_BITS
+            held.fetch(number, sorted_keys[begin:end], sorted_got.part(begin, end))
+            begin = end
+        got.rows[order], got.found[order], got.scores[order] = sorted_got.rows, sorted_got.found, sorted_got.scores
+        return got
+
+    @property
+    def tables(self) -> dict[str, TableShape]:
+        """Table name → its number, width and number of rows."""
+        held = self._open()
+        numbers = {name: number for number, name in held.by_number.items()}
+        return {
+            name: TableShape(numbers.get(name, NO_TABLE), table.dim, len(table)) for name, table in held.tables.items()
+        }
+
+    def default_row(self, table: str) -> npt.NDArray[np.float32]:
+        """Returns the row [dim] that is served for an id the table does not have: a copy."""
+        return self._open().file(table).default.copy()
+
+    def scored_keys(self, table: str) -> tuple[Keys, npt.NDArray[np.float32]]:
+        """Returns (keys [N] ascending, GSET scores [N]) of a table, read-only and where they lie in the file."""
+        file = self._open().file(table)
+        return file.keys, file.scores
 
     def stats(self) -> dict[str, TableStats]:
         """Returns what each table is and was asked. Counters are read as they stand, without stopping anyone."""

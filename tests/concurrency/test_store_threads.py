@@ -67,9 +67,9 @@ def ask(store: MmapStore, rng: np.random.Generator) -> tuple[int, int]:
     assert unknown == (keys % 2).sum()
     assert store.pool("t", keys, np.array([0, 100, 200, 300]), "sum", pooled) == unknown
     np.testing.assert_allclose(pooled[:, 0], expected.reshape(3, 100).sum(axis=1), rtol=1e-6)
-    rows, found = store.get_many(keys, DIM)
-    np.testing.assert_array_equal(rows, out)
-    np.testing.assert_array_equal(found, keys % 2 == 0)
+    got = store.get_many(keys, DIM)
+    np.testing.assert_array_equal(got.rows, np.where(got.found[:, None], out, 0))
+    np.testing.assert_array_equal(got.found, keys % 2 == 0)
     return 900, 3 * int(unknown)
 
 

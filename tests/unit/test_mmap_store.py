@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.ids import MISSING_KEY, make_keys
 from pepnet_infer.schema import TableSpec
-from pepnet_infer.store import RowSource, Store
+from pepnet_infer.store import NO_TABLE, RowSource, Store
 from pepnet_infer.store.mmap import MmapStore
 from pepnet_infer.tensorfile import from_bfloat16, to_bfloat16, write_tensors
 
@@ -76,14 +76,45 @@ def test_get_many_finds_keys_of_several_tables_of_one_width(tmp_path: Path) -> N
     write_table(paths["wide"], 2, [1], 5)
     store = MmapStore(paths)
     key = lambda number, id: make_keys(number, np.array([id], dtype=np.uint64))[0]  # noqa: E731
-    rows, found = store.get_many(np.array([key(1, 2), key(0, 1), key(0, 9), MISSING_KEY, key(1, 1)]), 3)
-    np.testing.assert_array_equal(rows, [b[1], a[0], [0.5] * 3, [0.0] * 3, b[0]])
-    assert found.tolist() == [True, True, False, False, True]
-    rows, found = store.get_many(np.empty(0, np.uint64), 3)
-    assert (rows.shape, found.shape) == ((0, 3), (0,))
+    got = store.get_many(np.array([key(1, 2), key(0, 1), key(0, 9), MISSING_KEY, key(1, 1), key(1, 2)]), 3)
+    np.testing.assert_array_equal(got.rows, [b[1], a[0], [0.0] * 3, [0.0] * 3, b[0], b[1]])
+    assert got.found.tolist() == [True, True, False, False, True, True]
+    np.testing.assert_array_equal(got.scores, np.array([1, 0, np.nan, np.nan, 0, 1], np.float32))
+    assert (got.versions == 0).all()
+    assert np.isposinf(got.expires).all()
+    one = store.get_many(np.array([key(1, 1), key(1, 7)]), 3)
+    np.testing.assert_array_equal(one.rows, [b[0], [0.0] * 3])
+    np.testing.assert_array_equal(one.scores, np.array([0, np.nan], np.float32))
+    assert one.found.tolist() == [True, False]
+    none = store.get_many(np.empty(0, np.uint64), 3)
+    assert [(array.dtype.name, array.shape) for array in none] == [
+        ("float32", (0, 3)),
+        ("bool", (0,)),
+        ("uint64", (0,)),
+        ("float32", (0,)),
+        ("float64", (0,)),
+    ]
     with pytest.raises(StoreError, match="expected tables of width 3, got a key of 'wide' of width 5"):
         store.get_many(np.array([key(0, 1), key(2, 1)]), 3)
-    assert [store.stats()[name].lookups for name in ("a", "b")] == [3, 2]
+    assert [store.stats()[name].lookups for name in ("a", "b")] == [3, 5]
+
+
+def test_tables_defaults_and_scores_can_be_read(tmp_path: Path) -> None:
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("a", "empty")}
+    write_table(paths["a"], 6, [1, 4, 8], 3)
+    write_table(paths["empty"], 7, [], 5)
+    store = MmapStore(paths)
+    assert store.tables == {"a": (6, 3, 3), "empty": (NO_TABLE, 5, 0)}
+    assert MmapStore(paths, {"a": TableSpec("a", 3, 6), "empty": TableSpec("empty", 5, 7)}).tables["empty"] == (7, 5, 0)
+    assert store.default_row("a").tolist() == [6.5] * 3
+    store.default_row("a")[:] = 0
+    assert store.default_row("a").tolist() == [6.5] * 3
+    keys, scores = store.scored_keys("a")
+    assert keys.tolist() == make_keys(6, np.array([1, 4, 8], np.uint64)).tolist()
+    assert scores.tolist() == [0, 0.5, 1]
+    for ask in (store.default_row, store.scored_keys):
+        with pytest.raises(StoreError, match="table: expected one of a, empty, got 'b'"):
+            ask("b")
 
 
 def test_a_bundle_replaced_on_disk_does_not_change_what_is_served(tmp_path: Path) -> None:
@@ -116,6 +147,9 @@ def test_rows_are_mapped_not_copied_and_let_go_at_close(tmp_path: Path) -> None:
         lambda: store.pool("t", np.arange(3, dtype=np.uint64), np.array([0, 3]), "sum", np.empty((1, 4), np.float32)),
         lambda: store.get_many(np.arange(3, dtype=np.uint64), 4),
         store.stats,
+        lambda: store.tables,
+        lambda: store.default_row("t"),
+        lambda: store.scored_keys("t"),
     )
     for call in calls:
         with pytest.raises(StoreError, match="expected an open one, got one that was closed"):
