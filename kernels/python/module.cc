@@ -8,6 +8,8 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_key_index(module);
   pepnet::python::bind_packed_weights(module);
   pepnet::python::bind_ops(module);
+  pepnet::python::bind_row_cache(module);
   pepnet::python::bind_rows(module);
   pepnet::python::bind_table(module);
+  pepnet::python::bind_update_window(module);
 }

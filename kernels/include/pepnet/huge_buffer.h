@@ -14,7 +14,11 @@ class HugeBuffer {
 
   HugeBuffer() noexcept = default;
   // Throws std::bad_alloc. No bytes: no memory, data() is null.
-  explicit HugeBuffer(std::size_t bytes);
+  explicit HugeBuffer(std::size_t bytes) : HugeBuffer(bytes, Tail::kHuge) {}
+  // kSmall: what does not fill a huge page at the end stays in small ones, and mapped_bytes() is `bytes`
+  // rounded up to 64 KiB: for a budget that must hold.
+  enum class Tail : bool { kHuge, kSmall };
+  HugeBuffer(std::size_t bytes, Tail tail);
   HugeBuffer(HugeBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)),
         size_(std::exchange(other.size_, 0)),

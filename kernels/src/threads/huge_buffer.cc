@@ -31,12 +31,12 @@ constexpr std::size_t round_up(std::size_t bytes, std::size_t to) { return (byte
 
 }  // namespace
 
-HugeBuffer::HugeBuffer(std::size_t bytes) {
+HugeBuffer::HugeBuffer(std::size_t bytes, Tail tail) {
   if (bytes == 0) return;
   if (bytes > std::numeric_limits<std::size_t>::max() / 2) throw std::bad_alloc();
   // A small buffer keeps small pages: a huge one would cost it 2 MiB of memory.
   const bool huge = bytes >= kAlignment;
-  const std::size_t wanted = round_up(bytes, huge ? kAlignment : kPage);
+  const std::size_t wanted = round_up(bytes, huge && tail == Tail::kHuge ? kAlignment : kPage);
   void* const map =
       mmap(nullptr, wanted + kAlignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) throw std::bad_alloc();

@@ -1,0 +1,68 @@
+// When a row expires, in 16 bits.
+//
+//     bits 15..12  s: the unit is 2^s quarters of a second
+//     bits 11..0   the deadline in units, rounded up, modulo 4096
+//
+// s is the smallest for which the time left is at most 1024 units, so that a deadline is kept to 0.2 % of the
+// time that was left when it was set, or a quarter of a second. The comparison is one subtraction modulo
+// 4096, right for 2048 units either way: a row that stays for longer after its end would come back to life,
+// which `SetCache` prevents by removing expired rows in time. Code 0 is "never". The longest time left is 97
+// days at full precision and 194 days at all; beyond that a row expires early, which costs one question to
+// the store.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace pepnet::cache {
+
+class Expiry {
+ public:
+  static constexpr std::uint16_t kNeverCode = 0;
+  static constexpr double kQuarter = 0.25;
+
+  static constexpr double unit(unsigned scale) noexcept {
+    return kQuarter * static_cast<double>(1U << scale);
+  }
+  static constexpr unsigned scale_of(std::uint16_t code) noexcept { return code >> 12; }
+
+  static std::uint16_t encode(double expires, double now) noexcept {
+    if (!(expires < kForever)) return kNeverCode;  // NaN too
+    const double left = expires - now;
+    unsigned scale = 0;
+    while (scale < 15 && left > 1024.0 * unit(scale)) ++scale;
+    const double present = std::floor(now / unit(scale));
+    double count = std::ceil(expires / unit(scale));
+    if (count - present > 2047.0) count = present + 2047.0;
+    if (present - count > 1024.0) count = present;  // long past: expired now
+    const auto low = static_cast<std::uint16_t>(static_cast<std::int64_t>(count) & 4095);
+    const auto code = static_cast<std::uint16_t>((scale << 12) | low);
+    return code == kNeverCode ? std::uint16_t{1} : code;
+  }
+
+  explicit Expiry(double now) noexcept : now_(now) {}
+
+  bool expired(std::uint16_t code) const noexcept { return code != kNeverCode && distance(code) <= 0; }
+
+  // Unix seconds, as far as the code knows.
+  double deadline(std::uint16_t code) const noexcept {
+    if (code == kNeverCode) return std::numeric_limits<double>::infinity();
+    const double u = unit(scale_of(code));
+    return (std::floor(now_ / u) + distance(code)) * u;
+  }
+
+ private:
+  static constexpr double kForever = 1e17;
+
+  // Units from now to the deadline.
+  int distance(std::uint16_t code) const noexcept {
+    const auto present = static_cast<std::int64_t>(std::floor(now_ / unit(scale_of(code)))) & 4095;
+    const int ahead = static_cast<int>((code & 4095) - present) & 4095;
+    return ahead >= 2048 ? ahead - 4096 : ahead;
+  }
+
+  double now_;
+};
+
+}  // namespace pepnet::cache

@@ -1,0 +1,80 @@
+// GSET's score as one 32-bit word that orders rows for ever after without being touched again.
+//
+// Kraken's recurrence, once per interval: S <- (1-β)·S + β·(r·c⁺ + c⁻). In closed form, at interval n,
+// S(n) = β · Σ_i c_i · (1-β)^(n - n_i): every score decays by the same factor, so that only their ratios and
+// the present matter. What is kept is
+//
+//     w = log2 S(n) + λ·(n - n0),   λ = -log2(1-β),
+//
+// which does not change while nothing is counted: the order of two rows stays exact with no sweep over the
+// table ("forward decay", Cormode et al., ICDE 2009). w is a fixed-point number: 20 bits after the point are
+// a relative step of 6.6e-7 in S, 11 before it are S from 2^-1000 to 2^1000 around the landmark n0. When
+// λ·(n-n0) has grown by 512, n0 is moved and that much is taken off all words of a region; at 10 % a day that
+// is once in nine years.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace pepnet::cache {
+
+class ScoreWord {
+ public:
+  static constexpr std::uint32_t kLowest = 0;  // S = 0
+
+  // `x` is log2 of a score at the landmark's scale.
+  static std::uint32_t encode(double x, std::uint32_t random) noexcept {
+    if (!(x > kLeast)) return kLowest;  // NaN too
+    const double scaled = (std::min(x, kMost) + kOffset) * kOne;
+    const double floor = std::floor(scaled);
+    // Rounded at random in proportion: a million small additions, each less than half a step, would otherwise
+    // add up to nothing.
+    const bool up = (scaled - floor) * 4294967296.0 > static_cast<double>(random);
+    return static_cast<std::uint32_t>(floor) + (up ? 1U : 0U);
+  }
+  static double decode(std::uint32_t word) noexcept {
+    return word == kLowest ? -std::numeric_limits<double>::infinity()
+                           : static_cast<double>(word) / kOne - kOffset;
+  }
+
+  static constexpr double kOne = 1 << 20;
+
+ private:
+  static constexpr double kOffset = 2048.0;
+  static constexpr double kLeast = -2047.0;
+  static constexpr double kMost = 2047.0;
+};
+
+// log2(2^a + 2^b)
+inline double log2_sum(double a, double b) noexcept {
+  const double high = std::max(a, b), low = std::min(a, b);
+  if (std::isinf(low)) return high;
+  return high + std::log1p(std::exp2(low - high)) * 1.4426950408889634;
+}
+
+// Where the recurrence stands in time.
+class ScoreScale {
+ public:
+  static constexpr double kRebase = 512.0;
+
+  ScoreScale(double beta, double r, double interval) noexcept
+      : lambda_(-std::log2(1.0 - beta)),
+        negative_(std::log2(beta)),
+        positive_(std::log2(beta * r)),
+        interval_(interval) {}
+
+  double interval_of(double now) const noexcept { return std::floor(now / interval_); }
+  // λ·(n - n0)
+  double height(double now, double landmark) const noexcept {
+    return lambda_ * (interval_of(now) - landmark);
+  }
+  double of_negative() const noexcept { return negative_; }  // log2 β
+  double of_positive() const noexcept { return positive_; }  // log2 βr
+
+ private:
+  double lambda_, negative_, positive_, interval_;
+};
+
+}  // namespace pepnet::cache

@@ -1,0 +1,315 @@
+// The write path. Whatever is changed is written beside the old and published by one store of a hot word.
+#include <sched.h>
+
+#include <algorithm>
+
+#include "cache/row_codec.h"
+#include "cache/set_cache.h"
+
+namespace pepnet::cache {
+namespace {
+
+constexpr std::size_t kGroup = 32;
+
+}  // namespace
+
+void SetCache::free_slot(Region& region, std::uint32_t slot) noexcept {
+  const std::uint32_t next = region.free_head;
+  std::memcpy(slot_at(number_of(region), slot), &next, sizeof next);
+  region.free_head = slot;
+}
+
+bool SetCache::reclaim(Region& region) noexcept {
+  const std::uint64_t free_below = epochs_.advance();
+  bool any = false;
+  while (region.limbo_size != 0 && region.limbo[region.limbo_begin].epoch < free_below) {
+    free_slot(region, region.limbo[region.limbo_begin].slot);
+    region.limbo_begin = (region.limbo_begin + 1) % Region::kLimbo;
+    --region.limbo_size;
+    any = true;
+  }
+  return any;
+}
+
+std::uint32_t SetCache::take_slot(Region& region) noexcept {
+  // Readers leave within microseconds; one that lost its CPU needs it back.
+  while (region.free_head == kEmpty && region.fresh == region.slots) {
+    if (!reclaim(region)) (void)sched_yield();
+  }
+  if (region.free_head == kEmpty) return region.fresh++;
+  const std::uint32_t slot = region.free_head;
+  std::memcpy(&region.free_head, slot_at(number_of(region), slot), sizeof region.free_head);
+  return slot;
+}
+
+void SetCache::retire(Region& region, std::uint32_t word) noexcept {
+  while (region.limbo_size == Region::kLimbo) {
+    if (!reclaim(region)) (void)sched_yield();
+  }
+  const std::uint32_t at = (region.limbo_begin + region.limbo_size) % Region::kLimbo;
+  region.limbo[at] = {epochs_.retired(), word & kSlotBits};
+  ++region.limbo_size;
+}
+
+void SetCache::count_entry(Region& region, std::uint32_t word, std::uint64_t key, bool added) noexcept {
+  Count& kind = is_negative(word)    ? region.counts.negatives
+                : is_tombstone(word) ? region.counts.tombstones
+                                     : region.counts.rows;
+  if (added) {
+    ++kind;
+  } else {
+    --kind;
+  }
+  if (fields_.any_limit() && has_row(word)) {
+    if (const Fields::Field* field = fields_.of(key))
+      field->rows.fetch_add(added ? 1 : -1, std::memory_order_relaxed);
+  }
+}
+
+double SetCache::expiry_of(const NewRow& row, double now) const noexcept {
+  if (row.expires < kNever) return row.expires;
+  const Fields::Field* field = fields_.of(row.key);
+  return field == nullptr ? kNever : now + field->rule.ttl;
+}
+
+void SetCache::publish(Region& region, const Home& home, Room room, std::uint32_t slot, const NewRow& row,
+                       double now, std::uint32_t flags) noexcept {
+  const std::uint16_t code = Expiry::encode(expiry_of(row, now), now);
+  if (code != Expiry::kNeverCode) {
+    flags |= kExpires;
+    region.least_scale = std::min(region.least_scale, Expiry::scale_of(code));
+    due_at(now + 1024.0 * Expiry::unit(Expiry::scale_of(code)));
+  }
+  const SlotHeader header{home.rest() << 16 | code, row.version};
+  std::byte* const to = slot_at(number_of(region), slot);
+  std::memcpy(to, &header, sizeof header);
+  if (row.row != nullptr) {
+    with_cache_row(options_.type,
+                   [&]<CacheRow type>() noexcept { store_row<type>(row.row, row_of(to), options_.dim); });
+  }
+  const std::uint32_t word = home.tag | flags | slot;
+  const std::uint32_t old = room.set->hot[room.way].load(std::memory_order_relaxed);
+  room.set->hot[room.way].store(word, std::memory_order_seq_cst);
+  if (is_empty(old)) {
+    ++region.entries;
+  } else {
+    retire(region, old);
+    count_entry(region, old, row.key, false);  // of the same key: evict() has emptied the way otherwise
+  }
+  count_entry(region, word, row.key, true);
+}
+
+std::uint32_t SetCache::order_of(Region& region, const Home& home, const NewRow& row, double now) noexcept {
+  if (scores()) {
+    const double height = scale_.height(now, region.landmark.load(std::memory_order_relaxed));
+    if (row.row == nullptr) return ScoreWord::kLowest;
+    if (row.score == row.score && options_.policy == CachePolicy::kGset)
+      return ScoreWord::encode(std::log2(static_cast<double>(std::max(row.score, 0.0F))) + height,
+                               region.next_random());
+    return ScoreWord::encode(scale_.of_negative() + height, region.next_random());
+  }
+  const std::uint32_t tick = tick_.fetch_add(1, std::memory_order_relaxed);
+  switch (options_.policy) {
+    case CachePolicy::kSieve:
+      return tick & 0x3FFF'FFFF;
+    case CachePolicy::kS3Fifo:
+      return (tick & 0x1FFF'FFFF) | (take_ghost(home) ? 0x2000'0000U : 0U);
+    default:
+      return tick;
+  }
+}
+
+Written SetCache::write_one(Region& region, const Home& home, const NewRow& row, Write how,
+                            double now) noexcept {
+  RegionCounts& counts = region.counts;
+  const Entry entry = find(home);
+  const bool update = how == Write::kUpdate;
+  if (!is_empty(entry.word)) {
+    const bool newer = row.version > entry.header.version;
+    // A deletion wins over a row of its own version, a row that is read again over itself.
+    const bool same = row.version == entry.header.version && !update && !is_tombstone(entry.word);
+    if (!newer && !same && !is_negative(entry.word)) {
+      ++(update ? counts.updates_stale : counts.stale);
+      return Written::kStale;
+    }
+    const bool scored = options_.policy == CachePolicy::kGset && row.score == row.score;
+    std::uint32_t flags = row.flags;
+    const Room room{entry.set, entry.way};
+    if (has_row(entry.word)) {
+      flags |= entry.word & kScored;
+    }
+    if (scored) flags |= kScored;
+    publish(region, home, room, take_slot(region), row, now, flags);
+    if (scored || !has_row(entry.word))
+      entry.set->order[entry.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
+    ++counts.replaced;
+    if (update) ++counts.updates_applied;
+    return Written::kReplaced;
+  }
+
+  if (update && region.floor != 0 && row.version <= region.floor) {
+    ++counts.updates_stale;
+    return Written::kStale;
+  }
+  const Fields::Field* const field = fields_.of(row.key);
+  if (!fields_.certain()) {
+    const double chance = static_cast<double>(region.next_random()) / 4294967296.0;
+    if (chance >= fields_.admission(field)) {
+      ++counts.rejected_admission;
+      return Written::kRejected;
+    }
+  }
+  const Room room = make_room(region, home, row, now);
+  if (room.set == nullptr) return Written::kRejected;
+  std::uint32_t flags = row.flags;
+  if (options_.policy == CachePolicy::kGset && row.score == row.score) flags |= kScored;
+  room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
+  publish(region, home, room, take_slot(region), row, now, flags);
+  ++counts.inserted;
+  if (update) ++counts.updates_applied;
+  return Written::kInserted;
+}
+
+std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) noexcept {
+  const std::size_t size = batch.keys.size();
+  const double now = time();
+  tend(now);
+  std::size_t written = 0;
+  Home homes[kGroup];
+  for (std::size_t begin = 0; begin < size; begin += kGroup) {
+    const std::size_t count = std::min(kGroup, size - begin);
+    for (std::size_t i = 0; i < count; ++i) {
+      homes[i] = homes_.of(batch.keys[begin + i]);
+      const Region& region = regions_[homes[i].region];
+      prefetch(&region);
+      for (const std::uint32_t number : {homes[i].first, homes[i].second}) {
+        const Set& set = set_at(homes[i].region, number);
+        prefetch(set.hot);
+        prefetch(set.order);
+      }
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      for (const std::uint32_t number : {homes[i].first, homes[i].second}) {
+        const Set& set = set_at(homes[i].region, number);
+        if (const unsigned ways = set.matches(homes[i].tag); ways != 0)
+          prefetch(slot_at(homes[i].region, set.hot[__builtin_ctz(ways)].load(std::memory_order_relaxed)));
+      }
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t at = begin + i;
+      NewRow row;
+      row.key = batch.keys[at];
+      row.row = batch.rows + static_cast<std::ptrdiff_t>(at) * batch.stride;
+      if (batch.versions != nullptr) row.version = batch.versions[at];
+      if (batch.expires != nullptr) row.expires = batch.expires[at];
+      if (batch.scores != nullptr) row.score = batch.scores[at];
+      if (const Fields::Field* field = fields_.of(row.key); field != nullptr && field->rule.high_priority)
+        row.flags = kPriority;
+      Region& region = regions_[homes[i].region];
+      const std::lock_guard guard(region.lock);
+      settle(region, now);
+      const Written result = write_one(region, homes[i], row, how, now);
+      written += result == Written::kInserted || result == Written::kReplaced;
+      if (results != nullptr) results[at] = result;
+    }
+  }
+  return written;
+}
+
+void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
+  const double now = time();
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Home home = homes_.of(keys[i]);
+    NewRow row;
+    row.key = keys[i];
+    row.expires = now + options_.negative_ttl;
+    row.flags = kNoRow;
+    Region& region = regions_[home.region];
+    const std::lock_guard guard(region.lock);
+    settle(region, now);
+    const Entry entry = find(home);
+    // An entry that has expired is news no longer: the store has just been asked.
+    if (!is_empty(entry.word)) {
+      if (!Expiry(now).expired((entry.word & kExpires) != 0 ? entry.header.expiry() : Expiry::kNeverCode))
+        continue;
+      evict(region, {entry.set, entry.way}, Reason::kExpired);
+    }
+    const Room room = make_room(region, home, row, now);
+    if (room.set == nullptr) continue;
+    room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
+    publish(region, home, room, take_slot(region), row, now, row.flags);
+  }
+}
+
+std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
+                            const double* expires) noexcept {
+  const double now = time();
+  std::size_t applied = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Home home = homes_.of(keys[i]);
+    NewRow row;
+    row.key = keys[i];
+    row.version = versions[i];
+    row.expires = expires != nullptr ? expires[i] : now + options_.tombstone_ttl;
+    row.flags = kNoRow | kPriority;
+    Region& region = regions_[home.region];
+    const std::lock_guard guard(region.lock);
+    settle(region, now);
+    const Entry entry = find(home);
+    Room room{entry.set, entry.way};
+    if (!is_empty(entry.word)) {
+      // Of two statements of one version, the deletion holds.
+      const bool newer = row.version > entry.header.version ||
+                         (row.version == entry.header.version && !is_tombstone(entry.word));
+      if (!newer && !is_negative(entry.word)) {
+        ++region.counts.updates_stale;
+        continue;
+      }
+    } else if (region.floor != 0 && row.version <= region.floor) {
+      ++region.counts.updates_stale;
+      continue;
+    } else {
+      room = make_room(region, home, row, now);
+    }
+    if (room.set == nullptr) {
+      // No room for a tombstone: nothing as old as this may come in any more.
+      region.floor = std::max(region.floor, row.version);
+    } else {
+      publish(region, home, room, take_slot(region), row, now, row.flags);
+      room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
+    }
+    ++region.counts.erased;
+    ++region.counts.updates_applied;
+    ++applied;
+  }
+  return applied;
+}
+
+std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept {
+  const double now = time();
+  std::size_t resident = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Home home = homes_.of(keys[i]);
+    Region& region = regions_[home.region];
+    const std::lock_guard guard(region.lock);
+    settle(region, now);
+    const Entry entry = find(home);
+    if (!has_row(entry.word)) continue;
+    ++resident;
+    if (!scores()) continue;
+    std::atomic<std::uint32_t>& order = entry.set->order[entry.way];
+    const double height = scale_.height(now, region.landmark.load(std::memory_order_relaxed));
+    const double added = (positive[i] ? scale_.of_positive() : scale_.of_negative()) + height;
+    // Readers that score accesses may be at the same word.
+    std::uint32_t word = order.load(std::memory_order_relaxed);
+    while (!order.compare_exchange_weak(
+        word, ScoreWord::encode(log2_sum(ScoreWord::decode(word), added), region.next_random()),
+        std::memory_order_relaxed)) {
+    }
+    if (options_.policy == CachePolicy::kGset && (entry.word & kScored) == 0)
+      entry.set->hot[entry.way].store(entry.word | kScored, std::memory_order_seq_cst);
+  }
+  return resident;
+}
+
+}  // namespace pepnet::cache
