@@ -67,6 +67,11 @@ class Fetched(NamedTuple):
             self.expires[begin:end],
         )
 
+    def put(self, at: npt.NDArray[np.int64], part: Fetched) -> None:
+        """Writes what is had of the keys at some positions."""
+        self.rows[at], self.found[at], self.versions[at] = part.rows, part.found, part.versions
+        self.scores[at], self.expires[at] = part.scores, part.expires
+
 
 class Store(Protocol):
     """Answers by key alone, whatever the table: the table's number is in the key. Safe from any thread."""

@@ -104,7 +104,7 @@ class MmapStore:
             number = int(sorted_keys[begin]) >> ID_BITS
             held.fetch(number, sorted_keys[begin:end], sorted_got.part(begin, end))
             begin = end
-        got.rows[order], got.found[order], got.scores[order] = sorted_got.rows, sorted_got.found, sorted_got.scores
+        got.put(order, sorted_got)
         return got
 
     @property

@@ -1,0 +1,215 @@
+"""How a row is kept in a store of bytes: one value a key, all numbers little-endian, bound to its key by a checksum.
+
+    byte  0  u8   format, 1
+          1  u8   0 deletion, 1 float32, 2 float16, 3 bfloat16
+          2  u16  dim; 0 for a deletion
+          4  u32  checksum of all the rest and of the key
+          8  u64  version
+         16  f64  expiry in Unix seconds, inf for never; of a deletion when it was made
+         24  f32  score, NaN for none
+         28       the row, padded with zeros to a multiple of 4 bytes
+
+What expired, or was deleted, is remembered by its version for a while, so that older updates that come late are still
+told from newer ones. After that it is as if it had never been there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.errors import StoreError
+from pepnet_infer.ids import Keys
+from pepnet_infer.store import Fetched, Rows
+from pepnet_infer.tensorfile import from_bfloat16, to_bfloat16
+
+RowDtype = Literal["float32", "float16", "bfloat16"]
+ROW_DTYPES: tuple[RowDtype, ...] = ("float32", "float16", "bfloat16")
+
+#: Seconds for which a deletion or an expired row is remembered, unless a store is told otherwise.
+REMEMBER = 7 * 86400.0
+
+FORMAT = 1
+HEADER = np.dtype(
+    [
+        ("format", "u1"),
+        ("kind", "u1"),
+        ("dim", "<u2"),
+        ("check", "<u4"),
+        ("version", "<u8"),
+        ("expires", "<f8"),
+        ("score", "<f4"),
+    ]
+)
+MAX_DIM = 0xFFFF
+_DELETION = 0
+_ITEM_BYTES = np.array([0, 4, 2, 2])
+_CHECK_WORD = 1
+
+
+def encode_rows(
+    keys: Keys,
+    rows: Rows,
+    versions: npt.NDArray[np.uint64],
+    scores: npt.NDArray[np.float32],
+    expires: npt.NDArray[np.float64],
+    dtype: RowDtype,
+) -> list[bytes]:
+    """Returns one value a key. Raises StoreError for numbers that float16 cannot hold, and for a width above MAX_DIM."""
+    kind, dim = ROW_DTYPES.index(dtype) + 1, rows.shape[1]
+    if not 0 < dim <= MAX_DIM:
+        raise StoreError(f"rows: expected a width of 1 to {MAX_DIM}, got {dim}")
+    body = _narrowed(keys, rows, dtype)
+    values = np.zeros((keys.size, HEADER.itemsize + _padded(dim * body.itemsize)), np.uint8)
+    head = values[:, : HEADER.itemsize].view(HEADER)[:, 0]
+    head["kind"], head["dim"], head["score"] = kind, dim, scores
+    values[:, HEADER.itemsize : HEADER.itemsize + dim * body.itemsize] = body.view(np.uint8)
+    return _sealed(keys, values, versions, expires)
+
+
+def encode_deletions(keys: Keys, versions: npt.NDArray[np.uint64], now: float) -> list[bytes]:
+    """Returns one value for each of N keys that says it was deleted, at `now`."""
+    values = np.zeros((keys.size, HEADER.itemsize), np.uint8)
+    values.view(HEADER)[:, 0]["score"] = np.nan
+    return _sealed(keys, values, versions, np.full(keys.size, now))
+
+
+def decode(
+    keys: Keys, values: Sequence[bytes | None], dim: int, now: float, remember: float
+) -> tuple[Fetched, npt.NDArray[np.bool_]]:
+    """Returns what `values` (None: not there) say of N keys, and which of them are damaged: these count as not found.
+
+    Raises StoreError for an undamaged row of a width other than `dim`.
+    """
+    got, damaged = Fetched.nothing(keys.size, dim), np.zeros(keys.size, np.bool_)
+    there = [value for value in values if value is not None]
+    at = np.flatnonzero([value is not None for value in values]) if len(there) < keys.size else np.arange(keys.size)
+    sizes = sorted(set(map(len, there)))
+    for size in sizes:
+        some, some_at = there, at
+        if len(sizes) > 1:
+            of_size = [i for i, value in enumerate(there) if len(value) == size]
+            some, some_at = [there[i] for i in of_size], at[of_size]
+        if size < HEADER.itemsize or size % 4:
+            damaged[some_at] = True
+            continue
+        words = np.frombuffer(b"".join(some), "<u4").reshape(-1, size // 4)
+        _decode_equal(keys, some_at, words, got, damaged, now, remember)
+    return got, damaged
+
+
+def remembered_versions(keys: Keys, values: Sequence[bytes | None], now: float, remember: float) -> list[int]:
+    """Returns for each value the version that a newer one has to exceed; -1 where there is none, or it is damaged."""
+    heads, versions = HEADER.itemsize, [-1] * len(values)
+    at = [i for i, value in enumerate(values) if value is not None and len(value) >= heads]
+    head = np.frombuffer(b"".join(value[:heads] for i in at if (value := values[i]) is not None), HEADER)
+    good = (head["format"] == FORMAT) & (head["expires"] + remember > now)
+    for i, version, usable in zip(at, head["version"].tolist(), good.tolist(), strict=True):
+        if usable:
+            versions[i] = version
+    return versions
+
+
+def _decode_equal(
+    keys: Keys,
+    at: npt.NDArray[np.int64],
+    words: npt.NDArray[np.uint32],
+    got: Fetched,
+    damaged: npt.NDArray[np.bool_],
+    now: float,
+    remember: float,
+) -> None:
+    """Reads values of one size: `words` [n, size / 4] are those of keys[at]."""
+    head = words.view(np.uint8)[:, : HEADER.itemsize].copy().view(HEADER)[:, 0]
+    kind, width = head["kind"].astype(np.int64), head["dim"].astype(np.int64)
+    good = (head["format"] == FORMAT) & (kind < _ITEM_BYTES.size) & (checksum(keys[at], words) == head["check"])
+    good &= (kind != _DELETION) == (width != 0)
+    bytes_ = width * _ITEM_BYTES[np.where(good, kind, 0)]
+    good &= HEADER.itemsize + bytes_ + -bytes_ % 4 == words.shape[1] * 4
+    damaged[at] = ~good
+    live = good & (head["expires"] > now) & (kind != _DELETION)
+    wrong = good & (kind != _DELETION) & (width != got.rows.shape[1])
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise StoreError(
+            f"key {keys[at[first]]}: expected a row of width {got.rows.shape[1]}, got one of {width[first]}"
+        )
+    known = good & (head["expires"] + remember > now)
+    got.versions[at] = np.where(known, head["version"], 0)
+    if not live.all():
+        at, words, head, kind = at[live], words[live], head[live], kind[live]
+    got.found[at], got.scores[at], got.expires[at] = True, head["score"], head["expires"]
+    for number in np.unique(kind).tolist():
+        part = slice(None) if (kind == number).all() else kind == number
+        got.rows[at[part]] = _widened(words[part], number, got.rows.shape[1])
+
+
+def _widened(words: npt.NDArray[np.uint32], kind: int, dim: int) -> Rows:
+    body = np.ascontiguousarray(words[:, HEADER.itemsize // 4 :])
+    if kind == 1:
+        return body.view("<f4")
+    if kind == 2:
+        return body.view("<f2")[:, :dim].astype(np.float32)
+    return from_bfloat16(body.view("<u2")[:, :dim])
+
+
+def _narrowed(
+    keys: Keys, rows: Rows, dtype: RowDtype
+) -> npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]:
+    if dtype == "float32":
+        return np.ascontiguousarray(rows, "<f4")
+    if dtype == "bfloat16":
+        return to_bfloat16(rows)
+    with np.errstate(over="ignore"):
+        half = np.ascontiguousarray(rows.astype(np.float16))
+    lost = np.isinf(half) & np.isfinite(rows)
+    if lost.any():
+        row, column = np.argwhere(lost)[0]
+        raise StoreError(
+            f"rows[{row}, {column}] of key {keys[row]}: expected a number that float16 holds, got {rows[row, column]}"
+        )
+    return half
+
+
+def _sealed(
+    keys: Keys,
+    values: npt.NDArray[np.uint8],
+    versions: npt.NDArray[np.uint64],
+    expires: npt.NDArray[np.float64],
+) -> list[bytes]:
+    head = values[:, : HEADER.itemsize].view(HEADER)[:, 0]
+    head["format"], head["version"], head["expires"] = FORMAT, versions, expires
+    head["check"] = checksum(keys, values.view("<u4"))
+    whole: list[bytes] = values.view(f"V{values.shape[1]}")[:, 0].tolist()
+    return whole
+
+
+def checksum(keys: Keys, words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Returns a multilinear hash (Dietzfelbinger 1996) of `words` [N, W], less the checksum itself, and of the keys.
+
+    With the key in it a value that belongs to another key, or an answer in the wrong order, is seen as damaged.
+    """
+    factors = _factors(words.shape[1] + 2)
+    sums: npt.NDArray[np.uint64] = np.einsum("nw,w->n", words, factors[:-2], dtype=np.uint64, casting="unsafe")
+    sums += (keys & np.uint64(0xFFFF_FFFF)) * factors[-2] + (keys >> np.uint64(32)) * factors[-1]
+    return (sums >> np.uint64(32)).astype(np.uint32)
+
+
+@cache
+def _factors(count: int) -> npt.NDArray[np.uint64]:
+    """Returns odd 64-bit factors, the outputs of SplitMix64; 0 for the word that holds the checksum."""
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = (z ^ (z >> np.uint64(31))) | np.uint64(1)
+    z[_CHECK_WORD] = 0
+    z.flags.writeable = False
+    return z
+
+
+def _padded(size: int) -> int:
+    return -(-size // 4) * 4
