@@ -15,9 +15,9 @@ told from newer ones. After that it is as if it had never been there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ def encode_rows(
     expires: npt.NDArray[np.float64],
     dtype: RowDtype,
 ) -> list[bytes]:
-    """Returns one value a key. Raises StoreError for numbers that float16 cannot hold, and for a width above MAX_DIM."""
+    """Returns one value a key. Raises StoreError for a width above MAX_DIM and what float16 cannot hold."""
     kind, dim = ROW_DTYPES.index(dtype) + 1, rows.shape[1]
     if not 0 < dim <= MAX_DIM:
         raise StoreError(f"rows: expected a width of 1 to {MAX_DIM}, got {dim}")
@@ -86,8 +86,62 @@ def decode(
     Raises StoreError for an undamaged row of a width other than `dim`.
     """
     got, damaged = Fetched.nothing(keys.size, dim), np.zeros(keys.size, np.bool_)
+    for at, words in _by_size(values, damaged):
+        head, good = _headers(keys[at], words)
+        damaged[at] = ~good
+        kind, width = head["kind"], head["dim"]
+        wrong = good & (kind != _DELETION) & (width != dim)
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            raise StoreError(f"key {keys[at[first]]}: expected a row of width {dim}, got one of width {width[first]}")
+        got.versions[at] = np.where(good & (head["expires"] + remember > now), head["version"], 0)
+        live = good & (kind != _DELETION) & (head["expires"] > now)
+        if not live.all():
+            at, words, head, kind = at[live], words[live], head[live], kind[live]
+        got.found[at], got.scores[at], got.expires[at] = True, head["score"], head["expires"]
+        for number in set(kind.tolist()):
+            part = slice(None) if (kind == number).all() else kind == number
+            got.rows[at[part]] = _widened(words[part], number, dim)
+    return got, damaged
+
+
+class States(NamedTuple):
+    """What is there of N keys already, as far as a write has to know."""
+
+    known: npt.NDArray[np.bool_]  # [N] False: nothing, or nothing that is remembered, or it is damaged
+    versions: npt.NDArray[np.uint64]  # [N]
+    dims: npt.NDArray[np.int64]  # [N]; 0: a deletion
+
+    def older_than(self, versions: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Returns where a write of these versions applies."""
+        return ~self.known | (versions > self.versions)
+
+    def check_width(self, keys: Keys, dim: int | None) -> None:
+        """Raises StoreError where a row of another width is there. None: a deletion, which fits all."""
+        wrong = self.known & (self.dims != 0) & (self.dims != dim)
+        if dim is not None and wrong.any():
+            at = int(np.argmax(wrong))
+            raise StoreError(f"key {keys[at]}: expected a row of width {self.dims[at]} as it has, got {dim}")
+
+
+def read_states(keys: Keys, values: Sequence[bytes | None], now: float, remember: float) -> States:
+    """Reads what `values` (None: not there) say of N keys, less their rows."""
+    states = States(np.zeros(keys.size, np.bool_), np.zeros(keys.size, np.uint64), np.zeros(keys.size, np.int64))
+    for at, words in _by_size(values, np.zeros(keys.size, np.bool_)):
+        head, good = _headers(keys[at], words)
+        states.known[at] = good & (head["expires"] + remember > now)
+        states.versions[at], states.dims[at] = head["version"], head["dim"]
+    return states
+
+
+def _by_size(
+    values: Sequence[bytes | None], damaged: npt.NDArray[np.bool_]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]]:
+    """Yields (positions [n], words [n, size / 4]) of values of one size; sets `damaged` for sizes that cannot be."""
     there = [value for value in values if value is not None]
-    at = np.flatnonzero([value is not None for value in values]) if len(there) < keys.size else np.arange(keys.size)
+    at = np.arange(len(values))
+    if len(there) < len(values):
+        at = np.flatnonzero([value is not None for value in values])
     sizes = sorted(set(map(len, there)))
     for size in sizes:
         some, some_at = there, at
@@ -96,56 +150,19 @@ def decode(
             some, some_at = [there[i] for i in of_size], at[of_size]
         if size < HEADER.itemsize or size % 4:
             damaged[some_at] = True
-            continue
-        words = np.frombuffer(b"".join(some), "<u4").reshape(-1, size // 4)
-        _decode_equal(keys, some_at, words, got, damaged, now, remember)
-    return got, damaged
+        else:
+            yield some_at, np.frombuffer(b"".join(some), "<u4").reshape(-1, size // 4)
 
 
-def remembered_versions(keys: Keys, values: Sequence[bytes | None], now: float, remember: float) -> list[int]:
-    """Returns for each value the version that a newer one has to exceed; -1 where there is none, or it is damaged."""
-    heads, versions = HEADER.itemsize, [-1] * len(values)
-    at = [i for i, value in enumerate(values) if value is not None and len(value) >= heads]
-    head = np.frombuffer(b"".join(value[:heads] for i in at if (value := values[i]) is not None), HEADER)
-    good = (head["format"] == FORMAT) & (head["expires"] + remember > now)
-    for i, version, usable in zip(at, head["version"].tolist(), good.tolist(), strict=True):
-        if usable:
-            versions[i] = version
-    return versions
-
-
-def _decode_equal(
-    keys: Keys,
-    at: npt.NDArray[np.int64],
-    words: npt.NDArray[np.uint32],
-    got: Fetched,
-    damaged: npt.NDArray[np.bool_],
-    now: float,
-    remember: float,
-) -> None:
-    """Reads values of one size: `words` [n, size / 4] are those of keys[at]."""
-    head = words.view(np.uint8)[:, : HEADER.itemsize].copy().view(HEADER)[:, 0]
-    kind, width = head["kind"].astype(np.int64), head["dim"].astype(np.int64)
-    good = (head["format"] == FORMAT) & (kind < _ITEM_BYTES.size) & (checksum(keys[at], words) == head["check"])
-    good &= (kind != _DELETION) == (width != 0)
+def _headers(keys: Keys, words: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
+    """Returns the headers [n] of values `words` [n, size / 4], and which of them are undamaged."""
+    head = np.ascontiguousarray(words[:, : HEADER.itemsize // 4]).view(HEADER)[:, 0]
+    kind, width = head["kind"], head["dim"].astype(np.int64)
+    good = (head["format"] == FORMAT) & (kind < _ITEM_BYTES.size) & ((kind != _DELETION) == (width != 0))
     bytes_ = width * _ITEM_BYTES[np.where(good, kind, 0)]
     good &= HEADER.itemsize + bytes_ + -bytes_ % 4 == words.shape[1] * 4
-    damaged[at] = ~good
-    live = good & (head["expires"] > now) & (kind != _DELETION)
-    wrong = good & (kind != _DELETION) & (width != got.rows.shape[1])
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise StoreError(
-            f"key {keys[at[first]]}: expected a row of width {got.rows.shape[1]}, got one of {width[first]}"
-        )
-    known = good & (head["expires"] + remember > now)
-    got.versions[at] = np.where(known, head["version"], 0)
-    if not live.all():
-        at, words, head, kind = at[live], words[live], head[live], kind[live]
-    got.found[at], got.scores[at], got.expires[at] = True, head["score"], head["expires"]
-    for number in np.unique(kind).tolist():
-        part = slice(None) if (kind == number).all() else kind == number
-        got.rows[at[part]] = _widened(words[part], number, got.rows.shape[1])
+    good &= checksum(keys, words) == head["check"]
+    return head, good
 
 
 def _widened(words: npt.NDArray[np.uint32], kind: int, dim: int) -> Rows:

@@ -1,0 +1,300 @@
+"""A writable store in a file of this machine, for ids that outgrow memory: LMDB (package `lmdb`, extra `[lmdb]`)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.errors import StoreError
+from pepnet_infer.ids import Keys
+from pepnet_infer.schema import TableSpec
+from pepnet_infer.store import Fetched, Rows
+from pepnet_infer.store.fill import CHUNK, fill_from
+from pepnet_infer.store.gate import Gate
+from pepnet_infer.store.record import (
+    REMEMBER,
+    ROW_DTYPES,
+    RowDtype,
+    decode,
+    encode_deletions,
+    encode_rows,
+    read_states,
+)
+from pepnet_infer.store.table_file import open_table
+from pepnet_infer.store.write_batch import Positions, check_deletion, check_keys, checked_batch, rounds
+
+if TYPE_CHECKING:
+    import lmdb
+
+_ROWS, _DEFAULTS = b"rows", b"defaults"
+_PURGE = 1 << 14  # keys looked at in one transaction
+_Result = TypeVar("_Result")
+
+
+class LmdbStore:
+    """A `WritableStore`. Any number of threads and processes read while one writes; readers never wait for it.
+
+    Keys are the 8 bytes of the number, the largest first, so that a table's rows lie together; values are laid out in
+    `record.py`. A process may open a path once, and must open it itself: a forked child cannot use its parent's store.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        dtype: RowDtype = "float32",
+        readonly: bool = False,
+        map_bytes: int = 1 << 30,
+        durable: bool = True,
+        max_readers: int = 126,
+        remember: float = REMEMBER,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens, and unless `readonly` creates, the directory `path`.
+
+        `dtype`: of rows that are written; rows are read as they were written. `map_bytes`: how large the file may be,
+        to begin with: it is doubled when it is full. `durable`: whether a write is on the disk when it returns;
+        without, a crash of the machine (not of a process) can cost the file. `max_readers`: read transactions at a
+        time, of all processes. `remember`: seconds for which deletions and expired rows keep their version.
+        Raises StoreError.
+        """
+        if dtype not in ROW_DTYPES:
+            raise StoreError(f"dtype: expected one of {', '.join(ROW_DTYPES)}, got {dtype!r}")
+        try:
+            import lmdb
+        except ImportError as error:
+            raise StoreError(f"{path}: expected the package lmdb (extra [lmdb]), got: {error}") from error
+        self.path, self.dtype = Path(path), dtype
+        self.damaged = 0  # values read that were damaged, and so not found
+        self._lmdb, self._remember, self._clock = lmdb, remember, clock
+        self._gate, self._counting, self._process = Gate(), threading.Lock(), os.getpid()
+        self._env: lmdb.Environment | None = None
+        with self._errors():
+            env = lmdb.open(
+                str(path),
+                map_size=map_bytes,
+                max_dbs=2,
+                max_readers=max_readers,
+                max_spare_txns=8,
+                readonly=readonly,
+                create=not readonly,
+                sync=durable,
+                metasync=durable,
+                readahead=False,  # rows are read at random
+            )
+            try:
+                self._rows = env.open_db(_ROWS, create=not readonly)
+                self._defaults = env.open_db(_DEFAULTS, create=not readonly)
+            except lmdb.Error:
+                env.close()
+                raise
+            self._env = env
+
+    def get_many(self, keys: Keys, dim: int) -> Fetched:
+        """Returns what is there of `keys` [N], as of one moment; see `Store.get_many`.
+
+        A damaged value is not found, and counted in `damaged`.
+        """
+        check_keys(keys)
+        order = np.argsort(keys, kind="stable")  # neighbours share pages
+        sorted_keys = keys[order]
+        names = _names(sorted_keys)
+
+        def read(txn: lmdb.Transaction[bytes]) -> list[bytes | None]:
+            return list(map(txn.get, names))
+
+        values = self._read(read)
+        sorted_got, damaged = decode(sorted_keys, values, dim, self._clock(), self._remember)
+        if damaged.any():
+            with self._counting:
+                self.damaged += int(damaged.sum())
+        got = Fetched.nothing(keys.size, dim)
+        got.put(order, sorted_got)
+        return got
+
+    def put_many(
+        self,
+        keys: Keys,
+        rows: Rows,
+        versions: npt.NDArray[np.uint64],
+        scores: npt.NDArray[np.float32] | None = None,
+        expires: npt.NDArray[np.float64] | None = None,
+    ) -> int:
+        """Writes rows [N, dim] that are newer, all of them or, when it raises, none; see `WritableStore.put_many`."""
+        batch = checked_batch(keys, rows, versions, scores, expires)
+
+        def encode(at: Positions) -> list[bytes]:
+            return encode_rows(*batch.take(at), self.dtype)
+
+        return self._apply(keys, versions, encode, rows.shape[1])
+
+    def delete_many(self, keys: Keys, versions: npt.NDArray[np.uint64]) -> int:
+        """Deletes what is older, all of it or, when it raises, nothing; see `WritableStore.delete_many`."""
+        check_deletion(keys, versions)
+
+        def encode(at: Positions) -> list[bytes]:
+            return encode_deletions(keys[at], versions[at], self._clock())
+
+        return self._apply(keys, versions, encode, None)
+
+    def import_tables(
+        self,
+        paths: Mapping[str, Path],
+        specs: Mapping[str, TableSpec] | None = None,
+        *,
+        version: int = 0,
+        chunk: int = CHUNK,
+    ) -> int:
+        """Puts the rows of table files, as `fill_from` does, and their default rows. Returns how many were applied."""
+        defaults = {n: open_table(p, None if specs is None else specs[n]).default for n, p in paths.items()}
+
+        def write(txn: lmdb.Transaction[bytes]) -> None:
+            for name, row in defaults.items():
+                txn.put(name.encode(), row.astype("<f4").tobytes(), db=self._defaults)
+
+        self._write(write, sum(row.nbytes for row in defaults.values()))
+        return fill_from(self, paths, specs, version=version, chunk=chunk)
+
+    def default_row(self, table: str) -> npt.NDArray[np.float32]:
+        """Returns the default row [dim] of an imported table. Raises StoreError when there is none of that name."""
+        with self._open() as env, env.begin(db=self._defaults) as txn:
+            held = txn.get(table.encode())
+            names = [] if held is not None else [bytes(name).decode() for name in txn.cursor().iternext(values=False)]
+        if held is None:
+            raise StoreError(f"{self.path}: table: expected one of {', '.join(names) or 'none'}, got {table!r}")
+        return np.frombuffer(held, "<f4").copy()
+
+    def purge(self) -> int:
+        """Takes out old deletions, rows long expired, and what is damaged. Returns how many.
+
+        Other writers get their turn in between. The file does not shrink, its free pages are used again.
+        """
+        next_key, purged = b"", 0
+        while True:
+
+            def step(txn: lmdb.Transaction[bytes], first: bytes = next_key) -> tuple[bytes, int]:
+                cursor = txn.cursor(db=self._rows)
+                if not cursor.set_range(first):
+                    return b"", 0
+                names, values = zip(*islice(cursor.iternext(), _PURGE), strict=True)
+                states = read_states(_keys(names), values, self._clock(), self._remember)
+                for at in np.flatnonzero(~states.known).tolist():
+                    txn.delete(names[at])
+                return names[-1] + b"\0" if len(names) == _PURGE else b"", int((~states.known).sum())
+
+            next_key, count = self._write(step, 0)
+            purged += count
+            if not next_key:
+                return purged
+
+    def __len__(self) -> int:
+        """How many keys there are, those included that are deleted or expired and remembered."""
+        return self._read(lambda txn: int(txn.stat(self._rows)["entries"]))
+
+    @property
+    def map_bytes(self) -> int:
+        """How large the file may be at present."""
+        with self._open() as env:
+            return int(env.info()["map_size"])
+
+    def close(self) -> None:
+        """Closes the file when all calls under way have ended; later ones raise StoreError."""
+        with self._gate.alone():
+            env, self._env = self._env, None
+            if env is not None and os.getpid() == self._process:
+                env.close()
+
+    def __enter__(self) -> LmdbStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _apply(
+        self,
+        keys: Keys,
+        versions: npt.NDArray[np.uint64],
+        encode: Callable[[Positions], list[bytes]],
+        dim: int | None,
+    ) -> int:
+        """Writes encode(positions) where versions are newer than what is there, in one transaction."""
+
+        def write(txn: lmdb.Transaction[bytes]) -> int:
+            applied, now = 0, self._clock()
+            for at in rounds(keys):
+                names = _names(keys[at])
+                there = read_states(keys[at], list(map(txn.get, names)), now, self._remember)
+                there.check_width(keys[at], dim)
+                newer = np.flatnonzero(there.older_than(versions[at]))
+                if newer.size:
+                    with txn.cursor() as cursor:
+                        cursor.putmulti(zip([names[i] for i in newer.tolist()], encode(at[newer]), strict=True))
+                applied += int(newer.size)
+            return applied
+
+        return self._write(write, keys.size * (64 + 4 * (dim or 0)))
+
+    def _read(self, work: Callable[[lmdb.Transaction[bytes]], _Result]) -> _Result:
+        while True:
+            try:
+                with self._open() as env, env.begin(db=self._rows) as txn:
+                    return work(txn)
+            except self._lmdb.MapResizedError:
+                self._resize(0)
+
+    def _write(self, work: Callable[[lmdb.Transaction[bytes]], _Result], needs: int) -> _Result:
+        """Does `work` in a write transaction; again, in a larger map, when it found the map full."""
+        while True:
+            try:
+                with self._open() as env:
+                    size = int(env.info()["map_size"])
+                    with env.begin(write=True, db=self._rows) as txn:
+                        return work(txn)
+            except self._lmdb.MapResizedError:
+                self._resize(0)  # another process grew it
+            except self._lmdb.MapFullError:
+                self._resize(2 * size + needs, above=size)
+
+    def _resize(self, size: int, above: int | None = None) -> None:
+        with self._gate.alone(), self._errors():
+            if self._env is not None and (above is None or int(self._env.info()["map_size"]) <= above):
+                self._env.set_mapsize(size)
+
+    @contextmanager
+    def _open(self) -> Iterator[lmdb.Environment]:
+        if os.getpid() != self._process:
+            raise StoreError(f"{self.path}: expected the process that opened the store, got one forked from it")
+        with self._gate.shared(), self._errors():
+            if self._env is None:
+                raise StoreError(f"{self.path}: expected an open store, got one that was closed")
+            yield self._env
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._lmdb.MapFullError, self._lmdb.MapResizedError):
+            raise
+        except (self._lmdb.Error, OSError) as error:
+            raise StoreError(f"{self.path}: expected an LMDB store that works, got: {error}") from error
+
+
+def _names(keys: Keys) -> list[bytes]:
+    names: list[bytes] = keys.astype(">u8").view("V8").tolist()
+    return names
+
+
+def _keys(names: Sequence[bytes]) -> Keys:
+    return np.frombuffer(b"".join(names), ">u8").astype(np.uint64)
