@@ -1,0 +1,13 @@
+// The cache behind a Python RowCache, for bindings of what works on one.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "pepnet/row_cache.h"
+
+namespace pepnet::python {
+
+// Throws py::cast_error for another type. The object must be kept alive.
+RowCache& core_of(const pybind11::object& row_cache);
+
+}  // namespace pepnet::python

@@ -1,0 +1,272 @@
+"""The file of a snapshot: a header, blocks of records, and a trailer. All integers are little-endian.
+
+    header   magic "PEPCACHE" | format version u32 | dim u32 | dtype 8 chars | policy 8 chars | saved at f64 | crc u32
+    block    "PART" | number u32 | part u32 | first u32 | total u32 | count u32 | bytes u64 | crc u32 | count records
+    trailer  "LAST" | blocks u32 | entries u64 | crc of all bytes before it u32 | crc u32
+
+A part is one or more blocks: records first .. first+count of its `total`, sorted so that the one that would be evicted
+first stands first. Block numbers count from 0. Each CRC-32 covers what its header says before it, a block's its
+records too. The trailer's sums make a file that was cut between two blocks, or put together from two, as visible as a
+flipped bit. Nothing follows the trailer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from pepnet_infer.cache import snapshot_rows
+from pepnet_infer.errors import StoreError
+
+FORMAT_VERSION = 1
+#: Records a block has at most: what a reader holds at once.
+BLOCK_RECORDS = 4096
+
+_MAGIC = b"PEPCACHE"
+_HEADER = struct.Struct("<8sII8s8sd")
+_BLOCK = struct.Struct("<4sIIIIIQ")
+_TRAILER = struct.Struct("<4sIQI")
+_CRC = struct.Struct("<I")
+_PIECE = 1 << 20
+
+
+class Header(NamedTuple):
+    """What the cache was that a snapshot came from."""
+
+    dim: int
+    dtype: str
+    policy: str
+    saved_at: float  #: Unix seconds by the cache's clock
+
+
+class Block(NamedTuple):
+    """Where a run of a part's records lies."""
+
+    number: int
+    offset: int  #: of its first record
+    first: int
+    total: int
+    size: int  #: in records
+
+
+class Writer:
+    """Writes a snapshot from front to back. Holds one block at a time."""
+
+    def __init__(self, file: BinaryIO, header: Header) -> None:
+        self._file = file
+        self._sum = self._blocks = self._entries = 0
+        packed = _HEADER.pack(
+            _MAGIC, FORMAT_VERSION, header.dim, header.dtype.encode(), header.policy.encode(), header.saved_at
+        )
+        self._put(packed, _CRC.pack(zlib.crc32(packed)))
+
+    def part(self, index: int, records: snapshot_rows.Records) -> None:
+        """Appends the records of a part, in order."""
+        for first in range(0, len(records), BLOCK_RECORDS):
+            some = records[first : first + BLOCK_RECORDS]
+            payload = some.tobytes()
+            head = _BLOCK.pack(b"PART", self._blocks, index, first, len(records), len(some), len(payload))
+            self._put(head, _CRC.pack(zlib.crc32(payload, zlib.crc32(head))), payload)
+            self._blocks += 1
+        self._entries += len(records)
+
+    def end(self) -> None:
+        """Appends the trailer."""
+        packed = _TRAILER.pack(b"LAST", self._blocks, self._entries, self._sum)
+        self._put(packed, _CRC.pack(zlib.crc32(packed)))
+
+    def _put(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self._sum = zlib.crc32(piece, self._sum)
+            self._file.write(piece)
+
+
+class Reader:
+    """A snapshot of which every byte has been checked. Raises StoreError for anything that is not as written."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self._size = os.fstat(file.fileno()).st_size
+        self._at = self._sum = 0
+        self.header = self._read_header()
+        try:
+            self._layout = snapshot_rows.record_type(self.header.dtype, self.header.dim)
+        except (KeyError, ValueError) as error:
+            raise self._damaged("header", 0, "a dtype and dim of a cache", repr(self.header)) from error
+        self.blocks = self._read_blocks()
+
+    @property
+    def entries(self) -> int:
+        """How many records there are."""
+        return sum(block.size for block in self.blocks)
+
+    def records(self, block: Block, begin: int, end: int) -> snapshot_rows.Records:
+        """Returns records begin .. end of a block's part; those that lie in the block."""
+        begin, end = max(begin, block.first), min(end, block.first + block.size)
+        size = self._layout.itemsize
+        offset, wanted = block.offset + (begin - block.first) * size, max(end - begin, 0) * size
+        data = os.pread(self._file.fileno(), wanted, offset)
+        if len(data) != wanted:
+            raise self._damaged(f"block {block.number}", offset, f"{wanted} bytes", f"{len(data)}: it shrank")
+        return np.frombuffer(data, self._layout)
+
+    def _read_header(self) -> Header:
+        packed = self._take("header", _HEADER.size + _CRC.size)
+        magic, version, dim, dtype, policy, saved_at = _HEADER.unpack_from(packed)
+        if magic != _MAGIC:
+            raise self._damaged("header", 0, f"a snapshot, magic {_MAGIC!r}", repr(magic))
+        if version != FORMAT_VERSION:  # before the sum: another version's header may be of another length
+            raise self._damaged("header", 8, f"format version {FORMAT_VERSION}", str(version))
+        self._check_sum("header", 0, zlib.crc32(packed[: _HEADER.size]), packed[_HEADER.size :])
+        return Header(dim, _text(dtype), _text(policy), saved_at)
+
+    def _read_blocks(self) -> list[Block]:
+        blocks: list[Block] = []
+        following = (0, 0, 0)  # part, first and total that a block which continues a part has
+        entries = 0
+        while True:
+            start, before, where = self._at, self._sum, f"block {len(blocks)}"
+            tag = self._take(where, 4)
+            if tag == b"LAST":
+                self._read_trailer(start, before, len(blocks), entries)
+                return blocks
+            head = tag + self._take(where, _BLOCK.size - 4)
+            said = self._take(where, _CRC.size)
+            _, number, part, first, total, count, size = _BLOCK.unpack(head)
+            if tag != b"PART" or size != count * self._layout.itemsize or size > self._size - self._at:
+                got = f"{tag!r} of {count} records in {size} bytes, {self._size - self._at} left"
+                raise self._damaged(where, start, "a block or the trailer", got)
+            offset = self._at
+            self._check_sum(where, start, self._sum_of(where, size, zlib.crc32(head)), said)
+            if number != len(blocks) or (first and (part, first, total) != following) or first + count > total:
+                got = f"number {number}, part {part}, records {first} to {first + count} of {total}"
+                raise self._damaged(where, start, f"block {len(blocks)} in its order", got)
+            blocks.append(Block(number, offset, first, total, count))
+            following = part, first + count, total
+            entries += count
+
+    def _read_trailer(self, start: int, total: int, blocks: int, entries: int) -> None:
+        packed = b"LAST" + self._take("trailer", _TRAILER.size - 4)
+        self._check_sum("trailer", start, zlib.crc32(packed), self._take("trailer", _CRC.size))
+        said = _TRAILER.unpack(packed)[1:]
+        if said != (blocks, entries, total):
+            raise self._damaged("trailer", start, f"blocks, entries, sum {said}", f"{(blocks, entries, total)}")
+        if self._at != self._size:
+            raise self._damaged("trailer", start, "the file's end after it", f"{self._size - self._at} more bytes")
+
+    def _take(self, where: str, size: int) -> bytes:
+        """Returns the next bytes, at most a header's worth, and adds them to the sum of the file."""
+        data = self._file.read(size)
+        if len(data) != size:
+            raise self._damaged(where, self._at, f"{size} more bytes", f"{len(data)}: the file was cut")
+        self._at += size
+        self._sum = zlib.crc32(data, self._sum)
+        return data
+
+    def _sum_of(self, where: str, size: int, total: int) -> int:
+        """Returns the CRC of `size` more bytes, going on from `total`, and never holds them at once."""
+        while size:
+            piece = self._take(where, min(size, _PIECE))
+            total, size = zlib.crc32(piece, total), size - len(piece)
+        return total
+
+    def _check_sum(self, where: str, start: int, total: int, said: bytes) -> None:
+        if _CRC.unpack(said)[0] != total:
+            raise self._damaged(where, start, f"CRC {_CRC.unpack(said)[0]:08x}", f"{total:08x}")
+
+    def _damaged(self, where: str, offset: int, expected: str, got: str) -> StoreError:
+        return StoreError(f"{self._path}: {where} at byte {offset}: expected {expected}, got {got}")
+
+
+@contextlib.contextmanager
+def new_file(target: Path) -> Iterator[BinaryIO]:
+    """Yields a file to write; it takes the name `target`, and is on the disk, when the block ends well.
+
+    Else it is removed, and what was at `target` stays. Two writers each have a file of their own: the later one to end
+    is what stays. A process killed inside the block leaves a hidden sibling, which the next writer removes. Raises
+    StoreError for what is not a snapshot at `target`, so that a wrong path costs nobody a file, and for whatever the
+    file system refuses.
+    """
+    target = Path(os.path.abspath(target))
+    _refuse_other_files(target)
+    try:
+        _remove_abandoned(target)
+        path, file = _make_sibling(target)
+    except OSError as error:
+        raise _failure(target, error) from error
+    with file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            _refuse_other_files(target)
+            os.replace(path, target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise _failure(target, error) from error
+        finally:
+            path.unlink(missing_ok=True)  # has the other name when all went well
+
+
+def _refuse_other_files(target: Path) -> None:
+    try:
+        with open(os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            magic = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a folder, a link, a file of somebody else's
+        raise StoreError(f"{target}: expected a snapshot or nothing there, got: {error}") from error
+    if magic not in (_MAGIC, b""):
+        raise StoreError(f"{target}: expected a snapshot or nothing there, got another file")
+
+
+def _make_sibling(target: Path) -> tuple[Path, BinaryIO]:
+    """Returns a new hidden sibling, locked: the lock, held while we live, tells abandoned from busy."""
+    while True:
+        path = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "wb")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return path, file
+        file.close()  # another writer took it for abandoned before it was locked
+
+
+def _remove_abandoned(target: Path) -> None:
+    for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # its writer has just finished
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        except BlockingIOError:
+            continue  # another writer is at work
+        finally:
+            os.close(lock)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode("ascii", "replace")
+
+
+def _failure(target: Path, error: OSError) -> StoreError:
+    return StoreError(f"{target}: cannot write: {error}")

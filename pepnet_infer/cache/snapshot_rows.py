@@ -1,0 +1,122 @@
+"""Entries of a cache ↔ the records of a snapshot. Rows keep the cache's own dtype, so that nothing is rounded twice."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+
+Floats = npt.NDArray[np.float32]
+Records = npt.NDArray[np.void]
+Mask = npt.NDArray[np.bool_]
+
+#: How one number of a row lies in a record. bfloat16 is the upper half of a float32; int8 has a float32 scale a row.
+_NUMBERS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "<i1"}
+
+# Bits of `flags`: what an entry is, in the lowest two, and what else is known of it.
+ROW, NEGATIVE, TOMBSTONE = 1, 2, 3
+_KIND = 0x03
+_HIGH_PRIORITY = 0x04
+_SCORED = 0x08
+KNOWN_FLAGS = _KIND | _HIGH_PRIORITY | _SCORED
+
+_MISS, _ABSENT = 0, 2  # of Outcome
+
+
+class Entries(NamedTuple):
+    """Records as `RowCache.write` takes them. N entries of one kind."""
+
+    keys: _kernels.Keys
+    rows: Floats  #: [N, dim]
+    scores: Floats  #: NaN: scored by its accesses
+    versions: _kernels.Keys
+    expires: npt.NDArray[np.float64]  #: Unix seconds, inf: never
+
+
+def record_type(dtype: str, dim: int) -> np.dtype[np.void]:
+    """Returns the layout of one entry, little-endian and without gaps. Raises KeyError for an unknown dtype."""
+    fields: list[Any] = [
+        ("key", "<u8"),
+        ("version", "<u8"),
+        ("expires", "<f8"),
+        ("score", "<f4"),
+        ("flags", "u1"),
+        ("row", _NUMBERS[dtype], (dim,)),
+    ]
+    if dtype == "int8":
+        fields.insert(5, ("scale", "<f4"))
+    return np.dtype(fields)
+
+
+def pack(part: _kernels.CachePart, dtype: str, dim: int) -> Records:
+    """Returns the entries of a part as records, the one that would be evicted first in front."""
+    live = np.flatnonzero(part["outcome"] != _MISS)
+    chosen = live[np.argsort(part["order"][live], kind="stable")]
+    records = np.zeros(len(chosen), record_type(dtype, dim))
+    absent, tombstone = part["outcome"][chosen] == _ABSENT, part["tombstone"][chosen]
+    records["key"] = part["keys"][chosen]
+    records["version"] = part["version"][chosen]
+    records["expires"] = part["expires"][chosen]
+    records["score"] = part["score"][chosen]
+    records["flags"] = (
+        np.where(absent, np.where(tombstone, TOMBSTONE, NEGATIVE), ROW)
+        | np.where(part["high_priority"][chosen], _HIGH_PRIORITY, 0)
+        | np.where(part["scored"][chosen], _SCORED, 0)
+    )
+    _narrow(part["rows"][chosen], records, dtype)
+    return records
+
+
+def kinds(records: Records) -> npt.NDArray[np.uint8]:
+    """Returns ROW, NEGATIVE or TOMBSTONE for each record."""
+    kind: npt.NDArray[np.uint8] = records["flags"] & np.uint8(_KIND)
+    return kind
+
+
+def unpack(records: Records, dtype: str, keep_unscored: bool) -> Entries:
+    """Returns records as arrays. With `keep_unscored`, a row that was scored by its accesses keeps that score."""
+    scores = records["score"].astype(np.float32)
+    if not keep_unscored:
+        scores[(records["flags"] & np.uint8(_SCORED)) == 0] = np.nan
+    return Entries(
+        records["key"].astype(np.uint64),
+        _widen(records, dtype),
+        scores,
+        records["version"].astype(np.uint64),
+        records["expires"].astype(np.float64),
+    )
+
+
+def _narrow(rows: Floats, records: Records, dtype: str) -> None:
+    """Undoes the widening of `RowCache.part`: every number is one that `dtype` holds."""
+    if dtype == "bfloat16":
+        records["row"] = np.ascontiguousarray(rows).view(np.uint32) >> np.uint32(16)
+    elif dtype == "int8":
+        records["scale"], records["row"] = _codes(rows)
+    else:
+        with np.errstate(over="ignore"):
+            records["row"] = rows
+
+
+def _codes(rows: Floats) -> tuple[Floats, npt.NDArray[np.int8]]:
+    """Returns (scales, codes) with scale = max|row| / 127, as the cache computes them.
+
+    A cache that was given an infinity serves NaN for that row; infinities are what makes it do so again.
+    """
+    scales = np.abs(rows).max(axis=1, initial=0.0) / np.float32(127)
+    finite = np.isfinite(scales)
+    safe = np.where(finite & (scales > 0), scales, np.float32(1))[:, None]
+    codes = np.rint(np.where(finite[:, None], rows, 0) / safe).astype(np.int8)
+    codes[~finite] = 1
+    return np.where(finite, scales, np.float32(np.inf)), codes
+
+
+def _widen(records: Records, dtype: str) -> Floats:
+    stored = records["row"]
+    if dtype == "bfloat16":
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    rows: Floats = stored.astype(np.float32)
+    return rows * records["scale"][:, None] if dtype == "int8" else rows
