@@ -5,6 +5,7 @@
 
 namespace pepnet::python {
 
+void bind_belady(pybind11::module_& module);
 void bind_cpu(pybind11::module_& module);
 void bind_dense_model(pybind11::module_& module);
 void bind_flights(pybind11::module_& module);

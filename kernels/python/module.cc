@@ -2,6 +2,7 @@
 
 PYBIND11_MODULE(_kernels, module) {
   module.doc() = "Compiled parts of pepnet_infer. Arrays are checked, never converted; the GIL is released.";
+  pepnet::python::bind_belady(module);
   pepnet::python::bind_cpu(module);
   pepnet::python::bind_dense_model(module);
   pepnet::python::bind_flights(module);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cache/full_cache.h"
 #include "cache/set_cache.h"
 
 namespace pepnet {
@@ -30,6 +31,7 @@ void check(const CacheOptions& options) {
 
 std::unique_ptr<RowCache> RowCache::make(const CacheOptions& options) {
   check(options);
+  if (options.full) return make_full_cache(options);
   return std::make_unique<cache::SetCache>(options);
 }
 
