@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from pepnet_infer import __version__
 from pepnet_infer.errors import PepnetError
@@ -110,7 +111,7 @@ class Table:
             heading = name if words else name.replace(" ", "\n")  # figures are narrow, so let their headings be
             table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # not strings: rich takes [words] in them for markup
         return table
 
     def html(self) -> str:

@@ -1,0 +1,95 @@
+"""What was asked of the cache's speed and what came, one entry a requirement, table and policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: (peer, what is said of it, bound). At least so many times the cache's time; each must be there to be asked.
+FASTER = (
+    ("numpy-index", "NumPy table[idx]", 2.0),
+    ("list-lru", "std::unordered_map + std::list LRU", 5.0),
+    ("cachetools", "cachetools", 20.0),
+    ("theine", "theine", 20.0),
+)
+MAPS = (
+    ("robin-map", "robin map + arena, same bookkeeping", 2.0),
+    ("absl-map", "abseil map + arena, same bookkeeping", 2.0),
+)
+FLOOR = 1.6
+#: Rows of a table from which on the maps are asked about.
+MAP_ROWS = 5_000_000
+READERS, READERS_UPDATED, UPDATES_A_SECOND = 1.8, 1.6, 100_000
+WRITER, READER_P99, VISIBLE_MS = 2e6, 1.2, 10.0
+MISSES, METADATA = 2.0, 24.0
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One requirement. `low` and `high` hold the middle 95 % of what came under resampling; None: one figure."""
+
+    what: str
+    table_mb: int
+    ours: str  # the policy, and the destination where it is not one array
+    bound: float
+    at_least: bool  # or at most
+    got: float
+    unit: str = "×"
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether what came is on the right side of what was asked."""
+        return self.got >= self.bound if self.at_least else self.got <= self.bound
+
+    def entry(self) -> dict[str, Any]:
+        """Returns the claim as JSON values."""
+        return {**asdict(self), "met": self.met}
+
+
+def lookup_claims(
+    table_mb: int, table_rows: int, ratios: Mapping[str, Mapping[str, Mapping[str, float]]], policies: Sequence[str]
+) -> list[Claim]:
+    """Returns the claims on lookups alone. `ratios[a][b]`: how many times faster a is than b, see summary.speedups."""
+    claims = []
+    for policy in policies:
+        for suffix, said in (("", policy), ("-columns", f"{policy}, columns")):
+            ours, floor = f"cache-{policy}{suffix}", f"floor{suffix}"
+            if ours in ratios and floor in ratios:
+                over = ratios[floor][ours]
+                claims.append(
+                    Claim(
+                        "time over the floor",
+                        table_mb,
+                        said,
+                        FLOOR,
+                        False,
+                        over["ratio"],
+                        "×",
+                        over["low"],
+                        over["high"],
+                    )
+                )
+        ours = f"cache-{policy}"
+        for peer, said, bound in (*FASTER, *(MAPS if table_rows >= MAP_ROWS else ())):
+            if peer in ratios.get(ours, {}):
+                faster = ratios[ours][peer]
+                what = f"faster than {said}"
+                claims.append(
+                    Claim(what, table_mb, policy, bound, True, faster["ratio"], "×", faster["low"], faster["high"])
+                )
+    return claims
+
+
+def spread(values: npt.NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """Returns the middle 95 % of the median of `values` [N] drawn with replacement."""
+    drawn = np.random.default_rng(seed).integers(0, values.size, (_RESAMPLES, values.size))
+    low, high = np.percentile(np.median(values[drawn], axis=1), (2.5, 97.5))
+    return float(low), float(high)
