@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from pepnet_infer.bench.latency import Plan
 from pepnet_infer.bench.report import Result
 from pepnet_infer.errors import PepnetError
 
-#: Untimed calls before a timed one until the caches are as in a server under load: a few ms at all sizes.
-PLAN = Plan(runs=30, seconds=5.0, warm_s=0.015)
 #: Rounds of slices with threads, and seconds a slice.
 ROUNDS, SLICE_S = 30, 0.1
 #: Bytes of memory needed for one byte of table: the table, two caches and three peers of ours in C++, and slack.
@@ -38,8 +36,7 @@ class Options:
     tables_mb: Sequence[int] = (64, 800)
     rows: int = 20480
     dim: int = 40
-    plan: Plan = PLAN
-    rounds: int = ROUNDS
+    plan: Plan = field(default_factory=Plan)
     slice_s: float = SLICE_S
     seed: int = 0
 
@@ -70,7 +67,7 @@ def measure_cache_speed(command: str, options: Options, say: Callable[[str], Non
             "rows": options.rows,
             "dim": options.dim,
             "plan": {"runs": options.plan.runs, "seconds": options.plan.seconds, "warm_s": options.plan.warm_s},
-            "slices": {"rounds": options.rounds, "seconds": options.slice_s},
+            "slices": {"rounds": ROUNDS, "seconds": options.slice_s},
             "huge_pages": Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text().strip(),
             "claims": [claim.entry() for claim in claims],
             "tables": tables,
@@ -106,7 +103,7 @@ def _with_threads(
     ]
     meter = machine.BusyMeter()
     say(f"measuring threads, {stage.mb} MiB, {policy}")
-    counted = run_loads(loads, updates, workload.batches, options.rounds, options.slice_s, say)
+    counted = run_loads(loads, updates, workload.batches, ROUNDS, options.slice_s, say)
     busy = meter.others()
     one, two, updated = counted["1 reader"], counted["2 readers"], counted["2 readers, paced writer"]
     pair, pair_updated = ratio_by_round(two, one), ratio_by_round(updated, one)
