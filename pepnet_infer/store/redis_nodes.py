@@ -1,0 +1,124 @@
+"""Commands to one Redis server, or to those of a cluster, many in one round trip. Nothing is tried more than twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from redis import Redis
+from redis.cluster import RedisCluster
+from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
+
+Reply = Any  # bytes, int, None, a list of these: what the protocol has
+
+
+class Command(NamedTuple):
+    """One command about keys of one slot."""
+
+    args: tuple[bytes | str | int, ...]
+    key: bytes  # one of its keys: says which server it goes to
+
+
+class Nodes(Protocol):
+    """Where commands go. Raises what the client raises."""
+
+    def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
+        """Returns one reply a command. `script` is loaded before them wherever they go: EVALSHA always finds it."""
+
+    def refresh(self) -> None:
+        """Looks anew which server has what, after one could not be reached."""
+
+    def close(self) -> None:
+        """Closes the connections."""
+
+
+class OneNode:
+    """A single server."""
+
+    #: Whether keys of different slots may be in one command.
+    any_slots = True
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
+        """See `Nodes.run`."""
+        replies = _pipelined(self._client, commands, script)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def refresh(self) -> None:
+        """There is one place to look."""
+
+    def close(self) -> None:
+        """See `Nodes.close`."""
+        self._client.close()
+
+
+class ClusterNodes:
+    """The servers of a cluster: one pipeline to each that has some of the keys, one after the other.
+
+    redis-py's own cluster pipeline is not used: it sends what fails again, one command at a time, each with its own
+    timeouts and retries, which makes of one server that hangs a wait of many seconds.
+    """
+
+    any_slots = False
+
+    def __init__(self, client: RedisCluster) -> None:
+        self._client: Any = client  # most of its methods have no types
+
+    def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
+        """See `Nodes.run`. Where slots have moved the map of slots is read anew, once."""
+        replies: list[Reply] = [None] * len(commands)
+        self._ask(commands, range(len(commands)), replies, script)
+        moved = [i for i, reply in enumerate(replies) if isinstance(reply, MovedError)]
+        if moved:
+            self.refresh()
+            self._ask(commands, moved, replies, script)
+        for i, reply in enumerate(replies):
+            if isinstance(reply, AskError | TryAgainError):  # its slot is moving at this moment
+                replies[i] = self._one_by_one(commands[i], script)
+            elif isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def refresh(self) -> None:
+        """See `Nodes.refresh`."""
+        self._client.nodes_manager.initialize()
+
+    def close(self) -> None:
+        """See `Nodes.close`."""
+        self._client.close()
+
+    def _ask(self, commands: Sequence[Command], which: Sequence[int], replies: list[Reply], script: str | None) -> None:
+        by_node: dict[str, list[int]] = {}
+        for i in which:
+            by_node.setdefault(self._client.get_node_from_key(commands[i].key).name, []).append(i)
+        for name, at in by_node.items():
+            connection = self._client.get_redis_connection(self._client.get_node(node_name=name))
+            for i, reply in zip(at, _pipelined(connection, [commands[i] for i in at], script), strict=True):
+                replies[i] = reply
+
+    def _one_by_one(self, command: Command, script: str | None) -> Reply:
+        """Follows the keys of a command to where they are by now: while a slot moves they are on two servers."""
+        if command.args[0] == "MGET":
+            return [self._client.execute_command("GET", key) for key in command.args[1:]]
+        return self._client.execute_command("EVAL", script, *command.args[2:])
+
+
+def _pipelined(client: Redis, commands: Sequence[Command], script: str | None) -> list[Reply]:
+    """Returns one reply a command, an exception for one that failed. Raises when the server could not be asked."""
+    pipeline: Any = client.pipeline(transaction=False)
+    if script is not None:
+        pipeline.execute_command("SCRIPT LOAD", script)
+    for command in commands:
+        pipeline.execute_command(*command.args)
+    replies: list[Reply] = pipeline.execute(raise_on_error=False)
+    if script is not None and isinstance(replies[0], Exception):
+        raise replies[0]
+    replies = replies if script is None else replies[1:]
+    if len(replies) != len(commands):
+        raise ResponseError(f"expected {len(commands)} replies, got {len(replies)}")
+    return replies
