@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import socket
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +170,68 @@ def reference_scores() -> Callable[..., np.ndarray]:
     spec.loader.exec_module(module)
     scores: Callable[..., np.ndarray] = module.scores
     return scores
+
+
+class RedisServer:
+    """A redis-server of the tests' own on a free port, which keeps nothing on disk."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("needs redis-server on the PATH (Debian: apt-get install redis-server)")
+        while True:
+            with socket.socket() as free, socket.socket() as bus:
+                free.bind(("127.0.0.1", 0))
+                self.port = int(free.getsockname()[1])
+                if self.port < 55_000:  # a cluster's servers talk on this port + 10,000
+                    bus.bind(("127.0.0.1", self.port + 10_000))
+                    break
+        fixed = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._command = [program, *fixed, "--dir", str(folder), *options]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        """Starts it and waits until it listens."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                assert self.process.poll() is None, "redis-server ended at once"
+                assert time.monotonic() < until, "redis-server does not listen"
+                time.sleep(0.01)
+            else:
+                return
+
+    def stop(self) -> None:
+        """Ends it at once, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests; each takes a key prefix of its own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make_redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Returns `make(*options)`, which starts a server of the test's own."""
+    servers: list[RedisServer] = []
+
+    def make(*options: str) -> RedisServer:
+        servers.append(RedisServer(tmp_path / f"redis-{len(servers)}", *options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
