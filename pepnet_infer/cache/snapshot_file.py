@@ -29,7 +29,7 @@ from pepnet_infer.cache import snapshot_rows
 from pepnet_infer.errors import StoreError
 
 FORMAT_VERSION = 1
-#: Records a block has at most: what a reader holds at once.
+#: Records a block has at most: what writer and reader hold at once.
 BLOCK_RECORDS = 4096
 
 _MAGIC = b"PEPCACHE"
@@ -37,7 +37,6 @@ _HEADER = struct.Struct("<8sII8s8sd")
 _BLOCK = struct.Struct("<4sIIIIIQ")
 _TRAILER = struct.Struct("<4sIQI")
 _CRC = struct.Struct("<I")
-_PIECE = 1 << 20
 
 
 class Header(NamedTuple):
@@ -143,11 +142,15 @@ class Reader:
             head = tag + self._take(where, _BLOCK.size - 4)
             said = self._take(where, _CRC.size)
             _, number, part, first, total, count, size = _BLOCK.unpack(head)
-            if tag != b"PART" or size != count * self._layout.itemsize or size > self._size - self._at:
+            whole = count <= BLOCK_RECORDS and size == count * self._layout.itemsize
+            if tag != b"PART" or not whole or size > self._size - self._at:
                 got = f"{tag!r} of {count} records in {size} bytes, {self._size - self._at} left"
                 raise self._damaged(where, start, "a block or the trailer", got)
             offset = self._at
-            self._check_sum(where, start, self._sum_of(where, size, zlib.crc32(head)), said)
+            payload = self._take(where, size)
+            self._check_sum(where, start, zlib.crc32(payload, zlib.crc32(head)), said)
+            if not snapshot_rows.are_known(np.frombuffer(payload, self._layout)):
+                raise self._damaged(where, start, "entries of a known kind", "another")
             if number != len(blocks) or (first and (part, first, total) != following) or first + count > total:
                 got = f"number {number}, part {part}, records {first} to {first + count} of {total}"
                 raise self._damaged(where, start, f"block {len(blocks)} in its order", got)
@@ -165,20 +168,13 @@ class Reader:
             raise self._damaged("trailer", start, "the file's end after it", f"{self._size - self._at} more bytes")
 
     def _take(self, where: str, size: int) -> bytes:
-        """Returns the next bytes, at most a header's worth, and adds them to the sum of the file."""
+        """Returns the next bytes, at most a block's worth, and adds them to the sum of the file."""
         data = self._file.read(size)
         if len(data) != size:
             raise self._damaged(where, self._at, f"{size} more bytes", f"{len(data)}: the file was cut")
         self._at += size
         self._sum = zlib.crc32(data, self._sum)
         return data
-
-    def _sum_of(self, where: str, size: int, total: int) -> int:
-        """Returns the CRC of `size` more bytes, going on from `total`, and never holds them at once."""
-        while size:
-            piece = self._take(where, min(size, _PIECE))
-            total, size = zlib.crc32(piece, total), size - len(piece)
-        return total
 
     def _check_sum(self, where: str, start: int, total: int, said: bytes) -> None:
         if _CRC.unpack(said)[0] != total:

@@ -21,7 +21,7 @@ ROW, NEGATIVE, TOMBSTONE = 1, 2, 3
 _KIND = 0x03
 _HIGH_PRIORITY = 0x04
 _SCORED = 0x08
-KNOWN_FLAGS = _KIND | _HIGH_PRIORITY | _SCORED
+_KNOWN_FLAGS = _KIND | _HIGH_PRIORITY | _SCORED
 
 _MISS, _ABSENT = 0, 2  # of Outcome
 
@@ -74,6 +74,12 @@ def kinds(records: Records) -> npt.NDArray[np.uint8]:
     """Returns ROW, NEGATIVE or TOMBSTONE for each record."""
     kind: npt.NDArray[np.uint8] = records["flags"] & np.uint8(_KIND)
     return kind
+
+
+def are_known(records: Records) -> bool:
+    """Returns whether every record is an entry of a kind that there is."""
+    flags = records["flags"]
+    return bool(np.all((flags & np.uint8(_KIND) != 0) & (flags <= np.uint8(_KNOWN_FLAGS))))
 
 
 def unpack(records: Records, dtype: str, keep_unscored: bool) -> Entries:

@@ -1,0 +1,316 @@
+"""A snapshot brings back what the cache had: rows to the bit, versions, expiry, scores, and the order of eviction."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pepnet_infer import _kernels
+from pepnet_infer.cache import snapshot, snapshot_file
+from pepnet_infer.errors import StoreError
+
+DIM = 6
+NOW = 1_700_000_000.0
+POLICIES = ("lru", "gset", "lfu", "sieve", "s3fifo")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
+
+
+def make(policy: str = "lru", dtype: str = "float32", full: bool = False, capacity: int = 1 << 18, **more: Any) -> Any:
+    cache = _kernels.RowCache(DIM, capacity, policy, dtype, full, **more)
+    cache.set_time(NOW)
+    return cache
+
+
+def ids(*values: int) -> npt.NDArray[np.uint64]:
+    return np.array(values, np.uint64)
+
+
+def rows_of(keys: npt.NDArray[np.uint64], version: int = 0) -> npt.NDArray[np.float32]:
+    """Rows that are a function of (id, version), exact in float32."""
+    return (keys[:, None] % 4096 + np.uint64(8192 * version) + np.arange(DIM, dtype=np.uint64)).astype(np.float32)
+
+
+def content(cache: Any) -> dict[int, tuple[Any, ...]]:
+    """Everything but scores and order, by key."""
+    found: dict[int, tuple[Any, ...]] = {}
+    for index in range(cache.parts):
+        part = cache.part(index)
+        columns = [part[name] for name in ("outcome", "tombstone", "high_priority", "scored", "version", "expires")]
+        for i, key in enumerate(part["keys"]):
+            found[int(key)] = (*(column[i].item() for column in columns), part["rows"][i].tobytes())
+    return found
+
+
+def in_order(cache: Any) -> list[list[int]]:
+    """Keys of each part, the next victim first."""
+    parts = (cache.part(index) for index in range(cache.parts))
+    return [[int(key) for key in part["keys"][np.argsort(part["order"], kind="stable")]] for part in parts]
+
+
+def fill(cache: Any, count: int, seed: int = 3) -> npt.NDArray[np.uint64]:
+    """Rows with scores, versions and some expiries, then lookups; also tombstones and negative entries."""
+    rng = np.random.default_rng(seed)
+    keys = np.unique(rng.integers(0, 2**64, count, np.uint64))
+    rng.shuffle(keys)
+    rows = rng.normal(size=(len(keys), DIM)).astype(np.float32)
+    expires = np.where(rng.random(len(keys)) < 0.3, NOW + 1 + rng.integers(1, 5000, len(keys)), math.inf)
+    scores = np.exp2(rng.uniform(-3, 6, len(keys))).astype(np.float32)
+    cache.write(keys, rows, scores, rng.integers(0, 2**64, len(keys), np.uint64), expires)
+    out = np.empty((1, DIM), np.float32)
+    for key in rng.choice(keys, count // 2):
+        cache.lookup(ids(int(key)), out)
+    cache.erase(keys[:5], np.full(5, 2**64 - 1, np.uint64))
+    cache.mark_absent(ids(1, 2, 3))
+    return keys
+
+
+@pytest.mark.parametrize(("policy", "dtype", "full"), list(itertools.product(POLICIES, DTYPES, (False, True))))
+def test_everything_comes_back(policy: str, dtype: str, full: bool, tmp_path: Path) -> None:
+    cache = make(policy, dtype, full)
+    fill(cache, int(0.3 * cache.capacity_rows))
+    before = content(cache)
+    saved = snapshot.save(cache, tmp_path / "s")
+    assert saved.rows + saved.negatives + saved.tombstones == len(before) > 500
+    assert (saved.negatives, saved.tombstones) == (3, 5)
+    assert saved.bytes == (tmp_path / "s").stat().st_size
+
+    other = make(policy, dtype, full)
+    loaded = snapshot.load(other, tmp_path / "s")
+    assert loaded == (saved.rows, 3, 5, 0, 0, 0)
+    after = content(other)
+    assert after.keys() == before.keys()
+    if dtype == "int8":  # the scale may differ in its last bit, the codes not
+        for key, entry in before.items():
+            assert after[key][:-1] == entry[:-1]
+            old, new = (np.frombuffer(e[-1], np.float32) for e in (entry, after[key]))
+            np.testing.assert_allclose(new, old, rtol=2.0**-23, atol=0)
+    else:
+        assert after == before
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("policy", ["lru", "gset", "sieve", "s3fifo"])
+def test_the_order_of_eviction_comes_back(policy: str, full: bool, tmp_path: Path) -> None:
+    cache = make(policy, full=full)
+    keys = np.random.default_rng(5).permutation(np.arange(1500, dtype=np.uint64))
+    cache.write(keys, rows_of(keys), (keys % 700 + 1).astype(np.float32) if policy == "gset" else None)
+    snapshot.save(cache, tmp_path / "s")
+    other = make(policy, full=full)
+    snapshot.load(other, tmp_path / "s")
+    if policy == "gset":  # equal scores in any order
+        for old, new in zip(in_order(cache), in_order(other), strict=True):
+            assert [key % 700 for key in new] == [key % 700 for key in old]
+            assert sorted(new) == sorted(old)
+    else:
+        assert in_order(other) == in_order(cache)
+
+
+def test_lookups_count_in_the_order(tmp_path: Path) -> None:
+    cache = make("lru", full=True, max_rows=64)
+    keys = np.arange(64, dtype=np.uint64)
+    cache.write(keys, rows_of(keys))
+    for key in (5, 9, 7):
+        cache.lookup(ids(key), np.empty((1, DIM), np.float32))
+    snapshot.save(cache, tmp_path / "s")
+    other = make("lru", full=True, max_rows=3)
+    loaded = snapshot.load(other, tmp_path / "s")
+    assert (loaded.rows, loaded.rejected) == (3, 61)
+    assert in_order(other) == [[5, 9, 7]]
+
+
+def test_scores_come_back_and_decay(tmp_path: Path) -> None:
+    cache = make("gset", beta=0.2, interval=100.0)
+    keys = np.arange(100, dtype=np.uint64)
+    scores = np.linspace(0.5, 50, 100).astype(np.float32)
+    cache.write(keys, rows_of(keys), scores)
+    snapshot.save(cache, tmp_path / "s")
+    for beta, factor in ((0.0, 1.0), (0.2, 0.8**7)):
+        other = make("gset", beta=0.2, interval=100.0)
+        other.set_time(NOW + 700)
+        snapshot.load(other, tmp_path / "s", beta, 100.0)
+        np.testing.assert_allclose(other.peek(keys)["score"], scores.astype(np.float64) * factor, rtol=2e-6)
+    cache.set_time(NOW + 700)
+    np.testing.assert_allclose(cache.peek(keys)["score"], scores.astype(np.float64) * 0.8**7, rtol=2e-6)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("policy", ["lru", "gset"])
+def test_a_smaller_cache_keeps_the_best(policy: str, full: bool, tmp_path: Path) -> None:
+    cache = make(policy, capacity=1 << 20)
+    keys = np.random.default_rng(7).permutation(np.arange(cache.capacity_rows // 2, dtype=np.uint64))
+    scores = np.arange(1, len(keys) + 1, dtype=np.float32)  # like recency, the later the better
+    cache.write(keys, rows_of(keys), scores)
+    snapshot.save(cache, tmp_path / "s")
+    other = make(policy, full=full)
+    loaded = snapshot.load(other, tmp_path / "s")
+    assert loaded.rows + loaded.rejected == snapshot_entries(tmp_path / "s")
+    kept = np.array(sorted(content(other)), np.uint64)
+    assert len(kept) > 0.9 * other.capacity_rows
+    best = keys[-other.capacity_rows :]
+    assert np.isin(kept, best).mean() > (0.97 if full else 0.93)
+
+
+def snapshot_entries(path: Path) -> int:
+    with open(path, "rb") as file:
+        return snapshot_file.Reader(path, file).entries
+
+
+def test_another_policy_and_associativity(tmp_path: Path) -> None:
+    cache = make("lru")
+    keys = np.arange(1000, dtype=np.uint64)
+    cache.write(keys, rows_of(keys, 3), versions=np.full(1000, 3, np.uint64))
+    snapshot.save(cache, tmp_path / "s")
+    for policy, full in itertools.product(POLICIES, (False, True)):
+        other = make(policy, full=full, capacity=1 << 19)
+        assert snapshot.load(other, tmp_path / "s").rows == 1000
+        out = np.zeros((1000, DIM), np.float32)
+        assert other.lookup(keys, out) == 1000
+        np.testing.assert_array_equal(out, rows_of(keys, 3))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_is_newer_in_the_cache_stays(full: bool, tmp_path: Path) -> None:
+    cache = make(full=full)
+    keys = ids(1, 2, 3, 4, 5)
+    cache.write(keys, rows_of(keys, 5), versions=np.full(5, 5, np.uint64))
+    snapshot.save(cache, tmp_path / "s")
+    other = make(full=full)
+    resident = ids(1, 2, 3)
+    other.write(resident, rows_of(resident, 1), versions=ids(4, 5, 6))
+    other.erase(ids(4), ids(9))
+    other.mark_absent(ids(5))
+    loaded = snapshot.load(other, tmp_path / "s")
+    assert (loaded.rows, loaded.older) == (1, 4)
+    seen = other.peek(keys)
+    np.testing.assert_array_equal(seen["version"], [5, 5, 6, 9, 0])
+    np.testing.assert_array_equal(seen["outcome"], [1, 1, 1, 2, 2])
+    out = np.zeros((3, DIM), np.float32)
+    other.lookup(resident, out)
+    np.testing.assert_array_equal(out, np.concatenate([rows_of(ids(1), 5), rows_of(ids(2, 3), 1)]))
+
+
+def test_versions_still_decide_after_loading(tmp_path: Path) -> None:
+    cache = make()
+    cache.write(ids(1, 2), rows_of(ids(1, 2), 7), versions=ids(7, 7))
+    cache.erase(ids(2), ids(8))
+    snapshot.save(cache, tmp_path / "s")
+    other = make()
+    snapshot.load(other, tmp_path / "s")
+    old, new = ids(6, 8), ids(8, 9)
+    assert other.write(ids(1, 2), rows_of(ids(1, 2)), versions=old, update=True) == 0
+    assert other.write(ids(1, 2), rows_of(ids(1, 2)), versions=new, update=True) == 2
+
+
+def test_what_has_expired_is_left_out(tmp_path: Path) -> None:
+    cache = make(negative_ttl=60.0)
+    keys = ids(1, 2, 3)
+    cache.write(keys, rows_of(keys), expires=np.array([NOW + 50, NOW + 500, math.inf]))
+    cache.erase(ids(7, 8), ids(1, 1), np.array([NOW + 50, NOW + 500]))
+    cache.mark_absent(ids(9))
+    snapshot.save(cache, tmp_path / "s")
+    other = make()
+    other.set_time(NOW + 100)
+    assert snapshot.load(other, tmp_path / "s") == (2, 0, 1, 3, 0, 0)
+    np.testing.assert_array_equal(other.peek(ids(1, 2, 3, 7, 8, 9))["outcome"], [0, 1, 1, 0, 2, 0])
+    other.set_time(NOW + 600)
+    np.testing.assert_array_equal(other.peek(ids(1, 2, 3, 7, 8, 9))["outcome"], [0, 0, 1, 0, 0, 0])
+
+
+def test_rows_that_are_not_finite(tmp_path: Path) -> None:
+    rows = np.array([[np.inf, 1, 0, 0, 0, 0], [np.nan] * 6, [1, -np.inf, np.nan, 0, 2, 70000]], np.float32)
+    keys = ids(1, 2, 3)
+    for dtype in DTYPES:
+        cache, other = make(dtype=dtype), make(dtype=dtype)
+        cache.write(keys, rows)
+        snapshot.save(cache, tmp_path / "s")
+        snapshot.load(other, tmp_path / "s")
+        served = np.zeros((2, 3, DIM), np.float32)
+        cache.lookup(keys, served[0])
+        other.lookup(keys, served[1])
+        np.testing.assert_array_equal(served[1], served[0], err_msg=dtype)
+
+
+def test_an_empty_cache(tmp_path: Path) -> None:
+    assert snapshot.save(make(), tmp_path / "s")[:3] == (0, 0, 0)
+    assert snapshot.load(make(), tmp_path / "s") == (0, 0, 0, 0, 0, 0)
+
+
+def test_a_part_of_many_blocks(tmp_path: Path) -> None:
+    cache = make("lru", full=True, capacity=1 << 21)
+    keys = np.arange(3 * snapshot_file.BLOCK_RECORDS + 17, dtype=np.uint64)
+    cache.write(keys, rows_of(keys))
+    snapshot.save(cache, tmp_path / "s")
+    other = make("lru", full=True, capacity=1 << 21)
+    assert snapshot.load(other, tmp_path / "s").rows == len(keys)
+    assert in_order(other) == in_order(cache) == [keys.tolist()]
+
+
+def test_what_was_there_is_replaced_and_no_other_file_is(tmp_path: Path) -> None:
+    target = tmp_path / "s"
+    cache = make()
+    cache.write(ids(1), rows_of(ids(1)))
+    snapshot.save(cache, target)
+    cache.write(ids(2), rows_of(ids(2)))
+    snapshot.save(cache, target)
+    assert snapshot.load(make(), target).rows == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    target.write_bytes(b"somebody's thesis")
+    with pytest.raises(StoreError, match=r"s: expected a snapshot or nothing there, got another file"):
+        snapshot.save(cache, target)
+    assert target.read_bytes() == b"somebody's thesis"
+    (tmp_path / "link").symlink_to(target)
+    for name, said in (("link", "Too many levels of symbolic links"), (".", "Is a directory|not")):
+        with pytest.raises(StoreError, match=said):
+            snapshot.save(cache, tmp_path / name)
+    with pytest.raises(StoreError, match=r"cannot write: .*No such file or directory"):
+        snapshot.save(cache, tmp_path / "nowhere" / "s")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "s"]
+
+
+def test_a_temporary_file_of_a_dead_writer_goes_and_a_living_one_s_stays(tmp_path: Path) -> None:
+    dead = tmp_path / ".s.tmp-01234567"
+    dead.write_bytes(b"PEPCACHE, but no more")
+    with snapshot_file.new_file(tmp_path / "s") as living:
+        assert not dead.exists()
+        snapshot.save(make(), tmp_path / "s")
+        assert len(list(tmp_path.glob(".s.tmp-*"))) == 1
+        writer = snapshot_file.Writer(living, snapshot_file.Header(3, "int8", "lru", 0.0))
+        writer.end()
+    with open(tmp_path / "s", "rb") as file:
+        assert snapshot_file.Reader(tmp_path / "s", file).header.dim == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_savers_at_once_do_not_mix(tmp_path: Path) -> None:
+    caches = []
+    for version in range(3):
+        keys = np.arange(500, dtype=np.uint64)
+        caches.append(make())
+        caches[-1].write(keys, rows_of(keys, version), versions=np.full(500, version, np.uint64))
+    failures: list[BaseException] = []
+
+    def work(cache: Any) -> None:
+        try:
+            for _ in range(10):
+                snapshot.save(cache, tmp_path / "s")
+                other = make()
+                assert snapshot.load(other, tmp_path / "s").rows == 500
+                versions = {entry[4] for entry in content(other).values()}
+                assert len(versions) == 1, versions
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(cache,)) for cache in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
