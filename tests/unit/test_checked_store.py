@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer.errors import StoreError
+from pepnet_infer.store import Fetched
+from pepnet_infer.store.checked import checked
+from pepnet_infer.store.memory import MemoryStore
+
+KEYS = np.arange(4, dtype=np.uint64)
+
+
+class Answers:
+    """A store that answers one thing, or raises it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def get_many(self, keys: Any, dim: int) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+def test_a_whole_answer_goes_through_untouched_and_is_counted() -> None:
+    store = MemoryStore()
+    store.put_many(KEYS[:2], np.full((2, 3), np.nan, np.float32), KEYS[:2])
+    safe = checked(store)
+    assert checked(safe) is safe
+    for got, wanted in zip(safe.get_many(KEYS, 3), store.get_many(KEYS, 3), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    safe.get_many(KEYS[:0], 3)
+    counts = safe.counts
+    assert (counts.calls, counts.keys, counts.found, counts.failed, counts.malformed) == (2, 4, 2, 0, 0)
+
+
+def good() -> Fetched:
+    return Fetched.nothing(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "Answers: expected Fetched, got NoneType"),
+        ((np.zeros((4, 3), np.float32), np.zeros(4, np.bool_)), "expected Fetched, got tuple"),
+        (Fetched.nothing(3, 3), r"rows: expected float32 \[4, 3\], got float32 \[3, 3\]"),
+        (Fetched.nothing(4, 2), r"rows: expected float32 \[4, 3\], got float32 \[4, 2\]"),
+        (good()._replace(rows=np.zeros((4, 3))), r"rows: expected float32 \[4, 3\], got float64 \[4, 3\]"),
+        (good()._replace(rows=np.zeros((4, 3), ">f4")), r"rows: expected float32 \[4, 3\], got >f4 \[4, 3\]"),
+        (good()._replace(rows=np.zeros((4, 6), np.float32)[:, ::2]), r"rows: .* without gaps, got one with strides"),
+        (good()._replace(rows=[[0.0] * 3] * 4), r"rows: expected float32 \[4, 3\], got list"),
+        (good()._replace(found=np.zeros(3, np.bool_)), r"found: expected bool \[4\], got bool \[3\]"),
+        (good()._replace(found=np.zeros(4, np.uint8)), r"found: expected bool \[4\], got uint8 \[4\]"),
+        (good()._replace(versions=np.zeros(4, np.int64)), r"versions: expected uint64 \[4\], got int64 \[4\]"),
+        (good()._replace(scores=np.zeros(4)), r"scores: expected float32 \[4\], got float64 \[4\]"),
+        (good()._replace(expires=np.zeros((4, 1))), r"expires: expected float64 \[4\], got float64 \[4, 1\]"),
+        (good()._replace(expires=np.array([0, 1, np.nan, 2])), r"expires\[2\]: expected Unix seconds or inf, got NaN"),
+    ],
+)
+def test_anything_else_is_refused(answer: Any, message: str) -> None:
+    safe = checked(Answers(answer))
+    with pytest.raises(StoreError, match=message):
+        safe.get_many(KEYS, 3)
+    assert (safe.counts.calls, safe.counts.malformed, safe.counts.failed) == (1, 1, 0)
+
+
+def test_any_error_becomes_a_store_error_with_its_cause() -> None:
+    safe = checked(Answers(KeyError("shard 3")))
+    with pytest.raises(StoreError, match="Answers: expected an answer, got KeyError: 'shard 3'") as raised:
+        safe.get_many(KEYS, 3)
+    assert isinstance(raised.value.__cause__, KeyError)
+    own = StoreError("down")
+    with pytest.raises(StoreError, match=r"^down$") as raised:
+        checked(Answers(own)).get_many(KEYS, 3)
+    assert raised.value is own
+    with pytest.raises(KeyboardInterrupt):
+        checked(Answers(KeyboardInterrupt())).get_many(KEYS, 3)
+    assert (safe.counts.calls, safe.counts.malformed, safe.counts.failed) == (1, 0, 1)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.errors import BundleError, StoreError
+from pepnet_infer.ids import ID_BITS
+from pepnet_infer.store.lmdb import LmdbStore
+from pepnet_infer.store.mmap import MmapStore
+
+DIM = 16
+
+
+def write(store: LmdbStore, first: int, count: int, version: int = 1) -> int:
+    """Puts rows that are functions of key and version."""
+    keys = np.arange(first, first + count, dtype=np.uint64)
+    return store.put_many(keys, rows_of(keys, version), np.full(count, version, np.uint64))
+
+
+def rows_of(keys: np.ndarray, version: int) -> np.ndarray:
+    return np.repeat((keys * 3 + version).astype(np.float32)[:, None], DIM, axis=1)
+
+
+def check(store: LmdbStore, count: int, version: int = 1) -> None:
+    keys = np.arange(count, dtype=np.uint64)
+    got = store.get_many(keys, DIM)
+    assert got.found.all()
+    np.testing.assert_array_equal(got.rows, rows_of(keys, version))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[LmdbStore]:
+    with LmdbStore(path, map_bytes=1 << 17, durable=False) as opened:
+        yield opened
+
+
+def in_process(code: str, path: Path) -> str:
+    """Runs code with `store`, opened on `path` by a process of its own, and `numpy as np`; returns what it printed."""
+    start = f"import numpy as np\nfrom pepnet_infer.store.lmdb import LmdbStore\nstore = LmdbStore({str(path)!r})\n"
+    done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_full_map_grows_while_others_read(store: LmdbStore) -> None:
+    write(store, 0, 100)
+    stop, failures = threading.Event(), []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                check(store, 100)
+        except BaseException as error:
+            failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    before = store.map_bytes
+    for first in range(100, 10_100, 1000):
+        assert write(store, first, 1000) == 1000
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+    assert store.map_bytes >= 8 * before
+    check(store, 10_100)
+
+
+def test_it_is_there_when_opened_again_and_for_other_processes(path: Path, store: LmdbStore) -> None:
+    write(store, 0, 10)
+    again = "print(store.get_many(np.arange(12, dtype=np.uint64), 16).found.sum())"
+    assert in_process(again, path) == "10\n"
+    grow = "k = np.arange(9000, dtype=np.uint64); r = np.repeat((k * 3 + 2).astype(np.float32)[:, None], 16, 1)\n"
+    assert in_process(grow + "print(store.put_many(k, r, np.full(9000, 2, np.uint64)))", path) == "9000\n"
+    check(store, 9000, version=2)  # the file has outgrown the map this process had
+    assert write(store, 0, 10, version=2) == 0
+    store.close()
+    with LmdbStore(path, readonly=True) as other:
+        check(other, 9000, version=2)
+        assert len(other) == 9000
+        with pytest.raises(StoreError, match=r"store: expected an LMDB store that works, got: .*(read-only|denied)"):
+            write(other, 0, 1, version=9)
+
+
+def test_a_forked_child_is_told_to_open_its_own(store: LmdbStore) -> None:
+    write(store, 0, 5)
+    child = os.fork()
+    if child == 0:
+        try:
+            store.get_many(np.zeros(1, np.uint64), DIM)
+        except StoreError as error:
+            os._exit(7 if "expected the process that opened the store, got one forked from it" in str(error) else 8)
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    check(store, 5)
+
+
+def test_a_closed_or_missing_store_is_an_error(path: Path, store: LmdbStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"expected an LMDB store that works, got: .*already open"):
+        LmdbStore(path)
+    store.close()
+    store.close()
+    for call in (lambda: check(store, 1), lambda: write(store, 0, 1), store.purge, lambda: len(store)):
+        with pytest.raises(StoreError, match="store: expected an open store, got one that was closed"):
+            call()
+    with pytest.raises(StoreError, match=r"none: expected an LMDB store that works, got: .*No such file"):
+        LmdbStore(tmp_path / "none", readonly=True)
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "data.mdb").write_bytes(b"no LMDB file" * 1000)
+    with pytest.raises(StoreError, match=r"junk: expected an LMDB store that works, got: .*not an LMDB file"):
+        LmdbStore(tmp_path / "junk")
+    with pytest.raises(StoreError, match="dtype: expected one of float32, float16, bfloat16, got 'int8'"):
+        LmdbStore(path, dtype="int8")  # type: ignore[arg-type]
+
+
+def test_a_damaged_value_costs_its_row_alone_and_is_replaced_by_the_next_update(path: Path, store: LmdbStore) -> None:
+    write(store, 0, 20)
+    store.close()
+    damage = {3: lambda v: v[:-4], 5: lambda v: v[:40] + b"\x55" + v[41:], 8: lambda v: b"", 9: lambda v: v[:8] * 3}
+    with lmdb.open(str(path), max_dbs=2) as env:
+        rows = env.open_db(b"rows")
+        with env.begin(write=True, db=rows) as txn:
+            for key, change in damage.items():
+                name = key.to_bytes(8, "big")
+                txn.put(name, change(txn.get(name)))
+            txn.put((11).to_bytes(8, "big"), txn.get((12).to_bytes(8, "big")))
+    with LmdbStore(path) as again:
+        got = again.get_many(np.arange(20, dtype=np.uint64), DIM)
+        assert np.flatnonzero(~got.found).tolist() == [3, 5, 8, 9, 11]
+        assert (got.rows[~got.found] == 0).all()
+        assert again.damaged == 5
+        assert write(again, 0, 20) == 5
+        check(again, 20)
+        assert again.damaged == 5
+
+
+def test_a_write_that_fails_writes_nothing(store: LmdbStore) -> None:
+    write(store, 5, 1)
+    keys = np.array([4, 5, 4, 5], np.uint64)
+    with pytest.raises(StoreError, match="key 5: expected a row of width 16 as it has, got 3"):
+        store.put_many(keys, np.zeros((4, 3), np.float32), np.array([1, 1, 2, 2], np.uint64))
+    assert not store.get_many(keys[:1], 3).found.any()
+    assert len(store) == 1
+
+
+def test_purge_takes_out_what_need_not_be_remembered(path: Path) -> None:
+    now = [1000.0]
+    with LmdbStore(path, durable=False, remember=100.0, clock=lambda: now[0]) as store:
+        keys = np.arange(40_000, dtype=np.uint64)
+        rows, versions = np.ones((keys.size, 1), np.float32), np.full(keys.size, 5, np.uint64)
+        expires = np.where(keys % 4 == 0, 1050.0, np.inf)
+        store.put_many(keys, rows, versions, None, expires)
+        store.delete_many(keys[1::4], versions[1::4] + np.uint64(1))
+        now[0] = 1120.0
+        assert store.purge() == 10_000  # the deletions
+        assert len(store) == 30_000
+        now[0] = 1151.0
+        assert store.purge() == 10_000  # the expired
+        assert store.purge() == 0
+        found = store.get_many(keys, 1).found
+        assert np.flatnonzero(found).tolist() == [k for k in range(40_000) if k % 4 > 1]
+        assert store.put_many(keys[1:2], rows[:1], versions[:1]) == 1  # forgotten
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tables_are_imported_with_their_default_rows(path: Path, dtype: str, toy_bundle: Path) -> None:
+    bundle = Bundle.open(toy_bundle)
+    tables = MmapStore(bundle.table_paths)
+    with LmdbStore(path, map_bytes=1 << 16, durable=False, dtype=dtype) as store:  # type: ignore[arg-type]
+        assert store.import_tables(bundle.table_paths, bundle.schema.table_by_name, version=3, chunk=11) == 160
+        for name, shape in tables.tables.items():
+            np.testing.assert_array_equal(store.default_row(name), tables.default_row(name))
+            keys, scores = tables.scored_keys(name)
+            got, wanted = store.get_many(keys, shape.dim), tables.get_many(keys, shape.dim)
+            np.testing.assert_allclose(got.rows, wanted.rows, rtol=0 if dtype == "float32" else 2**-8)
+            np.testing.assert_array_equal(got.scores, scores)
+            assert (got.versions == 3).all()
+        with pytest.raises(StoreError, match="table: expected one of page, tag, user, video, got 'none'"):
+            store.default_row("none")
+        with pytest.raises(BundleError, match="expected a readable file"):
+            store.import_tables({"t": path / "no.safetensors"})
+
+
+def test_a_table_lies_together(path: Path, store: LmdbStore) -> None:
+    for number in (2, 0, 1):
+        write(store, number << ID_BITS, 3)
+    store.close()
+    with lmdb.open(str(path), max_dbs=2) as env, env.begin(db=env.open_db(b"rows")) as txn:
+        names = [int.from_bytes(name, "big") for name in txn.cursor().iternext(values=False)]
+    assert [name >> ID_BITS for name in names] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
