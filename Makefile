@@ -42,6 +42,7 @@ demo: install
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
 
 test: install lint types
+	@command -v redis-server >/dev/null || echo "no redis-server here: the tests of the Redis store will be skipped"
 	$(PYTEST) -m "not slow"
 
 test-all: install lint types
