@@ -78,7 +78,8 @@ class ClusterNodes:
             self.refresh()
             self._ask(commands, moved, replies, script)
         for i, reply in enumerate(replies):
-            if isinstance(reply, AskError | TryAgainError):  # its slot is moving at this moment
+            moves = isinstance(reply, AskError | TryAgainError) and not isinstance(reply, MovedError)
+            if moves:  # its slot is on its way at this moment
                 replies[i] = self._one_by_one(commands[i], script)
             elif isinstance(reply, Exception):
                 raise reply

@@ -81,12 +81,18 @@ def test_a_full_map_grows_while_others_read(store: LmdbStore) -> None:
     check(store, 10_100)
 
 
+GROW = """
+keys = np.arange(9000, dtype=np.uint64)
+rows = np.repeat((keys * 3 + 2).astype(np.float32)[:, None], 16, axis=1)
+print(store.put_many(keys, rows, np.full(9000, 2, np.uint64)))
+"""
+
+
 def test_it_is_there_when_opened_again_and_for_other_processes(path: Path, store: LmdbStore) -> None:
     write(store, 0, 10)
     again = "print(store.get_many(np.arange(12, dtype=np.uint64), 16).found.sum())"
     assert in_process(again, path) == "10\n"
-    grow = "k = np.arange(9000, dtype=np.uint64); r = np.repeat((k * 3 + 2).astype(np.float32)[:, None], 16, 1)\n"
-    assert in_process(grow + "print(store.put_many(k, r, np.full(9000, 2, np.uint64)))", path) == "9000\n"
+    assert in_process(GROW, path) == "9000\n"
     check(store, 9000, version=2)  # the file has outgrown the map this process had
     assert write(store, 0, 10, version=2) == 0
     store.close()
@@ -95,6 +101,13 @@ def test_it_is_there_when_opened_again_and_for_other_processes(path: Path, store
         assert len(other) == 9000
         with pytest.raises(StoreError, match=r"store: expected an LMDB store that works, got: .*(read-only|denied)"):
             write(other, 0, 1, version=9)
+
+
+def test_a_file_that_another_process_made_larger_can_be_written(path: Path, store: LmdbStore) -> None:
+    write(store, 0, 10)
+    assert in_process(GROW, path) == "9000\n"
+    assert write(store, 0, 9000, version=3) == 9000
+    check(store, 9000, version=3)
 
 
 def test_a_forked_child_is_told_to_open_its_own(store: LmdbStore) -> None:
