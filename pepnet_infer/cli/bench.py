@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pepnet_infer.cli.bench_cache import cache
 from pepnet_infer.cli.bench_cache_speed import cache_speed
 from pepnet_infer.cli.output import progress
 from pepnet_infer.cli.score import OnBadRow
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pepnet_infer.bench.report import Page, Result
 
 bench = typer.Typer(help="Measure latency beside other engines, and scoring's speed and memory.", no_args_is_help=True)
+bench.command()(cache)
 bench.command()(cache_speed)
 
 _PRESET = "preset:"
