@@ -217,3 +217,10 @@ def test_a_table_lies_together(path: Path, store: LmdbStore) -> None:
     with lmdb.open(str(path), max_dbs=2) as env, env.begin(db=env.open_db(b"rows")) as txn:
         names = [int.from_bytes(name, "big") for name in txn.cursor().iternext(values=False)]
     assert [name >> ID_BITS for name in names] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_without_the_package_it_says_what_to_install(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(StoreError, match=r"store: expected the package lmdb \(extra \[lmdb\]\), got: "):
+        LmdbStore(path)
+    assert not path.exists()

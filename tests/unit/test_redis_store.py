@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -244,3 +246,11 @@ def test_a_cluster(cluster: list[Any]) -> None:
             check(store, 3000, version=3)
     for server in servers:
         server.close()
+
+
+def test_without_the_package_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['redis'] = None; import pepnet_infer.store.redis"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "StoreError: store: the package redis cannot be imported" in done.stderr
+    assert "pip install 'pepnet-infer[redis]'" in done.stderr
