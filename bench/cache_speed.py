@@ -16,6 +16,7 @@ from pepnet_infer.bench.cache_peers.native import PeerLibrary
 from pepnet_infer.bench.cache_peers.ours import public_contender
 from pepnet_infer.bench.cache_speed_claims import Claim
 from pepnet_infer.bench.cache_speed_lookup import Stage, compare_lookups, prepared
+from pepnet_infer.bench.cache_speed_misses import measure_misses
 from pepnet_infer.bench.cache_speed_threads import Load, Updates, p99_ratio, ratio_by_round, run_loads
 from pepnet_infer.bench.cache_speed_visible import visibility
 from pepnet_infer.bench.latency import Plan
@@ -24,6 +25,8 @@ from pepnet_infer.errors import PepnetError
 
 #: Rounds of slices with threads, and seconds a slice.
 ROUNDS, SLICE_S = 30, 0.1
+#: Rows of the largest table that is put into a store in memory too.
+MISS_ROWS = 1_000_000
 #: Bytes of memory needed for one byte of table: the table, two caches and three peers of ours in C++, and slack.
 MEMORY_A_TABLE = 8
 
@@ -58,6 +61,9 @@ def measure_cache_speed(command: str, options: Options, say: Callable[[str], Non
                 threads, more = _with_threads(stage, policy, fastest, options, say)
                 entry["threads"][policy] = threads
                 claims += more
+            if len(stage.workload.keys) <= MISS_ROWS:
+                entry["misses"] = measure_misses(stage.workload, options.rows, options.plan, options.seed, say)
+                claims.append(_miss_claim(mb, entry["misses"]))
             tables.append(entry)
     return Result(
         kind="cache-speed",
@@ -138,6 +144,11 @@ def _with_threads(
         "visibility": seen,
         "others_busy": busy,
     }, claims
+
+
+def _miss_claim(mb: int, misses: dict[str, Any]) -> Claim:
+    ratio = misses["ratio"]
+    return _ranged(Claim("time with 10 % misses over none", mb, "lru", asked.MISSES, False, ratio["ratio"]), ratio)
 
 
 def _ranged(claim: Claim, ratio: dict[str, float]) -> Claim:

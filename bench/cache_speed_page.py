@@ -22,6 +22,7 @@ def cache_speed_page(result: Result) -> Page:
         rows = [(name, f"{mb} MiB", why) for name, why, mb in left_out]
         tables.append(Table("Left out", ("left out", "table", "why"), rows, _WORDS))
     details = [_threads_table(table["lookups"]["table_mb"], table["threads"]) for table in data["tables"]]
+    details += [_misses_table([table for table in data["tables"] if "misses" in table])]
     details += [_caches_table(data), *(_floor_table(table["lookups"]) for table in data["tables"])]
     return Page(
         title="The embedding cache's speed",
@@ -38,6 +39,7 @@ def noise(data: dict[str, Any]) -> str:
     """Says how quiet the machine was, for the reader to judge the figures by."""
     shares = [table["lookups"]["others_busy"] for table in data["tables"]]
     shares += [threads["others_busy"] for table in data["tables"] for threads in table["threads"].values()]
+    shares += [table["misses"]["others_busy"] for table in data["tables"] if "misses" in table]
     busiest = max(shares)
     warning = "" if busiest <= QUIET else ": too much for figures that are to be relied on"
     return f"other processes used {busiest:.0%} of the CPUs at most{warning}"
@@ -110,6 +112,17 @@ def _threads_table(mb: int, threads: dict[str, Any]) -> Table:
         f"An update is seen after (p50, p99, longest): {'; '.join(seen)}."
     )
     return Table(f"Threads, a table of {mb} MiB", columns, rows, _WORDS, note)
+
+
+def _misses_table(tables: list[dict[str, Any]]) -> Table:
+    rows = []
+    for table in tables:
+        for what, missed in (("hits", 0), ("misses", table["misses"]["missed"])):
+            times = table["misses"][what]
+            size = f"{table['lookups']['table_mb']} MiB"
+            rows.append((size, str(missed), show_ms(times["p50_ms"]), show_ms(times["p99_ms"]), str(times["runs"])))
+    note = "CachedRows.lookup before a store in memory, policy lru; a miss is fetched, served and written to the cache."
+    return Table("Misses", ("table", "missed", "p50 ms", "p99 ms", "runs"), rows, note=note)
 
 
 def _caches_table(data: dict[str, Any]) -> Table:

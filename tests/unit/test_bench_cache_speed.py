@@ -19,6 +19,7 @@ from pepnet_infer.bench.cache_peers import Batch, Gather, PeerLibrary, Workload,
 from pepnet_infer.bench.cache_peers.contender import Part, contiguous, input_columns, make_batches, make_keys_of
 from pepnet_infer.bench.cache_peers.native import Dense, cache_contender
 from pepnet_infer.bench.cache_speed_lookup import Stage, compare_lookups, prepared
+from pepnet_infer.bench.cache_speed_misses import Missing, measure_misses
 from pepnet_infer.bench.cache_speed_page import cache_speed_page
 from pepnet_infer.bench.cache_speed_threads import Counted, Load, Updates, p99_ratio, ratio_by_round, run_loads
 from pepnet_infer.bench.cache_speed_visible import visibility
@@ -233,6 +234,19 @@ def test_an_update_is_seen(stage: Stage) -> None:
     np.testing.assert_array_equal(everything, workload.table[filled.resident])  # put back
 
 
+def test_batches_miss_as_often_as_they_say(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measure_misses(stage.workload, 1000, Plan(runs=3, warm_s=0.0, settle_s=0.0))
+    assert found["missed"] == 100
+    assert found["hits"]["runs"] == found["misses"]["runs"] == 3
+    assert found["ratio"]["low"] <= found["ratio"]["high"]
+    missing = Missing(stage.workload, 1000)
+    there, absent = missing._now()
+    assert there.size > absent.size > 100
+    monkeypatch.setattr(missing, "_now", lambda: (there, there))
+    with pytest.raises(PepnetError, match="a batch with 100 misses: expected so many, got 0"):
+        missing.turn(100, QUICK)
+
+
 def test_ratios_of_rounds() -> None:
     one = Counted([10.0, 20.0, 30.0], [0.0] * 3, [np.full(100, 5)] * 3)
     two = Counted([19.0, 36.0, 60.0], [0.0] * 3, [np.full(100, 6)] * 3)
@@ -284,6 +298,8 @@ def test_the_command(library_path: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert claim["met"] == (
             (claim["got"] >= claim["bound"]) if claim["at_least"] else (claim["got"] <= claim["bound"])
         )
+    whats = {claim["what"] for claim in result.data["claims"]}
+    assert {"time with 10 % misses over none", "2 readers over 1", "updates by one writer", "metadata a row"} <= whats
     assert {"lru", "gset"} <= {claim["ours"] for claim in result.data["claims"]}
     assert result.data["tables"][0]["threads"]["gset"]["loads"]["writer"]["updates_per_s"] > 0
     assert "table[idx]" in done.output
