@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,7 @@ def measure_cache_speed(command: str, options: Options, say: Callable[[str], Non
 
 
 def _lookup_claims(lookups: dict[str, Any], stage: Stage) -> list[Claim]:
-    ratios = {entry["name"]: entry["faster_than"] for entry in lookups["contenders"]}
-    claims = asked.lookup_claims(stage.mb, lookups["table_rows"], ratios, list(stage.caches))
+    claims = asked.lookup_claims(stage.mb, lookups["table_rows"], lookups["contenders"], list(stage.caches))
     for cache in lookups["caches"]:
         got = cache["metadata_bytes_a_row"]
         claims.append(Claim("metadata a row", stage.mb, cache["policy"], asked.METADATA, False, got, " bytes"))
@@ -152,17 +151,7 @@ def _miss_claim(mb: int, misses: dict[str, Any]) -> Claim:
 
 
 def _ranged(claim: Claim, ratio: dict[str, float]) -> Claim:
-    return Claim(
-        claim.what,
-        claim.table_mb,
-        claim.ours,
-        claim.bound,
-        claim.at_least,
-        claim.got,
-        claim.unit,
-        ratio["low"],
-        ratio["high"],
-    )
+    return replace(claim, low=ratio["low"], high=ratio["high"])
 
 
 def _check_memory(mb: int) -> None:

@@ -176,7 +176,7 @@ def _timed(
 
     def check(name: str, index: int, parts: Sequence[Floats]) -> None:
         if not np.array_equal(np.concatenate(parts), workload.expected(workload.batches[index])):
-            raise PepnetError(f"{name}: expected the table's rows, got others")
+            raise PepnetError("expected the table's rows, got others")
 
     calls = {name: contender.call for name, contender in contenders.items()}
     measured = interleave(

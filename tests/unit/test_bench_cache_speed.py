@@ -260,20 +260,26 @@ def test_claims_take_the_side_they_should() -> None:
     def faster(ratio: float) -> dict[str, float]:
         return {"ratio": ratio, "low": ratio, "high": ratio}
 
-    ratios = {
-        "floor": {"cache-lru": faster(1.5), "cache-lru-columns": faster(1.7)},
-        "floor-columns": {"cache-lru-columns": faster(1.61)},
-        "cache-lru": {"numpy-index": faster(2.1), "list-lru": faster(4.9), "robin-map": faster(3.0)},
-        "cache-lru-columns": {},
-    }
-    claims = cache_speed_claims.lookup_claims(64, 400_000, ratios, ["lru"])
+    def entry(name: str, tenth: float, **ratios: float) -> dict[str, object]:
+        versus = {other.replace("_", "-"): faster(ratio) for other, ratio in ratios.items()}
+        return {"name": name, "faster_than": versus, "quantiles_ms": {"10": tenth}}
+
+    contenders = [
+        entry("floor", 2.0, cache_lru=1.5, cache_lru_columns=1.7),
+        entry("floor-columns", 2.0, cache_lru_columns=1.61),
+        entry("cache-lru", 3.2, numpy_index=2.1, list_lru=4.9, robin_map=3.0),
+        entry("cache-lru-columns", 3.0),
+        *(entry(name, 8.0) for name in ("numpy-index", "list-lru", "robin-map")),
+    ]
+    claims = cache_speed_claims.lookup_claims(64, 400_000, contenders, ["lru"])
+    assert [c.quiet for c in claims] == pytest.approx([1.6, 1.5, 2.5, 2.5])
     assert [(c.what, c.ours, c.got, c.met) for c in claims] == [
         ("time over the floor", "lru", 1.5, True),
         ("time over the floor", "lru, columns", 1.61, False),
         ("faster than NumPy table[idx]", "lru", 2.1, True),
         ("faster than std::unordered_map + std::list LRU", "lru", 4.9, False),
     ]
-    large = cache_speed_claims.lookup_claims(800, 5_000_000, ratios, ["lru"])
+    large = cache_speed_claims.lookup_claims(800, 5_000_000, contenders, ["lru"])
     assert [c.met for c in large if "robin" in c.what] == [True]
 
 
