@@ -4,11 +4,11 @@
 //     bits 11..0   the deadline in units, rounded up, modulo 4096
 //
 // s is the smallest for which the time left is at most 1024 units, so that a deadline is kept to 0.2 % of the
-// time that was left when it was set, or a quarter of a second. The comparison is one subtraction modulo
-// 4096, right for 2048 units either way: a row that stays for longer after its end would come back to life,
-// which `SetCache` prevents by removing expired rows in time. Code 0 is "never". The longest time left is 97
-// days at full precision and 194 days at all; beyond that a row expires early, which costs one question to
-// the store.
+// time that was left when it was set, or a quarter of a second. Reading a code needs a moment at most 2047
+// units away from the deadline: `SetCache` looks through the codes of a region before the finest unit in it
+// has passed 1024 times since it last did, seen from then, and removes what has expired: no row comes back to
+// life. Code 0 is "never". The longest time left is 97 days at full precision and 194 days at all; beyond
+// that a row expires early, which costs one question to the store.
 #pragma once
 
 #include <cmath>

@@ -28,23 +28,24 @@ struct Home {
   std::uint64_t rest() const noexcept { return hash >> 16; }
 };
 
-// Two sets of one region. Region and first set come from the high bits by multiplication, which spreads keys
-// over any number of regions and sets alike; the second set comes from other bits and differs from the first.
+// Two sets of one region. Region and first set come from the upper half of the hash by multiplication, which
+// spreads keys over any number of regions and sets alike; the second set comes from other bits and differs
+// from the first.
 class Homes {
  public:
   Homes(std::uint64_t seed, std::uint32_t regions, std::uint32_t sets) noexcept
       : seed_(mix(seed + 0x9E37'79B9'7F4A'7C15)), regions_(regions), sets_(sets) {}
 
-  Home of(std::uint64_t key) const noexcept {
-    const std::uint64_t hash = mix(key ^ seed_);
-    const uint128 scaled = uint128{hash} * regions_;
-    const auto within = static_cast<std::uint64_t>(scaled);
-    const auto first = static_cast<std::uint32_t>((uint128{within} * sets_) >> 64);
+  std::uint64_t hash_of(std::uint64_t key) const noexcept { return mix(key ^ seed_); }
+  Home of(std::uint64_t key) const noexcept { return of_hash(hash_of(key)); }
+  Home of_hash(std::uint64_t hash) const noexcept {
+    const std::uint64_t scaled = (hash >> 32) * regions_;
+    const auto first = static_cast<std::uint32_t>(((scaled & 0xFFFF'FFFF) * sets_) >> 32);
     // One step of 1 .. sets-1 from the first, so that the two differ.
     const std::uint64_t turned = (hash ^ (hash >> 33)) * 0x9FB2'1C65'1E98'DF25;
     const auto step = static_cast<std::uint32_t>(((turned >> 32) * (sets_ - 1)) >> 32) + 1;
     const std::uint32_t second = first + step;
-    return {hash, static_cast<std::uint32_t>(hash & kTagMask) << 16, static_cast<std::uint32_t>(scaled >> 64),
+    return {hash, static_cast<std::uint32_t>(hash & kTagMask) << 16, static_cast<std::uint32_t>(scaled >> 32),
             first, second >= sets_ ? second - sets_ : second};
   }
   std::uint64_t key_of(std::uint64_t hash) const noexcept { return unmix(hash) ^ seed_; }

@@ -1,4 +1,4 @@
-// A region: up to 255 sets, their slots, and what a writer needs to change them. One lock a region.
+// A region: up to 511 sets, their slots, and what a writer needs to change them. One lock a region.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@
 
 namespace pepnet::cache {
 
-constexpr std::uint32_t kMaxSets = kMaxSlots / kWays;  // 255 sets, 4080 slots
+constexpr std::uint32_t kMaxSets = kMaxSlots / kWays;  // 511 sets, 4088 slots
 
 // Counters are written under the region's lock and read at any time.
 class Count {
@@ -57,6 +57,7 @@ struct alignas(2 * kCacheLine) Region {
   std::uint32_t cursor = 0;  // where a victim is sought when the key's own sets are empty
   std::uint64_t floor = 0;   // the highest version that was evicted
   std::uint64_t random = 0;
+  double known = 0.0;         // expiry codes are read as seen from here: see Expiry
   unsigned least_scale = 16;  // the finest unit of any expiry in the region
   Retired limbo[kLimbo] = {};
   RegionCounts counts;

@@ -16,7 +16,7 @@ constexpr std::size_t kPage = std::size_t{64} << 10;  // what HugeBuffer rounds 
 constexpr std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1) / to * to; }
 
 // Slots that are never filled, so that a row can be written beside the one it replaces.
-constexpr std::uint32_t spare_slots(std::uint32_t slots) { return std::min(16U, std::max(2U, slots / 32)); }
+constexpr std::uint32_t spare_slots(std::uint32_t slots) { return std::min(16U, std::max(2U, slots / 16)); }
 
 SetLayout lay_out(const CacheOptions& options, std::size_t sets) {
   SetLayout layout;
@@ -47,7 +47,7 @@ SetLayout SetLayout::fit(const CacheOptions& options) {
   if (least.bytes > budget) {
     throw std::invalid_argument("capacity_bytes: expected at least " +
                                 std::to_string(round_up(least.bytes, kPage) + beside) +
-                                " for one set of 16 rows, got " + std::to_string(options.capacity_bytes));
+                                " for one set of 8 rows, got " + std::to_string(options.capacity_bytes));
   }
   const std::size_t a_set = sizeof(Set) + kWays * least.slot_bytes + least.ghost_bytes;
   std::size_t sets = budget / a_set;
@@ -63,6 +63,7 @@ SetCache::SetCache(const CacheOptions& options)
       homes_(options.seed, static_cast<std::uint32_t>(layout_.regions),
              static_cast<std::uint32_t>(layout_.sets)),
       scale_(options.beta, options.r, options.interval),
+      recency_slack_(static_cast<std::uint32_t>(layout_.rows() / 64 / 64)),
       fields_(options, layout_.rows()),
       buffer_(layout_.bytes, HugeBuffer::Tail::kSmall),
       places_(reinterpret_cast<ReaderPlace*>(buffer_.data())),

@@ -67,6 +67,12 @@ class SetCache final : public RowCache {
     std::uint32_t word = kEmpty;
     SlotHeader header{};
   };
+  struct Answer {
+    Outcome outcome = Outcome::kMiss;
+    const std::byte* row = nullptr;
+    std::atomic<std::uint32_t>* order = nullptr;
+    std::uint32_t word = 0;
+  };
   // A way to write to, and what has to leave it.
   struct Room {
     Set* set = nullptr;  // nullptr: none could be made
@@ -93,14 +99,16 @@ class SetCache final : public RowCache {
   }
 
   // Reading (set_lookup.cc).
-  template <CachePolicy policy, CacheRow type, class Sink>
+  template <CachePolicy policy, class Sink>
   std::size_t read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
                    Outcome* outcomes, bool counted) noexcept;
   template <class Body>
   std::size_t with_policy(Body&& body) noexcept;
   Entry find(const Home& home) const noexcept;
+  [[gnu::noinline]] Answer look_closer(std::uint64_t hash, const Expiry& expiry) const noexcept;
   template <CachePolicy policy>
-  void touch(const Region& region, Set& set, unsigned way, std::uint32_t word, std::uint32_t tick) noexcept;
+  void touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word, std::uint32_t tick,
+             std::uint32_t slack) noexcept;
   void score_access(const Region& region, std::atomic<std::uint32_t>& order) noexcept;
 
   // Writing, with the region's lock held (set_write.cc).
@@ -127,6 +135,7 @@ class SetCache final : public RowCache {
   void remember_ghost(std::uint64_t key) noexcept;
   bool take_ghost(const Home& home) noexcept;
   void remove_expired(Region& region, double now) noexcept;
+  void expect_expiry(Region& region, const NewRow& row, double now) noexcept;
   void due_at(double when) noexcept;
   void tend(double now) noexcept;  // expired rows, before their codes come round again
 
@@ -146,6 +155,9 @@ class SetCache final : public RowCache {
   const SetLayout layout_;
   const Homes homes_;
   const ScoreScale scale_;
+  // lru: how far a row's clock may lag behind before it is set again, a 64th of the time a full turn-over
+  // takes.
+  const std::uint32_t recency_slack_;
   Fields fields_;
   HugeBuffer buffer_;
   ReaderPlace* places_;

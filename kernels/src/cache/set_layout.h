@@ -33,7 +33,7 @@
 
 namespace pepnet::cache {
 
-constexpr std::uint32_t kWays = 16;
+constexpr std::uint32_t kWays = 8;
 
 // Of a hot word.
 constexpr std::uint32_t kTagBits = 0xFFFF'0000;
@@ -54,7 +54,10 @@ constexpr bool is_negative(std::uint32_t word) noexcept {
   return (word & (kNoRow | kPriority)) == kNoRow && !is_empty(word);
 }
 
-struct alignas(2 * kCacheLine) Set {
+// The low 16 bits of a mixed key, where a hot word has them.
+constexpr std::uint32_t tag_of(std::uint64_t hash) noexcept { return static_cast<std::uint32_t>(hash << 16); }
+
+struct alignas(kCacheLine) Set {
   std::atomic<std::uint32_t> hot[kWays];
   std::atomic<std::uint32_t> order[kWays];
 
@@ -69,9 +72,8 @@ struct alignas(2 * kCacheLine) Set {
     const auto same = [&](int part) {
       return _mm_cmpeq_epi32(_mm_and_si128(_mm_load_si128(line + part), upper), wanted);
     };
-    const __m128i low = _mm_packs_epi32(same(0), same(1));
-    const __m128i high = _mm_packs_epi32(same(2), same(3));
-    return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(low, high)));
+    const __m128i both = _mm_packs_epi32(same(0), same(1));
+    return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(both, _mm_setzero_si128())));
 #else
     unsigned found = 0;
     for (unsigned way = 0; way < kWays; ++way) {
@@ -82,7 +84,7 @@ struct alignas(2 * kCacheLine) Set {
 #endif
   }
 };
-static_assert(sizeof(Set) == 128);
+static_assert(sizeof(Set) == kCacheLine);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
 // What stands before a row.

@@ -1,12 +1,16 @@
 // The read path: no locks, no allocation, every line asked for before it is needed.
 //
-// Keys go through in groups of kGroup. Each stage does one step for the whole group, so that the lines of all
-// its keys are on their way at the same time:
+// Keys go through in steps of kStep, four steps at once, one stage apart, so that the lines of many keys are
+// on their way while others are handed out:
 //
 //     1  hash; ask for the first set
 //     2  compare tags; ask for the slot, or for the second set
-//     3  compare tags in the second set; ask for the slot
+//     3  where it was not in the first: compare tags in the second set; ask for the slot
 //     4  compare the key kept in the slot; hand the row out; tell the policy
+//
+// What is done for each key is kept short, and what is rare (a tag that stands for another key, an expiry, no
+// row) out of the way: the core looks some 300 instructions ahead, and what lies in between delays the next
+// request.
 #include <algorithm>
 
 #include "cache/row_codec.h"
@@ -15,18 +19,26 @@
 namespace pepnet::cache {
 namespace {
 
-constexpr std::size_t kGroup = 64;
+constexpr std::size_t kStep = 8;
+// Between groups a reader lets go of what it has seen, so that writers wait for it for some 20 µs at most.
+constexpr std::size_t kGroup = 512;
+constexpr std::size_t kTickKeys = 64;  // lru's clock goes on by one for so many keys
 
-void prefetch_for_write(const void* address) noexcept { __builtin_prefetch(address, 1, 3); }
-
-// Copies rows to where they belong.
-template <CacheRow type>
+// Copies rows to where they belong. kDim is 0, or the width that the compiler may count on.
+template <CacheRow type, std::size_t kDim>
 struct CopySink {
   OutView out;
   std::size_t dim;
 
-  void row(std::size_t i, const std::byte* row) noexcept { load_row<type>(row, out.row(i), dim); }
-  void no_row(std::size_t) noexcept {}
+  void row(std::size_t i, const std::byte* row) noexcept {
+    float* const target = out.row(i);
+    if constexpr (kDim != 0) {
+      static_assert(type == CacheRow::kFloat32 && kDim % 4 == 0);
+      for (std::size_t d = 0; d < kDim; d += 4) std::memcpy(target + d, row + 4 * d, 16);
+    } else {
+      load_row<type>(row, target, dim);
+    }
+  }
 };
 
 // Adds rows up by bag, in the order and arithmetic of pepnet::pool. Offsets are held inside [begin, last] as
@@ -44,7 +56,6 @@ class PoolSink {
     float* target = out_.row(bag_);
     each_value<type>(row, dim_, [&](std::size_t d, float value) { target[d] += value; });
   }
-  void no_row(std::size_t) noexcept {}
   void finish() noexcept {
     while (bag_ < out_.count) close();
   }
@@ -107,13 +118,14 @@ void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& or
 }
 
 template <CachePolicy policy>
-void SetCache::touch(const Region& region, Set& set, unsigned way, std::uint32_t word,
-                     std::uint32_t tick) noexcept {
-  std::atomic<std::uint32_t>& order = set.order[way];
+void SetCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word,
+                     std::uint32_t tick, std::uint32_t slack) noexcept {
   if constexpr (policy == CachePolicy::kLru) {
-    order.store(tick, std::memory_order_relaxed);
+    // A row that was just used is not written again: threads that share hot rows would pass their lines to
+    // and fro.
+    if (tick - order.load(std::memory_order_relaxed) > slack) order.store(tick, std::memory_order_relaxed);
   } else if constexpr (policy == CachePolicy::kGset || policy == CachePolicy::kLfu) {
-    if ((word & kScored) == 0) score_access(region, order);
+    if ((word & kScored) == 0) score_access(regions_[homes_.of_hash(hash).region], order);
   } else if constexpr (policy == CachePolicy::kSieve) {
     if ((order.load(std::memory_order_relaxed) & 0x8000'0000U) == 0)
       order.fetch_or(0x8000'0000U, std::memory_order_relaxed);
@@ -124,87 +136,116 @@ void SetCache::touch(const Region& region, Set& set, unsigned way, std::uint32_t
   }
 }
 
-template <CachePolicy policy, CacheRow type, class Sink>
+// What is rare about a key: it is not where the first matching tag pointed, or there is no row to serve.
+SetCache::Answer SetCache::look_closer(std::uint64_t hash, const Expiry& expiry) const noexcept {
+  const Home home = homes_.of_hash(hash);
+  const Entry entry = find(home);
+  if (is_empty(entry.word)) return {};
+  if ((entry.word & kExpires) != 0 && expiry.expired(entry.header.expiry())) return {};
+  if ((entry.word & kNoRow) != 0) return {Outcome::kAbsent, nullptr, nullptr, 0};
+  return {Outcome::kRow, row_of(slot_at(home.region, entry.word)), &entry.set->order[entry.way], entry.word};
+}
+
+template <CachePolicy policy, class Sink>
 std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
                            Outcome* outcomes, bool counted) noexcept {
   struct Probe {
-    Home home;
+    std::uint64_t hash;
     Set* set;
-    const std::byte* slot;
-    std::uint32_t word;
-    unsigned way;
-    bool unsure;  // a tag matched, but nothing was there to go with it
+    const std::byte* slot;  // before a tag has matched: of the region's slots the first
+    std::uint32_t word;     // kEmpty: no tag has matched
+    std::uint32_t way;
   };
   const double now = time();
   tend(now);
   const Expiry expiry(now);
   Epochs::Stay stay(epochs_);
   std::size_t hits = 0, absent = 0;
-  Probe probes[kGroup];
-  std::uint8_t second[kGroup];
-  const std::size_t row_size = row_bytes(type, options_.dim);
+  Probe ring[4][kStep];
+  std::uint8_t seconds[4][kStep];
+  std::size_t seconds_of[4];
+  // Copies: the compiler cannot know that writing rows leaves members alone.
+  const Homes homes = homes_;
+  Set* const sets = sets_;
+  const std::byte* const slots = slots_;
+  const std::size_t region_sets = layout_.sets, slot_bytes = layout_.slot_bytes;
+  const std::size_t region_bytes = region_sets * kWays * slot_bytes;
+  const std::size_t touched = sizeof(SlotHeader) + row_bytes(options_.type, options_.dim);
+  const std::size_t lines = std::min<std::size_t>(touched / kCacheLine, 8);
+  const std::uint32_t slack = recency_slack_;
+
+  const auto take = [=](Probe& probe) noexcept {
+    const unsigned ways = probe.set->matches(tag_of(probe.hash));
+    if (ways == 0) return false;
+    probe.way = static_cast<std::uint32_t>(__builtin_ctz(ways));
+    probe.word = probe.set->hot[probe.way].load(std::memory_order_seq_cst);
+    probe.slot += (probe.word & kSlotBits) * slot_bytes;
+    for (std::size_t line = 0; line <= lines; ++line) prefetch(probe.slot + line * kCacheLine);
+    prefetch(probe.slot + touched - 1);
+    return true;
+  };
 
   for (std::size_t begin = first; begin < last; begin += kGroup) {
-    const std::size_t count = std::min(kGroup, last - begin);
-    for (std::size_t i = 0; i < count; ++i) {
-      Probe& probe = probes[i];
-      probe.home = homes_.of(keys[begin + i]);
-      probe.set = &set_at(probe.home.region, probe.home.first);
-      probe.slot = nullptr;
-      probe.unsure = false;
-      prefetch(probe.set->hot);
-      prefetch_for_write(probe.set->order);
-    }
+    const std::size_t end = std::min(begin + kGroup, last);
+    const std::size_t steps = (end - begin + kStep - 1) / kStep;
+    const auto size_of = [&](std::size_t step) { return std::min(kStep, end - begin - step * kStep); };
+    std::uint32_t tick = 0;
+    for (std::size_t step = 0; step < steps + 3; ++step) {
+      if (step < steps) {
+        Probe* const probes = ring[step % 4];
+        const std::size_t at = begin + step * kStep, count = size_of(step);
+        for (std::size_t i = 0; i < count; ++i) {
+          const Home home = homes.of(keys[at + i]);
+          Set* const set = sets + home.region * region_sets + home.first;
+          prefetch(set);
+          probes[i] = {home.hash, set, slots + home.region * region_bytes, kEmpty, 0};
+        }
+      }
+      if (step >= 1 && step - 1 < steps) {
+        const std::size_t at = (step - 1) % 4, count = size_of(step - 1);
+        std::size_t missed = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+          Probe& probe = ring[at][i];
+          if (take(probe)) continue;
+          const Home home = homes.of_hash(probe.hash);
+          probe.set = sets + home.region * region_sets + home.second;
+          prefetch(probe.set);
+          seconds[at][missed++] = static_cast<std::uint8_t>(i);
+        }
+        seconds_of[at] = missed;
+      }
+      if (step >= 2 && step - 2 < steps) {
+        const std::size_t at = (step - 2) % 4;
+        for (std::size_t i = 0; i < seconds_of[at]; ++i) (void)take(ring[at][seconds[at][i]]);
+      }
+      if (step < 3) continue;
 
-    std::size_t seconds = 0;
-    const auto take = [&](Probe& probe) noexcept {
-      const unsigned ways = probe.set->matches(probe.home.tag);
-      if (ways == 0) return false;
-      probe.way = static_cast<unsigned>(__builtin_ctz(ways));
-      probe.word = probe.set->hot[probe.way].load(std::memory_order_seq_cst);
-      if (is_empty(probe.word)) {
-        probe.unsure = true;
-        return false;
+      Probe* const probes = ring[(step - 3) % 4];
+      const std::size_t at = begin + (step - 3) * kStep, count = size_of(step - 3);
+      if (counted && (step - 3) % (kTickKeys / kStep) == 0)
+        tick = tick_.fetch_add(1, std::memory_order_relaxed);
+      for (std::size_t i = 0; i < count; ++i) {
+        const Probe& probe = probes[i];
+        const std::uint64_t rest =
+            is_empty(probe.word) ? ~probe.hash : load_header(probe.slot).key_and_expiry;
+        Answer answer;
+        // An ordinary row: right key, no expiry. The tag is compared once more because the word was loaded
+        // after it.
+        if (rest == (probe.hash >> 16) << 16 &&
+            ((probe.word ^ (probe.hash << 16)) & (kTagBits | kNoRow)) == ((probe.hash << 16) & kNoRow)) {
+          answer = {Outcome::kRow, row_of(probe.slot), &probe.set->order[probe.way], probe.word};
+        } else {
+          answer = look_closer(probe.hash, expiry);
+        }
+        if (answer.outcome == Outcome::kRow) {
+          sink.row(at + i, answer.row);
+          ++hits;
+          if (counted) touch<policy>(*answer.order, probe.hash, answer.word, tick, slack);
+        } else {
+          absent += answer.outcome == Outcome::kAbsent;
+        }
+        if (outcomes != nullptr) outcomes[at + i] = answer.outcome;
       }
-      probe.slot = slot_at(probe.home.region, probe.word);
-      prefetch_range(probe.slot, sizeof(SlotHeader) + row_size);
-      return true;
-    };
-    for (std::size_t i = 0; i < count; ++i) {
-      Probe& probe = probes[i];
-      if (take(probe)) continue;
-      probe.set = &set_at(probe.home.region, probe.home.second);
-      prefetch(probe.set->hot);
-      prefetch_for_write(probe.set->order);
-      second[seconds++] = static_cast<std::uint8_t>(i);
-    }
-    for (std::size_t s = 0; s < seconds; ++s) (void)take(probes[second[s]]);
-
-    const std::uint32_t tick = counted ? tick_.fetch_add(1, std::memory_order_relaxed) : 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      const Probe& probe = probes[i];
-      Entry entry;
-      if (probe.slot != nullptr) {
-        entry = {probe.set, probe.way, probe.word, load_header(probe.slot)};
-        // Another key with the same tag stands before it: once in some thousand keys.
-        if (entry.header.rest() != probe.home.rest() || (entry.word & kTagBits) != probe.home.tag)
-          entry = find(probe.home);
-      } else if (probe.unsure) {
-        entry = find(probe.home);
-      }
-      Outcome outcome = Outcome::kMiss;
-      if (!is_empty(entry.word) && ((entry.word & kExpires) == 0 || !expiry.expired(entry.header.expiry()))) {
-        outcome = (entry.word & kNoRow) == 0 ? Outcome::kRow : Outcome::kAbsent;
-      }
-      if (outcome == Outcome::kRow) {
-        sink.row(begin + i, row_of(slot_at(probe.home.region, entry.word)));
-        ++hits;
-        if (counted) touch<policy>(regions_[probe.home.region], *entry.set, entry.way, entry.word, tick);
-      } else {
-        sink.no_row(begin + i);
-        absent += outcome == Outcome::kAbsent;
-      }
-      if (outcomes != nullptr) outcomes[begin + i] = outcome;
     }
     stay.renew();
   }
@@ -234,8 +275,25 @@ std::size_t SetCache::with_policy(Body&& body) noexcept {
 std::size_t SetCache::lookup(PackedArray<std::uint64_t> keys, OutView out, Outcome* outcomes,
                              bool counted) noexcept {
   return with_policy([&]<CachePolicy policy, CacheRow type>() noexcept {
-    CopySink<type> sink{out, options_.dim};
-    return read<policy, type>(keys, 0, keys.size(), sink, outcomes, counted);
+    const auto copy = [&]<std::size_t kDim>() noexcept {
+      CopySink<type, kDim> sink{out, options_.dim};
+      return read<policy>(keys, 0, keys.size(), sink, outcomes, counted);
+    };
+    if constexpr (type == CacheRow::kFloat32) {
+      switch (options_.dim) {  // the usual widths
+        case 16:
+          return copy.template operator()<16>();
+        case 32:
+          return copy.template operator()<32>();
+        case 40:
+          return copy.template operator()<40>();
+        case 64:
+          return copy.template operator()<64>();
+        default:
+          break;
+      }
+    }
+    return copy.template operator()<0>();
   });
 }
 
@@ -248,8 +306,8 @@ std::size_t SetCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<s
   const std::int64_t last = std::clamp<std::int64_t>(offsets[out.count], first, size);
   return with_policy([&]<CachePolicy policy, CacheRow type>() noexcept {
     PoolSink<type> sink(offsets, pooling, out, options_.dim, first, last);
-    const std::size_t hits = read<policy, type>(keys, static_cast<std::size_t>(first),
-                                                static_cast<std::size_t>(last), sink, outcomes, counted);
+    const std::size_t hits = read<policy>(keys, static_cast<std::size_t>(first),
+                                          static_cast<std::size_t>(last), sink, outcomes, counted);
     sink.finish();
     return hits;
   });
@@ -258,12 +316,11 @@ std::size_t SetCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<s
 std::size_t SetCache::replay(PackedArray<std::uint64_t> keys, bool* hits) noexcept {
   struct Nothing {
     void row(std::size_t, const std::byte*) noexcept {}
-    void no_row(std::size_t) noexcept {}
   } sink;
   std::size_t total = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    const std::size_t hit = with_policy([&]<CachePolicy policy, CacheRow type>() noexcept {
-      return read<policy, type>(keys, i, i + 1, sink, nullptr, true);
+    const std::size_t hit = with_policy([&]<CachePolicy policy, CacheRow>() noexcept {
+      return read<policy>(keys, i, i + 1, sink, nullptr, true);
     });
     if (hit == 0) {
       const Home home = homes_.of(keys[i]);

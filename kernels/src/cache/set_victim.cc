@@ -267,29 +267,32 @@ bool SetCache::take_ghost(const Home& home) noexcept {
 }
 
 void SetCache::remove_expired(Region& region, double now) noexcept {
-  const std::uint32_t number = number_of(region);
-  const Expiry expiry(now);
-  unsigned least = 16;
-  for (std::uint32_t s = 0; s < layout_.sets && region.least_scale < 16; ++s) {
-    Set& set = set_at(number, s);
-    for (unsigned way = 0; way < kWays; ++way) {
-      const std::uint32_t word = set.hot[way].load(std::memory_order_relaxed);
-      if (is_empty(word) || (word & kExpires) == 0) continue;
-      const std::uint16_t code = load_header(slot_at(number, word)).expiry();
-      if (expiry.expired(code)) {
-        evict(region, {&set, way}, Reason::kExpired);
-      } else {
-        least = std::min(least, Expiry::scale_of(code));
+  if (region.least_scale < 16) {
+    const std::uint32_t number = number_of(region);
+    const Expiry expiry(std::min(region.known, now));  // now is earlier when a test has set the clock back
+    unsigned least = 16;
+    for (std::uint32_t s = 0; s < layout_.sets; ++s) {
+      Set& set = set_at(number, s);
+      for (unsigned way = 0; way < kWays; ++way) {
+        const std::uint32_t word = set.hot[way].load(std::memory_order_relaxed);
+        if (is_empty(word) || (word & kExpires) == 0) continue;
+        const std::uint16_t code = load_header(slot_at(number, word)).expiry();
+        if (expiry.deadline(code) <= now) {
+          evict(region, {&set, way}, Reason::kExpired);
+        } else {
+          least = std::min(least, Expiry::scale_of(code));
+        }
       }
     }
+    region.least_scale = least;
   }
-  region.least_scale = least;
+  region.known = now;
 }
 
 void SetCache::tend(double now) noexcept {
   const double due = tend_at_.load(std::memory_order_relaxed);
   if (now < due) return;
-  // Readers pass by while one thread does it, unless codes may come round again before it is done.
+  // Readers pass by while one thread does it, as long as the codes can be read without it.
   std::unique_lock tending(tending_, std::defer_lock);
   if (now < due + 512.0 * Expiry::kQuarter) {
     if (!tending.try_lock()) return;
@@ -297,13 +300,26 @@ void SetCache::tend(double now) noexcept {
     tending.lock();
   }
   if (now < tend_at_.load(std::memory_order_relaxed)) return;
-  tend_at_.store(kNever, std::memory_order_relaxed);
+  double next = kNever;
   for (std::size_t i = 0; i < layout_.regions; ++i) {
     Region& region = regions_[i];
     const std::lock_guard guard(region.lock);
     remove_expired(region, now);
-    if (region.least_scale < 16) due_at(now + 1024.0 * Expiry::unit(region.least_scale));
+    if (region.least_scale < 16) next = std::min(next, now + 1024.0 * Expiry::unit(region.least_scale));
   }
+  // Rows written meanwhile are due no sooner than a pass that begins now.
+  tend_at_.store(std::min(next, now + 1024.0 * Expiry::kQuarter), std::memory_order_relaxed);
+}
+
+void SetCache::expect_expiry(Region& region, const NewRow& row, double now) noexcept {
+  const std::uint16_t code = Expiry::encode(expiry_of(row, now), now);
+  if (code == Expiry::kNeverCode) return;
+  const unsigned scale = Expiry::scale_of(code);
+  if (scale >= region.least_scale) return;
+  // The first of so fine a unit: what is there is looked through once more, so that `known` is recent enough.
+  remove_expired(region, now);
+  region.least_scale = std::min(region.least_scale, scale);
+  due_at(now + 1024.0 * Expiry::unit(scale));
 }
 
 void SetCache::due_at(double when) noexcept {

@@ -75,11 +75,7 @@ double SetCache::expiry_of(const NewRow& row, double now) const noexcept {
 void SetCache::publish(Region& region, const Home& home, Room room, std::uint32_t slot, const NewRow& row,
                        double now, std::uint32_t flags) noexcept {
   const std::uint16_t code = Expiry::encode(expiry_of(row, now), now);
-  if (code != Expiry::kNeverCode) {
-    flags |= kExpires;
-    region.least_scale = std::min(region.least_scale, Expiry::scale_of(code));
-    due_at(now + 1024.0 * Expiry::unit(Expiry::scale_of(code)));
-  }
+  if (code != Expiry::kNeverCode) flags |= kExpires;
   const SlotHeader header{home.rest() << 16 | code, row.version};
   std::byte* const to = slot_at(number_of(region), slot);
   std::memcpy(to, &header, sizeof header);
@@ -122,6 +118,7 @@ std::uint32_t SetCache::order_of(Region& region, const Home& home, const NewRow&
 Written SetCache::write_one(Region& region, const Home& home, const NewRow& row, Write how,
                             double now) noexcept {
   RegionCounts& counts = region.counts;
+  expect_expiry(region, row, now);
   const Entry entry = find(home);
   const bool update = how == Write::kUpdate;
   if (!is_empty(entry.word)) {
@@ -218,6 +215,7 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
 
 void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
   const double now = time();
+  tend(now);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Home home = homes_.of(keys[i]);
     NewRow row;
@@ -227,6 +225,7 @@ void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
     Region& region = regions_[home.region];
     const std::lock_guard guard(region.lock);
     settle(region, now);
+    expect_expiry(region, row, now);
     const Entry entry = find(home);
     // An entry that has expired is news no longer: the store has just been asked.
     if (!is_empty(entry.word)) {
@@ -244,6 +243,7 @@ void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
 std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                             const double* expires) noexcept {
   const double now = time();
+  tend(now);
   std::size_t applied = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Home home = homes_.of(keys[i]);
@@ -255,6 +255,7 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
     Region& region = regions_[home.region];
     const std::lock_guard guard(region.lock);
     settle(region, now);
+    expect_expiry(region, row, now);
     const Entry entry = find(home);
     Room room{entry.set, entry.way};
     if (!is_empty(entry.word)) {
