@@ -1,0 +1,166 @@
+"""What an engine counts, as Prometheus reads it: the text exposition format, version 0.0.4.
+
+Serve it as `text/plain; version=0.0.4`. Counters end in `_total` and only grow; everything else is a gauge. Times are
+in seconds. Labels: `table`, `field`, `width` (numbers in a row: tables of one width share a cache), `reason`,
+`result`, `stage`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_Kind = Literal["counter", "gauge"]
+
+#: Of `total`, `fields` and `tables`: key in the statistics → metric, and what it is.
+_LOOKED_UP = {
+    "keys": ("lookups", "Keys looked up; every repeat counts, here and in hits and misses"),
+    "hits": ("hits", "Keys whose row was in the cache"),
+    "misses": ("misses", "Keys of which the cache knew nothing"),
+    "negative_hits": ("negative_hits", "Keys known not to exist"),
+    "defaults": ("defaults", "Keys that got the default row"),
+}
+
+#: Of `store`.
+_STORE = {
+    "calls": ("store_calls", "Questions to the store"),
+    "keys": ("store_keys", "Distinct keys the store was asked for"),
+    "seconds": ("store_seconds", "Time the store took to answer"),
+    "faults": ("store_faults", "Questions the store did not answer"),
+    "joined": ("store_joined", "Times that a batch waited for rows another one was fetching"),
+    "overruns": ("overruns", "Batches that ran over their time budget"),
+    "dropped": ("store_dropped", "Fetches given up because the queue was full"),
+    "touched": ("store_touched", "Rows fetched and not kept because an update came meanwhile"),
+}
+
+#: Of each width: key → metric, its label `reason` or `result` if it has one, kind, and what it is.
+_WIDTH: dict[str, tuple[str, dict[str, str], _Kind, str]] = {
+    "inserted": ("inserted", {}, "counter", "Rows written that were not there"),
+    "replaced": ("replaced", {}, "counter", "Rows written in place of an older version"),
+    "stale": ("stale", {}, "counter", "Rows not written because a newer version was there"),
+    "rejected_admission": ("rejected", {"reason": "admission"}, "counter", "Rows not admitted"),
+    "rejected_share": ("rejected", {"reason": "share"}, "counter", "Rows not admitted"),
+    "rejected_priority": ("rejected", {"reason": "priority"}, "counter", "Rows not admitted"),
+    "updates_applied": ("updates", {"result": "applied"}, "counter", "Updates and deletions that came to the cache"),
+    "updates_stale": ("updates", {"result": "stale"}, "counter", "Updates and deletions that came to the cache"),
+    "evicted_expired": ("evicted", {"reason": "expired"}, "counter", "Entries that had to go"),
+    "evicted_policy": ("evicted", {"reason": "policy"}, "counter", "Entries that had to go"),
+    "evicted_share": ("evicted", {"reason": "share"}, "counter", "Entries that had to go"),
+    "erased": ("erased", {}, "counter", "Deletions that applied"),
+    "rows": ("rows", {}, "gauge", "Rows there now"),
+    "negatives": ("negatives", {}, "gauge", "Entries for ids that do not exist, there now"),
+    "tombstones": ("tombstones", {}, "gauge", "Entries for deleted ids, there now"),
+    "capacity_rows": ("capacity_rows", {}, "gauge", "Rows there is room for"),
+    "memory_bytes": ("memory_bytes", {}, "gauge", "Memory taken, all of it from the beginning"),
+    "occupancy": ("occupancy_ratio", {}, "gauge", "Rows there now, of those there is room for"),
+}
+
+#: Of `update_window`.
+_WINDOW: dict[str, tuple[str, dict[str, str], _Kind, str]] = {
+    **{
+        name: ("window_updates", {"result": name}, "counter", "Updates that came to the update window, by their end")
+        for name in ("applied", "stale", "rejected", "coalesced", "dropped")
+    },
+    "held": ("window_held", {}, "counter", "Updates held back, whatever became of them"),
+    "early": ("window_early", {}, "counter", "Held updates applied before their interval's end, to make room"),
+    "untracked": ("window_untracked", {}, "counter", "Updates not limited because no more ids could be counted"),
+    "pending": ("window_pending", {}, "gauge", "Updates held back now"),
+}
+
+
+def prometheus_text(stats: Mapping[str, Any]) -> str:
+    """Returns what `Engine.stats()` said as a page of metrics named `pepnet_*`; those of the cache if there is one."""
+    page = _Page()
+    _engine(page, stats)
+    cache: Mapping[str, Any] | None = stats.get("cache")
+    if cache is not None:
+        _cache(page, cache)
+    return page.text()
+
+
+def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
+    page.add("batches_total", "counter", "Batches scored", stats["batches"])
+    page.add("rows_total", "counter", "Rows scored", stats["rows"])
+    page.add("errors_total", "counter", "Calls that raised", stats["errors"])
+    for stage, spent in stats["time_us"].items():
+        page.add("stage_seconds_total", "counter", "Time spent, by stage", spent / 1e6, stage=stage)
+    for name, count in stats["unknown"]["tables"].items():
+        page.add("unknown_ids_total", "counter", "Ids that got a table's default row", count, table=name)
+    for name, count in stats["unknown"]["fields"].items():
+        page.add("field_unknown_ids_total", "counter", "Ids that got a default row, by field", count, field=name)
+    page.add("model_version", "gauge", "Version of the model that is loaded", stats["model_version"])
+    known = ("backend", "provider", "precision", "isa", "threads")
+    labels = {name: str(stats["backend"][name]) for name in known if stats["backend"].get(name) is not None}
+    page.add("backend_info", "gauge", "What the dense part runs on; always 1", 1, **labels)
+
+
+def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
+    labels = {"policy": cache["policy"], "dtype": cache["dtype"]}
+    page.add("cache_info", "gauge", "How rows are kept, and who goes; always 1", 1, **labels)
+    for name, sums in cache["tables"].items():
+        for key, (metric, text) in _LOOKED_UP.items():
+            page.add(f"cache_{metric}_total", "counter", text, sums[key], table=name)
+    for name, sums in cache["fields"].items():
+        for key, (metric, text) in _LOOKED_UP.items():
+            page.add(f"cache_field_{metric}_total", "counter", f"{text}, by field", sums[key], field=name)
+    for reason, count in cache["defaults"].items():
+        page.add(
+            "cache_default_rows_total", "counter", "Keys that got the default row, by reason", count, reason=reason
+        )
+    for key, (metric, text) in _STORE.items():
+        page.add(f"cache_{metric}_total", "counter", text, cache["store"][key])
+    page.add("cache_flights", "gauge", "Ids that the store is being asked for now", cache["flights"])
+    for width, one in cache["widths"].items():
+        _width(page, str(width), one, _WIDTH)
+        if "update_window" in one:
+            _width(page, str(width), one["update_window"], _WINDOW)
+
+
+def _width(
+    page: _Page,
+    width: str,
+    stats: Mapping[str, Any],
+    metrics: Mapping[str, tuple[str, dict[str, str], _Kind, str]],
+) -> None:
+    for key, (metric, labels, kind, text) in metrics.items():
+        name = f"cache_{metric}_total" if kind == "counter" else f"cache_{metric}"
+        page.add(name, kind, text, stats[key], width=width, **labels)
+
+
+class _Page:
+    """Metrics in the order in which they first come, all samples of one together."""
+
+    def __init__(self) -> None:
+        self._head: dict[str, str] = {}
+        self._samples: dict[str, list[str]] = {}
+
+    def add(self, metric: str, kind: _Kind, text: str, value: float, /, **labels: str) -> None:
+        """Adds one sample of `pepnet_<metric>`."""
+        name = f"pepnet_{metric}"
+        if name not in self._head:
+            self._head[name] = f"# HELP {name} {_escaped(text)}.\n# TYPE {name} {kind}\n"
+            self._samples[name] = []
+        said = ",".join(f'{label}="{_quoted(text)}"' for label, text in labels.items())
+        self._samples[name].append(f"{name}{{{said}}} {_number(value)}\n" if said else f"{name} {_number(value)}\n")
+
+    def text(self) -> str:
+        return "".join(head + "".join(self._samples[name]) for name, head in self._head.items())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def _quoted(text: str) -> str:
+    return _escaped(text).replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return "NaN" if math.isnan(value) else repr(float(value))
