@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from pepnet_infer.errors import BackendError, BundleError, PepnetError, SchemaError, StoreError, UpdateError
 
 if TYPE_CHECKING:
+    from pepnet_infer.cache.config import CacheConfig, FieldConfig
+    from pepnet_infer.cache.embedding_cache import EmbeddingCache
+    from pepnet_infer.cache.update_window import UpdateWindow
     from pepnet_infer.engine import Engine
     from pepnet_infer.offline import Summary, score_parquet
     from pepnet_infer.scores import Scores
@@ -17,19 +20,27 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "BundleError",
+    "CacheConfig",
+    "EmbeddingCache",
     "Engine",
+    "FieldConfig",
     "PepnetError",
     "SchemaError",
     "Scores",
     "StoreError",
     "Summary",
     "UpdateError",
+    "UpdateWindow",
     "__version__",
     "score_parquet",
 ]
 
 # Imported when first asked for: `import pepnet_infer` costs no Arrow, no extension and no backend.
 _LAZY = {
+    "CacheConfig": "pepnet_infer.cache.config",
+    "EmbeddingCache": "pepnet_infer.cache.embedding_cache",
+    "FieldConfig": "pepnet_infer.cache.config",
+    "UpdateWindow": "pepnet_infer.cache.update_window",
     "Engine": "pepnet_infer.engine",
     "Scores": "pepnet_infer.scores",
     "Summary": "pepnet_infer.offline",

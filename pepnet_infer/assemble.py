@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.row_requests import RowRequest, together
 from pepnet_infer.schema import INPUTS, FeatureSchema, FieldSpec
 from pepnet_infer.store import Pooling, RowSource
 
@@ -67,7 +68,7 @@ class Assembler:
             spec.name: _Plan(spec, places[spec.name][0], tuple(places[spec.name][1:])) for spec in schema.fields
         }
         self._widths = schema.widths
-        self._rows = rows
+        self._ask = together(rows)
 
     def inputs(self, features: Features) -> Inputs:
         """Returns the inputs of `features`, which hold every field of the schema.
@@ -103,23 +104,23 @@ class Assembler:
         return {name: np.empty((rows, self._widths[name]), np.float32) for name in INPUTS}
 
     def _fill(self, plans: Iterable[_Plan], features: Features, matrices: dict[str, Matrix]) -> dict[str, int]:
-        unknown: dict[str, int] = {}
+        requests: list[RowRequest] = []
+        copies = []
         for plan in plans:
             spec, first = plan.spec, plan.first
             out = matrices[first.input][:, first.start : first.stop]
             if spec.table is None:
                 out[:, 0] = features.dense[spec.name]
-                missed = 0
             elif spec.kind == "id":
-                missed = self._rows.lookup(spec.table, features.ids[spec.name], out)
+                requests.append(RowRequest(spec.name, spec.table, features.ids[spec.name], out))
             else:
-                bag = features.bags[spec.name]
-                missed = self._rows.pool(spec.table, bag.keys, bag.offsets, cast(Pooling, spec.pooling), out)
-            if missed:
-                unknown[spec.name] = missed
-            for place in plan.copies:
-                matrices[place.input][:, place.start : place.stop] = out
-        return unknown
+                bag, pooling = features.bags[spec.name], cast(Pooling, spec.pooling)
+                requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, pooling))
+            copies += [(place, out) for place in plan.copies]
+        missed = self._ask(requests)
+        for place, out in copies:
+            matrices[place.input][:, place.start : place.stop] = out
+        return {request.field: count for request, count in zip(requests, missed, strict=True) if count}
 
     def _check_fields(self, one: Iterable[str], other: Iterable[str]) -> None:
         names = [*one, *other]

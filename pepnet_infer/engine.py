@@ -8,21 +8,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from pepnet_infer import backends
 from pepnet_infer.assemble import Assembler, Inputs, Matrix
 from pepnet_infer.bundle import Bundle, Check
+from pepnet_infer.cache.cached_rows import CachedRows
+from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.cache.over_bundle import open_rows
 from pepnet_infer.columns import read_columns
 from pepnet_infer.counters import Counters, Stopwatch
 from pepnet_infer.dense_inputs import DenseCall, dense_call
-from pepnet_infer.errors import BackendError, StoreError
+from pepnet_infer.errors import BackendError
 from pepnet_infer.features import Encoded, Encoder, Features
 from pepnet_infer.request import RequestReader
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.scores import Scores
-from pepnet_infer.store import RowSource
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.store import RowSource, Store
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Engine:
             backend,
             dense_call(backend, bundle.config.inputs),
         )
+        self._cache = rows if isinstance(rows, CachedRows) else None
         self._counters = Counters()
         self._description = backend.describe()
 
@@ -65,7 +68,8 @@ class Engine:
         precision: str = "fp32",
         threads: int | None = None,
         provider: str | None = None,
-        store: RowSource | None = None,
+        cache: CacheConfig | Literal["default"] | None = "default",
+        store: RowSource | Store | None = None,
         check: Check = "full",
         options: Mapping[str, object] | None = None,
     ) -> Engine:
@@ -74,18 +78,17 @@ class Engine:
         backend: "native", "onnxruntime" or "auto"; `stats()["backend"]["why"]` says what auto took and why. precision:
         "fp32" or, with native, "bf16", and "int8" where export measured it within the bundle's budget. threads: of the
         dense part; None is what the process's cpuset and cgroup allow. provider: "cpu" or, with onnxruntime, "cuda".
-        store: where embedding rows come from instead of the bundle's tables. check: "sizes" skips the hashes.
-        options: the backend's own, such as {"spin": False}, which leaves the CPU to others between calls, or
-        {"isa": "avx2"} for native. Raises BundleError for a damaged bundle, BackendError for anything that was asked
-        for and is not there.
+        cache: how hot rows are kept in memory; "default" is `CacheConfig()`, None is no cache. Of its capacity no more
+        is taken than all rows of the bundle need; with rows of float32 scores are the same bits with and without.
+        store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a
+        `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
+        {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native. Raises BundleError
+        for a damaged bundle, StoreError for a cache or store that cannot be, BackendError for anything else that was
+        asked for and is not there.
         """
         bundle = Bundle.open(path, check)
         dense = backends.create(bundle, backend, precision, threads, provider, options)
-        if store is None:
-            store = MmapStore(bundle.table_paths, bundle.schema.table_by_name)
-        elif not (callable(getattr(store, "lookup", None)) and callable(getattr(store, "pool", None))):
-            raise StoreError(f"store: expected a row source with lookup and pool, got {type(store).__name__}")
-        return cls(bundle, store, dense)
+        return cls(bundle, open_rows(bundle, cache, store), dense)
 
     @property
     def schema(self) -> FeatureSchema:
@@ -101,6 +104,11 @@ class Engine:
     def model_version(self) -> int:
         """The version of the model that is loaded."""
         return self.bundle.model_version
+
+    @property
+    def cache(self) -> CachedRows | None:
+        """The cache that rows come through: updates, feedback, prefetch, snapshots. None where there is none."""
+        return self._cache
 
     def score(self, batch: object, strict: bool = False) -> Scores:
         """Returns the scores of `batch`: rows in = rows out, 0 included.
@@ -171,7 +179,8 @@ class Engine:
 
         batches, rows, errors (calls that raised); unknown (ids that got a table's default row, by field and by
         table); time_us (encode, lookup, dense); backend (what `Backend.describe` says: backend, provider, precision,
-        threads, why and, for native, isa, how, spin, packed_bytes); provider, model_version.
+        threads, why and, for native, isa, how, spin, packed_bytes); provider, model_version; cache (what
+        `CachedRows.stats` says, None without a cache).
         """
         counted = self._counters.read()
         by_field: dict[str, int] = counted.pop("unknown")
@@ -182,6 +191,7 @@ class Engine:
         return {
             **counted,
             "unknown": {"fields": by_field, "tables": by_table},
+            "cache": None if self._cache is None else self._cache.stats(),
             "backend": dict(self._description),
             "provider": self._description["provider"],
             "model_version": self.model_version,
@@ -190,6 +200,8 @@ class Engine:
     def close(self) -> None:
         """Lets go of backend and tables; later calls raise BackendError. Calls under way finish."""
         self._parts = None
+        if self._cache is not None:
+            self._cache.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -11,11 +11,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cli.output import AsJson, emit, progress
 from pepnet_infer.engine import Engine
 from pepnet_infer.offline import Summary, score_parquet
 from pepnet_infer.offline.options import BATCH_ROWS
 from pepnet_infer.offline.run import OFFLINE
+
+
+class CachePolicy(StrEnum):
+    """What the cache evicts."""
+
+    gset = "gset"
+    lru = "lru"
+    lfu = "lfu"
+    sieve = "sieve"
+    s3fifo = "s3fifo"
+    none = "none"
 
 
 class OnBadRow(StrEnum):
@@ -35,6 +47,10 @@ def score(
         str, typer.Option(help="fp32, or with native bf16, or int8 if the bundle offers it.")
     ] = "fp32",
     threads: Annotated[int | None, typer.Option(help="Default: what the cpuset and the cgroup allow.")] = None,
+    cache_policy: Annotated[CachePolicy, typer.Option(help="What the cache of rows evicts; none: no cache.")] = (
+        CachePolicy.gset
+    ),
+    cache_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Of the cache at most, such as 512MiB.")] = "512MiB",
     columns: Annotated[
         str | None, typer.Option(help="Carried through: all, or names with commas. Default: the ids and the domain.")
     ] = None,
@@ -47,9 +63,10 @@ def score(
 
     A file appears only when it is whole; run the same command again after an interruption.
     """
+    cache = None if cache_policy is CachePolicy.none else CacheConfig(cache_policy.value, cache_bytes)
     carried = columns if columns is None or columns == "all" else [name.strip() for name in columns.split(",")]
     with (
-        Engine.load(bundle, backend, precision, threads, provider, options=OFFLINE) as engine,
+        Engine.load(bundle, backend, precision, threads, provider, cache, options=OFFLINE) as engine,
         Progress(
             "[progress.description]{task.description}",
             BarColumn(),
@@ -92,6 +109,7 @@ def _result(summary: Summary, engine: Engine, out: Path) -> dict[str, Any]:
         "faults": summary.faults,
         "unknown": stats["unknown"],
         "time_us": stats["time_us"],
+        "cache": stats["cache"],
         "backend": stats["backend"],
         "model_version": stats["model_version"],
         "tasks": list(engine.tasks),
@@ -111,6 +129,12 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         f"model version {result['model_version']} on {backend['backend']} {backend.get('isa', backend['provider'])} "
         f"{backend['precision']}, {backend['threads']} threads"
     )
+    cache = result["cache"]
+    if cache is not None and (looked := cache["total"]["keys"]):
+        say(
+            f"{cache['policy']} cache: {cache['total']['hits'] / looked:.1%} of {looked:,} ids were there, "
+            f"{cache['rows']:,} of {cache['capacity_rows']:,} rows in {cache['memory_bytes'] / 2**20:.1f} MiB"
+        )
     if result["skipped"]:
         say(f"{len(result['skipped'])} kept that an earlier run had finished")
     if result["null_rows"]:

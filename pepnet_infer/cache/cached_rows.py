@@ -1,0 +1,234 @@
+"""The row source with a cache: one `EmbeddingCache` for each width of the tables, a store behind them."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
+from pepnet_infer.cache.flights import Flights
+from pepnet_infer.cache.miss_batch import MissBatch, Part
+from pepnet_infer.cache.miss_counters import MissCounters
+from pepnet_infer.cache.miss_look import Look
+from pepnet_infer.cache.miss_workers import MissWorkers
+from pepnet_infer.cache.warm import warm
+from pepnet_infer.cache.window_ticks import WindowTicks
+from pepnet_infer.errors import StoreError
+from pepnet_infer.ids import ID_BITS, Keys
+from pepnet_infer.row_requests import RowRequest
+from pepnet_infer.store import Pooling, Rows, Store
+from pepnet_infer.store.checked import checked
+
+_PREFETCHED = 1 << 16  # ids in one question to the store
+
+
+@dataclass(frozen=True)
+class CachedTable:
+    """A table of the bundle: what its keys, its rows and its default row are."""
+
+    name: str
+    number: int
+    dim: int
+    rows: int
+    default_row: npt.NDArray[np.float32]  # [dim]
+
+
+class CachedRows:
+    """A `RowSource` over a store. Hot rows are in memory; misses of a batch go to the store in one call a width.
+
+    Unknown ids get the table's default row, as do, counted, keys whose row the store does not deliver in time or at
+    all: see `CacheConfig`. Rows that were fetched are served from the answer itself, so that it makes no difference
+    whether the cache keeps them: with dtype float32 they are the store's, bit for bit. Any thread may ask at any time,
+    and so may a forked child, which begins with what was cached.
+    """
+
+    def __init__(
+        self, store: Store, tables: Sequence[CachedTable], caches: Mapping[int, EmbeddingCache], config: CacheConfig
+    ) -> None:
+        """Puts `caches`, one for each width of `tables`, before `store`."""
+        self.config = config
+        self.tables = {table.name: table for table in tables}
+        self.caches = dict(caches)
+        self._counters = MissCounters()
+        behind = checked(store)
+        self._flights = {dim: Flights(cache, behind, self._counters) for dim, cache in self.caches.items()}
+        self._workers = MissWorkers()
+        self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
+        window = config.update_window
+        self._ticks = None if window is None else WindowTicks(list(self.caches.values()), window.interval)
+        _ALL.add(self)
+
+    def lookup(self, table: str, keys: Keys, out: Rows) -> int:
+        """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Raises StoreError."""
+        return self.answer([RowRequest("", table, keys, out)])[0]
+
+    def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
+        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Raises StoreError."""
+        return self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0]
+
+    def answer(self, requests: Sequence[RowRequest]) -> list[int]:
+        """Does all `requests` of a batch. Returns how many keys of each got the default row.
+
+        Keys must be of the request's table, or `MISSING_KEY`. Raises StoreError for a table that is not there and,
+        with `on_fault` "raise", when the store failed.
+        """
+        deadline = None if self._budget is None else monotonic() + self._budget
+        looks = []
+        for request in requests:
+            table = self._table(request.table)
+            looks.append(Look(request, table, self.caches[table.dim].core))
+        if any(look.part is not None for look in looks):
+            self._answer_missed(looks, deadline)
+        self._counters.looked_up([look.counted() for look in looks])
+        return [look.defaults for look in looks]
+
+    def _answer_missed(self, looks: Sequence[Look], deadline: float | None) -> None:
+        lacking: dict[int, list[tuple[Look, Part]]] = {}
+        keys = missed = 0
+        for look in looks:
+            keys += look.keys
+            if look.part is not None:
+                missed += len(look.part.keys)
+                lacking.setdefault(look.table.dim, []).append((look, look.part))
+        threshold = self.config.async_above
+        waits = threshold is None or keys - missed < threshold * keys
+        batches = []
+        for dim, some in lacking.items():
+            batch = MissBatch(self._flights[dim], [part for _, part in some], self._counters)
+            batch.start(self._workers, waits, self._budget is not None)
+            batches.append(batch)
+        for batch in batches:
+            batch.finish(deadline)
+        if any(batch.late for batch in batches):
+            self._counters.overrun()
+        fault = next((batch.fault for batch in batches if batch.fault is not None), None)
+        if fault is not None and self.config.on_fault == "raise":
+            raise StoreError(str(fault)) from fault
+        for batch, some in zip(batches, lacking.values(), strict=True):
+            for (look, _), defaults in zip(some, batch.serve(), strict=True):
+                look.finish(defaults)
+
+    def prefetch(self, table: str, ids: object) -> int:
+        """Fetches what the cache lacks of `ids` (or keys) of a table. Returns how many of them it has then.
+
+        Waits for the store, whatever the budget. Counts as no lookup. Raises StoreError when the store fails.
+        """
+        dim, keys = self._table(table).dim, self.keys(table, ids)
+        flights, there = self._flights[dim], 0
+        for begin in range(0, len(keys), _PREFETCHED):
+            some = keys[begin : begin + _PREFETCHED]
+            core = flights.cache.core
+            wanted = _kernels.distinct(some[core.peek(some)["outcome"] == 0])[0]
+            if len(wanted):
+                mine, _, others = flights.begin(wanted)
+                if mine is not None:
+                    flights.run(mine)
+                for flight in [flight for flight, _ in others] + ([mine] if mine is not None else []):
+                    flight.wait(None)
+                    if flight.fault is not None:
+                        raise StoreError(str(flight.fault)) from flight.fault
+            there += int(np.count_nonzero(core.peek(some)["outcome"] == 1))
+        return there
+
+    def warm(self, scored: Mapping[str, tuple[Keys, Scores]]) -> int:
+        """Fills the caches from the store: table → (keys, scores), highest score first. Returns how many came."""
+        by_width: dict[int, list[tuple[Keys, Scores]]] = {}
+        for name, keys_and_scores in scored.items():
+            by_width.setdefault(self._table(name).dim, []).append(keys_and_scores)
+        return sum(warm(self._flights[dim], tables) for dim, tables in by_width.items())
+
+    def feedback(self, table: str, ids: object, positive: Flags) -> int:
+        """Counts samples that contained `ids` (or keys) of a table: see `EmbeddingCache.feedback`."""
+        return self.cache(table).feedback(self.keys(table, ids), positive)
+
+    def apply(
+        self,
+        table: str,
+        ids: object,
+        rows: Rows,
+        versions: Keys,
+        scores: Scores | None = None,
+        expires: Expires | None = None,
+    ) -> int:
+        """Updates rows of `ids` (or keys) of a table: see `EmbeddingCache.apply`. Write to the store first."""
+        return self.cache(table).apply(self.keys(table, ids), rows, versions, scores, expires)
+
+    def delete(self, table: str, ids: object, versions: Keys, expires: Expires | None = None) -> int:
+        """Deletes `ids` (or keys) of a table: see `EmbeddingCache.delete`. Delete from the store first."""
+        return self.cache(table).delete(self.keys(table, ids), versions, expires)
+
+    def cache(self, table: str) -> EmbeddingCache:
+        """Returns the cache that has the rows of `table`, and those of all tables of its width."""
+        return self.caches[self._table(table).dim]
+
+    def keys(self, table: str, ids: object) -> Keys:
+        """Returns `ids` (integers below 2^48) of a table as keys; keys of the table stay as they are."""
+        number = self._table(table).number
+        given = np.asarray(ids)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise StoreError(f"{table}: expected a vector of integer ids, got {given.dtype} {list(given.shape)}")
+        keys = given.astype(np.uint64)  # a negative one becomes one of no table
+        above = keys >> np.uint64(ID_BITS)
+        bad = (above != 0) & (above != number)
+        if bad.any():
+            got = given[np.argmax(bad)]
+            raise StoreError(f"{table}: expected ids below 2^48 or keys of table number {number}, got {got}")
+        return keys | np.uint64(number << ID_BITS)
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counters since the beginning, without stopping anyone.
+
+        total, fields, tables (each keys, hits, misses, negative_hits, defaults; every repeat counts), defaults (why
+        keys got the default row), store (questions and what went wrong), flights (ids asked for right now), widths
+        (`EmbeddingCache.stats` of each), and their sums rows, capacity_rows, memory_bytes.
+        """
+        widths = {str(dim): cache.stats() for dim, cache in self.caches.items()}
+        return {
+            "policy": self.config.policy,
+            "dtype": self.config.dtype,
+            **{name: sum(one[name] for one in widths.values()) for name in ("rows", "capacity_rows", "memory_bytes")},
+            **self._counters.read(),
+            "flights": sum(len(cache.flights) for cache in self.caches.values()),
+            "widths": widths,
+        }
+
+    def close(self) -> None:
+        """Stops the threads; what they have begun they finish. Calls under way, and later ones, ask the store alone."""
+        self._workers.close()
+        if self._ticks is not None:
+            self._ticks.close()
+
+    def reset_after_fork(self) -> None:
+        """In a child process: threads, and what they were doing, are the parent's."""
+        self._counters.reset_after_fork()
+        for flights in self._flights.values():
+            flights.reset_after_fork()
+        self._workers.reset_after_fork()
+        if self._ticks is not None:
+            self._ticks.start()
+
+    def _table(self, name: str) -> CachedTable:
+        table = self.tables.get(name)
+        if table is None:
+            raise StoreError(f"table: expected one of {', '.join(sorted(self.tables))}, got {name!r}")
+        return table
+
+
+_ALL: weakref.WeakSet[CachedRows] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for rows in list(_ALL):
+        rows.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

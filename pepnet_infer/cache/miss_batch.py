@@ -1,0 +1,132 @@
+"""The misses of one batch in the tables of one width: asked for together, waited for, served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+from pepnet_infer.cache.flights import Flight, Flights
+from pepnet_infer.cache.miss_counters import ABSENT, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
+from pepnet_infer.cache.miss_workers import MissWorkers, Submitted
+from pepnet_infer.errors import StoreError
+from pepnet_infer.ids import MISSING_KEY, Keys
+from pepnet_infer.store import Rows
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The keys of one field that the cache had no row of. `serve` writes theirs."""
+
+    out: Rows  # [N, dim], where the rows of the others are already
+    default_row: npt.NDArray[np.float32]
+    positions: Positions  # [M] rows of `out`
+    asked: Positions | None  # which of `positions` the store is asked for; the rest do not exist. None: all
+    keys: Keys  # those asked for
+
+
+class MissBatch:
+    """One batch's questions. Call `start`, then `finish`, then `serve`, once each, from one thread."""
+
+    def __init__(self, flights: Flights, parts: list[Part], counters: MissCounters) -> None:
+        self._flights, self._parts, self._counters = flights, parts, counters
+        keys = parts[0].keys if len(parts) == 1 else np.concatenate([part.keys for part in parts])
+        self._keys, self._which = _kernels.distinct(keys)
+        self._blocks: list[Rows] = []
+        self._rows = 0
+        self._place = np.full(len(self._keys), -1, np.int64)  # of each key in the blocks; -1: the default row
+        self._reason = np.full(len(self._keys), ABSENT, np.uint8)
+        self._waiting: list[tuple[Flight, Positions | None]] = []
+        self.fault: StoreError | None = None
+        self.late = False
+
+    def start(self, workers: MissWorkers, waits: bool, hurries: bool) -> None:
+        """Asks the store for what no other batch is asking for.
+
+        waits: whether the batch will wait for the answer; hurries: whether only for some time, so that another thread
+        must do the asking.
+        """
+        wanted, at = self._wanted()
+        if not len(wanted):
+            return
+        mine, ours, others = self._flights.begin(wanted)
+        submitted = None
+        if mine is not None:
+            elsewhere = hurries or not waits
+            submitted = workers.submit(partial(self._flights.run, mine)) if elsewhere else Submitted.CLOSED
+            if submitted is Submitted.CLOSED:
+                self._flights.run(mine)
+        if waits or submitted is Submitted.CLOSED:
+            self._waiting = [(flight, _compose(at, theirs)) for flight, theirs in others]
+            if submitted is not Submitted.FULL and mine is not None:
+                self._waiting.append((mine, _compose(at, ours)))
+            if others:
+                self._counters.joined(len(others))
+        else:
+            self._reason[:] = DEFERRED
+        if submitted is Submitted.FULL and mine is not None:
+            self._flights.drop(mine)
+            self._counters.dropped()
+            self._reason[_all_or(_compose(at, ours))] = DROPPED
+
+    def finish(self, deadline: float | None) -> None:
+        """Waits for the answers, until `deadline`."""
+        for flight, at in self._waiting:
+            where = _all_or(at)
+            if not flight.wait(deadline):
+                self._reason[where], self.late = LATE, True
+            elif flight.fetched is None:
+                self._reason[where], self.fault = FAULT, flight.fault
+            else:
+                fetched = flight.fetched
+                there = flight.positions(self._keys[where])
+                self._place[where] = np.where(fetched.found[there], there + self._rows, -1)
+                self._blocks.append(fetched.rows)
+                self._rows += len(fetched.rows)
+
+    def serve(self) -> list[int]:
+        """Writes the rows of each part, and returns how many of each got the default row. Counts why."""
+        dim = self._flights.cache.dim
+        blocks = self._blocks
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks) if blocks else np.empty((0, dim), np.float32)
+        sources = self._place[self._which]
+        if self._place.min(initial=0) < 0:
+            reasons = np.bincount(self._reason[self._which[sources < 0]], minlength=len(REASONS))
+            for code in np.flatnonzero(reasons):
+                self._counters.defaults(int(code), int(reasons[code]))
+        counts, begin = [], 0
+        for part in self._parts:
+            end = begin + len(part.keys)
+            mine = sources[begin:end]
+            if part.asked is not None:
+                mine = np.full(len(part.positions), -1, np.int64)
+                mine[part.asked] = sources[begin:end]
+                self._counters.defaults(ABSENT, len(part.positions) - len(part.asked))
+            counts.append(_kernels.serve(rows, mine, part.positions, part.default_row, part.out))
+            begin = end
+        return counts
+
+    def _wanted(self) -> tuple[Keys, Positions | None]:
+        """What is asked for, and where it stands in the keys: not the key that stands for "no id"."""
+        real = self._keys != MISSING_KEY
+        if real.all():
+            return self._keys, None
+        self._flights.cache.core.mark_absent(self._keys[~real])
+        at = np.flatnonzero(real)
+        return self._keys[at], at
+
+
+def _compose(outer: Positions | None, inner: Positions | None) -> Positions | None:
+    """Positions of positions; None is all of them."""
+    if outer is None or inner is None:
+        return outer if inner is None else inner
+    return outer[inner]
+
+
+def _all_or(at: Positions | None) -> Positions | slice:
+    return slice(None) if at is None else at

@@ -1,0 +1,73 @@
+"""The first look at one request: what the cache answers at once, and what it lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+from pepnet_infer.cache.miss_batch import Part
+from pepnet_infer.cache.miss_counters import Looked
+from pepnet_infer.row_requests import RowRequest
+from pepnet_infer.store import Rows
+
+if TYPE_CHECKING:
+    from pepnet_infer.cache.cached_rows import CachedTable
+
+_ROW, _ABSENT = 1, 2
+
+
+class Look:
+    """One request, looked up. Unless all rows were there, `part` is what to `serve`, and `finish` comes after it."""
+
+    __slots__ = ("_negative", "_offsets", "_rows", "defaults", "hits", "keys", "part", "request", "table")
+
+    def __init__(self, request: RowRequest, table: CachedTable, core: _kernels.RowCache) -> None:
+        self.request, self.table = request, table
+        self.part: Part | None = None
+        self.defaults = self._negative = 0
+        outcomes = np.empty(len(request.keys), np.uint8)
+        if request.offsets is None:
+            self.keys = len(outcomes)
+            self.hits = core.lookup(request.keys, request.out, outcomes)
+            if self.hits != self.keys:
+                self._count_negative(outcomes)
+                self._lacks(request.keys, request.out, outcomes)
+        else:
+            self.hits = core.lookup_pool(request.keys, request.offsets, request.pooling, request.out, outcomes)
+            first, last = int(request.offsets[0]), int(request.offsets[-1])
+            self.keys = last - first
+            if self.hits != self.keys:
+                self._count_negative(outcomes[first:last])
+                self._gather(request.keys[first:last], request.offsets - first, core)
+
+    def finish(self, defaults: int) -> None:
+        """Pools what was served, if that was asked for."""
+        self.defaults = defaults
+        if self.request.offsets is not None:
+            at, default = np.arange(len(self._rows)), self.table.default_row
+            _kernels.pool(self._rows, at, self._offsets, self.request.pooling, default, self.request.out)
+
+    def counted(self) -> Looked:
+        """Returns the same as numbers."""
+        return Looked(self.request.field, self.table.name, self.keys, self.hits, self._negative, self.defaults)
+
+    def _count_negative(self, outcomes: npt.NDArray[np.uint8]) -> None:
+        self._negative = int(np.count_nonzero(outcomes == _ABSENT))
+
+    def _gather(self, keys: _kernels.Keys, offsets: npt.NDArray[np.int64], core: _kernels.RowCache) -> None:
+        """Reads the rows of all bags again, one by one: what was there may be gone meanwhile, or the other way."""
+        self._rows: Rows = np.empty((len(keys), self.table.dim), np.float32)
+        self._offsets = offsets
+        outcomes = np.empty(len(keys), np.uint8)
+        core.lookup(keys, self._rows, outcomes, False)
+        self._lacks(keys, self._rows, outcomes)
+
+    def _lacks(self, keys: _kernels.Keys, rows: Rows, outcomes: npt.NDArray[np.uint8]) -> None:
+        positions = np.flatnonzero(outcomes != _ROW)
+        known = outcomes[positions]
+        asked = np.flatnonzero(known == 0) if known.any() else None
+        wanted = keys[positions if asked is None else positions[asked]]
+        self.part = Part(rows, self.table.default_row, positions, asked, wanted)

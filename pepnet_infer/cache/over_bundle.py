@@ -1,0 +1,104 @@
+"""A bundle's tables behind a cache."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeGuard
+
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cache.budget import divide
+from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
+from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.errors import StoreError
+from pepnet_infer.store import RowSource, Store
+from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.store.table_file import open_table
+
+
+def open_rows(
+    bundle: Bundle, cache: CacheConfig | Literal["default"] | None, store: RowSource | Store | None
+) -> RowSource:
+    """Returns where an engine's rows come from: see `Engine.load`.
+
+    A store has `get_many`; a row source without it is asked itself, and a cache that was asked for is an error then, as
+    is no cache before a store that is no row source. Raises StoreError.
+    """
+    if cache != "default" and cache is not None and not isinstance(cache, CacheConfig):
+        raise StoreError(f"cache: expected a CacheConfig, None or 'default', got {cache!r}")
+    config = CacheConfig() if isinstance(cache, str) else cache
+    if store is None:
+        if config is not None:
+            return cached_rows(bundle, config)
+        return MmapStore(bundle.table_paths, bundle.schema.table_by_name)
+    kind = type(store).__name__
+    if _is_store(store):
+        if config is not None:
+            return cached_rows(bundle, config, store)
+        if not _is_row_source(store):
+            raise StoreError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
+    if not _is_row_source(store):
+        raise StoreError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
+    if isinstance(cache, CacheConfig):
+        raise StoreError(f"cache: expected a store with get_many behind it, got {kind}")
+    return store
+
+
+def _is_store(store: RowSource | Store) -> TypeGuard[Store]:
+    return callable(getattr(store, "get_many", None))
+
+
+def _is_row_source(store: RowSource | Store) -> TypeGuard[RowSource]:
+    return callable(getattr(store, "lookup", None)) and callable(getattr(store, "pool", None))
+
+
+def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None) -> CachedRows:
+    """Returns `bundle`'s rows through a cache, from `store` or from its own tables, and warm if that is asked for.
+
+    From its own tables, the cache takes no more bytes than all their rows need. From a store they are the size of the
+    tables too when the budget is divided between widths, but not its bound; warm are then the ids that the bundle
+    scores highest, with the rows of the store. Raises StoreError, BundleError.
+    """
+    specs = bundle.schema.table_by_name
+    behind: Store
+    if store is None:
+        behind = own = MmapStore(bundle.table_paths, specs)
+        scored = {name: own.scored_keys(name) for name in specs}
+        defaults = {name: own.default_row(name) for name in specs}
+    else:
+        behind = store
+        files = {name: open_table(path, specs[name]) for name, path in bundle.table_paths.items()}
+        scored = {name: (file.keys, file.scores) for name, file in files.items()}
+        defaults = {name: file.default for name, file in files.items()}
+    tables = [
+        CachedTable(name, spec.number, spec.dim, len(scored[name][0]), defaults[name]) for name, spec in specs.items()
+    ]
+    rows: dict[int, int] = {}
+    for table in tables:
+        rows[table.dim] = rows.get(table.dim, 0) + table.rows
+    rules = config.rules(bundle.schema)
+    caches = {
+        dim: EmbeddingCache(
+            dim,
+            size,
+            config.policy,
+            config.dtype,
+            beta=config.beta,
+            r=config.r,
+            interval=config.interval,
+            admission=config.admission,
+            tombstone_ttl=config.tombstone_ttl,
+            negative_ttl=config.negative_ttl,
+            seed=config.seed,
+            fields=[rule for rule in rules if _width(tables, rule["table"]) == dim],
+            update_window=config.update_window,
+        )
+        for dim, size in divide(config.capacity_bytes, rows, config.dtype, config.policy, store is None).items()
+    }
+    cached = CachedRows(behind, tables, caches, config)
+    if config.warm:
+        cached.warm(scored)
+    return cached
+
+
+def _width(tables: list[CachedTable], number: int) -> int:
+    return next(table.dim for table in tables if table.number == number)
