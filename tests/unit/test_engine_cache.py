@@ -1,0 +1,188 @@
+"""An engine with a cache gives the bits of one without, whatever the cache holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer import CacheConfig, Engine, FieldConfig, StoreError
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cache.budget import bytes_for
+from pepnet_infer.ids import Keys
+from pepnet_infer.store import Fetched
+from pepnet_infer.store.mmap import MmapStore
+
+Make = Callable[..., dict[str, Any]]
+#: The least that four widths take.
+SMALL = 4 * bytes_for(0, 6, "float32", "gset")
+
+
+class OneByOne:
+    """A store and nothing else, in front of the bundle's tables."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.behind = MmapStore(Bundle.open(bundle).table_paths)
+        self.fails = False
+        self.asked: list[int] = []
+
+    def get_many(self, keys: Keys, dim: int) -> Fetched:
+        if self.fails:
+            raise OSError("unplugged")
+        self.asked.append(dim)
+        return self.behind.get_many(keys, dim)
+
+
+@pytest.mark.parametrize("policy", ["gset", "lru", "lfu", "sieve", "s3fifo"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"capacity": SMALL, "warm": False}, {"capacity": SMALL, "warm": False, "admission": 0.1}],
+    ids=["all", "some", "few"],
+)
+def test_scores_are_the_same_bits_from_many_threads(
+    toy_bundle: Path, toy_batch: Make, policy: Any, options: dict[str, Any]
+) -> None:
+    batches = [toy_batch(rows, rows) for rows in (0, 1, 7, 64, 300)]
+    user = {"user_id": 3, "watched": [1, 2, 45], "age": 20.0}
+    items = {"video_id": list(range(50)), "tags": [[1, 2]] * 50, "duration": [3.0] * 50}
+    config = CacheConfig(policy, **options)
+    with (
+        Engine.load(toy_bundle, threads=1, cache=None) as plain,
+        Engine.load(toy_bundle, threads=1, cache=config) as engine,
+    ):
+        expected = [plain.score(batch) for batch in batches]
+        ranked = plain.rank(user, items, 4)
+
+        def work(seed: int) -> None:
+            for pick in np.random.default_rng(seed).permutation(len(batches) * 3) % len(batches):
+                scores = engine.score(batches[pick])
+                assert np.array_equal(scores.values, expected[pick].values)
+                assert scores.unknown == expected[pick].unknown
+            mine = engine.rank(user, items, 4)
+            assert np.array_equal(mine.values, ranked.values)
+            assert mine.unknown == ranked.unknown
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        assert engine.stats()["unknown"]["fields"].keys() == plain.stats()["unknown"]["fields"].keys()
+        assert plain.cache is plain.stats()["cache"] is None
+
+
+def test_a_default_cache_is_warm_no_larger_than_the_tables_and_hits(toy_bundle: Path, toy_batch: Make) -> None:
+    with Engine.load(toy_bundle, threads=1) as engine:
+        before = engine.stats()["cache"]
+        assert (before["policy"], before["rows"]) == ("gset", 160)
+        assert before["memory_bytes"] < SMALL + 40 * 4 * 100
+        engine.score(toy_batch(100, 1))
+        stats = engine.stats()["cache"]
+        json.dumps(stats)
+        assert engine.cache is not None
+        asked = stats["store"]["keys"] - before["store"]["keys"]
+    total, fields = stats["total"], stats["fields"]
+    assert set(fields) == {"user_id", "video_id", "watched", "tags", "page"}
+    assert set(stats["tables"]) == {"user", "video", "tag", "page"}
+    assert total["hits"] + total["misses"] + total["negative_hits"] == total["keys"]
+    assert total["keys"] == sum(field["keys"] for field in fields.values())
+    assert total["defaults"] == total["misses"] == stats["defaults"]["absent"] > 0  # ids 40 to 49 are not there
+    assert 0 < asked <= 20  # each unknown id of user and video once
+    assert stats["widths"]["5"]["dim"] == 5
+    assert sum(width["memory_bytes"] for width in stats["widths"].values()) == stats["memory_bytes"]
+
+
+def test_a_store_behind_the_cache_is_asked_once_a_batch_and_width(toy_bundle: Path, toy_batch: Make) -> None:
+    store, batch = OneByOne(toy_bundle), toy_batch(80, 3)
+    with (
+        Engine.load(toy_bundle, threads=1, cache=None) as plain,
+        Engine.load(toy_bundle, threads=1, cache=CacheConfig(warm=False), store=store) as engine,
+    ):
+        expected = plain.score(batch)
+        for _ in range(2):
+            scores = engine.score(batch)
+            assert np.array_equal(scores.values, expected.values)
+            assert scores.unknown == expected.unknown
+        assert sorted(store.asked) == [3, 4, 5, 6]
+        store.fails = True
+        assert np.array_equal(engine.score(batch).values, expected.values)
+        assert engine.cache is not None
+        engine.cache.caches[5].clear()
+        assert not np.array_equal(engine.score(batch).values, expected.values)
+        stats = engine.stats()["cache"]
+        assert stats["store"]["faults"] == 1
+        assert stats["store"]["last_fault"].endswith("unplugged")
+        assert stats["defaults"]["fault"] > 0
+    strict = CacheConfig(on_fault="raise", warm=False)
+    with (
+        Engine.load(toy_bundle, cache=strict, store=store) as engine,
+        pytest.raises(StoreError, match="OneByOne: expected an answer, got OSError: unplugged"),
+    ):
+        engine.score(batch)
+
+
+def test_warm_rows_are_those_of_the_store(toy_bundle: Path, toy_batch: Make) -> None:
+    store = OneByOne(toy_bundle)
+    with Engine.load(toy_bundle, threads=1, store=store) as engine:
+        assert engine.stats()["cache"]["rows"] == 160
+        assert len(store.asked) == 4
+        engine.score({name: (column % 40 if name == "user_id" else column) for name, column in toy_batch(1).items()})
+
+
+def test_updates_and_deletions_reach_the_scores(toy_bundle: Path, toy_batch: Make) -> None:
+    batch = toy_batch(30, 5)
+    with Engine.load(toy_bundle, threads=1, cache=CacheConfig(fields={"user_id": FieldConfig("high")})) as engine:
+        before = engine.score(batch)
+        cache = engine.cache
+        assert cache is not None
+        ids = np.unique(batch["user_id"])
+        rows = np.ones((len(ids), 6), np.float32)
+        assert cache.apply("user", ids, rows, np.full(len(ids), 2, np.uint64)) == len(ids)
+        after = engine.score(batch)
+        assert not np.array_equal(after.values, before.values)
+        assert "user_id" not in after.unknown
+        assert cache.apply("user", ids, rows * 2, np.full(len(ids), 1, np.uint64)) == 0
+        assert np.array_equal(engine.score(batch).values, after.values)
+        assert cache.delete("user", ids, np.full(len(ids), 3, np.uint64)) == len(ids)
+        assert engine.score(batch).unknown["user_id"] == 30
+        assert cache.feedback("video", [1, 2], np.array([True, False])) == 2
+        assert cache.cache("user").core.peek(cache.keys("user", ids))["tombstone"].all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": "gset"}, "cache: expected a CacheConfig, None or 'default', got 'gset'"),
+        (
+            {"cache": CacheConfig(capacity="100kB")},
+            "capacity: expected at least .* for tables of width 3, 4, 5, 6, got",
+        ),
+        ({"cache": CacheConfig(fields={"nobody": FieldConfig()})}, "fields: expected fields with a table .* 'nobody'"),
+        ({"store": {}}, "store: expected a store with get_many or a row source with lookup and pool, got dict"),
+        ({"store": "one", "cache": None}, "cache: expected one before OneByOne, which has no lookup and pool of its"),
+    ],
+)
+def test_what_cannot_be_is_said_at_load(toy_bundle: Path, options: dict[str, Any], message: str) -> None:
+    if options.get("store") == "one":
+        options = options | {"store": OneByOne(toy_bundle)}
+    with pytest.raises(StoreError, match=message):
+        Engine.load(toy_bundle, **options)
+
+
+def test_a_row_source_is_asked_itself(toy_bundle: Path, toy_batch: Make) -> None:
+    class Source:
+        def __init__(self, rows: MmapStore) -> None:
+            self.lookup, self.pool = rows.lookup, rows.pool
+
+    store = MmapStore(Bundle.open(toy_bundle).table_paths)
+    with Engine.load(toy_bundle, store=Source(store)) as engine:
+        engine.score(toy_batch(3))
+        assert engine.cache is None
+    with Engine.load(toy_bundle, store=store) as engine, Engine.load(toy_bundle, store=store, cache=None) as plain:
+        assert np.array_equal(engine.score(toy_batch(9)).values, plain.score(toy_batch(9)).values)
+        assert engine.cache is not None
+        assert plain.cache is None
+    with pytest.raises(StoreError, match="cache: expected a store with get_many behind it, got Source"):
+        Engine.load(toy_bundle, store=Source(store), cache=CacheConfig())
