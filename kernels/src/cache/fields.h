@@ -27,7 +27,9 @@ class Fields {
   Fields(const CacheOptions& options, std::size_t capacity_rows);
 
   bool any() const noexcept { return size_ != 0; }
-  std::size_t memory_bytes() const noexcept { return size_ * sizeof(Field); }
+  void reset_rows() noexcept {
+    for (std::size_t i = 0; i < size_; ++i) fields_[i].rows.store(0, std::memory_order_relaxed);
+  }
   bool any_limit() const noexcept { return any_limit_; }
 
   // nullptr: no rule.

@@ -22,6 +22,7 @@ class Count {
     return *this;
   }
   Count& operator--() noexcept { return *this += ~std::uint64_t{0}; }
+  void reset() noexcept { value_.store(0, std::memory_order_relaxed); }
   std::uint64_t read() const noexcept { return value_.load(std::memory_order_relaxed); }
 
  private:
@@ -52,7 +53,8 @@ struct alignas(2 * kCacheLine) Region {
   std::uint32_t limit = 0;           // entries at most: the slots less those kept for replacing rows
   std::uint32_t entries = 0;         // hot words that are not empty
   std::uint32_t fresh = 0;           // slots from here on were never used
-  std::uint32_t free_head = kEmpty;  // a chain through the free slots themselves
+  std::uint32_t free_size = 0;       // free slots at hand
+  std::uint32_t free_head = kEmpty;  // more of them: a chain through the slots themselves
   std::uint32_t limbo_begin = 0, limbo_size = 0;
   std::uint32_t cursor = 0;  // where a victim is sought when the key's own sets are empty
   std::uint64_t floor = 0;   // the highest version that was evicted
@@ -60,6 +62,7 @@ struct alignas(2 * kCacheLine) Region {
   double known = 0.0;         // expiry codes are read as seen from here: see Expiry
   unsigned least_scale = 16;  // the finest unit of any expiry in the region
   Retired limbo[kLimbo] = {};
+  std::uint16_t free[kLimbo] = {};
   RegionCounts counts;
 
   std::uint32_t next_random() noexcept {  // xorshift64*

@@ -93,6 +93,53 @@ SetCache::~SetCache() {
   for (std::size_t i = 0; i < layout_.regions; ++i) regions_[i].~Region();
 }
 
+void SetCache::after_fork() noexcept {
+  for (std::size_t i = 0; i < Epochs::kPlaces; ++i) places_[i].epoch.store(0, std::memory_order_relaxed);
+  new (&tending_) std::mutex;
+  bool forgotten = false;
+  for (std::size_t i = 0; i < layout_.regions; ++i) {
+    Region& region = regions_[i];
+    if (region.lock.try_lock()) {
+      region.lock.unlock();
+      continue;
+    }
+    // A thread that is not here was in the middle of changing it.
+    new (&region.lock) std::mutex;
+    forget(region);
+    forgotten = true;
+  }
+  if (forgotten) recount_fields();
+}
+
+void SetCache::forget(Region& region) noexcept {
+  for (std::uint32_t s = 0; s < layout_.sets; ++s) {
+    for (auto& word : set_at(number_of(region), s).hot) word.store(kEmpty, std::memory_order_seq_cst);
+  }
+  region.entries = region.fresh = 0;
+  region.free_size = 0;
+  region.free_head = kEmpty;
+  region.limbo_begin = region.limbo_size = 0;
+  region.least_scale = 16;
+  region.counts.rows.reset();
+  region.counts.negatives.reset();
+  region.counts.tombstones.reset();
+}
+
+void SetCache::recount_fields() noexcept {
+  if (!fields_.any_limit()) return;
+  fields_.reset_rows();
+  for (std::uint32_t i = 0; i < layout_.regions; ++i) {
+    for (std::uint32_t s = 0; s < layout_.sets; ++s) {
+      for (const auto& hot : set_at(i, s).hot) {
+        const std::uint32_t word = hot.load(std::memory_order_relaxed);
+        if (!has_row(word)) continue;
+        if (const Fields::Field* field = fields_.of(key_at(i, word)))
+          field->rows.fetch_add(1, std::memory_order_relaxed);
+      }
+    }
+  }
+}
+
 double SetCache::time() const noexcept {
   const double manual = manual_time_.load(std::memory_order_relaxed);
   if (manual == manual) return manual;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "cache/after_fork.h"
 #include "cache/epochs.h"
 #include "cache/expiry.h"
 #include "cache/fields.h"
@@ -34,7 +35,7 @@ struct SetLayout {
   static SetLayout fit(const CacheOptions& options);
 };
 
-class SetCache final : public RowCache {
+class SetCache final : public RowCache, private Forked {
  public:
   explicit SetCache(const CacheOptions& options);
   ~SetCache() override;
@@ -98,6 +99,10 @@ class SetCache final : public RowCache {
     return ghosts_ + (std::size_t{region} * layout_.sets + set) * kWays;
   }
 
+  void after_fork() noexcept override;
+  void forget(Region& region) noexcept;
+  void recount_fields() noexcept;
+
   // Reading (set_lookup.cc).
   template <CachePolicy policy, class Sink>
   std::size_t read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
@@ -120,6 +125,7 @@ class SetCache final : public RowCache {
   void retire(Region& region, std::uint32_t word) noexcept;
   void free_slot(Region& region, std::uint32_t slot) noexcept;
   bool reclaim(Region& region) noexcept;
+  void prefetch_entry(const Home& home) const noexcept;
   std::uint32_t order_of(Region& region, const Home& home, const NewRow& row, double now) noexcept;
   void settle(Region& region, double now) noexcept;  // what time has made due: rebase, expired rows
 

@@ -19,7 +19,7 @@
 namespace pepnet::cache {
 namespace {
 
-constexpr std::size_t kStep = 8;
+constexpr std::size_t kStep = 4;
 // Between groups a reader lets go of what it has seen, so that writers wait for it for some 20 µs at most.
 constexpr std::size_t kGroup = 512;
 constexpr std::size_t kTickKeys = 64;  // lru's clock goes on by one for so many keys

@@ -14,6 +14,10 @@ constexpr std::size_t kGroup = 32;
 }  // namespace
 
 void SetCache::free_slot(Region& region, std::uint32_t slot) noexcept {
+  if (region.free_size < Region::kLimbo) {
+    region.free[region.free_size++] = static_cast<std::uint16_t>(slot);
+    return;
+  }
   const std::uint32_t next = region.free_head;
   std::memcpy(slot_at(number_of(region), slot), &next, sizeof next);
   region.free_head = slot;
@@ -33,9 +37,10 @@ bool SetCache::reclaim(Region& region) noexcept {
 
 std::uint32_t SetCache::take_slot(Region& region) noexcept {
   // Readers leave within microseconds; one that lost its CPU needs it back.
-  while (region.free_head == kEmpty && region.fresh == region.slots) {
+  while (region.free_size == 0 && region.free_head == kEmpty && region.fresh == region.slots) {
     if (!reclaim(region)) (void)sched_yield();
   }
+  if (region.free_size != 0) return region.free[--region.free_size];
   if (region.free_head == kEmpty) return region.fresh++;
   const std::uint32_t slot = region.free_head;
   std::memcpy(&region.free_head, slot_at(number_of(region), slot), sizeof region.free_head);
@@ -167,6 +172,29 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
   return Written::kInserted;
 }
 
+// Asks for what writing a key will read: its entry, or else the row that is likely to make room for it. Looks
+// without the lock: only a guess.
+void SetCache::prefetch_entry(const Home& home) const noexcept {
+  const std::uint32_t present = tick_.load(std::memory_order_relaxed);
+  std::uint32_t least = 0xFFFF'FFFF;
+  std::uint32_t likely = kEmpty;
+  for (const std::uint32_t number : {home.first, home.second}) {
+    const Set& set = set_at(home.region, number);
+    if (const unsigned ways = set.matches(home.tag); ways != 0) {
+      likely = set.hot[__builtin_ctz(ways)].load(std::memory_order_relaxed);
+      if (!is_empty(likely)) break;
+    }
+    for (unsigned way = 0; way < kWays; ++way) {
+      const std::uint32_t order = set.order[way].load(std::memory_order_relaxed);
+      const std::uint32_t value = scores() ? order : order - present - 1;
+      if (value >= least) continue;
+      least = value;
+      likely = set.hot[way].load(std::memory_order_relaxed);
+    }
+  }
+  if (!is_empty(likely)) prefetch(slot_at(home.region, likely));
+}
+
 std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) noexcept {
   const std::size_t size = batch.keys.size();
   const double now = time();
@@ -182,16 +210,9 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
       for (const std::uint32_t number : {homes[i].first, homes[i].second}) {
         const Set& set = set_at(homes[i].region, number);
         prefetch(set.hot);
-        prefetch(set.order);
       }
     }
-    for (std::size_t i = 0; i < count; ++i) {
-      for (const std::uint32_t number : {homes[i].first, homes[i].second}) {
-        const Set& set = set_at(homes[i].region, number);
-        if (const unsigned ways = set.matches(homes[i].tag); ways != 0)
-          prefetch(slot_at(homes[i].region, set.hot[__builtin_ctz(ways)].load(std::memory_order_relaxed)));
-      }
-    }
+    for (std::size_t i = 0; i < count; ++i) prefetch_entry(homes[i]);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t at = begin + i;
       NewRow row;
