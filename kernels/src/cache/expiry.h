@@ -34,7 +34,7 @@ class Expiry {
     while (scale < 15 && left > 1024.0 * unit(scale)) ++scale;
     const double present = std::floor(now / unit(scale));
     double count = std::ceil(expires / unit(scale));
-    if (count - present > 2047.0) count = present + 2047.0;
+    if (count - present > 1024.0) count = present + 1024.0;
     if (present - count > 1024.0) count = present;  // long past: expired now
     const auto low = static_cast<std::uint16_t>(static_cast<std::int64_t>(count) & 4095);
     const auto code = static_cast<std::uint16_t>((scale << 12) | low);

@@ -47,6 +47,9 @@ struct alignas(2 * kCacheLine) Region {
   // Read by readers that score accesses: the interval that order words count from.
   std::atomic<double> landmark{0.0};
 
+  // A guess at the slot that the next row is written to, for prefetching.
+  std::atomic<std::uint32_t> next_slot{0};
+
   std::mutex lock;
   // Everything below is the lock holder's.
   std::uint32_t slots = 0;           // as many as ways

@@ -53,12 +53,14 @@ void store_row(const float* values, std::byte* row, std::size_t dim) noexcept {
   if constexpr (type == CacheRow::kFloat32) {
     std::memcpy(row, values, dim * sizeof(float));
   } else if constexpr (type == CacheRow::kInt8) {
+    // Codes have neither: an infinity is kept as the largest finite magnitude of its row, NaN as 0.
     float largest = 0.0F;
-    for (std::size_t i = 0; i < dim; ++i) largest = std::max(largest, std::fabs(values[i]));
+    for (std::size_t i = 0; i < dim; ++i) {
+      if (std::isfinite(values[i])) largest = std::max(largest, std::fabs(values[i]));
+    }
     const float scale = largest / 127.0F;
     std::memcpy(row, &scale, sizeof scale);
     for (std::size_t i = 0; i < dim; ++i) {
-      // Neither zero rows nor infinities nor NaN may reach the conversion to an integer.
       const float code = scale > 0.0F ? std::nearbyint(values[i] / scale) : 0.0F;
       const float kept = code > 127.0F ? 127.0F : (code >= -127.0F ? code : (code < 0.0F ? -127.0F : 0.0F));
       row[sizeof(float) + i] = static_cast<std::byte>(static_cast<std::int8_t>(kept));

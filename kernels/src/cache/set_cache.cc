@@ -22,7 +22,7 @@ SetLayout lay_out(const CacheOptions& options, std::size_t sets) {
   SetLayout layout;
   layout.regions = (sets + kMaxSets - 1) / kMaxSets;
   layout.sets = sets / layout.regions;
-  layout.slot_bytes = round_up(sizeof(SlotHeader) + row_bytes(options.type, options.dim), 8);
+  layout.slot_bytes = round_up(sizeof(SlotHeader) + row_bytes(options.type, options.dim), 4);
   layout.ghost_bytes = options.policy == CachePolicy::kS3Fifo ? kWays * sizeof(std::uint16_t) : 0;
   const std::size_t all = layout.regions * layout.sets;
   layout.regions_at = Epochs::kPlaces * sizeof(ReaderPlace);
@@ -175,6 +175,7 @@ EntryInfo SetCache::info_of(const Region& region, const Entry& entry, double now
 
 void SetCache::peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noexcept {
   const double now = time();
+  const_cast<SetCache*>(this)->tend(now);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Home home = homes_.of(keys[i]);
     Region& region = regions_[home.region];
@@ -186,6 +187,7 @@ void SetCache::peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noe
 CachePart SetCache::part(std::size_t index) const {
   CachePart part;
   const double now = time();
+  const_cast<SetCache*>(this)->tend(now);
   Region& region = regions_[index];
   const auto number = static_cast<std::uint32_t>(index);
   const std::uint32_t present = tick_.load(std::memory_order_relaxed);

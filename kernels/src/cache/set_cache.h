@@ -24,7 +24,7 @@ namespace pepnet::cache {
 struct SetLayout {
   std::size_t regions = 0;
   std::size_t sets = 0;         // of one region
-  std::size_t slot_bytes = 0;   // header, row, rounded up to 8
+  std::size_t slot_bytes = 0;   // header, row, rounded up to 4
   std::size_t ghost_bytes = 0;  // of one set, s3fifo only
   std::size_t regions_at = 0, sets_at = 0, ghosts_at = 0, slots_at = 0;
   std::size_t bytes = 0;
@@ -117,6 +117,7 @@ class SetCache final : public RowCache, private Forked {
   void score_access(const Region& region, std::atomic<std::uint32_t>& order) noexcept;
 
   // Writing, with the region's lock held (set_write.cc).
+  Entry find_living(Region& region, const Home& home, double now) noexcept;
   Written write_one(Region& region, const Home& home, const NewRow& row, Write how, double now) noexcept;
   void publish(Region& region, const Home& home, Room room, std::uint32_t slot, const NewRow& row, double now,
                std::uint32_t flags) noexcept;
@@ -133,6 +134,7 @@ class SetCache final : public RowCache, private Forked {
   Room make_room(Region& region, const Home& home, const NewRow& row, double now) noexcept;
   Room victim(Region& region, const Home& home, double now, bool same_field, std::uint16_t table,
               Reason& reason) noexcept;
+  Room plain_victim(Region& region, const Home& home) noexcept;
   Room sieve_victim(Region& region, const Home& home, std::uint32_t open_first,
                     std::uint32_t open_second) noexcept;
   Room s3fifo_victim(Region& region, const Home& home, std::uint32_t open_first,

@@ -19,10 +19,22 @@
 namespace pepnet::cache {
 namespace {
 
-constexpr std::size_t kStep = 4;
+// How many keys behind the first stage the others are.
+constexpr std::size_t kCompare = 12;
+constexpr std::size_t kLookAgain = 20;
+constexpr std::size_t kHandOut = 28;
+constexpr std::size_t kRing = 32;
 // Between groups a reader lets go of what it has seen, so that writers wait for it for some 20 µs at most.
 constexpr std::size_t kGroup = 512;
 constexpr std::size_t kTickKeys = 64;  // lru's clock goes on by one for so many keys
+
+// The lines that `bytes` from `address` lie on, wherever they begin; not more than nine, the hardware sees
+// the stream.
+inline void prefetch_lines(const std::byte* address, std::size_t bytes) noexcept {
+  const std::size_t whole = std::min<std::size_t>(bytes / kCacheLine, 8);
+  for (std::size_t line = 0; line <= whole; ++line) prefetch(address + line * kCacheLine);
+  prefetch(address + bytes - 1);
+}
 
 // Copies rows to where they belong. kDim is 0, or the width that the compiler may count on.
 template <CacheRow type, std::size_t kDim>
@@ -30,6 +42,7 @@ struct CopySink {
   OutView out;
   std::size_t dim;
 
+  std::size_t row_bytes() const noexcept { return cache::row_bytes(type, kDim != 0 ? kDim : dim); }
   void row(std::size_t i, const std::byte* row) noexcept {
     float* const target = out.row(i);
     if constexpr (kDim != 0) {
@@ -51,6 +64,7 @@ class PoolSink {
       : offsets_(offsets), pooling_(pooling), out_(out), dim_(dim), begin_(first), end_(first), last_(last) {
     open();
   }
+  std::size_t row_bytes() const noexcept { return cache::row_bytes(type, dim_); }
   void row(std::size_t i, const std::byte* row) noexcept {
     if (!seek(i)) return;
     float* target = out_.row(bag_);
@@ -108,13 +122,17 @@ SetCache::Entry SetCache::find(const Home& home) const noexcept {
 }
 
 void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& order) noexcept {
-  const double height = scale_.height(time(), region.landmark.load(std::memory_order_relaxed));
-  std::uint32_t word = order.load(std::memory_order_relaxed);
-  // The low bits of the word itself are random enough to round by.
-  const double sum = log2_sum(ScoreWord::decode(word), scale_.of_negative() + height);
+  // Rounding needs fresh numbers: one that depends on the word alone decides the same way for ever.
+  thread_local std::uint32_t random = 0x9E37'79B9;
+  random = random * 1664525 + 1013904223;
+  const double landmark = region.landmark.load(std::memory_order_seq_cst);
+  std::uint32_t word = order.load(std::memory_order_seq_cst);
+  // Words and landmark are moved together: what was read on both sides of a move fits to nothing.
+  if (region.landmark.load(std::memory_order_seq_cst) != landmark) return;
+  const double sum =
+      log2_sum(ScoreWord::decode(word), scale_.of_negative() + scale_.height(time(), landmark));
   // Once: if another thread counts at the same moment, or the way changes hands, this access is not counted.
-  (void)order.compare_exchange_strong(word, ScoreWord::encode(sum, word * 0x9E37'79B9U),
-                                      std::memory_order_relaxed);
+  (void)order.compare_exchange_strong(word, ScoreWord::encode(sum, random), std::memory_order_relaxed);
 }
 
 template <CachePolicy policy>
@@ -156,96 +174,82 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
     std::uint32_t word;     // kEmpty: no tag has matched
     std::uint32_t way;
   };
+  static_assert(kRing > kHandOut && kLookAgain > kCompare && kHandOut > kLookAgain);
   const double now = time();
   tend(now);
   const Expiry expiry(now);
   Epochs::Stay stay(epochs_);
   std::size_t hits = 0, absent = 0;
-  Probe ring[4][kStep];
-  std::uint8_t seconds[4][kStep];
-  std::size_t seconds_of[4];
+  Probe ring[kRing];
   // Copies: the compiler cannot know that writing rows leaves members alone.
   const Homes homes = homes_;
   Set* const sets = sets_;
   const std::byte* const slots = slots_;
   const std::size_t region_sets = layout_.sets, slot_bytes = layout_.slot_bytes;
   const std::size_t region_bytes = region_sets * kWays * slot_bytes;
-  const std::size_t touched = sizeof(SlotHeader) + row_bytes(options_.type, options_.dim);
-  const std::size_t lines = std::min<std::size_t>(touched / kCacheLine, 8);
+  const std::size_t touched = sink.row_bytes() + sizeof(SlotHeader);
   const std::uint32_t slack = recency_slack_;
+  std::uint32_t tick = 0;
 
-  const auto take = [=](Probe& probe) noexcept {
-    const unsigned ways = probe.set->matches(tag_of(probe.hash));
-    if (ways == 0) return false;
+  const auto ask = [&](std::size_t i) noexcept {
+    const Home home = homes.of(keys[i]);
+    Set* const set = sets + home.region * region_sets + home.first;
+    prefetch(set);
+    ring[i % kRing] = {home.hash, set, slots + home.region * region_bytes, kEmpty, 0};
+  };
+  const auto take = [&](Probe& probe, unsigned ways) noexcept {
     probe.way = static_cast<std::uint32_t>(__builtin_ctz(ways));
     probe.word = probe.set->hot[probe.way].load(std::memory_order_seq_cst);
     probe.slot += (probe.word & kSlotBits) * slot_bytes;
-    for (std::size_t line = 0; line <= lines; ++line) prefetch(probe.slot + line * kCacheLine);
-    prefetch(probe.slot + touched - 1);
-    return true;
+    prefetch_lines(probe.slot, touched);
+  };
+  const auto compare = [&](std::size_t i) noexcept {
+    Probe& probe = ring[i % kRing];
+    const unsigned ways = probe.set->matches(tag_of(probe.hash));
+    if (ways != 0) {
+      take(probe, ways);
+      return;
+    }
+    const Home home = homes.of_hash(probe.hash);
+    probe.set = sets + home.region * region_sets + home.second;
+    prefetch(probe.set);
+  };
+  const auto look_again = [&](std::size_t i) noexcept {
+    Probe& probe = ring[i % kRing];
+    if (!is_empty(probe.word)) return;
+    if (const unsigned ways = probe.set->matches(tag_of(probe.hash)); ways != 0) take(probe, ways);
+  };
+  const auto hand_out = [&](std::size_t i) noexcept {
+    const Probe& probe = ring[i % kRing];
+    // Of an ordinary row: the right key, no expiry. The tag is compared once more, for the word was loaded
+    // after it.
+    if (!is_empty(probe.word) && load_header(probe.slot).key_and_expiry == (probe.hash & ~kTagMask) &&
+        (probe.word & (kTagBits | kNoRow)) == tag_of(probe.hash)) {
+      sink.row(i, row_of(probe.slot));
+      ++hits;
+      if (counted) touch<policy>(probe.set->order[probe.way], probe.hash, probe.word, tick, slack);
+      if (outcomes != nullptr) outcomes[i] = Outcome::kRow;
+      return;
+    }
+    const Answer answer = look_closer(probe.hash, expiry);
+    if (answer.outcome == Outcome::kRow) {
+      sink.row(i, answer.row);
+      ++hits;
+      if (counted) touch<policy>(*answer.order, probe.hash, answer.word, tick, slack);
+    }
+    absent += answer.outcome == Outcome::kAbsent;
+    if (outcomes != nullptr) outcomes[i] = answer.outcome;
   };
 
   for (std::size_t begin = first; begin < last; begin += kGroup) {
-    const std::size_t end = std::min(begin + kGroup, last);
-    const std::size_t steps = (end - begin + kStep - 1) / kStep;
-    const auto size_of = [&](std::size_t step) { return std::min(kStep, end - begin - step * kStep); };
-    std::uint32_t tick = 0;
-    for (std::size_t step = 0; step < steps + 3; ++step) {
-      if (step < steps) {
-        Probe* const probes = ring[step % 4];
-        const std::size_t at = begin + step * kStep, count = size_of(step);
-        for (std::size_t i = 0; i < count; ++i) {
-          const Home home = homes.of(keys[at + i]);
-          Set* const set = sets + home.region * region_sets + home.first;
-          prefetch(set);
-          probes[i] = {home.hash, set, slots + home.region * region_bytes, kEmpty, 0};
-        }
-      }
-      if (step >= 1 && step - 1 < steps) {
-        const std::size_t at = (step - 1) % 4, count = size_of(step - 1);
-        std::size_t missed = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-          Probe& probe = ring[at][i];
-          if (take(probe)) continue;
-          const Home home = homes.of_hash(probe.hash);
-          probe.set = sets + home.region * region_sets + home.second;
-          prefetch(probe.set);
-          seconds[at][missed++] = static_cast<std::uint8_t>(i);
-        }
-        seconds_of[at] = missed;
-      }
-      if (step >= 2 && step - 2 < steps) {
-        const std::size_t at = (step - 2) % 4;
-        for (std::size_t i = 0; i < seconds_of[at]; ++i) (void)take(ring[at][seconds[at][i]]);
-      }
-      if (step < 3) continue;
-
-      Probe* const probes = ring[(step - 3) % 4];
-      const std::size_t at = begin + (step - 3) * kStep, count = size_of(step - 3);
-      if (counted && (step - 3) % (kTickKeys / kStep) == 0)
-        tick = tick_.fetch_add(1, std::memory_order_relaxed);
-      for (std::size_t i = 0; i < count; ++i) {
-        const Probe& probe = probes[i];
-        const std::uint64_t rest =
-            is_empty(probe.word) ? ~probe.hash : load_header(probe.slot).key_and_expiry;
-        Answer answer;
-        // An ordinary row: right key, no expiry. The tag is compared once more because the word was loaded
-        // after it.
-        if (rest == (probe.hash >> 16) << 16 &&
-            ((probe.word ^ (probe.hash << 16)) & (kTagBits | kNoRow)) == ((probe.hash << 16) & kNoRow)) {
-          answer = {Outcome::kRow, row_of(probe.slot), &probe.set->order[probe.way], probe.word};
-        } else {
-          answer = look_closer(probe.hash, expiry);
-        }
-        if (answer.outcome == Outcome::kRow) {
-          sink.row(at + i, answer.row);
-          ++hits;
-          if (counted) touch<policy>(*answer.order, probe.hash, answer.word, tick, slack);
-        } else {
-          absent += answer.outcome == Outcome::kAbsent;
-        }
-        if (outcomes != nullptr) outcomes[at + i] = answer.outcome;
-      }
+    const std::size_t size = std::min(kGroup, last - begin);
+    for (std::size_t i = 0; i < size + kHandOut; ++i) {
+      if (i < size) ask(begin + i);
+      if (i - kCompare < size) compare(begin + i - kCompare);  // below 0 it is a very large number
+      if (i - kLookAgain < size) look_again(begin + i - kLookAgain);
+      if (i < kHandOut) continue;
+      if ((i - kHandOut) % kTickKeys == 0 && counted) tick = tick_.fetch_add(1, std::memory_order_relaxed);
+      hand_out(begin + i - kHandOut);
     }
     stay.renew();
   }
@@ -315,6 +319,7 @@ std::size_t SetCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<s
 
 std::size_t SetCache::replay(PackedArray<std::uint64_t> keys, bool* hits) noexcept {
   struct Nothing {
+    std::size_t row_bytes() const noexcept { return 0; }
     void row(std::size_t, const std::byte*) noexcept {}
   } sink;
   std::size_t total = 0;

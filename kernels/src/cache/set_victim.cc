@@ -15,7 +15,8 @@ constexpr std::uint32_t kFrequency = 0xC000'0000;  // s3fifo
 constexpr std::uint32_t kOnce = 0x4000'0000;
 constexpr std::uint32_t kMain = 0x2000'0000;
 constexpr std::uint32_t kQueueAge = 0x1FFF'FFFF;
-constexpr std::uint32_t kGhosts = 14;   // of the 16 places of a set: nine tenths of its ways
+constexpr std::uint32_t kGhosts = 7;  // of a set's ways nine tenths
+static_assert(kGhosts <= kWays);
 constexpr std::uint32_t kPromoted = 2;  // accesses that take a row from the small queue to the main one
 
 std::uint16_t fingerprint(std::uint64_t hash) noexcept {
@@ -94,8 +95,36 @@ SetCache::Room SetCache::make_room(Region& region, const Home& home, const NewRo
   return {};
 }
 
+// The usual case, without a branch a way: no row of the two sets expires or is protected.
+SetCache::Room SetCache::plain_victim(Region& region, const Home& home) noexcept {
+  const std::uint32_t base =
+      options_.policy == CachePolicy::kLru ? tick_.load(std::memory_order_relaxed) + 1 : 0;
+  Set* const sets[2] = {&set_at(number_of(region), home.first), &set_at(number_of(region), home.second)};
+  std::uint32_t flags = 0;
+  std::uint64_t least = ~std::uint64_t{0};
+  for (unsigned s = 0; s < 2; ++s) {
+    for (unsigned way = 0; way < kWays; ++way) {
+      const std::uint32_t word = sets[s]->hot[way].load(std::memory_order_relaxed);
+      const std::uint32_t value = sets[s]->order[way].load(std::memory_order_relaxed) - base;
+      flags |= is_empty(word) ? 0 : word;
+      const std::uint64_t ranked =
+          is_empty(word) ? ~std::uint64_t{0} : std::uint64_t{value} << 8 | s << 4 | way;
+      least = std::min(least, ranked);
+    }
+  }
+  if ((flags & (kExpires | kPriority)) != 0 || least == ~std::uint64_t{0}) return {};
+  return {sets[(least >> 4) & 1], static_cast<unsigned>(least & 15)};
+}
+
 SetCache::Room SetCache::victim(Region& region, const Home& home, double now, bool same_field,
                                 std::uint16_t table, Reason& reason) noexcept {
+  if (!same_field && (scores() || options_.policy == CachePolicy::kLru)) {
+    const Room plain = plain_victim(region, home);
+    if (plain.set != nullptr) {
+      reason = Reason::kPolicy;
+      return plain;
+    }
+  }
   const Expiry expiry(now);
   const std::uint32_t number = number_of(region);
   const std::uint32_t numbers[2] = {home.first, home.second};
@@ -333,7 +362,7 @@ void SetCache::settle(Region& region, double now) noexcept {
   const double landmark = region.landmark.load(std::memory_order_relaxed);
   const double height = scale_.height(now, landmark);
   if (std::fabs(height) <= ScoreScale::kRebase) return;
-  region.landmark.store(scale_.interval_of(now), std::memory_order_relaxed);
+  region.landmark.store(scale_.interval_of(now), std::memory_order_seq_cst);
   const auto shift = std::llround(height * ScoreWord::kOne);
   for (std::uint32_t s = 0; s < layout_.sets; ++s) {
     for (auto& order : set_at(number_of(region), s).order) {

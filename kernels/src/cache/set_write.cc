@@ -40,10 +40,22 @@ std::uint32_t SetCache::take_slot(Region& region) noexcept {
   while (region.free_size == 0 && region.free_head == kEmpty && region.fresh == region.slots) {
     if (!reclaim(region)) (void)sched_yield();
   }
-  if (region.free_size != 0) return region.free[--region.free_size];
-  if (region.free_head == kEmpty) return region.fresh++;
-  const std::uint32_t slot = region.free_head;
-  std::memcpy(&region.free_head, slot_at(number_of(region), slot), sizeof region.free_head);
+  std::uint32_t slot = region.free_head;
+  if (region.free_size != 0) {
+    slot = region.free[--region.free_size];
+  } else if (slot == kEmpty) {
+    slot = region.fresh++;
+  } else {
+    std::memcpy(&region.free_head, slot_at(number_of(region), slot), sizeof region.free_head);
+  }
+  // The next to be taken: the free one on top or, once the limbo is emptied, the youngest in it.
+  std::uint32_t next = region.fresh;
+  if (region.free_size != 0) {
+    next = region.free[region.free_size - 1];
+  } else if (region.limbo_size != 0) {
+    next = region.limbo[(region.limbo_begin + region.limbo_size - 1) % Region::kLimbo].slot;
+  }
+  region.next_slot.store(next, std::memory_order_relaxed);
   return slot;
 }
 
@@ -120,17 +132,28 @@ std::uint32_t SetCache::order_of(Region& region, const Home& home, const NewRow&
   }
 }
 
+// The entry of a key, unless its time is over: then it is gone from here on, and with it what it refused.
+SetCache::Entry SetCache::find_living(Region& region, const Home& home, double now) noexcept {
+  const Entry entry = find(home);
+  if ((entry.word & kExpires) == 0 || is_empty(entry.word) || !Expiry(now).expired(entry.header.expiry()))
+    return entry;
+  evict(region, {entry.set, entry.way}, Reason::kExpired);
+  return {};
+}
+
 Written SetCache::write_one(Region& region, const Home& home, const NewRow& row, Write how,
                             double now) noexcept {
   RegionCounts& counts = region.counts;
   expect_expiry(region, row, now);
-  const Entry entry = find(home);
+  const Entry entry = find_living(region, home, now);
   const bool update = how == Write::kUpdate;
+  // A negative entry knows no version: what may be older than a row that was evicted stays out all the same.
+  const bool below_floor = update && region.floor != 0 && row.version <= region.floor;
   if (!is_empty(entry.word)) {
     const bool newer = row.version > entry.header.version;
     // A deletion wins over a row of its own version, a row that is read again over itself.
     const bool same = row.version == entry.header.version && !update && !is_tombstone(entry.word);
-    if (!newer && !same && !is_negative(entry.word)) {
+    if (is_negative(entry.word) ? below_floor : !newer && !same) {
       ++(update ? counts.updates_stale : counts.stale);
       return Written::kStale;
     }
@@ -149,7 +172,7 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
     return Written::kReplaced;
   }
 
-  if (update && region.floor != 0 && row.version <= region.floor) {
+  if (below_floor) {
     ++counts.updates_stale;
     return Written::kStale;
   }
@@ -193,6 +216,11 @@ void SetCache::prefetch_entry(const Home& home) const noexcept {
     }
   }
   if (!is_empty(likely)) prefetch(slot_at(home.region, likely));
+  // Locks and publications wait for all stores before them: the row's lines had better be here by then.
+  const std::byte* const next =
+      slot_at(home.region, regions_[home.region].next_slot.load(std::memory_order_relaxed));
+  for (std::size_t at = 0; at < layout_.slot_bytes && at < 8 * kCacheLine; at += kCacheLine)
+    __builtin_prefetch(next + at, 1);
 }
 
 std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) noexcept {
@@ -200,18 +228,22 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
   const double now = time();
   tend(now);
   std::size_t written = 0;
-  Home homes[kGroup];
+  // Two groups of keys: while one is written, the sets of the next are on their way.
+  Home ring[2][kGroup];
+  const auto ask = [&](std::size_t from) noexcept {
+    for (std::size_t i = 0; i < std::min(kGroup, size - from); ++i) {
+      Home& home = ring[from / kGroup % 2][i];
+      home = homes_.of(batch.keys[from + i]);
+      prefetch(&regions_[home.region].lock);
+      prefetch(&set_at(home.region, home.first));
+      prefetch(&set_at(home.region, home.second));
+    }
+  };
+  if (size != 0) ask(0);
   for (std::size_t begin = 0; begin < size; begin += kGroup) {
     const std::size_t count = std::min(kGroup, size - begin);
-    for (std::size_t i = 0; i < count; ++i) {
-      homes[i] = homes_.of(batch.keys[begin + i]);
-      const Region& region = regions_[homes[i].region];
-      prefetch(&region);
-      for (const std::uint32_t number : {homes[i].first, homes[i].second}) {
-        const Set& set = set_at(homes[i].region, number);
-        prefetch(set.hot);
-      }
-    }
+    const Home* const homes = ring[begin / kGroup % 2];
+    if (begin + kGroup < size) ask(begin + kGroup);
     for (std::size_t i = 0; i < count; ++i) prefetch_entry(homes[i]);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t at = begin + i;
@@ -247,13 +279,7 @@ void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
     const std::lock_guard guard(region.lock);
     settle(region, now);
     expect_expiry(region, row, now);
-    const Entry entry = find(home);
-    // An entry that has expired is news no longer: the store has just been asked.
-    if (!is_empty(entry.word)) {
-      if (!Expiry(now).expired((entry.word & kExpires) != 0 ? entry.header.expiry() : Expiry::kNeverCode))
-        continue;
-      evict(region, {entry.set, entry.way}, Reason::kExpired);
-    }
+    if (!is_empty(find_living(region, home, now).word)) continue;
     const Room room = make_room(region, home, row, now);
     if (room.set == nullptr) continue;
     room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
@@ -277,13 +303,13 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
     const std::lock_guard guard(region.lock);
     settle(region, now);
     expect_expiry(region, row, now);
-    const Entry entry = find(home);
+    const Entry entry = find_living(region, home, now);
     Room room{entry.set, entry.way};
     if (!is_empty(entry.word)) {
       // Of two statements of one version, the deletion holds.
       const bool newer = row.version > entry.header.version ||
                          (row.version == entry.header.version && !is_tombstone(entry.word));
-      if (!newer && !is_negative(entry.word)) {
+      if (is_negative(entry.word) ? region.floor != 0 && row.version <= region.floor : !newer) {
         ++region.counts.updates_stale;
         continue;
       }
@@ -315,7 +341,7 @@ std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* posi
     Region& region = regions_[home.region];
     const std::lock_guard guard(region.lock);
     settle(region, now);
-    const Entry entry = find(home);
+    const Entry entry = find_living(region, home, now);
     if (!has_row(entry.word)) continue;
     ++resident;
     if (!scores()) continue;

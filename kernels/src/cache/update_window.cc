@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -66,6 +67,19 @@ UpdateWindow::UpdateWindow(RowCache& cache, std::size_t dim, const WindowOptions
   places_.resize(table_size(most_tracked_));
   pending_.resize(options_.max_pending);
   rows_.resize(options_.max_pending * dim);
+}
+
+// In a child whose parent was in the middle of a change, what was held is the parent's to apply.
+void UpdateWindow::after_fork() noexcept {
+  if (lock_.try_lock()) {
+    lock_.unlock();
+    return;
+  }
+  new (&lock_) std::mutex;
+  tracked_.clear();
+  std::fill(places_.begin(), places_.end(), 0U);
+  first_ = size_ = 0;
+  pending_now_.store(0, std::memory_order_relaxed);
 }
 
 std::size_t UpdateWindow::apply(const RowBatch& batch) noexcept {

@@ -21,6 +21,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cache/after_fork.h"
 #include "cache/region.h"
 #include "pepnet/row_cache.h"
 
@@ -46,7 +47,7 @@ struct WindowStats {
 };
 
 // Safe to call from many threads; those that update take turns, those that look up are not concerned.
-class UpdateWindow {
+class UpdateWindow final : private Forked {
  public:
   static constexpr std::size_t kMaxPending = std::size_t{1} << 28;
 
@@ -90,6 +91,7 @@ class UpdateWindow {
   enum class Decision : std::uint8_t { kNow, kNotNow };
 
   std::size_t home_of(std::uint64_t key) const noexcept;
+  void after_fork() noexcept override;
   Tracked* track(std::uint64_t key) noexcept;
   Decision decide(const Operation& operation, Tracked*& tracked) noexcept;
   void keep(std::size_t place, const Operation& operation) noexcept;
