@@ -157,7 +157,14 @@ def test_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a parquet file, got none"),
+        ([], "expected either a parquet file or --quality BUNDLE, got none"),
+        (["--trace", "t", "--quality", "b"], "expected either a parquet file or --quality BUNDLE, got both"),
+        (["--quality", "b"], "expected kuairand:DIR or synthetic[:ROWS] with --quality, got none"),
+        (["--quality", "b", "--data", "synthetic", "--evicted", "no"], "expected refilled, lost or both, got 'no'"),
+        (
+            ["--quality", "b", "--data", "synthetic", "--shares", "0%"],
+            "expected different shares above 0",
+        ),
         (["--trace", "t", "--policies", "lru,fifo"], "expected some of lru, gset, lfu, sieve, s3fifo, got 'fifo'"),
         (["--trace", "t", "--ways", "2"], "expected full, auto or both, got '2'"),
     ],
