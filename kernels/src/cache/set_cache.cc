@@ -63,7 +63,7 @@ SetCache::SetCache(const CacheOptions& options)
       homes_(options.seed, static_cast<std::uint32_t>(layout_.regions),
              static_cast<std::uint32_t>(layout_.sets)),
       scale_(options.beta, options.r, options.interval),
-      recency_slack_(static_cast<std::uint32_t>(layout_.rows() / 64 / 64)),
+      recency_slack_(static_cast<std::uint32_t>(layout_.rows() / 64 / 512)),
       fields_(options, layout_.rows()),
       buffer_(layout_.bytes, HugeBuffer::Tail::kSmall),
       places_(reinterpret_cast<ReaderPlace*>(buffer_.data())),

@@ -1,7 +1,7 @@
 // The read path: no locks, no allocation, every line asked for before it is needed.
 //
-// Keys go through in steps of kStep, four steps at once, one stage apart, so that the lines of many keys are
-// on their way while others are handed out:
+// Each key goes through four stages, some keys apart, so that the lines of many keys are on their way while
+// others are handed out:
 //
 //     1  hash; ask for the first set
 //     2  compare tags; ask for the slot, or for the second set
@@ -20,13 +20,12 @@ namespace pepnet::cache {
 namespace {
 
 // How many keys behind the first stage the others are.
-constexpr std::size_t kCompare = 12;
-constexpr std::size_t kLookAgain = 20;
-constexpr std::size_t kHandOut = 28;
+constexpr std::size_t kCompare = 8;
+constexpr std::size_t kLookAgain = 12;
+constexpr std::size_t kHandOut = 18;
 constexpr std::size_t kRing = 32;
 // Between groups a reader lets go of what it has seen, so that writers wait for it for some 20 µs at most.
 constexpr std::size_t kGroup = 512;
-constexpr std::size_t kTickKeys = 64;  // lru's clock goes on by one for so many keys
 
 // The lines that `bytes` from `address` lie on, wherever they begin; not more than nine, the hardware sees
 // the stream.
@@ -243,12 +242,12 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
 
   for (std::size_t begin = first; begin < last; begin += kGroup) {
     const std::size_t size = std::min(kGroup, last - begin);
+    if (counted) tick = tick_.fetch_add(1, std::memory_order_relaxed);
     for (std::size_t i = 0; i < size + kHandOut; ++i) {
       if (i < size) ask(begin + i);
       if (i - kCompare < size) compare(begin + i - kCompare);  // below 0 it is a very large number
       if (i - kLookAgain < size) look_again(begin + i - kLookAgain);
       if (i < kHandOut) continue;
-      if ((i - kHandOut) % kTickKeys == 0 && counted) tick = tick_.fetch_add(1, std::memory_order_relaxed);
       hand_out(begin + i - kHandOut);
     }
     stay.renew();
