@@ -82,16 +82,17 @@ class CachedRows:
         with `on_fault` "raise", when the store failed.
         """
         deadline = None if self._budget is None else monotonic() + self._budget
+        ended = {dim: flights.ended for dim, flights in self._flights.items()}
         looks = []
         for request in requests:
             table = self._table(request.table)
             looks.append(Look(request, table, self.caches[table.dim].core))
         if any(look.part is not None for look in looks):
-            self._answer_missed(looks, deadline)
+            self._answer_missed(looks, ended, deadline)
         self._counters.looked_up([look.counted() for look in looks])
         return [look.defaults for look in looks]
 
-    def _answer_missed(self, looks: Sequence[Look], deadline: float | None) -> None:
+    def _answer_missed(self, looks: Sequence[Look], ended: Mapping[int, int], deadline: float | None) -> None:
         lacking: dict[int, list[tuple[Look, Part]]] = {}
         keys = missed = 0
         for look in looks:
@@ -104,7 +105,7 @@ class CachedRows:
         batches = []
         for dim, some in lacking.items():
             batch = MissBatch(self._flights[dim], [part for _, part in some], self._counters)
-            batch.start(self._workers, waits, self._budget is not None)
+            batch.start(self._workers, ended[dim], waits, self._budget is not None)
             batches.append(batch)
         for batch in batches:
             batch.finish(deadline)
@@ -126,10 +127,10 @@ class CachedRows:
         flights, there = self._flights[dim], 0
         for begin in range(0, len(keys), _PREFETCHED):
             some = keys[begin : begin + _PREFETCHED]
-            core = flights.cache.core
+            core, ended = flights.cache.core, flights.ended
             wanted = _kernels.distinct(some[core.peek(some)["outcome"] == 0])[0]
             if len(wanted):
-                mine, _, others = flights.begin(wanted)
+                mine, _, others = flights.begin(wanted, ended)
                 if mine is not None:
                     flights.run(mine)
                 for flight in [flight for flight, _ in others] + ([mine] if mine is not None else []):

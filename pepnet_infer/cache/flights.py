@@ -24,6 +24,7 @@ class Flight:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.looks_again = False  # whether rows of its keys may have come to the cache since they were missed
         self.keys: Keys = np.empty(0, np.uint64)
         self.fetched: Fetched | None = None  # set once, before `fault` or it is looked at
         self.fault: StoreError | None = None
@@ -65,6 +66,10 @@ class Boarding(NamedTuple):
 class Flights:
     """The flights of one cache. No thread waits for a flight before its own is settled, so that none waits in a ring.
 
+    Between a miss and `begin` another flight may have come down with the row. Then the flight looks into the cache
+    before it asks: else an id would be asked for twice, and a row that is newer than the cache's would be served and,
+    if an update touched it, not kept, so that the next reader is back at the older one.
+
     The row of an id for which an update came while it was fetched is served and not written: see `FlightTable` in
     `kernels/src/cache/flights.h`.
     """
@@ -80,6 +85,8 @@ class Flights:
         self._lock = threading.Lock()
         self._under_way: dict[int, Flight] = {}
         self._last = 0
+        #: how many have ended: to be read before a lookup, and handed to `begin`
+        self.ended = 0
 
     def reset_after_fork(self) -> None:
         """In a child process: forgets flights, whose threads are not here."""
@@ -89,12 +96,16 @@ class Flights:
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def begin(self, keys: Keys) -> Boarding:
-        """Enters distinct `keys`. What it returns as `mine` must be given to `run` or `drop`."""
+    def begin(self, keys: Keys, since: int) -> Boarding:
+        """Enters distinct `keys`, which the cache lacked after `ended` was `since`.
+
+        What it returns as `mine` must be given to `run` or `drop`.
+        """
         table = self.cache.flights
         with self._lock:
             self._last += 1
             mine = Flight(self._last)
+            mine.looks_again = self.ended != since
             owners = table.begin(keys, mine.number)
             try:
                 ours = owners == mine.number
@@ -121,14 +132,13 @@ class Flights:
         """Asks the store, wakes those who wait, and writes what came to the cache. A fault is the flight's."""
         try:
             try:
-                fetched = self._ask(flight.keys)
+                asked, fetched = self._ask(flight)
             except StoreError as error:
                 self._counters.fault(error)
                 flight.settle(None, error)
                 return
-            flight.settle(fetched, None)
             try:
-                self._fill(flight, fetched)
+                self._fill(asked, flight.number, fetched)
             except Exception as error:  # the rows are served all the same
                 self._counters.fault(error)
         finally:
@@ -142,19 +152,39 @@ class Flights:
         with self._lock:
             self.cache.flights.end(flight.keys, flight.number)
             self._under_way.pop(flight.number, None)
+            self.ended += 1
         if not flight.settled:
             flight.settle(None, StoreError("store: expected an answer, got none: the question was given up"))
 
-    def _ask(self, keys: Keys) -> Fetched:
+    def _ask(self, flight: Flight) -> tuple[Keys, Fetched]:
+        """Settles the flight, and returns what the store was asked and what it has of that."""
+        keys, asked = flight.keys, None
+        if flight.looks_again:
+            cached = Fetched.nothing(len(keys), self.cache.dim)
+            outcomes = np.empty(len(keys), np.uint8)
+            self.cache.core.lookup(keys, cached.rows, outcomes, False)
+            if outcomes.any():
+                cached.found[:] = outcomes == 1
+                asked = np.flatnonzero(outcomes == 0)
+                keys = keys[asked]
+        fetched = self._fetch(keys) if len(keys) else Fetched.nothing(0, self.cache.dim)
+        if asked is None:
+            flight.settle(fetched, None)
+        else:
+            cached.rows[asked], cached.found[asked] = fetched.rows, fetched.found
+            flight.settle(cached, None)
+        return keys, fetched
+
+    def _fetch(self, keys: Keys) -> Fetched:
         begin = monotonic()
         try:
             return self._store.get_many(keys, self.cache.dim)
         finally:
             self._counters.asked(len(keys), monotonic() - begin)
 
-    def _fill(self, flight: Flight, fetched: Fetched) -> None:
-        core, keys = self.cache.core, flight.keys
-        kept = self.cache.flights.land(keys, flight.number)
+    def _fill(self, keys: Keys, number: int, fetched: Fetched) -> None:
+        core = self.cache.core
+        kept = self.cache.flights.land(keys, number)
         there = fetched.found if kept is None else fetched.found & kept
         if there.all():
             core.write(keys, fetched.rows, fetched.scores, fetched.versions, fetched.expires)

@@ -45,16 +45,16 @@ class MissBatch:
         self.fault: StoreError | None = None
         self.late = False
 
-    def start(self, workers: MissWorkers, waits: bool, hurries: bool) -> None:
+    def start(self, workers: MissWorkers, since: int, waits: bool, hurries: bool) -> None:
         """Asks the store for what no other batch is asking for.
 
-        waits: whether the batch will wait for the answer; hurries: whether only for some time, so that another thread
-        must do the asking.
+        since: `Flights.ended` before the keys were looked up. waits: whether the batch will wait for the answer;
+        hurries: whether only for some time, so that another thread must do the asking.
         """
         wanted, at = self._wanted()
         if not len(wanted):
             return
-        mine, ours, others = self._flights.begin(wanted)
+        mine, ours, others = self._flights.begin(wanted, since)
         submitted = None
         if mine is not None:
             elsewhere = hurries or not waits

@@ -35,7 +35,7 @@ def warm(flights: Flights, tables: Sequence[Scored]) -> int:
         chosen = (keys[order[at : at + _CHUNK]] for at in range(0, len(keys), _CHUNK))
     fetched = 0
     for some in chosen:
-        mine, _, _ = flights.begin(np.array(some))
+        mine, _, _ = flights.begin(np.array(some), flights.ended)
         if mine is None:
             continue
         flights.run(mine)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.cache.config import CacheConfig, Policy
 from pepnet_infer.cli.output import AsJson, emit, progress
 from pepnet_infer.engine import Engine
 from pepnet_infer.offline import Summary, score_parquet
@@ -63,7 +63,7 @@ def score(
 
     A file appears only when it is whole; run the same command again after an interruption.
     """
-    cache = None if cache_policy is CachePolicy.none else CacheConfig(cache_policy.value, cache_bytes)
+    cache = None if cache_policy is CachePolicy.none else CacheConfig(cast(Policy, cache_policy.value), cache_bytes)
     carried = columns if columns is None or columns == "all" else [name.strip() for name in columns.split(",")]
     with (
         Engine.load(bundle, backend, precision, threads, provider, cache, options=OFFLINE) as engine,

@@ -195,6 +195,30 @@ def test_who_comes_after_an_update_does_not_join_the_flight_from_before_it() -> 
     assert rows.stats()["flights"] == 0
 
 
+def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() -> None:
+    store = Versions(10)
+    rows = rows_over(store)
+    cache, flights = rows.cache("t"), rows._flights[DIM]
+    keys = np.arange(4, dtype=np.uint64)
+    missed = flights.ended  # four misses, and before they are asked for:
+    rows.lookup("t", keys[:2], np.empty((2, DIM), np.float32))
+    cache.core.mark_absent(keys[2:3])
+    store.versions[0] = 1  # an update that has reached the store, and not yet the cache
+    mine, _, others = flights.begin(keys, missed)
+    assert mine is not None
+    assert not others
+    flights.run(mine)
+    assert mine.fetched is not None
+    assert mine.fetched.found.tolist() == [True, True, False, True]
+    np.testing.assert_array_equal(mine.fetched.rows[[0, 1, 3]], row_of(keys[[0, 1, 3]]))
+    assert store.asked == Counter({0: 1, 1: 1, 3: 1})
+    again, _, _ = flights.begin(keys[:2], flights.ended)
+    assert again is not None
+    assert not again.looks_again
+    flights.drop(again)
+    assert len(cache.flights) == 0
+
+
 def test_an_update_waits_while_a_row_of_its_id_is_being_written() -> None:
     table, keys = _kernels.FlightTable(), np.array([1, 2, 3], np.uint64)
     assert table.begin(keys, 7).tolist() == [7, 7, 7]

@@ -61,6 +61,18 @@ def test_json_and_chosen_columns(run: Run, tmp_path: Path) -> None:
     assert out.column_names == ["age", "tab", "score_click", "score_like"]
 
 
+def test_the_cache_is_chosen_and_shown(run: Run, tmp_path: Path) -> None:
+    done = run("in", "--out", "lru", "--cache-policy", "lru", "--cache-bytes", "2MiB", "--json")
+    assert done.returncode == 0, done.stderr
+    cache = json.loads(done.stdout)["cache"]
+    assert cache["policy"] == "lru"
+    assert cache["total"]["hits"] > 0
+    assert cache["memory_bytes"] <= 2 << 20
+    assert json.loads(run("in", "--out", "none", "--cache-policy", "none", "--json").stdout)["cache"] is None
+    assert (tmp_path / "lru" / "a.parquet").read_bytes() == (tmp_path / "none" / "a.parquet").read_bytes()
+    assert re.search(r"gset cache: \d+\.\d% of [\d,]+ ids were there, ", run("in", "--out", "gset").stdout)
+
+
 def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "in" / "a.parquet")
     tabs = [9, *table["tab"].to_pylist()[1:]]
@@ -93,6 +105,8 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
         (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
         (["in", "--out", "in/out"], 1, "PepnetError: in/out: expected an output folder outside the input folder in"),
         (["in", "--out", "out", "--on-bad-row", "skip"], 2, "'skip' is not one of 'raise', 'null'"),
+        (["in", "--out", "out", "--cache-bytes", "some"], 1, "StoreError: capacity: expected bytes, as an integer from"),
+        (["in", "--out", "out", "--cache-policy", "fifo"], 2, "'fifo' is not one of 'gset', 'lru'"),
         (["in"], 2, "Missing option '--out'"),
         (["--out", "out"], 2, "Missing argument 'INPUT...'"),
     ],
