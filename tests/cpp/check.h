@@ -27,6 +27,8 @@ void huge_buffer();
 void key_index();
 void ops();
 void pool_process();
+void row_cache();
+void row_cache_threads();
 void rows();
 void thread_pool();
 void threads();

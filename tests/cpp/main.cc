@@ -15,6 +15,8 @@ int main(int argc, char** argv) {
                       {"key_index", key_index},
                       {"ops", ops},
                       {"pool_process", pool_process},
+                      {"row_cache", row_cache},
+                      {"row_cache_threads", row_cache_threads},
                       {"rows", rows},
                       {"thread_pool", thread_pool},
                       {"threads", threads},

@@ -21,12 +21,14 @@ SUITES = (
     "key_index",
     "ops",
     "pool_process",
+    "row_cache",
+    "row_cache_threads",
     "rows",
     "thread_pool",
     "threads",
     "tiles",
 )
-ALONE = {"ops", "tiles"}  # of one thread: no races to find
+ALONE = {"ops", "row_cache", "tiles"}  # of one thread: no races to find
 
 ROOT = Path(__file__).parents[2]
 #: What calls the kernels from Python, but for sweeps over many values, which are other values on the same paths.
