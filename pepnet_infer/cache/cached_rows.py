@@ -89,7 +89,7 @@ class CachedRows:
             looks.append(Look(request, table, self.caches[table.dim].core))
         if any(look.part is not None for look in looks):
             self._answer_missed(looks, ended, deadline)
-        self._counters.looked_up([look.counted() for look in looks])
+        self._counters.looked_up(looks)
         return [look.defaults for look in looks]
 
     def _answer_missed(self, looks: Sequence[Look], ended: Mapping[int, int], deadline: float | None) -> None:

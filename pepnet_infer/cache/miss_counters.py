@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 #: Why a key got the default row, in the order of the codes: the store has no such id; the budget was over; the store
 #: failed; the batch did not wait (`async_above`), and the fetch goes on or had no place in the queue.
@@ -13,34 +13,17 @@ REASONS = ("absent", "late", "fault", "deferred", "dropped")
 ABSENT, LATE, FAULT, DEFERRED, DROPPED = range(len(REASONS))
 
 
-class Looked(NamedTuple):
-    """One field of one batch, every repeat counted: keys = hits + misses + negative_hits."""
+class Looked(Protocol):
+    """One field of one batch, every repeat counted."""
 
-    field: str  # "" for none
-    table: str
+    place: tuple[str, str]  # (field or "", table)
     keys: int
     hits: int
     negative_hits: int  # known not to exist: the default row, without a question
     defaults: int  # keys that got the default row, for whatever reason
 
 
-@dataclass
-class _Sums:
-    keys: int = 0
-    hits: int = 0
-    misses: int = 0
-    negative_hits: int = 0
-    defaults: int = 0
-
-    def add(self, looked: Looked) -> None:
-        self.keys += looked.keys
-        self.hits += looked.hits
-        self.misses += looked.keys - looked.hits - looked.negative_hits
-        self.negative_hits += looked.negative_hits
-        self.defaults += looked.defaults
-
-    def to_json(self) -> dict[str, int]:
-        return dict(vars(self))
+_NAMES = ("keys", "hits", "negative_hits", "defaults")
 
 
 @dataclass
@@ -63,9 +46,7 @@ class MissCounters:
     """Totals since the cache was made. The lock is held for a few additions, never during work."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _fields: dict[str, _Sums] = field(default_factory=dict)
-    _tables: dict[str, _Sums] = field(default_factory=dict)
-    _total: _Sums = field(default_factory=_Sums)
+    _sums: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # in the order of `_NAMES`
     _defaults: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(len(REASONS)), 0))
     _store: _Store = field(default_factory=_Store)
 
@@ -77,10 +58,13 @@ class MissCounters:
         """Counts the fields of one batch."""
         with self._lock:
             for looked in batch:
-                self._total.add(looked)
-                _of(self._tables, looked.table).add(looked)
-                if looked.field:
-                    _of(self._fields, looked.field).add(looked)
+                sums = self._sums.get(looked.place)
+                if sums is None:
+                    sums = self._sums[looked.place] = [0] * len(_NAMES)
+                sums[0] += looked.keys
+                sums[1] += looked.hits
+                sums[2] += looked.negative_hits
+                sums[3] += looked.defaults
 
     def defaults(self, reason: int, keys: int) -> None:
         """Counts keys that got the default row, by its place in `REASONS`."""
@@ -123,17 +107,30 @@ class MissCounters:
     def read(self) -> dict[str, Any]:
         """Returns total, fields and tables (counts each), defaults by reason, and store."""
         with self._lock:
-            return {
-                "total": self._total.to_json(),
-                "fields": {name: sums.to_json() for name, sums in self._fields.items()},
-                "tables": {name: sums.to_json() for name, sums in self._tables.items()},
-                "defaults": {REASONS[code]: count for code, count in self._defaults.items()},
-                "store": {**vars(self._store), "seconds": round(self._store.seconds, 6)},
-            }
+            sums = {place: list(counts) for place, counts in self._sums.items()}
+            defaults = {REASONS[code]: count for code, count in self._defaults.items()}
+            store = {**vars(self._store), "seconds": round(self._store.seconds, 6)}
+        return {
+            "total": _added(sums.values()),
+            "fields": _by(0, sums),
+            "tables": _by(1, sums),
+            "defaults": defaults,
+            "store": store,
+        }
 
 
-def _of(sums: dict[str, _Sums], name: str) -> _Sums:
-    found = sums.get(name)
-    if found is None:
-        found = sums[name] = _Sums()
-    return found
+def _by(part: int, sums: dict[tuple[str, str], list[int]]) -> dict[str, dict[str, int]]:
+    """Sums by field (0) or table (1)."""
+    names = dict.fromkeys(place[part] for place in sums if place[part])
+    return {name: _added(counts for place, counts in sums.items() if place[part] == name) for name in names}
+
+
+def _added(parts: Iterable[list[int]]) -> dict[str, int]:
+    keys, hits, negative_hits, defaults = [sum(column) for column in zip(*parts, strict=True)] or [0] * len(_NAMES)
+    return {
+        "keys": keys,
+        "hits": hits,
+        "misses": keys - hits - negative_hits,
+        "negative_hits": negative_hits,
+        "defaults": defaults,
+    }

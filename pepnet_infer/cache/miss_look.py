@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.cache.miss_batch import Part
-from pepnet_infer.cache.miss_counters import Looked
 from pepnet_infer.row_requests import RowRequest
 from pepnet_infer.store import Rows
 
@@ -22,12 +21,13 @@ _ROW, _ABSENT = 1, 2
 class Look:
     """One request, looked up. Unless all rows were there, `part` is what to `serve`, and `finish` comes after it."""
 
-    __slots__ = ("_negative", "_offsets", "_rows", "defaults", "hits", "keys", "part", "request", "table")
+    __slots__ = ("_offsets", "_rows", "defaults", "hits", "keys", "negative_hits", "part", "place", "request", "table")
 
     def __init__(self, request: RowRequest, table: CachedTable, core: _kernels.RowCache) -> None:
         self.request, self.table = request, table
+        self.place = (request.field, request.table)
         self.part: Part | None = None
-        self.defaults = self._negative = 0
+        self.defaults = self.negative_hits = 0
         outcomes = np.empty(len(request.keys), np.uint8)
         if request.offsets is None:
             self.keys = len(outcomes)
@@ -50,12 +50,8 @@ class Look:
             at, default = np.arange(len(self._rows)), self.table.default_row
             _kernels.pool(self._rows, at, self._offsets, self.request.pooling, default, self.request.out)
 
-    def counted(self) -> Looked:
-        """Returns the same as numbers."""
-        return Looked(self.request.field, self.table.name, self.keys, self.hits, self._negative, self.defaults)
-
     def _count_negative(self, outcomes: npt.NDArray[np.uint8]) -> None:
-        self._negative = int(np.count_nonzero(outcomes == _ABSENT))
+        self.negative_hits = int(np.count_nonzero(outcomes == _ABSENT))
 
     def _gather(self, keys: _kernels.Keys, offsets: npt.NDArray[np.int64], core: _kernels.RowCache) -> None:
         """Reads the rows of all bags again, one by one: what was there may be gone meanwhile, or the other way."""
