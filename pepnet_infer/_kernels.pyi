@@ -239,9 +239,7 @@ class CachePart(EntryInfos):
     order: npt.NDArray[np.uint64]
 
 class UpdateWindow:
-    def __init__(
-        self, core: RowCache, interval: float, limit: int, after_expiry: bool, max_pending: int
-    ) -> None: ...
+    def __init__(self, core: RowCache, interval: float, limit: int, after_expiry: bool, max_pending: int) -> None: ...
     def apply(
         self,
         keys: Keys,
@@ -335,5 +333,4 @@ def serve(
     default_row: Floats,
     out: Floats,
 ) -> int: ...
-
 def belady(keys: Keys, rows: int, hits: npt.NDArray[np.bool_] | None = None) -> int: ...
