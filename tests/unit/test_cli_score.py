@@ -105,7 +105,7 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
         (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
         (["in", "--out", "in/out"], 1, "PepnetError: in/out: expected an output folder outside the input folder in"),
         (["in", "--out", "out", "--on-bad-row", "skip"], 2, "'skip' is not one of 'raise', 'null'"),
-        (["in", "--out", "out", "--cache-bytes", "some"], 1, "StoreError: capacity: expected bytes, as an integer from"),
+        (["in", "--out", "out", "--cache-bytes", "some"], 1, "StoreError: capacity: expected bytes, as an integer"),
         (["in", "--out", "out", "--cache-policy", "fifo"], 2, "'fifo' is not one of 'gset', 'lru'"),
         (["in"], 2, "Missing option '--out'"),
         (["--out", "out"], 2, "Missing argument 'INPUT...'"),
