@@ -83,6 +83,8 @@ class _Run:
         self._engine, self._options, self._progress = engine, options, progress
         self._schema = engine.schema
         self._model = model_identity(engine.bundle, engine.stats()["backend"])
+        if engine.cache is not None and engine.cache.config.dtype != "float32":
+            self._model["cached_rows"] = engine.cache.config.dtype  # with float32 scores are those without a cache
         self._summary = Summary()
         self._total = 0
 

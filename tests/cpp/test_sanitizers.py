@@ -16,6 +16,7 @@ Call = Callable[..., "subprocess.CompletedProcess[str]"]
 SUITES = (
     "cpu",
     "dense_model",
+    "flights",
     "full_cache",
     "huge_buffer",
     "key_index",

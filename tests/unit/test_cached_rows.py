@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer import CacheConfig, EmbeddingCache, StoreError
+from pepnet_infer import CacheConfig, EmbeddingCache, StoreError, UpdateWindow, _kernels
 from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
+from pepnet_infer.cache.window_ticks import WindowTicks
 from pepnet_infer.ids import MISSING_KEY, make_keys
 from pepnet_infer.row_requests import RowRequest
 from pepnet_infer.store import Fetched
@@ -363,3 +364,51 @@ def test_after_closing_calls_ask_for_themselves_and_no_thread_is_left(store: For
     until(lambda: not any(thread.name == "pepnet-misses" for thread in threading.enumerate()))
     assert rows.lookup("a", keys_of(A, 2), out) == 0
     np.testing.assert_array_equal(out, rows_of(keys_of(A, 2)))
+
+
+def test_held_updates_are_applied_when_their_interval_is_over() -> None:
+    out = np.empty((1, DIM), np.float32)
+    cache = EmbeddingCache(DIM, 1 << 20, update_window=UpdateWindow(interval=0.05))
+    ticks = WindowTicks([cache], 0.05)
+    key = keys_of(A, 1)
+    for version in range(1, 40):
+        cache.apply(key, np.full((1, DIM), version, np.float32), np.array([version], np.uint64))
+
+    def last() -> bool:
+        cache.lookup(key, out)
+        return bool((out == 39).all())
+
+    until(last)
+    ticks.close()
+    until(lambda: not any(thread.name == "pepnet-updates" for thread in threading.enumerate()))
+
+
+def test_what_serves_rows_is_strict_with_arrays() -> None:
+    rows, out, default = np.ones((2, 3), np.float32), np.zeros((4, 3), np.float32), np.full(3, 7, np.float32)
+    at = np.array([0, 3, 9], np.int64)
+    assert _kernels.serve(rows, np.array([1, -1, 0], np.int64), at, default, out) == 1
+    np.testing.assert_array_equal(out[:, 0], [1, 0, 0, 7])  # row 9 is not there, and not written
+    with pytest.raises(ValueError, match=r"sources: expected 3, one a position, got int64 \[2\]"):
+        _kernels.serve(rows, at[:2], at, default, out)
+    with pytest.raises(TypeError, match="positions: expected int64, got uint64"):
+        _kernels.serve(rows, at, at.astype(np.uint64), default, out)
+    with pytest.raises(TypeError, match="rows: expected float32, got float16"):
+        _kernels.serve(rows.astype(np.float16), at, at, default, out)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"default_row: expected \[3\], got float32 \[2\]"):
+        _kernels.serve(rows, at, at, default[:2], out)
+    with pytest.raises(ValueError, match=r"out: expected \[4, 3\], got float32 \[4, 2\]"):
+        _kernels.serve(rows, at, at, default, out[:, :2])
+    table = _kernels.FlightTable()
+    with pytest.raises(ValueError, match="flight: expected 1 or more, got 0"):
+        table.begin(at.astype(np.uint64), 0)
+    for call in (
+        lambda: table.begin(at, 1),
+        lambda: table.land(at, 1),
+        lambda: table.end(at, 1),
+        lambda: table.touch(at),
+    ):
+        with pytest.raises(TypeError, match=r"keys: expected uint64, got int64 \[3\]"):
+            call()
+    with pytest.raises(TypeError, match="keys: expected uint64"):
+        _kernels.distinct(at)  # type: ignore[arg-type]
+    assert len(_kernels.distinct(np.empty(0, np.uint64))[0]) == 0

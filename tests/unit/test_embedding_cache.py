@@ -135,7 +135,6 @@ def test_a_snapshot_comes_back(tmp_path: Path) -> None:
         ({"dtype": "float"}, "dtype: expected one of float32, float16, bfloat16, int8, got 'float'"),
         ({"capacity_bytes": 100}, "cache: capacity_bytes: expected at least "),
         ({"capacity_bytes": "lots"}, "capacity_bytes: expected bytes, as an integer from 1 or text such as '512MiB'"),
-        ({"capacity_bytes": 1 << 46}, "cache: expected 70368744177664 bytes of memory, got none"),
         ({"dim": 0}, "cache: dim: expected 1 to 65536"),
         ({"dim": -3}, "cache: "),
         ({"beta": 1.0}, "cache: beta: expected between 0 and 1"),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer import Engine, PepnetError, score_parquet
+from pepnet_infer import CacheConfig, Engine, PepnetError, score_parquet
 from pepnet_infer.offline.resume import REQUEST_KEY
 
 Make = Callable[..., pa.Table]
@@ -85,6 +85,15 @@ def test_another_model_scores_again(toy_bundle: Path, engine: Engine, folder: Pa
     with Engine.load(newer, check="sizes") as other:
         assert run(other, folder) == (3, [])
         assert pq.read_schema(folder / "out" / "a.parquet").metadata[b"model_version"] == b"8"
+
+
+def test_a_cache_that_rounds_rows_scores_again(toy_bundle: Path, engine: Engine, folder: Path) -> None:
+    assert run(engine, folder) == (3, [])
+    with Engine.load(toy_bundle, check="sizes", cache=None) as plain:
+        assert run(plain, folder)[0] == 0
+    with Engine.load(toy_bundle, check="sizes", cache=CacheConfig(dtype="int8")) as rounded:
+        assert run(rounded, folder) == (3, [])
+        assert run(rounded, folder)[0] == 0
 
 
 def test_an_altered_input_scores_again(engine: Engine, folder: Path, toy_table: Make) -> None:
