@@ -135,7 +135,7 @@ class RowCache {
   // Remembers that the store has no such id, for negative_ttl. Never replaces an entry.
   virtual void mark_absent(PackedArray<std::uint64_t> keys) noexcept = 0;
 
-  // Deletes what is older than versions[i], and leaves a tombstone of that version until expires[i]
+  // Deletes what is not newer than versions[i], and leaves a tombstone of that version until expires[i]
   // (null: now + tombstone_ttl). Returns how many applied.
   virtual std::size_t erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                             const double* expires) noexcept = 0;

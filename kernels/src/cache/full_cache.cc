@@ -147,7 +147,7 @@ std::size_t FullCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<
       for (; cursor < end; ++cursor) {
         Id id;
         const Outcome outcome = access(keys[static_cast<std::size_t>(cursor)], now, counted, id);
-        if (outcomes != nullptr) outcomes[cursor - first] = outcome;
+        if (outcomes != nullptr) outcomes[cursor] = outcome;
         if (outcome != Outcome::kRow) continue;
         cache::each_value<type>(row_at(id), options_.dim,
                                 [&](std::size_t d, float value) { target[d] += value; });

@@ -54,6 +54,30 @@ inline double log2_sum(double a, double b) noexcept {
   return high + std::log1p(std::exp2(low - high)) * 1.4426950408889634;
 }
 
+// log2(1 + 2^-d) for d >= 0, from a table with a straight line between its points: off by less than 1e-4 of
+// itself, and a tenth of the time. For accesses, which are counted while rows are looked up.
+class Log2Sum {
+ public:
+  Log2Sum() noexcept {
+    for (unsigned i = 0; i <= kPoints; ++i)
+      table_[i] =
+          static_cast<float>(std::log1p(std::exp2(-static_cast<double>(i) / kStep)) * 1.4426950408889634);
+  }
+  double operator()(double a, double b) const noexcept {
+    const double high = std::max(a, b), distance = high - std::min(a, b);
+    if (!(distance < kPoints / kStep)) return high;
+    const double scaled = distance * kStep;
+    const auto at = static_cast<unsigned>(scaled);
+    const double low = static_cast<double>(table_[at]);
+    return high + low + (static_cast<double>(table_[at + 1]) - low) * (scaled - at);
+  }
+
+ private:
+  static constexpr unsigned kPoints = 1024;
+  static constexpr double kStep = 32.0;
+  float table_[kPoints + 1];
+};
+
 // Where the recurrence stands in time.
 class ScoreScale {
  public:
@@ -70,6 +94,7 @@ class ScoreScale {
   double height(double now, double landmark) const noexcept {
     return lambda_ * (interval_of(now) - landmark);
   }
+  double lambda() const noexcept { return lambda_; }
   double of_negative() const noexcept { return negative_; }  // log2 β
   double of_positive() const noexcept { return positive_; }  // log2 βr
 

@@ -113,8 +113,8 @@ class SetCache final : public RowCache, private Forked {
   [[gnu::noinline]] Answer look_closer(std::uint64_t hash, const Expiry& expiry) const noexcept;
   template <CachePolicy policy>
   void touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word, std::uint32_t tick,
-             std::uint32_t slack) noexcept;
-  void score_access(const Region& region, std::atomic<std::uint32_t>& order) noexcept;
+             std::uint32_t slack, double present) noexcept;
+  void score_access(const Region& region, std::atomic<std::uint32_t>& order, double present) noexcept;
 
   // Writing, with the region's lock held (set_write.cc).
   Entry find_living(Region& region, const Home& home, double now) noexcept;

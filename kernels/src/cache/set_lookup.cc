@@ -120,7 +120,9 @@ SetCache::Entry SetCache::find(const Home& home) const noexcept {
   return {};
 }
 
-void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& order) noexcept {
+void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& order,
+                            double present) noexcept {
+  static const Log2Sum log2_sum_of;
   // Rounding needs fresh numbers: one that depends on the word alone decides the same way for ever.
   thread_local std::uint32_t random = 0x9E37'79B9;
   random = random * 1664525 + 1013904223;
@@ -128,21 +130,22 @@ void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& or
   std::uint32_t word = order.load(std::memory_order_seq_cst);
   // Words and landmark are moved together: what was read on both sides of a move fits to nothing.
   if (region.landmark.load(std::memory_order_seq_cst) != landmark) return;
-  const double sum =
-      log2_sum(ScoreWord::decode(word), scale_.of_negative() + scale_.height(time(), landmark));
+  const double added = scale_.of_negative() + scale_.lambda() * (present - landmark);
   // Once: if another thread counts at the same moment, or the way changes hands, this access is not counted.
-  (void)order.compare_exchange_strong(word, ScoreWord::encode(sum, random), std::memory_order_relaxed);
+  (void)order.compare_exchange_strong(word,
+                                      ScoreWord::encode(log2_sum_of(ScoreWord::decode(word), added), random),
+                                      std::memory_order_relaxed);
 }
 
 template <CachePolicy policy>
 void SetCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word,
-                     std::uint32_t tick, std::uint32_t slack) noexcept {
+                     std::uint32_t tick, std::uint32_t slack, double present) noexcept {
   if constexpr (policy == CachePolicy::kLru) {
     // A row that was just used is not written again: threads that share hot rows would pass their lines to
     // and fro.
     if (tick - order.load(std::memory_order_relaxed) > slack) order.store(tick, std::memory_order_relaxed);
   } else if constexpr (policy == CachePolicy::kGset || policy == CachePolicy::kLfu) {
-    if ((word & kScored) == 0) score_access(regions_[homes_.of_hash(hash).region], order);
+    if ((word & kScored) == 0) score_access(regions_[homes_.of_hash(hash).region], order, present);
   } else if constexpr (policy == CachePolicy::kSieve) {
     if ((order.load(std::memory_order_relaxed) & 0x8000'0000U) == 0)
       order.fetch_or(0x8000'0000U, std::memory_order_relaxed);
@@ -176,6 +179,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
   static_assert(kRing > kHandOut && kLookAgain > kCompare && kHandOut > kLookAgain);
   const double now = time();
   tend(now);
+  const double present = scale_.interval_of(now);
   const Expiry expiry(now);
   Epochs::Stay stay(epochs_);
   std::size_t hits = 0, absent = 0;
@@ -226,7 +230,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
         (probe.word & (kTagBits | kNoRow)) == tag_of(probe.hash)) {
       sink.row(i, row_of(probe.slot));
       ++hits;
-      if (counted) touch<policy>(probe.set->order[probe.way], probe.hash, probe.word, tick, slack);
+      if (counted) touch<policy>(probe.set->order[probe.way], probe.hash, probe.word, tick, slack, present);
       if (outcomes != nullptr) outcomes[i] = Outcome::kRow;
       return;
     }
@@ -234,7 +238,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
     if (answer.outcome == Outcome::kRow) {
       sink.row(i, answer.row);
       ++hits;
-      if (counted) touch<policy>(*answer.order, probe.hash, answer.word, tick, slack);
+      if (counted) touch<policy>(*answer.order, probe.hash, answer.word, tick, slack, present);
     }
     absent += answer.outcome == Outcome::kAbsent;
     if (outcomes != nullptr) outcomes[i] = answer.outcome;

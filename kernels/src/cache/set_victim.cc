@@ -15,6 +15,7 @@ constexpr std::uint32_t kFrequency = 0xC000'0000;  // s3fifo
 constexpr std::uint32_t kOnce = 0x4000'0000;
 constexpr std::uint32_t kMain = 0x2000'0000;
 constexpr std::uint32_t kQueueAge = 0x1FFF'FFFF;
+constexpr unsigned kSpareWays = 3;    // a set with more empty ways has room to spare
 constexpr std::uint32_t kGhosts = 7;  // of a set's ways nine tenths
 static_assert(kGhosts <= kWays);
 constexpr std::uint32_t kPromoted = 2;  // accesses that take a row from the small queue to the main one
@@ -64,12 +65,22 @@ SetCache::Room SetCache::make_room(Region& region, const Home& home, const NewRo
       return room;
     }
   }
+  // The first set while it has room to spare, for it is looked into first; then the one with more room, so
+  // that few sets are full before most are.
   Room empty;
+  unsigned most = 0;
   for (const std::uint32_t number : {home.first, home.second}) {
     Set& set = set_at(home.region, number);
-    for (unsigned way = 0; way < kWays && empty.set == nullptr; ++way) {
-      if (is_empty(set.hot[way].load(std::memory_order_relaxed))) empty = {&set, way};
+    unsigned free = 0, way_of = 0;
+    for (unsigned way = 0; way < kWays; ++way) {
+      if (!is_empty(set.hot[way].load(std::memory_order_relaxed))) continue;
+      ++free;
+      way_of = way;
     }
+    if (free <= most) continue;
+    most = free;
+    empty = {&set, way_of};
+    if (free > kSpareWays) break;
   }
   if (empty.set != nullptr && region.entries < region.limit) return empty;
   const Room room = victim(region, home, now, false, 0, reason);
