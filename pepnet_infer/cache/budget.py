@@ -10,9 +10,9 @@ from pepnet_infer.errors import StoreError
 #: Bytes beside those of the rows, in the smallest cache: places of readers, one region, one set, rounding.
 _FIXED = 160 << 10
 _METADATA = 24  # a row: 8 in its set, 16 before it
-#: Slots for each row there may be. Rows spread unevenly over sets of 8: at a load of a half 3 in 10,000 find no place,
-#: at 0.8 it is 17 in 1,000, and each costs the batch that asks for it a question to the store.
-_SLACK = 2.0
+#: Slots for each row there may be. Rows spread unevenly over sets of 8: at a load of two thirds fewer than 1 in 10,000
+#: find no place, at 0.9 it is 1 in 100, and each costs the batch that asks for it a question to the store.
+_SLACK = 1.5
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 _WAYS = 8
 
