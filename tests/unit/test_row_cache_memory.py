@@ -112,8 +112,8 @@ del warm
 before = resident()
 cache = k.RowCache(dim, capacity, policy, dtype, full=full)
 most, version = resident(), 1
-for step in range(450):
-    keys = rng.integers(0, 1 << 20, batch, np.uint64) if step < 300 else keys
+for step in range(240):
+    keys = rng.integers(0, 1 << 20, batch, np.uint64) if step < 160 else keys
     versions = np.full(batch, step + 1, np.uint64)
     cache.write(keys, rows, versions=versions, update=step % 2 == 1)
     if step % 3 == 0:
