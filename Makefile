@@ -14,11 +14,11 @@ DEMO_ROWS ?= 40000
 BIN := $(VENV)/bin
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all bench bench-cache clean
+.PHONY: help install demo test lint types test-all soak bench bench-cache clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all bench bench-cache clean"
+	@echo "also: install lint types test-all soak bench bench-cache clean"
 
 $(VENV)/deps.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,6 +47,15 @@ test: install lint types
 
 test-all: install lint types
 	$(PYTEST)
+
+# Torn rows and versions that go back, for as long as it is told: first in C++, then through Python.
+PEPNET_SOAK_SECONDS ?= 60
+SOAK := build/soak
+soak: install
+	$(BIN)/cmake -S . -B $(SOAK) -DCMAKE_BUILD_TYPE=Release -DPEPNET_BUILD_PYTHON=OFF -DPEPNET_BUILD_TESTS=ON
+	$(BIN)/cmake --build $(SOAK) --target kernels_test
+	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(SOAK)/tests/cpp/kernels_test row_cache_threads
+	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(PYTEST) tests/concurrency/test_row_cache_threads.py
 
 bench: install
 	$(BIN)/pytest bench

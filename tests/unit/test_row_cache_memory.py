@@ -102,7 +102,7 @@ def resident():
             return int(line.split()[1]) << 10
 policy, dtype, full = sys.argv[1], sys.argv[2], sys.argv[3] == "full"
 rng = np.random.default_rng(0)
-batch, dim, capacity = 4096, 40, 48 << 20
+batch, dim, capacity = 4096, 40, 24 << 20
 rows = np.ones((batch, dim), np.float32)
 out = np.zeros((batch, dim), np.float32)
 warm = k.RowCache(dim, 1 << 20, policy, dtype, full=full)
