@@ -104,14 +104,11 @@ class SetCache final : public RowCache, private Forked {
   void recount_fields() noexcept;
 
   // Reading (set_lookup.cc).
-  template <CachePolicy policy, class Sink>
+  template <class Sink>
   std::size_t read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
                    Outcome* outcomes, bool counted) noexcept;
-  template <class Body>
-  std::size_t with_policy(Body&& body) noexcept;
   Entry find(const Home& home) const noexcept;
   [[gnu::noinline]] Answer look_closer(std::uint64_t hash, const Expiry& expiry) const noexcept;
-  template <CachePolicy policy>
   void touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word, std::uint32_t tick,
              std::uint32_t slack, double present) noexcept;
   void score_access(const Region& region, std::atomic<std::uint32_t>& order, double present) noexcept;

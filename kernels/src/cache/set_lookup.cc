@@ -137,22 +137,30 @@ void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& or
                                       std::memory_order_relaxed);
 }
 
-template <CachePolicy policy>
 void SetCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word,
                      std::uint32_t tick, std::uint32_t slack, double present) noexcept {
-  if constexpr (policy == CachePolicy::kLru) {
-    // A row that was just used is not written again: threads that share hot rows would pass their lines to
-    // and fro.
-    if (tick - order.load(std::memory_order_relaxed) > slack) order.store(tick, std::memory_order_relaxed);
-  } else if constexpr (policy == CachePolicy::kGset || policy == CachePolicy::kLfu) {
-    if ((word & kScored) == 0) score_access(regions_[homes_.of_hash(hash).region], order, present);
-  } else if constexpr (policy == CachePolicy::kSieve) {
-    if ((order.load(std::memory_order_relaxed) & 0x8000'0000U) == 0)
-      order.fetch_or(0x8000'0000U, std::memory_order_relaxed);
-  } else {
-    std::uint32_t seen = order.load(std::memory_order_relaxed);
-    if (seen < 0xC000'0000U)  // two bits of frequency on top, up to 3
-      (void)order.compare_exchange_strong(seen, seen + 0x4000'0000U, std::memory_order_relaxed);
+  // The same way for all keys of a call: predicted, and a template for each policy takes a compiler half a
+  // minute.
+  switch (options_.policy) {
+    case CachePolicy::kLru:
+      // A row that was just used is not written again: threads that share hot rows would pass their lines to
+      // and fro.
+      if (tick - order.load(std::memory_order_relaxed) > slack) order.store(tick, std::memory_order_relaxed);
+      break;
+    case CachePolicy::kGset:
+    case CachePolicy::kLfu:
+      if ((word & kScored) == 0) score_access(regions_[homes_.of_hash(hash).region], order, present);
+      break;
+    case CachePolicy::kSieve:
+      if ((order.load(std::memory_order_relaxed) & 0x8000'0000U) == 0)
+        order.fetch_or(0x8000'0000U, std::memory_order_relaxed);
+      break;
+    case CachePolicy::kS3Fifo: {
+      std::uint32_t seen = order.load(std::memory_order_relaxed);
+      if (seen < 0xC000'0000U)  // two bits of frequency on top, up to 3
+        (void)order.compare_exchange_strong(seen, seen + 0x4000'0000U, std::memory_order_relaxed);
+      break;
+    }
   }
 }
 
@@ -166,7 +174,7 @@ SetCache::Answer SetCache::look_closer(std::uint64_t hash, const Expiry& expiry)
   return {Outcome::kRow, row_of(slot_at(home.region, entry.word)), &entry.set->order[entry.way], entry.word};
 }
 
-template <CachePolicy policy, class Sink>
+template <class Sink>
 std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
                            Outcome* outcomes, bool counted) noexcept {
   struct Probe {
@@ -230,7 +238,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
         (probe.word & (kTagBits | kNoRow)) == tag_of(probe.hash)) {
       sink.row(i, row_of(probe.slot));
       ++hits;
-      if (counted) touch<policy>(probe.set->order[probe.way], probe.hash, probe.word, tick, slack, present);
+      if (counted) touch(probe.set->order[probe.way], probe.hash, probe.word, tick, slack, present);
       if (outcomes != nullptr) outcomes[i] = Outcome::kRow;
       return;
     }
@@ -238,7 +246,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
     if (answer.outcome == Outcome::kRow) {
       sink.row(i, answer.row);
       ++hits;
-      if (counted) touch<policy>(*answer.order, probe.hash, answer.word, tick, slack, present);
+      if (counted) touch(*answer.order, probe.hash, answer.word, tick, slack, present);
     }
     absent += answer.outcome == Outcome::kAbsent;
     if (outcomes != nullptr) outcomes[i] = answer.outcome;
@@ -260,31 +268,12 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
   return hits;
 }
 
-template <class Body>
-std::size_t SetCache::with_policy(Body&& body) noexcept {
-  return with_cache_row(options_.type, [&]<CacheRow type>() noexcept {
-    switch (options_.policy) {
-      case CachePolicy::kLru:
-        return body.template operator()<CachePolicy::kLru, type>();
-      case CachePolicy::kGset:
-        return body.template operator()<CachePolicy::kGset, type>();
-      case CachePolicy::kLfu:
-        return body.template operator()<CachePolicy::kLfu, type>();
-      case CachePolicy::kSieve:
-        return body.template operator()<CachePolicy::kSieve, type>();
-      case CachePolicy::kS3Fifo:
-        break;
-    }
-    return body.template operator()<CachePolicy::kS3Fifo, type>();
-  });
-}
-
 std::size_t SetCache::lookup(PackedArray<std::uint64_t> keys, OutView out, Outcome* outcomes,
                              bool counted) noexcept {
-  return with_policy([&]<CachePolicy policy, CacheRow type>() noexcept {
+  return with_cache_row(options_.type, [&]<CacheRow type>() noexcept {
     const auto copy = [&]<std::size_t kDim>() noexcept {
       CopySink<type, kDim> sink{out, options_.dim};
-      return read<policy>(keys, 0, keys.size(), sink, outcomes, counted);
+      return read(keys, 0, keys.size(), sink, outcomes, counted);
     };
     if constexpr (type == CacheRow::kFloat32) {
       switch (options_.dim) {  // the usual widths
@@ -311,10 +300,10 @@ std::size_t SetCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<s
   const auto size = static_cast<std::int64_t>(keys.size());
   const std::int64_t first = std::clamp<std::int64_t>(offsets[0], 0, size);
   const std::int64_t last = std::clamp<std::int64_t>(offsets[out.count], first, size);
-  return with_policy([&]<CachePolicy policy, CacheRow type>() noexcept {
+  return with_cache_row(options_.type, [&]<CacheRow type>() noexcept {
     PoolSink<type> sink(offsets, pooling, out, options_.dim, first, last);
-    const std::size_t hits = read<policy>(keys, static_cast<std::size_t>(first),
-                                          static_cast<std::size_t>(last), sink, outcomes, counted);
+    const std::size_t hits =
+        read(keys, static_cast<std::size_t>(first), static_cast<std::size_t>(last), sink, outcomes, counted);
     sink.finish();
     return hits;
   });
@@ -327,9 +316,7 @@ std::size_t SetCache::replay(PackedArray<std::uint64_t> keys, bool* hits) noexce
   } sink;
   std::size_t total = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    const std::size_t hit = with_policy([&]<CachePolicy policy, CacheRow>() noexcept {
-      return read<policy>(keys, i, i + 1, sink, nullptr, true);
-    });
+    const std::size_t hit = read(keys, i, i + 1, sink, nullptr, true);
     if (hit == 0) {
       const Home home = homes_.of(keys[i]);
       Region& region = regions_[home.region];
