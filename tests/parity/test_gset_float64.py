@@ -9,6 +9,9 @@ S'/S in the end, if the score decayed in between it stays relative: N additions 
 log2 S by a random walk damped by each addition's share of S. Where N additions bring a score from 0 to S evenly, the
 error in S is Σ S_k · ε_k with S_k = S · k/N: a standard deviation of step · sqrt(N/3) / 2, relative. For N = 10^6 and
 6.6e-7 that is 1.9e-4; six of them are asked for. What float64 itself rounds is 1e-9 of that.
+
+Accesses are added by a table of log2(1 + 2^-d) with straight lines between points 1/32 apart. A chord is off by at most
+h²/8 · f'', which against f is ln² 2 / 8 / 32² = 5.9e-5 of what is added, always upwards.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import pytest
 from pepnet_infer import _kernels
 
 STEP = math.log(2) / 2**20
+CHORD = 1.4 * 6e-5  # 2 · ln 2 where the first access doubles the score
 
 
 def tolerance(additions: int) -> float:
@@ -110,10 +114,10 @@ def test_two_million_accesses(policy: _kernels.CachePolicy) -> None:
         for _ in range(calls):
             assert cache.lookup(asked, out) == len(asked)
         done += calls * len(asked)
-        np.testing.assert_allclose(score(cache, keys_of(1)), 0.1 * done, rtol=tolerance(done))
+        np.testing.assert_allclose(score(cache, keys_of(1)), 0.1 * done, rtol=tolerance(done) + CHORD)
     assert done == 2 * 10**6 + 1
     cache.lookup(asked, out, None, False)  # not counted
-    np.testing.assert_allclose(score(cache, keys), [0.1 * done, 0.1], rtol=tolerance(done))
+    np.testing.assert_allclose(score(cache, keys), [0.1 * done, 0.1], rtol=tolerance(done) + CHORD)
 
 
 def test_accesses_decay_by_interval() -> None:
@@ -124,7 +128,7 @@ def test_accesses_decay_by_interval() -> None:
         cache.set_time((step + 1) * 10.0)
         cache.lookup(np.full(3, 7, np.uint64), out)
         expected = expected * 0.75 + 0.25 * 3
-    np.testing.assert_allclose(score(cache, keys_of(7)), expected, rtol=tolerance(903))
+    np.testing.assert_allclose(score(cache, keys_of(7)), expected, rtol=tolerance(903) + CHORD)
 
 
 def test_a_score_that_came_is_left_alone_by_accesses_and_by_updates_without_one() -> None:

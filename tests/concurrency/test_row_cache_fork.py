@@ -1,0 +1,78 @@
+"""A fork while other threads read and write the row cache: the child uses its copy and does not hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+FORKING = """
+import os, sys, threading, time
+import numpy as np
+from pepnet_infer import _kernels as k
+rules = [{"table": 0, "share": 0.5}]
+cache = k.RowCache(8, 1 << 20, sys.argv[1], max_rows=4000, fields=rules)
+ids = np.arange(8000, dtype=np.uint64)
+ones = np.ones((8000, 8), np.float32)
+stop = False
+def use(which):
+    out = np.zeros((8000, 8), np.float32)
+    outcomes = np.zeros(8000, np.uint8)
+    if which == 0:
+        cache.write(ids, ones, versions=ids, update=False)
+    elif which == 1:
+        cache.lookup(ids, out, outcomes)
+        assert (out[outcomes == 1] == 1).all()
+    else:
+        cache.erase(ids[:160], ids[:160])
+        cache.part(0)
+def work(which):
+    while not stop:
+        use(which)
+threads = [threading.Thread(target=work, args=(n,)) for n in (0, 1, 0, 1, 2)]
+for t in threads:
+    t.start()
+time.sleep(0.02)
+for _ in range(6):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for which in (0, 1, 2, 1):
+                use(which)
+            stats = cache.stats()
+            there = sum(len(cache.part(i)["keys"]) for i in range(cache.parts))
+            assert there == stats["rows"] + stats["negatives"] + stats["tombstones"] > 0, (there, stats)
+            code = 0
+        finally:
+            os._exit(code)
+    until = time.monotonic() + 10
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            status = "hangs"
+            break
+        time.sleep(0.001)
+    print("child", status)
+stop = True
+for t in threads:
+    t.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("policy", ["lru", "s3fifo"])
+def test_a_child_forked_amid_reads_and_writes_uses_the_cache(policy: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING, policy],
+        capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, signal.Signals(-ran.returncode) if ran.returncode < 0 else ran.stderr
+    assert ran.stdout.split("\n")[:-1] == ["child 0"] * 6, ran.stdout + ran.stderr
