@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import signal
 import threading
 from typing import Any
 
@@ -293,6 +295,37 @@ def test_threads_lose_nothing() -> None:
     assert accounted(stats) == each * threads * 500
     assert stats["pending"] == 0
     assert version(cache, 999) == max(int(v[-1]) for v in versions)
+
+
+def test_a_child_process_goes_on() -> None:
+    """Forked while other threads update: whatever they had locked, the child can update, flush and look up."""
+    cache, updates = make(UpdateWindow(0.005))
+    cache.set_time(math.nan)
+    stop = threading.Event()
+
+    def work() -> None:
+        keys = np.arange(3000, dtype=np.uint64)
+        at = 1
+        while not stop.is_set():
+            updates.apply(keys, np.full((3000, DIM), at, np.float32), np.full(3000, at, np.uint64))
+            at += 1
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(15):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                now = 2**23
+                good = apply(updates, 9999, now) + updates.flush() >= 1 and version(cache, 9999) == now
+                os._exit(0 if good and updates.stats()["pending"] == 0 else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.mark.parametrize(
