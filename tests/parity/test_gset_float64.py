@@ -145,6 +145,28 @@ def test_a_score_that_came_is_left_alone_by_accesses_and_by_updates_without_one(
     np.testing.assert_allclose(score(cache, keys_of(1)), 7.0 + 0.1 * 3 + 0.1, rtol=4 * STEP)
 
 
+@pytest.mark.parametrize("start", [0, 20_000])
+def test_a_rebase_changes_no_score(start: int) -> None:
+    """Labels come in the last interval before 512 in log2 have gone by; one more, in the next, moves all words."""
+    last = math.floor(512 / -math.log2(0.9))
+    cache = make(interval=10.0)
+    cache.set_time(start * 10.0)
+    keys = keys_of(*range(100))
+    insert(cache, keys, np.zeros(100))
+    cache.set_time((start + last) * 10.0)
+    counts = 1 + np.arange(100) % 17
+    repeated = np.repeat(keys, counts)
+    cache.feedback(repeated, np.ones(len(repeated), np.bool_))
+    np.testing.assert_allclose(score(cache, keys), 0.3 * counts, rtol=tolerance(17))
+    cache.set_time((start + last + 1) * 10.0)
+    before = np.array([p for part in range(cache.parts) for p in cache.part(part)["order"]])
+    cache.feedback(keys[:1], np.zeros(1, np.bool_))
+    after = np.array([p for part in range(cache.parts) for p in cache.part(part)["order"]])
+    assert (after < before).all()  # moved, as meant
+    np.testing.assert_allclose(score(cache, keys[1:]), 0.27 * counts[1:], rtol=tolerance(17))
+    np.testing.assert_allclose(score(cache, keys[:1]), 0.27 + 0.1, rtol=tolerance(17))
+
+
 @pytest.mark.parametrize("years", [1, 8, 20, 60])
 def test_order_is_exact_across_rebases(years: int) -> None:
     """10 % a day: 512 in log2 go by in nine years. What lies between keeps its order to the word."""
