@@ -15,7 +15,8 @@ How it is fair:
   until then a worker may share the caller's core), and its weights are in the caches as far as they fit, as in a
   server under load. With both at 0 every timed call is the first after a pause.
 * **Fresh inputs.** Every call, timed or not, takes the next of a rotating set of inputs; the caller makes the set
-  larger than the caches. `check` sees every output, outside the clock.
+  larger than the caches. `prepare` may make of it, outside the clock, what only one contender gets: ids that were
+  never asked for, say. `check` sees every output, outside the clock.
 * The garbage collector is off while calls are timed.
 """
 
@@ -79,12 +80,13 @@ def interleave(
     inputs: Sequence[In],
     plan: Plan,
     *,
+    prepare: Callable[[str, In], In] | None = None,
     check: Callable[[str, int, Out], None] | None = None,
     on_round: Callable[[int], None] | None = None,
 ) -> Measured[Out]:
-    """Times every call of `calls` on successive `inputs`.
+    """Times every call of `calls` on successive `inputs`, or on what `prepare(name, input)` makes of each.
 
-    `check(name, i, output)` gets what `name` made of `inputs[i]`. A contender whose call or check raises is taken out
+    `check(name, i, output)` gets what `name` made of `inputs[i]`. A contender of which anything raises is taken out
     of all rounds and listed in `failed`. `on_round(r)` is called before each round. Raises ValueError without
     contenders, inputs or runs.
     """
@@ -105,7 +107,7 @@ def interleave(
                 if name in failed:
                     continue
                 try:
-                    _turn(calls[name], inputs, cursor, plan, timings[name], name, check)
+                    _turn(calls[name], inputs, cursor, plan, timings[name], name, prepare, check)
                 except Exception as error:  # whatever a peer raises is its result
                     failed[name] = reason(error)
             round_ += 1
@@ -119,15 +121,17 @@ def _turn(
     plan: Plan,
     timings: Timings,
     name: str,
+    prepare: Callable[[str, In], In] | None,
     check: Callable[[str, int, Out], None] | None,
 ) -> None:
     timings.unsettled += not settle(plan.settle_s)
     began, warmed = time.perf_counter(), 0
     while warmed < plan.warm_calls or time.perf_counter() - began < plan.warm_s:
-        call(inputs[next(cursor)])
+        batch = inputs[next(cursor)]
+        call(batch if prepare is None else prepare(name, batch))
         warmed += 1
     index = next(cursor)
-    batch = inputs[index]
+    batch = inputs[index] if prepare is None else prepare(name, inputs[index])
     start = time.perf_counter_ns()
     output = call(batch)
     elapsed = time.perf_counter_ns() - start

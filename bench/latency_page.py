@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pepnet_infer.bench.latency_hits_table import hit_rate_table
 from pepnet_infer.bench.machine_table import machine_line, machine_table
 from pepnet_infer.bench.ratios import ratio_table, share
 from pepnet_infer.bench.report import Page, Result, Table, show_ms
@@ -24,6 +25,8 @@ def latency_page(result: Result, picture: bytes | None = None) -> Page:
         tables.append(ratio_table(data["ratios"]))
     if data["end_to_end"]:
         tables.append(_end_to_end_table(data["end_to_end"]))
+    if data.get("hit_rates"):
+        tables.append(hit_rate_table(data["hit_rates"]))
     if data.get("overhead_us"):
         tables.append(_overhead_table(data["overhead_us"]))
     if data["missing"]:

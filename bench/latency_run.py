@@ -11,6 +11,7 @@ from pepnet_infer.bench import limits, machine
 from pepnet_infer.bench.compare import compare
 from pepnet_infer.bench.end_to_end import end_to_end, one_request
 from pepnet_infer.bench.latency import Plan
+from pepnet_infer.bench.latency_hits import hit_rates
 from pepnet_infer.bench.overhead import call_overhead
 from pepnet_infer.bench.peers.torch_cpu import reference
 from pepnet_infer.bench.ratios import named_ratios
@@ -61,11 +62,14 @@ def measure_latency(
     )
     whole: list[dict[str, Any]] = []
     busy_whole: dict[str, float] = {}
+    hits: dict[str, Any] | None = None
+    busy_hits: dict[int, float] = {}
     if options.end_to_end:
         whole, busy = end_to_end(bundle, options.batch_sizes, options.threads, plan, options.seed, say)
         request, busy_request = one_request(bundle, options.threads, plan, options.seed, say)
         whole += request
         busy_whole = {**{f"batch {size}": share for size, share in busy.items()}, "one request": busy_request}
+        hits, busy_hits = hit_rates(bundle, options.batch_sizes, options.threads, plan, options.seed, say)
     overhead = call_overhead(bundle, name, options.threads, say)
     say("measuring the machine again")
     facts["limits"] = better(before, measure_limits(options.threads, weights, precisions))
@@ -95,8 +99,10 @@ def measure_latency(
             "others_busy": {
                 **{f"batch {size}": share for size, share in compared.others_busy.items()},
                 **{f"end to end, {what}": share for what, share in busy_whole.items()},
+                **{f"hit rates, batch {size}": share for size, share in busy_hits.items()},
             },
             "end_to_end": whole,
+            "hit_rates": hits,
             "overhead_us": overhead,
         },
     )

@@ -62,12 +62,14 @@ def batches(inputs: Inputs, size: int) -> list[Inputs]:
 class Traffic:
     """Draws requests that a bundle's engine can score: columns of known ids, times, bags and dense values.
 
-    Ids follow a Zipf law. A field whose strings are hashed gets integers in their stead, and the texts of a bag that
-    is split at a separator are decimal: hashed, such texts meet no row of the table and get its default row.
+    Ids follow a Zipf law; with `zipf` 0 all are equally likely. A field whose strings are hashed gets integers in
+    their stead, and the texts of a bag that is split at a separator are decimal: hashed, such texts meet no row of the
+    table and get its default row.
     """
 
-    def __init__(self, bundle: Bundle, seed: int = 0) -> None:
+    def __init__(self, bundle: Bundle, seed: int = 0, zipf: float = ZIPF) -> None:
         self._schema = bundle.schema
+        self._exponent = zipf
         self._rng = np.random.default_rng(seed)
         self._sides = {name: side.ids for name, side in bundle.sides().items()}
         self._tables = {name: _ids_by_heat(path) for name, path in bundle.table_paths.items()}
@@ -93,7 +95,7 @@ class Traffic:
     def _zipf(self, ids: Ids, count: int) -> npt.NDArray[np.int64]:
         if ids.size == 0:
             return self._rng.integers(0, 1 << 40, count)  # an empty table knows no id: any will do
-        weights = np.arange(1, ids.size + 1, dtype=np.float64) ** -ZIPF
+        weights = np.arange(1, ids.size + 1, dtype=np.float64) ** -self._exponent
         ranks = np.searchsorted(np.cumsum(weights / weights.sum()), self._rng.random(count))
         return ids[np.minimum(ranks, ids.size - 1)].astype(np.int64)
 
@@ -112,6 +114,18 @@ class Traffic:
             return self._rng.uniform(*_around(spec.transform), rows)
         values = (spec.mean or 0.0) + (1.0 if spec.std is None else spec.std) * self._rng.standard_normal(rows)
         return np.copysign(np.expm1(np.abs(values)), values) if spec.transform.op == "log1p" else values
+
+
+def slice_columns(columns: Mapping[str, Column], begin: int, end: int) -> dict[str, Column]:
+    """Returns rows `begin` to `end` of a batch; arrays are views, offsets begin at 0 again."""
+
+    def part(column: Column) -> Column:
+        if not isinstance(column, tuple):
+            return column[begin:end]
+        values, offsets = column
+        return values[offsets[begin] : offsets[end]], offsets[begin : end + 1] - offsets[begin]
+
+    return {name: part(column) for name, column in columns.items()}
 
 
 @dataclass(frozen=True)

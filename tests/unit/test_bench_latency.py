@@ -122,6 +122,39 @@ def test_a_contender_that_raises_is_out_and_the_others_go_on() -> None:
     assert {name: len(timings.ns) for name, timings in measured.timings.items()} == {"good": 6, "too": 6}
 
 
+def test_every_call_gets_what_was_prepared_for_it_and_preparing_is_not_timed() -> None:
+    seen: list[tuple[str, int]] = []
+    checked: list[tuple[str, int, int]] = []
+    serials = itertools.count()
+
+    def prepare(name: str, item: int) -> int:
+        time.sleep(0.02)
+        if name == "breaks" and next(serials) == 2:
+            raise RuntimeError("nothing left")
+        return item * (100 if name == "b" else 1)
+
+    def named(name: str) -> Callable[[int], int]:
+        def call(item: int) -> int:
+            seen.append((name, item))
+            return item
+
+        return call
+
+    plan = Plan(runs=4, warm_calls=1, warm_s=0.0, settle_s=0.0)
+    measured = interleave(
+        {name: named(name) for name in ("a", "b", "breaks")},
+        range(1, 60),
+        plan,
+        prepare=prepare,
+        check=lambda *got: checked.append(got),
+    )
+    assert measured.failed == {"breaks": "RuntimeError: nothing left"}
+    assert Counter(name for name, _ in seen) == {"a": 8, "b": 8, "breaks": 2}
+    assert all((item >= 100) == (name == "b") for name, item in seen)
+    assert all(output == (index + 1) * (100 if name == "b" else 1) for name, index, output in checked)
+    assert min(measured.timings["a"].millis) < 20
+
+
 def test_a_contender_with_wrong_output_is_out() -> None:
     def check(name: str, index: int, output: int) -> None:
         if output != index:

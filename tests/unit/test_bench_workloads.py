@@ -101,6 +101,22 @@ def test_hot_ids_are_those_with_the_highest_scores(bundle: Bundle) -> None:
     np.testing.assert_allclose(counts[by_score] / 20_000, expected / expected.sum(), atol=0.01)
 
 
+def test_without_a_zipf_law_all_ids_are_equally_likely(bundle: Bundle) -> None:
+    drawn = workloads.Traffic(bundle, seed=2, zipf=0.0).columns(20_000)["user_id"]
+    counts = np.bincount(np.asarray(drawn), minlength=40)
+    np.testing.assert_allclose(counts / 20_000, 1 / 40, atol=0.005)
+
+
+def test_sliced_columns_are_scored_as_the_rows_they_are(bundle: Bundle) -> None:
+    columns = workloads.Traffic(bundle, seed=6).columns(20)
+    parts = [workloads.slice_columns(columns, begin, end) for begin, end in ((0, 1), (1, 13), (13, 20))]
+    with Engine.load(bundle.path) as engine:
+        whole = engine.score(columns).values
+        np.testing.assert_array_equal(np.concatenate([engine.score(part).values for part in parts]), whole)
+    text = workloads.slice_columns({"tags": ["1,2", "", "3"]}, 1, 3)
+    assert text == {"tags": ["", "3"]}
+
+
 def test_a_request_is_its_rows_with_the_first_user(bundle: Bundle) -> None:
     columns = workloads.Traffic(bundle, seed=4).columns(5)
     request = workloads.as_request(bundle, columns)

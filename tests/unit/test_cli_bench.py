@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pepnet_infer.bench import end_to_end, limits, overhead
+from pepnet_infer.bench import end_to_end, latency_run, limits, overhead
+from pepnet_infer.bench.latency import Plan
+from pepnet_infer.bench.latency_hits import hit_rates
 from pepnet_infer.bench.report import Result as BenchResult
 from pepnet_infer.cli.bench import bench
 from pepnet_infer.errors import BackendError, BundleError, PepnetError
@@ -31,6 +33,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setattr(limits, "last_level_cache", lambda: 1 << 20)
     monkeypatch.setattr(end_to_end, "CANDIDATES", 20)
     monkeypatch.setattr(overhead, "CALLS", 50)
+    quick = Plan(runs=3, warm_calls=0, warm_s=0.0, settle_s=0.0)
+    monkeypatch.setattr(
+        latency_run, "hit_rates", lambda b, sizes, threads, _, *more: hit_rates(b, sizes, threads, quick, *more)
+    )
 
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(bench, [str(a) for a in arguments])
@@ -77,6 +83,11 @@ def test_latency_writes_all_it_was_asked_for(run: Callable[..., Result], toy_bun
     assert result.data["missing"] == []
     requests = ["score request", "rank request"] * 2
     assert [r["call"] for r in result.data["end_to_end"]] == [*["score", "rank", "score_dense"] * 2, *requests]
+    at_rates = result.data["hit_rates"]["rows"]
+    assert [(r["call"], r["batch"], r["asked_hit_rate"]) for r in at_rates if r["call"] != "dense"] == [
+        (call, size, rate) for size in (1, 8) for call in ("score", "lookup") for rate in (1.0, 0.9, 0.5, None)
+    ]
+    assert {"hit rates, batch 1", "hit rates, batch 8"} < set(result.data["others_busy"])
     assert [(r["peer"], r["against"], r["batch"]) for r in result.data["ratios"]] == [
         ("engine-native", "onnxruntime", 1),
         ("engine-native", "onnxruntime", 8),
@@ -91,6 +102,8 @@ def test_latency_writes_all_it_was_asked_for(run: Callable[..., Result], toy_bun
     assert "data:image/png;base64," in files["html"].read_text()
     assert files["markdown"].read_text().count("| engine-onnxruntime |") == 2
     assert "Overhead of a call of score_dense" in files["markdown"].read_text()
+    for text in (done.stdout, files["html"].read_text(), files["markdown"].read_text()):
+        assert "End to end at given hit rates" in text
     assert "engine-onnxruntime" in done.stdout
     assert "wrote" in done.stderr
 
@@ -104,6 +117,7 @@ def test_latency_without_end_to_end_and_cold(run: Callable[..., Result], toy_bun
     assert done.exit_code == 0, done.output
     data = json.loads(target.read_text())["data"]
     assert data["end_to_end"] == []
+    assert data["hit_rates"] is None
     assert data["baseline"] == "openvino"
     assert data["plan"]["warm_calls"] == data["plan"]["warm_s"] == 0
     assert "speed-up against openvino" in done.stdout
