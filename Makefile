@@ -43,7 +43,11 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
 
 test: install lint types
 	@command -v redis-server >/dev/null || echo "no redis-server here: the tests of the Redis store will be skipped"
-	$(PYTEST) -m "not slow"
+	@# The C++ tests compile for most of their time: beside the others, which use one CPU.
+	$(PYTEST) -m "not slow" tests/cpp >$(VENV)/cpp-tests.log 2>&1 & cpp=$$!; \
+	$(PYTEST) -m "not slow" --ignore=tests/cpp; rest=$$?; \
+	wait $$cpp; cpp=$$?; cat $(VENV)/cpp-tests.log; \
+	test $$rest -eq 0 && test $$cpp -eq 0
 
 test-all: install lint types
 	$(PYTEST)
