@@ -35,7 +35,7 @@ MEMORY_A_TABLE = 8
 class Options:
     """What the command was asked for."""
 
-    library: Path
+    peers: Path
     tables_mb: Sequence[int] = (64, 800)
     rows: int = 20480
     dim: int = 40
@@ -46,7 +46,7 @@ class Options:
 
 def measure_cache_speed(command: str, options: Options, say: Callable[[str], None] = lambda _: None) -> Result:
     """Measures everything `bench cache-speed` reports. Raises PepnetError for a wrong library or too little memory."""
-    library = PeerLibrary(options.library)
+    library = PeerLibrary(options.peers)
     _check_memory(max(options.tables_mb))
     facts = machine.facts()
     claims: list[Claim] = []

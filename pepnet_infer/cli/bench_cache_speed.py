@@ -46,7 +46,7 @@ def cache_speed(
     command += f" --runs {runs} --seconds {seconds:g} --slice-ms {slice_ms:g}"
     command += f" --seed {seed}" if seed else ""
     options = Options(
-        library=peers_library,
+        peers=peers_library,
         tables_mb=sizes,
         rows=rows,
         dim=dim,
