@@ -14,7 +14,7 @@ import os, sys, threading, time
 import numpy as np
 from pepnet_infer import _kernels as k
 rules = [{"table": 0, "share": 0.5}]
-cache = k.RowCache(8, 1 << 20, sys.argv[1], max_rows=4000, fields=rules)
+cache = k.RowCache(8, 1 << 20, sys.argv[1], full=sys.argv[2] == "full", max_rows=4000, fields=rules)
 ids = np.arange(8000, dtype=np.uint64)
 ones = np.ones((8000, 8), np.float32)
 stop = False
@@ -68,10 +68,11 @@ for t in threads:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("ways", ["auto", "full"])
 @pytest.mark.parametrize("policy", ["lru", "s3fifo"])
-def test_a_child_forked_amid_reads_and_writes_uses_the_cache(policy: str) -> None:
+def test_a_child_forked_amid_reads_and_writes_uses_the_cache(policy: str, ways: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKING, policy],
+        [sys.executable, "-W", "ignore", "-c", FORKING, policy, ways],
         capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, signal.Signals(-ran.returncode) if ran.returncode < 0 else ran.stderr

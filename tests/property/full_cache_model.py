@@ -43,6 +43,7 @@ class Model:
     returns: bool = False
     evicted_any: bool = False
     floor: int = 0
+    refused: int = 0  # version of what a row would have taken the place of
     clock: int = 0
 
     @property
@@ -79,7 +80,10 @@ class Model:
         return True
 
     def write(self, key: int, row: float, version: int, expires: float, score: float, update: bool) -> str:
-        """Returns stale, replaced, or insert: then `may_go` says who makes room and `insert` puts it there."""
+        """Returns stale, replaced, or insert: then `may_go` says who makes room and `insert` puts it there.
+
+        takes: the same for a row where an entry without one was, in a table that is at its share.
+        """
         self.forget_tombstone(key)
         entry = self.entries.get(key)
         if entry is None:
@@ -93,7 +97,12 @@ class Model:
             return "replaced"
         if entry.kind == "tombstone" and version <= entry.version:
             return "stale"
+        if entry.kind == "negative" and update and self.floor and version <= self.floor:
+            return "stale"
         self.drop(key)
+        if key >> 48 == QUOTA and len(self.of_quota()) >= self.quota:
+            self.refused = entry.version
+            return "takes"
         self.announce(key)
         self.insert(key, row, version, expires, score)
         return "replaced"
@@ -103,9 +112,10 @@ class Model:
         entry = self.entries.get(key)
         if entry is None:
             return "stale" if self.floor and version <= self.floor else "insert"
-        if entry.kind != "negative" and (
-            version < entry.version or (version == entry.version and entry.kind == "tombstone")
-        ):
+        if entry.kind == "negative":
+            if self.floor and version <= self.floor:
+                return "stale"
+        elif version < entry.version or (version == entry.version and entry.kind == "tombstone"):
             return "stale"
         self.drop(key)
         self.announce(key)
@@ -137,6 +147,9 @@ class Model:
         entry.main = entry.main or self.returns
         self.entries[key] = entry
 
+    def of_quota(self) -> list[int]:
+        return [k for k, e in self.entries.items() if k >> 48 == QUOTA and e.kind == "row"]
+
     def announce(self, key: int) -> None:
         """A key that comes back is taken off the ghosts before its victim is put there."""
         self.returns = key in self.ghosts
@@ -165,7 +178,7 @@ class Model:
         self.announce(key)
         group = None
         if is_row and key >> 48 == QUOTA:
-            mine = [k for k, e in self.entries.items() if k >> 48 == QUOTA and e.kind == "row"]
+            mine = self.of_quota()
             group = mine if len(mine) >= self.quota else None
         if group is None and len(self.entries) < self.capacity:
             return "none", set()

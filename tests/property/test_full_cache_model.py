@@ -65,10 +65,13 @@ class _Pair:
             np.array([version], np.uint64), np.array([expires]), update, results,
         )  # fmt: skip
         expected = self.model.write(key, row, version, expires, score, update)
-        if expected == "insert":
-            expected = "insert" if self.make_room(key, True, before) else "rejected"
-            if expected == "insert":
+        if expected in ("insert", "takes"):
+            if self.make_room(key, True, before):
                 self.model.insert(key, row, version, expires, score)
+                expected = "replaced" if expected == "takes" else expected
+            else:
+                self.model.floor = max(self.model.floor, self.model.refused if expected == "takes" else 0)
+                expected = "rejected"
         assert WRITTEN[int(results[0])] == expected
 
     def erase(self, key: int, version: int) -> None:

@@ -35,14 +35,14 @@ def rows_of(key: int, version: int) -> list[float]:
 
 
 def deadline(expires: float, now: float) -> float:
-    """As expiry.h keeps it: in units of 2^s quarters of a second, the least for which it is at most 1024 units away."""
+    """As expiry.h keeps it: in units of 2^s quarters of a second, the least for which it is at most 1000 units away."""
     if expires == math.inf:
         return math.inf
     scale = 0
-    while scale < 15 and expires - now > 1024 * 0.25 * 2**scale:
+    while scale < 15 and expires - now > 1000 * 0.25 * 2**scale:
         scale += 1
     unit = 0.25 * 2**scale
-    count = min(math.ceil(expires / unit), math.floor(now / unit) + 1024)
+    count = min(math.ceil(expires / unit), math.floor(now / unit) + 1000)
     return (count + (scale == 0 and count % 4096 == 0)) * unit  # that code means never: the next one
 
 

@@ -171,9 +171,6 @@ def test_a_field_stays_within_its_share(policy: _kernels.CachePolicy) -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.xfail(
-    reason="a row that takes the place of a negative entry or a tombstone is not counted against the share"
-)
 def test_a_field_stays_within_its_share_where_ids_were_absent(full: bool) -> None:
     cache = make("lru", 800, full, fields=[{"table": 1, "share": 0.1}])
     cache.mark_absent(table(1, 400))
@@ -267,7 +264,6 @@ def test_an_expired_row_does_not_come_back(first: str, idle: float) -> None:
     assert not resident(cache)
 
 
-@pytest.mark.xfail(reason="feedback does not look through the expired rows first, as lookup, peek and part do")
 def test_an_expired_row_gets_no_feedback() -> None:
     cache = make()
     write(cache, keys_of(1), expires=START + 9)
@@ -275,7 +271,6 @@ def test_an_expired_row_gets_no_feedback() -> None:
     assert cache.feedback(keys_of(1), np.array([True])) == 0
 
 
-@pytest.mark.xfail(reason="1024 units to go when written 1024 units after the region was looked through: 2048 is -2048")
 def test_a_row_does_not_expire_before_its_time() -> None:
     cache = make("lru", 800)  # one region
     cache.set_time(1000.2)

@@ -3,12 +3,12 @@
 //     bits 15..12  s: the unit is 2^s quarters of a second
 //     bits 11..0   the deadline in units, rounded up, modulo 4096
 //
-// s is the smallest for which the time left is at most 1024 units, so that a deadline is kept to 0.2 % of the
-// time that was left when it was set, or a quarter of a second. Reading a code needs a moment at most 2047
+// s is the smallest for which the time left is at most 1000 units, so that a deadline is kept to 0.2 % of the
+// time that was left when it was set, or a quarter of a second. Reading a code needs a moment less than 2048
 // units away from the deadline: `SetCache` looks through the codes of a region before the finest unit in it
 // has passed 1024 times since it last did, seen from then, and removes what has expired: no row comes back to
-// life. Code 0 is "never". The longest time left is 97 days at full precision and 194 days at all; beyond
-// that a row expires early, which costs one question to the store.
+// life. Code 0 is "never". The longest time left is 94 days; a row that asks for more expires early, which
+// costs one question to the store.
 #pragma once
 
 #include <cmath>
@@ -21,6 +21,10 @@ class Expiry {
  public:
   static constexpr std::uint16_t kNeverCode = 0;
   static constexpr double kQuarter = 0.25;
+  // A code is read from a moment up to kUnitsBetween before it was written, and the deadline is rounded up:
+  // together they must stay below 2048 units.
+  static constexpr double kUnitsLeft = 1000.0;
+  static constexpr double kUnitsBetween = 1024.0;
 
   static constexpr double unit(unsigned scale) noexcept {
     return kQuarter * static_cast<double>(1U << scale);
@@ -31,10 +35,10 @@ class Expiry {
     if (!(expires < kForever)) return kNeverCode;  // NaN too
     const double left = expires - now;
     unsigned scale = 0;
-    while (scale < 15 && left > 1024.0 * unit(scale)) ++scale;
+    while (scale < 15 && left > kUnitsLeft * unit(scale)) ++scale;
     const double present = std::floor(now / unit(scale));
     double count = std::ceil(expires / unit(scale));
-    if (count - present > 1024.0) count = present + 1024.0;
+    if (count - present > kUnitsLeft) count = present + kUnitsLeft;
     if (present - count > 1024.0) count = present;  // long past: expired now
     const auto low = static_cast<std::uint16_t>(static_cast<std::int64_t>(count) & 4095);
     const auto code = static_cast<std::uint16_t>((scale << 12) | low);

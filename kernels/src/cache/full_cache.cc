@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -53,9 +54,7 @@ std::size_t FullCache::bytes(const CacheOptions& options, std::size_t rows) {
   for (const std::size_t quota : groups.quotas)
     total += sizeof(ExpiryHeap) + 2 * sizeof(std::size_t) + quota * sizeof(Id);
   total += groups.tables.size() * sizeof(std::uint16_t);
-  if (!options.fields.empty())
-    total +=
-        options.fields.size() * sizeof(cache::Fields::Field) + (std::size_t{1} << 16) * sizeof(std::uint16_t);
+  total += options.fields.size() * sizeof(cache::Fields::Field);
   return total;
 }
 
@@ -223,8 +222,22 @@ CachePart FullCache::part(std::size_t) const {
   return part;
 }
 
+void FullCache::after_fork() noexcept {
+  if (lock_.try_lock()) {
+    lock_.unlock();
+    return;
+  }
+  // A thread that is not here was in the middle of changing it.
+  new (&lock_) std::mutex;
+  forget();
+}
+
 void FullCache::clear() noexcept {
   const std::lock_guard guard(lock_);
+  forget();
+}
+
+void FullCache::forget() noexcept {
   index_.clear();
   policy_->clear();
   for (ExpiryHeap& expiries : expiries_) expiries.clear();

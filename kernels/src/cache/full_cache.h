@@ -9,6 +9,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cache/after_fork.h"
 #include "cache/fields.h"
 #include "cache/full_decay.h"
 #include "cache/full_entry.h"
@@ -33,7 +34,7 @@ struct Groups {
   Group of(std::uint64_t key) const noexcept;
 };
 
-class FullCache final : public RowCache {
+class FullCache final : public RowCache, private cache::Forked {
  public:
   FullCache(const CacheOptions& options, std::size_t rows);
 
@@ -61,6 +62,9 @@ class FullCache final : public RowCache {
   static std::size_t bytes(const CacheOptions& options, std::size_t rows);
 
  private:
+  void after_fork() noexcept override;
+  void forget() noexcept;  // all entries, whatever state they are in
+
   struct NewEntry {
     std::uint64_t key = 0;
     Kind kind = Kind::kRow;
@@ -88,6 +92,8 @@ class FullCache final : public RowCache {
   Written replace(Id id, const NewEntry& row, double now) noexcept;
   Written admit(const NewEntry& row, double now) noexcept;
   bool admitted(std::uint64_t key, const cache::Fields::Field* field) noexcept;
+  bool make_room_in(Group group,
+                    double now) noexcept;          // false: the group is at its share, and nothing may go
   Id make_room(Group group, double now) noexcept;  // kNoId: nothing may go
   Id expired(Group group, double now) const noexcept;
   void fill(Id id, const NewEntry& row, double now) noexcept;

@@ -39,10 +39,13 @@ Written FullCache::write_one(const NewEntry& row, Write how, double now) noexcep
   const bool update = how == Write::kUpdate;
   const Id id = present(row.key, now);
   bool newer = true;
-  if (id == kNoId) {
+  if (id == kNoId || entries_[id].kind == Kind::kNegative) {
+    // A negative entry knows no version: what may be older than a row that was evicted stays out all the
+    // same.
     newer = !update || above_floor(row.version);
-  } else if (const Entry& entry = entries_[id]; entry.kind != Kind::kNegative) {
-    // A deletion wins over a row of its own version, a row that is read again over itself.
+  } else {
+    const Entry& entry =
+        entries_[id];  // A deletion wins over a row of its own version, a row that is read again over itself.
     newer =
         row.version > entry.version || (row.version == entry.version && !update && entry.kind == Kind::kRow);
   }
@@ -68,10 +71,17 @@ Id FullCache::present(std::uint64_t key, double now) noexcept {
 Written FullCache::replace(Id id, const NewEntry& row, double now) noexcept {
   Entry& entry = entries_[id];
   if (entry.kind != Kind::kRow) {  // it takes the place of what said that there is none
+    const std::uint64_t version = entry.version;
     detach(id, false);
-    free_ = entries_[id].older;
     policy_->announce(row.key);
-    fill(id, row, now);
+    if (!make_room_in(groups_.of(row.key),
+                      now)) {  // out of date all the same: from here on the store is asked
+      floor_ = std::max(floor_, version);
+      return Written::kRejected;
+    }
+    const Id free = free_;
+    free_ = entries_[free].older;
+    fill(free, row, now);
     return Written::kReplaced;
   }
   put_row(id, row.row);
@@ -105,17 +115,22 @@ bool FullCache::admitted(std::uint64_t key, const cache::Fields::Field* field) n
   return static_cast<double>(drawn >> 11) * 0x1p-53 < probability;
 }
 
+bool FullCache::make_room_in(Group group, double now) noexcept {
+  if (group == 0 || sizes_[group] < groups_.quotas[group]) return true;
+  if (const Id old = expired(group, now); old != kNoId) {
+    evict(old, &CacheStats::evicted_expired, false);
+  } else if (const Id worst = policy_->victim(group); worst != kNoId) {
+    evict(worst, &CacheStats::evicted_share, true);
+  } else {
+    ++stats_.rejected_share;
+    return false;
+  }
+  return true;
+}
+
 Id FullCache::make_room(Group group, double now) noexcept {
-  if (sizes_[group] >= groups_.quotas[group] && group != 0) {
-    if (const Id old = expired(group, now); old != kNoId) {
-      evict(old, &CacheStats::evicted_expired, false);
-    } else if (const Id worst = policy_->victim(group); worst != kNoId) {
-      evict(worst, &CacheStats::evicted_share, true);
-    } else {
-      ++stats_.rejected_share;
-      return kNoId;
-    }
-  } else if (free_ == kNoId) {
+  if (!make_room_in(group, now)) return kNoId;
+  if (free_ == kNoId) {
     if (const Id old = expired(kAnyGroup, now); old != kNoId) {
       evict(old, &CacheStats::evicted_expired, false);
     } else if (const Id worst = policy_->victim(kAnyGroup); worst != kNoId) {
@@ -244,9 +259,10 @@ std::size_t FullCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_
     tombstone.score = kNoScore;
     Id id = present(tombstone.key, now);
     bool newer = true;
-    if (id == kNoId) {
+    if (id == kNoId || entries_[id].kind == Kind::kNegative) {
       newer = above_floor(tombstone.version);
-    } else if (const Entry& entry = entries_[id]; entry.kind != Kind::kNegative) {
+    } else {
+      const Entry& entry = entries_[id];
       // Of two statements of one version, the deletion holds.
       newer = tombstone.version > entry.version ||
               (tombstone.version == entry.version && entry.kind == Kind::kRow);

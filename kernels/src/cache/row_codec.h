@@ -58,7 +58,9 @@ void store_row(const float* values, std::byte* row, std::size_t dim) noexcept {
     for (std::size_t i = 0; i < dim; ++i) {
       if (std::isfinite(values[i])) largest = std::max(largest, std::fabs(values[i]));
     }
-    const float scale = largest / 127.0F;
+    float scale = largest / 127.0F;
+    // Of the largest floats there are, 127 times the rounded scale would be infinite.
+    while (!std::isfinite(127.0F * scale)) scale = std::nextafter(scale, 0.0F);
     std::memcpy(row, &scale, sizeof scale);
     for (std::size_t i = 0; i < dim; ++i) {
       const float code = scale > 0.0F ? std::nearbyint(values[i] / scale) : 0.0F;

@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::size_t kPage = std::size_t{64} << 10;  // what HugeBuffer rounds up to
 
+constexpr std::size_t kAddressSpace = std::size_t{1} << 47;  // of a process
+
 constexpr std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1) / to * to; }
 
 // Slots that are never filled, so that a row can be written beside the one it replaces.
@@ -49,8 +51,11 @@ SetLayout SetLayout::fit(const CacheOptions& options) {
                                 std::to_string(round_up(least.bytes, kPage) + beside) +
                                 " for one set of 8 rows, got " + std::to_string(options.capacity_bytes));
   }
+  if (budget > kAddressSpace) throw std::bad_alloc();
   const std::size_t a_set = sizeof(Set) + kWays * least.slot_bytes + least.ghost_bytes;
-  std::size_t sets = budget / a_set;
+  // Full regions first, so that little is left to be tried.
+  std::size_t sets = budget / (a_set * kMaxSets + sizeof(Region)) * kMaxSets + kMaxSets;
+  sets = std::min(sets, budget / a_set);
   if (options.max_rows != 0) sets = std::min(sets, std::max<std::size_t>(1, options.max_rows / kWays));
   SetLayout layout = lay_out(options, sets);
   while (layout.bytes > budget) layout = lay_out(options, --sets);
@@ -63,7 +68,7 @@ SetCache::SetCache(const CacheOptions& options)
       homes_(options.seed, static_cast<std::uint32_t>(layout_.regions),
              static_cast<std::uint32_t>(layout_.sets)),
       scale_(options.beta, options.r, options.interval),
-      recency_slack_(static_cast<std::uint32_t>(layout_.rows() / 64 / 512)),
+      recency_slack_(static_cast<std::int32_t>(layout_.rows() / 64 / 512)),
       fields_(options, layout_.rows()),
       buffer_(layout_.bytes, HugeBuffer::Tail::kSmall),
       places_(reinterpret_cast<ReaderPlace*>(buffer_.data())),

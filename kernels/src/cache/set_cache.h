@@ -110,7 +110,7 @@ class SetCache final : public RowCache, private Forked {
   Entry find(const Home& home) const noexcept;
   [[gnu::noinline]] Answer look_closer(std::uint64_t hash, const Expiry& expiry) const noexcept;
   void touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word, std::uint32_t tick,
-             std::uint32_t slack, double present) noexcept;
+             std::int32_t slack, double present) noexcept;
   void score_access(const Region& region, std::atomic<std::uint32_t>& order, double present) noexcept;
 
   // Writing, with the region's lock held (set_write.cc).
@@ -131,6 +131,8 @@ class SetCache final : public RowCache, private Forked {
   Room make_room(Region& region, const Home& home, const NewRow& row, double now) noexcept;
   Room victim(Region& region, const Home& home, double now, bool same_field, std::uint16_t table,
               Reason& reason) noexcept;
+  bool over_share(const NewRow& row) const noexcept;
+  Room replace_of_field(Region& region, const Home& home, const NewRow& row, double now) noexcept;
   Room plain_victim(Region& region, const Home& home) noexcept;
   Room sieve_victim(Region& region, const Home& home, std::uint32_t open_first,
                     std::uint32_t open_second) noexcept;
@@ -162,7 +164,7 @@ class SetCache final : public RowCache, private Forked {
   const ScoreScale scale_;
   // lru: how far a row's clock may lag behind before it is set again, a 64th of the time a full turn-over
   // takes.
-  const std::uint32_t recency_slack_;
+  const std::int32_t recency_slack_;
   Fields fields_;
   HugeBuffer buffer_;
   ReaderPlace* places_;

@@ -138,14 +138,16 @@ void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& or
 }
 
 void SetCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word,
-                     std::uint32_t tick, std::uint32_t slack, double present) noexcept {
+                     std::uint32_t tick, std::int32_t slack, double present) noexcept {
   // The same way for all keys of a call: predicted, and a template for each policy takes a compiler half a
   // minute.
   switch (options_.policy) {
     case CachePolicy::kLru:
       // A row that was just used is not written again: threads that share hot rows would pass their lines to
       // and fro.
-      if (tick - order.load(std::memory_order_relaxed) > slack) order.store(tick, std::memory_order_relaxed);
+      // Signed: another thread's clock may be ahead.
+      if (static_cast<std::int32_t>(tick - order.load(std::memory_order_relaxed)) > slack)
+        order.store(tick, std::memory_order_relaxed);
       break;
     case CachePolicy::kGset:
     case CachePolicy::kLfu:
@@ -199,7 +201,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
   const std::size_t region_sets = layout_.sets, slot_bytes = layout_.slot_bytes;
   const std::size_t region_bytes = region_sets * kWays * slot_bytes;
   const std::size_t touched = sink.row_bytes() + sizeof(SlotHeader);
-  const std::uint32_t slack = recency_slack_;
+  const std::int32_t slack = recency_slack_;
   std::uint32_t tick = 0;
 
   const auto ask = [&](std::size_t i) noexcept {

@@ -50,21 +50,28 @@ void SetCache::evict(Region& region, Room room, Reason reason) noexcept {
                                 : region.counts.evicted_policy);
 }
 
+bool SetCache::over_share(const NewRow& row) const noexcept {
+  if (!fields_.any_limit() || row.row == nullptr) return false;
+  const Fields::Field* const field = fields_.of(row.key);
+  return field != nullptr && field->limit >= 0 && field->rows.load(std::memory_order_relaxed) >= field->limit;
+}
+
+// A field at its share gives up a row of its own, if there is one in the two sets.
+SetCache::Room SetCache::replace_of_field(Region& region, const Home& home, const NewRow& row,
+                                          double now) noexcept {
+  Reason reason = Reason::kPolicy;
+  const Room room = victim(region, home, now, true, table_of(row.key), reason);
+  if (room.set == nullptr) {
+    ++region.counts.rejected_share;
+  } else {
+    evict(region, room, reason == Reason::kExpired ? reason : Reason::kShare);
+  }
+  return room;
+}
+
 SetCache::Room SetCache::make_room(Region& region, const Home& home, const NewRow& row, double now) noexcept {
   Reason reason = Reason::kPolicy;
-  if (fields_.any_limit() && row.row != nullptr) {
-    const Fields::Field* field = fields_.of(row.key);
-    if (field != nullptr && field->limit >= 0 &&
-        field->rows.load(std::memory_order_relaxed) >= field->limit) {
-      const Room room = victim(region, home, now, true, table_of(row.key), reason);
-      if (room.set == nullptr) {
-        ++region.counts.rejected_share;
-        return {};
-      }
-      evict(region, room, reason == Reason::kExpired ? reason : Reason::kShare);
-      return room;
-    }
-  }
+  if (over_share(row)) return replace_of_field(region, home, row, now);
   // The first set while it has room to spare, for it is looked into first; then the one with more room, so
   // that few sets are full before most are.
   Room empty;
@@ -345,21 +352,24 @@ void SetCache::tend(double now) noexcept {
     Region& region = regions_[i];
     const std::lock_guard guard(region.lock);
     remove_expired(region, now);
-    if (region.least_scale < 16) next = std::min(next, now + 1024.0 * Expiry::unit(region.least_scale));
+    if (region.least_scale < 16)
+      next = std::min(next, now + Expiry::kUnitsBetween * Expiry::unit(region.least_scale));
   }
   // Rows written meanwhile are due no sooner than a pass that begins now.
-  tend_at_.store(std::min(next, now + 1024.0 * Expiry::kQuarter), std::memory_order_relaxed);
+  tend_at_.store(std::min(next, now + Expiry::kUnitsBetween * Expiry::kQuarter), std::memory_order_relaxed);
 }
 
 void SetCache::expect_expiry(Region& region, const NewRow& row, double now) noexcept {
   const std::uint16_t code = Expiry::encode(expiry_of(row, now), now);
   if (code == Expiry::kNeverCode) return;
   const unsigned scale = Expiry::scale_of(code);
-  if (scale >= region.least_scale) return;
-  // The first of so fine a unit: what is there is looked through once more, so that `known` is recent enough.
+  const double unit = Expiry::unit(std::min(scale, region.least_scale));
+  if (scale >= region.least_scale && now <= region.known + Expiry::kUnitsBetween * unit) return;
+  // The first of so fine a unit, or a pass is late: codes are looked through now, so that `known` is recent
+  // enough.
   remove_expired(region, now);
   region.least_scale = std::min(region.least_scale, scale);
-  due_at(now + 1024.0 * Expiry::unit(scale));
+  due_at(now + Expiry::kUnitsBetween * Expiry::unit(scale));
 }
 
 void SetCache::due_at(double when) noexcept {

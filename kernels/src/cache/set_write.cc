@@ -157,9 +157,14 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
       ++(update ? counts.updates_stale : counts.stale);
       return Written::kStale;
     }
+    const Room room{entry.set, entry.way};
+    if (!has_row(entry.word) && over_share(row) && replace_of_field(region, home, row, now).set == nullptr) {
+      // What said that there is none is out of date all the same: from here on the store is asked.
+      evict(region, room, Reason::kShare);
+      return Written::kRejected;
+    }
     const bool scored = options_.policy == CachePolicy::kGset && row.score == row.score;
     std::uint32_t flags = row.flags;
-    const Room room{entry.set, entry.way};
     if (has_row(entry.word)) {
       flags |= entry.word & kScored;
     }
@@ -335,6 +340,7 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
 
 std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept {
   const double now = time();
+  tend(now);
   std::size_t resident = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Home home = homes_.of(keys[i]);
