@@ -15,6 +15,7 @@ from pepnet_infer.assemble import Assembler, Inputs, Matrix
 from pepnet_infer.bundle import Bundle, Check
 from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.cache.metrics import prometheus_text
 from pepnet_infer.cache.over_bundle import open_rows
 from pepnet_infer.columns import read_columns
 from pepnet_infer.counters import Counters, Stopwatch
@@ -196,6 +197,10 @@ class Engine:
             "provider": self._description["provider"],
             "model_version": self.model_version,
         }
+
+    def metrics(self) -> str:
+        """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.cache.metrics.CONTENT_TYPE`."""
+        return prometheus_text(self.stats())
 
     def close(self) -> None:
         """Lets go of backend and tables; later calls raise BackendError. Calls under way finish."""

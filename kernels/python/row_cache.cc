@@ -164,7 +164,8 @@ class Cache {
 
   std::size_t write(const py::array& keys, const py::array& rows, const std::optional<py::array>& scores,
                     const std::optional<py::array>& versions, const std::optional<py::array>& expires,
-                    bool update, const std::optional<py::array>& results) {
+                    bool update, const std::optional<py::array>& results, bool restore,
+                    const std::optional<py::array>& earned) {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     const MatrixView values = matrix_of("rows", rows);
     if (values.rows != wanted.size() || values.columns != options_.dim) {
@@ -176,10 +177,12 @@ class Cache {
                          static_cast<std::ptrdiff_t>(values.stride),
                          optional_of<float>("scores", scores, wanted.size()),
                          optional_of<std::uint64_t>("versions", versions, wanted.size()),
-                         optional_of<double>("expires", expires, wanted.size())};
+                         optional_of<double>("expires", expires, wanted.size()),
+                         optional_of<bool>("earned", earned, wanted.size())};
+    if (update && restore) throw py::value_error("restore: expected False with update, got both");
     auto* const what = outcomes_of<Written>("results", results, wanted.size());
     const py::gil_scoped_release release;
-    return cache_->write(batch, update ? Write::kUpdate : Write::kInsert, what);
+    return cache_->write(batch, update ? Write::kUpdate : restore ? Write::kRestore : Write::kInsert, what);
   }
 
   void mark_absent(const py::array& keys) {
@@ -298,10 +301,12 @@ void bind_row_cache(py::module_& module) {
            "left undefined. Returns how many rows were found.")
       .def("write", &Cache::write, py::arg("keys"), py::arg("rows"), py::arg("scores") = py::none(),
            py::arg("versions") = py::none(), py::arg("expires") = py::none(), py::arg("update") = false,
-           py::arg("results") = py::none(),
+           py::arg("results") = py::none(), py::arg("restore") = false, py::arg("earned") = py::none(),
            "Inserts or replaces rows of older (or, without `update`, equal) versions; returns how many. "
            "uint8 [N] "
-           "`results`: 0 stale, 1 inserted, 2 replaced, 3 rejected.")
+           "`results`: 0 stale, 1 inserted, 2 replaced, 3 rejected. `restore`: rows that were in a cache "
+           "before are "
+           "admitted for certain, with their scores; bool [N] `earned`: those whose score is of accesses.")
       .def("mark_absent", &Cache::mark_absent, py::arg("keys"),
            "Remembers for negative_ttl that there are no such ids.")
       .def("erase", &Cache::erase, py::arg("keys"), py::arg("versions"), py::arg("expires") = py::none(),

@@ -39,7 +39,7 @@ class Loaded(NamedTuple):
     tombstones: int  #: written
     expired: int  #: not loaded: they had expired
     older: int  #: not loaded: the same version or a newer one was there
-    rejected: int  #: not loaded: no place, beyond its field's share, or not admitted
+    rejected: int  #: not loaded: no place, or beyond its field's share
 
 
 def save(core: _kernels.RowCache, path: str | os.PathLike[str]) -> Saved:
@@ -128,12 +128,19 @@ def _write(
     older = int(np.count_nonzero(~wanted))
     fresh = fresh[wanted]
     kind = snapshot_rows.kinds(fresh)
-    rows = snapshot_rows.unpack(fresh[kind == snapshot_rows.ROW], core.dtype, core.policy == "lfu")
-    gone = snapshot_rows.unpack(fresh[kind == snapshot_rows.TOMBSTONE], core.dtype, False)
+    rows = snapshot_rows.unpack(fresh[kind == snapshot_rows.ROW], core.dtype)
+    gone = snapshot_rows.unpack(fresh[kind == snapshot_rows.TOMBSTONE], core.dtype)
     absent = fresh["key"][kind == snapshot_rows.NEGATIVE].astype(np.uint64)
     results = np.zeros(len(rows.keys), np.uint8)
     written = core.write(
-        rows.keys, rows.rows, rows.scores * decay, rows.versions, rows.expires, update=False, results=results
+        rows.keys,
+        rows.rows,
+        rows.scores * decay,
+        rows.versions,
+        rows.expires,
+        results=results,
+        restore=True,
+        earned=rows.earned,
     )
     stale = int(np.count_nonzero(results == 0))
     erased = core.erase(gone.keys, gone.versions, gone.expires)

@@ -31,7 +31,8 @@ class Entries(NamedTuple):
 
     keys: _kernels.Keys
     rows: Floats  #: [N, dim]
-    scores: Floats  #: NaN: scored by its accesses
+    scores: Floats  #: NaN: the policy keeps none
+    earned: npt.NDArray[np.bool_]  #: whether the score is of accesses
     versions: _kernels.Keys
     expires: npt.NDArray[np.float64]  #: Unix seconds, inf: never
 
@@ -82,15 +83,13 @@ def are_known(records: Records) -> bool:
     return bool(np.all((flags & np.uint8(_KIND) != 0) & (flags <= np.uint8(_KNOWN_FLAGS))))
 
 
-def unpack(records: Records, dtype: str, keep_unscored: bool) -> Entries:
-    """Returns records as arrays. With `keep_unscored`, a row that was scored by its accesses keeps that score."""
-    scores = records["score"].astype(np.float32)
-    if not keep_unscored:
-        scores[(records["flags"] & np.uint8(_SCORED)) == 0] = np.nan
+def unpack(records: Records, dtype: str) -> Entries:
+    """Returns records as arrays."""
     return Entries(
         records["key"].astype(np.uint64),
         _widen(records, dtype),
-        scores,
+        records["score"].astype(np.float32),
+        (records["flags"] & np.uint8(_SCORED)) == 0,
         records["version"].astype(np.uint64),
         records["expires"].astype(np.float64),
     )
@@ -108,16 +107,10 @@ def _narrow(rows: Floats, records: Records, dtype: str) -> None:
 
 
 def _codes(rows: Floats) -> tuple[Floats, npt.NDArray[np.int8]]:
-    """Returns (scales, codes) with scale = max|row| / 127, as the cache computes them.
-
-    A cache that was given an infinity serves NaN for that row; infinities are what makes it do so again.
-    """
+    """Returns (scales, codes) with scale = max|row| / 127, as the cache computes them; what it serves is finite."""
     scales = np.abs(rows).max(axis=1, initial=0.0) / np.float32(127)
-    finite = np.isfinite(scales)
-    safe = np.where(finite & (scales > 0), scales, np.float32(1))[:, None]
-    codes = np.rint(np.where(finite[:, None], rows, 0) / safe).astype(np.int8)
-    codes[~finite] = 1
-    return np.where(finite, scales, np.float32(np.inf)), codes
+    safe = np.where(scales > 0, scales, np.float32(1))[:, None]
+    return scales, np.rint(rows / safe).astype(np.int8)
 
 
 def _widen(records: Records, dtype: str) -> Floats:

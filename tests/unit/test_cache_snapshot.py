@@ -314,3 +314,31 @@ def test_savers_at_once_do_not_mix(tmp_path: Path) -> None:
         thread.join()
     assert not failures, failures
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("policy", ["gset", "lfu"])
+def test_admission_is_not_drawn_again_and_scores_by_access_go_on(tmp_path: Path, policy: str, full: bool) -> None:
+    """Rows of a cache that admits few come back whole, each with the score it had, and accesses go on counting."""
+    keys, own = np.arange(400, dtype=np.uint64), np.arange(400) % 2 == 0
+    scores = np.where(own, 3.0, np.nan).astype(np.float32)
+    out = np.empty((400, 4), np.float32)
+
+    def cache(admission: float) -> _kernels.RowCache:
+        made = _kernels.RowCache(4, 1 << 20, policy, full=full, admission=admission)
+        made.set_time(1e9)
+        return made
+
+    saved, loaded = cache(1.0), cache(0.1)
+    saved.write(keys, np.ones((400, 4), np.float32), scores)
+    for turn in range(8):
+        saved.lookup(keys[turn * 50 :], out[turn * 50 :])
+    snapshot.save(saved, tmp_path / "s")
+    assert snapshot.load(loaded, tmp_path / "s").rows == 400
+    for again in range(2):
+        before, after = saved.peek(keys), loaded.peek(keys)
+        np.testing.assert_allclose(after["score"], before["score"], rtol=1e-3)
+        np.testing.assert_array_equal(after["scored"], before["scored"])
+        assert again or len(np.unique(np.round(before["score"], 3))) > 4  # not all alike: there is something to keep
+        saved.lookup(keys, out)
+        loaded.lookup(keys, out)

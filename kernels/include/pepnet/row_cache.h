@@ -64,11 +64,14 @@ struct RowBatch {
   const float* scores = nullptr;            // [N] S at this moment; NaN: none
   const std::uint64_t* versions = nullptr;  // [N]
   const double* expires = nullptr;          // [N] Unix seconds; kNever: never
+  const bool* earned =
+      nullptr;  // [N] kRestore: the score is of accesses, which go on counting; null: none is
 };
 
 enum class Write : std::uint8_t {
-  kInsert,  // by the user or a fill from the store: replaces a row of the same or an older version
-  kUpdate,  // replaces a row of an older version only
+  kInsert,   // by the user or a fill from the store: replaces a row of the same or an older version
+  kUpdate,   // replaces a row of an older version only
+  kRestore,  // kInsert of what was in a cache before: admitted for certain, and lfu takes its score
 };
 
 // What became of a key that was written.

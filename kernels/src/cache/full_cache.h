@@ -71,7 +71,9 @@ class FullCache final : public RowCache, private cache::Forked {
     const float* row = nullptr;  // nullptr: zeros
     std::uint64_t version = 0;
     double expires = kNever;
-    float score = 0.0F;  // NaN: none
+    float score = 0.0F;     // NaN: none
+    bool earned = false;    // by accesses
+    bool restored = false;  // from a cache that it was in
   };
 
   // All with the lock held. full_cache.cc reads, full_write.cc writes.
@@ -99,7 +101,7 @@ class FullCache final : public RowCache, private cache::Forked {
   void fill(Id id, const NewEntry& row, double now) noexcept;
   void put_row(Id id, const float* row) noexcept;
   void set_expiry(Id id, double expires) noexcept;
-  void start_score(Entry& entry, float score, double now) noexcept;
+  void start_score(Entry& entry, const NewEntry& row, double now) noexcept;
   void evict(Id id, std::uint64_t CacheStats::* reason, bool by_policy) noexcept;
   void detach(Id id, bool by_policy) noexcept;  // the entry becomes free
   std::uint64_t& held(Kind kind) noexcept;

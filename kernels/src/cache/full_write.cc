@@ -23,6 +23,8 @@ std::size_t FullCache::write(const RowBatch& batch, Write how, Written* results)
     row.version = batch.versions == nullptr ? 0 : batch.versions[i];
     row.expires = batch.expires == nullptr ? kNever : batch.expires[i];
     row.score = batch.scores == nullptr ? kNoScore : batch.scores[i];
+    row.restored = how == Write::kRestore;
+    row.earned = row.restored && batch.earned != nullptr && batch.earned[i];
     const Written result = write_one(row, how, now);
     if (results != nullptr) results[i] = result;
     written += result == Written::kInserted || result == Written::kReplaced;
@@ -87,8 +89,8 @@ Written FullCache::replace(Id id, const NewEntry& row, double now) noexcept {
   put_row(id, row.row);
   entry.version = row.version;
   set_expiry(id, row.expires);
-  if (options_.policy == CachePolicy::kGset && !std::isnan(row.score)) {
-    start_score(entry, row.score, now);
+  if (!std::isnan(row.score) && scores() && (options_.policy == CachePolicy::kGset || row.restored)) {
+    start_score(entry, row, now);
     if (!entry.high_priority) policy_->rescored(id);
   }
   return Written::kReplaced;
@@ -96,7 +98,7 @@ Written FullCache::replace(Id id, const NewEntry& row, double now) noexcept {
 
 Written FullCache::admit(const NewEntry& row, double now) noexcept {
   const auto* field = fields_.of(row.key);
-  if (!admitted(row.key, field)) {
+  if (!row.restored && !admitted(row.key, field)) {
     ++stats_.rejected_admission;
     return Written::kRejected;
   }
@@ -170,7 +172,7 @@ void FullCache::fill(Id id, const NewEntry& row, double now) noexcept {
   entry.score = Decay::nothing();
   if (row.kind == Kind::kRow) {
     put_row(id, row.row);
-    if (scores()) start_score(entry, options_.policy == CachePolicy::kGset ? row.score : kNoScore, now);
+    if (scores()) start_score(entry, row, now);
   }
   set_expiry(id, row.expires);
   index_.insert(row.key, id);
@@ -198,10 +200,11 @@ void FullCache::set_expiry(Id id, double expires) noexcept {
 }
 
 // A row without a score of its own begins with the access that brought it here.
-void FullCache::start_score(Entry& entry, float score, double now) noexcept {
-  entry.scored = !std::isnan(score);
-  entry.score = entry.scored ? decay_.of_score(std::max(0.0, static_cast<double>(score)), now)
-                             : decay_.with_access(Decay::nothing(), now);
+void FullCache::start_score(Entry& entry, const NewEntry& row, double now) noexcept {
+  const bool given = !std::isnan(row.score) && (options_.policy == CachePolicy::kGset || row.restored);
+  entry.scored = given && options_.policy == CachePolicy::kGset && !row.earned;
+  entry.score = given ? decay_.of_score(std::max(0.0, static_cast<double>(row.score)), now)
+                      : decay_.with_access(Decay::nothing(), now);
 }
 
 void FullCache::evict(Id id, std::uint64_t CacheStats::* reason, bool by_policy) noexcept {

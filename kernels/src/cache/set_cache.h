@@ -86,6 +86,8 @@ class SetCache final : public RowCache, private Forked {
     std::uint64_t version = 0;
     double expires = kNever;
     float score = std::numeric_limits<float>::quiet_NaN();
+    bool earned = false;    // by accesses
+    bool restored = false;  // from a cache that it was in
     std::uint32_t flags = 0;
   };
 
@@ -154,6 +156,10 @@ class SetCache final : public RowCache, private Forked {
   std::uint64_t rank_of(std::uint32_t order, std::uint32_t present) const noexcept;
   double score_now(const Region& region, std::uint32_t order, double now) const noexcept;
   void count_entry(Region& region, std::uint32_t word, std::uint64_t key, bool added) noexcept;
+  // Whether a row comes with a score that accesses leave alone.
+  bool comes_scored(const NewRow& row) const noexcept {
+    return options_.policy == CachePolicy::kGset && row.score == row.score && !row.earned;
+  }
   bool scores() const noexcept {
     return options_.policy == CachePolicy::kGset || options_.policy == CachePolicy::kLfu;
   }

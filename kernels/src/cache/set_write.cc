@@ -116,7 +116,7 @@ std::uint32_t SetCache::order_of(Region& region, const Home& home, const NewRow&
   if (scores()) {
     const double height = scale_.height(now, region.landmark.load(std::memory_order_relaxed));
     if (row.row == nullptr) return ScoreWord::kLowest;
-    if (row.score == row.score && options_.policy == CachePolicy::kGset)
+    if (row.score == row.score && (options_.policy == CachePolicy::kGset || row.restored))
       return ScoreWord::encode(std::log2(static_cast<double>(std::max(row.score, 0.0F))) + height,
                                region.next_random());
     return ScoreWord::encode(scale_.of_negative() + height, region.next_random());
@@ -163,14 +163,14 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
       evict(region, room, Reason::kShare);
       return Written::kRejected;
     }
-    const bool scored = options_.policy == CachePolicy::kGset && row.score == row.score;
+    const bool scored = comes_scored(row);
     std::uint32_t flags = row.flags;
     if (has_row(entry.word)) {
       flags |= entry.word & kScored;
     }
     if (scored) flags |= kScored;
     publish(region, home, room, take_slot(region), row, now, flags);
-    if (scored || !has_row(entry.word))
+    if (scored || row.restored || !has_row(entry.word))
       entry.set->order[entry.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
     ++counts.replaced;
     if (update) ++counts.updates_applied;
@@ -182,7 +182,7 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
     return Written::kStale;
   }
   const Fields::Field* const field = fields_.of(row.key);
-  if (!fields_.certain()) {
+  if (!row.restored && !fields_.certain()) {
     const double chance = static_cast<double>(region.next_random()) / 4294967296.0;
     if (chance >= fields_.admission(field)) {
       ++counts.rejected_admission;
@@ -192,7 +192,7 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
   const Room room = make_room(region, home, row, now);
   if (room.set == nullptr) return Written::kRejected;
   std::uint32_t flags = row.flags;
-  if (options_.policy == CachePolicy::kGset && row.score == row.score) flags |= kScored;
+  if (comes_scored(row)) flags |= kScored;
   room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
   publish(region, home, room, take_slot(region), row, now, flags);
   ++counts.inserted;
@@ -258,6 +258,8 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
       if (batch.versions != nullptr) row.version = batch.versions[at];
       if (batch.expires != nullptr) row.expires = batch.expires[at];
       if (batch.scores != nullptr) row.score = batch.scores[at];
+      row.restored = how == Write::kRestore;
+      row.earned = row.restored && batch.earned != nullptr && batch.earned[at];
       if (const Fields::Field* field = fields_.of(row.key); field != nullptr && field->rule.high_priority)
         row.flags = kPriority;
       Region& region = regions_[homes[i].region];
