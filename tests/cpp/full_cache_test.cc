@@ -114,13 +114,13 @@ void full_cache() {
   for (const CachePolicy policy : kPolicies) {
     for (const CacheRow type :
          {CacheRow::kFloat32, CacheRow::kFloat16, CacheRow::kBfloat16, CacheRow::kInt8}) {
-      const auto cache = make_full_cache(options_of(policy, type, 160'000));
-      CHECK(cache->memory_bytes() <= 160'000 && cache->capacity_rows() > 20);
+      const auto cache = make_full_cache(options_of(policy, type, 40'000));
+      CHECK(cache->memory_bytes() <= 40'000 && cache->capacity_rows() > 20);
       cache->set_time(1'000.0);
       CHECK(anything_in_any_order(*cache, 7 + static_cast<std::uint64_t>(policy), 20'000, true) == 0);
       check_counts(*cache);
     }
-    const auto shared = make_full_cache(options_of(policy, CacheRow::kFloat32, 160'000));
+    const auto shared = make_full_cache(options_of(policy, CacheRow::kFloat32, 40'000));
     std::vector<std::thread> threads;
     std::size_t wrong[3] = {};
     for (std::uint64_t t = 0; t < 3; ++t)
