@@ -29,6 +29,10 @@ constexpr const char* type_name<std::int64_t>() {
   return "int64";
 }
 template <>
+constexpr const char* type_name<std::uint8_t>() {
+  return "uint8";
+}
+template <>
 constexpr const char* type_name<float>() {
   return "float32";
 }

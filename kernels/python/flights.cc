@@ -50,6 +50,29 @@ void touch(FlightTable& table, const py::array& keys) {
   table.touch(view);
 }
 
+template <class T>
+py::array_t<T> array_of(const std::vector<T>& values) {
+  return py::array_t<T>(length(values.size()), values.data());
+}
+
+py::tuple lacking(const py::array& keys, const py::array& outcomes) {
+  const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
+  const PackedArray<std::uint8_t> known = vector_of<std::uint8_t>("outcomes", outcomes);
+  if (known.size() != view.size()) {
+    throw py::value_error("outcomes: expected " + std::to_string(view.size()) + ", one a key, got " +
+                          describe(outcomes));
+  }
+  cache::Lacking found;
+  {
+    const py::gil_scoped_release release;
+    found = cache::lacking(view, known);
+  }
+  const bool all = found.keys.size() == found.positions.size();
+  return py::make_tuple(array_of(found.positions),
+                        all ? py::object(py::none()) : py::object(array_of(found.asked)),
+                        array_of(found.keys));
+}
+
 py::tuple distinct(const py::array& keys) {
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
   if (view.size() >= std::numeric_limits<std::uint32_t>::max()) {
@@ -62,7 +85,7 @@ py::tuple distinct(const py::array& keys) {
     const py::gil_scoped_release release;
     found = cache::distinct(view, out);
   }
-  return py::make_tuple(Keys(length(found.size()), found.data()), std::move(which));
+  return py::make_tuple(array_of(found), std::move(which));
 }
 
 std::size_t serve(const py::array& rows, const py::array& sources, const py::array& positions,
@@ -97,10 +120,15 @@ void bind_flights(py::module_& module) {
       .def("land", &land, py::arg("keys"), py::arg("flight"),
            "Before rows of `flight` are written to the cache: None where all may be, else bool [N] which. "
            "`end` must follow: until then `touch` of these keys waits.")
-      .def("end", &end, py::arg("keys"), py::arg("flight"), "Lets go of the keys that `flight` still has.")
+      .def("end", &end, py::arg("keys"), py::arg("flight"),
+           "Lets go of `keys`, those that `flight` began with, where it still has them.")
       .def("touch", &touch, py::arg("keys"),
            "Before an update or deletion of uint64 [N] `keys` is written to the cache.")
       .def("__len__", &FlightTable::size);
+  module.def(
+      "lacking", &lacking, py::arg("keys"), py::arg("outcomes"),
+      "uint64 [N], uint8 [N] → (positions int64 [M] of keys without a row, which of these the store is "
+      "to be asked for, None: all, and the keys of these).");
   module.def("distinct", &distinct, py::arg("keys"),
              "uint64 [N] → (the distinct keys in the order in which they first come, int64 [N] which of them "
              "each key is).");

@@ -318,6 +318,12 @@ void bind_row_cache(py::module_& module) {
            "Looks keys up one by one and inserts what misses; returns how many hit.")
       .def_property_readonly("parts", [](const Cache& c) { return c.cache().parts(); })
       .def("part", &Cache::part, py::arg("index"), "The entries of one part, consistent with each other.")
+      .def_property_readonly(
+          "floor", [](const Cache& c) { return c.cache().floor(); },
+          "The highest version that was evicted: of keys that are not here, only newer updates are taken.")
+      .def(
+          "raise_floor", [](Cache& c, std::uint64_t version) { c.cache().raise_floor(version); },
+          py::arg("version"), "Takes no update as old as `version` of keys that are not here.")
       .def(
           "clear", [](Cache& c) { c.cache().clear(); }, py::call_guard<py::gil_scoped_release>())
       .def(

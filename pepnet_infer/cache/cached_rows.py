@@ -121,7 +121,8 @@ class CachedRows:
     def prefetch(self, table: str, ids: object) -> int:
         """Fetches what the cache lacks of `ids` (or keys) of a table. Returns how many of them it has then.
 
-        Waits for the store, whatever the budget. Counts as no lookup. Raises StoreError when the store fails.
+        Admits them all, whatever their fields' probability. Waits for the store, whatever the budget. Counts as no
+        lookup. Raises StoreError when the store fails.
         """
         dim, keys = self._table(table).dim, self.keys(table, ids)
         flights, there = self._flights[dim], 0
@@ -132,7 +133,7 @@ class CachedRows:
             if len(wanted):
                 mine, _, others = flights.begin(wanted, ended)
                 if mine is not None:
-                    flights.run(mine)
+                    flights.run(mine, certain=True)
                 for flight in [flight for flight, _ in others] + ([mine] if mine is not None else []):
                     flight.wait(None)
                     if flight.fault is not None:

@@ -198,7 +198,11 @@ class EmbeddingCache:
         return self.core.feedback(keys, positive)
 
     def save(self, path: str | os.PathLike[str]) -> snapshot.Saved:
-        """Writes all entries to the file `path`, whole or not at all, while the cache serves. Raises StoreError."""
+        """Writes all entries to the file `path`, whole or not at all, while the cache serves. Raises StoreError.
+
+        Updates that the window holds are applied first: whoever loads the file would never hear of them.
+        """
+        self.flush()
         return snapshot.save(self.core, path)
 
     def load(self, path: str | os.PathLike[str]) -> snapshot.Loaded:

@@ -128,8 +128,11 @@ class Flights:
                 table.end(keys, mine.number)
                 raise
 
-    def run(self, flight: Flight) -> None:
-        """Asks the store, wakes those who wait, and writes what came to the cache. A fault is the flight's."""
+    def run(self, flight: Flight, certain: bool = False) -> None:
+        """Asks the store, wakes those who wait, and writes what came to the cache. A fault is the flight's.
+
+        certain: what came is admitted, whatever the fields' probability.
+        """
         try:
             try:
                 asked, fetched = self._ask(flight)
@@ -138,7 +141,7 @@ class Flights:
                 flight.settle(None, error)
                 return
             try:
-                self._fill(asked, flight.number, fetched)
+                self._fill(asked, flight.number, fetched, certain)
             except Exception as error:  # the rows are served all the same
                 self._counters.fault(error)
         finally:
@@ -182,17 +185,19 @@ class Flights:
         finally:
             self._counters.asked(len(keys), monotonic() - begin)
 
-    def _fill(self, keys: Keys, number: int, fetched: Fetched) -> None:
+    def _fill(self, keys: Keys, number: int, fetched: Fetched, certain: bool) -> None:
         core = self.cache.core
+        if certain and self.cache.policy != "gset":  # a score that is restored counts in lfu, a store's does not
+            fetched = fetched._replace(scores=np.full(len(keys), np.nan, np.float32))
         kept = self.cache.flights.land(keys, number)
         there = fetched.found if kept is None else fetched.found & kept
         if there.all():
-            core.write(keys, fetched.rows, fetched.scores, fetched.versions, fetched.expires)
+            core.write(keys, fetched.rows, fetched.scores, fetched.versions, fetched.expires, restore=certain)
             return
         if there.any():
             some = np.flatnonzero(there)
             scores, versions, expires = fetched.scores[some], fetched.versions[some], fetched.expires[some]
-            core.write(keys[some], fetched.rows[some], scores, versions, expires)
+            core.write(keys[some], fetched.rows[some], scores, versions, expires, restore=certain)
         absent = ~fetched.found if kept is None else kept & ~fetched.found
         if absent.any():
             core.mark_absent(keys[absent])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,12 @@ from pepnet_infer.cache.miss_counters import ABSENT, DEFERRED, DROPPED, FAULT, L
 from pepnet_infer.cache.miss_workers import MissWorkers, Submitted
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import MISSING_KEY, Keys
-from pepnet_infer.store import Rows
+from pepnet_infer.store import Fetched, Rows
 
 Positions = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """The keys of one field that the cache had no row of. `serve` writes theirs."""
 
     out: Rows  # [N, dim], where the rows of the others are already
@@ -39,8 +38,8 @@ class MissBatch:
         self._keys, self._which = _kernels.distinct(keys)
         self._blocks: list[Rows] = []
         self._rows = 0
-        self._place = np.full(len(self._keys), -1, np.int64)  # of each key in the blocks; -1: the default row
-        self._reason = np.full(len(self._keys), ABSENT, np.uint8)
+        self._place: Positions | None = None  # of each key in the blocks; -1: the default row. None: nothing came
+        self._reason: npt.NDArray[np.uint8] | None = None  # why a key has none; None: the store has no such id
         self._waiting: list[tuple[Flight, Positions | None]] = []
         self.fault: StoreError | None = None
         self.late = False
@@ -68,48 +67,73 @@ class MissBatch:
             if others:
                 self._counters.joined(len(others))
         else:
-            self._reason[:] = DEFERRED
+            self._why(slice(None), DEFERRED)
         if submitted is Submitted.FULL and mine is not None:
             self._flights.drop(mine)
             self._counters.dropped()
-            self._reason[_all_or(_compose(at, ours))] = DROPPED
+            self._why(_all_or(_compose(at, ours)), DROPPED)
 
     def finish(self, deadline: float | None) -> None:
         """Waits for the answers, until `deadline`."""
         for flight, at in self._waiting:
             where = _all_or(at)
             if not flight.wait(deadline):
-                self._reason[where], self.late = LATE, True
+                self._why(where, LATE)
+                self.late = True
             elif flight.fetched is None:
-                self._reason[where], self.fault = FAULT, flight.fault
+                self._why(where, FAULT)
+                self.fault = flight.fault
             else:
-                fetched = flight.fetched
-                there = flight.positions(self._keys[where])
-                self._place[where] = np.where(fetched.found[there], there + self._rows, -1)
-                self._blocks.append(fetched.rows)
-                self._rows += len(fetched.rows)
+                self._came(where, flight, flight.fetched)
 
     def serve(self) -> list[int]:
         """Writes the rows of each part, and returns how many of each got the default row. Counts why."""
         dim = self._flights.cache.dim
         blocks = self._blocks
         rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks) if blocks else np.empty((0, dim), np.float32)
-        sources = self._place[self._which]
-        if self._place.min(initial=0) < 0:
-            reasons = np.bincount(self._reason[self._which[sources < 0]], minlength=len(REASONS))
-            for code in np.flatnonzero(reasons):
-                self._counters.defaults(int(code), int(reasons[code]))
-        counts, begin = [], 0
+        sources = np.full(len(self._which), -1) if self._place is None else self._place[self._which]
+        counts, asked_for, begin = [], 0, 0
         for part in self._parts:
             end = begin + len(part.keys)
             mine = sources[begin:end]
             if part.asked is not None:
                 mine = np.full(len(part.positions), -1, np.int64)
                 mine[part.asked] = sources[begin:end]
-                self._counters.defaults(ABSENT, len(part.positions) - len(part.asked))
+                absent = len(part.positions) - len(part.asked)
+                self._counters.defaults(ABSENT, absent)
+                asked_for -= absent
             counts.append(_kernels.serve(rows, mine, part.positions, part.default_row, part.out))
             begin = end
+        if sum(counts) + asked_for:
+            self._count_reasons(sources)
         return counts
+
+    def _came(self, where: Positions | slice, flight: Flight, fetched: Fetched) -> None:
+        """Notes where the rows of the keys at `where` are."""
+        if self._place is None and isinstance(where, slice) and flight.keys is self._keys:  # one flight, one's own
+            there = np.arange(len(self._keys))
+            self._place = there if fetched.found.all() else np.where(fetched.found, there, -1)
+        else:
+            if self._place is None:
+                self._place = np.full(len(self._keys), -1, np.int64)
+            there = flight.positions(self._keys[where])
+            self._place[where] = np.where(fetched.found[there], there + self._rows, -1)
+        self._blocks.append(fetched.rows)
+        self._rows += len(fetched.rows)
+
+    def _why(self, where: Positions | slice, reason: int) -> None:
+        if self._reason is None:
+            self._reason = np.full(len(self._keys), ABSENT, np.uint8)
+        self._reason[where] = reason
+
+    def _count_reasons(self, sources: Positions) -> None:
+        lacking = sources < 0
+        if self._reason is None:
+            self._counters.defaults(ABSENT, int(np.count_nonzero(lacking)))
+            return
+        reasons = np.bincount(self._reason[self._which[lacking]], minlength=len(REASONS))
+        for code in np.flatnonzero(reasons):
+            self._counters.defaults(int(code), int(reasons[code]))
 
     def _wanted(self) -> tuple[Keys, Positions | None]:
         """What is asked for, and where it stands in the keys: not the key that stands for "no id"."""

@@ -15,7 +15,7 @@ from pepnet_infer.store import Rows
 if TYPE_CHECKING:
     from pepnet_infer.cache.cached_rows import CachedTable
 
-_ROW, _ABSENT = 1, 2
+_ABSENT = 2  # the outcome of a key that is known not to exist
 
 
 class Look:
@@ -33,14 +33,14 @@ class Look:
             self.keys = len(outcomes)
             self.hits = core.lookup(request.keys, request.out, outcomes)
             if self.hits != self.keys:
-                self._count_negative(outcomes)
-                self._lacks(request.keys, request.out, outcomes)
+                self.part = self._lacking(request.keys, request.out, outcomes)
+                self.negative_hits = self.keys - self.hits - len(self.part.keys)
         else:
             self.hits = core.lookup_pool(request.keys, request.offsets, request.pooling, request.out, outcomes)
             first, last = int(request.offsets[0]), int(request.offsets[-1])
             self.keys = last - first
             if self.hits != self.keys:
-                self._count_negative(outcomes[first:last])
+                self.negative_hits = int(np.count_nonzero(outcomes[first:last] == _ABSENT))
                 self._gather(request.keys[first:last], request.offsets - first, core)
 
     def finish(self, defaults: int) -> None:
@@ -50,20 +50,14 @@ class Look:
             at, default = np.arange(len(self._rows)), self.table.default_row
             _kernels.pool(self._rows, at, self._offsets, self.request.pooling, default, self.request.out)
 
-    def _count_negative(self, outcomes: npt.NDArray[np.uint8]) -> None:
-        self.negative_hits = int(np.count_nonzero(outcomes == _ABSENT))
-
     def _gather(self, keys: _kernels.Keys, offsets: npt.NDArray[np.int64], core: _kernels.RowCache) -> None:
         """Reads the rows of all bags again, one by one: what was there may be gone meanwhile, or the other way."""
         self._rows: Rows = np.empty((len(keys), self.table.dim), np.float32)
         self._offsets = offsets
         outcomes = np.empty(len(keys), np.uint8)
         core.lookup(keys, self._rows, outcomes, False)
-        self._lacks(keys, self._rows, outcomes)
+        self.part = self._lacking(keys, self._rows, outcomes)
 
-    def _lacks(self, keys: _kernels.Keys, rows: Rows, outcomes: npt.NDArray[np.uint8]) -> None:
-        positions = np.flatnonzero(outcomes != _ROW)
-        known = outcomes[positions]
-        asked = np.flatnonzero(known == 0) if known.any() else None
-        wanted = keys[positions if asked is None else positions[asked]]
-        self.part = Part(rows, self.table.default_row, positions, asked, wanted)
+    def _lacking(self, keys: _kernels.Keys, rows: Rows, outcomes: npt.NDArray[np.uint8]) -> Part:
+        positions, asked, wanted = _kernels.lacking(keys, outcomes)
+        return Part(rows, self.table.default_row, positions, asked, wanted)

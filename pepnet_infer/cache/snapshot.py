@@ -58,7 +58,7 @@ def save(core: _kernels.RowCache, path: str | os.PathLike[str]) -> Saved:
             records = snapshot_rows.pack(core.part(index), core.dtype, core.dim)
             writer.part(index, records)
             counts += np.bincount(snapshot_rows.kinds(records), minlength=4)
-        writer.end()
+        writer.end(core.floor)
         size = file.tell()
     rows, negatives, tombstones = (
         int(counts[kind]) for kind in (snapshot_rows.ROW, snapshot_rows.NEGATIVE, snapshot_rows.TOMBSTONE)
@@ -102,8 +102,7 @@ def _load(core: _kernels.RowCache, reader: snapshot_file.Reader, beta: float, in
     now = core.time
     elapsed = np.floor(now / interval) - np.floor(reader.header.saved_at / interval)
     decay = np.float32((1.0 - beta) ** max(float(elapsed), 0.0))
-    # Of a part that is larger than its portion of the cache, only the best are taken: were all written, the evictions
-    # would leave marks behind that keep older versions out.
+    # Of a part that is larger than its portion of the cache, only the best are taken.
     skipped = max(0.0, 1.0 - core.capacity_rows / max(reader.entries, 1))
     totals = np.zeros(len(Loaded._fields), np.int64)
     for step in range(_ROUNDS):
@@ -113,7 +112,18 @@ def _load(core: _kernels.RowCache, reader: snapshot_file.Reader, beta: float, in
             if begin < block.first + block.size and end > block.first and begin < end:
                 totals += _write(core, reader.records(block, begin, end), now, decay)
     totals[-1] += reader.entries - totals.sum()
+    core.raise_floor(max(reader.floor, _newest_skipped(reader, skipped)))
     return Loaded(*(int(total) for total in totals))
+
+
+def _newest_skipped(reader: snapshot_file.Reader, skipped: float) -> int:
+    """Returns the highest version of what is left out for want of room: as if it had been evicted."""
+    newest = 0
+    for block in reader.blocks:
+        records = reader.records(block, 0, int(skipped * block.total))
+        if len(records):
+            newest = max(newest, int(records["version"].max()))
+    return newest
 
 
 def _write(

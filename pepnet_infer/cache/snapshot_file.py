@@ -2,12 +2,12 @@
 
     header   magic "PEPCACHE" | format version u32 | dim u32 | dtype 8 chars | policy 8 chars | saved at f64 | crc u32
     block    "PART" | number u32 | part u32 | first u32 | total u32 | count u32 | bytes u64 | crc u32 | count records
-    trailer  "LAST" | blocks u32 | entries u64 | crc of all bytes before it u32 | crc u32
+    trailer  "LAST" | blocks u32 | entries u64 | floor u64 | crc of all bytes before it u32 | crc u32
 
 A part is one or more blocks: records first .. first+count of its `total`, sorted so that the one that would be evicted
 first stands first. Block numbers count from 0. Each CRC-32 covers what its header says before it, a block's its
 records too. The trailer's sums make a file that was cut between two blocks, or put together from two, as visible as a
-flipped bit. Nothing follows the trailer.
+flipped bit. Nothing follows the trailer. The floor is the highest version that the cache had evicted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import numpy as np
 from pepnet_infer.cache import snapshot_rows
 from pepnet_infer.errors import StoreError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 #: Records a block has at most: what writer and reader hold at once.
 BLOCK_RECORDS = 4096
 
 _MAGIC = b"PEPCACHE"
 _HEADER = struct.Struct("<8sII8s8sd")
 _BLOCK = struct.Struct("<4sIIIIIQ")
-_TRAILER = struct.Struct("<4sIQI")
+_TRAILER = struct.Struct("<4sIQQI")
 _CRC = struct.Struct("<I")
 
 
@@ -79,9 +79,9 @@ class Writer:
             self._blocks += 1
         self._entries += len(records)
 
-    def end(self) -> None:
-        """Appends the trailer."""
-        packed = _TRAILER.pack(b"LAST", self._blocks, self._entries, self._sum)
+    def end(self, floor: int) -> None:
+        """Appends the trailer. floor: of the cache, after its last part was read."""
+        packed = _TRAILER.pack(b"LAST", self._blocks, self._entries, floor, self._sum)
         self._put(packed, _CRC.pack(zlib.crc32(packed)))
 
     def _put(self, *pieces: bytes) -> None:
@@ -97,6 +97,7 @@ class Reader:
         self._path, self._file = path, file
         self._size = os.fstat(file.fileno()).st_size
         self._at = self._sum = 0
+        self.floor = 0
         self.header = self._read_header()
         try:
             self._layout = snapshot_rows.record_type(self.header.dtype, self.header.dim)
@@ -161,7 +162,8 @@ class Reader:
     def _read_trailer(self, start: int, total: int, blocks: int, entries: int) -> None:
         packed = b"LAST" + self._take("trailer", _TRAILER.size - 4)
         self._check_sum("trailer", start, zlib.crc32(packed), self._take("trailer", _CRC.size))
-        said = _TRAILER.unpack(packed)[1:]
+        *counted, self.floor, summed = _TRAILER.unpack(packed)[1:]
+        said = (*counted, summed)
         if said != (blocks, entries, total):
             raise self._damaged("trailer", start, f"blocks, entries, sum {said}", f"{(blocks, entries, total)}")
         if self._at != self._size:

@@ -38,7 +38,7 @@ def warm(flights: Flights, tables: Sequence[Scored]) -> int:
         mine, _, _ = flights.begin(np.array(some), flights.ended)
         if mine is None:
             continue
-        flights.run(mine)
+        flights.run(mine, certain=True)
         if mine.fetched is None:
             break
         fetched += int(np.count_nonzero(mine.fetched.found))

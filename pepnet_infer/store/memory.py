@@ -10,14 +10,27 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import KeyIndex
+from pepnet_infer._kernels import KeyIndex, gather
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.store import Fetched, Rows
 from pepnet_infer.store.record import REMEMBER
 from pepnet_infer.store.write_batch import Positions, WriteBatch, check_deletion, check_keys, checked_batch, rounds
 
-_FEW = 1024  # keys that are merely kept sorted until the index is built anew
+_FEW = 1024  # keys that are merely kept sorted until they are indexed
+_RATIO = 8  # how much larger than the next a run of indexed keys is, at least
+
+# What is known of a key, by slot: on one line, for it is read at random.
+_KNOWN = np.dtype(
+    [
+        ("version", np.uint64),
+        ("expires", np.float64),  # of a deletion: when it was made
+        ("row", np.int64),  # in the rows of its width; -1: never had one
+        ("score", np.float32),
+        ("live", np.bool_),  # False: deleted
+        ("unused", "V3"),
+    ]
+)
 _Number = TypeVar("_Number", bound=np.generic)
 
 
@@ -29,11 +42,7 @@ class MemoryStore:
         self._remember, self._clock = remember, clock
         self._lock = threading.Lock()
         self._slots = _Slots()
-        self._versions = np.empty(0, np.uint64)  # these by slot
-        self._scores = np.empty(0, np.float32)
-        self._expires = np.empty(0)  # of a deletion: when it was made
-        self._live = np.empty(0, np.bool_)  # False: deleted
-        self._row_at = np.empty(0, np.int64)  # in the rows of its width; -1: never had one
+        self._known = np.empty(0, _KNOWN)  # by slot
         self._rows: dict[int, Rows] = {}
         self._row_count: dict[int, int] = {}
         self._widths = np.zeros(1 << 16, np.int64)  # table number → dim; 0: no row of it was put yet
@@ -79,21 +88,22 @@ class MemoryStore:
     def __len__(self) -> int:
         """How many keys have a row that has not expired."""
         with self._lock:
-            return int((self._live & (self._expires > self._clock())).sum())
+            return int((self._known["live"] & (self._known["expires"] > self._clock())).sum())
 
     def _read(self, slots: Positions, dim: int, now: float) -> Fetched:
-        expires, versions = self._expires[slots], self._versions[slots]
-        found = self._live[slots] & (expires > now)
-        if found.all():
-            rows = self._rows[dim].take(self._row_at[slots], axis=0)
-            return Fetched(rows, found, versions, self._scores[slots], expires)
-        got = Fetched.nothing(slots.size, dim)
-        at = slots[found]
-        if at.size:
-            got.rows[found] = self._rows[dim].take(self._row_at[at], axis=0)
-        got.found[:], got.scores[found], got.expires[found] = found, self._scores[at], expires[found]
-        got.versions[:] = np.where(expires + self._remember > now, versions, 0)
-        return got
+        known = self._known.take(slots)
+        # The fields one by one from a copy that is in the processor's cache, each without gaps.
+        versions, expires, scores = known["version"].copy(), known["expires"].copy(), known["score"].copy()
+        found = known["live"] & (expires > now)
+        at = known["row"] if found.all() else np.where(found, known["row"], -1)
+        dim_rows = self._rows.get(dim, np.empty((0, dim), np.float32))
+        rows = np.empty((slots.size, dim), np.float32)
+        if gather(dim_rows, np.ascontiguousarray(at), np.zeros(dim, np.float32), rows):
+            gone = ~found
+            scores[gone] = np.nan
+            versions[gone & (expires + self._remember <= now)] = 0
+            expires[gone] = np.inf
+        return Fetched(rows, found, versions, scores, expires)
 
     def _put(self, batch: WriteBatch, now: float) -> int:
         return self._write(batch.keys, batch.versions, now, batch)
@@ -102,38 +112,42 @@ class MemoryStore:
         """Writes states of distinct, ascending keys: rows, or without `batch` deletions."""
         slots, known = self._slots.add(keys)
         self._grow(len(self._slots))
-        forgotten = self._expires[slots] + self._remember <= now
-        newer = ~known | forgotten | (versions > self._versions[slots])
+        before = self._known.take(slots)
+        forgotten = before["expires"] + self._remember <= now
+        newer = ~known | forgotten | (versions > before["version"])
         at = slots[newer]
-        self._versions[at] = versions[newer]
-        self._live[at] = batch is not None
+        self._known["version"][at] = versions[newer]
+        self._known["live"][at] = batch is not None
         if batch is None:
-            self._scores[at], self._expires[at] = np.nan, now
+            self._known["score"][at], self._known["expires"][at] = np.nan, now
         else:
-            self._scores[at], self._expires[at] = batch.scores[newer], batch.expires[newer]
+            self._known["score"][at], self._known["expires"][at] = batch.scores[newer], batch.expires[newer]
             self._write_rows(at, batch.rows[newer])
         return int(at.size)
 
     def _write_rows(self, slots: Positions, rows: Rows) -> None:
         dim = rows.shape[1]
-        count, without = self._row_count.get(dim, 0), slots[self._row_at[slots] < 0]
-        self._row_at[without] = np.arange(count, count + without.size)
+        place = self._known["row"]
+        count, without = self._row_count.get(dim, 0), slots[place[slots] < 0]
+        place[without] = np.arange(count, count + without.size)
         self._row_count[dim] = count + without.size
         held = self._rows.get(dim, np.empty((0, dim), np.float32))
         self._rows[dim] = _grown(held, count + without.size)
-        self._rows[dim][self._row_at[slots]] = rows
+        self._rows[dim][place[slots]] = rows
 
     def _grow(self, count: int) -> None:
-        before = self._versions.size
+        before = self._known.size
         if count <= before:
             return
-        self._versions = _grown(self._versions, count)
-        self._scores, self._expires = _grown(self._scores, count), _grown(self._expires, count)
-        self._live, self._row_at = _grown(self._live, count), _grown(self._row_at, count)
-        self._live[before:], self._expires[before:], self._row_at[before:] = False, 0, -1
+        self._known = _grown(self._known, count)
+        new = self._known[before:]
+        new["live"], new["expires"], new["row"] = False, 0, -1
 
     def _check_width(self, keys: Keys, dim: int) -> None:
-        widths = self._widths[keys >> np.uint64(ID_BITS)]
+        tables = keys >> np.uint64(ID_BITS)
+        if tables.size and (tables == tables[0]).all():
+            tables = tables[:1]  # one table's, as almost always
+        widths = self._widths[tables]
         wrong = (widths != dim) & (widths != 0)
         if wrong.any():
             at = int(np.argmax(wrong))
@@ -141,13 +155,13 @@ class MemoryStore:
 
 
 class _Slots:
-    """Numbers keys in the order they came: an index over most of them, a sorted array of those that came since."""
+    """Numbers keys in the order they came: indices over runs of them, each much larger than the next; a sorted array of
+    the last few."""
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.uint64)  # by slot; only `_count` are in use
         self._count = 0
-        self._indexed = 0
-        self._index = KeyIndex(self._keys)
+        self._runs: list[tuple[int, KeyIndex]] = []  # (first slot, index of its keys)
         self._new_keys = np.empty(0, np.uint64)  # ascending
         self._new_slots = np.empty(0, np.int64)
 
@@ -156,10 +170,19 @@ class _Slots:
 
     def find(self, keys: Keys) -> Positions:
         """Returns the slot of each key, -1 where there is none."""
-        slots = self._index.find(np.ascontiguousarray(keys))
+        keys = np.ascontiguousarray(keys)
+        if not self._runs:
+            return self._find_new(keys)
+        slots: Positions = self._runs[0][1].find(keys)
+        for first, index in self._runs[1:]:
+            lacking = np.flatnonzero(slots < 0)
+            if lacking.size == 0:
+                return slots
+            found = index.find(keys[lacking])
+            slots[lacking] = np.where(found < 0, -1, found + first)
         if self._new_keys.size:
-            at = np.minimum(np.searchsorted(self._new_keys, keys), self._new_keys.size - 1)
-            slots = np.where(self._new_keys[at] == keys, self._new_slots[at], slots)
+            lacking = np.flatnonzero(slots < 0)
+            slots[lacking] = self._find_new(keys[lacking])
         return slots
 
     def add(self, keys: Keys) -> tuple[Positions, npt.NDArray[np.bool_]]:
@@ -174,14 +197,26 @@ class _Slots:
         self._keys = _grown(self._keys, self._count + new.size)
         self._keys[numbers] = new
         self._count += new.size
-        if self._count - self._indexed <= max(_FEW, self._indexed // 8):
+        if self._new_keys.size + new.size <= _FEW:
             at = np.searchsorted(self._new_keys, new)
             self._new_keys = np.insert(self._new_keys, at, new)
             self._new_slots = np.insert(self._new_slots, at, numbers)
         else:
-            self._index, self._indexed = KeyIndex(self._keys[: self._count]), self._count
-            self._new_keys, self._new_slots = self._new_keys[:0], self._new_slots[:0]
+            self._index(self._count - self._new_keys.size - new.size)
         return slots, known
+
+    def _find_new(self, keys: Keys) -> Positions:
+        if self._new_keys.size == 0:
+            return np.full(keys.size, -1)
+        at = np.minimum(np.searchsorted(self._new_keys, keys), self._new_keys.size - 1)
+        return np.where(self._new_keys[at] == keys, self._new_slots[at], -1)
+
+    def _index(self, first: int) -> None:
+        """Indexes the keys from slot `first` on, and with them the runs before that are not much larger."""
+        while self._runs and first - self._runs[-1][0] < _RATIO * (self._count - first):
+            first = self._runs.pop()[0]
+        self._runs.append((first, KeyIndex(self._keys[first : self._count])))
+        self._new_keys, self._new_slots = self._new_keys[:0], self._new_slots[:0]
 
 
 def _grown(array: npt.NDArray[_Number], count: int) -> npt.NDArray[_Number]:

@@ -20,6 +20,7 @@ PackedArray<std::uint64_t> view(const Keys& keys) { return {keys.data(), keys.si
 void check_against_map() {
   FlightTable table;
   std::map<std::uint64_t, std::uint64_t> truth;
+  std::map<std::uint64_t, Keys> asked;  // by flight
   std::mt19937_64 random(1);
   for (std::uint64_t flight = 1; flight < 2000; ++flight) {
     Keys keys;
@@ -31,10 +32,11 @@ void check_against_map() {
       table.begin(view(keys), flight, owners.data());
       for (std::size_t i = 0; i < keys.size(); ++i)
         CHECK(owners[i] == truth.try_emplace(keys[i], flight).first->second);
+      asked[flight] = keys;
     } else if (!truth.empty()) {
       const std::uint64_t ended = truth.begin()->second;
-      table.end(view(keys), ended);
-      for (const std::uint64_t key : keys) {
+      table.end(view(asked[ended]), ended);
+      for (const std::uint64_t key : asked[ended]) {
         if (const auto at = truth.find(key); at != truth.end() && at->second == ended) truth.erase(at);
       }
     }

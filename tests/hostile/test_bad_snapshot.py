@@ -19,7 +19,7 @@ from pepnet_infer.errors import StoreError
 DIM = 2
 HEADER_BYTES = 8 + 4 + 4 + 8 + 8 + 8 + 4
 BLOCK_BYTES = 4 + 5 * 4 + 8 + 4
-TRAILER_BYTES = 4 + 4 + 8 + 4 + 4
+TRAILER_BYTES = 4 + 4 + 8 + 8 + 4 + 4
 
 
 def make(full: bool = False) -> Any:
@@ -47,7 +47,7 @@ def large(folder: Path) -> bytes:
         writer = snapshot_file.Writer(file, snapshot_file.Header(DIM, "float32", "lru", 0.0))
         for index, part in enumerate(blocks):
             writer.part(index, snapshot_rows.pack(part, "float32", DIM))
-        writer.end()
+        writer.end(0)
     return (folder / "large").read_bytes()
 
 
@@ -148,12 +148,12 @@ def test_headers_of_something_else(tmp_path: Path) -> None:
     refused(path, b"PK\x03\x04" * 30, "header at byte 0: expected a snapshot, magic b'PEPCACHE', got b'PK")
 
     def version(head: bytearray) -> None:
-        head[8:12] = struct.pack("<I", 2)
+        head[8:12] = struct.pack("<I", 3)
 
     def dtype(head: bytearray) -> None:
         head[16:24] = b"float64\0"
 
-    refused(path, with_header(data, version), "header at byte 8: expected format version 1, got 2")
+    refused(path, with_header(data, version), "header at byte 8: expected format version 2, got 3")
     refused(path, with_header(data, dtype), "header at byte 0: expected a dtype and dim of a cache, got Header")
     for dim in (0, 2**32 - 1):
 
@@ -194,7 +194,7 @@ def test_kinds_that_do_not_exist(tmp_path: Path) -> None:
         with open(tmp_path / "odd", "wb") as file:
             writer = snapshot_file.Writer(file, snapshot_file.Header(DIM, "float32", "lru", 0.0))
             writer.part(0, records)
-            writer.end()
+            writer.end(0)
         data = (tmp_path / "odd").read_bytes()
         refused(tmp_path / "odd", data, r"block 0 at byte \d+: expected entries of a known kind")
 

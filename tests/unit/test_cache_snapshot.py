@@ -14,6 +14,8 @@ import pytest
 
 from pepnet_infer import _kernels
 from pepnet_infer.cache import snapshot, snapshot_file
+from pepnet_infer.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.cache.update_window import UpdateWindow
 from pepnet_infer.errors import StoreError
 
 DIM = 6
@@ -282,7 +284,7 @@ def test_a_temporary_file_of_a_dead_writer_goes_and_a_living_one_s_stays(tmp_pat
         snapshot.save(make(), tmp_path / "s")
         assert len(list(tmp_path.glob(".s.tmp-*"))) == 1
         writer = snapshot_file.Writer(living, snapshot_file.Header(3, "int8", "lru", 0.0))
-        writer.end()
+        writer.end(0)
     with open(tmp_path / "s", "rb") as file:
         assert snapshot_file.Reader(tmp_path / "s", file).header.dim == 3
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
@@ -342,3 +344,41 @@ def test_admission_is_not_drawn_again_and_scores_by_access_go_on(tmp_path: Path,
         assert again or len(np.unique(np.round(before["score"], 3))) > 4  # not all alike: there is something to keep
         saved.lookup(keys, out)
         loaded.lookup(keys, out)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_updates_older_than_what_was_evicted_stay_out(tmp_path: Path, full: bool) -> None:
+    cache = make(full=full, capacity=80_000)
+    keys = ids(*range(1, 4000))
+    cache.write(keys, rows_of(keys), None, np.arange(1, 4000, dtype=np.uint64))
+    gone = keys[cache.peek(keys)["outcome"] == 0][-1:]
+    assert cache.floor >= gone[0] > 0
+    snapshot.save(cache, tmp_path / "saved")
+    other = make(full=full, capacity=80_000)
+    snapshot.load(other, tmp_path / "saved")
+    assert other.floor >= cache.floor
+    assert other.write(gone, rows_of(gone), None, gone - np.uint64(1), update=True) == 0
+    assert other.write(gone, rows_of(gone), None, ids(other.floor + 1), update=True) == 1
+
+
+def test_a_smaller_cache_remembers_what_it_had_no_room_for(tmp_path: Path) -> None:
+    cache, smaller = make(capacity=1 << 18), make(capacity=80_000)
+    keys = ids(*range(1, 1500))
+    cache.write(keys, rows_of(keys), None, np.full(len(keys), 7, np.uint64))
+    snapshot.save(cache, tmp_path / "saved")
+    snapshot.load(smaller, tmp_path / "saved")
+    out = keys[smaller.peek(keys)["outcome"] == 0][:1]
+    assert smaller.write(out, rows_of(out), None, ids(6), update=True) == 0
+
+
+def test_what_the_update_window_holds_is_saved(tmp_path: Path) -> None:
+    window = UpdateWindow(interval=3600.0)
+    cache = EmbeddingCache(DIM, 1 << 18, update_window=window)
+    key = ids(5)
+    for version in (1, 2, 3):
+        cache.apply(key, rows_of(key, version), ids(version))
+    assert cache.core.peek(key)["version"][0] == 1
+    cache.save(tmp_path / "saved")
+    loaded = EmbeddingCache(DIM, 1 << 18)
+    loaded.load(tmp_path / "saved")
+    assert loaded.core.peek(key)["version"][0] == 3

@@ -232,6 +232,19 @@ def test_a_fault_costs_default_rows_and_a_count_unless_it_is_asked_for(
     np.testing.assert_array_equal(out, rows_of(keys))
 
 
+@pytest.mark.parametrize("policy", ["lru", "gset", "lfu"])
+def test_what_is_asked_for_by_name_is_admitted_for_certain(store: Formula, policy: Any) -> None:
+    rows = rows_over(store, policy=policy, admission=0.0)
+    assert rows.prefetch("a", np.arange(50)) == 50
+    keys = keys_of(A, *range(50, 80))
+    assert rows.warm({"a": (keys, np.ones(len(keys), np.float32))}) == 30
+    assert rows.stats()["rows"] == 80
+    out = np.empty((1, DIM), np.float32)
+    rows.lookup("a", keys_of(A, 99), out)
+    assert rows.stats()["rows"] == 80
+    np.testing.assert_array_equal(out, rows_of(keys_of(A, 99)))
+
+
 def test_prefetch_brings_what_is_lacking(store: Formula) -> None:
     rows = rows_over(store)
     assert rows.prefetch("a", [1, 2, 3, 5000]) == 3

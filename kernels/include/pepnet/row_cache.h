@@ -160,6 +160,10 @@ class RowCache {
 
   virtual void clear() noexcept = 0;
 
+  // The highest version that was evicted: of keys that are not here, only newer updates are taken.
+  virtual std::uint64_t floor() const noexcept = 0;
+  virtual void raise_floor(std::uint64_t version) noexcept = 0;
+
   // Unix seconds from here on, instead of the clock's; NaN: the clock's again. For tests and simulations.
   virtual void set_time(double now) noexcept = 0;
   virtual double time() const noexcept = 0;

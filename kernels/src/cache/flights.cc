@@ -58,31 +58,52 @@ void FlightTable::remove(std::size_t at) noexcept {
   --size_;
 }
 
+FlightTable::Flight* FlightTable::flight_of(std::uint64_t number) noexcept {
+  const auto found =
+      std::ranges::find_if(flights_, [&](const Flight& flight) { return flight.number == number; });
+  return found == flights_.end() ? nullptr : &*found;
+}
+
 void FlightTable::begin(PackedArray<std::uint64_t> keys, std::uint64_t flight, std::uint64_t* owners) {
   const std::lock_guard lock(mutex_);
   reserve(keys.size());
+  flights_.reserve(flights_.size() + 1);
+  std::size_t ours = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     Entry& entry = entries_[find(keys[i])];
     if (entry.flight == 0) {
       ++size_;
-      entry = {keys[i], flight, State::kFlying};
-    } else if (entry.state == State::kTouched) {
-      entry = {keys[i], flight, State::kFlying};  // whoever had it finds at `land` that it has it no more
+      ++ours;
+      entry = {keys[i], flight};
+    } else if (entry.touched) {
+      // Whoever had it finds at `land` that it has it no more.
+      if (Flight* const other = flight_of(entry.flight)) --other->keys;
+      ++ours;
+      entry = {keys[i], flight};
     }
     owners[i] = entry.flight;
+  }
+  if (ours == 0) return;
+  if (Flight* const known = flight_of(flight)) {
+    known->keys += ours;
+  } else {
+    flights_.push_back({flight, ours});
   }
 }
 
 std::size_t FlightTable::land(PackedArray<std::uint64_t> keys, std::uint64_t flight, bool* kept) noexcept {
   const std::lock_guard lock(mutex_);
+  Flight* const known = flight_of(flight);
+  if (known != nullptr) known->landing = true;
+  if (known != nullptr && !known->touched && known->keys == keys.size()) {
+    std::fill_n(kept, keys.size(), true);
+    return keys.size();
+  }
   std::size_t count = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    Entry& entry = entries_[find(keys[i])];
-    kept[i] = entry.flight == flight && entry.state != State::kTouched;
-    if (kept[i]) {
-      entry.state = State::kLanding;
-      ++count;
-    }
+    const Entry& entry = entries_[find(keys[i])];
+    kept[i] = entry.flight == flight && !entry.touched;
+    count += kept[i];
   }
   return count;
 }
@@ -90,9 +111,22 @@ std::size_t FlightTable::land(PackedArray<std::uint64_t> keys, std::uint64_t fli
 void FlightTable::end(PackedArray<std::uint64_t> keys, std::uint64_t flight) noexcept {
   {
     const std::lock_guard lock(mutex_);
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      const std::size_t at = find(keys[i]);
-      if (entries_[at].flight == flight) remove(at);
+    Flight* const known = flight_of(flight);
+    if (known != nullptr && known->keys == size_ && known->keys == keys.size()) {
+      std::ranges::fill(entries_, Entry{});  // the only one, as almost always
+      size_ = 0;
+      flights_.clear();
+    } else {
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        const std::size_t at = find(keys[i]);
+        if (entries_[at].flight != flight) continue;
+        remove(at);
+        if (known != nullptr) --known->keys;
+      }
+      if (known != nullptr && known->keys == 0) {
+        *known = flights_.back();
+        flights_.pop_back();
+      }
     }
   }
   landed_.notify_all();
@@ -104,11 +138,12 @@ void FlightTable::touch(PackedArray<std::uint64_t> keys) {
     waits = false;
     for (std::size_t i = 0; i < keys.size(); ++i) {
       Entry& entry = entries_[find(keys[i])];
-      if (entry.flight == 0) continue;
-      if (entry.state == State::kLanding) {
+      if (entry.flight == 0 || entry.touched) continue;
+      Flight* const flight = flight_of(entry.flight);
+      if (flight->landing) {
         waits = true;
       } else {
-        entry.state = State::kTouched;
+        entry.touched = flight->touched = true;
       }
     }
     if (waits) landed_.wait(lock);
@@ -118,6 +153,24 @@ void FlightTable::touch(PackedArray<std::uint64_t> keys) {
 std::size_t FlightTable::size() const noexcept {
   const std::lock_guard lock(mutex_);
   return size_;
+}
+
+Lacking lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes) {
+  Lacking found;
+  bool absent = false;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const auto outcome = static_cast<Outcome>(outcomes[i]);
+    if (outcome == Outcome::kRow) continue;
+    if (outcome == Outcome::kMiss) {
+      found.asked.push_back(static_cast<std::int64_t>(found.positions.size()));
+      found.keys.push_back(keys[i]);
+    } else {
+      absent = true;
+    }
+    found.positions.push_back(static_cast<std::int64_t>(i));
+  }
+  if (!absent) found.asked.clear();
+  return found;
 }
 
 std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "pepnet/packed.h"
+#include "pepnet/row_cache.h"
 #include "pepnet/rows.h"
 
 namespace pepnet::cache {
@@ -27,15 +28,15 @@ class FlightTable {
  public:
   FlightTable();
 
-  // owners[i] becomes the flight that fetches keys[i] from here on: the one that does already, or `flight`
-  // (not 0).
+  // `keys` are distinct. owners[i] becomes the flight that fetches keys[i] from here on: the one that does
+  // already, or `flight` (not 0).
   void begin(PackedArray<std::uint64_t> keys, std::uint64_t flight, std::uint64_t* owners);
 
-  // Says that rows of `flight` are about to be written. kept[i]: whether that of keys[i] may be. Returns how
-  // many.
+  // Says that rows of `flight` are about to be written. keys: of those that it began with, distinct. kept[i]:
+  // whether that of keys[i] may be. Returns how many.
   std::size_t land(PackedArray<std::uint64_t> keys, std::uint64_t flight, bool* kept) noexcept;
 
-  // Lets go of those of `keys` that `flight` still has.
+  // Lets go of those of `keys`, all that the flight began with, that it still has.
   void end(PackedArray<std::uint64_t> keys, std::uint64_t flight) noexcept;
 
   // An update or deletion of `keys` is about to be written. Waits while rows of theirs are being written.
@@ -44,13 +45,19 @@ class FlightTable {
   std::size_t size() const noexcept;
 
  private:
-  enum class State : std::uint8_t { kFlying, kLanding, kTouched };
   struct Entry {
     std::uint64_t key = 0;
     std::uint64_t flight = 0;  // 0: nothing here. Every key is an ordinary one
-    State state = State::kFlying;
+    bool touched = false;
+  };
+  struct Flight {
+    std::uint64_t number;
+    std::size_t keys;      // that it has in the table
+    bool touched = false;  // some of its keys were, or are another's since
+    bool landing = false;  // rows of its keys may be being written
   };
 
+  Flight* flight_of(std::uint64_t number) noexcept;    // nullptr: it has no keys
   std::size_t find(std::uint64_t key) const noexcept;  // where it is, or where it would go
   void reserve(std::size_t more);
   void remove(std::size_t at) noexcept;
@@ -59,7 +66,18 @@ class FlightTable {
   std::condition_variable landed_;
   std::vector<Entry> entries_;  // a power of two, at most half full; linear probing, no tombstones
   std::size_t size_ = 0;
+  std::vector<Flight> flights_;  // few
 };
+
+// What a lookup left to be done.
+struct Lacking {
+  std::vector<std::int64_t> positions;  // of all keys without a row
+  std::vector<std::int64_t> asked;      // which of `positions` are not known to be absent; empty: all of them
+  std::vector<std::uint64_t> keys;      // theirs
+};
+
+// `outcomes` [keys] are of `Outcome`.
+Lacking lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes);
 
 // Distinct keys in the order in which they first come, and for each of `keys` which of them it is [keys].
 std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which);

@@ -232,6 +232,16 @@ void FullCache::after_fork() noexcept {
   forget();
 }
 
+std::uint64_t FullCache::floor() const noexcept {
+  const std::lock_guard guard(lock_);
+  return floor_;
+}
+
+void FullCache::raise_floor(std::uint64_t version) noexcept {
+  const std::lock_guard guard(lock_);
+  floor_ = std::max(floor_, version);
+}
+
 void FullCache::clear() noexcept {
   const std::lock_guard guard(lock_);
   forget();

@@ -236,6 +236,22 @@ std::uint64_t SetCache::rank_of(std::uint32_t order, std::uint32_t present) cons
   }
 }
 
+std::uint64_t SetCache::floor() const noexcept {
+  std::uint64_t highest = 0;
+  for (std::size_t i = 0; i < layout_.regions; ++i) {
+    const std::lock_guard guard(regions_[i].lock);
+    highest = std::max(highest, regions_[i].floor);
+  }
+  return highest;
+}
+
+void SetCache::raise_floor(std::uint64_t version) noexcept {
+  for (std::size_t i = 0; i < layout_.regions; ++i) {
+    const std::lock_guard guard(regions_[i].lock);
+    regions_[i].floor = std::max(regions_[i].floor, version);
+  }
+}
+
 void SetCache::clear() noexcept {
   for (std::size_t i = 0; i < layout_.regions; ++i) {
     Region& region = regions_[i];

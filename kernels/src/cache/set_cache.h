@@ -54,6 +54,8 @@ class SetCache final : public RowCache, private Forked {
   std::size_t parts() const noexcept override { return layout_.regions; }
   CachePart part(std::size_t index) const override;
   void clear() noexcept override;
+  std::uint64_t floor() const noexcept override;
+  void raise_floor(std::uint64_t version) noexcept override;
   void set_time(double now) noexcept override { manual_time_.store(now, std::memory_order_relaxed); }
   double time() const noexcept override;
   CacheStats stats() const noexcept override;

@@ -12,6 +12,7 @@
 // again until every reader that could have seen the word has left.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -85,6 +86,33 @@ struct alignas(kCacheLine) Set {
   }
 };
 static_assert(sizeof(Set) == kCacheLine);
+
+// Of two sets the way whose order word, as counted from `base`, is the smallest, and all their flags.
+struct Least {
+  std::uint64_t rank = ~std::uint64_t{0};  // word 32 | set 1 | way 3; all ones: both are empty
+  std::uint32_t flags = 0;
+
+  unsigned set() const noexcept { return static_cast<unsigned>(rank >> 3) & 1; }
+  unsigned way() const noexcept { return static_cast<unsigned>(rank) & 7; }
+  bool any() const noexcept { return rank != ~std::uint64_t{0}; }
+};
+
+inline Least least_of(const Set& first, const Set& second, std::uint32_t base) noexcept {
+  Least least;
+  const auto look = [&](const Set& set, std::uint64_t number) noexcept {
+#pragma GCC unroll 8
+    for (std::uint64_t way = 0; way < kWays; ++way) {
+      const std::uint32_t word = set.hot[way].load(std::memory_order_relaxed);
+      const std::uint32_t value = set.order[way].load(std::memory_order_relaxed) - base;
+      const std::uint64_t empty = is_empty(word) ? ~std::uint64_t{0} : 0;
+      least.rank = std::min(least.rank, (std::uint64_t{value} << 4 | number | way) | empty);
+      least.flags |= word;
+    }
+  };
+  look(first, 0);
+  look(second, kWays);
+  return least;
+}
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
 // What stands before a row.

@@ -117,21 +117,11 @@ SetCache::Room SetCache::make_room(Region& region, const Home& home, const NewRo
 SetCache::Room SetCache::plain_victim(Region& region, const Home& home) noexcept {
   const std::uint32_t base =
       options_.policy == CachePolicy::kLru ? tick_.load(std::memory_order_relaxed) + 1 : 0;
-  Set* const sets[2] = {&set_at(number_of(region), home.first), &set_at(number_of(region), home.second)};
-  std::uint32_t flags = 0;
-  std::uint64_t least = ~std::uint64_t{0};
-  for (unsigned s = 0; s < 2; ++s) {
-    for (unsigned way = 0; way < kWays; ++way) {
-      const std::uint32_t word = sets[s]->hot[way].load(std::memory_order_relaxed);
-      const std::uint32_t value = sets[s]->order[way].load(std::memory_order_relaxed) - base;
-      flags |= is_empty(word) ? 0 : word;
-      const std::uint64_t ranked =
-          is_empty(word) ? ~std::uint64_t{0} : std::uint64_t{value} << 8 | s << 4 | way;
-      least = std::min(least, ranked);
-    }
-  }
-  if ((flags & (kExpires | kPriority)) != 0 || least == ~std::uint64_t{0}) return {};
-  return {sets[(least >> 4) & 1], static_cast<unsigned>(least & 15)};
+  Set& first = set_at(number_of(region), home.first);
+  Set& second = set_at(number_of(region), home.second);
+  const Least least = least_of(first, second, base);
+  if ((least.flags & (kExpires | kPriority)) != 0 || !least.any()) return {};
+  return {least.set() == 0 ? &first : &second, least.way()};
 }
 
 SetCache::Room SetCache::victim(Region& region, const Home& home, double now, bool same_field,

@@ -9,7 +9,10 @@
 namespace pepnet::cache {
 namespace {
 
-constexpr std::size_t kGroup = 32;
+// How many keys behind the first stage the others are.
+constexpr std::size_t kGuess = 8;
+constexpr std::size_t kWrite = 16;
+constexpr std::size_t kRing = 32;
 
 }  // namespace
 
@@ -203,27 +206,21 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
 // Asks for what writing a key will read: its entry, or else the row that is likely to make room for it. Looks
 // without the lock: only a guess.
 void SetCache::prefetch_entry(const Home& home) const noexcept {
-  const std::uint32_t present = tick_.load(std::memory_order_relaxed);
-  std::uint32_t least = 0xFFFF'FFFF;
-  std::uint32_t likely = kEmpty;
-  for (const std::uint32_t number : {home.first, home.second}) {
-    const Set& set = set_at(home.region, number);
-    if (const unsigned ways = set.matches(home.tag); ways != 0) {
-      likely = set.hot[__builtin_ctz(ways)].load(std::memory_order_relaxed);
-      if (!is_empty(likely)) break;
-    }
-    for (unsigned way = 0; way < kWays; ++way) {
-      const std::uint32_t order = set.order[way].load(std::memory_order_relaxed);
-      const std::uint32_t value = scores() ? order : order - present - 1;
-      if (value >= least) continue;
-      least = value;
-      likely = set.hot[way].load(std::memory_order_relaxed);
-    }
-  }
-  if (!is_empty(likely)) prefetch(slot_at(home.region, likely));
-  // Locks and publications wait for all stores before them: the row's lines had better be here by then.
-  const std::byte* const next =
-      slot_at(home.region, regions_[home.region].next_slot.load(std::memory_order_relaxed));
+  const Set& first = set_at(home.region, home.first);
+  const Set& second = set_at(home.region, home.second);
+  const unsigned ways = first.matches(home.tag), more = second.matches(home.tag);
+  const Least least = least_of(first, second, scores() ? 0 : tick_.load(std::memory_order_relaxed) + 1);
+  const Set& set = ways != 0 || (more == 0 && least.set() == 0) ? first : second;
+  const unsigned way =
+      (ways | more) == 0 ? least.way() : static_cast<unsigned>(__builtin_ctz(ways != 0 ? ways : more));
+  if (const std::uint32_t word = set.hot[way].load(std::memory_order_relaxed); !is_empty(word))
+    prefetch(slot_at(home.region, word));
+  // Locks and publications wait for all stores before them: what is written had better be here by then.
+  const Region& region = regions_[home.region];
+  __builtin_prefetch(&region.entries, 1);
+  __builtin_prefetch(&region.counts, 1);
+  __builtin_prefetch(&region.counts.rows, 1);
+  const std::byte* const next = slot_at(home.region, region.next_slot.load(std::memory_order_relaxed));
   for (std::size_t at = 0; at < layout_.slot_bytes && at < 8 * kCacheLine; at += kCacheLine)
     __builtin_prefetch(next + at, 1);
 }
@@ -233,42 +230,38 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
   const double now = time();
   tend(now);
   std::size_t written = 0;
-  // Two groups of keys: while one is written, the sets of the next are on their way.
-  Home ring[2][kGroup];
-  const auto ask = [&](std::size_t from) noexcept {
-    for (std::size_t i = 0; i < std::min(kGroup, size - from); ++i) {
-      Home& home = ring[from / kGroup % 2][i];
-      home = homes_.of(batch.keys[from + i]);
-      prefetch(&regions_[home.region].lock);
-      prefetch(&set_at(home.region, home.first));
-      prefetch(&set_at(home.region, home.second));
-    }
+  // A key's sets are asked for first, then the rows that they lead to, then it is written: what it needs is
+  // on its way while those before it are written.
+  Home ring[kRing];
+  const auto home_of = [&](std::size_t at) noexcept -> Home& { return ring[at % kRing]; };
+  const auto ask = [&](std::size_t at) noexcept {
+    Home& home = home_of(at) = homes_.of(batch.keys[at]);
+    prefetch(&regions_[home.region].lock);
+    prefetch(&set_at(home.region, home.first));
+    prefetch(&set_at(home.region, home.second));
   };
-  if (size != 0) ask(0);
-  for (std::size_t begin = 0; begin < size; begin += kGroup) {
-    const std::size_t count = std::min(kGroup, size - begin);
-    const Home* const homes = ring[begin / kGroup % 2];
-    if (begin + kGroup < size) ask(begin + kGroup);
-    for (std::size_t i = 0; i < count; ++i) prefetch_entry(homes[i]);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::size_t at = begin + i;
-      NewRow row;
-      row.key = batch.keys[at];
-      row.row = batch.rows + static_cast<std::ptrdiff_t>(at) * batch.stride;
-      if (batch.versions != nullptr) row.version = batch.versions[at];
-      if (batch.expires != nullptr) row.expires = batch.expires[at];
-      if (batch.scores != nullptr) row.score = batch.scores[at];
-      row.restored = how == Write::kRestore;
-      row.earned = row.restored && batch.earned != nullptr && batch.earned[at];
-      if (const Fields::Field* field = fields_.of(row.key); field != nullptr && field->rule.high_priority)
-        row.flags = kPriority;
-      Region& region = regions_[homes[i].region];
-      const std::lock_guard guard(region.lock);
-      settle(region, now);
-      const Written result = write_one(region, homes[i], row, how, now);
-      written += result == Written::kInserted || result == Written::kReplaced;
-      if (results != nullptr) results[at] = result;
-    }
+  for (std::size_t step = 0; step < size + kWrite; ++step) {
+    if (step < size) ask(step);
+    if (step >= kGuess && step - kGuess < size) prefetch_entry(home_of(step - kGuess));
+    if (step < kWrite) continue;
+    const std::size_t at = step - kWrite;
+    const Home& home = home_of(at);
+    NewRow row;
+    row.key = batch.keys[at];
+    row.row = batch.rows + static_cast<std::ptrdiff_t>(at) * batch.stride;
+    if (batch.versions != nullptr) row.version = batch.versions[at];
+    if (batch.expires != nullptr) row.expires = batch.expires[at];
+    if (batch.scores != nullptr) row.score = batch.scores[at];
+    row.restored = how == Write::kRestore;
+    row.earned = row.restored && batch.earned != nullptr && batch.earned[at];
+    if (const Fields::Field* field = fields_.of(row.key); field != nullptr && field->rule.high_priority)
+      row.flags = kPriority;
+    Region& region = regions_[home.region];
+    const std::lock_guard guard(region.lock);
+    settle(region, now);
+    const Written result = write_one(region, home, row, how, now);
+    written += result == Written::kInserted || result == Written::kReplaced;
+    if (results != nullptr) results[at] = result;
   }
   return written;
 }
