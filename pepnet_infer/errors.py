@@ -33,4 +33,8 @@ class StoreError(PepnetError):
 
 
 class UpdateError(PepnetError):
-    """An update to rows or weights was refused."""
+    """An update to rows or weights was refused. `reason` is one word, to count by."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,189 @@
+"""A delta: the directory that one training pass publishes. Checked whole before any of it is used.
+
+    manifest.json            what it is, and its files with sizes and hashes
+    dense.safetensors        all dense weights, where they changed
+    dense.onnx               the same weights as a graph, where engines on ONNX Runtime follow
+    rows/TABLE.safetensors   the rows of a table that changed
+
+A delta leads from one version of the model, `base_version`, to the next, `model_version`, and is of use to nobody else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pepnet_infer.bundle import DENSE, ONNX, check_dense, read_tensors
+from pepnet_infer.config import ModelConfig
+from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.files import new_directory
+from pepnet_infer.listing import check_files, describe_files, read_document, typed, write_document
+from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.sync.delta_rows import DeltaRows, read_rows, write_rows
+from pepnet_infer.tensorfile import Array, write_tensors
+
+FORMAT = "pepnet-delta"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class DeltaHead:
+    """What a delta says of itself."""
+
+    base_version: int  #: the model version that it is applied to
+    model_version: int  #: the one that comes of it
+    pass_number: int  #: of the training pass, from 0
+    produced_at: float  #: Unix seconds by the producer's clock
+    schema_hash: str
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A delta that has passed its checks, read into memory but for the graph."""
+
+    path: Path
+    head: DeltaHead
+    dense: Mapping[str, Array] | None  #: all weights by name, or None where they are the base's
+    has_onnx: bool
+    rows: Mapping[str, DeltaRows]  #: by table; tables without a change are left out
+    bytes: int  #: of all its files
+
+    @property
+    def onnx_path(self) -> Path:
+        """The graph of the new dense part. Raises UpdateError where there is none."""
+        if not self.has_onnx:
+            raise UpdateError("onnx", f"{self.path}: expected {ONNX} for an engine on ONNX Runtime, got none")
+        return self.path / ONNX
+
+
+def write_delta(
+    target: str | os.PathLike[str],
+    head: DeltaHead,
+    rows: Mapping[str, DeltaRows],
+    dense: Mapping[str, Array] | None = None,
+    onnx: bytes | None = None,
+) -> Path:
+    """Writes a delta to the new directory `target`, whole or not at all, and onto the disk. Returns its path.
+
+    Tables without a change are left out. Raises BundleError when it cannot be written, UpdateError for an `onnx`
+    without `dense`, for a head that cannot be, and for rows that do not fit it.
+    """
+    if onnx is not None and dense is None:
+        raise UpdateError("dense", f"{target}: expected dense weights beside the graph, got none")
+    _check_head(str(target), head)
+    with new_directory(Path(target), MANIFEST) as root:
+        if dense is not None:
+            write_tensors(root / DENSE, dense)
+        if onnx is not None:
+            (root / ONNX).write_bytes(onnx)
+        changed = {name: table for name, table in rows.items() if len(table.keys) or table.default is not None}
+        if changed:
+            (root / ROWS).mkdir()
+        for name, table in changed.items():
+            table.check(f"{target}: {name}", head.base_version, head.model_version)
+            write_rows(_rows_path(root, name), table)
+        write_document(
+            root / MANIFEST,
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "base_version": head.base_version,
+                "model_version": head.model_version,
+                "pass": head.pass_number,
+                "produced_at": head.produced_at,
+                "schema_hash": head.schema_hash,
+                "files": describe_files(root),
+            },
+        )
+    return Path(os.path.abspath(target))
+
+
+def read_head(path: str | os.PathLike[str]) -> DeltaHead:
+    """Reads what a delta says of itself and looks at nothing else. Raises UpdateError."""
+    return _head(Path(path))[0]
+
+
+def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: ModelConfig) -> Delta:
+    """Reads and checks a delta for engines of `schema` and `config`.
+
+    Checked are the listing (plain names, sizes, hashes, nothing more than listed, no links), the schema's hash, the
+    weights' names, shapes and finiteness, and of the rows: tables, widths, keys of the table and below 2^48, ascending
+    and each once, finite rows, versions above the base's and no newer than the delta's. Raises UpdateError, whose
+    `reason` is one word.
+    """
+    root = Path(path)
+    head, document = _head(root)
+    where = str(root / MANIFEST)
+    if head.schema_hash != schema.hash:
+        raise UpdateError("schema", f"{where}: schema_hash: expected {schema.hash}, got {head.schema_hash}")
+    try:
+        listing = typed(where, document, "files", dict)
+        check_files(root, listing, MANIFEST, hashes=True)
+    except BundleError as error:
+        raise UpdateError("files", str(error)) from error
+    known = {DENSE, ONNX, *(_rows_path(Path(), t.name).as_posix() for t in schema.tables)}
+    for name in sorted(set(listing) - known):
+        raise UpdateError("table", f"{where}: files: expected {DENSE}, {ONNX} or rows of a table, got {name!r}")
+    if ONNX in listing and DENSE not in listing:
+        raise UpdateError("dense", f"{where}: files: expected {DENSE} beside {ONNX}, got none")
+    dense = _read_dense(root, schema, config) if DENSE in listing else None
+    rows = {}
+    for spec in schema.tables:
+        file = _rows_path(root, spec.name)
+        if _rows_path(Path(), spec.name).as_posix() in listing:
+            rows[spec.name] = read_rows(file, spec)
+            rows[spec.name].check(str(file), head.base_version, head.model_version, spec)
+    size = sum(int(entry["bytes"]) for entry in listing.values())
+    return Delta(root, head, dense, ONNX in listing, rows, size)
+
+
+def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:
+    where = str(root / MANIFEST)
+    try:
+        document = read_document(root, MANIFEST)
+        kind = typed(where, document, "format", str)
+        version = typed(where, document, "format_version", int)
+        if (kind, version) != (FORMAT, FORMAT_VERSION):
+            raise UpdateError("format", f"{where}: expected {FORMAT} {FORMAT_VERSION}, got {kind} {version}")
+        produced = document.get("produced_at")
+        if isinstance(produced, bool) or not isinstance(produced, int | float):
+            raise UpdateError("format", f"{where}: produced_at: expected Unix seconds, got {produced!r}")
+        head = DeltaHead(
+            typed(where, document, "base_version", int),
+            typed(where, document, "model_version", int),
+            typed(where, document, "pass", int),
+            float(produced),
+            typed(where, document, "schema_hash", str),
+        )
+    except BundleError as error:
+        raise UpdateError("format", str(error)) from error
+    _check_head(where, head)
+    return head, document
+
+
+def _check_head(where: str, head: DeltaHead) -> None:
+    if not 0 <= head.base_version < head.model_version < 1 << 63:
+        got = f"{head.base_version} to {head.model_version}"
+        raise UpdateError(
+            "version", f"{where}: expected a version above its base's, both from 0 to 2^63 - 1, got {got}"
+        )
+    if head.pass_number < 0 or not isfinite(head.produced_at):
+        raise UpdateError("format", f"{where}: expected a pass from 0 and a finite time, got {head}")
+
+
+def _read_dense(root: Path, schema: FeatureSchema, config: ModelConfig) -> dict[str, Array]:
+    try:
+        check_dense(root / DENSE, config, len(schema.tasks), values=True)
+        return read_tensors(root / DENSE)
+    except BundleError as error:
+        raise UpdateError("dense", str(error)) from error
+
+
+def _rows_path(root: Path, table: str) -> Path:
+    return root / ROWS / f"{table}.safetensors"

@@ -1,0 +1,103 @@
+"""The rows of one table that a delta changes or deletes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.ids import ID_BITS, Keys
+from pepnet_infer.schema import TableSpec
+from pepnet_infer.store import Rows
+from pepnet_infer.store.mapped_file import MappedFile
+from pepnet_infer.tensorfile import write_tensors
+
+_LARGEST = 1 << 20  # numbers looked at in one step
+
+
+class DeltaRows(NamedTuple):
+    """N rows, each key once, in ascending order."""
+
+    keys: Keys  #: uint64 [N], of the table
+    rows: Rows  #: float32 [N, dim]; zeros for a deletion
+    versions: npt.NDArray[np.uint64]  #: [N] of the rows, not of the model: above the base's, up to the delta's
+    scores: npt.NDArray[np.float32]  #: [N] the score S of each id; NaN: none
+    expires: npt.NDArray[np.float64]  #: [N] Unix seconds; inf: never
+    tombstones: npt.NDArray[np.uint8]  #: [N] 1: the id is gone, and the table's default row is served for it
+    default: Rows | None = None  #: float32 [dim], the table's default row from here on; None: it has not changed
+
+    def check(self, where: str, base_version: int, model_version: int, spec: TableSpec | None = None) -> None:
+        """Raises UpdateError unless everything is as said above; `spec` where the table is known."""
+        count = len(self.keys)
+        dim = self.rows.shape[1] if self.rows.ndim == 2 else -1
+        for name, dtype, shape in (
+            ("keys", np.uint64, (count,)),
+            ("rows", np.float32, (count, dim if spec is None else spec.dim)),
+            ("versions", np.uint64, (count,)),
+            ("scores", np.float32, (count,)),
+            ("expires", np.float64, (count,)),
+            ("tombstones", np.uint8, (count,)),
+        ):
+            array: npt.NDArray[np.generic] = getattr(self, name)
+            if array.dtype != dtype or array.shape != shape:
+                got = f"{array.dtype} {list(array.shape)}"
+                raise UpdateError("shape", f"{where}: {name}: expected {np.dtype(dtype)} {list(shape)}, got {got}")
+        default = self.default
+        if default is not None:
+            if default.dtype != np.float32 or default.shape != (dim,):
+                got = f"{default.dtype} {list(default.shape)}"
+                raise UpdateError("shape", f"{where}: default: expected float32 [{dim}], got {got}")
+            _refuse("finite", where, "default", default, ~np.isfinite(default), "a finite number")
+        _refuse("order", where, "keys", self.keys, self.keys[1:] <= self.keys[:-1], "ascending keys, each once")
+        if spec is not None:
+            other = self.keys >> np.uint64(ID_BITS) != spec.number
+            _refuse("range", where, "keys", self.keys, other, f"keys of table number {spec.number}, ids below 2^48")
+        old = (self.versions <= base_version) | (self.versions > model_version)
+        _refuse("version", where, "versions", self.versions, old, f"{base_version + 1} to {model_version}")
+        _refuse("finite", where, "expires", self.expires, np.isnan(self.expires), "Unix seconds or inf")
+        _refuse("finite", where, "scores", self.scores, np.isinf(self.scores), "a finite score or NaN for none")
+        _refuse("shape", where, "tombstones", self.tombstones, self.tombstones > 1, "0 or 1")
+        step = max(1, _LARGEST // max(dim, 1))
+        for begin in range(0, count, step):
+            part = self.rows[begin : begin + step]
+            odd = ~np.isfinite(part)
+            if odd.any():
+                row, column = np.argwhere(odd)[0]
+                at = f"{where}: rows[{begin + row}, {column}]"
+                raise UpdateError("finite", f"{at}: expected a finite number, got {part[row, column]}")
+
+
+def write_rows(path: Path, rows: DeltaRows) -> None:
+    """Writes the file of one table."""
+    write_tensors(path, {name: array for name, array in rows._asdict().items() if array is not None})
+
+
+def read_rows(path: Path, spec: TableSpec) -> DeltaRows:
+    """Reads the file of one table into memory. Raises UpdateError when it is not one."""
+    try:
+        file = MappedFile(path)
+        wanted = set(DeltaRows._fields) - {"default"}
+        if set(file.tensors) - {"default"} != wanted:
+            raise UpdateError("shape", f"{path}: expected tensors {sorted(wanted)}, got {sorted(file.tensors)}")
+        rows = DeltaRows(**{name: file.array(name).copy() for name in file.tensors})
+    except BundleError as error:
+        raise UpdateError("files", str(error)) from error
+    if rows.keys.ndim != 1:
+        raise UpdateError("shape", f"{path}: keys: expected [N], got {list(rows.keys.shape)} in table {spec.name}")
+    return rows
+
+
+def _refuse(
+    reason: str,
+    where: str,
+    name: str,
+    values: npt.NDArray[np.generic],
+    bad: npt.NDArray[np.bool_],
+    expected: str,
+) -> None:
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise UpdateError(reason, f"{where}: {name}[{at}]: expected {expected}, got {values[at]}")

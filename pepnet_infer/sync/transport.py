@@ -1,0 +1,64 @@
+"""What carries deltas and bundles from one publisher to any number of followers: an ordered log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from pepnet_infer.sync.delta import DeltaHead
+
+#: Where an entry stands. Of two positions of one log the later one is larger as text. "" is before the first.
+Position = str
+Kind = Literal["delta", "bundle"]
+
+
+class Entry(NamedTuple):
+    """One thing in the log. It was written whole before it could be read, but nobody has checked what it is."""
+
+    position: Position
+    kind: Kind
+    path: Path  #: a directory that stays as it is until the entry is trimmed
+
+
+class Progress(NamedTuple):
+    """How far a follower has come, by its own word."""
+
+    position: Position
+    model_version: int
+    at: float  #: Unix seconds by the follower's clock
+
+
+class Transport(Protocol):
+    """A log of deltas, and of the full bundles that some of them led to. Safe from any thread and process.
+
+    There is one publisher at a time. Every method raises UpdateError with reason "transport" when the log cannot be
+    reached or written; nothing that failed is ever half there.
+    """
+
+    def append(self, delta: Path) -> Position:
+        """Puts a delta, as `write_delta` left it, at the end. Its files must not change after that."""
+
+    def append_bundle(self, bundle: Path) -> Position:
+        """Puts a full bundle at the end: whoever lacks deltas before it begins there. It is copied."""
+
+    def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
+        """Returns at most `most` deltas after a position, in order; if there is none, waits up to `wait_s` for one."""
+
+    def newest_bundle(self) -> Entry | None:
+        """Returns the last full bundle that is in the log."""
+
+    def last_delta(self) -> tuple[Position, DeltaHead] | None:
+        """Returns the last delta that is in the log: what a publisher goes on from, and what a follower is behind."""
+
+    def acknowledge(self, follower: str, progress: Progress) -> None:
+        """Notes durably how far a follower has come."""
+
+    def progress(self) -> dict[str, Progress]:
+        """Returns how far each follower has come."""
+
+    def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
+        """Removes what nobody needs: deltas before the newest bundle, and older bundles. Returns how many entries.
+
+        Kept are the last `keep` deltas whatever comes, and all after the position of any follower that was heard from
+        within `silent_after_s`. Nothing goes before there is a bundle.
+        """
