@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,14 @@ Check = Literal["full", "sizes"]
 
 
 @dataclass(frozen=True)
+class NewerDense:
+    """Dense weights that came after a bundle was written."""
+
+    weights: Mapping[str, npt.NDArray[np.float32]]
+    onnx: bytes | None  # their graph, where one came with them
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle that has passed its checks. Tables stay on disk; `dense` and `sides` read theirs when asked."""
 
@@ -40,6 +48,8 @@ class Bundle:
     model_version: int
     parity: Mapping[str, Any]
     tables: Mapping[str, TableInfo]
+    #: dense weights, and their graph, that took the place of those in the directory
+    newer: NewerDense | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], check: Check = "full") -> Bundle:
@@ -103,8 +113,20 @@ class Bundle:
         return {table.name: table_path(self.path, table.name) for table in self.schema.tables}
 
     def dense(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Reads the dense weights: the contract's names for PEPNet, the module's own names for a baseline."""
-        return read_tensors(self.path / DENSE)
+        """Returns the dense weights: the contract's names for PEPNet, the module's own names for a baseline."""
+        return read_tensors(self.path / DENSE) if self.newer is None else dict(self.newer.weights)
+
+    def onnx(self) -> bytes | Path:
+        """Returns the simplified graph, or where it is. Raises BundleError where newer weights came without one."""
+        if self.newer is None:
+            return self.onnx_path
+        if self.newer.onnx is None:
+            raise BundleError(f"{self.path}: expected {ONNX} with the weights of a later version, got none")
+        return self.newer.onnx
+
+    def with_dense(self, weights: Mapping[str, npt.NDArray[np.float32]], onnx: bytes | None, version: int) -> Bundle:
+        """Returns the same bundle with other dense weights, which fit its config, as a later version."""
+        return replace(self, model_version=version, newer=NewerDense(weights, onnx))
 
     def sides(self) -> dict[str, SideTable]:
         """Reads the side tables by name."""

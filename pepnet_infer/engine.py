@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal
 
 from pepnet_infer import backends
-from pepnet_infer.assemble import Assembler, Inputs, Matrix
+from pepnet_infer.assemble import Inputs, Matrix
 from pepnet_infer.bundle import Bundle, Check
 from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import CacheConfig
@@ -19,25 +18,17 @@ from pepnet_infer.cache.metrics import prometheus_text
 from pepnet_infer.cache.over_bundle import open_rows
 from pepnet_infer.columns import read_columns
 from pepnet_infer.counters import Counters, Stopwatch
-from pepnet_infer.dense_inputs import DenseCall, dense_call
-from pepnet_infer.errors import BackendError
-from pepnet_infer.features import Encoded, Encoder, Features
-from pepnet_infer.request import RequestReader
+from pepnet_infer.errors import BackendError, UpdateError
+from pepnet_infer.features import Encoded, Features
+from pepnet_infer.loading import Loading
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.scores import Scores
+from pepnet_infer.served import Served, Versions
 from pepnet_infer.store import RowSource, Store
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What scoring uses. A call takes hold of it once, so that `close` never pulls anything from under it."""
-
-    encoder: Encoder
-    requests: RequestReader
-    assembler: Assembler
-    rows: RowSource
-    backend: backends.Backend
-    dense: DenseCall
+from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.follower import Follower
+from pepnet_infer.sync.transport import Transport
+from pepnet_infer.sync.version_rows import VersionRows
 
 
 class Engine:
@@ -46,20 +37,16 @@ class Engine:
     The result of a call does not depend on what other threads do. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, bundle: Bundle, rows: RowSource, backend: backends.Backend) -> None:
-        sides = bundle.sides()
-        self.bundle = bundle
-        self._parts: _Parts | None = _Parts(
-            Encoder(bundle.schema, sides),
-            RequestReader(bundle.schema, sides),
-            Assembler(bundle.schema, rows),
-            rows,
-            backend,
-            dense_call(backend, bundle.config.inputs),
-        )
-        self._cache = rows if isinstance(rows, CachedRows) else None
+    def __init__(
+        self, bundle: Bundle, rows: RowSource, backend: backends.Backend, loading: Loading | None = None
+    ) -> None:
+        self._versions: Versions | None = Versions(Served.of(bundle, rows, backend))
+        self._bundle = bundle  # the last one, once the engine is closed
+        self._loading = loading
         self._counters = Counters()
-        self._description = backend.describe()
+        self._follower: Follower | None = None
+        self._cache: CachedRows | None = None  # these as well
+        self._last_description: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -87,9 +74,16 @@ class Engine:
         for a damaged bundle, StoreError for a cache or store that cannot be, BackendError for anything else that was
         asked for and is not there.
         """
+        loading = Loading(backend, precision, threads, provider, cache, store, dict(options or {}))
         bundle = Bundle.open(path, check)
-        dense = backends.create(bundle, backend, precision, threads, provider, options)
-        return cls(bundle, open_rows(bundle, cache, store), dense)
+        dense = loading.dense(bundle)
+        return cls(bundle, open_rows(bundle, cache, store), dense, loading)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that new calls are scored with; with later weights where the engine follows."""
+        versions = self._versions
+        return self._bundle if versions is None else versions.now.bundle
 
     @property
     def schema(self) -> FeatureSchema:
@@ -103,13 +97,14 @@ class Engine:
 
     @property
     def model_version(self) -> int:
-        """The version of the model that is loaded."""
+        """The version of the model that new calls get."""
         return self.bundle.model_version
 
     @property
     def cache(self) -> CachedRows | None:
         """The cache that rows come through: updates, feedback, prefetch, snapshots. None where there is none."""
-        return self._cache
+        versions = self._versions
+        return self._cache if versions is None else _cache_of(versions.now)
 
     def score(self, batch: object, strict: bool = False) -> Scores:
         """Returns the scores of `batch`: rows in = rows out, 0 included.
@@ -120,6 +115,7 @@ class Engine:
         """
         with self._counted() as (parts, watch):
             features = watch.time("encode", lambda: _encode(parts, batch, strict))
+            self._offer(features)
             return self._finish(parts, watch, watch.time("lookup", lambda: parts.assembler.inputs(features)))
 
     def rank(
@@ -139,6 +135,8 @@ class Engine:
         """
         with self._counted() as (parts, watch):
             shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
+            if self._follower is not None and self._follower.wants:
+                self._offer(shared.repeat(per_item.num_rows).merge(per_item))
             inputs = watch.time("lookup", lambda: parts.assembler.inputs_ranked(shared, per_item))
             return self._finish(parts, watch, inputs)
 
@@ -173,6 +171,7 @@ class Engine:
     def score_features(self, features: Features) -> Scores:
         """Returns the scores of an encoded batch: the second half of `score`."""
         with self._counted() as (parts, watch):
+            self._offer(features)
             return self._finish(parts, watch, watch.time("lookup", lambda: parts.assembler.inputs(features)))
 
     def stats(self) -> dict[str, Any]:
@@ -181,9 +180,9 @@ class Engine:
         batches, rows, errors (calls that raised); unknown (ids that got a table's default row, by field and by
         table); time_us (encode, lookup, dense); backend (what `Backend.describe` says: backend, provider, precision,
         threads, why and, for native, isa, how, spin, packed_bytes); provider, model_version; cache (what
-        `CachedRows.stats` says, None without a cache).
+        `CachedRows.stats` says, None without a cache); sync (what `Follower.stats` says, None without one).
         """
-        counted = self._counters.read()
+        counted, cache, description = self._counters.read(), self.cache, self._describe()
         by_field: dict[str, int] = counted.pop("unknown")
         by_table: dict[str, int] = {}
         for name, count in by_field.items():
@@ -192,19 +191,53 @@ class Engine:
         return {
             **counted,
             "unknown": {"fields": by_field, "tables": by_table},
-            "cache": None if self._cache is None else self._cache.stats(),
-            "backend": dict(self._description),
-            "provider": self._description["provider"],
+            "cache": None if cache is None else cache.stats(),
+            "backend": description,
+            "provider": description["provider"],
             "model_version": self.model_version,
+            "sync": None if self._follower is None else self._follower.stats(),
         }
 
     def metrics(self) -> str:
         """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.cache.metrics.CONTENT_TYPE`."""
         return prometheus_text(self.stats())
 
+    def follow(self, transport: Transport, config: FollowConfig | None = None) -> Follower:
+        """Keeps the engine at the newest version that is published, until it is closed; see `Follower`.
+
+        Returns when the engine has caught up with what is published now. Calls keep the version they began with; each
+        says which one in `Scores.model_version`. Raises UpdateError when the engine cannot follow, or the log cannot
+        be read.
+        """
+        if self._follower is not None:
+            raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
+        if self._loading is None:
+            raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
+        follower = Follower(self._serving(), self._loading, transport, config or FollowConfig())
+        self._follower = follower
+        try:
+            follower.start()
+        except BaseException:
+            self._follower = None
+            follower.close()
+            raise
+        return follower
+
+    def rollback(self, version: int) -> None:
+        """Goes back to an earlier version, and leaves out those after it; see `Follower.rollback`."""
+        if self._follower is None:
+            raise UpdateError("engine", "rollback: expected an engine that follows, got one that does not")
+        self._follower.rollback(version)
+
     def close(self) -> None:
         """Lets go of backend and tables; later calls raise BackendError. Calls under way finish."""
-        self._parts = None
+        if self._follower is not None:
+            self._follower.close()
+        versions, self._versions = self._versions, None
+        if versions is None:
+            return
+        self._bundle, self._cache = versions.now.bundle, _cache_of(versions.now)
+        self._last_description = versions.now.backend.describe()
         if self._cache is not None:
             self._cache.close()
 
@@ -216,25 +249,43 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _open(self) -> _Parts:
-        parts = self._parts
-        if parts is None:
+    def _serving(self) -> Versions:
+        versions = self._versions
+        if versions is None:
             raise BackendError("engine: expected an open one, got one that was closed")
-        return parts
+        return versions
+
+    def _open(self) -> Served:
+        return self._serving().now
+
+    def _describe(self) -> dict[str, Any]:
+        versions = self._versions
+        return dict(self._last_description) if versions is None else versions.now.backend.describe()
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[tuple[_Parts, Stopwatch]]:
-        with self._counters:
-            yield self._open(), Stopwatch()
+    def _counted(self) -> Iterator[tuple[Served, Stopwatch]]:
+        with self._counters, self._serving().pinned() as served:
+            yield served, Stopwatch()
 
-    def _finish(self, parts: _Parts, watch: Stopwatch, inputs: Inputs) -> Scores:
-        return Scores(self._run(parts, watch, inputs), self.tasks, self.model_version, inputs.unknown)
+    def _offer(self, features: Features) -> None:
+        if self._follower is not None:
+            self._follower.offer(features)
 
-    def _run(self, parts: _Parts, watch: Stopwatch, inputs: Inputs) -> Matrix:
+    def _finish(self, parts: Served, watch: Stopwatch, inputs: Inputs) -> Scores:
+        return Scores(self._run(parts, watch, inputs), self.tasks, parts.model_version, inputs.unknown)
+
+    def _run(self, parts: Served, watch: Stopwatch, inputs: Inputs) -> Matrix:
         values = watch.time("dense", lambda: parts.backend.run(inputs))
         self._counters.add(len(values), inputs.unknown, watch)
         return values
 
 
-def _encode(parts: _Parts, batch: object, strict: bool) -> Features:
+def _encode(parts: Served, batch: object, strict: bool) -> Features:
     return parts.encoder.encode(read_columns(batch, parts.encoder.columns, strict))
+
+
+def _cache_of(served: Served) -> CachedRows | None:
+    rows = served.rows
+    if isinstance(rows, VersionRows):
+        return rows.cached
+    return rows if isinstance(rows, CachedRows) else None

@@ -185,6 +185,12 @@ class Cache {
     return cache_->write(batch, update ? Write::kUpdate : restore ? Write::kRestore : Write::kInsert, what);
   }
 
+  std::size_t forget(const py::array& keys) {
+    const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
+    const py::gil_scoped_release release;
+    return cache_->forget(wanted);
+  }
+
   void mark_absent(const py::array& keys) {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     const py::gil_scoped_release release;
@@ -307,6 +313,8 @@ void bind_row_cache(py::module_& module) {
            "`results`: 0 stale, 1 inserted, 2 replaced, 3 rejected. `restore`: rows that were in a cache "
            "before are "
            "admitted for certain, with their scores; bool [N] `earned`: those whose score is of accesses.")
+      .def("forget", &Cache::forget, py::arg("keys"),
+           "Lets go of what is known of the keys: the store is asked next. Returns how many were there.")
       .def("mark_absent", &Cache::mark_absent, py::arg("keys"),
            "Remembers for negative_ttl that there are no such ids.")
       .def("erase", &Cache::erase, py::arg("keys"), py::arg("versions"), py::arg("expires") = py::none(),

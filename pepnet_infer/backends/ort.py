@@ -146,8 +146,11 @@ def _open(ort: Any, bundle: Bundle, options: Any, provider: str) -> Any:
         ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
     wanted, provider_options = PROVIDERS[provider]
     path = bundle.onnx_path
+    graph = bundle.onnx()
     try:
-        session = ort.InferenceSession(str(path), options, providers=[(wanted, provider_options)])
+        session = ort.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=[(wanted, provider_options)]
+        )
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         if provider == "cuda":
             raise BackendError(f"provider: expected cuda, but onnxruntime could not start it: {error}") from error

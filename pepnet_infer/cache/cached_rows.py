@@ -59,8 +59,8 @@ class CachedRows:
         self.tables = {table.name: table for table in tables}
         self.caches = dict(caches)
         self._counters = MissCounters()
-        behind = checked(store)
-        self._flights = {dim: Flights(cache, behind, self._counters) for dim, cache in self.caches.items()}
+        self._store = checked(store)
+        self._flights = {dim: Flights(cache, self._store, self._counters) for dim, cache in self.caches.items()}
         self._workers = MissWorkers()
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
         window = config.update_window
@@ -75,17 +75,18 @@ class CachedRows:
         """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Raises StoreError."""
         return self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0]
 
-    def answer(self, requests: Sequence[RowRequest]) -> list[int]:
+    def answer(self, requests: Sequence[RowRequest], tables: Mapping[str, CachedTable] | None = None) -> list[int]:
         """Does all `requests` of a batch. Returns how many keys of each got the default row.
 
-        Keys must be of the request's table, or `MISSING_KEY`. Raises StoreError for a table that is not there and,
-        with `on_fault` "raise", when the store failed.
+        tables: the same with other default rows, for a version of the model that has its own. Keys must be of the
+        request's table, or `MISSING_KEY`. Raises StoreError for a table that is not there and, with `on_fault` "raise",
+        when the store failed.
         """
         deadline = None if self._budget is None else monotonic() + self._budget
         ended = {dim: flights.ended for dim, flights in self._flights.items()}
         looks = []
         for request in requests:
-            table = self._table(request.table)
+            table = self._table(request.table) if tables is None else tables[request.table]
             looks.append(Look(request, table, self.caches[table.dim].core))
         if any(look.part is not None for look in looks):
             self._answer_missed(looks, ended, deadline)
@@ -167,6 +168,17 @@ class CachedRows:
     def delete(self, table: str, ids: object, versions: Keys, expires: Expires | None = None) -> int:
         """Deletes `ids` (or keys) of a table: see `EmbeddingCache.delete`. Delete from the store first."""
         return self.cache(table).delete(self.keys(table, ids), versions, expires)
+
+    @property
+    def store(self) -> Store:
+        """What is behind the cache."""
+        return self._store.store
+
+    def put_before_store(self, store: Store) -> None:
+        """Asks `store` from here on, where the one behind the cache was asked: it must answer the same at first."""
+        self._store = checked(store)
+        for flights in self._flights.values():
+            flights.store = self._store
 
     def cache(self, table: str) -> EmbeddingCache:
         """Returns the cache that has the rows of `table`, and those of all tables of its width."""

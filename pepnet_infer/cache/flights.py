@@ -76,7 +76,7 @@ class Flights:
 
     def __init__(self, cache: EmbeddingCache, store: CheckedStore, counters: MissCounters) -> None:
         self.cache = cache
-        self._store = store
+        self.store = store
         self._counters = counters
         self._reset()
 
@@ -181,7 +181,7 @@ class Flights:
     def _fetch(self, keys: Keys) -> Fetched:
         begin = monotonic()
         try:
-            return self._store.get_many(keys, self.cache.dim)
+            return self.store.get_many(keys, self.cache.dim)
         finally:
             self._counters.asked(len(keys), monotonic() - begin)
 

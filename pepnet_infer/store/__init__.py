@@ -67,6 +67,21 @@ class Fetched(NamedTuple):
             self.expires[begin:end],
         )
 
+    def take(self, at: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Fetched:
+        """Returns copies of what is had of the keys at some positions."""
+        return Fetched(self.rows[at], self.found[at], self.versions[at], self.scores[at], self.expires[at])
+
+    @staticmethod
+    def concat(one: Fetched, other: Fetched) -> Fetched:
+        """Returns what is had of the keys of both, one after another."""
+        return Fetched(
+            np.concatenate([one.rows, other.rows]),
+            np.concatenate([one.found, other.found]),
+            np.concatenate([one.versions, other.versions]),
+            np.concatenate([one.scores, other.scores]),
+            np.concatenate([one.expires, other.expires]),
+        )
+
     def put(self, at: npt.NDArray[np.int64], part: Fetched) -> None:
         """Writes what is had of the keys at some positions."""
         self.rows[at], self.found[at], self.versions[at] = part.rows, part.found, part.versions

@@ -5,20 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import KeyIndex, gather
+from pepnet_infer._kernels import gather
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.store import Fetched, Rows
+from pepnet_infer.store.key_slots import KeySlots, grown
 from pepnet_infer.store.record import REMEMBER
 from pepnet_infer.store.write_batch import Positions, WriteBatch, check_deletion, check_keys, checked_batch, rounds
-
-_FEW = 1024  # keys that are merely kept sorted until they are indexed
-_RATIO = 8  # how much larger than the next a run of indexed keys is, at least
 
 # What is known of a key, by slot: on one line, for it is read at random.
 _KNOWN = np.dtype(
@@ -31,7 +28,6 @@ _KNOWN = np.dtype(
         ("unused", "V3"),
     ]
 )
-_Number = TypeVar("_Number", bound=np.generic)
 
 
 class MemoryStore:
@@ -41,7 +37,7 @@ class MemoryStore:
         """`remember`: seconds for which deletions and expired rows keep their version; `clock`: Unix seconds."""
         self._remember, self._clock = remember, clock
         self._lock = threading.Lock()
-        self._slots = _Slots()
+        self._slots = KeySlots()
         self._known = np.empty(0, _KNOWN)  # by slot
         self._rows: dict[int, Rows] = {}
         self._row_count: dict[int, int] = {}
@@ -132,14 +128,14 @@ class MemoryStore:
         place[without] = np.arange(count, count + without.size)
         self._row_count[dim] = count + without.size
         held = self._rows.get(dim, np.empty((0, dim), np.float32))
-        self._rows[dim] = _grown(held, count + without.size)
+        self._rows[dim] = grown(held, count + without.size)
         self._rows[dim][place[slots]] = rows
 
     def _grow(self, count: int) -> None:
         before = self._known.size
         if count <= before:
             return
-        self._known = _grown(self._known, count)
+        self._known = grown(self._known, count)
         new = self._known[before:]
         new["live"], new["expires"], new["row"] = False, 0, -1
 
@@ -152,77 +148,3 @@ class MemoryStore:
         if wrong.any():
             at = int(np.argmax(wrong))
             raise StoreError(f"key {keys[at]}: expected a row of width {dim}, got one of width {widths[at]}")
-
-
-class _Slots:
-    """Numbers keys in the order they came: indices over runs of them, each much larger than the next; a sorted array of
-    the last few."""
-
-    def __init__(self) -> None:
-        self._keys = np.empty(0, np.uint64)  # by slot; only `_count` are in use
-        self._count = 0
-        self._runs: list[tuple[int, KeyIndex]] = []  # (first slot, index of its keys)
-        self._new_keys = np.empty(0, np.uint64)  # ascending
-        self._new_slots = np.empty(0, np.int64)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def find(self, keys: Keys) -> Positions:
-        """Returns the slot of each key, -1 where there is none."""
-        keys = np.ascontiguousarray(keys)
-        if not self._runs:
-            return self._find_new(keys)
-        slots: Positions = self._runs[0][1].find(keys)
-        for first, index in self._runs[1:]:
-            lacking = np.flatnonzero(slots < 0)
-            if lacking.size == 0:
-                return slots
-            found = index.find(keys[lacking])
-            slots[lacking] = np.where(found < 0, -1, found + first)
-        if self._new_keys.size:
-            lacking = np.flatnonzero(slots < 0)
-            slots[lacking] = self._find_new(keys[lacking])
-        return slots
-
-    def add(self, keys: Keys) -> tuple[Positions, npt.NDArray[np.bool_]]:
-        """Returns (slots, whether the key had it before) of distinct, ascending keys."""
-        slots = self.find(keys)
-        known = slots >= 0
-        new = keys[~known]
-        if new.size == 0:
-            return slots, known
-        numbers = np.arange(self._count, self._count + new.size)
-        slots[~known] = numbers
-        self._keys = _grown(self._keys, self._count + new.size)
-        self._keys[numbers] = new
-        self._count += new.size
-        if self._new_keys.size + new.size <= _FEW:
-            at = np.searchsorted(self._new_keys, new)
-            self._new_keys = np.insert(self._new_keys, at, new)
-            self._new_slots = np.insert(self._new_slots, at, numbers)
-        else:
-            self._index(self._count - self._new_keys.size - new.size)
-        return slots, known
-
-    def _find_new(self, keys: Keys) -> Positions:
-        if self._new_keys.size == 0:
-            return np.full(keys.size, -1)
-        at = np.minimum(np.searchsorted(self._new_keys, keys), self._new_keys.size - 1)
-        return np.where(self._new_keys[at] == keys, self._new_slots[at], -1)
-
-    def _index(self, first: int) -> None:
-        """Indexes the keys from slot `first` on, and with them the runs before that are not much larger."""
-        while self._runs and first - self._runs[-1][0] < _RATIO * (self._count - first):
-            first = self._runs.pop()[0]
-        self._runs.append((first, KeyIndex(self._keys[first : self._count])))
-        self._new_keys, self._new_slots = self._new_keys[:0], self._new_slots[:0]
-
-
-def _grown(array: npt.NDArray[_Number], count: int) -> npt.NDArray[_Number]:
-    """Returns an array with room for `count`, and the old content in front. Doubles, so that growth costs little."""
-    if count <= len(array):
-        return array
-    grown = np.empty((max(count, 2 * len(array), 64), *array.shape[1:]), array.dtype)
-    grown[: len(array)] = array
-    return grown

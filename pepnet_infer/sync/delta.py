@@ -10,6 +10,7 @@ A delta leads from one version of the model, `base_version`, to the next, `model
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,21 +46,14 @@ class DeltaHead:
 
 @dataclass(frozen=True)
 class Delta:
-    """A delta that has passed its checks, read into memory but for the graph."""
+    """A delta that has passed its checks, read into memory."""
 
     path: Path
     head: DeltaHead
     dense: Mapping[str, Array] | None  #: all weights by name, or None where they are the base's
-    has_onnx: bool
+    onnx: bytes | None  #: their graph, where there is one
     rows: Mapping[str, DeltaRows]  #: by table; tables without a change are left out
     bytes: int  #: of all its files
-
-    @property
-    def onnx_path(self) -> Path:
-        """The graph of the new dense part. Raises UpdateError where there is none."""
-        if not self.has_onnx:
-            raise UpdateError("onnx", f"{self.path}: expected {ONNX} for an engine on ONNX Runtime, got none")
-        return self.path / ONNX
 
 
 def write_delta(
@@ -140,7 +134,12 @@ def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: Mode
             rows[spec.name] = read_rows(file, spec)
             rows[spec.name].check(str(file), head.base_version, head.model_version, spec)
     size = sum(int(entry["bytes"]) for entry in listing.values())
-    return Delta(root, head, dense, ONNX in listing, rows, size)
+    onnx = None
+    if ONNX in listing:
+        onnx = (root / ONNX).read_bytes()
+        if hashlib.sha256(onnx).hexdigest() != listing[ONNX]["sha256"]:
+            raise UpdateError("files", f"{root / ONNX}: expected sha256 {listing[ONNX]['sha256']}, got another")
+    return Delta(root, head, dense, onnx, rows, size)
 
 
 def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:

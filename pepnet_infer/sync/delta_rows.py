@@ -29,6 +29,24 @@ class DeltaRows(NamedTuple):
     tombstones: npt.NDArray[np.uint8]  #: [N] 1: the id is gone, and the table's default row is served for it
     default: Rows | None = None  #: float32 [dim], the table's default row from here on; None: it has not changed
 
+    def take(self, at: slice | npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> DeltaRows:
+        """Returns some of the rows, in that order, without the default."""
+        return DeltaRows(
+            self.keys[at], self.rows[at], self.versions[at], self.scores[at], self.expires[at], self.tombstones[at]
+        )
+
+    def merged(self, other: DeltaRows) -> DeltaRows:
+        """Returns the rows of both, which have no key in common."""
+        keys = np.concatenate([self.keys, other.keys])
+        return DeltaRows(
+            keys,
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.versions, other.versions]),
+            np.concatenate([self.scores, other.scores]),
+            np.concatenate([self.expires, other.expires]),
+            np.concatenate([self.tombstones, other.tombstones]),
+        ).take(np.argsort(keys))
+
     def check(self, where: str, base_version: int, model_version: int, spec: TableSpec | None = None) -> None:
         """Raises UpdateError unless everything is as said above; `spec` where the table is known."""
         count = len(self.keys)

@@ -143,6 +143,10 @@ class RowCache {
   virtual std::size_t erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                             const double* expires) noexcept = 0;
 
+  // Lets go of what is known of the keys, as if it had never come: the store is asked next. Returns how many
+  // were there.
+  virtual std::size_t forget(PackedArray<std::uint64_t> keys) noexcept = 0;
+
   // Counts samples that contained the ids, positive where positive[i]: adds β·r or β to the score of those
   // that are resident. Returns how many were. No effect on order in lru, sieve and s3fifo.
   virtual std::size_t feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept = 0;

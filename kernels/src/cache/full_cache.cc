@@ -229,7 +229,7 @@ void FullCache::after_fork() noexcept {
   }
   // A thread that is not here was in the middle of changing it.
   new (&lock_) std::mutex;
-  forget();
+  reset();
 }
 
 std::uint64_t FullCache::floor() const noexcept {
@@ -244,10 +244,10 @@ void FullCache::raise_floor(std::uint64_t version) noexcept {
 
 void FullCache::clear() noexcept {
   const std::lock_guard guard(lock_);
-  forget();
+  reset();
 }
 
-void FullCache::forget() noexcept {
+void FullCache::reset() noexcept {
   index_.clear();
   policy_->clear();
   for (ExpiryHeap& expiries : expiries_) expiries.clear();

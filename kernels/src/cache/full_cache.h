@@ -46,6 +46,7 @@ class FullCache final : public RowCache, private cache::Forked {
   void mark_absent(PackedArray<std::uint64_t> keys) noexcept override;
   std::size_t erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                     const double* expires) noexcept override;
+  std::size_t forget(PackedArray<std::uint64_t> keys) noexcept override;
   std::size_t feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept override;
   void peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noexcept override;
   std::size_t replay(PackedArray<std::uint64_t> keys, bool* hits) noexcept override;
@@ -65,7 +66,7 @@ class FullCache final : public RowCache, private cache::Forked {
 
  private:
   void after_fork() noexcept override;
-  void forget() noexcept;  // all entries, whatever state they are in
+  void reset() noexcept;  // all entries, whatever state they are in
 
   struct NewEntry {
     std::uint64_t key = 0;

@@ -230,6 +230,19 @@ std::uint64_t& FullCache::held(Kind kind) noexcept {
   return kind == Kind::kNegative ? stats_.negatives : stats_.tombstones;
 }
 
+std::size_t FullCache::forget(PackedArray<std::uint64_t> keys) noexcept {
+  const std::lock_guard guard(lock_);
+  const double now = time();
+  std::size_t there = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Id id = present(keys[i], now);
+    if (id == kNoId) continue;
+    detach(id, false);
+    ++there;
+  }
+  return there;
+}
+
 void FullCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
   const std::lock_guard guard(lock_);
   const double now = time();

@@ -110,13 +110,13 @@ void SetCache::after_fork() noexcept {
     }
     // A thread that is not here was in the middle of changing it.
     new (&region.lock) std::mutex;
-    forget(region);
+    reset(region);
     forgotten = true;
   }
   if (forgotten) recount_fields();
 }
 
-void SetCache::forget(Region& region) noexcept {
+void SetCache::reset(Region& region) noexcept {
   for (std::uint32_t s = 0; s < layout_.sets; ++s) {
     for (auto& word : set_at(number_of(region), s).hot) word.store(kEmpty, std::memory_order_seq_cst);
   }

@@ -48,6 +48,7 @@ class SetCache final : public RowCache, private Forked {
   void mark_absent(PackedArray<std::uint64_t> keys) noexcept override;
   std::size_t erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                     const double* expires) noexcept override;
+  std::size_t forget(PackedArray<std::uint64_t> keys) noexcept override;
   std::size_t feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept override;
   void peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noexcept override;
   std::size_t replay(PackedArray<std::uint64_t> keys, bool* hits) noexcept override;
@@ -104,7 +105,7 @@ class SetCache final : public RowCache, private Forked {
   }
 
   void after_fork() noexcept override;
-  void forget(Region& region) noexcept;
+  void reset(Region& region) noexcept;
   void recount_fields() noexcept;
 
   // Reading (set_lookup.cc).
@@ -143,6 +144,7 @@ class SetCache final : public RowCache, private Forked {
   Room s3fifo_victim(Region& region, const Home& home, std::uint32_t open_first,
                      std::uint32_t open_second) noexcept;
   void evict(Region& region, Room room, Reason reason) noexcept;
+  void empty(Region& region, Room room) noexcept;
   void remember_ghost(std::uint64_t key) noexcept;
   bool take_ghost(const Home& home) noexcept;
   void remove_expired(Region& region, double now) noexcept;

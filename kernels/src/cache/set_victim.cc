@@ -37,17 +37,22 @@ void SetCache::evict(Region& region, Room room, Reason reason) noexcept {
   const SlotHeader header = load_header(slot_at(number, word));
   // An update of a row that is gone may be older than the row was: nobody remembers but this number.
   region.floor = std::max(region.floor, header.version);
-  const std::uint64_t key = key_at(number, word);
   if (options_.policy == CachePolicy::kS3Fifo && reason == Reason::kPolicy && has_row(word) &&
       (room.set->order[room.way].load(std::memory_order_relaxed) & kMain) == 0)
-    remember_ghost(key);
+    remember_ghost(key_at(number, word));
+  empty(region, room);
+  ++(reason == Reason::kExpired ? region.counts.evicted_expired
+     : reason == Reason::kShare ? region.counts.evicted_share
+                                : region.counts.evicted_policy);
+}
+
+void SetCache::empty(Region& region, Room room) noexcept {
+  const std::uint32_t word = room.set->hot[room.way].load(std::memory_order_relaxed);
+  const std::uint64_t key = key_at(number_of(region), word);
   room.set->hot[room.way].store(kEmpty, std::memory_order_seq_cst);
   --region.entries;
   count_entry(region, word, key, false);
   retire(region, word);
-  ++(reason == Reason::kExpired ? region.counts.evicted_expired
-     : reason == Reason::kShare ? region.counts.evicted_share
-                                : region.counts.evicted_policy);
 }
 
 bool SetCache::over_share(const NewRow& row) const noexcept {

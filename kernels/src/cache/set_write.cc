@@ -333,6 +333,20 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
   return applied;
 }
 
+std::size_t SetCache::forget(PackedArray<std::uint64_t> keys) noexcept {
+  std::size_t there = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Home home = homes_.of(keys[i]);
+    Region& region = regions_[home.region];
+    const std::lock_guard guard(region.lock);
+    const Entry entry = find(home);
+    if (is_empty(entry.word)) continue;
+    empty(region, {entry.set, entry.way});
+    ++there;
+  }
+  return there;
+}
+
 std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept {
   const double now = time();
   tend(now);

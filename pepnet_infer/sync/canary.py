@@ -1,0 +1,91 @@
+"""The guard before new dense weights go live: do they score recent rows much as the old ones did?"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.errors import UpdateError
+from pepnet_infer.feature_rows import Features
+from pepnet_infer.served import Served
+from pepnet_infer.sync.follow_config import Guard
+
+_BINS = 10
+_LEAST_SHARE = 1e-4  # an empty bin counts as this much, so that the index stays finite
+
+
+class Canary:
+    """Keeps some rows of recent calls, features and not inputs: new rows are part of what is tried."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self._lock = threading.Lock()
+        self._kept: deque[Features] = deque()
+        self._rows = 0
+        self._due = 0.0
+        self._random = np.random.default_rng(0)
+
+    def due(self) -> bool:
+        """Whether a call's rows would be kept now: cheap, for every call asks."""
+        return monotonic() >= self._due
+
+    def offer(self, features: Features) -> None:
+        """Keeps some rows of a call."""
+        guard = self.guard
+        with self._lock:
+            self._due = monotonic() + guard.every_s
+            if features.num_rows == 0:
+                return
+            count = min(features.num_rows, guard.batch_rows)
+            picked = np.sort(self._random.choice(features.num_rows, count, replace=False))
+            self._kept.append(features.select(picked))
+            self._rows += count
+            while self._rows - self._kept[0].num_rows >= guard.rows:
+                self._rows -= self._kept.popleft().num_rows
+
+    def check(self, old: Served, new: Served, tasks: Sequence[str]) -> bool:
+        """Returns whether there were rows enough to say anything.
+
+        Raises UpdateError with reason "drift" when the new version scores them too differently.
+        """
+        with self._lock:
+            kept = list(self._kept)
+        if sum(part.num_rows for part in kept) < self.guard.least_rows:
+            return False
+        features = Features.concat(kept)
+        before = old.backend.run(old.assembler.inputs(features))
+        after = new.backend.run(new.assembler.inputs(features))
+        for column, task in enumerate(tasks):
+            self._compare(task, before[:, column], after[:, column])
+        return True
+
+    def _compare(self, task: str, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> None:
+        if not np.isfinite(after).all():
+            raise UpdateError("drift", f"task {task}: expected finite scores of recent rows, got NaN or infinity")
+        moved = abs(float(after.mean(dtype=np.float64)) - float(before.mean(dtype=np.float64)))
+        if moved > self.guard.mean:
+            raise UpdateError(
+                "drift", f"task {task}: expected a mean score within {self.guard.mean:g}, got {moved:.4g}"
+            )
+        index = stability_index(before, after)
+        if index > self.guard.psi:
+            raise UpdateError("drift", f"task {task}: expected a PSI of at most {self.guard.psi:g}, got {index:.4g}")
+
+
+def stability_index(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> float:
+    """Returns the population stability index Σ (q − p)·ln(q / p) over the deciles of `before`.
+
+    p and q are the shares of `before` and `after` in each. Where many scores are equal there are fewer bins.
+    """
+    edges = np.unique(np.quantile(before, np.arange(1, _BINS) / _BINS))
+    shares = []
+    for scores in (before, after):
+        counts = np.bincount(np.searchsorted(edges, scores, side="right"), minlength=len(edges) + 1)
+        shares.append(np.maximum(counts / max(len(scores), 1), _LEAST_SHARE))
+    p, q = shares
+    return float(((q - p) * np.log(q / p)).sum())

@@ -1,0 +1,212 @@
+"""A thread that keeps an engine at the newest version in a log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.errors import BundleError, StoreError, UpdateError
+from pepnet_infer.feature_rows import Features
+from pepnet_infer.loading import Loading
+from pepnet_infer.served import Versions
+from pepnet_infer.sync.delta import open_delta, read_head
+from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.sync_stats import SyncStats
+from pepnet_infer.sync.transport import Entry, Position, Progress, Transport
+from pepnet_infer.sync.updater import Updater
+
+_LOG = logging.getLogger("pepnet_infer.sync")
+
+
+class Follower:
+    """Reads deltas in order, checks them, and puts their versions in place; see docs/sync.md.
+
+    A delta on the version in place is applied, one that leads no further is skipped, and where one is missing the
+    newest bundle in the log takes its place. What does not pass its checks is refused: counted by reason and logged,
+    while the last good version serves. A follower that starts reads the log from its engine's version on, so that it
+    needs nothing of its own on the disk.
+    """
+
+    def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
+        self._versions, self._transport, self._config = versions, transport, config
+        self._stats = SyncStats()
+        self._lock = threading.Lock()  # around every change of the version
+        self._updater = Updater(versions, loading, config, self._stats)
+        self._position: Position = ""
+        self._newest: tuple[int, float] | None = None  # model version, and when it was produced
+        self._bundle_seen: Position = ""
+        self._stop = threading.Event()
+        self._woken = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="pepnet-follow", daemon=True)
+
+    def start(self) -> None:
+        """Catches up with what is in the log now, then goes on in the background. Raises UpdateError."""
+        while self._step(0.0):
+            pass
+        self._look_for_bundle()
+        while self._step(0.0):
+            pass
+        self._acknowledge()
+        self._thread.start()
+
+    def wait_for(self, version: int, timeout_s: float) -> bool:
+        """Waits until new calls get `version` or a later one. Returns whether they do."""
+        with self._woken:
+            return self._woken.wait_for(lambda: self._versions.now.model_version >= version, timeout_s)
+
+    def rollback(self, version: int) -> None:
+        """Goes back to one of the last `keep` versions. Deltas of the versions left are refused from here on.
+
+        The log goes on from here with a delta on this version, or a bundle, whose version is above those left. Raises
+        UpdateError for a version that is not kept, and while calls of an earlier version do not end.
+        """
+        with self._lock:
+            self._updater.rollback(version)
+        _LOG.warning("rolled back to model version %d", version)
+        self._wake()
+
+    def offer(self, features: Features) -> None:
+        """Keeps some rows of a call for the guard, now and then."""
+        canary = self._updater.canary
+        if canary is not None and canary.due():
+            canary.offer(features)
+
+    @property
+    def wants(self) -> bool:
+        """Whether `offer` would keep anything now."""
+        canary = self._updater.canary
+        return canary is not None and canary.due()
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counters since the engine began to follow, as plain JSON values.
+
+        applied, dense (of these, with weights), rows, bytes; folded (deltas that went down to the cache); skipped (led
+        no further); refused (by reason) and last_refusal; gaps, bundles, rollbacks; unguarded (weights that went live
+        with too few recent rows to try them on); faults and last_fault (of the log); freshness (a histogram of the
+        seconds from production to visibility: counts up to each of edges_s, and above); model_version, newest_version
+        and lag_s (how long the newest has been there, 0 when it is served); layered_rows (ids kept in memory because
+        their rows came after the bundle); following (whether the thread runs).
+        """
+        version, newest = self._versions.now.model_version, self._newest
+        behind = newest is not None and newest[0] > version
+        return {
+            **self._stats.read(),
+            "model_version": version,
+            "newest_version": version if newest is None else max(newest[0], version),
+            "lag_s": round(max(0.0, time.time() - newest[1]), 3) if newest is not None and behind else 0.0,
+            "layered_rows": self._updater.layered_rows,
+            "following": self._thread.is_alive(),
+        }
+
+    def close(self) -> None:
+        """Stops following. The version in place stays."""
+        self._stop.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        idle = 0
+        while not self._stop.is_set():
+            try:
+                if self._step(self._config.wait_s):
+                    idle = 0
+                    self._acknowledge()
+                    continue
+                idle += 1
+                if idle >= 2:  # a delta of the same version may be on its way
+                    self._look_for_bundle()
+                self._acknowledge()
+            except UpdateError as error:
+                self._fault(error)
+                self._stop.wait(self._config.retry_s)
+
+    def _step(self, wait_s: float) -> bool:
+        """Takes what is in the log after the last position. Returns whether there was anything."""
+        entries = self._transport.read(self._position, min(wait_s, self._fold_soon()))
+        with self._lock:
+            for entry in entries:
+                if self._stop.is_set():
+                    return True
+                self._take(entry)
+                self._position = entry.position
+            self._updater.fold()
+        return bool(entries)
+
+    def _fold_soon(self) -> float:
+        """Seconds until rows that calls still read past should be looked at again."""
+        return 0.005 if self._updater.waiting else self._config.wait_s
+
+    def _take(self, entry: Entry) -> None:
+        try:
+            head = read_head(entry.path)
+        except UpdateError as error:
+            self._refuse(error)
+            return
+        if self._newest is None or head.model_version > self._newest[0]:
+            self._newest = head.model_version, head.produced_at
+        if head.model_version <= self._updater.model_version:
+            self._stats.count("skipped")
+            return
+        if head.base_version != self._updater.model_version and head.base_version > self._updater.left_behind:
+            self._stats.count("gaps")
+            self._take_bundle()
+            if head.model_version <= self._updater.model_version:
+                return
+        try:
+            if head.model_version <= self._updater.left_behind:
+                raise UpdateError("left", f"{entry.path}: version {head.model_version} was rolled back")
+            schema, config = self._versions.now.bundle.schema, self._versions.now.bundle.config
+            delta = open_delta(entry.path, schema, config)
+            self._updater.apply(delta)
+        except UpdateError as error:
+            self._refuse(error)
+            return
+        rows = sum(len(table.keys) for table in delta.rows.values())
+        self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
+        self._wake()
+
+    def _take_bundle(self) -> None:
+        """Goes on from the newest bundle in the log, if it is ahead."""
+        entry = self._transport.newest_bundle()
+        if entry is None:
+            return
+        self._bundle_seen = entry.position
+        try:
+            bundle = Bundle.open(entry.path)
+            if bundle.model_version <= max(self._updater.model_version, self._updater.left_behind):
+                return
+            self._updater.replace_bundle(bundle)
+        except (BundleError, StoreError) as error:
+            self._refuse(UpdateError("bundle", str(error)))
+            return
+        except UpdateError as error:
+            self._refuse(error)
+            return
+        self._stats.count("bundles")
+        self._position = max(self._position, entry.position)
+        self._wake()
+
+    def _look_for_bundle(self) -> None:
+        entry = self._transport.newest_bundle()
+        if entry is not None and entry.position != self._bundle_seen:
+            with self._lock:
+                self._take_bundle()
+
+    def _refuse(self, error: UpdateError) -> None:
+        self._stats.refused(error.reason, str(error))
+        _LOG.error("refused (%s): %s", error.reason, error)
+
+    def _fault(self, error: UpdateError) -> None:
+        self._stats.fault(str(error))
+        _LOG.warning("the log cannot be read: %s", error)
+
+    def _acknowledge(self) -> None:
+        progress = Progress(self._position, self._versions.now.model_version, time.time())
+        self._transport.acknowledge(self._config.name, progress)
+
+    def _wake(self) -> None:
+        with self._woken:
+            self._woken.notify_all()

@@ -1,0 +1,125 @@
+"""The rows that came after a bundle, in front of the store that has the bundle's."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer._kernels import gather
+from pepnet_infer.ids import Keys
+from pepnet_infer.store import Fetched, Rows, Store
+from pepnet_infer.store.key_slots import KeySlots, Positions, grown
+from pepnet_infer.sync.delta_rows import DeltaRows
+
+_BELOW, _ROW, _GONE = 0, 1, 2  # what is known of a key: nothing here, a row, that there is none
+
+_KNOWN = np.dtype(
+    [
+        ("version", np.uint64),
+        ("expires", np.float64),
+        ("row", np.int64),  # its place among the rows of its width
+        ("score", np.float32),
+        ("kind", np.uint8),
+        ("unused", "V3"),
+    ]
+)
+
+
+class LayeredStore:
+    """A `Store`: what was put here, else what the store below has. Any thread may ask at any time.
+
+    Memory grows with the distinct ids that were ever put: 32 bytes and a row each, and the index.
+    """
+
+    def __init__(self, below: Store, clock: Callable[[], float] = time.time) -> None:
+        self.below = below
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._slots = KeySlots()
+        self._known = np.empty(0, _KNOWN)  # by slot
+        self._rows: dict[int, Rows] = {}
+        self._row_count: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """How many keys were ever put."""
+        return len(self._slots)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of rows and of what is known of them."""
+        return self._known.nbytes + sum(rows.nbytes for rows in self._rows.values())
+
+    def get_many(self, keys: Keys, dim: int) -> Fetched:
+        """Returns what is there of `keys` [N]; see `Store.get_many`."""
+        with self._lock:
+            here = self._read(keys, dim)
+        if here is None:
+            return self.below.get_many(keys, dim)
+        fetched, kind = here
+        lacking = np.flatnonzero(kind == _BELOW)
+        if lacking.size:
+            fetched.put(lacking, self.below.get_many(keys[lacking], dim))
+        late = (kind == _ROW) & (fetched.expires <= self._clock())
+        if late.any():
+            fetched.rows[late], fetched.found[late] = 0, False
+            fetched.scores[late], fetched.expires[late] = np.nan, np.inf
+        return fetched
+
+    def state(self, keys: Keys, dim: int) -> tuple[Fetched, npt.NDArray[np.uint8]]:
+        """Returns what was put here of `keys` [N], expired or not, and what `restore` needs to bring that back."""
+        with self._lock:
+            here = self._read(keys, dim)
+        return here or (Fetched.nothing(len(keys), dim), np.zeros(len(keys), np.uint8))
+
+    def put(self, changed: DeltaRows) -> None:
+        """Puts rows and deletions, whatever their versions: who calls knows their order."""
+        kind = np.where(changed.tombstones != 0, _GONE, _ROW).astype(np.uint8)
+        self.restore(changed.keys, Fetched(changed.rows, kind == _ROW, *changed[2:5]), kind)
+
+    def restore(self, keys: Keys, fetched: Fetched, kind: npt.NDArray[np.uint8]) -> None:
+        """Brings back what `state` returned. Keys are ascending, each once."""
+        with self._lock:
+            slots, _ = self._slots.add(keys)
+            before = self._known.size
+            self._known = grown(self._known, len(self._slots))
+            self._known["row"][before:] = -1
+            self._known["version"][slots] = fetched.versions
+            self._known["expires"][slots] = fetched.expires
+            self._known["score"][slots] = fetched.scores
+            self._known["kind"][slots] = kind
+            rows = kind == _ROW
+            self._write_rows(slots[rows], fetched.rows[rows])
+
+    def _read(self, keys: Keys, dim: int) -> tuple[Fetched, npt.NDArray[np.uint8]] | None:
+        """Returns what is here; None where nothing is."""
+        if len(self._slots) == 0:
+            return None
+        slots = self._slots.find(keys)
+        there = np.flatnonzero(slots >= 0)
+        if there.size == 0:
+            return None
+        known = self._known.take(slots[there])
+        kinds = np.zeros(len(keys), np.uint8)
+        kinds[there] = known["kind"]
+        fetched = Fetched.nothing(len(keys), dim)
+        fetched.versions[there], fetched.expires[there] = known["version"], known["expires"]
+        fetched.scores[there] = known["score"]
+        fetched.found[:] = kinds == _ROW
+        at = np.full(len(keys), -1)
+        at[there] = np.where(known["kind"] == _ROW, known["row"], -1)
+        gather(self._rows.get(dim, np.empty((0, dim), np.float32)), at, np.zeros(dim, np.float32), fetched.rows)
+        return fetched, kinds
+
+    def _write_rows(self, slots: Positions, rows: Rows) -> None:
+        if not slots.size:
+            return
+        dim, place = rows.shape[1], self._known["row"]
+        count, without = self._row_count.get(dim, 0), slots[place[slots] < 0]
+        place[without] = np.arange(count, count + without.size)
+        self._row_count[dim] = count + without.size
+        self._rows[dim] = grown(self._rows.get(dim, np.empty((0, dim), np.float32)), count + without.size)
+        self._rows[dim][place[slots]] = rows

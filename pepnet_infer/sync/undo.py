@@ -1,0 +1,51 @@
+"""What rows were before a delta: enough to go back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.ids import Keys
+from pepnet_infer.store import Fetched, Store
+from pepnet_infer.sync.delta_rows import DeltaRows
+
+
+class Undone(NamedTuple):
+    """What a layered store had of ascending keys; see `LayeredStore.state`."""
+
+    keys: Keys
+    fetched: Fetched
+    kinds: npt.NDArray[np.uint8]  # 0: nothing, what is below counted; 1: a row; 2: that there is none
+
+    def rows(self, below: Store) -> DeltaRows:
+        """Returns the rows as they were, those from the store below among them."""
+        fetched = self.fetched.take(np.arange(len(self.keys)))
+        lacking = np.flatnonzero(self.kinds == 0)
+        if lacking.size:
+            fetched.put(lacking, below.get_many(self.keys[lacking], fetched.rows.shape[1]))
+        gone = (~fetched.found).astype(np.uint8)
+        return DeltaRows(self.keys, fetched.rows, fetched.versions, fetched.scores, fetched.expires, gone)
+
+
+#: By table.
+Undo = dict[str, Undone]
+
+
+def undone(steps: Sequence[Undo]) -> Undo:
+    """Returns what leads back over several deltas, the last one first: of each key, what it was before the first."""
+    together: Undo = {}
+    for step in steps:
+        for name, back in step.items():
+            together[name] = _before(back, together[name]) if name in together else back
+    return together
+
+
+def _before(earlier: Undone, later: Undone) -> Undone:
+    kept = ~np.isin(later.keys, earlier.keys)
+    keys = np.concatenate([earlier.keys, later.keys[kept]])
+    order = np.argsort(keys)
+    fetched = Fetched.concat(earlier.fetched, later.fetched.take(kept)).take(order)
+    return Undone(keys[order], fetched, np.concatenate([earlier.kinds, later.kinds[kept]])[order])

@@ -1,0 +1,238 @@
+"""Putting versions in place: rows and weights together, while calls of earlier versions go on.
+
+A delta's rows are first seen through an overlay, by calls of its version alone. Once no call uses an earlier version
+they go down to the store and the cache, where all read them, and the overlay goes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pepnet_infer.assemble import Assembler
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cache.cached_rows import CachedRows
+from pepnet_infer.cache.over_bundle import open_rows
+from pepnet_infer.dense_inputs import dense_call
+from pepnet_infer.errors import BackendError, BundleError, UpdateError
+from pepnet_infer.loading import Loading
+from pepnet_infer.served import Served, Versions
+from pepnet_infer.store import Rows
+from pepnet_infer.sync.canary import Canary
+from pepnet_infer.sync.delta import Delta
+from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.layered_store import LayeredStore
+from pepnet_infer.sync.overlay import Overlay, over
+from pepnet_infer.sync.sync_stats import SyncStats
+from pepnet_infer.sync.undo import Undo, Undone, undone
+from pepnet_infer.sync.version_rows import VersionRows
+
+_CHUNK = 1 << 13  # rows written to the cache in one call
+#: Seconds that a rollback, or the end of a bundle's use, waits for calls of earlier versions.
+_PATIENCE_S = 30.0
+
+
+@dataclass
+class _Past:
+    """A version that can be gone back to."""
+
+    served: Served
+    defaults: Mapping[str, Rows]
+    undo: Undo = field(default_factory=dict)  # of what came after it; filled in when that goes down
+
+
+@dataclass
+class _Pending:
+    """Rows that are seen through the overlay."""
+
+    number: int  # of the version that they came with
+    overlay: Overlay
+    before: _Past | None = None  # the version they were put on
+    back: Undo | None = None  # they lead back, and this is what to restore
+
+
+class Updater:
+    """For one thread at a time, but for what `Versions` lets any thread do."""
+
+    def __init__(self, versions: Versions, loading: Loading, config: FollowConfig, stats: SyncStats) -> None:
+        self._versions, self._loading, self._config, self._stats = versions, loading, config, stats
+        self.canary = None if config.guard is None else Canary(config.guard)
+        self._pending: list[_Pending] = []
+        self._past: deque[_Past] = deque(maxlen=config.keep or None)
+        self._defaults: dict[str, Rows] = {}
+        #: versions up to this one were gone back from: their deltas do not come again
+        self.left_behind = -1
+        rows = versions.now.rows
+        if not isinstance(rows, CachedRows):
+            got = type(rows).__name__
+            raise UpdateError("cache", f"follow: expected an engine with a cache in front of a store, got {got}")
+        self._adopt(rows)
+
+    @property
+    def model_version(self) -> int:
+        """The version that new calls get."""
+        return self._versions.now.model_version
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are rows that have not gone down."""
+        return bool(self._pending)
+
+    @property
+    def layered_rows(self) -> int:
+        """Ids whose rows came after the bundle."""
+        return len(self._layers)
+
+    def _adopt(self, cached: CachedRows) -> None:
+        if cached.config.update_window is not None:
+            raise UpdateError("window", "follow: expected a cache without an update window, which would hold rows back")
+        self._cached = cached
+        self._layers = LayeredStore(cached.store)
+        cached.put_before_store(self._layers)
+
+    def apply(self, delta: Delta) -> None:
+        """Makes the delta's version the one that new calls get.
+
+        Raises UpdateError, with everything as it was: for another base than the version in place, for weights that the
+        backend does not take, and for scores that drift.
+        """
+        now, head = self._versions.now, delta.head
+        if head.base_version != now.model_version:
+            raise UpdateError(
+                "base", f"{delta.path}: expected a delta on version {now.model_version}, got one on {head.base_version}"
+            )
+        if delta.dense is None:
+            bundle, backend, dense = replace(now.bundle, model_version=head.model_version), now.backend, now.dense
+        else:
+            bundle = now.bundle.with_dense(delta.dense, delta.onnx, head.model_version)
+            try:
+                backend = self._loading.dense(bundle)
+            except (BackendError, BundleError) as error:
+                raise UpdateError("dense", f"{delta.path}: {error}") from error
+            dense = dense_call(backend, bundle.config.inputs)
+        defaults = {**self._defaults, **{n: t.default for n, t in delta.rows.items() if t.default is not None}}
+        overlay = Overlay(delta.rows)
+        served = replace(now, bundle=bundle, backend=backend, dense=dense)
+        served = self._with_rows(served, self._seen([*self._pending, _Pending(0, overlay)]), defaults)
+        guarded = delta.dense is not None and self.canary is not None
+        if guarded and self.canary is not None and not self.canary.check(now, served, bundle.tasks):
+            self._stats.count("unguarded")
+        before = _Past(self._with_rows(now, None, self._defaults), self._defaults)
+        if self._config.keep:
+            self._past.append(before)
+        self._defaults = defaults
+        self._pending.append(_Pending(self._versions.put(served), overlay, before))
+        self.fold()
+
+    def replace_bundle(self, bundle: Bundle) -> None:
+        """Makes a whole bundle the version that new calls get: its rows, weights and side tables.
+
+        For as long as calls use what was there before, both caches take memory. Raises UpdateError.
+        """
+        now = self._versions.now
+        if bundle.schema.hash != now.bundle.schema.hash:
+            raise UpdateError("schema", f"{bundle.path}: schema_hash: expected {now.bundle.schema.hash}")
+        try:
+            backend = self._loading.dense(bundle)
+            rows = open_rows(bundle, self._loading.cache, self._loading.store)
+        except (BackendError, BundleError) as error:
+            raise UpdateError("dense", f"{bundle.path}: {error}") from error
+        if not isinstance(rows, CachedRows):
+            raise UpdateError("cache", f"{bundle.path}: expected rows through a cache, got {type(rows).__name__}")
+        old = self._cached
+        self._adopt(rows)
+        self._pending, self._defaults = [], {}
+        self._past.clear()
+        number = self._versions.put(Served.of(bundle, rows, backend))
+        self._versions.wait_until(number, _PATIENCE_S)
+        old.close()
+
+    def rollback(self, version: int) -> None:
+        """Makes an earlier version the one that new calls get. Raises UpdateError when it is not kept any more."""
+        self._fold_all()
+        steps = []
+        for past in reversed(self._past):
+            steps.append(past)
+            if past.served.model_version == version:
+                break
+        else:
+            kept = ", ".join(str(past.served.model_version) for past in self._past) or "none"
+            raise UpdateError("history", f"rollback: expected one of the versions kept ({kept}), got {version}")
+        target, undo = steps[-1], undone([past.undo for past in steps])
+        for _ in steps:
+            self._past.pop()
+        self.left_behind = max(self.left_behind, self.model_version)
+        overlay = Overlay({name: back.rows(self._layers.below) for name, back in undo.items()})
+        self._defaults = dict(target.defaults)
+        served = self._with_rows(target.served, overlay, self._defaults)
+        self._pending.append(_Pending(self._versions.put(served), overlay, back=undo))
+        self._stats.count("rollbacks")
+        self.fold()
+
+    def fold(self) -> None:
+        """Puts rows down that no call reads past any more."""
+        oldest = self._versions.oldest()
+        ready = [pending for pending in self._pending if pending.number <= oldest]
+        if not ready:
+            return
+        for pending in ready:
+            if pending.back is None:
+                self._put_down(pending)
+            else:
+                self._put_back(pending.back)
+            self._pending.remove(pending)
+            self._stats.count("folded")
+        served = self._with_rows(self._versions.now, self._seen(self._pending), self._defaults)
+        self._versions.put(served, same=True)
+
+    def _fold_all(self) -> None:
+        if not self._versions.wait_until(self._versions.number, _PATIENCE_S):
+            raise UpdateError("busy", f"rollback: expected calls under way to end within {_PATIENCE_S:g} s, got longer")
+        self.fold()
+
+    def _with_rows(self, served: Served, overlay: Overlay | None, defaults: Mapping[str, Rows]) -> Served:
+        rows = VersionRows(self._cached, overlay, defaults)
+        return replace(served, rows=rows, assembler=Assembler(served.bundle.schema, rows))
+
+    @staticmethod
+    def _seen(pending: list[_Pending]) -> Overlay | None:
+        seen: Overlay | None = None
+        for one in pending:
+            seen = one.overlay if seen is None else over(one.overlay, seen)
+        return seen
+
+    def _put_down(self, pending: _Pending) -> None:
+        undo: Undo = {}
+        for name, changed in pending.overlay.rows.items():
+            dim = self._cached.tables[name].dim
+            undo[name] = Undone(changed.keys, *self._layers.state(changed.keys, dim))
+            self._layers.put(changed)
+            for begin in range(0, len(changed.keys), _CHUNK):
+                self._write(dim, changed.take(slice(begin, begin + _CHUNK)))
+        if pending.before is not None:
+            pending.before.undo = undo
+
+    def _put_back(self, undo: Undo) -> None:
+        for name, back in undo.items():
+            self._layers.restore(back.keys, back.fetched, back.kinds)
+            cache = self._cached.cache(name)
+            cache.flights.touch(back.keys)
+            cache.core.forget(back.keys)
+
+    def _write(self, dim: int, changed: DeltaRows) -> None:
+        """Brings the cache up to date. The store has the rows already: what is not here is fetched from there."""
+        cache = self._cached.caches[dim]
+        core = cache.core
+        cache.flights.touch(changed.keys)
+        gone = changed.tombstones != 0
+        wanted = ~gone
+        everything = self._config.insert == "all" or (self._config.insert == "auto" and core.policy == "gset")
+        if not everything:
+            wanted &= core.peek(changed.keys)["outcome"] != 0
+        if wanted.any():
+            some = changed.take(wanted)
+            core.write(some.keys, some.rows, some.scores, some.versions, some.expires, update=True)
+        if gone.any():
+            core.erase(changed.keys[gone], changed.versions[gone])
