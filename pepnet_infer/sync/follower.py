@@ -19,13 +19,14 @@ from pepnet_infer.sync.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.updater import Updater
 
 _LOG = logging.getLogger("pepnet_infer.sync")
+_MOST_EARLY = 64  # deltas that wait for one before them
 
 
 class Follower:
     """Reads deltas in order, checks them, and puts their versions in place; see docs/sync.md.
 
-    A delta on the version in place is applied, one that leads no further is skipped, and where one is missing the
-    newest bundle in the log takes its place. What does not pass its checks is refused: counted by reason and logged,
+    A delta on the version in place is applied, and one that leads no further is skipped. One that comes before the one
+    it is on waits for it, or for a bundle in the log that leads there. What does not pass its checks is refused: counted by reason and logged,
     while the last good version serves. A follower that starts reads the log from its engine's version on, so that it
     needs nothing of its own on the disk.
     """
@@ -38,6 +39,7 @@ class Follower:
         self._position: Position = ""
         self._newest: tuple[int, float] | None = None  # model version, and when it was produced
         self._bundle_seen: Position = ""
+        self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()
         self._woken = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="pepnet-follow", daemon=True)
@@ -131,7 +133,8 @@ class Follower:
                 if self._stop.is_set():
                     return True
                 self._take(entry)
-                self._position = entry.position
+                self._position = max(self._position, entry.position)
+                self._take_early()
             self._updater.fold()
         return bool(entries)
 
@@ -150,10 +153,12 @@ class Follower:
         if head.model_version <= self._updater.model_version:
             self._stats.count("skipped")
             return
-        if head.base_version != self._updater.model_version and head.base_version > self._updater.left_behind:
+        version = self._updater.model_version
+        if head.base_version > max(version, self._updater.left_behind):
             self._stats.count("gaps")
             self._take_bundle()
-            if head.model_version <= self._updater.model_version:
+            if head.base_version > self._updater.model_version:
+                self._wait_with(entry, head.base_version)
                 return
         try:
             if head.model_version <= self._updater.left_behind:
@@ -167,6 +172,20 @@ class Follower:
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
         self._wake()
+
+    def _wait_with(self, entry: Entry, base: int) -> None:
+        """Keeps a delta until the one that it is on has come."""
+        self._early[base] = entry
+        if len(self._early) > _MOST_EARLY:
+            last = max(self._early)
+            path = self._early.pop(last).path
+            self._refuse(UpdateError("base", f"{path}: expected deltas up to version {last} before it, got none"))
+
+    def _take_early(self) -> None:
+        while (entry := self._early.pop(self._updater.model_version, None)) is not None:
+            self._take(entry)
+        version = self._updater.model_version
+        self._early = {base: entry for base, entry in self._early.items() if base > version}
 
     def _take_bundle(self) -> None:
         """Goes on from the newest bundle in the log, if it is ahead."""
@@ -186,7 +205,6 @@ class Follower:
             self._refuse(error)
             return
         self._stats.count("bundles")
-        self._position = max(self._position, entry.position)
         self._wake()
 
     def _look_for_bundle(self) -> None:
@@ -194,6 +212,7 @@ class Follower:
         if entry is not None and entry.position != self._bundle_seen:
             with self._lock:
                 self._take_bundle()
+                self._take_early()
 
     def _refuse(self, error: UpdateError) -> None:
         self._stats.refused(error.reason, str(error))

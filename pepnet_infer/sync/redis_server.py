@@ -1,0 +1,101 @@
+"""Asking a Redis server, or a cluster, that may be away for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pepnet_infer.errors import UpdateError
+
+try:
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.cluster import RedisCluster
+    from redis.exceptions import (
+        AuthenticationError,
+        AuthorizationError,
+        ClusterDownError,
+        ConnectionError,
+        MasterDownError,
+        ReadOnlyError,
+        RedisClusterException,
+        RedisError,
+        TimeoutError,
+        TryAgainError,
+    )
+    from redis.retry import Retry
+except ImportError as problem:
+    raise UpdateError(
+        "transport", f"redis: the package redis cannot be imported ({problem}): pip install 'pepnet-infer[redis]'"
+    ) from problem
+
+#: Of a server that starts, loads its data, is not the master yet or cannot be reached.
+_PASSING = (
+    ConnectionError,
+    TimeoutError,
+    ReadOnlyError,
+    MasterDownError,
+    ClusterDownError,
+    TryAgainError,
+    RedisClusterException,
+    OSError,
+)
+_FOR_GOOD = (AuthenticationError, AuthorizationError)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+
+
+class RedisServer:
+    """Commands that are tried again, with growing pauses, for `patience_s`. Safe from any thread."""
+
+    def __init__(self, url: str, cluster: bool, timeout_s: float, patience_s: float) -> None:
+        """Asks nobody yet. Raises UpdateError for a URL that is none."""
+        self._url, self._cluster, self._patience = url, cluster, patience_s
+        self._options = {
+            "socket_connect_timeout": min(timeout_s, 1.0),
+            "socket_timeout": timeout_s,
+            "retry": Retry(NoBackoff(), 0),  # `ask` does that
+        }
+        self._client: Any = None  # of its methods each returns a value or an awaitable, by their types
+        if not cluster:
+            try:
+                self._client = Redis.from_url(url, **self._options)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise UpdateError("transport", f"redis: expected a URL, got: {error}") from error
+            if self._client.get_encoder().decode_responses:
+                raise UpdateError("transport", "redis: expected a URL without decode_responses, got it set")
+
+    def ask(self, *command: bytes | str | int | float) -> Any:
+        """Sends one command that may be sent twice. Raises UpdateError "transport" when there is no answer."""
+        until, pause = time.monotonic() + self._patience, _FIRST_PAUSE_S
+        while True:
+            try:
+                return self._connected().execute_command(*command)
+            except _FOR_GOOD as error:
+                raise _failure(command, error) from error
+            except _PASSING as error:
+                if time.monotonic() + pause > until:
+                    raise _failure(command, error) from error
+            except (RedisError, ValueError) as error:
+                raise _failure(command, error) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def run(self, script: str, keys: list[str], *args: bytes | str | int | float) -> Any:
+        """Runs a script that may be run twice. See `ask`."""
+        return self.ask("EVAL", script, len(keys), *keys, *args)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            from_url: Callable[..., Any] = RedisCluster.from_url
+            self._client = from_url(self._url, **self._options)
+        return self._client
+
+
+def _failure(command: tuple[bytes | str | int | float, ...], error: Exception) -> UpdateError:
+    return UpdateError("transport", f"redis: {command[0]!s}: expected an answer, got: {str(error)[:200]}")

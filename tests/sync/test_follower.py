@@ -1,0 +1,292 @@
+"""An engine that follows: after every delta it scores, to the bit, what an engine of that version scores."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sync_world import World
+
+from pepnet_infer import CacheConfig, Engine, UpdateError
+from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.follow_config import FollowConfig, Guard
+from pepnet_infer.sync.transport import Entry
+
+Batch = dict[str, Any]
+QUICK = FollowConfig(name="test", wait_s=0.05, guard=None)
+
+
+@pytest.fixture
+def world(toy_checkpoint: Checkpoint, tmp_path: Path) -> World:
+    return World(toy_checkpoint, tmp_path)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> DirectoryLog:
+    return DirectoryLog(tmp_path / "log")
+
+
+@pytest.fixture
+def load(toy_bundle: Path) -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def make(policy: str = "lru", **options: Any) -> Engine:
+        cache = CacheConfig(policy=policy, capacity=options.pop("capacity", "1MiB"))  # type: ignore[arg-type]
+        engines.append(Engine.load(toy_bundle, backend="native", threads=1, cache=cache, **options))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def check(world: World, engine: Engine, batch: Batch, version: int | None = None) -> None:
+    scores = engine.score(batch)
+    assert scores.model_version == (world.version if version is None else version)
+    np.testing.assert_array_equal(scores.values, world.scores(scores.model_version, batch))
+
+
+@pytest.mark.parametrize("policy", ["lru", "gset", "s3fifo"])
+def test_every_version_is_what_a_bundle_of_it_would_be(
+    policy: str, world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    engine = load(policy)
+    batches = [toy_batch(80, seed) for seed in range(3)]
+    check(world, engine, batches[0])
+    follower = engine.follow(log, QUICK)
+    for number in range(12):
+        log.append(world.step(dense=number % 3 != 1, version=world.version + 1 + number % 2))
+        assert follower.wait_for(world.version, 10)
+        for batch in batches:
+            check(world, engine, batch)
+    stats = engine.stats()["sync"]
+    assert (stats["applied"], stats["dense"], stats["refused"], stats["lag_s"]) == (12, 8, {}, 0.0)
+    assert stats["model_version"] == stats["newest_version"] == world.version == engine.model_version
+    assert sum(stats["freshness"]["counts"]) == 12
+
+
+def test_a_late_follower_and_one_that_restarts_end_where_the_others_are(
+    world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    early, batch = load(), toy_batch(60)
+    followed = early.follow(log, QUICK)
+    for _ in range(5):
+        log.append(world.step())
+    late = load("gset")
+    late.follow(log, FollowConfig(name="late", wait_s=0.05, guard=None))
+    check(world, late, batch)
+    assert late.stats()["sync"]["applied"] == 5
+    assert followed.wait_for(world.version, 10)
+    check(world, early, batch)
+
+
+def test_a_call_keeps_its_version_while_others_come(
+    world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    engine, batch = load(), toy_batch(70)
+    follower = engine.follow(log, QUICK)
+    first = world.version
+    features = engine.encode(batch)
+    with engine._serving().pinned() as old:
+        for _ in range(3):
+            log.append(world.step())
+            assert follower.wait_for(world.version, 10)
+            check(world, engine, batch)  # new calls get the new version, through the overlay
+            inputs = old.assembler.inputs(features)
+            np.testing.assert_array_equal(old.backend.run(inputs), world.scores(first, batch))
+        assert engine.stats()["sync"]["folded"] == 0
+    log.append(world.step())
+    assert follower.wait_for(world.version, 10)
+    _until(lambda: engine.stats()["sync"]["folded"] == 4)
+    for version in range(world.version, first, -1):
+        if version == world.version:
+            check(world, engine, batch)
+
+
+def test_rollback_brings_back_every_row(
+    world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    engine, batch = load("gset"), toy_batch(90)
+    follower = engine.follow(log, FollowConfig(name="test", wait_s=0.05, guard=None, keep=4))
+    with pytest.raises(UpdateError, match="expected one of the versions kept"):
+        engine.rollback(world.version - 1)
+    for _ in range(6):
+        log.append(world.step())
+        assert follower.wait_for(world.version, 10)
+        check(world, engine, batch)
+    newest = world.version
+    with pytest.raises(UpdateError, match="expected one of the versions kept"):
+        engine.rollback(newest - 5)
+    engine.rollback(newest - 3)
+    check(world, engine, batch, newest - 3)
+    check(world, engine, toy_batch(90, 5), newest - 3)
+    engine.rollback(newest - 4)
+    check(world, engine, batch, newest - 4)
+    # The log goes on from there.
+    log.append(world.step(base=newest - 4, version=newest))
+    _until(lambda: engine.stats()["sync"]["refused"].get("left") == 1)
+    check(world, engine, batch, newest - 4)
+    log.append(world.step(base=newest - 4, version=newest + 1))
+    assert follower.wait_for(newest + 1, 10)
+    check(world, engine, batch, newest + 1)
+    assert engine.stats()["sync"]["rollbacks"] == 2
+
+
+def test_a_gap_is_left_by_the_newest_bundle(
+    world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    from pepnet_infer.export.write_bundle import write_bundle
+
+    engine, batch = load(), toy_batch(50)
+    world.step()  # never published
+    lost = world.version
+    bundle = write_bundle(world.checkpoints[lost], tmp_path / "full", model_version=lost)
+    log.append(world.step())
+    follower = engine.follow(log, QUICK)
+    check(world, engine, batch, 7)
+    log.append_bundle(bundle.path)
+    assert follower.wait_for(world.version, 20)
+    check(world, engine, batch)
+    assert engine.stats()["sync"]["bundles"] == 1
+    log.append(world.step())
+    assert follower.wait_for(world.version, 10)
+    check(world, engine, batch)
+
+
+class Shuffled:
+    """A log whose deltas come in any order, and more than once."""
+
+    def __init__(self, log: DirectoryLog, seed: int) -> None:
+        self._log, self._random = log, np.random.default_rng(seed)
+        self._rounds = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def read(self, after: str, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
+        if self._rounds:
+            return []
+        self._rounds += 1
+        entries = self._log.read("", 0.0, most)
+        return [entries[i] for i in self._random.permutation(len(entries) * 2) % len(entries)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_arrival_ends_in_the_same_version(
+    seed: int, world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    engine, batch = load(), toy_batch(50)
+    for _ in range(8):
+        log.append(world.step())
+    engine.follow(Shuffled(log, seed), QUICK)  # type: ignore[arg-type]
+    check(world, engine, batch)
+
+
+def test_a_bad_delta_is_refused_and_the_last_good_version_serves(
+    world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    engine, batch = load(), toy_batch(50)
+    follower = engine.follow(log, QUICK)
+    log.append(world.step())
+    assert follower.wait_for(world.version, 10)
+    good = world.version
+    bad = shutil.copytree(world.step(), tmp_path / "bad")
+    file = next((bad / "rows").iterdir())
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    log.append(bad)
+    _until(lambda: engine.stats()["sync"]["refused"] == {"files": 1})
+    check(world, engine, batch, good)
+    log.append(world.step(base=good, version=good + 5))
+    assert follower.wait_for(good + 5, 10)
+    check(world, engine, batch, good + 5)
+    assert "expected sha256" in engine.stats()["sync"]["last_refusal"]
+
+
+def test_the_guard_refuses_weights_that_score_otherwise(
+    world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    engine = load()
+    guard = Guard(mean=0.05, psi=0.2, rows=500, least_rows=100, batch_rows=200, every_s=0.0)
+    follower = engine.follow(log, FollowConfig(name="test", wait_s=0.05, guard=guard))
+    same = dict(world.checkpoints[world.version].dense)
+    log.append(world.step(dense=same, changes={}, defaults=False))
+    assert follower.wait_for(world.version, 10)
+    assert engine.stats()["sync"]["unguarded"] == 1  # nothing was scored yet
+    for seed in range(4):
+        engine.score(toy_batch(150, seed))
+    log.append(
+        world.step(dense={name: value * np.float32(1.001) for name, value in same.items()}, changes={}, defaults=False)
+    )
+    assert follower.wait_for(world.version, 10)
+    good = world.version
+    moved = {**same, "towers.1.b": same["towers.1.b"] + np.float32(2)}
+    log.append(world.step(dense=moved, changes={}, defaults=False))
+    _until(lambda: engine.stats()["sync"]["refused"] == {"drift": 1})
+    check(world, engine, toy_batch(50), good)
+    stats = engine.stats()["sync"]
+    assert (stats["unguarded"], stats["applied"]) == (1, 2)
+    assert "task " in stats["last_refusal"]
+
+
+def test_who_cannot_follow_is_told_why(
+    toy_bundle: Path, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    with (
+        Engine.load(toy_bundle, cache=None) as engine,
+        pytest.raises(UpdateError, match="expected an engine with a cac"),
+    ):
+        engine.follow(log, QUICK)
+    engine = load()
+    with pytest.raises(UpdateError, match="expected an engine that follows"):
+        engine.rollback(3)
+    engine.follow(log, QUICK)
+    with pytest.raises(UpdateError, match="follows nothing yet"):
+        engine.follow(log, QUICK)
+    engine.close()
+    engine.close()
+
+
+def test_scores_of_many_threads_are_each_of_one_version(
+    world: World, log: DirectoryLog, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    engine = load(capacity="642KiB")
+    follower = engine.follow(log, FollowConfig(name="test", wait_s=0.05, guard=None))
+    batches = [toy_batch(40, seed) for seed in range(3)]
+    seen: list[tuple[int, int, np.ndarray]] = []
+    stop = threading.Event()
+
+    def score(number: int) -> None:
+        while not stop.is_set():
+            scores = engine.score(batches[number])
+            seen.append((number, scores.model_version, scores.values))
+
+    threads = [threading.Thread(target=score, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(40):
+        log.append(world.step(dense=number % 2 == 0))
+        assert follower.wait_for(world.version, 20)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    versions = {version for _, version, _ in seen}
+    assert len(versions) > 20
+    for number, version, values in seen:
+        np.testing.assert_array_equal(values, world.scores(version, batches[number]))
+
+
+def _until(what: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    done = threading.Event()
+    for _ in range(int(timeout_s / 0.02)):
+        if what():
+            return
+        done.wait(0.02)
+    assert what()
