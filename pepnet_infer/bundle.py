@@ -182,7 +182,7 @@ def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None
 
 def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values: bool) -> dict[str, TableInfo]:
     """Checks dense weights and tables against schema and config, with `values` also what is in them."""
-    check_dense(root / DENSE, config, len(schema.tasks), values)
+    check_dense(MappedFile(root / DENSE), config, len(schema.tasks), values)
     tables = {t.name: check_table(table_path(root, t.name), t, values) for t in schema.tables}
     if values:
         read_sides(root, schema)
@@ -192,10 +192,9 @@ def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values
     return tables
 
 
-def check_dense(path: Path, config: ModelConfig, tasks: int, values: bool) -> None:
+def check_dense(file: MappedFile, config: ModelConfig, tasks: int, values: bool) -> None:
     """Checks names, dtypes and shapes of the dense weights; with `values` also that all are finite."""
-    file = MappedFile(path)
-    header = file.tensors
+    path, header = file.path, file.tensors
     if config.model == "pepnet":
         shapes = config.tensor_shapes(tasks)
         for name in sorted(set(shapes) - set(header)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pepnet_infer.errors import BundleError
 from pepnet_infer.files import sha256
@@ -28,18 +30,51 @@ def read_document(root: Path, name: str) -> dict[str, Any]:
     if not root.is_dir():
         raise BundleError(f"{root}: expected a directory with {name}, got {'a file' if root.exists() else 'nothing'}")
     try:
-        mode = os.lstat(path)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_DOCUMENT_BYTES:
+                raise BundleError(f"{path}: expected at most {MAX_DOCUMENT_BYTES} bytes, got {size}")
+            text = file.read()
     except OSError as error:
         raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
-    _regular(path, mode)
-    if mode.st_size > MAX_DOCUMENT_BYTES:
-        raise BundleError(f"{path}: expected at most {MAX_DOCUMENT_BYTES} bytes, got {mode.st_size}")
     try:
-        data = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: expected JSON, got: {error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file to be read. Raises BundleError for a link or a special file, OSError for one that cannot be read."""
+    mode = os.lstat(path)
+    _regular(path, mode)
+    # What was looked at may be another by now: no link is followed, and no pipe waited for.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _regular(path, os.fstat(handle))
+    except BundleError:
+        os.close(handle)
+        raise
+    return open(handle, "rb")
+
+
+def read_listed(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
+    """Reads a file that `check_files` has seen, once, and hashes what was read. Raises BundleError.
+
+    What comes back is what the listing says, whatever is done to the directory at that moment.
+    """
+    try:
+        with open_regular(root / name) as file:
+            data = file.read(int(entry["bytes"]) + 1)
+    except OSError as error:
+        raise BundleError(f"{root / name}: expected a file, got: {error.strerror}") from error
+    if len(data) != entry["bytes"]:
+        raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {len(data)} or more")
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry["sha256"]:
+        raise BundleError(f"{root / name}: expected sha256 {entry['sha256']:.64}, got {found}")
     return data
 
 
@@ -66,12 +101,21 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
     """
     for name, entry in listing.items():
         where = f"{root / document}: files: {name!r}"
-        if name == document or not _plain(name):
+        if name == document or not plain(name):
             raise BundleError(f"{where}: expected a plain path inside the bundle")
         if not isinstance(entry, Mapping):
             raise BundleError(f"{where}: expected a mapping with bytes and sha256, got {type(entry).__name__}")
         typed(where, entry, "bytes", int)
         typed(where, entry, "sha256", str)
+        if entry["bytes"] < 0:
+            raise BundleError(f"{where}: bytes: expected 0 or more, got {entry['bytes']}")
+    try:
+        _compare(root, listing, document, hashes)
+    except OSError as error:
+        raise BundleError(f"{error.filename}: expected a readable file, got: {error.strerror}") from error
+
+
+def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> None:
     present = _walk(root)
     for name in sorted(set(listing) - set(present)):
         raise BundleError(f"{root / name}: expected a file of {listing[name]['bytes']} bytes, got no file")
@@ -88,7 +132,8 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
                 raise BundleError(f"{root / name}: expected sha256 {entry['sha256']}, got {found}")
 
 
-def _plain(name: str) -> bool:
+def plain(name: str) -> bool:
+    """Whether a name in a listing is a path that stays inside its directory."""
     path = PurePosixPath(name)
     if "\0" in name or "\\" in name or path.is_absolute() or not path.parts:
         return False
@@ -116,3 +161,12 @@ def _regular(path: Path, mode: os.stat_result) -> None:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        names = sorted(name for name, _ in pairs)
+        twice = next(name for name, after in pairwise(names) if name == after)
+        raise ValueError(f"key {twice[:80]!r} comes twice")
+    return data

@@ -33,6 +33,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         """Raises BundleError unless header, dtypes, shapes and the file's size agree byte for byte."""
         self.path = path
+        self._map: mmap.mmap | bytes
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -41,13 +42,24 @@ class MappedFile:
             self.bytes = os.fstat(descriptor).st_size
             if self.bytes < 8:
                 raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {self.bytes}")
-            self._map = mmap.mmap(descriptor, self.bytes, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(descriptor, self.bytes, access=mmap.ACCESS_READ)
         except OSError as error:
             raise BundleError(f"{path}: expected a file that can be mapped, got: {error.strerror}") from error
         finally:
             os.close(descriptor)
-        self._ask_for_huge_pages()
+        self._map = mapped
+        self._ask_for_huge_pages(mapped)
         self.tensors = self._read_header()
+
+    @classmethod
+    def over(cls, path: Path, data: bytes) -> MappedFile:
+        """Returns the same over bytes that were read from `path` before: they are what was hashed, say."""
+        file = cls.__new__(cls)
+        file.path, file.bytes, file._map = path, len(data), data
+        if file.bytes < 8:
+            raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {file.bytes}")
+        file.tensors = file._read_header()
+        return file
 
     def array(self, name: str) -> Array:
         """Returns a tensor without copying it. Its address may be odd: the format promises no alignment."""
@@ -55,7 +67,7 @@ class MappedFile:
         flat = np.frombuffer(self._map, DTYPES[info.dtype], count=math.prod(info.shape), offset=info.begin)
         return flat.reshape(info.shape)
 
-    def _ask_for_huge_pages(self) -> None:
+    def _ask_for_huge_pages(self, mapped: mmap.mmap) -> None:
         # Rows are read at random, and with 4 KiB pages nearly each of them misses the TLB too: a lookup takes 1.3 times
         # as long when its rows come from memory, 3 times when they are in the L3 cache. This is advice, followed where
         # the file system has large pages and the file is not cached in small ones yet. A file too large for memory is
@@ -63,7 +75,7 @@ class MappedFile:
         if self.bytes > os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE // 2:
             return
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+            mapped.madvise(mmap.MADV_HUGEPAGE)
 
     def _read_header(self) -> dict[str, TensorInfo]:
         path = self.path

@@ -10,7 +10,6 @@ A delta leads from one version of the model, `base_version`, to the next, `model
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pepnet_infer.bundle import DENSE, ONNX, check_dense, read_tensors
+from pepnet_infer.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.files import new_directory
-from pepnet_infer.listing import check_files, describe_files, read_document, typed, write_document
+from pepnet_infer.listing import check_files, describe_files, plain, read_document, read_listed, typed, write_document
 from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.store.mapped_file import MappedFile
 from pepnet_infer.sync.delta_rows import DeltaRows, read_rows, write_rows
 from pepnet_infer.tensorfile import Array, write_tensors
 
@@ -31,6 +31,7 @@ FORMAT = "pepnet-delta"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ROWS = "rows"
+_LATEST = 1e15  # seconds
 
 
 @dataclass(frozen=True)
@@ -109,36 +110,50 @@ def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: Mode
     Checked are the listing (plain names, sizes, hashes, nothing more than listed, no links), the schema's hash, the
     weights' names, shapes and finiteness, and of the rows: tables, widths, keys of the table and below 2^48, ascending
     and each once, finite rows, versions above the base's and no newer than the delta's. Raises UpdateError, whose
-    `reason` is one word.
+    `reason` is one word: format, version, schema, path, table, files, race (the directory went or was replaced
+    meanwhile), dense, shape, order, range, finite or tombstone.
     """
     root = Path(path)
+    before = _identity(root)
+    try:
+        return _open(root, schema, config)
+    except UpdateError as error:
+        if before is not None and _identity(root) != before:
+            raise UpdateError(
+                "race", f"{root}: expected a directory that stays while it is read, got another or none: {error}"
+            ) from error
+        raise
+
+
+def _open(root: Path, schema: FeatureSchema, config: ModelConfig) -> Delta:
     head, document = _head(root)
     where = str(root / MANIFEST)
     if head.schema_hash != schema.hash:
-        raise UpdateError("schema", f"{where}: schema_hash: expected {schema.hash}, got {head.schema_hash}")
+        raise UpdateError("schema", f"{where}: schema_hash: expected {schema.hash}, got {head.schema_hash[:80]}")
+    tables = {_rows_path(Path(), table.name).as_posix(): table for table in schema.tables}
     try:
         listing = typed(where, document, "files", dict)
-        check_files(root, listing, MANIFEST, hashes=True)
+        for name in listing:
+            if not plain(name):
+                raise UpdateError("path", f"{where}: files: expected plain paths inside the delta, got {name[:200]!r}")
+        for name in sorted(set(listing) - {DENSE, ONNX, *tables}):
+            expected = f"{DENSE}, {ONNX} or rows of a table"
+            raise UpdateError("table", f"{where}: files: expected {expected}, got {name[:200]!r}")
+        if ONNX in listing and DENSE not in listing:
+            raise UpdateError("dense", f"{where}: files: expected {DENSE} beside {ONNX}, got none")
+        check_files(root, listing, MANIFEST, hashes=False)
+        # Each file is opened once: what is hashed is what is used, whatever takes its name at that moment.
+        read = {name: read_listed(root, name, entry) for name, entry in listing.items()}
     except BundleError as error:
         raise UpdateError("files", str(error)) from error
-    known = {DENSE, ONNX, *(_rows_path(Path(), t.name).as_posix() for t in schema.tables)}
-    for name in sorted(set(listing) - known):
-        raise UpdateError("table", f"{where}: files: expected {DENSE}, {ONNX} or rows of a table, got {name!r}")
-    if ONNX in listing and DENSE not in listing:
-        raise UpdateError("dense", f"{where}: files: expected {DENSE} beside {ONNX}, got none")
-    dense = _read_dense(root, schema, config) if DENSE in listing else None
+    size = sum(map(len, read.values()))
+    dense = _dense(root, read.pop(DENSE), schema, config) if DENSE in read else None
+    onnx = read.pop(ONNX, None)
     rows = {}
-    for spec in schema.tables:
-        file = _rows_path(root, spec.name)
-        if _rows_path(Path(), spec.name).as_posix() in listing:
-            rows[spec.name] = read_rows(file, spec)
-            rows[spec.name].check(str(file), head.base_version, head.model_version, spec)
-    size = sum(int(entry["bytes"]) for entry in listing.values())
-    onnx = None
-    if ONNX in listing:
-        onnx = (root / ONNX).read_bytes()
-        if hashlib.sha256(onnx).hexdigest() != listing[ONNX]["sha256"]:
-            raise UpdateError("files", f"{root / ONNX}: expected sha256 {listing[ONNX]['sha256']}, got another")
+    for name, spec in tables.items():
+        if name in read:
+            rows[spec.name] = read_rows(root / name, read.pop(name), spec)
+            rows[spec.name].check(str(root / name), head.base_version, head.model_version, spec)
     return Delta(root, head, dense, onnx, rows, size)
 
 
@@ -149,10 +164,10 @@ def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:
         kind = typed(where, document, "format", str)
         version = typed(where, document, "format_version", int)
         if (kind, version) != (FORMAT, FORMAT_VERSION):
-            raise UpdateError("format", f"{where}: expected {FORMAT} {FORMAT_VERSION}, got {kind} {version}")
+            raise UpdateError("format", f"{where}: expected {FORMAT} {FORMAT_VERSION}, got {kind[:80]} {version}")
         produced = document.get("produced_at")
-        if isinstance(produced, bool) or not isinstance(produced, int | float):
-            raise UpdateError("format", f"{where}: produced_at: expected Unix seconds, got {produced!r}")
+        if isinstance(produced, bool) or not isinstance(produced, int | float) or abs(produced) > _LATEST:
+            raise UpdateError("format", f"{where}: produced_at: expected Unix seconds, got {produced!r:.80}")
         head = DeltaHead(
             typed(where, document, "base_version", int),
             typed(where, document, "model_version", int),
@@ -173,15 +188,24 @@ def _check_head(where: str, head: DeltaHead) -> None:
             "version", f"{where}: expected a version above its base's, both from 0 to 2^63 - 1, got {got}"
         )
     if head.pass_number < 0 or not isfinite(head.produced_at):
-        raise UpdateError("format", f"{where}: expected a pass from 0 and a finite time, got {head}")
+        raise UpdateError("format", f"{where}: expected a pass from 0 and a finite time, got {head!s:.200}")
 
 
-def _read_dense(root: Path, schema: FeatureSchema, config: ModelConfig) -> dict[str, Array]:
+def _dense(root: Path, data: bytes, schema: FeatureSchema, config: ModelConfig) -> dict[str, Array]:
     try:
-        check_dense(root / DENSE, config, len(schema.tasks), values=True)
-        return read_tensors(root / DENSE)
+        file = MappedFile.over(root / DENSE, data)
+        check_dense(file, config, len(schema.tasks), values=True)
     except BundleError as error:
         raise UpdateError("dense", str(error)) from error
+    return {name: file.array(name).copy() for name in file.tensors}
+
+
+def _identity(root: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(root)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _rows_path(root: Path, table: str) -> Path:

@@ -75,9 +75,9 @@ class DeltaRows(NamedTuple):
             _refuse("range", where, "keys", self.keys, other, f"keys of table number {spec.number}, ids below 2^48")
         old = (self.versions <= base_version) | (self.versions > model_version)
         _refuse("version", where, "versions", self.versions, old, f"{base_version + 1} to {model_version}")
-        _refuse("finite", where, "expires", self.expires, np.isnan(self.expires), "Unix seconds or inf")
+        _refuse("finite", where, "expires", self.expires, ~(self.expires > -np.inf), "Unix seconds or inf")
         _refuse("finite", where, "scores", self.scores, np.isinf(self.scores), "a finite score or NaN for none")
-        _refuse("shape", where, "tombstones", self.tombstones, self.tombstones > 1, "0 or 1")
+        _refuse("tombstone", where, "tombstones", self.tombstones, self.tombstones > 1, "0 or 1")
         step = max(1, _LARGEST // max(dim, 1))
         for begin in range(0, count, step):
             part = self.rows[begin : begin + step]
@@ -93,10 +93,10 @@ def write_rows(path: Path, rows: DeltaRows) -> None:
     write_tensors(path, {name: array for name, array in rows._asdict().items() if array is not None})
 
 
-def read_rows(path: Path, spec: TableSpec) -> DeltaRows:
-    """Reads the file of one table into memory. Raises UpdateError when it is not one."""
+def read_rows(path: Path, data: bytes, spec: TableSpec) -> DeltaRows:
+    """Returns what `data`, the bytes of the file of one table, hold. Raises UpdateError when it is not one."""
     try:
-        file = MappedFile(path)
+        file = MappedFile.over(path, data)
         wanted = set(DeltaRows._fields) - {"default"}
         if set(file.tensors) - {"default"} != wanted:
             raise UpdateError("shape", f"{path}: expected tensors {sorted(wanted)}, got {sorted(file.tensors)}")
