@@ -229,6 +229,12 @@ class Engine:
             raise UpdateError("engine", "rollback: expected an engine that follows, got one that does not")
         self._follower.rollback(version)
 
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps the version that new calls get for as long as the block lasts, for work that takes many calls."""
+        with contextlib.nullcontext() if self._follower is None else self._follower.hold():
+            yield
+
     def close(self) -> None:
         """Lets go of backend and tables; later calls raise BackendError. Calls under way finish."""
         if self._follower is not None:

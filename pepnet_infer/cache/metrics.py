@@ -1,8 +1,8 @@
 """What an engine counts, as Prometheus reads it: the text exposition format, version 0.0.4.
 
-Serve it as `text/plain; version=0.0.4`. Counters end in `_total` and only grow; everything else is a gauge. Times are
-in seconds. Labels: `table`, `field`, `width` (numbers in a row: tables of one width share a cache), `reason`,
-`result`, `stage`.
+Serve it as `text/plain; version=0.0.4`. Counters end in `_total` and only grow; freshness is a histogram; everything
+else is a gauge. Times are in seconds. Labels: `table`, `field`, `width` (numbers in a row: tables of one width share a
+cache), `reason`, `result`, `stage`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_Kind = Literal["counter", "gauge"]
+_Kind = Literal["counter", "gauge", "histogram"]
+
+_FRESH = "Seconds from the production of a delta to its visibility"
 
 #: Of `total`, `fields` and `tables`: key in the statistics → metric, and what it is.
 _LOOKED_UP = {
@@ -71,6 +73,22 @@ _WINDOW: dict[str, tuple[str, dict[str, str], _Kind, str]] = {
 }
 
 
+#: Of `sync`: key in the statistics → metric, and what it is.
+_SYNC = {
+    "applied": ("deltas_applied", "Deltas that became visible"),
+    "dense": ("weights_applied", "Deltas that became visible and had dense weights"),
+    "rows": ("rows_applied", "Rows of deltas that became visible"),
+    "bytes": ("bytes", "Bytes of deltas that became visible"),
+    "folded": ("deltas_folded", "Deltas whose rows went down to store and cache"),
+    "skipped": ("deltas_skipped", "Deltas that led no further"),
+    "gaps": ("gaps", "Deltas that came before the one they are on"),
+    "bundles": ("bundles", "Times that a whole bundle took the place of deltas"),
+    "rollbacks": ("rollbacks", "Times that an earlier version was gone back to"),
+    "unguarded": ("unguarded", "Weights that went live with too few recent rows to try them on"),
+    "faults": ("log_faults", "Times that the log could not be read"),
+}
+
+
 def prometheus_text(stats: Mapping[str, Any]) -> str:
     """Returns what `Engine.stats()` said as a page of metrics named `pepnet_*`; those of the cache if there is one."""
     page = _Page()
@@ -78,6 +96,9 @@ def prometheus_text(stats: Mapping[str, Any]) -> str:
     cache: Mapping[str, Any] | None = stats.get("cache")
     if cache is not None:
         _cache(page, cache)
+    sync: Mapping[str, Any] | None = stats.get("sync")
+    if sync is not None:
+        _sync(page, sync)
     return page.text()
 
 
@@ -119,6 +140,25 @@ def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
             _width(page, str(width), one["update_window"], _WINDOW)
 
 
+def _sync(page: _Page, sync: Mapping[str, Any]) -> None:
+    for key, (metric, text) in _SYNC.items():
+        page.add(f"sync_{metric}_total", "counter", text, sync[key])
+    for reason, count in sync["refused"].items():
+        page.add("sync_refused_total", "counter", "Deltas and bundles not applied, by reason", count, reason=reason)
+    page.add("sync_newest_version", "gauge", "Highest model version seen in the log", sync["newest_version"])
+    page.add("sync_lag_seconds", "gauge", "Age of the newest version, 0 when it is served", sync["lag_s"])
+    page.add(
+        "sync_layered_rows", "gauge", "Ids in memory because their rows came after the bundle", sync["layered_rows"]
+    )
+    page.add("sync_following", "gauge", "Whether the engine follows its log", int(sync["following"]))
+    fresh, counted = sync["freshness"], 0
+    for edge, count in zip([*map(str, fresh["edges_s"]), "+Inf"], fresh["counts"], strict=True):
+        counted += count
+        page.add("sync_freshness_seconds", "histogram", _FRESH, counted, "_bucket", le=edge)
+    page.add("sync_freshness_seconds", "histogram", _FRESH, fresh["sum_s"], "_sum")
+    page.add("sync_freshness_seconds", "histogram", _FRESH, counted, "_count")
+
+
 def _width(
     page: _Page,
     width: str,
@@ -137,14 +177,15 @@ class _Page:
         self._head: dict[str, str] = {}
         self._samples: dict[str, list[str]] = {}
 
-    def add(self, metric: str, kind: _Kind, text: str, value: float, /, **labels: str) -> None:
-        """Adds one sample of `pepnet_<metric>`."""
+    def add(self, metric: str, kind: _Kind, text: str, value: float, part: str = "", /, **labels: str) -> None:
+        """Adds one sample of `pepnet_<metric>`, or of a `part` of it."""
         name = f"pepnet_{metric}"
         if name not in self._head:
             self._head[name] = f"# HELP {name} {_escaped(text)}.\n# TYPE {name} {kind}\n"
             self._samples[name] = []
         said = ",".join(f'{label}="{_quoted(text)}"' for label, text in labels.items())
-        self._samples[name].append(f"{name}{{{said}}} {_number(value)}\n" if said else f"{name} {_number(value)}\n")
+        sample = f"{name}{part}{{{said}}}" if said else f"{name}{part}"
+        self._samples[name].append(f"{sample} {_number(value)}\n")
 
     def text(self) -> str:
         return "".join(head + "".join(self._samples[name]) for name, head in self._head.items())

@@ -17,6 +17,7 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.offline import Summary, score_parquet
 from pepnet_infer.offline.options import BATCH_ROWS
 from pepnet_infer.offline.run import OFFLINE
+from pepnet_infer.sync.open_transport import open_transport
 
 
 class CachePolicy(StrEnum):
@@ -57,11 +58,15 @@ def score(
     on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
     batch_rows: Annotated[int, typer.Option(help="Rows scored at a time.")] = BATCH_ROWS,
     resume: Annotated[bool, typer.Option(help="Keep files that an earlier run finished.")] = True,
+    follow: Annotated[
+        str | None, typer.Option(metavar="LOG", help="Keep up with what is published there: a folder or redis://….")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score parquet files: one output file per input file, rows in order, one float32 column score_TASK per task.
 
-    A file appears only when it is whole; run the same command again after an interruption.
+    A file appears only when it is whole; run the same command again after an interruption. With --follow each file is
+    scored by the newest version there is when its turn comes.
     """
     cache = None if cache_policy is CachePolicy.none else CacheConfig(cast(Policy, cache_policy.value), cache_bytes)
     carried = columns if columns is None or columns == "all" else [name.strip() for name in columns.split(",")]
@@ -76,6 +81,8 @@ def score(
             console=progress,
         ) as bar,
     ):
+        if follow is not None:
+            engine.follow(open_transport(follow))
         task = bar.add_task("rows", total=None)
         summary = score_parquet(
             engine,
@@ -112,6 +119,7 @@ def _result(summary: Summary, engine: Engine, out: Path) -> dict[str, Any]:
         "cache": stats["cache"],
         "backend": stats["backend"],
         "model_version": stats["model_version"],
+        "sync": stats["sync"],
         "tasks": list(engine.tasks),
     }
 
@@ -129,6 +137,10 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         f"model version {result['model_version']} on {backend['backend']} {backend.get('isa', backend['provider'])} "
         f"{backend['precision']}, {backend['threads']} threads"
     )
+    sync = result["sync"]
+    if sync is not None:
+        refused = sum(sync["refused"].values())
+        say(f"followed: {sync['applied']} deltas with {sync['rows']:,} rows applied, {refused} refused")
     cache = result["cache"]
     if cache is not None and (looked := cache["total"]["keys"]):
         say(

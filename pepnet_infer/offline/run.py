@@ -82,9 +82,6 @@ class _Run:
     def __init__(self, engine: Engine, options: Options, progress: Progress | None) -> None:
         self._engine, self._options, self._progress = engine, options, progress
         self._schema = engine.schema
-        self._model = model_identity(engine.bundle, engine.stats()["backend"])
-        if engine.cache is not None and engine.cache.config.dtype != "float32":
-            self._model["cached_rows"] = engine.cache.config.dtype  # with float32 scores are those without a cache
         self._summary = Summary()
         self._total = 0
 
@@ -118,7 +115,8 @@ class _Run:
             return None if done and resume else source.rows
 
     def _score(self, job: Job, values: Mapping[str, Constant]) -> None:
-        with Source(job, self._schema, values) as source:
+        # All rows of a file are scored by one version of the model, whatever the engine follows.
+        with self._engine.hold(), Source(job, self._schema, values) as source:
             carried = self._options.carried(source, self._schema)
             schema = output_schema(source, carried, self._schema, self._metadata(source))
             with Sink(job.target, schema) as sink:
@@ -155,4 +153,8 @@ class _Run:
             self._progress(self._summary.rows, self._total)
 
     def _metadata(self, source: Source) -> dict[bytes | str, bytes | str]:
-        return metadata(self._model, self._options.to_json(), source)
+        engine = self._engine
+        model = model_identity(engine.bundle, engine.stats()["backend"])
+        if engine.cache is not None and engine.cache.config.dtype != "float32":
+            model["cached_rows"] = engine.cache.config.dtype  # with float32 scores are those without a cache
+        return metadata(model, self._options.to_json(), source)

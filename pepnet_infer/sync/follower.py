@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from pepnet_infer.bundle import Bundle
-from pepnet_infer.errors import BundleError, StoreError, UpdateError
+from pepnet_infer.errors import BundleError, PepnetError, StoreError, UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.loading import Loading
 from pepnet_infer.served import Versions
@@ -26,9 +28,9 @@ class Follower:
     """Reads deltas in order, checks them, and puts their versions in place; see docs/sync.md.
 
     A delta on the version in place is applied, and one that leads no further is skipped. One that comes before the one
-    it is on waits for it, or for a bundle in the log that leads there. What does not pass its checks is refused: counted by reason and logged,
-    while the last good version serves. A follower that starts reads the log from its engine's version on, so that it
-    needs nothing of its own on the disk.
+    it is on waits for it, or for a bundle in the log that leads there. What does not pass its checks is refused:
+    counted by reason and logged, while the last good version serves. A follower that starts reads the log from its
+    engine's version on, so that it needs nothing of its own on the disk.
     """
 
     def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
@@ -69,6 +71,12 @@ class Follower:
             self._updater.rollback(version)
         _LOG.warning("rolled back to model version %d", version)
         self._wake()
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps the version in place for as long as the block lasts; what comes meanwhile waits."""
+        with self._lock:
+            yield
 
     def offer(self, features: Features) -> None:
         """Keeps some rows of a call for the guard, now and then."""
@@ -124,6 +132,10 @@ class Follower:
             except UpdateError as error:
                 self._fault(error)
                 self._stop.wait(self._config.retry_s)
+            except Exception as error:  # a thread that dies would leave the engine behind without a word
+                _LOG.exception("the follower goes on after an error of its own")
+                self._fault(error)
+                self._stop.wait(self._config.retry_s)
 
     def _step(self, wait_s: float) -> bool:
         """Takes what is in the log after the last position. Returns whether there was anything."""
@@ -168,6 +180,9 @@ class Follower:
             self._updater.apply(delta)
         except UpdateError as error:
             self._refuse(error)
+            return
+        except PepnetError as error:  # of rows that were looked up for the guard
+            self._refuse(UpdateError("failed", f"{entry.path}: {error}"))
             return
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
@@ -218,8 +233,8 @@ class Follower:
         self._stats.refused(error.reason, str(error))
         _LOG.error("refused (%s): %s", error.reason, error)
 
-    def _fault(self, error: UpdateError) -> None:
-        self._stats.fault(str(error))
+    def _fault(self, error: Exception) -> None:
+        self._stats.fault(f"{type(error).__name__}: {error}")
         _LOG.warning("the log cannot be read: %s", error)
 
     def _acknowledge(self) -> None:
