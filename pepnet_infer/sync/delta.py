@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ FORMAT = "pepnet-delta"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ROWS = "rows"
-_LATEST = 1e15  # seconds
+_LATEST = 1e12  # seconds, some 30,000 years
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def _check_head(where: str, head: DeltaHead) -> None:
         raise UpdateError(
             "version", f"{where}: expected a version above its base's, both from 0 to 2^63 - 1, got {got}"
         )
-    if head.pass_number < 0 or not isfinite(head.produced_at):
+    if head.pass_number < 0 or not abs(head.produced_at) <= _LATEST:
         raise UpdateError("format", f"{where}: expected a pass from 0 and a finite time, got {head!s:.200}")
 
 

@@ -1,6 +1,6 @@
 """A log in a directory, on a disk that publisher and followers share. Nothing to install.
 
-    deltas/POSITION/      a delta; positions are numbers of 20 digits
+    deltas/POSITION/      a delta; positions are numbers of 20 digits, from the microsecond in which the log began
     bundles/POSITION/     a bundle: deltas after POSITION lead on from it
     followers/NAME.json   how far a follower has come
     writer.lock           held by a publisher while it appends
@@ -23,11 +23,11 @@ from pathlib import Path
 
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.files import sync_tree
-from pepnet_infer.sync.delta import DeltaHead, read_head
-from pepnet_infer.sync.transport import Entry, Kind, Position, Progress
+from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
+from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, check_follower, read_progress
 
 _POSITION = re.compile(r"\d{20}")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_LEFT_OVER = re.compile(r"\.\d{20}(\.gone)?")
 _FOLDERS: dict[Kind, str] = {"delta": "deltas", "bundle": "bundles"}
 #: Seconds between two looks at the directory while nothing is there: a shared disk tells nobody of a rename.
 _LOOK_S = 0.02
@@ -40,14 +40,22 @@ class DirectoryLog:
         self.path = Path(os.path.abspath(path))
 
     def append(self, delta: Path) -> Position:
-        """Puts a delta at the end, linked where the file system can; see `Transport.append`."""
-        with self._writing("delta") as (number, staging):
-            shutil.copytree(delta, staging, symlinks=True, copy_function=_link)
-            return self._place(staging, "delta", number)
+        """Puts a delta at the end, linked where the file system can; see `Transport.append`.
+
+        Whether it is there already is looked at from the end back to a delta that leads to an earlier version.
+        """
+        version = read_head(delta).model_version
+        with self._locked():
+            there = self._find(delta, version)
+            if there is not None:
+                return there
+            with self._writing("delta") as (number, staging):
+                shutil.copytree(delta, staging, symlinks=True, copy_function=_link)
+                return self._place(staging, "delta", number)
 
     def append_bundle(self, bundle: Path) -> Position:
         """Copies a bundle to the end; see `Transport.append_bundle`."""
-        with self._writing("bundle") as (number, staging):
+        with self._locked(), self._writing("bundle") as (number, staging):
             shutil.copytree(bundle, staging, symlinks=True)
             return self._place(staging, "bundle", number)
 
@@ -55,7 +63,11 @@ class DirectoryLog:
         """Returns deltas after a position; see `Transport.read`."""
         ends = time.monotonic() + wait_s
         while True:
-            there = [position for position in self._positions("delta") if position > after][:most]
+            there = self._positions("delta")
+            # Of what was ever read something as late stays: a bundle, when all deltas before it go.
+            if after and after > max([*there, *self._positions("bundle")], default=after):
+                after = ""
+            there = [position for position in there if position > after][:most]
             left = ends - time.monotonic()
             if there or left <= 0:
                 return [self._entry("delta", position) for position in there]
@@ -73,12 +85,11 @@ class DirectoryLog:
 
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""
-        if _NAME.fullmatch(follower) is None:
-            raise UpdateError("transport", f"follower: expected letters, digits, dots and dashes, got {follower!r}")
+        check_follower(follower)
         folder = self.path / "followers"
         staging = folder / f".{follower}.{secrets.token_hex(4)}"
         with _failures(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             try:
                 with open(staging, "x", encoding="utf-8") as file:
                     json.dump(progress._asdict(), file)
@@ -94,11 +105,7 @@ class DirectoryLog:
         found = {}
         for path in sorted((self.path / "followers").glob("*.json")):
             with _failures(path):
-                try:
-                    said = Progress(**json.loads(path.read_text(encoding="utf-8")))
-                    found[path.stem] = Progress(str(said.position), int(said.model_version), float(said.at))
-                except (ValueError, TypeError) as error:
-                    raise UpdateError("transport", f"{path}: expected a follower's progress, got: {error}") from error
+                found[path.stem] = read_progress(str(path), path.read_bytes())
         return found
 
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
@@ -113,12 +120,15 @@ class DirectoryLog:
             old = [p for p in deltas[: max(0, len(deltas) - keep)] if p <= edge]
             gone = [self._entry("delta", p).path for p in old]
             gone += [self._entry("bundle", p).path for p in self._positions("bundle")[:-1]]
-            for path in gone:
-                with _failures(path):
-                    # Renamed first: a reader finds it whole or not at all.
-                    hidden = path.with_name(f".{path.name}.gone")
-                    os.rename(path, hidden)
-                    shutil.rmtree(hidden)
+            hidden = [path.with_name(f".{path.name}.gone") for path in gone]
+            with _failures(self.path):
+                # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
+                for path, away in zip(gone, hidden, strict=True):
+                    os.rename(path, away)
+                for folder in {path.parent for path in gone}:
+                    _sync(folder)
+                for away in hidden:
+                    shutil.rmtree(away)
             return len(gone)
 
     def _positions(self, kind: Kind) -> list[Position]:
@@ -137,7 +147,7 @@ class DirectoryLog:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with _failures(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            _make(self.path)
             lock = os.open(self.path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             with _failures(self.path):
@@ -148,22 +158,37 @@ class DirectoryLog:
 
     @contextlib.contextmanager
     def _writing(self, kind: Kind) -> Iterator[tuple[int, Path]]:
-        """Yields the next number and a place to build the entry in, which is gone afterwards."""
+        """Yields the next number and a place to build the entry in, which is gone afterwards. We hold the lock."""
         folder = self.path / _FOLDERS[kind]
-        with self._locked():
-            with _failures(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                for left in folder.glob(".*"):  # of a writer that died: we hold the lock
+        with _failures(folder):
+            _make(folder)
+            for left in folder.glob(".*"):
+                if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
                     shutil.rmtree(left)
-            last = max([*self._positions("delta"), *self._positions("bundle")], default="0")
-            # A bundle stands where the last delta does: what comes after it leads on from it.
-            number = int(last) + 1
-            staging = folder / f".{number:020d}"
+        # A bundle stands where the last delta does: what comes after it leads on from it.
+        there = [*self._positions("delta"), *self._positions("bundle")]
+        number = int(max(there)) + 1 if there else time.time_ns() // 1000
+        staging = folder / f".{number:020d}"
+        try:
+            with _failures(staging):
+                yield number, staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _find(self, delta: Path, version: int) -> Position | None:
+        for position in reversed(self._positions("delta")):
+            path = self._entry("delta", position).path
             try:
-                with _failures(staging):
-                    yield number, staging
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                found = read_head(path).model_version
+            except UpdateError:  # damaged since; followers say so
+                continue
+            if found < version:
+                return None
+            if found == version:
+                with _failures(path):
+                    if (path / MANIFEST).read_bytes() == (delta / MANIFEST).read_bytes():
+                        return position
+        return None
 
     def _place(self, staging: Path, kind: Kind, number: int) -> Position:
         entry = self._entry(kind, f"{number:020d}")
@@ -179,6 +204,15 @@ def _link(source: str, target: str) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:
         shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder, and those above it, that are still there after a crash."""
+    if not folder.is_dir():
+        if folder.parent != folder:
+            _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
 
 
 def _sync(folder: Path) -> None:

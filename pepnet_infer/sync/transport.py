@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import DeltaHead
 
 #: Where an entry stands. Of two positions of one log the later one is larger as text. "" is before the first.
@@ -33,10 +37,17 @@ class Transport(Protocol):
 
     There is one publisher at a time. Every method raises UpdateError with reason "transport" when the log cannot be
     reached or written; nothing that failed is ever half there.
+
+    Where a log was emptied and a new one begun, or lost its end, a position may be one that it does not lead to: after
+    that, everything in the log is read. Positions of a new log are larger, as far as the publisher's clock goes on.
     """
 
     def append(self, delta: Path) -> Position:
-        """Puts a delta, as `write_delta` left it, at the end. Its files must not change after that."""
+        """Puts a delta, as `write_delta` left it, at the end. Its files must not change after that.
+
+        One that is in the log, with the same manifest, is not put there again: its position is returned. So an append
+        that failed may be tried again. Raises UpdateError "format" or "version" where `read_head` does.
+        """
 
     def append_bundle(self, bundle: Path) -> Position:
         """Puts a full bundle at the end: whoever lacks deltas before it begins there. It is copied."""
@@ -62,3 +73,26 @@ class Transport(Protocol):
         Kept are the last `keep` deltas whatever comes, and all after the position of any follower that was heard from
         within `silent_after_s`. Nothing goes before there is a bundle.
         """
+
+
+_FOLLOWER = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def check_follower(name: str) -> None:
+    """Raises UpdateError for a follower's name that no log takes."""
+    if _FOLLOWER.fullmatch(name) is None:
+        raise UpdateError("transport", f"follower: expected letters, digits, dots and dashes, got {name[:100]!r}")
+
+
+def read_progress(where: str, text: str | bytes) -> Progress:
+    """Returns what was noted as JSON. Raises UpdateError when it is something else."""
+    try:
+        data = json.loads(text)
+        progress = Progress(**data)
+        if not isinstance(progress.position, str) or not isinstance(progress.model_version, int):
+            raise ValueError(f"got {data}")
+        if not math.isfinite(progress.at):
+            raise ValueError(f"expected a time, got {progress.at}")
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UpdateError("transport", f"{where}: expected a follower's progress, got: {error!s:.200}") from error
+    return progress
