@@ -1,7 +1,8 @@
 """A directory as an entry of a Redis stream: small files in the entry itself, others in chunks under keys of their own.
 
-The fields of an entry: `kind`, `upload` (what the keys of its chunks begin with), `index`, a JSON list of
-[name, bytes, first chunk, chunks] by file, and `fN` with what the file at N of the index holds, where it has no chunks.
+The fields of an entry: `log` (the log's id), `kind`, `upload` (what the keys of its chunks begin with), `index`, a JSON
+list of [name, bytes, first chunk, chunks] by file, and `fN` with what the file at N of the index holds, where it has no
+chunks.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.files import new_directory
-from pepnet_infer.listing import check_files, open_listed, plain, read_document, typed
+from pepnet_infer.listing import check_files, open_regular, plain, read_document, typed
 from pepnet_infer.sync.delta import MANIFEST
 from pepnet_infer.sync.transport import Kind
 
 CHUNK = 4 << 20
 #: Bytes of one file, and of all files, that are put into an entry itself: many entries are read at once.
 _INLINE, _INLINE_ALL = 64 << 10, 256 << 10
+_MOST_FIELDS = 2000  # Lua takes no more than 8000 arguments
 #: No delta has so many files; larger ones would not fit the limits of Redis on one command.
 _MOST_FILES = 100_000
 
@@ -40,7 +42,7 @@ def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None])
     Raises UpdateError "files" when it is not what the manifest says, as far as sizes and hashes tell.
     """
     try:
-        with open_listed(root / MANIFEST) as file:
+        with open_regular(root / MANIFEST) as file:
             manifest = file.read()
         document = read_document(root, MANIFEST)
         listing = typed(str(root / MANIFEST), document, "files", dict)
@@ -54,8 +56,8 @@ def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None])
         chunks = inline = 0
         for number, (name, (size, expected)) in enumerate(found.items()):
             digest, first, begin = hashlib.sha256(), chunks, 0
-            with open_listed(root / name) as file:
-                short = size <= _INLINE and inline + size <= _INLINE_ALL
+            with open_regular(root / name) as file:
+                short = size <= _INLINE and inline + size <= _INLINE_ALL and len(fields) < _MOST_FIELDS
                 for part in _parts(file.read, size):
                     digest.update(part)
                     begin += len(part)
@@ -96,10 +98,8 @@ def unpack(fields: Mapping[bytes, bytes], target: Path, get: Callable[[str, int]
             raise UpdateError("path", f"{where}: files: {name!r:.200}: expected a plain path inside the entry")
     with new_directory(target, MANIFEST) as root:
         for number, (name, size, first, count) in enumerate(index):
-            path = root / name
-            path.parent.mkdir(parents=True, exist_ok=True)
             written = 0
-            with open(path, "xb") as file:
+            with _new_file(where, root / name) as file:
                 for chunk in range(first, first + count):
                     part = get(upload, chunk)
                     if part is None:
@@ -109,6 +109,18 @@ def unpack(fields: Mapping[bytes, bytes], target: Path, get: Callable[[str, int]
                     written += file.write(fields.get(b"f%d" % number, b""))
             if written != size:
                 raise UpdateError("files", f"{where}: {name}: expected {size} bytes, got {written}")
+
+
+def _new_file(where: str, path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "xb")
+    except (FileExistsError, NotADirectoryError, UnicodeEncodeError) as error:
+        raise UpdateError("path", f"{where}: expected names of files, got: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UpdateError("path", f"{where}: expected names of files, got: {error.strerror}") from error
+        raise
 
 
 def _parts(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """What has to happen in Redis in one step, as scripts. All keys of a log share a hash tag, so that a cluster runs them.
 
-The keys: `log` a stream, `state` a hash (log: which log this is; trimmed: the last delta that went), `deltas` and
+The keys: `log` a stream, `state` a hash (log: which log this is; trimmed and bundles_trimmed: the
+last that went), `deltas` and
 `bundles` lists of what is in the stream, in order, `versions` a hash (model version: its delta), `progress` a hash.
 
 An item of the two lists is text with blanks between: position, upload, number of its chunks, then of a delta its model
@@ -9,14 +10,15 @@ version, base version, pass, time and schema hash. Numbers stay text: a number i
 
 from __future__ import annotations
 
-#: Looks what there is → log id or '', last trimmed delta or '', last bundle or '', last delta or ''.
+#: Looks what there is → log id, last trimmed delta, last bundle, last delta, last trimmed bundle; '' for none.
 #: KEYS: state, deltas, bundles.
 LOOK = """
 return {
   redis.call('HGET', KEYS[1], 'log') or '',
   redis.call('HGET', KEYS[1], 'trimmed') or '',
   redis.call('LINDEX', KEYS[3], -1) or '',
-  redis.call('LINDEX', KEYS[2], -1) or ''
+  redis.call('LINDEX', KEYS[2], -1) or '',
+  redis.call('HGET', KEYS[1], 'bundles_trimmed') or ''
 }
 """
 
@@ -24,7 +26,7 @@ return {
 #: or '', an id for a new log, the last position that this writer put or '', kind, upload, prefix of its chunks, their
 #: number, model version, what an item has after the chunks, the manifest's hash, then the stream's fields.
 #: → what came of it, then the log's id, then the position or what stood in the way:
-#: put, there (put before), taken (the version, by another delta), other (log), lost (what was put), chunk (is gone).
+#: put, there (put before), other (log), lost (what this writer put last), chunk (is gone).
 PUT = """
 local log = redis.call('HGET', KEYS[2], 'log')
 if ARGV[1] ~= '' and log ~= ARGV[1] then return {'other', log or '', ''} end
@@ -37,8 +39,7 @@ if kind == 'delta' then
   local seen = redis.call('HGET', KEYS[5], ARGV[8])
   if seen then
     local hash, from, at = string.match(seen, '^(%S+) (%S+) (%S+)$')
-    if from == upload then return {'put', log, at} end
-    return {hash == ARGV[10] and 'there' or 'taken', log, at}
+    if hash == ARGV[10] then return {from == upload and 'put' or 'there', log, at} end
   end
   if ARGV[3] ~= '' and ARGV[3] > delta and ARGV[3] > position(bundle) then return {'lost', log, ARGV[3]} end
 else
@@ -54,7 +55,7 @@ if not log then
   log = ARGV[2]
   redis.call('HSET', KEYS[2], 'log', log)
 end
-local fields = {}
+local fields = {'log', log}
 for i = 11, #ARGV do fields[#fields + 1] = ARGV[i] end
 local id = redis.call('XADD', KEYS[1], '*', unpack(fields))
 local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -96,12 +97,15 @@ while gone < most and redis.call('LLEN', KEYS[3]) > tonumber(ARGV[1]) do
   if at > edge then break end
   remove(item)
   redis.call('LPOP', KEYS[3])
-  redis.call('HDEL', KEYS[5], version)
+  local seen = redis.call('HGET', KEYS[5], version)
+  if seen and string.sub(seen, -#at) == at then redis.call('HDEL', KEYS[5], version) end
   redis.call('HSET', KEYS[2], 'trimmed', at)
   gone = gone + 1
 end
 while gone < most and redis.call('LLEN', KEYS[4]) > 1 do
-  remove(redis.call('LPOP', KEYS[4]))
+  local item = redis.call('LPOP', KEYS[4])
+  remove(item)
+  redis.call('HSET', KEYS[2], 'bundles_trimmed', (parts(item)))
   gone = gone + 1
 end
 return gone

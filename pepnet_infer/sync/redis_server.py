@@ -51,7 +51,7 @@ class RedisServer:
     def __init__(self, url: str, cluster: bool, timeout_s: float, patience_s: float) -> None:
         """Asks nobody yet. Raises UpdateError for a URL that is none."""
         self._url, self._cluster, self._patience = url, cluster, patience_s
-        self._options = {
+        self._options: dict[str, Any] = {
             "socket_connect_timeout": min(timeout_s, 1.0),
             "socket_timeout": timeout_s,
             "retry": Retry(NoBackoff(), 0),  # `ask` does that
@@ -59,7 +59,7 @@ class RedisServer:
         self._client: Any = None  # of its methods each returns a value or an awaitable, by their types
         if not cluster:
             try:
-                self._client = Redis.from_url(url, **self._options)  # type: ignore[arg-type]
+                self._client = Redis.from_url(url, **self._options)
             except ValueError as error:
                 raise UpdateError("transport", f"redis: expected a URL, got: {error}") from error
             if self._client.get_encoder().decode_responses:
