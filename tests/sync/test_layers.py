@@ -1,0 +1,191 @@
+"""Rows that came later: the layered store, overlays and going back, each against a plain dict."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
+from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.ids import make_keys
+from pepnet_infer.served import Versions
+from pepnet_infer.store.memory import MemoryStore
+from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.sync.layered_store import LayeredStore
+from pepnet_infer.sync.overlay import Overlay, over
+from pepnet_infer.sync.undo import Undone, undone
+from pepnet_infer.sync.version_rows import VersionRows
+
+DIM, TABLE, NOW = 3, 5, 1000.0
+DEFAULT = np.full(DIM, -1, np.float32)
+IDS = 24
+
+# id → (value, expires); value None: deleted
+Changes = dict[int, tuple[float | None, float]]
+changes = st.dictionaries(
+    st.integers(0, IDS - 1),
+    st.tuples(st.none() | st.integers(1, 999).map(float), st.sampled_from([np.inf, NOW - 1.0, NOW + 1.0])),
+)
+
+
+def rows_of(changed: Changes, version: int = 1) -> DeltaRows:
+    ids = np.array(sorted(changed), np.uint64)
+    values = [changed[int(i)] for i in ids]
+    rows = np.array([[v or 0.0] * DIM for v, _ in values], np.float32).reshape(-1, DIM)
+    return DeltaRows(
+        make_keys(TABLE, ids),
+        rows,
+        np.full(len(ids), version, np.uint64),
+        np.full(len(ids), np.nan, np.float32),
+        np.array([e if v is not None else np.inf for v, e in values], np.float64),
+        np.array([v is None for v, _ in values], np.uint8),
+    )
+
+
+def apply(truth: Changes, changed: Changes) -> Changes:
+    return {**truth, **changed}
+
+
+def served(truth: Changes, i: int) -> np.ndarray:
+    value, expires = truth.get(i, (None, np.inf))
+    return DEFAULT if value is None or expires <= NOW else np.full(DIM, value, np.float32)
+
+
+def bottom() -> tuple[MemoryStore, Changes]:
+    store, truth = MemoryStore(clock=lambda: NOW), {i: (2000.0 + i, np.inf) for i in range(0, IDS, 2)}
+    below = rows_of(truth)
+    store.put_many(below.keys, below.rows, below.versions)
+    return store, truth
+
+
+def look(rows: Any, truth: Changes, random: np.random.Generator) -> None:
+    """Ids and bags, in any order and more than once."""
+    ids = random.integers(0, IDS, 40)
+    keys = make_keys(TABLE, ids.astype(np.uint64))
+    out = np.zeros((40, DIM + 1), np.float32)
+    missing = rows.lookup("t", keys, out[:, :DIM])
+    expected = np.array([served(truth, int(i)) for i in ids])
+    np.testing.assert_array_equal(out[:, :DIM], expected)
+    assert (out[:, DIM] == 0).all()
+    assert missing == int((expected == DEFAULT).all(axis=1).sum())
+    offsets = np.array([2, 2, 9, 30, 38])
+    pooled = np.empty((4, DIM), np.float32)
+    assert rows.pool("t", keys, offsets, "sum", pooled) == int((expected[2:38] == DEFAULT).all(axis=1).sum())
+    sums = [expected[a:b].astype(np.float64).sum(axis=0) for a, b in pairwise(offsets)]
+    np.testing.assert_array_equal(pooled, np.array(sums, np.float32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(changes, min_size=1, max_size=5), st.integers(0, 3))
+def test_a_layered_store_has_the_last_word_and_can_go_back(steps: list[Changes], seed: int) -> None:
+    below, truth = bottom()
+    store = LayeredStore(below, clock=lambda: NOW)
+    every = make_keys(TABLE, np.arange(IDS, dtype=np.uint64))
+    history, undos = [truth], []
+    for number, changed in enumerate(steps):
+        delta = rows_of(changed, number + 2)
+        undos.append({"t": Undone(delta.keys, *store.state(delta.keys, DIM))})
+        store.put(delta)
+        history.append(apply(history[-1], changed))
+        _compare(store, every, history[-1])
+    back = seed % len(steps)
+    together = undone(undos[: back - 1 if back else None : -1])["t"]
+    np.testing.assert_array_equal(together.keys, np.unique(together.keys))
+    shown = Overlay({"t": together.rows(below)})
+    for i, key in enumerate(every):
+        at = int(shown.find("t", every[i : i + 1])[0]) if "t" in shown else -1
+        if at >= 0:
+            gone = bool(shown.rows["t"].tombstones[at]) or shown.rows["t"].expires[at] <= NOW
+            np.testing.assert_array_equal(
+                DEFAULT if gone else shown.rows["t"].rows[at], served(history[back], i), str(key)
+            )
+    store.restore(together.keys, together.fetched, together.kinds)
+    _compare(store, every, history[back])
+
+
+def _compare(store: LayeredStore, keys: np.ndarray, truth: Changes) -> None:
+    got = store.get_many(keys, DIM)
+    for i in range(len(keys)):
+        expected = served(truth, i)
+        assert got.found[i] == (expected is not DEFAULT)
+        np.testing.assert_array_equal(got.rows[i], expected if got.found[i] else np.zeros(DIM))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(changes, min_size=1, max_size=4), st.integers(0, 1000))
+def test_rows_of_a_version_are_those_of_its_overlays_over_the_cache(steps: list[Changes], seed: int) -> None:
+    below, truth = bottom()
+    cache = EmbeddingCache(DIM, 1 << 17)
+    cache.core.set_time(NOW)
+    table = CachedTable("t", TABLE, DIM, IDS, DEFAULT)
+    cached = CachedRows(below, [table], {DIM: cache}, CacheConfig(policy="lru", warm=False))
+    random = np.random.default_rng(seed)
+    seen: Overlay | None = None
+    old = VersionRows(cached, None, {}, clock=lambda: NOW)
+    first = truth
+    for changed in steps:
+        newer = Overlay({"t": rows_of(changed)})
+        seen = newer if seen is None else over(newer, seen)
+        truth = apply(truth, changed)
+        look(VersionRows(cached, seen, {}, clock=lambda: NOW), truth, random)
+        look(old, first, random)
+
+
+def test_default_rows_are_a_version_s_own() -> None:
+    below, truth = bottom()
+    table = CachedTable("t", TABLE, DIM, IDS, DEFAULT)
+    config = CacheConfig(policy="lru", warm=False)
+    cached = CachedRows(below, [table], {DIM: EmbeddingCache(DIM, 1 << 17)}, config)
+    other = np.array([7, 8, 9], np.float32)
+    out = np.empty((2, DIM), np.float32)
+    keys = make_keys(TABLE, np.array([0, 1], np.uint64))
+    for defaults, expected in (({"t": other}, other), ({}, DEFAULT)):
+        assert VersionRows(cached, Overlay({}), defaults).lookup("t", keys, out) == 1
+        np.testing.assert_array_equal(out, [served(truth, 0), expected])
+
+
+def test_versions_are_held_until_the_last_call_of_theirs() -> None:
+    marks = [object() for _ in range(4)]
+    versions = Versions(marks[0])  # type: ignore[arg-type]
+    with versions.pinned() as a:
+        assert a is marks[0]
+        assert versions.put(marks[1]) == 1  # type: ignore[arg-type]
+        with versions.pinned() as b, versions.pinned() as c:
+            assert b is c is marks[1]
+            assert versions.put(marks[2]) == 2  # type: ignore[arg-type]
+            assert versions.oldest() == 0
+            assert not versions.wait_until(1, 0.01)
+        assert versions.put(marks[3], same=True) == 2  # type: ignore[arg-type]
+        assert versions.oldest() == 0
+        threading.Timer(0.05, lambda: None).start()
+    assert versions.oldest() == 2
+    assert versions.wait_until(2, 0.0)
+    assert versions.now is marks[3]
+
+
+def test_who_waits_is_woken_by_the_last_call() -> None:
+    versions = Versions(object())  # type: ignore[arg-type]
+    entered, leave = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with versions.pinned():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    entered.wait(10)
+    number = versions.put(object())  # type: ignore[arg-type]
+    threading.Timer(0.05, leave.set).start()
+    assert versions.wait_until(number, 10)
+    thread.join()
+    with pytest.raises(ZeroDivisionError), versions.pinned():
+        raise ZeroDivisionError
+    assert versions.oldest() == number
