@@ -86,7 +86,9 @@ class CachedRows:
         ended = {dim: flights.ended for dim, flights in self._flights.items()}
         looks = []
         for request in requests:
-            table = self._table(request.table) if tables is None else tables[request.table]
+            table = self._table(request.table)
+            if tables is not None:
+                table = tables[request.table]
             looks.append(Look(request, table, self.caches[table.dim].core))
         if any(look.part is not None for look in looks):
             self._answer_missed(looks, ended, deadline)

@@ -21,6 +21,7 @@ from pepnet_infer.sync.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.updater import Updater
 
 _LOG = logging.getLogger("pepnet_infer.sync")
+_SAY_AGAIN_S = 10.0  # an engine that is up to date is there all the same
 _MOST_EARLY = 64  # deltas that wait for one before them
 
 
@@ -40,6 +41,7 @@ class Follower:
         self._updater = Updater(versions, loading, config, self._stats)
         self._position: Position = ""
         self._newest: tuple[int, float] | None = None  # model version, and when it was produced
+        self._said: Progress | None = None
         self._bundle_seen: Position = ""
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()
@@ -238,8 +240,12 @@ class Follower:
         _LOG.warning("the log cannot be read: %s", error)
 
     def _acknowledge(self) -> None:
-        progress = Progress(self._position, self._versions.now.model_version, time.time())
-        self._transport.acknowledge(self._config.name, progress)
+        """Tells the log how far this engine is, when that is news or has not been said for some time."""
+        now = time.time()
+        said, progress = self._said, Progress(self._position, self._versions.now.model_version, now)
+        if said is None or progress[:2] != said[:2] or abs(now - said.at) >= _SAY_AGAIN_S:
+            self._transport.acknowledge(self._config.name, progress)
+            self._said = progress
 
     def _wake(self) -> None:
         with self._woken:

@@ -57,7 +57,8 @@ class VersionRows:
         asked: list[RowRequest] = []
         splits: list[_Split | None] = []
         for request in requests:
-            at = overlay.find(request.table, request.keys) if request.table in overlay else None
+            known = request.table in overlay and request.table in self._tables
+            at = overlay.find(request.table, request.keys) if known else None
             if at is None or not (at >= 0).any():
                 asked.append(request)
                 splits.append(None)
