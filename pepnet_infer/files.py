@@ -112,11 +112,14 @@ def _make_staging(target: Path) -> tuple[Path, int]:
     while True:
         staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
         staging.mkdir()
-        lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # another process took it for abandoned before it was locked
         fcntl.flock(lock, fcntl.LOCK_EX)
         if staging.is_dir():
             return staging, lock
-        os.close(lock)  # another process took it for abandoned before it was locked
+        os.close(lock)
 
 
 def _remove_abandoned(target: Path) -> None:
@@ -128,8 +131,8 @@ def _remove_abandoned(target: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path)
-        except BlockingIOError:
-            continue  # another process is writing there
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process is writing there, or has finished since
         finally:
             os.close(lock)
 

@@ -160,3 +160,31 @@ def test_hash_of_a_file_but_not_of_a_link(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     with pytest.raises(OSError, match="symbolic links"):
         sha256(tmp_path / "l")
+
+
+def test_of_many_writers_each_wins_or_is_told_who_did(tmp_path: Path) -> None:
+    """They look for what a killed writer left at the same moments, and must not take each other's for that."""
+    said: list[str] = []
+    gate = threading.Barrier(4)
+
+    def write() -> None:
+        for number in range(40):
+            gate.wait()
+            try:
+                with new_directory(tmp_path / str(number), "doc.json") as root:
+                    fill(root, "x")
+                said.append("")
+            except BundleError as error:
+                said.append(str(error))
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 160
+    assert said.count("") >= 40
+    assert all(
+        not text or re.search("expected nothing there, got an existing|Directory not empty", text) for text in said
+    )
+    assert len(os.listdir(tmp_path)) == 40
