@@ -143,7 +143,7 @@ def test_versions_beyond_what_a_double_holds(log: Transport, delta: Callable[...
 
 
 def test_only_a_delta_can_be_put(log: Transport, delta: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(UpdateError, match="expected a directory with manifest.json, got nothing") as nothing:
+    with pytest.raises(UpdateError, match=r"expected a directory with manifest\.json, got nothing") as nothing:
         log.append(tmp_path / "none")
     assert nothing.value.reason == "format"
     lower = delta(3)

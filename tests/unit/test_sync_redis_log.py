@@ -1,0 +1,471 @@
+"""A Redis that is away, emptied, shortened, slow, full or forged, and what a log there makes of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from pepnet_infer.errors import UpdateError
+from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.sync import redis_entry
+from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
+from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.sync.transport import Progress
+
+NAMES = (f"redis{number}" for number in itertools.count())
+Delta = Callable[..., Path]
+
+
+@pytest.fixture
+def delta(tmp_path: Path, toy_schema: FeatureSchema) -> Delta:
+    """Returns `delta(version, floats)`: with a graph and weights of so many random numbers."""
+
+    def make(version: int, floats: int = 4) -> Path:
+        dense = {"w": np.random.default_rng(version).standard_normal(floats).astype(np.float32)}
+        head = DeltaHead(version - 1, version, version, 1e9, toy_schema.hash)
+        return write_delta(tmp_path / "made" / f"{version}-{time.monotonic_ns()}", head, {}, dense, b"graph")
+
+    return make
+
+
+@pytest.fixture
+def client(redis_server: Any) -> Iterator[Any]:
+    with Redis.from_url(redis_server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def log(redis_server: Any, tmp_path: Path) -> Iterator[RedisLog]:
+    with RedisLog(redis_server.url, next(NAMES), spool=tmp_path / "spool") as opened:
+        yield opened
+
+
+def versions(log: RedisLog, after: str = "", **options: Any) -> list[int]:
+    return [read_head(entry.path).model_version for entry in log.read(after, **options)]
+
+
+def keys(client: Any, log: RedisLog) -> set[str]:
+    return {key.decode().removeprefix(log._prefix) for key in client.scan_iter(f"{log._prefix}*", count=10_000)}
+
+
+def test_no_value_is_large_and_chunks_go_with_their_entry(
+    client: Any, log: RedisLog, delta: Delta, toy_bundle: Path
+) -> None:
+    log.append(delta(1, floats=3_000_000))  # 12 MB: three chunks
+    chunks = {key for key in keys(client, log) if key.startswith("blob:")}
+    assert len(chunks) == 3
+    for key in chunks:
+        assert client.strlen(log._prefix + key) <= redis_entry.CHUNK
+        assert client.pttl(log._prefix + key) == -1  # stays
+    [(_, fields)] = client.xrange(log._stream)
+    assert sum(map(len, fields.values())) < 10_000
+    log.append_bundle(toy_bundle)
+    assert log.trim(0) == 1
+    assert not {key for key in keys(client, log) if key in chunks}
+    log.append_bundle(toy_bundle)
+    assert log.trim(0) == 1
+    assert {key for key in keys(client, log) if not key.startswith("blob:")} == {"log", "state", "bundles"}
+
+
+def test_keys_of_a_log_have_one_slot(log: RedisLog, client: Any, delta: Delta, toy_bundle: Path) -> None:
+    log.append(delta(1, floats=100_000))
+    log.append_bundle(toy_bundle)
+    log.acknowledge("f", Progress("", 0, 0.0))
+    names = keys(client, log)
+    assert {"log", "state", "deltas", "bundles", "versions", "progress"} <= names
+    assert log._prefix.startswith("{")
+    assert log._prefix.endswith("}:")
+
+
+def test_a_cluster_carries_a_log(
+    make_redis_server: Callable[..., Any], tmp_path: Path, delta: Delta, toy_bundle: Path
+) -> None:
+    server = make_redis_server("--cluster-enabled", "yes")
+    with Redis.from_url(server.url) as node:
+        node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until = time.monotonic() + 10
+        while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO") and time.monotonic() < until:
+            time.sleep(0.05)
+    with RedisLog(server.url, "c", spool=tmp_path / "spool", cluster=True) as log:
+        position = log.append(delta(1, floats=2_000_000))
+        log.append_bundle(toy_bundle)
+        log.append(delta(2))
+        log.acknowledge("f", Progress(position, 1, time.time()))
+        assert versions(log) == [1, 2]
+        assert versions(log, position, wait_s=1.0) == [2]
+        assert log.newest_bundle() is not None
+        assert log.progress() == {"f": Progress(position, 1, log.progress()["f"].at)}
+        assert log.trim(0) == 1
+        assert versions(log) == [2]
+
+
+def test_each_follower_has_a_consumer_group(log: RedisLog, client: Any, delta: Delta) -> None:
+    positions = [log.append(delta(version)) for version in range(1, 4)]
+    for position in positions[:2]:
+        log.acknowledge("one", Progress(position, 1, 0.0))
+    log.acknowledge("two", Progress("", 0, 0.0))
+    groups = {group["name"]: group for group in client.xinfo_groups(log._stream)}
+    assert set(groups) == {b"one", b"two"}
+    ms, seq = positions[1].split("-")
+    assert groups[b"one"]["last-delivered-id"].decode() == f"{int(ms)}-{int(seq)}"
+    assert groups[b"two"]["last-delivered-id"] == b"0-0"
+    assert groups[b"one"]["pending"] == 0
+
+
+def test_a_server_that_comes_back_loses_nothing(
+    make_redis_server: Callable[..., Any], tmp_path: Path, delta: Delta
+) -> None:
+    server = make_redis_server("--appendonly", "yes", "--appendfsync", "always")
+    made = [delta(version, floats=200_000) for version in range(1, 25)]
+    log = RedisLog(server.url, spool=tmp_path / "a", patience_s=20.0)
+    reader = RedisLog(server.url, spool=tmp_path / "b", patience_s=20.0)
+    seen: list[int] = []
+
+    def follow() -> None:
+        position = ""
+        while len(seen) < len(made):
+            for entry in reader.read(position, wait_s=0.5, most=3):
+                seen.append(read_head(entry.path).model_version)
+                position = entry.position
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    stopper = threading.Event()
+
+    def restart() -> None:
+        for _ in range(3):
+            stopper.wait(0.25)
+            server.stop()
+            stopper.wait(0.1)
+            server.start()
+
+    restarts = threading.Thread(target=restart)
+    restarts.start()
+    for path in made:
+        log.append(path)
+        time.sleep(0.03)
+    restarts.join()
+    thread.join(30)
+    assert seen == list(range(1, 25))
+    log.acknowledge("f", Progress("", 3, 1.0))
+    server.stop()
+    server.start()
+    assert RedisLog(server.url, spool=tmp_path / "c").progress() == {"f": Progress("", 3, 1.0)}
+    last = log.last_delta()
+    assert last is not None
+    assert last[1].model_version == 24
+
+
+def test_a_server_that_stays_away(make_redis_server: Callable[..., Any], tmp_path: Path, delta: Delta) -> None:
+    server = make_redis_server()
+    made = delta(1)
+    log = RedisLog(server.url, spool=tmp_path / "spool", patience_s=0.4)
+    server.stop()
+    for work in (
+        lambda: log.append(made),
+        lambda: log.read("", wait_s=5.0),
+        log.newest_bundle,
+        log.last_delta,
+        log.progress,
+        lambda: log.trim(0),
+        lambda: log.acknowledge("f", Progress("", 0, 0.0)),
+    ):
+        begin = time.monotonic()
+        with pytest.raises(UpdateError, match=r"redis: \w+: expected an answer, got: .*[Cc]onnect") as error:
+            work()
+        assert error.value.reason == "transport"
+        assert 0.2 < time.monotonic() - begin < 2.0
+    server.start()
+    log.append(made)
+    assert versions(log) == [1]
+
+
+def test_a_server_that_hangs(make_redis_server: Callable[..., Any], tmp_path: Path, delta: Delta) -> None:
+    server = make_redis_server("--enable-debug-command", "yes")
+    log = RedisLog(server.url, spool=tmp_path / "spool", timeout_s=0.3, patience_s=5.0)
+    log.append(delta(1))
+    with Redis.from_url(server.url) as client:
+        thread = threading.Thread(target=lambda: client.execute_command("DEBUG", "SLEEP", 1.0))
+        thread.start()
+        time.sleep(0.1)
+        log.append(delta(2))  # sent more than once, for all we know
+        thread.join()
+    assert versions(log) == [1, 2]
+    short = RedisLog(server.url, spool=tmp_path / "short", timeout_s=0.2, patience_s=0.3)
+    with Redis.from_url(server.url) as client:
+        thread = threading.Thread(target=lambda: client.execute_command("DEBUG", "SLEEP", 1.5))
+        thread.start()
+        time.sleep(0.1)
+        with pytest.raises(UpdateError, match="expected an answer, got: Timeout"):
+            short.read("")
+        thread.join()
+
+
+def test_a_server_that_only_reads_is_waited_for(
+    make_redis_server: Callable[..., Any], tmp_path: Path, delta: Delta
+) -> None:
+    server = make_redis_server()
+    log = RedisLog(server.url, spool=tmp_path / "spool", patience_s=10.0)
+    log.append(delta(1))
+    with Redis.from_url(server.url) as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")  # a failover that is under way
+        threading.Timer(0.5, lambda: client.execute_command("REPLICAOF", "NO", "ONE")).start()
+        begin = time.monotonic()
+        log.append(delta(2))
+        assert time.monotonic() - begin > 0.3
+    assert versions(log) == [1, 2]
+
+
+def test_memory_at_its_end_is_told_at_once(make_redis_server: Callable[..., Any], tmp_path: Path, delta: Delta) -> None:
+    server = make_redis_server("--maxmemory", "30mb", "--maxmemory-policy", "noeviction")
+    log = RedisLog(server.url, spool=tmp_path / "spool", patience_s=30.0)
+    log.append(delta(1))
+    begin = time.monotonic()
+    with pytest.raises(UpdateError, match="command not allowed when used memory"):
+        log.append(delta(2, floats=9_000_000))
+    assert time.monotonic() - begin < 5.0
+    with Redis.from_url(server.url) as client:
+        assert not {key for key in keys(client, log) if key.startswith("blob:")}
+    log.append(delta(2))
+    assert versions(log) == [1, 2]
+
+
+class Deaf:
+    """Passes commands on to Redis and drops the first answer to a script that puts, and the connection with it."""
+
+    def __init__(self, port: int) -> None:
+        self._server, self._port = socket.create_server(("127.0.0.1", 0)), port
+        self.dropped = 0
+        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._pass_on, args=(near,), daemon=True).start()
+
+    def _pass_on(self, near: socket.socket) -> None:
+        deaf = False
+        with near, socket.create_connection(("127.0.0.1", self._port)) as far:
+            while True:
+                for ready in select.select([near, far], [], [])[0]:
+                    passed = ready.recv(1 << 20)
+                    if not passed:
+                        return
+                    deaf = deaf or (ready is near and b"XADD" in passed and self.dropped == 0)
+                    if deaf and ready is far:
+                        self.dropped += 1
+                        return
+                    (far if ready is near else near).sendall(passed)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.mark.parametrize("kind", ["delta", "bundle"])
+def test_an_append_whose_answer_was_lost_is_there_once(
+    kind: str, redis_server: Any, client: Any, tmp_path: Path, delta: Delta, toy_bundle: Path
+) -> None:
+    deaf = Deaf(redis_server.port)
+    log = RedisLog(deaf.url, next(NAMES), spool=tmp_path / "spool", timeout_s=1.0)
+    if kind == "delta":
+        position = log.append(delta(1, floats=100_000))
+        [entry] = log.read("")
+    else:
+        position = log.append_bundle(toy_bundle)
+        found = log.newest_bundle()
+        assert found is not None
+        entry = found
+    assert deaf.dropped == 1
+    assert entry.position == position
+    assert client.xlen(log._stream) == 1
+    assert (entry.path / "manifest.json").is_file()
+    deaf.close()
+
+
+def test_a_writer_is_told_that_its_log_was_emptied(
+    redis_server: Any, client: Any, log: RedisLog, tmp_path: Path, delta: Delta, toy_bundle: Path
+) -> None:
+    log.append(delta(1))
+    client.delete(*client.keys(f"{log._prefix}*"))
+    with pytest.raises(UpdateError, match=r"expected the log [0-9a-f]{32}, got none: put a full bundle") as error:
+        log.append(delta(2))
+    assert error.value.reason == "log"
+    assert not {key for key in keys(client, log) if key.startswith("blob:")}
+    log.append_bundle(toy_bundle)
+    log.append(delta(8))
+    assert versions(log) == [8]
+
+
+def test_a_writer_is_told_that_its_log_lost_its_end(
+    client: Any, log: RedisLog, tmp_path: Path, delta: Delta, toy_bundle: Path
+) -> None:
+    first = log.append(delta(1))
+    saved = {key: client.dump(key) for key in client.keys(f"{log._prefix}*")}
+    second = log.append(delta(2))
+    for key, value in saved.items():  # as a server that crashed, and did not sync each command
+        client.restore(key, 0, value, replace=True)
+    assert versions(log, second) == [1]  # from the start: a follower skips what it has
+    assert versions(log, first) == []
+    with pytest.raises(UpdateError, match="which lost its end: put a full bundle") as error:
+        log.append(delta(3))
+    assert error.value.reason == "log"
+    log.append_bundle(toy_bundle)
+    log.append(delta(8))
+    assert versions(log, second) == [8]
+
+
+def test_readers_of_one_machine_share_a_spool(redis_server: Any, tmp_path: Path, delta: Delta) -> None:
+    name = next(NAMES)
+    logs = [RedisLog(redis_server.url, name, spool=tmp_path / "spool") for _ in range(4)]
+    for version in range(1, 31):
+        logs[0].append(delta(version, floats=30_000))
+    found: list[list[Any]] = [[] for _ in logs]
+    threads = [
+        threading.Thread(target=lambda at=at, log=log: found[at].extend(log.read(""))) for at, log in enumerate(logs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1] == found[2] == found[3]
+    assert [read_head(entry.path).model_version for entry in found[0]] == list(range(1, 31))
+    left = [path for path in (tmp_path / "spool").rglob("*") if ".tmp-" in path.name]
+    assert left == []
+
+
+def test_the_spool_of_a_reader_that_died_is_cleaned(
+    log: RedisLog, tmp_path: Path, delta: Delta, toy_bundle: Path
+) -> None:
+    log.append(delta(1))
+    [entry] = log.read("")
+    abandoned = entry.path.with_name(f".{entry.path.name}.tmp-0badcafe")
+    abandoned.mkdir()
+    other = tmp_path / "spool" / ("ab" * 16)
+    other.mkdir()
+    stranger = tmp_path / "spool" / "notes"
+    stranger.mkdir()
+    log.append_bundle(toy_bundle)
+    assert log.trim(0) == 1
+    assert log.read("") == []
+    assert not entry.path.exists()
+    assert not abandoned.exists()
+    assert not other.exists()
+    assert stranger.exists()
+
+
+def test_a_spool_that_cannot_be_written(redis_server: Any, tmp_path: Path, delta: Delta) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    log = RedisLog(redis_server.url, next(NAMES), spool=tmp_path / "file")
+    log.append(delta(1))
+    with pytest.raises(UpdateError, match=r"spool: .*cannot write") as error:
+        log.read("")
+    assert error.value.reason == "transport"
+
+
+INDEX = [["manifest.json", 2, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"index": json.dumps([["../../../escaped", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["/tmp/escaped", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["a/../../escaped", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["a\0b", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["\ud800", 2, 0, 0]])}, "expected names of files"),
+        ({"index": json.dumps([["a" * 300, 2, 0, 0]])}, "expected names of files"),
+        ({"index": json.dumps([["a", 2, 0, 0], ["a/b", 0, 0, 0]])}, "expected names of files"),
+        ({"index": json.dumps([*INDEX, *INDEX])}, "expected each file once"),
+        ({"index": json.dumps([["manifest.json", 3, 0, 0]])}, "expected 3 bytes, got 2"),
+        ({"index": json.dumps([["manifest.json", 2, 0, 10**9]])}, "expected chunk 0, got none"),
+        ({"index": json.dumps({"manifest.json": 2})}, "expected an entry with its files"),
+        ({"index": "[[" * 100_000}, "expected an entry with its files"),
+        ({"index": "null"}, "expected an entry with its files"),
+        ({"upload": b"\xff"}, "expected an entry with its files"),
+    ],
+)
+def test_a_forged_entry_writes_nothing_and_does_not_stop_the_log(
+    change: dict[str, Any],
+    said: str,
+    log: RedisLog,
+    client: Any,
+    tmp_path: Path,
+    delta: Delta,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log.append(delta(1))
+    log_id = client.hget(log._state, "log")
+    forged = {"log": log_id, "kind": "delta", "upload": "ab", "index": json.dumps(INDEX), "f0": "{}", **change}
+    client.xadd(log._stream, forged)
+    log.append(delta(2))
+    first, bad, second = log.read("")
+    assert [read_head(entry.path).model_version for entry in (first, second)] == [1, 2]
+    assert list(bad.path.iterdir()) == []
+    assert said in caplog.text
+    assert not list(tmp_path.rglob("*escaped*"))
+    with pytest.raises(UpdateError, match="expected a file") as error:
+        read_head(bad.path)
+    assert error.value.reason == "format"
+
+
+def test_an_entry_of_a_log_with_an_odd_id(log: RedisLog, client: Any, tmp_path: Path, delta: Delta) -> None:
+    log.append(delta(1))
+    client.hset(log._state, "log", "../../outside")
+    client.xadd(log._stream, {"log": "../../outside", "kind": "delta", "upload": "ab", "index": "[]"})
+    with pytest.raises(UpdateError, match="expected a log's id of 32 hex digits"):
+        log.read("")
+
+
+def test_an_evicted_chunk_makes_a_damaged_entry(
+    log: RedisLog, client: Any, delta: Delta, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.append(delta(1, floats=100_000))
+    log.append(delta(2))
+    [chunk] = list(client.scan_iter(f"{log._prefix}blob:*", count=10_000))
+    client.delete(chunk)
+    bad, good = log.read("")
+    assert list(bad.path.iterdir()) == []
+    assert "expected chunk 0, got none" in caplog.text
+    assert read_head(good.path).model_version == 2
+
+
+def test_a_delta_damaged_on_the_writers_disk_is_not_put(log: RedisLog, client: Any, delta: Delta) -> None:
+    made = delta(1, floats=100_000)
+    with open(made / "dense.safetensors", "r+b") as file:
+        file.seek(3000)
+        file.write(b"\x01\x02\x03\x04")
+    with pytest.raises(UpdateError, match=r"dense\.safetensors: expected 4000\d\d bytes of sha256") as error:
+        log.append(made)
+    assert error.value.reason == "files"
+    assert not keys(client, log)
+
+
+@pytest.mark.parametrize("position", ["x", "00000000000000000001", "1-1", "٠" * 20 + "-" + "0" * 20])
+def test_positions_of_other_logs_are_refused(log: RedisLog, position: str) -> None:
+    with pytest.raises(UpdateError, match="position: expected one of a log in Redis"):
+        log.read(position)
+
+
+def test_options_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UpdateError, match="name: expected letters"):
+        RedisLog("redis://127.0.0.1:1/0", "a}b", spool=tmp_path)
+    with pytest.raises(UpdateError, match="redis: expected a URL"):
+        RedisLog("http://127.0.0.1:1/0", spool=tmp_path)
+    with pytest.raises(UpdateError, match="without decode_responses"):
+        RedisLog("redis://127.0.0.1:1/0?decode_responses=yes", spool=tmp_path)
