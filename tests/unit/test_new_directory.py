@@ -162,29 +162,39 @@ def test_hash_of_a_file_but_not_of_a_link(tmp_path: Path) -> None:
         sha256(tmp_path / "l")
 
 
-def test_of_many_writers_each_wins_or_is_told_who_did(tmp_path: Path) -> None:
-    """They look for what a killed writer left at the same moments, and must not take each other's for that."""
-    said: list[str] = []
-    gate = threading.Barrier(4)
+def test_a_staging_that_another_writer_removes_at_once_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not locked yet, so that it looks like one left behind."""
+    open_, taken = os.open, []
 
-    def write() -> None:
-        for number in range(40):
-            gate.wait()
-            try:
-                with new_directory(tmp_path / str(number), "doc.json") as root:
-                    fill(root, "x")
-                said.append("")
-            except BundleError as error:
-                said.append(str(error))
+    def open_late(path: Path, flags: int, *args: int) -> int:
+        if ".tmp-" in str(path) and not taken:
+            taken.append(path)
+            os.rmdir(path)
+        return open_(path, flags, *args)
 
-    threads = [threading.Thread(target=write) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(said) == 160
-    assert said.count("") >= 40
-    assert all(
-        not text or re.search("expected nothing there, got an existing|Directory not empty", text) for text in said
-    )
-    assert len(os.listdir(tmp_path)) == 40
+    monkeypatch.setattr(os, "open", open_late)
+    with new_directory(tmp_path / "b", "doc.json") as root:
+        fill(root, "one")
+    assert len(taken) == 1
+    assert content(tmp_path / "b") == {"doc.json": "one", "sub/a": "one"}
+
+
+def test_a_writer_that_finishes_while_it_is_looked_at_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / ".b.tmp-00000000"
+    other.mkdir()
+    flock, finished = fcntl.flock, []
+
+    def lock_late(handle: int, how: int) -> None:
+        if how & fcntl.LOCK_NB and not finished:
+            finished.append(os.rename(other, tmp_path / "finished"))
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with new_directory(tmp_path / "b", "doc.json") as root:
+        fill(root, "one")
+    assert finished
+    assert (tmp_path / "finished").is_dir()
