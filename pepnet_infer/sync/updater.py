@@ -19,6 +19,7 @@ from pepnet_infer.errors import BackendError, BundleError, UpdateError
 from pepnet_infer.loading import Loading
 from pepnet_infer.served import Served, Versions
 from pepnet_infer.store import Rows
+from pepnet_infer.store.empty import EmptyStore
 from pepnet_infer.sync.canary import Canary
 from pepnet_infer.sync.delta import Delta
 from pepnet_infer.sync.delta_rows import DeltaRows
@@ -29,6 +30,7 @@ from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.undo import Undo, Undone, undone
 from pepnet_infer.sync.version_rows import VersionRows
 
+_ABSENT = 2  # the cache's word for a key that there is no row of
 _CHUNK = 1 << 13  # rows written to the cache in one call
 #: Seconds that a rollback, or the end of a bundle's use, waits for calls of earlier versions.
 _PATIENCE_S = 30.0
@@ -89,7 +91,7 @@ class Updater:
         if cached.config.update_window is not None:
             raise UpdateError("window", "follow: expected a cache without an update window, which would hold rows back")
         self._cached = cached
-        self._layers = LayeredStore(cached.store)
+        self._layers = LayeredStore(cached.store if self._config.rows == "store" else EmptyStore())
         cached.put_before_store(self._layers)
 
     def apply(self, delta: Delta) -> None:
@@ -207,8 +209,9 @@ class Updater:
         undo: Undo = {}
         for name, changed in pending.overlay.rows.items():
             dim = self._cached.tables[name].dim
-            undo[name] = Undone(changed.keys, *self._layers.state(changed.keys, dim))
-            self._layers.put(changed)
+            if self._config.rows == "store":
+                undo[name] = Undone(changed.keys, *self._layers.state(changed.keys, dim))
+                self._layers.put(changed)
             for begin in range(0, len(changed.keys), _CHUNK):
                 self._write(dim, changed.take(slice(begin, begin + _CHUNK)))
         if pending.before is not None:
@@ -222,7 +225,7 @@ class Updater:
             cache.core.forget(back.keys)
 
     def _write(self, dim: int, changed: DeltaRows) -> None:
-        """Brings the cache up to date. The store has the rows already: what is not here is fetched from there."""
+        """Brings the cache up to date. The store, if rows are there, has them: what is not here is fetched from it."""
         cache = self._cached.caches[dim]
         core = cache.core
         cache.flights.touch(changed.keys)
@@ -233,6 +236,9 @@ class Updater:
             wanted &= core.peek(changed.keys)["outcome"] != 0
         if wanted.any():
             some = changed.take(wanted)
-            core.write(some.keys, some.rows, some.scores, some.versions, some.expires, update=True)
+            if core.write(some.keys, some.rows, some.scores, some.versions, some.expires, True) < len(some.keys):
+                # Where a row of this version had to leave, others of it are not taken any more. What said that there
+                # was none of them would go on saying so.
+                core.forget(some.keys[core.peek(some.keys)["outcome"] == _ABSENT])
         if gone.any():
             core.erase(changed.keys[gone], changed.versions[gone])
