@@ -86,7 +86,8 @@ class CacheConfig:
     counted, and the answer still fills the cache. None: as long as it takes. on_fault: what a store that fails costs:
     default rows and a count, or a StoreError out of `score`. async_above: the hit rate from which on a batch does not
     wait for the store at all; None: it always does. negative_ttl: seconds for which an id the store does not have is
-    not asked for again. tombstone_ttl: seconds for which a deletion is remembered.
+    not asked for again, which takes a place in the cache; None: it is asked for each time. tombstone_ttl: seconds for
+    which a deletion is remembered.
 
     warm: whether the cache begins with the bundle's rows, highest score first. update_window: see `UpdateWindow`.
     """
@@ -102,7 +103,7 @@ class CacheConfig:
     budget_ms: float | None = None
     on_fault: Literal["default", "raise"] = "default"
     async_above: float | None = None
-    negative_ttl: float = 60.0
+    negative_ttl: float | None = 60.0
     tombstone_ttl: float = 3600.0
     warm: bool = True
     update_window: UpdateWindow | None = None
@@ -117,7 +118,8 @@ class CacheConfig:
         check_number("r", self.r, 0, math.inf, above=True)
         check_number("interval", self.interval, 0, math.inf, above=True)
         check_number("admission", self.admission, 0, 1)
-        check_number("negative_ttl", self.negative_ttl, 0, math.inf, above=True)
+        if self.negative_ttl is not None:
+            check_number("negative_ttl", self.negative_ttl, 0, math.inf, above=True)
         check_number("tombstone_ttl", self.tombstone_ttl, 0, math.inf, above=True)
         if self.budget_ms is not None:
             check_number("budget_ms", self.budget_ms, 0, math.inf)

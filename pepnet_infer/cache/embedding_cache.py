@@ -48,7 +48,7 @@ class EmbeddingCache:
         interval: float = 86400.0,
         admission: float = 1.0,
         tombstone_ttl: float = 3600.0,
-        negative_ttl: float = 60.0,
+        negative_ttl: float | None = 60.0,
         seed: int = 0,
         fields: Sequence[FieldRule] = (),
         update_window: UpdateWindow | None = None,
@@ -77,7 +77,7 @@ class EmbeddingCache:
                 interval=interval,
                 admission=admission,
                 tombstone_ttl=tombstone_ttl,
-                negative_ttl=negative_ttl,
+                **({} if negative_ttl is None else {"negative_ttl": negative_ttl}),
                 seed=seed,
                 fields=fields,
             )
@@ -85,6 +85,8 @@ class EmbeddingCache:
             raise StoreError(f"cache: {error}") from error
         except MemoryError as error:
             raise StoreError(f"cache: expected {size} bytes of memory, got none") from error
+        #: whether an id that the store does not have is remembered as such
+        self.remembers_absent = negative_ttl is not None
         self._decay = (beta, interval)
         self._window = None if update_window is None else WindowedUpdates(self.core, update_window)
         #: the ids that `CachedRows` is fetching: an update must reach them before it reaches the cache

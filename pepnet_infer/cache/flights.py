@@ -199,7 +199,7 @@ class Flights:
             scores, versions, expires = fetched.scores[some], fetched.versions[some], fetched.expires[some]
             core.write(keys[some], fetched.rows[some], scores, versions, expires, restore=certain)
         absent = ~fetched.found if kept is None else kept & ~fetched.found
-        if absent.any():
+        if self.cache.remembers_absent and absent.any():
             core.mark_absent(keys[absent])
         if kept is not None:
             self._counters.touched(int(kept.size - np.count_nonzero(kept)))

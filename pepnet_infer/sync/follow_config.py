@@ -51,12 +51,21 @@ class FollowConfig:
     #: Of rows that come with a delta: "resident" writes only those whose ids are in the cache, "all" writes all, "auto"
     #: is "all" where the policy is gset, whose scores say what is worth a place, and else "resident".
     insert: Literal["auto", "resident", "all"] = "auto"
+    #: Where rows are that the cache lacks. "store": in the store behind it, those that came since beside it. "cache":
+    #: nowhere; such an id has the default row from the start until its row is published again, as in a parameter server
+    #: with memory for some of its rows. Needs insert "all" and keep 0.
+    rows: Literal["store", "cache"] = "store"
     guard: Guard | None = field(default_factory=Guard)  #: None: every delta that passes its checks goes live
     retry_s: float = 1.0  #: after a log that could not be reached
 
     def __post_init__(self) -> None:
         if self.insert not in ("auto", "resident", "all"):
             raise UpdateError("config", f"insert: expected auto, resident or all, got {self.insert!r}")
+        if self.rows not in ("store", "cache"):
+            raise UpdateError("config", f"rows: expected store or cache, got {self.rows!r}")
+        if self.rows == "cache" and (self.insert != "all" or self.keep != 0):
+            got = f"insert {self.insert!r} and keep {self.keep!r}"
+            raise UpdateError("config", f"rows: expected insert 'all' and keep 0 with 'cache', got {got}")
         if not (isinstance(self.keep, int) and self.keep >= 0):
             raise UpdateError("config", f"keep: expected an integer from 0, got {self.keep!r}")
         for name in ("wait_s", "retry_s"):
