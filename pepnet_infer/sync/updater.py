@@ -236,7 +236,9 @@ class Updater:
             wanted &= core.peek(changed.keys)["outcome"] != 0
         if wanted.any():
             some = changed.take(wanted)
-            if core.write(some.keys, some.rows, some.scores, some.versions, some.expires, True) < len(some.keys):
+            # Without a store, a row refused because another of its version had to leave would be nowhere.
+            update = self._config.rows == "store"
+            if core.write(some.keys, some.rows, some.scores, some.versions, some.expires, update) < len(some.keys):
                 # Where a row of this version had to leave, others of it are not taken any more. What said that there
                 # was none of them would go on saying so.
                 core.forget(some.keys[core.peek(some.keys)["outcome"] == _ABSENT])
