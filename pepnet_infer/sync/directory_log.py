@@ -26,8 +26,8 @@ from pepnet_infer.files import sync_tree
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, check_follower, read_progress
 
-_POSITION = re.compile(r"\d{20}")
-_LEFT_OVER = re.compile(r"\.\d{20}(\.gone)?")
+_POSITION = re.compile(r"[0-9]{20}")
+_LEFT_OVER = re.compile(r"\.[0-9]{20}(\.gone)?")
 _FOLDERS: dict[Kind, str] = {"delta": "deltas", "bundle": "bundles"}
 #: Seconds between two looks at the directory while nothing is there: a shared disk tells nobody of a rename.
 _LOOK_S = 0.02
