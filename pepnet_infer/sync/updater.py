@@ -30,7 +30,6 @@ from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.undo import Undo, Undone, undone
 from pepnet_infer.sync.version_rows import VersionRows
 
-_ABSENT = 2  # the cache's word for a key that there is no row of
 _CHUNK = 1 << 13  # rows written to the cache in one call
 #: Seconds that a rollback, or the end of a bundle's use, waits for calls of earlier versions.
 _PATIENCE_S = 30.0
@@ -236,11 +235,8 @@ class Updater:
             wanted &= core.peek(changed.keys)["outcome"] != 0
         if wanted.any():
             some = changed.take(wanted)
-            # Without a store, a row refused because another of its version had to leave would be nowhere.
-            update = self._config.rows == "store"
-            if core.write(some.keys, some.rows, some.scores, some.versions, some.expires, update) < len(some.keys):
-                # Where a row of this version had to leave, others of it are not taken any more. What said that there
-                # was none of them would go on saying so.
-                core.forget(some.keys[core.peek(some.keys)["outcome"] == _ABSENT])
+            # Not as an update: deltas come here in order, and all rows of one have one version, of which no more would
+            # be taken once a row of it had to leave.
+            core.write(some.keys, some.rows, some.scores, some.versions, some.expires)
         if gone.any():
             core.erase(changed.keys[gone], changed.versions[gone])
