@@ -1,0 +1,137 @@
+"""A follower whose cache is all the memory there is: what is not in it has the default row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sync_world import World
+
+from pepnet_infer import CacheConfig, Engine, UpdateError
+from pepnet_infer.cache.config import Policy
+from pepnet_infer.export.checkpoint import Checkpoint, Table
+from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.ids import make_keys
+from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.follow_config import FollowConfig
+
+IDS = 12_000
+CACHE_ONLY = FollowConfig(name="small", wait_s=0.05, guard=None, rows="cache", insert="all", keep=0)
+
+
+@pytest.fixture(scope="module")
+def large(toy_checkpoint: Checkpoint) -> Checkpoint:
+    """The toy model with 12,000 videos."""
+    rng = np.random.default_rng(3)
+    number = toy_checkpoint.schema.table_by_name["video"].number
+    videos = Table(
+        make_keys(number, np.arange(IDS, dtype=np.uint64)),
+        rng.standard_normal((IDS, 5), dtype=np.float32),
+        rng.random(IDS, dtype=np.float32),
+        rng.standard_normal(5, dtype=np.float32),
+    )
+    dense = random_dense(toy_checkpoint.config, len(toy_checkpoint.schema.tasks), 1)
+    tables = {**toy_checkpoint.tables, "video": videos}
+    return Checkpoint(toy_checkpoint.schema, toy_checkpoint.config, tables, {}, dense, {})
+
+
+@pytest.fixture(scope="module")
+def large_bundle(large: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(large, tmp_path_factory.mktemp("large") / "bundle", model_version=7, int8_budget=None).path
+
+
+@pytest.fixture
+def load(large_bundle: Path) -> Iterator[Callable[[Policy], Engine]]:
+    engines: list[Engine] = []
+
+    def make(policy: Policy) -> Engine:
+        cache = CacheConfig(policy, capacity=720_000, negative_ttl=None)
+        engines.append(Engine.load(large_bundle, backend="native", threads=1, cache=cache))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def rows_of(engine: Engine, keys: np.ndarray) -> np.ndarray:
+    out = np.empty((len(keys), 5), np.float32)
+    with engine._serving().pinned() as served:
+        served.rows.lookup("video", keys, out)
+    return out
+
+
+@pytest.mark.parametrize("policy", ["gset", "lru", "lfu"])
+def test_a_row_is_the_last_one_published_or_the_default(
+    policy: Policy, large: Checkpoint, load: Callable[[Policy], Engine], tmp_path: Path
+) -> None:
+    world = World(large, tmp_path)
+    engine, log = load(policy), DirectoryLog(tmp_path / "log")
+    keys = large.tables["video"].keys
+    assert engine.cache is not None
+    cache = engine.cache.cache("video")
+    assert 2000 < cache.capacity_rows < IDS / 2
+    np.testing.assert_array_equal(rows_of(engine, keys), large.tables["video"].rows)
+    follower = engine.follow(log, CACHE_ONLY)
+    rng = np.random.default_rng(5)
+    for number in range(6):
+        changed = rng.choice(IDS, 3000, replace=False)
+        rows = {int(i): rng.standard_normal(5).astype(np.float32) for i in changed}
+        log.append(world.step(changes={"video": rows}))
+        assert follower.wait_for(world.version, 10)
+        with engine.hold():
+            there = cache.core.peek(keys)["outcome"] == 1
+            got = rows_of(engine, keys)
+        table = world.checkpoints[world.version].tables["video"]
+        np.testing.assert_array_equal(got[there], table.rows[there])
+        np.testing.assert_array_equal(got[~there], np.broadcast_to(table.default, got[~there].shape))
+        # Full, but for the few places of a set that nobody was mapped to; what came is in it, number for number.
+        assert there.sum() > 0.9 * cache.capacity_rows, number
+        assert there[changed].sum() > 0.2 * cache.capacity_rows, number
+    stats = cache.stats()
+    assert stats["negatives"] == 0
+    assert follower.stats()["layered_rows"] == 0
+    assert follower.stats()["refused"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rows": "disk"}, "rows: expected store or cache, got 'disk'"),
+        ({"rows": "cache"}, "rows: expected insert 'all' and keep 0 with 'cache', got insert 'auto' and keep 4"),
+        ({"rows": "cache", "insert": "all", "keep": 1}, "got insert 'all' and keep 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UpdateError, match=said) as caught:
+        FollowConfig(**options)
+    assert caught.value.reason == "config"
+
+
+def test_it_cannot_go_back(large: Checkpoint, load: Callable[[Policy], Engine], tmp_path: Path) -> None:
+    world = World(large, tmp_path)
+    engine, log = load("lru"), DirectoryLog(tmp_path / "log")
+    follower = engine.follow(log, CACHE_ONLY)
+    log.append(world.step())
+    assert follower.wait_for(world.version, 10)
+    with pytest.raises(UpdateError, match="expected one of the versions kept \\(none\\), got 7"):
+        engine.rollback(7)
+
+
+def test_ids_that_are_not_there_take_a_place_unless_told_otherwise(large_bundle: Path) -> None:
+    number = Engine.load(large_bundle, cache=None).schema.table_by_name["video"].number
+    unknown = make_keys(number, np.arange(IDS, IDS + 50, dtype=np.uint64))
+    counts = {}
+    for ttl in (60.0, None):
+        with Engine.load(large_bundle, threads=1, cache=CacheConfig("lru", 720_000, negative_ttl=ttl)) as engine:
+            for _ in range(2):
+                rows_of(engine, unknown)
+            assert engine.cache is not None
+            counts[ttl] = engine.cache.cache("video").stats()["negatives"], engine.stats()["cache"]["store"]["keys"]
+    assert counts[60.0][0] == 50
+    assert counts[None][0] == 0
+    assert counts[None][1] == counts[60.0][1] + 50
