@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pepnet_infer.cli.bench_cache import cache
 from pepnet_infer.cli.bench_cache_speed import cache_speed
+from pepnet_infer.cli.bench_sync import sync
 from pepnet_infer.cli.output import progress
 from pepnet_infer.cli.score import OnBadRow
 from pepnet_infer.cpu import available_threads
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 bench = typer.Typer(help="Measure latency beside other engines, and scoring's speed and memory.", no_args_is_help=True)
 bench.command()(cache)
 bench.command()(cache_speed)
+bench.command()(sync)
 
 _PRESET = "preset:"
 
