@@ -77,7 +77,7 @@ class EmbeddingCache:
                 interval=interval,
                 admission=admission,
                 tombstone_ttl=tombstone_ttl,
-                **({} if negative_ttl is None else {"negative_ttl": negative_ttl}),
+                negative_ttl=60.0 if negative_ttl is None else negative_ttl,  # of no use without memory of them
                 seed=seed,
                 fields=fields,
             )
