@@ -14,11 +14,11 @@ DEMO_ROWS ?= 40000
 BIN := $(VENV)/bin
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all soak bench bench-cache clean
+.PHONY: help install demo test lint types test-all soak soak-sync bench bench-cache clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all soak bench bench-cache clean"
+	@echo "also: install lint types test-all soak soak-sync bench bench-cache clean"
 
 $(VENV)/deps.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,6 +60,10 @@ soak: install
 	$(BIN)/cmake --build $(SOAK) --target kernels_test
 	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(SOAK)/tests/cpp/kernels_test row_cache_threads
 	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(PYTEST) tests/concurrency/test_row_cache_threads.py
+
+# Ten thousand versions under scoring threads, and more until the time is over: no score of two versions.
+soak-sync: install
+	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(PYTEST) -m slow tests/sync/test_sync_soak.py
 
 bench: install
 	$(BIN)/pytest bench

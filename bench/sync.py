@@ -172,9 +172,9 @@ def _measure(
     run = _Run(engine, follower, publisher, scorers, watch, kinds, [], time.perf_counter())
     try:
         square = williams_square(len(ORDERS))
-        rounds = max(2, round(options.seconds / (SLICE_S * len(ORDERS))))
-        for number in range(rounds):
-            say(f"measuring; round {number + 1} of {rounds}")
+        count = rounds(options)
+        for number in range(count):
+            say(f"measuring; round {number + 1} of {count}")
             for place in square[number % len(square)]:
                 run.slice(ORDERS[place])
     finally:
@@ -190,7 +190,7 @@ def _measure(
         "elsewhere over idle": p99_ratio(kinds["elsewhere"].counted, kinds["idle"].counted, options.seed),
     }
     return {
-        "rounds": rounds,
+        "rounds": count,
         "slice_s": SLICE_S,
         "kinds": {order: _describe(kind) for order, kind in kinds.items()},
         "p99": ratios,
@@ -204,6 +204,11 @@ def _measure(
         "resident_bytes": {"before": before, "after": after},
         "series": series,
     }
+
+
+def rounds(options: Options) -> int:
+    """Returns how many slices of each kind fit into the time."""
+    return max(2, round(options.seconds / (SLICE_S * len(ORDERS))))
 
 
 def _describe(kind: _Kind) -> dict[str, Any]:

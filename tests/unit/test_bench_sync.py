@@ -1,0 +1,68 @@
+"""`bench sync`, from the command line to its files; what its publisher writes is what an engine follows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pepnet_infer.bench import sync
+from pepnet_infer.bench.report import Result
+from pepnet_infer.bench.sync_page import sync_page
+from pepnet_infer.bench.sync_publisher import shares
+from pepnet_infer.cli.bench import bench
+from pepnet_infer.errors import PepnetError
+
+
+def test_a_delta_changes_rows_of_every_large_table_and_as_many_as_asked() -> None:
+    assert shares({"a": 100, "b": 50, "c": 3}, 30) == {"a": 21, "b": 9}
+    assert shares({"a": 2, "b": 2}, 4) == {"a": 2, "b": 2}
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        sizes = {str(i): int(n) for i, n in enumerate(rng.integers(0, 40, 6))}
+        rows = int(rng.integers(0, sum(sizes.values()) + 1))
+        counts = shares(sizes, rows)
+        assert sum(counts.values()) == rows
+        assert all(0 < count <= sizes[name] for name, count in counts.items())
+    with pytest.raises(PepnetError, match="expected at least 5 rows in its tables, a delta's, got 4"):
+        shares({"a": 4}, 5)
+
+
+def test_the_command_measures_and_writes_its_files(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(sync, "SLICE_S", 0.25)
+    files = [tmp_path / name for name in ("r.json", "r.html", "r.png")]
+    words = ["--rows-per-s", "1000", "--delta-s", "0.05", "--dense-every", "3", "--batch", "20", "--seconds", "6"]
+    out = ["--json", str(files[0]), "--html", str(files[1]), "--plot", str(files[2])]
+    monkeypatch.setattr(sync, "rounds", lambda options: 2)
+    ran = CliRunner().invoke(bench, ["sync", str(toy_bundle), *words, *out], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    result = Result.from_json(files[0].read_text(), "r.json")
+    data = result.data
+    assert result.command.startswith("pepnet-infer bench sync bundle --rows-per-s 1000 --delta-s 0.05 --dense-every 3")
+    assert str(tmp_path) not in files[0].read_text()
+    follow, elsewhere, idle = (data["kinds"][name] for name in ("follow", "elsewhere", "idle"))
+    follower = data["follower"]
+    assert (follower["applied"], follower["refused"]) == (follow["deltas"], {})
+    assert follower["applied"] == data["freshness_ms"]["deltas"] >= 4
+    assert follower["rows"] == 50 * follower["applied"]
+    assert 0 < follower["dense"] < follower["applied"]
+    assert elsewhere["deltas"] >= 4
+    assert (idle["deltas"], idle["rows_per_s"]) == (0, 0.0)
+    assert min(follow["calls"], elsewhere["calls"], idle["calls"]) > 10
+    assert 0 < data["freshness_ms"]["p50"] <= data["freshness_ms"]["max"] < 5000
+    assert max(point["version"] for point in data["series"]) <= follower["applied"]
+    assert sync_page(result).html() == sync_page(Result(**json.loads(files[0].read_text()))).html()
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in files[1].read_text()
+
+
+def test_a_bundle_with_fewer_rows_than_a_delta_is_said_so(toy_bundle: Path) -> None:
+    ran = CliRunner().invoke(bench, ["sync", str(toy_bundle), "--rows-per-s", "100000", "--seconds", "6"])
+    assert isinstance(ran.exception, PepnetError)
+    assert "expected at least 25000 rows in its tables" in str(ran.exception)
