@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,37 +17,43 @@ _FEW = 1024  # keys that are merely kept sorted until they are indexed
 _RATIO = 8  # how much larger than the next a run of indexed keys is, at least
 
 
+class _Found(NamedTuple):
+    """What there is to look in. Never changed: what comes after it is another one."""
+
+    runs: tuple[tuple[int, KeyIndex], ...]  # (first slot, index of its keys)
+    keys: Keys  # the last few, ascending
+    slots: Positions  # theirs
+
+
 class KeySlots:
     """Indices over runs of keys, each much larger than the next, and a sorted array of the last few.
 
-    For one thread at a time.
+    One thread at a time may add. Any thread may find meanwhile: it sees all keys of an `add`, or none.
     """
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.uint64)  # by slot; only `_count` are in use
         self._count = 0
-        self._runs: list[tuple[int, KeyIndex]] = []  # (first slot, index of its keys)
-        self._new_keys = np.empty(0, np.uint64)  # ascending
-        self._new_slots = np.empty(0, np.int64)
+        self._found = _Found((), np.empty(0, np.uint64), np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return self._count
 
     def find(self, keys: Keys) -> Positions:
         """Returns the slot of each key, -1 where there is none."""
-        keys = np.ascontiguousarray(keys)
-        if not self._runs:
-            return self._find_new(keys)
-        slots: Positions = self._runs[0][1].find(keys)
-        for first, index in self._runs[1:]:
+        keys, found = np.ascontiguousarray(keys), self._found
+        if not found.runs:
+            return _find_new(found, keys)
+        slots: Positions = found.runs[0][1].find(keys)
+        for first, index in found.runs[1:]:
             lacking = np.flatnonzero(slots < 0)
             if lacking.size == 0:
                 return slots
-            found = index.find(keys[lacking])
-            slots[lacking] = np.where(found < 0, -1, found + first)
-        if self._new_keys.size:
+            at = index.find(keys[lacking])
+            slots[lacking] = np.where(at < 0, -1, at + first)
+        if found.keys.size:
             lacking = np.flatnonzero(slots < 0)
-            slots[lacking] = self._find_new(keys[lacking])
+            slots[lacking] = _find_new(found, keys[lacking])
         return slots
 
     def add(self, keys: Keys) -> tuple[Positions, npt.NDArray[np.bool_]]:
@@ -62,26 +68,29 @@ class KeySlots:
         self._keys = grown(self._keys, self._count + new.size)
         self._keys[numbers] = new
         self._count += new.size
-        if self._new_keys.size + new.size <= _FEW:
-            at = np.searchsorted(self._new_keys, new)
-            self._new_keys = np.insert(self._new_keys, at, new)
-            self._new_slots = np.insert(self._new_slots, at, numbers)
+        found = self._found
+        if found.keys.size + new.size <= _FEW:
+            at = np.searchsorted(found.keys, new)
+            merged = np.insert(found.keys, at, new), np.insert(found.slots, at, numbers)
+            self._found = _Found(found.runs, *merged)
         else:
-            self._index(self._count - self._new_keys.size - new.size)
+            self._found = self._indexed(self._count - found.keys.size - new.size)
         return slots, known
 
-    def _find_new(self, keys: Keys) -> Positions:
-        if self._new_keys.size == 0:
-            return np.full(keys.size, -1)
-        at = np.minimum(np.searchsorted(self._new_keys, keys), self._new_keys.size - 1)
-        return np.where(self._new_keys[at] == keys, self._new_slots[at], -1)
-
-    def _index(self, first: int) -> None:
+    def _indexed(self, first: int) -> _Found:
         """Indexes the keys from slot `first` on, and with them the runs before that are not much larger."""
-        while self._runs and first - self._runs[-1][0] < _RATIO * (self._count - first):
-            first = self._runs.pop()[0]
-        self._runs.append((first, KeyIndex(self._keys[first : self._count])))
-        self._new_keys, self._new_slots = self._new_keys[:0], self._new_slots[:0]
+        runs = list(self._found.runs)
+        while runs and first - runs[-1][0] < _RATIO * (self._count - first):
+            first = runs.pop()[0]
+        runs.append((first, KeyIndex(self._keys[first : self._count])))
+        return _Found(tuple(runs), np.empty(0, np.uint64), np.empty(0, np.int64))
+
+
+def _find_new(found: _Found, keys: Keys) -> Positions:
+    if found.keys.size == 0:
+        return np.full(keys.size, -1)
+    at = np.minimum(np.searchsorted(found.keys, keys), found.keys.size - 1)
+    return np.where(found.keys[at] == keys, found.slots[at], -1)
 
 
 def grown(array: npt.NDArray[_Number], count: int) -> npt.NDArray[_Number]:

@@ -17,6 +17,7 @@ from pepnet_infer.sync.delta_rows import DeltaRows
 
 _BELOW, _ROW, _GONE = 0, 1, 2  # what is known of a key: nothing here, a row, that there is none
 
+_CHUNK = 1 << 12  # keys that are written while readers wait
 _KNOWN = np.dtype(
     [
         ("version", np.uint64),
@@ -38,7 +39,8 @@ class LayeredStore:
     def __init__(self, below: Store, clock: Callable[[], float] = time.time) -> None:
         self.below = below
         self._clock = clock
-        self._lock = threading.Lock()
+        self._writing = threading.Lock()  # held by the one who writes, for as long as it takes
+        self._lock = threading.Lock()  # held for looks and for a chunk of what is written: never for long
         self._slots = KeySlots()
         self._known = np.empty(0, _KNOWN)  # by slot
         self._rows: dict[int, Rows] = {}
@@ -55,8 +57,7 @@ class LayeredStore:
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N]; see `Store.get_many`."""
-        with self._lock:
-            here = self._read(keys, dim)
+        here = self._read(keys, dim)
         if here is None:
             return self.below.get_many(keys, dim)
         fetched, kind = here
@@ -71,8 +72,7 @@ class LayeredStore:
 
     def state(self, keys: Keys, dim: int) -> tuple[Fetched, npt.NDArray[np.uint8]]:
         """Returns what was put here of `keys` [N], expired or not, and what `restore` needs to bring that back."""
-        with self._lock:
-            here = self._read(keys, dim)
+        here = self._read(keys, dim)
         return here or (Fetched.nothing(len(keys), dim), np.zeros(len(keys), np.uint8))
 
     def put(self, changed: DeltaRows) -> None:
@@ -81,18 +81,28 @@ class LayeredStore:
         self.restore(changed.keys, Fetched(changed.rows, kind == _ROW, *changed[2:5]), kind)
 
     def restore(self, keys: Keys, fetched: Fetched, kind: npt.NDArray[np.uint8]) -> None:
-        """Brings back what `state` returned. Keys are ascending, each once."""
-        with self._lock:
+        """Brings back what `state` returned. Keys are ascending, each once.
+
+        Readers meanwhile find some keys as they were before and others as they are after it.
+        """
+        with self._writing:
+            self._make_room(len(self._slots) + len(keys))
             slots, _ = self._slots.add(keys)
-            before = self._known.size
-            self._known = grown(self._known, len(self._slots))
-            self._known["row"][before:] = -1
-            self._known["version"][slots] = fetched.versions
-            self._known["expires"][slots] = fetched.expires
-            self._known["score"][slots] = fetched.scores
-            self._known["kind"][slots] = kind
             rows = kind == _ROW
-            self._write_rows(slots[rows], fetched.rows[rows])
+            if rows.any():
+                self._place(slots[rows], fetched.rows.shape[1])
+            for begin in range(0, len(keys), _CHUNK):
+                some = slice(begin, begin + _CHUNK)
+                at, here = slots[some], rows[some]
+                with self._lock:
+                    known = self._known
+                    known["version"][at] = fetched.versions[some]
+                    known["expires"][at] = fetched.expires[some]
+                    known["score"][at] = fetched.scores[some]
+                    known["kind"][at] = kind[some]
+                    if here.any():
+                        held = self._rows[fetched.rows.shape[1]]
+                        held[known["row"][at[here]]] = fetched.rows[some][here]
 
     def _read(self, keys: Keys, dim: int) -> tuple[Fetched, npt.NDArray[np.uint8]] | None:
         """Returns what is here; None where nothing is."""
@@ -102,24 +112,33 @@ class LayeredStore:
         there = np.flatnonzero(slots >= 0)
         if there.size == 0:
             return None
-        known = self._known.take(slots[there])
+        fetched = Fetched.nothing(len(keys), dim)
+        with self._lock:
+            known = self._known.take(slots[there])
+            at = np.full(len(keys), -1)
+            at[there] = np.where(known["kind"] == _ROW, known["row"], -1)
+            gather(self._rows.get(dim, np.empty((0, dim), np.float32)), at, np.zeros(dim, np.float32), fetched.rows)
         kinds = np.zeros(len(keys), np.uint8)
         kinds[there] = known["kind"]
-        fetched = Fetched.nothing(len(keys), dim)
         fetched.versions[there], fetched.expires[there] = known["version"], known["expires"]
         fetched.scores[there] = known["score"]
         fetched.found[:] = kinds == _ROW
-        at = np.full(len(keys), -1)
-        at[there] = np.where(known["kind"] == _ROW, known["row"], -1)
-        gather(self._rows.get(dim, np.empty((0, dim), np.float32)), at, np.zeros(dim, np.float32), fetched.rows)
         return fetched, kinds
 
-    def _write_rows(self, slots: Positions, rows: Rows) -> None:
-        if not slots.size:
-            return
-        dim, place = rows.shape[1], self._known["row"]
-        count, without = self._row_count.get(dim, 0), slots[place[slots] < 0]
-        place[without] = np.arange(count, count + without.size)
+    def _make_room(self, count: int) -> None:
+        """Grows what is known of slots, of which the new ones say nothing yet. Readers go on with the array that is."""
+        before = self._known.size
+        known = grown(self._known, count)
+        known["row"][before:], known["kind"][before:] = -1, _BELOW
+        with self._lock:
+            self._known = known
+
+    def _place(self, slots: Positions, dim: int) -> None:
+        """Gives those of `slots` a place that have none."""
+        place, count = self._known["row"], self._row_count.get(dim, 0)
+        without = slots[place[slots] < 0]
+        rows = grown(self._rows.get(dim, np.empty((0, dim), np.float32)), count + without.size)
+        with self._lock:
+            place[without] = np.arange(count, count + without.size)
+            self._rows[dim] = rows
         self._row_count[dim] = count + without.size
-        self._rows[dim] = grown(self._rows.get(dim, np.empty((0, dim), np.float32)), count + without.size)
-        self._rows[dim][place[slots]] = rows
