@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,15 @@ from pepnet_infer.schema import INPUTS, FeatureSchema
 Rows = npt.NDArray[np.int64]
 
 
+class Touched(NamedTuple):
+    """What training changed of one table: n rows and, if it changed, the default row."""
+
+    codes: Codes  # [n], ascending
+    keys: Keys  # [n], of these codes: ascending too
+    rows: npt.NDArray[np.float32]  # [n, dim] as they are now
+    default: npt.NDArray[np.float32] | None  # [dim]
+
+
 class _Group:
     """All tables of one dim in one matrix: per table its default row, then the rows of its known ids."""
 
@@ -25,6 +35,7 @@ class _Group:
         rows = int(starts[-1])
         self.weight = torch.randn(rows, dim, generator=generator) * config.init_std
         self.squares = torch.full((rows, dim), config.accumulator)
+        self.changed = torch.zeros(rows, dtype=torch.bool)  # since `Embeddings.touched` was last asked
         self._seen = torch.zeros(rows, dtype=torch.bool)
         self._place = torch.zeros(rows, dtype=torch.int64)
 
@@ -44,7 +55,7 @@ class Embeddings:
     """The tables of a schema while they are trained.
 
     known: per table the codes with a row of their own (`CodedIds.known`); every other id of the data set uses, and
-    trains, the default row.
+    trains, the default row. grows: so do all known codes, until `admit` gives them theirs.
     """
 
     def __init__(
@@ -55,6 +66,7 @@ class Embeddings:
         known: Mapping[str, Codes],
         config: TrainConfig,
         seed: int,
+        grows: bool = False,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.schema, self._ids, self.known, self._config = schema, ids, known, config
@@ -63,19 +75,29 @@ class Embeddings:
         for dim in dict.fromkeys(t.dim for t in schema.tables):
             sizes = {t.name: len(known[t.name]) for t in schema.tables if t.dim == dim}
             self._groups[dim] = _Group(dim, sizes, config, generator)
-        self._row_of = {t.name: self._numbered(t.name) for t in schema.tables}
+        self._row_of = {t.name: self._numbered(t.name, grows) for t in schema.tables}
         self._random = np.random.default_rng(seed)
         self._pending: list[tuple[_Group, torch.Tensor, torch.Tensor]] = []
 
     def _group(self, table: str) -> _Group:
         return self._groups[self.schema.table_by_name[table].dim]
 
-    def _numbered(self, table: str) -> Rows:
+    def _numbered(self, table: str, grows: bool) -> Rows:
         """Returns code → row of the group's matrix."""
         start = self._group(table).start[table]
         rows = np.full(len(self._ids.keys[table]), start)
-        rows[self.known[table]] = start + 1 + np.arange(len(self.known[table]))
+        if not grows:
+            rows[self.known[table]] = start + 1 + np.arange(len(self.known[table]))
         return rows
+
+    def admit(self, table: str, codes: Codes) -> None:
+        """Gives known codes [n] that have none yet rows of their own. They begin as the default row is now."""
+        group = self._group(table)
+        start = group.start[table]
+        rows = start + 1 + np.searchsorted(self.known[table], codes)
+        group.weight[rows] = group.weight[start].clone()
+        group.changed[rows] = True
+        self._row_of[table][codes] = rows
 
     def inputs(self, batch: Rows, training: bool = False) -> dict[str, torch.Tensor]:
         """Returns general, domain and prior of rows `batch` [B], float32 [B, width], laid out by `schema.layout`.
@@ -141,6 +163,7 @@ class Embeddings:
             grad = weight.grad.add_(weight, alpha=self._config.l2_embedding)
             squares = group.squares[distinct].addcmul_(grad, grad)
             group.squares[distinct] = squares
+            group.changed[distinct] = True
             group.weight[distinct] = weight.detach().addcdiv(
                 grad, squares.sqrt_().add_(1e-10), value=-self._config.lr_embedding
             )
@@ -155,8 +178,27 @@ class Embeddings:
         for dim, weight in state.items():
             self._groups[dim].weight = weight
 
+    def touched(self) -> dict[str, Touched]:
+        """Returns by table what `step` and `admit` changed since the last call. Unchanged tables are left out."""
+        touched: dict[str, Touched] = {}
+        for spec in self.schema.tables:
+            group, known = self._group(spec.name), self.known[spec.name]
+            start = group.start[spec.name]
+            changed = group.changed[start : start + 1 + len(known)].numpy()
+            places = np.flatnonzero(changed[1:])
+            if not changed.any():
+                continue
+            block = group.weight[start : start + 1 + len(known)].numpy()
+            default = block[0].copy() if changed[0] else None
+            codes = known[places]
+            touched[spec.name] = Touched(codes, self._ids.keys[spec.name][codes], block[1 + places], default)
+        for group in self._groups.values():
+            group.changed.zero_()
+        return touched
+
     def table(self, name: str) -> tuple[Keys, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Returns (keys ascending uint64 [n], rows float32 [n, dim], default float32 [dim]) of table `name`."""
         start, known = self._group(name).start[name], self.known[name]
         block = self._group(name).weight[start : start + 1 + len(known)].numpy().copy()
-        return self._ids.keys[name][known], block[1:], block[0]
+        there = self._row_of[name][known] != start
+        return self._ids.keys[name][known[there]], block[1:][there], block[0]

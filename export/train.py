@@ -62,10 +62,10 @@ def train(
     begin = time.perf_counter()
     report = progress or (lambda *_: None)
     if len(dataset.validation) == 0:
-        run = _Run(dataset, config, settings, seed, dataset.train)
+        run = Run(dataset, config, settings, seed, dataset.train)
         history = [{"loss": run.epoch("train", n, report)} for n in range(settings.epochs)]
         return run.finish(settings.epochs, history, begin)
-    run = _Run(dataset, config, settings, seed, dataset.fit)
+    run = Run(dataset, config, settings, seed, dataset.fit)
     best_epochs, best, history, kept = 0, -np.inf, [], run.state()
     for epoch in range(settings.epochs):
         loss = run.epoch("choose", epoch, report)
@@ -78,7 +78,7 @@ def train(
     if not settings.refit:
         run.restore(kept)
         return run.finish(best_epochs, history, begin)
-    run = _Run(dataset, config, settings, seed, dataset.train)
+    run = Run(dataset, config, settings, seed, dataset.train)
     for epoch in range(best_epochs):
         run.epoch("refit", epoch, report)
     return run.finish(best_epochs, history, begin)
@@ -99,36 +99,44 @@ def selection_metric(dataset: Dataset, settings: TrainConfig, scores: Scores) ->
     return float(np.mean(values))
 
 
-class _Run:
-    """A model being trained on `rows`."""
+class Run:
+    """A model being trained on `rows`. With `grows`, see `Embeddings`."""
 
-    def __init__(self, dataset: Dataset, config: ModelConfig, settings: TrainConfig, seed: int, rows: Rows) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: ModelConfig,
+        settings: TrainConfig,
+        seed: int,
+        rows: Rows,
+        grows: bool = False,
+    ) -> None:
         torch.manual_seed(seed)
         self._dataset, self._config, self._settings, self._rows = dataset, config, settings, rows
         known = dataset.ids.known(dataset.schema, rows, settings.min_count)
-        self._embeddings = Embeddings(dataset.schema, dataset.ids, dataset.dense, known, settings, seed)
-        self._network = build_network(config, len(dataset.schema.tasks))
+        self.embeddings = Embeddings(dataset.schema, dataset.ids, dataset.dense, known, settings, seed, grows)
+        self.network = build_network(config, len(dataset.schema.tasks))
         self._adam = torch.optim.Adam(
-            self._network.parameters(), lr=settings.lr_dense, weight_decay=settings.l2_dense, fused=True
+            self.network.parameters(), lr=settings.lr_dense, weight_decay=settings.l2_dense, fused=True
         )
         self._shuffle = np.random.default_rng(seed)
         self._labels = torch.from_numpy(dataset.labels)
         self._weights = torch.tensor([settings.loss_weights.get(t, 1.0) for t in dataset.schema.tasks])
 
-    def epoch(self, phase: str, number: int, progress: Progress) -> float:
-        """Trains on every row once, in random order. Returns the mean loss of its batches."""
-        self._network.train()
-        order = self._shuffle.permutation(self._rows)
+    def epoch(self, phase: str, number: int, progress: Progress, rows: Rows | None = None) -> float:
+        """Trains on every row once, or on these, in random order. Returns the mean loss of its batches."""
+        self.network.train()
+        order = self._shuffle.permutation(self._rows if rows is None else rows)
         size = self._settings.batch
         batches = -(-len(order) // size)
         total = 0.0
         for n in range(batches):
             batch = order[n * size : (n + 1) * size]
-            inputs = self._embeddings.inputs(batch, training=True)
+            inputs = self.embeddings.inputs(batch, training=True)
             if self._settings.dropout:
                 drop = torch.nn.functional.dropout
                 inputs = {name: drop(x, self._settings.dropout) for name, x in inputs.items()}
-            logits = self._network.logits(inputs["general"], inputs["domain"], inputs["prior"])
+            logits = self.network.logits(inputs["general"], inputs["domain"], inputs["prior"])
             # The sum over tasks of the mean over rows.
             losses = torch.nn.functional.binary_cross_entropy_with_logits(
                 logits, self._labels[batch], reduction="none"
@@ -137,7 +145,7 @@ class _Run:
             self._adam.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             self._adam.step()
-            self._embeddings.step()
+            self.embeddings.step()
             total += float(loss.detach())
             progress(phase, number, n + 1, batches, total / (n + 1))
         if not math.isfinite(total):
@@ -149,26 +157,26 @@ class _Run:
     @torch.no_grad()
     def scores(self, rows: Rows) -> Scores:
         """Returns float32 [len(rows), T]."""
-        self._network.eval()
+        self.network.eval()
         parts = []
         for at in range(0, len(rows), _EVAL_BATCH):
-            inputs = self._embeddings.inputs(rows[at : at + _EVAL_BATCH])
-            parts.append(self._network(inputs["general"], inputs["domain"], inputs["prior"]).numpy())
+            inputs = self.embeddings.inputs(rows[at : at + _EVAL_BATCH])
+            parts.append(self.network(inputs["general"], inputs["domain"], inputs["prior"]).numpy())
         return np.concatenate(parts) if parts else np.empty((0, len(self._dataset.schema.tasks)), np.float32)
 
     def state(self) -> _State:
         """Returns a copy of the weights, for `restore`."""
-        return copy.deepcopy(self._network.state_dict()), self._embeddings.state()
+        return copy.deepcopy(self.network.state_dict()), self.embeddings.state()
 
     def restore(self, state: _State) -> None:
         """Takes back what `state` returned."""
         network, embeddings = state
-        self._network.load_state_dict(network)
-        self._embeddings.restore(embeddings)
+        self.network.load_state_dict(network)
+        self.embeddings.restore(embeddings)
 
     def finish(self, epochs: int, history: list[dict[str, float]], begin: float) -> Trained:
         """Scores the test days and returns the model."""
         scores = self.scores(self._dataset.test)
         seconds = time.perf_counter() - begin
         result = Result(epochs, tuple(history), seconds, scores)
-        return Trained(self._config, self._network, self._embeddings, result)
+        return Trained(self._config, self.network, self.embeddings, result)

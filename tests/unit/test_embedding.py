@@ -159,3 +159,41 @@ def test_bags_of_some_rows() -> None:
     some = bag.take(np.array([2, 1, 0, 2]))
     assert some.codes.tolist() == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
     assert some.offsets.tolist() == [0, 4, 4, 6, 10]
+
+
+def test_rows_that_grow_begin_as_the_default_row(toy_schema: FeatureSchema, features: Features) -> None:
+    ids = CodedIds.of(toy_schema, features)
+    known = ids.known(toy_schema, np.arange(ROWS), 2)
+    tables = Embeddings(toy_schema, ids, features.dense, known, SETTINGS, seed=0, grows=True)
+    batch = np.arange(ROWS)
+    assert all(len(tables.table(t.name)[0]) == 0 for t in toy_schema.tables)
+    before = tables.inputs(batch)
+    tables.admit("video", known["video"][::2])
+    np.testing.assert_array_equal(tables.table("video")[0], ids.keys["video"][known["video"][::2]])
+    for name, values in tables.inputs(batch).items():
+        np.testing.assert_array_equal(values, before[name])
+        np.testing.assert_array_equal(values, expected(toy_schema, features, tables, batch)[name])
+    touched = tables.touched()
+    assert set(touched) == {"video"}
+    np.testing.assert_array_equal(touched["video"].codes, known["video"][::2])
+    assert touched["video"].default is None
+    assert tables.touched() == {}
+
+
+def test_touched_is_what_a_step_read(toy_schema: FeatureSchema, features: Features) -> None:
+    tables = embeddings(toy_schema, features, SETTINGS, min_count=3)
+    before = {t.name: tables.table(t.name) for t in toy_schema.tables}
+    batch = np.arange(12)
+    torch.autograd.backward(sum(values.sum() for values in tables.inputs(batch, training=True).values()))
+    tables.step()
+    touched = tables.touched()
+    read = set(features.ids["user_id"][batch].tolist())
+    assert set(touched["user"].keys.tolist()) == read & set(before["user"][0].tolist())
+    assert (touched["user"].default is not None) == bool(read - set(before["user"][0].tolist()))
+    for name, part in touched.items():
+        keys, rows, default = tables.table(name)
+        np.testing.assert_array_equal(part.rows, rows[np.searchsorted(keys, part.keys)])
+        other = ~np.isin(keys, part.keys)
+        np.testing.assert_array_equal(rows[other], before[name][1][other])
+        assert (rows[~other] != before[name][1][~other]).any(axis=1).all()
+        np.testing.assert_array_equal(default, before[name][2] if part.default is None else part.default)
