@@ -1,0 +1,293 @@
+"""Online training: what rows and weights that follow a trainer are worth, hour by hour, on a real log.
+
+    PEPNET_KUAIRAND=DIR python examples/online.py --out OUT
+
+One process trains: the first day as a whole, then pass by pass, each exposure once and in the order of the log. It
+publishes what each pass changed. A second process, online_serve.py, serves the same exposures with engines that follow:
+those of a pass first, by versions that have learnt the passes before it and nothing later; then the trainer publishes
+that pass. The second process never sees a label. Its engines differ in what they follow:
+
+    frozen        nothing: the model of the first day          both             the log as it is published
+    dense only    weights, with the first day's rows           both, POLICY     the same with memory for a part of the
+    rows only     rows, with the first day's weights                            rows and no store behind it
+
+Time in the log is real, and so are the order of exposures and labels, the ids that appear, and all that is published
+and applied. The clock is not: two weeks pass in minutes, each side waits for the other, so that the figures do not
+depend on how fast a machine is, and labels are all there when a pass ends. The seconds from publishing to visibility
+are of the clock. Deltas take about 3 MB a pass in the temporary folder, which goes at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from online_report import Served, compared, plot, table
+from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
+from rich.progress import Progress
+
+from pepnet_infer.sync.delta import DeltaHead, write_delta
+from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.sync.directory_log import DirectoryLog
+
+if TYPE_CHECKING:
+    from pepnet_infer.config import ModelConfig
+    from pepnet_infer.export.data.dataset import Dataset
+    from pepnet_infer.export.data.source import Source
+    from pepnet_infer.export.online import Learnt, LearntTable, OnlineTrainer
+    from pepnet_infer.schema import FeatureSchema
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+STABLE = 20  # positives a day of a task that is shown
+BYTES_BESIDE = 24  # what the cache takes for a row beside its numbers
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The log cut into passes: exposures [begin, end) of pass n, from 1, in the order of time."""
+
+    dataset: Dataset
+    passes: list[tuple[int, int, int]]  # begin, end, the time when it ends; pass 0 is the first day
+    days: npt.NDArray[np.int64]  # [N], 0 for the first
+
+    @classmethod
+    def of(cls, dataset: Dataset, pass_ms: int) -> Stream:
+        """Cuts by the clock of the log; hours without exposures make no pass."""
+        times = dataset.times
+        start = int(times[0]) // HOUR_MS * HOUR_MS
+        first_ends = start + DAY_MS
+        edges = [*range(first_ends, int(times[-1]) + pass_ms + 1, pass_ms)]
+        cuts = np.searchsorted(times, edges)
+        passes = [(0, int(cuts[0]), first_ends)]
+        for begin, end, ends in zip(cuts[:-1], cuts[1:], edges[1:], strict=True):
+            if begin < end:
+                passes.append((int(begin), int(end), ends))
+        return cls(dataset, passes, (times - start) // DAY_MS)
+
+
+class FewDays:
+    """The first days of a `Source`."""
+
+    def __init__(self, source: Source, days: int) -> None:
+        self.name, self.outcomes = source.name, source.outcomes
+        self.day_column, self.time_column, self.user_column = source.day_column, source.time_column, source.user_column
+        self.side = source.side
+        log = source.interactions()
+        times = log[self.time_column].to_numpy()
+        ends = int(times[0]) // HOUR_MS * HOUR_MS + days * DAY_MS
+        self._log = log.slice(0, int(np.searchsorted(times, ends)))
+
+    def interactions(self) -> pa.Table:
+        """Returns the log in time order."""
+        return self._log
+
+
+def read_stream(options: argparse.Namespace) -> tuple[Stream, OnlineTrainer]:
+    """Reads the log; what is fitted to data (means and deviations of numbers) is fitted to the first day."""
+    from pepnet_infer.export.data.dataset import build_dataset
+    from pepnet_infer.export.data.source import open_source
+    from pepnet_infer.export.online import OnlineTrainer
+    from pepnet_infer.export.train_config import RunConfig, Split, model_config
+
+    run = RunConfig.read(options.config)
+    source = FewDays(open_source(options.data, options.seed), options.days)
+    second = int(np.unique(source.interactions()[source.day_column].to_numpy())[1])
+    settings = replace(run.train, split=Split(test=second), batch=options.batch)
+    dataset = build_dataset(source, run.schema, settings)
+    trainer = OnlineTrainer(dataset, model_config(run.model, dataset.schema), settings, options.seed)
+    return Stream.of(dataset, round(options.every * HOUR_MS)), trainer
+
+
+def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) -> dict[str, Any]:
+    """Learns the first day and writes what the serving process begins with. Returns the plan."""
+    from pepnet_infer.export.write_bundle import write_bundle
+
+    dataset = stream.dataset
+    first, ends = stream.passes[0][1:]
+    trainer.learn(np.arange(first), ends)
+    write_bundle(trainer.checkpoint({}), folder / "bundle", model_version=FIRST_VERSION, int8_budget=None)
+    features = dataset.log.select([name for name in dataset.log.column_names if name in dataset.schema.columns])
+    pq.write_table(features.slice(first), folder / "traffic.parquet")
+    dims = {table.name: table.dim for table in dataset.schema.tables}
+    needed = sum(count * (4 * dims[name] + BYTES_BESIDE) for name, count in trainer.most_rows.items())
+    gset = trainer.settings.gset
+    plan = {
+        "passes": [(begin - first, end - first, dataset.times[begin] / 1000) for begin, end, _ in stream.passes[1:]],
+        "rows": sum(trainer.most_rows.values()),
+        "needed": needed,
+        "capacity": int(share * needed),
+        "gset": {"beta": gset.decay, "r": gset.weight, "interval": gset.interval_hours * 3600.0},
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return plan
+
+
+class Logs:
+    """What is published: the log that engines would follow, and what of it is weights alone and rows alone."""
+
+    def __init__(self, folder: Path, schema: FeatureSchema, config: ModelConfig) -> None:
+        self._folder, self._schema, self._config = folder, schema, config
+        self._logs = {name: DirectoryLog(folder / name) for name in ("both", "dense", "rows")}
+
+    def publish(self, number: int, learnt: Learnt) -> None:
+        """Appends pass `number` to all three."""
+        base = FIRST_VERSION + number - 1
+        head = DeltaHead(base, base + 1, number, time.time(), self._schema.hash)
+        rows = {name: _changed(table, base + 1) for name, table in learnt.tables.items()}
+        for name, log in self._logs.items():
+            made = write_delta(
+                self._folder / "made",
+                head,
+                {} if name == "dense" else rows,
+                None if name == "rows" else learnt.dense,
+            )
+            log.append(made)
+            shutil.rmtree(made)
+
+
+def _changed(table: LearntTable, version: int) -> DeltaRows:
+    count = len(table.keys)
+    return DeltaRows(
+        table.keys,
+        table.rows,
+        np.full(count, version, np.uint64),
+        table.scores,
+        np.full(count, np.inf),
+        np.zeros(count, np.uint8),
+        table.default,
+    )
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Callable[[int], None]]:
+    """Runs the serving process. Yields what waits until it has scored a pass."""
+    command = [sys.executable, str(Path(__file__).with_name("online_serve.py")), str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert process.stdout is not None
+    lines = process.stdout
+
+    def scored(number: int) -> None:
+        line = lines.readline()
+        if line.strip() != str(number):
+            raise SystemExit(f"serving process: expected pass {number} to be scored, got {line!r}")
+
+    try:
+        yield scored
+        if process.wait(PATIENCE_S) != 0:
+            raise SystemExit(f"serving process: expected it to end well, got {process.returncode}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was served."""
+
+    stream: Stream
+    scores: npt.NDArray[np.float32]  # [V, N, T]
+    plan: dict[str, Any]
+    stats: dict[str, Any]  # of each engine
+
+    def tasks(self) -> dict[str, Served]:
+        """Returns labels and scores by task, those with enough of both kinds of labels."""
+        dataset, tasks = self.stream.dataset, {}
+        served = slice(self.stream.passes[0][1], None)
+        for place, task in enumerate(dataset.schema.tasks):
+            labels = dataset.labels[served, place] > 0.5
+            if min(labels.sum(), (~labels).sum()) >= STABLE * len(np.unique(self.stream.days)):
+                days, users, pages = self.stream.days[served], dataset.users[served], dataset.domains[served]
+                tasks[task] = Served(labels, self.scores[:, :, place], days, users, pages)
+        return tasks
+
+    def facts(self) -> list[str]:
+        """Returns in words what the engines held and how fresh they were."""
+        lines = []
+        for variant in VARIANTS:
+            cache, sync = self.stats[variant.name]["cache"], self.stats[variant.name]["sync"]
+            total = cache["total"]
+            said = f"{variant.name}: {1 - total['defaults'] / total['keys']:.2%} of the ids asked for had a row"
+            if variant.policy is not None:
+                said += f"; {cache['capacity_rows'] / self.plan['rows']:.1%} of all rows fit,"
+                said += f" {cache['memory_bytes'] / self.plan['needed']:.1%} of their bytes"
+            if sync is not None:
+                said += f"; {sync['applied']} deltas, {sync['rows']:,} rows, {sync['bytes'] / 1e6:.0f} MB applied"
+            lines.append(f"- {said}")
+        return ["\n".join(lines), f"In the end {self.plan['rows']:,} ids have a row."]
+
+
+def run(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) -> Result:
+    """Trains, publishes and has the stream served."""
+    plan = prepare(stream, trainer, share, folder)
+    logs = Logs(folder, stream.dataset.schema, trainer.config)
+    with serving(folder) as scored, Progress(transient=True) as progress:
+        for number, (begin, end, ends) in enumerate(progress.track(stream.passes[1:], description="passes"), 1):
+            learnt = trainer.learn(np.arange(begin, end), ends)  # beside the serving process
+            scored(number - 1)
+            if number < len(stream.passes) - 1:
+                logs.publish(number, learnt)
+    stats = json.loads((folder / "stats.json").read_text())
+    return Result(stream, np.load(folder / "scores.npy"), plan, stats)
+
+
+def main() -> None:
+    """Reads options, runs both processes, writes table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = os.environ.get("PEPNET_KUAIRAND")
+    parser.add_argument("--data", default=f"kuairand:{here}" if here else None, help="default: $PEPNET_KUAIRAND")
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("kuairand.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("online-out"), help="folder for table and plot")
+    parser.add_argument("--every", type=float, default=1.0, help="hours in a pass")
+    parser.add_argument("--days", type=int, default=10_000, help="of the log, at most")
+    parser.add_argument("--share", type=float, default=0.2, help="of the memory of all rows, for the bounded caches")
+    parser.add_argument("--batch", type=int, default=256, help="exposures in a step of training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of training")
+    parser.add_argument("--quick", action="store_true", help="three days, passes of six hours")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("expected --data, or PEPNET_KUAIRAND to name a folder, got neither")
+    if options.quick:
+        options.every, options.days = 6.0, 3
+
+    import torch
+
+    torch.set_num_threads(options.threads)
+    began = time.perf_counter()
+    stream, trainer = read_stream(options)
+    with tempfile.TemporaryDirectory(prefix="pepnet-online-") as folder:
+        result = run(stream, trainer, options.share, Path(folder))
+    names, tasks = [variant.name for variant in VARIANTS], result.tasks()
+    pairs = [("dense only", "frozen"), ("rows only", "frozen"), ("both", "frozen"), ("both", "dense only")]
+    pairs += [("both", "rows only"), ("both, gset", "both"), ("both, gset", "both, lru"), ("both, gset", "both, lfu")]
+    text = [
+        table(names, tasks),
+        compared(names, tasks, pairs),
+        *result.facts(),
+        f"{time.perf_counter() - began:.0f} s in all.",
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "online.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    first = next(iter(tasks))
+    title = f"AUC of {first}, scored before it was learnt: passes of {options.every:g} h"
+    plot(options.out / "online.png", title, names, [names[:4], names[3:]], tasks[first])
+    print("\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

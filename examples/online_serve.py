@@ -1,0 +1,116 @@
+"""The process that serves in `online.py`: seven engines that follow what the trainer publishes. Imports no torch.
+
+    python examples/online_serve.py FOLDER
+
+FOLDER has the first day's bundle, the exposures after it without their labels, the logs, and what is planned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pepnet_infer import CacheConfig, Engine
+from pepnet_infer.cache.cached_rows import CachedRows
+from pepnet_infer.cache.config import Policy
+from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.follow_config import FollowConfig
+
+SERVED_AT_ONCE = 128  # exposures of one call
+PATIENCE_S = 120.0
+FIRST_VERSION = 1  # of the first day's bundle; pass n, from 1, makes version FIRST_VERSION + n
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One engine: the log it follows, and the policy that decides what it keeps where memory is short."""
+
+    name: str
+    log: Literal["both", "dense", "rows"] | None = None
+    policy: Policy | None = None
+
+
+VARIANTS = (
+    Variant("frozen"),
+    Variant("dense only", "dense"),
+    Variant("rows only", "rows"),
+    Variant("both", "both"),
+    Variant("both, gset", "both", "gset"),
+    Variant("both, lru", "both", "lru"),
+    Variant("both, lfu", "both", "lfu"),
+)
+
+
+def serve(folder: Path) -> None:
+    """Scores pass after pass of the traffic in `folder`, each when all engines have the version before it."""
+    plan = json.loads((folder / "plan.json").read_text())
+    traffic = pq.read_table(folder / "traffic.parquet")
+    with contextlib.ExitStack() as stack:
+        engines = {v.name: stack.enter_context(_engine(folder, v, plan)) for v in VARIANTS}
+        followers = {v.name: engines[v.name].follow(DirectoryLog(folder / v.log), _how(v)) for v in VARIANTS if v.log}
+        scores = np.empty((len(VARIANTS), traffic.num_rows, len(engines["frozen"].tasks)), np.float32)
+        for number, (begin, end, at) in enumerate(plan["passes"]):
+            for name, follower in followers.items():
+                if not follower.wait_for(FIRST_VERSION + number, PATIENCE_S):
+                    raise SystemExit(f"{name}: expected version {FIRST_VERSION + number}, got {follower.stats()}")
+            for place, variant in enumerate(VARIANTS):
+                version = FIRST_VERSION + (number if variant.log else 0)
+                _score(engines[variant.name], traffic.slice(begin, end - begin), version, at, scores[place, begin:end])
+            print(number, flush=True)  # served: now it may be learnt from
+        np.save(folder / "scores.npy", scores)
+        (folder / "stats.json").write_text(json.dumps({name: engine.stats() for name, engine in engines.items()}))
+
+
+def _engine(folder: Path, variant: Variant, plan: dict[str, Any]) -> Engine:
+    cache = CacheConfig()
+    if variant.policy is not None:
+        cache = CacheConfig(variant.policy, plan["capacity"], negative_ttl=None, warm=False, **plan["gset"])
+    options = {"spin": False}  # seven engines, one at work at a time
+    engine = Engine.load(folder / "bundle", backend="native", threads=1, cache=cache, options=options)
+    if variant.policy is not None:
+        _set_time(engine, plan["passes"][0][2])
+        store = MmapStore(engine.bundle.table_paths, engine.schema.table_by_name)
+        _cache(engine).warm({table.name: store.scored_keys(table.name) for table in engine.schema.tables})
+    return engine
+
+
+def _how(variant: Variant) -> FollowConfig:
+    # The guard keeps rows by the clock, and what it refuses would depend on that.
+    config = FollowConfig(name=variant.name.replace(", ", "-").replace(" ", "-"), guard=None, keep=0)
+    return config if variant.policy is None else replace(config, rows="cache", insert="all")
+
+
+def _score(engine: Engine, batch: pa.Table, version: int, at: float, out: npt.NDArray[np.float32]) -> None:
+    with engine.hold():  # the version that is there is down in the cache, and stays
+        _set_time(engine, at)
+        for begin in range(0, batch.num_rows, SERVED_AT_ONCE):
+            part = engine.score(batch.slice(begin, SERVED_AT_ONCE))
+            if part.model_version != version:
+                raise SystemExit(f"expected scores of version {version}, got those of {part.model_version}")
+            out[begin : begin + len(part)] = part.values
+
+
+def _set_time(engine: Engine, at: float) -> None:
+    """Makes it `at` in the log for the cache: what ids score decays with time."""
+    for cache in _cache(engine).caches.values():
+        cache.core.set_time(at)
+
+
+def _cache(engine: Engine) -> CachedRows:
+    if engine.cache is None:
+        raise SystemExit("expected an engine with a cache, got one without")
+    return engine.cache
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
