@@ -1,0 +1,185 @@
+"""What a publisher knows of each id of a table: what was pushed and when, what waits, and its score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.export.push_policy import PushPolicy
+from pepnet_infer.ids import Keys
+from pepnet_infer.store.key_slots import KeySlots, Positions, grown
+from pepnet_infer.tensorfile import Array
+
+_KNOWN = np.dtype(
+    [
+        ("key", np.uint64),
+        ("updates", np.int64),  # occurrences in training; those of the bundle have reached any number
+        ("touched", np.float64),  # when last
+        ("window", np.int64),  # the interval of the last push
+        ("pushes", np.int64),  # within it
+        ("expires", np.float64),  # of the row that was pushed last
+        ("score", np.float64),  # S as of `scored`
+        ("scored", np.int64),  # interval of the score
+        ("pending", np.uint8),
+        ("pushed", np.uint8),  # followers have a row of it
+        ("deleted", np.uint8),  # by the trainer, not yet pushed
+        ("known", np.uint8),  # 0: forgotten
+    ]
+)
+_OF_THE_BUNDLE = 1 << 40
+
+
+@dataclass
+class Chosen:
+    """What one pass pushes."""
+
+    keys: Keys  # ascending
+    scores: npt.NDArray[np.float32]
+    expires: npt.NDArray[np.float64]
+    gone: Keys  # ascending: deleted, over the cap, forgotten
+    held: dict[str, int] = field(default_factory=dict)  # by reason
+    slots: Positions = field(default_factory=lambda: np.empty(0, np.int64))
+    gone_slots: Positions = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+class IdBook:
+    """For one thread. Scores are those of `gset_score`: S ← (1-β)·S + β·(r·c⁺ + c⁻) per interval (Kraken, SC '20)."""
+
+    def __init__(self, policy: PushPolicy, beta: float, r: float, interval: float) -> None:
+        """beta, r; interval in seconds: of the score."""
+        self.policy = policy
+        self._beta, self._r, self._interval = beta, r, interval
+        self._slots = KeySlots()
+        self._known = np.empty(0, _KNOWN)
+
+    def start(self, keys: Keys, scores: npt.NDArray[np.float32], now: float) -> None:
+        """Begins with the ids of a bundle: followers have their rows."""
+        slots = self._add(keys)
+        known = self._known
+        known["score"][slots], known["scored"][slots] = scores, self._score_interval(now)
+        known["updates"][slots], known["pushed"][slots] = _OF_THE_BUNDLE, 1
+
+    def touch(self, keys: Keys, positive: npt.NDArray[np.bool_] | None, now: float) -> int:
+        """Counts occurrences in training, each once for every time it is in `keys`. Returns how many ids waited."""
+        distinct, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        slots = self._add(distinct)
+        known = self._known
+        waited = int(np.count_nonzero(known["pending"][slots]))
+        known["updates"][slots] += counts
+        known["touched"][slots] = now
+        known["pending"][slots], known["deleted"][slots] = 1, 0
+        interval = self._score_interval(now)
+        age = np.maximum(interval - known["scored"][slots], 0)
+        weights = counts.astype(np.float64)
+        if positive is not None:
+            weights += (self._r - 1.0) * np.bincount(which.reshape(-1), weights=positive, minlength=len(distinct))
+        known["score"][slots] = known["score"][slots] * (1.0 - self._beta) ** age + self._beta * weights
+        known["scored"][slots] = np.maximum(interval, known["scored"][slots])
+        return waited
+
+    def delete(self, keys: Keys) -> None:
+        """Notes that the trainer has no such ids any more."""
+        slots = self._add(np.unique(keys))
+        self._known["deleted"][slots], self._known["pending"][slots] = 1, 0
+
+    def choose(self, now: float, everything: bool = False) -> Chosen:
+        """Returns what is pushed now; `everything`: whatever waits. Nothing changes before `pushed`."""
+        policy, known = self.policy, self._known
+        there = known["known"] != 0
+        waiting = there & (known["pending"] != 0)
+        ripe = known["updates"] >= policy.min_updates
+        if policy.mode == "limit":
+            free = (known["window"] != self._window(now)) | (known["pushes"] < policy.limit)
+        else:
+            free = (known["pushed"] == 0) | (known["expires"] <= now)
+        free |= everything
+        chosen = waiting & ripe & free
+        held = {
+            "updates": int(np.count_nonzero(waiting & ~ripe)),
+            policy.mode: int(np.count_nonzero(waiting & ripe & ~free)),
+        }
+        gone = there & (known["deleted"] != 0)
+        gone |= there & ~ripe & (known["touched"] <= now - policy.unseen_after)
+        chosen &= ~gone
+        scores = self._scores(now)
+        if policy.max_ids is not None:
+            rows = np.flatnonzero((there & (known["pushed"] != 0) & ~gone) | chosen)
+            over = len(rows) - policy.max_ids
+            if over > 0:
+                lowest = rows[np.lexsort((known["key"][rows], scores[rows]))[:over]]
+                held["capped"] = over
+                chosen[lowest], gone[lowest] = False, True
+        slots, away = self._ordered(chosen), self._ordered(gone)
+        expires = np.full(len(slots), now + policy.ttl)
+        keys = known["key"][slots]
+        # A deletion is of what followers have; of the others nobody has heard.
+        told = known["key"][away[known["pushed"][away] != 0]]
+        return Chosen(keys, scores[slots].astype(np.float32), expires, told, held, slots, away)
+
+    def pushed(self, chosen: Chosen, now: float) -> None:
+        """Notes that what was chosen is in the log."""
+        known, slots, window = self._known, chosen.slots, self._window(now)
+        again = known["window"][slots] == window
+        known["pushes"][slots] = np.where(again, known["pushes"][slots], 0) + 1
+        known["window"][slots] = window
+        known["pending"][slots], known["pushed"][slots] = 0, 1
+        known["expires"][slots] = chosen.expires
+        for name in ("pending", "pushed", "deleted", "known", "updates"):
+            known[name][chosen.gone_slots] = 0
+
+    def has_row(self, keys: Keys) -> npt.NDArray[np.bool_]:
+        """Returns whether followers have a row of each key."""
+        slots = self._slots.find(keys)
+        there: npt.NDArray[np.bool_] = (slots >= 0) & (self._known["pushed"][np.maximum(slots, 0)] != 0)
+        return there
+
+    def counts(self) -> dict[str, int]:
+        """Returns known, pending and pushed ids."""
+        known = self._known
+        return {
+            "known": int(np.count_nonzero(known["known"])),
+            "pending": int(np.count_nonzero(known["pending"] | known["deleted"])),
+            "rows": int(np.count_nonzero(known["pushed"])),
+        }
+
+    def to_tensors(self) -> dict[str, Array]:
+        """Returns everything, for `from_tensors`."""
+        known = self._known[self._known["known"] != 0]
+        return {name: np.ascontiguousarray(known[name]) for name in _KNOWN.names or ()}
+
+    def from_tensors(self, tensors: dict[str, Any]) -> None:
+        """Takes back what `to_tensors` returned."""
+        slots = self._add(tensors["key"])
+        for name in _KNOWN.names or ():
+            self._known[name][slots] = tensors[name]
+
+    def _add(self, keys: Keys) -> Positions:
+        order = np.argsort(keys, kind="stable")
+        slots = np.empty(len(keys), np.int64)
+        slots[order], _ = self._slots.add(keys[order])
+        before = self._known.size
+        self._known = grown(self._known, len(self._slots))
+        new = self._known[before:]
+        new[:] = np.zeros((), _KNOWN)
+        new["window"], new["scored"], new["expires"] = -1, np.iinfo(np.int32).min, -np.inf
+        self._known["key"][slots] = keys
+        fresh = slots[self._known["known"][slots] == 0]
+        self._known["score"][fresh], self._known["known"][fresh] = 0.0, 1
+        return slots
+
+    def _ordered(self, mask: npt.NDArray[np.bool_]) -> Positions:
+        slots = np.flatnonzero(mask)
+        return slots[np.argsort(self._known["key"][slots])]
+
+    def _scores(self, now: float) -> npt.NDArray[np.float64]:
+        age = np.maximum(self._score_interval(now) - self._known["scored"], 0)
+        return np.asarray(self._known["score"] * (1.0 - self._beta) ** age, np.float64)
+
+    def _score_interval(self, now: float) -> int:
+        return int(now // self._interval)
+
+    def _window(self, now: float) -> int:
+        return int(now // self.policy.interval)

@@ -1,0 +1,256 @@
+"""The trainer's side of online sync: which rows of a pass are pushed, and as what version."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.errors import UpdateError
+from pepnet_infer.export.delta_graph import graph_of
+from pepnet_infer.export.id_book import Chosen, IdBook
+from pepnet_infer.export.publisher_state import Saved, State
+from pepnet_infer.export.push_policy import PushPolicy
+from pepnet_infer.ids import ID_BITS, Keys
+from pepnet_infer.listing import read_document
+from pepnet_infer.store.table_file import open_table
+from pepnet_infer.sync.delta import MANIFEST, DeltaHead, write_delta
+from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.sync.transport import Position, Transport
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Of GSET: S ← (1-β)·S + β·(r·c⁺ + c⁻) for each interval."""
+
+    beta: float = 0.1
+    r: float = 3.0
+    interval: float = 86400.0  #: seconds
+
+
+class Published(NamedTuple):
+    """One pass."""
+
+    position: Position
+    model_version: int
+    rows: int
+    removed: int
+    bytes: int
+
+
+class Publisher:
+    """Publishes what training passes change. For one thread of one process at a time.
+
+    `touch` marks ids as a pass trains on them, `publish` ends the pass: ids that their table's policy lets through are
+    read with `rows` and pushed, the others wait for a later pass, which pushes the value they have then. With `state`
+    nothing that was touched before the last `publish` or `save` is lost when the process dies: save beside every
+    checkpoint of the trainer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        base: Bundle | str | os.PathLike[str],
+        state: str | os.PathLike[str] | None = None,
+        policies: Mapping[str, PushPolicy] | None = None,
+        default: PushPolicy | None = None,
+        scoring: Scoring | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Goes on from the last delta in the log, else from `base`, the bundle that followers begin with.
+
+        policies: by table; `default` for the others. Raises UpdateError for tables that are not there, and when the log
+        has gone on without this publisher's state.
+        """
+        self.bundle = base if isinstance(base, Bundle) else Bundle.open(base)
+        self._transport, self._clock = transport, clock
+        tables = self.bundle.schema.table_by_name
+        for name in policies or {}:
+            if name not in tables:
+                raise UpdateError("config", f"policies: expected tables of the bundle, got {name!r}")
+        scoring, now = scoring or Scoring(), clock()
+        self._books = {
+            name: IdBook((policies or {}).get(name, default or PushPolicy()), scoring.beta, scoring.r, scoring.interval)
+            for name in tables
+        }
+        self._counts: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self.model_version, self._passes = self.bundle.model_version, 0
+        self._state = None if state is None else State(Path(state))
+        saved = None if self._state is None else self._state.load(self.bundle.schema.hash, self._books)
+        last = transport.last_delta()
+        if saved is None:
+            for name, path in self.bundle.table_paths.items():
+                file = open_table(path, tables[name])
+                self._books[name].start(np.array(file.keys), np.array(file.scores, np.float32), now)
+            if last is not None and last[1].model_version > self.model_version:
+                raise UpdateError(
+                    "publisher",
+                    f"log: expected nothing after version {self.model_version}, got {last[1].model_version}: "
+                    "publish from the newest bundle, or with the state of whoever published that",
+                )
+        else:
+            self._go_on(saved, last)
+
+    def touch(self, table: str, ids: npt.NDArray[Any], positive: npt.NDArray[np.bool_] | None = None) -> None:
+        """Counts ids (or keys) that were trained on, as often as they come; positive [N]: in a positive sample."""
+        keys = self._keys(table, ids)
+        self._counts["touched"] += len(keys)
+        self._counts["coalesced"] += self._books[table].touch(keys, positive, self._clock())
+
+    def delete(self, table: str, ids: npt.NDArray[Any]) -> None:
+        """Notes that ids (or keys) have no row any more."""
+        self._books[table].delete(self._keys(table, ids))
+
+    def publish(
+        self,
+        rows: Callable[[str, Keys], Rows],
+        dense: Mapping[str, Rows] | None = None,
+        onnx: bool = False,
+        defaults: Mapping[str, Rows] | None = None,
+        everything: bool = False,
+    ) -> Published | None:
+        """Ends a pass. Returns what was published, None when nothing was to be.
+
+        rows: (table, keys [N] ascending) → float32 [N, dim], the rows as they are now. dense: all weights, where they
+        changed. onnx: makes their graph too, for followers on ONNX Runtime; takes seconds. defaults: default rows that
+        changed. everything: holds nothing back, as before a bundle, which has all rows as they are. Raises UpdateError,
+        and everything that was to be pushed waits for the next pass.
+        """
+        now = self._clock()
+        chosen = {name: book.choose(now, everything) for name, book in self._books.items()}
+        version = self.model_version + 1
+        changed = {
+            name: self._rows(name, some, rows, version, (defaults or {}).get(name)) for name, some in chosen.items()
+        }
+        some = any(len(table.keys) or table.default is not None for table in changed.values())
+        if not some and dense is None:
+            self._settle(chosen, now)
+            return None
+        head = DeltaHead(self.model_version, version, self._passes, now, self.bundle.schema.hash)
+        graph = graph_of(self.bundle.config, len(self.bundle.tasks), dense) if onnx and dense is not None else None
+        staging = self._staging(version)
+        try:
+            write_delta(staging, head, changed, dense, graph)
+            self._save(version)
+            position = self._transport.append(staging)
+            listing = read_document(staging, MANIFEST)["files"]
+        finally:
+            shutil.rmtree(staging.parent, ignore_errors=True)
+        self.model_version, self._passes = version, self._passes + 1
+        self._settle(chosen, now)
+        pushed, removed = (sum(len(getattr(one, name)) for one in chosen.values()) for name in ("keys", "gone"))
+        size = sum(int(entry["bytes"]) for entry in listing.values())
+        self._counts.update(passes=1, pushed=pushed, removed=removed, bytes=size, dense=int(dense is not None))
+        self._save(None)
+        return Published(position, version, pushed, removed, size)
+
+    def publish_bundle(self, bundle: str | os.PathLike[str]) -> Position:
+        """Puts a bundle of the version published last into the log, for followers that lack deltas.
+
+        Raises UpdateError for another version: followers would go on from it with deltas that are not on it.
+        """
+        opened = Bundle.open(bundle)
+        if opened.model_version != self.model_version:
+            raise UpdateError(
+                "version", f"{bundle}: expected a bundle of version {self.model_version}, got {opened.model_version}"
+            )
+        return self._transport.append_bundle(opened.path)
+
+    def save(self) -> None:
+        """Writes the state, for a trainer that makes a checkpoint now."""
+        self._save(None)
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counters since the publisher was made, as plain JSON values.
+
+        touched, coalesced (touched again while waiting: one push for both), pushed, removed, passes, dense, bytes; held
+        (ids held back, summed over passes, by reason: updates, limit, after_expiry, capped); tables (ids known, with a
+        row, pending); model_version.
+        """
+        names = ("touched", "coalesced", "pushed", "removed", "passes", "dense", "bytes")
+        return {
+            **{name: self._counts[name] for name in names},
+            "held": dict(self._held),
+            "tables": {name: book.counts() for name, book in self._books.items()},
+            "model_version": self.model_version,
+        }
+
+    def _keys(self, table: str, ids: npt.NDArray[Any]) -> Keys:
+        spec = self.bundle.schema.table_by_name.get(table)
+        if spec is None:
+            raise UpdateError("table", f"expected a table of the bundle, got {table!r}")
+        given = np.asarray(ids)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise UpdateError("shape", f"{table}: expected integer ids [N], got {given.dtype} {list(given.shape)}")
+        keys = given.astype(np.uint64)
+        above = keys >> np.uint64(ID_BITS)
+        if ((above != 0) & (above != spec.number)).any():
+            raise UpdateError("range", f"{table}: expected ids below 2^48 or keys of table number {spec.number}")
+        return keys | np.uint64(spec.number << ID_BITS)
+
+    def _rows(
+        self, table: str, chosen: Chosen, rows: Callable[[str, Keys], Rows], version: int, default: Rows | None
+    ) -> DeltaRows:
+        dim = self.bundle.schema.table_by_name[table].dim
+        read = np.asarray(rows(table, chosen.keys), np.float32) if len(chosen.keys) else np.empty((0, dim), np.float32)
+        gone = len(chosen.gone)
+        live = DeltaRows(
+            chosen.keys,
+            read,
+            np.full(len(chosen.keys), version, np.uint64),
+            chosen.scores,
+            chosen.expires,
+            np.zeros(len(chosen.keys), np.uint8),
+        )
+        away = DeltaRows(
+            chosen.gone,
+            np.zeros((gone, dim), np.float32),
+            np.full(gone, version, np.uint64),
+            np.full(gone, np.nan, np.float32),
+            np.full(gone, np.inf),
+            np.ones(gone, np.uint8),
+        )
+        return live.merged(away)._replace(default=default)
+
+    def _settle(self, chosen: Mapping[str, Chosen], now: float) -> None:
+        for name, one in chosen.items():
+            self._books[name].pushed(one, now)
+            self._held.update({reason: count for reason, count in one.held.items() if count})
+
+    def _staging(self, version: int) -> Path:
+        if self._state is not None:
+            return self._state.staging(version)
+        return Path(tempfile.mkdtemp(prefix="pepnet-publish-")) / str(version)
+
+    def _save(self, intent: int | None) -> None:
+        if self._state is not None:
+            self._state.save(self.bundle.schema.hash, self.model_version, self._passes, intent, self._books)
+
+    def _go_on(self, saved: Saved, last: tuple[Position, DeltaHead] | None) -> None:
+        """Goes on from a saved state: a delta that was appended and not yet noted is this publisher's own."""
+        self.model_version, self._passes = max(saved.model_version, self.model_version), saved.passes
+        if last is None or last[1].model_version <= self.model_version:
+            return  # a log that is behind was trimmed, or is a new one: followers begin with a bundle
+        version = last[1].model_version
+        if version == saved.intent and last[1].base_version == saved.model_version:
+            # What it pushed waits still, and is pushed again: a replay does no harm.
+            self.model_version, self._passes = version, saved.passes + 1
+            self._save(None)
+            return
+        raise UpdateError(
+            "publisher",
+            f"log: expected version {saved.model_version} to be the last, got {version}: somebody else has published",
+        )

@@ -1,0 +1,79 @@
+"""What a publisher must not forget, on the disk: ids that wait, what was pushed when, and scores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pepnet_infer.bundle import read_tensors
+from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.export.id_book import IdBook
+from pepnet_infer.files import new_directory
+from pepnet_infer.listing import check_files, describe_files, read_document, typed, write_document
+from pepnet_infer.tensorfile import write_tensors
+
+_DOCUMENT = "publisher.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was on the disk."""
+
+    model_version: int
+    passes: int
+    intent: int | None  # version of a delta that was about to be appended: whether it was, the log tells
+
+
+class State:
+    """A directory that is written whole; beside it is where deltas are made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def staging(self, version: int) -> Path:
+        """Returns where a delta is made; what a killed publisher left there goes."""
+        folder = self.path.with_name(f"{self.path.name}.making")
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder / str(version)
+
+    def save(
+        self, schema_hash: str, model_version: int, passes: int, intent: int | None, books: Mapping[str, IdBook]
+    ) -> None:
+        """Writes everything, whole or not at all. Raises UpdateError when it cannot be written."""
+        try:
+            with new_directory(self.path, _DOCUMENT, overwrite=True) as root:
+                for name, book in books.items():
+                    write_tensors(root / f"{name}.safetensors", book.to_tensors())
+                write_document(
+                    root / _DOCUMENT,
+                    {
+                        "format_version": 1,
+                        "schema_hash": schema_hash,
+                        "model_version": model_version,
+                        "passes": passes,
+                        "intent": intent,
+                        "files": describe_files(root),
+                    },
+                )
+        except BundleError as error:
+            raise UpdateError("state", str(error)) from error
+
+    def load(self, schema_hash: str, books: Mapping[str, IdBook]) -> Saved | None:
+        """Fills the books from what was saved; None where nothing was. Raises UpdateError for what is damaged."""
+        if not self.path.exists():
+            return None
+        where = str(self.path / _DOCUMENT)
+        try:
+            document = read_document(self.path, _DOCUMENT)
+            recorded = typed(where, document, "schema_hash", str)
+            if recorded != schema_hash:
+                raise UpdateError("schema", f"{where}: schema_hash: expected {schema_hash}, got {recorded}")
+            check_files(self.path, typed(where, document, "files", dict), _DOCUMENT, hashes=True)
+            for name, book in books.items():
+                book.from_tensors(read_tensors(self.path / f"{name}.safetensors"))
+            intent = None if document.get("intent") is None else typed(where, document, "intent", int)
+            return Saved(typed(where, document, "model_version", int), typed(where, document, "passes", int), intent)
+        except (BundleError, KeyError, TypeError, ValueError) as error:
+            raise UpdateError("state", f"{where}: expected a publisher's state, got: {error}") from error
