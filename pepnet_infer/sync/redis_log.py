@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _POSITION = re.compile(r"([0-9]{20})-([0-9]{20})")
 #: Milliseconds after which the chunks of a writer that died are gone. An entry's chunks stay.
 _UPLOAD_MS = 6 * 3600 * 1000
-#: Seconds that one blocked read takes: whether the log is still the same is looked at between two.
+#: Seconds that one blocked read takes at most: whether the log is still the same is looked at between two.
 _BLOCK_S = 1.0
 _TRIM_AT_ONCE = 256  # entries in a script, which holds up everybody
 
@@ -77,7 +77,11 @@ class RedisLog:
         """`timeout_s`: how long a server may take for one answer. Raises UpdateError; asks no server yet."""
         if _NAME.fullmatch(name) is None:
             raise UpdateError("transport", f"name: expected letters, digits, dots and dashes, got {name[:100]!r}")
+        for option, seconds in (("timeout_s", timeout_s), ("patience_s", patience_s)):
+            if not 0 < seconds < 86400:
+                raise UpdateError("transport", f"{option}: expected seconds above 0 and below a day, got {seconds}")
         self._server = RedisServer(url, cluster, timeout_s, patience_s)
+        self._block_s = min(_BLOCK_S, timeout_s / 2)
         self._spool = Spool(Path(os.path.abspath(spool)))
         self._prefix = f"{{{name}}}:"
         self._stream, self._state, self._deltas, self._bundles, self._versions, self._followers = (
@@ -122,7 +126,7 @@ class RedisLog:
                     _LOG.warning("the log is another one, or lost its end: read from its start")
                 after, cursor = "", "0-0"
             left = ends - time.monotonic()
-            block = ("BLOCK", max(1, int(min(left, _BLOCK_S) * 1000))) if left > 0 else ()
+            block = ("BLOCK", max(1, int(min(left, self._block_s) * 1000))) if left > 0 else ()
             found = self._server.ask("XREAD", "COUNT", most, *block, "STREAMS", self._stream, cursor)
             read = _stream_entries(found)
             if read:
