@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import CodedIds, Codes
 from pepnet_infer.export.train_config import TrainConfig
 from pepnet_infer.ids import Keys
@@ -18,11 +19,10 @@ Rows = npt.NDArray[np.int64]
 
 
 class Touched(NamedTuple):
-    """What training changed of one table: n rows and, if it changed, the default row."""
+    """What training changed of one table: the rows of n ids and, if it changed, the default row."""
 
     codes: Codes  # [n], ascending
     keys: Keys  # [n], of these codes: ascending too
-    rows: npt.NDArray[np.float32]  # [n, dim] as they are now
     default: npt.NDArray[np.float32] | None  # [dim]
 
 
@@ -188,13 +188,23 @@ class Embeddings:
             places = np.flatnonzero(changed[1:])
             if not changed.any():
                 continue
-            block = group.weight[start : start + 1 + len(known)].numpy()
-            default = block[0].copy() if changed[0] else None
+            default = group.weight[start].numpy().copy() if changed[0] else None
             codes = known[places]
-            touched[spec.name] = Touched(codes, self._ids.keys[spec.name][codes], block[1 + places], default)
+            touched[spec.name] = Touched(codes, self._ids.keys[spec.name][codes], default)
         for group in self._groups.values():
             group.changed.zero_()
         return touched
+
+    def rows(self, table: str, keys: Keys) -> npt.NDArray[np.float32]:
+        """Returns the rows of keys [n], float32 [n, dim]. Raises SchemaError for a key without a row of its own."""
+        group = self._group(table)
+        codes = np.flatnonzero(self._row_of[table] != group.start[table])
+        there = self._ids.keys[table][codes]
+        lacking = ~np.isin(keys, there)
+        if lacking.any():
+            raise SchemaError(f"table {table}: expected keys with a row of their own, got {keys[np.argmax(lacking)]}")
+        places = self._row_of[table][codes[np.searchsorted(there, keys)]]
+        return group.weight[torch.from_numpy(places)].numpy()
 
     def table(self, name: str) -> tuple[Keys, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Returns (keys ascending uint64 [n], rows float32 [n, dim], default float32 [dim]) of table `name`."""

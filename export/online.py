@@ -31,8 +31,6 @@ class LearntTable:
     """The ids of one table that a pass touched, n of them, in ascending order."""
 
     keys: Keys  # [n]
-    rows: Floats  # [n, dim] after the pass
-    scores: Floats  # [n], GSET's, when the pass ended
     positives: npt.NDArray[np.int64]  # [n], how often positive exposures of the pass contained the id
     negatives: npt.NDArray[np.int64]  # [n], and others
     default: Floats | None  # [dim], where the pass changed it
@@ -96,8 +94,6 @@ class OnlineTrainer:
         tables = {
             name: LearntTable(
                 part.keys,
-                part.rows,
-                self._scores[name][part.codes].astype(np.float32),
                 seen[name][0][part.codes],
                 seen[name][1][part.codes],
                 part.default,
@@ -107,6 +103,10 @@ class OnlineTrainer:
         self._ends = ends
         self.passes += 1
         return Learnt(loss, tables, dense_state(self._run.network))
+
+    def rows(self, table: str, keys: Keys) -> Floats:
+        """Returns rows as they are now, float32 [n, dim]. Raises SchemaError for keys that have none."""
+        return self._run.embeddings.rows(table, keys)
 
     def checkpoint(self, meta: Mapping[str, Any]) -> Checkpoint:
         """Returns the model as it is now."""

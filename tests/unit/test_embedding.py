@@ -192,7 +192,7 @@ def test_touched_is_what_a_step_read(toy_schema: FeatureSchema, features: Featur
     assert (touched["user"].default is not None) == bool(read - set(before["user"][0].tolist()))
     for name, part in touched.items():
         keys, rows, default = tables.table(name)
-        np.testing.assert_array_equal(part.rows, rows[np.searchsorted(keys, part.keys)])
+        np.testing.assert_array_equal(tables.rows(name, part.keys), rows[np.searchsorted(keys, part.keys)])
         other = ~np.isin(keys, part.keys)
         np.testing.assert_array_equal(rows[other], before[name][1][other])
         assert (rows[~other] != before[name][1][~other]).any(axis=1).all()
