@@ -76,19 +76,17 @@ class _Split:
     """One request of which the overlay has some keys. `below` asks for the others; `finish` comes after it."""
 
     def __init__(self, request: RowRequest, at: Positions, overlay: Overlay, table: CachedTable, now: float) -> None:
-        self._request, self._at, self._table = request, at, table
-        changed = overlay.rows[request.table]
-        self._changed = changed
-        ours = at >= 0
-        # Deleted, or over its time: the default row, whatever is below.
-        gone = (changed.tombstones != 0) | (changed.expires <= now)
-        self._at = np.where(ours & gone[np.maximum(at, 0)], -1, at)
-        self._ours = np.flatnonzero(ours)
-        self._theirs = np.flatnonzero(~ours)
+        self._request, self._table = request, table
+        self._changed = overlay.rows[request.table]
+        self._ours = np.flatnonzero(at >= 0)
+        self._theirs = np.flatnonzero(at < 0)
         if request.offsets is not None:  # keys outside of all bags are nobody's
             first, last = int(request.offsets[0]), int(request.offsets[-1])
-            self._ours = self._ours[(self._ours >= first) & (self._ours < last)]
-            self._theirs = self._theirs[(self._theirs >= first) & (self._theirs < last)]
+            if (first, last) != (0, len(at)):
+                self._ours = self._ours[(self._ours >= first) & (self._ours < last)]
+                self._theirs = self._theirs[(self._theirs >= first) & (self._theirs < last)]
+        # Deleted, or over its time: the default row, whatever is below.
+        self._at = overlay.living(request.table, at[self._ours], now)
         self._rows = np.empty((len(self._theirs), table.dim), np.float32)
         self.below = RowRequest(request.field, request.table, request.keys[self._theirs], self._rows)
 
@@ -99,7 +97,7 @@ class _Split:
         out = np.empty((len(request.keys), table.dim), np.float32) if bags else request.out
         at = np.arange(len(self._theirs))
         _kernels.serve(self._rows, at, self._theirs, table.default_row, out)
-        missing = _kernels.serve(self._changed.rows, self._at[self._ours], self._ours, table.default_row, out)
+        missing = _kernels.serve(self._changed.rows, self._at, self._ours, table.default_row, out)
         if request.offsets is not None:
             first = int(request.offsets[0])
             everything = np.arange(first, int(request.offsets[-1]))
