@@ -13,8 +13,8 @@ that pass. The second process never sees a label. Its engines differ in what the
 
 Time in the log is real, and so are the order of exposures and labels, the ids that appear, and all that is published
 and applied. The clock is not: two weeks pass in minutes, each side waits for the other, so that the figures do not
-depend on how fast a machine is, and labels are all there when a pass ends. The seconds from publishing to visibility
-are of the clock. Deltas take about 3 MB a pass in the temporary folder, which goes at the end.
+depend on how fast a machine is; labels are all there when a pass ends; and cache and publisher are told the time of the
+log. Deltas take about 4 MB a pass in the temporary folder, which goes at the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,16 +41,17 @@ from online_report import Served, compared, plot, table
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
-from pepnet_infer.sync.delta import DeltaHead, write_delta
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.export.publish import Publisher, Scoring
+from pepnet_infer.ids import Keys
+from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 from pepnet_infer.sync.delta_rows import DeltaRows
 from pepnet_infer.sync.directory_log import DirectoryLog
 
 if TYPE_CHECKING:
-    from pepnet_infer.config import ModelConfig
     from pepnet_infer.export.data.dataset import Dataset
     from pepnet_infer.export.data.source import Source
-    from pepnet_infer.export.online import Learnt, LearntTable, OnlineTrainer
-    from pepnet_infer.schema import FeatureSchema
+    from pepnet_infer.export.online import Floats, Learnt, OnlineTrainer
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 STABLE = 20  # positives a day of a task that is shown
@@ -138,39 +139,37 @@ def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) 
 
 
 class Logs:
-    """What is published: the log that engines would follow, and what of it is weights alone and rows alone."""
+    """The log that is published to, and two that have of each delta the weights alone and the rows alone."""
 
-    def __init__(self, folder: Path, schema: FeatureSchema, config: ModelConfig) -> None:
-        self._folder, self._schema, self._config = folder, schema, config
-        self._logs = {name: DirectoryLog(folder / name) for name in ("both", "dense", "rows")}
+    def __init__(self, folder: Path, bundle: Bundle, scoring: Scoring, now: float) -> None:
+        self._folder, self._bundle = folder, bundle
+        self._both, self._dense, self._rows = (DirectoryLog(folder / name) for name in ("both", "dense", "rows"))
+        self._now = now
+        # The publisher's clock is that of the log: scores decay, and pushes are limited, by the time of the exposures.
+        self._publisher = Publisher(self._both, bundle, scoring=scoring, clock=lambda: self._now)
+        self._position = ""
 
-    def publish(self, number: int, learnt: Learnt) -> None:
-        """Appends pass `number` to all three."""
-        base = FIRST_VERSION + number - 1
-        head = DeltaHead(base, base + 1, number, time.time(), self._schema.hash)
-        rows = {name: _changed(table, base + 1) for name, table in learnt.tables.items()}
-        for name, log in self._logs.items():
-            made = write_delta(
-                self._folder / "made",
-                head,
-                {} if name == "dense" else rows,
-                None if name == "rows" else learnt.dense,
-            )
-            log.append(made)
-            shutil.rmtree(made)
+    def publish(self, learnt: Learnt, rows: Callable[[str, Keys], Floats], now: float) -> None:
+        """Publishes what a pass that ended at `now`, Unix seconds, has changed."""
+        self._now = now
+        for name, part in learnt.tables.items():
+            ids = np.concatenate([np.repeat(part.keys, part.positives), np.repeat(part.keys, part.negatives)])
+            self._publisher.touch(name, ids, np.arange(len(ids)) < part.positives.sum())
+        defaults = {name: part.default for name, part in learnt.tables.items() if part.default is not None}
+        if self._publisher.publish(rows, learnt.dense, defaults=defaults) is None:
+            raise SystemExit("publisher: expected a delta with weights, got none")
+        (entry,) = self._both.read(self._position)
+        self._position = entry.position
+        delta = open_delta(entry.path, self._bundle.schema, self._bundle.config)
+        self._append(self._dense, delta.head, {}, delta.dense)
+        self._append(self._rows, delta.head, delta.rows, None)
 
-
-def _changed(table: LearntTable, version: int) -> DeltaRows:
-    count = len(table.keys)
-    return DeltaRows(
-        table.keys,
-        table.rows,
-        np.full(count, version, np.uint64),
-        table.scores,
-        np.full(count, np.inf),
-        np.zeros(count, np.uint8),
-        table.default,
-    )
+    def _append(
+        self, log: DirectoryLog, head: DeltaHead, rows: Mapping[str, DeltaRows], dense: Mapping[str, Floats] | None
+    ) -> None:
+        made = write_delta(self._folder / "made", head, rows, dense)
+        log.append(made)
+        shutil.rmtree(made)
 
 
 @contextlib.contextmanager
@@ -234,13 +233,14 @@ class Result:
 def run(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) -> Result:
     """Trains, publishes and has the stream served."""
     plan = prepare(stream, trainer, share, folder)
-    logs = Logs(folder, stream.dataset.schema, trainer.config)
+    first_ends = stream.passes[0][2]
+    logs = Logs(folder, Bundle.open(folder / "bundle"), Scoring(**plan["gset"]), first_ends / 1000)
     with serving(folder) as scored, Progress(transient=True) as progress:
         for number, (begin, end, ends) in enumerate(progress.track(stream.passes[1:], description="passes"), 1):
             learnt = trainer.learn(np.arange(begin, end), ends)  # beside the serving process
             scored(number - 1)
             if number < len(stream.passes) - 1:
-                logs.publish(number, learnt)
+                logs.publish(learnt, trainer.rows, ends / 1000)
     stats = json.loads((folder / "stats.json").read_text())
     return Result(stream, np.load(folder / "scores.npy"), plan, stats)
 
