@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 #: Subcommand → module whose function of the same name it is. Modules that need torch import it inside the function.
-COMMANDS = ("train", "export", "inspect", "verify", "score", "cpu")
+COMMANDS = ("train", "export", "inspect", "verify", "publish", "score", "cpu")
 
 
 @app.callback(invoke_without_command=True)

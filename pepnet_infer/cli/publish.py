@@ -1,0 +1,110 @@
+"""`pepnet-infer publish`: deltas and bundles into a log, what is in it, and what may go."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.errors import UpdateError
+from pepnet_infer.sync.open_transport import open_transport
+from pepnet_infer.sync.transport import Transport
+
+
+def publish(
+    log: Annotated[str, typer.Argument(metavar="LOG", help="A folder, or redis://….")],
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(metavar="[OLD] [NEW]", help="Bundles: what NEW has and OLD has not.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Append the bundle NEW itself.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="With the graph, for engines on ONNX Runtime.")] = False,
+    trim: Annotated[int | None, typer.Option(metavar="KEEP", help="Remove what nobody needs, but KEEP.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish what differs between two bundles, or a bundle whole, to engines that follow LOG.
+
+    Without bundles: say what is in LOG and who follows it.
+    """
+    given = bundles or []
+    if len(given) > 2 or (full and len(given) != 1) or (not full and len(given) == 1):
+        raise typer.BadParameter("expected OLD and NEW, or one bundle with --full, or none")
+    transport = open_transport(log)
+    result: dict[str, Any] = {"log": log}
+    if full:
+        bundle = Bundle.open(given[0])
+        with progress.status("append the bundle"):
+            position = transport.append_bundle(bundle.path)
+        result["bundle"] = {"position": position, "model_version": bundle.model_version}
+    elif given:
+        result["delta"] = _delta(transport, given[0], given[1], onnx)
+    if trim is not None:
+        if trim < 0:
+            raise typer.BadParameter("--trim: expected 0 or more")
+        result["trimmed"] = transport.trim(trim)
+    result |= _status(transport)
+    emit(result, as_json, lambda console: _render(console, result))
+
+
+def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, Any]:
+    from pepnet_infer.export.difference import write_difference
+
+    before, after = Bundle.open(old), Bundle.open(new)
+    last = transport.last_delta()
+    if last is not None and last[1].model_version != before.model_version:
+        got, wanted = last[1].model_version, before.model_version
+        raise UpdateError("base", f"log: expected version {wanted}, that of {old}, to be the last, got {got}")
+    with tempfile.TemporaryDirectory(prefix="pepnet-publish-") as folder, progress.status("compare the bundles"):
+        path, found = write_difference(before, after, Path(folder) / "delta", onnx)
+        position = transport.append(path)
+    return {
+        "position": position,
+        "base_version": before.model_version,
+        "model_version": after.model_version,
+        "dense": found.dense is not None,
+        "rows": {name: len(rows.keys) for name, rows in found.rows.items()},
+        "removed": {name: int(rows.tombstones.sum()) for name, rows in found.rows.items()},
+        "defaults": [name for name, rows in found.rows.items() if rows.default is not None],
+    }
+
+
+def _status(transport: Transport) -> dict[str, Any]:
+    last, bundle, now = transport.last_delta(), transport.newest_bundle(), time.time()
+    return {
+        "last": None if last is None else {"position": last[0], **vars(last[1])},
+        "newest_bundle": None
+        if bundle is None
+        else {"position": bundle.position, "model_version": Bundle.open(bundle.path, check="sizes").model_version},
+        "followers": {
+            name: {**said._asdict(), "heard_s_ago": round(max(0.0, now - said.at), 1)}
+            for name, said in transport.progress().items()
+        },
+    }
+
+
+def _render(console: Console, result: dict[str, Any]) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    delta, bundle = result.get("delta"), result.get("bundle")
+    if delta is not None:
+        rows, removed = sum(delta["rows"].values()), sum(delta["removed"].values())
+        dense = "new weights" if delta["dense"] else "the same weights"
+        say(
+            f"version {delta['base_version']} to {delta['model_version']}: {rows - removed:,} rows, "
+            f"{removed:,} removed, {len(delta['defaults'])} default rows, {dense}"
+        )
+    if bundle is not None:
+        say(f"bundle of version {bundle['model_version']} appended")
+    if "trimmed" in result:
+        say(f"{result['trimmed']} entries removed")
+    last, newest = result["last"], result["newest_bundle"]
+    say("last delta: none" if last is None else f"last delta: to version {last['model_version']}")
+    say("newest bundle: none" if newest is None else f"newest bundle: version {newest['model_version']}")
+    for name, said in result["followers"].items():
+        say(f"follower {name}: version {said['model_version']}, heard of {said['heard_s_ago']:.0f} s ago")
