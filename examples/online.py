@@ -285,7 +285,8 @@ def main() -> None:
     (options.out / "online.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     first = next(iter(tasks))
     title = f"AUC of {first}, scored before it was learnt: passes of {options.every:g} h"
-    plot(options.out / "online.png", title, names, [names[:4], names[3:]], tasks[first])
+    days = np.unique(tasks[first].days) + 1
+    plot(options.out / "online.png", title, names, [names[:4], names[3:]], days, tasks[first].by_day())
     print("\n\n".join(text))
 
 

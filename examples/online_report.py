@@ -100,14 +100,20 @@ def compared(names: Sequence[str], tasks: dict[str, Served], pairs: Sequence[tup
     return markdown(["AUC × 1000, all days", *tasks], rows)
 
 
-def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: Served) -> None:
-    """Draws AUC by day to a PNG, one panel for each list of variants."""
+def plot(
+    path: Path,
+    title: str,
+    names: Sequence[str],
+    panels: Sequence[Sequence[str]],
+    days: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+) -> None:
+    """Draws AUC [days, V] to a PNG, one panel for each list of variants."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 3.9), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(10.0, 3.9), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    values, days = served.by_day(), np.unique(served.days) + 1
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         for name in panel:
@@ -115,9 +121,11 @@ def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence
             axis.plot(days, values[:, at], color=_COLOURS[at % len(_COLOURS)], marker="o", markersize=3.5, label=name)
         axis.set_xlabel("day of the log")
         axis.grid(color="#e3e7ec", linewidth=0.8)
-        axis.legend(frameon=False, fontsize=8.5)
+        axis.legend(
+            frameon=False, fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2
+        )
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[0].set_ylabel("AUC")
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
