@@ -74,12 +74,10 @@ def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, 
 
 
 def _status(transport: Transport) -> dict[str, Any]:
-    last, bundle, now = transport.last_delta(), transport.newest_bundle(), time.time()
+    last, bundle, now = transport.last_delta(), transport.last_bundle(), time.time()
     return {
         "last": None if last is None else {"position": last[0], **vars(last[1])},
-        "newest_bundle": None
-        if bundle is None
-        else {"position": bundle.position, "model_version": Bundle.open(bundle.path, check="sizes").model_version},
+        "newest_bundle": None if bundle is None else {"position": bundle[0], "model_version": bundle[1]},
         "followers": {
             name: {**said._asdict(), "heard_s_ago": round(max(0.0, now - said.at), 1)}
             for name, said in transport.progress().items()

@@ -24,7 +24,7 @@ from pathlib import Path
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.files import sync_tree
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
-from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, check_follower, read_progress
+from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, bundle_version, check_follower, read_progress
 
 _POSITION = re.compile(r"[0-9]{20}")
 _LEFT_OVER = re.compile(r"\.[0-9]{20}(\.gone)?")
@@ -77,6 +77,11 @@ class DirectoryLog:
         """Returns the last full bundle."""
         there = self._positions("bundle")
         return self._entry("bundle", there[-1]) if there else None
+
+    def last_bundle(self) -> tuple[Position, int] | None:
+        """Returns the last full bundle's place and model version."""
+        entry = self.newest_bundle()
+        return None if entry is None else (entry.position, bundle_version(entry.path))
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta."""

@@ -42,7 +42,7 @@ class Follower:
         self._position: Position = ""
         self._newest: tuple[int, float] | None = None  # model version, and when it was produced
         self._said: Progress | None = None
-        self._bundle_seen: Position = ""
+        self._bundle_refused: Position = ""  # it is not opened again and again
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()
         self._woken = threading.Condition()
@@ -206,10 +206,15 @@ class Follower:
 
     def _take_bundle(self) -> None:
         """Goes on from the newest bundle in the log, if it is ahead."""
+        last = self._transport.last_bundle()
+        if last is None or last[0] == self._bundle_refused:
+            return
+        if last[1] <= max(self._updater.model_version, self._updater.left_behind):
+            return
         entry = self._transport.newest_bundle()
         if entry is None:
             return
-        self._bundle_seen = entry.position
+        self._bundle_refused = entry.position  # unless it is taken
         try:
             bundle = Bundle.open(entry.path)
             if bundle.model_version <= max(self._updater.model_version, self._updater.left_behind):
@@ -225,11 +230,9 @@ class Follower:
         self._wake()
 
     def _look_for_bundle(self) -> None:
-        entry = self._transport.newest_bundle()
-        if entry is not None and entry.position != self._bundle_seen:
-            with self._lock:
-                self._take_bundle()
-                self._take_early()
+        with self._lock:
+            self._take_bundle()
+            self._take_early()
 
     def _refuse(self, error: UpdateError) -> None:
         self._stats.refused(error.reason, str(error))

@@ -20,7 +20,7 @@ from pepnet_infer.sync.redis_entry import Packed, pack
 from pepnet_infer.sync.redis_scripts import ACKNOWLEDGE, LOOK, PUT, TRIM
 from pepnet_infer.sync.redis_server import RedisServer
 from pepnet_infer.sync.redis_spool import Spool
-from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, check_follower, read_progress
+from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, bundle_version, check_follower, read_progress
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -35,7 +35,7 @@ _TRIM_AT_ONCE = 256  # entries in a script, which holds up everybody
 class _State(NamedTuple):
     log: str  # "": there is none yet
     trimmed: Position
-    bundle: list[str]  # position, upload, chunks
+    bundle: list[str]  # position, upload, chunks, model version
     delta: list[str]  # the same, then what there is of the head
     bundles_trimmed: Position
 
@@ -110,7 +110,7 @@ class RedisLog:
 
     def append_bundle(self, bundle: Path) -> Position:
         """Puts a bundle at the end; see `Transport.append_bundle`. What was put before may be gone."""
-        return self._put("bundle", bundle, ("", ""), "", "")
+        return self._put("bundle", bundle, ("", ""), "", f" {bundle_version(bundle)}")
 
     def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
         """Returns deltas after a position, or all when it is of a log that is no more; see `Transport.read`."""
@@ -156,6 +156,16 @@ class RedisLog:
                 return entry
             if self._look().bundle[0] == position:
                 raise UpdateError("log", f"redis: expected the bundle at {position} in the stream, got none")
+
+    def last_bundle(self) -> tuple[Position, int] | None:
+        """Returns the last full bundle's place and model version; nothing of it is fetched."""
+        item = self._look().bundle
+        if not item[0]:
+            return None
+        try:
+            return item[0], int(item[3])
+        except (IndexError, ValueError) as error:
+            raise UpdateError("log", f"redis: {item[0]}: expected the version of a bundle, got {item[3:]}") from error
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta; nothing of it is fetched."""

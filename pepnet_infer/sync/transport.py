@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from pepnet_infer.errors import UpdateError
+from pepnet_infer.bundle import MANIFEST as BUNDLE_MANIFEST
+from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.listing import read_document, typed
 from pepnet_infer.sync.delta import DeltaHead
 
 #: Where an entry stands. Of two positions of one log the later one is larger as text. "" is before the first.
@@ -58,6 +60,9 @@ class Transport(Protocol):
     def newest_bundle(self) -> Entry | None:
         """Returns the last full bundle that is in the log."""
 
+    def last_bundle(self) -> tuple[Position, int] | None:
+        """Returns where the last full bundle stands and its model version, without fetching it."""
+
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta that is in the log: what a publisher goes on from, and what a follower is behind."""
 
@@ -96,3 +101,11 @@ def read_progress(where: str, text: str | bytes) -> Progress:
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UpdateError("transport", f"{where}: expected a follower's progress, got: {error!s:.200}") from error
     return progress
+
+
+def bundle_version(path: Path) -> int:
+    """Reads the model version of a bundle and looks at nothing else. Raises UpdateError."""
+    try:
+        return typed(str(path), read_document(path, BUNDLE_MANIFEST), "model_version", int)
+    except BundleError as error:
+        raise UpdateError("files", str(error)) from error

@@ -179,6 +179,7 @@ def test_bundles_stand_in_the_same_order(
     log = open_log()
     first = log.append(delta(6))
     bundle = log.append_bundle(toy_bundle)
+    assert log.last_bundle() == (bundle, 7)
     second = log.append(delta(7))
     assert first < bundle < second
     reader = open_log()
