@@ -30,6 +30,8 @@ _KNOWN = np.dtype(
     ]
 )
 _OF_THE_BUNDLE = 1 << 40
+_NEVER = np.iinfo(np.int64).min
+_FEW = 1 << 12  # ids whose memory is not worth a thought
 
 
 @dataclass
@@ -43,6 +45,10 @@ class Chosen:
     held: dict[str, int] = field(default_factory=dict)  # by reason
     slots: Positions = field(default_factory=lambda: np.empty(0, np.int64))
     gone_slots: Positions = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def noted(self) -> dict[str, Array]:
+        """Returns what must not be forgotten while nobody knows whether it came into the log."""
+        return {"keys": self.keys, "expires": self.expires, "gone": self.gone}
 
 
 class IdBook:
@@ -94,7 +100,8 @@ class IdBook:
         if policy.mode == "limit":
             free = (known["window"] != self._window(now)) | (known["pushes"] < policy.limit)
         else:
-            free = (known["pushed"] == 0) | (known["expires"] <= now)
+            # Beyond now + ttl: from before the clock went back. Waiting for it could take for ever.
+            free = (known["expires"] <= now) | (known["expires"] > now + policy.ttl)
         free |= everything
         chosen = waiting & ripe & free
         held = {
@@ -129,12 +136,16 @@ class IdBook:
         known["expires"][slots] = chosen.expires
         for name in ("pending", "pushed", "deleted", "known", "updates"):
             known[name][chosen.gone_slots] = 0
+        known["window"][chosen.gone_slots], known["expires"][chosen.gone_slots] = _NEVER, -np.inf
+        self._shrink()
 
-    def has_row(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        """Returns whether followers have a row of each key."""
-        slots = self._slots.find(keys)
-        there: npt.NDArray[np.bool_] = (slots >= 0) & (self._known["pushed"][np.maximum(slots, 0)] != 0)
-        return there
+    def may_be_pushed(self, noted: dict[str, Any], now: float) -> None:
+        """Takes what `Chosen.noted` returned for pushed; all of it waits still, for it may have been touched since."""
+        known, slots = self._known, self._add(noted["keys"])
+        known["window"][slots], known["pushes"][slots] = self._window(now), 1
+        known["pushed"][slots], known["expires"][slots] = 1, noted["expires"]
+        away = self._add(noted["gone"])
+        known["pushed"][away], known["deleted"][away] = 0, 0
 
     def counts(self) -> dict[str, int]:
         """Returns known, pending and pushed ids."""
@@ -164,11 +175,18 @@ class IdBook:
         self._known = grown(self._known, len(self._slots))
         new = self._known[before:]
         new[:] = np.zeros((), _KNOWN)
-        new["window"], new["scored"], new["expires"] = -1, np.iinfo(np.int32).min, -np.inf
+        new["window"], new["scored"], new["expires"] = _NEVER, np.iinfo(np.int32).min, -np.inf
         self._known["key"][slots] = keys
         fresh = slots[self._known["known"][slots] == 0]
         self._known["score"][fresh], self._known["known"][fresh] = 0.0, 1
         return slots
+
+    def _shrink(self) -> None:
+        """Begins anew with the ids that are known, where most are forgotten: slots are never given twice."""
+        if len(self._slots) > _FEW and 2 * np.count_nonzero(self._known["known"]) < len(self._slots):
+            kept = self.to_tensors()
+            self._slots, self._known = KeySlots(), np.empty(0, _KNOWN)
+            self.from_tensors(kept)
 
     def _ordered(self, mask: npt.NDArray[np.bool_]) -> Positions:
         slots = np.flatnonzero(mask)

@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.errors import UpdateError
-from pepnet_infer.export.delta_graph import graph_of
+from pepnet_infer.bundle import MANIFEST, Bundle
+from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import Chosen, IdBook
-from pepnet_infer.export.publisher_state import Saved, State
-from pepnet_infer.export.push_policy import PushPolicy
-from pepnet_infer.ids import ID_BITS, Keys
-from pepnet_infer.listing import read_document
+from pepnet_infer.export.publisher_state import Intent, State
+from pepnet_infer.export.push_policy import PushPolicy, by_table
+from pepnet_infer.ids import ID_BITS, MISSING_KEY, Keys
+from pepnet_infer.listing import read_document, typed
 from pepnet_infer.store.table_file import open_table
-from pepnet_infer.sync.delta import MANIFEST, DeltaHead, write_delta
+from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 from pepnet_infer.sync.delta_rows import DeltaRows
 from pepnet_infer.sync.transport import Position, Transport
 
@@ -71,48 +70,54 @@ class Publisher:
     ) -> None:
         """Goes on from the last delta in the log, else from `base`, the bundle that followers begin with.
 
-        policies: by table; `default` for the others. Raises UpdateError for tables that are not there, and when the log
-        has gone on without this publisher's state.
+        policies: by name of a field, or of a table; `default` for the others. Raises UpdateError for names that are
+        not there, and when the log has gone on without this publisher's state.
         """
         self.bundle = base if isinstance(base, Bundle) else Bundle.open(base)
         self._transport, self._clock = transport, clock
         tables = self.bundle.schema.table_by_name
-        for name in policies or {}:
-            if name not in tables:
-                raise UpdateError("config", f"policies: expected tables of the bundle, got {name!r}")
         scoring, now = scoring or Scoring(), clock()
         self._books = {
-            name: IdBook((policies or {}).get(name, default or PushPolicy()), scoring.beta, scoring.r, scoring.interval)
-            for name in tables
+            name: IdBook(policy, scoring.beta, scoring.r, scoring.interval)
+            for name, policy in by_table(self.bundle.schema, policies or {}, default).items()
         }
         self._counts: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
         self.model_version, self._passes = self.bundle.model_version, 0
         self._state = None if state is None else State(Path(state))
         saved = None if self._state is None else self._state.load(self.bundle.schema.hash, self._books)
-        last = transport.last_delta()
+        self._intent: Intent | None = None  # appended, or not: the log knows
         if saved is None:
             for name, path in self.bundle.table_paths.items():
                 file = open_table(path, tables[name])
                 self._books[name].start(np.array(file.keys), np.array(file.scores, np.float32), now)
-            if last is not None and last[1].model_version > self.model_version:
-                raise UpdateError(
-                    "publisher",
-                    f"log: expected nothing after version {self.model_version}, got {last[1].model_version}: "
-                    "publish from the newest bundle, or with the state of whoever published that",
-                )
         else:
-            self._go_on(saved, last)
+            self.model_version, self._passes = max(saved.model_version, self.model_version), saved.passes
+            self._intent = saved.intent
+        self._look_at_log(bundles=True)
 
     def touch(self, table: str, ids: npt.NDArray[Any], positive: npt.NDArray[np.bool_] | None = None) -> None:
-        """Counts ids (or keys) that were trained on, as often as they come; positive [N]: in a positive sample."""
+        """Counts ids (or keys) that were trained on, as often as they come; positive [N]: in a positive sample.
+
+        Touch what has changed, not what is about to change: a pass may end in between. The missing key counts for
+        nothing.
+        """
         keys = self._keys(table, ids)
+        if positive is not None:
+            positive = np.asarray(positive)
+            if positive.shape != keys.shape or positive.dtype != np.bool_:
+                got = f"{positive.dtype} {list(positive.shape)}"
+                raise UpdateError("shape", f"{table}: positive: expected bool [{len(keys)}], got {got}")
+        missing = keys == MISSING_KEY
+        if missing.any():
+            keys, positive = keys[~missing], None if positive is None else positive[~missing]
         self._counts["touched"] += len(keys)
         self._counts["coalesced"] += self._books[table].touch(keys, positive, self._clock())
 
     def delete(self, table: str, ids: npt.NDArray[Any]) -> None:
         """Notes that ids (or keys) have no row any more."""
-        self._books[table].delete(self._keys(table, ids))
+        keys = self._keys(table, ids)
+        self._books[table].delete(keys[keys != MISSING_KEY])
 
     def publish(
         self,
@@ -126,10 +131,13 @@ class Publisher:
 
         rows: (table, keys [N] ascending) → float32 [N, dim], the rows as they are now. dense: all weights, where they
         changed. onnx: makes their graph too, for followers on ONNX Runtime; takes seconds. defaults: default rows that
-        changed. everything: holds nothing back, as before a bundle, which has all rows as they are. Raises UpdateError,
-        and everything that was to be pushed waits for the next pass.
+        changed. everything: holds nothing back, as before a bundle, which has all rows as they are.
+
+        What followers would refuse is never appended. Raises UpdateError, and all that was to be pushed waits for the
+        next pass, which looks whether an append that failed came into the log all the same.
         """
         now = self._clock()
+        self._look_at_log()
         chosen = {name: book.choose(now, everything) for name, book in self._books.items()}
         version = self.model_version + 1
         changed = {
@@ -140,21 +148,19 @@ class Publisher:
             self._settle(chosen, now)
             return None
         head = DeltaHead(self.model_version, version, self._passes, now, self.bundle.schema.hash)
-        graph = graph_of(self.bundle.config, len(self.bundle.tasks), dense) if onnx and dense is not None else None
         staging = self._staging(version)
         try:
-            write_delta(staging, head, changed, dense, graph)
-            self._save(version)
+            size = self._write(staging, head, changed, dense, onnx)
+            self._intent = Intent(head, {name: one.noted() for name, one in chosen.items()})
+            self._save()
             position = self._transport.append(staging)
-            listing = read_document(staging, MANIFEST)["files"]
         finally:
             shutil.rmtree(staging.parent, ignore_errors=True)
-        self.model_version, self._passes = version, self._passes + 1
+        self._intent, self.model_version, self._passes = None, version, self._passes + 1
         self._settle(chosen, now)
         pushed, removed = (sum(len(getattr(one, name)) for one in chosen.values()) for name in ("keys", "gone"))
-        size = sum(int(entry["bytes"]) for entry in listing.values())
         self._counts.update(passes=1, pushed=pushed, removed=removed, bytes=size, dense=int(dense is not None))
-        self._save(None)
+        self._save()
         return Published(position, version, pushed, removed, size)
 
     def publish_bundle(self, bundle: str | os.PathLike[str]) -> Position:
@@ -162,6 +168,7 @@ class Publisher:
 
         Raises UpdateError for another version: followers would go on from it with deltas that are not on it.
         """
+        self._look_at_log()
         opened = Bundle.open(bundle)
         if opened.model_version != self.model_version:
             raise UpdateError(
@@ -171,7 +178,7 @@ class Publisher:
 
     def save(self) -> None:
         """Writes the state, for a trainer that makes a checkpoint now."""
-        self._save(None)
+        self._save()
 
     def stats(self) -> dict[str, Any]:
         """Returns counters since the publisher was made, as plain JSON values.
@@ -197,15 +204,22 @@ class Publisher:
             raise UpdateError("shape", f"{table}: expected integer ids [N], got {given.dtype} {list(given.shape)}")
         keys = given.astype(np.uint64)
         above = keys >> np.uint64(ID_BITS)
-        if ((above != 0) & (above != spec.number)).any():
-            raise UpdateError("range", f"{table}: expected ids below 2^48 or keys of table number {spec.number}")
-        return keys | np.uint64(spec.number << ID_BITS)
+        odd = (above != 0) & (above != spec.number) & (keys != MISSING_KEY)
+        if given.dtype.kind == "i":
+            odd |= given < 0
+        if odd.any():
+            at = int(np.argmax(odd))
+            wanted = f"an id below 2^48 or a key of table number {spec.number}"
+            raise UpdateError("range", f"{table}: ids[{at}]: expected {wanted}, got {given[at]}")
+        return np.where(keys == MISSING_KEY, keys, keys | np.uint64(spec.number << ID_BITS))
 
     def _rows(
         self, table: str, chosen: Chosen, rows: Callable[[str, Keys], Rows], version: int, default: Rows | None
     ) -> DeltaRows:
         dim = self.bundle.schema.table_by_name[table].dim
         read = np.asarray(rows(table, chosen.keys), np.float32) if len(chosen.keys) else np.empty((0, dim), np.float32)
+        if read.shape != (len(chosen.keys), dim):
+            raise UpdateError("shape", f"{table}: rows: expected {[len(chosen.keys), dim]}, got {list(read.shape)}")
         gone = len(chosen.gone)
         live = DeltaRows(
             chosen.keys,
@@ -225,6 +239,27 @@ class Publisher:
         )
         return live.merged(away)._replace(default=default)
 
+    def _write(
+        self,
+        target: Path,
+        head: DeltaHead,
+        rows: Mapping[str, DeltaRows],
+        dense: Mapping[str, Rows] | None,
+        onnx: bool,
+    ) -> int:
+        """Writes a delta, looks at it as a follower would, and returns its bytes."""
+        schema, config = self.bundle.schema, self.bundle.config
+        try:
+            graph = None
+            if onnx and dense is not None:
+                from pepnet_infer.export.delta_graph import graph_of  # torch: seconds, and not needed for the rest
+
+                graph = graph_of(config, len(schema.tasks), dense)
+            write_delta(target, head, rows, dense, graph)
+        except BundleError as error:
+            raise UpdateError("delta", str(error)) from error
+        return open_delta(target, schema, config).bytes
+
     def _settle(self, chosen: Mapping[str, Chosen], now: float) -> None:
         for name, one in chosen.items():
             self._books[name].pushed(one, now)
@@ -235,22 +270,30 @@ class Publisher:
             return self._state.staging(version)
         return Path(tempfile.mkdtemp(prefix="pepnet-publish-")) / str(version)
 
-    def _save(self, intent: int | None) -> None:
+    def _save(self) -> None:
         if self._state is not None:
-            self._state.save(self.bundle.schema.hash, self.model_version, self._passes, intent, self._books)
+            self._state.save(self.bundle.schema.hash, self.model_version, self._passes, self._intent, self._books)
 
-    def _go_on(self, saved: Saved, last: tuple[Position, DeltaHead] | None) -> None:
-        """Goes on from a saved state: a delta that was appended and not yet noted is this publisher's own."""
-        self.model_version, self._passes = max(saved.model_version, self.model_version), saved.passes
-        if last is None or last[1].model_version <= self.model_version:
-            return  # a log that is behind was trimmed, or is a new one: followers begin with a bundle
-        version = last[1].model_version
-        if version == saved.intent and last[1].base_version == saved.model_version:
-            # What it pushed waits still, and is pushed again: a replay does no harm.
-            self.model_version, self._passes = version, saved.passes + 1
-            self._save(None)
-            return
-        raise UpdateError(
-            "publisher",
-            f"log: expected version {saved.model_version} to be the last, got {version}: somebody else has published",
-        )
+    def _look_at_log(self, bundles: bool = False) -> None:
+        """Notes what came of an append that nobody heard the end of; raises UpdateError when others have published.
+
+        bundles: looks at the newest bundle too. A log that is behind was trimmed, or is a new one: followers begin
+        with a bundle.
+        """
+        last, intent = self._transport.last_delta(), self._intent
+        if intent is not None:
+            if last is not None and last[1] == intent.head:
+                self.model_version, self._passes = intent.head.model_version, intent.head.pass_number + 1
+                for name, noted in intent.noted.items():
+                    self._books[name].may_be_pushed(noted, intent.head.produced_at)
+            self._intent = None
+        found = None if last is None else last[1].model_version
+        newest = self._transport.newest_bundle() if bundles else None
+        if newest is not None and (last is None or newest.position > last[0]):
+            found = typed(str(newest.path), read_document(newest.path, MANIFEST), "model_version", int)
+        if found is not None and found > self.model_version:
+            raise UpdateError(
+                "publisher",
+                f"log: expected nothing after version {self.model_version}, got {found}: somebody else has published; "
+                "publish from the newest bundle, or with the state of whoever did",
+            )

@@ -6,15 +6,25 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pepnet_infer.bundle import read_tensors
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import IdBook
 from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, describe_files, read_document, typed, write_document
-from pepnet_infer.tensorfile import write_tensors
+from pepnet_infer.sync.delta import DeltaHead
+from pepnet_infer.tensorfile import Array, write_tensors
 
 _DOCUMENT = "publisher.json"
+_INTENT = "intent"
+
+
+class Intent(NamedTuple):
+    """A delta that was about to be appended. Whether it was, the log tells."""
+
+    head: DeltaHead
+    noted: Mapping[str, dict[str, Array]]  # by table, of `Chosen.noted`
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Saved:
 
     model_version: int
     passes: int
-    intent: int | None  # version of a delta that was about to be appended: whether it was, the log tells
+    intent: Intent | None
 
 
 class State:
@@ -39,13 +49,17 @@ class State:
         return folder / str(version)
 
     def save(
-        self, schema_hash: str, model_version: int, passes: int, intent: int | None, books: Mapping[str, IdBook]
+        self, schema_hash: str, model_version: int, passes: int, intent: Intent | None, books: Mapping[str, IdBook]
     ) -> None:
         """Writes everything, whole or not at all. Raises UpdateError when it cannot be written."""
         try:
             with new_directory(self.path, _DOCUMENT, overwrite=True) as root:
                 for name, book in books.items():
                     write_tensors(root / f"{name}.safetensors", book.to_tensors())
+                if intent is not None:
+                    (root / _INTENT).mkdir()
+                    for name, noted in intent.noted.items():
+                        write_tensors(root / _INTENT / f"{name}.safetensors", noted)
                 write_document(
                     root / _DOCUMENT,
                     {
@@ -53,7 +67,7 @@ class State:
                         "schema_hash": schema_hash,
                         "model_version": model_version,
                         "passes": passes,
-                        "intent": intent,
+                        "intent": None if intent is None else vars(intent.head),
                         "files": describe_files(root),
                     },
                 )
@@ -73,7 +87,11 @@ class State:
             check_files(self.path, typed(where, document, "files", dict), _DOCUMENT, hashes=True)
             for name, book in books.items():
                 book.from_tensors(read_tensors(self.path / f"{name}.safetensors"))
-            intent = None if document.get("intent") is None else typed(where, document, "intent", int)
+            intent = None
+            if document.get("intent") is not None:
+                head = DeltaHead(**typed(where, document, "intent", dict))
+                folder = self.path / _INTENT
+                intent = Intent(head, {name: read_tensors(folder / f"{name}.safetensors") for name in books})
             return Saved(typed(where, document, "model_version", int), typed(where, document, "passes", int), intent)
         except (BundleError, KeyError, TypeError, ValueError) as error:
             raise UpdateError("state", f"{where}: expected a publisher's state, got: {error}") from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pepnet_infer.errors import UpdateError
+from pepnet_infer.schema import FeatureSchema
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,27 @@ class PushPolicy:
                 raise UpdateError("config", f"{name}: expected seconds above 0, got {getattr(self, name)!r}")
         if self.mode == "after_expiry" and not math.isfinite(self.ttl):
             raise UpdateError("config", "ttl: expected seconds where rows are pushed after their expiry, got none")
+
+
+def by_table(
+    schema: FeatureSchema, policies: Mapping[str, PushPolicy], default: PushPolicy | None = None
+) -> dict[str, PushPolicy]:
+    """Returns the policy of each table; `policies` by name of a field, or of a table, `default` for the others.
+
+    Raises UpdateError for a name that is none, and for two policies of a table.
+    """
+    found = dict.fromkeys(schema.table_by_name, default or PushPolicy())
+    said: dict[str, str] = {}
+    for name, policy in policies.items():
+        spec = schema.field_by_name.get(name)
+        table = name if spec is None else spec.table
+        if table is None or table not in found:
+            there = sorted({field.name for field in schema.fields if field.table is not None})
+            raise UpdateError("config", f"policies: expected fields with a table ({', '.join(there)}), got {name!r}")
+        other = said.setdefault(table, name)
+        if policies[other] != policy:
+            raise UpdateError(
+                "config", f"policies: expected one of table {table!r}, got different ones for {other!r}, {name!r}"
+            )
+        found[table] = policy
+    return found
