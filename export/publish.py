@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle import MANIFEST, Bundle
+from pepnet_infer.bundle import Bundle
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import Chosen, IdBook
 from pepnet_infer.export.publisher_state import Intent, State
 from pepnet_infer.export.push_policy import PushPolicy, by_table
 from pepnet_infer.ids import ID_BITS, MISSING_KEY, Keys
-from pepnet_infer.listing import read_document, typed
 from pepnet_infer.store.table_file import open_table
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 from pepnet_infer.sync.delta_rows import DeltaRows
@@ -94,7 +93,7 @@ class Publisher:
         else:
             self.model_version, self._passes = max(saved.model_version, self.model_version), saved.passes
             self._intent = saved.intent
-        self._look_at_log(bundles=True)
+        self._look_at_log()
 
     def touch(self, table: str, ids: npt.NDArray[Any], positive: npt.NDArray[np.bool_] | None = None) -> None:
         """Counts ids (or keys) that were trained on, as often as they come; positive [N]: in a positive sample.
@@ -274,11 +273,10 @@ class Publisher:
         if self._state is not None:
             self._state.save(self.bundle.schema.hash, self.model_version, self._passes, self._intent, self._books)
 
-    def _look_at_log(self, bundles: bool = False) -> None:
+    def _look_at_log(self) -> None:
         """Notes what came of an append that nobody heard the end of; raises UpdateError when others have published.
 
-        bundles: looks at the newest bundle too. A log that is behind was trimmed, or is a new one: followers begin
-        with a bundle.
+        A log that is behind was trimmed, or is a new one: followers begin with a bundle.
         """
         last, intent = self._transport.last_delta(), self._intent
         if intent is not None:
@@ -288,9 +286,9 @@ class Publisher:
                     self._books[name].may_be_pushed(noted, intent.head.produced_at)
             self._intent = None
         found = None if last is None else last[1].model_version
-        newest = self._transport.newest_bundle() if bundles else None
-        if newest is not None and (last is None or newest.position > last[0]):
-            found = typed(str(newest.path), read_document(newest.path, MANIFEST), "model_version", int)
+        newest = self._transport.last_bundle()
+        if newest is not None and (last is None or newest[0] > last[0]):
+            found = newest[1]
         if found is not None and found > self.model_version:
             raise UpdateError(
                 "publisher",

@@ -143,8 +143,10 @@ def test_a_newer_bundle_in_the_log(trained: Trained, toy_bundle: Path, toy_check
     from pepnet_infer.export.write_bundle import write_bundle
 
     trained.log.append_bundle(write_bundle(toy_checkpoint, tmp_path / "newer", model_version=20).path)
-    with pytest.raises(UpdateError, match="expected nothing after version 7, got 20: somebody else has published"):
-        trained.start()
+    trained.train([1])
+    for work in (trained.start, trained.publish):
+        with pytest.raises(UpdateError, match="expected nothing after version 7, got 20: somebody else has published"):
+            work()
     assert Publisher(trained.log, tmp_path / "newer").model_version == 20
 
 
