@@ -40,7 +40,7 @@ def open_log(spool="spool"):
 bundle = folder / "bundle"
 bundle.mkdir()
 (bundle / "weights").write_bytes(os.urandom(9 << 20 if url else 300_000))
-write_document(bundle / "manifest.json", {"files": describe_files(bundle)})
+write_document(bundle / "manifest.json", {"model_version": 1, "files": describe_files(bundle)})
 
 def delta(version):
     count = rng.choice([3, 5000])

@@ -60,14 +60,15 @@ def kill_and_follow(world: World, log: DirectoryLog, bundle: Path, batch: Batch,
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline()  # loaded; from here on anything may be cut short
+        lines = [process.stdout.readline()] if random.random() < 0.5 else []
         ends = time.monotonic() + random.random() * 0.4
         while time.monotonic() < ends:
             log.append(world.step(dense=bool(random.random() < 0.5)))
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         output, _ = process.communicate()
-        for line in output.splitlines():
-            if not line.endswith("]"):
+        for line in [*lines, *output.splitlines()]:
+            if not line.rstrip().endswith("]"):
                 continue  # cut short itself
             version, scores = json.loads(line)
             expected = world.scores(version, batch)
