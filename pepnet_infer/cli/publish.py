@@ -24,7 +24,7 @@ def publish(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Append the bundle NEW itself.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="With the graph, for engines on ONNX Runtime.")] = False,
-    trim: Annotated[int | None, typer.Option(metavar="KEEP", help="Remove what nobody needs, but KEEP.")] = None,
+    trim: Annotated[int | None, typer.Option(min=0, metavar="KEEP", help="Remove what nobody needs, but KEEP.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish what differs between two bundles, or a bundle whole, to engines that follow LOG.
@@ -38,14 +38,18 @@ def publish(
     result: dict[str, Any] = {"log": log}
     if full:
         bundle = Bundle.open(given[0])
+        ends = _ends(transport)
+        if ends is not None and ends > bundle.model_version:
+            got = f"{bundle.model_version}: no follower would take it"
+            raise UpdateError(
+                "version", f"{given[0]}: expected a bundle of version {ends}, the log's, or above, got {got}"
+            )
         with progress.status("append the bundle"):
             position = transport.append_bundle(bundle.path)
         result["bundle"] = {"position": position, "model_version": bundle.model_version}
     elif given:
         result["delta"] = _delta(transport, given[0], given[1], onnx)
     if trim is not None:
-        if trim < 0:
-            raise typer.BadParameter("--trim: expected 0 or more")
         result["trimmed"] = transport.trim(trim)
     result |= _status(transport)
     emit(result, as_json, lambda console: _render(console, result))
@@ -55,10 +59,10 @@ def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, 
     from pepnet_infer.export.difference import write_difference
 
     before, after = Bundle.open(old), Bundle.open(new)
-    last = transport.last_delta()
-    if last is not None and last[1].model_version != before.model_version:
-        got, wanted = last[1].model_version, before.model_version
-        raise UpdateError("base", f"log: expected version {wanted}, that of {old}, to be the last, got {got}")
+    ends = _ends(transport)
+    if ends is not None and ends != before.model_version:
+        wanted = f"version {before.model_version}, that of {old}, to be the last"
+        raise UpdateError("base", f"log: expected {wanted}, got {ends}")
     with tempfile.TemporaryDirectory(prefix="pepnet-publish-") as folder, progress.status("compare the bundles"):
         path, found = write_difference(before, after, Path(folder) / "delta", onnx)
         position = transport.append(path)
@@ -71,6 +75,14 @@ def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, 
         "removed": {name: int(rows.tombstones.sum()) for name, rows in found.rows.items()},
         "defaults": [name for name, rows in found.rows.items() if rows.default is not None],
     }
+
+
+def _ends(transport: Transport) -> int | None:
+    """Returns the version that the log leads to, None where there is nothing in it."""
+    last, bundle = transport.last_delta(), transport.last_bundle()
+    if bundle is not None and (last is None or bundle[0] > last[0]):
+        return bundle[1]
+    return None if last is None else last[1].model_version
 
 
 def _status(transport: Transport) -> dict[str, Any]:
