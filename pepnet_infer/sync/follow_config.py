@@ -22,7 +22,7 @@ class Guard:
 
     mean: float = 0.1
     psi: float = 0.25
-    rows: int = 1024  #: kept at most
+    rows: int = 512  #: kept at most: all are scored twice before a swap
     least_rows: int = 200
     batch_rows: int = 64  #: taken of one call at most
     every_s: float = 0.1  #: between two calls of which some are kept

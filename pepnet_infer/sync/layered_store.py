@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -45,6 +47,7 @@ class LayeredStore:
         self._known = np.empty(0, _KNOWN)  # by slot
         self._rows: dict[int, Rows] = {}
         self._row_count: dict[int, int] = {}
+        _ALL.add(self)
 
     def __len__(self) -> int:
         """How many keys were ever put."""
@@ -104,6 +107,10 @@ class LayeredStore:
                         held = self._rows[fetched.rows.shape[1]]
                         held[known["row"][at[here]]] = fetched.rows[some][here]
 
+    def reset_after_fork(self) -> None:
+        """In a child process: who held the locks is not here. What it was writing is seen through an overlay."""
+        self._writing, self._lock = threading.Lock(), threading.Lock()
+
     def _read(self, keys: Keys, dim: int) -> tuple[Fetched, npt.NDArray[np.uint8]] | None:
         """Returns what is here; None where nothing is."""
         if len(self._slots) == 0:
@@ -142,3 +149,14 @@ class LayeredStore:
             place[without] = np.arange(count, count + without.size)
             self._rows[dim] = rows
         self._row_count[dim] = count + without.size
+
+
+_ALL: weakref.WeakSet[LayeredStore] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_ALL):
+        store.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

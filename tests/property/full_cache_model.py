@@ -98,6 +98,7 @@ class Model:
         if entry.kind == "tombstone" and version <= entry.version:
             return "stale"
         if entry.kind == "negative" and update and self.floor and version <= self.floor:
+            self.drop(key)  # the store is asked again
             return "stale"
         self.drop(key)
         if key >> 48 == QUOTA and len(self.of_quota()) >= self.quota:

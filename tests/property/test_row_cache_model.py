@@ -170,6 +170,8 @@ class Resident(Calls):
             if entry is None or entry.kind == "negative":
                 good = INSERTED if entry is None else REPLACED
                 assert result in ((STALE, good) if low is None else (STALE,) if low else (good,))
+                if result == STALE:
+                    self.entries.pop(key, None)  # the store is asked again
             elif entry.kind == "tombstone" or update:
                 assert result == (REPLACED if version > entry.version else STALE)
             else:

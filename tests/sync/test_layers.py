@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from itertools import pairwise
 from typing import Any
@@ -189,3 +190,16 @@ def test_who_waits_is_woken_by_the_last_call() -> None:
     with pytest.raises(ZeroDivisionError), versions.pinned():
         raise ZeroDivisionError
     assert versions.oldest() == number
+
+
+def test_a_child_process_does_not_wait_for_locks_of_its_parent() -> None:
+    below, _ = bottom()
+    store = LayeredStore(below, clock=lambda: NOW)
+    store.put(rows_of({1: (5.0, np.inf)}))
+    with store._lock, store._writing:
+        child = os.fork()
+        if child == 0:
+            store.put(rows_of({2: (6.0, np.inf)}))
+            found = store.get_many(make_keys(TABLE, np.arange(3, dtype=np.uint64)), DIM)
+            os._exit(0 if found.rows[1:, 0].tolist() == [5.0, 6.0] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -238,6 +238,8 @@ def test_an_old_update_does_not_pass_a_negative_entry() -> None:
     cache.mark_absent(keys_of(1))
     assert outcomes(cache, keys_of(1)) == [2]
     assert write(cache, keys_of(1), 5, update=True) == [STALE]
+    assert outcomes(cache, keys_of(1)) == [0]  # there is such an id after all: the store is asked
+    cache.mark_absent(keys_of(1))
     assert cache.erase(keys_of(1), keys_of(5)) == 0
     assert outcomes(cache, keys_of(1)) == [2]
     assert write(cache, keys_of(1), 11, update=True) == [REPLACED]

@@ -52,6 +52,8 @@ Written FullCache::write_one(const NewEntry& row, Write how, double now) noexcep
         row.version > entry.version || (row.version == entry.version && !update && entry.kind == Kind::kRow);
   }
   if (!newer) {
+    // There is such an id, or was: the store is asked again, which knows.
+    if (id != kNoId && entries_[id].kind == Kind::kNegative) detach(id, false);
     ++(update ? stats_.updates_stale : stats_.stale);
     return Written::kStale;
   }

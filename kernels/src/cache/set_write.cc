@@ -157,6 +157,8 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
     // A deletion wins over a row of its own version, a row that is read again over itself.
     const bool same = row.version == entry.header.version && !update && !is_tombstone(entry.word);
     if (is_negative(entry.word) ? below_floor : !newer && !same) {
+      // There is such an id, or was: the store is asked again, which knows.
+      if (is_negative(entry.word)) empty(region, {entry.set, entry.way});
       ++(update ? counts.updates_stale : counts.stale);
       return Written::kStale;
     }
