@@ -142,11 +142,16 @@ class Updater:
             raise UpdateError("dense", f"{bundle.path}: {error}") from error
         if not isinstance(rows, CachedRows):
             raise UpdateError("cache", f"{bundle.path}: expected rows through a cache, got {type(rows).__name__}")
+        try:
+            served = Served.of(bundle, rows, backend)
+        except BundleError as error:
+            rows.close()
+            raise UpdateError("bundle", str(error)) from error
         old = self._cached
         self._adopt(rows)
         self._pending, self._defaults = [], {}
         self._past.clear()
-        number = self._versions.put(Served.of(bundle, rows, backend))
+        number = self._versions.put(served)
         self._versions.wait_until(number, _PATIENCE_S)
         old.close()
 
