@@ -240,15 +240,18 @@ class Follower:
 
     def _fault(self, error: Exception) -> None:
         self._stats.fault(f"{type(error).__name__}: {error}")
-        _LOG.warning("the log cannot be read: %s", error)
+        _LOG.warning("the log: %s", error)
 
     def _acknowledge(self) -> None:
         """Tells the log how far this engine is, when that is news or has not been said for some time."""
         now = time.time()
         said, progress = self._said, Progress(self._position, self._versions.now.model_version, now)
         if said is None or progress[:2] != said[:2] or abs(now - said.at) >= _SAY_AGAIN_S:
-            self._transport.acknowledge(self._config.name, progress)
             self._said = progress
+            try:
+                self._transport.acknowledge(self._config.name, progress)
+            except UpdateError as error:  # a log that one may only read can be followed all the same
+                self._fault(error)
 
     def _wake(self) -> None:
         with self._woken:

@@ -293,6 +293,31 @@ def test_bf16_follows_to_the_bits_of_its_own_kernels(
         assert np.abs(engine.score(batch).values - world.scores(world.version, batch)).max() > 0
 
 
+class ReadOnly:
+    """A log that takes nobody's word."""
+
+    def __init__(self, log: Transport) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def acknowledge(self, follower: str, progress: Any) -> None:
+        raise UpdateError("transport", "read-only file system")
+
+
+def test_a_log_that_may_only_be_read_is_followed(
+    world: World, log: Transport, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
+) -> None:
+    engine = load()
+    follower = engine.follow(ReadOnly(log), QUICK)  # type: ignore[arg-type]
+    log.append(world.step())
+    assert follower.wait_for(world.version, 10)
+    check(world, engine, toy_batch(20))
+    assert "read-only" in engine.stats()["sync"]["last_fault"]
+    assert log.progress() == {}
+
+
 def test_who_cannot_follow_is_told_why(
     toy_bundle: Path, log: Transport, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
 ) -> None:
