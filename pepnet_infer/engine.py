@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from time import perf_counter_ns
 from types import TracebackType
@@ -47,6 +48,7 @@ class Engine:
         self._follower: Follower | None = None
         self._cache: CachedRows | None = None  # these as well
         self._last_description: dict[str, Any] = {}
+        _ALL.add(self)
 
     @classmethod
     def load(
@@ -255,6 +257,10 @@ class Engine:
     ) -> None:
         self.close()
 
+    def reset_after_fork(self) -> None:
+        """In a child process: the follower's thread, and what holds its locks, are the parent's."""
+        self._follower = None
+
     def _serving(self) -> Versions:
         versions = self._versions
         if versions is None:
@@ -284,6 +290,17 @@ class Engine:
         values = watch.time("dense", lambda: parts.backend.run(inputs))
         self._counters.add(len(values), inputs.unknown, watch)
         return values
+
+
+_ALL: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_ALL):
+        engine.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _encode(parts: Served, batch: object, strict: bool) -> Features:

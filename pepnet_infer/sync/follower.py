@@ -7,6 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from math import inf
+from time import monotonic
 from typing import Any
 
 from pepnet_infer.bundle import Bundle
@@ -23,6 +25,7 @@ from pepnet_infer.sync.updater import Updater
 _LOG = logging.getLogger("pepnet_infer.sync")
 _SAY_AGAIN_S = 10.0  # an engine that is up to date is there all the same
 _MOST_EARLY = 64  # deltas that wait for one before them
+_BUNDLE_AGAIN_S = 60.0  # after a bundle that something else than the bundle stood in the way of
 
 
 class Follower:
@@ -37,12 +40,13 @@ class Follower:
     def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
         self._versions, self._transport, self._config = versions, transport, config
         self._stats = SyncStats()
-        self._lock = threading.Lock()  # around every change of the version
+        self._lock = threading.RLock()  # around every change of the version; who holds may go back
         self._updater = Updater(versions, loading, config, self._stats)
         self._position: Position = ""
         self._newest: tuple[int, float] | None = None  # model version, and when it was produced
         self._said: Progress | None = None
-        self._bundle_refused: Position = ""  # it is not opened again and again
+        self._bundle_refused: tuple[Position, float] = ("", 0.0)  # not opened again before then, of `monotonic`
+        self._bundle_damage = ""  # what was said of the newest one
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()
         self._woken = threading.Condition()
@@ -50,10 +54,10 @@ class Follower:
 
     def start(self) -> None:
         """Catches up with what is in the log now, then goes on in the background. Raises UpdateError."""
-        while self._step(0.0):
+        while self._step(0.0) and not self._stop.is_set():
             pass
         self._look_for_bundle()
-        while self._step(0.0):
+        while self._step(0.0) and not self._stop.is_set():
             pass
         self._acknowledge()
         self._thread.start()
@@ -142,15 +146,28 @@ class Follower:
     def _step(self, wait_s: float) -> bool:
         """Takes what is in the log after the last position. Returns whether there was anything."""
         entries = self._transport.read(self._position, min(wait_s, self._fold_soon()))
-        with self._lock:
+        with self._changing() as may:
             for entry in entries:
-                if self._stop.is_set():
+                if not may or self._stop.is_set():
                     return True
                 self._take(entry)
-                self._position = max(self._position, entry.position)
+                self._position = entry.position  # an earlier one where the log begins anew, or lost its end
                 self._take_early()
-            self._updater.fold()
+            if may:
+                self._updater.fold()
         return bool(entries)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[bool]:
+        """Takes the lock. Yields False without it when the follower is closed meanwhile, by who holds it for one."""
+        while not self._lock.acquire(timeout=0.1):
+            if self._stop.is_set():
+                yield False
+                return
+        try:
+            yield True
+        finally:
+            self._lock.release()
 
     def _fold_soon(self) -> float:
         """Seconds until rows that calls still read past should be looked at again."""
@@ -183,12 +200,15 @@ class Follower:
         except UpdateError as error:
             self._refuse(error)
             return
-        except PepnetError as error:  # of rows that were looked up for the guard
+        except StoreError as error:  # of rows that were looked up for the guard: the delta is tried again
+            raise UpdateError("failed", f"{entry.path}: {error}") from error
+        except PepnetError as error:
             self._refuse(UpdateError("failed", f"{entry.path}: {error}"))
             return
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
         self._wake()
+        self._updater.fold()
 
     def _wait_with(self, entry: Entry, base: int) -> None:
         """Keeps a delta until the one that it is on has come."""
@@ -199,40 +219,52 @@ class Follower:
             self._refuse(UpdateError("base", f"{path}: expected deltas up to version {last} before it, got none"))
 
     def _take_early(self) -> None:
-        while (entry := self._early.pop(self._updater.model_version, None)) is not None:
+        while (entry := self._early.get(base := self._updater.model_version)) is not None:
             self._take(entry)
+            self._early.pop(base, None)  # not before: what failed on the way is tried again
         version = self._updater.model_version
         self._early = {base: entry for base, entry in self._early.items() if base > version}
 
     def _take_bundle(self) -> None:
         """Goes on from the newest bundle in the log, if it is ahead."""
-        last = self._transport.last_bundle()
-        if last is None or last[0] == self._bundle_refused:
+        try:
+            last = self._transport.last_bundle()
+        except UpdateError as error:
+            if error.reason == "transport":
+                raise
+            if str(error) != self._bundle_damage:
+                self._bundle_damage = str(error)
+                self._refuse(UpdateError("bundle", str(error)))
+            return
+        refused, until = self._bundle_refused
+        if last is None or (last[0] == refused and monotonic() < until):
             return
         if last[1] <= max(self._updater.model_version, self._updater.left_behind):
             return
         entry = self._transport.newest_bundle()
         if entry is None:
             return
-        self._bundle_refused = entry.position  # unless it is taken
+        self._bundle_refused = entry.position, monotonic() + _BUNDLE_AGAIN_S  # unless it is taken
         try:
             bundle = Bundle.open(entry.path)
             if bundle.model_version <= max(self._updater.model_version, self._updater.left_behind):
                 return
             self._updater.replace_bundle(bundle)
-        except (BundleError, StoreError) as error:
+        except StoreError as error:  # of memory, or of rows that did not come
             self._refuse(UpdateError("bundle", str(error)))
             return
-        except UpdateError as error:
-            self._refuse(error)
+        except (BundleError, UpdateError) as error:
+            self._bundle_refused = entry.position, inf
+            self._refuse(error if isinstance(error, UpdateError) else UpdateError("bundle", str(error)))
             return
         self._stats.count("bundles")
         self._wake()
 
     def _look_for_bundle(self) -> None:
-        with self._lock:
-            self._take_bundle()
-            self._take_early()
+        with self._changing() as may:
+            if may:
+                self._take_bundle()
+                self._take_early()
 
     def _refuse(self, error: UpdateError) -> None:
         self._stats.refused(error.reason, str(error))

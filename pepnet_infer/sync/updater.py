@@ -52,6 +52,7 @@ class _Pending:
     overlay: Overlay
     before: _Past | None = None  # the version they were put on
     back: Undo | None = None  # they lead back, and this is what to restore
+    undo: Undo | None = None  # what was below before they went down, also where that broke off and is done again
 
 
 class Updater:
@@ -66,6 +67,12 @@ class Updater:
         #: versions up to this one were gone back from: their deltas do not come again
         self.left_behind = -1
         rows = versions.now.rows
+        if isinstance(rows, VersionRows):  # it followed before: in the parent process, or until its log was away
+            self._adopt(rows.cached)
+            self._defaults = dict(rows.defaults)
+            if rows.overlay is not None:
+                self._pending.append(_Pending(versions.number, rows.overlay))
+            return
         if not isinstance(rows, CachedRows):
             got = type(rows).__name__
             raise UpdateError("cache", f"follow: expected an engine with a cache in front of a store, got {got}")
@@ -89,12 +96,18 @@ class Updater:
     def _adopt(self, cached: CachedRows) -> None:
         if cached.config.update_window is not None:
             raise UpdateError("window", "follow: expected a cache without an update window, which would hold rows back")
-        self._cached = cached
-        self._layers = LayeredStore(cached.store if self._config.rows == "store" else EmptyStore())
+        self._cached, there = cached, cached.store
+        if isinstance(there, LayeredStore):
+            before = "cache" if isinstance(there.below, EmptyStore) else "store"
+            if before != self._config.rows:
+                raise UpdateError("config", f"rows: expected {before!r} as before, got {self._config.rows!r}")
+            self._layers = there
+            return
+        self._layers = LayeredStore(there if self._config.rows == "store" else EmptyStore())
         cached.put_before_store(self._layers)
 
     def apply(self, delta: Delta) -> None:
-        """Makes the delta's version the one that new calls get.
+        """Makes the delta's version the one that new calls get. `fold` comes after it.
 
         Raises UpdateError, with everything as it was: for another base than the version in place, for weights that the
         backend does not take, and for scores that drift.
@@ -125,11 +138,11 @@ class Updater:
             self._past.append(before)
         self._defaults = defaults
         self._pending.append(_Pending(self._versions.put(served), overlay, before))
-        self.fold()
 
     def replace_bundle(self, bundle: Bundle) -> None:
         """Makes a whole bundle the version that new calls get: its rows, weights and side tables.
 
+        Its rows are those of its tables, also where the engine was loaded with a store: that has an earlier version's.
         For as long as calls use what was there before, both caches take memory. Raises UpdateError.
         """
         now = self._versions.now
@@ -137,7 +150,7 @@ class Updater:
             raise UpdateError("schema", f"{bundle.path}: schema_hash: expected {now.bundle.schema.hash}")
         try:
             backend = self._loading.dense(bundle)
-            rows = open_rows(bundle, self._loading.cache, self._loading.store)
+            rows = open_rows(bundle, self._loading.cache, None)
         except (BackendError, BundleError) as error:
             raise UpdateError("dense", f"{bundle.path}: {error}") from error
         if not isinstance(rows, CachedRows):
@@ -167,10 +180,10 @@ class Updater:
             kept = ", ".join(str(past.served.model_version) for past in self._past) or "none"
             raise UpdateError("history", f"rollback: expected one of the versions kept ({kept}), got {version}")
         target, undo = steps[-1], undone([past.undo for past in steps])
+        overlay = Overlay({name: back.rows(self._layers.below) for name, back in undo.items()})  # the store may fail
         for _ in steps:
             self._past.pop()
         self.left_behind = max(self.left_behind, self.model_version)
-        overlay = Overlay({name: back.rows(self._layers.below) for name, back in undo.items()})
         self._defaults = dict(target.defaults)
         served = self._with_rows(target.served, overlay, self._defaults)
         self._pending.append(_Pending(self._versions.put(served), overlay, back=undo))
@@ -210,16 +223,21 @@ class Updater:
         return seen
 
     def _put_down(self, pending: _Pending) -> None:
-        undo: Undo = {}
-        for name, changed in pending.overlay.rows.items():
-            dim = self._cached.tables[name].dim
-            if self._config.rows == "store":
-                undo[name] = Undone(changed.keys, *self._layers.state(changed.keys, dim))
+        changes = {name: (self._cached.tables[name].dim, rows) for name, rows in pending.overlay.rows.items()}
+        stored = self._config.rows == "store"
+        if pending.undo is None:
+            pending.undo = {
+                name: Undone(changed.keys, *self._layers.state(changed.keys, dim))
+                for name, (dim, changed) in changes.items()
+                if stored
+            }
+        for dim, changed in changes.values():
+            if stored:
                 self._layers.put(changed)
             for begin in range(0, len(changed.keys), _CHUNK):
                 self._write(dim, changed.take(slice(begin, begin + _CHUNK)))
         if pending.before is not None:
-            pending.before.undo = undo
+            pending.before.undo = pending.undo
 
     def _put_back(self, undo: Undo) -> None:
         for name, back in undo.items():
@@ -235,9 +253,14 @@ class Updater:
         cache.flights.touch(changed.keys)
         gone = changed.tombstones != 0
         wanted = ~gone
+        there = core.peek(changed.keys)
+        # A store may number its rows otherwise, and a snapshot be of a later version: what counts is what is put down.
+        newer = there["version"] > changed.versions
+        if newer.any():
+            core.forget(changed.keys[newer])
         everything = self._config.insert == "all" or (self._config.insert == "auto" and core.policy == "gset")
         if not everything:
-            wanted &= core.peek(changed.keys)["outcome"] != 0
+            wanted &= there["outcome"] != 0
         if wanted.any():
             some = changed.take(wanted)
             # Not as an update: deltas come here in order, and all rows of one have one version, of which no more would

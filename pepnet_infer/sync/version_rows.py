@@ -34,7 +34,8 @@ class VersionRows:
     ) -> None:
         """`defaults` float32 [dim] by table: default rows that are not those of `cached`."""
         self.cached = cached
-        self._overlay = overlay or None
+        self.overlay = overlay or None
+        self.defaults = defaults
         self._clock = clock
         self._tables: dict[str, CachedTable] = {
             name: replace(table, default_row=defaults.get(name, table.default_row))
@@ -51,7 +52,7 @@ class VersionRows:
 
     def answer(self, requests: Sequence[RowRequest]) -> list[int]:
         """Does all `requests` of a batch; see `CachedRows.answer`."""
-        overlay = self._overlay
+        overlay = self.overlay
         if overlay is None:
             return self.cached.answer(requests, self._tables)
         asked: list[RowRequest] = []
