@@ -86,6 +86,8 @@ class Publisher:
         self._state = None if state is None else State(Path(state))
         saved = None if self._state is None else self._state.load(self.bundle.schema.hash, self._books)
         self._intent: Intent | None = None  # appended, or not: the log knows
+        # Weights, whether with a graph, and default rows of passes whose append failed.
+        self._unsent: tuple[Mapping[str, Rows] | None, bool, dict[str, Rows]] = (None, False, {})
         if saved is None:
             for name, path in self.bundle.table_paths.items():
                 file = open_table(path, tables[name])
@@ -133,15 +135,17 @@ class Publisher:
         changed. everything: holds nothing back, as before a bundle, which has all rows as they are.
 
         What followers would refuse is never appended. Raises UpdateError, and all that was to be pushed waits for the
-        next pass, which looks whether an append that failed came into the log all the same.
+        next pass, which looks whether an append that failed came into the log all the same. So do weights and default
+        rows when the append failed, but not for longer than the process: then give them again.
         """
+        if dense is None:
+            dense, onnx = self._unsent[:2]
+        defaults = {**self._unsent[2], **(defaults or {})}
         now = self._clock()
         self._look_at_log()
         chosen = {name: book.choose(now, everything) for name, book in self._books.items()}
         version = self.model_version + 1
-        changed = {
-            name: self._rows(name, some, rows, version, (defaults or {}).get(name)) for name, some in chosen.items()
-        }
+        changed = {name: self._rows(name, some, rows, version, defaults.get(name)) for name, some in chosen.items()}
         some = any(len(table.keys) or table.default is not None for table in changed.values())
         if not some and dense is None:
             self._settle(chosen, now)
@@ -150,12 +154,14 @@ class Publisher:
         staging = self._staging(version)
         try:
             size = self._write(staging, head, changed, dense, onnx)
+            self._unsent = dense, onnx, defaults
             self._intent = Intent(head, {name: one.noted() for name, one in chosen.items()})
             self._save()
             position = self._transport.append(staging)
         finally:
             shutil.rmtree(staging.parent, ignore_errors=True)
         self._intent, self.model_version, self._passes = None, version, self._passes + 1
+        self._unsent = None, False, {}
         self._settle(chosen, now)
         pushed, removed = (sum(len(getattr(one, name)) for one in chosen.values()) for name in ("keys", "gone"))
         self._counts.update(passes=1, pushed=pushed, removed=removed, bytes=size, dense=int(dense is not None))

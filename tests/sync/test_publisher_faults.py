@@ -273,3 +273,23 @@ def test_scores_are_the_formula(trained: Trained, tmp_path: Path) -> None:
         assert float(delta.rows["user"].scores[0]) == pytest.approx(expected, rel=1e-6)
         trained.start()
     assert math.isfinite(expected)
+
+
+def test_weights_and_default_rows_of_a_pass_that_failed_go_with_the_next(trained: Trained) -> None:
+    trained.train([1])
+    dense, default = (
+        trained.bundle.dense(),
+        np.arange(trained.bundle.schema.table_by_name["user"].dim, dtype=np.float32),
+    )
+    trained.log.fails = "before"  # type: ignore[attr-defined]
+    with pytest.raises(UpdateError, match="the log is away"):
+        trained.publish(dense=dense, defaults={"user": default})
+    with pytest.raises(UpdateError, match=r"mix\.b"):  # never appended, and not kept either
+        trained.publish(dense=bad_dense(trained.bundle, "NaN"))
+    trained.log.fails = None  # type: ignore[attr-defined]
+    assert trained.publish() is not None
+    delta = open_delta(trained.log.read("")[-1].path, trained.bundle.schema, trained.bundle.config)
+    assert delta.dense is not None
+    np.testing.assert_array_equal(delta.dense["mix.b"], dense["mix.b"])
+    np.testing.assert_array_equal(delta.rows["user"].default, default)
+    assert trained.publish() is None
