@@ -67,22 +67,22 @@ class KeySlots:
         slots[~known] = numbers
         self._keys = grown(self._keys, self._count + new.size)
         self._keys[numbers] = new
-        self._count += new.size
-        found = self._found
+        count, found = self._count + new.size, self._found
         if found.keys.size + new.size <= _FEW:
             at = np.searchsorted(found.keys, new)
             merged = np.insert(found.keys, at, new), np.insert(found.slots, at, numbers)
-            self._found = _Found(found.runs, *merged)
+            found = _Found(found.runs, *merged)
         else:
-            self._found = self._indexed(self._count - found.keys.size - new.size)
+            found = self._indexed(self._count - found.keys.size, count)
+        self._found, self._count = found, count  # both or, when there is no memory for an index, none
         return slots, known
 
-    def _indexed(self, first: int) -> _Found:
-        """Indexes the keys from slot `first` on, and with them the runs before that are not much larger."""
+    def _indexed(self, first: int, count: int) -> _Found:
+        """Indexes the keys from slot `first` to `count`, and with them the runs before that are not much larger."""
         runs = list(self._found.runs)
-        while runs and first - runs[-1][0] < _RATIO * (self._count - first):
+        while runs and first - runs[-1][0] < _RATIO * (count - first):
             first = runs.pop()[0]
-        runs.append((first, KeyIndex(self._keys[first : self._count])))
+        runs.append((first, KeyIndex(self._keys[first:count])))
         return _Found(tuple(runs), np.empty(0, np.uint64), np.empty(0, np.int64))
 
 

@@ -17,6 +17,8 @@ from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.ids import make_keys
 from pepnet_infer.served import Versions
+from pepnet_infer.store import key_slots
+from pepnet_infer.store.key_slots import KeySlots
 from pepnet_infer.store.memory import MemoryStore
 from pepnet_infer.sync.delta_rows import DeltaRows
 from pepnet_infer.sync.layered_store import LayeredStore
@@ -203,3 +205,19 @@ def test_a_child_process_does_not_wait_for_locks_of_its_parent() -> None:
             found = store.get_many(make_keys(TABLE, np.arange(3, dtype=np.uint64)), DIM)
             os._exit(0 if found.rows[1:, 0].tolist() == [5.0, 6.0] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_keys_that_there_was_no_memory_for_can_be_added_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots, keys = KeySlots(), np.arange(5000, dtype=np.uint64) * 3
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(key_slots, "KeyIndex", fail)
+        with pytest.raises(MemoryError):
+            slots.add(keys)
+    assert (len(slots), slots.find(keys).max()) == (0, -1)
+    added, known = slots.add(keys)
+    assert not known.any()
+    np.testing.assert_array_equal(slots.find(keys), added)
