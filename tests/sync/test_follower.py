@@ -336,6 +336,7 @@ def test_who_cannot_follow_is_told_why(
     engine.close()
 
 
+@pytest.mark.parametrize("log", ["directory"], indirect=True)
 def test_scores_of_many_threads_are_each_of_one_version(
     world: World, log: Transport, load: Callable[..., Engine], toy_batch: Callable[..., Batch]
 ) -> None:

@@ -47,7 +47,8 @@ def graph(
         [weights],
     )
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return SimpleNamespace(onnx_path=path, tasks=("a", "b"), config=SimpleNamespace(inputs=WIDTHS))
+    config = SimpleNamespace(inputs=WIDTHS)
+    return SimpleNamespace(onnx_path=path, onnx=lambda: path, tasks=("a", "b"), config=config)
 
 
 def inputs(rows: int) -> Inputs:
