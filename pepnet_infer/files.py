@@ -74,6 +74,15 @@ def sync_tree(root: Path) -> None:
                 os.close(handle)
 
 
+def sync_folder(folder: Path) -> None:
+    """Forces the names in a directory to the disk: a rename there is done only then."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, hex. A symlink is not followed."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
@@ -85,11 +94,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
         _exchange(staging, target)
     else:
         os.rename(staging, target)
-    parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_folder(target.parent)
 
 
 def _exchange(staging: Path, target: Path) -> None:

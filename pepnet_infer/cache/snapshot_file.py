@@ -27,6 +27,7 @@ import numpy as np
 
 from pepnet_infer.cache import snapshot_rows
 from pepnet_infer.errors import StoreError
+from pepnet_infer.files import sync_folder
 
 FORMAT_VERSION = 2
 #: Records a block has at most: what writer and reader hold at once.
@@ -209,7 +210,7 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
             _refuse_other_files(target)
             os.replace(path, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             raise _failure(target, error) from error
         finally:
@@ -252,14 +253,6 @@ def _remove_abandoned(target: Path) -> None:
             continue  # another writer is at work
         finally:
             os.close(lock)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _text(field: bytes) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.files import sync_folder
 
 #: Rows per row group of the output, whatever the batches are.
 GROUP_ROWS = 1 << 17
@@ -74,7 +75,7 @@ class Sink:
             os.fsync(self._raw.fileno())
             os.rename(self._temporary, self._target)
             self._raw.close()
-            _sync(self._target.parent)
+            sync_folder(self._target.parent)
 
     def _flush(self, rows: int) -> None:
         if not rows:
@@ -104,7 +105,7 @@ def make_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def _lock(path: Path, target: Path) -> int:
@@ -122,14 +123,6 @@ def _lock(path: Path, target: Path) -> int:
         except OSError:
             os.close(handle)
             raise
-        os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
         os.close(handle)
 
 

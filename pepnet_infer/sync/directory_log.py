@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.files import sync_tree
+from pepnet_infer.files import sync_folder, sync_tree
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, bundle_version, check_follower, read_progress
 
@@ -101,7 +101,7 @@ class DirectoryLog:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(staging, folder / f"{follower}.json")
-                _sync(folder)
+                sync_folder(folder)
             finally:
                 staging.unlink(missing_ok=True)
 
@@ -131,7 +131,7 @@ class DirectoryLog:
                 for path, away in zip(gone, hidden, strict=True):
                     os.rename(path, away)
                 for folder in {path.parent for path in gone}:
-                    _sync(folder)
+                    sync_folder(folder)
                 for away in hidden:
                     shutil.rmtree(away)
             return len(gone)
@@ -199,7 +199,7 @@ class DirectoryLog:
         entry = self._entry(kind, f"{number:020d}")
         sync_tree(staging)
         os.rename(staging, entry.path)
-        _sync(entry.path.parent)
+        sync_folder(entry.path.parent)
         return entry.position
 
 
@@ -217,15 +217,7 @@ def _make(folder: Path) -> None:
         if folder.parent != folder:
             _make(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_folder(folder.parent)
 
 
 @contextlib.contextmanager

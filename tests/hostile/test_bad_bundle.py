@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forged import Break, drop, manifest, put
 
 from pepnet_infer.bundle import Bundle, read_tensors
 from pepnet_infer.errors import BundleError
@@ -21,7 +22,6 @@ from pepnet_infer.tensorfile import write_tensors
 
 LINK = "expected a regular file, got a symbolic link"
 
-Break = Callable[[Path], Any]
 DENSE = "dense.safetensors"
 TABLE = "tables/video.safetensors"
 
@@ -31,25 +31,6 @@ def bundle(toy_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the toy bundle to break, in a folder of its own with a secret beside it."""
     (tmp_path / "secret").write_text("nobody's business")
     return Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
-
-
-def manifest(change: Callable[[dict[str, Any]], object]) -> Break:
-    """Changes the manifest; a forger would keep everything else right."""
-
-    def apply(root: Path) -> None:
-        data = json.loads((root / "manifest.json").read_text())
-        change(data)
-        (root / "manifest.json").write_text(json.dumps(data))
-
-    return apply
-
-
-def put(key: str, value: object) -> Break:
-    return manifest(lambda data: data.__setitem__(key, value))
-
-
-def drop(key: str) -> Break:
-    return manifest(lambda data: data.pop(key))
 
 
 def put_in(part: str, key: str, value: object) -> Break:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -13,46 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sync_deltas import BASE, DENSE, USER, VIDEO, make, reasons
+from forged import Break, drop, manifest, put
+from sync_deltas import BASE, DENSE, USER, VIDEO, reasons
 
 from pepnet_infer.bundle import read_tensors
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.sync.delta import Delta, open_delta
+from pepnet_infer.sync.delta import Delta
 from pepnet_infer.tensorfile import write_tensors
-
-Break = Callable[[Path], Any]
-
-
-@pytest.fixture
-def root(toy_checkpoint: Checkpoint, tmp_path: Path) -> Path:
-    """A delta to break, with a secret beside it."""
-    (tmp_path / "secret").write_text("nobody's business")
-    return make(tmp_path / "delta", toy_checkpoint)
-
-
-@pytest.fixture
-def check(toy_checkpoint: Checkpoint) -> Callable[[Path], Delta]:
-    return lambda root: open_delta(root, toy_checkpoint.schema, toy_checkpoint.config)
-
-
-def manifest(change: Callable[[dict[str, Any]], object]) -> Break:
-    """Changes the manifest; a forger would keep everything else right."""
-
-    def apply(root: Path) -> None:
-        data = json.loads((root / "manifest.json").read_text())
-        change(data)
-        (root / "manifest.json").write_text(json.dumps(data))
-
-    return apply
-
-
-def put(key: str, value: object) -> Break:
-    return manifest(lambda data: data.__setitem__(key, value))
-
-
-def drop(key: str) -> Break:
-    return manifest(lambda data: data.pop(key))
 
 
 def listed(name: str, entry: object) -> Break:

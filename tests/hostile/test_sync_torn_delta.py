@@ -18,20 +18,8 @@ from pepnet_infer.errors import UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.sync import delta as delta_module
-from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta
+from pepnet_infer.sync.delta import Delta, DeltaHead, write_delta
 from pepnet_infer.sync.directory_log import DirectoryLog
-
-
-@pytest.fixture
-def root(toy_checkpoint: Checkpoint, tmp_path: Path) -> Path:
-    """A delta to break, with a secret beside it."""
-    (tmp_path / "secret").write_text("nobody's business")
-    return make(tmp_path / "delta", toy_checkpoint)
-
-
-@pytest.fixture
-def check(toy_checkpoint: Checkpoint) -> Callable[[Path], Delta]:
-    return lambda root: open_delta(root, toy_checkpoint.schema, toy_checkpoint.config)
 
 
 def opened(check: Callable[[Path], Delta], root: Path) -> tuple[Delta | None, str]:

@@ -167,7 +167,6 @@ def test_versions_are_held_until_the_last_call_of_theirs() -> None:
             assert not versions.wait_until(1, 0.01)
         assert versions.put(marks[3], same=True) == 2  # type: ignore[arg-type]
         assert versions.oldest() == 0
-        threading.Timer(0.05, lambda: None).start()
     assert versions.oldest() == 2
     assert versions.wait_until(2, 0.0)
     assert versions.now is marks[3]

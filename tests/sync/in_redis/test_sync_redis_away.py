@@ -2,59 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from redis import Redis
+from redis_logs import NAMES, Delta, keys, versions
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
+from pepnet_infer.sync.delta import read_head
 from pepnet_infer.sync.redis_log import RedisLog
 from pepnet_infer.sync.transport import Progress
-
-NAMES = (f"away{number}" for number in itertools.count())
-Delta = Callable[..., Path]
-
-
-@pytest.fixture
-def delta(tmp_path: Path, toy_schema: FeatureSchema) -> Delta:
-    """Returns `delta(version, floats)`: with a graph and weights of so many random numbers."""
-
-    def make(version: int, floats: int = 4) -> Path:
-        dense = {"w": np.random.default_rng(version).standard_normal(floats).astype(np.float32)}
-        head = DeltaHead(version - 1, version, version, 1e9, toy_schema.hash)
-        return write_delta(tmp_path / "made" / f"{version}-{time.monotonic_ns()}", head, {}, dense, b"graph")
-
-    return make
-
-
-@pytest.fixture
-def client(redis_server: Any) -> Iterator[Any]:
-    with Redis.from_url(redis_server.url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def log(redis_server: Any, tmp_path: Path) -> Iterator[RedisLog]:
-    with RedisLog(redis_server.url, next(NAMES), spool=tmp_path / "spool") as opened:
-        yield opened
-
-
-def versions(log: RedisLog, after: str = "", **options: Any) -> list[int]:
-    return [read_head(entry.path).model_version for entry in log.read(after, **options)]
-
-
-def keys(client: Any, log: RedisLog) -> set[str]:
-    return {key.decode().removeprefix(log._prefix) for key in client.scan_iter(f"{log._prefix}*", count=10_000)}
 
 
 def test_a_server_that_comes_back_loses_nothing(
