@@ -345,6 +345,36 @@ void anything_in_any_order(CachePolicy policy, CacheRow type) {
   CHECK(stats.evicted_policy > 0 && stats.evicted_expired > 0 && stats.rejected_admission > 0);
 }
 
+// One way after the other, as a reader of its comment would.
+void the_least_of_two_sets() {
+  std::mt19937 random(11);
+  for (int round = 0; round < 2'000; ++round) {
+    cache::Set sets[2];
+    std::uint32_t flags = 0, least = 0;
+    const cache::Set* of = nullptr;
+    unsigned at = 0;
+    const std::uint32_t base = random();
+    for (cache::Set& set : sets) {
+      for (unsigned way = 0; way < cache::kWays; ++way) {
+        const bool empty = random() % 3 == 0;
+        const std::uint32_t word = empty ? cache::kEmpty : (random() & ~cache::kSlotBits) | random() % 4000;
+        const std::uint32_t order = random() % 4 == 0 ? base + random() % 3 : random();
+        set.hot[way] = word;
+        set.order[way] = order;
+        flags |= word;
+        if (empty || (of != nullptr && order - base >= least)) continue;
+        least = order - base;
+        of = &set;
+        at = way;
+      }
+    }
+    const cache::Least found = cache::least_of(sets[0], sets[1], base);
+    CHECK(found.any() == (of != nullptr));
+    CHECK(found.flags == flags);
+    if (of != nullptr) CHECK(&sets[found.set()] == of && found.way() == at);
+  }
+}
+
 }  // namespace
 
 void row_cache() {
@@ -353,6 +383,7 @@ void row_cache() {
   keys_chosen_against_it();
   repeats_are_counted();
   layouts_hold();
+  the_least_of_two_sets();
   for (const CachePolicy policy : kPolicies) {
     for (const CacheRow type : kTypes) anything_in_any_order(policy, type);
   }
