@@ -347,7 +347,8 @@ void anything_in_any_order(CachePolicy policy, CacheRow type) {
 
 // One way after the other, as a reader of its comment would.
 void the_least_of_two_sets() {
-  std::mt19937 random(11);
+  std::mt19937 engine(11);
+  const auto random = [&] { return static_cast<std::uint32_t>(engine()); };
   for (int round = 0; round < 2'000; ++round) {
     cache::Set sets[2];
     std::uint32_t flags = 0, least = 0;
