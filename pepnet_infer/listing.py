@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pepnet_infer.errors import BundleError
@@ -46,7 +46,7 @@ def read_document(root: Path, name: str) -> dict[str, Any]:
     return data
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """Opens a file to be read. Raises BundleError for a link or a special file, OSError for one that cannot be read."""
     mode = os.lstat(path)
     _regular(path, mode)
@@ -65,16 +65,17 @@ def read_listed(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
 
     What comes back is what the listing says, whatever is done to the directory at that moment.
     """
+    path = os.path.join(root, name)
     try:
-        with open_regular(root / name) as file:
+        with open_regular(path) as file:
             data = file.read(int(entry["bytes"]) + 1)
     except OSError as error:
-        raise BundleError(f"{root / name}: expected a file, got: {error.strerror}") from error
+        raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
     if len(data) != entry["bytes"]:
-        raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {len(data)} or more")
+        raise BundleError(f"{path}: expected {entry['bytes']} bytes, got {len(data)} or more")
     found = hashlib.sha256(data).hexdigest()
     if found != entry["sha256"]:
-        raise BundleError(f"{root / name}: expected sha256 {entry['sha256']:.64}, got {found}")
+        raise BundleError(f"{path}: expected sha256 {entry['sha256']:.64}, got {found}")
     return data
 
 
@@ -90,7 +91,7 @@ def typed(where: str, data: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
 
 def describe_files(root: Path) -> dict[str, dict[str, int | str]]:
     """Returns {name: {bytes, sha256}} of every file below `root`, sorted by name."""
-    return {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in sorted(_walk(root).items())}
+    return {name: {"bytes": size, "sha256": sha256(root / name)} for name, size in sorted(_walk(root).items())}
 
 
 def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> None:
@@ -122,37 +123,40 @@ def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool
     for name in sorted(set(present) - set(listing) - {document}):
         raise BundleError(f"{root / name}: expected only files listed in {document}, got one more")
     for name, entry in listing.items():
-        size = present[name].stat().st_size
-        if size != entry["bytes"]:
-            raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {size}")
+        if present[name] != entry["bytes"]:
+            raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {present[name]}")
     if hashes:
         for name, entry in listing.items():
-            found = sha256(present[name])
+            found = sha256(root / name)
             if found != entry["sha256"]:
                 raise BundleError(f"{root / name}: expected sha256 {entry['sha256']}, got {found}")
 
 
 def plain(name: str) -> bool:
     """Whether a name in a listing is a path that stays inside its directory."""
-    path = PurePosixPath(name)
-    if "\0" in name or "\\" in name or path.is_absolute() or not path.parts:
+    if "\0" in name or "\\" in name:
         return False
-    return str(path) == name and all(part != ".." for part in path.parts)
+    return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def _walk(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for folder, folders, names in os.walk(root):
-        for name in [*folders, *names]:
-            path = Path(folder, name)
-            mode = os.lstat(path)
-            if not stat.S_ISDIR(mode.st_mode):
-                _regular(path, mode)
-                found[path.relative_to(root).as_posix()] = path
+def _walk(root: Path) -> dict[str, int]:
+    """Returns how many bytes each file below `root` has, by its path from there."""
+    found: dict[str, int] = {}
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        with os.scandir(os.path.join(root, inside)) as entries:
+            for entry in entries:
+                mode, name = entry.stat(follow_symlinks=False), inside + entry.name
+                if stat.S_ISDIR(mode.st_mode):
+                    folders.append(f"{name}/")
+                else:
+                    _regular(entry.path, mode)
+                    found[name] = mode.st_size
     return found
 
 
-def _regular(path: Path, mode: os.stat_result) -> None:
+def _regular(path: str | Path, mode: os.stat_result) -> None:
     if stat.S_ISLNK(mode.st_mode):
         raise BundleError(f"{path}: expected a regular file, got a symbolic link")
     if not stat.S_ISREG(mode.st_mode):

@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 #: The format's own limit on the JSON header.
 _MAX_HEADER = 100_000_000
+_ITEMSIZE = {name: np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
 
 
 class MappedFile:
@@ -78,7 +79,7 @@ class MappedFile:
             mapped.madvise(mmap.MADV_HUGEPAGE)
 
     def _read_header(self) -> dict[str, TensorInfo]:
-        path = self.path
+        path = str(self.path)
         (length,) = struct.unpack("<Q", self._map[:8])
         most = min(_MAX_HEADER, self.bytes - 8)
         if length > most:
@@ -93,7 +94,7 @@ class MappedFile:
         header.pop("__metadata__", None)
         tensors, spans = {}, []
         for name, entry in header.items():
-            tensors[name], span = self._read_entry(name, entry, data)
+            tensors[name], span = _read_entry(f"{path}: tensor {name!r}", entry, data, self.bytes)
             spans.append((*span, name))
         at = 0
         for begin, end, name in sorted(spans):
@@ -104,22 +105,22 @@ class MappedFile:
             raise BundleError(f"{path}: expected {data + at} bytes by its header, got {self.bytes}")
         return tensors
 
-    def _read_entry(self, name: str, entry: object, data: int) -> tuple[TensorInfo, tuple[int, int]]:
-        where = f"{self.path}: tensor {name!r}"
-        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise BundleError(f"{where}: expected dtype, shape and data_offsets, got {_short(entry)}")
-        dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise BundleError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {_short(dtype)}")
-        for key, value in (("shape", shape), ("data_offsets", span)):
-            if not isinstance(value, list) or not all(type(v) is int and 0 <= v < 2**63 for v in value):
-                raise BundleError(f"{where}: {key}: expected a list of whole numbers, got {_short(value)}")
-        bytes_ = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-        if len(span) != 2 or span[1] - span[0] != bytes_:
-            raise BundleError(f"{where}: expected {bytes_} bytes for {dtype} {_short(shape)}, got data at {span}")
-        if data + span[1] > self.bytes:
-            raise BundleError(f"{where}: expected data within {self.bytes} bytes, got an end at {data + span[1]}")
-        return TensorInfo(dtype, tuple(shape), data + span[0]), (span[0], span[1])
+
+def _read_entry(where: str, entry: object, data: int, size: int) -> tuple[TensorInfo, tuple[int, int]]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise BundleError(f"{where}: expected dtype, shape and data_offsets, got {_short(entry)}")
+    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise BundleError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {_short(dtype)}")
+    for key, value in (("shape", shape), ("data_offsets", span)):
+        if not isinstance(value, list) or any(type(v) is not int or not 0 <= v < 2**63 for v in value):
+            raise BundleError(f"{where}: {key}: expected a list of whole numbers, got {_short(value)}")
+    bytes_ = math.prod(shape) * _ITEMSIZE[dtype]
+    if len(span) != 2 or span[1] - span[0] != bytes_:
+        raise BundleError(f"{where}: expected {bytes_} bytes for {dtype} {_short(shape)}, got data at {span}")
+    if data + span[1] > size:
+        raise BundleError(f"{where}: expected data within {size} bytes, got an end at {data + span[1]}")
+    return TensorInfo(dtype, tuple(shape), data + span[0]), (span[0], span[1])
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
