@@ -50,6 +50,7 @@ class Options:
     seconds: float = 30.0
     batch: int = 256
     load: float = 1.0
+    share: float = FollowConfig.share
     policy: str = "gset"
     seed: int = 0
 
@@ -149,7 +150,7 @@ def measure_sync(
             traffic = Traffic(engine.bundle, options.seed)
             batches = [traffic.columns(options.batch) for _ in range(BATCHES)]
             log = DirectoryLog(log_path(Path(folder), "follow"))
-            follower = engine.follow(log, FollowConfig(name="bench", wait_s=0.5))
+            follower = engine.follow(log, FollowConfig(name="bench", wait_s=0.5, share=options.share))
             data = _measure(engine, follower, publisher, batches, options, say)
     data = {"bundle": name, "schema_hash": engine.schema.hash, "options": asdict(options), **data}
     return Result(kind="sync", command=command, machine=facts, data=data)

@@ -5,6 +5,7 @@ What is in them is drawn from a bundle's tables: changed rows are other rows' va
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -126,7 +127,11 @@ class _Trainer:
 
 
 def publisher(given: Publishing, orders: Connection) -> None:
-    """The process: follows orders and, at each new one, answers what it did by the last."""
+    """The process: follows orders and, at each new one, answers what it did by the last.
+
+    It stands for another machine, so it takes what the threads that score leave of this one's CPUs.
+    """
+    os.nice(19)
     try:
         trainer = _Trainer(given)
         orders.send("ready")

@@ -224,6 +224,23 @@ class FieldRule(TypedDict, total=False):
     share: float
     admission: float
 
+class RowOverlay:
+    def __init__(
+        self,
+        keys: Keys,
+        rows: Floats,
+        gone: npt.NDArray[np.uint8] | None = None,
+        expires: npt.NDArray[np.float64] | None = None,
+    ) -> None: ...
+    def find(self, keys: Keys) -> npt.NDArray[np.int64]: ...
+
+#: (cache, overlay, default_row, keys, out, offsets, pooling, outcomes)
+Job = tuple[
+    RowCache, RowOverlay | None, Floats, Keys, Floats, npt.NDArray[np.int64] | None, Literal["mean", "sum"], Outcomes
+]
+
+def look_up(jobs: list[Job], counted: bool = True) -> list[tuple[int, int, int]]: ...
+
 class EntryInfos(TypedDict):
     outcome: Outcomes
     tombstone: npt.NDArray[np.bool_]
@@ -292,6 +309,8 @@ class RowCache:
         results: Outcomes | None = None,  # 0 stale, 1 inserted, 2 replaced, 3 rejected
         restore: bool = False,
         earned: npt.NDArray[np.bool_] | None = None,
+        put: bool = False,
+        known: bool = False,
     ) -> int: ...
     def forget(self, keys: Keys) -> int: ...
     def mark_absent(self, keys: Keys) -> None: ...

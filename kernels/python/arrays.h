@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "pepnet/packed.h"
@@ -72,6 +73,34 @@ bool* flags_of(const char* name, const py::array& array, std::size_t size);
 
 // A float32 [dim] vector.
 PackedArray<float> default_of(const char* name, const py::array& array, std::size_t dim);
+
+// A [size] array of T without gaps, or none.
+template <class T>
+const T* optional_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
+  if (!array) return nullptr;
+  if (!py::isinstance<py::array_t<T>>(*array)) {
+    throw py::type_error(std::string(name) + ": expected " + std::string(py::str(py::dtype::of<T>())) +
+                         ", got " + describe(*array));
+  }
+  if (array->ndim() != 1 || static_cast<std::size_t>(array->shape(0)) != size ||
+      (array->flags() & py::array::c_style) == 0 ||
+      reinterpret_cast<std::uintptr_t>(array->data()) % alignof(T) != 0) {
+    throw py::value_error(std::string(name) + ": expected [" + std::to_string(size) + "] without gaps, got " +
+                          describe(*array));
+  }
+  return static_cast<const T*>(array->data());
+}
+
+// A uint8 [size] destination, or none.
+template <class T>
+T* outcomes_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
+  static_assert(sizeof(T) == 1);
+  if (!array) return nullptr;
+  if (!array->writeable()) {
+    throw py::value_error(std::string(name) + ": expected a writeable array, got " + describe(*array));
+  }
+  return reinterpret_cast<T*>(const_cast<std::uint8_t*>(optional_of<std::uint8_t>(name, array, size)));
+}
 
 // The bags that int64 [B+1] offsets cut, and what becomes of each.
 struct Bags {

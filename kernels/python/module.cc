@@ -8,6 +8,7 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_exceptions(module);
   pepnet::python::bind_flights(module);
   pepnet::python::bind_key_index(module);
+  pepnet::python::bind_look_up(module);
   pepnet::python::bind_packed_weights(module);
   pepnet::python::bind_ops(module);
   pepnet::python::bind_row_cache(module);

@@ -43,34 +43,6 @@ const char* name_of(const Table& table, Value wanted) {
   return "";
 }
 
-// A [size] array of T without gaps, or none.
-template <class T>
-const T* optional_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
-  if (!array) return nullptr;
-  if (!py::isinstance<py::array_t<T>>(*array)) {
-    throw py::type_error(std::string(name) + ": expected " + std::string(py::str(py::dtype::of<T>())) +
-                         ", got " + describe(*array));
-  }
-  if (array->ndim() != 1 || static_cast<std::size_t>(array->shape(0)) != size ||
-      (array->flags() & py::array::c_style) == 0 ||
-      reinterpret_cast<std::uintptr_t>(array->data()) % alignof(T) != 0) {
-    throw py::value_error(std::string(name) + ": expected [" + std::to_string(size) + "] without gaps, got " +
-                          describe(*array));
-  }
-  return static_cast<const T*>(array->data());
-}
-
-// A uint8 [size] destination, or none.
-template <class T>
-T* outcomes_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
-  static_assert(sizeof(T) == 1);
-  if (!array) return nullptr;
-  if (!array->writeable()) {
-    throw py::value_error(std::string(name) + ": expected a writeable array, got " + describe(*array));
-  }
-  return reinterpret_cast<T*>(const_cast<std::uint8_t*>(optional_of<std::uint8_t>(name, array, size)));
-}
-
 FieldRule rule_of(const py::dict& given) {
   FieldRule rule;
   for (const auto& [key, value] : given) {
@@ -165,7 +137,7 @@ class Cache {
   std::size_t write(const py::array& keys, const py::array& rows, const std::optional<py::array>& scores,
                     const std::optional<py::array>& versions, const std::optional<py::array>& expires,
                     bool update, const std::optional<py::array>& results, bool restore,
-                    const std::optional<py::array>& earned) {
+                    const std::optional<py::array>& earned, bool put, bool known) {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     const MatrixView values = matrix_of("rows", rows);
     if (values.rows != wanted.size() || values.columns != options_.dim) {
@@ -179,10 +151,14 @@ class Cache {
                          optional_of<std::uint64_t>("versions", versions, wanted.size()),
                          optional_of<double>("expires", expires, wanted.size()),
                          optional_of<bool>("earned", earned, wanted.size())};
-    if (update && restore) throw py::value_error("restore: expected False with update, got both");
+    if (update + restore + put > 1)
+      throw py::value_error("write: expected one of update, restore and put, got more");
+    if (known && !put) throw py::value_error("known: expected put with it, got none");
+    Write how = update ? Write::kUpdate : restore ? Write::kRestore : Write::kInsert;
+    if (put) how = known ? Write::kPutKnown : Write::kPut;
     auto* const what = outcomes_of<Written>("results", results, wanted.size());
     const py::gil_scoped_release release;
-    return cache_->write(batch, update ? Write::kUpdate : restore ? Write::kRestore : Write::kInsert, what);
+    return cache_->write(batch, how, what);
   }
 
   std::size_t forget(const py::array& keys) {
@@ -284,6 +260,11 @@ class Cache {
 
 RowCache& core_of(const py::object& row_cache) { return row_cache.cast<const Cache&>().cache(); }
 
+CoreOf core_and_dim_of(const py::handle& row_cache) {
+  const auto& found = row_cache.cast<const Cache&>();
+  return {&found.cache(), found.options().dim};
+}
+
 void bind_row_cache(py::module_& module) {
   py::class_<Cache>(module, "RowCache",
                     "Rows of the ids that matter, in a fixed number of bytes. Safe from any thread.")
@@ -308,11 +289,13 @@ void bind_row_cache(py::module_& module) {
       .def("write", &Cache::write, py::arg("keys"), py::arg("rows"), py::arg("scores") = py::none(),
            py::arg("versions") = py::none(), py::arg("expires") = py::none(), py::arg("update") = false,
            py::arg("results") = py::none(), py::arg("restore") = false, py::arg("earned") = py::none(),
+           py::arg("put") = false, py::arg("known") = false,
            "Inserts or replaces rows of older (or, without `update`, equal) versions; returns how many. "
            "uint8 [N] "
            "`results`: 0 stale, 1 inserted, 2 replaced, 3 rejected. `restore`: rows that were in a cache "
            "before are "
-           "admitted for certain, with their scores; bool [N] `earned`: those whose score is of accesses.")
+           "admitted for certain, with their scores; bool [N] `earned`: those whose score is of accesses. "
+           "`put`: whatever version is there; `known`: only where anything is.")
       .def("forget", &Cache::forget, py::arg("keys"),
            "Lets go of what is known of the keys: the store is asked next. Returns how many were there.")
       .def("mark_absent", &Cache::mark_absent, py::arg("keys"),

@@ -18,7 +18,7 @@ from pepnet_infer.cache.embedding_cache import EmbeddingCache, Expires, Flags, S
 from pepnet_infer.cache.flights import Flights
 from pepnet_infer.cache.miss_batch import MissBatch, Part
 from pepnet_infer.cache.miss_counters import MissCounters
-from pepnet_infer.cache.miss_look import Look
+from pepnet_infer.cache.miss_look import Look, Overlays, look_at
 from pepnet_infer.cache.miss_workers import MissWorkers
 from pepnet_infer.cache.warm import warm
 from pepnet_infer.cache.window_ticks import WindowTicks
@@ -58,6 +58,7 @@ class CachedRows:
         self.config = config
         self.tables = {table.name: table for table in tables}
         self.caches = dict(caches)
+        self._cores = {dim: cache.core for dim, cache in self.caches.items()}
         self._counters = MissCounters()
         self._store = checked(store)
         self._flights = {dim: Flights(cache, self._store, self._counters) for dim, cache in self.caches.items()}
@@ -75,25 +76,28 @@ class CachedRows:
         """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Raises StoreError."""
         return self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0]
 
-    def answer(self, requests: Sequence[RowRequest], tables: Mapping[str, CachedTable] | None = None) -> list[int]:
+    def answer(
+        self,
+        requests: Sequence[RowRequest],
+        tables: Mapping[str, CachedTable] | None = None,
+        overlays: Overlays | None = None,
+    ) -> list[int]:
         """Does all `requests` of a batch. Returns how many keys of each got the default row.
 
-        tables: the same with other default rows, for a version of the model that has its own. Keys must be of the
-        request's table, or `MISSING_KEY`. Raises StoreError for a table that is not there and, with `on_fault` "raise",
-        when the store failed.
+        For a version of the model, tables: the same with default rows of its own; overlays: rows of its own, whose keys
+        are not asked of the cache, and not counted. Keys must be of the request's table, or `MISSING_KEY`. Raises
+        StoreError for a table that is not there and, with `on_fault` "raise", when the store failed.
         """
         deadline = None if self._budget is None else monotonic() + self._budget
         ended = {dim: flights.ended for dim, flights in self._flights.items()}
-        looks = []
-        for request in requests:
-            table = self._table(request.table)
-            if tables is not None:
-                table = tables[request.table]
-            looks.append(Look(request, table, self.caches[table.dim].core))
+        found = [self._table(request.table) for request in requests]
+        if tables is not None:
+            found = [tables[table.name] for table in found]
+        looks = look_at(requests, found, self._cores, overlays or {})
         if any(look.part is not None for look in looks):
             self._answer_missed(looks, ended, deadline)
         self._counters.looked_up(looks)
-        return [look.defaults for look in looks]
+        return [look.defaults + look.overlay_defaults for look in looks]
 
     def _answer_missed(self, looks: Sequence[Look], ended: Mapping[int, int], deadline: float | None) -> None:
         lacking: dict[int, list[tuple[Look, Part]]] = {}

@@ -19,6 +19,7 @@ def sync(
     seconds: Annotated[float, typer.Option(min=6, help="Measure for this long.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Rows of a call.")] = 256,
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the time that each thread scores.")] = 1.0,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of one CPU, that the follower may take.")] = 0.25,
     policy: Annotated[str, typer.Option(help="The cache's policy.")] = "gset",
     seed: Annotated[int, typer.Option(min=0, help="Seed of requests and rows.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
@@ -37,8 +38,8 @@ def sync(
         _need("matplotlib", "bench")
     command = f"pepnet-infer bench sync {_public(str(bundle))} --rows-per-s {rows_per_s} --delta-s {delta_s:g}"
     command += f" --dense-every {dense_every} --threads {threads} --seconds {seconds:g} --batch {batch}"
-    command += f" --load {load:g} --policy {policy}" + (f" --seed {seed}" if seed else "")
-    options = Options(rows_per_s, delta_s, dense_every, threads, seconds, batch, load, policy, seed)
+    command += f" --load {load:g} --share {share:g} --policy {policy}" + (f" --seed {seed}" if seed else "")
+    options = Options(rows_per_s, delta_s, dense_every, threads, seconds, batch, load, share, policy, seed)
     with _Steps() as say:
         result = measure_sync(bundle, _public(str(bundle)), command, options, say)
     progress.print(noise(result.data), markup=False, highlight=False)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -72,14 +73,14 @@ class Fetched(NamedTuple):
         return Fetched(self.rows[at], self.found[at], self.versions[at], self.scores[at], self.expires[at])
 
     @staticmethod
-    def concat(one: Fetched, other: Fetched) -> Fetched:
-        """Returns what is had of the keys of both, one after another."""
+    def concat(parts: Sequence[Fetched]) -> Fetched:
+        """Returns what is had of the keys of one or more, one after another."""
         return Fetched(
-            np.concatenate([one.rows, other.rows]),
-            np.concatenate([one.found, other.found]),
-            np.concatenate([one.versions, other.versions]),
-            np.concatenate([one.scores, other.scores]),
-            np.concatenate([one.expires, other.expires]),
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.found for part in parts]),
+            np.concatenate([part.versions for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.expires for part in parts]),
         )
 
     def put(self, at: npt.NDArray[np.int64], part: Fetched) -> None:

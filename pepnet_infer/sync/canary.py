@@ -14,6 +14,7 @@ from pepnet_infer.errors import UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.served import Served
 from pepnet_infer.sync.follow_config import Guard
+from pepnet_infer.sync.pace import Rest, no_rest
 
 _BINS = 10
 _LEAST_SHARE = 1e-4  # an empty bin counts as this much, so that the index stays finite
@@ -48,7 +49,7 @@ class Canary:
             while self._rows - self._kept[0].num_rows >= guard.rows:
                 self._rows -= self._kept.popleft().num_rows
 
-    def check(self, old: Served, new: Served, tasks: Sequence[str]) -> bool:
+    def check(self, old: Served, new: Served, tasks: Sequence[str], rest: Rest = no_rest) -> bool:
         """Returns whether there were rows enough to say anything.
 
         Raises UpdateError with reason "drift" when the new version scores them too differently.
@@ -57,9 +58,14 @@ class Canary:
             kept = list(self._kept)
         if sum(part.num_rows for part in kept) < self.guard.least_rows:
             return False
-        features = Features.concat(kept)
-        before = old.backend.run(old.assembler.inputs(features))
-        after = new.backend.run(new.assembler.inputs(features))
+        scores = []
+        for served in (old, new):
+            parts = []
+            for features in kept:
+                parts.append(served.backend.run(served.assembler.inputs(features)))
+                rest()
+            scores.append(np.concatenate(parts))
+        before, after = scores
         for column, task in enumerate(tasks):
             self._compare(task, before[:, column], after[:, column])
         return True

@@ -24,6 +24,7 @@ from pepnet_infer.listing import check_files, describe_files, plain, read_docume
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.store.mapped_file import MappedFile
 from pepnet_infer.sync.delta_rows import DeltaRows, read_rows, write_rows
+from pepnet_infer.sync.pace import Rest, no_rest
 from pepnet_infer.tensorfile import Array, write_tensors
 
 FORMAT = "pepnet-delta"
@@ -103,7 +104,7 @@ def read_head(path: str | os.PathLike[str]) -> DeltaHead:
     return _head(Path(path))[0]
 
 
-def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: ModelConfig) -> Delta:
+def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: ModelConfig, rest: Rest = no_rest) -> Delta:
     """Reads and checks a delta for engines of `schema` and `config`.
 
     Checked are the listing (plain names, sizes, hashes, nothing more than listed, no links), the schema's hash, the
@@ -115,7 +116,7 @@ def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: Mode
     root = Path(path)
     before = _identity(root)
     try:
-        return _open(root, schema, config)
+        return _open(root, schema, config, rest)
     except UpdateError as error:
         if before is not None and _identity(root) != before:
             raise UpdateError(
@@ -124,8 +125,9 @@ def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: Mode
         raise
 
 
-def _open(root: Path, schema: FeatureSchema, config: ModelConfig) -> Delta:
+def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest) -> Delta:
     head, document = _head(root)
+    rest()
     where = str(root / MANIFEST)
     if head.schema_hash != schema.hash:
         raise UpdateError("schema", f"{where}: schema_hash: expected {schema.hash}, got {head.schema_hash[:80]}")
@@ -140,9 +142,13 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig) -> Delta:
             raise UpdateError("table", f"{where}: files: expected {expected}, got {name[:200]!r}")
         if ONNX in listing and DENSE not in listing:
             raise UpdateError("dense", f"{where}: files: expected {DENSE} beside {ONNX}, got none")
+        rest()
         check_files(root, listing, MANIFEST, hashes=False)
         # Each file is opened once: what is hashed is what is used, whatever takes its name at that moment.
-        read = {name: read_listed(root, name, entry) for name, entry in listing.items()}
+        read = {}
+        for name, entry in listing.items():
+            rest()
+            read[name] = read_listed(root, name, entry)
     except BundleError as error:
         raise UpdateError("files", str(error)) from error
     size = sum(map(len, read.values()))
@@ -151,8 +157,10 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig) -> Delta:
     rows = {}
     for name, spec in tables.items():
         if name in read:
-            rows[spec.name] = read_rows(root / name, read.pop(name), spec)
-            rows[spec.name].check(str(root / name), head.base_version, head.model_version, spec)
+            rest()
+            path = root / name
+            rows[spec.name] = read_rows(path, read.pop(name), spec)
+            rows[spec.name].check(str(path), head.base_version, head.model_version, spec)
     return Delta(root, head, dense, onnx, rows, size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,15 +38,22 @@ class DeltaRows(NamedTuple):
 
     def merged(self, other: DeltaRows) -> DeltaRows:
         """Returns the rows of both, which have no key in common."""
-        keys = np.concatenate([self.keys, other.keys])
+        both = DeltaRows.concat([self, other])
+        return both.take(np.argsort(both.keys))
+
+    @staticmethod
+    def concat(parts: Sequence[DeltaRows]) -> DeltaRows:
+        """Returns the rows of one or more of a width, one after another, without defaults."""
+        if len(parts) == 1:
+            return parts[0]._replace(default=None)
         return DeltaRows(
-            keys,
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.versions, other.versions]),
-            np.concatenate([self.scores, other.scores]),
-            np.concatenate([self.expires, other.expires]),
-            np.concatenate([self.tombstones, other.tombstones]),
-        ).take(np.argsort(keys))
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.versions for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.expires for part in parts]),
+            np.concatenate([part.tombstones for part in parts]),
+        )
 
     def check(self, where: str, base_version: int, model_version: int, spec: TableSpec | None = None) -> None:
         """Raises UpdateError unless everything is as said above; `spec` where the table is known."""

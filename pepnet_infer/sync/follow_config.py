@@ -57,6 +57,9 @@ class FollowConfig:
     rows: Literal["store", "cache"] = "store"
     guard: Guard | None = field(default_factory=Guard)  #: None: every delta that passes its checks goes live
     retry_s: float = 1.0  #: after a log that could not be reached
+    #: Of one CPU, that taking a delta may use while calls are scored: it rests in between, for half a second at most,
+    #: and not at the start, nor when more than one delta waits. 1: as fast as it can.
+    share: float = 0.25
 
     def __post_init__(self) -> None:
         if self.insert not in ("auto", "resident", "all"):
@@ -68,6 +71,8 @@ class FollowConfig:
             raise UpdateError("config", f"rows: expected insert 'all' and keep 0 with 'cache', got {got}")
         if not (isinstance(self.keep, int) and self.keep >= 0):
             raise UpdateError("config", f"keep: expected an integer from 0, got {self.keep!r}")
+        if not (isinstance(self.share, int | float) and 0 < self.share <= 1):
+            raise UpdateError("config", f"share: expected a number above 0, up to 1, got {self.share!r}")
         for name in ("wait_s", "retry_s"):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 < value < math.inf):

@@ -18,6 +18,7 @@ from pepnet_infer.loading import Loading
 from pepnet_infer.served import Versions
 from pepnet_infer.sync.delta import open_delta, read_head
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.pace import Pace
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.updater import Updater
@@ -41,7 +42,8 @@ class Follower:
         self._versions, self._transport, self._config = versions, transport, config
         self._stats = SyncStats()
         self._lock = threading.RLock()  # around every change of the version; who holds may go back
-        self._updater = Updater(versions, loading, config, self._stats)
+        self._pace = Pace(config.share)
+        self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
         self._newest: tuple[int, float] | None = None  # model version, and when it was produced
         self._said: Progress | None = None
@@ -74,6 +76,7 @@ class Follower:
         UpdateError for a version that is not kept, and while calls of an earlier version do not end.
         """
         with self._lock:
+            self._pace.begin(hurry=True)
             self._updater.rollback(version)
         _LOG.warning("rolled back to model version %d", version)
         self._wake()
@@ -147,6 +150,7 @@ class Follower:
         """Takes what is in the log after the last position. Returns whether there was anything."""
         entries = self._transport.read(self._position, min(wait_s, self._fold_soon()))
         with self._changing() as may:
+            self._pace.begin(hurry=wait_s == 0 or len(entries) > 1)
             for entry in entries:
                 if not may or self._stop.is_set():
                     return True
@@ -195,7 +199,7 @@ class Follower:
             if head.model_version <= self._updater.left_behind:
                 raise UpdateError("left", f"{entry.path}: version {head.model_version} was rolled back")
             schema, config = self._versions.now.bundle.schema, self._versions.now.bundle.config
-            delta = open_delta(entry.path, schema, config)
+            delta = open_delta(entry.path, schema, config, self._pace.rest)
             self._updater.apply(delta)
         except UpdateError as error:
             self._refuse(error)
@@ -263,6 +267,7 @@ class Follower:
     def _look_for_bundle(self) -> None:
         with self._changing() as may:
             if may:
+                self._pace.begin(hurry=True)
                 self._take_bundle()
                 self._take_early()
 

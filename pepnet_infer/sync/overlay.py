@@ -7,20 +7,25 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import KeyIndex
+from pepnet_infer._kernels import RowOverlay
 from pepnet_infer.ids import Keys
 from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.sync.pace import Rest, no_rest
 
 
 class Overlay:
     """Changed rows by table. Never changed itself: any thread may read it."""
 
-    def __init__(self, rows: Mapping[str, DeltaRows]) -> None:
+    def __init__(self, rows: Mapping[str, DeltaRows], rest: Rest = no_rest) -> None:
         self.rows = {name: table for name, table in rows.items() if len(table.keys)}
-        self._index = {name: KeyIndex(table.keys) for name, table in self.rows.items()}
-        # Of most tables no row is deleted, and none ever expires: then a call need not look.
-        self._gone = {name: table.tombstones != 0 for name, table in self.rows.items() if table.tombstones.any()}
-        self._until = {name: table.expires for name, table in self.rows.items() if (table.expires != np.inf).any()}
+        #: what calls look in
+        self.by_table: dict[str, RowOverlay] = {}
+        for name, table in self.rows.items():
+            # Of most tables no row is deleted, and none ever expires: then a call need not look.
+            gone = table.tombstones if table.tombstones.any() else None
+            until = table.expires if (table.expires != np.inf).any() else None
+            self.by_table[name] = RowOverlay(table.keys, table.rows, gone, until)
+            rest()
 
     def __bool__(self) -> bool:
         return bool(self.rows)
@@ -30,16 +35,7 @@ class Overlay:
 
     def find(self, table: str, keys: Keys) -> npt.NDArray[np.int64]:
         """Returns where `keys` [N] stand in the table's changed rows, -1 where they do not."""
-        return self._index[table].find(np.ascontiguousarray(keys))
-
-    def living(self, table: str, at: npt.NDArray[np.int64], now: float) -> npt.NDArray[np.int64]:
-        """Returns places `at` [N] of rows, -1 for those that are deleted or over their time at `now`."""
-        gone, until = self._gone.get(table), self._until.get(table)
-        if gone is not None:
-            at = np.where(gone[at], -1, at)
-        if until is not None:
-            at = np.where((at >= 0) & (until[at] <= now), -1, at)
-        return at
+        return self.by_table[table].find(np.ascontiguousarray(keys))
 
 
 def over(newer: Overlay, older: Overlay) -> Overlay:

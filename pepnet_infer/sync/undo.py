@@ -20,6 +20,16 @@ class Undone(NamedTuple):
     fetched: Fetched
     kinds: npt.NDArray[np.uint8]  # 0: nothing, what is below counted; 1: a row; 2: that there is none
 
+    @staticmethod
+    def concat(parts: Sequence[Undone]) -> Undone:
+        """Returns what was there of the keys of one or more, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        fetched = Fetched.concat([part.fetched for part in parts])
+        return Undone(
+            np.concatenate([part.keys for part in parts]), fetched, np.concatenate([part.kinds for part in parts])
+        )
+
     def rows(self, below: Store) -> DeltaRows:
         """Returns the rows as they were, those from the store below among them."""
         fetched = self.fetched.take(np.arange(len(self.keys)))
@@ -30,22 +40,21 @@ class Undone(NamedTuple):
         return DeltaRows(self.keys, fetched.rows, fetched.versions, fetched.scores, fetched.expires, gone)
 
 
-#: By table.
-Undo = dict[str, Undone]
+#: By width.
+Undo = dict[int, Undone]
 
 
 def undone(steps: Sequence[Undo]) -> Undo:
     """Returns what leads back over several deltas, the last one first: of each key, what it was before the first."""
     together: Undo = {}
     for step in steps:
-        for name, back in step.items():
-            together[name] = _before(back, together[name]) if name in together else back
+        for dim, back in step.items():
+            together[dim] = _before(back, together[dim]) if dim in together else back
     return together
 
 
 def _before(earlier: Undone, later: Undone) -> Undone:
     kept = ~np.isin(later.keys, earlier.keys)
-    keys = np.concatenate([earlier.keys, later.keys[kept]])
-    order = np.argsort(keys)
-    fetched = Fetched.concat(earlier.fetched, later.fetched.take(kept)).take(order)
-    return Undone(keys[order], fetched, np.concatenate([earlier.kinds, later.kinds[kept]])[order])
+    both = Undone.concat([earlier, Undone(later.keys[kept], later.fetched.take(kept), later.kinds[kept])])
+    order = np.argsort(both.keys)
+    return Undone(both.keys[order], both.fetched.take(order), both.kinds[order])

@@ -16,6 +16,7 @@ from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.over_bundle import open_rows
 from pepnet_infer.dense_inputs import dense_call
 from pepnet_infer.errors import BackendError, BundleError, UpdateError
+from pepnet_infer.ids import Keys
 from pepnet_infer.loading import Loading
 from pepnet_infer.served import Served, Versions
 from pepnet_infer.store import Rows
@@ -26,11 +27,13 @@ from pepnet_infer.sync.delta_rows import DeltaRows
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.layered_store import LayeredStore
 from pepnet_infer.sync.overlay import Overlay, over
+from pepnet_infer.sync.pace import Rest, no_rest
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.undo import Undo, Undone, undone
 from pepnet_infer.sync.version_rows import VersionRows
+from pepnet_infer.sync.widths import by_table, by_width
 
-_CHUNK = 1 << 13  # rows written to the cache in one call
+_CHUNK = 1 << 12  # rows that go down in one piece
 #: Seconds that a rollback, or the end of a bundle's use, waits for calls of earlier versions.
 _PATIENCE_S = 30.0
 
@@ -58,8 +61,11 @@ class _Pending:
 class Updater:
     """For one thread at a time, but for what `Versions` lets any thread do."""
 
-    def __init__(self, versions: Versions, loading: Loading, config: FollowConfig, stats: SyncStats) -> None:
+    def __init__(
+        self, versions: Versions, loading: Loading, config: FollowConfig, stats: SyncStats, rest: Rest = no_rest
+    ) -> None:
         self._versions, self._loading, self._config, self._stats = versions, loading, config, stats
+        self._rest = rest
         self.canary = None if config.guard is None else Canary(config.guard)
         self._pending: list[_Pending] = []
         self._past: deque[_Past] = deque(maxlen=config.keep or None)
@@ -127,11 +133,11 @@ class Updater:
                 raise UpdateError("dense", f"{delta.path}: {error}") from error
             dense = dense_call(backend, bundle.config.inputs)
         defaults = {**self._defaults, **{n: t.default for n, t in delta.rows.items() if t.default is not None}}
-        overlay = Overlay(delta.rows)
+        overlay = Overlay(delta.rows, self._rest)
         served = replace(now, bundle=bundle, backend=backend, dense=dense)
         served = self._with_rows(served, self._seen([*self._pending, _Pending(0, overlay)]), defaults)
         guarded = delta.dense is not None and self.canary is not None
-        if guarded and self.canary is not None and not self.canary.check(now, served, bundle.tasks):
+        if guarded and self.canary is not None and not self.canary.check(now, served, bundle.tasks, self._rest):
             self._stats.count("unguarded")
         before = _Past(self._with_rows(now, None, self._defaults), self._defaults)
         if self._config.keep:
@@ -180,7 +186,8 @@ class Updater:
             kept = ", ".join(str(past.served.model_version) for past in self._past) or "none"
             raise UpdateError("history", f"rollback: expected one of the versions kept ({kept}), got {version}")
         target, undo = steps[-1], undone([past.undo for past in steps])
-        overlay = Overlay({name: back.rows(self._layers.below) for name, back in undo.items()})  # the store may fail
+        before = {dim: back.rows(self._layers.below) for dim, back in undo.items()}  # the store may fail
+        overlay = Overlay(by_table(before, self._cached.tables))
         for _ in steps:
             self._past.pop()
         self.left_behind = max(self.left_behind, self.model_version)
@@ -223,26 +230,34 @@ class Updater:
         return seen
 
     def _put_down(self, pending: _Pending) -> None:
-        changes = {name: (self._cached.tables[name].dim, rows) for name, rows in pending.overlay.rows.items()}
+        changes = by_width(pending.overlay.rows, self._cached.tables)
         stored = self._config.rows == "store"
         if pending.undo is None:
-            pending.undo = {
-                name: Undone(changed.keys, *self._layers.state(changed.keys, dim))
-                for name, (dim, changed) in changes.items()
-                if stored
-            }
-        for dim, changed in changes.values():
-            if stored:
-                self._layers.put(changed)
+            pending.undo = {dim: self._state(dim, changed.keys) for dim, changed in changes.items() if stored}
+        for dim, changed in changes.items():
             for begin in range(0, len(changed.keys), _CHUNK):
-                self._write(dim, changed.take(slice(begin, begin + _CHUNK)))
+                some = changed.take(slice(begin, begin + _CHUNK))
+                if stored:
+                    self._layers.put(some)
+                    self._rest()
+                self._write(dim, some)
+                self._rest()
         if pending.before is not None:
             pending.before.undo = pending.undo
 
+    def _state(self, dim: int, keys: Keys) -> Undone:
+        """Returns what is below of `keys`, all of it before any of it changes."""
+        parts = []
+        for begin in range(0, len(keys), _CHUNK):
+            some = keys[begin : begin + _CHUNK]
+            parts.append(Undone(some, *self._layers.state(some, dim)))
+            self._rest()
+        return Undone.concat(parts)
+
     def _put_back(self, undo: Undo) -> None:
-        for name, back in undo.items():
+        for dim, back in undo.items():
             self._layers.restore(back.keys, back.fetched, back.kinds)
-            cache = self._cached.cache(name)
+            cache = self._cached.caches[dim]
             cache.flights.touch(back.keys)
             cache.core.forget(back.keys)
 
@@ -252,19 +267,19 @@ class Updater:
         core = cache.core
         cache.flights.touch(changed.keys)
         gone = changed.tombstones != 0
-        wanted = ~gone
-        there = core.peek(changed.keys)
-        # A store may number its rows otherwise, and a snapshot be of a later version: what counts is what is put down.
-        newer = there["version"] > changed.versions
-        if newer.any():
-            core.forget(changed.keys[newer])
-        everything = self._config.insert == "all" or (self._config.insert == "auto" and core.policy == "gset")
-        if not everything:
-            wanted &= there["outcome"] != 0
-        if wanted.any():
-            some = changed.take(wanted)
-            # Not as an update: deltas come here in order, and all rows of one have one version, of which no more would
-            # be taken once a row of it had to leave.
-            core.write(some.keys, some.rows, some.scores, some.versions, some.expires)
         if gone.any():
-            core.erase(changed.keys[gone], changed.versions[gone])
+            core.forget(changed.keys[gone])
+            changed = changed.take(~gone)
+        everything = self._config.insert == "all" or (self._config.insert == "auto" and core.policy == "gset")
+        # Whatever is there: deltas come here in order, and all rows of one have one version, of which as updates no
+        # more would be taken once a row of it had to leave; a store may number its rows otherwise, and a snapshot be of
+        # a later version.
+        core.write(
+            changed.keys,
+            changed.rows,
+            changed.scores,
+            changed.versions,
+            changed.expires,
+            put=True,
+            known=not everything,
+        )

@@ -30,6 +30,7 @@ void ops();
 void pool_process();
 void row_cache();
 void row_cache_threads();
+void row_overlay();
 void rows();
 void thread_pool();
 void threads();

@@ -1,6 +1,7 @@
 #include "cache/full_cache.h"
 
 #include <cmath>
+#include <iterator>
 #include <random>
 #include <thread>
 #include <vector>
@@ -14,6 +15,7 @@ namespace {
 constexpr std::size_t kDim = 5;
 constexpr CachePolicy kPolicies[] = {CachePolicy::kLru, CachePolicy::kGset, CachePolicy::kLfu,
                                      CachePolicy::kSieve, CachePolicy::kS3Fifo};
+constexpr Write kWrites[] = {Write::kInsert, Write::kUpdate, Write::kPut, Write::kPutKnown};
 
 CacheOptions options_of(CachePolicy policy, CacheRow type, std::size_t bytes) {
   CacheOptions options;
@@ -61,7 +63,7 @@ std::size_t anything_in_any_order(RowCache& cache, std::uint64_t seed, int steps
       case 0:
       case 1:
         (void)cache.write({view, rows.data(), kDim, scores.data(), versions.data(), expires.data()},
-                          random() % 2 == 0 ? Write::kInsert : Write::kUpdate, nullptr);
+                          kWrites[random() % std::size(kWrites)], nullptr);
         break;
       case 2:
         (void)cache.erase(view, versions.data(), random() % 2 == 0 ? nullptr : expires.data());

@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
                       {"pool_process", pool_process},
                       {"row_cache", row_cache},
                       {"row_cache_threads", row_cache_threads},
+                      {"row_overlay", row_overlay},
                       {"rows", rows},
                       {"thread_pool", thread_pool},
                       {"threads", threads},

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <utility>
@@ -25,6 +26,8 @@ constexpr std::size_t kDim = 5;
 constexpr CachePolicy kPolicies[] = {CachePolicy::kLru, CachePolicy::kGset, CachePolicy::kLfu,
                                      CachePolicy::kSieve, CachePolicy::kS3Fifo};
 constexpr CacheRow kTypes[] = {CacheRow::kFloat32, CacheRow::kFloat16, CacheRow::kBfloat16, CacheRow::kInt8};
+
+constexpr Write kWrites[] = {Write::kInsert, Write::kUpdate, Write::kPut, Write::kPutKnown};
 
 PackedArray<std::uint64_t> view_of(const std::vector<std::uint64_t>& keys) {
   return {keys.data(), keys.size()};
@@ -213,6 +216,46 @@ void repeats_are_counted() {
   }
 }
 
+// Whatever version is there, or said that there is none; the second form only where anything is known.
+void put_asks_for_no_version() {
+  for (const bool full : {false, true}) {
+    for (const CachePolicy policy : kPolicies) {
+      CacheOptions options;
+      options.dim = kDim;
+      options.capacity_bytes = std::size_t{1} << 20;
+      options.policy = policy;
+      options.full = full;
+      const auto cache = RowCache::make(options);
+      const std::vector<std::uint64_t> row = {5}, deleted = {6}, absent = {7}, unknown = {8};
+      const std::vector<float> old_row(kDim, 1.0F);
+      const std::uint64_t high[] = {90};
+      CHECK(cache->write({view_of(row), old_row.data(), kDim, nullptr, high}, Write::kInsert, nullptr) == 1);
+      CHECK(cache->erase(view_of(deleted), high, nullptr) == 1);
+      cache->mark_absent(view_of(absent));
+      const std::vector<std::uint64_t> keys = {5, 6, 7, 8};
+      const std::vector<float> rows(keys.size() * kDim, 2.0F);
+      const std::uint64_t low[] = {3, 3, 3, 3};
+      const RowBatch batch{view_of(keys), rows.data(), kDim, nullptr, low};
+      Written results[4];
+      CHECK(cache->write(batch, Write::kUpdate, results) ==
+            2);  // what says that there is none knows no version
+      CHECK(results[0] == Written::kStale && results[1] == Written::kStale);
+      CHECK(cache->forget(view_of(unknown)) == 1);
+      CHECK(cache->write(batch, Write::kPutKnown, results) == 3);
+      for (int i = 0; i < 3; ++i) CHECK(results[i] == Written::kReplaced);
+      CHECK(results[3] == Written::kRejected);
+      EntryInfo infos[4];
+      cache->peek(view_of(keys), infos);
+      for (int i = 0; i < 3; ++i) CHECK(infos[i].outcome == Outcome::kRow && infos[i].version == 3);
+      CHECK(infos[3].outcome == Outcome::kMiss);
+      CHECK(cache->write(batch, Write::kPut, results) == 4 && results[3] == Written::kInserted);
+      CHECK(look(*cache, keys, kDim).rows == rows);
+      const CacheStats stats = cache->stats();
+      CHECK(stats.rows == 4 && stats.negatives == 0 && stats.tombstones == 0 && stats.updates_applied == 3);
+    }
+  }
+}
+
 // The parts of the one buffer do not overlap and fill it; s3fifo's ghosts, which come last, stay inside even
 // where the buffer ends with the page. (Ghosts were once counted by another number than they were written
 // by.)
@@ -294,12 +337,11 @@ void anything_in_any_order(CachePolicy policy, CacheRow type) {
     switch (random() % 8) {
       case 0:
       case 1: {
-        const bool update = random() % 2 == 0;
-        const std::size_t done =
-            cache->write({view_of(keys), rows.data(), kDim, scores.data(), versions.data(), expires.data()},
-                         update ? Write::kUpdate : Write::kInsert, nullptr);
+        const Write how = kWrites[random() % std::size(kWrites)];
+        const std::size_t done = cache->write(
+            {view_of(keys), rows.data(), kDim, scores.data(), versions.data(), expires.data()}, how, nullptr);
         inserted += done;
-        applied += update ? done : 0;
+        applied += how == Write::kUpdate ? done : 0;
         break;
       }
       case 2:
@@ -383,6 +425,7 @@ void row_cache() {
   keys_that_look_alike();
   keys_chosen_against_it();
   repeats_are_counted();
+  put_asks_for_no_version();
   layouts_hold();
   the_least_of_two_sets();
   for (const CachePolicy policy : kPolicies) {

@@ -24,12 +24,13 @@ SUITES = (
     "pool_process",
     "row_cache",
     "row_cache_threads",
+    "row_overlay",
     "rows",
     "thread_pool",
     "threads",
     "tiles",
 )
-ALONE = {"ops", "row_cache", "tiles"}  # of one thread: no races to find
+ALONE = {"ops", "row_cache", "row_overlay", "tiles"}  # of one thread: no races to find
 
 ROOT = Path(__file__).parents[2]
 #: What calls the kernels from Python, but for sweeps over many values, which are other values on the same paths.

@@ -94,12 +94,12 @@ def test_a_layered_store_has_the_last_word_and_can_go_back(steps: list[Changes],
     history, undos = [truth], []
     for number, changed in enumerate(steps):
         delta = rows_of(changed, number + 2)
-        undos.append({"t": Undone(delta.keys, *store.state(delta.keys, DIM))})
+        undos.append({DIM: Undone(delta.keys, *store.state(delta.keys, DIM))})
         store.put(delta)
         history.append(apply(history[-1], changed))
         _compare(store, every, history[-1])
     back = seed % len(steps)
-    together = undone(undos[: back - 1 if back else None : -1])["t"]
+    together = undone(undos[: back - 1 if back else None : -1])[DIM]
     np.testing.assert_array_equal(together.keys, np.unique(together.keys))
     shown = Overlay({"t": together.rows(below)})
     for i, key in enumerate(every):
@@ -131,13 +131,13 @@ def test_rows_of_a_version_are_those_of_its_overlays_over_the_cache(steps: list[
     cached = CachedRows(below, [table], {DIM: cache}, CacheConfig(policy="lru", warm=False))
     random = np.random.default_rng(seed)
     seen: Overlay | None = None
-    old = VersionRows(cached, None, {}, clock=lambda: NOW)
+    old = VersionRows(cached, None, {})
     first = truth
     for changed in steps:
         newer = Overlay({"t": rows_of(changed)})
         seen = newer if seen is None else over(newer, seen)
         truth = apply(truth, changed)
-        look(VersionRows(cached, seen, {}, clock=lambda: NOW), truth, random)
+        look(VersionRows(cached, seen, {}), truth, random)
         look(old, first, random)
 
 

@@ -69,9 +69,11 @@ struct RowBatch {
 };
 
 enum class Write : std::uint8_t {
-  kInsert,   // by the user or a fill from the store: replaces a row of the same or an older version
-  kUpdate,   // replaces a row of an older version only
-  kRestore,  // kInsert of what was in a cache before: admitted for certain, and lfu takes its score
+  kInsert,    // by the user or a fill from the store: replaces a row of the same or an older version
+  kUpdate,    // replaces a row of an older version only
+  kRestore,   // kInsert of what was in a cache before: admitted for certain, and lfu takes its score
+  kPut,       // kInsert that replaces whatever is there: who writes knows the order
+  kPutKnown,  // kPut of keys of which something is known here; others are rejected
 };
 
 // What became of a key that was written.

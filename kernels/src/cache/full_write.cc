@@ -40,8 +40,11 @@ Written FullCache::write_one(const NewEntry& row, Write how, double now) noexcep
   }
   const bool update = how == Write::kUpdate;
   const Id id = present(row.key, now);
+  if (how == Write::kPutKnown && id == kNoId) return Written::kRejected;
   bool newer = true;
-  if (id == kNoId || entries_[id].kind == Kind::kNegative) {
+  if (how == Write::kPut || how == Write::kPutKnown) {
+    // whatever is there
+  } else if (id == kNoId || entries_[id].kind == Kind::kNegative) {
     // A negative entry knows no version: what may be older than a row that was evicted stays out all the
     // same.
     newer = !update || above_floor(row.version);

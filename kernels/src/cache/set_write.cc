@@ -150,13 +150,14 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
   expect_expiry(region, row, now);
   const Entry entry = find_living(region, home, now);
   const bool update = how == Write::kUpdate;
+  const bool put = how == Write::kPut || how == Write::kPutKnown;
   // A negative entry knows no version: what may be older than a row that was evicted stays out all the same.
   const bool below_floor = update && region.floor != 0 && row.version <= region.floor;
   if (!is_empty(entry.word)) {
     const bool newer = row.version > entry.header.version;
     // A deletion wins over a row of its own version, a row that is read again over itself.
     const bool same = row.version == entry.header.version && !update && !is_tombstone(entry.word);
-    if (is_negative(entry.word) ? below_floor : !newer && !same) {
+    if (!put && (is_negative(entry.word) ? below_floor : !newer && !same)) {
       // There is such an id, or was: the store is asked again, which knows.
       if (is_negative(entry.word)) empty(region, {entry.set, entry.way});
       ++(update ? counts.updates_stale : counts.stale);
@@ -182,6 +183,7 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
     return Written::kReplaced;
   }
 
+  if (how == Write::kPutKnown) return Written::kRejected;
   if (below_floor) {
     ++counts.updates_stale;
     return Written::kStale;

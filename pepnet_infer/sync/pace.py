@@ -1,0 +1,45 @@
+"""How the follower's thread leaves the CPU, and the interpreter's lock, to the threads that score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic, sleep, thread_time
+
+_PIECE_S = 0.0005  # of CPU time between two rests: what a scoring call waits for at most, if pieces are no longer
+_LONGEST_S = 0.5  # of one step, rests and all: a large delta is not to be seen late for the sake of callers
+
+
+class Pace:
+    """Work in small pieces with rests between them, so that it takes no more than a share of one CPU.
+
+    In one go, some 20 ms of work would stand in the way of every call of that moment: of each piece that holds the
+    interpreter's lock, and of a CPU where there is no other. For one thread.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._rest = 1 / share - 1  # for each second of work
+        self._since = 0.0  # of this thread's CPU time
+        self._until = 0.0  # no rests from then on
+
+    def begin(self, hurry: bool) -> None:
+        """Begins a step. hurry: it is late already, and does not rest."""
+        self._since = thread_time()
+        self._until = 0.0 if hurry else monotonic() + _LONGEST_S
+
+    def rest(self) -> None:
+        """Rests, if the last rest was some work ago. Called between pieces."""
+        worked = thread_time() - self._since
+        if worked < _PIECE_S:
+            return
+        pause = min(worked * self._rest, self._until - monotonic())
+        if pause > 0:
+            sleep(pause)
+        self._since = thread_time()
+
+
+#: What takes a `Rest` calls it between pieces of its work, with nothing held that others wait for.
+Rest = Callable[[], None]
+
+
+def no_rest() -> None:
+    """For work that nobody should wait for."""
