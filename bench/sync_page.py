@@ -100,12 +100,13 @@ def _ratio_table(data: dict[str, Any]) -> Table:
 
 
 def _follower_table(data: dict[str, Any]) -> Table:
-    fresh, follower, resident = data["freshness_ms"], data["follower"], data["resident_bytes"]
+    follower, resident = data["follower"], data["resident_bytes"]
     seconds = data["rounds"] * data["slice_s"]
     refused = ", ".join(f"{reason} {count}" for reason, count in follower["refused"].items()) or "none"
     rows = [
-        ("produced to visible, p50, p99, longest", f"{show_ms(fresh['p50'])}, {show_ms(fresh['p99'])}, "
-         f"{show_ms(fresh['max'])} ms of {fresh['deltas']} deltas"),
+        *((f"{since} to visible, p50, p99, longest", f"{show_ms(took['p50'])}, {show_ms(took['p99'])}, "
+           f"{show_ms(took['max'])} ms of {took['deltas']} deltas")
+          for since, took in (("produced", data["freshness_ms"]), ("published", data["visible_ms"]))),
         ("longest lag seen", f"{data['lag_s'] * 1e3:.0f} ms"),
         ("deltas applied", f"{follower['applied']}, {follower['dense']} of them with weights"),
         ("rows applied", f"{follower['rows']:,}, {follower['rows'] / seconds:,.0f} a second"),
@@ -122,7 +123,7 @@ def _notes(data: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"{data['rounds']} rounds of slices of {data['slice_s']:g} s, each kind once a round, in balanced order. Calls "
         "that reach over the end of a slice are left out.",
-        "The publisher is a process of its own, not bound to any CPU. What it takes from the scoring threads where it "
+        "The publisher is a process of its own, of the lowest priority: it stands for another machine. What it takes from the scoring threads where it "
         "shares their CPUs is seen in the slices in which nobody reads what it writes.",
         "The ratio of p99: all calls of one kind over all of the other; the middle 95 % when rounds are drawn with "
         "replacement.",

@@ -9,10 +9,10 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,13 @@ class Publishing:
     seed: int
 
 
+class Times(NamedTuple):
+    """Unix seconds of one version."""
+
+    produced: float  # before anything of its delta is written
+    published: float  # when it is in the log, and on the disk
+
+
 @dataclass
 class Published:
     """What a publisher did while it followed one order."""
@@ -50,7 +57,7 @@ class Published:
     late: int = 0  # deltas that were begun over a tenth of the interval after they were due
     seconds: float = 0.0
     cpu_s: float = 0.0
-    produced: dict[int, float] | None = None  # Unix seconds by model version
+    times: dict[int, Times] = field(default_factory=dict)  # by model version
 
 
 def log_path(folder: Path, order: Order) -> Path:
@@ -88,8 +95,8 @@ class _Trainer:
         self._logs = {order: DirectoryLog(log_path(given.folder, order)) for order in self._version}
         self._made = 0
 
-    def publish(self, order: Order) -> tuple[int, float, int, int]:
-        """Writes the next delta of a log. Returns (model version, when it was produced, rows, bytes)."""
+    def publish(self, order: Order) -> tuple[int, Times, int, int]:
+        """Writes the next delta of a log. Returns (model version, when, rows, bytes)."""
         produced, base = time.time(), self._version[order]
         version = base + 1
         self._made += 1
@@ -102,12 +109,13 @@ class _Trainer:
         staged = write_delta(self._given.folder / "staged", head, rows, dense)
         size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
         self._logs[order].append(staged)
+        published = time.time()
         shutil.rmtree(staged)
         self._version[order] = version
         if order == "elsewhere":
             for path in sorted((log_path(self._given.folder, order) / "deltas").iterdir())[:-_KEPT_ELSEWHERE]:
                 shutil.rmtree(path)
-        return version, produced, self._given.rows, size
+        return version, Times(produced, published), self._given.rows, size
 
     def _changed(self, name: str, count: int, version: int) -> DeltaRows:
         table = self._tables[name]
@@ -136,7 +144,7 @@ def publisher(given: Publishing, orders: Connection) -> None:
         trainer = _Trainer(given)
         orders.send("ready")
         order: Order = "idle"
-        done, began, cpu = Published(produced={}), time.monotonic(), time.process_time()
+        done, began, cpu = Published(), time.monotonic(), time.process_time()
         due = began
         while order != "end":
             wait = None if order == "idle" else max(0.0, due - time.monotonic())
@@ -144,16 +152,16 @@ def publisher(given: Publishing, orders: Connection) -> None:
                 new: Order = orders.recv()
                 done.seconds, done.cpu_s = time.monotonic() - began, time.process_time() - cpu
                 orders.send(done)
-                order, done = new, Published(produced={})
+                order, done = new, Published()
                 began, cpu = time.monotonic(), time.process_time()
                 due = began
                 continue
             done.late += time.monotonic() - due > given.delta_s / 10
             due += given.delta_s
-            version, produced, rows, size = trainer.publish(order)
+            version, times, rows, size = trainer.publish(order)
             done.deltas, done.rows, done.bytes = done.deltas + 1, done.rows + rows, done.bytes + size
-            if order == "follow" and done.produced is not None:
-                done.produced[version] = produced
+            if order == "follow":
+                done.times[version] = times
     except Exception as error:  # the other end says it: this process has nobody to tell
         orders.send(PepnetError(f"publisher: {type(error).__name__}: {error}"))
         raise

@@ -22,7 +22,7 @@ class Guard:
 
     mean: float = 0.1
     psi: float = 0.25
-    rows: int = 512  #: kept at most: all are scored twice before a swap
+    rows: int = 256  #: kept at most: all are scored twice before a swap
     least_rows: int = 200
     batch_rows: int = 64  #: taken of one call at most
     every_s: float = 0.1  #: between two calls of which some are kept
@@ -57,7 +57,7 @@ class FollowConfig:
     rows: Literal["store", "cache"] = "store"
     guard: Guard | None = field(default_factory=Guard)  #: None: every delta that passes its checks goes live
     retry_s: float = 1.0  #: after a log that could not be reached
-    #: Of one CPU, that taking a delta may use while calls are scored: it rests in between, for half a second at most,
+    #: Of one CPU, that taking a delta may use while calls are scored: it rests in between, for a quarter of a second at most,
     #: and not at the start, nor when more than one delta waits. 1: as fast as it can.
     share: float = 0.25
 

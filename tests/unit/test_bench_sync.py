@@ -56,6 +56,7 @@ def test_the_command_measures_and_writes_its_files(
     assert (idle["deltas"], idle["rows_per_s"]) == (0, 0.0)
     assert min(follow["calls"], elsewhere["calls"], idle["calls"]) > 10
     assert 0 < data["freshness_ms"]["p50"] <= data["freshness_ms"]["max"] < 5000
+    assert all(data["visible_ms"][name] <= data["freshness_ms"][name] for name in ("p50", "p99", "max"))
     assert max(point["version"] for point in data["series"]) <= follower["applied"]
     assert sync_page(result).html() == sync_page(Result(**json.loads(files[0].read_text()))).html()
     assert files[2].read_bytes().startswith(b"\x89PNG")
