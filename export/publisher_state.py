@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,11 +38,36 @@ class Saved:
     intent: Intent | None
 
 
+#: Files that this process has locked, by path: a lock goes with the process, however it ends.
+_LOCKS: dict[str, int] = {}
+
+
 class State:
-    """A directory that is written whole; beside it is where deltas are made."""
+    """A directory that is written whole; beside it is where deltas are made. Of one process at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Raises UpdateError when another process has it."""
         self.path = path
+        self._lock()
+
+    def _lock(self) -> None:
+        lock = os.path.abspath(self.path.with_name(f"{self.path.name}.lock"))
+        if lock in _LOCKS:
+            return
+        handle = -1
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if handle >= 0:
+                os.close(handle)
+            if isinstance(error, BlockingIOError | PermissionError) and handle >= 0:
+                raise UpdateError(
+                    "state", f"{self.path}: expected a state that no other process uses, got one with another publisher"
+                ) from error
+            raise UpdateError("state", f"{lock}: cannot be locked: {error}") from error
+        _LOCKS[lock] = handle
 
     def staging(self, version: int) -> Path:
         """Returns where a delta is made; what a killed publisher left there goes."""
@@ -95,3 +122,12 @@ class State:
             return Saved(typed(where, document, "model_version", int), typed(where, document, "passes", int), intent)
         except (BundleError, KeyError, TypeError, ValueError) as error:
             raise UpdateError("state", f"{where}: expected a publisher's state, got: {error}") from error
+
+
+def _after_fork() -> None:
+    for handle in _LOCKS.values():  # the parent's: a child has none
+        os.close(handle)
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -36,6 +36,10 @@ class Counters:
         self._unknown: Counter[str] = Counter()
         self._spent = dict.fromkeys(STAGES, 0)
 
+    def reset_after_fork(self) -> None:
+        """In a child process: whoever held the lock is not here."""
+        self._lock = threading.Lock()
+
     def add(self, rows: int, unknown: Mapping[str, int], watch: Stopwatch) -> None:
         """Counts one batch that was scored."""
         with self._lock:

@@ -260,6 +260,7 @@ class Engine:
     def reset_after_fork(self) -> None:
         """In a child process: the follower's thread, and what holds its locks, are the parent's."""
         self._follower = None
+        self._counters.reset_after_fork()
 
     def _serving(self) -> Versions:
         versions = self._versions

@@ -120,7 +120,10 @@ class DirectoryLog:
             if bundle is None:
                 return 0
             deltas = self._positions("delta")
-            heard = [p.position for p in self.progress().values() if p.at >= time.time() - silent_after_s]
+            progress, since = self.progress(), time.time() - silent_after_s
+            heard = [p.position for p in progress.values() if p.at >= since]
+            for name in [name for name, p in progress.items() if p.at < since]:
+                (self.path / "followers" / f"{name}.json").unlink(missing_ok=True)
             edge = min([bundle.position, *heard])
             old = [p for p in deltas[: max(0, len(deltas) - keep)] if p <= edge]
             gone = [self._entry("delta", p).path for p in old]

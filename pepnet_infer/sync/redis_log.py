@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import DeltaHead, read_head
 from pepnet_infer.sync.redis_entry import Packed, pack
-from pepnet_infer.sync.redis_scripts import ACKNOWLEDGE, LOOK, PUT, TRIM
+from pepnet_infer.sync.redis_scripts import ACKNOWLEDGE, FORGET, LOOK, PUT, TRIM
 from pepnet_infer.sync.redis_server import RedisServer
 from pepnet_infer.sync.redis_spool import Spool
 from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, bundle_version, check_follower, read_progress
@@ -199,7 +199,10 @@ class RedisLog:
         """Removes what nobody needs; see `Transport.trim`."""
         if keep < 0:
             raise UpdateError("transport", f"keep: expected 0 or more, got {keep}")
-        heard = [p.position for p in self.progress().values() if p.at >= time.time() - silent_after_s]
+        progress, since = self.progress(), time.time() - silent_after_s
+        heard = [p.position for p in progress.values() if p.at >= since]
+        for name in [name for name, p in progress.items() if p.at < since]:
+            self._server.run(FORGET, [self._stream, self._followers], name)
         edge = min((position or "0" for position in heard), default="")
         keys = [self._stream, self._state, self._deltas, self._bundles, self._versions]
         removed = 0

@@ -76,6 +76,13 @@ end
 return 1
 """
 
+#: Forgets a follower. KEYS: log, progress. ARGV: follower.
+FORGET = """
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.pcall('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+return 1
+"""
+
 #: Removes at most so many entries. KEYS: log, state, deltas, bundles, versions. ARGV: deltas to keep, the position up
 #: to which followers are or '' for all, prefix of all chunks, how many. → how many.
 TRIM = """

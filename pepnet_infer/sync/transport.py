@@ -76,7 +76,7 @@ class Transport(Protocol):
         """Removes what nobody needs: deltas before the newest bundle, and older bundles. Returns how many entries.
 
         Kept are the last `keep` deltas whatever comes, and all after the position of any follower that was heard from
-        within `silent_after_s`. Nothing goes before there is a bundle.
+        within `silent_after_s`; others are forgotten. Nothing goes before there is a bundle.
         """
 
 

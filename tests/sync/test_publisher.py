@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +229,52 @@ def test_followers_end_where_the_trainer_is(
     stats = trainer.publisher.stats()
     assert (stats["passes"], stats["dense"], stats["touched"]) == (8, 1, 7 * 4 * 12)
     assert stats["coalesced"] > 0
+
+
+def test_a_state_is_of_one_process(world: World, toy_bundle: Path, tmp_path: Path) -> None:
+    log, state = DirectoryLog(tmp_path / "log"), tmp_path / "state"
+    Trainer(world, log, toy_bundle, state)
+    Trainer(world, log, toy_bundle, state)  # of the same process: it knows what it does
+    code = "import sys; from pepnet_infer.export.publisher_state import State; from pathlib import Path\n"
+    code += "State(Path(sys.argv[1])); print('mine', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code]
+    other = subprocess.run([*command, str(state)], capture_output=True, text=True, check=False)
+    assert "expected a state that no other process uses" in other.stderr
+    process = subprocess.Popen([*command, str(tmp_path / "new")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"mine\n"
+    with pytest.raises(UpdateError, match="no other process uses") as caught:
+        Trainer(world, log, toy_bundle, tmp_path / "new")
+    assert caught.value.reason == "state"
+    process.kill()
+    process.communicate()
+    Trainer(world, log, toy_bundle, tmp_path / "new")  # a lock goes with who had it
+
+
+def test_a_publisher_over_redis_feeds_an_engine_on_onnxruntime(
+    world: World, redis_server: Any, toy_bundle: Path, toy_batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    from redis_logs import NAMES
+
+    from pepnet_infer.sync.redis_log import RedisLog
+
+    name, batch = next(NAMES), toy_batch(40)
+    with (
+        RedisLog(redis_server.url, name, spool=tmp_path / "theirs") as theirs,
+        RedisLog(redis_server.url, name, spool=tmp_path / "ours") as ours,
+        Engine.load(toy_bundle, backend="onnxruntime", threads=1, cache=CacheConfig("lru", "1MiB")) as engine,
+    ):
+        trainer = Trainer(world, theirs, toy_bundle, tmp_path / "state")
+        follower = engine.follow(ours, FollowConfig(wait_s=0.05, guard=None))
+        dense = {name: 1.5 * array for name, array in world.checkpoints[7].dense.items()}
+        trainer.train()
+        trainer.publish(dense=dense, onnx=True)
+        assert follower.wait_for(8, 30)
+        trainer.checkpoint(8)
+        world.checkpoints[8] = dataclasses.replace(world.checkpoints[8], dense=dense)
+        scores = engine.score(batch)
+        np.testing.assert_allclose(scores.values, world.scores(8, batch), atol=1e-5)
+        assert engine.stats()["sync"]["refused"] == {}
 
 
 def test_a_restart_forgets_nothing_and_notices_others(world: World, toy_bundle: Path, tmp_path: Path) -> None:

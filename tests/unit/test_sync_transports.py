@@ -255,6 +255,7 @@ def test_trim_keeps_what_a_follower_needs(log: Transport, delta: Callable[..., P
     log.acknowledge("gone", Progress(positions[0], 1, now - 1000))
     log.acknowledge("fast", Progress(positions[5], 6, now))
     assert log.trim(0, silent_after_s=500) == 2
+    assert sorted(log.progress()) == ["fast", "late"]  # who is silent is forgotten
     assert versions(log) == [3, 4, 5, 6]
     log.acknowledge("fresh", Progress("", 0, now))  # has read nothing yet
     log.acknowledge("late", Progress(positions[5], 6, now))
