@@ -19,7 +19,7 @@ def sync(
     seconds: Annotated[float, typer.Option(min=6, help="Measure for this long.")] = 30.0,
     batch: Annotated[int, typer.Option(min=1, help="Rows of a call.")] = 256,
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the time that each thread scores.")] = 1.0,
-    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of one CPU, that the follower may take.")] = 0.25,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of one CPU, that the follower may take.")] = 0.15,
     policy: Annotated[str, typer.Option(help="The cache's policy.")] = "gset",
     seed: Annotated[int, typer.Option(min=0, help="Seed of requests and rows.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,

@@ -23,7 +23,7 @@ from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, describe_files, plain, read_document, read_listed, typed, write_document
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.store.mapped_file import MappedFile
-from pepnet_infer.sync.delta_rows import DeltaRows, read_rows, write_rows
+from pepnet_infer.sync.delta_rows import DeltaRows, checked, read_rows, write_rows
 from pepnet_infer.sync.pace import Rest, no_rest
 from pepnet_infer.tensorfile import Array, write_tensors
 
@@ -154,13 +154,13 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest) ->
     size = sum(map(len, read.values()))
     dense = _dense(root, read.pop(DENSE), schema, config) if DENSE in read else None
     onnx = read.pop(ONNX, None)
-    rows = {}
-    for name, spec in tables.items():
+    given = []
+    for name, spec in sorted(tables.items(), key=lambda item: item[1].number):
         if name in read:
             rest()
             path = root / name
-            rows[spec.name] = read_rows(path, read.pop(name), spec)
-            rows[spec.name].check(str(path), head.base_version, head.model_version, spec)
+            given.append((str(path), spec, read_rows(path, read.pop(name), spec)))
+    rows = checked(given, head.base_version, head.model_version, rest)
     return Delta(root, head, dense, onnx, rows, size)
 
 

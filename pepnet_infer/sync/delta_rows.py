@@ -14,6 +14,7 @@ from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.schema import TableSpec
 from pepnet_infer.store import Rows
 from pepnet_infer.store.mapped_file import MappedFile
+from pepnet_infer.sync.pace import Rest, no_rest
 from pepnet_infer.tensorfile import write_tensors
 
 _LARGEST = 1 << 20  # numbers looked at in one step
@@ -42,9 +43,9 @@ class DeltaRows(NamedTuple):
         return both.take(np.argsort(both.keys))
 
     @staticmethod
-    def concat(parts: Sequence[DeltaRows]) -> DeltaRows:
-        """Returns the rows of one or more of a width, one after another, without defaults."""
-        if len(parts) == 1:
+    def concat(parts: Sequence[DeltaRows], copy: bool = False) -> DeltaRows:
+        """Returns the rows of one or more of a width, one after another, without defaults; of one alone as a copy."""
+        if len(parts) == 1 and not copy:
             return parts[0]._replace(default=None)
         return DeltaRows(
             np.concatenate([part.keys for part in parts]),
@@ -57,6 +58,24 @@ class DeltaRows(NamedTuple):
 
     def check(self, where: str, base_version: int, model_version: int, spec: TableSpec | None = None) -> None:
         """Raises UpdateError unless everything is as said above; `spec` where the table is known."""
+        self._check_shapes(where, spec)
+        self._check_values(where, base_version, model_version, spec)
+
+    def _is_fine(self, specs: Sequence[TableSpec], ends: Sequence[int], base_version: int, model_version: int) -> bool:
+        """Whether rows of several tables, each up to its end, are as said above."""
+        count = len(self.keys)
+        numbers = np.repeat(np.array([spec.number for spec in specs], np.uint64), np.diff([0, *ends]))
+        return bool(
+            (self.keys >> np.uint64(ID_BITS) == numbers).all()
+            and (count < 2 or (self.keys[1:] > self.keys[:-1]).all())
+            and (count == 0 or (self.versions.min() > base_version and self.versions.max() <= model_version))
+            and (self.expires > -np.inf).all()
+            and not np.isinf(self.scores).any()
+            and (self.tombstones <= 1).all()
+            and np.isfinite(self.rows).all()
+        )
+
+    def _check_shapes(self, where: str, spec: TableSpec | None) -> None:
         count = len(self.keys)
         dim = self.rows.shape[1] if self.rows.ndim == 2 else -1
         for name, dtype, shape in (
@@ -72,11 +91,14 @@ class DeltaRows(NamedTuple):
                 got = f"{array.dtype} {list(array.shape)}"
                 raise UpdateError("shape", f"{where}: {name}: expected {np.dtype(dtype)} {list(shape)}, got {got}")
         default = self.default
-        if default is not None:
-            if default.dtype != np.float32 or default.shape != (dim,):
-                got = f"{default.dtype} {list(default.shape)}"
-                raise UpdateError("shape", f"{where}: default: expected float32 [{dim}], got {got}")
-            _refuse("finite", where, "default", default, ~np.isfinite(default), "a finite number")
+        if default is not None and (default.dtype != np.float32 or default.shape != (dim,)):
+            got = f"{default.dtype} {list(default.shape)}"
+            raise UpdateError("shape", f"{where}: default: expected float32 [{dim}], got {got}")
+
+    def _check_values(self, where: str, base_version: int, model_version: int, spec: TableSpec | None) -> None:
+        count, dim = self.rows.shape
+        if self.default is not None:
+            _refuse("finite", where, "default", self.default, ~np.isfinite(self.default), "a finite number")
         _refuse("order", where, "keys", self.keys, self.keys[1:] <= self.keys[:-1], "ascending keys, each once")
         if spec is not None:
             other = self.keys >> np.uint64(ID_BITS) != spec.number
@@ -96,19 +118,49 @@ class DeltaRows(NamedTuple):
                 raise UpdateError("finite", f"{at}: expected a finite number, got {part[row, column]}")
 
 
+def checked(
+    tables: Sequence[tuple[str, TableSpec, DeltaRows]], base_version: int, model_version: int, rest: Rest = no_rest
+) -> dict[str, DeltaRows]:
+    """Returns the rows of each table, as views of arrays in which those of a width lie one after another.
+
+    tables: (where, table, rows), in the order of the tables' numbers. Raises UpdateError, as `DeltaRows.check` of each
+    would: thirty small tables take as long as a large one each, so they are looked at together.
+    """
+    widths: dict[int, list[tuple[str, TableSpec, DeltaRows]]] = {}
+    for where, spec, rows in tables:
+        rows._check_shapes(where, spec)
+        if rows.default is not None:
+            _refuse("finite", where, "default", rows.default, ~np.isfinite(rows.default), "a finite number")
+        widths.setdefault(spec.dim, []).append((where, spec, rows))
+    found = {}
+    for some in widths.values():
+        rest()
+        together = DeltaRows.concat([rows for _, _, rows in some], copy=True)
+        rest()
+        ends = np.cumsum([len(rows.keys) for _, _, rows in some]).tolist()
+        parts = [together.take(slice(begin, end)) for begin, end in zip([0, *ends], ends, strict=False)]
+        if not together._is_fine([spec for _, spec, _ in some], ends, base_version, model_version):
+            for (where, spec, _), part in zip(some, parts, strict=True):
+                part._check_values(where, base_version, model_version, spec)
+        for (_, spec, rows), part in zip(some, parts, strict=True):
+            default = None if rows.default is None else rows.default.copy()
+            found[spec.name] = part._replace(default=default)
+    return found
+
+
 def write_rows(path: Path, rows: DeltaRows) -> None:
     """Writes the file of one table."""
     write_tensors(path, {name: array for name, array in rows._asdict().items() if array is not None})
 
 
 def read_rows(path: Path, data: bytes, spec: TableSpec) -> DeltaRows:
-    """Returns what `data`, the bytes of the file of one table, hold. Raises UpdateError when it is not one."""
+    """Returns what `data`, the bytes of the file of one table, hold: views, not copies. Raises UpdateError."""
     try:
         file = MappedFile.over(path, data)
         wanted = set(DeltaRows._fields) - {"default"}
         if set(file.tensors) - {"default"} != wanted:
             raise UpdateError("shape", f"{path}: expected tensors {sorted(wanted)}, got {sorted(file.tensors)}")
-        rows = DeltaRows(**{name: file.array(name).copy() for name in file.tensors})
+        rows = DeltaRows(**{name: file.array(name) for name in file.tensors})
     except BundleError as error:
         raise UpdateError("files", str(error)) from error
     if rows.keys.ndim != 1:

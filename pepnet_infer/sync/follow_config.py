@@ -57,9 +57,9 @@ class FollowConfig:
     rows: Literal["store", "cache"] = "store"
     guard: Guard | None = field(default_factory=Guard)  #: None: every delta that passes its checks goes live
     retry_s: float = 1.0  #: after a log that could not be reached
-    #: Of one CPU, that taking a delta may use while calls are scored: it rests in between, for a quarter of a second at
+    #: Of one CPU, that taking a delta may use while calls are scored: it rests in between, for a third of a second at
     #: most, and not at the start, nor when more than one delta waits. 1: as fast as it can.
-    share: float = 0.25
+    share: float = 0.15
 
     def __post_init__(self) -> None:
         if self.insert not in ("auto", "resident", "all"):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import gather
+from pepnet_infer._kernels import gather, serve
 from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched, Rows, Store
 from pepnet_infer.store.key_slots import KeySlots, Positions, grown
@@ -91,9 +91,10 @@ class LayeredStore:
         with self._writing:
             self._make_room(len(self._slots) + len(keys))
             slots, _ = self._slots.add(keys)
-            rows = kind == _ROW
+            rows, dim = kind == _ROW, fetched.rows.shape[1]
+            nothing = np.zeros(dim, np.float32)
             if rows.any():
-                self._place(slots[rows], fetched.rows.shape[1])
+                self._place(slots[rows], dim)
             for begin in range(0, len(keys), _CHUNK):
                 some = slice(begin, begin + _CHUNK)
                 at, here = slots[some], rows[some]
@@ -104,8 +105,8 @@ class LayeredStore:
                     known["score"][at] = fetched.scores[some]
                     known["kind"][at] = kind[some]
                     if here.any():
-                        held = self._rows[fetched.rows.shape[1]]
-                        held[known["row"][at[here]]] = fetched.rows[some][here]
+                        held = self._rows[dim]
+                        serve(fetched.rows[some], np.flatnonzero(here), known["row"][at[here]], nothing, held)
 
     def reset_after_fork(self) -> None:
         """In a child process: who held the locks is not here. What it was writing is seen through an overlay."""

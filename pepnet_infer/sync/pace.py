@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic, sleep, thread_time
 
 _PIECE_S = 0.0005  # of CPU time between two rests: what a scoring call waits for at most, if pieces are no longer
-_LONGEST_S = 0.25  # of one step, rests and all: a large delta is not to be seen late for the sake of callers
+_LONGEST_S = 0.35  # of one step, rests and all: a large delta is not to be seen late for the sake of callers
 
 
 class Pace:

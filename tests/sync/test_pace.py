@@ -76,7 +76,7 @@ def test_a_large_delta_is_not_late_for_the_sake_of_rests(clocks: Clocks) -> None
     one.begin(hurry=False)
     began = clocks.wall
     steps(clocks, one.rest, 0.01, 200)
-    assert 2.0 < clocks.wall - began < 2.0 + 0.25
+    assert 2.0 < clocks.wall - began < 2.0 + 0.35
     one.begin(hurry=False)
     steps(clocks, one.rest, 0.01, 1)
     assert clocks.slept[-1] == pytest.approx(0.03)
