@@ -1,12 +1,13 @@
 """`bench sync`: what an engine that follows a log costs its callers, and how fresh it is.
 
 A publisher in a process of its own, scoring threads, and slices of three kinds that take turns: nothing is published,
-a log is written that nobody reads, the log is written that the engine follows. The second shows what the publisher
-itself takes from the scoring threads where it shares their CPUs; what the third adds is the follower's.
+deltas are appended to a log that nobody reads, or to the log that the engine follows. The second shows what the
+publisher itself takes from the scoring threads where it shares their CPUs; what the third adds is the follower's.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -142,6 +143,7 @@ def measure_sync(
             options.delta_s,
             options.dense_every,
             options.seed,
+            math.ceil(SLICE_S / options.delta_s) + 2,
         )
         say("starting the publisher")
         with (

@@ -123,11 +123,11 @@ def _notes(data: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"{data['rounds']} rounds of slices of {data['slice_s']:g} s, each kind once a round, in balanced order. Calls "
         "that reach over the end of a slice are left out.",
-        "The publisher is a process of its own, of the lowest priority: it stands for another machine. What it takes "
-        "from the scoring threads where it shares their CPUs is seen in the slices in which nobody reads what it "
-        "writes.",
+        "The publisher is a process of its own that stands for another machine: it makes deltas between slices, "
+        "appends them when they are due, and has the lowest priority. What it takes from the scoring threads all the "
+        "same is seen in the slices in which nobody reads what it appends.",
         "The ratio of p99: all calls of one kind over all of the other; the middle 95 % when rounds are drawn with "
         "replacement.",
-        "Produced to visible: from before the publisher begins to write a delta until a thread that waits for its "
-        "version has woken, by the clock of one machine.",
+        "Produced to visible: from before the publisher begins to append a delta until a thread that waits for its "
+        "version has woken, by the clock of one machine. Published to visible: from when it is on the disk.",
     )

@@ -1,13 +1,17 @@
-"""A trainer in a process of its own: writes a delta to a log every so often, as real ones are written.
+"""A trainer in a process of its own: appends a delta to a log every so often, as real ones are appended.
 
-What is in them is drawn from a bundle's tables: changed rows are other rows' values, dense weights are scaled a little.
+It stands for another machine. So deltas are made before they are due, while nothing is measured, and it takes what the
+threads that score leave of this machine's CPUs. What is in deltas is drawn from a bundle's tables: changed rows are
+other rows' values, dense weights are scaled a little.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -19,7 +23,7 @@ import numpy.typing as npt
 
 from pepnet_infer.bundle import Bundle, read_tensors
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.sync.delta import DeltaHead, write_delta
+from pepnet_infer.sync.delta import MANIFEST, DeltaHead, write_delta
 from pepnet_infer.sync.delta_rows import DeltaRows
 from pepnet_infer.sync.directory_log import DirectoryLog
 
@@ -38,12 +42,13 @@ class Publishing:
     delta_s: float
     dense_every: int  # deltas; 0: never
     seed: int
+    ahead: int  # deltas of a log that are ready when an order begins
 
 
 class Times(NamedTuple):
     """Unix seconds of one version."""
 
-    produced: float  # before anything of its delta is written
+    produced: float  # when its delta begins to be appended
     published: float  # when it is in the log, and on the disk
 
 
@@ -93,29 +98,41 @@ class _Trainer:
         self._dense = bundle.dense()
         self._version: dict[Order, int] = {"follow": bundle.model_version, "elsewhere": bundle.model_version}
         self._logs = {order: DirectoryLog(log_path(given.folder, order)) for order in self._version}
+        self._ready: dict[Order, deque[Path]] = {order: deque() for order in self._version}
         self._made = 0
 
+    def prepare(self, order: Order) -> None:
+        """Makes deltas of a log before they are due."""
+        while order in self._ready and len(self._ready[order]) < self._given.ahead:
+            self._ready[order].append(self._make(order))
+
     def publish(self, order: Order) -> tuple[int, Times, int, int]:
-        """Writes the next delta of a log. Returns (model version, when, rows, bytes)."""
-        produced, base = time.time(), self._version[order]
-        version = base + 1
+        """Appends the next delta of a log. Returns (model version, when, rows, bytes)."""
+        ready = self._ready[order]
+        staged = ready.popleft() if ready else self._make(order)
+        produced = time.time()
+        document = json.loads((staged / MANIFEST).read_text())
+        (staged / MANIFEST).write_text(json.dumps({**document, "produced_at": produced}))
+        size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
+        self._logs[order].append(staged)
+        published = time.time()
+        shutil.rmtree(staged)
+        if order == "elsewhere":
+            for path in sorted((log_path(self._given.folder, order) / "deltas").iterdir())[:-_KEPT_ELSEWHERE]:
+                shutil.rmtree(path)
+        return int(document["model_version"]), Times(produced, published), self._given.rows, size
+
+    def _make(self, order: Order) -> Path:
+        base = self._version[order]
+        version = self._version[order] = base + 1
         self._made += 1
         rows = {name: self._changed(name, count, version) for name, count in self._counts.items()}
         dense = None
         if self._given.dense_every and self._made % self._given.dense_every == 0:
             scale = np.float32(1 + 1e-3 * self._random.standard_normal())
             dense = {name: array * scale for name, array in self._dense.items()}
-        head = DeltaHead(base, version, version, produced, self._schema.hash)
-        staged = write_delta(self._given.folder / "staged", head, rows, dense)
-        size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
-        self._logs[order].append(staged)
-        published = time.time()
-        shutil.rmtree(staged)
-        self._version[order] = version
-        if order == "elsewhere":
-            for path in sorted((log_path(self._given.folder, order) / "deltas").iterdir())[:-_KEPT_ELSEWHERE]:
-                shutil.rmtree(path)
-        return version, Times(produced, published), self._given.rows, size
+        head = DeltaHead(base, version, version, time.time(), self._schema.hash)
+        return write_delta(self._given.folder / "staged" / f"{order}-{version}", head, rows, dense)
 
     def _changed(self, name: str, count: int, version: int) -> DeltaRows:
         table = self._tables[name]
@@ -135,10 +152,7 @@ class _Trainer:
 
 
 def publisher(given: Publishing, orders: Connection) -> None:
-    """The process: follows orders and, at each new one, answers what it did by the last.
-
-    It stands for another machine, so it takes what the threads that score leave of this one's CPUs.
-    """
+    """The process: follows orders and, at each new one, answers what it did by the last."""
     os.nice(19)
     try:
         trainer = _Trainer(given)
@@ -151,6 +165,7 @@ def publisher(given: Publishing, orders: Connection) -> None:
             if orders.poll(wait):
                 new: Order = orders.recv()
                 done.seconds, done.cpu_s = time.monotonic() - began, time.process_time() - cpu
+                trainer.prepare(new)
                 orders.send(done)
                 order, done = new, Published()
                 began, cpu = time.monotonic(), time.process_time()
