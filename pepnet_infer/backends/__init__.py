@@ -68,10 +68,24 @@ def _onnxruntime(bundle: Bundle, settings: Settings) -> Backend:
     return OrtBackend.load(bundle, settings)
 
 
+def _cuda(bundle: Bundle, settings: Settings) -> Backend:
+    from pepnet_infer.backends.cuda import CudaBackend
+
+    return CudaBackend.load(bundle, settings)
+
+
 #: Backend name → what makes it.
-BACKENDS: dict[str, Callable[[Bundle, Settings], Backend]] = {"native": _native, "onnxruntime": _onnxruntime}
+BACKENDS: dict[str, Callable[[Bundle, Settings], Backend]] = {
+    "native": _native,
+    "onnxruntime": _onnxruntime,
+    "cuda": _cuda,
+}
 #: Backend name → the precisions it has, whatever the bundle and the machine.
-PRECISIONS: dict[str, tuple[str, ...]] = {"native": ("fp32", "bf16", "int8"), "onnxruntime": ("fp32",)}
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "native": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32",),
+    "cuda": ("fp32", "bf16"),
+}
 
 
 def create(

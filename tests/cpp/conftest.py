@@ -63,6 +63,17 @@ def build(configure: Call) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def build_target() -> Callable[[Path, str], None]:
+    """`build_target(folder, name)` builds what is not built as a rule, in a folder of `build`."""
+
+    def built(folder: Path, name: str) -> None:
+        done = run(str(tool("cmake")), "--build", folder, "--target", name, "--parallel", "4")
+        assert done.returncode == 0, done.stdout
+
+    return built
+
+
+@pytest.fixture(scope="session")
 def core(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release build of the core with its tests, as a wheel has it."""
     return build(tmp_path_factory.mktemp("core"), "-DCMAKE_BUILD_TYPE=Release")

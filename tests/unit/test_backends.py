@@ -73,10 +73,10 @@ def test_a_backend_says_what_it_is_and_why(bundle: Bundle) -> None:
     ("asked", "message"),
     [
         (
-            {"backend": "cuda"},
-            r"backend: expected one of auto, native, onnxruntime, got 'cuda', which is not in this versi",
+            {"backend": "tpu"},
+            r"backend: expected one of auto, native, onnxruntime, cuda, got 'tpu', which is not in this versi",
         ),
-        ({"backend": ""}, r"backend: expected one of auto, native, onnxruntime, got ''"),
+        ({"backend": ""}, r"backend: expected one of auto, native, onnxruntime, cuda, got ''"),
         ({"precision": "fp16"}, r"auto found none .*: native: precision: .* 'fp16'; onnxruntime: precision: .* 'fp16'"),
         ({"backend": "onnxruntime", "precision": "bf16"}, r"^precision: onnxruntime has fp32, got 'bf16'"),
         ({"backend": "onnxruntime", "precision": "int8"}, r"^precision: onnxruntime has fp32, got 'int8'"),

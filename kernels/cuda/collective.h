@@ -1,0 +1,105 @@
+// What threads of a block do together, by their names on the GPU and as tests do it on the CPU.
+#pragma once
+
+#include "cuda/device.h"
+
+namespace pepnet::cuda {
+
+// The block's dynamic shared memory as a T.
+template <class T>
+__device__ __forceinline__ T& shared_as() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(16) unsigned char raw[];
+  return *reinterpret_cast<T*>(raw);
+#else
+  return *reinterpret_cast<T*>(cuda_emulated::shared());
+#endif
+}
+
+// Copies 16 bytes to shared memory while the thread goes on; both addresses are multiples of 16. Without
+// `wanted` they become zeros, and `from` is not read.
+__device__ __forceinline__ void copy_later(void* to, const void* from, bool wanted) {
+#ifdef __CUDACC__
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const int bytes = wanted ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
+               : "memory");
+#else
+  static const std::byte zeros[16] = {};
+  cuda_emulated::copy_later(to, wanted ? from : zeros, 16);
+#endif
+}
+
+// Ends a group of copies.
+__device__ __forceinline__ void commit_copies() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+  cuda_emulated::commit();
+#endif
+}
+
+// Waits for this thread's copies but those of the last kGroups groups. A barrier makes them everybody's.
+template <int kGroups>
+__device__ __forceinline__ void wait_for_copies() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+#else
+  cuda_emulated::wait_for_all_but(kGroups);
+#endif
+}
+
+// d += a·b for a 16×16 a and a 16×8 b of a warp, in float32 (PTX: mma.m16n8k16, row.col). With g = lane / 4
+// and t = lane % 4, each register holding two neighbours in k: a0 (g, 2t), a1 (g + 8, 2t), a2 (g, 2t + 8), a3
+// (g + 8, 2t + 8); b0 (2t, g), b1 (2t + 8, g); d0, d1 (g, 2t and 2t + 1), d2, d3 (g + 8, likewise).
+__device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t (&a)[4],
+                                             const std::uint32_t (&b)[2]) {
+#ifdef __CUDACC__
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  struct Shown {
+    std::uint32_t a[4], b[2];
+  } mine;
+  std::memcpy(mine.a, a, sizeof mine.a);
+  std::memcpy(mine.b, b, sizeof mine.b);
+  const std::byte* const shown = cuda_emulated::exchange(&mine, sizeof mine);
+  const auto of = [&](unsigned lane) {
+    Shown theirs;
+    std::memcpy(&theirs, shown + lane * sizeof theirs, sizeof theirs);
+    return theirs;
+  };
+  const auto half = [](std::uint32_t pair, unsigned k) {
+    return widen(bf16{static_cast<std::uint16_t>(pair >> (k % 2 * 16))});
+  };
+  const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = g + i / 2 * 8, column = 2 * t + i % 2;
+    for (unsigned k = 0; k < 16; ++k) {
+      const float left = half(of(row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2], k);
+      const float right = half(of(column * 4 + k % 8 / 2).b[k / 8], k);
+      d[i] += left * right;
+    }
+  }
+#endif
+}
+
+// The sum over a warp's lanes, in every lane, added in the same order.
+__device__ __forceinline__ float sum_of_lanes(float value) {
+  for (unsigned distance = 16; distance > 0; distance /= 2) {
+#ifdef __CUDACC__
+    value += __shfl_xor_sync(0xFFFF'FFFFU, value, static_cast<int>(distance));
+#else
+    const std::byte* const shown = cuda_emulated::exchange(&value, sizeof value);
+    float other;
+    std::memcpy(&other, shown + (threadIdx.x % 32 ^ distance) * sizeof other, sizeof other);
+    value += other;
+#endif
+  }
+  return value;
+}
+
+}  // namespace pepnet::cuda

@@ -1,0 +1,18 @@
+// What kernels need of CUDA. Without nvcc the same sources compile for the CPU, where tests run them thread
+// by thread: tests/cpp/cuda_emulated.h.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#define PEPNET_UNROLL _Pragma("unroll")
+#else
+#include "cuda_emulated.h"
+#define PEPNET_UNROLL
+#endif
+
+#include "cuda/numbers.h"

@@ -1,0 +1,43 @@
+// The numbers that kernels compute with, the same on the host and on the device.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define PEPNET_BOTH __host__ __device__ __forceinline__
+#else
+#define PEPNET_BOTH inline
+#endif
+
+namespace pepnet::cuda {
+
+// A number that reads and writes as bfloat16, to nearest even.
+struct bf16 {
+  std::uint16_t bits;
+};
+
+PEPNET_BOTH float widen(float value) { return value; }
+PEPNET_BOTH float widen(bf16 value) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
+  float wide;
+  memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+// NaN stays one: the carry of rounding must not make it an infinity.
+template <class T>
+PEPNET_BOTH T narrow(float value);
+template <>
+PEPNET_BOTH float narrow<float>(float value) {
+  return value;
+}
+template <>
+PEPNET_BOTH bf16 narrow<bf16>(float value) {
+  std::uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  if ((bits & 0x7FFF'FFFFU) > 0x7F80'0000U) return {static_cast<std::uint16_t>(bits >> 16 | 0x40U)};
+  return {static_cast<std::uint16_t>((bits + 0x7FFFU + (bits >> 16 & 1U)) >> 16)};
+}
+
+}  // namespace pepnet::cuda

@@ -1,0 +1,134 @@
+// A PEPNet as a list of launches: weights packed for the kernels, buffers, and what reads and writes which.
+// All of it is made on the host, so that it can be looked at and run without a GPU.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "cuda/product.h"
+#include "cuda/rowwise.h"
+#include "pepnet/dense_model.h"
+
+namespace pepnet::cuda {
+
+// Some columns of a buffer.
+struct Place {
+  int buffer = -1;
+  int column = 0;
+};
+
+// A matrix [rows, stride] of scratch memory.
+struct BufferSpec {
+  int stride;
+  bool floats;
+};
+
+enum class Source : int { general, domain, prior };
+
+// The launches, with places instead of addresses: offsets of weights are in bytes.
+struct SidePlan {
+  Place a;
+  int a_group = 0;
+  std::size_t w = 0, w_group = 0;  // of a group, in elements
+  std::size_t bias = 0;
+  int bias_group = 0;
+  int depth = 0;
+};
+struct ProductPlan {
+  std::string name;
+  SidePlan main, gate;
+  Epilogue epilogue = Epilogue::none;
+  int groups = 1, columns = 0, used = 0;
+  bool side_by_side = false;
+  std::size_t used_by_tile = 0;  // where side_by_side
+  Place times;
+  int times_group = 0;
+  Place out;
+  int out_group = 0;
+};
+struct CopyPlan {
+  struct One {
+    Source from;
+    int width, padded;
+    Place to;
+  };
+  std::vector<One> copies;
+};
+struct MixPlan {
+  Place z, h, out;
+  int experts, columns, tasks;
+};
+struct ScorePlan {
+  Place h;
+  int h_group, width, tasks;
+  std::size_t w, b;
+};
+using StepPlan = std::variant<CopyPlan, ProductPlan, MixPlan, ScorePlan>;
+
+// What a step costs for one row, and once for all.
+struct StepCost {
+  std::string name;
+  double flops;         // a row
+  double weight_bytes;  // once
+};
+
+// The addresses of one run.
+struct Addresses {
+  const std::byte* weights;
+  std::byte* scratch;  // of scratch_bytes(rows)
+  const float *general, *domain, *prior;
+  float* scores;  // [rows, tasks]
+  int rows;
+};
+
+struct Block {
+  unsigned grid[3];
+  unsigned threads;
+  std::size_t shared_bytes;
+};
+
+template <class T>
+struct ProductLaunch {
+  Product<T> product;
+  bool gated;
+};
+template <class T>
+using Launch = std::variant<ColumnCopies, ProductLaunch<T>, Mix, Score>;
+
+template <class T>
+class Program {
+ public:
+  // Throws std::invalid_argument naming the tensor or flag that is wrong, std::length_error for a model whose
+  // widths do not fit an int.
+  Program(const DenseConfig& config, const Tensors& tensors);
+
+  // To be copied to the device, 256-byte aligned.
+  const std::vector<std::byte>& weights() const { return weights_; }
+  std::size_t scratch_bytes(int rows) const;
+
+  // The launches of one run, in order.
+  std::vector<Launch<T>> bind(const Addresses& at) const;
+
+  const std::vector<StepPlan>& steps() const { return steps_; }
+  std::vector<StepCost> costs() const;
+  const DenseConfig& config() const { return config_; }
+
+ private:
+  class Builder;
+
+  std::size_t buffer_at(int buffer, int rows) const;
+  std::byte* address(const Addresses& at, Place place) const;
+  Side<T> side(const Addresses& at, const SidePlan& plan) const;
+
+  DenseConfig config_;
+  std::vector<std::byte> weights_;
+  std::vector<BufferSpec> buffers_;
+  std::vector<StepPlan> steps_;
+};
+
+template <class T>
+Block block_of(const Launch<T>& launch);
+
+}  // namespace pepnet::cuda

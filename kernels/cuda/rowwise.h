@@ -1,0 +1,44 @@
+// What the kernels are given that go row by row: inputs to the layout that products read, the mix of experts,
+// and scores.
+#pragma once
+
+namespace pepnet::cuda {
+
+constexpr int kRowThreads = 128;
+constexpr int kMostCopies = 6;
+
+// `width` columns of a float32 matrix, and zeros up to `padded`, to some columns of another.
+struct ColumnCopy {
+  const float* from;  // [rows, width]
+  int width, padded;
+  void* to;  // [rows, to_stride], beginning with the first of these columns
+  int to_stride;
+  bool to_floats;
+};
+struct ColumnCopies {
+  ColumnCopy copies[kMostCopies];
+  int rows;
+};
+
+// h_t = Σ_e softmax_e(z_t) · h_e for each task.
+struct Mix {
+  const float* z;  // logits [rows, z_stride], those of a task side by side
+  int z_stride, experts;
+  const float* h;  // [rows, h_stride], an expert's share `columns` apart
+  int h_stride, columns;
+  void* out;  // [rows, out_stride], a task's share `columns` apart
+  int out_stride;
+  bool out_floats;
+  int rows;
+};
+
+// score = σ(h·w + b) for each task.
+struct Score {
+  const float* h;  // [rows, stride], a task's share h_group apart
+  int stride, h_group;
+  const float *w, *b;  // [tasks, width], [tasks]
+  int width, tasks, rows;
+  float* out;  // [rows, tasks]
+};
+
+}  // namespace pepnet::cuda

@@ -1,0 +1,55 @@
+// CUDA's threads on one CPU thread: kernels compile as they are, and run as fibers that take turns at
+// barriers.
+//
+// What it finds that a GPU may hide: shared memory that is read before it is written (every block begins with
+// NaNs), a barrier that not all threads of a block reach, and results that depend on the order of threads (it
+// is drawn anew for each stretch between barriers). What it cannot find: whether anything is fast.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__
+#define __launch_bounds__(...)
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+void __syncthreads();
+void __syncwarp();
+
+namespace pepnet::cuda_emulated {
+
+// Runs `body` for every thread of every block. `seed` draws the order of threads. Ends the process with a
+// message when threads wait for each other in vain.
+void launch(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body,
+            std::uint64_t seed);
+
+// The block's shared memory.
+std::byte* shared();
+// How many bytes of it there are.
+std::size_t shared_bytes();
+
+// What the lanes of a warp show each other: each writes `bytes` of its own, then all see all. Lane i's are at
+// i·bytes.
+const std::byte* exchange(const void* mine, std::size_t bytes);
+
+// An asynchronous copy to shared memory. Of some threads, drawn anew for each block, it happens at once, of the others
+// when it is waited for.
+void copy_later(void* to, const void* from, std::size_t bytes);
+void commit();
+void wait_for_all_but(unsigned groups);
+
+}  // namespace pepnet::cuda_emulated

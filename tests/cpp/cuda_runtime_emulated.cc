@@ -1,0 +1,98 @@
+// The device of kernels/cuda/runtime.h on the CPU: memory is memory, and a launch runs at once.
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "cuda/product_kernel.h"
+#include "cuda/rowwise_kernel.h"
+#include "cuda/runtime.h"
+
+namespace pepnet::cuda {
+
+Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kind) {
+  data_ = static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256 + 256));
+  std::memset(data_, 0xFF, bytes);  // NaNs: what nobody wrote shows
+}
+Allocation::~Allocation() { std::free(data_); }
+Allocation::Allocation(Allocation&& other) noexcept { *this = std::move(other); }
+Allocation& Allocation::operator=(Allocation&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(kind_, other.kind_);
+  return *this;
+}
+
+struct Stream::State {
+  std::uint64_t seed = 1;
+};
+
+Stream::Stream() : state_(std::make_unique<State>()) {}
+Stream::~Stream() = default;
+
+void Stream::copy(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+void Stream::wait() {}
+void Stream::wait_for(void*) {}
+void Stream::let_wait(void*) {}
+
+template <class T>
+void Stream::enqueue(const Launch<T>& launch) {
+  const Block block = block_of(launch);
+  const auto body = [&] {
+    std::visit(
+        [](const auto& what) {
+          using Kind = std::decay_t<decltype(what)>;
+          if constexpr (std::is_same_v<Kind, ColumnCopies>) {
+            copy_columns<T>(what);
+          } else if constexpr (std::is_same_v<Kind, Mix>) {
+            mix_experts<T>(what);
+          } else if constexpr (std::is_same_v<Kind, Score>) {
+            score_tasks<T>(what);
+          } else if (what.gated) {
+            multiply<T, true>(what.product);
+          } else {
+            multiply<T, false>(what.product);
+          }
+        },
+        launch);
+  };
+  cuda_emulated::launch({block.grid[0], block.grid[1], block.grid[2]}, {block.threads}, block.shared_bytes,
+                        body, state_->seed++);
+}
+
+namespace {
+
+template <class T>
+struct Recorded : Stream::Graph {
+  std::vector<Launch<T>> launches;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Stream::Graph> Stream::capture(const std::vector<Launch<T>>& launches) {
+  auto graph = std::make_unique<Recorded<T>>();
+  graph->launches = launches;
+  return graph;
+}
+
+void Stream::enqueue(const Graph& graph) {
+  if (const auto* const floats = dynamic_cast<const Recorded<float>*>(&graph)) {
+    for (const auto& launch : floats->launches) enqueue<float>(launch);
+  } else {
+    for (const auto& launch : dynamic_cast<const Recorded<bf16>&>(graph).launches) enqueue<bf16>(launch);
+  }
+}
+
+template void Stream::enqueue<float>(const Launch<float>&);
+template void Stream::enqueue<bf16>(const Launch<bf16>&);
+template std::unique_ptr<Stream::Graph> Stream::capture<float>(const std::vector<Launch<float>>&);
+template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(const std::vector<Launch<bf16>>&);
+
+const bool kEmulated = true;
+
+DeviceInfo device_info(int) { return {"emulated", 0, 0, 1, std::size_t{1} << 30}; }
+int device_count() { return 1; }
+void use_device(int) {}
+
+}  // namespace pepnet::cuda

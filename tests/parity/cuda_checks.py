@@ -1,0 +1,156 @@
+"""What the cuda kernels must do, whatever runs them: a GPU, or the CPU thread by thread."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+from pepnet_infer.backends.cuda_library import CudaLibrary, CudaModel
+from pepnet_infer.backends.native import model_flags
+from pepnet_infer.config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+
+Reference = Callable[..., np.ndarray]
+Arrays = tuple[npt.NDArray[np.float32], ...]
+Flags = tuple[str, str, str, bool, bool, bool]
+
+TASKS = 3
+PRODUCT: list[Flags] = list(
+    itertools.product(BACKBONES, GATE_POSITIONS, GATE_SCOPES, (True, False), (True, False), (True, False))
+)
+#: Root mean square and largest difference of scores, by precision. These networks have large weights.
+TOLERANCES = {"fp32": (1e-6, 5e-6), "bf16": (2.5e-3, 2e-2)}
+
+
+def config_of(
+    flags: Flags = PRODUCT[0], widths: tuple[int, int, int] = (19, 5, 7), layers: tuple[int, ...] = (17, 9), **more: Any
+) -> ModelConfig:
+    backbone, position, scope, epnet_general, use_epnet, use_ppnet = flags
+    return ModelConfig(
+        InputWidths(*widths),
+        layers=layers,
+        towers=more.pop("towers", (6,)),
+        experts=more.pop("experts", 4),
+        backbone=backbone,
+        gate_position=position,
+        gate_scope=scope,
+        epnet_general=epnet_general,
+        use_epnet=use_epnet,
+        use_ppnet=use_ppnet,
+        **more,
+    )
+
+
+def tensors_of(config: ModelConfig, tasks: int = TASKS) -> dict[str, npt.NDArray[np.float32]]:
+    random, result = np.random.default_rng(1), {}
+    for name, shape in config.tensor_shapes(tasks).items():
+        spread = 0.5 if name.rsplit(".", 1)[1].startswith("b") else (2.0 / shape[-2]) ** 0.5
+        result[name] = (spread * random.standard_normal(shape)).astype(np.float32)
+    return result
+
+
+def inputs_of(config: ModelConfig, rows: int, seed: int = 0) -> Arrays:
+    random, widths = np.random.default_rng(seed), config.inputs
+    return tuple(
+        random.standard_normal((rows, width), dtype=np.float32)
+        for width in (widths.general, widths.domain, widths.prior)
+    )
+
+
+def model_of(
+    library: CudaLibrary, config: ModelConfig, precision: str, tasks: int = TASKS, graphs: bool = True
+) -> CudaModel:
+    return library.model(config, tasks, tensors_of(config, tasks), precision == "bf16", 0, graphs)
+
+
+def agree(
+    library: CudaLibrary,
+    config: ModelConfig,
+    precision: str,
+    reference: Reference,
+    rows: int,
+    tasks: int = TASKS,
+) -> float:
+    """Compares with float64. Returns how much scores vary at least: where they hardly do an error would hide."""
+    inputs = inputs_of(config, rows)
+    expected = reference(config, tensors_of(config, tasks), *inputs)
+    difference = np.abs(model_of(library, config, precision, tasks).run(*inputs) - expected)
+    rms, most = TOLERANCES[precision]
+    assert difference.shape == (rows, tasks)
+    assert np.sqrt(np.mean(difference**2)) <= rms, (config, precision)
+    assert difference.max() <= most, (config, precision)
+    return float(expected.std(axis=0).min())
+
+
+def all_flags(library: CudaLibrary, precision: str, reference: Reference, rows: int) -> None:
+    assert len(PRODUCT) == 64
+    spread = []
+    for flags in PRODUCT:
+        spread.append(
+            agree(library, config_of(flags, gate_hidden=None if flags[3] else 14), precision, reference, rows)
+        )
+    assert min(spread) > 0.02
+
+
+def several_tiles(library: CudaLibrary, precision: str, reference: Reference) -> None:
+    """Widths over a tile, and not a multiple of one; one expert, one task, no towers, two of them."""
+    wide = {"widths": (100, 3, 70), "layers": (130, 65), "gate_hidden": 66}
+    for flags in (PRODUCT[0], PRODUCT[4], PRODUCT[10], PRODUCT[-1]):
+        agree(library, config_of(flags, **wide), precision, reference, 65)
+    agree(library, config_of(experts=1, towers=()), precision, reference, 3, tasks=1)
+    agree(library, config_of(towers=(70, 5)), precision, reference, 3)
+    agree(library, config_of(experts=40, layers=(8,)), precision, reference, 3, tasks=5)
+
+
+def rows_are_alone(library: CudaLibrary, precision: str, counts: tuple[int, ...]) -> None:
+    """A row's scores have the same bits in a batch of any size, and with graphs as without."""
+    config = config_of(PRODUCT[4])
+    inputs = inputs_of(config, max(counts))
+    model, plain = model_of(library, config, precision), model_of(library, config, precision, graphs=False)
+    whole = model.run(*inputs)
+    assert np.isfinite(whole).all()
+    for count in counts:
+        np.testing.assert_array_equal(model.run(*(x[:count] for x in inputs)), whole[:count])
+    np.testing.assert_array_equal(plain.run(*(x[:9] for x in inputs)), whole[:9])
+    moved = model.run(*(np.ascontiguousarray(x[1:8]) for x in inputs))
+    np.testing.assert_array_equal(moved, whole[1:8])
+
+
+def logits_far_apart(library: CudaLibrary, reference: Reference) -> None:
+    """A softmax that does not begin with the largest overflows."""
+    config = config_of()
+    tensors, inputs = tensors_of(config), inputs_of(config, 9)
+    tensors["mix.w"] *= 100
+    got = library.model(config, TASKS, tensors, False, 0, True).run(*inputs)
+    np.testing.assert_allclose(got, reference(config, tensors, *inputs), atol=1e-4)
+
+
+def what_is_not_finite_stays_in_its_row(library: CudaLibrary) -> None:
+    """As in the native kernels: the same scores are NaN, and the others are right."""
+    for flags in (PRODUCT[0], PRODUCT[4], PRODUCT[24], PRODUCT[40]):
+        config = config_of(flags)
+        tensors, inputs = tensors_of(config), inputs_of(config, 12)
+        for row, value in ((2, np.nan), (5, np.inf), (7, -np.inf)):
+            inputs[row % 3][row, 1] = value
+        # An infinity that all gates turn into zeros: what is padding must not make a NaN of it.
+        inputs[2][9, 3] = -np.inf
+        for name in tensors:
+            if name.startswith("ppnet.") and name.endswith(".w1"):
+                tensors[name][3] = np.abs(tensors[name][3])
+        native = _kernels.DenseModel(tensors, model_flags(config, TASKS)).run(*inputs)
+        assert np.isfinite(native[9]).all()
+        got = library.model(config, TASKS, tensors, False, 0, True).run(*inputs)
+        np.testing.assert_allclose(got, native, atol=5e-6)
+
+
+def nothing_is_left_of_earlier_calls(library: CudaLibrary) -> None:
+    config = config_of()
+    model, inputs = model_of(library, config, "fp32"), inputs_of(config, 6)
+    expected = model.run(*inputs)
+    model.run(*(np.full_like(x, np.nan) for x in inputs))
+    np.testing.assert_array_equal(model.run(*inputs), expected)
+    np.testing.assert_array_equal(model.run(*(x[:5] for x in inputs)), expected[:5])

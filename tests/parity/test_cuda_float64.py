@@ -1,0 +1,52 @@
+"""The cuda kernels on a GPU against the formulas in float64; on the CPU: tests/cpp/test_cuda_emulated.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cuda_checks as checks
+import numpy as np
+import pytest
+
+from pepnet_infer import Engine
+from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.cuda_library import CudaLibrary, library_path, open_library
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(no_gpu_because() is not None, reason="no GPU answers")]
+Reference = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def library() -> CudaLibrary:
+    path = library_path()
+    assert path is not None, "built without nvcc"
+    return open_library(path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_all_64_combinations_of_flags(library: CudaLibrary, precision: str, reference_scores: Reference) -> None:
+    checks.all_flags(library, precision, reference_scores, 33)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_widths_of_several_tiles(library: CudaLibrary, precision: str, reference_scores: Reference) -> None:
+    checks.several_tiles(library, precision, reference_scores)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_row_is_alone(library: CudaLibrary, precision: str) -> None:
+    checks.rows_are_alone(library, precision, (0, 1, 7, 8, 9, 33, 64, 100, 257, 1000, 2048, 4097))
+
+
+def test_what_is_rare(library: CudaLibrary, reference_scores: Reference) -> None:
+    checks.logits_far_apart(library, reference_scores)
+    checks.what_is_not_finite_stays_in_its_row(library)
+    checks.nothing_is_left_of_earlier_calls(library)
+
+
+def test_an_engine_scores_with_it(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
+    batch = toy_batch(300)
+    with Engine.load(toy_bundle, backend="native", threads=1) as native, Engine.load(toy_bundle, "cuda") as cuda:
+        np.testing.assert_allclose(cuda.score(batch).values, native.score(batch).values, atol=5e-6)

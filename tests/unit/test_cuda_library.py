@@ -1,0 +1,67 @@
+"""What the cuda backend says where there is no GPU, and what was built where there is nvcc."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pepnet_infer import Engine
+from pepnet_infer.backends import cuda
+from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.cuda_library import VARIABLE, library_path, open_library
+from pepnet_infer.errors import BackendError
+
+ROOT = Path(__file__).parents[2]
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+def test_a_package_without_the_library_says_so(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "library_path", lambda: None)
+    with pytest.raises(BackendError, match="built without libpepnet_cuda: no nvcc"):
+        Engine.load(toy_bundle, backend="cuda")
+
+
+@pytest.mark.skipif(library_path() is None, reason="built without nvcc")
+@pytest.mark.skipif(no_gpu_because() is None, reason="a GPU answers")
+def test_a_machine_without_a_gpu_is_told_in_one_sentence(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(BackendError, match=r"^backend: cuda: (there is no|the) NVIDIA driver .*$"):
+        Engine.load(toy_bundle, backend="cuda")
+    said = capfd.readouterr()
+    assert said.out + said.err == ""
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc")
+def test_a_package_built_beside_nvcc_has_the_library() -> None:
+    release = re.search(
+        r"release (\d+)\.(\d+)", subprocess.run([NVCC, "--version"], capture_output=True, text=True).stdout
+    )  # type: ignore[list-item]
+    assert release is not None
+    if tuple(map(int, release.groups())) < (12, 4):
+        pytest.skip("nvcc is too old")
+    path = library_path()
+    assert path is not None
+    assert not open_library(path).emulated
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_no_kernel_spills(arch: str, tmp_path: Path) -> None:
+    include = [f"-I{ROOT / folder}" for folder in ("kernels", "kernels/include", "kernels/src")]
+    source = str(ROOT / "kernels" / "cuda" / "runtime.cu")
+    command = [str(NVCC), "-std=c++20", "-O3", f"-arch={arch}", "-cubin", "-Xptxas", "-v", *include]
+    ran = subprocess.run(
+        [*command, "-o", str(tmp_path / "x.cubin"), source], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    report = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", ran.stderr)
+    assert len(report) >= 9  # four products, two copies, two mixes and two scores, some of them one
+    assert set(report) == {("0", "0", "0")}
+    # Two blocks of the largest kernel, and more, fit on a multiprocessor of 64 Ki registers.
+    assert max(int(count) for count in re.findall(r"Used (\d+) registers", ran.stderr)) <= 128
