@@ -79,7 +79,7 @@ bench-cache: install
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/cpp bench/native -name '*.h' -o -name '*.cc')
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
 # From another folder and by package name: the wheel as installed, not the source tree, is what users type-check.
 types: install

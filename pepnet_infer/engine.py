@@ -67,7 +67,7 @@ class Engine:
 
         backend: "native", "onnxruntime" or "auto"; `stats()["backend"]["why"]` says what auto took and why. precision:
         "fp32" or, with native, "bf16", and "int8" where export measured it within the bundle's budget. threads: of the
-        dense part; None is what the process's cpuset and cgroup allow. provider: "cpu" or, with onnxruntime or cuda, "cuda".
+        dense part; None is what the process's cpuset and cgroup allow. provider: "cpu" or "cuda".
         cache: how hot rows are kept in memory; "default" is `CacheConfig()`, None is no cache. Of its capacity no more
         is taken than all rows of the bundle need; with rows of float32 scores are the same bits with and without.
         store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a

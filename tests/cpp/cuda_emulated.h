@@ -46,8 +46,8 @@ std::size_t shared_bytes();
 // i·bytes.
 const std::byte* exchange(const void* mine, std::size_t bytes);
 
-// An asynchronous copy to shared memory. Of some threads, drawn anew for each block, it happens at once, of the others
-// when it is waited for.
+// An asynchronous copy to shared memory. Of some threads, drawn anew for each block, it happens at once, of
+// the others when it is waited for.
 void copy_later(void* to, const void* from, std::size_t bytes);
 void commit();
 void wait_for_all_but(unsigned groups);

@@ -1,0 +1,30 @@
+"""What nvcc says of the kernels, where there is one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_no_kernel_spills(arch: str, tmp_path: Path) -> None:
+    include = [f"-I{ROOT / folder}" for folder in ("kernels", "kernels/include", "kernels/src")]
+    source = str(ROOT / "kernels" / "cuda" / "runtime.cu")
+    command = [str(NVCC), "-std=c++20", "-O3", f"-arch={arch}", "-cubin", "-Xptxas", "-v", *include]
+    ran = subprocess.run(
+        [*command, "-o", str(tmp_path / "x.cubin"), source], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    report = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", ran.stderr)
+    assert len(report) >= 9  # four products, two copies, two mixes and two scores, some of them one
+    assert set(report) == {("0", "0", "0")}
+    # Two blocks of the largest kernel, and more, fit on a multiprocessor of 64 Ki registers.
+    assert max(int(count) for count in re.findall(r"Used (\d+) registers", ran.stderr)) <= 128
