@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pepnet_infer.backends import PRECISIONS, Settings
 from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
 
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    "tensorrt": ("TensorrtExecutionProvider", {"trt_fp16_enable": "0"}),
 }
-OPTIONS = ("spin",)
+#: Those that run on a GPU. TensorRT leaves what it does not know to CUDA.
+ON_GPU = ("cuda", "tensorrt")
+OPTIONS = ("spin", "graphs")
 
 #: Rows per run of the graph. Larger batches are cut at multiples of it, so that activations stay bounded
 #: (a wide model holds about 50 kB a row) and the cuts do not depend on who calls.
@@ -34,8 +38,11 @@ class OrtBackend:
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any, tasks: int, description: dict[str, Any]) -> None:
+    def __init__(
+        self, session: Any, tasks: int, description: dict[str, Any], buckets: BucketSession | None = None
+    ) -> None:
         self._session = session
+        self._buckets = buckets
         self._names = [i.name for i in session.get_inputs()]  # an input no layer reads is not in the graph
         self._output = [o.name for o in session.get_outputs()]
         self._tasks = tasks
@@ -43,7 +50,8 @@ class OrtBackend:
 
     @classmethod
     def load(cls, bundle: Bundle, settings: Settings) -> OrtBackend:
-        """Opens the session. Option `spin` (bool, default true): idle threads spin for lower latency.
+        """Opens the session. Option `spin` (bool, default true): idle threads spin for lower latency; `graphs` (bool,
+        default true, cuda only): launches are recorded once for each bucket of rows.
 
         Raises BackendError for a precision, provider or option that is not there, BundleError for a graph that does
         not load or has other inputs than the bundle's config.
@@ -62,8 +70,15 @@ class OrtBackend:
         options.log_severity_level = 3
         spin = bool(settings.options.get("spin", True))
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-        session = _open(ort, bundle, options, provider)
+        graphs = provider == "cuda" and bool(settings.options.get("graphs", True))
+        session = _open(ort, bundle, options, provider, graphs)
         _check_graph(session, bundle)
+        buckets = None
+        if provider in ON_GPU:
+            names = [node.name for node in session.get_inputs()]
+            widths = {name: getattr(bundle.config.inputs, name) for name in names}
+            output = session.get_outputs()[0].name
+            buckets = BucketSession(ort, session, widths, output, len(bundle.tasks), "cuda", graphs)
         description = {
             "backend": cls.name,
             "version": ort.__version__,
@@ -73,12 +88,16 @@ class OrtBackend:
             "spin": spin,
             "why": why,
         }
-        return cls(session, len(bundle.tasks), description)
+        if provider in ON_GPU:
+            description |= {"tf32": False, "graphs": graphs}
+        return cls(session, len(bundle.tasks), description, buckets)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]."""
         feed: dict[str, npt.NDArray[np.float32]] = {name: getattr(inputs, name) for name in self._names}
         rows = inputs.general.shape[0]
+        if self._buckets is not None:
+            return self._buckets.run(feed, rows)
         if 0 < rows <= CHUNK_ROWS:
             scores: npt.NDArray[np.float32] = self._session.run(self._output, feed)[0]
             return scores
@@ -89,7 +108,7 @@ class OrtBackend:
         return out
 
     def describe(self) -> dict[str, Any]:
-        """Returns backend, version, provider, precision, threads, spin and why."""
+        """Returns backend, version, provider, precision, threads, spin and why; on a GPU tf32 and graphs as well."""
         return dict(self._description)
 
 
@@ -115,7 +134,7 @@ def why_not(settings: Settings) -> str | None:
     return None
 
 
-def no_cuda_because() -> str | None:
+def no_cuda_because(provider: str = "cuda") -> str | None:
     """Returns None when the driver shows a GPU and onnxruntime was built to use it, else what is wrong."""
     # The list of providers says what was compiled in, not what the machine can run: the driver is asked, and first,
     # because importing onnxruntime takes a tenth of a second.
@@ -126,34 +145,38 @@ def no_cuda_because() -> str | None:
         ort = _import_onnxruntime()
     except BackendError as error:
         return str(error)
-    if PROVIDERS["cuda"][0] not in ort.get_available_providers():
-        return "this onnxruntime was built without CUDA (pip install 'pepnet-infer[gpu]')"
+    if PROVIDERS[provider][0] not in ort.get_available_providers():
+        what = "CUDA" if provider == "cuda" else "TensorRT"
+        return f"this onnxruntime was built without {what} (pip install 'pepnet-infer[gpu]')"
     return None
 
 
 def _choose_provider(settings: Settings) -> tuple[str, str]:
     provider = settings.provider or "cpu"
-    problem = no_cuda_because() if provider == "cuda" else None
+    problem = no_cuda_because(provider) if provider in ON_GPU else None
     if problem:
-        raise BackendError(f"provider: expected cuda, but {problem}")
+        raise BackendError(f"provider: expected {provider}, but {problem}")
+    if "graphs" in settings.options and provider != "cuda":
+        raise BackendError(f"options.graphs: only provider cuda has them, got {provider!r}")
     if settings.auto:
         return provider, settings.why
     return provider, f"{settings.why}; provider {provider}: {'asked for' if settings.provider else 'the default'}"
 
 
-def _open(ort: Any, bundle: Bundle, options: Any, provider: str) -> Any:
-    if provider == "cuda" and hasattr(ort, "preload_dlls"):
+def _open(ort: Any, bundle: Bundle, options: Any, provider: str, graphs: bool) -> Any:
+    if provider in ON_GPU and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
     wanted, provider_options = PROVIDERS[provider]
+    if graphs:
+        provider_options = {**provider_options, "enable_cuda_graph": "1"}
+    providers = [(wanted, provider_options), *([PROVIDERS["cuda"]] if provider == "tensorrt" else [])]
     path = bundle.onnx_path
     graph = bundle.onnx()
     try:
-        session = ort.InferenceSession(
-            graph if isinstance(graph, bytes) else str(graph), options, providers=[(wanted, provider_options)]
-        )
+        session = ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        if provider == "cuda":
-            raise BackendError(f"provider: expected cuda, but onnxruntime could not start it: {error}") from error
+        if provider in ON_GPU:
+            raise BackendError(f"provider: expected {provider}, but onnxruntime could not start it: {error}") from error
         raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
     got = session.get_providers()
     if got[0] != wanted:

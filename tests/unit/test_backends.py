@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from pepnet_infer import BackendError, BundleError, Engine, backends
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends import ort
 from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.config import InputWidths
 from pepnet_infer.cpu import available_threads
@@ -80,10 +81,11 @@ def test_a_backend_says_what_it_is_and_why(bundle: Bundle) -> None:
         ({"precision": "fp16"}, r"auto found none .*: native: precision: .* 'fp16'; onnxruntime: precision: .* 'fp16'"),
         ({"backend": "onnxruntime", "precision": "bf16"}, r"^precision: onnxruntime has fp32, got 'bf16'"),
         ({"backend": "onnxruntime", "precision": "int8"}, r"^precision: onnxruntime has fp32, got 'int8'"),
-        ({"backend": "onnxruntime", "provider": "tensorrt"}, r"^provider: onnxruntime has cpu, cuda, got 'tensorrt'"),
-        ({"backend": "onnxruntime", "options": {"isa": "avx2"}}, r"^options: onnxruntime has spin, got 'isa'"),
+        ({"backend": "onnxruntime", "provider": "rocm"}, r"^provider: onnxruntime has cpu, cuda, tensorrt, got 'rocm'"),
+        ({"backend": "onnxruntime", "options": {"graphs": True}}, r"^options.graphs: only provider cuda has them, got"),
+        ({"backend": "onnxruntime", "options": {"isa": "avx2"}}, r"^options: onnxruntime has spin, graphs, got 'isa'"),
         (
-            {"provider": "tensorrt"},
+            {"provider": "rocm"},
             r"native: provider: native has cpu, .*; onnxruntime: provider: onnxruntime has",
         ),
         ({"threads": 0}, r"threads: expected an integer from 1 to 1024, got 0"),
@@ -154,7 +156,11 @@ def cuda_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
         SessionOptions=onnxruntime.SessionOptions,
         ExecutionMode=onnxruntime.ExecutionMode,
         __version__="9.9",
-        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        get_available_providers=lambda: [
+            "TensorrtExecutionProvider",
+            "CUDAExecutionProvider",
+            "CPUExecutionProvider",
+        ],
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr(ort, "no_gpu_because", lambda: None)
@@ -167,7 +173,43 @@ def test_another_provider_than_the_one_asked_for_is_an_error(bundle: Bundle, cud
             backends.create(bundle, backend, provider="cuda")
     ((name, options),) = cuda_build.asked
     assert name == "CUDAExecutionProvider"
-    assert options["use_tf32"] == "0"
+    assert options == {"use_tf32": "0", "enable_cuda_graph": "1"}
+    with pytest.raises(BackendError, match="expected CUDAExecutionProvider"):
+        backends.create(bundle, "onnxruntime", provider="cuda", options={"graphs": False})
+    assert cuda_build.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+
+
+def test_tensorrt_leaves_the_rest_to_cuda(bundle: Bundle, cuda_build: type[FakeSession]) -> None:
+    cuda_build.cuda_starts = True
+    made = backends.create(bundle, "onnxruntime", provider="tensorrt").describe()
+    assert [name for name, _ in cuda_build.asked] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert (made["provider"], made["graphs"], made["tf32"]) == ("tensorrt", False, False)
+
+
+class Noted(onnxruntime.RunOptions):  # type: ignore[misc]
+    """Run options that say what was asked of them."""
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def add_run_config_entry(self, name: str, value: str) -> None:
+        self.asked.append((name, value))
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_buckets_score_what_a_plain_run_does(tmp_path: Path, graphs: bool) -> None:
+    Noted.asked.clear()
+    session = onnxruntime.InferenceSession(
+        str(graph(tmp_path / "g.onnx").onnx_path), providers=["CPUExecutionProvider"]
+    )
+    names = SimpleNamespace(OrtValue=onnxruntime.OrtValue, RunOptions=Noted)
+    output = session.get_outputs()[0].name
+    width = session.get_inputs()[0].shape[1]
+    buckets = BucketSession(names, session, {"general": width}, output, 2, "cpu", graphs)
+    for rows in (5, 0, 1, 8, 9, 2048, 2049, 4100, 5):
+        given = inputs(rows).general
+        expected = np.repeat(given.sum(axis=1, keepdims=True), 2, axis=1)
+        np.testing.assert_array_equal(buckets.run({"general": given}, rows), expected)
+    assert sorted(Noted.asked) == [("gpu_graph_id", str(n)) for n in (1, 2048, 32, 8)] * graphs
 
 
 def test_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(

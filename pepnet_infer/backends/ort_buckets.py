@@ -1,0 +1,75 @@
+"""ONNX Runtime on a device: inputs and scores at addresses that stay, and a CUDA graph, for each bucket of rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Batches run with as many rows as the smallest of these that holds them, larger ones in pieces of the largest.
+BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048)
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    host: dict[str, Array]  # [bucket, ·]: what was there before stands below the rows of a call
+    device: dict[str, Any]
+    scores: Any
+    binding: Any
+    options: Any
+
+
+class BucketSession:
+    """A session whose memory is on a device. One call at a time; others wait for it."""
+
+    def __init__(
+        self, ort: Any, session: Any, widths: Mapping[str, int], output: str, tasks: int, device: str, graphs: bool
+    ) -> None:
+        """widths: columns by name of an input. device: ONNX Runtime's word for it. graphs: one is captured a bucket."""
+        self._ort, self._session = ort, session
+        self._widths, self._output, self._tasks = dict(widths), output, tasks
+        self._device, self._graphs = device, graphs
+        self._lock = threading.Lock()
+        self._buckets: dict[int, _Bucket] = {}
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Array:
+        """Returns scores float32 [rows, T] of inputs float32 [rows, ·]."""
+        out = np.empty((rows, self._tasks), np.float32)
+        with self._lock:
+            for begin in range(0, rows, BUCKETS[-1]):
+                end = min(begin + BUCKETS[-1], rows)
+                out[begin:end] = self._piece({name: array[begin:end] for name, array in inputs.items()}, end - begin)
+        return out
+
+    def _piece(self, inputs: Mapping[str, Array], rows: int) -> Array:
+        bucket = self._bucket(next(size for size in BUCKETS if size >= rows))
+        for name, array in inputs.items():
+            bucket.host[name][:rows] = array
+            bucket.device[name].update_inplace(bucket.host[name])
+        self._session.run_with_iobinding(bucket.binding, bucket.options)
+        bucket.binding.synchronize_outputs()
+        scores: Array = bucket.scores.numpy()[:rows]
+        return scores
+
+    def _bucket(self, size: int) -> _Bucket:
+        made = self._buckets.get(size)
+        if made is None:
+            host = {name: np.zeros((size, width), np.float32) for name, width in self._widths.items()}
+            value = self._ort.OrtValue
+            device = {name: value.ortvalue_from_numpy(array, self._device, 0) for name, array in host.items()}
+            scores = value.ortvalue_from_shape_and_type([size, self._tasks], np.float32, self._device, 0)
+            binding = self._session.io_binding()
+            for name, array in device.items():
+                binding.bind_ortvalue_input(name, array)
+            binding.bind_ortvalue_output(self._output, scores)
+            options = self._ort.RunOptions()
+            if self._graphs:  # the first run with an id is recorded, later ones are replayed
+                options.add_run_config_entry("gpu_graph_id", str(size))
+            made = self._buckets[size] = _Bucket(host, device, scores, binding, options)
+        return made
