@@ -67,6 +67,13 @@ class CudaModel:
         self._library.run(self._handle, (general, domain, prior, scores))
         return scores
 
+    def run_at(self, general: int, domain: int, prior: int, scores: int, rows: int, stream: int) -> None:
+        """Puts a call into a CUDA stream (0: the default one) and returns at once. All are addresses on the device.
+
+        float32, C-contiguous: general, domain, prior [rows, ·], scores [rows, T]. Raises BackendError.
+        """
+        self._library.call(self._handle, _Call(general, domain, prior, scores, rows, 1, stream))
+
     def facts(self) -> dict[str, Any]:
         """Returns weight_bytes, and of each product name, flops_a_row and weight_bytes."""
         return self._library.facts(self._handle)
@@ -135,7 +142,10 @@ class CudaLibrary:
 
     def run(self, handle: int, arrays: Sequence[Array]) -> None:
         """Scores general, domain, prior → scores; see `CudaModel.run`."""
-        call = _Call(*(array.ctypes.data for array in arrays), len(arrays[0]), 0, None)
+        self.call(handle, _Call(*(array.ctypes.data for array in arrays), len(arrays[0]), 0, None))
+
+    def call(self, handle: int, call: _Call) -> None:
+        """Scores what `call` points to. Raises BackendError."""
         if self._library.pepnet_cuda_run(handle, call) != 0:
             raise BackendError(f"backend: {self._error()}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -48,8 +50,8 @@ def test_logits_far_apart(library: CudaLibrary, reference_scores: Reference) -> 
     checks.logits_far_apart(library, reference_scores)
 
 
-def test_not_finite(library: CudaLibrary) -> None:
-    checks.what_is_not_finite_stays_in_its_row(library)
+def test_not_finite(library: CudaLibrary, reference_scores: Reference) -> None:
+    checks.what_is_not_finite_stays_in_its_row(library, reference_scores)
 
 
 def test_nothing_is_left_of_earlier_calls(library: CudaLibrary) -> None:
@@ -88,6 +90,15 @@ def test_weights_that_do_not_fit_are_named(library: CudaLibrary) -> None:
     tensors["mix.w"] = tensors["mix.w"][:, 1:]
     with pytest.raises(ValueError, match=r"mix\.w: expected shape \[19, 12\], got \[19, 11\]"):
         library.model(config, 3, tensors, False, 0, True)
+
+
+def test_the_script_for_a_gpu_machine_runs_its_checks(built: Path) -> None:
+    script = Path(__file__).parents[2] / "bench" / "gpu_check.py"
+    ran = subprocess.run(
+        [sys.executable, str(script), "--few", "--library", str(built)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "right: a few, for a sanitizer" in ran.stdout
 
 
 @pytest.fixture

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer import _kernels
 from pepnet_infer.backends.cuda_library import CudaLibrary, CudaModel
-from pepnet_infer.backends.native import model_flags
 from pepnet_infer.config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
 Reference = Callable[..., np.ndarray]
@@ -129,8 +127,8 @@ def logits_far_apart(library: CudaLibrary, reference: Reference) -> None:
     np.testing.assert_allclose(got, reference(config, tensors, *inputs), atol=1e-4)
 
 
-def what_is_not_finite_stays_in_its_row(library: CudaLibrary) -> None:
-    """As in the native kernels: the same scores are NaN, and the others are right."""
+def what_is_not_finite_stays_in_its_row(library: CudaLibrary, reference: Reference) -> None:
+    """The same scores are NaN as by the formulas, and the others are right."""
     for flags in (PRODUCT[0], PRODUCT[4], PRODUCT[24], PRODUCT[40]):
         config = config_of(flags)
         tensors, inputs = tensors_of(config), inputs_of(config, 12)
@@ -141,10 +139,26 @@ def what_is_not_finite_stays_in_its_row(library: CudaLibrary) -> None:
         for name in tensors:
             if name.startswith("ppnet.") and name.endswith(".w1"):
                 tensors[name][3] = np.abs(tensors[name][3])
-        native = _kernels.DenseModel(tensors, model_flags(config, TASKS)).run(*inputs)
-        assert np.isfinite(native[9]).all()
+        with np.errstate(all="ignore"):
+            expected = reference(config, tensors, *inputs)
+        assert np.isfinite(expected[[0, 9]]).all()
+        assert not np.isfinite(expected[2]).any()
         got = library.model(config, TASKS, tensors, False, 0, True).run(*inputs)
-        np.testing.assert_allclose(got, native, atol=5e-6)
+        np.testing.assert_allclose(got, expected, atol=5e-6)
+
+
+def everything(library: CudaLibrary, reference: Reference, rows: int, counts: tuple[int, ...]) -> list[str]:
+    """Does all of it. Returns what was done."""
+    done = []
+    for precision in TOLERANCES:
+        all_flags(library, precision, reference, rows)
+        several_tiles(library, precision, reference)
+        rows_are_alone(library, precision, counts)
+        done.append(f"{precision}: {len(PRODUCT)} combinations of flags, widths over a tile, {len(counts)} row counts")
+    logits_far_apart(library, reference)
+    what_is_not_finite_stays_in_its_row(library, reference)
+    nothing_is_left_of_earlier_calls(library)
+    return [*done, "rows that are not finite, logits far apart, calls one after another"]
 
 
 def nothing_is_left_of_earlier_calls(library: CudaLibrary) -> None:
