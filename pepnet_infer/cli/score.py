@@ -70,8 +70,9 @@ def score(
     """
     cache = None if cache_policy is CachePolicy.none else CacheConfig(cast(Policy, cache_policy.value), cache_bytes)
     carried = columns if columns is None or columns == "all" else [name.strip() for name in columns.split(",")]
+    options = {} if backend == "cuda" else OFFLINE  # it has no threads that could spin
     with (
-        Engine.load(bundle, backend, precision, threads, provider, cache, options=OFFLINE) as engine,
+        Engine.load(bundle, backend, precision, threads, provider, cache, options=options) as engine,
         Progress(
             "[progress.description]{task.description}",
             BarColumn(),

@@ -14,7 +14,7 @@ NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("arch", [pytest.param("sm_80", marks=pytest.mark.slow), "sm_90a"])
 def test_no_kernel_spills(arch: str, tmp_path: Path) -> None:
     include = [f"-I{ROOT / folder}" for folder in ("kernels", "kernels/include", "kernels/src")]
     source = str(ROOT / "kernels" / "cuda" / "runtime.cu")

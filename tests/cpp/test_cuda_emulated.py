@@ -13,7 +13,9 @@ import cuda_checks as checks
 import numpy as np
 import pytest
 
-from pepnet_infer import Engine
+from pepnet_infer import backends
+from pepnet_infer.assemble import Inputs
+from pepnet_infer.backends.cuda import CudaBackend
 from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary, open_library
 from pepnet_infer.errors import BackendError
 
@@ -106,23 +108,31 @@ def emulated(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(built))
 
 
+class Bundle:
+    """What the backend reads of a bundle."""
+
+    path = Path("bundle")
+    tasks = ("a", "b", "c")
+    config = checks.config_of()
+
+    def dense(self) -> dict[str, np.ndarray]:
+        return checks.tensors_of(self.config)
+
+
 @pytest.mark.usefixtures("emulated")
-def test_an_engine_scores_with_it(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
-    batch = toy_batch(13)
-    with Engine.load(toy_bundle, backend="native", threads=1) as native, Engine.load(toy_bundle, "cuda") as cuda:
-        np.testing.assert_allclose(cuda.score(batch).values, native.score(batch).values, atol=5e-6)
-        said = cuda.stats()["backend"]
-        assert (said["backend"], said["provider"], said["precision"]) == ("cuda", "cuda", "fp32")
-        assert said["tf32"] is False
-        assert said["device"]["name"] == "emulated"
-        assert said["packed_bytes"] > 0
-    with Engine.load(toy_bundle, "cuda", "bf16", options={"graphs": False}) as rounded:
-        np.testing.assert_allclose(rounded.score(batch).values, native_scores(toy_bundle, batch), atol=1e-2)
-
-
-def native_scores(bundle: Path, batch: dict[str, Any]) -> np.ndarray:
-    with Engine.load(bundle, backend="native", threads=1) as engine:
-        return engine.score(batch).values
+@pytest.mark.parametrize(("precision", "options"), [("fp32", {}), ("bf16", {"graphs": False})])
+def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], reference_scores: Reference) -> None:
+    bundle, given = Bundle(), checks.inputs_of(Bundle.config, 13)
+    backend = backends.create(bundle, "cuda", precision, options=options)  # type: ignore[arg-type]
+    assert isinstance(backend, CudaBackend)
+    expected = reference_scores(bundle.config, bundle.dense(), *given)
+    np.testing.assert_allclose(backend.run(Inputs(*given)), expected, atol=checks.TOLERANCES[precision][1])
+    said = backend.describe()
+    assert (said["backend"], said["provider"], said["precision"]) == ("cuda", "cuda", precision)
+    assert said["graphs"] is not bool(options)
+    assert said["tf32"] is False
+    assert said["device"]["name"] == "emulated"
+    assert said["packed_bytes"] > 0
 
 
 @pytest.mark.usefixtures("emulated")
@@ -136,14 +146,14 @@ def native_scores(bundle: Path, batch: dict[str, Any]) -> np.ndarray:
         ({"options": {"device": 4}}, "options.device: expected 0 to 0, got 4"),
     ],
 )
-def test_what_is_not_there_is_refused(toy_bundle: Path, asked: dict[str, Any], message: str) -> None:
+def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        Engine.load(toy_bundle, backend="cuda", **asked)
+        backends.create(Bundle(), "cuda", **asked)  # type: ignore[arg-type]
 
 
-def test_a_library_that_is_none_is_refused(toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "libpepnet_cuda.so"
     path.write_bytes(b"no library")
     monkeypatch.setenv(VARIABLE, str(path))
     with pytest.raises(BackendError, match=r"libpepnet_cuda\.so cannot be loaded"):
-        Engine.load(toy_bundle, backend="cuda")
+        backends.create(Bundle(), "cuda")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
 
 IDS = 12_000
-CACHE_ONLY = FollowConfig(name="small", wait_s=0.05, guard=None, rows="cache", insert="all", keep=0)
+CACHE_ONLY = FollowConfig(name="small", wait_s=0.05, guard=None, rows="cache", insert="all", keep=0, share=1)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from pepnet_infer.sync.redis_log import RedisLog
 from pepnet_infer.sync.transport import Entry, Transport
 
 Batch = dict[str, Any]
-QUICK = FollowConfig(name="test", wait_s=0.05, guard=None)
+QUICK = FollowConfig(name="test", wait_s=0.05, guard=None, share=1)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_late_follower_and_one_that_restarts_end_where_the_others_are(
     for _ in range(5):
         log.append(world.step())
     late = load("gset")
-    late.follow(log, FollowConfig(name="late", wait_s=0.05, guard=None))
+    late.follow(log, FollowConfig(name="late", wait_s=0.05, guard=None, share=1))
     check(world, late, batch)
     assert late.stats()["sync"]["applied"] == 5
     assert followed.wait_for(world.version, 10)

@@ -34,7 +34,7 @@ from pepnet_infer.sync.transport import Entry
 Batch = dict[str, Any]
 Load = Callable[..., Engine]
 Batches = Callable[..., Batch]
-QUICK = FollowConfig(name="test", wait_s=0.05, retry_s=0.05, guard=None)
+QUICK = FollowConfig(name="test", wait_s=0.05, retry_s=0.05, guard=None, share=1)
 NOTHING: dict[str, Any] = {"dense": False, "changes": {}, "defaults": False}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,11 @@ def test_every_product_in_the_peaks_is_one(precision: str, threads: int) -> None
         who.append(name.partition(" ")[0])
     assert who[-1] == "native"
     libraries = {"torch", "openvino", "onnxruntime"} - ({"onnxruntime"} if precision == "bf16" else set())
+    if precision == "int8" and not {"avx512_vnni", "amx_int8"} & set(Path("/proc/cpuinfo").read_text().split()):
+        libraries -= {"openvino", "onnxruntime"}  # their sums saturate there
+    if precision == "bf16" and find_spec("openvino"):
+        able = import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        libraries -= set() if "BF16" in able else {"openvino"}
     assert set(who[:-1]) == {name for name in libraries if find_spec(name)}
 
 

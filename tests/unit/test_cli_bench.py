@@ -143,7 +143,7 @@ def test_latency_makes_a_preset_first(run: Callable[..., Result], tmp_path: Path
         (("--peers", "onnxruntime,onnxruntime"), "expected each name once"),
         (
             ("--peers", "engine-onnxruntime-bf16"),
-            "engine-native-int8, engine-onnxruntime, got 'engine-onnxruntime-bf16'",
+            "engine-native-int8, engine-onnxruntime, engine-cuda, engine-cuda-bf16, got 'engine-onnxruntime-bf16'",
         ),
         (("--peers", "onnxruntime", "--baseline", "torch"), "expected one of the peers onnxruntime, got 'torch'"),
         (("--batch", "1,x"), "expected distinct positive integers with commas, got '1,x'"),

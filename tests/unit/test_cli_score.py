@@ -92,7 +92,7 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (
-            ["in", "--out", "out", "--backend", "cuda"],
+            ["in", "--out", "out", "--backend", "tpu"],
             1,
             "BackendError: backend: expected one of auto, native, ",
         ),
