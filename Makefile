@@ -41,13 +41,15 @@ demo: install
 # Small matrix products on several threads spend their time waiting for each other; one thread each is much faster.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
 
+# Two runs side by side, about as long as each other: the C++ tests compile for most of their time.
+BESIDE := tests/cpp tests/parity tests/concurrency tests/property
+
 test: install lint types
 	@command -v redis-server >/dev/null || echo "no redis-server here: the tests of the Redis store will be skipped"
-	@# The C++ tests compile for most of their time: beside the others, which use one CPU.
-	$(PYTEST) -m "not slow" tests/cpp >$(VENV)/cpp-tests.log 2>&1 & cpp=$$!; \
-	$(PYTEST) -m "not slow" --ignore=tests/cpp; rest=$$?; \
-	wait $$cpp; cpp=$$?; cat $(VENV)/cpp-tests.log; \
-	test $$rest -eq 0 && test $$cpp -eq 0
+	$(PYTEST) -m "not slow" $(BESIDE) >$(VENV)/beside.log 2>&1 & beside=$$!; \
+	$(PYTEST) -m "not slow" $(addprefix --ignore=,$(BESIDE)); rest=$$?; \
+	wait $$beside; beside=$$?; cat $(VENV)/beside.log; \
+	test $$rest -eq 0 && test $$beside -eq 0
 
 test-all: install lint types
 	$(PYTEST)
