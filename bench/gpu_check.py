@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=240.0, help="for timing, compiling not counted")
     parser.add_argument("--checks-only", action="store_true", help="no timings")
     parser.add_argument("--few", action="store_true", help="fewer checks: for a run under a sanitizer")
-    parser.add_argument("--library", type=Path, help="this library; nothing is built")
+    parser.add_argument("--library", dest="built", type=Path, help="this library; nothing is built")
     words = parser.parse_args()
     _source_tree()
     found: dict[str, Any] = {"command": "python bench/gpu_check.py " + " ".join(sys.argv[1:]), "notes": []}
@@ -52,7 +52,7 @@ def main() -> int:
 
     from pepnet_infer.backends.cuda_library import CudaLibrary
 
-    path = words.library or _built(say)
+    path = words.built or _built(say)
     library = CudaLibrary(path)
     found["device"] = library.device(0)
     say(f"{path}, {library.devices()} device(s), first {found['device']}")
