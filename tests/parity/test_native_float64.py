@@ -9,51 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from small_networks import PRODUCT, TASKS, Flags, config_of, inputs_of, tensors_of
 
 from pepnet_infer import _kernels
-from pepnet_infer.config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+from pepnet_infer.config import ModelConfig
 
 Reference = Callable[..., np.ndarray]
-Arrays = tuple[npt.NDArray[np.float32], ...]
-Flags = tuple[str, str, str, bool, bool, bool]
 
-TASKS = 3
 TABLES = [(entry["isa"], entry["precision"]) for entry in _kernels.isas() if entry["usable"]]
 FP32 = [table for table in TABLES if table[1] == "fp32"]
-PRODUCT: list[Flags] = list(
-    itertools.product(BACKBONES, GATE_POSITIONS, GATE_SCOPES, (True, False), (True, False), (True, False))
-)
 #: Root mean square and largest difference of scores. These small networks have large weights: logits spread over
 #: several units, and a rounding shows.
 TOLERANCES = {"fp32": (1e-6, 5e-6), "bf16": (1e-2, 4e-2), "int8": (3e-2, 2e-1)}
-
-
-def config_of(
-    flags: Flags, widths: tuple[int, int, int] = (19, 5, 7), layers: tuple[int, ...] = (17, 9), **more: Any
-) -> ModelConfig:
-    backbone, position, scope, epnet_general, use_epnet, use_ppnet = flags
-    return ModelConfig(
-        InputWidths(*widths),
-        layers=layers,
-        towers=more.pop("towers", (6,)),
-        experts=more.pop("experts", 4),
-        backbone=backbone,
-        gate_position=position,
-        gate_scope=scope,
-        epnet_general=epnet_general,
-        use_epnet=use_epnet,
-        use_ppnet=use_ppnet,
-        **more,
-    )
-
-
-def tensors_of(config: ModelConfig, tasks: int = TASKS) -> dict[str, npt.NDArray[np.float32]]:
-    rng = np.random.default_rng(1)
-    result = {}
-    for name, shape in config.tensor_shapes(tasks).items():
-        spread = 0.5 if name.rsplit(".", 1)[1].startswith("b") else (2.0 / shape[-2]) ** 0.5
-        result[name] = (spread * rng.standard_normal(shape)).astype(np.float32)
-    return result
 
 
 def flags_of(config: ModelConfig, tasks: int = TASKS) -> Any:
@@ -65,12 +32,6 @@ def flags_of(config: ModelConfig, tasks: int = TASKS) -> Any:
 
 def model_of(config: ModelConfig, table: tuple[str, str], tasks: int = TASKS, **options: Any) -> _kernels.DenseModel:
     return _kernels.DenseModel(tensors_of(config, tasks), flags_of(config, tasks), *table, **options)
-
-
-def inputs_of(config: ModelConfig, rows: int, seed: int = 0) -> Arrays:
-    rng = np.random.default_rng(seed)
-    widths = (config.inputs.general, config.inputs.domain, config.inputs.prior)
-    return tuple(rng.standard_normal((rows, width), dtype=np.float32) for width in widths)
 
 
 def agree(

@@ -1,0 +1,54 @@
+"""Networks of a few columns with every combination of flags, their weights and inputs, for tests of what runs them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+
+Arrays = tuple[npt.NDArray[np.float32], ...]
+Flags = tuple[str, str, str, bool, bool, bool]
+
+TASKS = 3
+PRODUCT: list[Flags] = list(
+    itertools.product(BACKBONES, GATE_POSITIONS, GATE_SCOPES, (True, False), (True, False), (True, False))
+)
+
+
+def config_of(
+    flags: Flags = PRODUCT[0], widths: tuple[int, int, int] = (19, 5, 7), layers: tuple[int, ...] = (17, 9), **more: Any
+) -> ModelConfig:
+    backbone, position, scope, epnet_general, use_epnet, use_ppnet = flags
+    return ModelConfig(
+        InputWidths(*widths),
+        layers=layers,
+        towers=more.pop("towers", (6,)),
+        experts=more.pop("experts", 4),
+        backbone=backbone,
+        gate_position=position,
+        gate_scope=scope,
+        epnet_general=epnet_general,
+        use_epnet=use_epnet,
+        use_ppnet=use_ppnet,
+        **more,
+    )
+
+
+def tensors_of(config: ModelConfig, tasks: int = TASKS) -> dict[str, npt.NDArray[np.float32]]:
+    random, result = np.random.default_rng(1), {}
+    for name, shape in config.tensor_shapes(tasks).items():
+        spread = 0.5 if name.rsplit(".", 1)[1].startswith("b") else (2.0 / shape[-2]) ** 0.5
+        result[name] = (spread * random.standard_normal(shape)).astype(np.float32)
+    return result
+
+
+def inputs_of(config: ModelConfig, rows: int, seed: int = 0) -> Arrays:
+    random, widths = np.random.default_rng(seed), config.inputs
+    return tuple(
+        random.standard_normal((rows, width), dtype=np.float32)
+        for width in (widths.general, widths.domain, widths.prior)
+    )
