@@ -40,13 +40,6 @@ Allocation::~Allocation() {
   if (data_ == nullptr) return;
   (void)(kind_ == Memory::device ? cudaFree(data_) : cudaFreeHost(data_));
 }
-Allocation::Allocation(Allocation&& other) noexcept { *this = std::move(other); }
-Allocation& Allocation::operator=(Allocation&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  std::swap(kind_, other.kind_);
-  return *this;
-}
 
 struct Stream::State {
   cudaStream_t stream = nullptr;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/program.h"
@@ -32,8 +33,13 @@ class Allocation {
   Allocation() = default;
   Allocation(std::size_t bytes, Memory kind);
   ~Allocation();
-  Allocation(Allocation&& other) noexcept;
-  Allocation& operator=(Allocation&& other) noexcept;
+  Allocation(Allocation&& other) noexcept { *this = std::move(other); }
+  Allocation& operator=(Allocation&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(kind_, other.kind_);
+    return *this;
+  }
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
 

@@ -15,13 +15,6 @@ Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kin
   std::memset(data_, 0xFF, bytes);  // NaNs: what nobody wrote shows
 }
 Allocation::~Allocation() { std::free(data_); }
-Allocation::Allocation(Allocation&& other) noexcept { *this = std::move(other); }
-Allocation& Allocation::operator=(Allocation&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  std::swap(kind_, other.kind_);
-  return *this;
-}
 
 struct Stream::State {
   std::uint64_t seed = 1;
