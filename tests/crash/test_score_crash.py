@@ -111,8 +111,13 @@ for kind in rng.sample(kinds * 2, len(kinds) * 2):
     check(*run(out, kind, rng.randint(1, 3)))
     if rng.random() < 0.2:
         check(*run(out))
-for _ in range(8):
-    check(*run(out, after=rng.uniform(0.0, 1.2) * length))
+# By the clock: how long a run takes says the machine, not the plan, so a run that came to its end shortens the span.
+for _ in range(40):
+    ended, said = run(out, after=rng.uniform(0.0, 1.2) * length)
+    length *= 0.7 if ended else 1.0
+    check(ended, said)
+    if report["kills"].get("clock", 0) >= 5:
+        break
 if out.exists():
     check(*run(out))
 print(json.dumps(report))
@@ -135,5 +140,5 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
     assert report["problems"] == []
     kills = report["kills"]
     assert {"batch", "write", "before fsync", "after fsync", "before rename", "after rename"} <= set(kills), kills
-    assert sum(kills.values()) >= 15, kills
+    assert kills["clock"] >= 5, kills
     assert report["finished"] >= 3
