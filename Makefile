@@ -12,6 +12,8 @@ DEMO ?= demo-out
 DEMO_ROWS ?= 40000
 
 BIN := $(VENV)/bin
+# Without bytecode of all that is installed: most of it is never imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
 .PHONY: help install demo test lint types test-all soak soak-sync bench bench-cache clean
@@ -22,14 +24,14 @@ help:
 
 $(VENV)/deps.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[cpu,export,bench,dev]"
+	$(PIP) "$(TORCH)"
+	$(PIP) ".[cpu,export,bench,dev]"
 	touch $@ $(VENV)/wheel.stamp
 
 # The step above has just installed the wheel when it ran; it is built again only for sources newer than that.
 $(VENV)/wheel.stamp: $(VENV)/deps.stamp $(SOURCES) CMakeLists.txt README.md
 	if [ -n "$$(find $(SOURCES) CMakeLists.txt README.md -newer $@)" ]; then \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .; \
+	  $(PIP) --no-deps --force-reinstall .; \
 	fi
 	touch $@
 

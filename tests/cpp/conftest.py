@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+JOBS = str(os.cpu_count() or 2)
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -55,7 +56,7 @@ def build(configure: Call) -> Callable[..., Path]:
     def built(folder: Path, *options: str) -> Path:
         done = configure(folder, "-DPEPNET_BUILD_PYTHON=OFF", "-DPEPNET_BUILD_TESTS=ON", *options)
         assert done.returncode == 0, done.stdout
-        done = run(str(tool("cmake")), "--build", folder, "--parallel", "4")
+        done = run(str(tool("cmake")), "--build", folder, "--parallel", JOBS)
         assert done.returncode == 0, done.stdout
         return folder
 
@@ -67,7 +68,7 @@ def build_target() -> Callable[[Path, str], None]:
     """`build_target(folder, name)` builds what is not built as a rule, in a folder of `build`."""
 
     def built(folder: Path, name: str) -> None:
-        done = run(str(tool("cmake")), "--build", folder, "--target", name, "--parallel", "4")
+        done = run(str(tool("cmake")), "--build", folder, "--target", name, "--parallel", JOBS)
         assert done.returncode == 0, done.stdout
 
     return built

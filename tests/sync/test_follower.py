@@ -354,7 +354,7 @@ def test_scores_of_many_threads_are_each_of_one_version(
     threads = [threading.Thread(target=score, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
-    for number in range(24):
+    for number in range(14):
         log.append(world.step(dense=number % 2 == 0))
         assert follower.wait_for(world.version, 20)
     stop.set()

@@ -193,7 +193,7 @@ def check(soak: Soak, made: Backends, warm: int, steps: int, seconds: float) -> 
 
 
 def test_every_batch_is_one_version(soak: Soak, made: Backends) -> None:
-    check(soak, made, warm=50, steps=120, seconds=0.0)
+    check(soak, made, warm=40, steps=80, seconds=0.0)
 
 
 @pytest.mark.slow
