@@ -14,6 +14,8 @@ DEMO_ROWS ?= 40000
 BIN := $(VENV)/bin
 # Without bytecode of all that is installed: most of it is never imported.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# What the wheel is compiled in, for the next wheel, and for the C++ tests.
+BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
 .PHONY: help install demo test lint types test-all soak soak-sync bench bench-cache clean
@@ -25,13 +27,13 @@ help:
 $(VENV)/deps.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$(TORCH)"
-	$(PIP) ".[cpu,export,bench,dev]"
+	$(PIP) --config-settings=build-dir="$(BUILD)" ".[cpu,export,bench,dev]"
 	touch $@ $(VENV)/wheel.stamp
 
 # The step above has just installed the wheel when it ran; it is built again only for sources newer than that.
 $(VENV)/wheel.stamp: $(VENV)/deps.stamp $(SOURCES) CMakeLists.txt README.md
 	if [ -n "$$(find $(SOURCES) CMakeLists.txt README.md -newer $@)" ]; then \
-	  $(PIP) --no-deps --force-reinstall .; \
+	  $(PIP) --config-settings=build-dir="$(BUILD)" --no-deps --force-reinstall .; \
 	fi
 	touch $@
 
@@ -41,7 +43,7 @@ demo: install
 	@PATH="$(abspath $(BIN)):$$PATH" DEMO="$(DEMO)" ROWS="$(DEMO_ROWS)" sh examples/demo.sh
 
 # Small matrix products on several threads spend their time waiting for each other; one thread each is much faster.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PEPNET_BUILD="$(BUILD)" $(BIN)/pytest
 
 # Two runs side by side, about as long as each other: the C++ tests compile for most of their time.
 BESIDE := tests/cpp tests/parity tests/concurrency tests/property

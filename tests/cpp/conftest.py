@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ def tool(name: str) -> str | None:
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     words = [str(part) for part in command]
-    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300)
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600)
 
 
 @pytest.fixture(scope="session")
@@ -76,5 +77,32 @@ def build_target() -> Callable[[Path, str], None]:
 
 @pytest.fixture(scope="session")
 def core(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release build of the core with its tests, as a wheel has it."""
-    return build(tmp_path_factory.mktemp("core"), "-DCMAKE_BUILD_TYPE=Release")
+    """A release build of the core with its tests, as a wheel has it: in the folder of the wheel's, where that is left.
+
+    PEPNET_BUILD names that folder. The tests add their own targets there.
+    """
+    wheel = Path(os.environ.get("PEPNET_BUILD") or "nowhere")
+    known = cached(wheel)
+    if known.get("CMAKE_HOME_DIRECTORY") != str(ROOT):
+        return build(tmp_path_factory.mktemp("core"), "-DCMAKE_BUILD_TYPE=Release")
+    # Another cmake or ninja than the wheel's would begin anew; those of an environment that pip made are gone.
+    cmake, ninja = (
+        path if shutil.which(path := known.get(name, "")) else tool(ours)
+        for name, ours in (("CMAKE_COMMAND", "cmake"), ("CMAKE_MAKE_PROGRAM", "ninja"))
+    )
+    options = ("-DPEPNET_BUILD_PYTHON=OFF", "-DPEPNET_BUILD_TESTS=ON", f"-DCMAKE_MAKE_PROGRAM={ninja}")
+    for words in (
+        ("-S", ROOT, "-B", wheel, *options),
+        ("--build", wheel, "--target", "kernels_test", "--parallel", JOBS),
+    ):
+        done = run(str(cmake), *words)
+        assert done.returncode == 0, done.stdout
+    return wheel
+
+
+def cached(folder: Path) -> dict[str, str]:
+    """What cmake remembers of a build folder, by name."""
+    file = folder / "CMakeCache.txt"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    found = (re.fullmatch(r"(\w+):\w+=(.*)", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
