@@ -12,8 +12,7 @@ DEMO ?= demo-out
 DEMO_ROWS ?= 40000
 
 BIN := $(VENV)/bin
-# Without bytecode of all that is installed: most of it is never imported.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # What the wheel is compiled in, for the next wheel, and for the C++ tests.
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
