@@ -27,6 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "gpu"
 BATCHES = (1, 8, 64, 256, 1024, 4096)
+IDS_BATCHES = (1, 64, 256, 1024, 2048)  # of ids → scores: at most as many as one call of the library takes
 TASKS = 6
 REPEATS = 20  # calls between two events
 #: What scores may be off by, root mean square and at most.
@@ -66,6 +67,8 @@ def main() -> int:
         _timed(library, words, found, say)
     for note in found["notes"]:
         say(f"left out: {note}")
+    if "ids" in found:
+        print(_module(ROOT / "bench" / "gpu_rows.py").table(found["ids"]))
     if words.json:
         words.json.write_text(json.dumps(found, indent=1) + "\n")
     print(_table(found))
@@ -114,11 +117,18 @@ def _checks(library: Any, few: bool) -> list[str]:
     )
     if few:
         config = checks.config_of(checks.PRODUCT[4])
+        rows = _module(ROOT / "tests" / "parity" / "cuda_rows_checks.py")
         for precision in checks.TOLERANCES:
             checks.agree(library, config, precision, reference.scores, 70)
+            rows.rows_on_device(library, precision, (9,))
         return ["a few, for a sanitizer"]
     counts = (0, 1, 8, 9) if library.emulated else (0, 1, 7, 8, 9, 33, 64, 100, 257, 1000, 2048, 4097)
     done: list[str] = checks.everything(library, reference.scores, 17 if library.emulated else 33, counts)
+    rows = _module(ROOT / "tests" / "parity" / "cuda_rows_checks.py")
+    done += [
+        rows.rows_on_device(library, precision, (1, 7, 20) if library.emulated else (0, 1, 8, 33, 500, 2048))
+        for precision in ("fp32", "bf16")
+    ]
     if not library.emulated:
         done.append(_kuaishou_is_right(library, reference.scores))
     return done
@@ -203,6 +213,11 @@ def _timed(library: Any, words: argparse.Namespace, found: dict[str, Any], say: 
     for rows in BATCHES:
         found["timings"][str(rows)] = _interleaved(torch, peers, config, rows, share, found["notes"])
         say(f"{rows} rows: " + ", ".join(f"{n} {t['p50_us']:.0f}" for n, t in found["timings"][str(rows)].items()))
+    checks = _module(ROOT / "tests" / "parity" / "cuda_rows_checks.py")
+    ids = _module(ROOT / "bench" / "gpu_rows.py")
+    found["ids"] = ids.time_ids(checks, library, config, tensors, TASKS, IDS_BATCHES, words.seconds / 4)
+    for rows, ways in found["ids"].items():
+        say(f"{rows} rows of ids: " + ", ".join(f"{way} {t['p50_us']:.0f}" for way, t in ways.items()))
 
 
 def _limits(torch: Any) -> dict[str, float]:

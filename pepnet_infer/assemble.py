@@ -75,7 +75,7 @@ class Assembler:
 
         Raises SchemaError naming the field that is missing, StoreError when the row source cannot answer.
         """
-        self._check_fields(_names(features), ())
+        check_fields(self._plans, names(features), ())
         matrices = self._empty(features.num_rows)
         unknown = self._fill(self._plans.values(), features, matrices)
         return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown)
@@ -88,8 +88,8 @@ class Assembler:
         """
         if shared.num_rows != 1:
             raise SchemaError(f"shared features: expected 1 row, got {shared.num_rows}")
-        ours, theirs = _names(shared), _names(per_item)
-        self._check_fields(ours, theirs)
+        ours, theirs = names(shared), names(per_item)
+        check_fields(self._plans, ours, theirs)
         matrices = self._empty(per_item.num_rows)
         single = self._empty(1)
         plans = [self._plans[name] for name in ours]
@@ -122,20 +122,23 @@ class Assembler:
             matrices[place.input][:, place.start : place.stop] = out
         return {request.field: count for request, count in zip(requests, missed, strict=True) if count}
 
-    def _check_fields(self, one: Iterable[str], other: Iterable[str]) -> None:
-        names = [*one, *other]
-        if len(names) == len(self._plans) and self._plans.keys() == set(names):
-            return
-        missing, extra = sorted(self._plans.keys() - set(names)), sorted(set(names) - self._plans.keys())
-        if missing:
-            raise SchemaError(f"features: expected every field of the schema, got none for {missing[0]!r}", missing[0])
-        if extra:
-            raise SchemaError(f"features: expected fields of the schema, got {extra[0]!r}", extra[0])
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SchemaError(f"features: expected each field once, got {twice!r} on both sides", twice)
+
+def check_fields(fields: Mapping[str, object], one: Iterable[str], other: Iterable[str]) -> None:
+    """Raises SchemaError unless `one` and `other` together name all `fields`, each once."""
+    given = [*one, *other]
+    if len(given) == len(fields) and fields.keys() == set(given):
+        return
+    missing, extra = sorted(fields.keys() - set(given)), sorted(set(given) - fields.keys())
+    if missing:
+        raise SchemaError(f"features: expected every field of the schema, got none for {missing[0]!r}", missing[0])
+    if extra:
+        raise SchemaError(f"features: expected fields of the schema, got {extra[0]!r}", extra[0])
+    twice = next(name for name in given if given.count(name) > 1)
+    raise SchemaError(f"features: expected each field once, got {twice!r} on both sides", twice)
 
 
-def _names(features: Features) -> list[str]:
+def names(features: Features) -> list[str]:
+    """Returns the fields that `features` has."""
     return [*features.ids, *features.bags, *features.dense]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from pepnet_infer import backends
-from pepnet_infer.assemble import Inputs, Matrix
+from pepnet_infer.assemble import Assembler, Inputs, Matrix
+from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.bundle import Bundle, Check
 from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import CacheConfig
@@ -30,6 +31,8 @@ from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.transport import Transport
 from pepnet_infer.sync.version_rows import VersionRows
+
+Out = TypeVar("Out", bound=DeviceArray)
 
 
 class Engine:
@@ -72,9 +75,9 @@ class Engine:
         is taken than all rows of the bundle need; with rows of float32 scores are the same bits with and without.
         store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a
         `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
-        {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native. Raises BundleError
-        for a damaged bundle, StoreError for a cache or store that cannot be, BackendError for anything else that was
-        asked for and is not there.
+        {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native, {"rows": "4GiB"},
+        which keeps rows on the GPU too, for cuda. Raises BundleError for a damaged bundle, StoreError for a cache or
+        store that cannot be, BackendError for anything else that was asked for and is not there.
         """
         loading = Loading(backend, precision, threads, provider, cache, store, dict(options or {}))
         bundle = Bundle.open(path, check)
@@ -118,7 +121,7 @@ class Engine:
         with self._counted() as (parts, watch):
             features = watch.time("encode", lambda: _encode(parts, batch, strict))
             self._offer(features)
-            return self._finish(parts, watch, watch.time("lookup", lambda: parts.assembler.inputs(features)))
+            return self._finish(parts, watch, features)
 
     def rank(
         self,
@@ -139,20 +142,38 @@ class Engine:
             shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
             if self._follower is not None and self._follower.wants:
                 self._offer(shared.repeat(per_item.num_rows).merge(per_item))
-            inputs = watch.time("lookup", lambda: parts.assembler.inputs_ranked(shared, per_item))
-            return self._finish(parts, watch, inputs)
+            return self._finish(parts, watch, per_item, shared)
 
-    def score_dense(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
+    @overload
+    def score_dense(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix: ...
+
+    @overload
+    def score_dense(
+        self, general: DeviceArray, domain: DeviceArray, prior: DeviceArray, *, out: Out, stream: int = 0
+    ) -> Out: ...
+
+    def score_dense(
+        self, general: Any, domain: Any, prior: Any, *, out: DeviceArray | None = None, stream: int = 0
+    ) -> object:
         """Returns scores float32 [B, T] of inputs that are embedded already, float32 [B, ·].
 
         Their widths are `bundle.config.inputs`. Arrays of any other dtype or shape are refused with a SchemaError; a
         view that is not C-contiguous is copied. NaN and infinities are computed with as IEEE 754 says, and never touch
         the scores of other rows.
+
+        With `out` all four are arrays on the GPU that speak DLPack (torch, cupy), C-contiguous, and the backend is
+        "cuda": nothing is copied, the call is put into the CUDA stream `stream` (its handle; 0 is the default one) and
+        returns `out` at once, whose scores are there for what comes later in that stream.
         """
+        values: Matrix | DeviceArray
         begin = perf_counter_ns()  # no generator and no stopwatch here: a call may be a few microseconds long
         with self._counters:
-            values = self._open().dense(general, domain, prior)
-        self._counters.add_dense(len(values), perf_counter_ns() - begin)
+            if out is None:
+                values = self._open().dense(general, domain, prior)
+                rows = len(values)
+            else:
+                values, rows = out, _on_device(self._open().backend, general, domain, prior, out, stream)
+        self._counters.add_dense(rows, perf_counter_ns() - begin)
         return values
 
     def encode(self, batch: object, strict: bool = False) -> Features:
@@ -174,7 +195,7 @@ class Engine:
         """Returns the scores of an encoded batch: the second half of `score`."""
         with self._counted() as (parts, watch):
             self._offer(features)
-            return self._finish(parts, watch, watch.time("lookup", lambda: parts.assembler.inputs(features)))
+            return self._finish(parts, watch, features)
 
     def stats(self) -> dict[str, Any]:
         """Returns counters since loading, without stopping anyone.
@@ -284,13 +305,15 @@ class Engine:
         if self._follower is not None:
             self._follower.offer(features)
 
-    def _finish(self, parts: Served, watch: Stopwatch, inputs: Inputs) -> Scores:
-        return Scores(self._run(parts, watch, inputs), self.tasks, parts.model_version, inputs.unknown)
-
-    def _run(self, parts: Served, watch: Stopwatch, inputs: Inputs) -> Matrix:
-        values = watch.time("dense", lambda: parts.backend.run(inputs))
-        self._counters.add(len(values), inputs.unknown, watch)
-        return values
+    def _finish(self, parts: Served, watch: Stopwatch, features: Features, shared: Features | None = None) -> Scores:
+        if parts.features is None:
+            inputs = watch.time("lookup", lambda: _inputs(parts.assembler, features, shared))
+            values, unknown = watch.time("dense", lambda: parts.backend.run(inputs)), inputs.unknown
+        else:
+            scorer = parts.features
+            values, unknown = watch.time("dense", lambda: scorer.score(features, shared))
+        self._counters.add(len(values), unknown, watch)
+        return Scores(values, self.tasks, parts.model_version, unknown)
 
 
 _ALL: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -302,6 +325,19 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _on_device(
+    backend: backends.Backend, general: object, domain: object, prior: object, out: object, stream: int
+) -> int:
+    run: Callable[..., int] | None = getattr(backend, "run_on_device", None)
+    if run is None:
+        raise BackendError(f"out: expected backend cuda, which scores arrays where they are, got {backend.name}")
+    return run(general, domain, prior, out, stream)
+
+
+def _inputs(assembler: Assembler, features: Features, shared: Features | None) -> Inputs:
+    return assembler.inputs(features) if shared is None else assembler.inputs_ranked(shared, features)
 
 
 def _encode(parts: Served, batch: object, strict: bool) -> Features:

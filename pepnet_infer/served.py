@@ -7,11 +7,12 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from pepnet_infer.assemble import Assembler
 from pepnet_infer.backends import Backend
+from pepnet_infer.backends.on_device import FeatureScorer, feature_scorer
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.dense_inputs import DenseCall, dense_call
 from pepnet_infer.features import Encoder
@@ -30,6 +31,8 @@ class Served:
     rows: RowSource
     backend: Backend
     dense: DenseCall
+    #: scores features where their rows are; None: rows come from `assembler`
+    features: FeatureScorer | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, rows: RowSource, backend: Backend) -> Served:
@@ -43,7 +46,13 @@ class Served:
             rows,
             backend,
             dense_call(backend, bundle.config.inputs),
+            feature_scorer(bundle, rows, backend),
         )
+
+    def with_rows(self, rows: RowSource) -> Served:
+        """Returns the same with rows from elsewhere."""
+        scorer = feature_scorer(self.bundle, rows, self.backend)
+        return replace(self, rows=rows, assembler=Assembler(self.bundle.schema, rows), features=scorer)
 
     @property
     def model_version(self) -> int:

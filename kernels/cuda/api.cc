@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <memory>
+#include <span>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "cuda/model.h"
 
@@ -14,7 +17,13 @@ namespace {
 
 using pepnet::DenseConfig;
 using pepnet::Tensors;
+using pepnet::cuda::FeatureCall;
+using pepnet::cuda::FieldKind;
+using pepnet::cuda::FieldSpec;
+using pepnet::cuda::FieldView;
 using pepnet::cuda::Model;
+using pepnet::cuda::Source;
+using pepnet::cuda::Waiting;
 
 thread_local std::string last_error;
 
@@ -67,6 +76,36 @@ std::string quoted(const std::string& text) {
   return result + '"';
 }
 
+using SharedRows = std::shared_ptr<pepnet::cuda::DeviceRows>;
+
+pepnet::cuda::DeviceRows& rows_of(void* handle) { return **static_cast<SharedRows*>(handle); }
+
+template <class T>
+std::span<const T> span_of(const T* values, int64_t count) {
+  return {values, static_cast<std::size_t>(count)};
+}
+
+FieldSpec field_of(const PepnetField& given) {
+  FieldSpec field{static_cast<FieldKind>(given.kind), given.width, given.number, {}};
+  for (const PepnetPlace& place : span_of(given.places, given.place_count))
+    field.places.emplace_back(static_cast<Source>(place.input), place.column);
+  return field;
+}
+
+// The views live as long as this does.
+struct Call {
+  std::vector<FieldView> views;
+  FeatureCall call;
+
+  explicit Call(const PepnetScoring& given) {
+    for (const PepnetFeature& one : span_of(given.features, given.feature_count))
+      views.push_back({one.keys, one.offsets, one.values, one.default_row,
+                       static_cast<std::size_t>(one.count), one.shared != 0});
+    call = {views, static_cast<std::size_t>(given.first), static_cast<std::size_t>(given.rows), given.scores,
+            given.unknown};
+  }
+};
+
 int64_t write(const std::string& text, char* to, int64_t size) {
   if (size > 0) {
     const std::size_t length = std::min(text.size(), static_cast<std::size_t>(size) - 1);
@@ -116,7 +155,7 @@ PEPNET_EXPORT void pepnet_cuda_free(void* model) { delete static_cast<Model*>(mo
 PEPNET_EXPORT int32_t pepnet_cuda_run(void* model, const PepnetCall* call) {
   return guarded(-1, [&] {
     static_cast<Model*>(model)->run({call->general, call->domain, call->prior, call->scores,
-                                     static_cast<std::size_t>(call->rows), call->has_stream != 0,
+                                     static_cast<std::size_t>(call->rows), call->on_device != 0,
                                      call->stream});
     return 0;
   });
@@ -137,5 +176,91 @@ PEPNET_EXPORT int64_t pepnet_cuda_facts(void* model, char* text, int64_t size) {
     return write(json.str(), text, size);
   });
 }
+
+PEPNET_EXPORT void* pepnet_cuda_rows(const PepnetWidth* widths, int64_t count, int32_t by_score,
+                                     int32_t device) {
+  return guarded(static_cast<void*>(nullptr), [&]() -> void* {
+    std::vector<pepnet::cuda::DeviceRows::Width> given;
+    for (const PepnetWidth& one : span_of(widths, count))
+      given.push_back({static_cast<int>(one.width), static_cast<std::size_t>(one.entries)});
+    return new SharedRows(std::make_shared<pepnet::cuda::DeviceRows>(device, given, by_score != 0));
+  });
+}
+
+PEPNET_EXPORT void pepnet_cuda_rows_free(void* rows) { delete static_cast<SharedRows*>(rows); }
+
+PEPNET_EXPORT uint64_t pepnet_cuda_rows_generation(void* rows) { return rows_of(rows).generation(); }
+
+PEPNET_EXPORT int32_t pepnet_cuda_rows_insert(void* rows, const PepnetNewRows* given, uint64_t generation) {
+  return guarded(-1, [&] {
+    const bool done =
+        rows_of(rows).insert({static_cast<int>(given->width), span_of(given->keys, given->count), given->rows,
+                              given->absent, given->high, given->scores, given->expires},
+                             generation);
+    return done ? 1 : 0;
+  });
+}
+
+PEPNET_EXPORT int32_t pepnet_cuda_rows_drop(void* rows, int64_t width, const uint64_t* keys, int64_t count) {
+  return guarded(-1, [&] {
+    rows_of(rows).drop(static_cast<int>(width), span_of(keys, count));
+    return 0;
+  });
+}
+
+PEPNET_EXPORT int32_t pepnet_cuda_rows_clear(void* rows) {
+  return guarded(-1, [&] {
+    rows_of(rows).clear();
+    return 0;
+  });
+}
+
+PEPNET_EXPORT int64_t pepnet_cuda_rows_stats(void* rows, char* text, int64_t size) {
+  return guarded(int64_t{-1}, [&] {
+    const pepnet::cuda::RowsStats stats = rows_of(rows).stats();
+    std::ostringstream json;
+    json << "{\"entries\": " << stats.entries << ", \"bytes\": " << stats.bytes
+         << ", \"inserted\": " << stats.inserted << ", \"dropped\": " << stats.dropped
+         << ", \"outdated\": " << stats.outdated << '}';
+    return write(json.str(), text, size);
+  });
+}
+
+PEPNET_EXPORT int32_t pepnet_cuda_attach(void* model, void* rows, const PepnetField* fields, int64_t count) {
+  return guarded(-1, [&] {
+    std::vector<FieldSpec> specs;
+    for (const PepnetField& field : span_of(fields, count)) specs.push_back(field_of(field));
+    static_cast<Model*>(model)->attach(*static_cast<SharedRows*>(rows), std::move(specs));
+    return 0;
+  });
+}
+
+PEPNET_EXPORT int32_t pepnet_cuda_score(void* model, PepnetScoring* call) {
+  call->waiting = nullptr;
+  return guarded(-1, [&] {
+    const Call given(*call);
+    std::unique_ptr<Waiting> waiting = static_cast<Model*>(model)->score(given.call);
+    if (waiting) {
+      call->lacking = waiting->lacking().data();
+      call->lacking_count = static_cast<int64_t>(waiting->lacking().size());
+      call->generation = waiting->generation();
+      call->waiting = waiting.release();
+    }
+    return 0;
+  });
+}
+
+PEPNET_EXPORT int32_t pepnet_cuda_finish(PepnetScoring* call, const PepnetPatches* patches) {
+  const std::unique_ptr<Waiting> waiting(static_cast<Waiting*>(call->waiting));
+  call->waiting = nullptr;
+  return guarded(-1, [&] {
+    const Call given(*call);
+    waiting->finish(given.call, {span_of(patches->at, patches->count), span_of(patches->from, patches->count),
+                                 span_of(patches->values, patches->value_count)});
+    return 0;
+  });
+}
+
+PEPNET_EXPORT void pepnet_cuda_forget(void* waiting) { delete static_cast<Waiting*>(waiting); }
 
 }  // extern "C"

@@ -87,6 +87,43 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
 #endif
 }
 
+// A bit for each lane of a warp, set where `value` is true.
+__device__ __forceinline__ std::uint32_t lanes_where(bool value) {
+#ifdef __CUDACC__
+  return __ballot_sync(0xFFFF'FFFFU, value);
+#else
+  const std::byte mine{value};
+  const std::byte* const shown = cuda_emulated::exchange(&mine, 1);
+  std::uint32_t bits = 0;
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if (shown[lane] != std::byte{}) bits |= 1U << lane;
+  return bits;
+#endif
+}
+
+__device__ __forceinline__ std::uint32_t bits_of(std::uint32_t word) {
+#ifdef __CUDACC__
+  return static_cast<std::uint32_t>(__popc(word));
+#else
+  return static_cast<std::uint32_t>(std::popcount(word));
+#endif
+}
+
+// What a lane of the warp has in `value`.
+__device__ __forceinline__ int of_lane(int value, std::uint32_t lane) {
+#ifdef __CUDACC__
+  return __shfl_sync(0xFFFF'FFFFU, value, static_cast<int>(lane));
+#else
+  const std::byte* const shown = cuda_emulated::exchange(&value, sizeof value);
+  int other;
+  std::memcpy(&other, shown + lane * sizeof other, sizeof other);
+  return other;
+#endif
+}
+
+// What a lane has written before, the others of its warp read after.
+__device__ __forceinline__ void sync_lanes() { __syncwarp(); }
+
 // The sum over a warp's lanes, in every lane, added in the same order.
 __device__ __forceinline__ float sum_of_lanes(float value) {
   for (unsigned distance = 16; distance > 0; distance /= 2) {

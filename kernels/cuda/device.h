@@ -2,6 +2,7 @@
 // by thread: tests/cpp/cuda_emulated.h.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

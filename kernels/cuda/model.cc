@@ -1,8 +1,15 @@
 #include "cuda/model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <iterator>
+#include <mutex>
+#include <stdexcept>
+#include <string>
 #include <utility>
+
+#include "cuda/context.h"
+#include "cuda/runtime.h"
 
 namespace pepnet::cuda {
 
@@ -15,85 +22,12 @@ int bucket_of(std::size_t rows) {
 
 namespace {
 
-// Inputs and scores at addresses that stay, for a graph keeps them; and scratch.
-template <class T>
-class Context {
- public:
-  Context(const Program<T>& program, const std::byte* weights, bool graphs)
-      : program_(program), weights_(weights), graphs_(graphs) {}
-
-  void run(const CallInputs& call, std::size_t first, int rows) {
-    const DenseConfig& config = program_.config();
-    const int bucket = bucket_of(static_cast<std::size_t>(rows));
-    Bucket& place = at(bucket);
-    put(place.addresses.general, call.general, first, rows, config.general);
-    put(place.addresses.domain, call.domain, first, rows, config.use_epnet ? config.domain : 0);
-    put(place.addresses.prior, call.prior, first, rows, config.use_ppnet ? config.prior : 0);
-    if (place.graph) {
-      stream_.enqueue(*place.graph);
-    } else {
-      for (const Launch<T>& launch : place.launches) stream_.enqueue<T>(launch);
-    }
-    stream_.copy(call.scores + first * config.tasks, place.addresses.scores,
-                 static_cast<std::size_t>(rows) * config.tasks * sizeof(float));
-  }
-
-  Stream& stream() { return stream_; }
-
- private:
-  struct Bucket {
-    Allocation memory;
-    Addresses addresses;
-    std::vector<Launch<T>> launches;
-    std::unique_ptr<Stream::Graph> graph;
-  };
-
-  void put(const float* to, const float* from, std::size_t first, int rows, std::size_t width) {
-    // The addresses are those of our own memory: `Addresses` has them const for the kernels.
-    stream_.copy(const_cast<float*>(to), from == nullptr ? nullptr : from + first * width,
-                 static_cast<std::size_t>(rows) * width * sizeof(float));
-  }
-
-  Bucket& at(int bucket) {
-    const auto found = buckets_.find(bucket);
-    if (found != buckets_.end()) return found->second;
-    const DenseConfig& config = program_.config();
-    const auto matrix = [&](std::size_t width) {
-      return (width * sizeof(float) * static_cast<std::size_t>(bucket) + 255) / 256 * 256;
-    };
-    const std::size_t general = matrix(config.general), domain = matrix(config.domain),
-                      prior = matrix(config.prior);
-    const std::size_t scores = matrix(config.tasks);
-    Bucket made;
-    made.memory =
-        Allocation(general + domain + prior + scores + program_.scratch_bytes(bucket), Memory::device);
-    std::byte* next = made.memory.data();
-    const auto take = [&](std::size_t bytes) { return std::exchange(next, next + bytes); };
-    made.addresses.weights = weights_;
-    made.addresses.general = reinterpret_cast<const float*>(take(general));
-    made.addresses.domain = reinterpret_cast<const float*>(take(domain));
-    made.addresses.prior = reinterpret_cast<const float*>(take(prior));
-    made.addresses.scores = reinterpret_cast<float*>(take(scores));
-    made.addresses.scratch = next;
-    made.addresses.rows = bucket;
-    made.launches = program_.bind(made.addresses);
-    if (graphs_) made.graph = stream_.template capture<T>(made.launches);
-    return buckets_.emplace(bucket, std::move(made)).first->second;
-  }
-
-  const Program<T>& program_;
-  const std::byte* weights_;
-  bool graphs_;
-  Stream stream_;
-  std::map<int, Bucket> buckets_;
-};
-
 template <class T>
 class ModelOf final : public Model {
  public:
   ModelOf(const DenseConfig& config, const Tensors& tensors, int device, bool graphs)
       : program_(config, tensors), device_(device), graphs_(graphs) {
-    use_device(device_);
+    const OnDevice here(device_);
     weights_ = Allocation(program_.weights().size(), Memory::device);
     Stream stream;
     stream.copy(weights_.data(), program_.weights().data(), program_.weights().size());
@@ -101,24 +35,75 @@ class ModelOf final : public Model {
   }
 
   void run(const CallInputs& call) override {
-    use_device(device_);
+    const OnDevice here(device_);
     std::unique_ptr<Context<T>> context = take();
-    Stream& stream = context->stream();
-    const std::size_t most = static_cast<std::size_t>(*std::rbegin(kBuckets));
-    if (call.has_stream) stream.wait_for(call.stream);
-    for (std::size_t first = 0; first < call.rows; first += most)
-      context->run(call, first, static_cast<int>(std::min(most, call.rows - first)));
-    if (call.has_stream) {
-      stream.let_wait(call.stream);
+    if (call.on_device) {
+      context->run_on_device(call);
     } else {
-      stream.wait();
+      context->take_over();
+      for (std::size_t first = 0; first < call.rows; first += kMostRows)
+        context->run_from_host(call, first, std::min(kMostRows, call.rows - first));
     }
     give_back(std::move(context));  // a context that failed is not used again
   }
 
   ModelFacts facts() const override { return {program_.weights().size(), program_.costs()}; }
 
+  void attach(std::shared_ptr<DeviceRows> rows, std::vector<FieldSpec> fields) override {
+    if (attached_) throw std::invalid_argument("rows: expected a model without any, got one that has them");
+    if (rows->device() != device_) throw std::invalid_argument("rows: expected them on the model's device");
+    for (const FieldSpec& field : fields)
+      if (field.kind != FieldKind::dense) (void)rows->table(field.width);
+    attached_ = std::make_unique<Attached>(Attached{std::move(rows), std::move(fields)});
+  }
+
+  std::unique_ptr<Waiting> score(const FeatureCall& call) override {
+    if (!attached_ || call.fields.size() != attached_->fields.size() || call.rows > kMostRows)
+      throw std::invalid_argument("features: expected those of the fields that were attached, and at most " +
+                                  std::to_string(kMostRows) + " rows");
+    if (call.rows == 0) return nullptr;
+    const OnDevice here(device_);
+    const std::uint64_t generation = attached_->rows->generation();
+    std::unique_ptr<Context<T>> context = take();
+    context->take_over();
+    std::vector<std::uint32_t> lacking;
+    context->run_features(call, at_once_.load(), lacking);
+    at_once_ = lacking.empty();
+    if (lacking.empty()) {
+      give_back(std::move(context));
+      return nullptr;
+    }
+    return std::make_unique<WaitingOf>(*this, std::move(context), std::move(lacking), generation);
+  }
+
  private:
+  class WaitingOf final : public Waiting {
+   public:
+    WaitingOf(ModelOf& model, std::unique_ptr<Context<T>> context, std::vector<std::uint32_t> lacking,
+              std::uint64_t generation)
+        : model_(model),
+          context_(std::move(context)),
+          lacking_(std::move(lacking)),
+          generation_(generation) {}
+    ~WaitingOf() override {
+      if (context_) model_.give_back(std::move(context_));
+    }
+    std::span<const std::uint32_t> lacking() const override { return lacking_; }
+    std::uint64_t generation() const override { return generation_; }
+    void finish(const FeatureCall& call, const Patches& patches) override {
+      const OnDevice here(model_.device_);
+      std::unique_ptr<Context<T>> context = std::move(context_);  // one that failed is not used again
+      context->finish(call, patches);
+      context_ = std::move(context);
+    }
+
+   private:
+    ModelOf& model_;
+    std::unique_ptr<Context<T>> context_;
+    std::vector<std::uint32_t> lacking_;
+    std::uint64_t generation_;
+  };
+
   std::unique_ptr<Context<T>> take() {
     {
       const std::lock_guard guard(lock_);
@@ -128,7 +113,7 @@ class ModelOf final : public Model {
         return context;
       }
     }
-    return std::make_unique<Context<T>>(program_, weights_.data(), graphs_);
+    return std::make_unique<Context<T>>(program_, weights_.data(), graphs_, attached_.get());
   }
   void give_back(std::unique_ptr<Context<T>> context) {
     const std::lock_guard guard(lock_);
@@ -139,6 +124,8 @@ class ModelOf final : public Model {
   int device_;
   bool graphs_;
   Allocation weights_;
+  std::unique_ptr<Attached> attached_;
+  std::atomic<bool> at_once_{true};  // the last call lacked nothing
   std::mutex lock_;
   std::vector<std::unique_ptr<Context<T>>> free_;
 };

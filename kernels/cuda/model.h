@@ -2,13 +2,14 @@
 // each bucket.
 #pragma once
 
-#include <map>
+#include <cstdint>
 #include <memory>
-#include <mutex>
+#include <span>
 #include <vector>
 
+#include "cuda/device_rows.h"
+#include "cuda/feature_words.h"
 #include "cuda/program.h"
-#include "cuda/runtime.h"
 
 namespace pepnet::cuda {
 
@@ -18,13 +19,38 @@ constexpr int kBuckets[] = {1, 8, 32, 64, 128, 256, 512, 1024, 2048};
 // The bucket for so many rows, at most the largest.
 int bucket_of(std::size_t rows);
 
-// Any of these is on the host, or on the device that the model is on.
 struct CallInputs {
   const float *general = nullptr, *domain = nullptr, *prior = nullptr;
   float* scores = nullptr;
   std::size_t rows = 0;
-  bool has_stream = false;  // the call is put into `stream` (null: the default one) and not waited for
+  // All of these are on the model's device: nothing is copied, and the call is put into `stream` (null: the
+  // default one) and not waited for. Else all are on the host, and scores are there on return.
+  bool on_device = false;
   void* stream = nullptr;
+};
+
+// Rows [first, first + rows) of some features, at most the largest bucket.
+struct FeatureCall {
+  std::span<const FieldView> fields;
+  std::size_t first = 0, rows = 0;
+  float* scores = nullptr;           // [·, tasks] of all rows
+  std::uint32_t* unknown = nullptr;  // [fields] ids that got the default row are added; not those that lack
+};
+
+// Columns of fields of rows that the device lacks.
+struct Patches {
+  std::span<const std::uint32_t> at;    // row · fields + field
+  std::span<const std::uint32_t> from;  // where in `values` the field's columns begin
+  std::span<const float> values;
+};
+
+// A call that waits for what lacks; it is over when this goes.
+class Waiting {
+ public:
+  virtual ~Waiting() = default;
+  virtual std::span<const std::uint32_t> lacking() const = 0;  // row · fields + field, ascending
+  virtual std::uint64_t generation() const = 0;                // of the rows when they were asked
+  virtual void finish(const FeatureCall& call, const Patches& patches) = 0;
 };
 
 struct ModelFacts {
@@ -38,6 +64,11 @@ class Model {
   // Any number of threads may call at once. Throws CudaError, std::bad_alloc.
   virtual void run(const CallInputs& call) = 0;
   virtual ModelFacts facts() const = 0;
+
+  // From here on features can be scored. Once, before any call. Throws std::invalid_argument.
+  virtual void attach(std::shared_ptr<DeviceRows> rows, std::vector<FieldSpec> fields) = 0;
+  // Scores features. Returns null when all scores are there, else what has to be finished.
+  virtual std::unique_ptr<Waiting> score(const FeatureCall& call) = 0;
 };
 
 // Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are

@@ -43,59 +43,85 @@ Side<T> Program<T>::side(const Addresses& at, const SidePlan& plan) const {
 }
 
 template <class T>
-std::vector<Launch<T>> Program<T>::bind(const Addresses& at) const {
-  const auto stride = [&](Place place) { return buffers_[static_cast<std::size_t>(place.buffer)].stride; };
-  const auto floats = [&](Place place) { return buffers_[static_cast<std::size_t>(place.buffer)].floats; };
-  std::vector<Launch<T>> launches;
-  for (const StepPlan& step : steps_) {
-    if (const auto* const copy = std::get_if<CopyPlan>(&step)) {
-      ColumnCopies all{};
-      all.rows = at.rows;
-      for (std::size_t i = 0; i < copy->copies.size(); ++i) {
-        const CopyPlan::One& one = copy->copies[i];
-        const float* const from = one.from == Source::general  ? at.general
-                                  : one.from == Source::domain ? at.domain
-                                                               : at.prior;
-        all.copies[i] = {from, one.width, one.padded, address(at, one.to), stride(one.to), floats(one.to)};
-      }
-      launches.push_back(all);
-    } else if (const auto* const plan = std::get_if<ProductPlan>(&step)) {
-      Product<T> product{};
-      product.main = side(at, plan->main);
-      const bool gated = plan->epilogue == Epilogue::relu_gated;
-      if (gated) product.gate = side(at, plan->gate);
-      product.epilogue = plan->epilogue;
-      product.gamma = config_.gamma;
-      product.rows = at.rows;
-      product.columns = plan->columns;
-      product.used = plan->used;
-      if (plan->side_by_side)
-        product.used_by_tile = reinterpret_cast<const int*>(at.weights + plan->used_by_tile);
-      if (plan->times.buffer >= 0) {
-        product.times = address(at, plan->times);
-        product.times_stride = stride(plan->times);
-        product.times_group = plan->times_group;
-        product.times_floats = floats(plan->times);
-      }
-      product.out = address(at, plan->out);
-      product.out_stride = stride(plan->out);
-      product.out_group = plan->out_group;
-      product.out_floats = floats(plan->out);
-      launches.push_back(ProductLaunch<T>{product, gated});
-    } else if (const auto* const mix = std::get_if<MixPlan>(&step)) {
-      launches.push_back(Mix{reinterpret_cast<const float*>(address(at, mix->z)), stride(mix->z),
-                             mix->experts, reinterpret_cast<const float*>(address(at, mix->h)),
-                             stride(mix->h), mix->columns, address(at, mix->out), stride(mix->out),
-                             floats(mix->out), at.rows});
-    } else {
-      const auto& score = std::get<ScorePlan>(step);
-      launches.push_back(Score{reinterpret_cast<const float*>(address(at, score.h)), stride(score.h),
-                               score.h_group, reinterpret_cast<const float*>(at.weights + score.w),
-                               reinterpret_cast<const float*>(at.weights + score.b), score.width, score.tasks,
-                               at.rows, at.scores});
-    }
+Launch<T> Program<T>::product(const Addresses& at, const ProductPlan& plan) const {
+  Product<T> product{};
+  product.main = side(at, plan.main);
+  const bool gated = plan.epilogue == Epilogue::relu_gated;
+  if (gated) product.gate = side(at, plan.gate);
+  product.epilogue = plan.epilogue;
+  product.gamma = config_.gamma;
+  product.rows = at.rows;
+  product.columns = plan.columns;
+  product.used = plan.used;
+  if (plan.side_by_side) product.used_by_tile = reinterpret_cast<const int*>(at.weights + plan.used_by_tile);
+  if (plan.times.buffer >= 0) {
+    product.times = address(at, plan.times);
+    product.times_stride = stride(plan.times);
+    product.times_group = plan.times_group;
+    product.times_floats = floats(plan.times);
   }
+  product.out = address(at, plan.out);
+  product.out_stride = stride(plan.out);
+  product.out_group = plan.out_group;
+  product.out_floats = floats(plan.out);
+  return ProductLaunch<T>{product, gated};
+}
+
+template <class T>
+Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
+  if (const auto* const plan = std::get_if<ProductPlan>(&step)) return product(at, *plan);
+  if (const auto* const copy = std::get_if<CopyPlan>(&step)) {
+    ColumnCopies all{};
+    all.rows = at.live;
+    for (std::size_t i = 0; i < copy->copies.size(); ++i) {
+      const CopyPlan::One& one = copy->copies[i];
+      const float* const from = one.from == Source::general  ? at.general
+                                : one.from == Source::domain ? at.domain
+                                                             : at.prior;
+      all.copies[i] = {from, one.width, one.padded, address(at, one.to), stride(one.to), floats(one.to)};
+    }
+    return all;
+  }
+  if (const auto* const mix = std::get_if<MixPlan>(&step)) {
+    return Mix{reinterpret_cast<const float*>(address(at, mix->z)),
+               stride(mix->z),
+               mix->experts,
+               reinterpret_cast<const float*>(address(at, mix->h)),
+               stride(mix->h),
+               mix->columns,
+               address(at, mix->out),
+               stride(mix->out),
+               floats(mix->out),
+               at.rows};
+  }
+  const auto& score = std::get<ScorePlan>(step);
+  return Score{reinterpret_cast<const float*>(address(at, score.h)),
+               stride(score.h),
+               score.h_group,
+               reinterpret_cast<const float*>(at.weights + score.w),
+               reinterpret_cast<const float*>(at.weights + score.b),
+               score.width,
+               score.tasks,
+               at.live,
+               at.scores};
+}
+
+template <class T>
+std::vector<Launch<T>> Program<T>::bind(const Addresses& at) const {
+  std::vector<Launch<T>> launches;
+  for (const StepPlan& step : steps_) launches.push_back(bind(at, step));
   return launches;
+}
+
+template <class T>
+std::vector<GatherTarget> Program<T>::targets(const Addresses& at, Source input, int column) const {
+  std::vector<GatherTarget> targets;
+  for (const CopyPlan::One& one : std::get<CopyPlan>(steps_.front()).copies) {
+    if (one.from != input || column >= one.width) continue;
+    const Place place{one.to.buffer, one.to.column + column};
+    targets.push_back({address(at, place), stride(place), floats(place)});
+  }
+  return targets;
 }
 
 template <class T>
@@ -145,14 +171,27 @@ Block block_of(const Launch<T>& launch) {
             kRowThreads,
             0};
   }
+  constexpr int kWarps = kRowThreads / 32;
+  if (const auto* const gather = std::get_if<Gather>(&launch))
+    return {{pieces(gather->rows, kWarps), static_cast<unsigned>(gather->field_count), 1}, kRowThreads, 0};
+  if (const auto* const patch = std::get_if<Patch>(&launch))
+    return {{pieces(patch->count, kWarps), 1, 1}, kRowThreads, 0};
+  if (const auto* const insert = std::get_if<Insert>(&launch))
+    return {{pieces(insert->groups, kWarps), 1, 1}, kRowThreads, 0};
+  if (const auto* const drop = std::get_if<Drop>(&launch))
+    return {{pieces(drop->count, kRowThreads), 1, 1}, kRowThreads, 0};
   const auto& score = std::get<Score>(launch);
-  return {{pieces(score.rows * score.tasks, kRowThreads / 32), 1, 1}, kRowThreads, 0};
+  return {{pieces(score.rows * score.tasks, kWarps), 1, 1}, kRowThreads, 0};
 }
 
 template std::size_t Program<float>::scratch_bytes(int) const;
 template std::size_t Program<bf16>::scratch_bytes(int) const;
+template Launch<float> Program<float>::bind(const Addresses&, const StepPlan&) const;
+template Launch<bf16> Program<bf16>::bind(const Addresses&, const StepPlan&) const;
 template std::vector<Launch<float>> Program<float>::bind(const Addresses&) const;
 template std::vector<Launch<bf16>> Program<bf16>::bind(const Addresses&) const;
+template std::vector<GatherTarget> Program<float>::targets(const Addresses&, Source, int) const;
+template std::vector<GatherTarget> Program<bf16>::targets(const Addresses&, Source, int) const;
 template std::vector<StepCost> Program<float>::costs() const;
 template std::vector<StepCost> Program<bf16>::costs() const;
 template Block block_of<float>(const Launch<float>&);

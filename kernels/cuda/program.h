@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cuda/product.h"
+#include "cuda/row_table.h"
 #include "cuda/rowwise.h"
 #include "pepnet/dense_model.h"
 
@@ -80,7 +81,8 @@ struct Addresses {
   std::byte* scratch;  // of scratch_bytes(rows)
   const float *general, *domain, *prior;
   float* scores;  // [rows, tasks]
-  int rows;
+  int rows;       // of the scratch memory, and what all steps but the first and the last run with
+  int live;       // of the inputs and scores, at most `rows`
 };
 
 struct Block {
@@ -95,7 +97,7 @@ struct ProductLaunch {
   bool gated;
 };
 template <class T>
-using Launch = std::variant<ColumnCopies, ProductLaunch<T>, Mix, Score>;
+using Launch = std::variant<ColumnCopies, ProductLaunch<T>, Mix, Score, Gather, Patch, Insert, Drop>;
 
 template <class T>
 class Program {
@@ -108,8 +110,14 @@ class Program {
   const std::vector<std::byte>& weights() const { return weights_; }
   std::size_t scratch_bytes(int rows) const;
 
-  // The launches of one run, in order.
+  // The launches of one run, in order. The first alone reads the inputs, the last alone writes the scores.
   std::vector<Launch<T>> bind(const Addresses& at) const;
+  Launch<T> bind_first(const Addresses& at) const { return bind(at, steps_.front()); }
+  Launch<T> bind_last(const Addresses& at) const { return bind(at, steps_.back()); }
+
+  // Where the columns of an input stand that begin with `column`: as many places as the first step copies it
+  // to.
+  std::vector<GatherTarget> targets(const Addresses& at, Source input, int column) const;
 
   const std::vector<StepPlan>& steps() const { return steps_; }
   std::vector<StepCost> costs() const;
@@ -118,9 +126,13 @@ class Program {
  private:
   class Builder;
 
+  Launch<T> bind(const Addresses& at, const StepPlan& step) const;
   std::size_t buffer_at(int buffer, int rows) const;
   std::byte* address(const Addresses& at, Place place) const;
+  int stride(Place place) const { return buffers_[static_cast<std::size_t>(place.buffer)].stride; }
+  bool floats(Place place) const { return buffers_[static_cast<std::size_t>(place.buffer)].floats; }
   Side<T> side(const Addresses& at, const SidePlan& plan) const;
+  Launch<T> product(const Addresses& at, const ProductPlan& plan) const;
 
   DenseConfig config_;
   std::vector<std::byte> weights_;

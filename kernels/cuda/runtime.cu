@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "cuda/product_kernel.h"
+#include "cuda/row_table_kernel.h"
 #include "cuda/rowwise_kernel.h"
 #include "cuda/runtime.h"
 
@@ -41,34 +42,57 @@ Allocation::~Allocation() {
   (void)(kind_ == Memory::device ? cudaFree(data_) : cudaFreeHost(data_));
 }
 
+OnDevice::OnDevice(int device) : before_(device), device_(device) {
+  CHECK_CUDA(cudaGetDevice(&before_));
+  if (before_ != device_) CHECK_CUDA(cudaSetDevice(device_));
+}
+OnDevice::~OnDevice() {
+  if (before_ != device_) (void)cudaSetDevice(before_);
+}
+
+struct Event::State {
+  cudaEvent_t event = nullptr;
+};
+
+Event::Event() : state_(std::make_unique<State>()) {
+  CHECK_CUDA(cudaEventCreateWithFlags(&state_->event, cudaEventDisableTiming));
+}
+Event::~Event() { (void)cudaEventDestroy(state_->event); }
+
 struct Stream::State {
   cudaStream_t stream = nullptr;
-  cudaEvent_t event = nullptr;
+  bool ours = false;
 };
 
 Stream::Stream() : state_(std::make_unique<State>()) {
   CHECK_CUDA(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking));
-  CHECK_CUDA(cudaEventCreateWithFlags(&state_->event, cudaEventDisableTiming));
+  state_->ours = true;
+}
+Stream::Stream(void* callers) : state_(std::make_unique<State>()) {
+  state_->stream = static_cast<cudaStream_t>(callers);
 }
 Stream::~Stream() {
-  if (state_->event != nullptr) (void)cudaEventDestroy(state_->event);
-  if (state_->stream != nullptr) (void)cudaStreamDestroy(state_->stream);
+  if (state_->ours) (void)cudaStreamDestroy(state_->stream);
 }
+
+void Event::record(const Stream& stream) {
+  CHECK_CUDA(cudaEventRecord(state_->event, stream.state_->stream));
+}
+
+void Event::wait() noexcept { (void)cudaEventSynchronize(state_->event); }
 
 void Stream::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) CHECK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, state_->stream));
 }
 
-void Stream::wait() { CHECK_CUDA(cudaStreamSynchronize(state_->stream)); }
-
-void Stream::wait_for(void* other) {
-  CHECK_CUDA(cudaEventRecord(state_->event, static_cast<cudaStream_t>(other)));
-  CHECK_CUDA(cudaStreamWaitEvent(state_->stream, state_->event, 0));
+void Stream::fill(void* at, int byte, std::size_t bytes) {
+  if (bytes > 0) CHECK_CUDA(cudaMemsetAsync(at, byte, bytes, state_->stream));
 }
 
-void Stream::let_wait(void* other) {
-  CHECK_CUDA(cudaEventRecord(state_->event, state_->stream));
-  CHECK_CUDA(cudaStreamWaitEvent(static_cast<cudaStream_t>(other), state_->event, 0));
+void Stream::wait() { CHECK_CUDA(cudaStreamSynchronize(state_->stream)); }
+
+void Stream::wait_for(const Event& event) {
+  CHECK_CUDA(cudaStreamWaitEvent(state_->stream, event.state_->event, 0));
 }
 
 template <class T>
@@ -85,6 +109,14 @@ void Stream::enqueue(const Launch<T>& launch) {
           mix_experts<T><<<grid, block.threads, 0, stream>>>(what);
         } else if constexpr (std::is_same_v<Kind, Score>) {
           score_tasks<T><<<grid, block.threads, 0, stream>>>(what);
+        } else if constexpr (std::is_same_v<Kind, Gather>) {
+          gather_fields<T><<<grid, block.threads, 0, stream>>>(what);
+        } else if constexpr (std::is_same_v<Kind, Patch>) {
+          patch_fields<T><<<grid, block.threads, 0, stream>>>(what);
+        } else if constexpr (std::is_same_v<Kind, Insert>) {
+          insert_rows<T><<<grid, block.threads, 0, stream>>>(what);
+        } else if constexpr (std::is_same_v<Kind, Drop>) {
+          drop_rows<T><<<grid, block.threads, 0, stream>>>(what);
         } else if (what.gated) {
           allow_shared(multiply<T, true>, block.shared_bytes);
           multiply<T, true><<<grid, block.threads, block.shared_bytes, stream>>>(what.product);
@@ -109,7 +141,7 @@ struct Captured : Stream::Graph {
 }  // namespace
 
 template <class T>
-std::unique_ptr<Stream::Graph> Stream::capture(const std::vector<Launch<T>>& launches) {
+std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch<T>> launches) {
   CHECK_CUDA(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal));
   cudaGraph_t recorded = nullptr;
   try {
@@ -133,8 +165,8 @@ void Stream::enqueue(const Graph& graph) {
 
 template void Stream::enqueue<float>(const Launch<float>&);
 template void Stream::enqueue<bf16>(const Launch<bf16>&);
-template std::unique_ptr<Stream::Graph> Stream::capture<float>(const std::vector<Launch<float>>&);
-template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(const std::vector<Launch<bf16>>&);
+template std::unique_ptr<Stream::Graph> Stream::capture<float>(std::span<const Launch<float>>);
+template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(std::span<const Launch<bf16>>);
 
 const bool kEmulated = false;
 
@@ -149,7 +181,5 @@ int device_count() {
   CHECK_CUDA(cudaGetDeviceCount(&count));
   return count;
 }
-
-void use_device(int device) { CHECK_CUDA(cudaSetDevice(device)); }
 
 }  // namespace pepnet::cuda

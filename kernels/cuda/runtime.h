@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -49,31 +50,62 @@ class Allocation {
   Memory kind_ = Memory::device;
 };
 
+// Makes a device the one that this thread's calls go to, for as long as it lives: a caller may use another.
+class OnDevice {
+ public:
+  explicit OnDevice(int device);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_, device_;
+};
+
+class Stream;
+
+// A point in a stream, null before it was recorded for the first time.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(const Stream& stream);
+  void wait() noexcept;  // until what was recorded is done, or has failed
+
+ private:
+  friend class Stream;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 // A stream, its own or a caller's, and what is put into it. One thread at a time.
 class Stream {
  public:
-  Stream();  // on the device that `use_device` chose for this thread
+  Stream();                        // on the device of `OnDevice`
+  explicit Stream(void* callers);  // null: the default stream. Not destroyed.
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
   void copy(void* to, const void* from, std::size_t bytes);  // of any kind of memory
+  void fill(void* at, int byte, std::size_t bytes);          // of the device
   template <class T>
   void enqueue(const Launch<T>& launch);
   void wait();  // throws what a launch or a copy before ended with
 
-  // What follows in this stream waits for what is in `other` by now, and the other way: a caller's stream,
-  // null for the default one.
-  void wait_for(void* other);
-  void let_wait(void* other);
+  // What follows in this stream waits for the event.
+  void wait_for(const Event& event);
 
   // Records the launches once, to be put in again by one call.
   class Graph;
   template <class T>
-  std::unique_ptr<Graph> capture(const std::vector<Launch<T>>& launches);
+  std::unique_ptr<Graph> capture(std::span<const Launch<T>> launches);
   void enqueue(const Graph& graph);
 
  private:
+  friend class Event;
   struct State;
   std::unique_ptr<State> state_;
 };
@@ -86,6 +118,5 @@ class Stream::Graph {
 extern const bool kEmulated;
 DeviceInfo device_info(int device);
 int device_count();
-void use_device(int device);
 
 }  // namespace pepnet::cuda

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends import PRECISIONS, Settings
+from pepnet_infer.backends import PRECISIONS, Settings, dlpack
 from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.cuda_features import FeatureScorer, fields_on_device
 from pepnet_infer.backends.cuda_library import CudaLibrary, CudaModel, library_path, open_library
+from pepnet_infer.backends.cuda_rows import DeviceRows, attach, rows_beside
 from pepnet_infer.bundle import DENSE
-from pepnet_infer.errors import BackendError, BundleError
+from pepnet_infer.cache.cached_rows import CachedRows
+from pepnet_infer.cache.config import parse_bytes
+from pepnet_infer.errors import BackendError, BundleError, SchemaError, StoreError
+from pepnet_infer.sync.version_rows import VersionRows
 
 if TYPE_CHECKING:
     from pepnet_infer.assemble import Inputs
     from pepnet_infer.bundle import Bundle
+    from pepnet_infer.store import RowSource
 
 PROVIDERS = ("cuda",)
-#: Option → its type. device: which GPU, from 0. graphs: launches are recorded once for each bucket of rows.
-OPTIONS: dict[str, type] = {"device": int, "graphs": bool}
+#: Option → its types. device: which GPU, from 0. graphs: launches are recorded once for each bucket of rows. rows:
+#: memory for embedding rows on the GPU, in bytes or as "4GiB"; without it they stay on the host.
+OPTIONS: dict[str, tuple[type, ...]] = {"device": (int,), "graphs": (bool,), "rows": (int, str)}
 _LEAST = (8, 0)  # compute capability: bf16 on the tensor cores, asynchronous copies
 
 
@@ -32,8 +40,27 @@ class CudaBackend:
 
     name = "cuda"
 
-    def __init__(self, model: CudaModel, description: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        model: CudaModel,
+        bundle: Bundle,
+        device: tuple[int, int],
+        description: dict[str, Any],
+        rows_bytes: int | None = None,
+    ) -> None:
+        """device: what DLPack calls it. rows_bytes: memory for rows."""
+        widths = bundle.config.inputs
+        self._rows_bytes = rows_bytes
+        self._rows: DeviceRows | None = None
+        self._lock = threading.Lock()
         self._model = model
+        self._device = device
+        self._columns = {
+            "general": widths.general,
+            "domain": widths.domain,
+            "prior": widths.prior,
+            "out": len(bundle.tasks),
+        }
         self._description = description
 
     @classmethod
@@ -66,11 +93,55 @@ class CudaBackend:
             "experimental": True,
             "why": settings.why,
         }
-        return cls(model, description)
+        where = (dlpack.CPU, 0) if library.emulated else (dlpack.CUDA, device)
+        rows = settings.options.get("rows")
+        return cls(model, bundle, where, description, None if rows is None else parse_bytes("rows", rows))
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""
         return self._model.run(*(np.ascontiguousarray(x) for x in (inputs.general, inputs.domain, inputs.prior)))
+
+    def run_on_device(self, general: object, domain: object, prior: object, out: object, stream: int) -> int:
+        """Puts a call into a CUDA stream, 0 for the default one, and returns the number of rows at once.
+
+        All are arrays on this GPU that speak DLPack, float32 and C-contiguous: [B, ·] as in `run`, out [B, T]. They are
+        read and written where they are, in the order of the stream. Raises SchemaError for an array that is not so,
+        BackendError when the GPU fails.
+        """
+        given = {"general": general, "domain": domain, "prior": prior, "out": out}
+        views = [dlpack.view(name, array, self._columns[name], self._device, stream) for name, array in given.items()]
+        rows = views[0].rows
+        for name, one in zip(given, views, strict=True):
+            if one.rows != rows:
+                raise SchemaError(f"{name}: expected {rows} rows as in general, got {one.rows}")
+        if rows > 0:
+            first, second, third, scores = (one.address for one in views)
+            self._model.run_at(first, second, third, scores, rows, stream)
+        return rows
+
+    def feature_scorer(self, bundle: Bundle, rows: RowSource) -> FeatureScorer | None:
+        """Returns what scores features with rows on the GPU, None without the option `rows`.
+
+        Raises BackendError for rows that do not come through a cache on the host, and where the GPU has no room.
+        """
+        if self._rows_bytes is None:
+            return None
+        cached = rows.cached if isinstance(rows, VersionRows) else rows
+        if not isinstance(cached, CachedRows):
+            raise BackendError(f"options.rows: expected rows through a cache on the host, got {type(rows).__name__}")
+        with self._lock:
+            if cached.beside is None:
+                cached.beside = rows_beside(cached, self._model.library, self._rows_bytes, self._device[1])
+            device = cached.beside
+            assert isinstance(device, DeviceRows)
+            if self._rows is None:
+                attach(self._model.library, self._model.handle, device, fields_on_device(bundle.schema))
+                self._rows = device
+            elif self._rows is not device:
+                raise BackendError("options.rows: expected the rows that the model was loaded with, got others")
+        return FeatureScorer(
+            bundle.schema, len(bundle.tasks), self._model, device, cast("CachedRows | VersionRows", rows)
+        )
 
     def describe(self) -> dict[str, Any]:
         """Returns backend, provider, precision, tf32, device, graphs, packed_bytes, threads, experimental and why."""
@@ -86,9 +157,14 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
     for name, value in settings.options.items():
         if name not in OPTIONS:
             return f"options: cuda has {', '.join(OPTIONS)}, got {name!r}"
-        if type(value) is not OPTIONS[name]:
-            kind = "true or false" if OPTIONS[name] is bool else "an integer"
+        if type(value) not in OPTIONS[name]:
+            kind = {"device": "an integer", "graphs": "true or false", "rows": "bytes"}[name]
             return f"options.{name}: expected {kind}, got {value!r}"
+        if name == "rows":
+            try:
+                parse_bytes("rows", value)
+            except StoreError as error:
+                return f"options.{error}"
     if bundle.config.model != "pepnet":
         return f"model: cuda runs pepnet, got the baseline {bundle.config.model!r}"
     return None

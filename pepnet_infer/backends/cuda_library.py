@@ -20,7 +20,7 @@ from pepnet_infer.errors import BackendError
 
 #: Another library than the one beside the package: one that was built by hand.
 VARIABLE = "PEPNET_CUDA_LIBRARY"
-_ABI = 1
+_ABI = 2
 _ANSWER_BYTES = 1 << 16
 
 Array = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("general", "domain", "prior", "scores")),
         ("rows", c_int64),
-        ("has_stream", c_int32),
+        ("on_device", c_int32),
         ("stream", c_void_p),
     )
 
@@ -58,13 +58,13 @@ class CudaModel:
     """A model's weights on a device. Any thread may call `run`."""
 
     def __init__(self, library: CudaLibrary, handle: int, tasks: int) -> None:
-        self._library, self._handle, self._tasks = library, handle, tasks
+        self.library, self.handle, self.tasks = library, handle, tasks
         self._free = weakref.finalize(self, library.free, handle)
 
     def run(self, general: Array, domain: Array, prior: Array) -> Array:
         """Returns scores float32 [B, T] of C-contiguous float32 [B, ·]. Raises BackendError when the GPU fails."""
-        scores = np.empty((len(general), self._tasks), np.float32)
-        self._library.run(self._handle, (general, domain, prior, scores))
+        scores = np.empty((len(general), self.tasks), np.float32)
+        self.library.run(self.handle, (general, domain, prior, scores))
         return scores
 
     def run_at(self, general: int, domain: int, prior: int, scores: int, rows: int, stream: int) -> None:
@@ -72,11 +72,11 @@ class CudaModel:
 
         float32, C-contiguous: general, domain, prior [rows, ·], scores [rows, T]. Raises BackendError.
         """
-        self._library.call(self._handle, _Call(general, domain, prior, scores, rows, 1, stream))
+        self.library.call(self.handle, _Call(general, domain, prior, scores, rows, 1, stream))
 
     def facts(self) -> dict[str, Any]:
         """Returns weight_bytes, and of each product name, flops_a_row and weight_bytes."""
-        return self._library.facts(self._handle)
+        return self.library.facts(self.handle)
 
 
 class CudaLibrary:
@@ -91,7 +91,8 @@ class CudaLibrary:
             raise BackendError(f"backend: cuda: {path} cannot be loaded: {error}") from error
         if abi != _ABI:
             raise BackendError(f"backend: cuda: {path}: expected interface {_ABI}, got {abi}")
-        self._library = library
+        #: its functions: those of other files are declared there
+        self.calls = self._library = library
         library.pepnet_cuda_error.restype = c_char_p
         library.pepnet_cuda_model.restype = c_void_p
         library.pepnet_cuda_model.argtypes = [POINTER(_Config), POINTER(_Tensor), c_int64, c_int32, c_int32, c_int32]
@@ -112,12 +113,12 @@ class CudaLibrary:
         """Returns how many GPUs there are. Raises BackendError when CUDA does not start."""
         count = int(self._library.pepnet_cuda_devices())
         if count < 0:
-            raise BackendError(f"backend: {self._error()}")
+            raise BackendError(f"backend: {self.error()}")
         return count
 
     def device(self, number: int) -> dict[str, Any]:
         """Returns name, capability, multiprocessors and memory_bytes of a GPU. Raises BackendError."""
-        return self._answer(self._library.pepnet_cuda_device, c_int32(number))
+        return self.answer(self._library.pepnet_cuda_device, c_int32(number))
 
     def model(
         self,
@@ -136,7 +137,7 @@ class CudaLibrary:
         )
         handle = self._library.pepnet_cuda_model(given, listed, len(arrays), bf16, device, graphs)
         if not handle:
-            error = self._error()
+            error = self.error()
             raise BackendError(f"backend: {error}") if error.startswith("cuda:") else ValueError(error)
         return CudaModel(self, handle, tasks)
 
@@ -147,25 +148,27 @@ class CudaLibrary:
     def call(self, handle: int, call: _Call) -> None:
         """Scores what `call` points to. Raises BackendError."""
         if self._library.pepnet_cuda_run(handle, call) != 0:
-            raise BackendError(f"backend: {self._error()}")
+            raise BackendError(f"backend: {self.error()}")
 
     def facts(self, handle: int) -> dict[str, Any]:
         """See `CudaModel.facts`."""
-        return self._answer(self._library.pepnet_cuda_facts, c_void_p(handle))
+        return self.answer(self._library.pepnet_cuda_facts, c_void_p(handle))
 
     def free(self, handle: int) -> None:
         """Lets go of a model."""
         self._library.pepnet_cuda_free(handle)
 
-    def _answer(self, function: Any, argument: object) -> dict[str, Any]:
+    def answer(self, function: Any, argument: object) -> dict[str, Any]:
+        """Returns what a function writes as JSON. Raises BackendError."""
         text = ctypes.create_string_buffer(_ANSWER_BYTES)
         length = int(function(argument, text, len(text)))
         if not 0 <= length < len(text):
-            raise BackendError(f"backend: {self._error() or 'cuda: an answer that is too long'}")
+            raise BackendError(f"backend: {self.error() or 'cuda: an answer that is too long'}")
         answer: dict[str, Any] = json.loads(text.value)
         return answer
 
-    def _error(self) -> str:
+    def error(self) -> str:
+        """Returns what the last call of this thread that failed said."""
         return str(self._library.pepnet_cuda_error().decode("utf-8", "replace"))
 
 

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,21 @@ from pepnet_infer.store import Pooling, Rows, Store
 from pepnet_infer.store.checked import checked
 
 _PREFETCHED = 1 << 16  # ids in one question to the store
+
+
+class Beside(Protocol):
+    """Copies of rows elsewhere, which must not outlive what they are copies of."""
+
+    #: counts up whenever another version's rows are served, so that none of an earlier one come in after it
+    epoch: int
+
+    def drop(self, width: int, keys: Keys) -> None:
+        """Forgets keys of tables of a width."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counters."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,8 @@ class CachedRows:
         self._workers = MissWorkers()
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
         window = config.update_window
+        #: further copies of rows, on a GPU
+        self.beside: Beside | None = None
         self._ticks = None if window is None else WindowTicks(list(self.caches.values()), window.interval)
         _ALL.add(self)
 
@@ -169,11 +186,17 @@ class CachedRows:
         expires: Expires | None = None,
     ) -> int:
         """Updates rows of `ids` (or keys) of a table: see `EmbeddingCache.apply`. Write to the store first."""
-        return self.cache(table).apply(self.keys(table, ids), rows, versions, scores, expires)
+        keys = self.keys(table, ids)
+        applied = self.cache(table).apply(keys, rows, versions, scores, expires)
+        self._changed(table, keys)
+        return applied
 
     def delete(self, table: str, ids: object, versions: Keys, expires: Expires | None = None) -> int:
         """Deletes `ids` (or keys) of a table: see `EmbeddingCache.delete`. Delete from the store first."""
-        return self.cache(table).delete(self.keys(table, ids), versions, expires)
+        keys = self.keys(table, ids)
+        applied = self.cache(table).delete(keys, versions, expires)
+        self._changed(table, keys)
+        return applied
 
     @property
     def store(self) -> Store:
@@ -209,7 +232,8 @@ class CachedRows:
 
         total, fields, tables (each keys, hits, misses, negative_hits, defaults; every repeat counts), defaults (why
         keys got the default row), store (questions and what went wrong), flights (ids asked for right now), widths
-        (`EmbeddingCache.stats` of each), and their sums rows, capacity_rows, memory_bytes.
+        (`EmbeddingCache.stats` of each), and their sums rows, capacity_rows, memory_bytes. device, where rows are on
+        one: what it was asked and lacked; these lacks alone are the keys of the others.
         """
         widths = {str(dim): cache.stats() for dim, cache in self.caches.items()}
         return {
@@ -219,6 +243,7 @@ class CachedRows:
             **self._counters.read(),
             "flights": sum(len(cache.flights) for cache in self.caches.values()),
             "widths": widths,
+            **({} if self.beside is None else {"device": self.beside.stats()}),
         }
 
     def close(self) -> None:
@@ -235,6 +260,10 @@ class CachedRows:
         self._workers.reset_after_fork()
         if self._ticks is not None:
             self._ticks.start()
+
+    def _changed(self, table: str, keys: Keys) -> None:
+        if self.beside is not None:
+            self.beside.drop(self._table(table).dim, keys)
 
     def _table(self, name: str) -> CachedTable:
         table = self.tables.get(name)

@@ -38,6 +38,13 @@ _STORE = {
     "touched": ("store_touched", "Rows fetched and not kept because an update came meanwhile"),
 }
 
+#: Of `device`.
+_DEVICE = {
+    "inserted": ("inserted", "Rows put on the device"),
+    "dropped": ("dropped", "Rows dropped from the device because they changed"),
+    "outdated": ("outdated", "Rows not put on the device because rows had changed since they were asked for"),
+}
+
 #: Of each width: key → metric, its label `reason` or `result` if it has one, kind, and what it is.
 _WIDTH: dict[str, tuple[str, dict[str, str], _Kind, str]] = {
     "inserted": ("inserted", {}, "counter", "Rows written that were not there"),
@@ -138,6 +145,20 @@ def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
         _width(page, str(width), one, _WIDTH)
         if "update_window" in one:
             _width(page, str(width), one["update_window"], _WINDOW)
+    if "device" in cache:
+        _device(page, cache["device"])
+
+
+def _device(page: _Page, device: Mapping[str, Any]) -> None:
+    for name, sums in device["fields"].items():
+        for key, (metric, text) in _LOOKED_UP.items():
+            page.add(
+                f"device_field_{metric}_total", "counter", f"{text}, on the device, by field", sums[key], field=name
+            )
+    for key, (metric, text) in _DEVICE.items():
+        page.add(f"device_{metric}_total", "counter", text, device[key])
+    page.add("device_capacity_rows", "gauge", "Rows there is room for on the device", device["entries"])
+    page.add("device_memory_bytes", "gauge", "Memory of the device taken by rows", device["bytes"])
 
 
 def _sync(page: _Page, sync: Mapping[str, Any]) -> None:

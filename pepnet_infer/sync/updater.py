@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pepnet_infer.assemble import Assembler
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.over_bundle import open_rows
@@ -143,7 +142,7 @@ class Updater:
         if self._config.keep:
             self._past.append(before)
         self._defaults = defaults
-        self._pending.append(_Pending(self._versions.put(served), overlay, before))
+        self._pending.append(_Pending(self._swap(served, overlay), overlay, before))
 
     def replace_bundle(self, bundle: Bundle) -> None:
         """Makes a whole bundle the version that new calls get: its rows, weights and side tables.
@@ -193,7 +192,7 @@ class Updater:
         self.left_behind = max(self.left_behind, self.model_version)
         self._defaults = dict(target.defaults)
         served = self._with_rows(target.served, overlay, self._defaults)
-        self._pending.append(_Pending(self._versions.put(served), overlay, back=undo))
+        self._pending.append(_Pending(self._swap(served, overlay), overlay, back=undo))
         self._stats.count("rollbacks")
         self.fold()
 
@@ -219,8 +218,18 @@ class Updater:
         self.fold()
 
     def _with_rows(self, served: Served, overlay: Overlay | None, defaults: Mapping[str, Rows]) -> Served:
-        rows = VersionRows(self._cached, overlay, defaults)
-        return replace(served, rows=rows, assembler=Assembler(served.bundle.schema, rows))
+        return served.with_rows(VersionRows(self._cached, overlay, defaults))
+
+    def _swap(self, served: Served, overlay: Overlay) -> int:
+        """Gives a version to new calls. Copies of rows that it changes go before, and do not come back."""
+        beside = self._cached.beside
+        if beside is not None:
+            beside.epoch += 1
+            for dim, changed in by_width(overlay.rows, self._cached.tables).items():
+                beside.drop(dim, changed.keys)
+            if served.features is not None:
+                served.features.epoch = beside.epoch
+        return self._versions.put(served)
 
     @staticmethod
     def _seen(pending: list[_Pending]) -> Overlay | None:

@@ -29,7 +29,7 @@ class VersionRows:
         self.defaults = defaults
         self._overlays: Overlays = {} if overlay is None else overlay.by_table
         changed = {name: replace(cached.tables[name], default_row=row) for name, row in defaults.items()}
-        self._tables: dict[str, CachedTable] = {**cached.tables, **changed} if changed else cached.tables
+        self.tables: dict[str, CachedTable] = {**cached.tables, **changed} if changed else cached.tables
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`."""
@@ -41,4 +41,4 @@ class VersionRows:
 
     def answer(self, requests: Sequence[RowRequest]) -> list[int]:
         """Does all `requests` of a batch; see `CachedRows.answer`."""
-        return self.cached.answer(requests, self._tables, self._overlays)
+        return self.cached.answer(requests, self.tables, self._overlays)

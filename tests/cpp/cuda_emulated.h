@@ -29,6 +29,11 @@ extern dim3 blockDim, gridDim;
 
 void __syncthreads();
 void __syncwarp();
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+  const unsigned before = *at;
+  *at += value;
+  return before;
+}
 
 namespace pepnet::cuda_emulated {
 

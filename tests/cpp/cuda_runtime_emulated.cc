@@ -1,12 +1,25 @@
 // The device of kernels/cuda/runtime.h on the CPU: memory is memory, and a launch runs at once.
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 
 #include "cuda/product_kernel.h"
+#include "cuda/row_table_kernel.h"
 #include "cuda/rowwise_kernel.h"
 #include "cuda/runtime.h"
+
+namespace {
+
+std::atomic<std::size_t> copied{0};
+
+}  // namespace
+
+// For tests: how many bytes were copied to and from the device since the last call.
+extern "C" __attribute__((visibility("default"))) std::int64_t pepnet_cuda_copied(void) {
+  return static_cast<std::int64_t>(copied.exchange(0));
+}
 
 namespace pepnet::cuda {
 
@@ -16,17 +29,31 @@ Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kin
 }
 Allocation::~Allocation() { std::free(data_); }
 
+OnDevice::OnDevice(int device) : before_(device), device_(device) {}
+OnDevice::~OnDevice() = default;
+
+struct Event::State {};
+Event::Event() = default;
+Event::~Event() = default;
+void Event::record(const Stream&) {}
+void Event::wait() noexcept {}
+
 struct Stream::State {
   std::uint64_t seed = 1;
 };
 
 Stream::Stream() : state_(std::make_unique<State>()) {}
+Stream::Stream(void*) : Stream() {}
 Stream::~Stream() = default;
 
-void Stream::copy(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+void Stream::copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  std::memcpy(to, from, bytes);
+  copied += bytes;
+}
+void Stream::fill(void* at, int byte, std::size_t bytes) { std::memset(at, byte, bytes); }
 void Stream::wait() {}
-void Stream::wait_for(void*) {}
-void Stream::let_wait(void*) {}
+void Stream::wait_for(const Event&) {}
 
 template <class T>
 void Stream::enqueue(const Launch<T>& launch) {
@@ -41,6 +68,14 @@ void Stream::enqueue(const Launch<T>& launch) {
             mix_experts<T>(what);
           } else if constexpr (std::is_same_v<Kind, Score>) {
             score_tasks<T>(what);
+          } else if constexpr (std::is_same_v<Kind, Gather>) {
+            gather_fields<T>(what);
+          } else if constexpr (std::is_same_v<Kind, Patch>) {
+            patch_fields<T>(what);
+          } else if constexpr (std::is_same_v<Kind, Insert>) {
+            insert_rows<T>(what);
+          } else if constexpr (std::is_same_v<Kind, Drop>) {
+            drop_rows<T>(what);
           } else if (what.gated) {
             multiply<T, true>(what.product);
           } else {
@@ -63,9 +98,9 @@ struct Recorded : Stream::Graph {
 }  // namespace
 
 template <class T>
-std::unique_ptr<Stream::Graph> Stream::capture(const std::vector<Launch<T>>& launches) {
+std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch<T>> launches) {
   auto graph = std::make_unique<Recorded<T>>();
-  graph->launches = launches;
+  graph->launches.assign(launches.begin(), launches.end());
   return graph;
 }
 
@@ -79,13 +114,12 @@ void Stream::enqueue(const Graph& graph) {
 
 template void Stream::enqueue<float>(const Launch<float>&);
 template void Stream::enqueue<bf16>(const Launch<bf16>&);
-template std::unique_ptr<Stream::Graph> Stream::capture<float>(const std::vector<Launch<float>>&);
-template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(const std::vector<Launch<bf16>>&);
+template std::unique_ptr<Stream::Graph> Stream::capture<float>(std::span<const Launch<float>>);
+template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(std::span<const Launch<bf16>>);
 
 const bool kEmulated = true;
 
 DeviceInfo device_info(int) { return {"emulated", 0, 0, 1, std::size_t{1} << 30}; }
 int device_count() { return 1; }
-void use_device(int) {}
 
 }  // namespace pepnet::cuda

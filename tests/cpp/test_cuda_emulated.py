@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -12,12 +13,13 @@ from typing import Any
 import cuda_checks as checks
 import numpy as np
 import pytest
+import torch
 
-from pepnet_infer import backends
+from pepnet_infer import Engine, backends
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends.cuda import CudaBackend
 from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary, open_library
-from pepnet_infer.errors import BackendError
+from pepnet_infer.errors import BackendError, SchemaError
 
 Reference = Callable[..., np.ndarray]
 
@@ -108,21 +110,10 @@ def emulated(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(built))
 
 
-class Bundle:
-    """What the backend reads of a bundle."""
-
-    path = Path("bundle")
-    tasks = ("a", "b", "c")
-    config = checks.config_of()
-
-    def dense(self) -> dict[str, np.ndarray]:
-        return checks.tensors_of(self.config)
-
-
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize(("precision", "options"), [("fp32", {}), ("bf16", {"graphs": False})])
 def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], reference_scores: Reference) -> None:
-    bundle, given = Bundle(), checks.inputs_of(Bundle.config, 13)
+    bundle, given = checks.Bundle(), checks.inputs_of(checks.Bundle.config, 13)
     backend = backends.create(bundle, "cuda", precision, options=options)  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     expected = reference_scores(bundle.config, bundle.dense(), *given)
@@ -136,19 +127,61 @@ def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], ref
 
 
 @pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("options", [{}, {"graphs": False}])
+def test_arrays_of_torch_stay_where_they_are(library: CudaLibrary, options: dict[str, Any]) -> None:
+    bundle = checks.Bundle()
+    backend = backends.create(bundle, "cuda", options=options)  # type: ignore[arg-type]
+    assert isinstance(backend, CudaBackend)
+    checks.arrays_stay_where_they_are(backend, bundle.config, torch.from_numpy, (0, 1, 8, 13), 0)
+    copied, given = ctypes.CDLL(str(library.path)).pepnet_cuda_copied, checks.inputs_of(bundle.config, 13)
+    copied()
+    backend.run_on_device(*map(torch.from_numpy, given), torch.empty(13, 3), 0)
+    assert copied() == 0
+    backend.run(Inputs(*given))
+    assert copied() >= 4 * sum(x.size for x in given)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_arrays_of_more_rows_than_the_largest_bucket() -> None:
+    bundle = checks.Bundle()
+    bundle.config = checks.config_of(layers=(3,), towers=(), experts=1)
+    backend = backends.create(bundle, "cuda")  # type: ignore[arg-type]
+    assert isinstance(backend, CudaBackend)
+    checks.arrays_stay_where_they_are(backend, bundle.config, torch.from_numpy, (2051,), 0)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_an_engine_takes_arrays_of_torch(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
+    with Engine.load(toy_bundle, "cuda") as engine:
+        inputs = engine.bundle.config.inputs
+        given = [torch.rand(5, width) for width in (inputs.general, inputs.domain, inputs.prior)]
+        out = torch.empty(5, len(engine.tasks))
+        assert engine.score_dense(*given, out=out) is out
+        np.testing.assert_array_equal(out.numpy(), engine.score_dense(*(x.numpy() for x in given)))
+        assert engine.stats()["rows"] == 10
+        with pytest.raises(SchemaError, match="domain: expected 5 rows as in general, got 4"):
+            engine.score_dense(given[0], given[1][:4], given[2], out=out)
+        with pytest.raises(SchemaError, match=r"out: expected shape \[rows, \d\], got \[5, 1\]"):
+            engine.score_dense(*given, out=out[:, :1])
+        assert engine.stats()["errors"] == 2
+    with Engine.load(toy_bundle, "native") as engine, pytest.raises(BackendError, match="out: expected backend cuda"):
+        engine.score_dense(*given, out=out)
+
+
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         ({"precision": "int8"}, "precision: cuda has fp32, bf16, got 'int8'"),
         ({"provider": "cpu"}, "provider: cuda has cuda, got 'cpu'"),
-        ({"options": {"spin": True}}, "options: cuda has device, graphs, got 'spin'"),
+        ({"options": {"spin": True}}, "options: cuda has device, graphs, rows, got 'spin'"),
         ({"options": {"graphs": 1}}, "options.graphs: expected true or false, got 1"),
         ({"options": {"device": 4}}, "options.device: expected 0 to 0, got 4"),
     ],
 )
 def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        backends.create(Bundle(), "cuda", **asked)  # type: ignore[arg-type]
+        backends.create(checks.Bundle(), "cuda", **asked)  # type: ignore[arg-type]
 
 
 def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,4 +189,4 @@ def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(b"no library")
     monkeypatch.setenv(VARIABLE, str(path))
     with pytest.raises(BackendError, match=r"libpepnet_cuda\.so cannot be loaded"):
-        backends.create(Bundle(), "cuda")  # type: ignore[arg-type]
+        backends.create(checks.Bundle(), "cuda")  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from small_networks import PRODUCT, TASKS, config_of, inputs_of, tensors_of
@@ -10,10 +12,24 @@ from small_networks import PRODUCT, TASKS, config_of, inputs_of, tensors_of
 from pepnet_infer.backends.cuda_library import CudaLibrary, CudaModel
 from pepnet_infer.config import ModelConfig
 
+if TYPE_CHECKING:  # of the package this file needs no more than a machine with a GPU may have
+    from pepnet_infer.backends.cuda import CudaBackend
+
 Reference = Callable[..., np.ndarray]
 
 #: Root mean square and largest difference of scores, by precision. These networks have large weights.
 TOLERANCES = {"fp32": (1e-6, 5e-6), "bf16": (2.5e-3, 2e-2)}
+
+
+class Bundle:
+    """What the backend reads of a bundle."""
+
+    path = Path("bundle")
+    tasks = ("a", "b", "c")
+    config = config_of()
+
+    def dense(self) -> dict[str, np.ndarray]:
+        return tensors_of(self.config)
 
 
 def model_of(
@@ -102,6 +118,27 @@ def what_is_not_finite_stays_in_its_row(library: CudaLibrary, reference: Referen
         assert not np.isfinite(expected[2]).any()
         got = library.model(config, TASKS, tensors, False, 0, True).run(*inputs)
         np.testing.assert_allclose(got, expected, atol=5e-6)
+
+
+def arrays_stay_where_they_are(
+    backend: CudaBackend,
+    config: ModelConfig,
+    on_device: Callable[[np.ndarray], Any],
+    rows: tuple[int, ...],
+    stream: int,
+) -> None:
+    """Inputs and scores of another library have the bits of those by NumPy, rows beside them are not touched."""
+    from pepnet_infer.assemble import Inputs
+
+    inputs = inputs_of(config, max(rows))
+    whole = backend.run(Inputs(*inputs))
+    for count in rows:
+        given = [on_device(x)[1 : 1 + count] for x in (np.concatenate([x[:1], x]) for x in inputs)]
+        out = on_device(np.full((count + 2, TASKS), -1.0, np.float32))
+        assert backend.run_on_device(*given, out[1:-1], stream) == count
+        scores = out.cpu().numpy()
+        np.testing.assert_array_equal(scores[1:-1], whole[:count])
+        assert (scores[[0, -1]] == -1.0).all()
 
 
 def everything(library: CudaLibrary, reference: Reference, rows: int, counts: tuple[int, ...]) -> list[str]:

@@ -1,0 +1,294 @@
+// What one call under way needs: a stream, scratch memory and recorded launches for each bucket of rows, and
+// places for what comes from the host and goes there.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "cuda/device_rows.h"
+#include "cuda/feature_words.h"
+#include "cuda/model.h"
+#include "cuda/program.h"
+#include "cuda/runtime.h"
+
+namespace pepnet::cuda {
+
+constexpr std::size_t kMostRows = *std::rbegin(kBuckets);
+// Inputs of a bucket up to so many bytes go to the device as one copy, of larger ones what is there, in
+// pieces that travel while the next is prepared.
+constexpr std::size_t kTogether = std::size_t{64} << 10;
+constexpr std::size_t kPiece = std::size_t{1} << 20;
+// Fields that lack a row: so many are told together with the scores, more are asked for.
+constexpr std::size_t kToldAtOnce = 1024;
+
+// A model's fields, and the rows they come from.
+struct Attached {
+  std::shared_ptr<DeviceRows> rows;
+  std::vector<FieldSpec> fields;
+};
+
+template <class T>
+class Context {
+ public:
+  Context(const Program<T>& program, const std::byte* weights, bool graphs, const Attached* attached)
+      : program_(program), weights_(weights), graphs_(graphs), attached_(attached) {}
+  ~Context() { free_.wait(); }  // a caller's stream may still be at work with it
+
+  // What a caller's stream still has to do with this context is done when the next goes on.
+  void take_over() { stream_.wait_for(free_); }
+
+  // Scores are there on return.
+  void run_from_host(const CallInputs& call, std::size_t first, std::size_t rows) {
+    const DenseConfig& config = program_.config();
+    Bucket& bucket = at(bucket_of(rows));
+    if (bucket.inputs.data() == nullptr) open_to_host(bucket);
+    const bool together = bucket.inputs.size() <= kTogether;
+    put(bucket, 0, call.general, first, rows, config.general, together);
+    put(bucket, 1, call.domain, first, rows, config.use_epnet ? config.domain : 0, together);
+    put(bucket, 2, call.prior, first, rows, config.use_ppnet ? config.prior : 0, together);
+    if (together) stream_.copy(bucket.inputs.data(), bucket.pinned.data(), bucket.inputs.size());
+    enqueue(stream_, bucket.whole, bucket.launches);
+    const std::size_t bytes = rows * config.tasks * sizeof(float);
+    stream_.copy(bucket.told.data(), bucket.answers.data(), bytes);
+    stream_.wait();
+    std::memcpy(call.scores + first * config.tasks, bucket.told.data(), bytes);
+  }
+
+  // Inputs are read and scores written where the caller has them, in the order of his stream.
+  void run_on_device(const CallInputs& call) {
+    const DenseConfig& config = program_.config();
+    Stream stream(call.stream);
+    stream.wait_for(free_);
+    for (std::size_t first = 0; first < call.rows; first += kMostRows) {
+      const std::size_t rows = std::min(kMostRows, call.rows - first);
+      Bucket& bucket = at(bucket_of(rows));
+      Addresses theirs = bucket.own;
+      theirs.general = call.general + first * config.general;
+      theirs.domain = call.domain + first * config.domain;
+      theirs.prior = call.prior + first * config.prior;
+      theirs.scores = call.scores + first * config.tasks;
+      theirs.live = static_cast<int>(rows);
+      stream.enqueue<T>(program_.bind_first(theirs));
+      enqueue(stream, bucket.middle, Launches(bucket.launches).subspan(1, bucket.launches.size() - 2));
+      stream.enqueue<T>(program_.bind_last(theirs));
+    }
+    free_.record(stream);
+  }
+
+  // Scores rows of which all ids are on the device. Where some are not, says so in `lacking`, and `finish`
+  // scores them. at_once: the products are run before it is known whether anything lacks.
+  void run_features(const FeatureCall& call, bool at_once, std::vector<std::uint32_t>& lacking) {
+    Bucket& bucket = at(bucket_of(call.rows));
+    if (bucket.fields.data() == nullptr) open_to_features(bucket);
+    const std::size_t bytes =
+        write_features(attached_->fields, call.fields, call.first, call.rows, room_for(call));
+    stream_.copy(words_.data(), pinned_words_.data(), bytes);
+    const auto counts = reinterpret_cast<std::uint32_t*>(bucket.answers.data() + bucket.counts_at);
+    stream_.fill(counts, 0, count_bytes());
+    DeviceRows& rows = *attached_->rows;
+    Gather gather = gather_of(bucket, call.rows);
+    gather.clock = rows.tick();
+    gather.now = rows.now();
+    gather.counts = counts;
+    gather.lacking = counts + count_bytes() / sizeof(std::uint32_t);
+    rows.read<T>(stream_, read_, Launch<T>(gather));
+    if (at_once) enqueue(stream_, bucket.rest, Launches(bucket.launches).subspan(1));
+    const std::size_t fields = attached_->fields.size(), most = std::min(kToldAtOnce, call.rows * fields);
+    const std::size_t told = bucket.counts_at + count_bytes() + most * sizeof(std::uint32_t);
+    stream_.copy(bucket.told.data(), bucket.answers.data(), told);
+    stream_.wait();
+    const auto* const answer = reinterpret_cast<const std::uint32_t*>(bucket.told.data() + bucket.counts_at);
+    for (std::size_t f = 0; f < fields; ++f) call.unknown[f] += answer[1 + f];
+    const std::size_t count = answer[0];
+    if (count > most) {
+      const std::size_t from = bucket.counts_at + count_bytes();
+      stream_.copy(bucket.told.data() + from, bucket.answers.data() + from, count * sizeof(std::uint32_t));
+      stream_.wait();
+    }
+    lacking.assign(answer + 1 + fields, answer + 1 + fields + count);
+    std::sort(lacking.begin(), lacking.end());  // they came in any order
+    if (count > 0) return;
+    if (!at_once) score(bucket);
+    give_scores(bucket, call);
+  }
+
+  // Scores what `run_features` could not, with the columns that lacked.
+  void finish(const FeatureCall& call, const Patches& patches) {
+    Bucket& bucket = at(bucket_of(call.rows));
+    const std::size_t count = patches.at.size(), words = 2 * count + patches.values.size();
+    std::byte* const to = room(patched_, pinned_patches_, words * sizeof(std::uint32_t));
+    std::memcpy(to, patches.at.data(), patches.at.size_bytes());
+    std::memcpy(to + patches.at.size_bytes(), patches.from.data(), patches.from.size_bytes());
+    std::memcpy(to + 2 * patches.at.size_bytes(), patches.values.data(), patches.values.size_bytes());
+    stream_.copy(patched_.data(), to, words * sizeof(std::uint32_t));
+    const Gather gather = gather_of(bucket, call.rows);
+    const auto* const at = reinterpret_cast<const std::uint32_t*>(patched_.data());
+    stream_.enqueue<T>(Launch<T>(Patch{gather.fields, gather.words_of, at, at + count,
+                                       reinterpret_cast<const float*>(at + 2 * count),
+                                       static_cast<int>(count), gather.field_count, gather.rows}));
+    score(bucket);
+    give_scores(bucket, call);
+  }
+
+ private:
+  using Launches = std::span<const Launch<T>>;
+  struct Bucket {
+    Allocation scratch;
+    // Scores and, with fields, counts and the list of what lacks; and where they come to on the host.
+    Allocation answers, told;
+    std::size_t counts_at = 0;
+    // For a caller whose memory is on the host: inputs, each at `at` in both.
+    Allocation inputs, pinned;
+    std::size_t at[3] = {};
+    Allocation fields;
+    Addresses own{};
+    std::vector<Launch<T>> launches;
+    std::unique_ptr<Stream::Graph> whole, middle, rest;  // all launches, all but the ends, all but the first
+  };
+
+  static std::size_t matrix(std::size_t rows, std::size_t width) {
+    return (width * sizeof(float) * rows + 255) / 256 * 256;
+  }
+  std::size_t count_bytes() const { return (1 + attached_->fields.size()) * sizeof(std::uint32_t); }
+
+  Bucket& at(int size) {
+    const auto found = buckets_.find(size);
+    if (found != buckets_.end()) return found->second;
+    const auto rows = static_cast<std::size_t>(size);
+    Bucket made;
+    made.scratch = Allocation(program_.scratch_bytes(size), Memory::device);
+    made.counts_at = matrix(rows, program_.config().tasks);
+    const std::size_t lacking =
+        attached_ == nullptr ? 0 : count_bytes() + rows * attached_->fields.size() * sizeof(std::uint32_t);
+    made.answers = Allocation(made.counts_at + lacking, Memory::device);
+    made.told = Allocation(made.counts_at + lacking, Memory::pinned);
+    made.own.weights = weights_;
+    made.own.scratch = made.scratch.data();
+    made.own.scores = reinterpret_cast<float*>(made.answers.data());
+    made.own.rows = made.own.live = size;
+    made.launches = program_.bind(made.own);
+    return buckets_.emplace(size, std::move(made)).first->second;
+  }
+
+  void open_to_host(Bucket& bucket) {
+    const DenseConfig& config = program_.config();
+    const auto rows = static_cast<std::size_t>(bucket.own.rows);
+    const std::size_t sizes[] = {matrix(rows, config.general), matrix(rows, config.domain),
+                                 matrix(rows, config.prior)};
+    bucket.at[1] = sizes[0];
+    bucket.at[2] = sizes[0] + sizes[1];
+    const std::size_t all = bucket.at[2] + sizes[2];
+    Allocation inputs(all, Memory::device), pinned(all, Memory::pinned);
+    const auto place = [&](std::size_t i) {
+      return reinterpret_cast<const float*>(inputs.data() + bucket.at[i]);
+    };
+    bucket.own.general = place(0);
+    bucket.own.domain = place(1);
+    bucket.own.prior = place(2);
+    bucket.launches = program_.bind(bucket.own);
+    bucket.inputs = std::move(inputs);
+    bucket.pinned = std::move(pinned);
+  }
+
+  // What pads the inputs is written by nobody then: it is zeros from the beginning.
+  void open_to_features(Bucket& bucket) {
+    std::vector<GatherField> fields;
+    for (std::size_t f = 0; f < attached_->fields.size(); ++f) {
+      const FieldSpec& spec = attached_->fields[f];
+      GatherField field{};
+      if (spec.kind != FieldKind::dense) field.table = attached_->rows->table(spec.width);
+      field.number = spec.number;
+      field.kind = spec.kind;
+      field.width = spec.width;
+      for (const auto& [input, column] : spec.places) {
+        for (const GatherTarget& target : program_.targets(bucket.own, input, column)) {
+          if (field.targets == kMostTargets)
+            throw std::invalid_argument("features: a field in too many places");
+          field.to[field.targets++] = target;
+        }
+      }
+      fields.push_back(field);
+    }
+    const std::size_t bytes = fields.size() * sizeof(GatherField);
+    Allocation made(bytes, Memory::device);
+    stream_.fill(bucket.scratch.data(), 0, bucket.scratch.size());
+    stream_.copy(made.data(), fields.data(), bytes);
+    stream_.wait();
+    bucket.fields = std::move(made);
+  }
+
+  Gather gather_of(const Bucket& bucket, std::size_t rows) const {
+    Gather gather{};
+    gather.fields = reinterpret_cast<const GatherField*>(bucket.fields.data());
+    gather.words_of = reinterpret_cast<const FieldWords*>(words_.data());
+    gather.words =
+        reinterpret_cast<const std::uint32_t*>(words_.data() + attached_->fields.size() * sizeof(FieldWords));
+    gather.field_count = static_cast<int>(attached_->fields.size());
+    gather.rows = static_cast<int>(rows);
+    return gather;
+  }
+
+  // Memory on both sides. The stream must have left what is there.
+  static std::byte* room(Allocation& device, Allocation& pinned, std::size_t bytes) {
+    if (pinned.size() < bytes) {
+      const std::size_t size = std::max(bytes, 2 * pinned.size());
+      device = Allocation(size, Memory::device);
+      pinned = Allocation(size, Memory::pinned);
+    }
+    return pinned.data();
+  }
+  std::byte* room_for(const FeatureCall& call) {
+    return room(words_, pinned_words_,
+                most_feature_bytes(attached_->fields, call.fields, call.first, call.rows));
+  }
+
+  void score(Bucket& bucket) {
+    enqueue(stream_, bucket.rest, Launches(bucket.launches).subspan(1));
+    stream_.copy(bucket.told.data(), bucket.answers.data(), bucket.counts_at);
+    stream_.wait();
+  }
+  void give_scores(const Bucket& bucket, const FeatureCall& call) const {
+    const std::size_t tasks = program_.config().tasks;
+    std::memcpy(call.scores + call.first * tasks, bucket.told.data(), call.rows * tasks * sizeof(float));
+  }
+
+  // One of the inputs into pinned memory, and on to the device unless all go together.
+  void put(Bucket& bucket, std::size_t which, const float* from, std::size_t first, std::size_t rows,
+           std::size_t width, bool together) {
+    const std::size_t bytes = rows * width * sizeof(float);
+    const auto* const begin = reinterpret_cast<const std::byte*>(from) + first * width * sizeof(float);
+    for (std::size_t done = 0; done < bytes; done += kPiece) {
+      const std::size_t at = bucket.at[which] + done, size = std::min(kPiece, bytes - done);
+      std::memcpy(bucket.pinned.data() + at, begin + done, size);
+      if (!together) stream_.copy(bucket.inputs.data() + at, bucket.pinned.data() + at, size);
+    }
+  }
+
+  void enqueue(Stream& stream, std::unique_ptr<Stream::Graph>& graph, Launches launches) {
+    if (graphs_ && !graph) graph = stream_.template capture<T>(launches);
+    if (graph) {
+      stream.enqueue(*graph);
+    } else {
+      for (const Launch<T>& launch : launches) stream.enqueue<T>(launch);
+    }
+  }
+
+  const Program<T>& program_;
+  const std::byte* weights_;
+  bool graphs_;
+  const Attached* attached_;
+  Stream stream_;
+  Event free_;
+  std::shared_ptr<Event> read_ = std::make_shared<Event>();
+  Allocation words_, pinned_words_, patched_, pinned_patches_;
+  std::map<int, Bucket> buckets_;
+};
+
+}  // namespace pepnet::cuda

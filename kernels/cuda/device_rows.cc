@@ -1,0 +1,197 @@
+#include "cuda/device_rows.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+namespace pepnet::cuda {
+namespace {
+
+constexpr std::size_t kMostEntries = std::size_t{1} << 31;  // numbers of entries are ints to the kernels
+
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// Pieces of one allocation, one after another.
+class Layout {
+ public:
+  std::size_t take(std::size_t bytes) {
+    const std::size_t at = size_;
+    size_ += aligned(bytes);
+    return at;
+  }
+  std::size_t size() const { return size_; }
+
+ private:
+  std::size_t size_ = 0;
+};
+
+}  // namespace
+
+DeviceRows::DeviceRows(int device, const std::vector<Width>& widths, bool by_score)
+    : device_(device), by_score_(by_score), begin_(unix_seconds()) {
+  for (const Width& one : widths) {
+    const std::size_t sets = one.entries / kWays;
+    if (one.width <= 0 || sets == 0 || sets * kWays >= kMostEntries)
+      throw std::invalid_argument("rows: expected a width above 0 and 8 to 2^31 entries, got " +
+                                  std::to_string(one.width) + " and " + std::to_string(one.entries));
+    const std::size_t entries = sets * kWays;
+    Owned owned;
+    owned.keys = Allocation(entries * sizeof(std::uint64_t), Memory::device);
+    owned.entries = Allocation(entries * sizeof(Entry), Memory::device);
+    owned.rows = Allocation(entries * static_cast<std::size_t>(one.width) * sizeof(float), Memory::device);
+    owned.table = {reinterpret_cast<std::uint64_t*>(owned.keys.data()),
+                   reinterpret_cast<Entry*>(owned.entries.data()),
+                   reinterpret_cast<float*>(owned.rows.data()), static_cast<std::uint32_t>(sets), one.width};
+    tables_.push_back(std::move(owned));
+  }
+  clear();
+}
+
+const RowTable& DeviceRows::table(int width) const {
+  for (const Owned& owned : tables_)
+    if (owned.table.width == width) return owned.table;
+  throw std::invalid_argument("rows: expected one of the widths there are, got " + std::to_string(width));
+}
+
+std::uint32_t DeviceRows::now() const {
+  return static_cast<std::uint32_t>(std::max(0.0, unix_seconds() - begin_));
+}
+
+template <class T>
+void DeviceRows::read(Stream& stream, const std::shared_ptr<Event>& done, const Launch<T>& launch) {
+  const std::lock_guard guard(order_);
+  stream.wait_for(written_);
+  stream.enqueue<T>(launch);
+  done->record(stream);
+  if (std::find(reads_.begin(), reads_.end(), done) == reads_.end()) reads_.push_back(done);
+}
+
+// Room in pinned memory, when the last write has left it.
+std::byte* DeviceRows::stage(std::size_t bytes) {
+  stream_.wait();
+  if (pinned_.size() < bytes) {
+    const std::size_t size = std::max(bytes, 2 * pinned_.size());
+    pinned_ = Allocation(size, Memory::pinned);
+    staged_ = Allocation(size, Memory::device);
+  }
+  return pinned_.data();
+}
+
+// With `order_` held.
+template <class What>
+void DeviceRows::write(const What& launch, std::size_t bytes) {
+  stream_.copy(staged_.data(), pinned_.data(), bytes);
+  for (const auto& read : reads_) stream_.wait_for(*read);
+  reads_.clear();
+  stream_.enqueue<float>(Launch<float>(launch));
+  written_.record(stream_);
+}
+
+bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
+  const std::size_t count = rows.keys.size(), width = static_cast<std::size_t>(rows.width);
+  const RowTable& table = this->table(rows.width);
+  if (count == 0) return true;
+  const OnDevice here(device_);
+  const std::lock_guard guard(writing_);
+  std::vector<std::uint32_t> set(count), order(count), begins;
+  for (std::size_t i = 0; i < count; ++i) set[i] = set_of(rows.keys[i], table.sets);
+  std::iota(order.begin(), order.end(), 0U);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::uint32_t a, std::uint32_t b) { return set[a] < set[b]; });
+  for (std::size_t i = 0; i < count; ++i)
+    if (i == 0 || set[order[i]] != set[order[i - 1]]) begins.push_back(static_cast<std::uint32_t>(i));
+  begins.push_back(static_cast<std::uint32_t>(count));
+
+  Layout layout;
+  const std::size_t keys_at = layout.take(count * sizeof(std::uint64_t)),
+                    entries_at = layout.take(count * sizeof(Entry)),
+                    begins_at = layout.take(begins.size() * sizeof(std::uint32_t)),
+                    rows_at = layout.take(count * width * sizeof(float));
+  std::byte* const to = stage(layout.size());
+  auto* const keys = reinterpret_cast<std::uint64_t*>(to + keys_at);
+  auto* const entries = reinterpret_cast<Entry*>(to + entries_at);
+  auto* const values = reinterpret_cast<float*>(to + rows_at);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t from = order[i];
+    keys[i] = rows.keys[from];
+    const double expires = rows.expires[from] - begin_;
+    const float score = rows.scores[from];
+    entries[i] = {0,
+                  expires >= static_cast<double>(kNeverExpires)
+                      ? kNeverExpires
+                      : static_cast<std::uint32_t>(std::max(0.0, expires)),
+                  std::isnan(score) ? 0.0F : score, rows.absent[from] != 0 ? Held::absent : Held::row,
+                  static_cast<std::uint16_t>(rows.high[from] != 0)};
+    if (rows.absent[from] == 0) std::copy_n(rows.rows + from * width, width, values + i * width);
+  }
+  std::copy(begins.begin(), begins.end(), reinterpret_cast<std::uint32_t*>(to + begins_at));
+
+  const std::lock_guard ordered(order_);
+  if (generation != generation_.load()) {
+    outdated_ += count;
+    return false;
+  }
+  const std::byte* const from = staged_.data();
+  write(Insert{table, reinterpret_cast<const std::uint64_t*>(from + keys_at),
+               reinterpret_cast<const Entry*>(from + entries_at),
+               reinterpret_cast<const float*>(from + rows_at),
+               reinterpret_cast<const std::uint32_t*>(from + begins_at), static_cast<int>(begins.size() - 1),
+               tick(), now(), by_score_},
+        layout.size());
+  inserted_ += count;
+  return true;
+}
+
+void DeviceRows::drop(int width, std::span<const std::uint64_t> keys) {
+  const RowTable& table = this->table(width);
+  const OnDevice here(device_);
+  const std::lock_guard guard(writing_);
+  const std::size_t bytes = keys.size_bytes();
+  std::byte* const to = stage(bytes);
+  if (bytes > 0) std::memcpy(to, keys.data(), bytes);
+  const std::lock_guard ordered(order_);
+  ++generation_;
+  if (keys.empty()) return;
+  write(Drop{table, reinterpret_cast<const std::uint64_t*>(staged_.data()), static_cast<int>(keys.size())},
+        bytes);
+  dropped_ += keys.size();
+}
+
+void DeviceRows::clear() {
+  const OnDevice here(device_);
+  const std::lock_guard guard(writing_);
+  const std::lock_guard ordered(order_);
+  ++generation_;
+  for (const auto& read : reads_) stream_.wait_for(*read);
+  reads_.clear();
+  for (const Owned& owned : tables_) {
+    stream_.fill(owned.keys.data(), 0xFF, owned.keys.size());
+    stream_.fill(owned.entries.data(), 0, owned.entries.size());
+  }
+  written_.record(stream_);
+}
+
+RowsStats DeviceRows::stats() const {
+  RowsStats stats;
+  for (const Owned& owned : tables_) {
+    stats.entries += std::size_t{owned.table.sets} * kWays;
+    stats.bytes += owned.keys.size() + owned.entries.size() + owned.rows.size();
+  }
+  stats.inserted = inserted_.load();
+  stats.dropped = dropped_.load();
+  stats.outdated = outdated_.load();
+  return stats;
+}
+
+template void DeviceRows::read<float>(Stream&, const std::shared_ptr<Event>&, const Launch<float>&);
+template void DeviceRows::read<bf16>(Stream&, const std::shared_ptr<Event>&, const Launch<bf16>&);
+
+}  // namespace pepnet::cuda

@@ -1,0 +1,94 @@
+// The rows that live on the device: a table for each width, and the order in which streams read and write
+// them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "cuda/row_table.h"
+#include "cuda/runtime.h"
+
+namespace pepnet::cuda {
+
+// Rows as they come from the host, keys distinct.
+struct NewRows {
+  int width = 0;
+  std::span<const std::uint64_t> keys;
+  const float* rows = nullptr;           // [keys, width]; of keys without a row not read
+  const std::uint8_t* absent = nullptr;  // [keys] not 0: known to have no row
+  const std::uint8_t* high = nullptr;    // [keys] not 0: never makes room for others
+  const float* scores = nullptr;         // [keys] NaN: none
+  const double* expires = nullptr;       // [keys] Unix seconds
+};
+
+struct RowsStats {
+  std::uint64_t entries = 0;  // room for so many
+  std::uint64_t bytes = 0;
+  std::uint64_t inserted = 0, dropped = 0,
+                outdated = 0;  // keys that came, that were dropped, that came too late
+};
+
+// Calls read in streams of their own; a write waits for all reads that were put in before it, and reads after
+// it wait for it. Any number of threads.
+class DeviceRows {
+ public:
+  struct Width {
+    int width;
+    std::size_t entries;
+  };
+  // Throws std::invalid_argument, CudaError.
+  DeviceRows(int device, const std::vector<Width>& widths, bool by_score);
+
+  // The table of a width. Throws std::invalid_argument when there is none.
+  const RowTable& table(int width) const;
+  int device() const { return device_; }
+
+  // Counts up whenever keys are dropped: rows that were asked for at an older number may be of before.
+  std::uint64_t generation() const { return generation_.load(); }
+  std::uint32_t tick() { return ++clock_; }
+  std::uint32_t now() const;
+
+  // Puts `launch`, which reads tables, into `stream`. `done` belongs to whoever waits for the stream.
+  template <class T>
+  void read(Stream& stream, const std::shared_ptr<Event>& done, const Launch<T>& launch);
+
+  // Puts rows in, unless `generation` is not the number any more. Returns whether it did.
+  bool insert(const NewRows& rows, std::uint64_t generation);
+  // Of these nothing is known any more when later reads come.
+  void drop(int width, std::span<const std::uint64_t> keys);
+  void clear();
+
+  RowsStats stats() const;
+
+ private:
+  struct Owned {
+    RowTable table{};
+    Allocation keys, entries, rows;
+  };
+
+  std::byte* stage(std::size_t bytes);
+  template <class What>
+  void write(const What& launch, std::size_t bytes);
+
+  int device_;
+  bool by_score_;
+  double begin_;  // Unix seconds of the cache's time 0
+  std::vector<Owned> tables_;
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::uint32_t> clock_{0};
+
+  std::mutex writing_;  // one write at a time prepares in these
+  Stream stream_;
+  Allocation pinned_, staged_;
+
+  std::mutex order_;
+  Event written_;
+  std::vector<std::shared_ptr<Event>> reads_;  // since the last write
+  std::atomic<std::uint64_t> inserted_{0}, dropped_{0}, outdated_{0};
+};
+
+}  // namespace pepnet::cuda

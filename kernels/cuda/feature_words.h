@@ -1,0 +1,42 @@
+// One call's features as words that travel to the device: 4 bytes an id where ids are below 2^32, else 8.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "cuda/program.h"
+#include "cuda/row_table.h"
+
+namespace pepnet::cuda {
+
+// A field of a model, and where its columns begin in the inputs.
+struct FieldSpec {
+  FieldKind kind;
+  int width;
+  std::uint64_t number;  // of its table, in the top 16 bits
+  std::vector<std::pair<Source, int>> places;
+};
+
+// What a call has of a field: one key or value a row, or bags whose keys are offsets[r] to offsets[r + 1].
+struct FieldView {
+  const std::uint64_t* keys = nullptr;
+  const std::int64_t* offsets = nullptr;
+  const float* values = nullptr;
+  const float* default_row = nullptr;  // [width] of ids that have none; not of numbers
+  std::size_t count = 0;               // of keys or values
+  bool shared = false;                 // there is one row, for all rows of the call
+};
+
+// Bytes that rows [first, first + rows) take at most.
+std::size_t most_feature_bytes(std::span<const FieldSpec> fields, std::span<const FieldView> views,
+                               std::size_t first, std::size_t rows);
+
+// Writes FieldWords [fields], then the words they speak of. Returns how many bytes. Throws
+// std::invalid_argument for too few keys or values, and for offsets that are out of order.
+std::size_t write_features(std::span<const FieldSpec> fields, std::span<const FieldView> views,
+                           std::size_t first, std::size_t rows, std::byte* to);
+
+}  // namespace pepnet::cuda

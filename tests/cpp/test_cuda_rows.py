@@ -1,0 +1,382 @@
+"""Rows on the device, by the CUDA kernels run on the CPU: scores are those of rows from the host, bit for bit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cuda_checks as checks
+import cuda_rows_checks
+import numpy as np
+import pytest
+from sync_world import World
+
+from pepnet_infer import Engine
+from pepnet_infer.backends import cuda_features
+from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary, open_library
+from pepnet_infer.backends.cuda_rows import (
+    WAYS,
+    DeviceRows,
+    Feature,
+    FieldOnDevice,
+    NewRows,
+    Place,
+    Scoring,
+    attach,
+    declare,
+)
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.errors import BackendError, SchemaError, StoreError
+from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.features import Bag, Features
+from pepnet_infer.ids import MISSING_KEY, Keys, make_keys
+from pepnet_infer.store import Fetched, Store
+from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.follow_config import FollowConfig
+
+Batch = dict[str, Any]
+Load = Callable[..., Engine]
+
+
+@pytest.fixture(scope="module")
+def built(core: Path, build_target: Callable[[Path, str], None]) -> Path:
+    build_target(core, "pepnet_cuda_emulated")
+    return core / "tests" / "cpp" / "libpepnet_cuda_emulated.so"
+
+
+@pytest.fixture(scope="module")
+def library(built: Path) -> CudaLibrary:
+    return open_library(built)
+
+
+@pytest.fixture
+def load(built: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """`load(rows, …)` → the toy's engine with rows on the device, on the host for None."""
+    monkeypatch.setenv(VARIABLE, str(built))
+    engines: list[Engine] = []
+
+    def loaded(rows: str | None, precision: str = "fp32", **other: Any) -> Engine:
+        options = {} if rows is None else {"rows": rows}
+        engines.append(Engine.load(toy_bundle, "cuda", precision, options=options, **other))
+        return engines[-1]
+
+    yield loaded
+    for engine in engines:
+        engine.close()
+
+
+def same(one: Any, other: Any) -> None:
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.unknown == other.unknown
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_kind_of_field(library: CudaLibrary, precision: str) -> None:
+    counts = (1, 7, 20, 260) if precision == "fp32" else (1, 7, 20)  # of 260 rows more lacks than is told at once
+    cuda_rows_checks.rows_on_device(library, precision, counts)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("room", ["1MiB", "4KiB"])  # for all rows; for so few that sets are full all the time
+def test_scores_are_those_of_rows_from_the_host(
+    load: Load, toy_batch: Callable[..., Batch], room: str, precision: str
+) -> None:
+    host, device = load(None, precision), load(room, precision)
+    misses = []
+    for seed in (0, 1, 2, 0, 1, 2):
+        batch = toy_batch(1 + 4 * seed, seed)
+        same(device.score(batch), host.score(batch))
+        misses.append(device.stats()["cache"]["device"]["total"]["misses"])
+    said = device.stats()["cache"]["device"]
+    encoded = [host.encode(toy_batch(1 + 4 * seed, seed)) for seed in (0, 1, 2)]
+    keys = sum(sum(map(len, one.ids.values())) + sum(len(bag.keys) for bag in one.bags.values()) for one in encoded)
+    assert said["total"]["keys"] == 2 * keys
+    assert said["total"]["negative_hits"] > 0
+    for one in said["fields"].values():
+        assert one["keys"] == one["hits"] + one["misses"] + one["negative_hits"]
+    assert (misses[-1] == misses[2]) == (room == "1MiB")
+    keys_of_page = said["fields"]["page"]["keys"]
+    assert f'pepnet_device_field_lookups_total{{field="page"}} {keys_of_page}' in device.metrics()
+
+
+def test_what_was_scored_before_lacks_nothing(load: Load, toy_batch: Callable[..., Batch]) -> None:
+    engine, batch = load("1MiB"), toy_batch(20)
+    first = engine.score(batch)
+    before = engine.stats()["cache"]
+    same(engine.score(batch), first)
+    after = engine.stats()["cache"]
+    assert after["device"]["total"]["misses"] == before["device"]["total"]["misses"]
+    assert after["total"] == before["total"]  # the host was asked nothing
+
+
+def test_a_request_with_fields_in_common(load: Load, toy_batch: Callable[..., Batch]) -> None:
+    """Shared rows are patched into all rows, and their ids count once."""
+    host, device = load(None), load("1MiB")
+    for seed in range(3):
+        features = host.encode(toy_batch(9, seed))
+        common = {"user_id", "watched", "age"} & {*features.ids, *features.bags, *features.dense}
+        one, other = Features(1), Features(9)
+        for kind in ("ids", "bags", "dense"):
+            for name in getattr(features, kind):
+                source = features.select([4]) if name in common else features
+                getattr(one if name in common else other, kind)[name] = getattr(source, kind)[name]
+        for _ in range(2):
+            inputs = host._open().assembler.inputs_ranked(one, other)
+            scorer = device._open().features
+            assert scorer is not None
+            values, unknown = scorer.score(other, one)
+            np.testing.assert_array_equal(values, host._open().backend.run(inputs))
+            assert unknown == inputs.unknown
+
+
+def test_more_rows_than_one_call_takes(
+    load: Load, toy_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_features, "MOST_ROWS", 8)
+    host, device, batch = load(None), load("1MiB"), toy_batch(21)
+    for _ in range(2):
+        same(device.score(batch), host.score(batch))
+    assert device.score(toy_batch(0)).values.shape == (0, len(device.tasks))
+
+
+def test_ids_of_all_sizes(load: Load, toy_batch: Callable[..., Batch]) -> None:
+    """Ids over 32 bits, those that are none, those of other tables, and bags longer than a warp."""
+    host, device = load(None), load("1MiB")
+    features = host.encode(toy_batch(4))
+    schema = host.schema
+    field, bag = next(iter(features.ids)), next(iter(features.bags))
+    number = schema.table_by_name[schema.field_by_name[field].table or ""].number
+    others = next(t.number for t in schema.tables if t.number != number)
+    features.ids[field] = np.array(
+        [make_keys(number, np.array([3], np.uint64))[0], make_keys(number, np.array([1 << 40], np.uint64))[0],
+         MISSING_KEY, make_keys(others, np.array([3], np.uint64))[0]], np.uint64
+    )  # fmt: skip
+    number = schema.table_by_name[schema.field_by_name[bag].table or ""].number
+    keys = make_keys(number, np.arange(150, dtype=np.uint64) % 11)
+    features.bags[bag] = Bag(keys, np.array([0, 33, 33, 34, 150]))
+    for _ in range(3):
+        same(device.score_features(features), host.score_features(features))
+
+
+def test_offsets_out_of_order_are_refused(load: Load, toy_batch: Callable[..., Batch]) -> None:
+    device = load("1MiB")
+    features = device.encode(toy_batch(3))
+    name, bag = next(iter(features.bags.items()))
+    for offsets in ([0, 2, 1, 2], [0, 1, 2, len(bag.keys) + 1], [-1, 0, 1, 2]):
+        features.bags[name] = Bag(bag.keys, np.array(offsets))
+        with pytest.raises(BackendError, match=r"features: field \d+: expected offsets in order"):
+            device.score_features(features)
+    del features.bags[name]
+    with pytest.raises(SchemaError, match=f"expected every field of the schema, got none for '{name}'"):
+        device.score_features(features)
+
+
+def test_rows_that_change_are_not_served_from_before(load: Load, toy_batch: Callable[..., Batch]) -> None:
+    """Updates and deletions of the cache reach the device's copies."""
+    host, device, batch = load(None), load("1MiB"), toy_batch(15)
+    random, table = np.random.default_rng(0), next(t for t in host.schema.tables)
+    for version in range(1, 5):
+        same(device.score(batch), host.score(batch))
+        ids = random.choice(50, 20, replace=False)
+        rows = random.standard_normal((20, table.dim), dtype=np.float32)
+        versions = np.full(20, version, np.uint64)
+        for engine in (host, device):
+            assert engine.cache is not None
+            engine.cache.apply(table.name, ids[:15], rows[:15], versions[:15])
+            engine.cache.delete(table.name, ids[15:], versions[15:])
+    same(device.score(batch), host.score(batch))
+
+
+class Flaky:
+    """A store that answers from the second question on."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.questions = store, 0
+
+    def get_many(self, keys: Keys, dim: int) -> Fetched:
+        self.questions += 1
+        if self.questions <= 4:  # one a width
+            raise StoreError("away")
+        return self.store.get_many(keys, dim)
+
+
+def test_default_rows_in_the_place_of_what_did_not_come_do_not_stay(
+    load: Load, toy_bundle: Path, toy_batch: Callable[..., Batch]
+) -> None:
+    bundle = Bundle.open(toy_bundle)
+    store = Flaky(MmapStore(bundle.table_paths, bundle.schema.table_by_name))
+    device, batch = load("1MiB", store=store, cache=CacheConfig(warm=False)), toy_batch(12)
+    expected = load(None).score(batch)
+    assert sum(device.score(batch).unknown.values()) > sum(expected.unknown.values())
+    for _ in range(2):
+        same(device.score(batch), expected)
+
+
+def test_an_engine_that_follows(load: Load, toy_checkpoint: Checkpoint, tmp_path: Path, toy_batch: Any) -> None:
+    """Every batch is of one version, while versions come and threads score."""
+    world, log = World(toy_checkpoint, tmp_path, seed=3), DirectoryLog(tmp_path / "log")
+    engine = load("1MiB", cache=CacheConfig(policy="lru", capacity="642KiB"))
+    follower = engine.follow(log, FollowConfig(name="device", wait_s=0.05, guard=None))
+    batches = [toy_batch(10, seed) for seed in range(2)]
+    seen: list[tuple[int, int, np.ndarray]] = []
+    stop = threading.Event()
+
+    def score(number: int) -> None:
+        while not stop.is_set():
+            scores = engine.score(batches[number])
+            seen.append((number, scores.model_version, scores.values))
+
+    threads = [threading.Thread(target=score, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(10):
+        log.append(world.step(dense=number % 3 == 0))
+        assert follower.wait_for(world.version, 60)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len({version for _, version, _ in seen}) > 3
+    for number, version, values in seen:
+        np.testing.assert_allclose(values, world.scores(version, batches[number]), atol=5e-6)
+    assert engine.stats()["cache"]["device"]["dropped"] > 0
+
+
+def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
+    load: Load, toy_checkpoint: Checkpoint, tmp_path: Path, toy_batch: Any
+) -> None:
+    world, log = World(toy_checkpoint, tmp_path, seed=5), DirectoryLog(tmp_path / "log")
+    engine, batch = load("1MiB"), toy_batch(20)
+    follower = engine.follow(log, FollowConfig(name="device", wait_s=0.05, guard=None))
+    features, first = engine.encode(batch), world.version
+    with engine._serving().pinned() as earlier:
+        log.append(world.step(dense=False))
+        assert follower.wait_for(world.version, 60)
+        assert earlier.features is not None
+        values, _ = earlier.features.score(features)  # asks the host for what the new version changed
+        np.testing.assert_allclose(values, world.scores(first, batch), atol=5e-6)
+        for _ in range(2):
+            np.testing.assert_allclose(engine.score(batch).values, world.scores(world.version, batch), atol=5e-6)
+    log.append(world.step(dense=False))
+    assert follower.wait_for(world.version, 60)
+    np.testing.assert_allclose(engine.score(batch).values, world.scores(world.version, batch), atol=5e-6)
+
+
+def test_what_was_asked_for_before_a_change_does_not_come_in(library: CudaLibrary) -> None:
+    rows = DeviceRows(library, {4: 64}, False, 0)
+    generation, new = rows.generation, some(4, [1, 2, 3])
+    assert rows.insert(4, new, generation)
+    rows.drop(4, new.keys[:1])
+    assert not rows.insert(4, new, generation)
+    assert rows.insert(4, new, rows.generation)
+    said = rows.stats()
+    assert (said["inserted"], said["dropped"], said["outdated"], said["entries"]) == (6, 1, 3, 64)
+    rows.clear()
+    assert not rows.insert(4, new, generation + 1)
+
+
+def test_widths_that_are_not_there(library: CudaLibrary, load: Load) -> None:
+    with pytest.raises(BackendError, match="rows: expected a width above 0 and 8 to"):
+        DeviceRows(library, {4: 7}, False, 0)
+    with pytest.raises(BackendError, match="rows: expected one of the widths there are, got 5"):
+        DeviceRows(library, {4: 8}, False, 0).drop(5, np.zeros(1, np.uint64))
+    with pytest.raises(BackendError, match=r"options\.rows: expected at least about \d+ bytes, got 300"):
+        load("300")
+    with pytest.raises(BackendError, match=r"options\.rows: expected bytes, .*, got 'much'"):
+        load("much")
+    with pytest.raises(BackendError, match=r"options\.rows: expected rows through a cache on the host, got MmapStore"):
+        load("1MiB", cache=None)
+
+
+class Probe:
+    """One set of rows, and a model that reads them: which are there shows in what it lacks. Reading counts as a use."""
+
+    def __init__(self, library: CudaLibrary, by_score: bool) -> None:
+        self.rows = DeviceRows(library, {4: WAYS}, by_score, 0)
+        self.model = checks.model_of(library, checks.config_of(widths=(4, 1, 1)), "fp32")
+        fields = [FieldOnDevice("id", 4, 0, (Place("general", 0),))]
+        fields += [FieldOnDevice("dense", 1, 0, (Place(name, 0),)) for name in ("domain", "prior")]
+        attach(library, self.model.handle, self.rows, fields)
+        self.calls = declare(library)
+
+    def read(self, keys: list[int]) -> list[int]:
+        """Returns which of the keys are there."""
+        asked, numbers = np.array(keys, np.uint64), np.zeros(len(keys), np.float32)
+        default, scores = np.zeros(4, np.float32), np.zeros((len(keys), checks.TASKS), np.float32)
+        features = (Feature * 3)(
+            Feature(asked.ctypes.data, None, None, default.ctypes.data, len(keys), 0),
+            *(Feature(None, None, numbers.ctypes.data, None, len(keys), 0) for _ in range(2)),
+        )
+        call = Scoring(features, 3, 0, len(keys), scores.ctypes.data, np.zeros(3, np.uint32).ctypes.data)
+        assert self.calls.pepnet_cuda_score(self.model.handle, call) == 0
+        if not call.waiting:
+            return keys
+        lacking = [int(call.lacking[i]) // 3 for i in range(call.lacking_count)]
+        self.calls.pepnet_cuda_forget(call.waiting)
+        return [key for i, key in enumerate(keys) if i not in lacking]
+
+    def insert(self, keys: list[int], **given: Any) -> None:
+        assert self.rows.insert(4, some(4, keys, **given), self.rows.generation)
+
+
+def test_the_row_that_was_read_longest_ago_makes_room(library: CudaLibrary) -> None:
+    random, probe, used = np.random.default_rng(1), Probe(library, by_score=False), list[int]()
+    for _ in range(60):
+        key = int(random.integers(1, 14))
+        there = probe.read([key]) == [key]
+        assert there == (key in used)
+        if there:
+            used.remove(key)
+        else:
+            probe.insert([key])
+            used = used[-(WAYS - 1) :]
+        used.append(key)
+
+
+def test_the_row_of_the_lowest_score_makes_room(library: CudaLibrary) -> None:
+    probe, keys = Probe(library, by_score=True), list(range(1, 9))
+    probe.insert(keys, scores=[5.0, 1.0, 3.0, 2.0, 9.0, 8.0, 7.0, 6.0])
+    probe.read([2])  # how long ago does not matter
+    probe.insert([9], scores=[0.5])
+    assert probe.read([*keys, 9]) == [1, 3, 4, 5, 6, 7, 8, 9]
+    probe.insert([10, 11], scores=[4.0, 4.5])  # one after another: 9 goes, then 4
+    assert probe.read([*keys, 9, 10, 11]) == [1, 3, 5, 6, 7, 8, 10, 11]
+
+
+def test_rows_of_high_priority_stay_until_they_expire(library: CudaLibrary) -> None:
+    probe, keys, now = Probe(library, by_score=True), list(range(1, 9)), time.time()
+    probe.insert(keys, high=[True] * 8, scores=[1.0] * 8, expires=[np.inf] * 7 + [now + 1.2])
+    probe.insert([9], scores=[5.0])
+    assert probe.read([*keys, 9]) == keys
+    time.sleep(2.4)  # whole seconds
+    assert probe.read(keys) == keys[:7]
+    probe.insert([9], scores=[5.0])
+    assert probe.read([*keys, 9]) == [*keys[:7], 9]
+
+
+def test_a_row_that_comes_again_takes_its_own_place(library: CudaLibrary) -> None:
+    probe, keys = Probe(library, by_score=False), list(range(1, 9))
+    probe.insert(keys)
+    probe.insert([3, 3 + 100], scores=[1.0, 1.0])
+    assert len(probe.read([*keys, 103])) == WAYS
+    probe.rows.drop(4, np.array([3, 5], np.uint64))
+    assert {3, 5}.isdisjoint(probe.read([*keys, 103]))
+    probe.insert([201, 202])
+    assert {201, 202} <= set(probe.read([*keys, 103, 201, 202]))
+    assert len(probe.read([*keys, 103, 201, 202])) == WAYS
+
+
+def some(width: int, keys: list[int], **given: Any) -> NewRows:
+    count = len(keys)
+    return NewRows(
+        np.array(keys, np.uint64),
+        np.repeat(np.array(keys, np.float32)[:, None], width, axis=1),
+        np.zeros(count, np.bool_),
+        np.array(given.get("high", [False] * count)),
+        np.array(given.get("scores", [np.nan] * count), np.float32),
+        np.array(given.get("expires", [np.inf] * count)),
+    )
