@@ -131,11 +131,11 @@ class CudaBackend:
             raise BackendError(f"options.rows: expected rows through a cache on the host, got {type(rows).__name__}")
         with self._lock:
             if cached.beside is None:
-                cached.beside = rows_beside(cached, self._model.library, self._rows_bytes, self._device[1])
+                cached.beside = rows_beside(cached, self._model.cuda, self._rows_bytes, self._device[1])
             device = cached.beside
             assert isinstance(device, DeviceRows)
             if self._rows is None:
-                attach(self._model.library, self._model.handle, device, fields_on_device(bundle.schema))
+                attach(self._model.cuda, self._model.handle, device, fields_on_device(bundle.schema))
                 self._rows = device
             elif self._rows is not device:
                 raise BackendError("options.rows: expected the rows that the model was loaded with, got others")

@@ -68,7 +68,7 @@ class FeatureScorer:
         self._cached = rows.cached if isinstance(rows, VersionRows) else rows
         self._overlay = rows.overlay if isinstance(rows, VersionRows) else None
         self._tables = rows.tables
-        self._calls = declare(device.library)
+        self._calls = declare(device.cuda)
         self._specs = schema.fields
         self._columns = {spec.name: i for i, spec in enumerate(self._specs)}
 
@@ -142,7 +142,7 @@ class FeatureScorer:
     def _run(self, call: Scoring, features: Features, shared: Features | None) -> list[tuple[int, int, int]]:
         """Scores some rows. Returns field, keys and how many of these got the default row, of what was lacking."""
         if self._calls.pepnet_cuda_score(self._model.handle, call) != 0:
-            raise BackendError(f"backend: {self._device.library.error()}")
+            raise BackendError(f"backend: {self._device.cuda.error()}")
         if not call.waiting:
             return []
         try:
@@ -152,7 +152,7 @@ class FeatureScorer:
             at, begins, values = missed.patches()
             patches = Patches(at.ctypes.data, begins.ctypes.data, len(at), values.ctypes.data, len(values))
             if self._calls.pepnet_cuda_finish(call, patches) != 0:
-                raise BackendError(f"backend: {self._device.library.error()}")
+                raise BackendError(f"backend: {self._device.cuda.error()}")
         finally:
             if call.waiting:
                 self._calls.pepnet_cuda_forget(call.waiting)

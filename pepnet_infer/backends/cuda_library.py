@@ -58,13 +58,13 @@ class CudaModel:
     """A model's weights on a device. Any thread may call `run`."""
 
     def __init__(self, library: CudaLibrary, handle: int, tasks: int) -> None:
-        self.library, self.handle, self.tasks = library, handle, tasks
+        self.cuda, self.handle, self.tasks = library, handle, tasks
         self._free = weakref.finalize(self, library.free, handle)
 
     def run(self, general: Array, domain: Array, prior: Array) -> Array:
         """Returns scores float32 [B, T] of C-contiguous float32 [B, ·]. Raises BackendError when the GPU fails."""
         scores = np.empty((len(general), self.tasks), np.float32)
-        self.library.run(self.handle, (general, domain, prior, scores))
+        self.cuda.run(self.handle, (general, domain, prior, scores))
         return scores
 
     def run_at(self, general: int, domain: int, prior: int, scores: int, rows: int, stream: int) -> None:
@@ -72,11 +72,11 @@ class CudaModel:
 
         float32, C-contiguous: general, domain, prior [rows, ·], scores [rows, T]. Raises BackendError.
         """
-        self.library.call(self.handle, _Call(general, domain, prior, scores, rows, 1, stream))
+        self.cuda.call(self.handle, _Call(general, domain, prior, scores, rows, 1, stream))
 
     def facts(self) -> dict[str, Any]:
         """Returns weight_bytes, and of each product name, flops_a_row and weight_bytes."""
-        return self.library.facts(self.handle)
+        return self.cuda.facts(self.handle)
 
 
 class CudaLibrary:

@@ -129,7 +129,7 @@ class DeviceRows:
 
     def __init__(self, library: CudaLibrary, entries: Mapping[int, int], by_score: bool, device: int) -> None:
         """entries: width → how many rows there is room for, at least 8. by_score: what is evicted, else by last use."""
-        self.library = library
+        self.cuda = library
         self._calls = declare(library)
         widths = (Width * len(entries))(*(Width(*one) for one in entries.items()))
         handle = self._calls.pepnet_cuda_rows(widths, len(entries), by_score, device)
@@ -186,12 +186,12 @@ class DeviceRows:
         with self._lock:
             fields = {name: _counters(counts) for name, counts in self._counted.items()}
             total = _counters([sum(counts) for counts in zip(*self._counted.values(), strict=True)] or [0, 0, 0])
-        counted = self.library.answer(self._calls.pepnet_cuda_rows_stats, c_void_p(self.handle))
+        counted = self.cuda.answer(self._calls.pepnet_cuda_rows_stats, c_void_p(self.handle))
         return {**counted, "total": total, "fields": fields}
 
     def _checked(self, answer: int) -> int:
         if answer < 0:
-            raise BackendError(f"backend: {self.library.error()}")
+            raise BackendError(f"backend: {self.cuda.error()}")
         return answer
 
 

@@ -86,7 +86,7 @@ class OnDevice:
     """A model that scores batches with rows on the device, and asks the host for what lacks."""
 
     def __init__(self, library: CudaLibrary, model: CudaModel, host: Host, entries: Mapping[int, int]) -> None:
-        self.library, self.model, self.host, self.fields = library, model, host, host.fields
+        self.cuda, self.model, self.host, self.fields = library, model, host, host.fields
         self.rows = DeviceRows(library, entries, False, 0)
         attach(library, model.handle, self.rows, self.fields)
         self.calls = declare(library)
@@ -125,7 +125,7 @@ class OnDevice:
         return scores
 
     def check(self, code: int) -> None:
-        assert code == 0, self.library.error()
+        assert code == 0, self.cuda.error()
 
     def _finish(self, call: Scoring, batch: Batch, lacking: np.ndarray) -> None:
         ats, begins, values, size, new = [], [], [], 0, dict[int, list[np.ndarray]]()
