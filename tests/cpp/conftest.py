@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pepnet_infer.backends.cuda_library import CudaLibrary, open_library
+
 ROOT = Path(__file__).parents[2]
 JOBS = str(os.cpu_count() or 2)
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -98,6 +100,19 @@ def core(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -
         done = run(str(cmake), *words)
         assert done.returncode == 0, done.stdout
     return wheel
+
+
+@pytest.fixture(scope="session")
+def built(core: Path, build_target: Callable[[Path, str], None]) -> Path:
+    """The CUDA kernels on the CPU, as a library."""
+    build_target(core, "pepnet_cuda_emulated")
+    return core / "tests" / "cpp" / "libpepnet_cuda_emulated.so"
+
+
+@pytest.fixture(scope="session")
+def library(built: Path) -> CudaLibrary:
+    """The same, loaded."""
+    return open_library(built)
 
 
 def cached(folder: Path) -> dict[str, str]:

@@ -18,21 +18,10 @@ import torch
 from pepnet_infer import Engine, backends
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends.cuda import CudaBackend
-from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary, open_library
+from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary
 from pepnet_infer.errors import BackendError, SchemaError
 
 Reference = Callable[..., np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def built(core: Path, build_target: Callable[[Path, str], None]) -> Path:
-    build_target(core, "pepnet_cuda_emulated")
-    return core / "tests" / "cpp" / "libpepnet_cuda_emulated.so"
-
-
-@pytest.fixture(scope="module")
-def library(built: Path) -> CudaLibrary:
-    return open_library(built)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

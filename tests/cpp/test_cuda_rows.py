@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ import cuda_checks as checks
 import cuda_rows_checks
 import numpy as np
 import pytest
-from sync_world import World
+from sync_world import World, scored_meanwhile
 
 from pepnet_infer import Engine
 from pepnet_infer.backends import cuda_features
-from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary, open_library
+from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary
 from pepnet_infer.backends.cuda_rows import (
     WAYS,
     DeviceRows,
@@ -41,17 +40,6 @@ from pepnet_infer.sync.follow_config import FollowConfig
 
 Batch = dict[str, Any]
 Load = Callable[..., Engine]
-
-
-@pytest.fixture(scope="module")
-def built(core: Path, build_target: Callable[[Path, str], None]) -> Path:
-    build_target(core, "pepnet_cuda_emulated")
-    return core / "tests" / "cpp" / "libpepnet_cuda_emulated.so"
-
-
-@pytest.fixture(scope="module")
-def library(built: Path) -> CudaLibrary:
-    return open_library(built)
 
 
 @pytest.fixture
@@ -223,23 +211,13 @@ def test_an_engine_that_follows(load: Load, toy_checkpoint: Checkpoint, tmp_path
     engine = load("1MiB", cache=CacheConfig(policy="lru", capacity="642KiB"))
     follower = engine.follow(log, FollowConfig(name="device", wait_s=0.05, guard=None))
     batches = [toy_batch(10, seed) for seed in range(2)]
-    seen: list[tuple[int, int, np.ndarray]] = []
-    stop = threading.Event()
 
-    def score(number: int) -> None:
-        while not stop.is_set():
-            scores = engine.score(batches[number])
-            seen.append((number, scores.model_version, scores.values))
+    def publish() -> None:
+        for number in range(10):
+            log.append(world.step(dense=number % 3 == 0))
+            assert follower.wait_for(world.version, 60)
 
-    threads = [threading.Thread(target=score, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for number in range(10):
-        log.append(world.step(dense=number % 3 == 0))
-        assert follower.wait_for(world.version, 60)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    seen = scored_meanwhile(engine, batches, publish)
     assert len({version for _, version, _ in seen}) > 3
     for number, version, values in seen:
         np.testing.assert_allclose(values, world.scores(version, batches[number]), atol=5e-6)

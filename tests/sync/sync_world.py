@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,30 @@ class World:
     def scores(self, version: int, batch: Any) -> np.ndarray:
         """Returns what a version scores."""
         return self.engine(version).score(batch).values
+
+
+def scored_meanwhile(
+    engine: Engine, batches: Sequence[Any], work: Callable[[], None]
+) -> list[tuple[int, int, np.ndarray]]:
+    """Scores each batch in a thread of its own for as long as `work` takes. Returns number, version and scores."""
+    seen: list[tuple[int, int, np.ndarray]] = []
+    stop = threading.Event()
+
+    def score(number: int) -> None:
+        while not stop.is_set():
+            scores = engine.score(batches[number])
+            seen.append((number, scores.model_version, scores.values))
+
+    threads = [threading.Thread(target=score, args=(number,)) for number in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    try:
+        work()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    return seen
 
 
 def _table(number: int, rows: Rows, scores: Mapping[int, Any], default: np.ndarray) -> Table:

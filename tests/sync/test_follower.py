@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sync_world import World
+from sync_world import World, scored_meanwhile
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.backends import Settings
@@ -343,23 +343,13 @@ def test_scores_of_many_threads_are_each_of_one_version(
     engine = load(capacity="642KiB")
     follower = engine.follow(log, FollowConfig(name="test", wait_s=0.05, guard=None))
     batches = [toy_batch(40, seed) for seed in range(3)]
-    seen: list[tuple[int, int, np.ndarray]] = []
-    stop = threading.Event()
 
-    def score(number: int) -> None:
-        while not stop.is_set():
-            scores = engine.score(batches[number])
-            seen.append((number, scores.model_version, scores.values))
+    def publish() -> None:
+        for number in range(14):
+            log.append(world.step(dense=number % 2 == 0))
+            assert follower.wait_for(world.version, 20)
 
-    threads = [threading.Thread(target=score, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for number in range(14):
-        log.append(world.step(dense=number % 2 == 0))
-        assert follower.wait_for(world.version, 20)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    seen = scored_meanwhile(engine, batches, publish)
     versions = {version for _, version, _ in seen}
     assert len(versions) > 3  # how many were seen is the machine's affair
     for number, version, values in seen:
