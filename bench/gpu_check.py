@@ -207,6 +207,8 @@ def _timed(library: Any, words: argparse.Namespace, found: dict[str, Any], say: 
     found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": _limits(torch)}
     say(f"limits of this card: {found['limits']}")
     config, tensors = _kuaishou()
+    found["kernels"] = {p: library.model(config, TASKS, tensors, p == "bf16", 0, True).facts() for p in RMS}
+    say(_kernels(found["kernels"]["bf16"]))
     peers = dict(_peers(torch, library, config, tensors, words, found["notes"], say))
     share = words.seconds / len(BATCHES)
     found["timings"] = {}
@@ -218,6 +220,18 @@ def _timed(library: Any, words: argparse.Namespace, found: dict[str, Any], say: 
     found["ids"] = ids.time_ids(checks, library, config, tensors, TASKS, IDS_BATCHES, words.seconds / 4)
     for rows, ways in found["ids"].items():
         say(f"{rows} rows of ids: " + ", ".join(f"{way} {t['p50_us']:.0f}" for way, t in ways.items()))
+
+
+def _kernels(facts: dict[str, Any]) -> str:
+    """The tile of each launch of products, and what it took where it was measured."""
+    names: dict[int, str] = {}
+    for product in facts["products"]:
+        names[product["launch"]] = " + ".join(filter(None, (names.get(product["launch"]), product["name"])))
+    lines = ["launches of products in bf16 by rows: tile, µs"]
+    for rows, launches in facts["tiles"].items():
+        took = (f"{names[i]}: {one['tile']} {one['microseconds'][one['tile']]:.1f}" for i, one in enumerate(launches))
+        lines.append(f"  {rows:>5}: " + ", ".join(took))
+    return "\n".join(lines)
 
 
 def _limits(torch: Any) -> dict[str, float]:
@@ -254,6 +268,7 @@ def _peers(
     say: Callable[[str], None],
 ) -> Iterator[tuple[str, Peer]]:
     """Yields (name, peer): a peer takes inputs on the GPU and returns what scores them, all of it warm."""
+    from pepnet_infer.backends.cuda_library import TILES
     from pepnet_infer.export.network import build_network, load_dense
 
     torch.manual_seed(0)
@@ -292,8 +307,8 @@ def _peers(
             network(*cast)
         return lambda: network(*cast)
 
-    def ours(precision: str, graphs: bool = True) -> Peer:
-        model = library.model(config, TASKS, tensors, precision == "bf16", 0, graphs)
+    def ours(precision: str, graphs: bool = True, tile: str | None = None) -> Peer:
+        model = library.model(config, TASKS, tensors, precision == "bf16", 0, graphs, tile)
 
         def peer(inputs: tuple[Any, ...]) -> Callable[[], object]:
             scores = torch.empty(len(inputs[0]), TASKS, device="cuda")
@@ -312,6 +327,8 @@ def _peers(
     yield "cuda-fp32", ours("fp32")
     yield "cuda-bf16", ours("bf16")
     yield "cuda-bf16-no-graph", ours("bf16", graphs=False)
+    for tile in TILES:
+        yield f"cuda-bf16-{tile}", ours("bf16", tile=tile)
 
 
 def _onnx_peer(torch: Any, path: Path | None, notes: list[str]) -> Peer | None:

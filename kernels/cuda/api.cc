@@ -4,6 +4,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <string>
@@ -23,6 +24,8 @@ using pepnet::cuda::FieldSpec;
 using pepnet::cuda::FieldView;
 using pepnet::cuda::Model;
 using pepnet::cuda::Source;
+using pepnet::cuda::Tile;
+using pepnet::cuda::TileChoice;
 using pepnet::cuda::Waiting;
 
 thread_local std::string last_error;
@@ -115,6 +118,18 @@ int64_t write(const std::string& text, char* to, int64_t size) {
   return static_cast<int64_t>(text.size());
 }
 
+void write_choices(std::ostringstream& json, const std::vector<TileChoice>& choices) {
+  for (const char* between = ""; const TileChoice& one : choices) {
+    json << between << "{\"tile\": \"" << name_of(one.tile) << "\", \"microseconds\": {";
+    between = ", ";
+    for (const char* then = ""; const auto& [tile, took] : one.microseconds) {
+      json << then << '"' << name_of(tile) << "\": " << took;
+      then = ", ";
+    }
+    json << "}}";
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -141,12 +156,16 @@ PEPNET_EXPORT int64_t pepnet_cuda_device(int32_t device, char* text, int64_t siz
 }
 
 PEPNET_EXPORT void* pepnet_cuda_model(const PepnetConfig* config, const PepnetTensor* tensors,
-                                      int64_t tensor_count, int32_t bf16, int32_t device, int32_t graphs) {
+                                      int64_t tensor_count, int32_t bf16, int32_t device, int32_t graphs,
+                                      int32_t tile) {
   return guarded(static_cast<void*>(nullptr), [&]() -> void* {
     Tensors views;
     for (int64_t i = 0; i < tensor_count; ++i)
       views[tensors[i].name] = {tensors[i].data, widths(tensors[i].shape, tensors[i].ndim)};
-    return pepnet::cuda::make_model(config_of(*config), views, bf16 != 0, device, graphs != 0).release();
+    std::optional<Tile> given;
+    if (tile >= 0) given = pepnet::cuda::kTiles[std::min(tile, 3)];
+    return pepnet::cuda::make_model(config_of(*config), views, bf16 != 0, device, graphs != 0, given)
+        .release();
   });
 }
 
@@ -170,9 +189,17 @@ PEPNET_EXPORT int64_t pepnet_cuda_facts(void* model, char* text, int64_t size) {
     for (std::size_t i = 0; i < facts.costs.size(); ++i) {
       const auto& cost = facts.costs[i];
       json << (i == 0 ? "" : ", ") << "{\"name\": " << quoted(cost.name)
-           << ", \"flops_a_row\": " << cost.flops << ", \"weight_bytes\": " << cost.weight_bytes << '}';
+           << ", \"flops_a_row\": " << cost.flops << ", \"weight_bytes\": " << cost.weight_bytes
+           << ", \"launch\": " << cost.launch << '}';
     }
-    json << "]}";
+    json << "], \"tiles\": {";
+    for (const char* between = ""; const auto& [rows, choices] : facts.tiles) {
+      json << between << '"' << rows << "\": [";
+      between = ", ";
+      write_choices(json, choices);
+      json << ']';
+    }
+    json << "}}";
     return write(json.str(), text, size);
   });
 }

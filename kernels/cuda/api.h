@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-#define PEPNET_CUDA_ABI 2
+#define PEPNET_CUDA_ABI 3
 
 struct PepnetConfig {
   int64_t general, domain, prior, experts, tasks;
@@ -106,11 +106,13 @@ int32_t pepnet_cuda_devices(void);
 // Writes what a device is as JSON. Returns the length, or below 0.
 int64_t pepnet_cuda_device(int32_t device, char* text, int64_t size);
 
+// tile: 0 few, 1 middle, 2 many, 3 wide (shape.h), below 0: what is the fastest is measured.
 void* pepnet_cuda_model(const struct PepnetConfig* config, const struct PepnetTensor* tensors,
-                        int64_t tensor_count, int32_t bf16, int32_t device, int32_t graphs);
+                        int64_t tensor_count, int32_t bf16, int32_t device, int32_t graphs, int32_t tile);
 void pepnet_cuda_free(void* model);
 int32_t pepnet_cuda_run(void* model, const struct PepnetCall* call);
-// Writes weight_bytes and the products' costs as JSON. Returns the length, or below 0.
+// Writes weight_bytes, the products' costs and, by bucket and launch, their tiles as JSON. Returns the
+// length, or below 0.
 int64_t pepnet_cuda_facts(void* model, char* text, int64_t size);
 
 void* pepnet_cuda_rows(const struct PepnetWidth* widths, int64_t count, int32_t by_score, int32_t device);

@@ -30,6 +30,43 @@ __device__ __forceinline__ void copy_later(void* to, const void* from, bool want
 #endif
 }
 
+// kCount words of 4 bytes that are read at once.
+template <std::size_t kCount>
+struct alignas(4 * kCount) Words {
+  std::uint32_t word[kCount];
+
+  __device__ __forceinline__ float number(int i) const {
+#ifdef __CUDACC__
+    return __uint_as_float(word[i]);
+#else
+    return std::bit_cast<float>(word[i]);
+#endif
+  }
+};
+template <std::size_t kCount>
+__device__ __forceinline__ Words<kCount> words_at(const std::uint32_t* from) {
+  return *reinterpret_cast<const Words<kCount>*>(from);
+}
+
+// From here on the next kernel of the stream may begin, where it is launched so (runtime.h), on
+// multiprocessors that have room.
+__device__ __forceinline__ void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until the kernels before this one are done, and what they wrote is there. Every thread of a kernel
+// that may begin early does so before it reads what they write, writes, or ends: who waits for this kernel
+// waits for them too.
+__device__ __forceinline__ void wait_for_last() {
+#ifndef __CUDACC__
+  cuda_emulated::wait_for_last();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Ends a group of copies.
 __device__ __forceinline__ void commit_copies() {
 #ifdef __CUDACC__
@@ -46,6 +83,35 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 #else
   cuda_emulated::wait_for_all_but(kGroups);
+#endif
+}
+
+// kCount 8×8 blocks of 2-byte numbers from shared memory (PTX: ldmatrix): lane 8·b + r names row r of block
+// b, and gets, of each block, the word lane % 4 of row lane / 4.
+template <std::size_t kCount>
+__device__ __forceinline__ void read_blocks(std::uint32_t (&to)[kCount], const std::uint32_t* row) {
+  static_assert(kCount == 2 || kCount == 4);
+#ifdef __CUDACC__
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if constexpr (kCount == 4) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(address)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(to[0]), "=r"(to[1])
+                 : "r"(address)
+                 : "memory");
+  }
+#else
+  const std::byte* const shown = cuda_emulated::exchange(&row, sizeof row);
+  const std::size_t lane = threadIdx.x % 32;
+  for (std::size_t block = 0; block < kCount; ++block) {
+    const std::uint32_t* theirs;
+    std::memcpy(&theirs, shown + (8 * block + lane / 4) * sizeof theirs, sizeof theirs);
+    to[block] = theirs[lane % 4];
+  }
 #endif
 }
 

@@ -17,6 +17,7 @@
 #include "cuda/model.h"
 #include "cuda/program.h"
 #include "cuda/runtime.h"
+#include "cuda/tuning.h"
 
 namespace pepnet::cuda {
 
@@ -37,8 +38,9 @@ struct Attached {
 template <class T>
 class Context {
  public:
-  Context(const Program<T>& program, const std::byte* weights, bool graphs, const Attached* attached)
-      : program_(program), weights_(weights), graphs_(graphs), attached_(attached) {}
+  Context(const Program<T>& program, const TilesByRows& tiles, const std::byte* weights, bool graphs,
+          const Attached* attached)
+      : program_(program), tiles_(tiles), weights_(weights), graphs_(graphs), attached_(attached) {}
   ~Context() { free_.wait(); }  // a caller's stream may still be at work with it
 
   // What a caller's stream still has to do with this context is done when the next goes on.
@@ -173,7 +175,7 @@ class Context {
     made.own.scratch = made.scratch.data();
     made.own.scores = reinterpret_cast<float*>(made.answers.data());
     made.own.rows = made.own.live = size;
-    made.launches = program_.bind(made.own);
+    made.launches = program_.bind(made.own, tiles_.at(size));
     return buckets_.emplace(size, std::move(made)).first->second;
   }
 
@@ -192,7 +194,7 @@ class Context {
     bucket.own.general = place(0);
     bucket.own.domain = place(1);
     bucket.own.prior = place(2);
-    bucket.launches = program_.bind(bucket.own);
+    bucket.launches = program_.bind(bucket.own, tiles_.at(bucket.own.rows));
     bucket.inputs = std::move(inputs);
     bucket.pinned = std::move(pinned);
   }
@@ -276,11 +278,12 @@ class Context {
     if (graph) {
       stream.enqueue(*graph);
     } else {
-      for (const Launch<T>& launch : launches) stream.enqueue<T>(launch);
+      for (const Launch<T>& launch : launches) stream.enqueue<T>(launch, &launch != launches.data());
     }
   }
 
   const Program<T>& program_;
+  const TilesByRows& tiles_;
   const std::byte* weights_;
   bool graphs_;
   const Attached* attached_;

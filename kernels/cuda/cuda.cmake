@@ -51,7 +51,8 @@ endif()
 
 add_library(pepnet_cuda MODULE
   kernels/cuda/api.cc kernels/cuda/device_rows.cc kernels/cuda/feature_words.cc kernels/cuda/model.cc
-  kernels/cuda/program.cc kernels/cuda/program_builder.cc kernels/cuda/runtime.cu)
+  kernels/cuda/program.cc kernels/cuda/program_builder.cc kernels/cuda/runtime.cu
+  kernels/cuda/tuning.cc)
 set_target_properties(pepnet_cuda PROPERTIES
   PREFIX lib CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
 target_include_directories(pepnet_cuda PRIVATE ${PROJECT_SOURCE_DIR}/kernels ${PROJECT_SOURCE_DIR}/kernels/src)

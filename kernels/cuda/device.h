@@ -11,9 +11,11 @@
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #define PEPNET_UNROLL _Pragma("unroll")
+#define PEPNET_NO_UNROLL _Pragma("unroll 1")
 #else
 #include "cuda_emulated.h"
 #define PEPNET_UNROLL
+#define PEPNET_NO_UNROLL
 #endif
 
 #include "cuda/numbers.h"

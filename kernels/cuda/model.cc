@@ -4,6 +4,7 @@
 #include <atomic>
 #include <iterator>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -25,13 +26,15 @@ namespace {
 template <class T>
 class ModelOf final : public Model {
  public:
-  ModelOf(const DenseConfig& config, const Tensors& tensors, int device, bool graphs)
+  ModelOf(const DenseConfig& config, const Tensors& tensors, int device, bool graphs,
+          std::optional<Tile> tile)
       : program_(config, tensors), device_(device), graphs_(graphs) {
     const OnDevice here(device_);
     weights_ = Allocation(program_.weights().size(), Memory::device);
     Stream stream;
     stream.copy(weights_.data(), program_.weights().data(), program_.weights().size());
     stream.wait();
+    tiles_ = tiles_for(program_, weights_.data(), device_, kBuckets, tile);
   }
 
   void run(const CallInputs& call) override {
@@ -47,7 +50,7 @@ class ModelOf final : public Model {
     give_back(std::move(context));  // a context that failed is not used again
   }
 
-  ModelFacts facts() const override { return {program_.weights().size(), program_.costs()}; }
+  ModelFacts facts() const override { return {program_.weights().size(), program_.costs(), tiles_}; }
 
   void attach(std::shared_ptr<DeviceRows> rows, std::vector<FieldSpec> fields) override {
     if (attached_) throw std::invalid_argument("rows: expected a model without any, got one that has them");
@@ -113,7 +116,7 @@ class ModelOf final : public Model {
         return context;
       }
     }
-    return std::make_unique<Context<T>>(program_, weights_.data(), graphs_, attached_.get());
+    return std::make_unique<Context<T>>(program_, tiles_, weights_.data(), graphs_, attached_.get());
   }
   void give_back(std::unique_ptr<Context<T>> context) {
     const std::lock_guard guard(lock_);
@@ -124,6 +127,7 @@ class ModelOf final : public Model {
   int device_;
   bool graphs_;
   Allocation weights_;
+  TilesByRows tiles_;
   std::unique_ptr<Attached> attached_;
   std::atomic<bool> at_once_{true};  // the last call lacked nothing
   std::mutex lock_;
@@ -133,9 +137,9 @@ class ModelOf final : public Model {
 }  // namespace
 
 std::unique_ptr<Model> make_model(const DenseConfig& config, const Tensors& tensors, bool as_bf16, int device,
-                                  bool graphs) {
-  if (as_bf16) return std::make_unique<ModelOf<bf16>>(config, tensors, device, graphs);
-  return std::make_unique<ModelOf<float>>(config, tensors, device, graphs);
+                                  bool graphs, std::optional<Tile> tile) {
+  if (as_bf16) return std::make_unique<ModelOf<bf16>>(config, tensors, device, graphs, tile);
+  return std::make_unique<ModelOf<float>>(config, tensors, device, graphs, tile);
 }
 
 }  // namespace pepnet::cuda

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "cuda/device_rows.h"
 #include "cuda/feature_words.h"
 #include "cuda/program.h"
+#include "cuda/tuning.h"
 
 namespace pepnet::cuda {
 
@@ -56,6 +58,7 @@ class Waiting {
 struct ModelFacts {
   std::size_t weight_bytes;
   std::vector<StepCost> costs;
+  TilesByRows tiles;
 };
 
 class Model {
@@ -72,8 +75,8 @@ class Model {
 };
 
 // Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are
-// recorded once for each bucket.
+// recorded once for each bucket. `tile`: of all products; else they are measured.
 std::unique_ptr<Model> make_model(const DenseConfig& config, const Tensors& tensors, bool bf16, int device,
-                                  bool graphs);
+                                  bool graphs, std::optional<Tile> tile);
 
 }  // namespace pepnet::cuda

@@ -1,6 +1,7 @@
 // The numbers that kernels compute with, the same on the host and on the device.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -11,6 +12,9 @@
 #endif
 
 namespace pepnet::cuda {
+
+// How long an array is.
+PEPNET_BOTH constexpr std::size_t extent(int count) { return static_cast<std::size_t>(count); }
 
 // A number that reads and writes as bfloat16, to nearest even.
 struct bf16 {

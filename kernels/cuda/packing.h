@@ -23,8 +23,8 @@ inline int whole(std::size_t value) {
   return static_cast<int>(value);
 }
 
-// A width of whole tiles.
-inline int tiles(std::size_t width) { return whole(up(width, kTile)); }
+// A width or depth as products take it.
+inline int padded(std::size_t width) { return whole(up(width, kWhole)); }
 
 // Rows of a weight matrix [·, stride] that stand in a packed one from row `to` on.
 struct RowRun {

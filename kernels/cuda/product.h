@@ -1,4 +1,4 @@
-// What the kernel that multiplies is given: a layer of all groups at once, with what follows it in the same
+// What the kernel that multiplies is given: layers of all groups at once, with what follows them in the same
 // pass.
 //
 //     out = epilogue(a·w + b, u·v + c)
@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "cuda/numbers.h"
+#include "cuda/shape.h"
 
 namespace pepnet::cuda {
 
@@ -23,20 +24,22 @@ enum class Epilogue : int {
   relu_gated,  // max(x, 0) ⊙ γσ(y)
 };
 
-constexpr int kTile = 64;  // rows and columns of a block; widths are padded to a multiple
-constexpr int kStep = 32;  // of k that is in shared memory at once; depths are padded to a multiple
+constexpr int kWhole = 64;  // widths and depths are padded to a multiple
 
-// Where a weight is in a packed matrix of `columns` columns. bf16 lies in pairs of k, the words that the
-// tensor cores take.
+constexpr int kRun = 32;  // of k that lie side by side in packed bf16
+
+// Where a weight is in a packed matrix of `columns` columns. The tensor cores take bf16 in pairs of k: of
+// each column kRun of k lie side by side, then the next column's, so that a block reads both together.
 template <class T>
 PEPNET_BOTH std::size_t packed_at(int k, int n, int columns) {
   return static_cast<std::size_t>(k) * static_cast<std::size_t>(columns) + static_cast<std::size_t>(n);
 }
 template <>
 PEPNET_BOTH std::size_t packed_at<bf16>(int k, int n, int columns) {
-  return (static_cast<std::size_t>(k / 2) * static_cast<std::size_t>(columns) + static_cast<std::size_t>(n)) *
-             2 +
-         static_cast<std::size_t>(k % 2);
+  return (static_cast<std::size_t>(k / kRun) * static_cast<std::size_t>(columns) +
+          static_cast<std::size_t>(n)) *
+             kRun +
+         static_cast<std::size_t>(k % kRun);
 }
 
 // One side of a product for all groups. Of a group's share the distance is in elements, 0 where all have the
@@ -49,7 +52,7 @@ struct Side {
   std::size_t w_group;
   const float* bias;  // [columns]
   int bias_group;
-  int depth;  // a multiple of kStep; what is padding is zeros in a and w
+  int depth;  // a multiple of kWhole; what is padding is zeros in a and w
 };
 
 template <class T>
@@ -57,11 +60,12 @@ struct Product {
   Side<T> main, gate;  // `gate` for relu_gated only
   Epilogue epilogue;
   float gamma;
-  int rows;                 // of a, m and out
-  int columns;              // of a group, a multiple of kTile
-  int used;                 // of these; the others become zeros, whatever is in the row
-  const int* used_by_tile;  // the same for each kTile columns, where several layers lie side by side; or null
-  const void* times;        // m: [rows, times_stride]
+  int rows;  // of a, m and out
+  int groups;
+  int columns;               // of a group, a multiple of kWhole
+  int used;                  // of these; the others become zeros, whatever is in the row
+  const int* used_by_whole;  // the same for each kWhole columns, where layers lie side by side; or null
+  const void* times;         // m: [rows, times_stride]
   int times_stride, times_group;
   bool times_floats;  // m is float32, whatever T is
   void* out;          // [rows, out_stride]
@@ -69,29 +73,26 @@ struct Product {
   bool out_floats;
 };
 
-// float32: 256 threads, each with 4×4 sums.
-struct FloatTiles {
-  float a[2][kTile][kStep + 4];  // a row apart by 36 words: the rows of a warp's reads lie in other banks
-  float w[2][kStep][kTile];
-};
+constexpr int kMostTogether = 4;
 
-// bf16: 4 warps, each with 32×32 sums.
-struct Bf16Tiles {
-  std::uint32_t a[2][kTile][kStep / 2 + 4];
-  std::uint32_t w[2][kStep / 2][kTile + 8];
-};
-
+// Products that do not wait for each other, in one launch: all of them gated, or none.
 template <class T>
-struct Tiles;
-template <>
-struct Tiles<float> {
-  using Type = FloatTiles;
-  static constexpr int kThreads = 256;
+struct Products {
+  Product<T> of[kMostTogether];
+  int first[kMostTogether];  // block of each
+  int count;
 };
-template <>
-struct Tiles<bf16> {
-  using Type = Bf16Tiles;
-  static constexpr int kThreads = 128;
+
+// The shared memory of a block: what stages hold of both matrices, in words of 4 bytes, and in the end its
+// part of the output. Weights stand there by column in bf16, by k in float32.
+template <class T, Tile kTile>
+union Stages {
+  static constexpr Shape kShape = shape_of<T>(kTile);
+  struct {
+    std::uint32_t a[extent(kShape.stages)][extent(kShape.rows)][extent(kShape.row_words())];
+    std::uint32_t w[extent(kShape.stages)][extent(kShape.weight_lines())][extent(kShape.weight_line_words())];
+  } in;
+  float out[extent(kShape.rows)][extent(kShape.columns + 4)];
 };
 
 }  // namespace pepnet::cuda

@@ -1,197 +1,341 @@
-// The one kernel that multiplies. See product.h.
+// The one kernel that multiplies. See product.h, and shape.h for how its threads share the work.
 #pragma once
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
+#include "cuda/four.h"
 #include "cuda/product.h"
 
 namespace pepnet::cuda {
 
 __device__ __forceinline__ float gate_of(float x, float gamma) {
 #ifdef __CUDACC__
-  return gamma / (1.0F + __expf(-x));
+  return __fdividef(gamma, 1.0F + __expf(-x));
 #else
   return gamma / (1.0F + std::exp(-x));
 #endif
 }
 
-template <class T>
-__device__ __forceinline__ float times_of(const Product<T>& p, int row, int column, int group) {
-  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.times_stride) +
-                         static_cast<std::size_t>(group * p.times_group + column);
-  return p.times_floats ? static_cast<const float*>(p.times)[at] : widen(static_cast<const T*>(p.times)[at]);
-}
-
 __device__ __forceinline__ float relu_of(float x) { return x < 0.0F ? 0.0F : x; }  // NaN stays
 
+// x is of a gated product what comes out, of others the sum.
 template <class T>
-__device__ __forceinline__ float value_of(const Product<T>& p, int row, int column, int group, float x,
-                                          float y) {
+__device__ __forceinline__ float value_of(const Product<T>& p, float x, float times) {
   switch (p.epilogue) {
     case Epilogue::relu:
       return relu_of(x);
     case Epilogue::gate:
       return gate_of(x, p.gamma);
     case Epilogue::gate_times:
-      return gate_of(x, p.gamma) * times_of(p, row, column, group);
+      return gate_of(x, p.gamma) * times;
     case Epilogue::relu_times:
-      return relu_of(x) * times_of(p, row, column, group);
-    case Epilogue::relu_gated:
-      return relu_of(x) * gate_of(y, p.gamma);
+      return relu_of(x) * times;
     default:
       return x;
   }
 }
 
+// Where a block is in its product.
+struct At {
+  int row, column, group;
+};
+
+// Writes four columns of a row, beginning with `column`.
 template <class T>
-__device__ __forceinline__ void finish(const Product<T>& p, int row, int column, int group, float x,
-                                       float y) {
-  if (row >= p.rows) return;
+__device__ __forceinline__ void finish(const Product<T>& p, int row, int column, int group, const Four& x) {
+  Four times{};
+  if (p.times != nullptr) {
+    const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.times_stride) +
+                           static_cast<std::size_t>(group * p.times_group + column);
+    times = p.times_floats ? read_four<float>(p.times, at) : read_four<T>(p.times, at);
+  }
+  const int used =
+      p.used_by_whole == nullptr ? p.used : column / kWhole * kWhole + p.used_by_whole[column / kWhole];
+  Four value;
+  PEPNET_UNROLL
+  for (int i = 0; i < 4; ++i) value.of[i] = column + i < used ? value_of(p, x.of[i], times.of[i]) : 0.0F;
   const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.out_stride) +
                          static_cast<std::size_t>(group * p.out_group + column);
-  const int used =
-      p.used_by_tile == nullptr ? p.used : column / kTile * kTile + p.used_by_tile[column / kTile];
-  const float value = column < used ? value_of(p, row, column, group, x, y) : 0.0F;
   if (p.out_floats) {
-    static_cast<float*>(p.out)[at] = value;
+    write_four<float>(p.out, at, value);
   } else {
-    static_cast<T*>(p.out)[at] = narrow<T>(value);
+    write_four<T>(p.out, at, value);
   }
 }
 
-// Begins to copy a step of both matrices into `stage`.
-template <class T, class Shared>
-__device__ __forceinline__ void load_step(Shared& tiles, const Product<T>& p, const Side<T>& side, int stage,
-                                          int k, int row, int column, int group) {
-  constexpr int kThreads = Tiles<T>::kThreads;
-  constexpr int kPiece = 16 / static_cast<int>(sizeof(T));  // elements of one copy
-  const int thread = static_cast<int>(threadIdx.x);
-  const T* const a = side.a + static_cast<std::size_t>(group) * static_cast<std::size_t>(side.a_group);
-  for (int piece = thread; piece < kTile * kStep / kPiece; piece += kThreads) {
-    const int r = piece / (kStep / kPiece), at = piece % (kStep / kPiece) * kPiece;
-    const bool there = row + r < p.rows;
-    const std::size_t from = there
-                                 ? static_cast<std::size_t>(row + r) * static_cast<std::size_t>(side.stride) +
-                                       static_cast<std::size_t>(k + at)
-                                 : 0;
-    auto* const to = reinterpret_cast<T*>(tiles.a[stage][r]) + at;
-    copy_later(to, a + from, there);
-  }
-  // A packed row is one of k in float32 and two in bf16, a column of it one word.
-  constexpr int kRows = kStep * static_cast<int>(sizeof(T)) / 4;
-  const auto* const w = reinterpret_cast<const std::uint32_t*>(
-      side.w + static_cast<std::size_t>(group) * side.w_group + packed_at<T>(k, column, p.columns));
-  for (int piece = thread; piece < kRows * kTile / 4; piece += kThreads) {
-    const int r = piece / (kTile / 4), at = piece % (kTile / 4) * 4;
-    copy_later(
-        &tiles.w[stage][r][at],
-        w + static_cast<std::size_t>(r) * static_cast<std::size_t>(p.columns) + static_cast<std::size_t>(at),
-        true);
-  }
-  commit_copies();
-}
+// A thread's part of what is copied of one matrix, 16 bytes each: where from, and whether that is there.
+template <int kPieces>
+struct Copies {
+  const std::uint32_t* from[extent(kPieces)];
+  bool there[extent(kPieces)];
+  std::size_t step;  // words from one step to the next
+};
 
-struct FloatSums {
-  float sum[4][4] = {};
+// Of the rows: zeros past the last.
+template <class T, Tile kTile>
+struct RowCopies {
+  static constexpr Shape kShape = shape_of<T>(kTile);
+  static constexpr int kLine = kShape.words() / 4, kPieces = kShape.rows * kLine / kShape.threads;
+  static_assert(kPieces * kShape.threads == kShape.rows * kLine);
+  Copies<kPieces> copies;
 
-  __device__ __forceinline__ void add(const FloatTiles& tiles, int stage) {
-    const int x = static_cast<int>(threadIdx.x) % 16 * 4, y = static_cast<int>(threadIdx.x) / 16 * 4;
-    for (int k = 0; k < kStep; ++k) {
-      float a[4], w[4];
+  __device__ __forceinline__ static int piece(int i) {
+    return i * kShape.threads + static_cast<int>(threadIdx.x);
+  }
+  __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
+    const T* const a = side.a + static_cast<std::size_t>(at.group) * static_cast<std::size_t>(side.a_group);
+    PEPNET_UNROLL
+    for (int i = 0; i < kPieces; ++i) {
+      const int row = at.row + piece(i) / kLine;
+      copies.there[i] = row < p.rows;
+      const std::size_t line = copies.there[i] ? static_cast<std::size_t>(row) : 0;
+      copies.from[i] =
+          reinterpret_cast<const std::uint32_t*>(a + line * static_cast<std::size_t>(side.stride)) +
+          piece(i) % kLine * 4;
+    }
+    copies.step = static_cast<std::size_t>(kShape.words());
+  }
+  __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
+    PEPNET_UNROLL
+    for (int i = 0; i < kPieces; ++i) {
+      copy_later(&stages.in.a[stage][piece(i) / kLine][piece(i) % kLine * 4], copies.from[i],
+                 copies.there[i]);
+      copies.from[i] += copies.step;
+    }
+  }
+};
+
+// Of the weights: zeros past the last column.
+template <class T, Tile kTile>
+struct WeightCopies {
+  static constexpr Shape kShape = shape_of<T>(kTile);
+  static constexpr int kLine = kShape.weight_words() / 4,
+                       kPieces = kShape.weight_lines() * kLine / kShape.threads;
+  static_assert(kPieces * kShape.threads == kShape.weight_lines() * kLine);
+  static constexpr bool kByColumn = sizeof(T) == 2;
+  Copies<kPieces> copies;
+
+  __device__ __forceinline__ static int piece(int i) {
+    return i * kShape.threads + static_cast<int>(threadIdx.x);
+  }
+  __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
+    const T* const w = side.w + static_cast<std::size_t>(at.group) * side.w_group;
+    PEPNET_UNROLL
+    for (int i = 0; i < kPieces; ++i) {
+      const int line = piece(i) / kLine, word = piece(i) % kLine * 4;
+      const int k = kByColumn ? 2 * word : line, column = at.column + (kByColumn ? line : word);
+      copies.there[i] = column < p.columns;
+      copies.from[i] = reinterpret_cast<const std::uint32_t*>(
+          w + packed_at<T>(k, copies.there[i] ? column : 0, p.columns));
+    }
+    copies.step = static_cast<std::size_t>(kShape.words()) * static_cast<std::size_t>(p.columns);
+  }
+  __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
+    PEPNET_UNROLL
+    for (int i = 0; i < kPieces; ++i) {
+      copy_later(&stages.in.w[stage][piece(i) / kLine][piece(i) % kLine * 4], copies.from[i],
+                 copies.there[i]);
+      copies.from[i] += copies.step;
+    }
+  }
+};
+
+template <class T, Tile kTile>
+struct Sums;
+
+// A thread's own_rows × own_columns sums, in pieces of up to 4 × 4 that lie apart: what the threads of a warp
+// read together then lies side by side.
+template <Tile kTile>
+struct Sums<float, kTile> {
+  static constexpr Shape kShape = shape_of<float>(kTile);
+  static constexpr int kRows = kShape.own_rows, kColumns = kShape.own_columns;
+  static constexpr int kTall = kRows < 4 ? kRows : 4, kWide = kColumns < 4 ? kColumns : 4;
+  float sum[extent(kRows)][extent(kColumns)] = {};
+
+  __device__ __forceinline__ static int row(int i) {
+    const int y = static_cast<int>(threadIdx.x) / (kShape.columns / kColumns);
+    return i / kTall * (kShape.rows / (kRows / kTall)) + y * kTall + i % kTall;
+  }
+  __device__ __forceinline__ static int column(int j) {
+    const int x = static_cast<int>(threadIdx.x) % (kShape.columns / kColumns);
+    return j / kWide * (kShape.columns / (kColumns / kWide)) + x * kWide + j % kWide;
+  }
+
+  __device__ __forceinline__ void add(const Stages<float, kTile>& stages, int stage) {
+    // Four of k at once: a row's are one access.
+    for (int k = 0; k < kShape.step; k += 4) {
+      Words<4> a[extent(kRows)];
       PEPNET_UNROLL
-      for (int i = 0; i < 4; ++i) a[i] = tiles.a[stage][y + i][k];
+      for (int i = 0; i < kRows; ++i) a[i] = words_at<4>(&stages.in.a[stage][row(i)][k]);
       PEPNET_UNROLL
-      for (int j = 0; j < 4; ++j) w[j] = tiles.w[stage][k][x + j];
+      for (int each = 0; each < 4; ++each) {
+        float w[extent(kColumns)];
+        PEPNET_UNROLL
+        for (int j = 0; j < kColumns; j += kWide) {
+          const auto words = words_at<extent(kWide)>(&stages.in.w[stage][k + each][column(j)]);
+          PEPNET_UNROLL
+          for (int l = 0; l < kWide; ++l) w[j + l] = words.number(l);
+        }
+        PEPNET_UNROLL
+        for (int i = 0; i < kRows; ++i) {
+          const float left = a[i].number(each);
+          PEPNET_UNROLL
+          for (int j = 0; j < kColumns; ++j) sum[i][j] += left * w[j];
+        }
+      }
+    }
+  }
+  // use(row, column, i, j) for each sum.
+  template <class Use>
+  __device__ __forceinline__ static void each(const Use& use) {
+    PEPNET_UNROLL
+    for (int i = 0; i < kRows; ++i) {
       PEPNET_UNROLL
-      for (int i = 0; i < 4; ++i) PEPNET_UNROLL
-      for (int j = 0; j < 4; ++j) sum[i][j] += a[i] * w[j];
+      for (int j = 0; j < kColumns; ++j) use(row(i), column(j), i, j);
+    }
+  }
+};
+
+// A lane's share of a warp's own_rows × own_columns sums: see `multiply_add`.
+template <Tile kTile>
+struct Sums<bf16, kTile> {
+  static constexpr Shape kShape = shape_of<bf16>(kTile);
+  static constexpr int kDown = kShape.own_rows / 16, kAcross = kShape.own_columns / 8;
+  float sum[extent(kDown * kAcross)][4] = {};
+
+  __device__ __forceinline__ static int warp_row() {
+    return static_cast<int>(threadIdx.x) / 32 / (kShape.columns / kShape.own_columns) * kShape.own_rows;
+  }
+  __device__ __forceinline__ static int warp_column() {
+    return static_cast<int>(threadIdx.x) / 32 % (kShape.columns / kShape.own_columns) * kShape.own_columns;
+  }
+
+  __device__ __forceinline__ void add(const Stages<bf16, kTile>& stages, int stage) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int row = warp_row() + lane % 16, right = lane / 16 * 4;  // which row of a a lane names
+    const int column = warp_column() + lane / 16 * 8 + lane % 8, below = lane / 8 % 2 * 4;
+    PEPNET_UNROLL
+    for (int k = 0; k < kShape.words(); k += 8) {  // pairs
+      std::uint32_t a[extent(kDown)][4], b[extent(kAcross)][2];
+      PEPNET_UNROLL
+      for (int i = 0; i < kDown; ++i) read_blocks(a[i], &stages.in.a[stage][row + 16 * i][k + right]);
+      if constexpr (kAcross == 1) {
+        read_blocks(b[0], &stages.in.w[stage][warp_column() + lane % 8][k + below]);
+      } else {
+        PEPNET_UNROLL
+        for (int j = 0; j < kAcross; j += 2) {
+          std::uint32_t both[4];
+          read_blocks(both, &stages.in.w[stage][column + 8 * j][k + below]);
+          b[j][0] = both[0];
+          b[j][1] = both[1];
+          b[j + 1][0] = both[2];
+          b[j + 1][1] = both[3];
+        }
+      }
+      PEPNET_UNROLL
+      for (int i = 0; i < kDown; ++i) {
+        PEPNET_UNROLL
+        for (int j = 0; j < kAcross; ++j) multiply_add(sum[i * kAcross + j], a[i], b[j]);
+      }
     }
   }
   template <class Use>
   __device__ __forceinline__ static void each(const Use& use) {
-    const int x = static_cast<int>(threadIdx.x) % 16 * 4, y = static_cast<int>(threadIdx.x) / 16 * 4;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int row = warp_row() + lane / 4, column = warp_column() + lane % 4 * 2;
     PEPNET_UNROLL
-    for (int i = 0; i < 4; ++i) PEPNET_UNROLL
-    for (int j = 0; j < 4; ++j) use(y + i, x + j, i, j);
-  }
-};
-
-struct Bf16Sums {
-  float sum[8][4] = {};  // [2 blocks of 16 rows × 4 of 8 columns][of a lane]
-
-  __device__ __forceinline__ void add(const Bf16Tiles& tiles, int stage) {
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int row = warp / 2 * 32 + lane / 4, column = warp % 2 * 32 + lane / 4, t = lane % 4;
-    for (int k = 0; k < kStep / 2; k += 8) {  // pairs
-      std::uint32_t a[2][4], b[4][2];
+    for (int i = 0; i < kDown; ++i) {
       PEPNET_UNROLL
-      for (int i = 0; i < 2; ++i) PEPNET_UNROLL
-      for (int r = 0; r < 4; ++r) a[i][r] = tiles.a[stage][row + 16 * i + r % 2 * 8][k + t + r / 2 * 4];
-      PEPNET_UNROLL
-      for (int j = 0; j < 4; ++j) PEPNET_UNROLL
-      for (int r = 0; r < 2; ++r) b[j][r] = tiles.w[stage][k + t + r * 4][column + 8 * j];
-      PEPNET_UNROLL
-      for (int i = 0; i < 2; ++i) PEPNET_UNROLL
-      for (int j = 0; j < 4; ++j) multiply_add(sum[i * 4 + j], a[i], b[j]);
+      for (int j = 0; j < kAcross; ++j) {
+        PEPNET_UNROLL
+        for (int r = 0; r < 4; ++r) use(row + 16 * i + r / 2 * 8, column + 8 * j + r % 2, i * kAcross + j, r);
+      }
     }
   }
-  template <class Use>
-  __device__ __forceinline__ static void each(const Use& use) {
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int row = warp / 2 * 32 + lane / 4, column = warp % 2 * 32 + lane % 4 * 2;
-    PEPNET_UNROLL
-    for (int i = 0; i < 2; ++i) PEPNET_UNROLL
-    for (int j = 0; j < 4; ++j) PEPNET_UNROLL
-    for (int r = 0; r < 4; ++r) use(row + 16 * i + r / 2 * 8, column + 8 * j + r % 2, i * 4 + j, r);
+};
+
+// grid: the blocks of all products, one after another; of each rows go first, then columns, then groups.
+template <class T, Tile kTile, bool kGated>
+__global__ void __launch_bounds__(shape_of<T>(kTile).threads,
+                                  (shape_of<T>(kTile).blocks + kGated) / (1 + kGated))
+    multiply(const __grid_constant__ Products<T> all) {
+  constexpr Shape kShape = shape_of<T>(kTile);
+  auto& stages = shared_as<Stages<T, kTile>>();
+  int block = static_cast<int>(blockIdx.x), which = 0;
+  while (which + 1 < all.count && block >= all.first[which + 1]) ++which;
+  const Product<T>& p = all.of[which];
+  block -= all.first[which];
+  const int down = (p.rows + kShape.rows - 1) / kShape.rows,
+            across = (p.columns + kShape.columns - 1) / kShape.columns;
+  const At at{block % down * kShape.rows, block / down % across * kShape.columns, block / down / across};
+
+  // The steps of the gate follow those of the layer in the same pipeline.
+  const int layer_steps = p.main.depth / kShape.step;
+  const int steps = layer_steps + (kGated ? p.gate.depth / kShape.step : 0);
+  WeightCopies<T, kTile> weights;
+  RowCopies<T, kTile> rows;
+  weights.begin(p, p.main, at);
+  rows.begin(p, p.main, at);
+  const auto copy = [&](auto& what, int step, int stage) {
+    if (kGated && step == layer_steps) what.begin(p, p.gate, at);
+    what.next(stages, stage);
+  };
+
+  // Weights are there before the kernel before this one is done; what it writes is not.
+  constexpr int kAhead = kShape.stages - 1;
+  for (int step = 0; step < kAhead && step < steps; ++step) copy(weights, step, step);
+  let_next_begin();
+  wait_for_last();
+  for (int step = 0; step < kAhead; ++step) {
+    if (step < steps) copy(rows, step, step);
+    commit_copies();  // the weights go with the first
   }
-};
-
-template <class T>
-struct SumsOf;
-template <>
-struct SumsOf<float> {
-  using Type = FloatSums;
-};
-template <>
-struct SumsOf<bf16> {
-  using Type = Bf16Sums;
-};
-
-// Adds one side's product to `sums`. Copies of the next step are under way while one is multiplied.
-template <class T, class Shared, class Sums>
-__device__ __forceinline__ void accumulate(Shared& tiles, const Product<T>& p, const Side<T>& side, int row,
-                                           int column, int group, Sums& sums) {
-  load_step(tiles, p, side, 0, 0, row, column, group);
-  for (int k = 0, stage = 0; k < side.depth; k += kStep, stage ^= 1) {
-    if (k + kStep < side.depth) {
-      load_step(tiles, p, side, stage ^ 1, k + kStep, row, column, group);
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
+  Sums<T, kTile> layer, gate;
+  int stage = 0, free_stage = kAhead;
+  const auto advance = [&](int step, Sums<T, kTile>& sums) {
+    wait_for_copies<kAhead - 1>();
+    __syncthreads();  // this step's copies are everybody's, and all have left the stage that is free
+    if (step + kAhead < steps) {
+      copy(weights, step + kAhead, free_stage);
+      copy(rows, step + kAhead, free_stage);
     }
-    __syncthreads();
-    sums.add(tiles, stage);
-    __syncthreads();  // before the next copies into what was just read
-  }
-}
+    commit_copies();  // empty at the end, so that there are as many groups as steps
+    sums.add(stages, stage);
+    stage = stage + 1 == kShape.stages ? 0 : stage + 1;
+    free_stage = free_stage + 1 == kShape.stages ? 0 : free_stage + 1;
+  };
+  for (int step = 0; step < layer_steps; ++step) advance(step, layer);
+  if constexpr (kGated)
+    for (int step = layer_steps; step < steps; ++step) advance(step, gate);
+  wait_for_copies<0>();
+  __syncthreads();  // all have left the stages
 
-// grid: columns / kTile, rows / kTile rounded up, groups.
-template <class T, bool kGated>
-__global__ void __launch_bounds__(Tiles<T>::kThreads) multiply(const Product<T> p) {
-  auto& tiles = shared_as<typename Tiles<T>::Type>();
-  const int column = static_cast<int>(blockIdx.x) * kTile, row = static_cast<int>(blockIdx.y) * kTile;
-  const int group = static_cast<int>(blockIdx.z);
-  using Sums = typename SumsOf<T>::Type;
-  Sums main, gate;
-  accumulate(tiles, p, p.main, row, column, group, main);
-  if constexpr (kGated) accumulate(tiles, p, p.gate, row, column, group, gate);
-  const float* const bias = p.main.bias + group * p.main.bias_group + column;
-  const float* const gate_bias = kGated ? p.gate.bias + group * p.gate.bias_group + column : nullptr;
-  Sums::each([&](int r, int c, int i, int j) {
-    const float x = main.sum[i][j] + bias[c];
-    const float y = kGated ? gate.sum[i][j] + gate_bias[c] : 0.0F;
-    finish(p, row + r, column + c, group, x, y);
+  // Through shared memory, so that threads beside each other write what lies side by side.
+  const float* const bias = p.main.bias + at.group * p.main.bias_group;
+  const float* const gate_bias = kGated ? p.gate.bias + at.group * p.gate.bias_group : nullptr;
+  Sums<T, kTile>::each([&](int r, int c, int i, int j) {
+    float x = layer.sum[i][j];
+    if constexpr (kGated) {
+      const int column = at.column + c < p.columns ? at.column + c : 0;
+      x = relu_of(x + bias[column]) * gate_of(gate.sum[i][j] + gate_bias[column], p.gamma);
+    }
+    stages.out[r][c] = x;
   });
+  __syncthreads();
+  PEPNET_NO_UNROLL
+  for (int piece = static_cast<int>(threadIdx.x); piece < kShape.rows * kShape.columns / 4;
+       piece += kShape.threads) {
+    const int r = piece / (kShape.columns / 4), c = piece % (kShape.columns / 4) * 4;
+    const int row = at.row + r, column = at.column + c;
+    if (row >= p.rows || column >= p.columns) continue;
+    Four x = read_four<float>(stages.out[r], static_cast<std::size_t>(c));
+    if constexpr (!kGated) {
+      const Four b = read_four<float>(bias, static_cast<std::size_t>(column));
+      PEPNET_UNROLL
+      for (int i = 0; i < 4; ++i) x.of[i] += b.of[i];
+    }
+    finish(p, row, column, at.group, x);
+  }
 }
 
 }  // namespace pepnet::cuda

@@ -43,17 +43,18 @@ Side<T> Program<T>::side(const Addresses& at, const SidePlan& plan) const {
 }
 
 template <class T>
-Launch<T> Program<T>::product(const Addresses& at, const ProductPlan& plan) const {
+Product<T> Program<T>::product(const Addresses& at, const ProductPlan& plan) const {
   Product<T> product{};
   product.main = side(at, plan.main);
-  const bool gated = plan.epilogue == Epilogue::relu_gated;
-  if (gated) product.gate = side(at, plan.gate);
+  if (plan.epilogue == Epilogue::relu_gated) product.gate = side(at, plan.gate);
   product.epilogue = plan.epilogue;
   product.gamma = config_.gamma;
   product.rows = at.rows;
+  product.groups = plan.groups;
   product.columns = plan.columns;
   product.used = plan.used;
-  if (plan.side_by_side) product.used_by_tile = reinterpret_cast<const int*>(at.weights + plan.used_by_tile);
+  if (plan.side_by_side)
+    product.used_by_whole = reinterpret_cast<const int*>(at.weights + plan.used_by_whole);
   if (plan.times.buffer >= 0) {
     product.times = address(at, plan.times);
     product.times_stride = stride(plan.times);
@@ -64,12 +65,19 @@ Launch<T> Program<T>::product(const Addresses& at, const ProductPlan& plan) cons
   product.out_stride = stride(plan.out);
   product.out_group = plan.out_group;
   product.out_floats = floats(plan.out);
-  return ProductLaunch<T>{product, gated};
+  return product;
+}
+
+template <class T>
+ProductsLaunch<T> Program<T>::products(const Addresses& at, const ProductsPlan& plan) const {
+  ProductsLaunch<T> launch{};
+  for (const ProductPlan& one : plan.products) launch.products.of[launch.products.count++] = product(at, one);
+  return launch;
 }
 
 template <class T>
 Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
-  if (const auto* const plan = std::get_if<ProductPlan>(&step)) return product(at, *plan);
+  if (const auto* const plan = std::get_if<ProductsPlan>(&step)) return products(at, *plan);
   if (const auto* const copy = std::get_if<CopyPlan>(&step)) {
     ColumnCopies all{};
     all.rows = at.live;
@@ -89,6 +97,7 @@ Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
                reinterpret_cast<const float*>(address(at, mix->h)),
                stride(mix->h),
                mix->columns,
+               mix->tasks,
                address(at, mix->out),
                stride(mix->out),
                floats(mix->out),
@@ -107,10 +116,22 @@ Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
 }
 
 template <class T>
-std::vector<Launch<T>> Program<T>::bind(const Addresses& at) const {
+std::vector<Launch<T>> Program<T>::bind(const Addresses& at, std::span<const TileChoice> tiles) const {
   std::vector<Launch<T>> launches;
-  for (const StepPlan& step : steps_) launches.push_back(bind(at, step));
+  std::size_t next = 0;
+  for (const StepPlan& step : steps_) {
+    launches.push_back(bind(at, step));
+    if (auto* const products = std::get_if<ProductsLaunch<T>>(&launches.back()))
+      arrange(*products, tiles[next++].tile);
+  }
   return launches;
+}
+
+template <class T>
+std::size_t Program<T>::product_launches() const {
+  return static_cast<std::size_t>(std::count_if(steps_.begin(), steps_.end(), [](const StepPlan& step) {
+    return std::holds_alternative<ProductsPlan>(step);
+  }));
 }
 
 template <class T>
@@ -127,17 +148,21 @@ std::vector<GatherTarget> Program<T>::targets(const Addresses& at, Source input,
 template <class T>
 std::vector<StepCost> Program<T>::costs() const {
   std::vector<StepCost> costs;
+  std::size_t number = 0;
   for (const StepPlan& step : steps_) {
-    const auto* const plan = std::get_if<ProductPlan>(&step);
-    if (plan == nullptr) continue;
-    StepCost cost{plan->name, 0, 0};
-    for (const SidePlan* const side : {&plan->main, &plan->gate}) {
-      if (side->depth == 0) continue;
-      const double weights = static_cast<double>(side->depth) * plan->columns;
-      cost.flops += 2 * weights * plan->groups;
-      cost.weight_bytes += weights * (side->w_group > 0 ? plan->groups : 1) * sizeof(T);
+    const auto* const launch = std::get_if<ProductsPlan>(&step);
+    if (launch == nullptr) continue;
+    for (const ProductPlan& plan : launch->products) {
+      StepCost cost{plan.name, number, 0, 0};
+      for (const SidePlan* const side : {&plan.main, &plan.gate}) {
+        if (side->depth == 0) continue;
+        const double weights = static_cast<double>(side->depth) * plan.columns;
+        cost.flops += 2 * weights * plan.groups;
+        cost.weight_bytes += weights * (side->w_group > 0 ? plan.groups : 1) * sizeof(T);
+      }
+      costs.push_back(cost);
     }
-    costs.push_back(cost);
+    ++number;
   }
   return costs;
 }
@@ -147,6 +172,19 @@ namespace {
 unsigned pieces(int size, int piece) { return static_cast<unsigned>((size + piece - 1) / piece); }
 
 }  // namespace
+
+template <class T>
+void arrange(ProductsLaunch<T>& launch, Tile tile) {
+  const Shape shape = shape_of<T>(tile);
+  launch.tile = tile;
+  launch.blocks = 0;
+  for (int i = 0; i < launch.products.count; ++i) {
+    const Product<T>& p = launch.products.of[i];
+    launch.products.first[i] = static_cast<int>(launch.blocks);
+    launch.blocks +=
+        pieces(p.rows, shape.rows) * pieces(p.columns, shape.columns) * static_cast<unsigned>(p.groups);
+  }
+}
 
 template <class T>
 Block block_of(const Launch<T>& launch) {
@@ -159,17 +197,16 @@ Block block_of(const Launch<T>& launch) {
     }
     return {{pieces(widest, kRowThreads), static_cast<unsigned>(copy->rows), count}, kRowThreads, 0};
   }
-  if (const auto* const product = std::get_if<ProductLaunch<T>>(&launch)) {
-    const Product<T>& p = product->product;
-    const auto groups = static_cast<unsigned>(p.out_group > 0 ? p.out_stride / p.out_group : 1);
-    return {{pieces(p.columns, kTile), pieces(p.rows, kTile), groups},
-            static_cast<unsigned>(Tiles<T>::kThreads),
-            sizeof(typename Tiles<T>::Type)};
+  if (const auto* const products = std::get_if<ProductsLaunch<T>>(&launch)) {
+    const Shape shape = shape_of<T>(products->tile);
+    return {{products->blocks, 1, 1}, static_cast<unsigned>(shape.threads), shape.shared_bytes()};
   }
   if (const auto* const mix = std::get_if<Mix>(&launch)) {
-    return {{static_cast<unsigned>(mix->rows), static_cast<unsigned>(mix->out_stride / mix->columns), 1},
+    // Tasks read the same rows: one after another, but where that leaves too little to do at once.
+    const unsigned apart = mix->rows < kRowsApart ? static_cast<unsigned>(mix->tasks) : 1;
+    return {{static_cast<unsigned>(mix->rows), apart, 1},
             kRowThreads,
-            0};
+            static_cast<std::size_t>(mix->tasks * mix->experts) * sizeof(float)};
   }
   constexpr int kWarps = kRowThreads / 32;
   if (const auto* const gather = std::get_if<Gather>(&launch))
@@ -188,12 +225,16 @@ template std::size_t Program<float>::scratch_bytes(int) const;
 template std::size_t Program<bf16>::scratch_bytes(int) const;
 template Launch<float> Program<float>::bind(const Addresses&, const StepPlan&) const;
 template Launch<bf16> Program<bf16>::bind(const Addresses&, const StepPlan&) const;
-template std::vector<Launch<float>> Program<float>::bind(const Addresses&) const;
-template std::vector<Launch<bf16>> Program<bf16>::bind(const Addresses&) const;
+template std::vector<Launch<float>> Program<float>::bind(const Addresses&, std::span<const TileChoice>) const;
+template std::vector<Launch<bf16>> Program<bf16>::bind(const Addresses&, std::span<const TileChoice>) const;
+template std::size_t Program<float>::product_launches() const;
+template std::size_t Program<bf16>::product_launches() const;
 template std::vector<GatherTarget> Program<float>::targets(const Addresses&, Source, int) const;
 template std::vector<GatherTarget> Program<bf16>::targets(const Addresses&, Source, int) const;
 template std::vector<StepCost> Program<float>::costs() const;
 template std::vector<StepCost> Program<bf16>::costs() const;
+template void arrange(ProductsLaunch<float>&, Tile);
+template void arrange(ProductsLaunch<bf16>&, Tile);
 template Block block_of<float>(const Launch<float>&);
 template Block block_of<bf16>(const Launch<bf16>&);
 

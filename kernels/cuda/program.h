@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -43,11 +45,16 @@ struct ProductPlan {
   Epilogue epilogue = Epilogue::none;
   int groups = 1, columns = 0, used = 0;
   bool side_by_side = false;
-  std::size_t used_by_tile = 0;  // where side_by_side
+  std::size_t used_by_whole = 0;  // where side_by_side
   Place times;
   int times_group = 0;
   Place out;
   int out_group = 0;
+};
+struct ProductsPlan {
+  std::vector<ProductPlan> products;  // of one launch
+
+  bool gated() const { return products.front().epilogue == Epilogue::relu_gated; }
 };
 struct CopyPlan {
   struct One {
@@ -66,11 +73,12 @@ struct ScorePlan {
   int h_group, width, tasks;
   std::size_t w, b;
 };
-using StepPlan = std::variant<CopyPlan, ProductPlan, MixPlan, ScorePlan>;
+using StepPlan = std::variant<CopyPlan, ProductsPlan, MixPlan, ScorePlan>;
 
 // What a step costs for one row, and once for all.
 struct StepCost {
   std::string name;
+  std::size_t launch;   // of those of products
   double flops;         // a row
   double weight_bytes;  // once
 };
@@ -92,12 +100,25 @@ struct Block {
 };
 
 template <class T>
-struct ProductLaunch {
-  Product<T> product;
-  bool gated;
+struct ProductsLaunch {
+  Products<T> products;
+  Tile tile;
+  unsigned blocks;
+
+  bool gated() const { return products.of[0].epilogue == Epilogue::relu_gated; }
 };
 template <class T>
-using Launch = std::variant<ColumnCopies, ProductLaunch<T>, Mix, Score, Gather, Patch, Insert, Drop>;
+using Launch = std::variant<ColumnCopies, ProductsLaunch<T>, Mix, Score, Gather, Patch, Insert, Drop>;
+
+// What the products of a launch run in, and what others took, where that was measured.
+struct TileChoice {
+  Tile tile;
+  std::vector<std::pair<Tile, float>> microseconds;
+};
+
+// Puts the blocks of all products one after another, as a tile makes them.
+template <class T>
+void arrange(ProductsLaunch<T>& launch, Tile tile);
 
 template <class T>
 class Program {
@@ -110,8 +131,9 @@ class Program {
   const std::vector<std::byte>& weights() const { return weights_; }
   std::size_t scratch_bytes(int rows) const;
 
-  // The launches of one run, in order. The first alone reads the inputs, the last alone writes the scores.
-  std::vector<Launch<T>> bind(const Addresses& at) const;
+  // The launches of one run, in order; `tiles` are those of its products', launch by launch. The first alone
+  // reads the inputs, the last alone writes the scores: neither is of products.
+  std::vector<Launch<T>> bind(const Addresses& at, std::span<const TileChoice> tiles) const;
   Launch<T> bind_first(const Addresses& at) const { return bind(at, steps_.front()); }
   Launch<T> bind_last(const Addresses& at) const { return bind(at, steps_.back()); }
 
@@ -120,6 +142,7 @@ class Program {
   std::vector<GatherTarget> targets(const Addresses& at, Source input, int column) const;
 
   const std::vector<StepPlan>& steps() const { return steps_; }
+  std::size_t product_launches() const;
   std::vector<StepCost> costs() const;
   const DenseConfig& config() const { return config_; }
 
@@ -132,7 +155,8 @@ class Program {
   int stride(Place place) const { return buffers_[static_cast<std::size_t>(place.buffer)].stride; }
   bool floats(Place place) const { return buffers_[static_cast<std::size_t>(place.buffer)].floats; }
   Side<T> side(const Addresses& at, const SidePlan& plan) const;
-  Launch<T> product(const Addresses& at, const ProductPlan& plan) const;
+  Product<T> product(const Addresses& at, const ProductPlan& plan) const;
+  ProductsLaunch<T> products(const Addresses& at, const ProductsPlan& plan) const;
 
   DenseConfig config_;
   std::vector<std::byte> weights_;

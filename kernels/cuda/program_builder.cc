@@ -19,7 +19,7 @@ class Program<T>::Builder {
 
   void build() {
     if (config_.use_ppnet) {
-      for (const GateTensors& gate : tensors_.gates) hidden_columns_ += tiles(gate.hidden);
+      for (const GateTensors& gate : tensors_.gates) hidden_columns_ += padded(gate.hidden);
     }
     inputs();
     if (config_.use_epnet) epnet();
@@ -48,19 +48,27 @@ class Program<T>::Builder {
   }
 
   ProductPlan& add(ProductPlan plan) {
-    program_.steps_.push_back(std::move(plan));
-    return std::get<ProductPlan>(program_.steps_.back());
+    program_.steps_.push_back(ProductsPlan{{std::move(plan)}});
+    return std::get<ProductsPlan>(program_.steps_.back()).products.back();
+  }
+
+  // The same, in one launch with the last one where that has room: it does not read what they write.
+  ProductPlan& join(ProductPlan plan) {
+    auto* const last = std::get_if<ProductsPlan>(&program_.steps_.back());
+    if (last == nullptr || last->products.size() == kMostTogether) return add(std::move(plan));
+    last->products.push_back(std::move(plan));
+    return last->products.back();
   }
 
   void inputs() {
     const std::size_t prior = config_.use_ppnet ? config_.prior : 0;
-    general_columns_ = tiles(config_.general);
-    x2_columns_ = general_columns_ + whole(up(prior, kStep));
+    general_columns_ = padded(config_.general);
+    x2_columns_ = general_columns_ + padded(prior);
     x2_ = buffer(x2_columns_, false);
     CopyPlan copy;
     if (config_.use_epnet) {
       const std::size_t general = config_.epnet_general ? config_.general : 0;
-      const int width = whole(up(config_.domain + general, kStep));
+      const int width = padded(config_.domain + general);
       x1_ = buffer(width, false);
       // The first of two neighbours is not padded: the second begins there, and has the zeros of both.
       const int domain = whole(config_.domain);
@@ -81,7 +89,7 @@ class Program<T>::Builder {
 
   void epnet() {
     const GateTensors& gate = tensors_.epnet.front();
-    const int depth = program_.buffers_[static_cast<std::size_t>(x1_)].stride, hidden = tiles(gate.hidden);
+    const int depth = program_.buffers_[static_cast<std::size_t>(x1_)].stride, hidden = padded(gate.hidden);
     ProductPlan first = named(gate.name + ".w1");
     first.main = {{x1_, 0},
                   0,
@@ -127,20 +135,21 @@ class Program<T>::Builder {
       packing_.pack(gate.w1, gate.hidden, gate.hidden, rows, depth, hidden_columns_, 1, 0, at, packed);
       std::copy_n(gate.b1, gate.hidden, reinterpret_cast<float*>(program_.weights_.data() + biases) + at);
       hidden_at_.push_back(at);
-      at += tiles(gate.hidden);
+      at += padded(gate.hidden);
     }
     ProductPlan first = named("ppnet.w1");
     first.main = {{x2_, 0}, 0, packed, 0, biases, 0, depth};
     first.epilogue = Epilogue::relu;
     first.columns = first.used = hidden_columns_;
     first.side_by_side = true;
-    first.used_by_tile = packing_.template reserve<int>(static_cast<std::size_t>(hidden_columns_ / kTile));
-    auto* used = reinterpret_cast<int*>(program_.weights_.data() + first.used_by_tile);
+    first.used_by_whole = packing_.template reserve<int>(static_cast<std::size_t>(hidden_columns_ / kWhole));
+    auto* used = reinterpret_cast<int*>(program_.weights_.data() + first.used_by_whole);
     for (const GateTensors& gate : tensors_.gates) {
-      for (int left = whole(gate.hidden); left > 0; left -= kTile) *used++ = std::min(left, kTile);
+      for (int left = whole(gate.hidden); left > 0; left -= kWhole) *used++ = std::min(left, kWhole);
     }
     first.out = {hidden_, 0};
     add(first);
+    bool seconds = false;
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
       const bool feeds = config_.input_gates && l == 0;
       if (!feeds && !shared_gates()) {
@@ -152,7 +161,7 @@ class Program<T>::Builder {
       ProductPlan second = named(gate.name + ".w2");
       second.main = gate_side(l);
       second.groups = static_cast<int>(copies);
-      second.columns = tiles(width);
+      second.columns = padded(width);
       second.used = whole(width);
       second.epilogue = Epilogue::gate;
       if (feeds) {
@@ -161,7 +170,9 @@ class Program<T>::Builder {
       }
       second.out = {buffer(second.groups * second.columns, false), 0};
       second.out_group = copies > 1 ? second.columns : 0;
-      deltas_.push_back(add(second).out);
+      // All of them read what `first` has made.
+      deltas_.push_back((seconds ? join(second) : add(second)).out);
+      seconds = true;
     }
   }
 
@@ -169,7 +180,7 @@ class Program<T>::Builder {
   SidePlan gate_side(std::size_t l) {
     const GateTensors& gate = tensors_.gates[l];
     const std::size_t copies = config_.group_gates ? config_.groups() : 1, width = gate.out / copies;
-    const int columns = tiles(width), depth = tiles(gate.hidden);
+    const int columns = padded(width), depth = padded(gate.hidden);
     const std::size_t w =
         packing_.pack(gate.w2, gate.out, width, {{0, gate.hidden, 0}}, depth, columns, copies, width);
     const std::size_t size = static_cast<std::size_t>(depth) * static_cast<std::size_t>(columns);
@@ -184,7 +195,7 @@ class Program<T>::Builder {
 
   void logits() {
     const LayerTensors& mix = tensors_.mix;
-    const int columns = tiles(mix.out);
+    const int columns = padded(mix.out);
     ProductPlan plan = named("mix");
     plan.main = {{x2_, 0},
                  0,
@@ -196,7 +207,7 @@ class Program<T>::Builder {
     plan.columns = columns;
     plan.used = whole(mix.out);
     plan.out = {buffer(columns, true), 0};
-    z_ = add(plan).out;
+    z_ = join(plan).out;  // it reads no gate
   }
 
   void layers() {
@@ -209,7 +220,7 @@ class Program<T>::Builder {
     }
     for (std::size_t l = 0; l < config_.layers.size(); ++l) {
       const LayerTensors& layer = tensors_.experts[l];
-      const int columns = tiles(layer.out);
+      const int columns = padded(layer.out);
       ProductPlan plan = named(layer.name);
       plan.main = side(layer, x, group, depth, columns);
       plan.groups = static_cast<int>(groups);
@@ -228,7 +239,8 @@ class Program<T>::Builder {
       }
       plan.out = {buffer(plan.groups * columns, l + 1 == config_.layers.size()), 0};
       plan.out_group = columns;
-      x = add(plan).out;
+      // Without gates the logits are the launch before, which the first layer does not read.
+      x = (l == 0 && !config_.use_ppnet && !config_.by_task ? join(plan) : add(plan)).out;
       group = depth = columns;
     }
     h_ = x;
@@ -260,7 +272,7 @@ class Program<T>::Builder {
     int group = h_group_;
     for (std::size_t i = 0; i + 1 < tensors_.towers.size(); ++i) {
       const LayerTensors& layer = tensors_.towers[i];
-      const int columns = tiles(layer.out);
+      const int columns = padded(layer.out);
       ProductPlan plan = named(layer.name);
       plan.main = side(layer, x, group, group, columns);
       plan.groups = tasks;

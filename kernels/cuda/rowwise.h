@@ -6,6 +6,7 @@ namespace pepnet::cuda {
 
 constexpr int kRowThreads = 128;
 constexpr int kMostCopies = 6;
+constexpr int kRowsApart = 128;  // below that the tasks of a row are mixed by blocks of their own
 
 // `width` columns of a float32 matrix, and zeros up to `padded`, to some columns of another.
 struct ColumnCopy {
@@ -25,7 +26,7 @@ struct Mix {
   const float* z;  // logits [rows, z_stride], those of a task side by side
   int z_stride, experts;
   const float* h;  // [rows, h_stride], an expert's share `columns` apart
-  int h_stride, columns;
+  int h_stride, columns, tasks;
   void* out;  // [rows, out_stride], a task's share `columns` apart
   int out_stride;
   bool out_floats;

@@ -3,6 +3,7 @@
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
+#include "cuda/four.h"
 #include "cuda/rowwise.h"
 
 namespace pepnet::cuda {
@@ -10,6 +11,8 @@ namespace pepnet::cuda {
 // grid: the widest copy / kRowThreads rounded up, rows, copies.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) copy_columns(const ColumnCopies p) {
+  let_next_begin();
+  wait_for_last();
   const ColumnCopy& copy = p.copies[blockIdx.z];
   const int column = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x),
             row = static_cast<int>(blockIdx.y);
@@ -27,28 +30,39 @@ __global__ void __launch_bounds__(kRowThreads) copy_columns(const ColumnCopies p
   }
 }
 
-// grid: rows, tasks.
+// grid: rows, tasks or 1. Shared memory: a float for each task and expert.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
-  const std::size_t row = blockIdx.x, task = blockIdx.y;
-  const float* const z =
-      p.z + row * static_cast<std::size_t>(p.z_stride) + task * static_cast<std::size_t>(p.experts);
-  float most = z[0];
-  for (int e = 1; e < p.experts; ++e) most = z[e] > most ? z[e] : most;
-  float sum = 0.0F;
-  for (int e = 0; e < p.experts; ++e) sum += expf(z[e] - most);
-  for (int column = static_cast<int>(threadIdx.x); column < p.columns; column += kRowThreads) {
-    const float* const h =
-        p.h + row * static_cast<std::size_t>(p.h_stride) + static_cast<std::size_t>(column);
-    float mixed = 0.0F;
-    for (int e = 0; e < p.experts; ++e)
-      mixed += expf(z[e] - most) / sum * h[static_cast<std::size_t>(e) * static_cast<std::size_t>(p.columns)];
-    const std::size_t at = row * static_cast<std::size_t>(p.out_stride) +
-                           task * static_cast<std::size_t>(p.columns) + static_cast<std::size_t>(column);
-    if (p.out_floats) {
-      static_cast<float*>(p.out)[at] = mixed;
-    } else {
-      static_cast<T*>(p.out)[at] = narrow<T>(mixed);
+  let_next_begin();
+  wait_for_last();
+  float* const share = &shared_as<float>();
+  const std::size_t row = blockIdx.x;
+  const float* const z = p.z + row * static_cast<std::size_t>(p.z_stride);
+  for (int i = static_cast<int>(threadIdx.x); i < p.tasks * p.experts; i += kRowThreads) {
+    const float* const first = z + i / p.experts * p.experts;
+    float most = first[0], sum = 0.0F;
+    for (int e = 1; e < p.experts; ++e) most = first[e] > most ? first[e] : most;
+    for (int e = 0; e < p.experts; ++e) sum += expf(first[e] - most);
+    share[i] = expf(z[i] - most) / sum;
+  }
+  __syncthreads();
+  const int fours = p.columns / 4;
+  for (int task = static_cast<int>(blockIdx.y); task < p.tasks; task += static_cast<int>(gridDim.y)) {
+    for (int four = static_cast<int>(threadIdx.x); four < fours; four += kRowThreads) {
+      const float* const h = p.h + row * static_cast<std::size_t>(p.h_stride);
+      Four mixed{};
+      for (int e = 0; e < p.experts; ++e) {
+        const Four of = read_four<float>(h, static_cast<std::size_t>(e * p.columns + 4 * four));
+        PEPNET_UNROLL
+        for (int i = 0; i < 4; ++i) mixed.of[i] += share[task * p.experts + e] * of.of[i];
+      }
+      const std::size_t at = row * static_cast<std::size_t>(p.out_stride) +
+                             static_cast<std::size_t>(task * p.columns + 4 * four);
+      if (p.out_floats) {
+        write_four<float>(p.out, at, mixed);
+      } else {
+        write_four<T>(p.out, at, mixed);
+      }
     }
   }
 }
@@ -56,6 +70,8 @@ __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
 // grid: rows · tasks / warps of a block, rounded up. A warp for each score.
 template <class>
 __global__ void __launch_bounds__(kRowThreads) score_tasks(const Score p) {
+  let_next_begin();
+  wait_for_last();
   const int number = static_cast<int>(blockIdx.x * (kRowThreads / 32) + threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
   if (number >= p.rows * p.tasks) return;  // a whole warp

@@ -18,11 +18,19 @@ void check(cudaError_t code, const char* what) {
 #define CHECK_CUDA(call) check(call, #call)
 
 // Kernels with more dynamic shared memory than a block has by default are told so, once on each device.
-template <class Kernel>
-void allow_shared(Kernel kernel, std::size_t bytes) {
+void allow_shared(const void* kernel, std::size_t bytes) {
   if (bytes > (std::size_t{48} << 10))
     CHECK_CUDA(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
+
+// Whether kernels may begin before the last is done. They wait for it in code for 9.0 only: elsewhere code
+// for 8.0 runs, which does not.
+bool can_overlap() {
+  int device = 0, major = 0;
+  CHECK_CUDA(cudaGetDevice(&device));
+  CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major == 9;
 }
 
 }  // namespace
@@ -62,6 +70,7 @@ Event::~Event() { (void)cudaEventDestroy(state_->event); }
 struct Stream::State {
   cudaStream_t stream = nullptr;
   bool ours = false;
+  bool overlaps = can_overlap();
 };
 
 Stream::Stream() : state_(std::make_unique<State>()) {
@@ -95,38 +104,83 @@ void Stream::wait_for(const Event& event) {
   CHECK_CUDA(cudaStreamWaitEvent(state_->stream, event.state_->event, 0));
 }
 
+namespace {
+
 template <class T>
-void Stream::enqueue(const Launch<T>& launch) {
+const void* multiply_kernel(Tile tile, bool gated) {
+  const auto pick = [&](auto kernel, auto gated_kernel) {
+    return reinterpret_cast<const void*>(gated ? gated_kernel : kernel);
+  };
+  switch (tile) {
+    case Tile::few:
+      return pick(multiply<T, Tile::few, false>, multiply<T, Tile::few, true>);
+    case Tile::middle:
+      return pick(multiply<T, Tile::middle, false>, multiply<T, Tile::middle, true>);
+    case Tile::many:
+      return pick(multiply<T, Tile::many, false>, multiply<T, Tile::many, true>);
+    default:
+      return reinterpret_cast<const void*>(multiply<T, Tile::wide, false>);
+  }
+}
+
+template <class T, class What>
+const void* kernel_of(const What&) {
+  if constexpr (std::is_same_v<What, ColumnCopies>) return reinterpret_cast<const void*>(copy_columns<T>);
+  if constexpr (std::is_same_v<What, Mix>) return reinterpret_cast<const void*>(mix_experts<T>);
+  if constexpr (std::is_same_v<What, Score>) return reinterpret_cast<const void*>(score_tasks<T>);
+  if constexpr (std::is_same_v<What, Gather>) return reinterpret_cast<const void*>(gather_fields<T>);
+  if constexpr (std::is_same_v<What, Patch>) return reinterpret_cast<const void*>(patch_fields<T>);
+  if constexpr (std::is_same_v<What, Insert>) return reinterpret_cast<const void*>(insert_rows<T>);
+  if constexpr (std::is_same_v<What, Drop>) return reinterpret_cast<const void*>(drop_rows<T>);
+}
+
+}  // namespace
+
+template <class T>
+void Stream::enqueue(const Launch<T>& launch, bool early) {
   const Block block = block_of(launch);
-  const cudaStream_t stream = state_->stream;
-  const dim3 grid(block.grid[0], block.grid[1], block.grid[2]);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(block.grid[0], block.grid[1], block.grid[2]);
+  config.blockDim = dim3(block.threads);
+  config.dynamicSmemBytes = block.shared_bytes;
+  config.stream = state_->stream;
+  config.attrs = &overlap;
+  config.numAttrs = early && state_->overlaps ? 1 : 0;
   std::visit(
       [&](const auto& what) {
-        using Kind = std::decay_t<decltype(what)>;
-        if constexpr (std::is_same_v<Kind, ColumnCopies>) {
-          copy_columns<T><<<grid, block.threads, 0, stream>>>(what);
-        } else if constexpr (std::is_same_v<Kind, Mix>) {
-          mix_experts<T><<<grid, block.threads, 0, stream>>>(what);
-        } else if constexpr (std::is_same_v<Kind, Score>) {
-          score_tasks<T><<<grid, block.threads, 0, stream>>>(what);
-        } else if constexpr (std::is_same_v<Kind, Gather>) {
-          gather_fields<T><<<grid, block.threads, 0, stream>>>(what);
-        } else if constexpr (std::is_same_v<Kind, Patch>) {
-          patch_fields<T><<<grid, block.threads, 0, stream>>>(what);
-        } else if constexpr (std::is_same_v<Kind, Insert>) {
-          insert_rows<T><<<grid, block.threads, 0, stream>>>(what);
-        } else if constexpr (std::is_same_v<Kind, Drop>) {
-          drop_rows<T><<<grid, block.threads, 0, stream>>>(what);
-        } else if (what.gated) {
-          allow_shared(multiply<T, true>, block.shared_bytes);
-          multiply<T, true><<<grid, block.threads, block.shared_bytes, stream>>>(what.product);
+        const void* kernel = nullptr;
+        const void* parameter = &what;
+        if constexpr (std::is_same_v<std::decay_t<decltype(what)>, ProductsLaunch<T>>) {
+          kernel = multiply_kernel<T>(what.tile, what.gated());
+          parameter = &what.products;
         } else {
-          allow_shared(multiply<T, false>, block.shared_bytes);
-          multiply<T, false><<<grid, block.threads, block.shared_bytes, stream>>>(what.product);
+          kernel = kernel_of<T>(what);
         }
+        allow_shared(kernel, block.shared_bytes);
+        void* parameters[] = {const_cast<void*>(parameter)};
+        CHECK_CUDA(cudaLaunchKernelExC(&config, kernel, parameters));
       },
       launch);
-  check(cudaGetLastError(), "launch");
+}
+
+template <class T>
+float Stream::microseconds(const Launch<T>& launch, int repeats) {
+  struct Timed {
+    cudaEvent_t event = nullptr;
+    Timed() { CHECK_CUDA(cudaEventCreate(&event)); }
+    ~Timed() { (void)cudaEventDestroy(event); }
+  } begin, end;
+  enqueue<T>(launch);
+  CHECK_CUDA(cudaEventRecord(begin.event, state_->stream));
+  for (int i = 0; i < repeats; ++i) enqueue<T>(launch);
+  CHECK_CUDA(cudaEventRecord(end.event, state_->stream));
+  CHECK_CUDA(cudaEventSynchronize(end.event));
+  float milliseconds = 0;
+  CHECK_CUDA(cudaEventElapsedTime(&milliseconds, begin.event, end.event));
+  return milliseconds * 1000 / static_cast<float>(repeats);
 }
 
 namespace {
@@ -145,7 +199,7 @@ std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch<T>> launch
   CHECK_CUDA(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal));
   cudaGraph_t recorded = nullptr;
   try {
-    for (const Launch<T>& launch : launches) enqueue<T>(launch);
+    for (const Launch<T>& launch : launches) enqueue<T>(launch, &launch != launches.data());
   } catch (...) {
     (void)cudaStreamEndCapture(state_->stream, &recorded);
     if (recorded != nullptr) (void)cudaGraphDestroy(recorded);
@@ -163,8 +217,10 @@ void Stream::enqueue(const Graph& graph) {
   CHECK_CUDA(cudaGraphLaunch(static_cast<const Captured&>(graph).graph, state_->stream));
 }
 
-template void Stream::enqueue<float>(const Launch<float>&);
-template void Stream::enqueue<bf16>(const Launch<bf16>&);
+template void Stream::enqueue<float>(const Launch<float>&, bool);
+template void Stream::enqueue<bf16>(const Launch<bf16>&, bool);
+template float Stream::microseconds<float>(const Launch<float>&, int);
+template float Stream::microseconds<bf16>(const Launch<bf16>&, int);
 template std::unique_ptr<Stream::Graph> Stream::capture<float>(std::span<const Launch<float>>);
 template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(std::span<const Launch<bf16>>);
 
@@ -173,7 +229,9 @@ const bool kEmulated = false;
 DeviceInfo device_info(int device) {
   cudaDeviceProp found;
   CHECK_CUDA(cudaGetDeviceProperties(&found, device));
-  return {found.name, found.major, found.minor, found.multiProcessorCount, found.totalGlobalMem};
+  return {found.name,           found.major,
+          found.minor,          found.multiProcessorCount,
+          found.totalGlobalMem, found.sharedMemPerBlockOptin};
 }
 
 int device_count() {

@@ -24,6 +24,7 @@ struct DeviceInfo {
   int major, minor;  // compute capability
   int multiprocessors;
   std::size_t memory_bytes;
+  std::size_t shared_bytes;  // that a block may have
 };
 
 enum class Memory { device, pinned };
@@ -91,9 +92,15 @@ class Stream {
 
   void copy(void* to, const void* from, std::size_t bytes);  // of any kind of memory
   void fill(void* at, int byte, std::size_t bytes);          // of the device
+  // early: the kernel before it in the stream is one of ours, and need not be done when this one begins
+  // (`wait_for_last`); where the device can.
   template <class T>
-  void enqueue(const Launch<T>& launch);
+  void enqueue(const Launch<T>& launch, bool early = false);
   void wait();  // throws what a launch or a copy before ended with
+
+  // What a launch takes, of so many one after another that each wait for the last. Waits for them.
+  template <class T>
+  float microseconds(const Launch<T>& launch, int repeats);
 
   // What follows in this stream waits for the event.
   void wait_for(const Event& event);

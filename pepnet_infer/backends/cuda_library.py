@@ -20,8 +20,10 @@ from pepnet_infer.errors import BackendError
 
 #: Another library than the one beside the package: one that was built by hand.
 VARIABLE = "PEPNET_CUDA_LIBRARY"
-_ABI = 2
+_ABI = 3
 _ANSWER_BYTES = 1 << 16
+#: How much of a product a block makes: kernels/cuda/shape.h.
+TILES = ("few", "middle", "many", "wide")
 
 Array = npt.NDArray[np.float32]
 
@@ -75,7 +77,10 @@ class CudaModel:
         self.cuda.call(self.handle, _Call(general, domain, prior, scores, rows, 1, stream))
 
     def facts(self) -> dict[str, Any]:
-        """Returns weight_bytes, and of each product name, flops_a_row and weight_bytes."""
+        """Returns weight_bytes, of each product name, launch, flops_a_row and weight_bytes, and tiles.
+
+        tiles: by bucket of rows, of each launch of products its tile, and the microseconds of all that were tried.
+        """
         return self.cuda.facts(self.handle)
 
 
@@ -95,7 +100,7 @@ class CudaLibrary:
         self.calls = self._library = library
         library.pepnet_cuda_error.restype = c_char_p
         library.pepnet_cuda_model.restype = c_void_p
-        library.pepnet_cuda_model.argtypes = [POINTER(_Config), POINTER(_Tensor), c_int64, c_int32, c_int32, c_int32]
+        library.pepnet_cuda_model.argtypes = [POINTER(_Config), POINTER(_Tensor), c_int64, *[c_int32] * 4]
         library.pepnet_cuda_free.argtypes = [c_void_p]
         library.pepnet_cuda_free.restype = None
         library.pepnet_cuda_run.argtypes = [c_void_p, POINTER(_Call)]
@@ -128,14 +133,19 @@ class CudaLibrary:
         bf16: bool,
         device: int,
         graphs: bool,
+        tile: str | None = None,
     ) -> CudaModel:
-        """Packs float32 `tensors` onto a device. Raises ValueError for what does not fit the config, BackendError."""
+        """Packs float32 `tensors` onto a device, and measures which tiles are the fastest there, or takes `tile`.
+
+        Raises ValueError for what does not fit the config, BackendError.
+        """
         given = _config_of(config, tasks)
         arrays = {name: np.require(array, np.float32, ("C", "A")) for name, array in tensors.items()}
         listed = (_Tensor * len(arrays))(
             *(_Tensor(name.encode(), a.ctypes.data, _numbers(a.shape), a.ndim) for name, a in arrays.items())
         )
-        handle = self._library.pepnet_cuda_model(given, listed, len(arrays), bf16, device, graphs)
+        number = -1 if tile is None else TILES.index(tile)
+        handle = self._library.pepnet_cuda_model(given, listed, len(arrays), bf16, device, graphs, number)
         if not handle:
             error = self.error()
             raise BackendError(f"backend: {error}") if error.startswith("cuda:") else ValueError(error)

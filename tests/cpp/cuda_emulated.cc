@@ -39,7 +39,8 @@ struct Fiber {
   State state = State::ready;
   uint3 index;
   unsigned exchanges = 0;
-  bool eager = false;  // its copies happen at once, as they may; else as late as they may
+  bool waited = false;  // for the last kernel
+  bool eager = false;   // its copies happen at once, as they may; else as late as they may
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> committed;
 };
@@ -54,6 +55,7 @@ std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 std::vector<std::byte> memory;
 const std::function<void()>* work = nullptr;
+bool early_kernel = false;
 Fiber* running = nullptr;
 jmp_buf scheduler;
 
@@ -69,6 +71,7 @@ void to_scheduler() {
 void first_step() {
   (*work)();
   if (!running->open.empty() || !running->committed.empty()) give_up("a thread ended with copies under way");
+  if (early_kernel && !running->waited) give_up("a thread ended without waiting for the last kernel");
   running->state = State::done;
   _longjmp(scheduler, 1);
 }
@@ -92,6 +95,7 @@ void run_block(std::mt19937_64& random) {
     fiber.begun = false;
     fiber.state = State::ready;
     fiber.exchanges = 0;
+    fiber.waited = false;
     fiber.eager = random() % 2 == 0;
     getcontext(&fiber.begin);
     fiber.begin.uc_stack.ss_sp = fiber.stack.get();
@@ -123,13 +127,14 @@ void run_block(std::mt19937_64& random) {
 
 }  // namespace
 
-void launch(dim3 grid, dim3 block, std::size_t shared, const std::function<void()>& body,
-            std::uint64_t seed) {
+void launch(dim3 grid, dim3 block, std::size_t shared, const std::function<void()>& body, std::uint64_t seed,
+            bool early) {
   static std::mutex one_at_a_time;
   const std::lock_guard guard(one_at_a_time);
   gridDim = grid;
   blockDim = block;
   work = &body;
+  early_kernel = early;
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
   if (threads % kLanes != 0) give_up("blocks of whole warps are expected");
   fibers.resize(threads);
@@ -181,6 +186,8 @@ void wait_for_all_but(unsigned groups) {
     running->committed.pop_front();
   }
 }
+
+void wait_for_last() { running->waited = true; }
 
 }  // namespace pepnet::cuda_emulated
 

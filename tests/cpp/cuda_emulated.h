@@ -16,6 +16,7 @@
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct uint3 {
   unsigned x, y, z;
@@ -38,9 +39,10 @@ inline unsigned atomicAdd(unsigned* at, unsigned value) {
 namespace pepnet::cuda_emulated {
 
 // Runs `body` for every thread of every block. `seed` draws the order of threads. Ends the process with a
-// message when threads wait for each other in vain.
+// message when threads wait for each other in vain, and when one of an `early` kernel, which may begin before
+// the last is done, does not wait for that.
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body,
-            std::uint64_t seed);
+            std::uint64_t seed, bool early);
 
 // The block's shared memory.
 std::byte* shared();
@@ -56,5 +58,7 @@ const std::byte* exchange(const void* mine, std::size_t bytes);
 void copy_later(void* to, const void* from, std::size_t bytes);
 void commit();
 void wait_for_all_but(unsigned groups);
+
+void wait_for_last();
 
 }  // namespace pepnet::cuda_emulated

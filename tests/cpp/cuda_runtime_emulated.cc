@@ -12,13 +12,18 @@
 
 namespace {
 
-std::atomic<std::size_t> copied{0};
+std::atomic<std::size_t> copied{0}, timed{0};
 
 }  // namespace
 
 // For tests: how many bytes were copied to and from the device since the last call.
 extern "C" __attribute__((visibility("default"))) std::int64_t pepnet_cuda_copied(void) {
   return static_cast<std::int64_t>(copied.exchange(0));
+}
+
+// How many launches were timed.
+extern "C" __attribute__((visibility("default"))) std::int64_t pepnet_cuda_timed(void) {
+  return static_cast<std::int64_t>(timed.exchange(0));
 }
 
 namespace pepnet::cuda {
@@ -55,8 +60,32 @@ void Stream::fill(void* at, int byte, std::size_t bytes) { std::memset(at, byte,
 void Stream::wait() {}
 void Stream::wait_for(const Event&) {}
 
+namespace {
+
+template <class T, Tile kTile>
+void multiply_as(const ProductsLaunch<T>& launch) {
+  if constexpr (can_be_gated(kTile))
+    if (launch.gated()) return multiply<T, kTile, true>(launch.products);
+  multiply<T, kTile, false>(launch.products);
+}
 template <class T>
-void Stream::enqueue(const Launch<T>& launch) {
+void multiply_in(const ProductsLaunch<T>& launch) {
+  switch (launch.tile) {
+    case Tile::few:
+      return multiply_as<T, Tile::few>(launch);
+    case Tile::middle:
+      return multiply_as<T, Tile::middle>(launch);
+    case Tile::many:
+      return multiply_as<T, Tile::many>(launch);
+    default:
+      return multiply_as<T, Tile::wide>(launch);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void Stream::enqueue(const Launch<T>& launch, bool early) {
   const Block block = block_of(launch);
   const auto body = [&] {
     std::visit(
@@ -76,16 +105,22 @@ void Stream::enqueue(const Launch<T>& launch) {
             insert_rows<T>(what);
           } else if constexpr (std::is_same_v<Kind, Drop>) {
             drop_rows<T>(what);
-          } else if (what.gated) {
-            multiply<T, true>(what.product);
           } else {
-            multiply<T, false>(what.product);
+            multiply_in<T>(what);
           }
         },
         launch);
   };
   cuda_emulated::launch({block.grid[0], block.grid[1], block.grid[2]}, {block.threads}, block.shared_bytes,
-                        body, state_->seed++);
+                        body, state_->seed++, early);
+}
+
+// Drawn: so that tests run with any choice that is made by it.
+template <class T>
+float Stream::microseconds(const Launch<T>&, int) {
+  ++timed;
+  static std::atomic<std::uint64_t> drawn{0};
+  return static_cast<float>(++drawn * 0x9E37'79B9'7F4A'7C15U >> 40);
 }
 
 namespace {
@@ -106,20 +141,23 @@ std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch<T>> launch
 
 void Stream::enqueue(const Graph& graph) {
   if (const auto* const floats = dynamic_cast<const Recorded<float>*>(&graph)) {
-    for (const auto& launch : floats->launches) enqueue<float>(launch);
+    for (const auto& launch : floats->launches) enqueue<float>(launch, &launch != floats->launches.data());
   } else {
-    for (const auto& launch : dynamic_cast<const Recorded<bf16>&>(graph).launches) enqueue<bf16>(launch);
+    const auto& launches = dynamic_cast<const Recorded<bf16>&>(graph).launches;
+    for (const auto& launch : launches) enqueue<bf16>(launch, &launch != launches.data());
   }
 }
 
-template void Stream::enqueue<float>(const Launch<float>&);
-template void Stream::enqueue<bf16>(const Launch<bf16>&);
+template void Stream::enqueue<float>(const Launch<float>&, bool);
+template void Stream::enqueue<bf16>(const Launch<bf16>&, bool);
+template float Stream::microseconds<float>(const Launch<float>&, int);
+template float Stream::microseconds<bf16>(const Launch<bf16>&, int);
 template std::unique_ptr<Stream::Graph> Stream::capture<float>(std::span<const Launch<float>>);
 template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(std::span<const Launch<bf16>>);
 
 const bool kEmulated = true;
 
-DeviceInfo device_info(int) { return {"emulated", 0, 0, 1, std::size_t{1} << 30}; }
+DeviceInfo device_info(int) { return {"emulated", 0, 0, 1, std::size_t{1} << 30, std::size_t{1} << 18}; }
 int device_count() { return 1; }
 
 }  // namespace pepnet::cuda

@@ -18,7 +18,7 @@ import torch
 from pepnet_infer import Engine, backends
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends.cuda import CudaBackend
-from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary
+from pepnet_infer.backends.cuda_library import TILES, VARIABLE, CudaLibrary
 from pepnet_infer.errors import BackendError, SchemaError
 
 Reference = Callable[..., np.ndarray]
@@ -37,6 +37,32 @@ def test_widths_of_several_tiles(library: CudaLibrary, precision: str, reference
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_row_is_alone(library: CudaLibrary, precision: str) -> None:
     checks.rows_are_alone(library, precision, (0, 1, 8, 9, 65))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tiles_have_the_same_bits(library: CudaLibrary, precision: str, reference_scores: Reference) -> None:
+    checks.tiles_have_the_same_bits(library, precision, reference_scores, (1, 130))
+
+
+def test_tiles_are_measured_once_for_each_kind_of_model(library: CudaLibrary) -> None:
+    timed = ctypes.CDLL(str(library.path)).pepnet_cuda_timed
+    config = checks.config_of(("mmoe", "output", "group", True, True, True), layers=(200, 7))
+    timed()
+    facts = checks.model_of(library, config, "bf16").facts()
+    tiles = {rows: [one["tile"] for one in launches] for rows, launches in facts["tiles"].items()}
+    assert timed() > 0
+    for one in (one for launches in facts["tiles"].values() for one in launches):
+        assert one["microseconds"][one["tile"]] == min(one["microseconds"].values())
+    assert list(tiles) == ["1", "8", "32", "64", "128", "256", "512", "1024", "2048"]
+    launches = {product["launch"] for product in checks.model_of(library, config, "bf16").facts()["products"]}
+    for rows, chosen in tiles.items():
+        assert len(chosen) == len(launches)
+        assert not {"many", "wide"} & set(chosen) if int(rows) <= 32 else "few" not in chosen or int(rows) <= 128
+    assert len({tile for chosen in tiles.values() for tile in chosen}) == len(TILES)  # this library draws them
+    assert timed() == 0
+    given = checks.model_of(library, config, "bf16", tile="wide").facts()["tiles"]
+    assert timed() == 0
+    assert {one["tile"] for one in given["8"]} == {"wide", "many"}  # gates in one pass have no room in the widest
 
 
 def test_logits_far_apart(library: CudaLibrary, reference_scores: Reference) -> None:

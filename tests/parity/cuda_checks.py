@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from small_networks import PRODUCT, TASKS, config_of, inputs_of, tensors_of
 
-from pepnet_infer.backends.cuda_library import CudaLibrary, CudaModel
+from pepnet_infer.backends.cuda_library import TILES, CudaLibrary, CudaModel
 from pepnet_infer.config import ModelConfig
 
 if TYPE_CHECKING:  # of the package this file needs no more than a machine with a GPU may have
@@ -33,9 +33,14 @@ class Bundle:
 
 
 def model_of(
-    library: CudaLibrary, config: ModelConfig, precision: str, tasks: int = TASKS, graphs: bool = True
+    library: CudaLibrary,
+    config: ModelConfig,
+    precision: str,
+    tasks: int = TASKS,
+    graphs: bool = True,
+    tile: str | None = None,
 ) -> CudaModel:
-    return library.model(config, tasks, tensors_of(config, tasks), precision == "bf16", 0, graphs)
+    return library.model(config, tasks, tensors_of(config, tasks), precision == "bf16", 0, graphs, tile)
 
 
 def agree(
@@ -75,6 +80,22 @@ def several_tiles(library: CudaLibrary, precision: str, reference: Reference) ->
     agree(library, config_of(experts=1, towers=()), precision, reference, 3, tasks=1)
     agree(library, config_of(towers=(70, 5)), precision, reference, 3)
     agree(library, config_of(experts=40, layers=(8,)), precision, reference, 3, tasks=5)
+
+
+def tiles_have_the_same_bits(
+    library: CudaLibrary, precision: str, reference: Reference, counts: tuple[int, ...]
+) -> None:
+    """However much of a product a block makes: right, and the same to the bit. With gates in one pass and without."""
+    for flags in (PRODUCT[0], PRODUCT[8]):
+        config = config_of(flags, widths=(70, 3, 7), layers=(130,), gate_hidden=66, experts=2)
+        inputs = inputs_of(config, max(counts))
+        expected = reference(config, tensors_of(config), *inputs)
+        models = {tile: model_of(library, config, precision, tile=tile) for tile in TILES}
+        for count in counts:
+            scores = {tile: model.run(*(x[:count] for x in inputs)) for tile, model in models.items()}
+            for tile in TILES:
+                np.testing.assert_array_equal(scores[tile], scores["few"], f"{tile}, {count} rows")
+            assert np.abs(scores["few"] - expected[:count]).max() <= TOLERANCES[precision][1], (config, count)
 
 
 def rows_are_alone(library: CudaLibrary, precision: str, counts: tuple[int, ...]) -> None:
@@ -148,6 +169,7 @@ def everything(library: CudaLibrary, reference: Reference, rows: int, counts: tu
         all_flags(library, precision, reference, rows)
         several_tiles(library, precision, reference)
         rows_are_alone(library, precision, counts)
+        tiles_have_the_same_bits(library, precision, reference, (max(2, counts[-1] // 16), min(counts[-1], 1025)))
         done.append(f"{precision}: {len(PRODUCT)} combinations of flags, widths over a tile, {len(counts)} row counts")
     logits_far_apart(library, reference)
     what_is_not_finite_stays_in_its_row(library, reference)

@@ -1,0 +1,27 @@
+// Four neighbours of a row: read and written at once, so at a multiple of four.
+#pragma once
+
+#include "cuda/device.h"
+
+namespace pepnet::cuda {
+
+struct Four {
+  float of[4];
+};
+template <class T>
+struct alignas(4 * sizeof(T)) Stored {
+  T of[4];
+};
+
+template <class T>
+__device__ __forceinline__ Four read_four(const void* from, std::size_t at) {
+  const auto stored = *reinterpret_cast<const Stored<T>*>(static_cast<const T*>(from) + at);
+  return {{widen(stored.of[0]), widen(stored.of[1]), widen(stored.of[2]), widen(stored.of[3])}};
+}
+template <class T>
+__device__ __forceinline__ void write_four(void* to, std::size_t at, const Four& four) {
+  *reinterpret_cast<Stored<T>*>(static_cast<T*>(to) + at) = {
+      {narrow<T>(four.of[0]), narrow<T>(four.of[1]), narrow<T>(four.of[2]), narrow<T>(four.of[3])}};
+}
+
+}  // namespace pepnet::cuda
