@@ -4,7 +4,7 @@ A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError,
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -361,4 +361,8 @@ def serve(
     default_row: Floats,
     out: Floats,
 ) -> int: ...
+def feature_structs(
+    given: list[tuple[int, Keys | None, npt.NDArray[np.int64] | None, Floats | None, bool]],
+    default_rows: list[Floats | None],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[npt.NDArray[Any]]]: ...
 def belady(keys: Keys, rows: int, hits: npt.NDArray[np.bool_] | None = None) -> int: ...

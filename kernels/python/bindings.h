@@ -8,6 +8,7 @@ namespace pepnet::python {
 void bind_belady(pybind11::module_& module);
 void bind_cpu(pybind11::module_& module);
 void bind_dense_model(pybind11::module_& module);
+void bind_device_features(pybind11::module_& module);
 void bind_exceptions(pybind11::module_& module);
 void bind_flights(pybind11::module_& module);
 void bind_key_index(pybind11::module_& module);

@@ -5,6 +5,7 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_belady(module);
   pepnet::python::bind_cpu(module);
   pepnet::python::bind_dense_model(module);
+  pepnet::python::bind_device_features(module);
   pepnet::python::bind_exceptions(module);
   pepnet::python::bind_flights(module);
   pepnet::python::bind_key_index(module);

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ from pepnet_infer import _kernels
 from pepnet_infer.assemble import check_fields, names
 from pepnet_infer.backends.cuda_rows import (
     DeviceRows,
-    Feature,
     FieldOnDevice,
     NewRows,
     Patches,
@@ -71,6 +69,8 @@ class FeatureScorer:
         self._calls = declare(device.cuda)
         self._specs = schema.fields
         self._columns = {spec.name: i for i, spec in enumerate(self._specs)}
+        self._embedded = [i for i, spec in enumerate(self._specs) if spec.table is not None]
+        self._counted = tuple(self._specs[i].name for i in self._embedded)
 
     def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int]]:
         """Returns scores float32 [B, T] and, by field, how many ids got the default row.
@@ -80,64 +80,35 @@ class FeatureScorer:
         """
         rows = features.num_rows
         check_fields(self._columns, names(features), () if shared is None else names(shared))
-        given, held = self._given(features, shared)
+        structs, counts, held = self._given(features, shared)
+        given = structs.ctypes.data
         scores = np.empty((rows, self._tasks), np.float32)
         unknown = np.zeros(len(self._specs), np.uint32)  # by the device, and then in all
         lacking, host = np.zeros(len(self._specs), np.int64), np.zeros(len(self._specs), np.uint32)
         for first in range(0, rows, MOST_ROWS):
-            call = Scoring(
-                given, len(self._specs), first, min(MOST_ROWS, rows - first), scores.ctypes.data, unknown.ctypes.data
-            )
+            many = min(MOST_ROWS, rows - first)
+            call = Scoring(given, len(self._specs), first, many, scores.ctypes.data, unknown.ctypes.data)
             for field, keys, defaults in self._run(call, features, shared):
                 lacking[field] += keys
                 host[field] += defaults
         del held
-        self._device.count(
-            {
-                spec.name: (given[i].count, int(lacking[i]), int(unknown[i]))
-                for i, spec in enumerate(self._specs)
-                if spec.table is not None
-            }
-        )
+        self._device.count(self._counted, np.stack([counts, lacking, unknown], axis=1)[self._embedded])
         unknown += host
-        return scores, {spec.name: int(n) for spec, n in zip(self._specs, unknown, strict=True) if n}
+        return scores, {self._specs[i].name: int(unknown[i]) for i in np.flatnonzero(unknown)}
 
-    def _given(self, features: Features, shared: Features | None) -> tuple[ctypes.Array[Feature], list[object]]:
-        """Returns what points to the arrays, and the arrays."""
-        given, held = (Feature * len(self._specs))(), list[object]()
+    def _given(
+        self, features: Features, shared: Features | None
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[npt.NDArray[Any]]]:
+        """Returns what points to the arrays as the library has it, how long each is, and the arrays."""
+        columns = self._columns
+        given: list[tuple[int, Keys | None, npt.NDArray[np.int64] | None, Rows | None, bool]] = []
         for one in (features,) if shared is None else (features, shared):
             is_shared = one is shared
-            for name, keys in one.ids.items():
-                self._put(given, held, name, is_shared, keys=keys)
-            for name, bag in one.bags.items():
-                self._put(given, held, name, is_shared, keys=bag.keys, offsets=bag.offsets)
-            for name, values in one.dense.items():
-                self._put(given, held, name, is_shared, values=values)
-        return given, held
-
-    def _put(
-        self,
-        given: ctypes.Array[Feature],
-        held: list[object],
-        name: str,
-        is_shared: bool,
-        keys: Keys | None = None,
-        offsets: npt.NDArray[np.int64] | None = None,
-        values: Rows | None = None,
-    ) -> None:
-        at = self._columns[name]
-        table = self._specs[at].table
-        arrays = [
-            None if keys is None else np.require(keys, np.uint64, ("C", "A")),
-            None if offsets is None else np.require(offsets, np.int64, ("C", "A")),
-            None if values is None else np.require(values, np.float32, ("C", "A")),
-            None if table is None else self._tables[table].default_row,
-        ]
-        first = keys if values is None else values
-        assert first is not None
-        pointers = [None if array is None else array.ctypes.data for array in arrays]
-        given[at] = Feature(*pointers, len(first), is_shared)
-        held.append(arrays)
+            given += [(columns[name], keys, None, None, is_shared) for name, keys in one.ids.items()]
+            given += [(columns[name], bag.keys, bag.offsets, None, is_shared) for name, bag in one.bags.items()]
+            given += [(columns[name], None, None, values, is_shared) for name, values in one.dense.items()]
+        defaults = [None if spec.table is None else self._tables[spec.table].default_row for spec in self._specs]
+        return _kernels.feature_structs(given, defaults)
 
     def _run(self, call: Scoring, features: Features, shared: Features | None) -> list[tuple[int, int, int]]:
         """Scores some rows. Returns field, keys and how many of these got the default row, of what was lacking."""

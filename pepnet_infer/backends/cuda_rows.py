@@ -70,7 +70,7 @@ class Scoring(ctypes.Structure):
     """`PepnetScoring`."""
 
     _fields_ = (
-        ("features", POINTER(Feature)),
+        ("features", c_void_p),  # Feature [feature_count]
         *((name, c_int64) for name in ("feature_count", "first", "rows")),
         *((name, c_void_p) for name in ("scores", "unknown", "waiting")),
         ("lacking", POINTER(c_uint32)),
@@ -139,7 +139,7 @@ class DeviceRows:
         #: see `cached_rows.Beside`
         self.epoch = 0
         self._lock = threading.Lock()
-        self._counted: dict[str, list[int]] = {}
+        self._counted: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
         self._free = weakref.finalize(self, self._calls.pepnet_cuda_rows_free, self.handle)
 
     @property
@@ -169,13 +169,11 @@ class DeviceRows:
         """Forgets everything."""
         self._checked(self._calls.pepnet_cuda_rows_clear(self.handle))
 
-    def count(self, fields: Mapping[str, tuple[int, int, int]]) -> None:
-        """Adds what a call asked: field → keys, of these lacking, of the others those without a row."""
+    def count(self, fields: tuple[str, ...], counts: npt.NDArray[np.int64]) -> None:
+        """Adds what a call asked: of each field keys, of these lacking, of the others those without a row, [F, 3]."""
         with self._lock:
-            for name, counts in fields.items():
-                before = self._counted.setdefault(name, [0, 0, 0])
-                for i, count in enumerate(counts):
-                    before[i] += count
+            before = self._counted.get(fields)
+            self._counted[fields] = counts if before is None else before + counts
 
     def stats(self) -> dict[str, Any]:
         """Returns entries, bytes, inserted, dropped, outdated (rows that were not put in any more), total and fields.
@@ -184,10 +182,15 @@ class DeviceRows:
         one key is not there is asked of the host as a whole.
         """
         with self._lock:
-            fields = {name: _counters(counts) for name, counts in self._counted.items()}
-            total = _counters([sum(counts) for counts in zip(*self._counted.values(), strict=True)] or [0, 0, 0])
-        counted = self.cuda.answer(self._calls.pepnet_cuda_rows_stats, c_void_p(self.handle))
-        return {**counted, "total": total, "fields": fields}
+            counted = list(self._counted.items())
+        by_field: dict[str, npt.NDArray[np.int64]] = {}
+        for names, counts in counted:  # models that share rows may have other fields
+            for name, numbers in zip(names, counts, strict=True):
+                by_field[name] = by_field.get(name, 0) + numbers
+        fields = {name: _counters(numbers) for name, numbers in by_field.items()}
+        total = _counters(sum(by_field.values(), np.zeros(3, np.int64)))
+        said = self.cuda.answer(self._calls.pepnet_cuda_rows_stats, c_void_p(self.handle))
+        return {**said, "total": total, "fields": fields}
 
     def _checked(self, answer: int) -> int:
         if answer < 0:
@@ -251,8 +254,8 @@ def _entry_bytes(width: int) -> int:
     return 8 + 16 + 4 * width
 
 
-def _counters(counts: Sequence[int]) -> dict[str, int]:
-    keys, lacking, absent = counts
+def _counters(counts: npt.NDArray[np.int64]) -> dict[str, int]:
+    keys, lacking, absent = counts.tolist()
     known = keys - lacking - absent
     return {"keys": keys, "hits": known, "misses": lacking, "negative_hits": absent, "defaults": absent}
 

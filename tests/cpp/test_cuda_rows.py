@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -289,7 +290,9 @@ class Probe:
             Feature(asked.ctypes.data, None, None, default.ctypes.data, len(keys), 0),
             *(Feature(None, None, numbers.ctypes.data, None, len(keys), 0) for _ in range(2)),
         )
-        call = Scoring(features, 3, 0, len(keys), scores.ctypes.data, np.zeros(3, np.uint32).ctypes.data)
+        call = Scoring(
+            ctypes.addressof(features), 3, 0, len(keys), scores.ctypes.data, np.zeros(3, np.uint32).ctypes.data
+        )
         assert self.calls.pepnet_cuda_score(self.model.handle, call) == 0
         if not call.waiting:
             return keys

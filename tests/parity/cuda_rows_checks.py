@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,7 +116,9 @@ class OnDevice:
         """Returns scores [B, T]."""
         features, held = self.given(batch) if given is None else given
         scores = np.empty((batch.rows, self.model.tasks), np.float32)
-        call = Scoring(features, len(self.fields), 0, batch.rows, scores.ctypes.data, self.unknown.ctypes.data)
+        call = Scoring(
+            ctypes.addressof(features), len(self.fields), 0, batch.rows, scores.ctypes.data, self.unknown.ctypes.data
+        )
         self.check(self.calls.pepnet_cuda_score(self.model.handle, call))
         if call.waiting:
             lacking = np.ctypeslib.as_array(call.lacking, (call.lacking_count,)).copy()

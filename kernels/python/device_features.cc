@@ -1,0 +1,66 @@
+// What the CUDA library is given of features, made of arrays in one go: with fifty fields that would take
+// Python longer than the GPU needs for the scores.
+#include <pybind11/numpy.h>
+
+#include <cstring>
+
+#include "arrays.h"
+#include "bindings.h"
+#include "cuda/api.h"
+
+namespace pepnet::python {
+
+namespace {
+
+// The address of an array of T, C-contiguous and aligned, or null for None. What had to be copied, and the
+// array itself, go into `held`.
+template <class T>
+const T* pointer_to(const char* name, const py::handle& given, py::list& held, std::size_t* count = nullptr) {
+  if (given.is_none()) return nullptr;
+  if (!py::isinstance<py::array_t<T>>(given))
+    throw py::type_error(std::string(name) + ": expected an array of " + type_name<T>());
+  constexpr int kWanted = py::array::c_style | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+  auto array = py::array_t<T, kWanted>::ensure(given);
+  if (!array) throw py::error_already_set();
+  if (array.ndim() != 1) throw py::value_error(std::string(name) + ": expected one dimension");
+  if (count != nullptr) *count = static_cast<std::size_t>(array.shape(0));
+  held.append(array);
+  return array.data();
+}
+
+py::tuple feature_structs(const py::list& given, const py::list& default_rows) {
+  const std::size_t fields = default_rows.size();
+  py::array_t<std::uint8_t> structs(static_cast<py::ssize_t>(fields * sizeof(PepnetFeature)));
+  auto* const out = reinterpret_cast<PepnetFeature*>(structs.mutable_data());
+  std::memset(structs.mutable_data(), 0, fields * sizeof(PepnetFeature));
+  py::array_t<std::int64_t> counts(static_cast<py::ssize_t>(fields));
+  std::memset(counts.mutable_data(), 0, fields * sizeof(std::int64_t));
+  py::list held;
+  for (const py::handle& each : given) {
+    const auto one = py::cast<py::tuple>(each);
+    if (one.size() != 5) throw py::value_error("given: expected (field, keys, offsets, values, shared)");
+    const auto field = one[0].cast<std::size_t>();
+    if (field >= fields) throw py::value_error("given: expected fields below " + std::to_string(fields));
+    std::size_t count = 0;
+    PepnetFeature& feature = out[field];
+    feature.keys = pointer_to<std::uint64_t>("keys", one[1], held, &count);
+    feature.offsets = pointer_to<std::int64_t>("offsets", one[2], held);
+    feature.values = pointer_to<float>("values", one[3], held, feature.keys == nullptr ? &count : nullptr);
+    feature.default_row = pointer_to<float>("default_rows", default_rows[field], held);
+    feature.count = static_cast<std::int64_t>(count);
+    feature.shared = one[4].cast<bool>() ? 1 : 0;
+    counts.mutable_at(static_cast<py::ssize_t>(field)) = feature.count;
+  }
+  return py::make_tuple(structs, counts, held);
+}
+
+}  // namespace
+
+void bind_device_features(py::module_& module) {
+  module.def(
+      "feature_structs", &feature_structs, py::arg("given"), py::arg("default_rows"),
+      "(field, uint64 keys, int64 offsets, float32 values, shared) of each field, None where there is "
+      "none -> PepnetFeature [fields] as bytes, how many keys or values each has, what they point to.");
+}
+
+}  // namespace pepnet::python
