@@ -3,10 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <iterator>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -149,7 +151,8 @@ class Context {
     // For a caller whose memory is on the host: inputs, each at `at` in both.
     Allocation inputs, pinned;
     std::size_t at[3] = {};
-    Allocation fields;
+    Allocation fields;  // GatherField [fields], then their order
+    int single = 0;
     Addresses own{};
     std::vector<Launch<T>> launches;
     std::unique_ptr<Stream::Graph> whole, middle, rest;  // all launches, all but the ends, all but the first
@@ -199,6 +202,11 @@ class Context {
     bucket.pinned = std::move(pinned);
   }
 
+  static bool in_fours(const GatherTarget& target) {
+    const std::size_t bytes = 4 * (target.floats ? sizeof(float) : sizeof(T));
+    return reinterpret_cast<std::uintptr_t>(target.to) % bytes == 0 && target.stride % 4 == 0;
+  }
+
   // What pads the inputs is written by nobody then: it is zeros from the beginning.
   void open_to_features(Bucket& bucket) {
     std::vector<GatherField> fields;
@@ -216,10 +224,20 @@ class Context {
           field.to[field.targets++] = target;
         }
       }
+      field.fours = spec.kind != FieldKind::dense && spec.width % 4 == 0;
+      for (int i = 0; i < field.targets; ++i) field.fours = field.fours && in_fours(field.to[i]);
       fields.push_back(field);
     }
+    std::vector<std::int32_t> order(fields.size());
+    std::iota(order.begin(), order.end(), 0);
+    const auto bags = std::stable_partition(order.begin(), order.end(), [&](std::int32_t f) {
+      const FieldKind kind = fields[static_cast<std::size_t>(f)].kind;
+      return kind == FieldKind::id || kind == FieldKind::dense;
+    });
+    bucket.single = static_cast<int>(bags - order.begin());
     const std::size_t bytes = fields.size() * sizeof(GatherField);
-    Allocation made(bytes, Memory::device);
+    Allocation made(bytes + order.size() * sizeof(std::int32_t), Memory::device);
+    stream_.copy(made.data() + bytes, order.data(), order.size() * sizeof(std::int32_t));
     stream_.fill(bucket.scratch.data(), 0, bucket.scratch.size());
     stream_.copy(made.data(), fields.data(), bytes);
     stream_.wait();
@@ -232,6 +250,8 @@ class Context {
     gather.words_of = reinterpret_cast<const FieldWords*>(words_.data());
     gather.words =
         reinterpret_cast<const std::uint32_t*>(words_.data() + attached_->fields.size() * sizeof(FieldWords));
+    gather.order = reinterpret_cast<const std::int32_t*>(gather.fields + attached_->fields.size());
+    gather.single = bucket.single;
     gather.field_count = static_cast<int>(attached_->fields.size());
     gather.rows = static_cast<int>(rows);
     return gather;

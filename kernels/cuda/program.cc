@@ -2,6 +2,7 @@
 #include "cuda/program.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "cuda/packing.h"
 
@@ -175,6 +176,8 @@ unsigned pieces(int size, int piece) { return static_cast<unsigned>((size + piec
 
 template <class T>
 void arrange(ProductsLaunch<T>& launch, Tile tile) {
+  if (launch.gated() && !can_be_gated(tile))
+    throw std::logic_error("cuda: gated products in a tile without room");
   const Shape shape = shape_of<T>(tile);
   launch.tile = tile;
   launch.blocks = 0;
@@ -210,7 +213,11 @@ Block block_of(const Launch<T>& launch) {
   }
   constexpr int kWarps = kRowThreads / 32;
   if (const auto* const gather = std::get_if<Gather>(&launch))
-    return {{pieces(gather->rows, kWarps), static_cast<unsigned>(gather->field_count), 1}, kRowThreads, 0};
+    return {{static_cast<unsigned>(gather->single) * pieces(gather->rows, kRowThreads) +
+                 static_cast<unsigned>(gather->field_count - gather->single) * pieces(gather->rows, kWarps),
+             1, 1},
+            kRowThreads,
+            0};
   if (const auto* const patch = std::get_if<Patch>(&launch))
     return {{pieces(patch->count, kWarps), 1, 1}, kRowThreads, 0};
   if (const auto* const insert = std::get_if<Insert>(&launch))

@@ -56,6 +56,7 @@ struct GatherField {
   FieldKind kind;
   int width;
   int targets;
+  bool fours;  // four columns at once: the width, and where they stand, are multiples of that
   GatherTarget to[kMostTargets];
 };
 
@@ -68,6 +69,8 @@ struct FieldWords {
 
 struct Gather {
   const GatherField* fields;
+  const std::int32_t* order;  // [fields] first those of one id or number a row: `single` of them; then bags
+  int single;
   const FieldWords* words_of;  // [fields]
   const std::uint32_t* words;
   int field_count, rows;

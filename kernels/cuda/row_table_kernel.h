@@ -3,6 +3,7 @@
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
+#include "cuda/four.h"
 #include "cuda/row_table.h"
 #include "cuda/rowwise.h"
 
@@ -17,15 +18,20 @@ __device__ __forceinline__ int find(const GatherField& field, std::uint64_t key,
   if ((key ^ field.number) >> 48 != 0) return kAbsent;
   const RowTable& table = field.table;
   const std::size_t first = static_cast<std::size_t>(set_of(key, table.sets)) * kWays;
-  for (int way = 0; way < kWays; ++way) {
-    const std::size_t at = first + static_cast<std::size_t>(way);
-    if (table.keys[at] != key) continue;
-    Entry& entry = table.entries[at];
-    if (entry.expires <= now) return kUnknown;
-    entry.used = clock;
-    return entry.held == Held::row ? static_cast<int>(at) : kAbsent;
-  }
-  return kUnknown;
+  // All ways are read at once.
+  struct alignas(16) Two {
+    std::uint64_t key[2];
+  };
+  const auto* const set = reinterpret_cast<const Two*>(table.keys + first);
+  int way = -1;
+  PEPNET_UNROLL
+  for (int i = 0; i < kWays; ++i) way = set[i / 2].key[i % 2] == key ? i : way;
+  if (way < 0) return kUnknown;
+  const std::size_t at = first + static_cast<std::size_t>(way);
+  Entry& entry = table.entries[at];
+  if (entry.expires <= now) return kUnknown;
+  entry.used = clock;
+  return entry.held == Held::row ? static_cast<int>(at) : kAbsent;
 }
 
 template <class T>
@@ -49,29 +55,90 @@ __device__ __forceinline__ std::uint64_t key_at(const Gather& p, const GatherFie
   return static_cast<std::uint64_t>(pair[1]) << 32 | pair[0];
 }
 
-// A warp for a field of a row: finds its rows, adds them up in order as the host does, and writes its
-// columns. Where a row is not here the field is left to the host. grid: rows / warps of a block rounded up,
-// fields. 8 blocks a multiprocessor at least: left alone, ptxas goes for 32 registers, and spills.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads, 8) gather_fields(const Gather p) {
-  const int number = static_cast<int>(blockIdx.y);
-  const int row = static_cast<int>(blockIdx.x * (kRowThreads / 32) + threadIdx.x / 32);
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  if (row >= p.rows) return;  // a whole warp
+__device__ __forceinline__ void put_four(const GatherField& field, int row, int column, const Four& four) {
+  for (int i = 0; i < field.targets; ++i) {
+    const GatherTarget& target = field.to[i];
+    const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(target.stride) +
+                           static_cast<std::size_t>(column);
+    if (target.floats) {
+      write_four<float>(target.to, at, four);
+    } else {
+      write_four<T>(target.to, at, four);
+    }
+  }
+}
+
+// Writes the columns of `many` rows from `first` on, whose entries the lanes have found; neighbouring lanes
+// write neighbouring columns.
+template <class T, bool kFours>
+__device__ __forceinline__ void put_rows(const GatherField& field, int first, int many, int found,
+                                         const float* default_row) {
+  constexpr int kWide = kFours ? 4 : 1;
+  const int lane = static_cast<int>(threadIdx.x % 32), of_row = field.width / kWide, all = many * of_row;
+  for (int begin = 0; begin < all; begin += 32) {
+    const int i = begin + lane, row = i < all ? i / of_row : 0, column = i % of_row * kWide;
+    const int entry = of_lane(found, static_cast<std::uint32_t>(row));
+    if (i >= all || entry == kUnknown) continue;
+    const float* const from = entry < 0 ? default_row
+                                        : field.table.rows + static_cast<std::size_t>(entry) *
+                                                                 static_cast<std::size_t>(field.width);
+    if constexpr (kFours) {
+      const float* const at = from + column;
+      put_four<T>(field, first + row, column,
+                  entry < 0 ? Four{{at[0], at[1], at[2], at[3]}} : read_four<float>(at, 0));
+    } else {
+      put_column<T>(field, first + row, column, from[column]);
+    }
+  }
+}
+
+// A warp for 32 rows of a field that has one id or number each.
+template <class T>
+__device__ __forceinline__ void gather_single(const Gather& p, int number, int first) {
   const GatherField& field = p.fields[number];
   const FieldWords words = p.words_of[number];
-  const auto one = static_cast<std::uint32_t>(words.shared != 0 ? 0 : row);
+  const int lane = static_cast<int>(threadIdx.x % 32), row = first + lane,
+            many = p.rows - first < 32 ? p.rows - first : 32;
+  const bool live = lane < many;
+  const auto one = static_cast<std::uint32_t>(words.shared != 0 || !live ? 0 : row);
   if (field.kind == FieldKind::dense) {
     float value;
     memcpy(&value, p.words + words.values + one, sizeof value);
-    if (lane == 0) put_column<T>(field, row, 0, value);
+    if (live) put_column<T>(field, row, 0, value);
     return;
   }
-  std::uint32_t first = one, last = one + 1;
-  if (field.kind != FieldKind::id) {
-    first = p.words[words.offsets + one];
-    last = p.words[words.offsets + one + 1];
+  const int found = find(field, key_at(p, field, words, one), p.clock, p.now);
+  // What all rows share is told once.
+  const bool told = live && (words.shared == 0 || row == 0);
+  const std::uint32_t unknown = lanes_where(told && found == kUnknown),
+                      without = lanes_where(told && found == kAbsent);
+  if (unknown != 0) {
+    int at = 0;
+    if (lane == 0) at = static_cast<int>(atomicAdd(p.counts, bits_of(unknown)));
+    at = of_lane(at, 0);
+    if ((unknown >> lane & 1U) != 0)
+      p.lacking[static_cast<std::uint32_t>(at) + bits_of(unknown & ((1U << lane) - 1))] =
+          static_cast<std::uint32_t>(row * p.field_count + number);
   }
+  if (lane == 0 && without != 0) atomicAdd(p.counts + 1 + number, bits_of(without));
+  const auto* const default_row = reinterpret_cast<const float*>(p.words + words.default_row);
+  if (field.fours) {
+    put_rows<T, true>(field, first, many, found, default_row);
+  } else {
+    put_rows<T, false>(field, first, many, found, default_row);
+  }
+}
+
+// A warp for a bag of a row: finds its rows and adds them up in order as the host does. Where a row is not
+// here the field is left to the host.
+template <class T>
+__device__ __forceinline__ void gather_bag(const Gather& p, int number, int row) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const GatherField& field = p.fields[number];
+  const FieldWords words = p.words_of[number];
+  const auto one = static_cast<std::uint32_t>(words.shared != 0 ? 0 : row);
+  const std::uint32_t first = p.words[words.offsets + one], last = p.words[words.offsets + one + 1];
   const bool counts = words.shared == 0 || row == 0;
   // The entries of the last 32 ids stay in the lanes; of a longer bag they are found once more as they are
   // added.
@@ -106,12 +173,30 @@ __global__ void __launch_bounds__(kRowThreads, 8) gather_fields(const Gather p) 
         const float* const from = entry < 0 ? default_row
                                             : field.table.rows + static_cast<std::size_t>(entry) *
                                                                      static_cast<std::size_t>(field.width);
-        sum = field.kind == FieldKind::id ? from[column] : sum + from[column];
+        sum += from[column];
       }
     }
     if (column >= field.width) continue;
     if (field.kind == FieldKind::bag_mean && last - first > 1) sum /= divisor;
     put_column<T>(field, row, column, sum);
+  }
+}
+
+// grid: for each field of one id or number a row, rows / threads of a block rounded up; then for each bag,
+// rows / warps of a block. 8 blocks a multiprocessor at least: left alone, ptxas goes for 32 registers, and
+// spills.
+template <class T>
+__global__ void __launch_bounds__(kRowThreads, 8) gather_fields(const Gather p) {
+  constexpr int kWarps = kRowThreads / 32;
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const int of_single = (p.rows + kRowThreads - 1) / kRowThreads, of_bag = (p.rows + kWarps - 1) / kWarps;
+  const int block = static_cast<int>(blockIdx.x), bag_block = block - p.single * of_single;
+  if (bag_block < 0) {
+    const int first = block % of_single * kRowThreads + warp * 32;
+    if (first < p.rows) gather_single<T>(p, p.order[block / of_single], first);
+  } else {
+    const int row = bag_block % of_bag * kWarps + warp;
+    if (row < p.rows) gather_bag<T>(p, p.order[p.single + bag_block / of_bag], row);
   }
 }
 

@@ -120,7 +120,9 @@ template <class T>
 float Stream::microseconds(const Launch<T>&, int) {
   ++timed;
   static std::atomic<std::uint64_t> drawn{0};
-  return static_cast<float>(++drawn * 0x9E37'79B9'7F4A'7C15U >> 40);
+  std::uint64_t mixed = ++drawn * 0x9E37'79B9'7F4A'7C15U;
+  mixed = (mixed ^ mixed >> 30) * 0xBF58'476D'1CE4'E5B9U;
+  return static_cast<float>(mixed >> 40);
 }
 
 namespace {
