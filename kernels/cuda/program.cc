@@ -2,6 +2,7 @@
 #include "cuda/program.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <stdexcept>
 
 #include "cuda/packing.h"
@@ -77,6 +78,14 @@ ProductsLaunch<T> Program<T>::products(const Addresses& at, const ProductsPlan& 
 }
 
 template <class T>
+bool in_fours(const ColumnCopy& copy) {
+  const std::size_t bytes = 4 * (copy.to_floats ? sizeof(float) : sizeof(T));
+  return copy.width % 4 == 0 && copy.padded % 4 == 0 && copy.to_stride % 4 == 0 &&
+         reinterpret_cast<std::uintptr_t>(copy.from) % (4 * sizeof(float)) == 0 &&
+         reinterpret_cast<std::uintptr_t>(copy.to) % bytes == 0;
+}
+
+template <class T>
 Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
   if (const auto* const plan = std::get_if<ProductsPlan>(&step)) return products(at, *plan);
   if (const auto* const copy = std::get_if<CopyPlan>(&step)) {
@@ -87,7 +96,9 @@ Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
       const float* const from = one.from == Source::general  ? at.general
                                 : one.from == Source::domain ? at.domain
                                                              : at.prior;
-      all.copies[i] = {from, one.width, one.padded, address(at, one.to), stride(one.to), floats(one.to)};
+      all.copies[i] = {from,           one.width,      one.padded, address(at, one.to),
+                       stride(one.to), floats(one.to), false};
+      all.copies[i].fours = in_fours<T>(all.copies[i]);
     }
     return all;
   }
@@ -198,7 +209,7 @@ Block block_of(const Launch<T>& launch) {
       widest = std::max(widest, one.padded);
       count += one.padded > 0;
     }
-    return {{pieces(widest, kRowThreads), static_cast<unsigned>(copy->rows), count}, kRowThreads, 0};
+    return {{pieces(widest, kCopiedColumns), static_cast<unsigned>(copy->rows), count}, kRowThreads, 0};
   }
   if (const auto* const products = std::get_if<ProductsLaunch<T>>(&launch)) {
     const Shape shape = shape_of<T>(products->tile);

@@ -6,6 +6,7 @@ namespace pepnet::cuda {
 
 constexpr int kRowThreads = 128;
 constexpr int kMostCopies = 6;
+constexpr int kCopiedColumns = 4 * kRowThreads;  // by a block
 constexpr int kRowsApart = 128;  // below that the tasks of a row are mixed by blocks of their own
 
 // `width` columns of a float32 matrix, and zeros up to `padded`, to some columns of another.
@@ -15,6 +16,7 @@ struct ColumnCopy {
   void* to;  // [rows, to_stride], beginning with the first of these columns
   int to_stride;
   bool to_floats;
+  bool fours;  // four columns at once: all widths and addresses are multiples of that
 };
 struct ColumnCopies {
   ColumnCopy copies[kMostCopies];

@@ -8,25 +8,36 @@
 
 namespace pepnet::cuda {
 
-// grid: the widest copy / kRowThreads rounded up, rows, copies.
+// grid: the widest copy / kCopiedColumns rounded up, rows, copies.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) copy_columns(const ColumnCopies p) {
+__global__ void __launch_bounds__(kRowThreads) copy_columns(const __grid_constant__ ColumnCopies p) {
   let_next_begin();
   wait_for_last();
   const ColumnCopy& copy = p.copies[blockIdx.z];
-  const int column = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x),
-            row = static_cast<int>(blockIdx.y);
-  if (column >= copy.padded || row >= p.rows) return;
-  const float value = column < copy.width
-                          ? copy.from[static_cast<std::size_t>(row) * static_cast<std::size_t>(copy.width) +
-                                      static_cast<std::size_t>(column)]
-                          : 0.0F;
-  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(copy.to_stride) +
-                         static_cast<std::size_t>(column);
-  if (copy.to_floats) {
-    static_cast<float*>(copy.to)[at] = value;
-  } else {
-    static_cast<T*>(copy.to)[at] = narrow<T>(value);
+  const int first = static_cast<int>(blockIdx.x) * kCopiedColumns, thread = static_cast<int>(threadIdx.x);
+  const std::size_t row = blockIdx.y, from_at = row * static_cast<std::size_t>(copy.width),
+                    to_at = row * static_cast<std::size_t>(copy.to_stride);
+  if (copy.fours) {
+    const int column = first + 4 * thread;
+    if (column >= copy.padded) return;
+    const auto at = static_cast<std::size_t>(column);
+    const Four four = column < copy.width ? read_four<float>(copy.from, from_at + at) : Four{};
+    if (copy.to_floats) {
+      write_four<float>(copy.to, to_at + at, four);
+    } else {
+      write_four<T>(copy.to, to_at + at, four);
+    }
+    return;
+  }
+  for (int column = first + thread; column < first + kCopiedColumns && column < copy.padded;
+       column += kRowThreads) {
+    const auto at = static_cast<std::size_t>(column);
+    const float value = column < copy.width ? copy.from[from_at + at] : 0.0F;
+    if (copy.to_floats) {
+      static_cast<float*>(copy.to)[to_at + at] = value;
+    } else {
+      static_cast<T*>(copy.to)[to_at + at] = narrow<T>(value);
+    }
   }
 }
 
