@@ -54,7 +54,7 @@ template <>
 PEPNET_BOTH constexpr Shape shape_of<bf16>(Tile tile) {
   switch (tile) {
     case Tile::few:
-      return {16, 32, 64, 6, 16, 8, 2, 128, 4};
+      return {16, 32, 64, 10, 16, 8, 2, 128, 3};
     case Tile::middle:
       return {64, 64, 32, 6, 32, 32, 2, 128, 3};
     case Tile::many:
@@ -68,7 +68,7 @@ template <>
 PEPNET_BOTH constexpr Shape shape_of<float>(Tile tile) {
   switch (tile) {
     case Tile::few:
-      return {8, 32, 64, 4, 1, 2, 4, 128, 4};
+      return {8, 32, 64, 7, 1, 2, 4, 128, 3};
     case Tile::middle:
       return {64, 64, 16, 4, 4, 4, 4, 256, 3};
     case Tile::many:
