@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from importlib import import_module, metadata
 from typing import Annotated
 
@@ -32,7 +33,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+@cache
 def _register() -> None:
+    """Once a process: typer would build what is registered again beside what it has, and take longer each time."""
     for name in COMMANDS:
         module = import_module(f"pepnet_infer.cli.{name}")
         app.command(name)(getattr(module, name))
