@@ -16,8 +16,8 @@ namespace {
 
 using cache::UpdateWindow;
 
-std::unique_ptr<UpdateWindow> make(const py::object& core, double interval, std::uint32_t limit,
-                                   bool after_expiry, std::size_t max_pending) {
+std::unique_ptr<UpdateWindow> make_window(const py::object& core, double interval, std::uint32_t limit,
+                                          bool after_expiry, std::size_t max_pending) {
   RowCache& cache = core_of(core);
   const auto dim = core.attr("dim").cast<std::size_t>();
   const py::gil_scoped_release release;
@@ -107,8 +107,8 @@ py::dict stats(const UpdateWindow& window) {
 
 void bind_update_window(py::module_& module) {
   py::class_<UpdateWindow>(module, "UpdateWindow", "Updates on their way into a RowCache, limited per id.")
-      .def(py::init(&make), py::arg("core"), py::arg("interval"), py::arg("limit"), py::arg("after_expiry"),
-           py::arg("max_pending"), py::keep_alive<1, 2>())
+      .def(py::init(&make_window), py::arg("core"), py::arg("interval"), py::arg("limit"),
+           py::arg("after_expiry"), py::arg("max_pending"), py::keep_alive<1, 2>())
       .def("apply", &apply, py::arg("keys"), py::arg("rows"), py::arg("versions"),
            py::arg("scores") = py::none(), py::arg("expires") = py::none(),
            "As RowCache.write with update=True; returns how many were applied now.")

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "pepnet/isa.h"
+#include "pepnet/round_up.h"
 
 namespace pepnet {
 
@@ -24,10 +25,6 @@ static constexpr std::size_t step_of(Precision precision) {
 
 // k is padded with zeros to a multiple of this: 64 bytes of activations, the depth of one AMX tile.
 static constexpr std::size_t k_multiple(Precision precision) { return 16 * step_of(precision); }
-
-static constexpr std::size_t round_up(std::size_t value, std::size_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Where a matrix lies in a model's buffer. Plain pointers: ISA files read it.
 struct PackedMatrix {

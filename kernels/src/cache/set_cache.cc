@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cache/row_codec.h"
+#include "pepnet/round_up.h"
 
 namespace pepnet::cache {
 namespace {
@@ -14,8 +15,6 @@ namespace {
 constexpr std::size_t kPage = std::size_t{64} << 10;  // what HugeBuffer rounds up to
 
 constexpr std::size_t kAddressSpace = std::size_t{1} << 47;  // of a process
-
-constexpr std::size_t round_up(std::size_t value, std::size_t to) { return (value + to - 1) / to * to; }
 
 // Slots that are never filled, so that a row can be written beside the one it replaces.
 constexpr std::uint32_t spare_slots(std::uint32_t slots) { return std::min(16U, std::max(2U, slots / 16)); }

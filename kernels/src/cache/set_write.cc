@@ -12,7 +12,7 @@ namespace {
 // How many keys behind the first stage the others are.
 constexpr std::size_t kGuess = 8;
 constexpr std::size_t kWrite = 16;
-constexpr std::size_t kRing = 32;
+constexpr std::size_t kWriteRing = 32;
 
 }  // namespace
 
@@ -236,8 +236,8 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
   std::size_t written = 0;
   // A key's sets are asked for first, then the rows that they lead to, then it is written: what it needs is
   // on its way while those before it are written.
-  Home ring[kRing];
-  const auto home_of = [&](std::size_t at) noexcept -> Home& { return ring[at % kRing]; };
+  Home ring[kWriteRing];
+  const auto home_of = [&](std::size_t at) noexcept -> Home& { return ring[at % kWriteRing]; };
   const auto ask = [&](std::size_t at) noexcept {
     Home& home = home_of(at) = homes_.of(batch.keys[at]);
     prefetch(&regions_[home.region].lock);

@@ -7,6 +7,8 @@
 #include <new>
 #include <string>
 
+#include "pepnet/round_up.h"
+
 namespace pepnet {
 namespace {
 
@@ -17,8 +19,6 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Beyond 128 the keys were made to collide, and another seed scatters them.
 constexpr std::size_t kMostWalked = 128;
 constexpr int kSeeds = 16;
-
-std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
 

@@ -6,6 +6,8 @@
 #include <limits>
 #include <new>
 
+#include "pepnet/round_up.h"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
@@ -26,8 +28,6 @@ void watch_end([[maybe_unused]] std::byte* end, [[maybe_unused]] std::size_t byt
 }
 
 constexpr std::size_t kPage = std::size_t{64} << 10;  // a multiple of every page size in use
-
-constexpr std::size_t round_up(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 
 }  // namespace
 

@@ -15,12 +15,12 @@ using threads::Pool;
 
 // Never destroyed, and all of it constant at load: workers may run on while the process's other statics go,
 // and a forked child can put it back to what it was at the start.
-constinit Pool pool;
+constinit Pool process_pool;
 
 // The child of a fork has none of the workers, and whatever the others were doing stands still half done,
 // locks included. Nothing of it is touched: the pool starts anew. Registered at load, before any thread can
 // fork in between.
-[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool.start_over(); });
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] { process_pool.start_over(); });
 
 void run_alone(StagedWork& work) noexcept {
   const std::size_t stages = work.stages();
@@ -40,21 +40,21 @@ ThreadPool& ThreadPool::instance() noexcept {
 void ThreadPool::run(StagedWork& work, unsigned participants, bool spin) noexcept {
   const unsigned wanted = std::min(participants, kMaxParticipants);
   if (wanted <= 1) {
-    pool.count_job(wanted < participants);
+    process_pool.count_job(wanted < participants);
     run_alone(work);
     return;
   }
-  threads::Slot* const slot = pool.take_slot();
+  threads::Slot* const slot = process_pool.take_slot();
   if (slot == nullptr) {
-    pool.count_job(true);
+    process_pool.count_job(true);
     run_alone(work);
     return;
   }
-  const bool served = pool.run(*slot, work, wanted, spin);
-  pool.give_back(*slot);
-  pool.count_job(!served || wanted < participants);
+  const bool served = process_pool.run(*slot, work, wanted, spin);
+  process_pool.give_back(*slot);
+  process_pool.count_job(!served || wanted < participants);
 }
 
-PoolInfo ThreadPool::info() const noexcept { return pool.info(); }
+PoolInfo ThreadPool::info() const noexcept { return process_pool.info(); }
 
 }  // namespace pepnet
