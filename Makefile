@@ -12,7 +12,11 @@ DEMO ?= demo-out
 DEMO_ROWS ?= 40000
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Bytecode is written by whoever imports a module first: two thirds of what is installed nobody does. Where it were never
+# written, each process of the tests would compile what it imports.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+
 # What the wheel is compiled in, for the next wheel, and for the C++ tests.
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
