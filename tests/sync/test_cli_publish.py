@@ -23,14 +23,15 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def pair(toy_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path, Path]:
+def pair(
+    toy_checkpoint: Checkpoint, toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[World, Path, Path]:
     """Two bundles of one model; the second has rows changed, added and removed."""
     folder = tmp_path_factory.mktemp("pair")
     world = World(toy_checkpoint, folder, seed=4)
     world.step(version=9)
     new = write_bundle(world.checkpoints[9], folder / "new", model_version=9)
-    old = write_bundle(toy_checkpoint, folder / "old", model_version=7)
-    return world, old.path, new.path
+    return world, toy_bundle, new.path
 
 
 def test_from_two_bundles_to_scores(
