@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pepnet_infer.bench import end_to_end, latency_run, limits, overhead
+from pepnet_infer.bench import end_to_end, latency, latency_run, limits, overhead
 from pepnet_infer.bench.latency import Plan
 from pepnet_infer.bench.latency_hits import hit_rates
 from pepnet_infer.bench.report import Result as BenchResult
@@ -27,12 +28,13 @@ PEERS = "onnxruntime,engine-onnxruntime,engine-native"
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs `pepnet-infer bench ...` in this process, with a quick look at the machine's limits."""
+    """Runs `pepnet-infer bench ...` in this process, with a quick look at the machine's limits and quick turns."""
     monkeypatch.setattr(limits, "SHAPES", ((16, 32, 32),))
     monkeypatch.setattr(limits, "SECONDS_A_TRY", 0.01)
     monkeypatch.setattr(limits, "last_level_cache", lambda: 1 << 20)
     monkeypatch.setattr(end_to_end, "CANDIDATES", 20)
     monkeypatch.setattr(overhead, "CALLS", 50)
+    monkeypatch.setattr(latency, "Plan", functools.partial(Plan, warm_s=0.002))  # a tenth: hundreds of turns warm up
     quick = Plan(runs=3, warm_calls=0, warm_s=0.0, settle_s=0.0)
     monkeypatch.setattr(
         latency_run, "hit_rates", lambda b, sizes, threads, _, *more: hit_rates(b, sizes, threads, quick, *more)
