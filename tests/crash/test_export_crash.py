@@ -33,15 +33,18 @@ replace(checkpoint, meta={"which": "new"}).save(target, overwrite=True)
 print(calls)
 """
 
-#: Writes a bundle and dies when the step named last begins.
+#: Writes a bundle and dies when the step named last begins. The graph is the old bundle's: making it again takes 8 s.
 EXPORT = """
-import os, signal, sys
+import importlib, os, signal, sys
+import onnx
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.write_bundle import write_bundle
+module = importlib.import_module("pepnet_infer.export.write_bundle")
+graph = onnx.load(os.path.join(sys.argv[2], "dense.onnx"))
+module.to_onnx = module.simplify = lambda *_: graph
 def step(name):
     if name == sys.argv[3]:
         os.kill(os.getpid(), signal.SIGKILL)
-write_bundle(Checkpoint.load(sys.argv[1]), sys.argv[2], overwrite=True, on_step=step)
+module.write_bundle(Checkpoint.load(sys.argv[1]), sys.argv[2], overwrite=True, on_step=step)
 """
 
 #: Saves with a limit on file sizes, which fails a write in its middle just as a full disk does.
