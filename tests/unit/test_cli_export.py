@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from pepnet_infer.bundle import Bundle, read_tensors
+from pepnet_infer.cli.main import COMMANDS, app
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.tensorfile import write_tensors
@@ -173,3 +174,10 @@ def test_wrong_usage_ends_with_2(run: Run, words: tuple[str, ...], message: str)
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_a_second_call_builds_no_more_than_the_first(run: Run) -> None:
+    for _ in range(2):
+        assert run("verify")[0] == 2
+    assert [command.name for command in app.registered_commands] == list(COMMANDS)
+    assert [group.name for group in app.registered_groups] == ["bench"]
