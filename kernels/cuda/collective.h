@@ -19,6 +19,8 @@ __device__ __forceinline__ T& shared_as() {
 // Copies 16 bytes to shared memory while the thread goes on; both addresses are multiples of 16. Without
 // `wanted` they become zeros, and `from` is not read.
 __device__ __forceinline__ void copy_later(void* to, const void* from, bool wanted) {
+  PEPNET_ALIGNED(to, 16);
+  PEPNET_ALIGNED(from, 16);
 #ifdef __CUDACC__
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
   const int bytes = wanted ? 16 : 0;
@@ -45,6 +47,7 @@ struct alignas(4 * kCount) Words {
 };
 template <std::size_t kCount>
 __device__ __forceinline__ Words<kCount> words_at(const std::uint32_t* from) {
+  PEPNET_ALIGNED(from, sizeof(Words<kCount>));
   return *reinterpret_cast<const Words<kCount>*>(from);
 }
 
@@ -91,6 +94,7 @@ __device__ __forceinline__ void wait_for_copies() {
 template <std::size_t kCount>
 __device__ __forceinline__ void read_blocks(std::uint32_t (&to)[kCount], const std::uint32_t* row) {
   static_assert(kCount == 2 || kCount == 4);
+  PEPNET_ALIGNED(row, 16);
 #ifdef __CUDACC__
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(row));
   if constexpr (kCount == 4) {

@@ -49,17 +49,13 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()
 
-add_library(pepnet_cuda MODULE
-  kernels/cuda/api.cc kernels/cuda/device_rows.cc kernels/cuda/feature_words.cc kernels/cuda/model.cc
-  kernels/cuda/program.cc kernels/cuda/program_builder.cc kernels/cuda/runtime.cu
-  kernels/cuda/tuning.cc)
+add_library(pepnet_cuda MODULE kernels/cuda/runtime.cu $<TARGET_OBJECTS:pepnet_cuda_host>)
 set_target_properties(pepnet_cuda PROPERTIES
   PREFIX lib CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
 target_include_directories(pepnet_cuda PRIVATE ${PROJECT_SOURCE_DIR}/kernels ${PROJECT_SOURCE_DIR}/kernels/src)
 # Registers, stack and spills of every kernel go to the build's output.
 target_compile_options(pepnet_cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:CXX>:$<TARGET_PROPERTY:pepnet_flags,INTERFACE_COMPILE_OPTIONS>>
-  $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v$<$<BOOL:${PEPNET_WERROR}>:;-Werror=all-warnings>>)
+  -Xptxas=-v $<$<BOOL:${PEPNET_WERROR}>:-Werror=all-warnings>)
 target_link_libraries(pepnet_cuda PRIVATE pepnet_core)
 target_link_options(pepnet_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
 install(TARGETS pepnet_cuda LIBRARY DESTINATION pepnet_infer COMPONENT python)

@@ -15,12 +15,16 @@ struct alignas(4 * sizeof(T)) Stored {
 
 template <class T>
 __device__ __forceinline__ Four read_four(const void* from, std::size_t at) {
-  const auto stored = *reinterpret_cast<const Stored<T>*>(static_cast<const T*>(from) + at);
+  const T* const address = static_cast<const T*>(from) + at;
+  PEPNET_ALIGNED(address, sizeof(Stored<T>));
+  const auto stored = *reinterpret_cast<const Stored<T>*>(address);
   return {{widen(stored.of[0]), widen(stored.of[1]), widen(stored.of[2]), widen(stored.of[3])}};
 }
 template <class T>
 __device__ __forceinline__ void write_four(void* to, std::size_t at, const Four& four) {
-  *reinterpret_cast<Stored<T>*>(static_cast<T*>(to) + at) = {
+  T* const address = static_cast<T*>(to) + at;
+  PEPNET_ALIGNED(address, sizeof(Stored<T>));
+  *reinterpret_cast<Stored<T>*>(address) = {
       {narrow<T>(four.of[0]), narrow<T>(four.of[1]), narrow<T>(four.of[2]), narrow<T>(four.of[3])}};
 }
 

@@ -22,6 +22,7 @@ __device__ __forceinline__ int find(const GatherField& field, std::uint64_t key,
   struct alignas(16) Two {
     std::uint64_t key[2];
   };
+  PEPNET_ALIGNED(table.keys + first, sizeof(Two));
   const auto* const set = reinterpret_cast<const Two*>(table.keys + first);
   int way = -1;
   PEPNET_UNROLL
@@ -79,7 +80,7 @@ __device__ __forceinline__ void put_rows(const GatherField& field, int first, in
   for (int begin = 0; begin < all; begin += 32) {
     const int i = begin + lane, row = i < all ? i / of_row : 0, column = i % of_row * kWide;
     const int entry = of_lane(found, static_cast<std::uint32_t>(row));
-    if (i >= all || entry == kUnknown) continue;
+    if (i >= all) continue;  // what is not here gets the default row, until it is patched in
     const float* const from = entry < 0 ? default_row
                                         : field.table.rows + static_cast<std::size_t>(entry) *
                                                                  static_cast<std::size_t>(field.width);

@@ -189,6 +189,10 @@ void wait_for_all_but(unsigned groups) {
 
 void wait_for_last() { running->waited = true; }
 
+void expect_aligned(const void* address, std::size_t bytes) {
+  if (reinterpret_cast<std::uintptr_t>(address) % bytes != 0) give_up("an address that is not aligned");
+}
+
 }  // namespace pepnet::cuda_emulated
 
 void __syncthreads() {

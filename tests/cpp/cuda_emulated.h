@@ -61,4 +61,7 @@ void wait_for_all_but(unsigned groups);
 
 void wait_for_last();
 
+// Ends the process with a message where `address` is no multiple of `bytes`.
+void expect_aligned(const void* address, std::size_t bytes);
+
 }  // namespace pepnet::cuda_emulated
