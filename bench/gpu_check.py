@@ -72,6 +72,8 @@ def main() -> int:
     if words.json:
         words.json.write_text(json.dumps(found, indent=1) + "\n")
     print(_table(found))
+    for line in _ratios(found):
+        print(line)
     return 0
 
 
@@ -165,7 +167,8 @@ def _kuaishou_is_right(library: Any, reference: Any) -> str:
             raise SystemExit(
                 f"kuaishou {precision}: expected rms {RMS[precision]}, max {MOST[precision]}, got {rms}, {most}"
             )
-        said.append(f"{precision} rms {rms:.1e}, max {most:.1e}")
+        relative = float(np.linalg.norm(difference) / np.linalg.norm(expected))
+        said.append(f"{precision} rms {rms:.1e}, max {most:.1e}, relative {relative:.1e}")
     return "preset kuaishou, 1000 rows: " + "; ".join(said)
 
 
@@ -410,6 +413,26 @@ def _table(found: dict[str, Any]) -> str:
         ]
         lines.append(" ".join([f"{name:22}", *(f"{cell:>16}" for cell in cells)]))
     return "\n".join(lines)
+
+
+def _ratios(found: dict[str, Any]) -> Iterator[str]:
+    """What the table is read for: bf16 against the peers, and against what this card cannot be faster than."""
+    timings = {rows: {n: t["p50_us"] for n, t in batch.items()} for rows, batch in found.get("timings", {}).items()}
+    for rows, took in timings.items():
+        ours = took.get("cuda-bf16")
+        if ours is None:
+            continue
+        said = [
+            f"{took[n] / ours:.2f} x as fast as {n}" for n in ("onnxruntime-fp32", "torch-compile-bf16") if n in took
+        ]
+        products, limits = found["kernels"]["bf16"]["products"], found["limits"]
+        flops = int(rows) * sum(p["flops_a_row"] for p in products) / limits["bf16_tflops"] / 1e6
+        weights = sum(p["weight_bytes"] for p in products) / limits["copy_gb_per_s"] / 1e3
+        said.append(f"{ours / max(flops, weights):.1f} x its bound of {max(flops, weights):.1f} us")
+        ids = found.get("ids", {}).get(rows, {}).get("bf16, rows on GPU")
+        if ids is not None:
+            said.append(f"ids -> scores {ids['p50_us'] / ours:.2f} x that")
+        yield f"cuda-bf16, {rows} rows: {ours:.1f} us, " + ", ".join(said)
 
 
 if __name__ == "__main__":
