@@ -41,7 +41,7 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
         yield staging
         sync_tree(staging)
         refuse_occupied(target, document, overwrite)
-        _put_in_place(staging, target)
+        _put_in_place(staging, target, overwrite)
     except OSError as error:
         raise _failure(target, error) from error
     finally:
@@ -89,11 +89,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _put_in_place(staging: Path, target: Path) -> None:
-    if target.is_dir() and any(target.iterdir()):
+def _put_in_place(staging: Path, target: Path, overwrite: bool) -> None:
+    if overwrite and target.is_dir() and any(target.iterdir()):
         _exchange(staging, target)
     else:
-        os.rename(staging, target)
+        os.rename(staging, target)  # fails on a directory that somebody has filled since we looked
     sync_folder(target.parent)
 
 

@@ -55,12 +55,12 @@ def kill_and_follow(world: World, log: DirectoryLog, bundle: Path, batch: Batch,
     """Returns how many versions were seen by those that were killed."""
     file = saved(batch, folder / "batch.npz")
     random, seen = np.random.default_rng(5), 0
-    for _ in range(kills):
+    for kill in range(kills):
         command = [sys.executable, "-c", FOLLOW, str(bundle), str(log.path), str(file)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline()  # loaded; from here on anything may be cut short
-        lines = [process.stdout.readline()] if random.random() < 0.5 else []
+        lines = [process.stdout.readline()] if kill % 2 == 0 else []
         ends = time.monotonic() + random.random() * 0.4
         while time.monotonic() < ends:
             log.append(world.step(dense=bool(random.random() < 0.5)))

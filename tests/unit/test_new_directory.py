@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pepnet_infer import files
 from pepnet_infer.errors import BundleError
 from pepnet_infer.files import new_directory, sha256
 
@@ -151,6 +152,21 @@ def test_of_two_writers_at_once_one_wins_whole(tmp_path: Path) -> None:
     assert len(errors) == 1
     assert re.search(r"got an existing doc\.json|cannot write: .*not empty", errors[0])
     assert set(content(tmp_path / "b").values()) in ({"one"}, {"two"})
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_what_came_after_the_last_look_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "refuse_occupied", lambda *_: None)
+
+    def write() -> None:
+        with new_directory(tmp_path / "b", "doc.json") as root:
+            fill(root, "two")
+            (tmp_path / "b").mkdir()
+            fill(tmp_path / "b", "one")
+
+    with pytest.raises(BundleError, match=r"cannot write: .*not empty"):
+        write()
+    assert set(content(tmp_path / "b").values()) == {"one"}
     assert os.listdir(tmp_path) == ["b"]
 
 
