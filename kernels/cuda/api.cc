@@ -207,6 +207,7 @@ PEPNET_EXPORT int64_t pepnet_cuda_facts(void* model, char* text, int64_t size) {
 PEPNET_EXPORT void* pepnet_cuda_rows(const PepnetWidth* widths, int64_t count, int32_t by_score,
                                      int32_t device) {
   return guarded(static_cast<void*>(nullptr), [&]() -> void* {
+    const pepnet::cuda::OnDevice here(device);
     std::vector<pepnet::cuda::DeviceRows::Width> given;
     for (const PepnetWidth& one : span_of(widths, count))
       given.push_back({static_cast<int>(one.width), static_cast<std::size_t>(one.entries)});

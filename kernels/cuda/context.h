@@ -43,7 +43,11 @@ class Context {
   Context(const Program<T>& program, const TilesByRows& tiles, const std::byte* weights, bool graphs,
           const Attached* attached)
       : program_(program), tiles_(tiles), weights_(weights), graphs_(graphs), attached_(attached) {}
-  ~Context() { free_.wait(); }  // a caller's stream may still be at work with it
+  // A caller's stream may still be at work with it, and ours after a call that failed.
+  ~Context() {
+    free_.wait();
+    stream_.drain();
+  }
 
   // What a caller's stream still has to do with this context is done when the next goes on.
   void take_over() { stream_.wait_for(free_); }
@@ -69,6 +73,8 @@ class Context {
   void run_on_device(const CallInputs& call) {
     const DenseConfig& config = program_.config();
     Stream stream(call.stream);
+    if (stream.being_captured())
+      throw std::invalid_argument("stream: expected one that is not being captured");
     stream.wait_for(free_);
     for (std::size_t first = 0; first < call.rows; first += kMostRows) {
       const std::size_t rows = std::min(kMostRows, call.rows - first);
@@ -173,6 +179,7 @@ class Context {
     const std::size_t lacking =
         attached_ == nullptr ? 0 : count_bytes() + rows * attached_->fields.size() * sizeof(std::uint32_t);
     made.answers = Allocation(made.counts_at + lacking, Memory::device);
+    stream_.fill(made.answers.data(), 0, made.answers.size());  // all of it goes to the host, used or not
     made.told = Allocation(made.counts_at + lacking, Memory::pinned);
     made.own.weights = weights_;
     made.own.scratch = made.scratch.data();

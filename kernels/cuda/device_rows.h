@@ -40,7 +40,8 @@ class DeviceRows {
     int width;
     std::size_t entries;
   };
-  // Throws std::invalid_argument, CudaError.
+  // On the device that is the thread's (`OnDevice`), its number `device`. Throws std::invalid_argument,
+  // CudaError.
   DeviceRows(int device, const std::vector<Width>& widths, bool by_score);
 
   // The table of a width. Throws std::invalid_argument when there is none.

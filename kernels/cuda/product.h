@@ -92,7 +92,7 @@ union Stages {
     std::uint32_t a[extent(kShape.stages)][extent(kShape.rows)][extent(kShape.row_words())];
     std::uint32_t w[extent(kShape.stages)][extent(kShape.weight_lines())][extent(kShape.weight_line_words())];
   } in;
-  float out[extent(kShape.rows)][extent(kShape.columns + 4)];
+  float out[extent(kShape.rows)][extent(kShape.out_line())];
 };
 
 }  // namespace pepnet::cuda

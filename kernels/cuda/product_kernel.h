@@ -20,19 +20,29 @@ __device__ __forceinline__ float relu_of(float x) { return x < 0.0F ? 0.0F : x; 
 
 // x is of a gated product what comes out, of others the sum.
 template <class T>
-__device__ __forceinline__ float value_of(const Product<T>& p, float x, float times) {
+__device__ __forceinline__ Four value_of(const Product<T>& p, const Four& x, const Four& times) {
+  Four y = x;
   switch (p.epilogue) {
     case Epilogue::relu:
-      return relu_of(x);
+      PEPNET_UNROLL
+      for (int i = 0; i < 4; ++i) y.of[i] = relu_of(x.of[i]);
+      break;
     case Epilogue::gate:
-      return gate_of(x, p.gamma);
+      PEPNET_UNROLL
+      for (int i = 0; i < 4; ++i) y.of[i] = gate_of(x.of[i], p.gamma);
+      break;
     case Epilogue::gate_times:
-      return gate_of(x, p.gamma) * times;
+      PEPNET_UNROLL
+      for (int i = 0; i < 4; ++i) y.of[i] = gate_of(x.of[i], p.gamma) * times.of[i];
+      break;
     case Epilogue::relu_times:
-      return relu_of(x) * times;
+      PEPNET_UNROLL
+      for (int i = 0; i < 4; ++i) y.of[i] = relu_of(x.of[i]) * times.of[i];
+      break;
     default:
-      return x;
+      break;
   }
+  return y;
 }
 
 // Where a block is in its product.
@@ -40,20 +50,25 @@ struct At {
   int row, column, group;
 };
 
-// Writes four columns of a row, beginning with `column`.
+// m of four columns of a row, beginning with `column`.
 template <class T>
-__device__ __forceinline__ void finish(const Product<T>& p, int row, int column, int group, const Four& x) {
-  Four times{};
-  if (p.times != nullptr) {
-    const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.times_stride) +
-                           static_cast<std::size_t>(group * p.times_group + column);
-    times = p.times_floats ? read_four<float>(p.times, at) : read_four<T>(p.times, at);
-  }
+__device__ __forceinline__ Four times_of(const Product<T>& p, int row, int column, int group) {
+  if (p.times == nullptr) return {};
+  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.times_stride) +
+                         static_cast<std::size_t>(group * p.times_group + column);
+  return p.times_floats ? read_four<float>(p.times, at) : read_four<T>(p.times, at);
+}
+
+// Writes four columns of a row.
+template <class T>
+__device__ __forceinline__ void finish(const Product<T>& p, int row, int column, int group, const Four& x,
+                                       const Four& times) {
   const int used =
       p.used_by_whole == nullptr ? p.used : column / kWhole * kWhole + p.used_by_whole[column / kWhole];
-  Four value;
+  Four value = value_of(p, x, times);
   PEPNET_UNROLL
-  for (int i = 0; i < 4; ++i) value.of[i] = column + i < used ? value_of(p, x.of[i], times.of[i]) : 0.0F;
+  for (int i = 0; i < 4; ++i)
+    if (column + i >= used) value.of[i] = 0.0F;
   const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.out_stride) +
                          static_cast<std::size_t>(group * p.out_group + column);
   if (p.out_floats) {
@@ -322,19 +337,37 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
     stages.out[r][c] = x;
   });
   __syncthreads();
+  constexpr int kPieces = kShape.rows * kShape.columns / 4,
+                kTogether = 4;  // whose m is read before any waits
+  const auto place = [&](int piece) {
+    return At{piece / (kShape.columns / 4), piece % (kShape.columns / 4) * 4, 0};
+  };
+  const auto there = [&](int piece) {
+    return piece < kPieces && at.row + place(piece).row < p.rows &&
+           at.column + place(piece).column < p.columns;
+  };
   PEPNET_NO_UNROLL
-  for (int piece = static_cast<int>(threadIdx.x); piece < kShape.rows * kShape.columns / 4;
-       piece += kShape.threads) {
-    const int r = piece / (kShape.columns / 4), c = piece % (kShape.columns / 4) * 4;
-    const int row = at.row + r, column = at.column + c;
-    if (row >= p.rows || column >= p.columns) continue;
-    Four x = read_four<float>(stages.out[r], static_cast<std::size_t>(c));
-    if constexpr (!kGated) {
-      const Four b = read_four<float>(bias, static_cast<std::size_t>(column));
-      PEPNET_UNROLL
-      for (int i = 0; i < 4; ++i) x.of[i] += b.of[i];
+  for (int begin = static_cast<int>(threadIdx.x); begin < kPieces; begin += kTogether * kShape.threads) {
+    Four times[kTogether];
+    PEPNET_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      const int piece = begin + i * kShape.threads;
+      if (there(piece))
+        times[i] = times_of(p, at.row + place(piece).row, at.column + place(piece).column, at.group);
     }
-    finish(p, row, column, at.group, x);
+    PEPNET_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      const int piece = begin + i * kShape.threads;
+      if (!there(piece)) continue;
+      const At to = place(piece);
+      Four x = read_four<float>(stages.out[to.row], static_cast<std::size_t>(to.column));
+      if constexpr (!kGated) {
+        const Four b = read_four<float>(bias, static_cast<std::size_t>(at.column + to.column));
+        PEPNET_UNROLL
+        for (int j = 0; j < 4; ++j) x.of[j] += b.of[j];
+      }
+      finish(p, at.row + to.row, at.column + to.column, at.group, x, times[i]);
+    }
   }
 }
 

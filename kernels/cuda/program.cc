@@ -8,6 +8,11 @@
 #include "cuda/packing.h"
 
 namespace pepnet::cuda {
+namespace {
+
+unsigned pieces(int size, int piece) { return static_cast<unsigned>((size + piece - 1) / piece); }
+
+}  // namespace
 
 template <class T>
 std::size_t Program<T>::buffer_at(int buffer, int rows) const {
@@ -99,6 +104,9 @@ Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
       all.copies[i] = {from,           one.width,      one.padded, address(at, one.to),
                        stride(one.to), floats(one.to), false};
       all.copies[i].fours = in_fours<T>(all.copies[i]);
+      all.first[i] = all.blocks;
+      all.blocks += static_cast<int>(pieces(one.padded, kCopiedColumns));
+      ++all.count;
     }
     return all;
   }
@@ -179,12 +187,6 @@ std::vector<StepCost> Program<T>::costs() const {
   return costs;
 }
 
-namespace {
-
-unsigned pieces(int size, int piece) { return static_cast<unsigned>((size + piece - 1) / piece); }
-
-}  // namespace
-
 template <class T>
 void arrange(ProductsLaunch<T>& launch, Tile tile) {
   if (launch.gated() && !can_be_gated(tile))
@@ -203,13 +205,7 @@ void arrange(ProductsLaunch<T>& launch, Tile tile) {
 template <class T>
 Block block_of(const Launch<T>& launch) {
   if (const auto* const copy = std::get_if<ColumnCopies>(&launch)) {
-    int widest = 0;
-    unsigned count = 0;
-    for (const ColumnCopy& one : copy->copies) {
-      widest = std::max(widest, one.padded);
-      count += one.padded > 0;
-    }
-    return {{pieces(widest, kCopiedColumns), static_cast<unsigned>(copy->rows), count}, kRowThreads, 0};
+    return {{static_cast<unsigned>(copy->blocks), pieces(copy->rows, kCopiedRows), 1}, kRowThreads, 0};
   }
   if (const auto* const products = std::get_if<ProductsLaunch<T>>(&launch)) {
     const Shape shape = shape_of<T>(products->tile);

@@ -6,7 +6,7 @@ namespace pepnet::cuda {
 
 constexpr int kRowThreads = 128;
 constexpr int kMostCopies = 6;
-constexpr int kCopiedColumns = 4 * kRowThreads;  // by a block
+constexpr int kCopiedColumns = 4 * kRowThreads, kCopiedRows = 4;  // by a block
 constexpr int kRowsApart = 128;  // below that the tasks of a row are mixed by blocks of their own
 
 // `width` columns of a float32 matrix, and zeros up to `padded`, to some columns of another.
@@ -20,6 +20,8 @@ struct ColumnCopy {
 };
 struct ColumnCopies {
   ColumnCopy copies[kMostCopies];
+  int first[kMostCopies];  // block of each
+  int count, blocks;
   int rows;
 };
 

@@ -8,35 +8,52 @@
 
 namespace pepnet::cuda {
 
-// grid: the widest copy / kCopiedColumns rounded up, rows, copies.
+template <class T>
+__device__ __forceinline__ void copy_four(const ColumnCopy& copy, std::size_t row, int column) {
+  const auto at = static_cast<std::size_t>(column);
+  const Four four = column < copy.width
+                        ? read_four<float>(copy.from, row * static_cast<std::size_t>(copy.width) + at)
+                        : Four{};
+  const std::size_t to = row * static_cast<std::size_t>(copy.to_stride) + at;
+  if (copy.to_floats) {
+    write_four<float>(copy.to, to, four);
+  } else {
+    write_four<T>(copy.to, to, four);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void copy_one(const ColumnCopy& copy, std::size_t row, int column) {
+  const auto at = static_cast<std::size_t>(column);
+  const float value = column < copy.width ? copy.from[row * static_cast<std::size_t>(copy.width) + at] : 0.0F;
+  const std::size_t to = row * static_cast<std::size_t>(copy.to_stride) + at;
+  if (copy.to_floats) {
+    static_cast<float*>(copy.to)[to] = value;
+  } else {
+    static_cast<T*>(copy.to)[to] = narrow<T>(value);
+  }
+}
+
+// grid: kCopiedColumns of all copies, one after another; rows / kCopiedRows rounded up.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) copy_columns(const __grid_constant__ ColumnCopies p) {
   let_next_begin();
   wait_for_last();
-  const ColumnCopy& copy = p.copies[blockIdx.z];
-  const int first = static_cast<int>(blockIdx.x) * kCopiedColumns, thread = static_cast<int>(threadIdx.x);
-  const std::size_t row = blockIdx.y, from_at = row * static_cast<std::size_t>(copy.width),
-                    to_at = row * static_cast<std::size_t>(copy.to_stride);
-  if (copy.fours) {
-    const int column = first + 4 * thread;
-    if (column >= copy.padded) return;
-    const auto at = static_cast<std::size_t>(column);
-    const Four four = column < copy.width ? read_four<float>(copy.from, from_at + at) : Four{};
-    if (copy.to_floats) {
-      write_four<float>(copy.to, to_at + at, four);
+  int block = static_cast<int>(blockIdx.x), which = 0;
+  while (which + 1 < p.count && block >= p.first[which + 1]) ++which;
+  const ColumnCopy& copy = p.copies[which];
+  const int first = (block - p.first[which]) * kCopiedColumns, thread = static_cast<int>(threadIdx.x);
+  PEPNET_UNROLL
+  for (int i = 0; i < kCopiedRows; ++i) {
+    const int row = static_cast<int>(blockIdx.y) * kCopiedRows + i;
+    if (row >= p.rows) return;
+    if (copy.fours) {
+      const int column = first + 4 * thread;
+      if (column < copy.padded) copy_four<T>(copy, static_cast<std::size_t>(row), column);
     } else {
-      write_four<T>(copy.to, to_at + at, four);
-    }
-    return;
-  }
-  for (int column = first + thread; column < first + kCopiedColumns && column < copy.padded;
-       column += kRowThreads) {
-    const auto at = static_cast<std::size_t>(column);
-    const float value = column < copy.width ? copy.from[from_at + at] : 0.0F;
-    if (copy.to_floats) {
-      static_cast<float*>(copy.to)[to_at + at] = value;
-    } else {
-      static_cast<T*>(copy.to)[to_at + at] = narrow<T>(value);
+      for (int column = first + thread; column < first + kCopiedColumns && column < copy.padded;
+           column += kRowThreads)
+        copy_one<T>(copy, static_cast<std::size_t>(row), column);
     }
   }
 }

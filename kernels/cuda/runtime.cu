@@ -1,3 +1,5 @@
+#include <map>
+#include <mutex>
 #include <type_traits>
 #include <utility>
 
@@ -17,20 +19,34 @@ void check(cudaError_t code, const char* what) {
 
 #define CHECK_CUDA(call) check(call, #call)
 
-// Kernels with more dynamic shared memory than a block has by default are told so, once on each device.
-void allow_shared(const void* kernel, std::size_t bytes) {
-  if (bytes > (std::size_t{48} << 10))
-    CHECK_CUDA(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+// Tells a kernel, once on each device, how much dynamic shared memory it may have, and that all of them want
+// as much of the cache for it as there is: between kernels that differ in that a multiprocessor has to drain.
+void prepare(const void* kernel, int device, std::size_t bytes) {
+  static std::mutex lock;
+  static std::map<std::pair<const void*, int>, std::size_t> prepared;
+  const std::lock_guard guard(lock);
+  const auto [known, fresh] = prepared.try_emplace({kernel, device}, std::size_t{48} << 10);
+  if (fresh)
+    CHECK_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                    cudaSharedmemCarveoutMaxShared));
+  if (bytes <= known->second) return;
+  CHECK_CUDA(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  known->second = bytes;
 }
 
 // Whether kernels may begin before the last is done. They wait for it in code for 9.0 only: elsewhere code
 // for 8.0 runs, which does not.
-bool can_overlap() {
-  int device = 0, major = 0;
-  CHECK_CUDA(cudaGetDevice(&device));
+bool can_overlap(int device) {
+  int major = 0;
   CHECK_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   return major == 9;
+}
+
+int current_device() {
+  int device = 0;
+  CHECK_CUDA(cudaGetDevice(&device));
+  return device;
 }
 
 }  // namespace
@@ -70,7 +86,8 @@ Event::~Event() { (void)cudaEventDestroy(state_->event); }
 struct Stream::State {
   cudaStream_t stream = nullptr;
   bool ours = false;
-  bool overlaps = can_overlap();
+  int device = current_device();
+  bool overlaps = can_overlap(device);
 };
 
 Stream::Stream() : state_(std::make_unique<State>()) {
@@ -99,6 +116,14 @@ void Stream::fill(void* at, int byte, std::size_t bytes) {
 }
 
 void Stream::wait() { CHECK_CUDA(cudaStreamSynchronize(state_->stream)); }
+
+void Stream::drain() noexcept { (void)cudaStreamSynchronize(state_->stream); }
+
+bool Stream::being_captured() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  CHECK_CUDA(cudaStreamIsCapturing(state_->stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
 
 void Stream::wait_for(const Event& event) {
   CHECK_CUDA(cudaStreamWaitEvent(state_->stream, event.state_->event, 0));
@@ -159,7 +184,7 @@ void Stream::enqueue(const Launch<T>& launch, bool early) {
         } else {
           kernel = kernel_of<T>(what);
         }
-        allow_shared(kernel, block.shared_bytes);
+        prepare(kernel, state_->device, block.shared_bytes);
         void* parameters[] = {const_cast<void*>(parameter)};
         CHECK_CUDA(cudaLaunchKernelExC(&config, kernel, parameters));
       },

@@ -96,7 +96,9 @@ class Stream {
   // (`wait_for_last`); where the device can.
   template <class T>
   void enqueue(const Launch<T>& launch, bool early = false);
-  void wait();  // throws what a launch or a copy before ended with
+  void wait();            // throws what a launch or a copy before ended with
+  void drain() noexcept;  // the same, whatever it ended with
+  bool being_captured() const;
 
   // What a launch takes, of so many one after another that each wait for the last. Waits for them.
   template <class T>

@@ -37,9 +37,11 @@ struct Shape {
   PEPNET_BOTH constexpr int weight_line_words() const {
     return weight_words() + (element_bytes == 2 ? 4 : 0);
   }
+  // What the lanes of half a warp have of the sums goes to different banks.
+  PEPNET_BOTH constexpr int out_line() const { return columns + 8; }
   constexpr std::size_t shared_bytes() const {
     const int in = stages * (rows * row_words() + weight_lines() * weight_line_words()),
-              out = rows * (columns + 4);
+              out = rows * out_line();
     return static_cast<std::size_t>(in > out ? in : out) * 4;
   }
 };

@@ -1,13 +1,15 @@
 #include "cuda/tuning.h"
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 #include <utility>
 
 namespace pepnet::cuda {
 namespace {
 
-constexpr int kRepeats = 10;
+constexpr int kRepeats = 10, kRounds = 5;
+constexpr float kWarm = 50'000;  // microseconds, until clocks are up
 
 // What the times of a program's launches depend on.
 template <class T>
@@ -26,21 +28,30 @@ std::vector<int> kind_of(const Program<T>& program, int device, int rows) {
   return kind;
 }
 
-// Tiles that cannot be, or are not worth a try for so many rows.
+// Whether products can be made in a tile on a device whose blocks may have so much shared memory.
 template <class T>
-bool hopeless(Tile tile, bool gated, int rows, std::size_t shared_bytes) {
-  if (gated && !can_be_gated(tile)) return true;
-  if (shape_of<T>(tile).shared_bytes() > shared_bytes) return true;
-  return tile == Tile::few ? rows > 128 : tile != Tile::middle && rows <= 32;
+bool possible(Tile tile, bool gated, std::size_t shared_bytes) {
+  return (!gated || can_be_gated(tile)) && shape_of<T>(tile).shared_bytes() <= shared_bytes;
+}
+
+// Whether it is worth a try for so many rows.
+bool hopeful(Tile tile, int rows) {
+  return tile == Tile::few ? rows <= 128 : tile == Tile::middle || rows > 32;
 }
 
 template <class T>
 TileChoice fastest(Stream& stream, ProductsLaunch<T> launch, int rows, std::size_t shared_bytes) {
   TileChoice choice{};
   for (const Tile tile : kTiles) {
-    if (hopeless<T>(tile, launch.gated(), rows, shared_bytes)) continue;
-    arrange(launch, tile);
-    choice.microseconds.emplace_back(tile, stream.microseconds(Launch<T>(launch), kRepeats));
+    if (possible<T>(tile, launch.gated(), shared_bytes) && hopeful(tile, rows))
+      choice.microseconds.emplace_back(tile, std::numeric_limits<float>::max());
+  }
+  // In turn, so that what happens meanwhile happens to all of them.
+  for (int round = 0; round < kRounds; ++round) {
+    for (auto& [tile, least] : choice.microseconds) {
+      arrange(launch, tile);
+      least = std::min(least, stream.microseconds(Launch<T>(launch), kRepeats));
+    }
   }
   choice.tile = std::min_element(choice.microseconds.begin(), choice.microseconds.end(),
                                  [](const auto& a, const auto& b) { return a.second < b.second; })
@@ -61,20 +72,30 @@ std::vector<TileChoice> fastest_tiles(const Program<T>& program, const std::byte
   std::vector<TileChoice> tiles;
   const std::size_t shared = device_info(device).shared_bytes;
   const std::vector<TileChoice> any(program.product_launches(), TileChoice{Tile::few, {}});
-  for (const Launch<T>& launch : program.bind(at, any)) {
-    if (const auto* const products = std::get_if<ProductsLaunch<T>>(&launch))
-      tiles.push_back(fastest(stream, *products, rows, shared));
+  const std::vector<Launch<T>> launches = program.bind(at, any);
+  for (const Launch<T>& launch : launches) {
+    const auto* const products = std::get_if<ProductsLaunch<T>>(&launch);
+    if (products == nullptr) continue;
+    if (tiles.empty())
+      for (float spent = 0; spent < kWarm; spent += kRepeats * stream.microseconds(launch, kRepeats))
+        continue;
+    tiles.push_back(fastest(stream, *products, rows, shared));
   }
   return tiles;
 }
 
-// The same for all launches, but for gated ones where that cannot be.
+// The same for all launches, or the next smaller one where that cannot be.
 template <class T>
-std::vector<TileChoice> all_as(const Program<T>& program, Tile tile) {
+std::vector<TileChoice> all_as(const Program<T>& program, int device, Tile given) {
   std::vector<TileChoice> tiles;
+  const std::size_t shared = device_info(device).shared_bytes;
   for (const StepPlan& step : program.steps()) {
-    if (const auto* const launch = std::get_if<ProductsPlan>(&step))
-      tiles.push_back({launch->gated() && !can_be_gated(tile) ? Tile::many : tile, {}});
+    const auto* const launch = std::get_if<ProductsPlan>(&step);
+    if (launch == nullptr) continue;
+    Tile tile = given;
+    while (tile != Tile::few && !possible<T>(tile, launch->gated(), shared))
+      tile = static_cast<Tile>(static_cast<int>(tile) - 1);
+    tiles.push_back({tile, {}});
   }
   return tiles;
 }
@@ -91,7 +112,7 @@ TilesByRows tiles_for(const Program<T>& program, const std::byte* weights, int d
   const std::lock_guard guard(measuring);  // what others do meanwhile would be measured too
   for (const int rows : buckets) {
     if (given) {
-      tiles[rows] = all_as(program, *given);
+      tiles[rows] = all_as(program, device, *given);
       continue;
     }
     std::vector<TileChoice>& known = measured[kind_of(program, device, rows)];

@@ -14,8 +14,8 @@ namespace pepnet::cuda {
 // By the number of rows: the tile of each launch of products, in order.
 using TilesByRows = std::map<int, std::vector<TileChoice>>;
 
-// The fastest tiles for each of `buckets`, or `given` for all (gated products:
-// or a smaller one). Programs of a kind are measured once in a
+// The fastest tiles for each of `buckets`, or `given` for all (or a smaller
+// one, where that cannot be). Programs of a kind are measured once in a
 // process for a device: weights that follow do not wait for it again. Takes scratch memory meanwhile. Bits of
 // scores do not depend on what comes out.
 template <class T>

@@ -34,18 +34,33 @@ Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kin
 }
 Allocation::~Allocation() { std::free(data_); }
 
-OnDevice::OnDevice(int device) : before_(device), device_(device) {}
-OnDevice::~OnDevice() = default;
+namespace {
 
-struct Event::State {};
-Event::Event() = default;
+thread_local int current_device = 0;
+
+}  // namespace
+
+OnDevice::OnDevice(int device) : before_(current_device), device_(device) { current_device = device; }
+OnDevice::~OnDevice() { current_device = before_; }
+
+struct Event::State {
+  int device = current_device;
+};
+Event::Event() : state_(std::make_unique<State>()) {}
 Event::~Event() = default;
-void Event::record(const Stream&) {}
 void Event::wait() noexcept {}
 
 struct Stream::State {
   std::uint64_t seed = 1;
+  int device = current_device;
+
+  // As CUDA does for launches and events.
+  void expect(int other) const {
+    if (device != other) throw CudaError("cuda: a stream of another device");
+  }
 };
+
+void Event::record(const Stream& stream) { stream.state_->expect(state_->device); }
 
 Stream::Stream() : state_(std::make_unique<State>()) {}
 Stream::Stream(void*) : Stream() {}
@@ -58,6 +73,8 @@ void Stream::copy(void* to, const void* from, std::size_t bytes) {
 }
 void Stream::fill(void* at, int byte, std::size_t bytes) { std::memset(at, byte, bytes); }
 void Stream::wait() {}
+void Stream::drain() noexcept {}
+bool Stream::being_captured() const { return false; }
 void Stream::wait_for(const Event&) {}
 
 namespace {
@@ -86,6 +103,7 @@ void multiply_in(const ProductsLaunch<T>& launch) {
 
 template <class T>
 void Stream::enqueue(const Launch<T>& launch, bool early) {
+  state_->expect(current_device);
   const Block block = block_of(launch);
   const auto body = [&] {
     std::visit(
@@ -160,6 +178,6 @@ template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(std::span<const La
 const bool kEmulated = true;
 
 DeviceInfo device_info(int) { return {"emulated", 0, 0, 1, std::size_t{1} << 30, std::size_t{1} << 18}; }
-int device_count() { return 1; }
+int device_count() { return 2; }
 
 }  // namespace pepnet::cuda

@@ -194,7 +194,7 @@ def test_an_engine_takes_arrays_of_torch(toy_bundle: Path, toy_batch: Callable[.
         ({"provider": "cpu"}, "provider: cuda has cuda, got 'cpu'"),
         ({"options": {"spin": True}}, "options: cuda has device, graphs, rows, got 'spin'"),
         ({"options": {"graphs": 1}}, "options.graphs: expected true or false, got 1"),
-        ({"options": {"device": 4}}, "options.device: expected 0 to 0, got 4"),
+        ({"options": {"device": 4}}, "options.device: expected 0 to 1, got 4"),
     ],
 )
 def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:

@@ -70,6 +70,10 @@ def test_every_kind_of_field(library: CudaLibrary, precision: str) -> None:
     cuda_rows_checks.rows_on_device(library, precision, counts)
 
 
+def test_rows_on_a_device_that_is_not_the_threads(library: CudaLibrary) -> None:
+    cuda_rows_checks.rows_on_device(library, "fp32", (7,), gpu=1)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("room", ["1MiB", "4KiB"])  # for all rows; for so few that sets are full all the time
 def test_scores_are_those_of_rows_from_the_host(

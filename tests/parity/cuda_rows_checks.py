@@ -86,9 +86,11 @@ class Host:
 class OnDevice:
     """A model that scores batches with rows on the device, and asks the host for what lacks."""
 
-    def __init__(self, library: CudaLibrary, model: CudaModel, host: Host, entries: Mapping[int, int]) -> None:
+    def __init__(
+        self, library: CudaLibrary, model: CudaModel, host: Host, entries: Mapping[int, int], gpu: int = 0
+    ) -> None:
         self.cuda, self.model, self.host, self.fields = library, model, host, host.fields
-        self.rows = DeviceRows(library, entries, False, 0)
+        self.rows = DeviceRows(library, entries, False, gpu)
         attach(library, model.handle, self.rows, self.fields)
         self.calls = declare(library)
         self.lacked = 0
@@ -205,15 +207,15 @@ def batch_of(fields: Sequence[FieldOnDevice], host: Host, rows: int, ids: int, s
     return Batch(rows, values)
 
 
-def rows_on_device(library: CudaLibrary, precision: str, counts: Sequence[int]) -> str:
+def rows_on_device(library: CudaLibrary, precision: str, counts: Sequence[int], gpu: int = 0) -> str:
     """Scores have the bits of those with inputs from the host, whatever is on the device. Returns what was done."""
     config, fields = small_fields()
     tensors, host = tensors_of(config), Host(fields, 50)
-    model = library.model(config, TASKS, tensors, precision == "bf16", 0, True)
-    plain = library.model(config, TASKS, tensors, precision == "bf16", 0, True)
+    model = library.model(config, TASKS, tensors, precision == "bf16", gpu, True)
+    plain = library.model(config, TASKS, tensors, precision == "bf16", gpu, True)
     for entries in (400, 24):
-        device = OnDevice(library, model, host, {7: entries, 40: entries})
-        model = library.model(config, TASKS, tensors, precision == "bf16", 0, False)  # for the next
+        device = OnDevice(library, model, host, {7: entries, 40: entries}, gpu)
+        model = library.model(config, TASKS, tensors, precision == "bf16", gpu, False)  # for the next
         for seed, count in enumerate([*counts, *counts]):
             batch = batch_of(fields, host, count, 50, seed % len(counts))
             expected = plain.run(*host.inputs(config.inputs, batch))
