@@ -1,16 +1,16 @@
 """On a machine with an NVIDIA GPU: builds libpepnet_cuda, checks it against float64, and times it against torch.
 
-    python bench/gpu_check.py [--json FILE] [--onnx dense.onnx] [--seconds 240] [--checks-only] [--library FILE]
+    python bench/gpu_check.py [--json FILE] [--onnx dense.onnx] [--seconds 540] [--checks-only] [--library FILE]
 
-One process, no network, under ten minutes. Of this package it needs only the source tree and numpy; torch for the
-timings, onnxruntime-gpu with `--onnx` (a bundle's, of preset kuaishou) for one more peer, compute-sanitizer where it is
-installed. What is missing is said, not passed over. A table comes last, and JSON beside it.
+One process, no network, done after `--seconds`, about: what there is no time for is left out. Of this package it needs
+only the source tree and numpy; torch for the timings, onnxruntime-gpu with `--onnx` (a bundle's, of preset kuaishou)
+for one more peer, compute-sanitizer where it is installed. What is missing is said, not passed over. A table comes
+last, and JSON beside it, which is written anew after each step.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
 import shutil
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "gpu"
-BATCHES = (1, 8, 64, 256, 1024, 4096)
-IDS_BATCHES = (1, 64, 256, 1024, 2048)  # of ids → scores: at most as many as one call of the library takes
+BATCHES = (1024, 1, 64, 256, 8, 4096)  # what is asked for most comes first
+COMPILED = (1024, 1)  # by torch.compile: each takes a minute or more
+IDS_BATCHES = (1024, 1, 64, 256, 2048)  # of ids → scores: at most as many as one call of the library takes
 TASKS = 6
-REPEATS = 20  # calls between two events
-#: What scores may be off by, root mean square and at most.
+#: What scores may be off by, root mean square and at most. Of torch in bf16, which rounds more, twice as much.
 RMS, MOST = {"fp32": 1e-6, "bf16": 2e-3}, {"fp32": 5e-6, "bf16": 1e-2}
+SANITIZER_SECONDS = 90.0
 
 
 def main() -> int:
@@ -39,42 +40,66 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write everything that was found to this file")
     parser.add_argument("--onnx", type=Path, help="the graph of a bundle of preset kuaishou, for onnxruntime on CUDA")
-    parser.add_argument("--seconds", type=float, default=240.0, help="for timing, compiling not counted")
+    parser.add_argument("--seconds", type=float, default=540.0, help="for all of it")
     parser.add_argument("--checks-only", action="store_true", help="no timings")
     parser.add_argument("--few", action="store_true", help="fewer checks: for a run under a sanitizer")
     parser.add_argument("--library", dest="built", type=Path, help="this library; nothing is built")
     words = parser.parse_args()
     _source_tree()
-    found: dict[str, Any] = {"command": "python bench/gpu_check.py " + " ".join(sys.argv[1:]), "notes": []}
-    began = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - began:6.1f} s] {text}", flush=True)
+    run = Run(words)
 
     from pepnet_infer.backends.cuda_library import CudaLibrary
 
-    path = words.built or _built(say)
+    path = words.built or _built(run.say)
     library = CudaLibrary(path)
-    found["device"] = library.device(0)
-    say(f"{path}, {library.devices()} device(s), first {found['device']}")
-    found["checks"] = _checks(library, words.few)
-    for line in found["checks"]:
-        say(f"right: {line}")
+    run.found["device"] = library.device(0)
+    run.say(f"{path}, {library.devices()} device(s), first {run.found['device']}")
+    for line in _checks(library, words.few):
+        run.passed(line)
     if words.few:
         return 0
-    _sanitized(path, library.emulated, found, say)
     if not words.checks_only:
-        _timed(library, words, found, say)
-    for note in found["notes"]:
-        say(f"left out: {note}")
-    if "ids" in found:
-        print(_module(ROOT / "bench" / "gpu_rows.py").table(found["ids"]))
-    if words.json:
-        words.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(_table(found))
-    for line in _ratios(found):
+        _timed(library, run)
+    _sanitized(path, library.emulated, run)
+    for note in run.found["notes"]:
+        run.say(f"left out: {note}")
+    if "ids" in run.found:
+        print(_module(ROOT / "bench" / "gpu_rows.py").table(run.found["ids"]))
+    timing = _module(ROOT / "bench" / "gpu_timing.py")
+    print(timing.table(run.found))
+    for line in (*timing.ratios(run.found), *(f"FAILED: {line}" for line in run.found["failed"])):
         print(line)
-    return 0
+    return 1 if run.found["failed"] else 0
+
+
+class Run:
+    """What was asked for, what was found, and how long there is."""
+
+    def __init__(self, words: argparse.Namespace) -> None:
+        self.words = words
+        self.began = time.monotonic()
+        command = "python bench/gpu_check.py " + " ".join(sys.argv[1:])
+        self.found: dict[str, Any] = {"command": command, "checks": [], "failed": [], "notes": []}
+
+    def left(self) -> float:
+        """Returns seconds."""
+        return float(self.words.seconds) - (time.monotonic() - self.began)
+
+    def say(self, text: str) -> None:
+        """Prints `text`, and keeps what there is by now."""
+        print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
+        if self.words.json:
+            self.words.json.write_text(json.dumps(self.found, indent=1) + "\n")
+
+    def passed(self, what: str) -> None:
+        """Notes a check."""
+        self.found["checks"].append(what)
+        self.say(f"right: {what}")
+
+    def failed(self, what: str) -> None:
+        """Notes one that makes the script's status 1 in the end; the rest goes on."""
+        self.found["failed"].append(what)
+        self.say(f"FAILED: {what}")
 
 
 def _source_tree() -> None:
@@ -172,267 +197,112 @@ def _kuaishou_is_right(library: Any, reference: Any) -> str:
     return "preset kuaishou, 1000 rows: " + "; ".join(said)
 
 
-def _sanitized(path: Path, emulated: bool, found: dict[str, Any], say: Callable[[str], None]) -> None:
+def _sanitized(path: Path, emulated: bool, run: Run) -> None:
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if emulated or tool is None:
-        found["notes"].append("compute-sanitizer: " + ("no GPU" if emulated else "not installed"))
+        run.found["notes"].append("compute-sanitizer: " + ("no GPU" if emulated else "not installed"))
         return
     for kind in ("memcheck", "racecheck", "initcheck"):
-        command = [
-            tool,
-            "--tool",
-            kind,
-            "--error-exitcode",
-            "9",
-            sys.executable,
-            __file__,
-            "--few",
-            "--library",
-            str(path),
-        ]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if done.returncode != 0:
-            raise SystemExit(f"compute-sanitizer {kind}: {done.stdout[-4000:]}")
-        found["checks"].append(f"compute-sanitizer {kind}")
-        say(f"right: compute-sanitizer {kind}")
+        seconds = min(SANITIZER_SECONDS, run.left())
+        if seconds < 20:
+            run.found["notes"].append(f"compute-sanitizer {kind}: no time left")
+            continue
+        tested = [sys.executable, __file__, "--few", "--library", str(path)]
+        command = [tool, "--tool", kind, "--error-exitcode", "9", *tested]
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            run.found["notes"].append(f"compute-sanitizer {kind}: not done after {seconds:.0f} s")
+            continue
+        if done.returncode == 0:
+            run.passed(f"compute-sanitizer {kind}")
+        else:
+            run.failed(f"compute-sanitizer {kind}: {done.stdout[-2000:]}")
 
 
-def _timed(library: Any, words: argparse.Namespace, found: dict[str, Any], say: Callable[[str], None]) -> None:
+def _timed(library: Any, run: Run) -> None:
+    notes = run.found["notes"]
     try:
         import torch
     except ImportError as error:
-        found["notes"].append(f"timings: no torch ({error})")
+        notes.append(f"timings: no torch ({error})")
         return
     if library.emulated or not torch.cuda.is_available():
-        found["notes"].append("timings: no GPU")
+        notes.append("timings: no GPU")
         return
+    cuda: Any = torch.cuda
+    timing, peers = (_module(ROOT / "bench" / f"{name}.py") for name in ("gpu_timing", "gpu_peers"))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": _limits(torch)}
-    say(f"limits of this card: {found['limits']}")
-    config, tensors = _kuaishou()
-    found["kernels"] = {p: library.model(config, TASKS, tensors, p == "bf16", 0, True).facts() for p in RMS}
-    say(_kernels(found["kernels"]["bf16"]))
-    peers = dict(_peers(torch, library, config, tensors, words, found["notes"], say))
-    share = words.seconds / len(BATCHES)
-    found["timings"] = {}
-    for rows in BATCHES:
-        found["timings"][str(rows)] = _interleaved(torch, peers, config, rows, share, found["notes"])
-        say(f"{rows} rows: " + ", ".join(f"{n} {t['p50_us']:.0f}" for n, t in found["timings"][str(rows)].items()))
+    with cuda.stream(cuda.Stream()), torch.inference_mode():
+        run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
+        run.say(f"limits of this card: {run.found['limits']}")
+        config, tensors = _kuaishou()
+        model = library.model(config, TASKS, tensors, False, 0, True)  # checked against float64 by now
+        run.found["kernels"] = {p: library.model(config, TASKS, tensors, p == "bf16", 0, True).facts() for p in RMS}
+        run.say(timing.kernels(run.found["kernels"]["bf16"]))
+        named = dict(peers.ours(torch, library, config, tensors, TASKS))
+        onnx = peers.onnxruntime_peer(torch, run.words.onnx, TASKS, notes)
+        if onnx is not None:
+            named["onnxruntime-fp32"] = onnx
+        named |= dict(peers.torch_peers(torch, config, tensors))
+        compiled = peers.torch_compiled(torch, config, tensors)
+        run.found["timings"] = {}
+        for number, rows in enumerate(BATCHES):
+            # For each batch still to come 25 s, and for ids 40 s.
+            others = 25.0 * (len(BATCHES) - number - 1) + (40.0 if number < 2 else 0.0)
+            if run.left() < 20.0:
+                notes.append(f"timings of {rows} rows: no time left")
+                continue
+            these = dict(named)
+            if rows in COMPILED and run.left() - others > 90.0:
+                these["torch-compile-bf16"] = compiled
+            calls = _ready(torch, these, config, model, rows, run)
+            seconds = min(30.0, max(10.0, run.left() - others))
+            run.found["timings"][str(rows)] = timed = timing.interleaved(torch, calls, time.monotonic() + seconds)
+            run.say(f"{rows} rows: " + ", ".join(f"{n} {t['p50_us']:.1f}" for n, t in timed.items()))
+            if number == 1:
+                _timed_ids(library, config, tensors, run)
+
+
+def _timed_ids(library: Any, config: Any, tensors: dict[str, np.ndarray], run: Run) -> None:
     checks = _module(ROOT / "tests" / "parity" / "cuda_rows_checks.py")
     ids = _module(ROOT / "bench" / "gpu_rows.py")
-    found["ids"] = ids.time_ids(checks, library, config, tensors, TASKS, IDS_BATCHES, words.seconds / 4)
-    for rows, ways in found["ids"].items():
-        say(f"{rows} rows of ids: " + ", ".join(f"{way} {t['p50_us']:.0f}" for way, t in ways.items()))
-
-
-def _kernels(facts: dict[str, Any]) -> str:
-    """The tile of each launch of products, and what it took where it was measured."""
-    names: dict[int, str] = {}
-    for product in facts["products"]:
-        names[product["launch"]] = " + ".join(filter(None, (names.get(product["launch"]), product["name"])))
-    lines = ["launches of products in bf16 by rows: tile, µs"]
-    for rows, launches in facts["tiles"].items():
-        took = (f"{names[i]}: {one['tile']} {one['microseconds'][one['tile']]:.1f}" for i, one in enumerate(launches))
-        lines.append(f"  {rows:>5}: " + ", ".join(took))
-    return "\n".join(lines)
-
-
-def _limits(torch: Any) -> dict[str, float]:
-    """Copy bandwidth and bf16 rate of this card, as far as plain torch reaches them."""
-    one = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    other = torch.empty_like(one)
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    copy = min(_events(torch, lambda: other.copy_(one), 5) for _ in range(5))
-    product = min(_events(torch, lambda: a @ a, 5) for _ in range(5))
-    return {"copy_gb_per_s": 2 * one.numel() / copy / 1e9, "bf16_tflops": 2 * 8192**3 / product / 1e12}
-
-
-def _events(torch: Any, call: Callable[[], object], repeats: int) -> float:
-    """Seconds of one call, by events around several."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(repeats):
-        call()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1e3 / repeats
-
-
-Peer = Callable[[tuple[Any, ...]], Callable[[], object]]
-
-
-def _peers(
-    torch: Any,
-    library: Any,
-    config: Any,
-    tensors: dict[str, np.ndarray],
-    words: argparse.Namespace,
-    notes: list[str],
-    say: Callable[[str], None],
-) -> Iterator[tuple[str, Peer]]:
-    """Yields (name, peer): a peer takes inputs on the GPU and returns what scores them, all of it warm."""
-    from pepnet_infer.backends.cuda_library import TILES
-    from pepnet_infer.export.network import build_network, load_dense
-
-    torch.manual_seed(0)
-    networks = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        network = build_network(config, TASKS)
-        load_dense(network, tensors)
-        networks[dtype] = network.to("cuda", dtype).eval()
-
-    def eager(dtype: Any) -> Peer:
-        def peer(inputs: tuple[Any, ...]) -> Callable[[], object]:
-            cast = tuple(x.to(dtype) for x in inputs)
-            return lambda: networks[dtype](*cast)
-
-        return peer
-
-    def graph(dtype: Any) -> Peer:
-        def peer(inputs: tuple[Any, ...]) -> Callable[[], object]:
-            call = eager(dtype)(inputs)
-            for _ in range(3):
-                call()
-            torch.cuda.synchronize()
-            recorded = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(recorded):
-                call()
-            replay: Callable[[], object] = recorded.replay
-            return replay
-
-        return peer
-
-    def compiled(inputs: tuple[Any, ...]) -> Callable[[], object]:
-        network = torch.compile(networks[torch.bfloat16], mode="max-autotune", dynamic=False)
-        cast = tuple(x.to(torch.bfloat16) for x in inputs)
-        say(f"torch.compile for {len(inputs[0])} rows")
-        for _ in range(3):
-            network(*cast)
-        return lambda: network(*cast)
-
-    def ours(precision: str, graphs: bool = True, tile: str | None = None) -> Peer:
-        model = library.model(config, TASKS, tensors, precision == "bf16", 0, graphs, tile)
-
-        def peer(inputs: tuple[Any, ...]) -> Callable[[], object]:
-            scores = torch.empty(len(inputs[0]), TASKS, device="cuda")
-            at = [x.data_ptr() for x in (*inputs, scores)]
-            return lambda: model.run_at(*at, len(scores), torch.cuda.current_stream().cuda_stream)
-
-        return peer
-
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        yield f"torch-{name}", eager(dtype)
-        yield f"torch-graph-{name}", graph(dtype)
-    yield "torch-compile-bf16", compiled
-    onnx = _onnx_peer(torch, words.onnx, notes)
-    if onnx is not None:
-        yield "onnxruntime-fp32", onnx
-    yield "cuda-fp32", ours("fp32")
-    yield "cuda-bf16", ours("bf16")
-    yield "cuda-bf16-no-graph", ours("bf16", graphs=False)
-    for tile in TILES:
-        yield f"cuda-bf16-{tile}", ours("bf16", tile=tile)
-
-
-def _onnx_peer(torch: Any, path: Path | None, notes: list[str]) -> Peer | None:
-    if path is None:
-        notes.append("onnxruntime: no --onnx")
-        return None
     try:
-        onnxruntime: Any = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        notes.append(f"onnxruntime: {error}")
-        return None
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        notes.append("onnxruntime: built without CUDA")
-        return None
-    provider = ("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})
-    session = onnxruntime.InferenceSession(str(path), providers=[provider])
-    if session.get_providers()[0] != provider[0]:
-        notes.append(f"onnxruntime: expected {provider[0]}, got {session.get_providers()}")
-        return None
-
-    def peer(inputs: tuple[Any, ...]) -> Callable[[], object]:
-        binding, options, rows = session.io_binding(), onnxruntime.RunOptions(), len(inputs[0])
-        options.add_run_config_entry("gpu_graph_id", str(rows))
-        scores = torch.empty(rows, TASKS, device="cuda")
-        for name, x in zip(("general", "domain", "prior"), inputs, strict=True):
-            binding.bind_input(name, "cuda", 0, np.float32, list(x.shape), x.data_ptr())
-        output = session.get_outputs()[0].name
-        binding.bind_output(output, "cuda", 0, np.float32, list(scores.shape), scores.data_ptr())
-        held = (inputs, scores)
-        return lambda: (session.run_with_iobinding(binding, options), held)
-
-    return peer
+        run.found["ids"] = ids.time_ids(checks, library, config, tensors, TASKS, IDS_BATCHES, min(40.0, run.left() / 4))
+    except ids.OtherScores as error:
+        run.failed(str(error))
+        return
+    for rows, ways in run.found["ids"].items():
+        run.say(f"{rows} rows of ids: " + ", ".join(f"{way} {t['p50_us']:.0f}" for way, t in ways.items()))
 
 
-def _interleaved(
-    torch: Any, peers: dict[str, Peer], config: Any, rows: int, seconds: float, notes: list[str]
-) -> dict[str, dict[str, float]]:
-    """Times all peers in turn, each with four sets of inputs. Returns microseconds of a call by peer."""
-    sets = [tuple(torch.from_numpy(x).cuda() for x in _inputs(config, rows, seed)) for seed in range(4)]
-    calls: dict[str, list[Callable[[], object]]] = {}
-    with torch.inference_mode():
-        for name, peer in peers.items():
-            try:
-                calls[name] = [peer(inputs) for inputs in sets]
-                for call in calls[name]:
-                    _events(torch, call, 3)
-            except Exception as error:  # a peer that does not run is said, and the others go on
-                calls.pop(name, None)
-                notes.append(f"{name} at {rows} rows: {type(error).__name__}: {str(error)[:200]}")
-        took: dict[str, list[float]] = {name: [] for name in calls}
-        ends, number = time.monotonic() + seconds, 0
-        while time.monotonic() < ends or number < 20:
-            for name in calls:
-                took[name].append(_events(torch, calls[name][number % 4], REPEATS) * 1e6)
-            number += 1
-    return {
-        name: {
-            "p50_us": float(np.percentile(values, 50)),
-            "p99_us": float(np.percentile(values, 99)),
-            "rounds": len(values),
-        }
-        for name, values in took.items()
-    }
-
-
-def _table(found: dict[str, Any]) -> str:
-    timings = found.get("timings")
-    if not timings:
-        return "no timings"
-    names = list(dict.fromkeys(name for batch in timings.values() for name in batch))
-    lines = [
-        f"{found['gpu']}, torch {found['torch']}: dense part of preset kuaishou on the device, p50 (p99) µs a call"
-    ]
-    lines.append(" ".join([f"{'':22}", *(f"{rows:>16}" for rows in timings)]))
-    for name in names:
-        cells = [
-            f"{batch[name]['p50_us']:.1f} ({batch[name]['p99_us']:.1f})" if name in batch else "-"
-            for batch in timings.values()
-        ]
-        lines.append(" ".join([f"{name:22}", *(f"{cell:>16}" for cell in cells)]))
-    return "\n".join(lines)
-
-
-def _ratios(found: dict[str, Any]) -> Iterator[str]:
-    """What the table is read for: bf16 against the peers, and against what this card cannot be faster than."""
-    timings = {rows: {n: t["p50_us"] for n, t in batch.items()} for rows, batch in found.get("timings", {}).items()}
-    for rows, took in timings.items():
-        ours = took.get("cuda-bf16")
-        if ours is None:
+def _ready(
+    torch: Any, peers: dict[str, Any], config: Any, model: Any, rows: int, run: Run
+) -> dict[str, list[Callable[[], Any]]]:
+    """Returns the calls of each peer with four sets of inputs, warm, and of those alone whose scores are right."""
+    from_host = [_inputs(config, rows, seed) for seed in range(4)]
+    sets = [tuple(torch.from_numpy(x).cuda() for x in inputs) for inputs in from_host]
+    expected = [model.run(*inputs) for inputs in from_host]
+    ready: dict[str, list[Callable[[], Any]]] = {}
+    for name, peer in peers.items():
+        if name == "torch-compile-bf16":
+            run.say(f"torch.compile for {rows} rows")
+        try:
+            calls = [peer(inputs) for inputs in sets]
+            scores = [[call().float().cpu().numpy() for call in calls] for _ in range(2)][-1]
+        except Exception as error:  # a peer that does not run is said, and the others go on
+            run.found["notes"].append(f"{name} at {rows} rows: {type(error).__name__}: {str(error)[:200]}")
             continue
-        said = [
-            f"{took[n] / ours:.2f} x as fast as {n}" for n in ("onnxruntime-fp32", "torch-compile-bf16") if n in took
-        ]
-        products, limits = found["kernels"]["bf16"]["products"], found["limits"]
-        flops = int(rows) * sum(p["flops_a_row"] for p in products) / limits["bf16_tflops"] / 1e6
-        weights = sum(p["weight_bytes"] for p in products) / limits["copy_gb_per_s"] / 1e3
-        said.append(f"{ours / max(flops, weights):.1f} x its bound of {max(flops, weights):.1f} us")
-        ids = found.get("ids", {}).get(rows, {}).get("bf16, rows on GPU")
-        if ids is not None:
-            said.append(f"ids -> scores {ids['p50_us'] / ours:.2f} x that")
-        yield f"cuda-bf16, {rows} rows: {ours:.1f} us, " + ", ".join(said)
+        difference = np.concatenate(scores) - np.concatenate(expected)
+        kind, slack = "bf16" if "bf16" in name else "fp32", 1 if name.startswith("cuda") else 2
+        rms, most = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
+        if rms <= slack * RMS[kind] and most <= slack * MOST[kind]:
+            ready[name] = calls
+        else:
+            run.failed(f"{name} at {rows} rows: scores off by rms {rms:.1e}, max {most:.1e}")
+    return ready
 
 
 if __name__ == "__main__":
