@@ -27,8 +27,7 @@ __device__ __forceinline__ void copy_later(void* to, const void* from, bool want
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
                : "memory");
 #else
-  static const std::byte zeros[16] = {};
-  cuda_emulated::copy_later(to, wanted ? from : zeros, 16);
+  cuda_emulated::copy_later(to, wanted ? from : cuda_emulated::zeros, 16);
 #endif
 }
 

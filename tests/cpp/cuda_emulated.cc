@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -84,6 +86,17 @@ void resume(Fiber& fiber) {
   fiber.begun = true;
   setcontext(&fiber.begin);
   give_up("a fiber could not begin");
+}
+
+std::mutex of_allocations;
+std::map<const std::byte*, std::size_t> allocations;
+
+bool is_allocated(const std::byte* from, std::size_t bytes) {
+  const std::lock_guard guard(of_allocations);
+  const auto after = allocations.upper_bound(from);
+  if (after == allocations.begin()) return false;
+  const auto [begin, size] = *std::prev(after);
+  return from + bytes <= begin + size;
 }
 
 std::size_t number(const Fiber& fiber) { return static_cast<std::size_t>(&fiber - fibers.data()); }
@@ -167,7 +180,19 @@ const std::byte* exchange(const void* mine, std::size_t bytes) {
   return shown;
 }
 
+void allocated(const void* begin, std::size_t bytes) {
+  const std::lock_guard guard(of_allocations);
+  allocations[static_cast<const std::byte*>(begin)] = bytes;
+}
+
+void freed(const void* begin) {
+  const std::lock_guard guard(of_allocations);
+  allocations.erase(static_cast<const std::byte*>(begin));
+}
+
 void copy_later(void* to, const void* from, std::size_t bytes) {
+  if (from != zeros && !is_allocated(static_cast<const std::byte*>(from), bytes))
+    give_up("a copy of what was not allocated");
   if (running->eager) {
     std::memcpy(to, from, bytes);
   } else {

@@ -53,7 +53,14 @@ std::size_t shared_bytes();
 // i·bytes.
 const std::byte* exchange(const void* mine, std::size_t bytes);
 
-// An asynchronous copy to shared memory. Of some threads, drawn anew for each block, it happens at once, of
+alignas(16) inline constexpr std::byte zeros[16] = {};
+
+// Memory of the device, of which alone is copied below.
+void allocated(const void* begin, std::size_t bytes);
+void freed(const void* begin);
+
+// An asynchronous copy to shared memory. Ends the process with a message where it would read what was not
+// allocated. Of some threads, drawn anew for each block, it happens at once, of
 // the others when it is waited for.
 void copy_later(void* to, const void* from, std::size_t bytes);
 void commit();

@@ -31,8 +31,12 @@ namespace pepnet::cuda {
 Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kind) {
   data_ = static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256 + 256));
   std::memset(data_, 0xFF, bytes);  // NaNs: what nobody wrote shows
+  cuda_emulated::allocated(data_, bytes);
 }
-Allocation::~Allocation() { std::free(data_); }
+Allocation::~Allocation() {
+  cuda_emulated::freed(data_);
+  std::free(data_);
+}
 
 namespace {
 

@@ -78,6 +78,8 @@ def several_tiles(library: CudaLibrary, precision: str, reference: Reference) ->
     for flags in (PRODUCT[0], PRODUCT[4], PRODUCT[10], PRODUCT[-1]):
         agree(library, config_of(flags, **wide), precision, reference, 65)
     agree(library, config_of(experts=1, towers=()), precision, reference, 3, tasks=1)
+    for general in (610, 612):  # more columns than a block copies, in ones and in fours
+        agree(library, config_of(widths=(general, 4, 9), gate_hidden=5), precision, reference, 6)
     agree(library, config_of(towers=(70, 5)), precision, reference, 3)
     agree(library, config_of(experts=40, layers=(8,)), precision, reference, 3, tasks=5)
 
