@@ -78,45 +78,51 @@ __device__ __forceinline__ void finish(const Product<T>& p, int row, int column,
   }
 }
 
-// A thread's part of what is copied of one matrix, 16 bytes each: where from, and whether that is there.
-template <int kPieces>
+// A thread's part of what is copied of one matrix, in pieces of 16 bytes, kInLine of them a line: where from,
+// and whether that is there.
+template <int kThreads, int kInLine, int kPieces>
 struct Copies {
   const std::uint32_t* from[extent(kPieces)];
   bool there[extent(kPieces)];
   std::size_t step;  // words from one step to the next
+
+  __device__ __forceinline__ static int piece(int i) { return i * kThreads + static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ static int line(int i) { return piece(i) / kInLine; }
+  __device__ __forceinline__ static int word(int i) { return piece(i) % kInLine * 4; }
+  // Begins to copy a step to the lines of a stage.
+  template <std::size_t kWords>
+  __device__ __forceinline__ void next(std::uint32_t (*lines)[kWords]) {
+    PEPNET_UNROLL
+    for (int i = 0; i < kPieces; ++i) {
+      copy_later(&lines[line(i)][word(i)], from[i], there[i]);
+      from[i] += step;
+    }
+  }
 };
 
 // Of the rows: zeros past the last.
 template <class T, Tile kTile>
 struct RowCopies {
   static constexpr Shape kShape = shape_of<T>(kTile);
-  static constexpr int kLine = kShape.words() / 4, kPieces = kShape.rows * kLine / kShape.threads;
-  static_assert(kPieces * kShape.threads == kShape.rows * kLine);
-  Copies<kPieces> copies;
+  static constexpr int kInLine = kShape.words() / 4, kPieces = kShape.rows * kInLine / kShape.threads;
+  static_assert(kPieces * kShape.threads == kShape.rows * kInLine);
+  Copies<kShape.threads, kInLine, kPieces> copies;
 
-  __device__ __forceinline__ static int piece(int i) {
-    return i * kShape.threads + static_cast<int>(threadIdx.x);
-  }
   __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
     const T* const a = side.a + static_cast<std::size_t>(at.group) * static_cast<std::size_t>(side.a_group);
     PEPNET_UNROLL
     for (int i = 0; i < kPieces; ++i) {
-      const int row = at.row + piece(i) / kLine;
+      const int row = at.row + copies.line(i);
       copies.there[i] = row < p.rows;
       const std::size_t line = copies.there[i] ? static_cast<std::size_t>(row) : 0;
       copies.from[i] =
           reinterpret_cast<const std::uint32_t*>(a + line * static_cast<std::size_t>(side.stride)) +
-          piece(i) % kLine * 4;
+          copies.word(i);
     }
     copies.step = static_cast<std::size_t>(kShape.words());
   }
   __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
-    PEPNET_UNROLL
-    for (int i = 0; i < kPieces; ++i) {
-      copy_later(&stages.in.a[stage][piece(i) / kLine][piece(i) % kLine * 4], copies.from[i],
-                 copies.there[i]);
-      copies.from[i] += copies.step;
-    }
+    copies.next(stages.in.a[stage]);
   }
 };
 
@@ -124,20 +130,17 @@ struct RowCopies {
 template <class T, Tile kTile>
 struct WeightCopies {
   static constexpr Shape kShape = shape_of<T>(kTile);
-  static constexpr int kLine = kShape.weight_words() / 4,
-                       kPieces = kShape.weight_lines() * kLine / kShape.threads;
-  static_assert(kPieces * kShape.threads == kShape.weight_lines() * kLine);
+  static constexpr int kInLine = kShape.weight_words() / 4,
+                       kPieces = kShape.weight_lines() * kInLine / kShape.threads;
+  static_assert(kPieces * kShape.threads == kShape.weight_lines() * kInLine);
   static constexpr bool kByColumn = sizeof(T) == 2;
-  Copies<kPieces> copies;
+  Copies<kShape.threads, kInLine, kPieces> copies;
 
-  __device__ __forceinline__ static int piece(int i) {
-    return i * kShape.threads + static_cast<int>(threadIdx.x);
-  }
   __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
     const T* const w = side.w + static_cast<std::size_t>(at.group) * side.w_group;
     PEPNET_UNROLL
     for (int i = 0; i < kPieces; ++i) {
-      const int line = piece(i) / kLine, word = piece(i) % kLine * 4;
+      const int line = copies.line(i), word = copies.word(i);
       const int k = kByColumn ? 2 * word : line, column = at.column + (kByColumn ? line : word);
       copies.there[i] = column < p.columns;
       copies.from[i] = reinterpret_cast<const std::uint32_t*>(
@@ -146,12 +149,7 @@ struct WeightCopies {
     copies.step = static_cast<std::size_t>(kShape.words()) * static_cast<std::size_t>(p.columns);
   }
   __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
-    PEPNET_UNROLL
-    for (int i = 0; i < kPieces; ++i) {
-      copy_later(&stages.in.w[stage][piece(i) / kLine][piece(i) % kLine * 4], copies.from[i],
-                 copies.there[i]);
-      copies.from[i] += copies.step;
-    }
+    copies.next(stages.in.w[stage]);
   }
 };
 
