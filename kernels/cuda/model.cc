@@ -39,6 +39,9 @@ class ModelOf final : public Model {
 
   void run(const CallInputs& call) override {
     const OnDevice here(device_);
+    // Before anything is made or freed, which would end the caller's capture.
+    if (call.on_device && Stream(call.stream).being_captured())
+      throw std::invalid_argument("stream: expected one that is not being captured");
     std::unique_ptr<Context<T>> context = take();
     if (call.on_device) {
       context->run_on_device(call);

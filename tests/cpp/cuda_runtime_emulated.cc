@@ -57,6 +57,7 @@ void Event::wait() noexcept {}
 struct Stream::State {
   std::uint64_t seed = 1;
   int device = current_device;
+  bool captured = false;
 
   // As CUDA does for launches and events.
   void expect(int other) const {
@@ -67,7 +68,8 @@ struct Stream::State {
 void Event::record(const Stream& stream) { stream.state_->expect(state_->device); }
 
 Stream::Stream() : state_(std::make_unique<State>()) {}
-Stream::Stream(void*) : Stream() {}
+// One that tests ask for by this number is being captured.
+Stream::Stream(void* callers) : Stream() { state_->captured = callers == reinterpret_cast<void*>(0xCA97); }
 Stream::~Stream() = default;
 
 void Stream::copy(void* to, const void* from, std::size_t bytes) {
@@ -78,7 +80,7 @@ void Stream::copy(void* to, const void* from, std::size_t bytes) {
 void Stream::fill(void* at, int byte, std::size_t bytes) { std::memset(at, byte, bytes); }
 void Stream::wait() {}
 void Stream::drain() noexcept {}
-bool Stream::being_captured() const { return false; }
+bool Stream::being_captured() const { return state_->captured; }
 void Stream::wait_for(const Event&) {}
 
 namespace {

@@ -159,6 +159,18 @@ def test_arrays_of_torch_stay_where_they_are(library: CudaLibrary, options: dict
     assert copied() >= 4 * sum(x.size for x in given)
 
 
+def test_a_stream_that_is_being_captured_is_refused(library: CudaLibrary) -> None:
+    config = checks.config_of()
+    model, given = checks.model_of(library, config, "fp32"), checks.inputs_of(config, 3)
+    scores = np.full((3, checks.TASKS), -1, np.float32)
+    at = [x.ctypes.data for x in (*given, scores)]
+    with pytest.raises(BackendError, match="stream: expected one that is not being captured"):
+        model.run_at(*at, 3, 0xCA97)
+    assert (scores == -1).all()
+    model.run_at(*at, 3, 0)
+    np.testing.assert_array_equal(scores, model.run(*given))
+
+
 @pytest.mark.usefixtures("emulated")
 def test_arrays_of_more_rows_than_the_largest_bucket() -> None:
     bundle = checks.Bundle()
