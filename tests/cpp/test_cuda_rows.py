@@ -334,10 +334,10 @@ def test_the_row_of_the_lowest_score_makes_room(library: CudaLibrary) -> None:
 
 def test_rows_of_high_priority_stay_until_they_expire(library: CudaLibrary) -> None:
     probe, keys, now = Probe(library, by_score=True), list(range(1, 9)), time.time()
-    probe.insert(keys, high=[True] * 8, scores=[1.0] * 8, expires=[np.inf] * 7 + [now + 1.2])
+    probe.insert(keys, high=[True] * 8, scores=[1.0] * 8, expires=[np.inf] * 7 + [now + 3.2])
     probe.insert([9], scores=[5.0])
     assert probe.read([*keys, 9]) == keys
-    time.sleep(2.4)  # whole seconds
+    time.sleep(4.4)  # whole seconds
     assert probe.read(keys) == keys[:7]
     probe.insert([9], scores=[5.0])
     assert probe.read([*keys, 9]) == [*keys[:7], 9]

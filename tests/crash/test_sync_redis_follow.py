@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from redis import Redis
-from sync_world import World
+from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ def test_followers_of_a_redis_that_restarts_and_is_emptied(
         for engine in engines:
             follower = engine._follower
             assert follower is not None
-            assert follower.wait_for(world.version, 20), engine.stats()["sync"]
+            assert follower.wait_for(world.version, PATIENCE_S), engine.stats()["sync"]
             np.testing.assert_array_equal(engine.score(batch).values, world.scores(world.version, batch))
 
     try:

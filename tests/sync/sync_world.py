@@ -21,6 +21,9 @@ from pepnet_infer.store.mmap import MmapStore
 from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta
 from pepnet_infer.sync.delta_rows import DeltaRows
 
+#: How long what must come about may take: a machine may stand still for seconds, and who waits in vain fails anyway.
+PATIENCE_S = 60.0
+
 Rows = dict[int, np.ndarray]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sync_world import World
+from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.cache.config import Policy
@@ -82,7 +82,7 @@ def test_a_row_is_the_last_one_published_or_the_default(
         changed = rng.choice(IDS, 3000, replace=False)
         rows = {int(i): rng.standard_normal(5).astype(np.float32) for i in changed}
         log.append(world.step(changes={"video": rows}))
-        assert follower.wait_for(world.version, 10)
+        assert follower.wait_for(world.version, PATIENCE_S)
         with engine.hold():
             there = cache.core.peek(keys)["outcome"] == 1
             got = rows_of(engine, keys)
@@ -117,7 +117,7 @@ def test_it_cannot_go_back(large: Checkpoint, load: Callable[[Policy], Engine], 
     engine, log = load("lru"), DirectoryLog(tmp_path / "log")
     follower = engine.follow(log, CACHE_ONLY)
     log.append(world.step())
-    assert follower.wait_for(world.version, 10)
+    assert follower.wait_for(world.version, PATIENCE_S)
     with pytest.raises(UpdateError, match="expected one of the versions kept \\(none\\), got 7"):
         engine.rollback(7)
 

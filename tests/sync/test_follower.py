@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sync_world import World, scored_meanwhile
+from sync_world import PATIENCE_S, World, scored_meanwhile
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.backends import Settings
@@ -77,7 +77,7 @@ def test_every_version_is_what_a_bundle_of_it_would_be(
     follower = engine.follow(log, QUICK)
     for number in range(12):
         log.append(world.step(dense=number % 3 != 1, version=world.version + 1 + number % 2))
-        assert follower.wait_for(world.version, 10)
+        assert follower.wait_for(world.version, PATIENCE_S)
         for batch in batches:
             check(world, engine, batch)
     stats = engine.stats()["sync"]
@@ -97,7 +97,7 @@ def test_a_late_follower_and_one_that_restarts_end_where_the_others_are(
     late.follow(log, FollowConfig(name="late", wait_s=0.05, guard=None, share=1))
     check(world, late, batch)
     assert late.stats()["sync"]["applied"] == 5
-    assert followed.wait_for(world.version, 10)
+    assert followed.wait_for(world.version, PATIENCE_S)
     check(world, early, batch)
 
 
@@ -111,13 +111,13 @@ def test_a_call_keeps_its_version_while_others_come(
     with engine._serving().pinned() as old:
         for _ in range(3):
             log.append(world.step())
-            assert follower.wait_for(world.version, 10)
+            assert follower.wait_for(world.version, PATIENCE_S)
             check(world, engine, batch)  # new calls get the new version, through the overlay
             inputs = old.assembler.inputs(features)
             np.testing.assert_array_equal(old.backend.run(inputs), world.scores(first, batch))
         assert engine.stats()["sync"]["folded"] == 0
     log.append(world.step())
-    assert follower.wait_for(world.version, 10)
+    assert follower.wait_for(world.version, PATIENCE_S)
     _until(lambda: engine.stats()["sync"]["folded"] == 4)
     for version in range(world.version, first, -1):
         if version == world.version:
@@ -133,7 +133,7 @@ def test_rollback_brings_back_every_row(
         engine.rollback(world.version - 1)
     for _ in range(6):
         log.append(world.step())
-        assert follower.wait_for(world.version, 10)
+        assert follower.wait_for(world.version, PATIENCE_S)
         check(world, engine, batch)
     newest = world.version
     with pytest.raises(UpdateError, match="expected one of the versions kept"):
@@ -148,7 +148,7 @@ def test_rollback_brings_back_every_row(
     _until(lambda: engine.stats()["sync"]["refused"].get("left") == 1)
     check(world, engine, batch, newest - 4)
     log.append(world.step(base=newest - 4, version=newest + 1))
-    assert follower.wait_for(newest + 1, 10)
+    assert follower.wait_for(newest + 1, PATIENCE_S)
     check(world, engine, batch, newest + 1)
     assert engine.stats()["sync"]["rollbacks"] == 2
 
@@ -166,11 +166,11 @@ def test_a_gap_is_left_by_the_newest_bundle(
     follower = engine.follow(log, QUICK)
     check(world, engine, batch, 7)
     log.append_bundle(bundle.path)
-    assert follower.wait_for(world.version, 20)
+    assert follower.wait_for(world.version, PATIENCE_S)
     check(world, engine, batch)
     assert engine.stats()["sync"]["bundles"] == 1
     log.append(world.step())
-    assert follower.wait_for(world.version, 10)
+    assert follower.wait_for(world.version, PATIENCE_S)
     check(world, engine, batch)
 
 
@@ -209,7 +209,7 @@ def test_a_bad_delta_is_refused_and_the_last_good_version_serves(
     engine, batch = load(), toy_batch(50)
     follower = engine.follow(log, QUICK)
     log.append(world.step())
-    assert follower.wait_for(world.version, 10)
+    assert follower.wait_for(world.version, PATIENCE_S)
     good = world.version
     bad = shutil.copytree(world.step(), tmp_path / "bad")
     file = next((bad / "rows").iterdir())
@@ -224,7 +224,7 @@ def test_a_bad_delta_is_refused_and_the_last_good_version_serves(
     _until(lambda: engine.stats()["sync"]["refused"] == {"files": 1})
     check(world, engine, batch, good)
     log.append(world.step(base=good, version=good + 5))
-    assert follower.wait_for(good + 5, 10)
+    assert follower.wait_for(good + 5, PATIENCE_S)
     check(world, engine, batch, good + 5)
     assert "expected sha256" in engine.stats()["sync"]["last_refusal"]
 
@@ -237,14 +237,14 @@ def test_the_guard_refuses_weights_that_score_otherwise(
     follower = engine.follow(log, FollowConfig(name="test", wait_s=0.05, guard=guard))
     same = dict(world.checkpoints[world.version].dense)
     log.append(world.step(dense=same, changes={}, defaults=False))
-    assert follower.wait_for(world.version, 10)
+    assert follower.wait_for(world.version, PATIENCE_S)
     assert engine.stats()["sync"]["unguarded"] == 1  # nothing was scored yet
     for seed in range(4):
         engine.score(toy_batch(150, seed))
     log.append(
         world.step(dense={name: value * np.float32(1.001) for name, value in same.items()}, changes={}, defaults=False)
     )
-    assert follower.wait_for(world.version, 10)
+    assert follower.wait_for(world.version, PATIENCE_S)
     good = world.version
     moved = {**same, "towers.1.b": same["towers.1.b"] + np.float32(2)}
     log.append(world.step(dense=moved, changes={}, defaults=False))
@@ -274,7 +274,7 @@ def test_onnxruntime_takes_the_graph_that_comes_with_weights(
         load_dense(network, checkpoint.dense)
         graph = to_onnx(network, checkpoint.config, 2).SerializeToString()
         log.append(write_delta(tmp_path / "graph", delta.head, delta.rows, delta.dense, graph))
-        assert follower.wait_for(9, 20)
+        assert follower.wait_for(9, PATIENCE_S)
         np.testing.assert_allclose(engine.score(batch).values, world.scores(9, batch), atol=1e-5)
 
 
@@ -312,7 +312,7 @@ def test_a_log_that_may_only_be_read_is_followed(
     engine = load()
     follower = engine.follow(ReadOnly(log), QUICK)  # type: ignore[arg-type]
     log.append(world.step())
-    assert follower.wait_for(world.version, 10)
+    assert follower.wait_for(world.version, PATIENCE_S)
     check(world, engine, toy_batch(20))
     assert "read-only" in engine.stats()["sync"]["last_fault"]
     assert log.progress() == {}
@@ -347,7 +347,7 @@ def test_scores_of_many_threads_are_each_of_one_version(
     def publish() -> None:
         for number in range(14):
             log.append(world.step(dense=number % 2 == 0))
-            assert follower.wait_for(world.version, 20)
+            assert follower.wait_for(world.version, PATIENCE_S)
 
     seen = scored_meanwhile(engine, batches, publish)
     versions = {version for _, version, _ in seen}
@@ -356,7 +356,7 @@ def test_scores_of_many_threads_are_each_of_one_version(
         np.testing.assert_array_equal(values, world.scores(version, batches[number]))
 
 
-def _until(what: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def _until(what: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     done = threading.Event()
     for _ in range(int(timeout_s / 0.02)):
         if what():

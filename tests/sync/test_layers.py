@@ -179,14 +179,14 @@ def test_who_waits_is_woken_by_the_last_call() -> None:
     def call() -> None:
         with versions.pinned():
             entered.set()
-            leave.wait(10)
+            leave.wait(60)
 
     thread = threading.Thread(target=call)
     thread.start()
-    entered.wait(10)
+    entered.wait(60)
     number = versions.put(object())  # type: ignore[arg-type]
     threading.Timer(0.05, leave.set).start()
-    assert versions.wait_until(number, 10)
+    assert versions.wait_until(number, 60)
     thread.join()
     with pytest.raises(ZeroDivisionError), versions.pinned():
         raise ZeroDivisionError

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sync_world import World
+from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
@@ -269,7 +269,7 @@ def test_a_publisher_over_redis_feeds_an_engine_on_onnxruntime(
         dense = {name: 1.5 * array for name, array in world.checkpoints[7].dense.items()}
         trainer.train()
         trainer.publish(dense=dense, onnx=True)
-        assert follower.wait_for(8, 30)
+        assert follower.wait_for(8, PATIENCE_S)
         trainer.checkpoint(8)
         world.checkpoints[8] = dataclasses.replace(world.checkpoints[8], dense=dense)
         scores = engine.score(batch)

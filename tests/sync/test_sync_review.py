@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sync_world import World
+from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
 from pepnet_infer.bundle import Bundle
@@ -104,7 +104,7 @@ def check(world: World, engine: Engine, make: Batches, version: int | None = Non
         np.testing.assert_array_equal(scores.values, world.scores(scores.model_version, batch))
 
 
-def until(what: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def until(what: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     ends = time.monotonic() + timeout_s
     while not what() and time.monotonic() < ends:
         time.sleep(0.01)
@@ -127,7 +127,7 @@ def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, at: int, error:
 def ends(work: Callable[[], object]) -> bool:
     done = threading.Event()
     threading.Thread(target=lambda: (work(), done.set()), daemon=True).start()
-    return done.wait(5)
+    return done.wait(PATIENCE_S)
 
 
 def test_a_log_that_lost_its_end_is_read_once(world: World, log: DirectoryLog, load: Load) -> None:
@@ -137,23 +137,23 @@ def test_a_log_that_lost_its_end_is_read_once(world: World, log: DirectoryLog, l
     load().follow(counted, QUICK)  # type: ignore[arg-type]
     shutil.rmtree(log.read("")[-1].path)
     time.sleep(0.2)
-    before = counted.asked
+    before, begin = counted.asked, time.monotonic()
     time.sleep(0.3)
-    assert counted.asked - before < 30
+    assert counted.asked - before < 100 * (time.monotonic() - begin)
 
 
 def test_a_new_log_with_lower_positions_is_read_to_its_end(
-    world: World, log: DirectoryLog, load: Load, monkeypatch: pytest.MonkeyPatch
+    world: World, log: DirectoryLog, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
         log.append(world.step(**NOTHING))
     follower = load().follow(log, QUICK)
-    shutil.rmtree(log.path)
+    log.path.rename(tmp_path / "gone")  # at once: the follower writes there
     real, world.version = time.time_ns, 7
     monkeypatch.setattr(time, "time_ns", lambda: real() - 10**12)
     for _ in range(70):  # more than one `read` returns
         log.append(world.step(**NOTHING))
-    assert follower.wait_for(77, 5)
+    assert follower.wait_for(77, PATIENCE_S)
 
 
 def test_a_rollback_that_the_store_fails_can_be_done_again(
@@ -163,7 +163,7 @@ def test_a_rollback_that_the_store_fails_can_be_done_again(
     engine = load(store)
     follower = engine.follow(log, QUICK)
     log.append(world.step())
-    assert follower.wait_for(8, 5)
+    assert follower.wait_for(8, PATIENCE_S)
     until(lambda: follower.stats()["folded"] == 1)
     store.broken = {"get_many"}
     with pytest.raises(StoreError, match="away"):
@@ -181,7 +181,7 @@ def test_rows_that_went_down_half_way_lead_back_all_the_same(
     follower = engine.follow(log, QUICK)
     once(monkeypatch, follower._updater, "_write", 2, MemoryError("expected memory"))
     log.append(world.step())
-    assert follower.wait_for(8, 5)
+    assert follower.wait_for(8, PATIENCE_S)
     until(lambda: follower.stats()["folded"] == 1)
     assert (follower.stats()["applied"], follower.stats()["faults"]) == (1, 1)
     check(world, engine, toy_batch)
@@ -214,7 +214,7 @@ def test_a_store_that_numbers_its_rows_otherwise(
     follower = engine.follow(log, QUICK)
     for _ in range(3):
         log.append(world.step())
-        assert follower.wait_for(world.version, 5)
+        assert follower.wait_for(world.version, PATIENCE_S)
     until(lambda: follower.stats()["folded"] == 3)
     check(world, engine, toy_batch)
 
@@ -235,7 +235,7 @@ def test_a_bundle_in_the_log_brings_its_own_rows(
     full = write_bundle(world.checkpoints[8], tmp_path / "full", model_version=8, int8_budget=None)
     log.append_bundle(full.path)
     follower = engine.follow(log, QUICK)
-    assert follower.wait_for(8, 5)  # refused once, and tried again
+    assert follower.wait_for(8, PATIENCE_S)  # refused once, and tried again
     check(world, engine, toy_batch)
     assert follower.stats()["refused"] == {"bundle": 1}
 
@@ -247,7 +247,7 @@ def test_a_damaged_bundle_is_refused_once_and_deltas_are_followed(world: World, 
     log.append(world.step(**NOTHING))
     follower = load().follow(log, QUICK)
     log.append(world.step(**NOTHING))
-    assert follower.wait_for(9, 5)
+    assert follower.wait_for(9, PATIENCE_S)
     time.sleep(0.3)
     assert (follower.stats()["refused"], follower.stats()["faults"]) == ({"bundle": 1}, 0)
 
@@ -295,7 +295,7 @@ def test_what_failed_on_the_way_does_not_lose_a_delta_that_waited(
     follower = Follower(engine._serving(), engine._loading, log, QUICK)  # type: ignore[arg-type]
     once(monkeypatch, follower._updater, "apply", 3, MemoryError("expected memory"))
     follower.start()
-    assert follower.wait_for(10, 5)
+    assert follower.wait_for(10, PATIENCE_S)
     follower.close()
 
 
@@ -315,7 +315,7 @@ def test_a_store_that_is_away_while_the_guard_looks_holds_a_delta_up(
     until(lambda: follower.stats()["faults"] > 1)
     assert engine.model_version == 7
     store.broken = set()
-    assert follower.wait_for(8, 5)
+    assert follower.wait_for(8, PATIENCE_S)
     assert follower.stats()["refused"] == {}
 
 
@@ -323,7 +323,7 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
     engine, batch = load(), toy_batch(40)
     follower = engine.follow(log, FollowConfig(name="test", wait_s=0.05, guard=Guard(every_s=0.0)))
     log.append(world.step())
-    assert follower.wait_for(8, 5)
+    assert follower.wait_for(8, PATIENCE_S)
     later = world.step()
     expected = world.scores(9, batch)
     assert follower._updater.canary is not None

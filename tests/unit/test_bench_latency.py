@@ -86,7 +86,7 @@ def test_untimed_calls_are_not_timed_and_fill_warm_s() -> None:
     def slow_at_first(_: int) -> None:
         if not first.is_set():
             first.set()
-            time.sleep(0.2)
+            time.sleep(1.0)
 
     count = itertools.count()
 
@@ -96,7 +96,7 @@ def test_untimed_calls_are_not_timed_and_fill_warm_s() -> None:
 
     plan = Plan(runs=3, warm_calls=1, warm_s=0.03, settle_s=0.0)
     measured = interleave({"slow": slow_at_first, "counted": counted}, range(5), plan)
-    assert measured.timings["slow"].millis.max() < 100
+    assert measured.timings["slow"].millis.max() < 1000
     assert next(count) > 3 * 5
 
 
@@ -174,19 +174,21 @@ def test_the_collector_is_off_while_calls_are_timed_and_as_before_after() -> Non
 
 
 def test_settle_waits_for_a_spinning_thread_and_gives_up_in_time() -> None:
-    stop = time.perf_counter() + 0.15
+    stop = threading.Event()
 
-    def spin(until: float) -> None:
+    def spin() -> None:
         buffer = np.zeros(1 << 20)
-        while time.perf_counter() < until:
+        while not stop.is_set():
             np.sin(buffer, out=buffer)  # without the GIL, as a library's pool spins
 
-    thread = threading.Thread(target=spin, args=(stop,))
+    thread = threading.Thread(target=spin)
     thread.start()
     assert not settle(0.03)
-    assert time.perf_counter() < stop
-    assert settle(5.0)
-    assert time.perf_counter() >= stop
+    timer = threading.Timer(0.1, stop.set)
+    timer.start()
+    assert settle(60.0)
+    assert stop.is_set()
+    timer.join()
     thread.join()
 
 

@@ -55,7 +55,7 @@ def test_a_cluster_carries_a_log(
     server = make_redis_server("--cluster-enabled", "yes")
     with Redis.from_url(server.url) as node:
         node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO") and time.monotonic() < until:
             time.sleep(0.05)
     with RedisLog(server.url, "c", spool=tmp_path / "spool", cluster=True) as log:
