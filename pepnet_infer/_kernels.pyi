@@ -40,12 +40,44 @@ def build_info() -> BuildInfo: ...
 def cpu_info() -> CpuInfo: ...
 def cpu_budget(root: str = "") -> CpuBudget: ...
 
+class NumberColumns:
+    def __init__(
+        self,
+        id_columns: int,
+        uses: Sequence[tuple[int, int]],
+        dense: Sequence[tuple[bool, tuple[float, float] | None]],
+    ) -> None: ...
+    def read(
+        self,
+        ids: list[npt.NDArray[Any] | None],
+        dense: list[npt.NDArray[Any] | None],
+        rows: int,
+    ) -> tuple[list[npt.NDArray[np.uint64]], list[npt.NDArray[np.float32]], list[int], list[int]]: ...
+
+def signed_log1p(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
+
 class KeyIndex:
     def __init__(self, keys: npt.NDArray[np.uint64]) -> None: ...
     def find(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]: ...
     def __len__(self) -> int: ...
     @property
     def memory_bytes(self) -> int: ...
+
+class SideRows:
+    def __init__(
+        self,
+        keys: npt.NDArray[np.uint64],
+        ids: npt.NDArray[np.uint64],
+        dense: npt.NDArray[np.float32],
+        bags: Sequence[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]],
+    ) -> None: ...
+    def take(
+        self, keys: npt.NDArray[np.uint64], ids: Sequence[int], dense: Sequence[int], bags: Sequence[int]
+    ) -> tuple[
+        npt.NDArray[np.uint64],
+        npt.NDArray[np.float32],
+        list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]],
+    ]: ...
 
 def gather(
     rows: Rows,

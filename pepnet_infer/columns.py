@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pepnet_infer.arrays import ARROW_REFUSALS, as_array, plain
@@ -13,7 +15,10 @@ from pepnet_infer.errors import SchemaError
 if TYPE_CHECKING:
     from pepnet_infer.arrays import PlainArray
 
+Numbers = npt.NDArray[Any]
+
 _SHOWN = 20  # column names listed in a message
+_PLAIN = frozenset(np.dtype(name) for name in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"))
 
 
 class _DataFrame(Protocol):
@@ -30,11 +35,12 @@ class Columns:
     """Named Arrow arrays of `num_rows` values each: no chunks, no dictionaries, native byte order.
 
     Bags are LargeListArrays whose offsets start at 0. Indexing with a name that is not there raises SchemaError.
+    NumPy's plain numbers become Arrow arrays only for whoever asks for one.
     """
 
     __slots__ = ("_arrays", "num_rows")
 
-    def __init__(self, arrays: Mapping[str, PlainArray], num_rows: int) -> None:
+    def __init__(self, arrays: Mapping[str, PlainArray | Numbers], num_rows: int) -> None:
         self._arrays = arrays
         self.num_rows = num_rows
 
@@ -47,6 +53,21 @@ class Columns:
         return name in self._arrays
 
     def __getitem__(self, name: str) -> PlainArray:
+        array = self._find(name)
+        return as_array(name, array) if isinstance(array, np.ndarray) else array
+
+    def numbers(self, name: str) -> Numbers | None:
+        """Returns the column as NumPy's integers or floats, not copied; None where it is anything else or has nulls."""
+        array = self._find(name)
+        if isinstance(array, np.ndarray):
+            return array
+        kind = array.type
+        if array.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            return None
+        numbers: Numbers = array.to_numpy()
+        return numbers
+
+    def _find(self, name: str) -> PlainArray | Numbers:
         try:
             return self._arrays[name]
         except KeyError:
@@ -80,12 +101,13 @@ def _is_data_frame(batch: object) -> TypeGuard[_DataFrame]:
 def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], strict: bool) -> Columns:
     if strict:
         _check_names(list(batch), wanted, strict)
-    arrays: dict[str, PlainArray] = {}
+    arrays: dict[str, PlainArray | Numbers] = {}
     first, rows = "", -1
     for name in wanted:
         if name not in batch:
             raise _missing(name, batch)
-        array = as_array(name, batch[name])
+        data = batch[name]
+        array = data if _is_plain(data) else as_array(name, data)
         if rows < 0:
             first, rows = name, len(array)
         elif len(array) != rows:
@@ -93,6 +115,11 @@ def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], stric
             raise SchemaError(message, name)
         arrays[name] = array
     return Columns(arrays, max(rows, 0))
+
+
+def _is_plain(data: object) -> TypeGuard[Numbers]:
+    # Subclasses mean something else by their values: masks, matrices.
+    return type(data) is np.ndarray and data.ndim == 1 and data.dtype in _PLAIN
 
 
 def _to_table(batch: object) -> pa.Table | pa.RecordBatch:

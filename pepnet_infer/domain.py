@@ -14,6 +14,7 @@ from pepnet_infer.schema import FeatureSchema
 
 if TYPE_CHECKING:
     from pepnet_infer.arrays import PlainArray
+    from pepnet_infer.columns import Columns, Numbers
 
 
 class DomainCheck:
@@ -28,16 +29,26 @@ class DomainCheck:
             self._numbers = np.array(sorted(self._known), dtype=np.uint64)
         self._expected = f"a known domain ({', '.join(repr(domain) for domain in schema.domains)})"
 
-    def check(self, array: PlainArray, faults: Faults) -> None:
+    def check(self, columns: Columns, faults: Faults) -> None:
         """Adds a fault for nulls and for values that are no domain. Raises SchemaError for a column of other type."""
+        numbers = columns.numbers(self.column) if self._numbers is not None else None
+        if numbers is None or numbers.dtype.kind == "f" or self._unknown(numbers).any():
+            self._look(columns[self.column], faults)
+
+    def _unknown(self, values: Numbers) -> Mask:
+        assert self._numbers is not None
+        ids = values.astype(np.uint64)
+        places = np.minimum(self._numbers.searchsorted(ids), len(self._numbers) - 1)
+        unknown: Mask = self._numbers[places] != ids
+        return unknown
+
+    def _look(self, array: PlainArray, faults: Faults) -> None:
         if pa.types.is_null(array.type):
             self._nulls.missing(array, faults)
             return
         if self._numbers is not None:
             values, missing = integers(self._nulls, array, faults, "integer domains")
-            ids = values.astype(np.uint64)
-            places = np.minimum(self._numbers.searchsorted(ids), len(self._numbers) - 1)
-            unknown: Mask = self._numbers[places] != ids
+            unknown = self._unknown(values)
         elif is_text(array.type):
             missing = self._nulls.missing(array, faults)
             texts, positions = distinct_texts(self.column, array)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 from pepnet_infer import decode
+from pepnet_infer._kernels import NumberColumns
 from pepnet_infer.decode import IdRule
 from pepnet_infer.domain import DomainCheck
 from pepnet_infer.errors import SchemaError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pepnet_infer.columns import Columns
     from pepnet_infer.side import SideTable
 
+_QUICK = ("none", "log1p")  # transforms of dense values that are done with many columns at a time
+
 __all__ = ["Bag", "Encoded", "Encoder", "Features", "FieldPlan", "encode", "join_rule"]
 
 
@@ -30,6 +33,13 @@ class Encoded:
     features: Features
     bad: Mask
     faults: tuple[Fault, ...]
+
+
+class _Use(NamedTuple):
+    """A field of ids, or a join: the place of its rule, and the number of its table."""
+
+    place: int
+    table: int
 
 
 class FieldPlan:
@@ -43,48 +53,60 @@ class FieldPlan:
     ) -> None:
         self._messy = messy
         rules: dict[IdRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
-        self._ids: list[tuple[str, int, int]] = []
+        uses: list[_Use] = []
         self._bags: list[tuple[FieldSpec, int, IdRule]] = []
-        self._dense: list[FieldSpec] = []
+        self._dense = [spec for spec in specs if spec.table is None]
+        self._names: list[str] = []
         for spec in specs:
             if spec.table is None:
-                self._dense.append(spec)
                 continue
             number, rule = schema.table_by_name[spec.table].number, IdRule.of(spec, messy)
             if spec.kind == "bag":
                 self._bags.append((spec, number, rule))
             else:
-                self._ids.append((spec.name, number, rules.setdefault(rule, len(rules))))
-        self._also = [rules.setdefault(rule, len(rules)) for rule in also]
-        self._rules = list(rules)
+                self._names.append(spec.name)
+                uses.append(_Use(rules.setdefault(rule, len(rules)), number))
+        uses += [_Use(rules.setdefault(rule, len(rules)), 0) for rule in also]  # without a table: ids as they are
+        self._rules, self._uses = list(rules), uses
         columns = [rule.nulls.column for rule in rules] + [spec.column for spec in specs]
         self.columns = tuple(dict.fromkeys(columns))
+        self._id_columns = [rule.nulls.column if rule.transform.op == "none" else None for rule in rules]
+        self._dense_columns = [spec.column if spec.transform.op in _QUICK else None for spec in self._dense]
+        self._dense_names = [spec.name for spec in self._dense]
+        self._unfitted = [spec for spec in self._dense if spec.mean is None or spec.std is None]
+        self._raw = self._reader(lambda _: None)
+        self._normalised = None if self._unfitted else self._reader(_scale)
 
     def encode(self, columns: Columns, faults: Faults, normalise: bool) -> tuple[Features, list[Keys]]:
         """Returns (features, ids of `also`, MISSING_KEY where there is none)."""
-        features = Features(columns.num_rows)
-        decoded = [decode.decode_ids(rule, columns[rule.nulls.column], faults) for rule in self._rules]
-        for name, number, place in self._ids:
-            ids, missing = decoded[place]
-            keys = make_keys(number, ids)
-            if missing is not None:
-                keys[missing] = MISSING_KEY
-            features.ids[name] = keys
+        rows = columns.num_rows
+        ids = [None if name is None else columns.numbers(name) for name in self._id_columns]
+        numbers = [None if name is None else columns.numbers(name) for name in self._dense_columns]
+        reader = self._normalised if normalise and self._normalised is not None else self._raw
+        # What is left out has something to it: a type to look at, values to hash, to fill in, or to refuse.
+        keys, values, left_ids, left_dense = reader.read(ids, numbers, rows)
+        for place in left_ids:
+            rule = self._rules[place]
+            found, missing = decode.decode_ids(rule, columns[rule.nulls.column], faults)
+            for at, use in enumerate(self._uses):
+                if use.place == place:
+                    keys[at] = _keys(use.table, found, missing)
+        bags: dict[str, Bag] = {}
         for spec, number, rule in self._bags:
-            ids, offsets = decode.decode_bag(rule, spec, columns[spec.column], faults)
-            features.bags[spec.name] = Bag(make_keys(number, ids), offsets)
-        for spec in self._dense:
+            inside, offsets = decode.decode_bag(rule, spec, columns[spec.column], faults)
+            bags[spec.name] = Bag(make_keys(number, inside), offsets)
+        if normalise and self._unfitted:
+            _scale(self._unfitted[0])
+        for place in left_dense:
+            spec = self._dense[place]
             scale = _scale(spec) if normalise else None
-            values = decode.decode_dense(spec, columns[spec.column], faults, scale, self._messy)
-            features.dense[spec.name] = values
-        others = []
-        for place in self._also:
-            ids, missing = decoded[place]
-            if missing is not None:
-                ids = ids.copy()
-                ids[missing] = MISSING_KEY
-            others.append(ids)
-        return features, others
+            values[place] = decode.decode_dense(spec, columns[spec.column], faults, scale, self._messy)
+        dense = dict(zip(self._dense_names, values, strict=True))
+        return Features(rows, dict(zip(self._names, keys, strict=False)), bags, dense), keys[len(self._names) :]
+
+    def _reader(self, scale: Callable[[FieldSpec], tuple[float, float] | None]) -> NumberColumns:
+        dense = [(spec.transform.op == "log1p", scale(spec)) for spec in self._dense]
+        return NumberColumns(len(self._rules), self._uses, dense)
 
 
 class Encoder:
@@ -105,7 +127,9 @@ class Encoder:
         for join in joins:
             if join.name not in sides:
                 raise SchemaError(f"side table {join.name!r}: expected it for field {joined[join.name][0]!r}, got none")
-        self._joins = [(join.name, sides[join.name], joined[join.name]) for join in joins]
+        self._joins = [
+            (join.name, sides[join.name].normalised, sides[join.name].reader(joined[join.name])) for join in joins
+        ]
         raw = [spec for spec in chosen if spec.join is None]
         self._plan = FieldPlan(schema, raw, also=[join_rule(schema, join) for join in joins])
         # A part of the fields (the user side of a request, say) may come without the domain.
@@ -127,10 +151,10 @@ class Encoder:
     def _encode(self, columns: Columns, faults: Faults, normalise: bool) -> Features:
         features, found = self._plan.encode(columns, faults, normalise)
         if self._domain is not None:
-            self._domain.check(columns[self._domain.column], faults)
-        for (name, side, fields), ids in zip(self._joins, found, strict=True):
-            part = side.take(ids, fields)
-            if part.dense and side.normalised != normalise:
+            self._domain.check(columns, faults)
+        for (name, normalised, take), ids in zip(self._joins, found, strict=True):
+            part = take(ids)
+            if part.dense and normalised != normalise:
                 wanted, got = ("normalised", "raw") if normalise else ("raw", "normalised")
                 raise SchemaError(f"side table {name!r}: expected {wanted} dense values, got {got} ones")
             features.ids.update(part.ids)
@@ -195,6 +219,13 @@ def encode(
         return encoder.encode(columns, normalise=normalise)
     result = encoder.encode_rows(columns, normalise=normalise)
     return result.features, result.bad
+
+
+def _keys(table: int, ids: decode.Ids, missing: Mask | None) -> Keys:
+    keys = make_keys(table, ids)
+    if missing is not None:
+        keys[missing] = MISSING_KEY
+    return keys
 
 
 def _scale(spec: FieldSpec) -> tuple[float, float]:

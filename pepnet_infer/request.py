@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from pepnet_infer.columns import read_columns
 from pepnet_infer.domain import DomainCheck
 from pepnet_infer.errors import SchemaError
@@ -44,10 +46,10 @@ class RequestReader:
                 if name in items:
                     raise SchemaError(f"items: expected column {name!r} once in a request, got it here as well", name)
         shared, per_item = self._split(frozenset(once))
-        columns = read_columns({name: [value] for name, value in once.items()}, list(once))
+        columns = read_columns({name: _column(value) for name, value in once.items()}, list(once))
         single = shared.encode(columns)
         if self._schema.domain_column not in shared.columns:
-            self._domain.check(columns[self._schema.domain_column], Faults(1))
+            self._domain.check(columns, Faults(1))
         try:
             return single, per_item.encode(read_columns(items, per_item.columns, strict))
         except SchemaError as error:
@@ -85,3 +87,12 @@ class RequestReader:
             found = Encoder(self._schema, self._sides, shared), Encoder(self._schema, self._sides, others)
             self._splits[once] = found  # two threads may both make it: the same thing twice
         return found
+
+
+def _column(value: object) -> object:
+    """Returns a column of one value: as an array where it is a number, which is read the quick way."""
+    if type(value) is int or type(value) is float or isinstance(value, (np.integer, np.floating)):
+        array = np.array([value])
+        if array.dtype.kind in "iuf":  # no integer that is too large for it
+            return array
+    return [value]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import KeyIndex
+from pepnet_infer._kernels import SideRows
 from pepnet_infer.decode import IdRule, decode_ids
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.faults import Faults
@@ -40,13 +40,18 @@ class SideTable:
         self.ids = ids
         self.normalised = normalised
         self.fills = dict(fills or {})
-        self._index = KeyIndex(ids)
-        # One more row, the absent entity's, at the end: position -1 of what was not found picks it.
-        self._ids = {name: np.append(keys, MISSING_KEY) for name, keys in features.ids.items()}
-        self._dense = {name: np.append(values, np.float32(self.fills[name])) for name, values in features.dense.items()}
-        self._bags = {
-            name: Bag(bag.keys, np.append(bag.offsets, bag.offsets[-1])) for name, bag in features.bags.items()
-        }
+        # One more row, the absent entity's, at the end. A row's fields lie side by side: one miss an entity.
+        self._ids = np.full((len(ids) + 1, len(features.ids)), MISSING_KEY, np.uint64)
+        self._dense = np.empty((len(ids) + 1, len(features.dense)), np.float32)
+        self._dense[-1] = [self.fills[name] for name in features.dense]
+        for place, keys in enumerate(features.ids.values()):
+            self._ids[:-1, place] = keys
+        for place, values in enumerate(features.dense.values()):
+            self._dense[:-1, place] = values
+        self._bags = features.bags
+        self._id_fields, self._dense_fields = tuple(features.ids), tuple(features.dense)
+        bags = [(bag.keys, np.append(bag.offsets, bag.offsets[-1])) for bag in features.bags.values()]
+        self._rows = SideRows(ids, self._ids, self._dense, bags)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,12 +59,9 @@ class SideTable:
     @property
     def features(self) -> Features:
         """The encoded fields, a row per entity."""
-        return Features(
-            len(self.ids),
-            {name: keys[:-1] for name, keys in self._ids.items()},
-            {name: Bag(bag.keys, bag.offsets[:-1]) for name, bag in self._bags.items()},
-            {name: values[:-1] for name, values in self._dense.items()},
-        )
+        ids = dict(zip(self._id_fields, self._ids[:-1].T, strict=True))
+        dense = dict(zip(self._dense_fields, self._dense[:-1].T, strict=True))
+        return Features(len(self.ids), ids, dict(self._bags), dense)
 
     @staticmethod
     def columns(schema: FeatureSchema, join: JoinSpec) -> tuple[str, ...]:
@@ -88,18 +90,24 @@ class SideTable:
 
     def take(self, ids: Keys, fields: Collection[str] | None = None) -> Features:
         """Returns the features of `ids`, uint64 [B]; of some `fields` only if given."""
-        places = self._index.find(ids)
-        rows = np.where(places < 0, len(self.ids), places)
+        return self.reader(fields)(ids)
 
-        def wanted(name: str) -> bool:
-            return fields is None or name in fields
+    def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
+        """Returns `take` of some fields, for whoever asks for the same ones again and again."""
+        names = [self._id_fields, self._dense_fields, tuple(self._bags)]
+        wanted = [[name for name in part if fields is None or name in fields] for part in names]
+        places = [[part.index(name) for name in some] for part, some in zip(names, wanted, strict=True)]
 
-        return Features(
-            len(ids),
-            {name: keys[rows] for name, keys in self._ids.items() if wanted(name)},
-            {name: bag.take(rows) for name, bag in self._bags.items() if wanted(name)},
-            {name: values[rows] for name, values in self._dense.items() if wanted(name)},
-        )
+        def take(ids: Keys) -> Features:
+            keys, values, bags = self._rows.take(ids, *places)
+            return Features(
+                len(ids),
+                dict(zip(wanted[0], keys, strict=True)),
+                {name: Bag(*bag) for name, bag in zip(wanted[2], bags, strict=True)},
+                dict(zip(wanted[1], values, strict=True)),
+            )
+
+        return take
 
     def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the arrays of `side/NAME.safetensors`: ids, id.FIELD, bag.FIELD.keys and .offsets, dense.FIELD."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer._kernels import signed_log1p
 from pepnet_infer.schema import Transform
 
 Integers = npt.NDArray[np.int64] | npt.NDArray[np.uint64]
@@ -33,5 +34,5 @@ def bucketize(transform: Transform, values: npt.NDArray[np.float64]) -> npt.NDAr
 
 
 def log1p(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Returns sign(x)·log(1 + |x|)."""
-    return np.copysign(np.log1p(np.abs(values)), values)
+    """Returns sign(x)·log(1 + |x|), the same bits for a value on every machine; NumPy's are not."""
+    return signed_log1p(values)

@@ -34,6 +34,10 @@ constexpr const char* type_name<std::uint8_t>() {
   return "uint8";
 }
 template <>
+constexpr const char* type_name<double>() {
+  return "float64";
+}
+template <>
 constexpr const char* type_name<float>() {
   return "float32";
 }

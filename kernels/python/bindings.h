@@ -13,10 +13,12 @@ void bind_exceptions(pybind11::module_& module);
 void bind_flights(pybind11::module_& module);
 void bind_key_index(pybind11::module_& module);
 void bind_look_up(pybind11::module_& module);
+void bind_number_columns(pybind11::module_& module);
 void bind_ops(pybind11::module_& module);
 void bind_packed_weights(pybind11::module_& module);
 void bind_row_cache(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
+void bind_side_rows(pybind11::module_& module);
 void bind_table(pybind11::module_& module);
 void bind_update_window(pybind11::module_& module);
 

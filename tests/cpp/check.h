@@ -22,6 +22,7 @@ inline int checks = 0;
 
 void cpu();
 void dense_model();
+void features();
 void flights();
 void full_cache();
 void huge_buffer();

@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
     void (*run)();
   } const suites[] = {{"cpu", cpu},
                       {"dense_model", dense_model},
+                      {"features", features},
                       {"flights", flights},
                       {"full_cache", full_cache},
                       {"huge_buffer", huge_buffer},

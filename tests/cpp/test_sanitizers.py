@@ -18,6 +18,7 @@ Call = Callable[..., "subprocess.CompletedProcess[str]"]
 SUITES = (
     "cpu",
     "dense_model",
+    "features",
     "flights",
     "full_cache",
     "huge_buffer",
@@ -42,6 +43,7 @@ PYTHON_TESTS = (
     "tests/parity/test_native_float64.py",
     "tests/hostile/test_native_input.py",
     "tests/unit/test_gated_expert_layer.py",
+    "tests/unit/test_number_columns.py",
 )
 LEFT_OUT = "not (all_exponents or million or all_64)"
 

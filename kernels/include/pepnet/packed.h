@@ -21,6 +21,7 @@ class PackedArray {
     return value;
   }
   std::size_t size() const noexcept { return size_; }
+  const std::byte* bytes(std::size_t i) const noexcept { return data_ + i * sizeof(T); }
 
  private:
   const std::byte* data_;

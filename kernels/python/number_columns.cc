@@ -1,0 +1,161 @@
+// Columns of plain numbers to the keys and dense values of their fields, all in one call: with fifty columns
+// Python takes longer to look at them one by one than a GPU for the scores.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "arrays.h"
+#include "bindings.h"
+#include "pepnet/number_column.h"
+
+namespace pepnet::python {
+
+namespace {
+
+// The array as a column, if it has one dimension and holds plain numbers in native byte order.
+std::optional<NumberColumn> column_of(const py::array& array) {
+  const py::dtype type = array.dtype();
+  const char kind = type.kind(), order = type.byteorder();
+  if (array.ndim() != 1 || (order != '=' && order != '|')) return std::nullopt;
+  constexpr struct {
+    char kind;
+    py::ssize_t size;
+    NumberType type;
+  } kTypes[] = {{'i', 8, NumberType::i64}, {'i', 4, NumberType::i32}, {'f', 8, NumberType::f64},
+                {'f', 4, NumberType::f32}, {'u', 8, NumberType::u64}, {'u', 4, NumberType::u32},
+                {'i', 2, NumberType::i16}, {'i', 1, NumberType::i8},  {'u', 2, NumberType::u16},
+                {'u', 1, NumberType::u8}};
+  for (const auto& each : kTypes)
+    if (each.kind == kind && each.size == type.itemsize())
+      return NumberColumn{static_cast<const std::byte*>(array.data()), array.strides(0), each.type};
+  return std::nullopt;
+}
+
+std::optional<NumberColumn> given_of(const py::handle& given, std::size_t rows) {
+  if (given.is_none()) return std::nullopt;
+  if (!py::isinstance<py::array>(given))
+    throw py::type_error("columns: expected arrays or None, got " +
+                         std::string(py::str(py::type::of(given))));
+  const auto array = py::reinterpret_borrow<py::array>(given);
+  if (array.ndim() == 1 && static_cast<std::size_t>(array.shape(0)) != rows)
+    throw py::value_error("columns: expected " + std::to_string(rows) + " rows, got " + describe(array));
+  return column_of(array);
+}
+
+// Which column of ids a field reads, and the number of its table.
+struct Use {
+  std::size_t column;
+  std::uint16_t table;
+};
+
+class NumberColumns {
+ public:
+  NumberColumns(std::size_t id_columns, std::vector<Use> uses, std::vector<DenseRule> rules)
+      : id_columns_(id_columns), uses_(std::move(uses)), rules_(std::move(rules)) {}
+
+  py::tuple read(const py::list& ids, const py::list& dense, std::size_t rows) const {
+    if (ids.size() != id_columns_ || dense.size() != rules_.size()) {
+      throw py::value_error("expected " + std::to_string(id_columns_) + " columns of ids and " +
+                            std::to_string(rules_.size()) + " of dense values, got " +
+                            std::to_string(ids.size()) + " and " + std::to_string(dense.size()));
+    }
+    const auto id_columns = columns_of(ids, rows), dense_columns = columns_of(dense, rows);
+    const auto count = static_cast<py::ssize_t>(rows);
+    py::array_t<std::uint64_t> keys({static_cast<py::ssize_t>(uses_.size()), count});
+    py::array_t<float> values({static_cast<py::ssize_t>(rules_.size()), count});
+    std::vector<char> plain_ids(id_columns_), plain_dense(rules_.size());
+    for (std::size_t i = 0; i < id_columns_; ++i) plain_ids[i] = id_columns[i].has_value();
+    {
+      std::uint64_t* key = keys.mutable_data();
+      float* value = values.mutable_data();
+      const py::gil_scoped_release release;
+      for (const Use& use : uses_) {
+        const auto& column = id_columns[use.column];
+        char& plain = plain_ids[use.column];
+        plain = plain && keys_of(*column, rows, use.table, key);
+        key += rows;
+      }
+      for (std::size_t i = 0; i < rules_.size(); ++i, value += rows)
+        plain_dense[i] = dense_columns[i] && dense_of(*dense_columns[i], rows, rules_[i], value);
+    }
+    return py::make_tuple(rows_of(keys), rows_of(values), left_out(plain_ids), left_out(plain_dense));
+  }
+
+ private:
+  static std::vector<std::optional<NumberColumn>> columns_of(const py::list& given, std::size_t rows) {
+    std::vector<std::optional<NumberColumn>> columns;
+    columns.reserve(given.size());
+    for (const py::handle& each : given) columns.push_back(given_of(each, rows));
+    return columns;
+  }
+
+  // The rows of a matrix, each of which keeps all of it.
+  template <class T>
+  static py::list rows_of(py::array_t<T>& matrix) {
+    const py::ssize_t rows = matrix.shape(0), count = matrix.shape(1);
+    py::list list;
+    for (py::ssize_t row = 0; row < rows; ++row)
+      list.append(py::array_t<T>({count}, {static_cast<py::ssize_t>(sizeof(T))},
+                                 matrix.mutable_data() + row * count, matrix));
+    return list;
+  }
+
+  static py::list left_out(const std::vector<char>& plain) {
+    py::list list;
+    for (std::size_t i = 0; i < plain.size(); ++i)
+      if (plain[i] == 0) list.append(i);
+    return list;
+  }
+
+  std::size_t id_columns_;
+  std::vector<Use> uses_;
+  std::vector<DenseRule> rules_;
+};
+
+NumberColumns make(std::size_t id_columns, const std::vector<std::pair<std::size_t, std::uint16_t>>& uses,
+                   const std::vector<std::tuple<bool, std::optional<std::pair<double, double>>>>& dense) {
+  std::vector<Use> own;
+  for (const auto& [column, table] : uses) {
+    if (column >= id_columns)
+      throw py::value_error("uses: expected columns below " + std::to_string(id_columns) + ", got " +
+                            std::to_string(column));
+    own.push_back({column, table});
+  }
+  std::vector<DenseRule> rules;
+  for (const auto& [log1p, scale] : dense)
+    rules.push_back(scale ? DenseRule{log1p, true, scale->first, scale->second} : DenseRule{log1p});
+  return {id_columns, std::move(own), std::move(rules)};
+}
+
+py::array_t<double> log1p_of(const py::array& values) {
+  const PackedArray<double> given = vector_of<double>("values", values);
+  py::array_t<double> out(static_cast<py::ssize_t>(given.size()));
+  double* const to = out.mutable_data();
+  const py::gil_scoped_release release;
+  for (std::size_t i = 0; i < given.size(); ++i) to[i] = given[i];
+  signed_log1p(to, given.size(), to);
+  return out;
+}
+
+}  // namespace
+
+void bind_number_columns(py::module_& module) {
+  py::class_<NumberColumns>(
+      module, "NumberColumns",
+      "Which of `id_columns` columns each field of ids reads, and its table's number; of "
+      "each dense column whether log1p comes first, and (mean, std).")
+      .def(py::init(&make), py::arg("id_columns"), py::arg("uses"), py::arg("dense"))
+      .def("read", &NumberColumns::read, py::arg("ids"), py::arg("dense"), py::arg("rows"),
+           "An array [rows], or None, for each column -> uint64 keys of each use, float32 values of each "
+           "dense "
+           "column, and which columns of both were left out, with nothing in their place: those that are no "
+           "arrays of plain numbers, no ids below 2^48, or not finite.");
+  module.def("signed_log1p", &log1p_of, py::arg("values"),
+             "float64 [n] -> sign(x) log(1 + |x|), finite values only.");
+}
+
+}  // namespace pepnet::python
