@@ -217,12 +217,15 @@ def test_one_odd_value_changes_its_own_row_alone(schema: FeatureSchema) -> None:
         ("item", LIMIT, r"column 'item': expected ids in \[0, 2\^48\), got 281474976710656 at row 3"),
         ("price", np.nan, "column 'price': expected finite numbers, got nan at row 3"),
         ("price", -np.inf, "column 'price': expected finite numbers, got -inf at row 3"),
+        ("age", 1e300, r"column 'age': expected numbers within float32, got 1e\+300 at row 3"),
         ("tab", 7, r"column 'tab': expected a known domain \(0, 1, 2\), got 7 at row 3"),
         ("tab", -1, r"column 'tab': expected a known domain \(0, 1, 2\), got -1 at row 3"),
     ],
 )
 def test_a_bad_value_is_named(schema: FeatureSchema, column: str, value: float, message: str) -> None:
-    batch = batch_of(6)
+    batch = batch_of(1200)  # more than are worked on at once
+    if isinstance(value, float):
+        batch[column] = batch[column].astype(np.float64)
     batch[column][3] = value
     with pytest.raises(SchemaError, match=message):
         encoded(schema, batch)

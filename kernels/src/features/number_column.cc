@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 namespace pepnet {
@@ -80,10 +81,6 @@ double log1p_of(double x) noexcept {
   return exponent * kHigh + (f - (half - s * (half + z * p)) + (lost + exponent * kLow));
 }
 
-// Whether value and result are finite, without a branch.
-bool is_finite(double value) noexcept { return std::fabs(value) <= 0x1.fffffffffffffp1023; }
-bool is_finite(float value) noexcept { return std::fabs(value) <= 0x1.fffffep127F; }
-
 }  // namespace
 
 bool keys_of(const NumberColumn& column, std::size_t rows, std::uint16_t table, std::uint64_t* out) noexcept {
@@ -113,14 +110,13 @@ bool dense_of(const NumberColumn& column, std::size_t rows, const DenseRule& rul
       each<T>(column, begin, count,
               [&](T value, std::size_t row) noexcept { values[row] = static_cast<double>(value); });
     });
-    unsigned good = 1;
-    for (std::size_t row = 0; row < count; ++row) good &= static_cast<unsigned>(is_finite(values[row]));
     if (rule.log1p) signed_log1p(values, count, values);
     if (rule.scaled)
       for (std::size_t row = 0; row < count; ++row) values[row] = (values[row] - rule.mean) / rule.std;
+    unsigned good = 1;  // what was not finite has stayed so
     for (std::size_t row = 0; row < count; ++row) {
       const auto value = static_cast<float>(values[row]);
-      good &= static_cast<unsigned>(is_finite(value));
+      good &= static_cast<unsigned>(std::fabs(value) <= std::numeric_limits<float>::max());
       out[begin + row] = value;
     }
     finite &= good != 0;
