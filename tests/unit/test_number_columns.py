@@ -256,10 +256,10 @@ def test_features_are_nobody_elses(schema: FeatureSchema) -> None:
 
 def test_side_rows_check_what_they_are_made_of() -> None:
     keys, bag = np.array([5, 9], np.uint64), (np.arange(3, dtype=np.uint64), np.array([0, 1, 3, 3]))
-    ids, dense = np.zeros((3, 2), np.uint64), np.zeros((3, 0), np.float32)
+    ids, dense = np.arange(6, dtype=np.uint64).reshape(3, 2), np.zeros((3, 0), np.float32)
     rows = SideRows(keys, ids, dense, [bag])
     got, values, [(inside, offsets)] = rows.take(np.array([9, 7, 9], np.uint64), [1], [], [0])
-    assert (got.shape, values.shape) == ((1, 3), (0, 3))
+    assert (got.tolist(), values.shape) == ([[3, 5, 3]], (0, 3))
     assert (inside.tolist(), offsets.tolist()) == ([1, 2, 1, 2], [0, 2, 2, 4])
     for arguments, message in (
         ((keys, ids[:2], dense, [bag]), r"ids: expected \[3, fields\] without gaps"),
