@@ -14,8 +14,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.export.data import synthetic
 
 Run = Callable[..., tuple[int, str, str]]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -123,7 +125,11 @@ def test_failures_end_with_1_and_name_what_is_off(run: Run, tmp_path: Path) -> N
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    words = ["train", "synthetic:20000", "--epochs", "500", "--out", str(tmp_path / "ckpt")]
+    built_in = yaml.safe_load((Path(synthetic.__file__).with_name("synthetic.yaml")).read_text())
+    built_in["train"]["patience"] = 500  # it would stop by itself soon
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(built_in))
+    words = ["train", "synthetic:20000", "--epochs", "500", "--config", str(config), "--out", str(tmp_path / "ckpt")]
     process = subprocess.Popen(
         [sys.executable, "-m", "pepnet_infer.cli.main", *words],
         stderr=subprocess.PIPE,
@@ -141,4 +147,4 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     out, rest = process.communicate(timeout=60)
     assert process.returncode in (1, 130)
     assert "Traceback" not in said + rest + out
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["config.yaml"]
