@@ -91,8 +91,4 @@ class RequestReader:
 
 def _column(value: object) -> object:
     """Returns a column of one value: as an array where it is a number, which is read the quick way."""
-    if type(value) is int or type(value) is float or isinstance(value, (np.integer, np.floating)):
-        array = np.array([value])
-        if array.dtype.kind in "iuf":  # no integer that is too large for it
-            return array
-    return [value]
+    return np.array([value]) if isinstance(value, (int, float, np.integer, np.floating)) else [value]
