@@ -48,7 +48,7 @@ class SideTable:
             self._ids[:-1, place] = keys
         for place, values in enumerate(features.dense.values()):
             self._dense[:-1, place] = values
-        self._bags = features.bags
+        self._bags = dict(features.bags)
         self._id_fields, self._dense_fields = tuple(features.ids), tuple(features.dense)
         bags = [(bag.keys, np.append(bag.offsets, bag.offsets[-1])) for bag in features.bags.values()]
         self._rows = SideRows(ids, self._ids, self._dense, bags)

@@ -35,6 +35,7 @@ std::optional<NumberColumn> column_of(const py::array& array) {
   return std::nullopt;
 }
 
+// None for what is left out; throws for what cannot be a column of this batch.
 std::optional<NumberColumn> given_of(const py::handle& given, std::size_t rows) {
   if (given.is_none()) return std::nullopt;
   if (!py::isinstance<py::array>(given))
@@ -146,14 +147,13 @@ py::array_t<double> log1p_of(const py::array& values) {
 void bind_number_columns(py::module_& module) {
   py::class_<NumberColumns>(
       module, "NumberColumns",
-      "Which of `id_columns` columns each field of ids reads, and its table's number; of "
-      "each dense column whether log1p comes first, and (mean, std).")
+      "Which of `id_columns` columns each field of ids reads, and its table's number; of each dense column "
+      "whether log1p comes first, and (mean, std).")
       .def(py::init(&make), py::arg("id_columns"), py::arg("uses"), py::arg("dense"))
       .def("read", &NumberColumns::read, py::arg("ids"), py::arg("dense"), py::arg("rows"),
            "An array [rows], or None, for each column -> uint64 keys of each use, float32 values of each "
-           "dense "
-           "column, and which columns of both were left out, with nothing in their place: those that are no "
-           "arrays of plain numbers, no ids below 2^48, or not finite.");
+           "dense column, and which columns of both were left out, with nothing in their place: those that "
+           "are no arrays of plain numbers, no ids below 2^48, or not finite.");
   module.def("signed_log1p", &log1p_of, py::arg("values"),
              "float64 [n] -> sign(x) log(1 + |x|), finite values only.");
 }

@@ -115,8 +115,7 @@ void bind_side_rows(py::module_& module) {
                     const std::vector<std::pair<py::array, py::array>>&>(),
            py::arg("keys"), py::arg("ids"), py::arg("dense"), py::arg("bags"),
            "uint64 [N] entities; uint64 [N+1, fields] and float32 [N+1, fields], the last row of an entity "
-           "that "
-           "is not there; (uint64 keys, int64 [N+2] offsets) of each field of bags. Nothing is copied.")
+           "that is not there; (uint64 keys, int64 [N+2] offsets) of each field of bags. Nothing is copied.")
       .def("take", &SideRows::take, py::arg("keys"), py::arg("ids"), py::arg("dense"), py::arg("bags"),
            "uint64 [B] entities and places of fields -> uint64 [ids, B], float32 [dense, B], "
            "[(keys, int64 [B+1] offsets)].");
