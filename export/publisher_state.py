@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pepnet_infer import forks
 from pepnet_infer.bundle import read_tensors
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import IdBook
@@ -130,4 +131,4 @@ def _after_fork() -> None:
     _LOCKS.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+forks.register(forks.Stage.FILES, child=_after_fork)

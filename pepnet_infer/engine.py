@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from pepnet_infer import backends
+from pepnet_infer import backends, forks
 from pepnet_infer.assemble import Assembler, Inputs, Matrix
 from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.bundle import Bundle, Check
@@ -51,7 +50,7 @@ class Engine:
         self._follower: Follower | None = None
         self._cache: CachedRows | None = None  # these as well
         self._last_description: dict[str, Any] = {}
-        _ALL.add(self)
+        forks.register(forks.Stage.ENGINES, child=self.reset_after_fork)
 
     @classmethod
     def load(
@@ -314,17 +313,6 @@ class Engine:
             values, unknown = watch.time("dense", lambda: scorer.score(features, shared))
         self._counters.add(len(values), unknown, watch)
         return Scores(values, self.tasks, parts.model_version, unknown)
-
-
-_ALL: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for engine in list(_ALL):
-        engine.reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _on_device(

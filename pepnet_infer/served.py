@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 
+from pepnet_infer import forks
 from pepnet_infer.assemble import Assembler
 from pepnet_infer.backends import Backend
 from pepnet_infer.backends.on_device import FeatureScorer, feature_scorer
@@ -82,7 +81,7 @@ class Versions:
         self._left = threading.Condition(self._lock)
         self._now = Pinned(served, 0)
         self._before: list[Pinned] = []  # those that are in use
-        _ALL.add(self)
+        forks.register(forks.Stage.VERSIONS, child=self.reset_after_fork)
 
     @property
     def now(self) -> Served:
@@ -141,14 +140,3 @@ class Versions:
         self._left = threading.Condition(self._lock)
         self._before = []
         self._now = Pinned(self._now.served, self._now.number)
-
-
-_ALL: weakref.WeakSet[Versions] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for versions in list(_ALL):
-        versions.reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -12,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer import _kernels
+from pepnet_infer import _kernels, forks
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
 from pepnet_infer.cache.flights import Flights
@@ -83,7 +81,7 @@ class CachedRows:
         #: further copies of rows, on a GPU
         self.beside: Beside | None = None
         self._ticks = None if window is None else WindowTicks(list(self.caches.values()), window.interval)
-        _ALL.add(self)
+        forks.register(forks.Stage.CACHES, child=self.reset_after_fork)
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Raises StoreError."""
@@ -270,14 +268,3 @@ class CachedRows:
         if table is None:
             raise StoreError(f"table: expected one of {', '.join(sorted(self.tables))}, got {name!r}")
         return table
-
-
-_ALL: weakref.WeakSet[CachedRows] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for rows in list(_ALL):
-        rows.reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

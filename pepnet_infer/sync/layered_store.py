@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
 from pepnet_infer._kernels import gather, serve
 from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched, Rows, Store
@@ -47,7 +46,7 @@ class LayeredStore:
         self._known = np.empty(0, _KNOWN)  # by slot
         self._rows: dict[int, Rows] = {}
         self._row_count: dict[int, int] = {}
-        _ALL.add(self)
+        forks.register(forks.Stage.STORES, child=self.reset_after_fork)
 
     def __len__(self) -> int:
         """How many keys were ever put."""
@@ -150,14 +149,3 @@ class LayeredStore:
             place[without] = np.arange(count, count + without.size)
             self._rows[dim] = rows
         self._row_count[dim] = count + without.size
-
-
-_ALL: weakref.WeakSet[LayeredStore] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for store in list(_ALL):
-        store.reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

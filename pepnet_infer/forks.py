@@ -1,0 +1,109 @@
+"""What is done around a fork: one registry for the whole package.
+
+`fork` copies the memory of a process and only the thread that called it. Locks that other threads held stay held in the
+child, and work that they were doing never ends there. Each object that has a lock, a thread, a connection or a handle
+of a library registers what puts it right. The order is given by stages, not by who was imported first. What C++ has of
+its own (`kernels/src/cache/after_fork.cc`, `kernels/src/threads/thread_pool.cc`) is put right by `pthread_atfork`
+before any Python runs in the child, so that it also holds for a fork that Python does not know of.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+import weakref
+from collections.abc import Callable
+from types import MethodType
+
+Hook = Callable[[], None]
+
+
+class Stage(enum.IntEnum):
+    """The order in the child and in the parent after a fork, lowest first; before a fork it is the other way round.
+
+    A part comes after those that it uses.
+    """
+
+    FILES = 10  # locks on files
+    STORES = 20
+    BACKENDS = 30
+    CACHES = 40
+    VERSIONS = 50
+    FOLLOWERS = 60
+    ENGINES = 70
+
+
+class _Entry:
+    """The hooks of one object, which is not kept alive by them."""
+
+    __slots__ = ("before", "child", "order", "parent")
+
+    def __init__(self, order: tuple[int, int], before: Hook | None, parent: Hook | None, child: Hook | None) -> None:
+        self.order = order
+        self.before, self.parent, self.child = _weak(before), _weak(parent), _weak(child)
+
+
+class Registry:
+    """Hooks by stage. Any thread may register, also while another forks."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._entries: dict[int, _Entry] = {}  # only ever changed by one operation of the dict: no lock to be held
+
+    def register(
+        self, stage: Stage, *, before: Hook | None = None, parent: Hook | None = None, child: Hook | None = None
+    ) -> None:
+        """Calls hooks around every fork from here on: `before` it, and after it in the `parent` and in the `child`.
+
+        Bound methods are held weakly: they go with their object, and all of a call must be of one object. Functions are
+        kept. A hook must not wait for another thread, in the child there is none.
+        """
+        number = next(self._numbers)
+        owner = next((hook.__self__ for hook in (before, parent, child) if isinstance(hook, MethodType)), None)
+        self._entries[number] = _Entry((stage, number), before, parent, child)
+        if owner is not None:
+            weakref.finalize(owner, self._entries.pop, number, None).atexit = False
+
+    def before(self) -> None:
+        """In the process that forks, before it does."""
+        self._call("before", reverse=True)
+
+    def parent(self) -> None:
+        """In the process that forked."""
+        self._call("parent")
+
+    def child(self) -> None:
+        """In the new process, whose only thread is this one."""
+        self._call("child")
+
+    def _call(self, name: str, reverse: bool = False) -> None:
+        first: Exception | None = None
+        for entry in sorted(self._entries.copy().values(), key=lambda entry: entry.order, reverse=reverse):
+            hook = getattr(entry, name)()
+            if hook is None:
+                continue
+            try:
+                hook()
+            except Exception as error:  # the others must be put right all the same
+                first = first or error
+        if first is not None:
+            raise first  # Python prints it: no fork can be refused
+
+
+def _weak(hook: Hook | None) -> Callable[[], Hook | None]:
+    if hook is None:
+        return _nothing
+    if isinstance(hook, MethodType):
+        return weakref.WeakMethod(hook)
+    return lambda: hook
+
+
+def _nothing() -> None:
+    return None
+
+
+_REGISTRY = Registry()
+register = _REGISTRY.register
+
+os.register_at_fork(before=_REGISTRY.before, after_in_parent=_REGISTRY.parent, after_in_child=_REGISTRY.child)
