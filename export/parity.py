@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from pepnet_infer.config import InputWidths
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.culprit import name_culprit
 from pepnet_infer.export.onnx_session import OnnxSession
+from pepnet_infer.export.process_state import one_thread
 from pepnet_infer.export.to_onnx import OUTPUT
 from pepnet_infer.golden import TOLERANCE, normal_inputs
 
@@ -68,17 +68,6 @@ def onnx_run(model: onnx.ModelProto) -> Run:
     """Returns a function that scores inputs with `model` in ONNX Runtime on the CPU."""
     session = OnnxSession(model)
     return lambda inputs: session.run([OUTPUT], inputs)[0]
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs torch on one thread: its sums depend on the number, and figures of equal exports should be equal."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measure(

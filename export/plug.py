@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.export.gate_gradients import GateCall
 from pepnet_infer.export.model import EPNet, PPNet
+from pepnet_infer.export.replica import Replicas
 
 
 class EPNetEmbedding(nn.Module):
@@ -30,6 +32,11 @@ class GatedNetwork(nn.Module):
     `layers[l]` are the sub-modules of `network` whose output [B, width_l] is multiplied with δ_l: one module, or one
     for each expert. Name the ReLU, not the linear layer before it. The gates live in `ppnet`, made with
     `PPNet(prior_width, general_width, widths)`; the network's own parameters stay where they are.
+
+    A call installs nothing on `network`: it runs a copy of the gated modules and of those above them, which shares
+    parameters and buffers. Calls from several threads do not meet, and activation checkpointing, reentrant or not, runs
+    the same copy again. The network has to reach a gated module through its own sub-modules; one that it keeps in a
+    plain list or a closure as well is the original, whose gate does not act, and the call says so.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[Sequence[nn.Module]], ppnet: PPNet) -> None:
@@ -49,33 +56,35 @@ class GatedNetwork(nn.Module):
 
         Raises SchemaError when a gated module gives another shape than its δ_l, or did not run.
         """
+        call = GateCall(torch.is_grad_enabled())
         waiting: set[str] = set()
-        handles: list[RemovableHandle] = []
+        hooks: dict[int, list[_Multiply]] = {}
         for names, delta in zip(self.gated, self.ppnet(prior, o), strict=True):
+            gate = call.gate(delta)
             for name in names:
                 waiting.add(name)
-                hook = _Multiply(name, delta, waiting)
-                handles.append(self.network.get_submodule(name).register_forward_hook(hook))
+                hooks.setdefault(id(self.network.get_submodule(name)), []).append(_Multiply(name, gate.factor, waiting))
+        replicas = Replicas(hooks)
         try:
-            result = self.network(*args, **kwargs)
+            result = replicas.of(self.network)(*args, **kwargs)
         finally:
-            for handle in handles:
-                handle.remove()
+            replicas.hand_back()
         if waiting:
             raise SchemaError(f"module {min(waiting)!r}: expected it to run, so that its gate can act; it did not")
-        return result
+        return call.finish(result)
 
 
 class _Multiply:
     """Forward hook: output ⊙ δ."""
 
-    def __init__(self, name: str, delta: Tensor, waiting: set[str]) -> None:
-        self.name, self.delta, self.waiting = name, delta, waiting
+    def __init__(self, name: str, factor: Callable[[], Tensor], waiting: set[str]) -> None:
+        self.name, self.factor, self.waiting = name, factor, waiting
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        if output.shape != self.delta.shape:
+        delta = self.factor()
+        if output.shape != delta.shape:
             raise SchemaError(
-                f"module {self.name!r}: expected an output of {list(self.delta.shape)}, got {list(output.shape)}"
+                f"module {self.name!r}: expected an output of {list(delta.shape)}, got {list(output.shape)}"
             )
         self.waiting.discard(self.name)
-        return output * self.delta
+        return output * delta

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
-
 import onnx
 import torch
 
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError
+from pepnet_infer.export.process_state import quiet
 
 #: The opset torch's operator library is written in: no version converter runs, and every runtime of the last years
 #: reads it.
@@ -32,7 +28,7 @@ def to_onnx(network: torch.nn.Module, config: ModelConfig, tasks: int) -> onnx.M
     network = network.to("cpu", torch.float32).eval()
     example = tuple(torch.zeros(_EXAMPLE_ROWS, width) for width in widths)
     batch = torch.export.Dim("batch")
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network,
             example,
@@ -92,19 +88,6 @@ def check_graph(model: onnx.ModelProto, config: ModelConfig, tasks: int, where: 
             got = [d.dim_param or d.dim_value for d in dims]
             if got != ["batch", wide]:
                 raise BundleError(f"{where}: {value.name}: expected ['batch', {wide}], got {got}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's notices off the terminal; what goes wrong still raises."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import threading
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model import EPNet, PPNet
@@ -89,3 +95,132 @@ def test_refuses_gates_that_cannot_act() -> None:
     wrong = GatedNetwork(theirs, [[theirs.last]], PPNet(3, 5, [4]))
     with pytest.raises(SchemaError, match=r"module 'last': expected an output of \[7, 4\], got \[7, 1\]"):
         wrong(prior, x, x)
+
+
+def test_threads_do_not_mix_up_gates() -> None:
+    _, _, network = gated()
+    network.eval()
+    inputs = [(torch.randn(64, 3), torch.randn(64, 5)) for _ in range(4)]
+    wrong = [0] * 4
+    start = threading.Barrier(4)
+    with torch.no_grad():
+        expected = [network(prior, x, x) for prior, x in inputs]
+
+    def score(i: int) -> None:
+        prior, x = inputs[i]
+        start.wait()
+        with torch.no_grad():
+            for _ in range(100):
+                wrong[i] += not torch.allclose(network(prior, x, x), expected[i], atol=1e-5)
+
+    threads = [threading.Thread(target=score, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [0] * 4
+
+
+class Recomputed(nn.Module):
+    """Two gated layers and a last one; `how` says what is run again in the backward pass."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(5, 6), nn.ReLU())
+        self.second = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+        self.last, self.how = nn.Linear(4, 1), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        def again(run, x: Tensor, reentrant: bool = True) -> Tensor:
+            return checkpoint(run, x, use_reentrant=reentrant)
+
+        if self.how == "nothing":
+            h = self.second(self.first(x))
+        elif self.how == "all at once":
+            h = again(lambda y: self.second(self.first(y)), x)
+        elif self.how == "one in the other":
+            h = again(lambda y: again(self.second, self.first(y)), x)
+        elif self.how == "the second only":
+            h = again(self.second, self.first(x))
+        else:
+            reentrant = self.how == "each by itself"
+            h = again(self.second, again(self.first, x, reentrant), reentrant)
+        return self.last(h)
+
+
+def gradients(how: str, times: int) -> list[Tensor | None]:
+    """Gradients of everything, and of what made the gates' inputs: prior and o have a graph in common."""
+    torch.manual_seed(1)
+    theirs, before = Recomputed(how), nn.Linear(3, 8)
+    network = GatedNetwork(theirs, [[theirs.first[1]], [theirs.second[1]]], PPNet(3, 5, [6, 4]))
+    inputs = torch.tanh(before(torch.randn(9, 3)))
+    loss = network(inputs[:, :3], inputs[:, 3:], inputs[:, 3:]).square().mean()
+    for left in reversed(range(times)):
+        loss.backward(retain_graph=left > 0)
+    return [parameter.grad for parameter in (*network.parameters(), *before.parameters())]
+
+
+HOW = ("all at once", "each by itself", "one in the other", "the second only", "not reentrant")
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("times", [1, 2])
+def test_checkpointing_leaves_gradients_as_they_are(how: str, times: int) -> None:
+    for plain, recomputed in zip(gradients("nothing", times), gradients(how, times), strict=True):
+        assert plain is not None
+        assert recomputed is not None
+        assert torch.allclose(recomputed, plain, rtol=1e-5, atol=1e-8)
+
+
+def test_what_a_checkpointed_call_made_is_freed_without_the_collector() -> None:
+    theirs = Recomputed("each by itself")
+    network = GatedNetwork(theirs, [[theirs.first[1]], [theirs.second[1]]], PPNet(3, 5, [6, 4]))
+    made: list[weakref.ref[Tensor]] = []
+    network.ppnet.register_forward_hook(lambda module, args, deltas: made.extend(map(weakref.ref, deltas)))
+    gc.disable()
+    try:
+        network(torch.randn(4, 3), torch.randn(4, 5), torch.randn(4, 5)).sum().backward()
+        assert len(made) == 2
+        assert not any(delta() is not None for delta in made)
+    finally:
+        gc.enable()
+
+
+def test_a_gated_network_inside_another_one() -> None:
+    """The outer gates act on what the inner ones have multiplied, on the same module."""
+    theirs, inner, network = gated()
+    relu = theirs.experts[0][1]
+    outer = GatedNetwork(network, [[relu]], PPNet(3, 5, [6]))
+    x, prior = torch.randn(7, 5), torch.randn(7, 3)
+    first, second = inner(prior, x)
+    (third,) = outer.ppnet(prior, x)
+    experts = []
+    for e, (linear0, relu0, linear1, relu1) in enumerate(theirs.experts):
+        h = relu0(linear0(x)) * first * (third if e == 0 else 1.0)
+        experts.append(relu1(linear1(h)) * second)
+    expected = theirs.last(torch.stack(experts).mean(0))
+    assert torch.allclose(outer(prior, x, prior, x, x), expected, atol=1e-6)
+    assert torch.equal(copy.deepcopy(outer)(prior, x, prior, x, x), outer(prior, x, prior, x, x))
+
+
+def test_their_own_hooks_and_counters_work_as_before() -> None:
+    theirs, _, network = gated()
+    x, prior = torch.randn(7, 5), torch.randn(7, 3)
+    seen: list[Tensor] = []
+    theirs.experts[0][1].register_forward_hook(lambda module, args, output: seen.append(output))
+    plain = theirs.experts[0][1](theirs.experts[0][0](x))
+    theirs.calls = 0
+    theirs.register_forward_pre_hook(lambda module, args: setattr(module, "calls", module.calls + 1))
+    network(prior, x, x)
+    network(prior, x, x)
+    assert theirs.calls == 2
+    assert torch.allclose(seen[-1], plain), "their hook sees the output before the gate, as it was there first"
+    assert len(theirs.experts[0][1]._forward_hooks) == 1
+
+
+def test_a_forward_put_on_the_network_itself_runs_with_gates() -> None:
+    theirs, _, network = gated()
+    x, prior = torch.randn(7, 5), torch.randn(7, 3)
+    expected = network(prior, x, x)
+    theirs.forward = Theirs.forward.__get__(theirs)  # as libraries that wrap a module do
+    assert torch.equal(network(prior, x, x), expected)

@@ -1,0 +1,57 @@
+"""What export changes of the whole process while it works: one thread at a time does, and puts it back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+#: Two exports at once would each put back what the other had set.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs torch on one thread: its sums depend on the number, and figures of equal exports should be equal."""
+    with _ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps this thread's notices off the terminal; what goes wrong still raises, and other threads log as before."""
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        only_errors = _OnlyErrors(threading.get_ident())
+        handlers = _handlers()
+        for handler in handlers:
+            handler.addFilter(only_errors)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(only_errors)
+
+
+class _OnlyErrors(logging.Filter):
+    def __init__(self, thread: int) -> None:
+        super().__init__()
+        self._thread = thread
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING or record.thread != self._thread
+
+
+def _handlers() -> list[logging.Handler]:
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    found = {handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers}
+    return [*found, *([logging.lastResort] if logging.lastResort else [])]
