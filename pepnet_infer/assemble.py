@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.row_requests import RowRequest, together
+from pepnet_infer.row_requests import DefaultCounts, RowRequest, together
 from pepnet_infer.schema import INPUTS, FeatureSchema, FieldSpec
 from pepnet_infer.store import Pooling, RowSource
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pepnet_infer.features import Features
 
 Matrix = npt.NDArray[np.float32]
+#: Fields with ids that got the default row, and how many of them did.
+Defaulted = list[tuple[str, DefaultCounts]]
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,11 @@ class Inputs:
     general: Matrix
     domain: Matrix
     prior: Matrix
-    #: field → how many of its ids got the table's default row; fields without one are left out
+    #: field → how many of its ids the store does not have; they got the table's default row. Fields without one are
+    #: left out
     unknown: Mapping[str, int] = field(default_factory=dict)
+    #: field → how many of its ids got the default row because the store failed or did not answer in time
+    unavailable: Mapping[str, int] = field(default_factory=dict)
     #: fields whose columns are the same in every row, because a request gave them once
     shared: frozenset[str] = frozenset()
 
@@ -77,14 +82,14 @@ class Assembler:
         """
         check_fields(self._plans, names(features), ())
         matrices = self._empty(features.num_rows)
-        unknown = self._fill(self._plans.values(), features, matrices)
-        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown)
+        defaults = self._fill(self._plans.values(), features, matrices)
+        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], *by_field(defaults))
 
     def inputs_ranked(self, shared: Features, per_item: Features) -> Inputs:
         """Returns the inputs of one request: `shared` has 1 row, `per_item` the other fields of N candidates.
 
         Shared fields are looked up once and their columns repeated, so that N does not multiply the work on a long
-        history; their unknown ids count once.
+        history; their unknown and unavailable ids count once.
         """
         if shared.num_rows != 1:
             raise SchemaError(f"shared features: expected 1 row, got {shared.num_rows}")
@@ -93,17 +98,18 @@ class Assembler:
         matrices = self._empty(per_item.num_rows)
         single = self._empty(1)
         plans = [self._plans[name] for name in ours]
-        unknown = self._fill(plans, shared, single)
+        defaults = self._fill(plans, shared, single)
         for place in _runs(place for plan in plans for place in (plan.first, *plan.copies)):
             columns = slice(place.start, place.stop)
             matrices[place.input][:, columns] = single[place.input][:, columns]
-        unknown.update(self._fill([self._plans[name] for name in theirs], per_item, matrices))
-        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown, frozenset(ours))
+        defaults += self._fill([self._plans[name] for name in theirs], per_item, matrices)
+        unknown, unavailable = by_field(defaults)
+        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown, unavailable, frozenset(ours))
 
     def _empty(self, rows: int) -> dict[str, Matrix]:
         return {name: np.empty((rows, self._widths[name]), np.float32) for name in INPUTS}
 
-    def _fill(self, plans: Iterable[_Plan], features: Features, matrices: dict[str, Matrix]) -> dict[str, int]:
+    def _fill(self, plans: Iterable[_Plan], features: Features, matrices: dict[str, Matrix]) -> Defaulted:
         requests: list[RowRequest] = []
         copies = []
         for plan in plans:
@@ -117,10 +123,22 @@ class Assembler:
                 bag, pooling = features.bags[spec.name], cast(Pooling, spec.pooling)
                 requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, pooling))
             copies += [(place, out) for place in plan.copies]
-        missed = self._ask(requests)
+        counts = self._ask(requests)
         for place, out in copies:
             matrices[place.input][:, place.start : place.stop] = out
-        return {request.field: count for request, count in zip(requests, missed, strict=True) if count}
+        return [(request.field, count) for request, count in zip(requests, counts, strict=True) if any(count)]
+
+
+def by_field(defaults: Defaulted) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns unknown and unavailable ids by field, fields without one left out."""
+    unknown: dict[str, int] = {}
+    unavailable: dict[str, int] = {}
+    for name, counts in defaults:
+        if counts.unknown:
+            unknown[name] = unknown.get(name, 0) + counts.unknown
+        if counts.unavailable:
+            unavailable[name] = unavailable.get(name, 0) + counts.unavailable
+    return unknown, unavailable
 
 
 def check_fields(fields: Mapping[str, object], one: Iterable[str], other: Iterable[str]) -> None:

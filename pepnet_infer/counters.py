@@ -34,19 +34,22 @@ class Counters:
         self._lock = threading.Lock()
         self._batches = self._rows = self._errors = 0
         self._unknown: Counter[str] = Counter()
+        self._unavailable: Counter[str] = Counter()
         self._spent = dict.fromkeys(STAGES, 0)
 
     def reset_after_fork(self) -> None:
         """In a child process: whoever held the lock is not here."""
         self._lock = threading.Lock()
 
-    def add(self, rows: int, unknown: Mapping[str, int], watch: Stopwatch) -> None:
+    def add(self, rows: int, unknown: Mapping[str, int], unavailable: Mapping[str, int], watch: Stopwatch) -> None:
         """Counts one batch that was scored."""
         with self._lock:
             self._batches += 1
             self._rows += rows
             if unknown:
                 self._unknown.update(unknown)
+            if unavailable:
+                self._unavailable.update(unavailable)
             for stage, spent in watch.spent.items():
                 self._spent[stage] += spent
 
@@ -76,12 +79,13 @@ class Counters:
             self.add_error()
 
     def read(self) -> dict[str, Any]:
-        """Returns batches, rows, errors, unknown (by field) and time_us (by stage)."""
+        """Returns batches, rows, errors, unknown and unavailable (by field) and time_us (by stage)."""
         with self._lock:
             return {
                 "batches": self._batches,
                 "rows": self._rows,
                 "errors": self._errors,
                 "unknown": dict(self._unknown),
+                "unavailable": dict(self._unavailable),
                 "time_us": {stage: spent // 1000 for stage, spent in self._spent.items()},
             }

@@ -134,8 +134,8 @@ class Engine:
 
         user, context: one value a column, a list for a bag. items: a batch of N rows. domain: the page, one value.
         Each column the model reads stands in exactly one of them. The same as `score` with user, context and domain
-        repeated N times, but these are encoded and looked up once, and their unknown ids count once. Raises
-        SchemaError.
+        repeated N times, but these are encoded and looked up once, and their unknown and unavailable ids
+        count once. Raises SchemaError.
         """
         with self._counted() as (parts, watch):
             shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
@@ -199,26 +199,31 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """Returns counters since loading, without stopping anyone.
 
-        batches, rows, errors (calls that raised); unknown (ids that got a table's default row, by field and by
-        table); time_us (encode, lookup, dense); backend (what `Backend.describe` says: backend, provider, precision,
-        threads, why and, for native, isa, how, spin, packed_bytes); provider, model_version; cache (what
-        `CachedRows.stats` says, None without a cache); sync (what `Follower.stats` says, None without one).
+        batches, rows, errors (calls that raised); unknown (ids that the store does not have, by field and by table),
+        unavailable (ids that got the default row because the store failed, was late or was not waited for); time_us
+        (encode, lookup, dense); backend (what `Backend.describe` says: backend, provider, precision, threads, why and,
+        for native, isa, how, spin, packed_bytes); provider, model_version; cache (what `CachedRows.stats` says, None
+        without a cache); sync (what `Follower.stats` says, None without one).
         """
         counted, cache, description = self._counters.read(), self.cache, self._describe()
-        by_field: dict[str, int] = counted.pop("unknown")
-        by_table: dict[str, int] = {}
-        for name, count in by_field.items():
-            table = self.schema.field_by_name[name].table or ""
-            by_table[table] = by_table.get(table, 0) + count
         return {
             **counted,
-            "unknown": {"fields": by_field, "tables": by_table},
+            "unknown": self._with_tables(counted["unknown"]),
+            "unavailable": self._with_tables(counted["unavailable"]),
             "cache": None if cache is None else cache.stats(),
             "backend": description,
             "provider": description["provider"],
             "model_version": self.model_version,
             "sync": None if self._follower is None else self._follower.stats(),
         }
+
+    def _with_tables(self, fields: dict[str, int]) -> dict[str, dict[str, int]]:
+        """Returns counts by field with their sums by table."""
+        tables: dict[str, int] = {}
+        for name, count in fields.items():
+            table = self.schema.field_by_name[name].table or ""
+            tables[table] = tables.get(table, 0) + count
+        return {"fields": fields, "tables": tables}
 
     def metrics(self) -> str:
         """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.cache.metrics.CONTENT_TYPE`."""
@@ -307,12 +312,13 @@ class Engine:
     def _finish(self, parts: Served, watch: Stopwatch, features: Features, shared: Features | None = None) -> Scores:
         if parts.features is None:
             inputs = watch.time("lookup", lambda: _inputs(parts.assembler, features, shared))
-            values, unknown = watch.time("dense", lambda: parts.backend.run(inputs)), inputs.unknown
+            values = watch.time("dense", lambda: parts.backend.run(inputs))
+            unknown, unavailable = inputs.unknown, inputs.unavailable
         else:
             scorer = parts.features
-            values, unknown = watch.time("dense", lambda: scorer.score(features, shared))
-        self._counters.add(len(values), unknown, watch)
-        return Scores(values, self.tasks, parts.model_version, unknown)
+            values, unknown, unavailable = watch.time("dense", lambda: scorer.score(features, shared))
+        self._counters.add(len(values), unknown, unavailable, watch)
+        return Scores(values, self.tasks, parts.model_version, unknown, unavailable)
 
 
 def _on_device(

@@ -23,23 +23,40 @@ class RowRequest(NamedTuple):
     pooling: Pooling = "sum"
 
 
+class DefaultCounts(NamedTuple):
+    """How many keys of one request got the default row, every repeat counted, and why."""
+
+    unknown: int  # the store has no such id
+    #: the store was not asked or gave no answer in time: it failed, was late, or the fetch was deferred or dropped
+    unavailable: int
+
+
+#: What almost every request of a warm cache is answered with.
+NO_DEFAULTS = DefaultCounts(0, 0)
+
+
 @runtime_checkable
 class BatchRowSource(RowSource, Protocol):
     """A row source that takes the fields of a batch together."""
 
-    def answer(self, requests: Sequence[RowRequest]) -> list[int]:
-        """Does each request as `lookup` or `pool` would. Returns how many keys of each got the default row."""
+    def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
+        """Does each request as `lookup` or `pool` would. Returns how many keys of each got the default row, and why."""
         ...
 
 
-def together(rows: RowSource) -> Callable[[Sequence[RowRequest]], list[int]]:
-    """Returns what asks `rows` for all fields of a batch, in one call where it can."""
+def together(rows: RowSource) -> Callable[[Sequence[RowRequest]], list[DefaultCounts]]:
+    """Returns what asks `rows` for all fields of a batch, in one call where it can.
+
+    A row source without `answer` has a row for each key or knows that there is none: it raises where it cannot say.
+    """
     if isinstance(rows, BatchRowSource):
         return rows.answer
 
-    def ask(request: RowRequest) -> int:
+    def ask(request: RowRequest) -> DefaultCounts:
         if request.offsets is None:
-            return rows.lookup(request.table, request.keys, request.out)
-        return rows.pool(request.table, request.keys, request.offsets, request.pooling, request.out)
+            unknown = rows.lookup(request.table, request.keys, request.out)
+        else:
+            unknown = rows.pool(request.table, request.keys, request.offsets, request.pooling, request.out)
+        return DefaultCounts(unknown, 0) if unknown else NO_DEFAULTS
 
     return lambda requests: [ask(request) for request in requests]

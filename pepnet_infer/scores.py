@@ -18,8 +18,12 @@ class Scores:
     values: npt.NDArray[np.float32]  # [B, T], each in [0, 1]
     tasks: tuple[str, ...]
     model_version: int
-    #: field → how many of its ids got the table's default row; fields without one are left out
+    #: field → how many of its ids the store does not have: they got the table's default row. Fields without one are
+    #: left out
     unknown: Mapping[str, int] = field(default_factory=dict)
+    #: field → how many of its ids got the default row because the store failed, was late, or was not waited for: with
+    #: them the scores are not those that the model gives. Fields without one are left out
+    unavailable: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)

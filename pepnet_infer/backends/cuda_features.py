@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.assemble import check_fields, names
+from pepnet_infer.assemble import Defaulted, by_field, check_fields, names
 from pepnet_infer.backends.cuda_rows import (
     DeviceRows,
     FieldOnDevice,
@@ -20,7 +20,7 @@ from pepnet_infer.backends.cuda_rows import (
     declare,
 )
 from pepnet_infer.errors import BackendError
-from pepnet_infer.row_requests import RowRequest
+from pepnet_infer.row_requests import DefaultCounts, RowRequest
 from pepnet_infer.schema import INPUTS
 from pepnet_infer.store import Pooling
 from pepnet_infer.sync.version_rows import VersionRows
@@ -72,8 +72,8 @@ class FeatureScorer:
         self._embedded = [i for i, spec in enumerate(self._specs) if spec.table is not None]
         self._counted = tuple(self._specs[i].name for i in self._embedded)
 
-    def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int]]:
-        """Returns scores float32 [B, T] and, by field, how many ids got the default row.
+    def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int], dict[str, int]]:
+        """Returns scores float32 [B, T] and, by field, how many ids are unknown and how many unavailable.
 
         shared: fields of one row that all B rows have. Together they hold every field of the schema once. Raises
         SchemaError, StoreError, BackendError.
@@ -83,18 +83,19 @@ class FeatureScorer:
         structs, counts, held = self._given(features, shared)
         given = structs.ctypes.data
         scores = np.empty((rows, self._tasks), np.float32)
-        unknown = np.zeros(len(self._specs), np.uint32)  # by the device, and then in all
-        lacking, host = np.zeros(len(self._specs), np.int64), np.zeros(len(self._specs), np.uint32)
+        unknown = np.zeros(len(self._specs), np.uint32)  # by the device
+        lacking = np.zeros(len(self._specs), np.int64)
+        host: Defaulted = []
         for first in range(0, rows, MOST_ROWS):
             many = min(MOST_ROWS, rows - first)
             call = Scoring(given, len(self._specs), first, many, scores.ctypes.data, unknown.ctypes.data)
-            for field, keys, defaults in self._run(call, features, shared):
-                lacking[field] += keys
-                host[field] += defaults
+            for request, defaults in self._run(call, features, shared):
+                lacking[self._columns[request.field]] += len(request.keys)
+                host.append((request.field, defaults))
         del held
         self._device.count(self._counted, np.stack([counts, lacking, unknown], axis=1)[self._embedded])
-        unknown += host
-        return scores, {self._specs[i].name: int(unknown[i]) for i in np.flatnonzero(unknown)}
+        there = [(self._specs[i].name, DefaultCounts(int(unknown[i]), 0)) for i in np.flatnonzero(unknown)]
+        return scores, *by_field([*there, *host])
 
     def _given(
         self, features: Features, shared: Features | None
@@ -110,8 +111,10 @@ class FeatureScorer:
         defaults = [None if spec.table is None else self._tables[spec.table].default_row for spec in self._specs]
         return _kernels.feature_structs(given, defaults)
 
-    def _run(self, call: Scoring, features: Features, shared: Features | None) -> list[tuple[int, int, int]]:
-        """Scores some rows. Returns field, keys and how many of these got the default row, of what was lacking."""
+    def _run(
+        self, call: Scoring, features: Features, shared: Features | None
+    ) -> list[tuple[RowRequest, DefaultCounts]]:
+        """Scores some rows. Returns what was asked of the host, and how many of these keys got the default row."""
         if self._calls.pepnet_cuda_score(self._model.handle, call) != 0:
             raise BackendError(f"backend: {self._device.cuda.error()}")
         if not call.waiting:
@@ -128,10 +131,7 @@ class FeatureScorer:
             if call.waiting:
                 self._calls.pepnet_cuda_forget(call.waiting)
         self._keep(missed.requests, call.generation)
-        return [
-            (self._columns[request.field], len(request.keys), count)
-            for request, count in zip(missed.requests, counts, strict=True)
-        ]
+        return list(zip(missed.requests, counts, strict=True))
 
     def _keep(self, requests: Sequence[RowRequest], generation: int) -> None:
         """Puts what the host's cache holds by now on the device too.

@@ -257,7 +257,13 @@ def _entry_bytes(width: int) -> int:
 def _counters(counts: npt.NDArray[np.int64]) -> dict[str, int]:
     keys, lacking, absent = counts.tolist()
     known = keys - lacking - absent
-    return {"keys": keys, "hits": known, "misses": lacking, "negative_hits": absent, "defaults": absent}
+    return {
+        "keys": keys,
+        "hits": known,
+        "misses": lacking,
+        "negative_hits": absent,
+        "defaults": absent,
+    }  # none unavailable: what lacks is asked of the host
 
 
 def _as(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:

@@ -19,8 +19,8 @@ class FeatureScorer(Protocol):
     #: of `Beside`, when what it serves was put in place
     epoch: int
 
-    def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int]]:
-        """Returns scores float32 [B, T] and, by field, how many ids got the default row."""
+    def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int], dict[str, int]]:
+        """Returns scores float32 [B, T] and, by field, how many ids are unknown and how many unavailable."""
         ...
 
 

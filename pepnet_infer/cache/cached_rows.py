@@ -22,7 +22,7 @@ from pepnet_infer.cache.warm import warm
 from pepnet_infer.cache.window_ticks import WindowTicks
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import ID_BITS, Keys
-from pepnet_infer.row_requests import RowRequest
+from pepnet_infer.row_requests import DefaultCounts, RowRequest
 from pepnet_infer.store import Pooling, Rows, Store
 from pepnet_infer.store.checked import checked
 
@@ -84,20 +84,26 @@ class CachedRows:
         forks.register(forks.Stage.CACHES, child=self.reset_after_fork)
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
-        """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Raises StoreError."""
-        return self.answer([RowRequest("", table, keys, out)])[0]
+        """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Raises StoreError.
+
+        Returns how many got the default row, unknown and unavailable ones together; `answer` tells them apart.
+        """
+        return sum(self.answer([RowRequest("", table, keys, out)])[0])
 
     def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
-        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Raises StoreError."""
-        return self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0]
+        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Raises StoreError.
+
+        Returns what `lookup` does.
+        """
+        return sum(self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0])
 
     def answer(
         self,
         requests: Sequence[RowRequest],
         tables: Mapping[str, CachedTable] | None = None,
         overlays: Overlays | None = None,
-    ) -> list[int]:
-        """Does all `requests` of a batch. Returns how many keys of each got the default row.
+    ) -> list[DefaultCounts]:
+        """Does all `requests` of a batch. Returns how many keys of each got the default row, and why.
 
         For a version of the model, tables: the same with default rows of its own; overlays: rows of its own, whose keys
         are not asked of the cache, and not counted. Keys must be of the request's table, or `MISSING_KEY`. Raises
@@ -112,7 +118,7 @@ class CachedRows:
         if any(look.part is not None for look in looks):
             self._answer_missed(looks, ended, deadline)
         self._counters.looked_up(looks)
-        return [look.defaults + look.overlay_defaults for look in looks]
+        return [look.counts() for look in looks]
 
     def _answer_missed(self, looks: Sequence[Look], ended: Mapping[int, int], deadline: float | None) -> None:
         lacking: dict[int, list[tuple[Look, Part]]] = {}
@@ -137,8 +143,8 @@ class CachedRows:
         if fault is not None and self.config.on_fault == "raise":
             raise StoreError(str(fault)) from fault
         for batch, some in zip(batches, lacking.values(), strict=True):
-            for (look, _), defaults in zip(some, batch.serve(), strict=True):
-                look.finish(defaults)
+            for (look, _), (defaults, unavailable) in zip(some, batch.serve(), strict=True):
+                look.finish(defaults, unavailable)
 
     def prefetch(self, table: str, ids: object) -> int:
         """Fetches what the cache lacks of `ids` (or keys) of a table. Returns how many of them it has then.
@@ -228,10 +234,11 @@ class CachedRows:
     def stats(self) -> dict[str, Any]:
         """Returns counters since the beginning, without stopping anyone.
 
-        total, fields, tables (each keys, hits, misses, negative_hits, defaults; every repeat counts), defaults (why
-        keys got the default row), store (questions and what went wrong), flights (ids asked for right now), widths
-        (`EmbeddingCache.stats` of each), and their sums rows, capacity_rows, memory_bytes. device, where rows are on
-        one: what it was asked and lacked; these lacks alone are the keys of the others.
+        total, fields, tables (each keys, hits, misses, negative_hits, defaults and, of these, unavailable; every repeat
+        counts), defaults (why keys got the default row: see `miss_counters.REASONS`), store (questions and what went
+        wrong), flights (ids asked for right now), widths (`EmbeddingCache.stats` of each), and their sums rows,
+        capacity_rows, memory_bytes. device, where rows are on one: what it was asked and lacked; these lacks alone are
+        the keys of the others.
         """
         widths = {str(dim): cache.stats() for dim, cache in self.caches.items()}
         return {

@@ -24,6 +24,13 @@ _LOOKED_UP = {
     "misses": ("misses", "Keys of which the cache knew nothing"),
     "negative_hits": ("negative_hits", "Keys known not to exist"),
     "defaults": ("defaults", "Keys that got the default row"),
+    "unavailable": ("unavailable", "Keys that got the default row because the store gave no answer"),
+}
+
+#: Ids that got the default row.
+_DEFAULTED = {
+    "unknown": "Ids that the store does not have",
+    "unavailable": "Ids that got the default row because the store failed, was late or was not waited for",
 }
 
 #: Of `store`.
@@ -115,10 +122,11 @@ def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
     page.add("errors_total", "counter", "Calls that raised", stats["errors"])
     for stage, spent in stats["time_us"].items():
         page.add("stage_seconds_total", "counter", "Time spent, by stage", spent / 1e6, stage=stage)
-    for name, count in stats["unknown"]["tables"].items():
-        page.add("unknown_ids_total", "counter", "Ids that got a table's default row", count, table=name)
-    for name, count in stats["unknown"]["fields"].items():
-        page.add("field_unknown_ids_total", "counter", "Ids that got a default row, by field", count, field=name)
+    for kind, text in _DEFAULTED.items():
+        for name, count in stats[kind]["tables"].items():
+            page.add(f"{kind}_ids_total", "counter", text, count, table=name)
+        for name, count in stats[kind]["fields"].items():
+            page.add(f"field_{kind}_ids_total", "counter", f"{text}, by field", count, field=name)
     page.add("model_version", "gauge", "Version of the model that is loaded", stats["model_version"])
     known = ("backend", "provider", "precision", "isa", "threads")
     labels = {name: str(stats["backend"][name]) for name in known if stats["backend"].get(name) is not None}
@@ -151,7 +159,8 @@ def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
 
 def _device(page: _Page, device: Mapping[str, Any]) -> None:
     for name, sums in device["fields"].items():
-        for key, (metric, text) in _LOOKED_UP.items():
+        for key in sums:
+            metric, text = _LOOKED_UP[key]
             page.add(
                 f"device_field_{metric}_total", "counter", f"{text}, on the device, by field", sums[key], field=name
             )

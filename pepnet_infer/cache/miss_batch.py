@@ -86,26 +86,26 @@ class MissBatch:
             else:
                 self._came(where, flight, flight.fetched)
 
-    def serve(self) -> list[int]:
-        """Writes the rows of each part, and returns how many of each got the default row. Counts why."""
+    def serve(self) -> list[tuple[int, int]]:
+        """Writes the rows of each part. Returns how many keys of each got the default row, and of these unavailable.
+
+        Counts why.
+        """
         dim = self._flights.cache.dim
         blocks = self._blocks
         rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks) if blocks else np.empty((0, dim), np.float32)
         sources = np.full(len(self._which), -1) if self._place is None else self._place[self._which]
-        counts, asked_for, begin = [], 0, 0
+        counts, begin = [], 0
         for part in self._parts:
             end = begin + len(part.keys)
             mine = sources[begin:end]
             if part.asked is not None:
                 mine = np.full(len(part.positions), -1, np.int64)
                 mine[part.asked] = sources[begin:end]
-                absent = len(part.positions) - len(part.asked)
-                self._counters.defaults(ABSENT, absent)
-                asked_for -= absent
-            counts.append(_kernels.serve(rows, mine, part.positions, part.default_row, part.out))
+                self._counters.defaults(ABSENT, len(part.positions) - len(part.asked))
+            defaults = _kernels.serve(rows, mine, part.positions, part.default_row, part.out)
+            counts.append((defaults, self._count_reasons(begin, end, sources[begin:end]) if defaults else 0))
             begin = end
-        if sum(counts) + asked_for:
-            self._count_reasons(sources)
         return counts
 
     def _came(self, where: Positions | slice, flight: Flight, fetched: Fetched) -> None:
@@ -126,14 +126,16 @@ class MissBatch:
             self._reason = np.full(len(self._keys), ABSENT, np.uint8)
         self._reason[where] = reason
 
-    def _count_reasons(self, sources: Positions) -> None:
+    def _count_reasons(self, begin: int, end: int, sources: Positions) -> int:
+        """Counts why keys `begin` to `end` of those asked for have no row. Returns how many are unavailable."""
         lacking = sources < 0
         if self._reason is None:
             self._counters.defaults(ABSENT, int(np.count_nonzero(lacking)))
-            return
-        reasons = np.bincount(self._reason[self._which[lacking]], minlength=len(REASONS))
+            return 0
+        reasons = np.bincount(self._reason[self._which[begin:end][lacking]], minlength=len(REASONS))
         for code in np.flatnonzero(reasons):
             self._counters.defaults(int(code), int(reasons[code]))
+        return int(reasons.sum() - reasons[ABSENT])
 
     def _wanted(self) -> tuple[Keys, Positions | None]:
         """What is asked for, and where it stands in the keys: not the key that stands for "no id"."""

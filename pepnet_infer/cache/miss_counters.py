@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 #: Why a key got the default row, in the order of the codes: the store has no such id; the budget was over; the store
-#: failed; the batch did not wait (`async_above`), and the fetch goes on or had no place in the queue.
+#: failed; the batch did not wait (`async_above`), and the fetch goes on or had no place in the queue. All but the
+#: first are unavailable.
 REASONS = ("absent", "late", "fault", "deferred", "dropped")
 ABSENT, LATE, FAULT, DEFERRED, DROPPED = range(len(REASONS))
 
@@ -21,9 +22,10 @@ class Looked(Protocol):
     hits: int
     negative_hits: int  # known not to exist: the default row, without a question
     defaults: int  # keys that got the default row, for whatever reason
+    unavailable: int  # of these, those of which it is not known whether there is a row
 
 
-_NAMES = ("keys", "hits", "negative_hits", "defaults")
+_NAMES = ("keys", "hits", "negative_hits", "defaults", "unavailable")
 
 
 @dataclass
@@ -65,6 +67,7 @@ class MissCounters:
                 sums[1] += looked.hits
                 sums[2] += looked.negative_hits
                 sums[3] += looked.defaults
+                sums[4] += looked.unavailable
 
     def defaults(self, reason: int, keys: int) -> None:
         """Counts keys that got the default row, by its place in `REASONS`."""
@@ -126,11 +129,14 @@ def _by(part: int, sums: dict[tuple[str, str], list[int]]) -> dict[str, dict[str
 
 
 def _added(parts: Iterable[list[int]]) -> dict[str, int]:
-    keys, hits, negative_hits, defaults = [sum(column) for column in zip(*parts, strict=True)] or [0] * len(_NAMES)
+    keys, hits, negative_hits, defaults, unavailable = [sum(column) for column in zip(*parts, strict=True)] or [
+        0
+    ] * len(_NAMES)
     return {
         "keys": keys,
         "hits": hits,
         "misses": keys - hits - negative_hits,
         "negative_hits": negative_hits,
         "defaults": defaults,
+        "unavailable": unavailable,
     }

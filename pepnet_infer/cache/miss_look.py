@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.cache.miss_batch import Part
-from pepnet_infer.row_requests import RowRequest
+from pepnet_infer.row_requests import NO_DEFAULTS, DefaultCounts, RowRequest
 from pepnet_infer.store import Rows
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Look:
         "place",
         "request",
         "table",
+        "unavailable",
     )
 
     def __init__(
@@ -46,7 +47,7 @@ class Look:
         self.request, self.table, self._job = request, table, job
         self.place = (request.field, request.table)
         self.part: Part | None = None
-        self.defaults = self.negative_hits = 0
+        self.defaults = self.unavailable = self.negative_hits = 0
         self.hits, ours, self.overlay_defaults = answer
         outcomes = job[-1]
         if request.offsets is None:
@@ -61,9 +62,14 @@ class Look:
                 self.negative_hits = int(np.count_nonzero(outcomes[first:last] == _ABSENT))
                 self._gather(request.keys[first:last], request.offsets - first)
 
-    def finish(self, defaults: int) -> None:
+    def counts(self) -> DefaultCounts:
+        """Returns how many keys got the default row, those among them that an overlay says are deleted."""
+        defaults = self.defaults + self.overlay_defaults
+        return DefaultCounts(defaults - self.unavailable, self.unavailable) if defaults else NO_DEFAULTS
+
+    def finish(self, defaults: int, unavailable: int) -> None:
         """Pools what was served, if that was asked for."""
-        self.defaults = defaults
+        self.defaults, self.unavailable = defaults, unavailable
         if self.request.offsets is not None:
             at, default = np.arange(len(self._rows)), self.table.default_row
             _kernels.pool(self._rows, at, self._offsets, self.request.pooling, default, self.request.out)

@@ -116,6 +116,7 @@ def _result(summary: Summary, engine: Engine, out: Path) -> dict[str, Any]:
         "null_rows": summary.null_rows,
         "faults": summary.faults,
         "unknown": stats["unknown"],
+        "unavailable": stats["unavailable"],
         "time_us": stats["time_us"],
         "cache": stats["cache"],
         "backend": stats["backend"],

@@ -23,7 +23,11 @@ NO_TABLE = 0xFFFF
 
 
 class RowSource(Protocol):
-    """Answers by table. Unknown keys are served the table's default row and counted. Safe from any thread."""
+    """Answers by table. Unknown keys are served the table's default row and counted. Safe from any thread.
+
+    A source that serves default rows also where it could not find out whether there is a row takes the fields of a
+    batch together and counts these apart: see `row_requests.BatchRowSource`.
+    """
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes the row of each of N keys to `out` [N, dim], whose rows may be any distance apart.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
 from pepnet_infer.cache.miss_look import Overlays
 from pepnet_infer.ids import Keys
-from pepnet_infer.row_requests import RowRequest
+from pepnet_infer.row_requests import DefaultCounts, RowRequest
 from pepnet_infer.store import Pooling, Rows
 from pepnet_infer.sync.overlay import Overlay
 
@@ -33,12 +33,12 @@ class VersionRows:
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`."""
-        return self.answer([RowRequest("", table, keys, out)])[0]
+        return sum(self.answer([RowRequest("", table, keys, out)])[0])
 
     def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
         """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`."""
-        return self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0]
+        return sum(self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0])
 
-    def answer(self, requests: Sequence[RowRequest]) -> list[int]:
+    def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
         """Does all `requests` of a batch; see `CachedRows.answer`."""
         return self.cached.answer(requests, self.tables, self._overlays)

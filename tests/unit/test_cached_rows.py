@@ -84,7 +84,14 @@ def test_misses_are_asked_once_and_kept(store: Formula) -> None:
         out[:, 1:-1] = 0
     assert [sorted(asked.tolist()) for asked in store.asked] == [sorted(np.unique(keys).tolist())]
     stats = rows.stats()
-    assert stats["tables"]["a"] == {"keys": 21, "hits": 10, "misses": 7, "negative_hits": 4, "defaults": 6}
+    assert stats["tables"]["a"] == {
+        "keys": 21,
+        "hits": 10,
+        "misses": 7,
+        "negative_hits": 4,
+        "defaults": 6,
+        "unavailable": 0,
+    }
     assert stats["total"] == stats["tables"]["a"]
     assert stats["defaults"] == {"absent": 6, "late": 0, "fault": 0, "deferred": 0, "dropped": 0}
     assert (stats["store"]["calls"], stats["store"]["keys"], stats["flights"]) == (1, 4, 0)
@@ -101,17 +108,17 @@ def test_a_batch_asks_once_a_width_whatever_the_fields(store: Formula) -> None:
         RowRequest("history", "a", keys_of(A, 2, 3, 9999), bags, np.array([0, 2, 3]), "mean"),
         RowRequest("other", "b", keys_of(B, 1), out[:1].copy()),
     ]
-    assert rows.answer(requests) == [0, 0, 1, 0]
+    assert rows.answer(requests) == [(0, 0), (0, 0), (1, 0), (0, 0)]
     assert [len(asked) for asked in store.asked] == [5, 2]
     np.testing.assert_array_equal(out, rows_of(requests[0].keys))
     np.testing.assert_array_equal(wide, rows_of(requests[1].keys, 11))
     np.testing.assert_array_equal(requests[3].out, rows_of(keys_of(B, 1)))
     a = rows_of(keys_of(A, 2, 3))
     np.testing.assert_array_equal(bags, [(a[0] + a[1]) / np.float32(2), np.full(DIM, -1)])
-    assert rows.answer(requests) == [0, 0, 1, 0]
+    assert rows.answer(requests) == [(0, 0), (0, 0), (1, 0), (0, 0)]
     fields = rows.stats()["fields"]
-    assert fields["item"] == {"keys": 6, "hits": 3, "misses": 3, "negative_hits": 0, "defaults": 0}
-    assert fields["history"] == {"keys": 6, "hits": 2, "misses": 3, "negative_hits": 1, "defaults": 2}
+    assert fields["item"] == {"keys": 6, "hits": 3, "misses": 3, "negative_hits": 0, "defaults": 0, "unavailable": 0}
+    assert fields["history"] == {"keys": 6, "hits": 2, "misses": 3, "negative_hits": 1, "defaults": 2, "unavailable": 0}
     assert rows.stats()["tables"]["a"]["keys"] == 12
     assert rows.lookup("a", np.empty(0, np.uint64), np.empty((0, DIM), np.float32)) == 0
 
@@ -223,13 +230,28 @@ def test_a_fault_costs_default_rows_and_a_count_unless_it_is_asked_for(
         np.testing.assert_array_equal(out, [rows_of(known)[0], [-1] * DIM, [-1] * DIM])
     stats = rows.stats()
     assert len(store.asked) == stats["store"]["faults"] == 2
-    assert stats["defaults"]["fault"] == stats["tables"]["a"]["defaults"] == 4
+    assert stats["defaults"]["fault"] == stats["tables"]["a"]["defaults"] == stats["total"]["unavailable"] == 4
     assert stats["widths"][str(DIM)]["negatives"] == stats["flights"] == 0
     with pytest.raises(StoreError, match=message):
         rows_over(store, on_fault="raise").lookup("a", keys[1:], out[1:])
     store.before, store.change = (lambda keys: None), (lambda fetched: fetched)
     assert rows.lookup("a", keys, out) == 0
     np.testing.assert_array_equal(out, rows_of(keys))
+
+
+def test_unavailable_keys_are_told_from_unknown_ones(store: Formula) -> None:
+    """In one batch: known not to exist, of a field whose fetch failed, and of a bag; every repeat counts."""
+    rows, out, bags = rows_over(store), np.empty((4, DIM), np.float32), np.empty((2, DIM), np.float32)
+    assert rows.lookup("a", keys_of(A, 5000), out[:1]) == 1
+    store.before = fail(StoreError("down"))
+    requests = [
+        RowRequest("item", "a", np.concatenate([keys_of(A, 5000, 1, 1), [MISSING_KEY]]), out),
+        RowRequest("history", "a", keys_of(A, 5000, 5000, 2), bags, np.array([0, 1, 3]), "mean"),
+    ]
+    assert rows.answer(requests) == [(2, 2), (2, 1)]
+    assert rows.stats()["fields"]["item"]["unavailable"] == 2
+    store.before = lambda keys: None
+    assert rows.answer(requests) == [(2, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("policy", ["lru", "gset", "lfu"])
@@ -340,7 +362,8 @@ def test_above_a_hit_rate_a_batch_does_not_wait(store: Formula, gate: threading.
     gate.set()
     assert rows.lookup("a", keys_of(A, 1, 2, 3, 4), out) == 0  # cold: waits
     gate.clear()
-    assert rows.lookup("a", keys_of(A, 1, 2, 3, 9), out) == 1
+    deferred = RowRequest("", "a", keys_of(A, 1, 2, 3, 9), out)
+    assert rows.answer([deferred]) == [(0, 1)]
     np.testing.assert_array_equal(out[:3], rows_of(keys_of(A, 1, 2, 3)))
     assert (out[3] == -1).all()
     assert rows.lookup("a", keys_of(A, 1, 2, 3, 9), out) == 1  # under way: not asked again

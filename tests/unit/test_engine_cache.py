@@ -112,8 +112,18 @@ def test_a_store_behind_the_cache_is_asked_once_a_batch_and_width(toy_bundle: Pa
         assert np.array_equal(engine.score(batch).values, expected.values)
         assert engine.cache is not None
         engine.cache.caches[5].clear()
-        assert not np.array_equal(engine.score(batch).values, expected.values)
+        down = engine.score(batch)
+        assert not np.array_equal(down.values, expected.values)
+        # An id that the store could not be asked for is not said to be unknown.
+        assert down.unavailable == {"video_id": 80, "watched": len(engine.encode(batch).bags["watched"].keys)}
+        assert down.unknown == {"user_id": expected.unknown["user_id"]}
+        assert engine.stats()["unavailable"] == {
+            "fields": down.unavailable, "tables": {"video": sum(down.unavailable.values())}
+        }  # fmt: skip
+        assert engine.stats()["unknown"]["fields"]["video_id"] == 3 * expected.unknown["video_id"]
         stats = engine.stats()["cache"]
+        assert stats["fields"]["video_id"]["unavailable"] == 80
+        assert stats["total"]["unavailable"] == stats["defaults"]["fault"]
         assert stats["store"]["faults"] == 1
         assert stats["store"]["last_fault"].endswith("unplugged")
         assert stats["defaults"]["fault"] > 0

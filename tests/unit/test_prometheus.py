@@ -69,7 +69,7 @@ def test_every_number_is_there(stats: dict[str, Any]) -> None:
     again = ("dim", "hits", "misses", "negative_hits")  # said of its tables
     widths = [{k: v for k, v in one.items() if k not in again} for one in cache["widths"].values()]
     wanted = Counter(numbers(mine) + [value for width in widths for value in numbers(width)])
-    engine = {name: stats[name] for name in ("batches", "rows", "errors", "unknown", "model_version")}
+    engine = {name: stats[name] for name in ("batches", "rows", "errors", "unknown", "unavailable", "model_version")}
     wanted += Counter(numbers(engine) + [spent / 1e6 for spent in stats["time_us"].values()])
     wanted += Counter([1.0, 1.0])  # the two that say what is running
     assert said == wanted
@@ -131,8 +131,11 @@ def test_labels_are_escaped(name: str, stats: dict[str, Any]) -> None:
     table = next(iter(odd["cache"]["tables"]))
     odd["cache"]["tables"] = {name: odd["cache"]["tables"][table]}
     odd["unknown"] = {"tables": {name: 5}, "fields": {}}
+    odd["unavailable"] = {"tables": {name: 4}, "fields": {name: 3}}
     samples, _ = parsed(prometheus_text(odd))
     assert samples["pepnet_unknown_ids_total", (("table", name),)] == 5
+    assert samples["pepnet_unavailable_ids_total", (("table", name),)] == 4
+    assert samples["pepnet_field_unavailable_ids_total", (("field", name),)] == 3
     assert samples["pepnet_cache_hits_total", (("table", name),)] == odd["cache"]["tables"][name]["hits"]
 
 
