@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class PepnetError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose. All of them pickle and copy with their attributes."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception is unpickled by calling its class with `args`, which are those of `Exception.__init__` and not
+        # of a subclass with arguments of its own: that raises in whoever unpickles, where a pool of processes then
+        # waits for ever.
+        return _restored, (type(self), self.args), self.__dict__
 
 
 class SchemaError(PepnetError):
@@ -38,3 +44,7 @@ class UpdateError(PepnetError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _restored(kind: type[PepnetError], args: tuple[object, ...]) -> PepnetError:
+    return kind.__new__(kind, *args)
