@@ -2,6 +2,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -13,7 +14,7 @@ std::size_t run(const py::array& keys, std::size_t rows, const py::object& hits)
     throw py::value_error("keys: expected fewer than 2^32 - 1, got " + std::to_string(view.size()));
   }
   bool* const flags = hits.is_none() ? nullptr : flags_of("hits", py::cast<py::array>(hits), view.size());
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return belady(view, rows, flags);
 }
 

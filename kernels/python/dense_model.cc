@@ -14,6 +14,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "pepnet/dispatch.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -133,7 +134,7 @@ class Model {
     const DenseConfig config = config_of(flags);
     const DenseOptions options{std::move(prefix_general), block_rows, split_named(split)};
     const Ops& small = ops_for(choice_.ops->isa, Precision::fp32);
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     model_ = std::make_unique<DenseModel>(config, views, *choice_.ops, small, options);
   }
 
@@ -148,7 +149,7 @@ class Model {
     FloatArray scores({rows, static_cast<py::ssize_t>(config.tasks)});
     float* const out = scores.mutable_data();
     const auto most = static_cast<unsigned>(std::min<std::ptrdiff_t>(threads, 1 << 20));
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     const auto begin = std::chrono::steady_clock::now();
     model_->run(inputs, out, most, spin, shared_prefix);
     const auto spent = std::chrono::steady_clock::now() - begin;

@@ -4,6 +4,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -20,7 +21,7 @@ Keys begin(FlightTable& table, const py::array& keys, std::uint64_t flight) {
   Keys owners(length(view.size()));
   std::uint64_t* out = owners.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     table.begin(view, flight, out);
   }
   return owners;
@@ -32,7 +33,7 @@ py::object land(FlightTable& table, const py::array& keys, std::uint64_t flight)
   bool* out = kept.mutable_data();
   std::size_t count = 0;
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     count = table.land(view, flight, out);
   }
   return count == view.size() ? py::object(py::none()) : py::object(std::move(kept));
@@ -40,13 +41,13 @@ py::object land(FlightTable& table, const py::array& keys, std::uint64_t flight)
 
 void end(FlightTable& table, const py::array& keys, std::uint64_t flight) {
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   table.end(view, flight);
 }
 
 void touch(FlightTable& table, const py::array& keys) {
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   table.touch(view);
 }
 
@@ -64,7 +65,7 @@ py::tuple lacking(const py::array& keys, const py::array& outcomes) {
   }
   cache::Lacking found;
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     found = cache::lacking(view, known);
   }
   const bool all = found.keys.size() == found.positions.size();
@@ -82,7 +83,7 @@ py::tuple distinct(const py::array& keys) {
   std::int64_t* out = which.mutable_data();
   std::vector<std::uint64_t> found;
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     found = cache::distinct(view, out);
   }
   return py::make_tuple(array_of(found), std::move(which));
@@ -103,7 +104,7 @@ std::size_t serve(const py::array& rows, const py::array& sources, const py::arr
   }
   const std::size_t count = out.ndim() == 2 ? static_cast<std::size_t>(out.shape(0)) : 0;
   const OutView target = out_of("out", out, count, view.dim);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return cache::serve(view, from, to, row, target);
 }
 

@@ -4,6 +4,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -11,7 +12,7 @@ namespace {
 
 std::unique_ptr<KeyIndex> make(const py::array& keys) {
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return std::make_unique<KeyIndex>(view);
 }
 
@@ -20,7 +21,7 @@ py::array_t<std::int64_t> find(const KeyIndex& index, const py::array& keys) {
   py::array_t<std::int64_t> positions(static_cast<py::ssize_t>(view.size()));
   std::int64_t* out = positions.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     index.find(view, out);
   }
   return positions;

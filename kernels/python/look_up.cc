@@ -7,6 +7,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "pepnet/row_overlay.h"
+#include "released_gil.h"
 #include "row_cache.h"
 
 namespace pepnet::python {
@@ -27,7 +28,7 @@ class Overlay {
     }
     const auto* const deleted = optional_of<std::uint8_t>("gone", gone, wanted.size());
     const auto* const until = optional_of<double>("expires", expires, wanted.size());
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     overlay_ = std::make_unique<RowOverlay>(wanted, view, deleted, until);
   }
 
@@ -35,7 +36,7 @@ class Overlay {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     py::array_t<std::int64_t> positions(static_cast<py::ssize_t>(wanted.size()));
     std::int64_t* const out = positions.mutable_data();
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     overlay_->index().find(wanted, out);
     return positions;
   }
@@ -106,7 +107,7 @@ py::list look_up(const py::list& jobs, bool counted) {
   for (const py::handle& job : kept) parsed.push_back(job_of(job));
   std::vector<Answered> answers(parsed.size());
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     for (std::size_t i = 0; i < parsed.size(); ++i) answers[i] = parsed[i].run(counted);
   }
   py::list result(answers.size());

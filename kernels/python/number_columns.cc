@@ -11,6 +11,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "pepnet/number_column.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -73,7 +74,7 @@ class NumberColumns {
     {
       std::uint64_t* key = keys.mutable_data();
       float* value = values.mutable_data();
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       for (const Use& use : uses_) {
         const auto& column = id_columns[use.column];
         char& plain = plain_ids[use.column];
@@ -136,7 +137,7 @@ py::array_t<double> log1p_of(const py::array& values) {
   const PackedArray<double> given = vector_of<double>("values", values);
   py::array_t<double> out(static_cast<py::ssize_t>(given.size()));
   double* const to = out.mutable_data();
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   for (std::size_t i = 0; i < given.size(); ++i) to[i] = given[i];
   signed_log1p(to, given.size(), to);
   return out;

@@ -12,6 +12,7 @@
 #include "packed_weights.h"
 #include "pepnet/dispatch.h"
 #include "pepnet/half.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -130,7 +131,7 @@ class OpsView {
     FloatArray result = floats(x.rows, columns);
     float* const to = result.mutable_data();
     {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       const Activations main(ops_, x);
       const Activations gate(ops_, u);
       call.main.a = main.rows();
@@ -167,7 +168,7 @@ class OpsView {
     FloatArray result = floats(logits.rows, call.width);
     float* const to = result.mutable_data();
     {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       const Lines out(call.out_stride * logits.rows * sizeof(float));
       call.out = out.as<float>();
       ops_.mix(call);
@@ -183,7 +184,7 @@ class OpsView {
     for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = given[i];
     FloatArray result(static_cast<py::ssize_t>(x.rows));
     float* const to = result.mutable_data();
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     ops_.score(x.data, x.stride, weights.data(), b, x.columns, x.rows, to, 1);
     return result;
   }
@@ -192,7 +193,7 @@ class OpsView {
     const PackedArray<float> given = vector_of<float>("x", x);
     FloatArray result(static_cast<py::ssize_t>(given.size()));
     float* const to = result.mutable_data();
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     for (std::size_t i = 0; i < given.size(); ++i) to[i] = given[i];
     ops_.sigmoid(to, given.size(), to);
     return result;
@@ -203,7 +204,7 @@ class OpsView {
     if (ops_.activation == Activation::u8) refuse(std::string(ops_.how) + ": expected quantize, got convert");
     FloatArray result = floats(given.rows, given.columns);
     float* const to = result.mutable_data();
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     const Activations rows(ops_, given);
     widen_rows(rows.memory(), rows.stride(), ops_.activation == Activation::bf16, 0, given.rows,
                given.columns, to);

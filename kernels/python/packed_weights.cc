@@ -14,6 +14,7 @@
 #include "engine/pack.h"
 #include "pepnet/dispatch.h"
 #include "pepnet/half.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -39,7 +40,7 @@ std::unique_ptr<PackedWeights> pack_array(const py::array& w, const std::optiona
     for (std::size_t i = 0; i < bias.size(); ++i) bias[i] = given[i];
   }
   const Precision format = precision_named(precision);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   for (std::size_t r = 0; r < from.rows; ++r) expect_finite("w", from.row(r), from.columns, r);
   expect_finite("b", bias.data(), bias.size(), 0);
   auto packed = std::make_unique<PackedWeights>(

@@ -10,6 +10,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -110,7 +111,7 @@ class Cache {
     options_.negative_ttl = negative_ttl;
     options_.seed = seed;
     for (const py::dict& field : fields) options_.fields.push_back(rule_of(field));
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     cache_ = RowCache::make(options_);
   }
 
@@ -119,7 +120,7 @@ class Cache {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     const OutView target = out_of("out", out, wanted.size(), options_.dim);
     auto* const answers = outcomes_of<Outcome>("outcomes", outcomes, wanted.size());
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return cache_->lookup(wanted, target, answers, counted);
   }
 
@@ -129,7 +130,7 @@ class Cache {
     const Bags bags = bags_of(offsets, pooling);
     const OutView target = out_of("out", out, bags.count, options_.dim);
     auto* const answers = outcomes_of<Outcome>("outcomes", outcomes, wanted.size());
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     check_offsets(bags.offsets, wanted.size());
     return cache_->lookup_pool(wanted, bags.offsets, bags.pooling, target, answers, counted);
   }
@@ -157,19 +158,19 @@ class Cache {
     Write how = update ? Write::kUpdate : restore ? Write::kRestore : Write::kInsert;
     if (put) how = known ? Write::kPutKnown : Write::kPut;
     auto* const what = outcomes_of<Written>("results", results, wanted.size());
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return cache_->write(batch, how, what);
   }
 
   std::size_t forget(const py::array& keys) {
     const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return cache_->forget(wanted);
   }
 
   void mark_absent(const py::array& keys) {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     cache_->mark_absent(wanted);
   }
 
@@ -178,14 +179,14 @@ class Cache {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     const auto* const of = optional_of<std::uint64_t>("versions", versions, wanted.size());
     const auto* const until = optional_of<double>("expires", expires, wanted.size());
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return cache_->erase(wanted, of, until);
   }
 
   std::size_t feedback(const py::array& keys, const py::array& positive) {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     const bool* const labels = optional_of<bool>("positive", positive, wanted.size());
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return cache_->feedback(wanted, labels);
   }
 
@@ -193,7 +194,7 @@ class Cache {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     std::vector<EntryInfo> infos(wanted.size());
     {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       cache_->peek(wanted, infos.data());
     }
     return columns_of(infos);
@@ -202,7 +203,7 @@ class Cache {
   std::size_t replay(const py::array& keys, const std::optional<py::array>& hits) {
     const auto wanted = vector_of<std::uint64_t>("keys", keys);
     bool* const flags = hits ? flags_of("hits", *hits, wanted.size()) : nullptr;
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return cache_->replay(wanted, flags);
   }
 
@@ -213,7 +214,7 @@ class Cache {
     }
     CachePart part;
     {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       part = cache_->part(index);
     }
     py::dict result = columns_of(part.infos);
@@ -316,7 +317,7 @@ void bind_row_cache(py::module_& module) {
           "raise_floor", [](Cache& c, std::uint64_t version) { c.cache().raise_floor(version); },
           py::arg("version"), "Takes no update as old as `version` of keys that are not here.")
       .def(
-          "clear", [](Cache& c) { c.cache().clear(); }, py::call_guard<py::gil_scoped_release>())
+          "clear", [](Cache& c) { c.cache().clear(); }, py::call_guard<ReleasedGil>())
       .def(
           "set_time", [](Cache& c, double now) { c.cache().set_time(now); }, py::arg("now"),
           "Unix seconds from here on; nan: the clock's again.")

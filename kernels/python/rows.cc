@@ -2,6 +2,7 @@
 #include "bindings.h"
 #include "pepnet/gather.h"
 #include "pepnet/pool.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -24,7 +25,7 @@ std::size_t gather_rows(const py::array& rows, const py::array& positions, const
   const PackedArray<std::int64_t> wanted = vector_of<std::int64_t>("positions", positions);
   const PackedArray<float> fallback = default_of("default_row", default_row, source.dim);
   const OutView target = out_of("out", out, wanted.size(), source.dim);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   check_positions(wanted, source.count);
   return gather(source, wanted, fallback, target);
 }
@@ -36,7 +37,7 @@ std::size_t pool_rows(const py::array& rows, const py::array& positions, const p
   const Bags bags = bags_of(offsets, pooling);
   const PackedArray<float> fallback = default_of("default_row", default_row, source.dim);
   const OutView target = out_of("out", out, bags.count, source.dim);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   check_positions(wanted, source.count);
   check_offsets(bags.offsets, wanted.size());
   return pool(source, wanted, bags.offsets, bags.pooling, fallback, target);

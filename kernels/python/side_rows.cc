@@ -9,6 +9,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "pepnet/key_index.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -68,7 +69,7 @@ class SideRows {
       float* const value = dense_columns.mutable_data();
       std::vector<std::int64_t*> ends;
       for (auto& each : offsets) ends.push_back(each.mutable_data());
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       index_.find(wanted, positions.data());
       for (std::int64_t& position : positions)
         if (position < 0) position = static_cast<std::int64_t>(rows_ - 1);
@@ -82,7 +83,7 @@ class SideRows {
       py::array_t<std::uint64_t> bag_keys(static_cast<py::ssize_t>(sizes[i]));
       std::uint64_t* const out = bag_keys.mutable_data();
       {
-        const py::gil_scoped_release release;
+        const ReleasedGil released;
         pick_keys(bags_[bags[i]], positions.data(), count, out);
       }
       picked.append(py::make_tuple(std::move(bag_keys), offsets[i]));

@@ -9,6 +9,7 @@
 #include "pepnet/gather.h"
 #include "pepnet/key_index.h"
 #include "pepnet/pool.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -30,7 +31,7 @@ class Table {
     const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
     const OutView target = out_of("out", out, wanted.size(), rows_.dim);
     bool* const flags = found ? flags_of("found", *found, wanted.size()) : nullptr;
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return counted(wanted.size(), pepnet::lookup(index_, rows_, wanted, default_, target, flags));
   }
 
@@ -39,7 +40,7 @@ class Table {
     const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
     const Bags bags = bags_of(offsets, pooling);
     const OutView target = out_of("out", out, bags.count, rows_.dim);
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     check_offsets(bags.offsets, wanted.size());
     const auto asked = static_cast<std::size_t>(bags.offsets[bags.count] - bags.offsets[0]);
     return counted(asked, lookup_pool(index_, rows_, wanted, bags.offsets, bags.pooling, default_, target));
@@ -56,7 +57,7 @@ class Table {
     if (view.size() != rows) {
       throw py::value_error("keys: expected " + std::to_string(rows) + ", one a row, got " + describe(keys));
     }
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     return KeyIndex(view);
   }
 

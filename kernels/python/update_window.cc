@@ -8,6 +8,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "released_gil.h"
 #include "row_cache.h"
 
 namespace pepnet::python {
@@ -20,7 +21,7 @@ std::unique_ptr<UpdateWindow> make_window(const py::object& core, double interva
                                           bool after_expiry, std::size_t max_pending) {
   RowCache& cache = core_of(core);
   const auto dim = core.attr("dim").cast<std::size_t>();
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return std::make_unique<UpdateWindow>(cache, dim,
                                         cache::WindowOptions{interval, limit, after_expiry, max_pending});
 }
@@ -70,7 +71,7 @@ std::size_t apply(UpdateWindow& window, const py::array& keys, const py::array& 
                        column_of<float>("scores", scores, view.size()),
                        column_of<std::uint64_t>("versions", versions, view.size()),
                        expires_of(expires, view.size())};
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return window.apply(batch);
 }
 
@@ -79,12 +80,12 @@ std::size_t erase(UpdateWindow& window, const py::array& keys, const py::array& 
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
   const std::uint64_t* const given = column_of<std::uint64_t>("versions", versions, view.size());
   const double* const until = expires_of(expires, view.size());
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return window.erase(view, given, until);
 }
 
 std::size_t flush(UpdateWindow& window, std::optional<double> now) {
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return window.flush(now.value_or(std::numeric_limits<double>::quiet_NaN()));
 }
 

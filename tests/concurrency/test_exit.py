@@ -1,0 +1,87 @@
+"""A program that ends while threads are inside native code ends well."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PATIENCE_S = 60
+#: Lives until the modules go, which is when the interpreter is being finalized: threads that come out of native code
+#: meanwhile find no interpreter to come back to.
+LINGERS = """
+class Lingers:
+    def __del__(self, sleep=__import__("time").sleep):
+        sleep(0.2)
+lingers = Lingers()
+"""
+IN_KERNELS = """
+import sys, threading
+import numpy as np
+from pepnet_infer import _kernels
+keys = np.arange(40_000, dtype=np.uint64)
+rows = np.ones((len(keys), 16), np.float32)
+cache = _kernels.RowCache(16, 16 << 20, "lru")
+table = _kernels.Table(keys, rows, np.zeros(16, np.float32))
+entered = [threading.Event() for _ in range(4)]
+def work(which):
+    out = np.empty((len(keys), 16), np.float32)
+    while True:
+        if which == 0:
+            cache.write(keys, rows, versions=keys, update=False)
+        elif which == 1:
+            cache.lookup(keys, out)
+        elif which == 2:
+            table.lookup(keys, out)
+        else:
+            try:
+                _kernels.gather(rows, np.full(len(keys), len(keys)), np.zeros(16, np.float32), out)
+            except ValueError:  # a C++ exception is on its way when the lock is taken again
+                pass
+        entered[which].set()
+for which in range(4):
+    threading.Thread(target=work, args=(which,), daemon=True).start()
+for event in entered:
+    event.wait()
+"""
+IN_AN_ENGINE = """
+import sys, threading
+import pyarrow.parquet as pq
+from pepnet_infer import Engine
+engine = Engine.load(sys.argv[1], sys.argv[2], threads=2, check="sizes")
+batch = pq.read_table(sys.argv[3])
+entered = [threading.Event() for _ in range(3)]
+def work(which):
+    while True:
+        engine.score(batch)
+        entered[which].set()
+for which in range(3):
+    threading.Thread(target=work, args=(which,), daemon=True).start()
+for event in entered:
+    event.wait()
+"""
+
+
+def _ends_well(code: str, *arguments: object) -> None:
+    command = [sys.executable, "-c", code + LINGERS, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_daemon_threads_inside_the_kernels() -> None:
+    _ends_well(IN_KERNELS)
+
+
+def test_daemon_threads_inside_an_engine(toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path) -> None:
+    pq.write_table(toy_table(300), tmp_path / "batch.parquet")
+    _ends_well(IN_AN_ENGINE, toy_bundle, "native", tmp_path / "batch.parquet")
+
+
+def test_the_extension_lets_go_of_the_lock_in_one_way() -> None:
+    sources = Path(__file__).parents[2] / "kernels"
+    others = [path.name for path in sources.rglob("*.cc") if "gil_scoped" in path.read_text()]
+    assert others == []
