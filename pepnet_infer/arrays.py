@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pepnet_infer import ragged
+from pepnet_infer.arrow_check import FREE_BYTES, allowed_size, check, check_size, decoded_size, taken_size, text_size
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.quoting import MOST_VALUE, clip, quote
 
 if TYPE_CHECKING:
     PlainArray = pa.Array[Any]
@@ -33,41 +35,66 @@ class _Series(Protocol):
     def to_numpy(self) -> npt.NDArray[Any]: ...
 
 
-def as_array(column: str, data: object) -> PlainArray:
+def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
     """Returns `data` as a plain Arrow array.
 
     Accepts NumPy arrays (two dimensions: a bag of equal lengths), lists, the pair (values, offsets), Arrow arrays,
     pandas series and whatever has `__arrow_c_array__`, `__arrow_c_stream__` or `__array__`. NaN is a null in pandas
-    series only, where it stands for one. Raises SchemaError with the column's name.
+    series only, where it stands for one. `rows` are known to be there (see `arrow_check.check`). Raises SchemaError
+    with the column's name.
     """
     if isinstance(data, np.ndarray):
         return _from_numpy(column, data)
     try:
-        return plain(column, _convert(column, data))
+        return plain(column, _convert(column, data), rows)
     except ARROW_REFUSALS as error:
-        raise _refusal(column, error) from error
+        raise refusal(column, error) from error
 
 
-def plain(column: str, array: PlainArray | pa.ChunkedArray[Any]) -> PlainArray:
-    """Returns `array` in one chunk and without encodings. Raises SchemaError for offsets that are not in order."""
+def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) -> PlainArray:
+    """Returns `array`, which may come from anywhere, in one chunk and without encodings.
+
+    Raises SchemaError for what `arrow_check.check` refuses.
+    """
+    if isinstance(array, pa.ChunkedArray) and array.num_chunks == 1:
+        array = array.chunk(0)
+    check(column, array, rows)
+    most = None if _is_bare(array.type) else allowed_size(array)
     if isinstance(array, pa.ChunkedArray):
-        combined = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
+        combined = array.combine_chunks()
         if isinstance(combined, pa.ChunkedArray):
-            raise SchemaError(f"column {column!r}: expected at most 2 GiB of strings, got more", column)
+            raise SchemaError(f"column {quote(column)}: expected at most 2 GiB of strings, got more", column)
         array = combined
+    return array if most is None else _decoded(column, array, most)
+
+
+def _decoded(column: str, array: PlainArray, most: int) -> PlainArray:
+    """Returns a valid array without encodings; what holds neither numbers nor texts nor lists stays as it is."""
     kind = array.type
-    if pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_bare(kind):
         return array
-    if isinstance(array, pa.DictionaryArray):
-        return plain(column, array.dictionary).take(array.indices)  # Arrow itself cannot decode string views
     if isinstance(array, pa.ExtensionArray):
-        return plain(column, array.storage)
-    if pa.types.is_run_end_encoded(kind):
-        return plain(column, pc.call_function("run_end_decode", [array]))
+        return _decoded(column, array.storage, most)
+    if isinstance(array, pa.DictionaryArray):
+        values = _decoded(column, array.dictionary, most)
+        if not _is_plain(values.type):
+            return array
+        indices = array.indices
+        if not pa.types.is_primitive(values.type):
+            known = indices.drop_null() if indices.null_count else indices
+            check_size(column, taken_size(values, known.to_numpy().astype(np.int64)), most)
+        return values.take(indices)  # Arrow itself cannot decode string views
+    if isinstance(array, pa.RunEndEncodedArray):
+        if pa.types.is_primitive(kind.value_type) or _is_text(kind.value_type):
+            check_size(column, decoded_size(array), most)
+            decoded: PlainArray = pc.call_function("run_end_decode", [array])
+            return decoded
+        return array
     if pa.types.is_string_view(kind):
+        check_size(column, text_size(array), most)
         return array.cast(pa.large_string())
     if _is_list(kind):
-        return _plain_list(column, array)
+        return _plain_list(column, array, most)
     return array
 
 
@@ -100,10 +127,13 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
         return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), _from_numpy(column, data.reshape(-1)))
     if data.ndim != 1:
         got = f"{data.ndim} dimensions" if data.ndim else "a single value (0 dimensions)"
-        raise SchemaError(f"column {column!r}: expected an array of one dimension, got {got}", column)
+        raise SchemaError(f"column {quote(column)}: expected an array of one dimension, got {got}", column)
     kind = data.dtype.kind
     if kind == "V" or kind == "c":
-        raise SchemaError(f"column {column!r}: expected plain values, got a NumPy array of {data.dtype}", column)
+        raise SchemaError(
+            f"column {quote(column)}: expected plain values, got a NumPy array of {clip(data.dtype, MOST_VALUE)}",
+            column,
+        )
     if kind not in _BYTES and not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
     try:
@@ -111,7 +141,7 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
         array: PlainArray = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
         return array if kind != "O" else plain(column, array)
     except ARROW_REFUSALS as error:
-        raise _refusal(column, error) from error
+        raise refusal(column, error) from error
 
 
 def _from_list(data: list[Any]) -> PlainArray:
@@ -140,44 +170,49 @@ def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
         raise ValueError("expected one offset more than rows, got no offsets")
     if not pa.types.is_integer(offsets.type) or offsets.null_count:
         nulls = f" with {offsets.null_count} nulls" if offsets.null_count else ""
-        raise TypeError(f"expected integer offsets, got {offsets.type}{nulls}")
+        raise TypeError(f"expected integer offsets, got {clip(offsets.type, MOST_VALUE)}{nulls}")
     if _is_list(values.type):
-        raise TypeError(f"expected flat values beside the offsets, got {values.type}")
-    return _list_array(column, values, offsets.cast(pa.int64()).to_numpy(), None)
+        raise TypeError(f"expected flat values beside the offsets, got {clip(values.type, MOST_VALUE)}")
+    return _list_array(column, values, offsets.cast(pa.int64()).to_numpy(), None, FREE_BYTES)
 
 
-def _plain_list(column: str, array: PlainArray) -> PlainArray:
+def _plain_list(column: str, array: PlainArray, most: int) -> PlainArray:
     nulls = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
     rows = len(array)
     if isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):
-        return _from_views(column, array, nulls)
+        return _from_views(column, array, nulls, most)
     if isinstance(array, pa.FixedSizeListArray):
         offsets = (np.arange(rows + 1, dtype=np.int64) + array.offset) * array.type.list_size
     elif isinstance(array, (pa.ListArray, pa.LargeListArray)):
         offsets = array.offsets.to_numpy().astype(np.int64) if rows else np.zeros(1, dtype=np.int64)
     else:
-        raise TypeError(f"expected lists, got {array.type}")
-    return _list_array(column, array.values, offsets, nulls)
+        raise TypeError(f"expected lists, got {clip(array.type, MOST_VALUE)}")
+    check_size(column, 8 * int(offsets[-1] - offsets[0]), most)  # nulls in a list take no bytes
+    return _list_array(column, array.values, offsets, nulls, most)
 
 
 def _from_views(
-    column: str, array: pa.ListViewArray[Any] | pa.LargeListViewArray[Any], nulls: npt.NDArray[np.bool_] | None
+    column: str,
+    array: pa.ListViewArray[Any] | pa.LargeListViewArray[Any],
+    nulls: npt.NDArray[np.bool_] | None,
+    most: int,
 ) -> PlainArray:
+    values = _decoded(column, array.values, most)
+    if not _is_plain(values.type):
+        raise TypeError(f"expected lists of numbers or texts, got {clip(array.type, MOST_VALUE)}")
     starts = array.offsets.to_numpy().astype(np.int64)[: len(array)]
     lengths = array.sizes.to_numpy().astype(np.int64)[: len(array)]
     if nulls is not None:
         lengths = np.where(nulls, 0, lengths)
-    outside = (lengths < 0) | ((lengths > 0) & ((starts < 0) | (starts + lengths > len(array.values))))
-    if outside.any():
-        row = int(outside.argmax())
-        got = f"{lengths[row]} from {starts[row]} with {len(array.values)} values at row {row}"
-        raise SchemaError(f"column {column!r}: expected views within the values, got {got}", column, row)
+    check_size(column, 8 * int(lengths.sum()), most)
     offsets = ragged.to_offsets(lengths)
-    return _list_array(column, array.values.take(ragged.gather(starts, offsets)), offsets, nulls)
+    positions = ragged.gather(starts, offsets)
+    check_size(column, taken_size(values, positions), most)
+    return _list_array(column, values.take(positions), offsets, nulls, most)
 
 
 def _list_array(
-    column: str, values: PlainArray, offsets: ragged.Offsets, nulls: npt.NDArray[np.bool_] | None
+    column: str, values: PlainArray, offsets: ragged.Offsets, nulls: npt.NDArray[np.bool_] | None, most: int
 ) -> PlainArray:
     ragged.check_offsets(column, offsets, len(values))
     values = values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
@@ -189,7 +224,23 @@ def _list_array(
         if lengths.sum() != len(values):  # Arrow lets a null hide values
             starts, offsets = offsets[:-1], ragged.to_offsets(lengths)
             values = values.take(ragged.gather(starts, offsets))
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), plain(column, values), mask=mask)
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), _decoded(column, values, most), mask=mask)
+
+
+def _is_bare(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_primitive(kind) or types.is_string(kind) or types.is_large_string(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.LargeListType):
+        return _is_plain(kind.value_type)
+    return _is_bare(kind) or pa.types.is_decimal(kind)
 
 
 def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
@@ -203,5 +254,8 @@ def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
     )
 
 
-def _refusal(column: str, error: Exception) -> SchemaError:
-    return SchemaError(f"column {column!r}: {error}", column)
+def refusal(column: str, error: Exception) -> SchemaError:
+    """Returns the error for a column that Arrow, or we, could not read."""
+    if isinstance(error, SchemaError):
+        return error
+    return SchemaError(f"column {quote(column)}: {clip(error)}", column)

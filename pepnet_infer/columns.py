@@ -9,15 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pepnet_infer.arrays import ARROW_REFUSALS, as_array, plain
+from pepnet_infer.arrays import ARROW_REFUSALS, as_array, plain, refusal
+from pepnet_infer.arrow_check import FREE_ROWS, ROWS_PER_BYTE
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.quoting import clip, listed, quote
 
 if TYPE_CHECKING:
     from pepnet_infer.arrays import PlainArray
 
 Numbers = npt.NDArray[Any]
 
-_SHOWN = 20  # column names listed in a message
 _PLAIN = frozenset(np.dtype(name) for name in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"))
 
 
@@ -90,8 +91,9 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
         _check_names(present, wanted, strict)
         return Columns({name: as_array(name, batch[name]) for name in wanted}, len(batch))
     table = _to_table(batch)
-    _check_names(table.column_names, wanted, strict)
-    return Columns({name: _from_table(table, name) for name in wanted}, table.num_rows)
+    _check_names(_names(table), wanted, strict)
+    rows = _rows_with_data(table, wanted) if table.num_rows > FREE_ROWS else 0
+    return Columns({name: _from_table(table, name, rows) for name in wanted}, table.num_rows)
 
 
 def _is_data_frame(batch: object) -> TypeGuard[_DataFrame]:
@@ -107,11 +109,11 @@ def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], stric
         if name not in batch:
             raise _missing(name, batch)
         data = batch[name]
-        array = data if _is_plain(data) else as_array(name, data)
+        array = data if _is_plain(data) else as_array(name, data, max(rows, 0))
         if rows < 0:
             first, rows = name, len(array)
         elif len(array) != rows:
-            message = f"column {name!r}: expected {rows} rows as in column {first!r}, got {len(array)}"
+            message = f"column {quote(name)}: expected {rows} rows as in column {quote(first)}, got {len(array)}"
             raise SchemaError(message, name)
         arrays[name] = array
     return Columns(arrays, max(rows, 0))
@@ -132,15 +134,33 @@ def _to_table(batch: object) -> pa.Table | pa.RecordBatch:
         if hasattr(batch, "__arrow_c_array__"):
             return pa.record_batch(batch)
     except ARROW_REFUSALS as error:
-        raise SchemaError(f"{expected}, got {type(batch).__name__}: {error}") from error
+        raise SchemaError(f"{expected}, got {type(batch).__name__}: {clip(error)}") from error
     raise SchemaError(f"{expected}, got {type(batch).__name__}")
 
 
-def _from_table(table: pa.Table | pa.RecordBatch, name: str) -> PlainArray:
+def _names(table: pa.Table | pa.RecordBatch) -> list[str]:
     try:
-        return plain(name, table.column(name))
+        names: list[str] = table.schema.names
+    except UnicodeError as error:
+        raise SchemaError(f"expected names of columns in UTF-8, got: {clip(error)}") from error
+    return names
+
+
+def _rows_with_data(table: pa.Table | pa.RecordBatch, wanted: Iterable[str]) -> int:
+    """Returns the rows of the table if the columns `wanted` have at least a bit of data for each, else 0."""
+    size = sum(table.column(name).get_total_buffer_size() for name in wanted)
+    return table.num_rows if table.num_rows <= ROWS_PER_BYTE * size else 0
+
+
+def _from_table(table: pa.Table | pa.RecordBatch, name: str, rows: int) -> PlainArray:
+    try:
+        array = plain(name, table.column(name), rows)
     except ARROW_REFUSALS as error:
-        raise SchemaError(f"column {name!r}: {error}", name) from error
+        raise refusal(name, error) from error
+    if len(array) != table.num_rows:
+        got = f"{len(array)} in this column"
+        raise SchemaError(f"column {quote(name)}: expected {table.num_rows} rows as in the batch, got {got}", name)
+    return array
 
 
 def _check_names(present: Sequence[object], wanted: Mapping[str, None], strict: bool) -> None:
@@ -151,17 +171,11 @@ def _check_names(present: Sequence[object], wanted: Mapping[str, None], strict: 
         if name not in counts:
             raise _missing(name, counts)
         if counts[name] > 1:
-            raise SchemaError(f"column {name!r}: expected once, got {counts[name]} columns of that name", name)
+            raise SchemaError(f"column {quote(name)}: expected once, got {counts[name]} columns of that name", name)
     extra = [name for name in counts if name not in wanted] if strict else []
     if extra:
-        raise SchemaError(f"unexpected column{'s' * (len(extra) > 1)} {_shown(extra)}; expected only {_shown(wanted)}")
+        raise SchemaError(f"unexpected column{'s' * (len(extra) > 1)} {listed(extra)}; expected only {listed(wanted)}")
 
 
 def _missing(name: str, present: Iterable[object]) -> SchemaError:
-    return SchemaError(f"missing column {name!r}; got {_shown(present) or 'no columns'}", name)
-
-
-def _shown(names: Iterable[object]) -> str:
-    listed = [repr(name) for name in names]
-    rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + rest
+    return SchemaError(f"missing column {quote(name)}; got {listed(present) or 'no columns'}", name)

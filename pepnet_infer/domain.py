@@ -10,6 +10,7 @@ import pyarrow as pa
 from pepnet_infer.decode import distinct_texts, is_text
 from pepnet_infer.faults import Faults, Mask
 from pepnet_infer.numeric import NullRule, integers, type_error
+from pepnet_infer.quoting import listed
 from pepnet_infer.schema import FeatureSchema
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class DomainCheck:
         self._numbers: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
         if isinstance(schema.domains[0], int):
             self._numbers = np.array(sorted(self._known), dtype=np.uint64)
-        self._expected = f"a known domain ({', '.join(repr(domain) for domain in schema.domains)})"
+        self._expected = f"a known domain ({listed(schema.domains)})"
 
     def check(self, columns: Columns, faults: Faults) -> None:
         """Adds a fault for nulls and for values that are no domain. Raises SchemaError for a column of other type."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pepnet_infer.quoting import MOST_MESSAGE, clip
+
 
 class PepnetError(Exception):
-    """Base of every error this package raises on purpose. All of them pickle and copy with their attributes."""
+    """Base of every error this package raises on purpose. All of them pickle and copy with their attributes.
+
+    A message is one line of at most `quoting.MOST_MESSAGE` characters that all print, whatever it repeats.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(clip(message, MOST_MESSAGE))
 
     def __reduce__(self) -> tuple[object, ...]:
         # An exception is unpickled by calling its class with `args`, which are those of `Exception.__init__` and not

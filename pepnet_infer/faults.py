@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pepnet_infer import ragged
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.quoting import quote
 
 Mask = npt.NDArray[np.bool_]
 
@@ -50,9 +51,9 @@ class Faults:
         if got is None:
             place = f"got {count}, at row {first}" if count == 1 else f"got {count}, the first at row {first}"
         else:
-            place = f"got {got(int(positions[0]))!r} at row {first}"
+            place = f"got {quote(got(int(positions[0])))} at row {first}"
             place += f" (and {count - 1} more)" if count > 1 else ""
-        message = f"column {column!r}: expected {expected}, {place}"
+        message = f"column {quote(column)}: expected {expected}, {place}"
         if not self.collect:
             raise SchemaError(message, column, first)
         self.bad[rows] = True

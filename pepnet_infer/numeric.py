@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.faults import Faults, Mask
+from pepnet_infer.quoting import MOST_VALUE, clip, quote
 from pepnet_infer.transforms import Integers
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def type_error(column: str, wanted: str, array: PlainArray) -> SchemaError:
     if pa.types.is_floating(array.type) and (nan := int(np.isnan(_values(array)).sum())):
         notes.append(f"{nan} NaN")
     note = f" ({', '.join(notes)})" if notes else ""
-    return SchemaError(f"column {column!r}: expected {wanted}, got {array.type}{note}", column)
+    return SchemaError(f"column {quote(column)}: expected {wanted}, got {clip(array.type, MOST_VALUE)}{note}", column)
 
 
 def _values(array: PlainArray) -> npt.NDArray[Any]:

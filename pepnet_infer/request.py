@@ -11,6 +11,7 @@ from pepnet_infer.domain import DomainCheck
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.faults import Faults
 from pepnet_infer.features import Encoder, Features
+from pepnet_infer.quoting import listed, quote
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
 
@@ -44,7 +45,9 @@ class RequestReader:
         if isinstance(items, Mapping):
             for name in once:
                 if name in items:
-                    raise SchemaError(f"items: expected column {name!r} once in a request, got it here as well", name)
+                    raise SchemaError(
+                        f"items: expected column {quote(name)} once in a request, got it here as well", name
+                    )
         shared, per_item = self._split(frozenset(once))
         columns = read_columns({name: _column(value) for name, value in once.items()}, list(once))
         single = shared.encode(columns)
@@ -69,12 +72,12 @@ class RequestReader:
                 raise SchemaError(f"{place}: expected a dict with one value a column, got {type(values).__name__}")
             for name, value in values.items():
                 if name in once:
-                    raise SchemaError(f"{place}: expected column {name!r} once in a request, got it twice", name)
+                    raise SchemaError(f"{place}: expected column {quote(name)} once in a request, got it twice", name)
                 if name in self._schema.columns:
                     once[name] = value
                 elif strict:
-                    wanted = ", ".join(map(repr, self._schema.columns))
-                    raise SchemaError(f"{place}: unexpected column {name!r}; expected only {wanted}", name)
+                    wanted = listed(self._schema.columns)
+                    raise SchemaError(f"{place}: unexpected column {quote(name)}; expected only {wanted}", name)
         return once
 
     def _split(self, once: frozenset[str]) -> tuple[Encoder, Encoder]:

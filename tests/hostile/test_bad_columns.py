@@ -270,19 +270,17 @@ def test_bad_offsets(refused: Refused, pair: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "width"), [(pa.list_(pa.int64()), "i4"), (pa.large_list(pa.int64()), "i8")])
-def test_bad_offsets_inside_arrow(refused: Refused, kind: pa.DataType, width: str) -> None:
+def test_bad_offsets_inside_arrow(batch: Batch, kind: pa.DataType, width: str) -> None:
     def lists(offsets: list[int]) -> pa.Array:  # Arrow itself looks at the last offset only
         buffer = pa.py_buffer(np.array(offsets, dtype=width))
         return pa.Array.from_buffers(kind, len(offsets) - 1, [None, buffer], children=[pa.array([1, 2])])
 
-    drop = "column 'tags': expected offsets that never decrease, got 0 after 1 at row 1"
-    refused("tags", lists([0, 1, 0, 1, 2]), drop)
-    refused("tags", pa.table({"t": lists([0, 1, 0, 1, 2])})["t"], drop)
-    refused("tags", lists([0, 1, 2, 9, 9, 2])[:4], f"column 'tags': {PAST}, got 9 with 2 values at row 2")
-    refused("tags", lists([0, -1, 1, 2, 2, 2])[1:], "column 'tags': expected offsets from 0, got -1 at row 0")
-
-
-PAST = "expected offsets within the values"
+    broken = [lists(offsets) for offsets in ([0, 1, 0, 1, 2], [0, 1, 2, 9, 2], [0, -1, 1, 2, 2])]
+    broken += [lists([0, 1, 2, 9, 9, 2])[:4], lists([0, -1, 1, 2, 2, 2])[1:], pa.table({"t": broken[0]})["t"]]
+    for array in broken:
+        with pytest.raises(SchemaError, match=r"^column 'tags': expected valid Arrow data, got: ") as caught:
+            read_columns(batch | {"tags": array}, ["tags"])
+        assert caught.value.column == "tags"
 
 
 def test_offsets_too_large_for_int64(refused: Refused) -> None:
@@ -292,7 +290,7 @@ def test_offsets_too_large_for_int64(refused: Refused) -> None:
 
 def test_bad_views() -> None:
     views = pa.ListViewArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([2, 5], pa.int32()), pa.array([1, 2]))
-    with pytest.raises(SchemaError, match=r"^column 'x': expected views within the values, got 5 from 1 with 2 values"):
+    with pytest.raises(SchemaError, match=r"^column 'x': expected valid Arrow data, got: .* size for slot 1 out"):
         read_columns({"x": views}, ["x"])
 
 

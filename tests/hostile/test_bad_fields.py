@@ -65,7 +65,5 @@ def test_fields_with_a_transform_or_separator(field: dict[str, Any], data: objec
 def test_text_that_is_no_utf8() -> None:
     broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff"))
     schema = schema_of({"name": "x", "kind": "id", "side": "item", "table": "t", "hashed": True})
-    with pytest.raises(
-        SchemaError, match=r"^column 'x': expected UTF-8 text, got 'utf-8' codec can't decode byte 0xff"
-    ):
+    with pytest.raises(SchemaError, match=r"^column 'x': expected valid Arrow data, got: Invalid UTF8 sequence"):
         Encoder(schema, {}, ["x"]).encode(read_columns({"x": broken}, ["x"]))
