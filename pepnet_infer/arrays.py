@@ -16,13 +16,11 @@ import pyarrow.compute as pc
 from pepnet_infer import ragged
 from pepnet_infer.arrow_check import FREE_BYTES, allowed_size, check, check_size, decoded_size, taken_size, text_size
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.objects import ARROW_REFUSALS, from_objects
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
 
 if TYPE_CHECKING:
     PlainArray = pa.Array[Any]
-
-#: What Arrow raises for a Python or NumPy value it cannot hold.
-ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError)
 
 _BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
 
@@ -102,7 +100,7 @@ def _convert(column: str, data: Any) -> PlainArray | pa.ChunkedArray[Any]:
     if isinstance(data, (pa.Array, pa.ChunkedArray)):
         return data
     if isinstance(data, list):
-        return _from_list(data)
+        return from_objects(data)
     if isinstance(data, tuple):
         return _from_pair(column, data)
     if hasattr(data, "iloc") and hasattr(data, "dtype"):
@@ -134,28 +132,25 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
             f"column {quote(column)}: expected plain values, got a NumPy array of {clip(data.dtype, MOST_VALUE)}",
             column,
         )
+    if data.dtype == np.float64 and data.size == 0:  # as NumPy makes an array of nothing: of any type
+        return pa.array([], pa.null())
     if kind not in _BYTES and not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
     try:
         mask = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
+        if kind == "O":
+            values = np.array(data, dtype=object)
+            if mask is not None:
+                values[mask] = None
+            return plain(column, from_objects(values, nan_is_null))
         array: PlainArray = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
-        return array if kind != "O" else plain(column, array)
+        return array
     except ARROW_REFUSALS as error:
         raise refusal(column, error) from error
 
 
-def _from_list(data: list[Any]) -> PlainArray:
-    array: PlainArray
-    try:
-        array = pa.array(data)
-    except OverflowError:  # Arrow infers int64; the upper half of uint64 must be asked for
-        nested = any(isinstance(row, (list, tuple, np.ndarray)) for row in data)
-        array = pa.array(data, pa.large_list(pa.uint64()) if nested else pa.uint64())
-    return array
-
-
 def _from_series(column: str, series: _Series) -> PlainArray | pa.ChunkedArray[Any]:
-    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biufO":
         return _from_numpy(column, series.to_numpy(), nan_is_null=True)
     raw: Any = series
     array: PlainArray | pa.ChunkedArray[Any] = pa.array(raw, from_pandas=True)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pepnet_infer.arrays import ARROW_REFUSALS, as_array, plain, refusal
+from pepnet_infer.arrays import as_array, plain, refusal
 from pepnet_infer.arrow_check import FREE_ROWS, ROWS_PER_BYTE
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.objects import ARROW_REFUSALS
 from pepnet_infer.quoting import clip, listed, quote
 
 if TYPE_CHECKING:

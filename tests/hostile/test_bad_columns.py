@@ -105,7 +105,7 @@ def test_what_is_no_batch(batch: object) -> None:
         ([1, "a"], "Could not convert 'a' with type str: tried to convert to int64"),
         (pd.Series([1, "a"], dtype=object), "Could not convert 'a' with type str"),
         ([object()], "Could not convert <object object"),
-        ([2**64], "Python int too large to convert"),
+        ([2**64], "expected integers that are all within int64 or uint64, got 18446744073709551616 to"),
         (["\ud800"], "'utf-8' codec can't encode character"),
         ([[1], 2], "cannot mix list and non-list"),
     ],
