@@ -13,9 +13,12 @@ import numpy.typing as npt
 import pytest
 
 from pepnet_infer.assemble import Inputs
+from pepnet_infer.backends.ort_library import no_telemetry
 from pepnet_infer.bench.workloads import dense_rows
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cpu import available_threads
+
+no_telemetry()
 
 Truth = npt.NDArray[np.float64]
 

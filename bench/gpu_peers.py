@@ -6,7 +6,6 @@ stream and returns the scores [B, T], which are there when the stream is.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,9 +138,12 @@ def onnxruntime_peer(torch: Any, path: Path | None, tasks: int, notes: list[str]
     if path is None:
         notes.append("onnxruntime: no --onnx")
         return None
+    from pepnet_infer.backends.ort_library import import_onnxruntime
+    from pepnet_infer.errors import BackendError
+
     try:
-        onnxruntime: Any = importlib.import_module("onnxruntime")
-    except ImportError as error:
+        onnxruntime: Any = import_onnxruntime()
+    except BackendError as error:
         notes.append(f"onnxruntime: {error}")
         return None
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

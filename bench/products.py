@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
+from pepnet_infer.backends.ort_library import import_onnxruntime
 
 #: Precisions of products, the widest first.
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -120,7 +121,7 @@ def _onnxruntime(precision: str, x: Matrix, w: Matrix, threads: int) -> Multiply
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnxruntime = import_module("onnxruntime")
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

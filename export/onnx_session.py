@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 import onnx
 
 from pepnet_infer.assemble import Inputs
+from pepnet_infer.backends.ort_library import import_onnxruntime
 
 
 class OnnxSession:
@@ -17,7 +17,7 @@ class OnnxSession:
 
     def __init__(self, model: onnx.ModelProto, keep_values: bool = False) -> None:
         """`keep_values` turns the optimisations off that would remove values inside the graph."""
-        ort = import_module("onnxruntime")
+        ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from pepnet_infer.backends.ort_library import no_telemetry
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.to_onnx import check_graph, declare, strip
@@ -37,6 +38,7 @@ def simplify(
     with tempfile.TemporaryDirectory(prefix="pepnet-simplify-") as folder:
         before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
         before.write_bytes(model.SerializeToString(deterministic=True))
+        no_telemetry()  # onnxsim imports onnxruntime
         command = [sys.executable, "-P", "-c", worker, str(before), str(after)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)

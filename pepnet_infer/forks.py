@@ -9,6 +9,7 @@ before any Python runs in the child, so that it also holds for a fork that Pytho
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import itertools
 import os
@@ -101,6 +102,15 @@ def _weak(hook: Hook | None) -> Callable[[], Hook | None]:
 
 def _nothing() -> None:
     return None
+
+
+def leak(thing: object) -> None:
+    """Keeps an object for as long as the process lives, the end of the interpreter included.
+
+    For what belongs to the parent process: its destructor would wait for threads that are not in the child, or end what
+    the parent still uses.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 _REGISTRY = Registry()

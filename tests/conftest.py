@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pepnet_infer.backends.ort_library import no_telemetry
 from pepnet_infer.config import InputWidths, ModelConfig
 from pepnet_infer.ids import make_keys
 from pepnet_infer.schema import FeatureSchema
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Python processes that tests start do not import from the working directory: in the repository's root that would be the
 # source tree, without the extension, in place of the installed wheel.
 os.environ["PYTHONSAFEPATH"] = "1"
+no_telemetry()  # tests import onnxruntime themselves
 
 Batch = dict[str, Any]
 Command = Callable[..., tuple[int, str, str]]

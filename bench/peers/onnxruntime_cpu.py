@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pepnet_infer.backends.ort_library import import_onnxruntime
 
 if TYPE_CHECKING:
     from pepnet_infer.assemble import Inputs
@@ -33,7 +34,7 @@ class OnnxRuntimePeer:
 
 def build(bundle: Bundle, batch: int, threads: int) -> OnnxRuntimePeer:
     """Loads the graph with ONNX Runtime's optimisations at their default, which is all of them."""
-    onnxruntime = import_module("onnxruntime")
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

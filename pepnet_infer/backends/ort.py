@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +10,11 @@ import numpy.typing as npt
 from pepnet_infer.backends import PRECISIONS, Settings
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
+from pepnet_infer.backends.ort_library import import_onnxruntime
+from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
+from pepnet_infer.exits import INSIDE
 
 if TYPE_CHECKING:
     from pepnet_infer.assemble import Inputs
@@ -39,12 +41,13 @@ class OrtBackend:
     name = "onnxruntime"
 
     def __init__(
-        self, session: Any, tasks: int, description: dict[str, Any], buckets: BucketSession | None = None
+        self, session: OrtSession, tasks: int, description: dict[str, Any], buckets: BucketSession | None = None
     ) -> None:
         self._session = session
         self._buckets = buckets
-        self._names = [i.name for i in session.get_inputs()]  # an input no layer reads is not in the graph
-        self._output = [o.name for o in session.get_outputs()]
+        opened = session.session()
+        self._names = [i.name for i in opened.get_inputs()]  # an input no layer reads is not in the graph
+        self._output = [o.name for o in opened.get_outputs()]
         self._tasks = tasks
         self._description = description
 
@@ -59,7 +62,7 @@ class OrtBackend:
         refused = why_not(settings)
         if refused is not None:
             raise BackendError(refused)
-        ort = _import_onnxruntime()
+        ort = import_onnxruntime()
         provider, why = _choose_provider(settings)
         threads = settings.threads or available_threads()
         options = ort.SessionOptions()
@@ -71,10 +74,12 @@ class OrtBackend:
         spin = bool(settings.options.get("spin", True))
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         graphs = provider == "cuda" and bool(settings.options.get("graphs", True))
-        session = _open(ort, bundle, options, provider, graphs)
+        on_gpu = provider in ON_GPU
+        kept = OrtSession(lambda graph: _open(ort, bundle, graph, options, provider, graphs), bundle.onnx(), on_gpu)
+        session = kept.session()
         _check_graph(session, bundle)
         buckets = None
-        if provider in ON_GPU:
+        if on_gpu:
             names = [node.name for node in session.get_inputs()]
             widths = {name: getattr(bundle.config.inputs, name) for name in names}
             output = session.get_outputs()[0].name
@@ -88,36 +93,34 @@ class OrtBackend:
             "spin": spin,
             "why": why,
         }
-        if provider in ON_GPU:
+        if on_gpu:
             description |= {"tf32": False, "graphs": graphs}
-        return cls(session, len(bundle.tasks), description, buckets)
+        return cls(kept, len(bundle.tasks), description, buckets)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]."""
         feed: dict[str, npt.NDArray[np.float32]] = {name: getattr(inputs, name) for name in self._names}
         rows = inputs.general.shape[0]
         if self._buckets is not None:
-            return self._buckets.run(feed, rows)
+            return self._run_buckets(self._buckets, feed, rows)
         if 0 < rows <= CHUNK_ROWS:
-            scores: npt.NDArray[np.float32] = self._session.run(self._output, feed)[0]
-            return scores
+            return self._session.run(self._output, feed)[0]
         out = np.empty((rows, self._tasks), dtype=np.float32)
         for start in range(0, rows, CHUNK_ROWS):
             part = slice(start, min(start + CHUNK_ROWS, rows))
             out[part] = self._session.run(self._output, {name: x[part] for name, x in feed.items()})[0]
         return out
 
+    def _run_buckets(
+        self, buckets: BucketSession, feed: dict[str, npt.NDArray[np.float32]], rows: int
+    ) -> npt.NDArray[np.float32]:
+        self._session.session()  # raises in a forked child
+        with INSIDE:
+            return buckets.run(feed, rows)
+
     def describe(self) -> dict[str, Any]:
         """Returns backend, version, provider, precision, threads, spin and why; on a GPU tf32 and graphs as well."""
         return dict(self._description)
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        return import_module("onnxruntime")
-    except ImportError as error:
-        extras = "pip install 'pepnet-infer[cpu]', or 'pepnet-infer[gpu]' for CUDA"
-        raise BackendError(f"backend: onnxruntime cannot be imported ({error}): {extras}") from error
 
 
 def why_not(settings: Settings) -> str | None:
@@ -142,7 +145,7 @@ def no_cuda_because(provider: str = "cuda") -> str | None:
     if problem is not None:
         return problem
     try:
-        ort = _import_onnxruntime()
+        ort = import_onnxruntime()
     except BackendError as error:
         return str(error)
     if PROVIDERS[provider][0] not in ort.get_available_providers():
@@ -163,7 +166,7 @@ def _choose_provider(settings: Settings) -> tuple[str, str]:
     return provider, f"{settings.why}; provider {provider}: {'asked for' if settings.provider else 'the default'}"
 
 
-def _open(ort: Any, bundle: Bundle, options: Any, provider: str, graphs: bool) -> Any:
+def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, provider: str, graphs: bool) -> Any:
     if provider in ON_GPU and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
     wanted, provider_options = PROVIDERS[provider]
@@ -171,9 +174,8 @@ def _open(ort: Any, bundle: Bundle, options: Any, provider: str, graphs: bool) -
         provider_options = {**provider_options, "enable_cuda_graph": "1"}
     providers = [(wanted, provider_options), *([PROVIDERS["cuda"]] if provider == "tensorrt" else [])]
     path = bundle.onnx_path
-    graph = bundle.onnx()
     try:
-        session = ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=providers)
+        session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         if provider in ON_GPU:
             raise BackendError(f"provider: expected {provider}, but onnxruntime could not start it: {error}") from error

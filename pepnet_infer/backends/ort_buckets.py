@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
+
 #: Batches run with as many rows as the smallest of these that holds them, larger ones in pieces of the largest.
 BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048)
 
@@ -37,6 +39,7 @@ class BucketSession:
         self._device, self._graphs = device, graphs
         self._lock = threading.Lock()
         self._buckets: dict[int, _Bucket] = {}
+        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Array:
         """Returns scores float32 [rows, T] of inputs float32 [rows, ·]."""
@@ -46,6 +49,12 @@ class BucketSession:
                 end = min(begin + BUCKETS[-1], rows)
                 out[begin:end] = self._piece({name: array[begin:end] for name, array in inputs.items()}, end - begin)
         return out
+
+    def _reset_after_fork(self) -> None:
+        # What is on the device is the parent's: to let go of it here would be a call into its driver.
+        forks.leak(self._session)
+        forks.leak(self._buckets)
+        self._lock = threading.Lock()
 
     def _piece(self, inputs: Mapping[str, Array], rows: int) -> Array:
         bucket = self._bucket(next(size for size in BUCKETS if size >= rows))

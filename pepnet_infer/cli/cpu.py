@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any
 
 from rich import box
@@ -13,8 +13,10 @@ from rich.table import Table
 from pepnet_infer import _kernels
 from pepnet_infer.backends import PRECISIONS
 from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.cli.output import AsJson, emit
 from pepnet_infer.cpu import budget, features
+from pepnet_infer.errors import BackendError
 
 #: Distributions that install the module `onnxruntime`.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -82,9 +84,9 @@ def _onnxruntime() -> dict[str, Any]:
         result["problem"] = "not installed: pip install 'pepnet-infer[cpu]', or 'pepnet-infer[gpu]' for CUDA"
         return result
     try:
-        result["providers"] = list(import_module("onnxruntime").get_available_providers())
-    except ImportError as error:
-        result["problem"] = f"installed, but cannot be imported: {error}"
+        result["providers"] = list(import_onnxruntime().get_available_providers())
+    except BackendError as error:
+        result["problem"] = f"installed, but cannot be imported: {error.__cause__}"
     else:
         if len(installed) > 1:
             both = " and ".join(installed)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+
+from pepnet_infer import exits
+from pepnet_infer.exits import Inside
 
 PATIENCE_S = 60
 #: Lives until the modules go, which is when the interpreter is being finalized: threads that come out of native code
@@ -76,12 +81,50 @@ def test_daemon_threads_inside_the_kernels() -> None:
     _ends_well(IN_KERNELS)
 
 
-def test_daemon_threads_inside_an_engine(toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["native", "onnxruntime"])
+def test_daemon_threads_inside_an_engine(
+    toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path, backend: str
+) -> None:
     pq.write_table(toy_table(300), tmp_path / "batch.parquet")
-    _ends_well(IN_AN_ENGINE, toy_bundle, "native", tmp_path / "batch.parquet")
+    _ends_well(IN_AN_ENGINE, toy_bundle, backend, tmp_path / "batch.parquet")
 
 
 def test_the_extension_lets_go_of_the_lock_in_one_way() -> None:
     sources = Path(__file__).parents[2] / "kernels"
     others = [path.name for path in sources.rglob("*.cc") if "gil_scoped" in path.read_text()]
     assert others == []
+
+
+def test_the_end_waits_for_those_inside_and_keeps_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, entered, go, late = Inside(), threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with inside:
+            entered.set()
+            go.wait(PATIENCE_S)
+
+    def second() -> None:
+        with inside:
+            late.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert entered.wait(PATIENCE_S)
+    monkeypatch.setattr(exits, "PATIENCE_S", 0.0)
+    assert not inside.end()  # it does not come out
+    monkeypatch.setattr(exits, "PATIENCE_S", float(PATIENCE_S))
+    go.set()
+    assert inside.end()
+    thread.join(PATIENCE_S)
+    threading.Thread(target=second, daemon=True).start()
+    assert not late.wait(0.05)
+    with inside:  # whoever ends the interpreter may still call
+        pass
+
+
+def test_a_thread_that_died_inside_is_not_waited_for() -> None:
+    inside = Inside()
+    thread = threading.Thread(target=inside.__enter__)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert inside.end()

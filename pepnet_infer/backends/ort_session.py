@@ -1,0 +1,97 @@
+"""An ONNX Runtime session for a process that forks, and that may end while threads use it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import forks
+from pepnet_infer.backends.ort_library import OPENING
+from pepnet_infer.errors import BackendError, BundleError
+from pepnet_infer.exits import INSIDE
+
+Array = npt.NDArray[np.float32]
+
+
+class OrtSession:
+    """A session that a forked child opens anew when it first runs it; on a GPU it raises there. Any thread may call.
+
+    A session has threads, which a child does not have, and locks that may be held: in a child it may not even be
+    destroyed. So it is left there as it is, with its memory, for as long as the child lives.
+    """
+
+    def __init__(self, open_session: Callable[[str | bytes], Any], graph: Path | bytes, on_gpu: bool = False) -> None:
+        """open_session: makes a session of a path or of the graph itself. Raises what it raises, BundleError.
+
+        A file is held open: a child reads the graph that its parent read, whatever has taken the file's name since.
+        """
+        self._open_session, self._graph, self._on_gpu = open_session, graph, on_gpu
+        self._lock = threading.Lock()
+        self._file: int | None = None
+        if isinstance(graph, Path):
+            try:
+                self._file = os.open(graph, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise BundleError(f"{graph}: expected a readable file, got: {error.strerror}") from error
+            weakref.finalize(self, os.close, self._file).atexit = False
+            self._as_read = _identity(self._file)
+        with INSIDE:
+            self._session: Any = self._open(str(graph) if isinstance(graph, Path) else graph)
+        if isinstance(graph, Path) and not os.path.samestat(os.stat(graph), os.fstat(self._file or 0)):
+            raise BundleError(f"{graph}: expected one file while it was loaded, got another in its place")
+        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
+
+    def session(self) -> Any:
+        """Returns the session of this process. Raises BackendError in a child where it cannot be opened."""
+        session = self._session
+        return self._again() if session is None else session
+
+    def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
+        """Returns the named outputs. Raises BackendError in a child where the session cannot be opened."""
+        with INSIDE:
+            session = self._session
+            if session is None:
+                session = self._again()
+            found: list[Array] = session.run(outputs, feed)
+            return found
+
+    def _open(self, graph: str | bytes) -> Any:
+        with OPENING:
+            return self._open_session(graph)
+
+    def _again(self) -> Any:
+        if self._on_gpu:
+            raise BackendError(
+                "provider: a GPU cannot be used in a child forked from a process that uses it: load the engine in the "
+                "child, and start child processes with spawn or forkserver"
+            )
+        with self._lock:
+            if self._session is None:
+                if isinstance(self._graph, bytes):
+                    self._session = self._open(self._graph)
+                else:
+                    if self._file is None or _identity(self._file) != self._as_read:
+                        raise BackendError(
+                            f"{self._graph}: expected the graph as the parent process read it, got a file changed in "
+                            "place: load the engine again"
+                        )
+                    self._session = self._open(f"/proc/self/fd/{self._file}")
+            return self._session
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if self._session is not None:
+            forks.leak(self._session)
+            self._session = None
+
+
+def _identity(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return found.st_size, found.st_mtime_ns
