@@ -28,13 +28,15 @@ from pepnet_infer.bundle import (
     side_path,
     table_path,
 )
+from pepnet_infer.checked import untrusted
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError
 from pepnet_infer.files import new_directory
 from pepnet_infer.ids import Keys
-from pepnet_infer.listing import check_files, describe_files, read_document, typed, write_document
+from pepnet_infer.listing import check_files, describe_files
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
+from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.tensorfile import Array, to_bfloat16, write_tensors
 
 DOCUMENT = "checkpoint.json"
@@ -107,6 +109,11 @@ class Checkpoint:
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
         """Reads a checkpoint; every file is checked as a bundle's are. Raises BundleError."""
         root = Path(os.path.realpath(path))
+        with untrusted(root, BundleError):
+            return cls._load(root)
+
+    @classmethod
+    def _load(cls, root: Path) -> Checkpoint:
         document = read_document(root, DOCUMENT)
         where = str(root / DOCUMENT)
         check_format_version(where, document)

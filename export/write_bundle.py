@@ -26,8 +26,9 @@ from pepnet_infer.export.simplify import simplify
 from pepnet_infer.export.to_onnx import to_onnx
 from pepnet_infer.files import new_directory
 from pepnet_infer.golden import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
-from pepnet_infer.listing import describe_files, read_document, typed, write_document
+from pepnet_infer.listing import describe_files
 from pepnet_infer.precisions import BUDGETS, Budget, check_budget
+from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.store.mmap import MmapStore
 
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")

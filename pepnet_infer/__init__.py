@@ -5,7 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pepnet_infer.errors import BackendError, BundleError, PepnetError, SchemaError, StoreError, UpdateError
+from pepnet_infer.errors import (
+    BackendError,
+    BundleError,
+    ConfigError,
+    PepnetError,
+    SchemaError,
+    StoreError,
+    UpdateError,
+)
 
 if TYPE_CHECKING:
     from pepnet_infer.cache.config import CacheConfig, FieldConfig
@@ -21,6 +29,7 @@ __all__ = [
     "BackendError",
     "BundleError",
     "CacheConfig",
+    "ConfigError",
     "EmbeddingCache",
     "Engine",
     "FieldConfig",

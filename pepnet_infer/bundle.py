@@ -11,12 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.checked import check_option, untrusted
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, SchemaError
-from pepnet_infer.listing import check_files, read_document, typed
-from pepnet_infer.precisions import Budget, check_native, read_budgets
+from pepnet_infer.listing import check_files
+from pepnet_infer.manifest import read_manifest, read_parity
+from pepnet_infer.precisions import BUDGETS, Budget, read_budgets
+from pepnet_infer.quoting import quote
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
+from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.store.mapped_file import MappedFile
 from pepnet_infer.tables import TableInfo, check_table
 
@@ -58,20 +62,23 @@ class Bundle:
         "full" compares every hash and looks at every weight and row; "sizes" trusts the bytes and compares names,
         sizes, dtypes and shapes. Raises BundleError saying what was expected, what came and where.
         """
-        if check not in ("full", "sizes"):
-            raise ValueError(f"check: expected 'full' or 'sizes', got {check!r}")
+        check_option("check", check, Check)
         root = Path(os.path.realpath(path))
+        with untrusted(root, BundleError):
+            return cls._open(root, check)
+
+    @classmethod
+    def _open(cls, root: Path, check: Check) -> Bundle:
         manifest = read_document(root, MANIFEST)
         where = str(root / MANIFEST)
         check_format_version(where, manifest)
-        model_version = typed(where, manifest, "model_version", int)
-        if model_version < 0:
-            raise BundleError(f"{where}: model_version: expected 0 or more, got {model_version}")
+        said = read_manifest(where, manifest)
         schema, config = read_model(where, manifest)
-        for key, expected in (("tasks", list(schema.tasks)), ("domains", list(schema.domains))):
-            if (got := typed(where, manifest, key, list)) != expected:
-                raise BundleError(f"{where}: {key}: expected {expected} as in its schema, got {got}")
-        listing = typed(where, manifest, "files", dict)
+        for key, expected, got in (("tasks", schema.tasks, said.tasks), ("domains", schema.domains, said.domains)):
+            if got != list(expected):
+                expected_list = quote(list(expected))
+                raise BundleError(f"{where}: {key}: expected {expected_list} as in its schema, got {quote(got)}")
+        listing = said.files
         for name in (ONNX, PARITY, *payload_names(schema)):
             if name not in listing:
                 raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
@@ -79,8 +86,8 @@ class Bundle:
         read_budgets(where, manifest)
         tables = check_payload(root, schema, config, values=check == "full")
         parity = read_document(root, PARITY)
-        check_native(str(root / PARITY), parity)
-        return cls(root, manifest, schema, config, model_version, parity, tables)
+        read_parity(str(root / PARITY), parity, len(schema.tasks))
+        return cls(root, manifest, schema, config, said.model_version, parity, tables)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -100,7 +107,8 @@ class Bundle:
     @property
     def native(self) -> dict[str, Any]:
         """Precision → what export measured of the native kernels; empty when it measured none."""
-        return check_native(str(self.path / PARITY), self.parity)
+        native: Mapping[str, Any] = self.parity.get("native", {})
+        return {precision: native[precision] for precision in ("fp32", *BUDGETS) if precision in native}
 
     @property
     def onnx_path(self) -> Path:
@@ -227,7 +235,8 @@ def read_sides(root: Path, schema: FeatureSchema) -> dict[str, SideTable]:
     for join in schema.joins:
         path = side_path(root, join.name)
         try:
-            sides[join.name] = SideTable.from_tensors(schema, join, read_tensors(path))
+            with untrusted(path, BundleError):
+                sides[join.name] = SideTable.from_tensors(schema, join, read_tensors(path))
         except SchemaError as error:
             raise BundleError(f"{path}: {error}") from error
     return sides

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.quoting import quote
 
 BACKBONES = ("mmoe", "towers")
 GATE_POSITIONS = ("output", "input")
 GATE_SCOPES = ("layer", "group")
 BASELINES = ("deepfm", "dcnv2", "shared_bottom", "mmoe", "ple")
 MODELS = ("pepnet", *BASELINES)
+_MOST = 2**31 - 1  # of a width: what the kernels count with
+_MOST_LAYERS = 256
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,9 @@ class ModelConfig:
             raise SchemaError("config.layers: expected at least one width, got none")
         for name, widths in (("layers", self.layers), ("towers", self.towers)):
             if any(w < 1 for w in widths):
-                raise SchemaError(f"config.{name}: expected widths of at least 1, got {list(widths)}")
+                raise SchemaError(f"config.{name}: expected widths of at least 1, got {quote(list(widths))}")
+            if len(widths) > _MOST_LAYERS:
+                raise SchemaError(f"config.{name}: expected at most {_MOST_LAYERS} widths, got {len(widths)}")
         if self.experts < 1:
             raise SchemaError(f"config.experts: expected at least 1, got {self.experts}")
         if self.gate_hidden is not None and self.gate_hidden < 1:
@@ -82,21 +87,21 @@ class ModelConfig:
     def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
         """Reads the manifest's `config`. Raises SchemaError naming the key that is missing, unknown or off."""
         known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - known)
+        unknown = sorted(set(data) - known, key=str)
         if unknown:
-            raise SchemaError(f"config: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise SchemaError(f"config: unknown key {quote(unknown[0])}; known: {', '.join(sorted(known))}")
         for name in ("inputs", "layers"):
             if name not in data:
                 raise SchemaError(f"config: missing key {name!r}")
         values = dict(data)
         inputs = values["inputs"]
         if not isinstance(inputs, Mapping) or set(inputs) != {"general", "domain", "prior"}:
-            raise SchemaError(f"config.inputs: expected widths of general, domain and prior, got {inputs!r}")
+            raise SchemaError(f"config.inputs: expected widths of general, domain and prior, got {quote(inputs)}")
         values["inputs"] = InputWidths(**{k: _integer(f"inputs.{k}", v) for k, v in inputs.items()})
         for name in ("layers", "towers"):
             if name in values:
                 if not isinstance(values[name], (list, tuple)):
-                    raise SchemaError(f"config.{name}: expected a list of widths, got {values[name]!r}")
+                    raise SchemaError(f"config.{name}: expected a list of widths, got {quote(values[name])}")
                 values[name] = tuple(_integer(name, w) for w in values[name])
         if "experts" in values:
             values["experts"] = _integer("experts", values["experts"])
@@ -104,16 +109,16 @@ class ModelConfig:
             values["gate_hidden"] = _integer("gate_hidden", values["gate_hidden"])
         for name in ("epnet_general", "use_epnet", "use_ppnet"):
             if name in values and not isinstance(values[name], bool):
-                raise SchemaError(f"config.{name}: expected true or false, got {values[name]!r}")
+                raise SchemaError(f"config.{name}: expected true or false, got {quote(values[name])}")
         for name in ("backbone", "gate_position", "gate_scope", "model"):
             if name in values and not isinstance(values[name], str):
-                raise SchemaError(f"config.{name}: expected a string, got {values[name]!r}")
+                raise SchemaError(f"config.{name}: expected a string, got {quote(values[name])}")
         if not isinstance(values.get("extra", {}), Mapping):
-            raise SchemaError(f"config.extra: expected a mapping, got {values['extra']!r}")
+            raise SchemaError(f"config.extra: expected a mapping, got {quote(values['extra'])}")
         if "gamma" in values:
             gamma = values["gamma"]
             if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not abs(gamma) <= sys.float_info.max:
-                raise SchemaError(f"config.gamma: expected a finite number, got {gamma!r}")
+                raise SchemaError(f"config.gamma: expected a finite number, got {quote(gamma)}")
             values["gamma"] = float(gamma)
         return cls(**values)
 
@@ -171,10 +176,12 @@ class ModelConfig:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise SchemaError(f"config.{name}: expected one of {', '.join(allowed)}, got {value!r}")
+        raise SchemaError(f"config.{name}: expected one of {', '.join(allowed)}, got {quote(value)}")
 
 
 def _integer(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise SchemaError(f"config.{name}: expected an integer, got {value!r}")
+        raise SchemaError(f"config.{name}: expected an integer, got {quote(value)}")
+    if not -1 <= value <= _MOST:
+        raise SchemaError(f"config.{name}: expected an integer up to {_MOST}, got {quote(value)}")
     return value

@@ -54,5 +54,9 @@ class UpdateError(PepnetError):
         self.reason = reason
 
 
+class ConfigError(PepnetError, ValueError):
+    """An option has a value that it cannot have. Raised by every part alike, whichever reads the option."""
+
+
 def _restored(kind: type[PepnetError], args: tuple[object, ...]) -> PepnetError:
     return kind.__new__(kind, *args)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from pepnet_infer.checked import Positive, convert
 from pepnet_infer.errors import BundleError
-from pepnet_infer.listing import typed
+from pepnet_infer.quoting import quote
+from pepnet_infer.storage.document import typed
 
 Budget = dict[str, float]
 
@@ -17,7 +18,6 @@ BUDGETS: dict[str, Budget] = {
     "bf16": {"rms": 2e-3, "max_abs": 1e-2, "delta_auc": 1e-4},
     "int8": {"max_abs": 0.1, "delta_auc": 1e-3},
 }
-_FIGURES = ("rms", "max_abs", "delta_auc")
 
 
 def read_budgets(where: str, manifest: Mapping[str, Any]) -> dict[str, Budget]:
@@ -27,7 +27,7 @@ def read_budgets(where: str, manifest: Mapping[str, Any]) -> dict[str, Budget]:
     precisions = typed(where, manifest, "precisions", dict)
     for precision, budget in precisions.items():
         if precision not in BUDGETS:
-            raise BundleError(f"{where}: precisions: expected {' or '.join(BUDGETS)}, got {precision!r}")
+            raise BundleError(f"{where}: precisions: expected {' or '.join(BUDGETS)}, got {quote(precision)}")
         check_budget(f"{where}: precisions", precision, budget)
     return precisions
 
@@ -36,11 +36,9 @@ def check_budget(where: str, precision: str, budget: object) -> None:
     """Raises BundleError unless `budget` has the figures of its precision, each a finite number above 0."""
     expected = list(BUDGETS[precision])
     if not isinstance(budget, dict) or sorted(budget) != sorted(expected):
-        raise BundleError(f"{where}: {precision}: expected {', '.join(expected)}, got {str(budget)[:80]}")
+        raise BundleError(f"{where}: {precision}: expected {', '.join(expected)}, got {quote(budget)}")
     for name, most in budget.items():
-        number = isinstance(most, (int, float)) and not isinstance(most, bool)
-        if not (number and math.isfinite(most) and most > 0):
-            raise BundleError(f"{where}: {precision}: {name}: expected a number above 0, got {most!r}")
+        convert(f"{where}: {precision}: {name}", most, Positive, BundleError)
 
 
 def excess(budget: Mapping[str, float], figures: Mapping[str, Any]) -> list[str]:
@@ -50,28 +48,3 @@ def excess(budget: Mapping[str, float], figures: Mapping[str, Any]) -> list[str]
         for name, most in budget.items()
         if figures[name] is not None and not figures[name] <= most
     ]
-
-
-def check_native(where: str, parity: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `native` of a parity.json: precision → offered, why, figures; empty when nothing was measured.
-
-    Raises BundleError for one that export does not write.
-    """
-    if "native" not in parity:
-        return {}
-    native = typed(where, parity, "native", dict)
-    found = {}
-    for precision in ("fp32", *BUDGETS):
-        if precision not in native:
-            continue
-        here = f"{where}: native.{precision}"
-        entry = typed(f"{where}: native", native, precision, dict)
-        typed(here, entry, "offered", bool)
-        typed(here, entry, "why", str)
-        typed(here, entry, "isas", dict)
-        for name in _FIGURES:
-            value = entry.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-                raise BundleError(f"{here}: {name}: expected a number or null, got {value!r}")
-        found[precision] = entry
-    return found

@@ -13,16 +13,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.ids import MAX_ID, MAX_TABLES
+from pepnet_infer.quoting import clip, quote
 
 KINDS = ("id", "bag", "dense")
 SIDES = ("user", "item", "author", "context", "domain")
 INPUTS = ("general", "domain", "prior")
 POOLINGS = ("mean", "sum")
 TRANSFORMS = ("none", "hour", "weekday", "bucketize", "log1p")
+_MOST = 2**31 - 1  # of a width, and of the values of a bag
+_FLOAT32 = 3.4028234663852886e38
+_HOURS = 26  # from UTC, either way: no clock on earth is further off
 _T = TypeVar("_T")
 _FIELD_ORDER = {"id": 0, "bag": 1, "dense": 2}  # g = [embedded fields ; pooled bags ; dense fields]
 
@@ -214,7 +219,7 @@ class FeatureSchema:
 def _field(index: int, spec: object) -> FieldSpec:
     where = f"schema.fields[{index}]"
     data = dict(_map(where, spec))
-    where = f"{where} ({data.get('name', '?')})"
+    where = f"{where} ({clip(data.get('name', '?'), 80)})"
     known = {f.name for f in dataclasses.fields(FieldSpec)}
     _keys(where, data, known, known - {"name", "kind", "side"})
     data.setdefault("column", data["name"])
@@ -228,7 +233,8 @@ def _field(index: int, spec: object) -> FieldSpec:
     if isinstance(transform, str):
         transform = {"op": transform}
     _keys(f"{where}.transform", transform, {"op", "utc_offset", "boundaries"}, {"utc_offset", "boundaries"})
-    boundaries = _typed(f"{where}.transform.boundaries", list(transform.get("boundaries") or []), list)
+    boundaries = transform.get("boundaries")
+    boundaries = [] if boundaries is None else _typed(f"{where}.transform.boundaries", boundaries, list)
     data["transform"] = Transform(
         _typed(f"{where}.transform.op", transform["op"], str),
         _number(f"{where}.transform.utc_offset", transform.get("utc_offset", 0.0)),
@@ -255,18 +261,19 @@ def _check(schema: FeatureSchema) -> None:
     tables, joins = {t.name for t in schema.tables}, {j.name for j in schema.joins}
     numbers = [t.number for t in schema.tables]
     if len(set(numbers)) != len(numbers) or any(not 0 <= n < MAX_TABLES for n in numbers):
-        raise SchemaError(f"schema.tables: expected distinct numbers from 0 to {MAX_TABLES - 1}, got {numbers}")
+        raise SchemaError(f"schema.tables: expected distinct numbers from 0 to {MAX_TABLES - 1}, got {quote(numbers)}")
     for table in schema.tables:
-        if table.dim < 1:
-            raise SchemaError(f"schema.tables.{table.name}.dim: expected at least 1, got {table.dim}")
+        if not 1 <= table.dim <= _MOST:
+            raise SchemaError(f"schema.tables.{table.name}.dim: expected 1 to {_MOST}, got {table.dim}")
         if not (isinstance(table.name, str) and table.name.isidentifier()):
-            raise SchemaError(f"schema.tables: expected a name of letters, digits and _, got {table.name!r}")
+            raise SchemaError(f"schema.tables: expected a name of letters, digits and _, got {quote(table.name)}")
     for join in schema.joins:
         if not (isinstance(join.name, str) and join.name.isidentifier()):
-            raise SchemaError(f"schema.joins: expected a name of letters, digits and _, got {join.name!r}")
+            raise SchemaError(f"schema.joins: expected a name of letters, digits and _, got {quote(join.name)}")
     names = [f.name for f in schema.fields]
     if len(set(names)) != len(names):
-        raise SchemaError(f"schema.fields: duplicate name {next(n for n in names if names.count(n) > 1)!r}")
+        twice = next(name for name, after in pairwise(sorted(names)) if name == after)
+        raise SchemaError(f"schema.fields: duplicate name {quote(twice)}")
     for spec in schema.fields:
         where = f"schema.fields.{spec.name}"
         for key, value, allowed in (
@@ -277,47 +284,54 @@ def _check(schema: FeatureSchema) -> None:
             *(("inputs", name, INPUTS) for name in spec.inputs),
         ):
             if value not in allowed:
-                raise SchemaError(f"{where}.{key}: expected one of {', '.join(allowed)}, got {value!r}")
+                raise SchemaError(f"{where}.{key}: expected one of {', '.join(allowed)}, got {quote(value)}")
         if not spec.inputs:
             raise SchemaError(f"{where}.inputs: expected at least one of {', '.join(INPUTS)}, got none")
         if spec.kind == "dense" and spec.table is not None:
-            raise SchemaError(f"{where}.table: a dense field has no table, got {spec.table!r}")
+            raise SchemaError(f"{where}.table: a dense field has no table, got {quote(spec.table)}")
         if spec.kind != "dense" and spec.table not in tables:
-            raise SchemaError(f"{where}.table: expected one of {', '.join(sorted(tables))}, got {spec.table!r}")
+            raise SchemaError(f"{where}.table: expected one of {', '.join(sorted(tables))}, got {quote(spec.table)}")
         if spec.join is not None and spec.join not in joins:
-            raise SchemaError(f"{where}.join: expected one of {', '.join(sorted(joins)) or 'none'}, got {spec.join!r}")
-        if spec.max_len is not None and spec.max_len < 1:
-            raise SchemaError(f"{where}.max_len: expected at least 1, got {spec.max_len}")
+            raise SchemaError(
+                f"{where}.join: expected one of {', '.join(sorted(joins)) or 'none'}, got {quote(spec.join)}"
+            )
+        if spec.max_len is not None and not 1 <= spec.max_len <= _MOST:
+            raise SchemaError(f"{where}.max_len: expected 1 to {_MOST}, got {spec.max_len}")
+        if not abs(spec.transform.utc_offset) <= _HOURS:
+            got = spec.transform.utc_offset
+            raise SchemaError(f"{where}.transform.utc_offset: expected hours from -{_HOURS} to {_HOURS}, got {got}")
         bounds = spec.transform.boundaries
         if spec.transform.op == "bucketize" and (not bounds or list(bounds) != sorted(set(bounds))):
-            raise SchemaError(f"{where}.transform.boundaries: expected ascending numbers, got {list(bounds)}")
+            raise SchemaError(f"{where}.transform.boundaries: expected ascending numbers, got {quote(list(bounds))}")
         if spec.std is not None and spec.std <= 0:
             raise SchemaError(f"{where}.std: expected a positive number, got {spec.std}")
+        if spec.kind == "dense" and not abs(spec.fill - (spec.mean or 0.0)) / (spec.std or 1.0) <= _FLOAT32:
+            raise SchemaError(f"{where}.fill: expected one that is finite when it is normalised, got {spec.fill}")
     for domain in schema.domains:
         if isinstance(domain, bool) or not isinstance(domain, (int, str)):
-            raise SchemaError(f"schema.domain.values: expected integers or strings, got {domain!r}")
+            raise SchemaError(f"schema.domain.values: expected integers or strings, got {quote(domain)}")
         if isinstance(domain, int) and not 0 <= domain < MAX_ID:
             raise SchemaError(f"schema.domain.values: expected integers in [0, 2^48), got {domain}")
     if not schema.domains or len(set(schema.domains)) != len(schema.domains):
-        raise SchemaError(f"schema.domain.values: expected distinct values, got {list(schema.domains)}")
+        raise SchemaError(f"schema.domain.values: expected distinct values, got {quote(list(schema.domains))}")
     if len({type(v) for v in schema.domains}) > 1:
         raise SchemaError("schema.domain.values: expected all integers or all strings, got both")
     if not schema.tasks:
         raise SchemaError("schema.tasks: expected at least one, got none")
     for task in schema.tasks:
         if not (isinstance(task, str) and task.isidentifier()):
-            raise SchemaError(f"schema.tasks: expected a name of letters, digits and _, got {task!r}")
+            raise SchemaError(f"schema.tasks: expected a name of letters, digits and _, got {quote(task)}")
 
 
 def _map(where: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise SchemaError(f"{where}: expected a mapping, got {value!r}")
+        raise SchemaError(f"{where}: expected a mapping, got {quote(value)}")
     return value
 
 
 def _typed(where: str, value: object, kind: type[_T]) -> _T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SchemaError(f"{where}: expected {kind.__name__}, got {value!r}")
+        raise SchemaError(f"{where}: expected {kind.__name__}, got {quote(value)}")
     return value
 
 
@@ -327,14 +341,14 @@ def _optional(where: str, value: object, kind: type[_T]) -> _T | None:
 
 def _number(where: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise SchemaError(f"{where}: expected a finite number, got {value!r}")
+        raise SchemaError(f"{where}: expected a finite number, got {quote(value)}")
     return float(value)
 
 
 def _keys(where: str, value: object, known: set[str], optional: set[str]) -> None:
     data = _map(where, value)
-    unknown, missing = sorted(set(data) - known), sorted(known - optional - set(data))
+    unknown, missing = sorted(set(data) - known, key=str), sorted(known - optional - set(data))
     if unknown:
-        raise SchemaError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise SchemaError(f"{where}: unknown key {quote(unknown[0])}; known: {', '.join(sorted(known))}")
     if missing:
         raise SchemaError(f"{where}: missing key {missing[0]!r}")

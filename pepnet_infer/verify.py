@@ -8,13 +8,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pepnet_infer import backends
-from pepnet_infer.bundle import PARITY, Bundle
-from pepnet_infer.errors import BundleError
+from pepnet_infer.bundle import Bundle
 from pepnet_infer.golden import TOLERANCE, Golden, normal_inputs
-from pepnet_infer.listing import typed
 from pepnet_infer.verify_native import Recheck, verify_native
 
 FRESH_SEED = 1_000_003  # added to the seed of export, so that the rows are others
@@ -47,7 +44,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     if find_spec("torch") and find_spec("onnx"):
         from pepnet_infer.export.recheck import fresh_rows, recheck, recheck_table
 
-        sets = fresh_rows(bundle, bundle.parity.get("seed", 0) + FRESH_SEED)
+        sets = fresh_rows(bundle, bundle.parity["seed"] + FRESH_SEED)
         result["fresh"] = recheck(bundle, backend.run, sets)
         recheck_native = partial(recheck_table, bundle, sets)
     result["native"] = verify_native(bundle, golden, recheck_native)
@@ -55,18 +52,6 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _golden(bundle: Bundle) -> Golden:
-    where = str(bundle.path / PARITY)
-    golden = typed(where, bundle.parity, "golden", dict)
-    seed = typed(f"{where}: golden", golden, "seed", int)
-    scores = _matrix(where, typed(f"{where}: golden", golden, "scores", list), len(bundle.tasks))
-    return Golden(normal_inputs(bundle.config.inputs, len(scores), seed), scores)
-
-
-def _matrix(where: str, rows: list[Any], tasks: int) -> npt.NDArray[np.float64]:
-    try:
-        matrix = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"{where}: golden.scores: expected rows of {tasks} numbers, got: {error}") from error
-    if matrix.ndim != 2 or matrix.shape[1] != tasks or not len(matrix):
-        raise BundleError(f"{where}: golden.scores: expected rows of {tasks} numbers, got shape {list(matrix.shape)}")
-    return matrix
+    golden = bundle.parity["golden"]
+    scores = np.array(golden["scores"], dtype=np.float64)
+    return Golden(normal_inputs(bundle.config.inputs, len(scores), golden["seed"]), scores)

@@ -12,7 +12,6 @@ from pepnet_infer.backends import PRECISIONS, Settings
 from pepnet_infer.bundle import DENSE, PARITY
 from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
-from pepnet_infer.listing import typed
 
 if TYPE_CHECKING:
     from pepnet_infer.assemble import Inputs, Matrix
@@ -174,11 +173,10 @@ def model_flags(config: ModelConfig, tasks: int) -> _kernels.DenseFlags:
 def _int8_not_offered(bundle: Bundle) -> str | None:
     """The export that measured int8 offers it or not: `parity.json` says whether it kept the manifest's budget."""
     where = str(bundle.path / PARITY)
-    native = typed(where, bundle.parity, "native", dict) if "native" in bundle.parity else {}
-    if "int8" not in native:
+    measured = bundle.native.get("int8")
+    if measured is None:
         return f"precision: native has int8 where export measured it, got no native.int8 in {where}"
-    measured = typed(f"{where}: native", native, "int8", dict)
-    if typed(f"{where}: native.int8", measured, "offered", bool):
+    if measured["offered"]:
         return None
     over = []
     for name, most in bundle.manifest.get("precisions", {}).get("int8", {}).items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import mmap
 import os
@@ -15,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.errors import BundleError
+from pepnet_infer.quoting import quote
+from pepnet_infer.storage.document import MAX_BYTES, parse_document
 from pepnet_infer.tensorfile import DTYPES, TensorInfo
 
 Array = npt.NDArray[Any]
 
-#: The format's own limit on the JSON header.
-_MAX_HEADER = 100_000_000
+_MAX_DIMS = 8
 _ITEMSIZE = {name: np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
 
 
@@ -36,7 +36,7 @@ class MappedFile:
         self.path = path
         self._map: mmap.mmap | bytes
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise BundleError(f"{path}: expected a readable file, got: {error.strerror}") from error
         try:
@@ -81,25 +81,22 @@ class MappedFile:
     def _read_header(self) -> dict[str, TensorInfo]:
         path = str(self.path)
         (length,) = struct.unpack("<Q", self._map[:8])
-        most = min(_MAX_HEADER, self.bytes - 8)
+        most = min(MAX_BYTES, self.bytes - 8)
         if length > most:
             raise BundleError(f"{path}: header: expected at most {most} bytes, got a length of {length}")
         data = 8 + length
-        try:
-            header = json.loads(self._map[8:data].decode(), object_pairs_hook=_distinct)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{path}: header: expected JSON, got: {error}") from error
-        if not isinstance(header, dict):
-            raise BundleError(f"{path}: header: expected a mapping, got {type(header).__name__}")
+        header = parse_document(f"{path}: header", self._map[8:data])
         header.pop("__metadata__", None)
         tensors, spans = {}, []
         for name, entry in header.items():
-            tensors[name], span = _read_entry(f"{path}: tensor {name!r}", entry, data, self.bytes)
+            tensors[name], span = _read_entry(f"{path}: tensor {quote(name)}", entry, data, self.bytes)
             spans.append((*span, name))
         at = 0
         for begin, end, name in sorted(spans):
             if begin != at:
-                raise BundleError(f"{path}: tensor {name!r}: expected data at byte {at}, got {begin}: gap or overlap")
+                raise BundleError(
+                    f"{path}: tensor {quote(name)}: expected data at byte {at}, got {begin}: gap or overlap"
+                )
             at = end
         if data + at != self.bytes:
             raise BundleError(f"{path}: expected {data + at} bytes by its header, got {self.bytes}")
@@ -108,29 +105,20 @@ class MappedFile:
 
 def _read_entry(where: str, entry: object, data: int, size: int) -> tuple[TensorInfo, tuple[int, int]]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise BundleError(f"{where}: expected dtype, shape and data_offsets, got {_short(entry)}")
+        raise BundleError(f"{where}: expected dtype, shape and data_offsets, got {quote(entry)}")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise BundleError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {_short(dtype)}")
+        raise BundleError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {quote(dtype)}")
     for key, value in (("shape", shape), ("data_offsets", span)):
         if not isinstance(value, list) or any(type(v) is not int or not 0 <= v < 2**63 for v in value):
-            raise BundleError(f"{where}: {key}: expected a list of whole numbers, got {_short(value)}")
+            raise BundleError(f"{where}: {key}: expected a list of whole numbers, got {quote(value)}")
+    if len(shape) > _MAX_DIMS:
+        raise BundleError(f"{where}: shape: expected at most {_MAX_DIMS} dimensions, got {len(shape)}")
     bytes_ = math.prod(shape) * _ITEMSIZE[dtype]
+    if bytes_ == 0 and math.prod(max(size, 1) for size in shape) >= 2**48:
+        raise BundleError(f"{where}: shape: expected one that an array can have, got {quote(shape)}")
     if len(span) != 2 or span[1] - span[0] != bytes_:
-        raise BundleError(f"{where}: expected {bytes_} bytes for {dtype} {_short(shape)}, got data at {span}")
+        raise BundleError(f"{where}: expected {bytes_} bytes for {dtype} {quote(shape)}, got data at {quote(span)}")
     if data + span[1] > size:
         raise BundleError(f"{where}: expected data within {size} bytes, got an end at {data + span[1]}")
     return TensorInfo(dtype, tuple(shape), data + span[0]), (span[0], span[1])
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} comes twice")
-    return result
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

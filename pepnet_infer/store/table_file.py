@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.checked import untrusted
 from pepnet_infer.errors import BundleError
 from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.schema import TableSpec
@@ -39,6 +40,11 @@ def open_table(path: Path, spec: TableSpec | None = None) -> TableFile:
     Keys, scores and the default row are read and checked. Values of rows are not: that would read the whole file, and
     the bundle's hashes cover it.
     """
+    with untrusted(path, BundleError):
+        return _open(path, spec)
+
+
+def _open(path: Path, spec: TableSpec | None) -> TableFile:
     file = MappedFile(path)
     if set(file.tensors) != set(_NAMES):
         got = ", ".join(sorted(file.tensors)) or "none"

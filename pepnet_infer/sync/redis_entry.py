@@ -16,7 +16,8 @@ from typing import BinaryIO, NamedTuple
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.files import new_directory
-from pepnet_infer.listing import check_files, open_regular, plain, read_document, typed
+from pepnet_infer.listing import check_files, plain
+from pepnet_infer.storage.document import open_regular, read_document, typed
 from pepnet_infer.sync.delta import MANIFEST
 from pepnet_infer.sync.transport import Kind
 

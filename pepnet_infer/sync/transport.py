@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from pepnet_infer.bundle import MANIFEST as BUNDLE_MANIFEST
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.listing import read_document, typed
+from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.sync.delta import DeltaHead
 
 #: Where an entry stands. Of two positions of one log the later one is larger as text. "" is before the first.

@@ -22,7 +22,8 @@ DRIVER = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import numpy as np
-from pepnet_infer.listing import check_files, describe_files, read_document, write_document
+from pepnet_infer.listing import check_files, describe_files
+from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
 from pepnet_infer.sync.delta_rows import DeltaRows
 from pepnet_infer.sync.directory_log import DirectoryLog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +18,8 @@ import pytest
 from forged import Break, drop, manifest, put
 
 from pepnet_infer.bundle import Bundle, read_tensors
-from pepnet_infer.errors import BundleError
+from pepnet_infer.errors import BundleError, SchemaError
+from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.tensorfile import write_tensors
 
 LINK = "expected a regular file, got a symbolic link"
@@ -145,10 +147,29 @@ CASES: list[tuple[str, Break, str]] = [
     ("not utf-8", text("manifest.json", b'{"a": "\xff"}'), r"manifest\.json: expected JSON, got"),
     ("empty", text("manifest.json", ""), r"manifest\.json: expected JSON, got"),
     ("a list", text("manifest.json", "[]"), r"manifest\.json: expected a JSON object, got list"),
-    ("too deep", text("manifest.json", "[" * 10**6), r"manifest\.json: expected JSON, got"),
+    ("too deep", text("manifest.json", "[" * 10**5), r"manifest\.json: expected JSON, got"),
+    (
+        "deep",
+        text("manifest.json", '{"a":' + "[" * 100 + "]" * 100 + "}"),
+        r"manifest\.json: expected JSON, at most 64 values deep, got deeper",
+    ),
+    (
+        "many values",
+        text("manifest.json", '{"a": [' + "{}," * 300_000 + "{}]}"),
+        r"manifest\.json: expected JSON of at most 500000 values, got about 600",
+    ),
+    ("long number", text("manifest.json", '{"a": 1' + "0" * 400 + "}"), r"got: the number 10+ is beyond 64 bits"),
+    ("half a character", text("manifest.json", '{"a": "\\ud800"}'), r"expected JSON, got: .*surrogates not allowed"),
+    ("large number", text("manifest.json", '{"a": 1e400}'), r"got: the number 1e400 is beyond float64"),
+    ("many digits", text("manifest.json", '{"a": 0.' + "1" * 10**6 + "}"), r"is beyond float64"),
+    (
+        "name twice",
+        text("manifest.json", "{" + "".join(f'"k{i}":0,' for i in range(200_000)) + '"z":0,"z":0}'),
+        r"manifest\.json: expected JSON, got: key 'z' comes twice",
+    ),
     ("NaN", text("manifest.json", '{"a": NaN}'), r"manifest\.json: expected JSON, got: NaN is not a JSON number"),
     ("parity not json", retext("parity.json", b"{"), r"parity\.json: expected JSON"),
-    ("huge", lambda r: os.truncate(r / "manifest.json", 1 << 30), r"expected at most 67108864 bytes, got 1073741824"),
+    ("huge", lambda r: os.truncate(r / "manifest.json", 1 << 30), r"expected at most 16777216 bytes, got 1073741824"),
     # the manifest's keys
     *(
         (f"no {key}", drop(key), rf"manifest\.json: missing key '{key}'")
@@ -161,19 +182,58 @@ CASES: list[tuple[str, Break, str]] = [
     ),
     ("format 0", put("format_version", 0), r"format_version: expected 1, got 0, an unknown format"),
     ("format as text", put("format_version", "1"), r"format_version: expected int, got str '1'"),
-    ("format true", put("format_version", True), r"format_version: expected int, got bool 'True'"),
-    ("negative version", put("model_version", -1), r"model_version: expected 0 or more, got -1"),
-    ("version as float", put("model_version", 7.0), r"model_version: expected int, got float"),
+    ("format true", put("format_version", True), r"format_version: expected int, got bool True"),
+    ("negative version", put("model_version", -1), r"model_version: expected int >= 0, got -1"),
+    ("version as float", put("model_version", 7.0), r"model_version: expected int, got 7.0"),
     (
         "other tasks",
         put("tasks", ["like", "click"]),
         r"tasks: expected \['click', 'like'\] as in its schema, got \['like'",
     ),
     ("other domains", put("domains", [0, 1]), r"domains: expected \[0, 1, 4\] as in its schema, got \[0, 1\]"),
-    ("files a list", put("files", []), r"files: expected dict, got list"),
+    ("files a list", put("files", []), r"files: expected a mapping, got"),
     ("other hash", put("schema_hash", "0" * 64), r"schema_hash: expected [0-9a-f]{64} for its schema, got 0{64}"),
     ("other schema", put_in("schema", "name", "x"), r"schema_hash: expected [0-9a-f]{64} for its schema, got"),
     ("bad schema", put_in("schema", "fields", 3), r"manifest\.json: schema\.fields: expected list, got 3"),
+    (
+        "boundaries a number",
+        manifest(lambda d: d["schema"]["fields"][0]["transform"].update(boundaries=5)),
+        r"schema\.fields\[0\] \(user_id\)\.transform\.boundaries: expected list, got 5",
+    ),
+    (
+        "hours off",
+        manifest(lambda d: d["schema"]["fields"][0]["transform"].update(utc_offset=1e15)),
+        r"transform\.utc_offset: expected hours from -26 to 26, got 1000000000000000",
+    ),
+    (
+        "bag beyond counting",
+        manifest(lambda d: d["schema"]["fields"][2].update(max_len=2**63)),
+        r"max_len: expected 1 to 2147483647, got 9223372036854775808",
+    ),
+    (
+        "field twice",
+        manifest(lambda d: d["schema"]["fields"].append(d["schema"]["fields"][0])),
+        r"schema\.fields: duplicate name 'user_id'",
+    ),
+    ("many layers", put_in("config", "layers", [1] * 1000), r"config\.layers: expected at most 256 widths, got 1000"),
+    ("wide layer", put_in("config", "layers", [2**40]), r"config\.layers: expected an integer up to 2147483647"),
+    (
+        "no hash",
+        listed("dense.onnx", {"bytes": 3, "sha256": "x" * 200}),
+        r"sha256: expected .*, got 'x{20,99}",
+    ),
+    ("golden seed", parity(lambda p: p["golden"].__setitem__("seed", -1)), r"golden\.seed: expected int >= 0, got -1"),
+    (
+        "golden of another width",
+        parity(lambda p: p["golden"].__setitem__("scores", [[0.5, 0.5], [0.5]])),
+        r"parity\.json: golden\.scores\[1\]: expected 2 numbers, got 1",
+    ),
+    (
+        "golden scores beyond 1",
+        parity(lambda p: p["golden"].__setitem__("scores", [[0.5, 1.5]])),
+        r"golden\.scores\[0\]\[1\]: expected number <= 1\.0, got 1\.5",
+    ),
+    ("no fp32", parity(lambda p: p.pop("fp32")), r"parity\.json: missing key 'fp32'"),
     ("bad config", put_in("config", "experts", "3"), r"manifest\.json: config\.experts: expected an integer, got '3'"),
     ("unknown flag", put_in("config", "turbo", 1), r"manifest\.json: config: unknown key 'turbo'"),
     (
@@ -198,16 +258,16 @@ CASES: list[tuple[str, Break, str]] = [
         put("precisions", {"int8": {"max_abs": 1e999, "delta_auc": 1}}),
         r"precisions: int8: max_abs: expected a number above 0, got inf|Infinity is not a JSON number",
     ),
-    ("native a list", parity(lambda p: p.__setitem__("native", [])), r"parity\.json: native: expected dict, got list"),
+    ("native a list", parity(lambda p: p.__setitem__("native", [])), r"parity\.json: native: expected a mapping, got"),
     (
         "offered a word",
         parity(lambda p: p["native"]["int8"].__setitem__("offered", "yes")),
-        r"parity\.json: native\.int8: offered: expected bool, got str 'yes'",
+        r"parity\.json: native\.int8: offered: expected bool, got 'yes'",
     ),
     (
         "figure a word",
         parity(lambda p: p["native"]["bf16"].__setitem__("max_abs", "small")),
-        r"parity\.json: native\.bf16: max_abs: expected a number or null, got 'small'",
+        r"parity\.json: native\.bf16: max_abs: expected number or null, got 'small'",
     ),
     ("no reason", parity(lambda p: p["native"]["fp32"].pop("why")), r"native\.fp32: missing key 'why'"),
     # paths
@@ -230,9 +290,9 @@ CASES: list[tuple[str, Break, str]] = [
     ),
     ("dangling link", link("more", "nowhere", as_is=True), rf"more: {LINK}"),
     # what the listing says
-    ("entry a number", listed("dense.onnx", 3), r"'dense\.onnx': expected a mapping with bytes and sha256, got int"),
+    ("entry a number", listed("dense.onnx", 3), r"'dense\.onnx': expected a mapping with bytes, sha256, got 3"),
     ("no sha256", listed("dense.onnx", {"bytes": 3}), r"files: 'dense\.onnx': missing key 'sha256'"),
-    ("size as text", listed("dense.onnx", {"bytes": "3", "sha256": ""}), r"bytes: expected int, got str '3'"),
+    ("size as text", listed("dense.onnx", {"bytes": "3", "sha256": ""}), r"bytes: expected int, got '3'"),
     (
         "unlisted",
         manifest(lambda d: d["files"].pop(TABLE)),
@@ -360,3 +420,47 @@ def test_nothing_outside_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch
         outside = [p for p in opened if not p.startswith(inside) and not p.endswith((".py", ".pyc", ".so"))]
         assert outside == [], name
     assert len(opened) > len(CASES)
+
+
+def places(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [at] * bool(at) + [place for key, value in inside for place in places(value, (*at, key))]
+
+
+ODD = [None, True, -1, 2**63, 2**64 - 1, 1e308, 5e-324, "", "\ud800", "../x", [], {}, [[]], {"a": {}}, [2**63] * 9]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "parity.json"])
+def test_any_other_value_at_any_key_is_read_or_refused(bundle: Path, name: str) -> None:
+    whole = json.loads((bundle / name).read_text())
+    random = np.random.default_rng(3)
+    refused, some = 0, [place for place in places(whole) if random.random() < 100 / len(places(whole))]
+    for place in some:
+        data = json.loads(json.dumps(whole))
+        inside = data
+        for key in place[:-1]:
+            inside = inside[key]
+        inside[place[-1]] = ODD[random.integers(len(ODD))]
+        with contextlib.suppress(SchemaError):
+            if name == "manifest.json" and isinstance(data["schema"], dict):
+                data["schema_hash"] = FeatureSchema.from_json(data["schema"]).hash
+        (bundle / name).write_text(json.dumps(data))
+        if name != "manifest.json":
+            relist(bundle, name)
+        try:
+            Bundle.open(bundle, check="sizes")
+        except BundleError:
+            refused += 1
+    assert refused > len(some) // 5
+
+
+@pytest.mark.parametrize(
+    "name", ["lost+found/x", ".nfs00000000004c2d1f00000001", ".DS_Store", "tables/._video", "tables/.DS_Store"]
+)
+def test_what_file_systems_leave_in_a_folder_is_passed_over(bundle: Path, name: str) -> None:
+    (bundle / name).parent.mkdir(exist_ok=True)
+    (bundle / name).write_text("left here")
+    Bundle.open(bundle)
+    listed(name.partition("/x")[0], RIGHT)(bundle)
+    with pytest.raises(BundleError, match="got no file"):
+        Bundle.open(bundle)

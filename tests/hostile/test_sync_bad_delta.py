@@ -106,7 +106,6 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "its own base": (put("model_version", 7), "version", f"{TWO_63} 7 to 7"),
     "a version below 0": (put("base_version", -1), "version", f"{TWO_63} -1 to 9"),
     "a version of 2^63": (put("model_version", 2**63), "version", f"{TWO_63} 7 to 9223372036854775808"),
-    "a version of 2^70": (put("model_version", 2**70), "version", TWO_63),
     "a float as version": (put("model_version", 9.0), "format", "model_version: expected int, got float"),
     "a bool as version": (put("base_version", True), "format", "base_version: expected int, got bool"),
     "a pass below 0": (put("pass", -1), "format", "expected a pass from 0 and a finite time"),
@@ -117,9 +116,9 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "a time of 1e999": (
         lambda root: text((root / "manifest.json").read_text().replace("1000000000.0", "1e999"))(root),
         "format",
-        "produced_at: expected Unix seconds, got inf",
+        "expected JSON, got: the number 1e999 is beyond float64",
     ),
-    "a time of 10^400": (put("produced_at", 10**400), "format", "produced_at: expected Unix seconds, got 1000"),
+    "a time of 10^400": (put("produced_at", 10**400), "format", "expected JSON, got: the number 1000"),
     "no base": (drop("base_version"), "format", "missing key 'base_version'"),
     "no schema": (drop("schema_hash"), "format", "missing key 'schema_hash'"),
     # the manifest's text
@@ -130,7 +129,7 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "no UTF-8": (text(b'{"format": "\xff"}'), "format", "expected JSON, got: "),
     "nested without end": (text("[" * 200_000), "format", "expected JSON, got: "),
     "a number without end": (text('{"pass": ' + "9" * 5000 + "}"), "format", "expected JSON, got: "),
-    "100 MB": (huge, "format", "expected at most 67108864 bytes, got 100000000"),
+    "100 MB": (huge, "format", "expected at most 16777216 bytes, got 100000000"),
     "a name twice": (doubled, "format", "'rows/user.safetensors' comes twice"),
     "no manifest": (lambda root: (root / "manifest.json").unlink(), "format", "expected a file, got: No such file"),
     "a folder as manifest": (
@@ -147,10 +146,10 @@ CASES: dict[str, tuple[Break, str, str]] = {
     # the listing
     "no listing": (drop("files"), "files", "missing key 'files'"),
     "a listing of names": (put("files", [DENSE]), "files", "files: expected dict, got list"),
-    "an entry that is a number": (listed(USER, 7), "files", "expected a mapping with bytes and sha256, got int"),
+    "an entry that is a number": (listed(USER, 7), "files", "expected a mapping with bytes, sha256, got 7"),
     "an entry without a hash": (listed(USER, {"bytes": 7}), "files", "missing key 'sha256'"),
-    "bytes as text": (listed(USER, {"bytes": "7", "sha256": ""}), "files", "bytes: expected int, got str"),
-    "bytes below 0": (listed(USER, {"bytes": -1, "sha256": ""}), "files", "bytes: expected 0 or more, got -1"),
+    "bytes as text": (listed(USER, {"bytes": "7", "sha256": ""}), "files", "bytes: expected int, got '7'"),
+    "bytes below 0": (listed(USER, {"bytes": -1, "sha256": ""}), "files", "bytes: expected int >= 0, got -1"),
     "another hash": (
         manifest(lambda data: data["files"][USER].__setitem__("sha256", "0" * 64)),
         "files",
@@ -167,7 +166,7 @@ CASES: dict[str, tuple[Break, str, str]] = {
         "table",
         r"expected dense\.safetensors, dense\.onnx or rows of a table, got 'rows/other\.safetensors'",
     ),
-    "half a surrogate": (listed("rows/\ud800", ENTRY), "table", "rows of a table, got"),
+    "half a surrogate": (listed("rows/\ud800", ENTRY), "format", "expected JSON, got: .*surrogates not allowed"),
     "itself": (listed("manifest.json", ENTRY), "table", "got 'manifest.json'"),
     "a file more": (lambda root: (root / "rows/b").write_text(""), "files", "expected only files listed"),
     "a file less": (lambda root: (root / USER).unlink(), "files", r"user\.safetensors: expected a file of \d+ bytes"),

@@ -17,6 +17,7 @@ from pepnet_infer import listing
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.storage import document
 from pepnet_infer.sync import delta as delta_module
 from pepnet_infer.sync.delta import Delta, DeltaHead, write_delta
 from pepnet_infer.sync.directory_log import DirectoryLog
@@ -92,7 +93,8 @@ def test_a_directory_replaced_while_it_is_read_is_refused(
         steps += 1
         return open_regular(path)
 
-    monkeypatch.setattr(listing, "open_regular", open_late)
+    for module in (document, listing):
+        monkeypatch.setattr(module, "open_regular", open_late)
     found, reason = opened(check, root)
     if found is None:
         assert reason == "race"

@@ -64,7 +64,7 @@ def test_opened_it_is_the_checkpoint(toy_bundle: Path, toy_checkpoint: Checkpoin
 
 
 def test_a_check_there_is_not_is_an_error(toy_bundle: Path) -> None:
-    with pytest.raises(ValueError, match="check: expected 'full' or 'sizes', got 'none'"):
+    with pytest.raises(ValueError, match="check: expected one of full, sizes, got 'none'"):
         Bundle.open(toy_bundle, check="none")  # type: ignore[arg-type]
 
 

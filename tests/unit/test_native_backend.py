@@ -212,14 +212,6 @@ def test_int8_runs_where_the_export_offers_it(bundle: Bundle, measured: dict[str
     assert said["precision"] == "int8"
 
 
-def test_a_parity_file_that_makes_no_sense_is_a_bundle_error(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match=r"parity\.json: native\.int8: offered: expected bool, got str 'yes'"):
-        backends.create(with_int8(bundle, {"offered": "yes"}), "native", "int8")
-    other = dataclasses.replace(bundle, parity={"native": []})
-    with pytest.raises(BundleError, match=r"parity\.json: native: expected dict, got list"):
-        backends.create(other, "native", "int8")
-
-
 def test_weights_that_are_not_finite_are_refused_where_hashes_are_not_read(toy_bundle: Path, tmp_path: Path) -> None:
     for value, what in ((np.nan, "NaN"), (-np.inf, "infinity")):
         path = tmp_path / what

@@ -115,7 +115,7 @@ def _drop(path: list[Any]) -> Callable[[dict[str, Any]], None]:
     [
         (_drop(["tasks"]), r"schema: missing key 'tasks'"),
         (_set(["colour"], 1), r"schema: unknown key 'colour'"),
-        (_set(["tables", "user", "dim"], 0), r"schema\.tables\.user\.dim: expected at least 1, got 0"),
+        (_set(["tables", "user", "dim"], 0), r"schema\.tables\.user\.dim: expected 1 to 2147483647, got 0"),
         (_set(["tables", "user", "dim"], "8"), r"schema\.tables\.user\.dim: expected int, got '8'"),
         (_set(["tables", "user", "number"], 1), r"schema\.tables: expected distinct numbers .* got \[1, 1, 2\]"),
         (_set(["tables", "../x"], {"dim": 2}), r"expected a name of letters, digits and _, got '\.\./x'"),
@@ -128,7 +128,7 @@ def _drop(path: list[Any]) -> Callable[[dict[str, Any]], None]:
         (_drop(["fields", 1, "table"]), r"user_id\.table: expected one of tab, user, video, got None"),
         (_set(["fields", 0, "table"], "user"), r"duration\.table: a dense field has no table, got 'user'"),
         (_set(["fields", 2, "join"], "clicks"), r"watched\.join: expected one of history, got 'clicks'"),
-        (_set(["fields", 2, "max_len"], 0), r"watched\.max_len: expected at least 1, got 0"),
+        (_set(["fields", 2, "max_len"], 0), r"watched\.max_len: expected 1 to 2147483647, got 0"),
         (_set(["fields", 2, "pooling"], "max"), r"watched\.pooling: expected one of mean, sum, got 'max'"),
         (
             _set(["fields", 1, "inputs"], ["deep"]),

@@ -1,0 +1,155 @@
+"""JSON from outside (manifests, parity files, headers of tensor files), read with limits on what it may cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from pepnet_infer.errors import BundleError
+from pepnet_infer.quoting import quote
+
+#: A manifest is some kilobytes; that of ten thousand fields is 4 MB.
+MAX_BYTES = 16 << 20
+#: Values of a document at most, counted before any is made: `[{},{},…]` takes 24 times its own size in memory.
+MAX_VALUES = 500_000
+#: How deep values lie in each other at most.
+MAX_DEPTH = 64
+
+_MAX_DIGITS = 100  # of a number: what `json.dumps` writes of a float64 has 24 characters at most
+_T = TypeVar("_T")
+
+
+def write_document(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes `data` as indented JSON, keys in their own order."""
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def read_document(root: Path, name: str) -> dict[str, Any]:
+    """Returns the JSON object in `root/name`. Raises BundleError when it is not there, a link, or not JSON."""
+    path = root / name
+    if not root.is_dir():
+        raise BundleError(f"{root}: expected a directory with {name}, got {'a file' if root.exists() else 'nothing'}")
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise BundleError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
+            text = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
+    return parse_document(str(path), text)
+
+
+def parse_document(where: str, text: bytes) -> dict[str, Any]:
+    """Returns the JSON object that `text` is, in time and memory that grow no faster than `text` does.
+
+    Raises BundleError for what is no JSON object, for a key that comes twice, a number beyond 64 bits or float64, and
+    for more bytes, values or depth than the limits of this module.
+    """
+    if len(text) > MAX_BYTES:
+        raise BundleError(f"{where}: expected at most {MAX_BYTES} bytes of JSON, got {len(text)}")
+    values = text.count(b",") + text.count(b"{") + text.count(b"[")
+    if values > MAX_VALUES:
+        raise BundleError(f"{where}: expected JSON of at most {MAX_VALUES} values, got about {values}")
+    try:
+        data = json.loads(
+            text.decode(),
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_real,
+            object_pairs_hook=_distinct,
+        )
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: expected JSON, got: {error!s:.200}") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{where}: expected a JSON object, got {type(data).__name__}")
+    _check_depth(where, data)
+    if b"\\u" in text:
+        _check_text(where, data)
+    return data
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a file to be read. Raises BundleError for a link or a special file, OSError for one that cannot be read."""
+    mode = os.lstat(path)
+    check_regular(path, mode)
+    # What was looked at may be another by now: no link is followed, and no pipe waited for.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        check_regular(path, os.fstat(handle))
+    except BundleError:
+        os.close(handle)
+        raise
+    return open(handle, "rb")
+
+
+def check_regular(path: str | Path, mode: os.stat_result) -> None:
+    """Raises BundleError unless `mode` is that of a regular file."""
+    if stat.S_ISLNK(mode.st_mode):
+        raise BundleError(f"{path}: expected a regular file, got a symbolic link")
+    if not stat.S_ISREG(mode.st_mode):
+        raise BundleError(f"{path}: expected a regular file, got a special file")
+
+
+def typed(where: str, data: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    """Returns `data[key]`, which must be a `kind`. Raises BundleError naming `where` and the key."""
+    if key not in data:
+        raise BundleError(f"{where}: missing key {key!r}")
+    value = data[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BundleError(f"{where}: {key}: expected {kind.__name__}, got {type(value).__name__} {quote(value)}")
+    return value
+
+
+def _check_depth(where: str, data: object) -> None:
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, list | dict)
+        ]
+        if not level:
+            return
+    raise BundleError(f"{where}: expected JSON, at most {MAX_DEPTH} values deep, got deeper")
+
+
+def _check_text(where: str, data: object) -> None:
+    """Refuses halves of characters, which JSON can write and no file, column or message can have."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(f"{where}: expected JSON, got: {error!s:.200}") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**64:
+        raise ValueError(f"the number {digits[:24]} is beyond 64 bits")
+    return number
+
+
+def _real(digits: str) -> float:
+    if len(digits) > _MAX_DIGITS or not math.isfinite(number := float(digits)):
+        raise ValueError(f"the number {digits[:24]} is beyond float64")
+    return number
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        names = sorted(name for name, _ in pairs)
+        twice = next(name for name, after in pairwise(names) if name == after)
+        raise ValueError(f"key {twice[:80]!r} comes twice")
+    return data
