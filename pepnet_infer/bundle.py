@@ -15,6 +15,7 @@ from pepnet_infer.checked import check_option, untrusted
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.listing import check_files
+from pepnet_infer.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.manifest import read_manifest, read_parity
 from pepnet_infer.precisions import BUDGETS, Budget, read_budgets
 from pepnet_infer.quoting import quote
@@ -189,10 +190,17 @@ def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None
 
 
 def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values: bool) -> dict[str, TableInfo]:
-    """Checks dense weights and tables against schema and config, with `values` also what is in them."""
-    check_dense(MappedFile(root / DENSE), config, len(schema.tasks), values)
+    """Checks dense weights and tables against schema and config, with `values` also what is in them.
+
+    Numbers then are finite, and so small that no product of them overflows (`check_magnitudes`). Raises BundleError.
+    """
+    dense = MappedFile(root / DENSE)
+    check_dense(dense, config, len(schema.tasks), values)
     tables = {t.name: check_table(table_path(root, t.name), t, values) for t in schema.tables}
     if values:
+        largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
+        weights = {name: dense.array(name) for name in dense.tensors}
+        check_magnitudes(str(dense.path), config, weights, InputBounds.of(schema, largest))
         read_sides(root, schema)
     else:
         for join in schema.joins:

@@ -18,6 +18,8 @@ BASELINES = ("deepfm", "dcnv2", "shared_bottom", "mmoe", "ple")
 MODELS = ("pepnet", *BASELINES)
 _MOST = 2**31 - 1  # of a width: what the kernels count with
 _MOST_LAYERS = 256
+#: Least and most of γ, 2 in the paper: the gates of each layer multiply by it, so that a large one overflows.
+GAMMA = (1e-3, 1e3)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class ModelConfig:
             raise SchemaError(f"config.experts: expected at least 1, got {self.experts}")
         if self.gate_hidden is not None and self.gate_hidden < 1:
             raise SchemaError(f"config.gate_hidden: expected null or at least 1, got {self.gate_hidden}")
-        if not self.gamma > 0:
-            raise SchemaError(f"config.gamma: expected a positive number, got {self.gamma}")
+        if not GAMMA[0] <= self.gamma <= GAMMA[1]:
+            raise SchemaError(f"config.gamma: expected a number from {GAMMA[0]:g} to {GAMMA[1]:g}, got {self.gamma:g}")
         if self.inputs.general < 1 or self.inputs.domain < 0 or self.inputs.prior < 0:
             raise SchemaError(f"config.inputs: expected at least 1 general column and none below 0, got {self.inputs}")
         if self.model == "pepnet":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 STAGES = ("encode", "lookup", "dense")
+_LOG = logging.getLogger("pepnet_infer.engine")
+#: Seconds between two warnings about rows without scores.
+_WARN_EVERY_S = 60.0
+_CAUSE = "their inputs or embedding rows are no numbers or overflow float32"
 
 
 class Stopwatch:
@@ -32,7 +37,8 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._batches = self._rows = self._errors = 0
+        self._batches = self._rows = self._errors = self._invalid = 0
+        self._warn_from = 0.0
         self._unknown: Counter[str] = Counter()
         self._unavailable: Counter[str] = Counter()
         self._spent = dict.fromkeys(STAGES, 0)
@@ -66,6 +72,17 @@ class Counters:
             for stage, spent in watch.spent.items():
                 self._spent[stage] += spent
 
+    def add_invalid(self, rows: int) -> None:
+        """Counts rows of which a score is no number in [0, 1], and logs a warning, the next one a minute later."""
+        now = monotonic()
+        with self._lock:
+            self._invalid += rows
+            total, warn = self._invalid, now >= self._warn_from
+            if warn:
+                self._warn_from = now + _WARN_EVERY_S
+        if warn:
+            _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
+
     def add_error(self) -> None:
         """Counts one call that raised."""
         with self._lock:
@@ -79,12 +96,13 @@ class Counters:
             self.add_error()
 
     def read(self) -> dict[str, Any]:
-        """Returns batches, rows, errors, unknown and unavailable (by field) and time_us (by stage)."""
+        """Returns batches, rows, errors, invalid, unknown and unavailable (by field) and time_us (by stage)."""
         with self._lock:
             return {
                 "batches": self._batches,
                 "rows": self._rows,
                 "errors": self._errors,
+                "invalid": self._invalid,
                 "unknown": dict(self._unknown),
                 "unavailable": dict(self._unavailable),
                 "time_us": {stage: spent // 1000 for stage, spent in self._spent.items()},

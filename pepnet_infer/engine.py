@@ -9,7 +9,10 @@ from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from pepnet_infer import backends, forks
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels, backends, forks
 from pepnet_infer.assemble import Assembler, Inputs, Matrix
 from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.bundle import Bundle, Check
@@ -158,11 +161,11 @@ class Engine:
 
         Their widths are `bundle.config.inputs`. Arrays of any other dtype or shape are refused with a SchemaError; a
         view that is not C-contiguous is copied. NaN and infinities are computed with as IEEE 754 says, and never touch
-        the scores of other rows.
+        the scores of other rows; rows of which a score is then no number in [0, 1] are counted in `stats()["invalid"]`.
 
         With `out` all four are arrays on the GPU that speak DLPack (torch, cupy), C-contiguous, and the backend is
         "cuda": nothing is copied, the call is put into the CUDA stream `stream` (its handle; 0 is the default one) and
-        returns `out` at once, whose scores are there for what comes later in that stream.
+        returns `out` at once, whose scores are there for what comes later in that stream. Nothing is counted of these.
         """
         values: Matrix | DeviceArray
         begin = perf_counter_ns()  # no generator and no stopwatch here: a call may be a few microseconds long
@@ -170,6 +173,7 @@ class Engine:
             if out is None:
                 values = self._open().dense(general, domain, prior)
                 rows = len(values)
+                self._invalid(values)
             else:
                 values, rows = out, _on_device(self._open().backend, general, domain, prior, out, stream)
         self._counters.add_dense(rows, perf_counter_ns() - begin)
@@ -199,11 +203,12 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         """Returns counters since loading, without stopping anyone.
 
-        batches, rows, errors (calls that raised); unknown (ids that the store does not have, by field and by table),
-        unavailable (ids that got the default row because the store failed, was late or was not waited for); time_us
-        (encode, lookup, dense); backend (what `Backend.describe` says: backend, provider, precision, threads, why and,
-        for native, isa, how, spin, packed_bytes); provider, model_version; cache (what `CachedRows.stats` says, None
-        without a cache); sync (what `Follower.stats` says, None without one).
+        batches, rows, errors (calls that raised), invalid (rows of which a score is no number in [0, 1]); unknown (ids
+        that the store does not have, by field and by table), unavailable (ids that got the default row because the
+        store failed, was late or was not waited for); time_us (encode, lookup, dense); backend (what
+        `Backend.describe` says: backend, provider, precision, threads, why and, for native, isa, how, spin,
+        packed_bytes); provider, model_version; cache (what `CachedRows.stats` says, None without a cache); sync (what
+        `Follower.stats` says, None without one).
         """
         counted, cache, description = self._counters.read(), self.cache, self._describe()
         return {
@@ -318,7 +323,13 @@ class Engine:
             scorer = parts.features
             values, unknown, unavailable = watch.time("dense", lambda: scorer.score(features, shared))
         self._counters.add(len(values), unknown, unavailable, watch)
-        return Scores(values, self.tasks, parts.model_version, unknown, unavailable)
+        return Scores(values, self.tasks, parts.model_version, unknown, unavailable, self._invalid(values))
+
+    def _invalid(self, values: Matrix) -> npt.NDArray[np.bool_] | None:
+        invalid = _kernels.rows_without_probability(values)
+        if invalid is not None:
+            self._counters.add_invalid(int(np.count_nonzero(invalid)))
+        return invalid
 
 
 def _on_device(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pepnet_infer.errors import BundleError
 from pepnet_infer.schema import TableSpec
@@ -23,6 +24,8 @@ class TableInfo:
     dim: int
     dtype: str  # of the rows: float32, float16 or bfloat16
     bytes: int  # of the file
+    #: the largest magnitude in each column [dim] of the rows and of the default row; None where they were not looked at
+    largest: npt.NDArray[np.float64] | None = None
 
 
 def check_table(path: Path, spec: TableSpec, values: bool) -> TableInfo:
@@ -31,16 +34,22 @@ def check_table(path: Path, spec: TableSpec, values: bool) -> TableInfo:
     Raises BundleError.
     """
     file = open_table(path, spec)
+    largest = None
     if values:
-        _check_finite(path, file.rows, file.dtype == "bfloat16")
-    return TableInfo(file.keys.size, spec.dim, file.dtype, file.bytes)
+        largest = np.maximum(_largest(path, file.rows, file.dtype == "bfloat16"), np.abs(file.default))
+    return TableInfo(file.keys.size, spec.dim, file.dtype, file.bytes, largest)
 
 
-def _check_finite(path: Path, rows: Array, bfloat16: bool) -> None:
+def _largest(path: Path, rows: Array, bfloat16: bool) -> npt.NDArray[np.float64]:
+    """Returns the largest magnitude in each column. Raises BundleError for a row that is not finite."""
+    largest = np.zeros(rows.shape[1])
     step = max(1, _CHUNK // rows.shape[1])
     for at in range(0, len(rows), step):
         part = rows[at : at + step]
-        finite = np.isfinite(from_bfloat16(part) if bfloat16 else part)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
+        values = from_bfloat16(part) if bfloat16 else part
+        here = np.maximum(values.max(axis=0), -values.min(axis=0))  # NaN where any is
+        if not np.isfinite(here).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
             raise BundleError(f"{path}: rows[{at + row}, {column}]: expected a finite number, got NaN or infinity")
+        largest = np.maximum(largest, here)
+    return largest

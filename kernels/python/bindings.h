@@ -18,6 +18,7 @@ void bind_ops(pybind11::module_& module);
 void bind_packed_weights(pybind11::module_& module);
 void bind_row_cache(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
+void bind_score_check(pybind11::module_& module);
 void bind_side_rows(pybind11::module_& module);
 void bind_table(pybind11::module_& module);
 void bind_update_window(pybind11::module_& module);

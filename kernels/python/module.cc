@@ -15,6 +15,7 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_packed_weights(module);
   pepnet::python::bind_row_cache(module);
   pepnet::python::bind_rows(module);
+  pepnet::python::bind_score_check(module);
   pepnet::python::bind_side_rows(module);
   pepnet::python::bind_table(module);
   pepnet::python::bind_update_window(module);

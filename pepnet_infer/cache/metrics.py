@@ -120,6 +120,7 @@ def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
     page.add("batches_total", "counter", "Batches scored", stats["batches"])
     page.add("rows_total", "counter", "Rows scored", stats["rows"])
     page.add("errors_total", "counter", "Calls that raised", stats["errors"])
+    page.add("invalid_rows_total", "counter", "Rows of which a score is no number in [0, 1]", stats["invalid"])
     for stage, spent in stats["time_us"].items():
         page.add("stage_seconds_total", "counter", "Time spent, by stage", spent / 1e6, stage=stage)
     for kind, text in _DEFAULTED.items():

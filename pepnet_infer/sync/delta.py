@@ -21,6 +21,7 @@ from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, describe_files, plain, read_listed
+from pepnet_infer.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.store.mapped_file import MappedFile
@@ -203,9 +204,11 @@ def _dense(root: Path, data: bytes, schema: FeatureSchema, config: ModelConfig) 
     try:
         file = MappedFile.over(root / DENSE, data)
         check_dense(file, config, len(schema.tasks), values=True)
+        dense = {name: file.array(name).copy() for name in file.tensors}
+        check_magnitudes(str(root / DENSE), config, dense, InputBounds.of(schema, {}))
     except BundleError as error:
         raise UpdateError("dense", str(error)) from error
-    return {name: file.array(name).copy() for name in file.tensors}
+    return dense
 
 
 def _identity(root: Path) -> tuple[int, int] | None:

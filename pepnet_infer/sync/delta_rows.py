@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.ids import ID_BITS, Keys
+from pepnet_infer.magnitude import NUMBER
 from pepnet_infer.schema import TableSpec
 from pepnet_infer.store import Rows
 from pepnet_infer.store.mapped_file import MappedFile
@@ -18,6 +19,7 @@ from pepnet_infer.sync.pace import Rest, no_rest
 from pepnet_infer.tensorfile import write_tensors
 
 _LARGEST = 1 << 20  # numbers looked at in one step
+_FINITE = f"a finite number of at most {NUMBER:g}"
 
 
 class DeltaRows(NamedTuple):
@@ -72,7 +74,8 @@ class DeltaRows(NamedTuple):
             and (self.expires > -np.inf).all()
             and not np.isinf(self.scores).any()
             and (self.tombstones <= 1).all()
-            and np.isfinite(self.rows).all()
+            and self.rows.max(initial=0.0) <= NUMBER  # NaN is not
+            and self.rows.min(initial=0.0) >= -NUMBER
         )
 
     def _check_shapes(self, where: str, spec: TableSpec | None) -> None:
@@ -98,7 +101,7 @@ class DeltaRows(NamedTuple):
     def _check_values(self, where: str, base_version: int, model_version: int, spec: TableSpec | None) -> None:
         count, dim = self.rows.shape
         if self.default is not None:
-            _refuse("finite", where, "default", self.default, ~np.isfinite(self.default), "a finite number")
+            _refuse("finite", where, "default", self.default, ~(np.abs(self.default) <= NUMBER), _FINITE)
         _refuse("order", where, "keys", self.keys, self.keys[1:] <= self.keys[:-1], "ascending keys, each once")
         if spec is not None:
             other = self.keys >> np.uint64(ID_BITS) != spec.number
@@ -111,11 +114,11 @@ class DeltaRows(NamedTuple):
         step = max(1, _LARGEST // max(dim, 1))
         for begin in range(0, count, step):
             part = self.rows[begin : begin + step]
-            odd = ~np.isfinite(part)
+            odd = ~(np.abs(part) <= NUMBER)
             if odd.any():
                 row, column = np.argwhere(odd)[0]
                 at = f"{where}: rows[{begin + row}, {column}]"
-                raise UpdateError("finite", f"{at}: expected a finite number, got {part[row, column]}")
+                raise UpdateError("finite", f"{at}: expected {_FINITE}, got {part[row, column]}")
 
 
 def checked(
@@ -130,7 +133,7 @@ def checked(
     for where, spec, rows in tables:
         rows._check_shapes(where, spec)
         if rows.default is not None:
-            _refuse("finite", where, "default", rows.default, ~np.isfinite(rows.default), "a finite number")
+            _refuse("finite", where, "default", rows.default, ~(np.abs(rows.default) <= NUMBER), _FINITE)
         widths.setdefault(spec.dim, []).append((where, spec, rows))
     found = {}
     for some in widths.values():

@@ -311,6 +311,12 @@ CASES: list[tuple[str, Break, str]] = [
         r"tensor 'mix\.c': expected only the tensors of its config, got one more",
     ),
     ("weight shape", set_tensor(DENSE, "mix.w", lambda w: w.T), r"'mix\.w': expected shape \[21, 6\], got \[6, 21\]"),
+    (
+        "weights that overflow",
+        set_tensor(DENSE, "experts.0.w", lambda w: w * np.float32(1e34)),
+        r"dense\.safetensors: tensor 'experts\.\d\.w': sums: expected numbers below 1e\+38, so that float32 cannot",
+    ),
+    ("gamma", put_in("config", "gamma", 1e20), r"manifest\.json: config\.gamma: expected a number from 0\.001 to 1000"),
     ("weight type", set_tensor(DENSE, "mix.w", lambda w: w.astype("f8")), r"'mix\.w': expected F32, got F64"),
     (
         "weight NaN",
@@ -373,7 +379,16 @@ def test_refused(bundle: Path, break_it: Break, message: str) -> None:
 
 
 #: What "sizes" leaves out: the reading of every byte.
-UNREAD = {"graph altered", "weights altered", "table altered", "parity altered", "weight NaN", "weight inf", "row NaN"}
+UNREAD = {
+    "weights that overflow",
+    "graph altered",
+    "weights altered",
+    "table altered",
+    "parity altered",
+    "weight NaN",
+    "weight inf",
+    "row NaN",
+}
 
 
 @pytest.mark.parametrize(

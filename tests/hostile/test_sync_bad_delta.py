@@ -202,7 +202,16 @@ CASES: dict[str, tuple[Break, str, str]] = {
         "expected F32, got F64",
     ),
     # the rows
-    "rows of NaN": (tensor("rows", at((2, 3), np.nan)), "finite", r"rows\[2, 3\]: expected a finite number, got nan"),
+    "rows of NaN": (
+        tensor("rows", at((2, 3), np.nan)),
+        "finite",
+        r"rows\[2, 3\]: expected a finite number of at most 1e\+06, got nan",
+    ),
+    "rows that overflow": (
+        tensor("rows", at((2, 3), 2e6)),
+        "finite",
+        r"rows\[2, 3\]: expected .* at most 1e\+06, got 2",
+    ),
     "endless rows": (tensor("rows", at((9, 0), -np.inf)), "finite", r"rows\[9, 0\]: expected .*, got -inf"),
     "a default row of NaN": (tensor("default", at(1, np.nan)), "finite", r"default\[1\]: expected a finite number"),
     "an endless score": (tensor("scores", at(0, np.inf)), "finite", r"scores\[0\]: expected a finite score or NaN"),

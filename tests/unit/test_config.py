@@ -71,6 +71,8 @@ def test_absent_gates_have_no_tensors() -> None:
         ({"experts": True}, r"config\.experts: expected an integer, got True"),
         ({"gamma": float("nan")}, r"config\.gamma: expected a finite number, got nan"),
         ({"gamma": 10**400}, r"config\.gamma: expected a finite number, got an integer of 1329 bits"),
+        ({"gamma": 1e20}, r"config\.gamma: expected a number from 0\.001 to 1000, got 1e\+20"),
+        ({"gamma": 0.0}, r"config\.gamma: expected a number from 0\.001 to 1000, got 0"),
         ({"gamma": "2"}, r"config\.gamma: expected a finite number, got '2'"),
         ({"use_epnet": 1}, r"config\.use_epnet: expected true or false, got 1"),
         ({"inputs": {"general": 4}}, r"config\.inputs: expected widths of general, domain and prior"),

@@ -69,7 +69,8 @@ def test_every_number_is_there(stats: dict[str, Any]) -> None:
     again = ("dim", "hits", "misses", "negative_hits")  # said of its tables
     widths = [{k: v for k, v in one.items() if k not in again} for one in cache["widths"].values()]
     wanted = Counter(numbers(mine) + [value for width in widths for value in numbers(width)])
-    engine = {name: stats[name] for name in ("batches", "rows", "errors", "unknown", "unavailable", "model_version")}
+    keys = ("batches", "rows", "errors", "invalid", "unknown", "unavailable", "model_version")
+    engine = {name: stats[name] for name in keys}
     wanted += Counter(numbers(engine) + [spent / 1e6 for spent in stats["time_us"].values()])
     wanted += Counter([1.0, 1.0])  # the two that say what is running
     assert said == wanted
