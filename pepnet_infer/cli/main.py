@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pepnet_infer.cli.output import progress
+from pepnet_infer.cli.terminal import write_everything
 from pepnet_infer.errors import PepnetError
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ def _register() -> None:
 
 def main() -> None:
     """Runs the command line and ends the process."""
+    write_everything()
     _register()
     try:
         app()
