@@ -21,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all soak soak-sync bench bench-cache clean
+.PHONY: help install demo test lint types test-all soak soak-sync interrupts bench bench-cache clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all soak soak-sync bench bench-cache clean"
+	@echo "also: install lint types test-all soak soak-sync interrupts bench bench-cache clean"
 
 $(VENV)/deps.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -73,6 +73,9 @@ soak: install
 # Ten thousand versions under scoring threads, and more until the time is over: no score of two versions.
 soak-sync: install
 	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(PYTEST) -m slow tests/sync/test_sync_soak.py
+
+interrupts: install
+	$(PYTEST) -m slow tests/concurrency/test_interrupts.py
 
 bench: install
 	$(BIN)/pytest bench

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
-from time import monotonic, perf_counter_ns
+from time import perf_counter_ns
 from typing import Any, TypeVar
+
+from pepnet_infer._kernels import Tally
+from pepnet_infer.seldom import Seldom
 
 _T = TypeVar("_T")
 STAGES = ("encode", "lookup", "dense")
 _LOG = logging.getLogger("pepnet_infer.engine")
-#: Seconds between two warnings about rows without scores.
-_WARN_EVERY_S = 60.0
 _CAUSE = "their inputs or embedding rows are no numbers or overflow float32"
+_ENGINE, _UNKNOWN, _UNAVAILABLE = "engine", "unknown", "unavailable"  # what sums are of
 
 
 class Stopwatch:
@@ -33,60 +33,39 @@ class Stopwatch:
 
 
 class Counters:
-    """Totals since the engine was loaded. The lock is held for a few additions, never during work."""
+    """Totals since the engine was loaded. Each count is one addition that nothing can interrupt."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._batches = self._rows = self._errors = self._invalid = 0
-        self._warn_from = 0.0
-        self._unknown: Counter[str] = Counter()
-        self._unavailable: Counter[str] = Counter()
-        self._spent = dict.fromkeys(STAGES, 0)
-
-    def reset_after_fork(self) -> None:
-        """In a child process: whoever held the lock is not here."""
-        self._lock = threading.Lock()
+        self._tally = Tally()
+        self._warnings = Seldom()
 
     def add(self, rows: int, unknown: Mapping[str, int], unavailable: Mapping[str, int], watch: Stopwatch) -> None:
         """Counts one batch that was scored."""
-        with self._lock:
-            self._batches += 1
-            self._rows += rows
-            if unknown:
-                self._unknown.update(unknown)
-            if unavailable:
-                self._unavailable.update(unavailable)
-            for stage, spent in watch.spent.items():
-                self._spent[stage] += spent
+        items: list[tuple[Any, tuple[int, ...]]] = [(_ENGINE, (1, rows, 0, 0, *watch.spent.values()))]
+        if unknown:
+            items += [((_UNKNOWN, name), (count,)) for name, count in unknown.items()]
+        if unavailable:
+            items += [((_UNAVAILABLE, name), (count,)) for name, count in unavailable.items()]
+        self._tally.add(items)
 
     def add_dense(self, rows: int, spent: int) -> None:
         """Counts one batch of which only the dense part was run here, in `spent` nanoseconds."""
-        with self._lock:
-            self._batches += 1
-            self._rows += rows
-            self._spent["dense"] += spent
+        self._tally.add([(_ENGINE, (1, rows, 0, 0, 0, 0, spent))])
 
     def add_time(self, watch: Stopwatch) -> None:
         """Counts the time of work that was no whole batch: encoding alone, for one."""
-        with self._lock:
-            for stage, spent in watch.spent.items():
-                self._spent[stage] += spent
+        self._tally.add([(_ENGINE, (0, 0, 0, 0, *watch.spent.values()))])
 
     def add_invalid(self, rows: int) -> None:
         """Counts rows of which a score is no number in [0, 1], and logs a warning, the next one a minute later."""
-        now = monotonic()
-        with self._lock:
-            self._invalid += rows
-            total, warn = self._invalid, now >= self._warn_from
-            if warn:
-                self._warn_from = now + _WARN_EVERY_S
-        if warn:
+        self._tally.add([(_ENGINE, (0, 0, 0, rows))])
+        if self._warnings.due():
+            total = self.read()["invalid"]
             _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
 
     def add_error(self) -> None:
         """Counts one call that raised."""
-        with self._lock:
-            self._errors += 1
+        self._tally.add([(_ENGINE, (0, 0, 1))])
 
     def __enter__(self) -> None:
         """Begins a call: `with counters:` counts it if it raises, and lets the exception pass."""
@@ -97,13 +76,15 @@ class Counters:
 
     def read(self) -> dict[str, Any]:
         """Returns batches, rows, errors, invalid, unknown and unavailable (by field) and time_us (by stage)."""
-        with self._lock:
-            return {
-                "batches": self._batches,
-                "rows": self._rows,
-                "errors": self._errors,
-                "invalid": self._invalid,
-                "unknown": dict(self._unknown),
-                "unavailable": dict(self._unavailable),
-                "time_us": {stage: spent // 1000 for stage, spent in self._spent.items()},
-            }
+        sums = self._tally.read()
+        engine = sums.pop(_ENGINE, ())
+        batches, rows, errors, invalid, *spent = (*engine, *[0] * (4 + len(STAGES) - len(engine)))
+        return {
+            "batches": batches,
+            "rows": rows,
+            "errors": errors,
+            "invalid": invalid,
+            "unknown": {name: count for (kind, name), (count,) in sums.items() if kind == _UNKNOWN},
+            "unavailable": {name: count for (kind, name), (count,) in sums.items() if kind == _UNAVAILABLE},
+            "time_us": {stage: nanoseconds // 1000 for stage, nanoseconds in zip(STAGES, spent, strict=True)},
+        }

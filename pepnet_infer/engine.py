@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ from pepnet_infer.sync.transport import Transport
 from pepnet_infer.sync.version_rows import VersionRows
 
 Out = TypeVar("Out", bound=DeviceArray)
+_Result = TypeVar("_Result")
+_Args = TypeVarTuple("_Args")
 
 
 class Engine:
@@ -120,10 +122,7 @@ class Engine:
         the columns in `schema.columns`; what else it has is ignored, or an error with `strict`. Raises SchemaError
         for a missing column, a wrong type, a null, an id out of range, NaN, an unknown domain.
         """
-        with self._counted() as (parts, watch):
-            features = watch.time("encode", lambda: _encode(parts, batch, strict))
-            self._offer(features)
-            return self._finish(parts, watch, features)
+        return self._call(self._score, batch, strict)
 
     def rank(
         self,
@@ -140,11 +139,7 @@ class Engine:
         repeated N times, but these are encoded and looked up once, and their unknown and unavailable ids
         count once. Raises SchemaError.
         """
-        with self._counted() as (parts, watch):
-            shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
-            if self._follower is not None and self._follower.wants:
-                self._offer(shared.repeat(per_item.num_rows).merge(per_item))
-            return self._finish(parts, watch, per_item, shared)
+        return self._call(self._rank, user, items, domain, context, strict)
 
     @overload
     def score_dense(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix: ...
@@ -181,24 +176,15 @@ class Engine:
 
     def encode(self, batch: object, strict: bool = False) -> Features:
         """Returns what `score_features` reads. Raises what `score` raises for a batch it refuses."""
-        with self._counted() as (parts, watch):
-            features = watch.time("encode", lambda: _encode(parts, batch, strict))
-            self._counters.add_time(watch)
-            return features
+        return self._call(self._encoded, _encode, batch, strict)
 
     def encode_rows(self, batch: object, strict: bool = False) -> Encoded:
         """Returns features, which rows are bad, and why; only what is wrong with a whole column raises."""
-        with self._counted() as (parts, watch):
-            encoder = parts.encoder
-            encoded = watch.time("encode", lambda: encoder.encode_rows(read_columns(batch, encoder.columns, strict)))
-            self._counters.add_time(watch)
-            return encoded
+        return self._call(self._encoded, _encode_rows, batch, strict)
 
     def score_features(self, features: Features) -> Scores:
         """Returns the scores of an encoded batch: the second half of `score`."""
-        with self._counted() as (parts, watch):
-            self._offer(features)
-            return self._finish(parts, watch, features)
+        return self._call(self._score_features, features)
 
     def stats(self) -> dict[str, Any]:
         """Returns counters since loading, without stopping anyone.
@@ -290,7 +276,6 @@ class Engine:
     def reset_after_fork(self) -> None:
         """In a child process: the follower's thread, and what holds its locks, are the parent's."""
         self._follower = None
-        self._counters.reset_after_fork()
 
     def _serving(self) -> Versions:
         versions = self._versions
@@ -305,10 +290,46 @@ class Engine:
         versions = self._versions
         return dict(self._last_description) if versions is None else versions.now.backend.describe()
 
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[tuple[Served, Stopwatch]]:
-        with self._counters, self._serving().pinned() as served:
-            yield served, Stopwatch()
+    def _call(self, work: Callable[[Served, *_Args], _Result], *args: *_Args) -> _Result:
+        """Returns what `work` does with the newest version, which is held until it ends; counts it if it raises."""
+        try:
+            return self._serving().use(work, *args)
+        except Exception:
+            self._counters.add_error()
+            raise
+
+    def _score(self, parts: Served, batch: object, strict: bool) -> Scores:
+        watch = Stopwatch()
+        features = watch.time("encode", lambda: _encode(parts, batch, strict))
+        self._offer(features)
+        return self._finish(parts, watch, features)
+
+    def _rank(
+        self,
+        parts: Served,
+        user: Mapping[str, object],
+        items: object,
+        domain: object,
+        context: Mapping[str, object] | None,
+        strict: bool,
+    ) -> Scores:
+        watch = Stopwatch()
+        shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
+        if self._follower is not None and self._follower.wants:
+            self._offer(shared.repeat(per_item.num_rows).merge(per_item))
+        return self._finish(parts, watch, per_item, shared)
+
+    def _score_features(self, parts: Served, features: Features) -> Scores:
+        self._offer(features)
+        return self._finish(parts, Stopwatch(), features)
+
+    def _encoded(
+        self, parts: Served, encode: Callable[[Served, object, bool], _Result], batch: object, strict: bool
+    ) -> _Result:
+        watch = Stopwatch()
+        result = watch.time("encode", lambda: encode(parts, batch, strict))
+        self._counters.add_time(watch)
+        return result
 
     def _offer(self, features: Features) -> None:
         if self._follower is not None:
@@ -347,6 +368,10 @@ def _inputs(assembler: Assembler, features: Features, shared: Features | None) -
 
 def _encode(parts: Served, batch: object, strict: bool) -> Features:
     return parts.encoder.encode(read_columns(batch, parts.encoder.columns, strict))
+
+
+def _encode_rows(parts: Served, batch: object, strict: bool) -> Encoded:
+    return parts.encoder.encode_rows(read_columns(batch, parts.encoder.columns, strict))
 
 
 def _cache_of(served: Served) -> CachedRows | None:

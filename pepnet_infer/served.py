@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from time import monotonic
+from time import monotonic, sleep
 
 from pepnet_infer import forks
+from pepnet_infer._kernels import Pins
 from pepnet_infer.assemble import Assembler
 from pepnet_infer.backends import Backend
 from pepnet_infer.backends.on_device import FeatureScorer, feature_scorer
@@ -17,6 +16,8 @@ from pepnet_infer.dense_inputs import DenseCall, dense_call
 from pepnet_infer.features import Encoder
 from pepnet_infer.request import RequestReader
 from pepnet_infer.store import RowSource
+
+_LOOK_AGAIN_S = 0.002  # a rollback waits for calls under way: nothing has to be told when one ends
 
 
 @dataclass(frozen=True)
@@ -59,84 +60,60 @@ class Served:
         return self.bundle.model_version
 
 
-class Pinned:
-    """One version, and how many calls are using it."""
-
-    __slots__ = ("calls", "number", "served")
-
-    def __init__(self, served: Served, number: int) -> None:
-        self.served, self.number = served, number
-        self.calls = 0
-
-
 class Versions:
     """The version that new calls get, and older ones that calls are still using. Any thread may ask at any time.
 
     Versions are numbered in the order they were put in place, so that what an older one reads can be let go of when no
-    call uses a lower number.
+    call uses a lower number. A call's hold on its version ends with the call, whatever interrupts it: see
+    `kernels/python/pins.cc`.
     """
 
     def __init__(self, served: Served) -> None:
-        self._lock = threading.Lock()
-        self._left = threading.Condition(self._lock)
-        self._now = Pinned(served, 0)
-        self._before: list[Pinned] = []  # those that are in use
+        self._pins = Pins(served)
+        #: `use(work, *args)` returns `work(served, *args)` with the newest version, which is in use for as long
+        self.use = self._pins.use
         forks.register(forks.Stage.VERSIONS, child=self.reset_after_fork)
 
     @property
     def now(self) -> Served:
         """What new calls get."""
-        return self._now.served
+        return self._pins.now
 
     @property
     def number(self) -> int:
         """How many versions came before this one."""
-        return self._now.number
+        return self._pins.number
 
-    @contextlib.contextmanager
-    def pinned(self) -> Iterator[Served]:
-        """Holds on to the newest version for one call."""
-        with self._lock:
-            pin = self._now
-            pin.calls += 1
-        try:
-            yield pin.served
-        finally:
-            with self._lock:
-                pin.calls -= 1
-                if pin.calls == 0 and pin is not self._now:
-                    self._before = [other for other in self._before if other.calls]
-                    self._left.notify_all()
+    @property
+    def calls(self) -> int:
+        """How many calls are under way, of any version."""
+        return self._pins.calls
+
+    def pinned(self) -> AbstractContextManager[Served]:
+        """Holds on to the newest version for a block. A call goes through `use`, which no exception can get around."""
+        return self._pins.pinned()
 
     def put(self, served: Served, same: bool = False) -> int:
         """Gives `served` to all calls that begin from here on. Returns its number.
 
         same: it serves what the newest does, only from elsewhere, and has its number.
         """
-        with self._lock:
-            if self._now.calls:
-                self._before.append(self._now)
-            self._now = Pinned(served, self._now.number + (0 if same else 1))
-            return self._now.number
+        return self._pins.put(served, same)
 
     def oldest(self) -> int:
         """Returns the lowest number that a call is using, or else the newest."""
-        with self._lock:
-            return min((pin.number for pin in self._before if pin.calls), default=self._now.number)
+        return self._pins.oldest()
 
     def wait_until(self, number: int, timeout_s: float) -> bool:
         """Waits until no call uses a version below `number`. Returns whether that is so."""
         ends = monotonic() + timeout_s
-        with self._lock:
-            while any(pin.calls and pin.number < number for pin in self._before):
-                left = ends - monotonic()
-                if left <= 0 or not self._left.wait(left):
-                    return not any(pin.calls and pin.number < number for pin in self._before)
-            return True
+        while self._pins.oldest() < number:
+            left = ends - monotonic()
+            if left <= 0:
+                return False
+            sleep(min(_LOOK_AGAIN_S, left))
+        return True
 
     def reset_after_fork(self) -> None:
         """In a child process: calls under way are the parent's."""
-        self._lock = threading.Lock()
-        self._left = threading.Condition(self._lock)
-        self._before = []
-        self._now = Pinned(self._now.served, self._now.number)
+        self._pins.reset()

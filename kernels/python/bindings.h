@@ -10,17 +10,20 @@ void bind_cpu(pybind11::module_& module);
 void bind_dense_model(pybind11::module_& module);
 void bind_device_features(pybind11::module_& module);
 void bind_exceptions(pybind11::module_& module);
+void bind_fetches(pybind11::module_& module);
 void bind_flights(pybind11::module_& module);
 void bind_key_index(pybind11::module_& module);
 void bind_look_up(pybind11::module_& module);
 void bind_number_columns(pybind11::module_& module);
 void bind_ops(pybind11::module_& module);
 void bind_packed_weights(pybind11::module_& module);
+void bind_pins(pybind11::module_& module);
 void bind_row_cache(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_score_check(pybind11::module_& module);
 void bind_side_rows(pybind11::module_& module);
 void bind_table(pybind11::module_& module);
+void bind_tally(pybind11::module_& module);
 void bind_update_window(pybind11::module_& module);
 
 }  // namespace pepnet::python

@@ -7,16 +7,19 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_dense_model(module);
   pepnet::python::bind_device_features(module);
   pepnet::python::bind_exceptions(module);
+  pepnet::python::bind_fetches(module);
   pepnet::python::bind_flights(module);
   pepnet::python::bind_key_index(module);
   pepnet::python::bind_look_up(module);
   pepnet::python::bind_number_columns(module);
   pepnet::python::bind_ops(module);
   pepnet::python::bind_packed_weights(module);
+  pepnet::python::bind_pins(module);
   pepnet::python::bind_row_cache(module);
   pepnet::python::bind_rows(module);
   pepnet::python::bind_score_check(module);
   pepnet::python::bind_side_rows(module);
   pepnet::python::bind_table(module);
+  pepnet::python::bind_tally(module);
   pepnet::python::bind_update_window(module);
 }

@@ -118,8 +118,9 @@ class NumberColumns {
   std::vector<DenseRule> rules_;
 };
 
-NumberColumns make(std::size_t id_columns, const std::vector<std::pair<std::size_t, std::uint16_t>>& uses,
-                   const std::vector<std::tuple<bool, std::optional<std::pair<double, double>>>>& dense) {
+NumberColumns make_columns(
+    std::size_t id_columns, const std::vector<std::pair<std::size_t, std::uint16_t>>& uses,
+    const std::vector<std::tuple<bool, std::optional<std::pair<double, double>>>>& dense) {
   std::vector<Use> own;
   for (const auto& [column, table] : uses) {
     if (column >= id_columns)
@@ -150,7 +151,7 @@ void bind_number_columns(py::module_& module) {
       module, "NumberColumns",
       "Which of `id_columns` columns each field of ids reads, and its table's number; of each dense column "
       "whether log1p comes first, and (mean, std).")
-      .def(py::init(&make), py::arg("id_columns"), py::arg("uses"), py::arg("dense"))
+      .def(py::init(&make_columns), py::arg("id_columns"), py::arg("uses"), py::arg("dense"))
       .def("read", &NumberColumns::read, py::arg("ids"), py::arg("dense"), py::arg("rows"),
            "An array [rows], or None, for each column -> uint64 keys of each use, float32 values of each "
            "dense column, and which columns of both were left out, with nothing in their place: those that "

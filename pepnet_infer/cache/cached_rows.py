@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -27,6 +28,24 @@ from pepnet_infer.store import Pooling, Rows, Store
 from pepnet_infer.store.checked import checked
 
 _PREFETCHED = 1 << 16  # ids in one question to the store
+
+
+def _fetch_certain(
+    flights: Flights, mine: _kernels.Fetch | None, at: object, others: list[tuple[_kernels.Fetch, Any]]
+) -> list[_kernels.Fetch]:
+    """Runs what is its own. Returns all fetches that have some of the keys."""
+    if mine is not None:
+        flights.run(mine, certain=True)
+    return [fetch for fetch, _ in others] + ([] if mine is None else [mine])
+
+
+def _all_came(fetches: list[_kernels.Fetch]) -> bool:
+    """Waits for fetches. Returns False where the call that asked was interrupted. Raises StoreError for a fault."""
+    for fetch in fetches:
+        fetch.wait(None)
+        if fetch.fault is not None:
+            raise StoreError(str(fetch.fault)) from fetch.fault
+    return not any(fetch.given_up for fetch in fetches)
 
 
 class Beside(Protocol):
@@ -74,7 +93,10 @@ class CachedRows:
         self._cores = {dim: cache.core for dim, cache in self.caches.items()}
         self._counters = MissCounters()
         self._store = checked(store)
-        self._flights = {dim: Flights(cache, self._store, self._counters) for dim, cache in self.caches.items()}
+        self._fetches = _kernels.Fetches()
+        self._flights = {
+            dim: Flights(cache, self._store, self._counters, self._fetches) for dim, cache in self.caches.items()
+        }
         self._workers = MissWorkers()
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
         window = config.update_window
@@ -110,7 +132,7 @@ class CachedRows:
         StoreError for a table that is not there and, with `on_fault` "raise", when the store failed.
         """
         deadline = None if self._budget is None else monotonic() + self._budget
-        ended = {dim: flights.ended for dim, flights in self._flights.items()}
+        ended = self._fetches.ended
         found = [self._table(request.table) for request in requests]
         if tables is not None:
             found = [tables[table.name] for table in found]
@@ -120,7 +142,7 @@ class CachedRows:
         self._counters.looked_up(looks)
         return [look.counts() for look in looks]
 
-    def _answer_missed(self, looks: Sequence[Look], ended: Mapping[int, int], deadline: float | None) -> None:
+    def _answer_missed(self, looks: Sequence[Look], ended: int, deadline: float | None) -> None:
         lacking: dict[int, list[tuple[Look, Part]]] = {}
         keys = missed = 0
         for look in looks:
@@ -133,12 +155,12 @@ class CachedRows:
         batches = []
         for dim, some in lacking.items():
             batch = MissBatch(self._flights[dim], [part for _, part in some], self._counters)
-            batch.start(self._workers, ended[dim], waits, self._budget is not None)
+            batch.start(self._workers, ended, waits, self._budget is not None)
             batches.append(batch)
         for batch in batches:
             batch.finish(deadline)
         if any(batch.late for batch in batches):
-            self._counters.overrun()
+            self._counters.count("overruns")
         fault = next((batch.fault for batch in batches if batch.fault is not None), None)
         if fault is not None and self.config.on_fault == "raise":
             raise StoreError(str(fault)) from fault
@@ -156,16 +178,11 @@ class CachedRows:
         flights, there = self._flights[dim], 0
         for begin in range(0, len(keys), _PREFETCHED):
             some = keys[begin : begin + _PREFETCHED]
-            core, ended = flights.cache.core, flights.ended
-            wanted = _kernels.distinct(some[core.peek(some)["outcome"] == 0])[0]
-            if len(wanted):
-                mine, _, others = flights.begin(wanted, ended)
-                if mine is not None:
-                    flights.run(mine, certain=True)
-                for flight in [flight for flight, _ in others] + ([mine] if mine is not None else []):
-                    flight.wait(None)
-                    if flight.fault is not None:
-                        raise StoreError(str(flight.fault)) from flight.fault
+            core, done = flights.cache.core, False
+            while not done:
+                ended = flights.ended
+                wanted = _kernels.distinct(some[core.peek(some)["outcome"] == 0])[0]
+                done = not len(wanted) or _all_came(flights.ask(wanted, ended, partial(_fetch_certain, flights)))
             there += int(np.count_nonzero(core.peek(some)["outcome"] == 1))
         return there
 
@@ -259,7 +276,7 @@ class CachedRows:
 
     def reset_after_fork(self) -> None:
         """In a child process: threads, and what they were doing, are the parent's."""
-        self._counters.reset_after_fork()
+        self._fetches.reset()
         for flights in self._flights.values():
             flights.reset_after_fork()
         self._workers.reset_after_fork()

@@ -42,6 +42,7 @@ _STORE = {
     "joined": ("store_joined", "Times that a batch waited for rows another one was fetching"),
     "overruns": ("overruns", "Batches that ran over their time budget"),
     "dropped": ("store_dropped", "Fetches given up because the queue was full"),
+    "again": ("store_asked_again", "Times that a batch asked anew because the call it waited for was interrupted"),
     "touched": ("store_touched", "Rows fetched and not kept because an update came meanwhile"),
 }
 

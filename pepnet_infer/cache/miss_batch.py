@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from time import monotonic
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.cache.flights import Flight, Flights
+from pepnet_infer._kernels import Fetch
+from pepnet_infer.cache.flights import LONG_AGO, Flights, positions
 from pepnet_infer.cache.miss_counters import ABSENT, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
 from pepnet_infer.cache.miss_workers import MissWorkers, Submitted
 from pepnet_infer.errors import StoreError
@@ -40,7 +42,7 @@ class MissBatch:
         self._rows = 0
         self._place: Positions | None = None  # of each key in the blocks; -1: the default row. None: nothing came
         self._reason: npt.NDArray[np.uint8] | None = None  # why a key has none; None: the store has no such id
-        self._waiting: list[tuple[Flight, Positions | None]] = []
+        self._waiting: list[tuple[Fetch, Positions | None]] = []
         self.fault: StoreError | None = None
         self.late = False
 
@@ -50,41 +52,64 @@ class MissBatch:
         since: `Flights.ended` before the keys were looked up. waits: whether the batch will wait for the answer;
         hurries: whether only for some time, so that another thread must do the asking.
         """
+        self._workers, self._waits, self._hurries = workers, waits, hurries
         wanted, at = self._wanted()
-        if not len(wanted):
-            return
-        mine, ours, others = self._flights.begin(wanted, since)
+        if len(wanted):
+            self._flights.ask(wanted, since, partial(self._asked, at))
+
+    def _asked(
+        self, at: Positions | None, mine: Fetch | None, ours: Positions | None, others: list[tuple[Fetch, Positions]]
+    ) -> None:
+        """Has the store asked by this thread or another, and notes what to wait for. at: where the keys stand."""
         submitted = None
         if mine is not None:
-            elsewhere = hurries or not waits
-            submitted = workers.submit(partial(self._flights.run, mine)) if elsewhere else Submitted.CLOSED
-            if submitted is Submitted.CLOSED:
+            if self._hurries or not self._waits:
+                handed = self._flights.hand_over(mine)
+                submitted = self._workers.submit(handed)
+                if submitted is Submitted.REFUSED:
+                    handed()
+                elif submitted is Submitted.FULL:
+                    handed.drop()
+            else:
                 self._flights.run(mine)
-        if waits or submitted is Submitted.CLOSED:
-            self._waiting = [(flight, _compose(at, theirs)) for flight, theirs in others]
+        if self._waits or submitted is Submitted.REFUSED:
+            self._waiting = [(fetch, _compose(at, theirs)) for fetch, theirs in others]
             if submitted is not Submitted.FULL and mine is not None:
                 self._waiting.append((mine, _compose(at, ours)))
             if others:
-                self._counters.joined(len(others))
+                self._counters.count("joined", len(others))
         else:
             self._why(slice(None), DEFERRED)
-        if submitted is Submitted.FULL and mine is not None:
-            self._flights.drop(mine)
-            self._counters.dropped()
+        if submitted is Submitted.FULL:
+            self._counters.count("dropped")
             self._why(_all_or(_compose(at, ours)), DROPPED)
 
     def finish(self, deadline: float | None) -> None:
-        """Waits for the answers, until `deadline`."""
-        for flight, at in self._waiting:
-            where = _all_or(at)
-            if not flight.wait(deadline):
-                self._why(where, LATE)
-                self.late = True
-            elif flight.fetched is None:
-                self._why(where, FAULT)
-                self.fault = flight.fault
-            else:
-                self._came(where, flight, flight.fetched)
+        """Waits for the answers, until `deadline` (of `monotonic`; None: however long it takes)."""
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for fetch, at in waiting:
+                where = _all_or(at)
+                if not fetch.wait(None if deadline is None else deadline - monotonic()):
+                    self._why(where, LATE)
+                    self.late = True
+                elif fetch.given_up:
+                    lacking = np.arange(len(self._keys))[where]
+                    self._counters.count("again")
+                    self._flights.ask(self._keys[lacking], LONG_AGO, partial(self._asked_again, lacking))
+                elif fetch.fetched is None:
+                    self._why(where, FAULT)
+                    self.fault = fetch.fault
+                else:
+                    self._came(where, fetch, fetch.fetched)
+
+    def _asked_again(
+        self, at: Positions, mine: Fetch | None, ours: Positions | None, others: list[tuple[Fetch, Positions]]
+    ) -> None:
+        """Does what `_asked` does when a call that this one waited for was interrupted."""
+        already, self._waiting = self._waiting, []
+        self._asked(at, mine, ours, others)
+        self._waiting += already
 
     def serve(self) -> list[tuple[int, int]]:
         """Writes the rows of each part. Returns how many keys of each got the default row, and of these unavailable.
@@ -108,15 +133,15 @@ class MissBatch:
             begin = end
         return counts
 
-    def _came(self, where: Positions | slice, flight: Flight, fetched: Fetched) -> None:
+    def _came(self, where: Positions | slice, fetch: Fetch, fetched: Fetched) -> None:
         """Notes where the rows of the keys at `where` are."""
-        if self._place is None and isinstance(where, slice) and flight.keys is self._keys:  # one flight, one's own
+        if self._place is None and isinstance(where, slice) and fetch.keys is self._keys:  # one fetch, one's own
             there = np.arange(len(self._keys))
             self._place = there if fetched.found.all() else np.where(fetched.found, there, -1)
         else:
             if self._place is None:
                 self._place = np.full(len(self._keys), -1, np.int64)
-            there = flight.positions(self._keys[where])
+            there = positions(fetch, self._keys[where])
             self._place[where] = np.where(fetched.found[there], there + self._rows, -1)
         self._blocks.append(fetched.rows)
         self._rows += len(fetched.rows)

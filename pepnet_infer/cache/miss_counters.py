@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from pepnet_infer._kernels import Tally
 
 #: Why a key got the default row, in the order of the codes: the store has no such id; the budget was over; the store
 #: failed; the batch did not wait (`async_above`), and the fetch goes on or had no place in the queue. All but the
@@ -28,97 +28,53 @@ class Looked(Protocol):
 _NAMES = ("keys", "hits", "negative_hits", "defaults", "unavailable")
 
 
-@dataclass
-class _Store:
-    """Questions to the store: distinct keys, and what went wrong."""
-
-    calls: int = 0
-    keys: int = 0
-    seconds: float = 0.0
-    faults: int = 0
-    last_fault: str | None = None
-    joined: int = 0  # times that a batch waited for another's flight
-    overruns: int = 0  # batches that ran over their budget
-    dropped: int = 0  # flights for which the queue had no place
-    touched: int = 0  # rows served and not kept: an update came while they were fetched
+#: Questions to the store, distinct keys, and what went wrong: joined (times that a batch waited for another's fetch),
+#: overruns (batches that ran over their budget), dropped (fetches for which the queue had no place), touched (rows that
+#: were not kept because an update came while they were fetched), again (times that a batch asked anew because the call
+#: that it waited for was interrupted).
+_STORE = ("calls", "keys", "nanoseconds", "faults", "joined", "overruns", "dropped", "touched", "again")
 
 
-@dataclass
 class MissCounters:
-    """Totals since the cache was made. The lock is held for a few additions, never during work."""
+    """Totals since the cache was made. Each count is one addition that nothing can interrupt."""
 
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _sums: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # in the order of `_NAMES`
-    _defaults: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(len(REASONS)), 0))
-    _store: _Store = field(default_factory=_Store)
-
-    def reset_after_fork(self) -> None:
-        """In a child process: whoever held the lock is not here."""
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        self._looked_up, self._defaults, self._store = Tally(), Tally(), Tally()
+        self._last_fault: str | None = None
 
     def looked_up(self, batch: Iterable[Looked]) -> None:
         """Counts the fields of one batch."""
-        with self._lock:
-            for looked in batch:
-                sums = self._sums.get(looked.place)
-                if sums is None:
-                    sums = self._sums[looked.place] = [0] * len(_NAMES)
-                sums[0] += looked.keys
-                sums[1] += looked.hits
-                sums[2] += looked.negative_hits
-                sums[3] += looked.defaults
-                sums[4] += looked.unavailable
+        self._looked_up.add([(l.place, (l.keys, l.hits, l.negative_hits, l.defaults, l.unavailable)) for l in batch])
 
     def defaults(self, reason: int, keys: int) -> None:
         """Counts keys that got the default row, by its place in `REASONS`."""
-        with self._lock:
-            self._defaults[reason] += keys
+        self._defaults.add([(reason, (keys,))])
 
     def asked(self, keys: int, seconds: float) -> None:
         """Counts one question to the store."""
-        with self._lock:
-            self._store.calls += 1
-            self._store.keys += keys
-            self._store.seconds += seconds
+        self._store.add([("calls", (1,)), ("keys", (keys,)), ("nanoseconds", (round(seconds * 1e9),))])
 
     def fault(self, error: Exception) -> None:
         """Counts one question that was not answered."""
-        with self._lock:
-            self._store.faults += 1
-            self._store.last_fault = f"{type(error).__name__}: {error}"
+        self._last_fault = f"{type(error).__name__}: {error}"
+        self.count("faults")
 
-    def joined(self, flights: int) -> None:
-        """Counts flights of other batches that one waited for."""
-        with self._lock:
-            self._store.joined += flights
-
-    def overrun(self) -> None:
-        """Counts a batch whose budget was over before its rows were there."""
-        with self._lock:
-            self._store.overruns += 1
-
-    def dropped(self) -> None:
-        """Counts a flight for which the queue had no place."""
-        with self._lock:
-            self._store.dropped += 1
-
-    def touched(self, rows: int) -> None:
-        """Counts rows that were served and not kept."""
-        with self._lock:
-            self._store.touched += rows
+    def count(self, what: str, number: int = 1) -> None:
+        """Adds to one of the sums that `_STORE` names."""
+        self._store.add([(what, (number,))])
 
     def read(self) -> dict[str, Any]:
         """Returns total, fields and tables (counts each), defaults by reason, and store."""
-        with self._lock:
-            sums = {place: list(counts) for place, counts in self._sums.items()}
-            defaults = {REASONS[code]: count for code, count in self._defaults.items()}
-            store = {**vars(self._store), "seconds": round(self._store.seconds, 6)}
+        sums = {place: list(counts) for place, counts in self._looked_up.read().items()}
+        defaults, store = self._defaults.read(), self._store.read()
+        counted: dict[str, Any] = {name: store.get(name, (0,))[0] for name in _STORE}
+        counted["seconds"] = round(counted.pop("nanoseconds") / 1e9, 6)
         return {
             "total": _added(sums.values()),
             "fields": _by(0, sums),
             "tables": _by(1, sums),
-            "defaults": defaults,
-            "store": store,
+            "defaults": {reason: defaults.get(code, (0,))[0] for code, reason in enumerate(REASONS)},
+            "store": {**counted, "last_fault": self._last_fault},
         }
 
 

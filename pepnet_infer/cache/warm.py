@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer._kernels import Fetch
 from pepnet_infer.cache.flights import Flights
 from pepnet_infer.ids import Keys
 
@@ -35,14 +37,19 @@ def warm(flights: Flights, tables: Sequence[Scored]) -> int:
         chosen = (keys[order[at : at + _CHUNK]] for at in range(0, len(keys), _CHUNK))
     fetched = 0
     for some in chosen:
-        mine, _, _ = flights.begin(np.array(some), flights.ended)
+        mine = flights.ask(np.array(some), flights.ended, partial(_fetch, flights))
         if mine is None:
             continue
-        flights.run(mine, certain=True)
         if mine.fetched is None:
             break
         fetched += int(np.count_nonzero(mine.fetched.found))
     return fetched
+
+
+def _fetch(flights: Flights, mine: Fetch | None, *_: object) -> Fetch | None:
+    if mine is not None:
+        flights.run(mine, certain=True)
+    return mine
 
 
 def choose(tables: Sequence[Scored], count: int) -> Scored:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
 
+from pepnet_infer._kernels import Tally
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched, Store
@@ -31,8 +31,7 @@ class CheckedStore:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._lock = threading.Lock()
-        self._counts = StoreCounts(0, 0, 0, 0, 0)
+        self._tally = Tally()
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what `store` returns, checked. Raises StoreError with the cause, counted as failed or malformed."""
@@ -54,14 +53,10 @@ class CheckedStore:
     @property
     def counts(self) -> StoreCounts:
         """What was asked so far."""
-        return self._counts
+        return StoreCounts(*self._tally.read().get(None, (0, 0, 0, 0, 0)))
 
     def _count(self, keys: int, found: int, failed: int = 0, malformed: int = 0) -> None:
-        with self._lock:
-            now = self._counts
-            self._counts = StoreCounts(
-                now.calls + 1, now.keys + keys, now.found + found, now.failed + failed, now.malformed + malformed
-            )
+        self._tally.add([(None, (1, keys, found, failed, malformed))])
 
 
 def checked(store: Store) -> CheckedStore:

@@ -15,7 +15,7 @@ import pytest
 
 from pepnet_infer import CacheConfig, EmbeddingCache, StoreError, UpdateWindow, _kernels
 from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
-from pepnet_infer.cache.flights import Flight
+from pepnet_infer.cache.flights import positions
 from pepnet_infer.cache.miss_workers import MissWorkers, Submitted
 from pepnet_infer.store import Fetched
 
@@ -113,7 +113,7 @@ def test_a_fault_wakes_all_who_wait_and_is_not_kept() -> None:
     assert patient.stats()["flights"] == strict.stats()["flights"] == 0
 
 
-def test_a_thread_that_is_killed_in_the_store_leaves_nobody_waiting() -> None:
+def test_who_waits_for_a_thread_that_is_killed_in_the_store_asks_itself() -> None:
     class Stop(BaseException):
         pass
 
@@ -121,24 +121,26 @@ def test_a_thread_that_is_killed_in_the_store_leaves_nobody_waiting() -> None:
     rows, keys = rows_over(store), np.arange(4, dtype=np.uint64)
 
     def stop(keys: np.ndarray) -> None:
+        store.in_call = lambda keys: None
         entered.set()
         go.wait(60)
         raise Stop
 
     store.in_call = stop
+    out = np.empty((4, DIM), np.float32)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(rows.lookup, "t", keys, np.empty((4, DIM), np.float32))
         entered.wait(60)
-        second = pool.submit(rows.lookup, "t", keys, np.empty((4, DIM), np.float32))
+        second = pool.submit(rows.lookup, "t", keys, out)
         time.sleep(0.05)
         assert not second.done()
         go.set()
         with pytest.raises(Stop):
             first.result(60)
-        assert second.result(60) == 4
-    store.in_call = lambda keys: None
-    assert rows.lookup("t", keys, np.empty((4, DIM), np.float32)) == 0
-    assert rows.stats()["flights"] == 0
+        assert second.result(60) == 0
+    np.testing.assert_array_equal(out, row_of(keys))
+    stats = rows.stats()
+    assert (stats["flights"], stats["store"]["again"], stats["store"]["faults"]) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("change", ["apply", "delete"])
@@ -204,18 +206,21 @@ def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() 
     rows.lookup("t", keys[:2], np.empty((2, DIM), np.float32))
     cache.core.mark_absent(keys[2:3])
     store.versions[0] = 1  # an update that has reached the store, and not yet the cache
-    mine, _, others = flights.begin(keys, missed)
-    assert mine is not None
-    assert not others
-    flights.run(mine)
-    assert mine.fetched is not None
+
+    def run(mine: _kernels.Fetch | None, at: object, others: list[Any]) -> _kernels.Fetch:
+        assert mine is not None
+        assert not others
+        flights.run(mine)
+        return mine
+
+    mine = flights.ask(keys, missed, run)
     assert mine.fetched.found.tolist() == [True, True, False, True]
     np.testing.assert_array_equal(mine.fetched.rows[[0, 1, 3]], row_of(keys[[0, 1, 3]]))
     assert store.asked == Counter({0: 1, 1: 1, 3: 1})
-    again, _, _ = flights.begin(keys[:2], flights.ended)
+    again = flights.ask(keys[:2], flights.ended, lambda mine, at, others: mine)
     assert again is not None
     assert not again.looks_again
-    flights.drop(again)
+    assert again.given_up
     assert len(cache.flights) == 0
 
 
@@ -379,22 +384,33 @@ def test_workers_take_what_fits_and_end() -> None:
     workers, go, done = MissWorkers(threads=2, queued=3), threading.Event(), []
     taken = [workers.submit(lambda: done.append(go.wait(60))) for _ in range(2)]
     end = time.monotonic() + 60
-    while len(workers._queue) and time.monotonic() < end:
+    while workers.waiting and time.monotonic() < end:
         time.sleep(0.002)
     taken += [workers.submit(lambda: done.append(True)) for _ in range(4)]
     assert taken == [Submitted.TAKEN] * 5 + [Submitted.FULL]
     assert workers.running == 2
     assert not workers.close()
-    assert workers.submit(lambda: None) is Submitted.CLOSED
+    assert workers.submit(lambda: None) is Submitted.REFUSED
     go.set()
     assert workers.close(timeout=60)
     assert done == [True] * 5
     assert workers.running == 0
 
 
-def test_a_flight_finds_its_keys() -> None:
-    flight = Flight(1)
-    flight.keys = np.array([9, 3, 7], np.uint64)
-    assert flight.positions(np.array([7, 9], np.uint64)).tolist() == [2, 0]
-    assert flight.positions(flight.keys).tolist() == [0, 1, 2]
-    assert not flight.wait(time.monotonic() - 1)
+def test_a_fetch_finds_its_keys_and_ends_with_its_call() -> None:
+    fetches, table, keys = _kernels.Fetches(), _kernels.FlightTable(), np.array([9, 3, 7], np.uint64)
+
+    def look(mine: _kernels.Fetch | None, at: object, others: list[Any]) -> _kernels.Fetch:
+        assert mine is not None
+        assert positions(mine, np.array([7, 9], np.uint64)).tolist() == [2, 0]
+        assert positions(mine, mine.keys).tolist() == [0, 1, 2]
+        assert not mine.wait(0.0)
+        assert len(fetches) == 1
+        mine.settle("rows", None)
+        return mine
+
+    mine = fetches.ask(table, keys, 0, look)
+    assert mine.settled
+    assert not mine.given_up
+    assert mine.fetched == "rows"
+    assert (len(fetches), len(table), fetches.ended) == (0, 0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pepnet_infer import _kernels
 from pepnet_infer.cache import warm as warming
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.cache.flights import Flights
@@ -54,7 +55,7 @@ def filled(tables: list[Scored], dim: int) -> MemoryStore:
 
 def flights_over(store: object, policy: str, capacity: int = 100 << 10, dim: int = 30) -> Flights:
     cache = EmbeddingCache(dim, capacity, policy)
-    return Flights(cache, CheckedStore(store), MissCounters())  # type: ignore[arg-type]
+    return Flights(cache, CheckedStore(store), MissCounters(), _kernels.Fetches())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", ["lru", "gset", "sieve"])
@@ -99,4 +100,4 @@ def test_a_store_that_fails_ends_it_and_is_counted(monkeypatch: pytest.MonkeyPat
     flights = flights_over(store, "gset", 1 << 20)
     assert warm(flights, [table(1, np.zeros(300))]) == 50
     assert store.calls == 2
-    assert len(flights) == 0
+    assert len(flights.cache.flights) == 0

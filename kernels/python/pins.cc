@@ -1,0 +1,100 @@
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "arrays.h"
+#include "bindings.h"
+
+namespace pepnet::python {
+
+namespace {
+
+// Which object new calls get, and which earlier ones are still in use. A call's hold on one is a C++ object
+// on the stack around the call, so that no exception leaves it behind: a pin that stays would keep the rows
+// of all later versions from going down to the cache. Every step is made with the GIL, and none gives it up.
+class Pins {
+ public:
+  struct Pin {
+    py::object object;
+    std::uint64_t number;
+    std::size_t calls;
+  };
+  struct Hold {
+    explicit Hold(Pins& all) : pins(all), pin(all.now_) { ++pin->calls; }
+    ~Hold() { leave(); }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+    void leave() {
+      if (pin != nullptr && --pin->calls == 0) std::erase(pins.before_, pin);
+      pin.reset();
+    }
+    Pins& pins;
+    std::shared_ptr<Pin> pin;
+  };
+
+  explicit Pins(py::object first) : now_(std::make_shared<Pin>(Pin{std::move(first), 0, 0})) {}
+
+  py::object use(const py::function& work, const py::args& args) {
+    const Hold hold(*this);
+    return work(hold.pin->object, *args);
+  }
+
+  std::uint64_t put(py::object object, bool same) {
+    auto next = std::make_shared<Pin>(Pin{std::move(object), now_->number + (same ? 0 : 1), 0});
+    if (now_->calls != 0) before_.push_back(now_);
+    now_ = std::move(next);
+    return now_->number;
+  }
+
+  std::uint64_t oldest() const {
+    std::uint64_t number = now_->number;
+    for (const auto& pin : before_) number = std::min(number, pin->number);
+    return number;
+  }
+
+  void reset() {
+    before_.clear();
+    now_ = std::make_shared<Pin>(Pin{now_->object, now_->number, 0});
+  }
+
+  py::object now() const { return now_->object; }
+  std::uint64_t number() const { return now_->number; }
+  std::size_t calls() const {
+    std::size_t calls = now_->calls;
+    for (const auto& pin : before_) calls += pin->calls;
+    return calls;
+  }
+
+ private:
+  std::shared_ptr<Pin> now_;
+  std::vector<std::shared_ptr<Pin>> before_;  // those that calls use
+};
+
+}  // namespace
+
+void bind_pins(py::module_& module) {
+  py::class_<Pins::Hold>(module, "Pinned", "An object that is in use.")
+      .def("__enter__",
+           [](const Pins::Hold& hold) { return hold.pin == nullptr ? py::none() : hold.pin->object; })
+      .def("__exit__", [](Pins::Hold& hold, const py::args&) { hold.leave(); });
+  py::class_<Pins>(module, "Pins", "The object that new calls get, and earlier ones that calls still use.")
+      .def(py::init<py::object>(), py::arg("first"))
+      .def("use", &Pins::use, py::arg("work"),
+           "Returns `work(object, *args)` with the newest, which counts as in use until that has returned or "
+           "raised.")
+      .def(
+          "pinned", [](Pins& self) { return std::make_unique<Pins::Hold>(self); }, py::keep_alive<0, 1>(),
+          "Returns a context manager: the newest is in use until it is left, or nobody holds it.")
+      .def("put", &Pins::put, py::arg("object"), py::arg("same"),
+           "Gives another one to calls that begin from here on. Returns its number: with `same` that of the "
+           "one before.")
+      .def("oldest", &Pins::oldest, "Returns the lowest number that a call uses, or else the newest.")
+      .def("reset", &Pins::reset, "In a child process: calls under way are the parent's.")
+      .def_property_readonly("now", &Pins::now)
+      .def_property_readonly("number", &Pins::number)
+      .def_property_readonly("calls", &Pins::calls, "How many calls are under way.");
+}
+
+}  // namespace pepnet::python

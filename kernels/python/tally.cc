@@ -1,0 +1,69 @@
+#include <cstdint>
+#include <vector>
+
+#include "arrays.h"
+#include "bindings.h"
+
+namespace pepnet::python {
+
+namespace {
+
+// Sums by key. Additions are one call, made with the GIL: no exception comes between two of them, and no lock
+// can be left held by a thread that was interrupted.
+class Tally {
+ public:
+  // items: (key, (numbers…)) each, of a key always as many.
+  void add(const py::list& items) {
+    for (const py::handle item : items) {
+      if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2) {
+        throw py::type_error("items: expected (key, numbers) each");
+      }
+      PyObject* const numbers = PyTuple_GET_ITEM(item.ptr(), 1);
+      if (!PyTuple_Check(numbers)) throw py::type_error("items: expected a tuple of integers for each key");
+      std::vector<std::int64_t>& sums = of(PyTuple_GET_ITEM(item.ptr(), 0));
+      const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(numbers));
+      if (sums.size() < count) sums.resize(count);
+      for (std::size_t i = 0; i < count; ++i) {
+        const long long number = PyLong_AsLongLong(PyTuple_GET_ITEM(numbers, static_cast<py::ssize_t>(i)));
+        if (number == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        sums[i] += number;
+      }
+    }
+  }
+
+  py::dict read() const {
+    py::dict all;
+    for (const auto& [key, at] : places_) {
+      const std::vector<std::int64_t>& sums = sums_[at.cast<std::size_t>()];
+      py::tuple numbers(static_cast<py::ssize_t>(sums.size()));
+      for (std::size_t i = 0; i < sums.size(); ++i) numbers[i] = py::int_(sums[i]);
+      all[key] = std::move(numbers);
+    }
+    return all;
+  }
+
+ private:
+  std::vector<std::int64_t>& of(PyObject* key) {
+    PyObject* const at = PyDict_GetItemWithError(places_.ptr(), key);
+    if (at != nullptr) return sums_[PyLong_AsSize_t(at)];
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    sums_.emplace_back();
+    places_[py::handle(key)] = py::int_(sums_.size() - 1);
+    return sums_.back();
+  }
+
+  py::dict places_;  // key → place in `sums_`
+  std::vector<std::vector<std::int64_t>> sums_;
+};
+
+}  // namespace
+
+void bind_tally(py::module_& module) {
+  py::class_<Tally>(module, "Tally", "Sums of integers by key, in the order in which keys first came.")
+      .def(py::init<>())
+      .def("add", &Tally::add, py::arg("items"),
+           "Adds, for each (key, (numbers…)), the numbers to the key's sums.")
+      .def("read", &Tally::read, "Returns key → sums.");
+}
+
+}  // namespace pepnet::python
