@@ -37,6 +37,14 @@ class Gate:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Holds the gate when everybody else has left it."""
+        self.take_alone()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def take_alone(self) -> None:
+        """Waits until everybody else has left, and holds the gate until `leave`."""
         with self._changed:
             self._waiting += 1
             try:
@@ -45,9 +53,9 @@ class Gate:
                 self._alone = True
             finally:
                 self._waiting -= 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._changed.notify_all()
+
+    def leave(self) -> None:
+        """Ends what `take_alone` began."""
+        with self._changed:
+            self._alone = False
+            self._changed.notify_all()

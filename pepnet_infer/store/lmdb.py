@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.schema import TableSpec
 from pepnet_infer.store import Fetched, Rows
 from pepnet_infer.store.fill import CHUNK, fill_from
-from pepnet_infer.store.gate import Gate
+from pepnet_infer.store.lmdb_env import LmdbEnv, Options
 from pepnet_infer.store.record import (
     REMEMBER,
     ROW_DTYPES,
@@ -38,14 +38,13 @@ if TYPE_CHECKING:
 
 _ROWS, _DEFAULTS = b"rows", b"defaults"
 _PURGE = 1 << 14  # keys looked at in one transaction
-_Result = TypeVar("_Result")
 
 
 class LmdbStore:
     """A `WritableStore`. Any number of threads and processes read while one writes; readers never wait for it.
 
     Keys are the 8 bytes of the number, the largest first, so that a table's rows lie together; values are laid out in
-    `record.py`. A process may open a path once, and must open it itself: a forked child cannot use its parent's store.
+    `record.py`. A process may open a path once. A forked child may use its parent's store, which is opened anew there.
     """
 
     def __init__(
@@ -74,31 +73,18 @@ class LmdbStore:
             import lmdb
         except ImportError as error:
             raise StoreError(f"{path}: expected the package lmdb (extra [lmdb]), got: {error}") from error
-        self.path, self.dtype = Path(path), dtype
+        self.path, self.dtype = Path(os.path.abspath(path)), dtype
         self.damaged = 0  # values read that were damaged, and so not found
-        self._lmdb, self._remember, self._clock = lmdb, remember, clock
-        self._gate, self._counting, self._process = Gate(), threading.Lock(), os.getpid()
-        self._env: lmdb.Environment | None = None
-        with self._errors():
-            env = lmdb.open(
-                str(path),
-                map_size=map_bytes,
-                max_dbs=2,
-                max_readers=max_readers,
-                max_spare_txns=8,
-                readonly=readonly,
-                create=not readonly,
-                sync=durable,
-                metasync=durable,
-                readahead=False,  # rows are read at random
-            )
-            try:
-                self._rows = env.open_db(_ROWS, create=not readonly)
-                self._defaults = env.open_db(_DEFAULTS, create=not readonly)
-            except lmdb.Error:
-                env.close()
-                raise
-            self._env = env
+        self._remember, self._clock = remember, clock
+        self._counting = threading.Lock()
+        options = Options(self.path, readonly, map_bytes, durable, max_readers)
+        self._env = LmdbEnv(lmdb, options, (_ROWS, _DEFAULTS))
+        forks.register(forks.Stage.STORES, child=self._reset_after_fork)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A store pickles as what it was opened with: who unpickles it, in a process of its own, opens it."""
+        given = {**vars(self._env.options), "dtype": self.dtype, "remember": self._remember, "clock": self._clock}
+        return _opened, (given,)
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N], as of one moment; see `Store.get_many`.
@@ -113,7 +99,7 @@ class LmdbStore:
         def read(txn: lmdb.Transaction[bytes]) -> list[bytes | None]:
             return list(map(txn.get, names))
 
-        values = self._read(read)
+        values = self._env.read(read)
         sorted_got, damaged = decode(sorted_keys, values, dim, self._clock(), self._remember)
         if damaged.any():
             with self._counting:
@@ -160,16 +146,21 @@ class LmdbStore:
 
         def write(txn: lmdb.Transaction[bytes]) -> None:
             for name, row in defaults.items():
-                txn.put(name.encode(), row.astype("<f4").tobytes(), db=self._defaults)
+                txn.put(name.encode(), row.astype("<f4").tobytes(), db=self._env.databases[1])
 
-        self._write(write, sum(row.nbytes for row in defaults.values()))
+        self._env.write(write, sum(row.nbytes for row in defaults.values()))
         return fill_from(self, paths, specs, version=version, chunk=chunk)
 
     def default_row(self, table: str) -> npt.NDArray[np.float32]:
         """Returns the default row [dim] of an imported table. Raises StoreError when there is none of that name."""
-        with self._open() as env, env.begin(db=self._defaults) as txn:
+
+        def read(txn: lmdb.Transaction[bytes]) -> tuple[bytes | None, list[str]]:
             held = txn.get(table.encode())
-            names = [] if held is not None else [bytes(name).decode() for name in txn.cursor().iternext(values=False)]
+            if held is not None:
+                return held, []
+            return None, [bytes(name).decode() for name in txn.cursor().iternext(values=False)]
+
+        held, names = self._env.read(read, database=1)
         if held is None:
             raise StoreError(f"{self.path}: table: expected one of {', '.join(names) or 'none'}, got {table!r}")
         return np.frombuffer(held, "<f4").copy()
@@ -183,7 +174,7 @@ class LmdbStore:
         while True:
 
             def step(txn: lmdb.Transaction[bytes], first: bytes = next_key) -> tuple[bytes, int]:
-                cursor = txn.cursor(db=self._rows)
+                cursor = txn.cursor(db=self._env.databases[0])
                 if not cursor.set_range(first):
                     return b"", 0
                 names, values = zip(*islice(cursor.iternext(), _PURGE), strict=True)
@@ -192,27 +183,24 @@ class LmdbStore:
                     txn.delete(names[at])
                 return names[-1] + b"\0" if len(names) == _PURGE else b"", int((~states.known).sum())
 
-            next_key, count = self._write(step, 0)
+            next_key, count = self._env.write(step, 0)
             purged += count
             if not next_key:
                 return purged
 
     def __len__(self) -> int:
         """How many keys there are, those included that are deleted or expired and remembered."""
-        return self._read(lambda txn: int(txn.stat(self._rows)["entries"]))
+        return self._env.read(lambda txn: int(txn.stat(self._env.databases[0])["entries"]))
 
     @property
     def map_bytes(self) -> int:
         """How large the file may be at present."""
-        with self._open() as env:
+        with self._env.opened() as env:
             return int(env.info()["map_size"])
 
     def close(self) -> None:
         """Closes the file when all calls under way have ended; later ones raise StoreError."""
-        with self._gate.alone():
-            env, self._env = self._env, None
-            if env is not None and os.getpid() == self._process:
-                env.close()
+        self._env.close()
 
     def __enter__(self) -> LmdbStore:
         return self
@@ -244,51 +232,14 @@ class LmdbStore:
                 applied += int(newer.size)
             return applied
 
-        return self._write(write, keys.size * (64 + 4 * (dim or 0)))
+        return self._env.write(write, keys.size * (64 + 4 * (dim or 0)))
 
-    def _read(self, work: Callable[[lmdb.Transaction[bytes]], _Result]) -> _Result:
-        while True:
-            try:
-                with self._open() as env, env.begin(db=self._rows) as txn:
-                    return work(txn)
-            except self._lmdb.MapResizedError:
-                self._resize(0)
+    def _reset_after_fork(self) -> None:
+        self._counting = threading.Lock()
 
-    def _write(self, work: Callable[[lmdb.Transaction[bytes]], _Result], needs: int) -> _Result:
-        """Does `work` in a write transaction; again, in a larger map, when it found the map full."""
-        while True:
-            try:
-                with self._open() as env:
-                    size = int(env.info()["map_size"])
-                    with env.begin(write=True, db=self._rows) as txn:
-                        return work(txn)
-            except self._lmdb.MapResizedError:
-                self._resize(0)  # another process grew it
-            except self._lmdb.MapFullError:
-                self._resize(2 * size + needs, above=size)
 
-    def _resize(self, size: int, above: int | None = None) -> None:
-        with self._gate.alone(), self._errors():
-            if self._env is not None and (above is None or int(self._env.info()["map_size"]) <= above):
-                self._env.set_mapsize(size)
-
-    @contextmanager
-    def _open(self) -> Iterator[lmdb.Environment]:
-        if os.getpid() != self._process:
-            raise StoreError(f"{self.path}: expected the process that opened the store, got one forked from it")
-        with self._gate.shared(), self._errors():
-            if self._env is None:
-                raise StoreError(f"{self.path}: expected an open store, got one that was closed")
-            yield self._env
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (self._lmdb.MapFullError, self._lmdb.MapResizedError):
-            raise
-        except (self._lmdb.Error, OSError) as error:
-            raise StoreError(f"{self.path}: expected an LMDB store that works, got: {error}") from error
+def _opened(given: Mapping[str, Any]) -> LmdbStore:
+    return LmdbStore(**given)
 
 
 def _names(keys: Keys) -> list[bytes]:

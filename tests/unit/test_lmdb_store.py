@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -108,20 +107,6 @@ def test_a_file_that_another_process_made_larger_can_be_written(path: Path, stor
     assert in_process(GROW, path) == "9000\n"
     assert write(store, 0, 9000, version=3) == 9000
     check(store, 9000, version=3)
-
-
-def test_a_forked_child_is_told_to_open_its_own(store: LmdbStore) -> None:
-    write(store, 0, 5)
-    child = os.fork()
-    if child == 0:
-        try:
-            store.get_many(np.zeros(1, np.uint64), DIM)
-        except StoreError as error:
-            os._exit(7 if "expected the process that opened the store, got one forked from it" in str(error) else 8)
-        finally:
-            os._exit(9)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    check(store, 5)
 
 
 def test_a_closed_or_missing_store_is_an_error(path: Path, store: LmdbStore, tmp_path: Path) -> None:

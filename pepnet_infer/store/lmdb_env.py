@@ -1,0 +1,210 @@
+"""An LMDB environment as one process has it: shared by threads, resized, closed around a fork, opened again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, get_ident
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pepnet_infer import forks
+from pepnet_infer.errors import StoreError
+from pepnet_infer.store.gate import Gate
+from pepnet_infer.store.lmdb_file import check_file
+
+if TYPE_CHECKING:
+    import lmdb
+
+_Result = TypeVar("_Result")
+_TRIES = 3  # to get a reader slot: another thread may take the one that was freed
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the file is opened; see `LmdbStore`."""
+
+    path: Path
+    readonly: bool
+    map_bytes: int
+    durable: bool
+    max_readers: int
+
+
+class LmdbEnv:
+    """Reads and writes in transactions of the databases `names`. Any thread may call. Raises StoreError.
+
+    LMDB forbids a forked child to use or to close what its parent opened. So a fork waits until no transaction is under
+    way and closes the environment; parent and child open it again when they next use it. A fork that Python's hooks do
+    not see, or one from inside a transaction, leaves the child an environment that it may not touch: it is told so.
+    """
+
+    def __init__(self, module: Any, options: Options, names: tuple[bytes, ...]) -> None:
+        self._lmdb, self.options, self._names = module, options, names
+        self._gate, self._opening, self._process = Gate(), Lock(), os.getpid()
+        self._inside: dict[int, bool] = {}  # threads in a transaction
+        self._held = False  # by a fork that is under way
+        self._env: lmdb.Environment | None = None
+        self._map_bytes = options.map_bytes
+        self._closed = self._inherited = False
+        #: the databases, in the order of their names
+        self.databases: tuple[Any, ...] = ()
+        with self._errors():
+            self._open()
+        forks.register(
+            forks.Stage.STORES, before=self._before_fork, parent=self._after_fork_in_parent, child=self._after_fork
+        )
+
+    def read(self, work: Callable[[lmdb.Transaction[bytes]], _Result], database: int = 0) -> _Result:
+        """Does `work` in a read transaction."""
+        full = 0
+        while True:
+            try:
+                with self.opened() as env, env.begin(db=self.databases[database]) as txn:
+                    return work(txn)
+            except self._lmdb.MapResizedError:
+                self._resize(0)
+            except self._lmdb.ReadersFullError as error:
+                full += 1
+                if self.reader_check() == 0 and full >= _TRIES:
+                    raise StoreError(self._no_slot()) from error
+
+    def write(self, work: Callable[[lmdb.Transaction[bytes]], _Result], needs: int) -> _Result:
+        """Does `work` in a write transaction; again, in a larger map, when it found the map full."""
+        while True:
+            try:
+                with self.opened() as env:
+                    size = int(env.info()["map_size"])
+                    with env.begin(write=True, db=self.databases[0]) as txn:
+                        return work(txn)
+            except self._lmdb.MapResizedError:
+                self._resize(0)  # another process grew it
+            except self._lmdb.MapFullError:
+                self._resize(2 * size + needs, above=size)
+
+    @contextmanager
+    def opened(self) -> Iterator[lmdb.Environment]:
+        """Yields the environment, which nobody closes or resizes meanwhile."""
+        if self._inherited or os.getpid() != self._process:
+            raise StoreError(
+                f"{self.options.path}: expected the process that opened the store, got one forked from it, which may "
+                "not use it: open a store in the child"
+            )
+        me = get_ident()
+        with self._gate.shared(), self._errors():
+            self._inside[me] = True
+            try:
+                if self._closed:
+                    raise StoreError(f"{self.options.path}: expected an open store, got one that was closed")
+                if self._env is None:
+                    with self._opening:
+                        if self._env is None:
+                            self._open()
+                assert self._env is not None
+                yield self._env
+            finally:
+                self._inside.pop(me, None)
+
+    def reader_check(self) -> int:
+        """Takes back the slots of processes that were killed. Returns how many."""
+        with self.opened() as env:
+            return int(env.reader_check())
+
+    def close(self) -> None:
+        """Closes the file when all calls under way have ended; later ones raise StoreError."""
+        with self._gate.alone():
+            self._closed = True
+            env, self._env = self._env, None
+            if env is not None and os.getpid() == self._process and not self._inherited:
+                env.close()
+
+    def _open(self) -> None:
+        options = self.options
+        check_file(options.path / "data.mdb")
+        try:
+            env = self._environment(options.readonly)
+        except self._lmdb.ReadersFullError as error:
+            # To open it for reading takes a slot itself. To open it for writing takes none.
+            try:
+                writing = self._environment(False)
+            except (self._lmdb.Error, OSError):
+                raise StoreError(self._no_slot()) from error
+            writing.reader_check()
+            writing.close()
+            try:
+                env = self._environment(options.readonly)
+            except self._lmdb.ReadersFullError:
+                raise StoreError(self._no_slot()) from error
+        try:
+            env.reader_check()  # the slots of processes that were killed
+            self.databases = tuple(env.open_db(name, create=not options.readonly) for name in self._names)
+        except BaseException as error:
+            env.close()
+            if isinstance(error, self._lmdb.ReadersFullError):
+                raise StoreError(self._no_slot()) from error
+            raise
+        self._env = env
+
+    def _environment(self, readonly: bool) -> lmdb.Environment:
+        options = self.options
+        opened: lmdb.Environment = self._lmdb.open(
+            str(options.path),
+            map_size=self._map_bytes,
+            max_dbs=len(self._names),
+            max_readers=options.max_readers,
+            max_spare_txns=8,
+            readonly=readonly,
+            create=not options.readonly,
+            sync=options.durable,
+            metasync=options.durable,
+            readahead=False,  # rows are read at random
+        )
+        return opened
+
+    def _no_slot(self) -> str:
+        return (
+            f"{self.options.path}: expected a free reader slot, got all of them taken by processes that run: give "
+            "max_readers more than there are reading processes and threads, in the process that opens the file first"
+        )
+
+    def _resize(self, size: int, above: int | None = None) -> None:
+        with self._gate.alone(), self._errors():
+            if self._env is not None and (above is None or int(self._env.info()["map_size"]) <= above):
+                self._env.set_mapsize(size)
+
+    def _before_fork(self) -> None:
+        if os.getpid() != self._process or get_ident() in self._inside:
+            return  # a signal handler that forks amid a transaction: the child is told
+        self._gate.take_alone()
+        self._held = True
+        env, self._env = self._env, None
+        if env is not None:
+            self._map_bytes = int(env.info()["map_size"])
+            env.close()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._held:
+            self._held = False
+            self._gate.leave()
+
+    def _after_fork(self) -> None:
+        self._held = False
+        self._gate, self._opening, self._inside = Gate(), Lock(), {}
+        if self._env is None and not self._inherited:
+            self._process = os.getpid()
+            return
+        if not self._inherited:
+            forks.leak(self._env)
+            forks.leak(self.databases)
+        self._inherited = True
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._lmdb.MapFullError, self._lmdb.MapResizedError, self._lmdb.ReadersFullError):
+            raise
+        except (self._lmdb.Error, OSError) as error:
+            raise StoreError(f"{self.options.path}: expected an LMDB store that works, got: {error}") from error
