@@ -24,6 +24,7 @@ from pepnet_infer.columns import read_columns
 from pepnet_infer.counters import Counters, Stopwatch
 from pepnet_infer.errors import BackendError, UpdateError
 from pepnet_infer.features import Encoded, Features
+from pepnet_infer.identity import identity
 from pepnet_infer.loading import Loading
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.scores import Scores
@@ -114,6 +115,13 @@ class Engine:
         """The cache that rows come through: updates, feedback, prefetch, snapshots. None where there is none."""
         versions = self._versions
         return self._cache if versions is None else _cache_of(versions.now)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what scores depend on beside the batch, as plain JSON values; see `pepnet_infer.identity`.
+
+        Two engines with the same identity score alike, in whichever process, unless `rows` is None.
+        """
+        return identity(self._open())
 
     def score(self, batch: object, strict: bool = False) -> Scores:
         """Returns the scores of `batch`: rows in = rows out, 0 included.

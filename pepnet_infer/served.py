@@ -33,6 +33,8 @@ class Served:
     dense: DenseCall
     #: scores features where their rows are; None: rows come from `assembler`
     features: FeatureScorer | None = None
+    #: the deltas that led here from the bundle, as a hash; "": none; None: rows among them expire, so that time counts
+    applied: str | None = ""
 
     @classmethod
     def of(cls, bundle: Bundle, rows: RowSource, backend: Backend) -> Served:

@@ -91,6 +91,8 @@ class EmbeddingCache:
         self._window = None if update_window is None else WindowedUpdates(self.core, update_window)
         #: the ids that `CachedRows` is fetching: an update must reach them before it reaches the cache
         self.flights = _kernels.FlightTable()
+        #: whether rows came here otherwise than from the store: then who is asked, and when, decides what is answered
+        self.updated = False
 
     @property
     def dim(self) -> int:
@@ -152,6 +154,7 @@ class EmbeddingCache:
         Those that are not: a newer version was there, or the key was not admitted. scores: S of each id now. expires:
         Unix seconds, inf is never.
         """
+        self.updated = True
         return self.core.write(keys, rows, scores, versions, expires)
 
     def apply(
@@ -167,6 +170,7 @@ class EmbeddingCache:
         Goes through the update window where there is one. Returns how many were applied now. Where a store stands
         behind the cache, write to the store first: a row that is not here is fetched from there.
         """
+        self.updated = True
         self.flights.touch(keys)
         if self._window is not None:
             return self._window.apply(keys, rows, versions, scores, expires)
@@ -178,6 +182,7 @@ class EmbeddingCache:
         Until `expires` (Unix seconds; None is after `tombstone_ttl`) the key is known not to exist, and no older
         version is written.
         """
+        self.updated = True
         self.flights.touch(keys)
         if self._window is not None:
             return self._window.delete(keys, versions, expires)
@@ -209,6 +214,7 @@ class EmbeddingCache:
 
     def load(self, path: str | os.PathLike[str]) -> snapshot.Loaded:
         """Writes the entries of a snapshot into the cache, in which newer versions stay. Raises StoreError."""
+        self.updated = True
         return snapshot.load(self.core, path, *self._decay)
 
     def clear(self) -> None:

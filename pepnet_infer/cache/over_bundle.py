@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Literal, TypeGuard
 
 from pepnet_infer.bundle import Bundle
@@ -29,7 +31,7 @@ def open_rows(
     if store is None:
         if config is not None:
             return cached_rows(bundle, config)
-        return MmapStore(bundle.table_paths, bundle.schema.table_by_name)
+        return _own_tables(bundle)
     kind = type(store).__name__
     if _is_store(store):
         if config is not None:
@@ -61,7 +63,7 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
     specs = bundle.schema.table_by_name
     behind: Store
     if store is None:
-        behind = own = MmapStore(bundle.table_paths, specs)
+        behind = own = _own_tables(bundle)
         scored = {name: own.scored_keys(name) for name in specs}
         defaults = {name: own.default_row(name) for name in specs}
     else:
@@ -98,6 +100,13 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
     if config.warm:
         cached.warm(scored)
     return cached
+
+
+def _own_tables(bundle: Bundle) -> MmapStore:
+    files: dict[str, dict[str, object]] = bundle.manifest["files"]
+    listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name.startswith("tables/")]
+    known_as = f"tables {hashlib.sha256(json.dumps(listed).encode()).hexdigest()}"
+    return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as)
 
 
 def _width(tables: list[CachedTable], number: int) -> int:

@@ -1,4 +1,9 @@
-"""`pepnet-infer score`: parquet in, parquet with scores out."""
+"""`pepnet-infer score`: parquet in, parquet with scores out.
+
+Exit code 0: every file is finished. 1: an error. 2: wrong usage. 3: all files were scored, some with default rows
+because the store of rows failed, and these are not finished (`--on-fault unfinished`): the same command scores them
+anew.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +43,22 @@ class OnBadRow(StrEnum):
     null = "null"
 
 
+class FaultRule(StrEnum):
+    """What default rows mean that are there because the store failed or was late."""
+
+    raise_ = "raise"
+    unfinished = "unfinished"
+    accept = "accept"
+
+
+#: The exit code when some files are not finished.
+UNFINISHED = 3
+
+
 def score(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the scored files go, under the same names.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="A local folder for the scored files, under the same names.")],
     backend: Annotated[str, typer.Option(help="auto, native or onnxruntime.")] = "auto",
     provider: Annotated[str | None, typer.Option(help="cpu, or with onnxruntime cuda.")] = None,
     precision: Annotated[
@@ -56,8 +73,17 @@ def score(
         str | None, typer.Option(help="Carried through: all, or names with commas. Default: the ids and the domain.")
     ] = None,
     on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
+    on_fault: Annotated[
+        FaultRule,
+        typer.Option(
+            help="When ids get default rows because their store fails: stop; go on, but leave the file unfinished "
+            "under a hidden name (exit code 3); or accept the file as it is."
+        ),
+    ] = FaultRule.raise_,
     batch_rows: Annotated[int, typer.Option(help="Rows scored at a time.")] = BATCH_ROWS,
-    resume: Annotated[bool, typer.Option(help="Keep files that an earlier run finished.")] = True,
+    resume: Annotated[
+        bool, typer.Option(help="Keep files that an earlier run finished for the same input, model and options.")
+    ] = True,
     follow: Annotated[
         str | None, typer.Option(metavar="LOG", help="Keep up with what is published there: a folder or redis://….")
     ] = None,
@@ -91,12 +117,15 @@ def score(
             out,
             columns=carried,
             on_bad_row="null" if on_bad_row is OnBadRow.null else "raise",
+            on_fault=on_fault.value,
             batch_rows=batch_rows,
             resume=resume,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
         result = _result(summary, engine, out)
     emit(result, as_json, lambda console: _render(console, result))
+    if summary.unfinished:
+        raise typer.Exit(UNFINISHED)
 
 
 class _RowsPerSecond(ProgressColumn):
@@ -104,10 +133,10 @@ class _RowsPerSecond(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s")
 
 
-def _result(summary: Summary, engine: Engine, out: Path) -> dict[str, Any]:
+def _result(summary: Summary, engine: Engine, out: str) -> dict[str, Any]:
     stats = engine.stats()
     return {
-        "out": str(out),
+        "out": out,
         "rows": summary.rows,
         "files": summary.files,
         "seconds": round(summary.seconds, 3),
@@ -115,8 +144,9 @@ def _result(summary: Summary, engine: Engine, out: Path) -> dict[str, Any]:
         "skipped": [str(path) for path in summary.skipped],
         "null_rows": summary.null_rows,
         "faults": summary.faults,
-        "unknown": stats["unknown"],
-        "unavailable": stats["unavailable"],
+        "unknown": summary.unknown,
+        "unavailable": summary.unavailable,
+        "unfinished": [str(path) for path in summary.unfinished],
         "time_us": stats["time_us"],
         "cache": stats["cache"],
         "backend": stats["backend"],
@@ -155,5 +185,14 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         say(f"{result['null_rows']:,} bad rows have null scores; the first of each column:")
         for fault in result["faults"].values():
             say(f"  {fault}")
-    unknown = ", ".join(f"{name} {count:,}" for name, count in result["unknown"]["fields"].items())
-    say(f"ids served the default row: {unknown or 'none'}")
+    say(f"ids that the model does not know, scored with the default row: {_counts(result['unknown'])}")
+    if result["unavailable"]:
+        say(f"ids scored with the default row because the store of rows failed: {_counts(result['unavailable'])}")
+    if result["unfinished"]:
+        say(f"{len(result['unfinished'])} files are not finished because of that; the same command scores them anew:")
+        for path in result["unfinished"]:
+            say(f"  {path}")
+
+
+def _counts(by_field: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in by_field.items()) or "none"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pepnet_infer.schema import FeatureSchema
 
 OnBadRow = Literal["raise", "null"]
+OnFault = Literal["raise", "unfinished", "accept"]
 #: Large enough that the work per batch outweighs Python's, small enough that a wide model's inputs stay below 100 MB.
 BATCH_ROWS = 8192
 _MAX_BATCH_ROWS = 1 << 20
@@ -22,15 +23,18 @@ _MAX_BATCH_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class Options:
-    """Columns carried through (None: the ids and the domain), what a bad row does, and rows per batch."""
+    """Columns carried through (None: the ids and the domain), what a bad row and a failing store do, rows per batch."""
 
     columns: Sequence[str] | Literal["all"] | None = None
     on_bad_row: OnBadRow = "raise"
     batch_rows: int = BATCH_ROWS
+    on_fault: OnFault = "raise"
 
     def __post_init__(self) -> None:
         if self.on_bad_row not in ("raise", "null"):
             raise PepnetError(f"on_bad_row: expected 'raise' or 'null', got {self.on_bad_row!r}")
+        if self.on_fault not in ("raise", "unfinished", "accept"):
+            raise PepnetError(f"on_fault: expected 'raise', 'unfinished' or 'accept', got {self.on_fault!r}")
         rows = self.batch_rows
         if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= _MAX_BATCH_ROWS:
             raise PepnetError(f"batch_rows: expected an integer from 1 to {_MAX_BATCH_ROWS}, got {rows!r}")
@@ -38,33 +42,35 @@ class Options:
             raise PepnetError(f"columns: expected 'all' or a list of names, got {self.columns!r}")
 
     def to_json(self) -> dict[str, object]:
-        """Returns what the bytes of the output depend on."""
+        """Returns what the bytes of the output depend on; not `on_fault`, without whose rows all are the same."""
         named = self.columns if self.columns is None or isinstance(self.columns, str) else list(self.columns)
         return {"columns": named, "on_bad_row": self.on_bad_row, "batch_rows": self.batch_rows}
 
     def carried(self, source: Source, schema: FeatureSchema) -> list[str]:
-        """Returns the columns of the file that go to the output. A folder's columns stay in the folder's name.
+        """Returns the columns that go to the output.
 
-        Raises SchemaError for a named column that is not there or is named twice, and for one whose name a score has.
+        One that a folder's name gives goes there as well, unless the output lies in a folder of that name: whoever
+        reads the output finds it there, and would find it twice. Raises SchemaError for a named column that is not
+        there or is named twice, and for one whose name a score has.
         """
-        there = source.schema.names
+        there, outside = source.schema.names, source.outside
         if self.columns is None:
             ids = {f.column for f in schema.fields if f.kind == "id" and f.join is None}
             ids |= {join.column for join in schema.joins} | {schema.domain_column}
-            names = [name for name in there if name in ids]
+            names = [name for name in [*there, *outside] if name in ids]
         elif self.columns == "all":
-            names = list(there)
+            names = [*there, *outside]
         else:
             names = list(self.columns)
         for name in names:
             if names.count(name) > 1:
                 raise SchemaError(f"columns: expected each name once, got {name!r} twice", name)
-            if name not in there and name not in source.partitions:
+            if not source.has(name):
                 raise SchemaError(
                     f"{source.path}: column {name!r}: expected it to carry it through; the file has {', '.join(there)}",
                     name,
                 )
-        names = [name for name in names if name in there]
+        names = [name for name in names if name in there or name in outside]
         for name in score_names(schema):
             if name in names:
                 raise SchemaError(f"{source.path}: column {name!r}: expected none to carry of a score's name", name)
@@ -80,6 +86,5 @@ def output_schema(
     source: Source, carried: Sequence[str], schema: FeatureSchema, metadata: dict[bytes | str, bytes | str]
 ) -> pa.Schema:
     """Returns the output's columns: the carried ones as they are, then one float32 a task."""
-    kept = [source.schema.field(name) for name in carried]
     scores = [pa.field(name, pa.float32()) for name in score_names(schema)]
-    return pa.schema([*kept, *scores], metadata=metadata)
+    return pa.schema([*source.fields(carried), *scores], metadata=metadata)

@@ -2,68 +2,81 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pepnet_infer import __version__
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.offline.tree import regular
 
 if TYPE_CHECKING:
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.offline.options import Options
     from pepnet_infer.offline.source import Source
 
 #: Key of the output file's metadata that holds the request as JSON.
 REQUEST_KEY = "pepnet_infer.request"
+#: Key that is there where default rows were accepted in place of the store's: field → ids that got one, as JSON.
+UNAVAILABLE_KEY = "pepnet_infer.unavailable"
 
 
-def model_identity(bundle: Bundle, backend: Mapping[str, Any]) -> dict[str, object]:
-    """Returns what scores depend on beside the rows: weights, tables, schema, and what runs them."""
-    files: dict[str, dict[str, object]] = bundle.manifest["files"]
-    listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name != "parity.json"]
-    return {
-        "model_version": bundle.model_version,
-        "schema_hash": bundle.schema.hash,
-        "weights": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
-        "tool": __version__,
-        **{name: backend.get(name) for name in ("backend", "version", "provider", "precision")},
-        **{name: backend[name] for name in ("isa", "how") if name in backend},  # kernels differ in the last bits
-    }
+@dataclass(frozen=True)
+class Request:
+    """All that an output depends on: who scores (see `identity`), options, values from folders' names, the input."""
 
+    scorer: Mapping[str, Any]
+    options: Mapping[str, object]
+    folders: Mapping[str, object]
+    source: Mapping[str, object]
 
-def metadata(
-    model: Mapping[str, object], options: Mapping[str, object], source: Source
-) -> dict[bytes | str, bytes | str]:
-    """Returns the output file's key-value metadata. It has no time and no path: equal input gives equal bytes."""
-    request = {"model": model, "options": options, "source": source.identity()}
-    return {
-        "model_version": str(model["model_version"]),
-        "schema_hash": str(model["schema_hash"]),
-        "pepnet_infer_version": str(model["tool"]),
-        REQUEST_KEY: json.dumps(request, sort_keys=True, separators=(",", ":")),
-    }
+    @classmethod
+    def of(cls, scorer: Mapping[str, Any], options: Options, source: Source, carried: Sequence[str]) -> Request:
+        """Returns the request of one input file, but for a hash of its content."""
+        return cls(scorer, options.to_json(), source.folders(carried), source.size())
 
+    def schema_metadata(self) -> dict[bytes | str, bytes | str]:
+        """Returns what the output says of its model, where readers find it in the schema."""
+        names = {"model_version": "model_version", "schema_hash": "schema_hash", "pepnet_infer_version": "tool"}
+        return {name: str(self.scorer[key]) for name, key in names.items()}
 
-def up_to_date(target: Path, source: Source, wanted: Mapping[bytes | str, bytes | str]) -> bool:
-    """Whether `target` holds the scores that the metadata `wanted` describes.
+    def metadata(self, content: str, unavailable: Mapping[str, int]) -> dict[str, str]:
+        """Returns what the output says of the request. It has no time and no path: equal input gives equal bytes."""
+        found = {REQUEST_KEY: json.dumps(self._json(content), sort_keys=True, separators=(",", ":"))}
+        if unavailable:
+            found[UNAVAILABLE_KEY] = json.dumps(dict(sorted(unavailable.items())))
+        return found
 
-    It does when its own metadata has the same request (model, options, and the input's size, rows and footer) and it is
-    not older than the input: values can change without a trace in size and footer, but not without touching the time.
-    Raises PepnetError for a file in the way that is no scored parquet: it may be somebody's only copy.
-    """
-    if not os.path.lexists(target):
-        return False
-    try:
-        found = (pq.read_schema(target).metadata or {}).get(REQUEST_KEY.encode())
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {error}") from error
-    if found is None:
-        raise PepnetError(f"{target}: expected nothing or an earlier output there, got a file of another origin")
-    same = found.decode() == wanted[REQUEST_KEY]
-    return same and target.stat().st_mtime_ns >= source.stamp.st_mtime_ns
+    def finished(self, target: Path, source: Source, accept: bool) -> bool:
+        """Whether `target` holds the scores of this request.
+
+        It does when its own metadata has the same one, with a hash of what the input holds now, and no default rows in
+        place of rows that the store did not deliver, unless the run would `accept` such. Where the engine's rows cannot
+        be known it never does. Raises PepnetError for a file in the way that is no scored parquet: it may be somebody's
+        only copy.
+        """
+        if not os.path.lexists(target):
+            return False
+        try:
+            found = pq.read_metadata(regular(target)).metadata or {}
+        except (PepnetError, pa.ArrowException, OSError, ValueError) as error:
+            raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {error}") from error
+        text = found.get(REQUEST_KEY.encode())
+        if text is None:
+            raise PepnetError(f"{target}: expected nothing or an earlier output there, got a file of another origin")
+        if self.scorer["rows"] is None or (UNAVAILABLE_KEY.encode() in found and not accept):
+            return False
+        try:
+            said = json.loads(text)
+            content = said["source"]["content"]
+        except (ValueError, KeyError, TypeError):
+            return False  # of another version of ours
+        return bool(said == self._json(content)) and content == source.content()
+
+    def _json(self, content: object) -> dict[str, object]:
+        source = {**self.source, "content": content}
+        return {"scorer": self.scorer, "options": self.options, "folders": self.folders, "source": source}

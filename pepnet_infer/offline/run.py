@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from time import perf_counter
 from typing import Literal
 
@@ -12,36 +11,21 @@ import numpy as np
 import pyarrow as pa
 
 from pepnet_infer.engine import Engine
-from pepnet_infer.errors import PepnetError, SchemaError
+from pepnet_infer.errors import PepnetError, SchemaError, StoreError
 from pepnet_infer.faults import Mask
 from pepnet_infer.features import Features
-from pepnet_infer.offline.options import BATCH_ROWS, OnBadRow, Options, output_schema
-from pepnet_infer.offline.plan import Constant, Job, PathLike, constants, plan
-from pepnet_infer.offline.resume import metadata, model_identity, up_to_date
-from pepnet_infer.offline.sink import Sink, remove_leftover
+from pepnet_infer.offline.options import BATCH_ROWS, OnBadRow, OnFault, Options, output_schema
+from pepnet_infer.offline.plan import Job, PathLike, plan
+from pepnet_infer.offline.resume import Request
+from pepnet_infer.offline.sink import Sink, remove_leftovers
 from pepnet_infer.offline.source import Source
+from pepnet_infer.offline.summary import Summary, add_counts
+from pepnet_infer.scores import Scores
 
 #: Backend options for throughput: threads that spin take the CPU from whatever else runs.
 OFFLINE = {"spin": False}
 #: Called with (rows scored so far, rows to score).
 Progress = Callable[[int, int], None]
-
-
-@dataclass
-class Summary:
-    """What a run did. Rows of files that an earlier run had finished are not counted."""
-
-    files: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-    null_rows: int = 0  # rows with a fault, written with null scores
-    skipped: list[Path] = field(default_factory=list)  # outputs that were finished already
-    faults: dict[str, str] = field(default_factory=dict)  # column → the first fault of a row there, and where
-
-    @property
-    def rows_per_s(self) -> float:
-        """Rows scored a second, reading and writing included."""
-        return self.rows / self.seconds if self.seconds > 0 else 0.0
 
 
 def score_parquet(
@@ -51,6 +35,7 @@ def score_parquet(
     *,
     columns: Sequence[str] | Literal["all"] | None = None,
     on_bad_row: OnBadRow = "raise",
+    on_fault: OnFault = "raise",
     batch_rows: int = BATCH_ROWS,
     resume: bool = True,
     progress: Progress | None = None,
@@ -58,19 +43,27 @@ def score_parquet(
     """Scores parquet files and writes one file per input file to `out`, with a column `score_<task>` per task.
 
     bundle: a path, or an engine loaded with the backend of your choice. inputs: files, folders and patterns, see
-    `plan`; `key=value` folders give columns that the files lack. columns: those carried through; None is the ids and
-    the domain, "all" is every column. on_bad_row: "null" writes null scores for a row with a null, an id out of range,
-    NaN or an unknown domain, and counts it; what is wrong with a whole column raises in any case.
+    `plan`; `key=value` folders give columns that the files lack, see `FolderColumns`. columns: those carried through;
+    None is the ids and the domain, "all" is every column. on_bad_row: "null" writes null scores for a row with a null,
+    an id out of range, NaN, an unknown domain, or scores that are no numbers in [0, 1] (`Scores.invalid`), and counts
+    it; what is wrong with a whole column raises in any case.
+
+    on_fault: what it means that ids get default rows because the store failed or was late. "raise" stops there with a
+    StoreError; files before it stay. "unfinished" goes on, and leaves such a file under the hidden name
+    `.NAME.unfinished`: see `Summary.unfinished`; the next run scores it anew. "accept" gives it its name, and says so
+    in its metadata; only a run that accepts it too takes it for finished.
 
     Rows keep their order. A file appears only when it is whole and on the disk. With `resume`, outputs that an earlier
-    run finished for the same model, options and input are kept; the result of a killed and repeated run is the same
+    run finished for the same request are kept: the same input by its content, values from folders' names, bundle,
+    updates and store, options and backend. Where it cannot be known which rows an engine has, because its cache was
+    updated or its store has no `identity`, files are scored anew. The result of a killed and repeated run is the same
     bytes as of one that went through. A file is all or nothing: give inputs of some million rows each rather than one
     huge file. Memory does not grow with the input.
 
     All files are opened and their columns checked before the first row is scored. Raises SchemaError for columns and
     values, PepnetError for files and folders, naming the file and the place in it.
     """
-    options = Options(columns, on_bad_row, batch_rows)
+    options = Options(columns, on_bad_row, batch_rows, on_fault)
     jobs = plan(inputs, out)
     if isinstance(bundle, Engine):
         return _Run(bundle, options, progress).all(jobs, resume)
@@ -87,51 +80,65 @@ class _Run:
 
     def all(self, jobs: Sequence[Job], resume: bool) -> Summary:
         begin = perf_counter()
-        given = constants(jobs, self._schema)
         todo = []
-        for job, values in zip(jobs, given, strict=True):
-            rows = self._check(job, values, resume)
+        for job in jobs:
+            rows = self._check(job, resume)
             if rows is None:
-                remove_leftover(job.target)
+                remove_leftovers(job.target)
                 self._summary.skipped.append(job.target)
             else:
                 self._total += rows
-                todo.append((job, values))
+                todo.append(job)
         self._report()
-        for job, values in todo:
-            self._score(job, values)
+        for job in todo:
+            self._score(job)
         self._summary.seconds = perf_counter() - begin
         return self._summary
 
-    def _check(self, job: Job, values: Mapping[str, Constant], resume: bool) -> int | None:
+    def _check(self, job: Job, resume: bool) -> int | None:
         """Returns the rows there are to score; None if an earlier run did. Raises what can be found without reading."""
-        with Source(job, self._schema, values) as source:
-            self._options.carried(source, self._schema)
+        with Source(job, self._schema) as source:
+            request = self._request(source, self._options.carried(source, self._schema))
             try:
                 self._engine.encode(source.empty_batch())
             except SchemaError as error:
                 raise source.locate_type(error) from error
-            done = up_to_date(job.target, source, self._metadata(source))
+            done = request.finished(job.target, source, self._options.on_fault == "accept")
             return None if done and resume else source.rows
 
-    def _score(self, job: Job, values: Mapping[str, Constant]) -> None:
+    def _score(self, job: Job) -> None:
+        job.check_inside()
         # All rows of a file are scored by one version of the model, whatever the engine follows.
-        with self._engine.hold(), Source(job, self._schema, values) as source:
+        with self._engine.hold(), Source(job, self._schema) as source:
             carried = self._options.carried(source, self._schema)
-            schema = output_schema(source, carried, self._schema, self._metadata(source))
+            request, content = self._request(source, carried), source.content()
+            schema = output_schema(source, carried, self._schema, request.schema_metadata())
+            unavailable: dict[str, int] = {}
             with Sink(job.target, schema) as sink:
                 for start, rows in source.batches(self._options.batch_rows, carried):
                     with source.located(start):
                         features, bad = self._encode(source, start, rows)
-                    scores = self._engine.score_features(features).values
+                    scores = self._engine.score_features(features)
+                    add_counts(unavailable, self._available(source, start, scores))
+                    bad = self._without_score(source, start, scores, bad)
                     columns = [rows.column(name) for name in carried]
-                    columns += [pa.array(column, mask=bad) for column in np.ascontiguousarray(scores.T)]
+                    columns += [pa.array(column, mask=bad) for column in np.ascontiguousarray(scores.values.T)]
                     sink.write(pa.RecordBatch.from_arrays(columns, schema=schema))
                     self._count(rows.num_rows, bad)
-                if not source.unchanged():
+                if not source.unchanged(content):
                     raise PepnetError(f"{source.path}: expected a file that stays as it is, but it changed meanwhile")
-                sink.commit()
+                if (
+                    self._engine.identity() != request.scorer
+                ):  # somebody updated the cache: rows are of before and after
+                    request = replace(request, scorer={**request.scorer, "rows": None})
+                finished = not unavailable or self._options.on_fault == "accept"
+                sink.commit(request.metadata(content, unavailable), finished)
         self._summary.files += 1
+        if not finished:
+            self._summary.unfinished.append(job.target)
+
+    def _request(self, source: Source, carried: Sequence[str]) -> Request:
+        return Request.of(self._engine.identity(), self._options, source, carried)
 
     def _encode(self, source: Source, start: int, rows: pa.RecordBatch) -> tuple[Features, Mask | None]:
         if self._options.on_bad_row == "raise":
@@ -142,6 +149,34 @@ class _Run:
             self._summary.faults.setdefault(fault.column, str(source.locate(error, start)))
         return encoded.features, encoded.bad
 
+    def _available(self, source: Source, start: int, scores: Scores) -> Mapping[str, int]:
+        """Returns which ids of a batch got default rows because of the store. Raises StoreError if that is to stop."""
+        add_counts(self._summary.unknown, scores.unknown)
+        add_counts(self._summary.unavailable, scores.unavailable)
+        if scores.unavailable and self._options.on_fault == "raise":
+            cache = self._engine.cache
+            said = None if cache is None else cache.stats()["store"]["last_fault"]
+            counts = ", ".join(f"{name} {count}" for name, count in scores.unavailable.items())
+            raise StoreError(
+                f"{source.path}: expected the store's rows, got default rows for ids ({counts}) of the batch from row"
+                f" {start}: {said or 'it was late'}. Run again to go on from this file, or see on_fault"
+            )
+        return scores.unavailable
+
+    def _without_score(self, source: Source, start: int, scores: Scores, bad: Mask | None) -> Mask | None:
+        """Returns the rows to write null scores for: bad ones, and those whose scores are no numbers in [0, 1]."""
+        if scores.invalid is None:
+            return bad
+        invalid = scores.invalid if bad is None else scores.invalid & ~bad
+        if not invalid.any():
+            return bad
+        error = SchemaError("expected scores in [0, 1], got some that are not", row=int(np.argmax(invalid)))
+        located = source.locate(error, start)
+        if self._options.on_bad_row == "raise":
+            raise located
+        self._summary.faults.setdefault("scores", str(located))
+        return invalid if bad is None else bad | invalid
+
     def _count(self, rows: int, bad: Mask | None) -> None:
         self._summary.rows += rows
         if bad is not None:
@@ -151,10 +186,3 @@ class _Run:
     def _report(self) -> None:
         if self._progress is not None:
             self._progress(self._summary.rows, self._total)
-
-    def _metadata(self, source: Source) -> dict[bytes | str, bytes | str]:
-        engine = self._engine
-        model = model_identity(engine.bundle, engine.stats()["backend"])
-        if engine.cache is not None and engine.cache.config.dtype != "float32":
-            model["cached_rows"] = engine.cache.config.dtype  # with float32 scores are those without a cache
-        return metadata(model, self._options.to_json(), source)

@@ -7,7 +7,8 @@ import errno
 import fcntl
 import io
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,11 @@ GROUP_ROWS = 1 << 17
 def temporary(target: Path) -> Path:
     """Returns the hidden name `target` is written under. There is one per target, so that leftovers are found."""
     return target.with_name(f".{target.name}.partial")
+
+
+def set_aside(target: Path) -> Path:
+    """Returns the hidden name that scores of default rows go under: readers of the folder pass it by."""
+    return target.with_name(f".{target.name}.unfinished")
 
 
 class Sink:
@@ -67,14 +73,18 @@ class Sink:
             with _reported(self._target):
                 self._flush(self._pending_rows - self._pending_rows % GROUP_ROWS)
 
-    def commit(self) -> None:
-        """Finishes the file, forces it to the disk and gives it its name."""
+    def commit(self, metadata: Mapping[str, str], finished: bool = True) -> None:
+        """Finishes the file, forces it to the disk and gives it its name, or else the one of `set_aside`."""
+        aside = set_aside(self._target)
         with _reported(self._target):
             self._flush(self._pending_rows)
+            self._writer.add_key_value_metadata(dict(metadata))
             self._writer.close()
             os.fsync(self._raw.fileno())
-            os.rename(self._temporary, self._target)
+            os.rename(self._temporary, self._target if finished else aside)
             self._raw.close()
+            if finished:
+                aside.unlink(missing_ok=True)
             sync_folder(self._target.parent)
 
     def _flush(self, rows: int) -> None:
@@ -87,9 +97,11 @@ class Sink:
         self._pending_rows = rest.num_rows
 
 
-def remove_leftover(target: Path) -> None:
-    """Removes what a killed run left of `target` under its hidden name."""
+def remove_leftovers(target: Path) -> None:
+    """Removes what killed or unfinished runs left of `target` under its hidden names."""
     path = temporary(target)
+    with _reported(target):
+        set_aside(target).unlink(missing_ok=True)
     if path.exists():
         with _reported(target):
             handle = _lock(path, target)
@@ -113,7 +125,10 @@ def _lock(path: Path, target: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise FileExistsError(errno.EEXIST, f"{path.name} is there and no file of its own")
+            if os.path.samestat(found, os.stat(path)):
                 return handle
         except FileNotFoundError:
             pass  # renamed or removed by another run between the opening and the lock: opened anew

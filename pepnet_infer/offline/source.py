@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import io
 import os
+import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from pepnet_infer.errors import PepnetError, SchemaError
-from pepnet_infer.offline.plan import Constant, Job
+from pepnet_infer.offline.folders import Constant, FolderColumns
+from pepnet_infer.offline.plan import Job
 
 if TYPE_CHECKING:
     from pepnet_infer.schema import FeatureSchema
@@ -23,17 +27,36 @@ if TYPE_CHECKING:
 #: Column chunks are read through a buffer of this many bytes. Arrow's defaults hold a row group's chunks whole, so
 #: that memory grows with the row group, which is the whole file for many a writer.
 _READ_BUFFER = 1 << 20
+#: Times of files are as fine as a clock tick, or as seconds on some file systems: a change within one may not show.
+_TICK_S = 2.0
 
 
 class Source:
-    """An opened input file. `columns`: what is read of it; `constants`: columns that its folders' names give."""
+    """An opened input file: what is hashed is what is read, whatever takes its name meanwhile.
 
-    def __init__(self, job: Job, schema: FeatureSchema, constants: Mapping[str, Constant]) -> None:
+    `constants`: columns of the schema that the file lacks and its folders' names give.
+    """
+
+    def __init__(self, job: Job, schema: FeatureSchema) -> None:
         self.path: Path = job.source
+        self._raw = _open(self.path)
         try:
-            self.stamp = os.stat(self.path)
+            self._open_parquet()
+            self._needed = [name for name in schema.columns if name in self.schema.names]
+            self._partitions, self._lost = job.partitions, job.lost
+            self._folders = FolderColumns(schema)
+            self._check_names(schema.columns)
+            lacking = [name for name in schema.columns if name not in self._needed]
+            self.constants = {name: self._constant(name) for name in lacking}
+        except BaseException:
+            self._raw.close()
+            raise
+
+    def _open_parquet(self) -> None:
+        self._stamp = _stamp(os.fstat(self._raw.fileno()))
+        try:
             self._file = pq.ParquetFile(
-                self.path, pre_buffer=False, buffer_size=_READ_BUFFER, page_checksum_verification=True
+                self._raw, pre_buffer=False, buffer_size=_READ_BUFFER, page_checksum_verification=True
             )
             self.schema: pa.Schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -41,41 +64,73 @@ class Source:
         meta = self._file.metadata
         self.rows: int = meta.num_rows
         self._group_ends = list(accumulate(meta.row_group(g).num_rows for g in range(meta.num_row_groups)))
-        self._needed = [name for name in schema.columns if name in self.schema.names]
-        self.partitions = job.partitions
-        self.constants = {n: v for n, v in constants.items() if n in schema.columns and n not in self._needed}
-        self._check_names(schema.columns)
 
     def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._raw.close()
 
-    def identity(self) -> dict[str, object]:
-        """Returns what tells this input from an altered one: bytes, rows, and a hash of the footer.
+    @property
+    def outside(self) -> list[str]:
+        """Columns that the folders' names give and neither the file nor the folders of the output have."""
+        return [name for name in self._lost if name not in self.schema.names]
 
-        The footer holds size, place and range of every column chunk. See `resume.up_to_date` for what it cannot see.
+    def has(self, name: str) -> bool:
+        """Whether the file or its folders' names have a column."""
+        return name in self.schema.names or name in self._partitions
+
+    def fields(self, names: Iterable[str]) -> list[pa.Field[Any]]:
+        """Returns what columns of the file, or of its folders' names, are."""
+        there = self.schema.names
+        return [self.schema.field(n) if n in there else pa.field(n, self._constant(n).type) for n in names]
+
+    def folders(self, carried: Iterable[str]) -> dict[str, object]:
+        """Returns the values from folders' names that go into scores, or are carried through, with their types."""
+        names = {*self.constants, *(name for name in carried if name not in self.schema.names)}
+        found = {name: self._constant(name) for name in sorted(names)}
+        return {name: [str(constant.type), constant.value] for name, constant in found.items()}
+
+    def size(self) -> dict[str, object]:
+        """Returns what tells this input from most others at no cost."""
+        return {"bytes": self._stamp[1], "rows": self.rows}
+
+    def content(self) -> str:
+        """Returns a hash of all its bytes."""
+        digest, at = xxhash.xxh3_128(), 0
+        handle, left = self._raw.fileno(), self._stamp[1]
+        self._hashed_at = time.time()
+        while left > 0:
+            data = os.pread(handle, min(left, _READ_BUFFER), at)
+            if not data:
+                break  # it was cut since: `unchanged` says so
+            digest.update(data)
+            at += len(data)
+            left -= len(data)
+        return digest.hexdigest()
+
+    def unchanged(self, content: str) -> bool:
+        """Whether the file is still the one that was opened, and has what `content` returned.
+
+        Its times say so, unless it was written so shortly before it was hashed that a later change may have none of its
+        own: then it is hashed again.
         """
-        size = self.stamp.st_size
-        with open(self.path, "rb") as file:
-            file.seek(size - 8)
-            length = int.from_bytes(file.read(4), "little") + 8  # footer, its length, and the magic
-            file.seek(max(0, size - length))
-            return {"bytes": size, "rows": self.rows, "footer": xxhash.xxh3_128_hexdigest(file.read(length))}
-
-    def unchanged(self) -> bool:
-        """Whether the file is still the one that was opened."""
-        now = os.stat(self.path)
-        before = self.stamp
-        return (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+        try:
+            if not self._stamp == _stamp(os.fstat(self._raw.fileno())) == _stamp(os.stat(self.path)):
+                return False
+        except OSError:
+            return False
+        return max(self._stamp[2:]) < (self._hashed_at - _TICK_S) * 1e9 or self.content() == content
 
     def batches(self, rows: int, also: Iterable[str] = ()) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yields (number of the first row, batch of at most `rows` rows) in order.
 
-        Batches have the schema's columns that the file has, those named in `also`, and the folders' constants.
+        Batches have the schema's columns that the file has, those named in `also`, and those that folders' names give.
         """
-        columns = list(dict.fromkeys([*self._needed, *also]))
+        there, names = self.schema.names, list(also)
+        columns = list(dict.fromkeys([*self._needed, *(name for name in names if name in there)]))
+        constants = self.constants | {name: self._constant(name) for name in names if name not in there}
         start = 0
         batches = self._file.iter_batches(rows, columns=columns, use_threads=False)
         while True:
@@ -86,7 +141,7 @@ class Source:
                 raise PepnetError(f"{self.path}: cannot read row group {group}: {error}") from error
             if batch is None:
                 break
-            yield start, self._with_constants(batch)
+            yield start, _with_constants(batch, constants)
             start += batch.num_rows
         if start != self.rows:
             raise PepnetError(f"{self.path}: expected {self.rows} rows as the footer says, got {start}")
@@ -94,7 +149,7 @@ class Source:
     def empty_batch(self) -> pa.RecordBatch:
         """Returns what `batches` yields, without rows: enough to check the types before any work."""
         fields = [self.schema.field(name) for name in self._needed]
-        return self._with_constants(pa.RecordBatch.from_pylist([], schema=pa.schema(fields)))
+        return _with_constants(pa.RecordBatch.from_pylist([], schema=pa.schema(fields)), self.constants)
 
     @contextlib.contextmanager
     def located(self, start: int) -> Iterator[None]:
@@ -134,10 +189,8 @@ class Source:
     def _group_of(self, row: int) -> int:
         return min(bisect.bisect_right(self._group_ends, row), max(len(self._group_ends) - 1, 0))
 
-    def _with_constants(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        for name, value in self.constants.items():
-            batch = batch.append_column(name, pa.array([value.value] * batch.num_rows, value.type))
-        return batch
+    def _constant(self, name: str) -> Constant:
+        return self._folders.read(self.path, self._partitions, name)
 
     def _check_names(self, wanted: Iterable[str]) -> None:
         names = self.schema.names
@@ -145,5 +198,27 @@ class Source:
             if names.count(name) > 1:
                 raise SchemaError(f"{self.path}: column {name!r}: expected once, got {names.count(name)} of that name")
         for name in wanted:
-            if name not in names and name not in self.constants:
+            if not self.has(name):
                 raise SchemaError(f"{self.path}: missing column {name!r}; the file has {', '.join(names)}", name)
+
+
+def _open(path: Path) -> io.FileIO:
+    # Not to wait for a pipe that took the name since the file was found.
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise PepnetError(f"{path}: expected a readable file, got: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise PepnetError(f"{path}: expected a file, got a special file or a folder")
+    return io.FileIO(handle)
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _with_constants(batch: pa.RecordBatch, constants: Mapping[str, Constant]) -> pa.RecordBatch:
+    for name, constant in constants.items():
+        batch = batch.append_column(name, constant.array(batch.num_rows))
+    return batch

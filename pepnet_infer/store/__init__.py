@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +101,17 @@ class Store(Protocol):
 
         A key that is not there has zeros for its row: which row is served in its stead is the caller's business.
         Raises StoreError for a key of a table of another width, and when the store cannot answer.
+        """
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A store or a row source that can tell its rows from others, which those are free not to do."""
+
+    def identity(self) -> str | None:
+        """Returns a text that no store with other rows returns, in any process; None where that is not known.
+
+        Parquet scoring keeps finished files by it. Rows that expire, or that others write, are not known.
         """
 
 

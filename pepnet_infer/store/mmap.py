@@ -57,8 +57,12 @@ class MmapStore:
     Files are mapped once, here: a bundle that is replaced on disk while this store serves changes nothing.
     """
 
-    def __init__(self, paths: Mapping[str, Path], specs: Mapping[str, TableSpec] | None = None) -> None:
+    def __init__(
+        self, paths: Mapping[str, Path], specs: Mapping[str, TableSpec] | None = None, known_as: str | None = None
+    ) -> None:
         """Opens `paths` (table name → file). `specs`, by the same names, adds the widths and numbers to expect.
+
+        `known_as`: what `identity` returns, such as a hash of the files that somebody has checked.
 
         Reads every key once to index it (about 19 bytes a key of memory). Raises BundleError for a file that is not
         a table, StoreError when paths and specs do not name the same tables.
@@ -75,6 +79,11 @@ class MmapStore:
             held.files[name] = file
             held.tables[name] = Table(file.keys, file.rows, file.default)
         self._held: _Tables | None = held
+        self._known_as = known_as
+
+    def identity(self) -> str | None:
+        """Returns what tells the rows from others, where it was given; see `Identified`."""
+        return self._known_as
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes rows of `keys` [N] to `out` [N, dim]; see `RowSource.lookup`."""

@@ -10,11 +10,15 @@ A delta leads from one version of the model, `base_version`, to the next, `model
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pepnet_infer.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.config import ModelConfig
@@ -57,6 +61,12 @@ class Delta:
     onnx: bytes | None  #: their graph, where there is one
     rows: Mapping[str, DeltaRows]  #: by table; tables without a change are left out
     bytes: int  #: of all its files
+    digest: str  #: a hash over its versions and the hashes of all its files
+
+    @property
+    def expires(self) -> bool:
+        """Whether some of its rows count only up to a time."""
+        return any(bool((table.expires != np.inf).any()) for table in self.rows.values())
 
 
 def write_delta(
@@ -163,7 +173,9 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest) ->
             path = root / name
             given.append((str(path), spec, read_rows(path, read.pop(name), spec)))
     rows = checked(given, head.base_version, head.model_version, rest)
-    return Delta(root, head, dense, onnx, rows, size)
+    said = [head.base_version, head.model_version, sorted((name, entry["sha256"]) for name, entry in listing.items())]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    return Delta(root, head, dense, onnx, rows, size, digest)
 
 
 def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:

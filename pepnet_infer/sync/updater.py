@@ -6,6 +6,7 @@ they go down to the store and the cache, where all read them, and the overlay go
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -133,7 +134,7 @@ class Updater:
             dense = dense_call(backend, bundle.config.inputs)
         defaults = {**self._defaults, **{n: t.default for n, t in delta.rows.items() if t.default is not None}}
         overlay = Overlay(delta.rows, self._rest)
-        served = replace(now, bundle=bundle, backend=backend, dense=dense)
+        served = replace(now, bundle=bundle, backend=backend, dense=dense, applied=_applied(now.applied, delta))
         served = self._with_rows(served, self._seen([*self._pending, _Pending(0, overlay)]), defaults)
         guarded = delta.dense is not None and self.canary is not None
         if guarded and self.canary is not None and not self.canary.check(now, served, bundle.tasks, self._rest):
@@ -292,3 +293,10 @@ class Updater:
             put=True,
             known=not everything,
         )
+
+
+def _applied(before: str | None, delta: Delta) -> str | None:
+    """Returns what `Served.applied` is after a delta: the same for the same deltas in the same order, on any engine."""
+    if before is None or delta.expires:
+        return None
+    return hashlib.sha256(f"{before} {delta.digest}".encode()).hexdigest()

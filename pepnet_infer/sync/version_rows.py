@@ -31,6 +31,10 @@ class VersionRows:
         changed = {name: replace(cached.tables[name], default_row=row) for name, row in defaults.items()}
         self.tables: dict[str, CachedTable] = {**cached.tables, **changed} if changed else cached.tables
 
+    def identity(self) -> str | None:
+        """Returns the identity of the rows that came with no delta; see `Identified`."""
+        return self.cached.identity()
+
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`."""
         return sum(self.answer([RowRequest("", table, keys, out)])[0])

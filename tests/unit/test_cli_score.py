@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from pepnet_infer import StoreError
+from pepnet_infer.store import Fetched
+from pepnet_infer.store.mmap import MmapStore
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,7 +43,7 @@ def test_scores_a_folder_and_says_what_it_did(run: Run, tmp_path: Path) -> None:
     assert "150 rows in 2 files scored in" in done.stdout
     assert "rows/s, written to out" in done.stdout
     assert re.search(r"model version 7 on (native \w+|onnxruntime cuda) fp32, 1 threads", done.stdout)
-    assert "ids served the default row: user_id " in done.stdout
+    assert "ids that the model does not know, scored with the default row: user_id 33, video_id " in done.stdout
     assert "150/150" in done.stderr  # the progress bar leaves stdout to the result
     for name, rows in (("a", 100), ("sub/b", 50)):
         out = pq.read_table(tmp_path / "out" / f"{name}.parquet")
@@ -103,7 +110,18 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
         ),
         (["in", "--out", "out", "--threads", "0"], 1, "BackendError: threads: expected an integer from 1"),
         (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
+        (
+            ["in", "--out", "s3://bucket/out"],
+            1,
+            "PepnetError: s3://bucket/out: expected a local folder, got a URL; copy",
+        ),
+        (
+            ["s3://b/in", "--out", "out"],
+            1,
+            "PepnetError: s3://b/in: expected a local file, folder or pattern, got a URL",
+        ),
         (["in", "--out", "in/out"], 1, "PepnetError: in/out: expected an output folder outside the input folder in"),
+        (["in", "--out", "out", "--on-fault", "skip"], 2, "'skip' is not one of 'raise', 'unfinished', 'accept'"),
         (["in", "--out", "out", "--on-bad-row", "skip"], 2, "'skip' is not one of 'raise', 'null'"),
         (["in", "--out", "out", "--cache-bytes", "some"], 1, "StoreError: capacity: expected bytes, as an integer"),
         (["in", "--out", "out", "--cache-policy", "fifo"], 2, "'fifo' is not one of 'gset', 'lru'"),
@@ -119,4 +137,43 @@ def test_exit_codes_tell_failure_from_wrong_usage(
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_rows_that_the_store_does_not_deliver_are_told_by_the_exit_code(
+    command: Callable[..., tuple[int, str, str]],
+    run: Run,
+    toy_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows_of = MmapStore.get_many
+
+    def fail_at(store: MmapStore, keys: Any, dim: int) -> Fetched:
+        if (keys & np.uint64((1 << 48) - 1)).max() >= 40:  # what is not in the cache from the start
+            raise StoreError("a disk that is gone")
+        return rows_of(store, keys, dim)
+
+    monkeypatch.setattr(MmapStore, "get_many", fail_at)
+    arguments = ("score", toy_bundle, tmp_path / "in", "--out", tmp_path / "out", "--threads", 1)
+    code, _, said = command(*arguments)
+    assert code == 1
+    assert "error: StoreError: " in said
+    assert "a disk that is gone. Run again to go on from this file, or see on_fault" in said
+    code, out, _ = command(*arguments, "--on-fault", "unfinished", "--json")
+    result = json.loads(out)
+    assert code == 3
+    assert result["unfinished"] == [str(tmp_path / "out" / name) for name in ("a.parquet", "sub/b.parquet")]
+    assert result["unavailable"] == {"user_id": 33, "video_id": 33, "watched": 159}
+    assert result["unknown"] == {}
+    assert not (tmp_path / "out" / "a.parquet").exists()
+    code, out, _ = command(*arguments, "--on-fault", "unfinished")
+    assert code == 3
+    assert "ids scored with the default row because the store of rows failed: user_id 33, video_id 33" in out
+    assert "2 files are not finished because of that; the same command scores them anew:" in out
+    assert command(*arguments, "--on-fault", "accept")[0] == 0
+    monkeypatch.undo()
+    done = run("in", "--out", "out", "--threads", "1", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["files"] == 2  # accepted by another rule only
+    assert json.loads(done.stdout)["unknown"] == {"user_id": 33, "video_id": 33, "watched": 159}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer import Engine, PepnetError, SchemaError, __version__, score_parquet
+from pepnet_infer import Engine, PepnetError, SchemaError, Scores, __version__, score_parquet
 from pepnet_infer.offline import sink
 
 Make = Callable[..., pa.Table]
@@ -92,11 +93,13 @@ def test_columns_that_cannot_be_carried(engine: Engine, toy_table: Make, tmp_pat
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, True, 1 << 21])
-def test_batch_rows_and_on_bad_row_are_checked(engine: Engine, tmp_path: Path, rows: Any) -> None:
+def test_options_are_checked(engine: Engine, tmp_path: Path, rows: Any) -> None:
     with pytest.raises(PepnetError, match=r"batch_rows: expected an integer from 1 to 1048576, got"):
         score_parquet(engine, tmp_path, tmp_path / "out", batch_rows=rows)
     with pytest.raises(PepnetError, match="on_bad_row: expected 'raise' or 'null', got 'skip'"):
         score_parquet(engine, tmp_path, tmp_path / "out", on_bad_row="skip")  # type: ignore[arg-type]
+    with pytest.raises(PepnetError, match="on_fault: expected 'raise', 'unfinished' or 'accept', got 'default'"):
+        score_parquet(engine, tmp_path, tmp_path / "out", on_fault="default")  # type: ignore[arg-type]
 
 
 def test_a_file_without_rows_gives_one_without_rows(engine: Engine, toy_table: Make, tmp_path: Path) -> None:
@@ -156,6 +159,27 @@ def test_bad_rows_get_null_scores_and_are_counted(engine: Engine, toy_table: Mak
     with pytest.raises(SchemaError, match=r"in\.parquet: column .* at row 17 \(row group 0\)"):
         score_parquet(engine, tmp_path / "in.parquet", tmp_path / "out2", batch_rows=64)
     assert list((tmp_path / "out2").iterdir()) == []
+
+
+def test_rows_whose_scores_are_no_probabilities_are_bad_rows(
+    engine: Engine, toy_table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(spoil(toy_table(90), "user_id", {70: -1}), tmp_path / "in.parquet", row_group_size=30)
+    score = engine.score_features
+
+    def overflowing(features: Any) -> Scores:
+        scores = score(features)
+        scores.values[[2, 10]] = np.nan, 1.5
+        return replace(scores, invalid=np.isin(np.arange(len(scores)), [2, 10]))
+
+    monkeypatch.setattr(engine, "score_features", overflowing)
+    with pytest.raises(SchemaError, match=r"in\.parquet: expected scores in \[0, 1\], .* at row 2 \(row group 0\)"):
+        score_parquet(engine, tmp_path / "in.parquet", tmp_path / "out", batch_rows=60)
+    summary = score_parquet(engine, tmp_path / "in.parquet", tmp_path / "out", batch_rows=60, on_bad_row="null")
+    scores = pq.read_table(tmp_path / "out" / "in.parquet")["score_like"].to_pylist()
+    assert {i for i, value in enumerate(scores) if value is None} == {2, 10, 62, 70}
+    assert summary.null_rows == 4
+    assert summary.faults["scores"].endswith("got some that are not, at row 2 (row group 0)")
 
 
 def test_progress_counts_the_rows(engine: Engine, toy_table: Make, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import Engine, PepnetError, SchemaError, score_parquet
-from pepnet_infer.offline.plan import Constant, constants, hive_partitions, plan
+from pepnet_infer.offline.folders import Constant, FolderColumns, folder_values
+from pepnet_infer.offline.plan import plan
 from pepnet_infer.schema import FeatureSchema
 
 Make = Callable[..., pa.Table]
@@ -73,7 +75,7 @@ def test_a_name_with_brackets_is_a_name_if_it_is_there(tree: Path) -> None:
         (["nowhere.parquet"], r"nowhere\.parquet: expected a file, folder or pattern, got nothing there"),
         (["data/z*.parquet"], r"data/z\*\.parquet: expected at least one file that matches, got none"),
         (["empty"], r"empty: expected parquet files \(.*\) in the folder, got none"),
-        (["/dev/null"], r"/dev/null: expected a file or folder, got a special file"),
+        (["/dev/null"], r"/dev/null: expected a file, got a device"),
         (["data", "data/a.parquet"], r"data/a\.parquet: expected every input once, got it twice"),
         (["data", "link"], r"link/a\.parquet: expected every input once, got it twice"),
         (
@@ -114,35 +116,174 @@ def test_outputs_must_not_become_inputs(tree: Path, monkeypatch: pytest.MonkeyPa
     assert relative("data/sub", tree / "data" / "out") == ["b.parquet", "deep/c.parquet"]
 
 
-def test_folders_name_partitions() -> None:
-    assert hive_partitions(Path("/x/tab=1/day=2022-05-06/p.parquet")) == {"tab": "1", "day": "2022-05-06"}
-    assert hive_partitions(Path("/x/city=S%C3%A3o%20Paulo%2F1/k=a=b/p.parquet")) == {"city": "São Paulo/1", "k": "a=b"}
-    assert hive_partitions(Path("/x/tab=__HIVE_DEFAULT_PARTITION__/=3/tab=.parquet")) == {"tab": None}
+def test_links_are_followed_and_lead_nowhere_twice(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    Path("elsewhere/deep").mkdir(parents=True)
+    Path("elsewhere/deep/e.parquet").touch()
+    Path("data/dt=2").symlink_to("../elsewhere")
+    Path("data/f.parquet").symlink_to("../elsewhere/deep/e.parquet")
+    with pytest.raises(PepnetError, match=r"data/f\.parquet: expected every input once, got it twice"):
+        plan("data", "out")
+    Path("data/f.parquet").unlink()
+    expected = ["a.parquet", "dt=2/deep/e.parquet", "sub/b.parquet", "sub/deep/c.parquet"]
+    for inputs in ("data", "data/**/*.parquet", "data/**/[a-e].parquet"):
+        assert relative(inputs, tree / "out") == expected
+    assert relative("data/*/deep/*.parquet", tree / "out") == ["dt=2/deep/e.parquet", "sub/deep/c.parquet"]
+    for out in ("elsewhere", "elsewhere/out"):  # another run would find the scores by the link
+        with pytest.raises(PepnetError, match=r"expected an output folder outside the input folder data/dt=2, got one"):
+            plan("data", out)
+    for where in ("data/sub/up", "elsewhere/deep/up"):
+        Path(where).symlink_to(tree / "data")
+        for inputs in ("data", "data/**/*.parquet"):
+            with pytest.raises(PepnetError, match=r"up: expected every folder once, got a link to data$"):
+                plan(inputs, "out")
+        Path(where).unlink()
 
 
-def test_partition_values_get_one_type_for_all_files(tmp_path: Path, toy_schema: FeatureSchema) -> None:
-    def values(*folders: str, schema: FeatureSchema = toy_schema) -> list[dict[str, Constant]]:
-        root = tmp_path / "-".join(folders).replace("/", "_")
-        for folder in folders:
-            (root / folder).mkdir(parents=True)
-            (root / folder / "p.parquet").touch()
-        return constants(plan(root, tmp_path / "out"), schema)
+def test_folders_that_links_lead_to_in_many_ways_end_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i in range(40):  # 2^40 paths to the last one
+        Path(f"{i}").mkdir()
+        for name in ("left", "right"):
+            Path(f"{i}/{name}").symlink_to(f"../{i + 1}")
+    Path("40").mkdir()
+    for inputs in ("0", "0/**/*.parquet", "0/**"):
+        with pytest.raises(PepnetError, match="expected every folder once, got a link to 0/left"):
+            plan(inputs, "out")
 
-    assert values("tab=0", "tab=4") == [{"tab": Constant(0, pa.int64())}, {"tab": Constant(4, pa.int64())}]
-    assert values("user_id=07", "user_id=x7") == [
-        {"user_id": Constant("07", pa.string())},
-        {"user_id": Constant("x7", pa.string())},
-    ]
-    assert values("age=1", "age=2.5") == [{"age": Constant(1.0, pa.float64())}, {"age": Constant(2.5, pa.float64())}]
-    assert values("age=3", "age=__HIVE_DEFAULT_PARTITION__") == [
-        {"age": Constant(3, pa.int64())},
-        {"age": Constant(None, pa.int64())},
-    ]
-    assert values("colour=red") == [{}]
+
+@pytest.mark.parametrize("name", ["x.parquet", "dt=3"])
+def test_a_link_that_leads_nowhere_is_not_passed_by(tree: Path, name: str) -> None:
+    for target in ("gone", name):  # nothing there, or itself
+        (tree / "data" / name).symlink_to(target)
+        for inputs in (tree / "data", f"{tree}/data/**/*.parquet", f"{tree}/data/*"):
+            with pytest.raises(PepnetError, match=rf"{name}: expected a (link to a )?file.*, got: (No such|Too many)"):
+                plan(inputs, tree / "out")
+        (tree / "data" / name).unlink()
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket"])
+def test_special_files_are_refused_at_once(tree: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tree / "data")
+    if kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("x.parquet")
+    else:
+        os.mkfifo("x.parquet")
+    Path("linked.parquet").symlink_to("x.parquet")
+    for inputs in (".", "x.parquet", "*.parquet", "**/*.parquet", "**", "x*", "linked.parquet", "link*"):
+        with pytest.raises(PepnetError, match=rf"(x|linked)\.parquet: expected a file, got {kind}"):
+            plan(inputs, "../out")
+
+
+def test_urls_are_no_paths(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    for url in ("s3://bucket/out", "gs://b", "hdfs://host:8020/x", "file:///tmp/x", Path("s3://bucket/out")):
+        with pytest.raises(PepnetError, match=r":/.*: expected a local folder, got a URL; copy"):
+            plan("data", url)
+        with pytest.raises(PepnetError, match=r":/.*: expected a local file, folder or pattern, got a URL; copy"):
+            plan(url, "out")
+    assert plan("data/a.parquet", "./s3://out")[0].target == Path("s3:/out/a.parquet")
+    assert os.listdir() == ["data"]
+
+
+def test_nothing_is_put_outside_of_the_output_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    for pattern in ("data/*/../a.parquet", "data/*/../../x.parquet", "data/**/../a.parquet"):
+        with pytest.raises(PepnetError, match=r"expected no '\.\.' behind a wildcard"):
+            plan(pattern, "out")
+    assert relative("data/../data/sub/../*.parquet", tree / "out") == ["a.parquet"]
+    assert relative("data/sub/../a.parquet", tree / "out") == ["a.parquet"]
+    Path("elsewhere").mkdir()
+    Path("out/sub").mkdir(parents=True)
+    for link, target in (("out/sub/deep", "../../elsewhere"), ("out/sub/deep", "/nowhere"), ("out/sub/deep", "../..")):
+        Path(link).symlink_to(target)
+        with pytest.raises(
+            PepnetError, match=r"out/sub/deep/c\.parquet: expected a place inside out, got .*link leads"
+        ):
+            plan("data", "out")
+        Path(link).unlink()
+    Path("out/other").mkdir()
+    Path("out/sub/deep").symlink_to("../other")
+    Path("same").symlink_to("out")
+    assert len(plan("data", "out")) == len(plan("data", "same")) == 3  # a link inside, and `out` as a link
+
+
+def test_folders_name_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert folder_values(Path("/x/tab=1/day=2022-05-06/p.parquet")) == {"tab": "1", "day": "2022-05-06"}
+    assert folder_values(Path("/x/city=S%C3%A3o%20Paulo%2F1/k=a=b/p.parquet")) == {"city": "São Paulo/1", "k": "a=b"}
+    assert folder_values(Path("/x/tab=__HIVE_DEFAULT_PARTITION__/=3/tab=.parquet")) == {"tab": None}
+    assert folder_values(Path("in/tab=1/../tab=2/p.parquet")) == {"tab": "2"}
+    (tmp_path / "tab=1").mkdir()
+    monkeypatch.chdir(tmp_path / "tab=1")
+    assert folder_values(Path("p.parquet")) == {}  # only what a command says
+
+
+def schema_of(toy_schema: FeatureSchema, domains: list[Any] | None = None, **fields: dict[str, Any]) -> FeatureSchema:
+    """The toy schema with some fields, and the domains, changed."""
     data = toy_schema.to_json()
-    data["domain"]["values"] = ["0", "1", "4"]
-    texts = FeatureSchema.from_json(data)
-    assert values("tab=0/x", "tab=1/x", schema=texts)[0] == {"tab": Constant("0", pa.string())}
+    for field in data["fields"]:
+        field.update(fields.get(field["name"], {}))
+    data["domain"]["values"] = domains or data["domain"]["values"]
+    return FeatureSchema.from_json(data)
+
+
+def read(schema: FeatureSchema, folder: str) -> Constant:
+    path = Path("in") / folder / "p.parquet"
+    return FolderColumns(schema).read(path, folder_values(path), folder.partition("=")[0])
+
+
+def test_values_of_folders_have_the_types_of_the_schema(toy_schema: FeatureSchema) -> None:
+    hashed = schema_of(toy_schema, user_id={"hashed": True})
+    texts = schema_of(toy_schema, ["0", "1", "4"], page={"hashed": True})
+    both = schema_of(toy_schema, page={"hashed": True})  # its column is the domain's too, and those are integers
+    split = schema_of(toy_schema, tags={"separator": ","})
+    timed = schema_of(toy_schema, age={"transform": "hour"}, user_id={"transform": "weekday"})
+    buckets = schema_of(toy_schema, user_id={"transform": {"op": "bucketize", "boundaries": [1, 2]}})
+    for schema, folder, value, kind in (
+        (toy_schema, "tab=0", 0, pa.int64()),
+        (toy_schema, "tab=07", 7, pa.int64()),
+        (toy_schema, "user_id=0755", 755, pa.int64()),
+        (toy_schema, "user_id=-9223372036854775808", -(1 << 63), pa.int64()),
+        (toy_schema, "user_id=__HIVE_DEFAULT_PARTITION__", None, pa.int64()),
+        (hashed, "user_id=0755", "0755", pa.string()),
+        (hashed, "user_id=755", "755", pa.string()),
+        (hashed, "user_id=", "", pa.string()),
+        (texts, "tab=1", "1", pa.string()),
+        (both, "tab=1", 1, pa.int64()),
+        (split, "tags=1,2", "1,2", pa.string()),
+        (toy_schema, "age=3", 3.0, pa.float64()),
+        (toy_schema, "age=-2.5e1", -25.0, pa.float64()),
+        (toy_schema, "age=.5", 0.5, pa.float64()),
+        (toy_schema, "age=__HIVE_DEFAULT_PARTITION__", None, pa.float64()),
+        (timed, "age=1650000000000", 1_650_000_000_000, pa.int64()),
+        (timed, "user_id=1650000000000", 1_650_000_000_000, pa.int64()),
+        (buckets, "user_id=1.5", 1.5, pa.float64()),
+        (toy_schema, "colour=07", "07", pa.string()),
+    ):
+        assert read(schema, folder) == Constant(value, kind), folder
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("tab=x7", r"in/tab=x7: column 'tab': expected an integer of 64 bits in the folder's name, got 'x7'"),
+        ("tab=1.0", r"in/tab=1\.0: column 'tab': expected an integer of 64 bits in the folder's name, got '1\.0'"),
+        ("tab=", r"in/tab=: column 'tab': expected an integer of 64 bits in the folder's name, got ''"),
+        ("tab=٣", r"column 'tab': expected an integer of 64 bits in the folder's name, got '٣'"),
+        ("user_id=9223372036854775808", r"column 'user_id': expected an integer of 64 bits"),
+        (f"user_id={'9' * 200}", r"column 'user_id': expected an integer of 64 bits"),
+        ("age=old", r"in/age=old: column 'age': expected a finite number in the folder's name, got 'old'"),
+        ("age=nan", r"column 'age': expected a finite number in the folder's name, got 'nan'"),
+        ("age=1e999", r"column 'age': expected a finite number in the folder's name, got '1e999'"),
+        ("tags=1", r"column 'tags': expected lists, which only a column of the file can hold, got '1'"),
+        ("colour=%FF", r"column 'colour': expected UTF-8 text in the folder's name, got '.udcff'"),
+    ],
+)
+def test_values_of_folders_that_do_not_fit(toy_schema: FeatureSchema, folder: str, message: str) -> None:
+    with pytest.raises(SchemaError, match=message) as caught:
+        read(toy_schema, folder)
+    assert caught.value.column == folder.partition("=")[0]
 
 
 def test_partitioned_folders_are_scored(toy_bundle: Path, toy_table: Make, tmp_path: Path) -> None:
@@ -158,6 +299,9 @@ def test_partitioned_folders_are_scored(toy_bundle: Path, toy_table: Make, tmp_p
             assert out.column_names == ["user_id", "score_click", "score_like"]  # the folder has the tab
             assert out["user_id"].to_pylist() == part["user_id"].to_pylist()
             assert out["score_like"].to_numpy() == pytest.approx(engine.score(part).column("like"), abs=1e-6)
+        assert pq.read_table(tmp_path / "out")["tab"].value_counts().to_pylist() == [
+            {"values": tab, "counts": table["tab"].to_pylist().count(tab)} for tab in (0, 1, 4)
+        ]  # where a reader finds it; as a column of the files too it would have two types
         one = tmp_path / "in" / "tab=1" / "part-0.parquet"
         assert score_parquet(engine, one, tmp_path / "one").rows > 0
         (tmp_path / "in" / "tab=1").rename(tmp_path / "in" / "tab=7")
@@ -165,3 +309,51 @@ def test_partitioned_folders_are_scored(toy_bundle: Path, toy_table: Make, tmp_p
             SchemaError, match=r"tab=7/part-0\.parquet: column 'tab': expected a known domain .*, got 7"
         ):
             score_parquet(engine, tmp_path / "in", tmp_path / "out")
+
+
+def test_columns_that_only_a_folder_has_come_out(toy_bundle: Path, toy_table: Make, tmp_path: Path) -> None:
+    table = toy_table(30).drop_columns(["tab"])
+    path = tmp_path / "in" / "dt=07" / "tab=1" / "p.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path)
+    with Engine.load(toy_bundle, check="sizes") as engine:
+
+        def columns(inputs: Path, columns: Any = None, of: str = "p.parquet") -> pa.Table:
+            out = tmp_path / "out"
+            score_parquet(engine, inputs, out, columns=columns)
+            found = pq.ParquetFile(out / of).read()
+            assert found["score_click"].to_numpy() == pytest.approx(expected, abs=1e-6)
+            return found.drop_columns(["score_click", "score_like"])
+
+        expected = engine.score(table.append_column("tab", pa.array([1] * 30))).column("click")
+        one = columns(path, ["dt", "user_id", "tab"])
+        assert one.schema == pa.schema([("dt", pa.string()), ("user_id", pa.int64()), ("tab", pa.int64())])
+        assert one.select(["dt", "tab"]).to_pylist() == [{"dt": "07", "tab": 1}] * 30
+        assert columns(path).column_names == ["user_id", "video_id", "tab"]
+        assert columns(path, "all").column_names == [*table.column_names, "dt", "tab"]
+        assert columns(path.parent, ["tab", "dt"]).column_names == ["tab", "dt"]
+        # What the output's own folders say, a reader of the output finds there.
+        assert columns(tmp_path / "in" / "dt=07", ["tab", "dt"], "tab=1/p.parquet").column_names == ["dt"]
+        (tmp_path / "out" / "tab=1" / "p.parquet").unlink()
+        assert columns(tmp_path / "in", ["tab", "dt"], "dt=07/tab=1/p.parquet").column_names == []
+        (tmp_path / "out" / "p.parquet").unlink()
+        read = pq.read_table(tmp_path / "out")
+        assert read.column_names == ["score_click", "score_like", "dt", "tab"]
+        with pytest.raises(SchemaError, match="column 'day': expected it to carry it through"):
+            score_parquet(engine, path, tmp_path / "out", columns=["day"])
+
+
+def test_a_type_does_not_depend_on_the_folders_beside_it(toy_bundle: Path, toy_table: Make, tmp_path: Path) -> None:
+    table = toy_table(30).drop_columns(["user_id"])
+    for folder in ("user_id=07", "user_id=x7"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        pq.write_table(table, tmp_path / "in" / folder / "p.parquet")
+    with Engine.load(toy_bundle, check="sizes") as engine:
+        score_parquet(engine, tmp_path / "in" / "user_id=07", tmp_path / "out")
+        assert set(pq.read_table(tmp_path / "out" / "p.parquet")["user_id"].to_pylist()) == {7}
+        with pytest.raises(SchemaError, match=r"in/user_id=x7: column 'user_id': expected an integer .*, got 'x7'"):
+            score_parquet(engine, tmp_path / "in", tmp_path / "both")
+        assert not (tmp_path / "both").exists()
+        # A file that has the column itself is not read by its folder's name.
+        pq.write_table(toy_table(30), tmp_path / "in" / "user_id=x7" / "p.parquet")
+        assert score_parquet(engine, tmp_path / "in", tmp_path / "both").rows == 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -10,12 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer import CacheConfig, Engine, PepnetError, score_parquet
-from pepnet_infer.offline.resume import REQUEST_KEY
+from pepnet_infer import CacheConfig, Engine, PepnetError, StoreError, score_parquet
+from pepnet_infer.bundle import Bundle
+from pepnet_infer.offline import source
+from pepnet_infer.store import Fetched
+from pepnet_infer.store.mmap import MmapStore
 
 Make = Callable[..., pa.Table]
 
@@ -99,20 +105,18 @@ def test_a_cache_that_rounds_rows_scores_again(toy_bundle: Path, engine: Engine,
 def test_an_altered_input_scores_again(engine: Engine, folder: Path, toy_table: Make) -> None:
     path = folder / "in" / "a.parquet"
     table = pq.read_table(path)
-    # The same users in another order: same size, same footer, so that only the time tells.
+    # The same users in another order, as old as the file before: same size, same footer, same time.
     users = table["user_id"].to_pylist()
     assert users[0] != users[1]
     swapped = table.set_column(0, table.schema.field(0), pa.array([users[1], users[0], *users[2:]]))
-    pq.write_table(table, path, compression="none", use_dictionary=False)
-    run(engine, folder)
-    footer = pq.read_schema(folder / "out" / "a.parquet").metadata[REQUEST_KEY.encode()]
-    pq.write_table(swapped, path, compression="none", use_dictionary=False)
-    assert run(engine, folder) == (1, ["b.parquet", "c.parquet"])
-    again = pq.read_table(folder / "out" / "a.parquet")
-    assert again["user_id"].to_pylist() == swapped["user_id"].to_pylist()
-    assert again.schema.metadata[REQUEST_KEY.encode()] == footer
-    pq.write_table(toy_table(20), path)  # more than the time
-    os.utime(path, (0, 0))
+    for content in (table, swapped):
+        pq.write_table(content, path, compression="none", use_dictionary=False)
+        os.utime(path, (1, 1))
+        assert run(engine, folder)[0] == (3 if content is table else 1)
+        assert pq.read_table(folder / "out" / "a.parquet")["user_id"].to_pylist() == content["user_id"].to_pylist()
+    os.utime(path)  # a file that is newer than its output and has the same content
+    assert run(engine, folder) == (0, ["a.parquet", "b.parquet", "c.parquet"])
+    pq.write_table(toy_table(20), path)
     assert run(engine, folder) == (1, ["b.parquet", "c.parquet"])
     assert pq.read_metadata(folder / "out" / "a.parquet").num_rows == 20
 
@@ -161,3 +165,221 @@ def test_an_input_that_changes_meanwhile_is_noticed(engine: Engine, folder: Path
     with pytest.raises(PepnetError, match=r"b\.parquet: expected a file that stays as it is, but it changed meanwhile"):
         run(engine, folder, batch_rows=10, progress=touch)
     assert sorted(contents(folder / "out")) == ["a.parquet"]
+
+
+def test_a_file_that_changes_within_a_tick_of_the_clock_is_noticed(
+    engine: Engine, folder: Path, toy_table: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file system whose times are as coarse as can be: a change leaves no trace but the content's.
+    monkeypatch.setattr(source, "_stamp", lambda found: (found.st_ino, found.st_size, 1 << 62, 1 << 62))
+    path = folder / "in" / "b.parquet"
+    content = path.read_bytes()
+    other = content.replace(b"ARROW:schema", b"ARROW:SCHEMA")
+    assert len(other) == len(content)
+    assert other != content
+
+    def change(done: int, total: int) -> None:
+        if done == 70:
+            path.write_bytes(other)
+
+    with pytest.raises(PepnetError, match=r"b\.parquet: expected a file that stays as it is, but it changed meanwhile"):
+        run(engine, folder, batch_rows=10, progress=change)
+    assert sorted(contents(folder / "out")) == ["a.parquet"]
+
+
+def test_values_of_folders_are_part_of_the_request(engine: Engine, tmp_path: Path, toy_table: Make) -> None:
+    table = toy_table(40).drop_columns(["tab"])
+    for folder in ("tab=0", "tab=1", "tab=01", "dt=1", "dt=2"):
+        (tmp_path / folder).mkdir()
+        given = table if folder.startswith("tab") else toy_table(40)
+        pq.write_table(given, tmp_path / folder / "p.parquet")
+
+    def kept(folder: str, **options: Any) -> bool:
+        summary = score_parquet(engine, tmp_path / folder / "p.parquet", tmp_path / "out", **options)
+        if folder.startswith("tab"):
+            right = engine.score(table.append_column("tab", pa.array([int(folder[4:])] * 40))).column("click")
+            scores = pq.read_table(tmp_path / "out" / "p.parquet")["score_click"].to_numpy()
+            assert np.abs(scores - right).max() <= 1e-6
+        return bool(summary.skipped)
+
+    assert [kept(folder) for folder in ("tab=0", "tab=0", "tab=1", "tab=01", "tab=0")] == [0, 1, 0, 1, 0]
+    assert [kept(folder) for folder in ("dt=1", "dt=2")] == [0, 1]  # nothing depends on it
+    assert [kept(folder, columns=["dt"]) for folder in ("dt=1", "dt=1", "dt=2")] == [0, 1, 0]
+
+
+class Behind:
+    """The rows of a bundle, from a store that may fail and may say which they are."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._rows = MmapStore(bundle.table_paths, bundle.schema.table_by_name)
+        self.down = False
+
+    def get_many(self, keys: Any, dim: int) -> Fetched:
+        if self.down:
+            raise ConnectionError("no route")
+        return self._rows.get_many(keys, dim)
+
+
+class Named(Behind):
+    name: str | None = "monday"
+
+    def identity(self) -> str | None:
+        return self.name
+
+
+@pytest.fixture
+def behind(toy_bundle: Path) -> Callable[[type[Behind]], Any]:
+    return lambda kind: kind(Bundle.open(toy_bundle, "sizes"))
+
+
+@pytest.fixture
+def load(toy_bundle: Path) -> Iterator[Callable[..., Engine]]:
+    with contextlib.ExitStack() as stack:
+
+        def load(**how: Any) -> Engine:
+            how = {"cache": CacheConfig(capacity="1MiB"), **how}  # in front of a store it is as large as it may be
+            return stack.enter_context(Engine.load(toy_bundle, check="sizes", threads=1, **how))
+
+        yield load
+
+
+def test_another_store_scores_again(
+    engine: Engine, folder: Path, behind: Callable[[type[Behind]], Any], load: Callable[..., Engine]
+) -> None:
+    run(engine, folder)
+    unnamed, named = load(store=behind(Behind)), load(store=(store := behind(Named)))
+    for other in (unnamed, unnamed, named):  # nobody knows which rows the first one has
+        assert run(other, folder)[0] == 3
+    assert run(named, folder)[0] == 0
+    assert run(load(store=behind(Named)), folder)[0] == 0
+    store.name = "tuesday"  # its rows of Monday may still be in the cache
+    assert [run(named, folder)[0] for _ in range(2)] == [3, 3]
+    tuesday = load(store=store)
+    assert [run(tuesday, folder)[0] for _ in range(2)] == [3, 0]
+    store.name = None
+    assert [run(load(store=store), folder)[0] for _ in range(2)] == [3, 3]
+    assert run(engine, folder)[0] == 3
+    own = engine.cache.store if engine.cache is not None else None
+    assert run(load(store=own), folder)[0] == 0  # the bundle's own tables, given as a store
+    with_no_cache = load(cache=None, store=MmapStore(engine.bundle.table_paths, engine.schema.table_by_name))
+    assert [run(with_no_cache, folder)[0] for _ in range(2)] == [3, 3]
+
+
+@pytest.mark.parametrize("change", ["apply", "delete", "insert", "load"])
+def test_an_updated_cache_scores_again(engine: Engine, folder: Path, load: Callable[..., Engine], change: str) -> None:
+    run(engine, folder)
+    updated = load()
+    cache = updated.cache
+    assert cache is not None
+    assert run(updated, folder)[0] == 0
+    cache.feedback("user", np.arange(3), np.ones(3, bool))  # what is evicted, and no row
+    cache.prefetch("user", np.arange(50))
+    assert run(updated, folder)[0] == 0
+    keys, rows, versions = cache.keys("user", np.arange(40)), np.ones((40, 6), np.float32), np.ones(40, np.uint64)
+    if change == "apply":
+        cache.apply("user", keys, rows, versions)
+    elif change == "delete":
+        cache.delete("user", keys, versions)
+    elif change == "insert":
+        cache.cache("user").insert(keys, rows, versions=versions)
+    else:
+        other = load()
+        assert other.cache is not None
+        other.cache.apply("user", keys, rows, versions)
+        other.cache.cache("user").save(folder / "rows.snapshot")
+        cache.cache("user").load(folder / "rows.snapshot")
+    before = contents(folder / "out")
+    assert [run(updated, folder)[0] for _ in range(2)] == [3, 3]  # an update may be evicted at any time
+    assert contents(folder / "out") != before
+    assert run(engine, folder)[0] == 3
+
+
+def test_rows_that_change_under_a_run_leave_no_finished_file(folder: Path, load: Callable[..., Engine]) -> None:
+    engine = load()
+
+    def update(done: int, total: int) -> None:
+        if done == 70 and engine.cache is not None:
+            engine.cache.apply("user", np.arange(3), np.ones((3, 6), np.float32), np.ones(3, np.uint64))
+
+    assert run(engine, folder, batch_rows=10, progress=update) == (3, [])
+    assert run(load(), folder, batch_rows=10) == (2, ["a.parquet"])
+
+
+def test_default_rows_of_a_store_that_fails_are_no_finished_file(
+    engine: Engine, folder: Path, behind: Callable[[type[Behind]], Any], load: Callable[..., Engine]
+) -> None:
+    store = behind(Named)
+    cold = load(store=store, cache=CacheConfig("lru", "1MiB", warm=False))
+    store.down = True
+    with pytest.raises(
+        StoreError, match=r"in/a\.parquet: expected the store's rows, got default rows .*user_id 50.*no ro"
+    ):
+        run(cold, folder)
+    assert contents(folder / "out") == {}
+
+    summary = score_parquet(cold, folder / "in", folder / "out", on_fault="unfinished")
+    assert (summary.files, summary.rows, summary.unknown) == (3, 150, {})
+    assert summary.unavailable["user_id"] == 150
+    assert summary.unfinished == [folder / "out" / f"{name}.parquet" for name in "abc"]
+    assert sorted(contents(folder / "out")) == [f".{name}.parquet.unfinished" for name in "abc"]
+    assert pq.read_table(folder / "out" / ".a.parquet.unfinished").num_rows == 50
+    assert pyarrow.dataset.dataset(folder / "out").files == []  # readers of the folder pass them by
+
+    accepted = score_parquet(cold, folder / "in", folder / "out", on_fault="accept")
+    assert (accepted.files, accepted.unfinished, accepted.unavailable) == (3, [], summary.unavailable)
+    assert sorted(contents(folder / "out")) == [f"{name}.parquet" for name in "abc"]
+    said = pq.read_metadata(folder / "out" / "a.parquet").metadata
+    assert json.loads(said[b"pepnet_infer.unavailable"])["user_id"] == 50
+    assert run(cold, folder, on_fault="accept")[0] == 0  # who accepted them once does so again
+    store.down = False
+    assert run(cold, folder, on_fault="unfinished")[0] == 3
+    score_parquet(engine, folder / "in", folder / "right")
+    for name in "abc":
+        scores, right = (pq.read_table(folder / out / f"{name}.parquet") for out in ("out", "right"))
+        assert scores.equals(right)
+    assert run(cold, folder, on_fault="raise")[0] == 0  # with all rows there it makes no difference
+    assert run(cold, folder, on_fault="accept")[0] == 0
+
+
+def test_a_partly_failed_run_is_gone_on_with(
+    folder: Path, behind: Callable[[type[Behind]], Any], load: Callable[..., Engine]
+) -> None:
+    path = folder / "in" / "b.parquet"
+    table = pq.read_table(path)
+    users = pa.array([39] * 50)  # whom no row before has
+    pq.write_table(table.set_column(table.column_names.index("user_id"), "user_id", users), path)
+    for name in "ac":
+        table = pq.read_table(folder / "in" / f"{name}.parquet")
+        pq.write_table(table.filter(pa.compute.less(table["user_id"], 39)), folder / "in" / f"{name}.parquet")
+    rows = pq.read_metadata(folder / "in" / "a.parquet").num_rows
+    store = behind(Named)
+    cold = load(store=store, cache=CacheConfig("lru", "1MiB", warm=False))
+
+    def fail(done: int, total: int) -> None:
+        store.down = done == rows
+
+    summary = score_parquet(cold, folder / "in", folder / "out", batch_rows=10, on_fault="unfinished", progress=fail)
+    assert summary.unfinished == [folder / "out" / "b.parquet"]
+    assert run(cold, folder, batch_rows=10) == (1, ["a.parquet", "c.parquet"])
+    assert sorted(contents(folder / "out")) == ["a.parquet", "b.parquet", "c.parquet"]  # no leftover
+
+
+def test_hidden_names_that_are_no_files_of_their_own(engine: Engine, folder: Path) -> None:
+    (folder / "out").mkdir()
+    partial = folder / "out" / ".a.parquet.partial"
+    (folder / "letter").write_text("dear")
+    for make in (
+        lambda: partial.hardlink_to(folder / "letter"),
+        lambda: partial.symlink_to(folder / "letter"),
+        lambda: os.mkfifo(partial),
+    ):
+        make()
+        with pytest.raises(PepnetError, match=r"a\.parquet: cannot be written: "):
+            run(engine, folder)
+        partial.unlink(missing_ok=True)
+        assert (folder / "letter").read_text() == "dear"
+    os.mkfifo(folder / "out" / "b.parquet")
+    with pytest.raises(
+        PepnetError, match=r"b\.parquet: expected nothing or an earlier output there, got: .*named pipe"
+    ):
+        run(engine, folder)

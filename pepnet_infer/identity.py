@@ -1,0 +1,50 @@
+"""What tells the scores of one engine from those of another, in any process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pepnet_infer import __version__
+from pepnet_infer.cache.cached_rows import CachedRows
+from pepnet_infer.store import Identified
+from pepnet_infer.sync.version_rows import VersionRows
+
+if TYPE_CHECKING:
+    from pepnet_infer.served import Served
+
+
+def identity(served: Served) -> dict[str, Any]:
+    """Returns what scores depend on beside the batch, as plain JSON values.
+
+    model_version, schema_hash; weights (a hash over the bundle's files); tool (our version); backend, version,
+    provider, precision, isa and how (kernels differ in the last bits); cached_rows, where the cache rounds rows: all of
+    its options, for what it keeps decides which rows are rounded; rows: where they come from and what was applied to
+    them since, None where that is not known, and then no two scores can be said to be the same.
+    """
+    bundle, backend = served.bundle, served.backend.describe()
+    files: dict[str, dict[str, object]] = bundle.manifest["files"]
+    listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name != "parity.json"]
+    found: dict[str, Any] = {
+        "model_version": bundle.model_version,
+        "schema_hash": bundle.schema.hash,
+        "weights": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
+        "tool": __version__,
+        **{name: backend.get(name) for name in ("backend", "version", "provider", "precision")},
+        **{name: backend[name] for name in ("isa", "how") if name in backend},
+        "rows": _rows(served),
+    }
+    rows = served.rows.cached if isinstance(served.rows, VersionRows) else served.rows
+    if isinstance(rows, CachedRows) and rows.config.dtype != "float32":
+        found["cached_rows"] = asdict(rows.config)  # with float32 scores are those without a cache
+    return found
+
+
+def _rows(served: Served) -> str | None:
+    rows = served.rows
+    store = rows.identity() if isinstance(rows, Identified) else None
+    if store is None or served.applied is None:
+        return None
+    return f"{store} {served.applied}" if served.applied else store

@@ -1,0 +1,139 @@
+"""Input files below folders and behind patterns. Links are followed, and no folder is entered twice."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pepnet_infer.errors import PepnetError
+
+SUFFIXES = (".parquet", ".parq", ".pq")
+
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class Tree:
+    """What one input leads to.
+
+    `entered`: real path → path as given, of the folders that another run would look into again.
+    """
+
+    def __init__(self) -> None:
+        self.entered: dict[str, Path] = {}
+
+    def enter(self, folder: Path) -> str:
+        """Notes a folder and returns its real path."""
+        real = os.path.realpath(folder)
+        self.entered.setdefault(real, folder)
+        return real
+
+    def files(self, top: Path) -> Iterator[Path]:
+        """Yields the parquet files below `top`. Names that start with `.` or `_` are left out, as Hive and Spark do.
+
+        Raises PepnetError for a pipe, device or socket under a parquet file's name, for a link that leads nowhere, and
+        for a folder that cannot be read.
+        """
+        for folder, found in self._folders(top):
+            for entry in found:
+                if entry.name.endswith(SUFFIXES) and not _is_folder(folder, entry):
+                    yield regular(folder / entry.name)
+
+    def matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+        """Yields what the components of a pattern match below `folder`; `**` crosses folders.
+
+        Names that start with `.` or `_` match only what begins like that itself.
+        """
+        if not parts:
+            yield folder
+            return
+        part, rest = parts[0], parts[1:]
+        if part == "**":
+            for below, found in self._folders(folder):
+                if rest:
+                    yield from self.matches(below, rest)
+                else:
+                    yield from (below / entry.name for entry in found if not _is_folder(below, entry))
+        elif not glob.has_magic(part):
+            if _is_there(folder / part):
+                yield from self.matches(folder / part, rest)
+        else:
+            for entry in _entries(folder):
+                if not fnmatch.fnmatchcase(entry.name, part) or _private(entry.name, part):
+                    continue
+                below = folder / entry.name
+                if not rest:
+                    yield below
+                elif _is_folder(folder, entry):
+                    if entry.is_symlink():
+                        self.enter(below)
+                    yield from self.matches(below, rest)
+
+    def _folders(self, top: Path) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+        """Yields every folder from `top` on with what is in it. Raises PepnetError for one that a link leads to again.
+
+        Such a folder may lie above its link, which has no end, or its files would be scored twice.
+        """
+        seen: dict[str, Path] = {}
+        waiting = [(top, self.enter(top))]
+        while waiting:
+            folder, real = waiting.pop()
+            if real in seen:
+                raise PepnetError(f"{folder}: expected every folder once, got a link to {seen[real]}")
+            seen[real] = folder
+            found = [entry for entry in _entries(folder) if not entry.name.startswith((".", "_"))]
+            yield folder, found
+            for entry in reversed(found):
+                if _is_folder(folder, entry):
+                    below = folder / entry.name
+                    waiting.append((below, self.enter(below) if entry.is_symlink() else os.path.join(real, entry.name)))
+
+
+def regular(path: Path) -> Path:
+    """Returns `path`. Raises PepnetError unless it is a regular file, or a link to one."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise PepnetError(f"{path}: expected a file, got: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise PepnetError(f"{path}: expected a file, got {_SPECIAL.get(stat.S_IFMT(mode), 'a folder')}")
+    return path
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise PepnetError(f"{folder}: expected a readable folder, got: {error.strerror}") from error
+
+
+def _is_folder(folder: Path, entry: os.DirEntry[str]) -> bool:
+    # A link that leads nowhere may have been a partition's folder: to pass it by would leave rows out without a word.
+    try:
+        return stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
+    except OSError as error:
+        path = folder / entry.name
+        raise PepnetError(f"{path}: expected a link to a file or folder, got: {error.strerror}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise PepnetError(f"{path}: expected a readable folder, got: {error.strerror}") from error
+    return True
+
+
+def _private(name: str, pattern: str) -> bool:
+    return name.startswith((".", "_")) and not pattern.startswith(name[0])
