@@ -152,7 +152,7 @@ def measure_sync(
         ):
             traffic = Traffic(engine.bundle, options.seed)
             batches = [traffic.columns(options.batch) for _ in range(BATCHES)]
-            log = DirectoryLog(log_path(Path(folder), "follow"))
+            log = DirectoryLog(log_path(Path(folder), "follow"), create=True)
             follower = engine.follow(log, FollowConfig(name="bench", wait_s=0.5, share=options.share))
             data = _measure(engine, follower, publisher, batches, options, say)
     data = {"bundle": name, "schema_hash": engine.schema.hash, "options": asdict(options), **data}

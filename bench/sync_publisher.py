@@ -97,7 +97,7 @@ class _Trainer:
         self._counts = shares({name: len(table["keys"]) for name, table in self._tables.items()}, given.rows)
         self._dense = bundle.dense()
         self._version: dict[Order, int] = {"follow": bundle.model_version, "elsewhere": bundle.model_version}
-        self._logs = {order: DirectoryLog(log_path(given.folder, order)) for order in self._version}
+        self._logs = {order: DirectoryLog(log_path(given.folder, order), create=True) for order in self._version}
         self._ready: dict[Order, deque[Path]] = {order: deque() for order in self._version}
         self._made = 0
 

@@ -143,7 +143,9 @@ class Logs:
 
     def __init__(self, folder: Path, bundle: Bundle, scoring: Scoring, now: float) -> None:
         self._folder, self._bundle = folder, bundle
-        self._both, self._dense, self._rows = (DirectoryLog(folder / name) for name in ("both", "dense", "rows"))
+        self._both, self._dense, self._rows = (
+            DirectoryLog(folder / name, create=True) for name in ("both", "dense", "rows")
+        )
         self._now = now
         # The publisher's clock is that of the log: scores decay, and pushes are limited, by the time of the exposures.
         self._publisher = Publisher(self._both, bundle, scoring=scoring, clock=lambda: self._now)

@@ -57,7 +57,11 @@ def serve(folder: Path) -> None:
     traffic = pq.read_table(folder / "traffic.parquet")
     with contextlib.ExitStack() as stack:
         engines = {v.name: stack.enter_context(_engine(folder, v, plan)) for v in VARIANTS}
-        followers = {v.name: engines[v.name].follow(DirectoryLog(folder / v.log), _how(v)) for v in VARIANTS if v.log}
+        followers = {
+            v.name: engines[v.name].follow(DirectoryLog(folder / v.log, create=True), _how(v))
+            for v in VARIANTS
+            if v.log
+        }
         scores = np.empty((len(VARIANTS), traffic.num_rows, len(engines["frozen"].tasks)), np.float32)
         for number, (begin, end, at) in enumerate(plan["passes"]):
             for name, follower in followers.items():

@@ -100,7 +100,8 @@ _SYNC = {
     "bundles": ("bundles", "Times that a whole bundle took the place of deltas"),
     "rollbacks": ("rollbacks", "Times that an earlier version was gone back to"),
     "unguarded": ("unguarded", "Weights that went live with too few recent rows to try them on"),
-    "faults": ("log_faults", "Times that the log could not be read"),
+    "replaced": ("log_replaced", "Times that the log was another one than before"),
+    "faults": ("log_faults", "Times that the log, or what an entry needs, was away and was asked again"),
 }
 
 
@@ -178,11 +179,13 @@ def _sync(page: _Page, sync: Mapping[str, Any]) -> None:
     for reason, count in sync["refused"].items():
         page.add("sync_refused_total", "counter", "Deltas and bundles not applied, by reason", count, reason=reason)
     page.add("sync_newest_version", "gauge", "Highest model version seen in the log", sync["newest_version"])
-    page.add("sync_lag_seconds", "gauge", "Age of the newest version, 0 when it is served", sync["lag_s"])
+    text = "Age of the newest version, 0 when it is served; of the last read while the log is not read"
+    page.add("sync_lag_seconds", "gauge", text, sync["lag_s"])
+    page.add("sync_last_read_seconds", "gauge", "Time since the log was read, new or not", sync["last_read_s"])
     page.add(
         "sync_layered_rows", "gauge", "Ids in memory because their rows came after the bundle", sync["layered_rows"]
     )
-    page.add("sync_following", "gauge", "Whether the engine follows its log", int(sync["following"]))
+    page.add("sync_following", "gauge", "Whether the engine follows its log, and can read it", int(sync["following"]))
     fresh, counted = sync["freshness"], 0
     for edge, count in zip([*map(str, fresh["edges_s"]), "+Inf"], fresh["counts"], strict=True):
         counted += count

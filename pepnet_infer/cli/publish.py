@@ -29,13 +29,13 @@ def publish(
 ) -> None:
     """Publish what differs between two bundles, or a bundle whole, to engines that follow LOG.
 
-    Without bundles: say what is in LOG and who follows it.
+    What is published where no log is begins one. Without bundles: say what is in LOG and who follows it.
     """
     given = bundles or []
     if len(given) > 2 or (full and len(given) != 1) or (not full and len(given) == 1):
         raise typer.BadParameter("expected OLD and NEW, or one bundle with --full, or none")
     transport = open_transport(log)
-    result: dict[str, Any] = {"log": log}
+    result: dict[str, Any] = {"log": log, "begun": bool(given) and not _is_there(transport)}
     if full:
         bundle = Bundle.open(given[0])
         ends = _ends(transport)
@@ -51,6 +51,8 @@ def publish(
         result["delta"] = _delta(transport, given[0], given[1], onnx)
     if trim is not None:
         result["trimmed"] = transport.trim(trim)
+    if not given:
+        transport.identity()  # a log that is not there is no log without entries
     result |= _status(transport)
     emit(result, as_json, lambda console: _render(console, result))
 
@@ -77,6 +79,15 @@ def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, 
     }
 
 
+def _is_there(transport: Transport) -> bool:
+    try:
+        return bool(transport.identity())
+    except UpdateError as error:
+        if error.reason != "missing":
+            raise
+        return False
+
+
 def _ends(transport: Transport) -> int | None:
     """Returns the version that the log leads to, None where there is nothing in it."""
     last, bundle = transport.last_delta(), transport.last_bundle()
@@ -101,6 +112,8 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    if result["begun"]:
+        say(f"there was no log at {result['log']}: one was begun")
     delta, bundle = result.get("delta"), result.get("bundle")
     if delta is not None:
         rows, removed = sum(delta["rows"].values()), sum(delta["removed"].values())

@@ -173,6 +173,8 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     if sync is not None:
         refused = sum(sync["refused"].values())
         say(f"followed: {sync['applied']} deltas with {sync['rows']:,} rows applied, {refused} refused")
+        if not sync["following"]:
+            say(f"the log was not read for the last {sync['last_read_s']:.0f} s: {sync['last_fault']}")
     cache = result["cache"]
     if cache is not None and (looked := cache["total"]["keys"]):
         say(

@@ -30,6 +30,7 @@ from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.store.mapped_file import MappedFile
 from pepnet_infer.sync.delta_rows import DeltaRows, checked, read_rows, write_rows
+from pepnet_infer.sync.entry_faults import reading
 from pepnet_infer.sync.pace import Rest, no_rest
 from pepnet_infer.tensorfile import Array, write_tensors
 
@@ -83,7 +84,7 @@ def write_delta(
     """
     if onnx is not None and dense is None:
         raise UpdateError("dense", f"{target}: expected dense weights beside the graph, got none")
-    _check_head(str(target), head)
+    check_head(str(target), head)
     with new_directory(Path(target), MANIFEST) as root:
         if dense is not None:
             write_tensors(root / DENSE, dense)
@@ -113,22 +114,33 @@ def write_delta(
 
 def read_head(path: str | os.PathLike[str]) -> DeltaHead:
     """Reads what a delta says of itself and looks at nothing else. Raises UpdateError."""
-    return _head(Path(path))[0]
+    with reading(path):
+        return _head(Path(path))[0]
 
 
-def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: ModelConfig, rest: Rest = no_rest) -> Delta:
+def open_delta(
+    path: str | os.PathLike[str],
+    schema: FeatureSchema,
+    config: ModelConfig,
+    rest: Rest = no_rest,
+    most_bytes: int | None = None,
+) -> Delta:
     """Reads and checks a delta for engines of `schema` and `config`.
 
     Checked are the listing (plain names, sizes, hashes, nothing more than listed, no links), the schema's hash, the
     weights' names, shapes and finiteness, and of the rows: tables, widths, keys of the table and below 2^48, ascending
-    and each once, finite rows, versions above the base's and no newer than the delta's. Raises UpdateError, whose
-    `reason` is one word: format, version, schema, path, table, files, race (the directory went or was replaced
-    meanwhile), dense, shape, order, range, finite or tombstone.
+    and each once, finite rows, versions above the base's and no newer than the delta's. Nothing is read of a delta
+    with more than `most_bytes` in its files.
+
+    Raises UpdateError, whatever the directory holds. Its `reason` is one word: format, version, schema, path, table,
+    files, size, race (the directory went or was replaced meanwhile), dense, shape, order, range, finite, tombstone or
+    malformed; unreadable (the disk) and memory may pass.
     """
     root = Path(path)
     before = _identity(root)
     try:
-        return _open(root, schema, config, rest)
+        with reading(root):
+            return _open(root, schema, config, rest, most_bytes)
     except UpdateError as error:
         if before is not None and _identity(root) != before:
             raise UpdateError(
@@ -137,7 +149,7 @@ def open_delta(path: str | os.PathLike[str], schema: FeatureSchema, config: Mode
         raise
 
 
-def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest) -> Delta:
+def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, most_bytes: int | None) -> Delta:
     head, document = _head(root)
     rest()
     where = str(root / MANIFEST)
@@ -156,6 +168,9 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest) ->
             raise UpdateError("dense", f"{where}: files: expected {DENSE} beside {ONNX}, got none")
         rest()
         check_files(root, listing, MANIFEST, hashes=False)
+        size = sum(int(entry["bytes"]) for entry in listing.values())
+        if most_bytes is not None and size > most_bytes:
+            raise UpdateError("size", f"{where}: files: expected at most {most_bytes} bytes, got {size}")
         # Each file is opened once: what is hashed is what is used, whatever takes its name at that moment.
         read = {}
         for name, entry in listing.items():
@@ -163,7 +178,6 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest) ->
             read[name] = read_listed(root, name, entry)
     except BundleError as error:
         raise UpdateError("files", str(error)) from error
-    size = sum(map(len, read.values()))
     dense = _dense(root, read.pop(DENSE), schema, config) if DENSE in read else None
     onnx = read.pop(ONNX, None)
     given = []
@@ -198,17 +212,18 @@ def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:
         )
     except BundleError as error:
         raise UpdateError("format", str(error)) from error
-    _check_head(where, head)
+    check_head(where, head)
     return head, document
 
 
-def _check_head(where: str, head: DeltaHead) -> None:
+def check_head(where: str, head: DeltaHead) -> None:
+    """Raises UpdateError for a head that cannot be."""
     if not 0 <= head.base_version < head.model_version < 1 << 63:
         got = f"{head.base_version} to {head.model_version}"
         raise UpdateError(
             "version", f"{where}: expected a version above its base's, both from 0 to 2^63 - 1, got {got}"
         )
-    if head.pass_number < 0 or not abs(head.produced_at) <= _LATEST:
+    if not 0 <= head.pass_number < 1 << 63 or not abs(head.produced_at) <= _LATEST:
         raise UpdateError("format", f"{where}: expected a pass from 0 and a finite time, got {head!s:.200}")
 
 

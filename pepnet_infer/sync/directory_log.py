@@ -1,11 +1,14 @@
 """A log in a directory, on a disk that publisher and followers share. Nothing to install.
 
+    log.json              which log this is; without it there is none
     deltas/POSITION/      a delta; positions are numbers of 20 digits, from the microsecond in which the log began
     bundles/POSITION/     a bundle: deltas after POSITION lead on from it
     followers/NAME.json   how far a follower has come
     writer.lock           held by a publisher while it appends
 
-Entries are written beside their place, forced to the disk and renamed, so that one is there whole or not at all.
+Entries are written beside their place, forced to the disk and renamed, so that one is there whole or not at all. What
+else lies in these folders stands in nobody's way: under a position it is refused, and trimmed in its turn; under any
+other name it is left alone.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -21,48 +25,108 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pepnet_infer.errors import UpdateError
+from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.files import sync_folder, sync_tree
+from pepnet_infer.storage.document import open_regular
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
-from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, bundle_version, check_follower, read_progress
+from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
+from pepnet_infer.sync.log_folders import failures, link, make, remove
+from pepnet_infer.sync.log_identity import FILE, begin_log, find_log
+from pepnet_infer.sync.transport import (
+    BundleHead,
+    Entry,
+    Kind,
+    Position,
+    Progress,
+    bundle_version,
+    check_follower,
+    read_progress,
+)
 
-_POSITION = re.compile(r"[0-9]{20}")
+_LOG = logging.getLogger("pepnet_infer.sync")
+#: With a first digit of 0: after a foreign entry at the end of what 20 digits can say there would be no place.
+_POSITION = re.compile(r"0[0-9]{19}")
+_MOST = 10**19 - 1
 _LEFT_OVER = re.compile(r"\.[0-9]{20}(\.gone)?")
 _FOLDERS: dict[Kind, str] = {"delta": "deltas", "bundle": "bundles"}
+_MOST_PROGRESS = 1 << 16  # bytes of a follower's note that are looked at
 #: Seconds between two looks at the directory while nothing is there: a shared disk tells nobody of a rename.
 _LOOK_S = 0.02
 
 
 class DirectoryLog:
-    """A `Transport` over a directory. One that is not there is made by the first append."""
+    """A `Transport` over a directory, on a file system that keeps what was forced to it.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    The log is begun by what is published first, or at once with `create`. One that this object has seen is never begun
+    again by it: where it has gone, its disk is not mounted, say, every method raises UpdateError "missing".
+    """
+
+    def __init__(self, path: str | os.PathLike[str], create: bool = False) -> None:
+        """create: begins a log, if there is none, for followers that are there before their publisher.
+
+        Raises UpdateError when that fails; without `create` nothing is looked at yet.
+        """
         self.path = Path(os.path.abspath(path))
+        self._found: tuple[tuple[int, ...], str] = ((), "")  # what log.json is on the disk, and the log's identity
+        self._read_from = ""
+        self._put_in = ""  # the log that something was put into
+        if create:
+            with self._locked(begin=True):
+                pass
 
-    def append(self, delta: Path) -> Position:
+    @property
+    def read_from(self) -> str:
+        """Which log was read last."""
+        return self._read_from
+
+    def identity(self) -> str:
+        """Looks which log there is."""
+        try:
+            found = os.stat(self.path / FILE, follow_symlinks=False)
+            mark: tuple[int, ...] = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        except OSError:
+            mark = ()
+        if not mark or mark != self._found[0]:  # `find_log` says why there is none
+            self._found = mark, find_log(self.path)
+        return self._found[1]
+
+    def append(self, delta: str | os.PathLike[str]) -> Position:
         """Puts a delta at the end, linked where the file system can; see `Transport.append`.
 
         Whether it is there already is looked at from the end back to a delta that leads to an earlier version.
         """
         version = read_head(delta).model_version
-        with self._locked():
-            there = self._find(delta, version)
+        with self._locked(begin=True) as log:
+            if self._put_in not in ("", log):
+                raise UpdateError(
+                    "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
+                )
+            there = self._find(Path(delta), version)
             if there is not None:
                 return there
             with self._writing("delta") as (number, staging):
-                shutil.copytree(delta, staging, symlinks=True, copy_function=_link)
-                return self._place(staging, "delta", number)
+                shutil.copytree(delta, staging, symlinks=True, copy_function=link)
+                position = self._place(staging, "delta", number)
+            self._put_in = log
+            return position
 
-    def append_bundle(self, bundle: Path) -> Position:
-        """Copies a bundle to the end; see `Transport.append_bundle`."""
-        with self._locked(), self._writing("bundle") as (number, staging):
+    def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
+        """Copies a bundle to the end; see `Transport.append_bundle`. The log may be another than before."""
+        bundle_version(Path(bundle))
+        with self._locked(begin=True) as log, self._writing("bundle") as (number, staging):
             shutil.copytree(bundle, staging, symlinks=True)
-            return self._place(staging, "bundle", number)
+            position = self._place(staging, "bundle", number)
+        self._put_in = log
+        return position
 
     def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
         """Returns deltas after a position; see `Transport.read`."""
         ends = time.monotonic() + wait_s
         while True:
+            log = self.identity()
+            if self._read_from not in ("", log):
+                after = ""
+            self._read_from = log
             there = self._positions("delta")
             # Of what was ever read something as late stays: a bundle, when all deltas before it go.
             if after and after > max([*there, *self._positions("bundle")], default=after):
@@ -73,28 +137,53 @@ class DirectoryLog:
                 return [self._entry("delta", position) for position in there]
             time.sleep(min(_LOOK_S, left))
 
-    def newest_bundle(self) -> Entry | None:
-        """Returns the last full bundle."""
-        there = self._positions("bundle")
-        return self._entry("bundle", there[-1]) if there else None
+    def bundles(self) -> Iterator[BundleHead]:
+        """Returns the full bundles, the newest first. Their manifests are read as it goes."""
+        if self._is_there():
+            for position in reversed(self._positions("bundle")):
+                entry = self._entry("bundle", position)
+                try:
+                    if entry.fault is not None:
+                        raise entry.fault
+                    yield BundleHead(position, bundle_version(entry.path))
+                except UpdateError as error:
+                    if error.reason in MAY_PASS:
+                        raise UpdateError("transport", str(error)) from error
+                    yield BundleHead(position, -1, error)
+
+    def bundle(self, position: Position) -> Entry | None:
+        """Returns a full bundle where it stands."""
+        entry = self._entry("bundle", position)
+        if entry.fault is not None:
+            raise entry.fault
+        return entry if entry.path.is_dir() else None
 
     def last_bundle(self) -> tuple[Position, int] | None:
         """Returns the last full bundle's place and model version."""
-        entry = self.newest_bundle()
-        return None if entry is None else (entry.position, bundle_version(entry.path))
+        return next(((head.position, head.model_version) for head in self.bundles() if head.fault is None), None)
+
+    def newest_bundle(self) -> Entry | None:
+        """Returns the last full bundle."""
+        last = self.last_bundle()
+        return None if last is None else self.bundle(last[0])
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta."""
-        there = self._positions("delta")
-        return (there[-1], read_head(self._entry("delta", there[-1]).path)) if there else None
+        if self._is_there():
+            for position in reversed(self._positions("delta")):
+                head = self._head(self._entry("delta", position))
+                if head is not None:
+                    return position, head
+        return None
 
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""
         check_follower(follower)
+        self.identity()  # a log that is not there is not begun by who reads it
         folder = self.path / "followers"
         staging = folder / f".{follower}.{secrets.token_hex(4)}"
-        with _failures(folder):
-            _make(folder)
+        with failures(folder):
+            make(folder)
             try:
                 with open(staging, "x", encoding="utf-8") as file:
                     json.dump(progress._asdict(), file)
@@ -108,35 +197,42 @@ class DirectoryLog:
     def progress(self) -> dict[str, Progress]:
         """Returns how far each follower has come."""
         found = {}
-        for path in sorted((self.path / "followers").glob("*.json")):
-            with _failures(path):
-                found[path.stem] = read_progress(str(path), path.read_bytes())
+        if self._is_there():
+            for path in sorted((self.path / "followers").glob("*.json")):
+                try:
+                    with failures(path), open_regular(path) as file:
+                        found[path.stem] = read_progress(str(path), file.read(_MOST_PROGRESS))
+                except (BundleError, UpdateError) as error:
+                    if isinstance(error, UpdateError) and error.reason != "progress":
+                        raise
+                    _LOG.warning("passed over: %s", error)
         return found
 
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
         """Removes what nobody needs; see `Transport.trim`."""
         with self._locked():
-            bundle = self.newest_bundle()
-            if bundle is None:
+            last = self.last_bundle()
+            if last is None:
                 return 0
             deltas = self._positions("delta")
             progress, since = self.progress(), time.time() - silent_after_s
             heard = [p.position for p in progress.values() if p.at >= since]
             for name in [name for name, p in progress.items() if p.at < since]:
                 (self.path / "followers" / f"{name}.json").unlink(missing_ok=True)
-            edge = min([bundle.position, *heard])
+            edge = min([last[0], *heard])
             old = [p for p in deltas[: max(0, len(deltas) - keep)] if p <= edge]
             gone = [self._entry("delta", p).path for p in old]
-            gone += [self._entry("bundle", p).path for p in self._positions("bundle")[:-1]]
+            gone += [self._entry("bundle", p).path for p in self._positions("bundle") if p < last[0]]
             hidden = [path.with_name(f".{path.name}.gone") for path in gone]
-            with _failures(self.path):
+            with failures(self.path):
                 # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
                 for path, away in zip(gone, hidden, strict=True):
+                    remove(away)
                     os.rename(path, away)
                 for folder in {path.parent for path in gone}:
                     sync_folder(folder)
                 for away in hidden:
-                    shutil.rmtree(away)
+                    remove(away)
             return len(gone)
 
     def _positions(self, kind: Kind) -> list[Position]:
@@ -150,17 +246,45 @@ class DirectoryLog:
         return sorted(name for name in names if _POSITION.fullmatch(name))
 
     def _entry(self, kind: Kind, position: Position) -> Entry:
-        return Entry(position, kind, self.path / _FOLDERS[kind] / position)
+        path = self.path / _FOLDERS[kind] / position
+        return Entry(position, kind, path, not_a_directory(path))
+
+    def _head(self, entry: Entry) -> DeltaHead | None:
+        """Returns what a delta says of itself; None for one that is damaged, or none: followers say so."""
+        if entry.fault is not None:
+            return None
+        try:
+            return read_head(entry.path)
+        except UpdateError as error:
+            if error.reason in MAY_PASS:
+                raise UpdateError("transport", str(error)) from error
+            return None
+
+    def _is_there(self) -> bool:
+        """Whether there is a log. Raises UpdateError "missing" where there was one."""
+        try:
+            return bool(self.identity())
+        except UpdateError as error:
+            if error.reason != "missing" or self._found[1]:
+                raise
+            return False
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with _failures(self.path):
-            _make(self.path)
+    def _locked(self, begin: bool = False) -> Iterator[str]:
+        """Holds the writers' lock, and yields the log's identity. begin: makes a log where none was ever seen."""
+        begin = begin and not self._is_there()
+        if not begin:
+            self.identity()
+        with failures(self.path):
+            if begin:
+                make(self.path)
             lock = os.open(self.path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            with _failures(self.path):
+            with failures(self.path):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+                if begin and not self._is_there():
+                    begin_log(self.path)
+            yield self.identity()
         finally:
             os.close(lock)
 
@@ -168,32 +292,34 @@ class DirectoryLog:
     def _writing(self, kind: Kind) -> Iterator[tuple[int, Path]]:
         """Yields the next number and a place to build the entry in, which is gone afterwards. We hold the lock."""
         folder = self.path / _FOLDERS[kind]
-        with _failures(folder):
-            _make(folder)
+        with failures(folder):
+            make(folder)
             for left in folder.glob(".*"):
                 if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
-                    shutil.rmtree(left)
+                    remove(left)
         # A bundle stands where the last delta does: what comes after it leads on from it.
         there = [*self._positions("delta"), *self._positions("bundle")]
         number = int(max(there)) + 1 if there else time.time_ns() // 1000
+        if number > _MOST:
+            raise UpdateError("log", f"{folder}: expected positions that leave room, got {max(there)}: remove it")
         staging = folder / f".{number:020d}"
         try:
-            with _failures(staging):
+            with failures(staging):
                 yield number, staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _find(self, delta: Path, version: int) -> Position | None:
         for position in reversed(self._positions("delta")):
-            path = self._entry("delta", position).path
-            try:
-                found = read_head(path).model_version
-            except UpdateError:  # damaged since; followers say so
+            path = self.path / _FOLDERS["delta"] / position
+            head = self._head(self._entry("delta", position))
+            if head is None:
                 continue
+            found = head.model_version
             if found < version:
                 return None
             if found == version:
-                with _failures(path):
+                with failures(path):
                     if (path / MANIFEST).read_bytes() == (delta / MANIFEST).read_bytes():
                         return position
         return None
@@ -204,28 +330,3 @@ class DirectoryLog:
         os.rename(staging, entry.path)
         sync_folder(entry.path.parent)
         return entry.position
-
-
-def _link(source: str, target: str) -> None:
-    """Gives a file that nobody changes any more a second name, or copies it."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _make(folder: Path) -> None:
-    """Makes a folder, and those above it, that are still there after a crash."""
-    if not folder.is_dir():
-        if folder.parent != folder:
-            _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
-@contextlib.contextmanager
-def _failures(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UpdateError("transport", f"{path}: cannot be used: {error}") from error

@@ -60,6 +60,8 @@ class FollowConfig:
     #: Of one CPU, that taking a delta may use while calls are scored: it rests in between, for a third of a second at
     #: most, and not at the start, nor when more than one delta waits. 1: as fast as it can.
     share: float = 0.15
+    #: Of all files of a delta at most: it is read into memory whole. A larger one is refused.
+    max_delta_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
         if self.insert not in ("auto", "resident", "all"):
@@ -71,6 +73,8 @@ class FollowConfig:
             raise UpdateError("config", f"rows: expected insert 'all' and keep 0 with 'cache', got {got}")
         if not (isinstance(self.keep, int) and self.keep >= 0):
             raise UpdateError("config", f"keep: expected an integer from 0, got {self.keep!r}")
+        if not (isinstance(self.max_delta_bytes, int) and self.max_delta_bytes >= 1):
+            raise UpdateError("config", f"max_delta_bytes: expected an integer from 1, got {self.max_delta_bytes!r}")
         if not (isinstance(self.share, int | float) and 0 < self.share <= 1):
             raise UpdateError("config", f"share: expected a number above 0, up to 1, got {self.share!r}")
         for name in ("wait_s", "retry_s"):

@@ -7,18 +7,20 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from math import inf
 from time import monotonic
 from typing import Any
 
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.errors import BundleError, PepnetError, StoreError, UpdateError
+from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.loading import Loading
 from pepnet_infer.served import Versions
-from pepnet_infer.sync.delta import open_delta, read_head
+from pepnet_infer.sync.bundle_taker import BundleTaker
+from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
+from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, printable
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.newest import Newest
 from pepnet_infer.sync.pace import Pace
+from pepnet_infer.sync.reach import Reach
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.updater import Updater
@@ -26,7 +28,7 @@ from pepnet_infer.sync.updater import Updater
 _LOG = logging.getLogger("pepnet_infer.sync")
 _SAY_AGAIN_S = 10.0  # an engine that is up to date is there all the same
 _MOST_EARLY = 64  # deltas that wait for one before them
-_BUNDLE_AGAIN_S = 60.0  # after a bundle that something else than the bundle stood in the way of
+_ENTRY_PATIENCE_S = 60.0  # for an entry that cannot be read, of a log that can
 
 
 class Follower:
@@ -34,8 +36,9 @@ class Follower:
 
     A delta on the version in place is applied, and one that leads no further is skipped. One that comes before the one
     it is on waits for it, or for a bundle in the log that leads there. What does not pass its checks is refused:
-    counted by reason and logged, while the last good version serves. A follower that starts reads the log from its
-    engine's version on, so that it needs nothing of its own on the disk.
+    counted by reason and logged, while the last good version serves. Whatever an entry holds, the follower goes on to
+    what comes after it. A log, a disk or a store that is away is waited for instead. A follower that starts reads the
+    log from its engine's version on, so that it needs nothing of its own on the disk.
     """
 
     def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
@@ -45,17 +48,22 @@ class Follower:
         self._pace = Pace(config.share)
         self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
-        self._newest: tuple[int, float] | None = None  # model version, and when it was produced
+        self._newest = Newest()
+        self._reach = Reach(self._stats, config.wait_s)
         self._said: Progress | None = None
-        self._bundle_refused: tuple[Position, float] = ("", 0.0)  # not opened again before then, of `monotonic`
-        self._bundle_damage = ""  # what was said of the newest one
+        self._bundles = BundleTaker(transport, self._updater, self._refuse, self._bundle_taken)
+        self._held_up: tuple[Position, float] = ("", 0.0)  # by an entry that cannot be read, and since when
+        self._fold_again = 0.0  # not before then, of `monotonic`
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()
         self._woken = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="pepnet-follow", daemon=True)
 
     def start(self) -> None:
-        """Catches up with what is in the log now, then goes on in the background. Raises UpdateError."""
+        """Catches up with what is in the log now, then goes on in the background.
+
+        Raises UpdateError: "missing" where there is no log.
+        """
         while self._step(0.0) and not self._stop.is_set():
             pass
         self._look_for_bundle()
@@ -104,20 +112,23 @@ class Follower:
 
         applied, dense (of these, with weights), rows, bytes; folded (deltas that went down to the cache); skipped (led
         no further); refused (by reason) and last_refusal; gaps, bundles, rollbacks; unguarded (weights that went live
-        with too few recent rows to try them on); faults and last_fault (of the log); freshness (a histogram of the
-        seconds from production to visibility: counts up to each of edges_s, and above); model_version, newest_version
-        and lag_s (how long the newest has been there, 0 when it is served); layered_rows (ids kept in memory because
-        their rows came after the bundle); following (whether the thread runs).
+        with too few recent rows to try them on); replaced (times that the log was another one than before); faults and
+        last_fault (of the log, or of what an entry that is tried again needs); freshness (a histogram of the seconds
+        from production to visibility: counts up to each of edges_s, and above); model_version, newest_version; lag_s
+        (how long the newest has been there, 0 when it is served; while the log is not read, at least how long ago it
+        was); last_read_s (seconds since the log was read, whether there was anything new in it or not); layered_rows
+        (ids kept in memory because their rows came after the bundle); following (whether it follows now: the thread
+        runs, and the log can be read).
         """
-        version, newest = self._versions.now.model_version, self._newest
-        behind = newest is not None and newest[0] > version
+        version = self._versions.now.model_version
         return {
             **self._stats.read(),
             "model_version": version,
-            "newest_version": version if newest is None else max(newest[0], version),
-            "lag_s": round(max(0.0, time.time() - newest[1]), 3) if newest is not None and behind else 0.0,
+            "newest_version": max(self._newest.version, version),
+            "lag_s": round(max(self._newest.lag_s(version), self._reach.unread_s), 3),
+            "last_read_s": round(self._reach.last_read_s, 3),
             "layered_rows": self._updater.layered_rows,
-            "following": self._thread.is_alive(),
+            "following": self._thread.is_alive() and not self._reach.away,
         }
 
     def close(self) -> None:
@@ -139,16 +150,23 @@ class Follower:
                     self._look_for_bundle()
                 self._acknowledge()
             except UpdateError as error:
-                self._fault(error)
+                if error.reason not in OUT_OF_REACH or not self._reach.away:  # else it has been said
+                    self._reach.fault(error.reason, "not done yet, and tried again", error)
                 self._stop.wait(self._config.retry_s)
-            except Exception as error:  # a thread that dies would leave the engine behind without a word
+            except Exception as error:  # a thread that dies would leave the engine behind
                 _LOG.exception("the follower goes on after an error of its own")
-                self._fault(error)
+                self._reach.fault("internal", "an error of the follower", error)
                 self._stop.wait(self._config.retry_s)
 
     def _step(self, wait_s: float) -> bool:
         """Takes what is in the log after the last position. Returns whether there was anything."""
-        entries = self._transport.read(self._position, min(wait_s, self._fold_soon()))
+        with self._reach.reading():
+            entries = self._transport.read(self._position, min(wait_s, self._fold_soon()))
+            log = self._transport.read_from
+        if self._reach.is_other(log):
+            self._stats.count("replaced")
+            self._early.clear()
+            _LOG.warning("the log is another one than before: %s", log)
         with self._changing() as may:
             self._pace.begin(hurry=wait_s == 0 or len(entries) > 1)
             for entry in entries:
@@ -158,8 +176,18 @@ class Follower:
                 self._position = entry.position  # an earlier one where the log begins anew, or lost its end
                 self._take_early()
             if may:
-                self._updater.fold()
+                self._fold()
         return bool(entries)
+
+    def _fold(self) -> None:
+        """Puts rows down that no call reads past any more. Where that fails they are seen all the same."""
+        if monotonic() < self._fold_again:
+            return
+        try:
+            self._updater.fold()
+        except Exception as error:  # of memory, or of the store: nothing that stands in the way of what comes next
+            self._fold_again = monotonic() + self._config.retry_s
+            self._reach.fault("fold", "rows of a version do not go down yet", error)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[bool]:
@@ -178,41 +206,68 @@ class Follower:
         return 0.005 if self._updater.waiting else self._config.wait_s
 
     def _take(self, entry: Entry) -> None:
+        """Puts an entry in place, or refuses it: whatever it holds, and whatever that leads to.
+
+        Raises UpdateError, with everything as it was, where it is to be tried again: the log, the store or the disk is
+        away, or memory is short.
+        """
+        head: DeltaHead | None = None
         try:
+            if entry.fault is not None:
+                raise entry.fault
             head = read_head(entry.path)
+            self._newest.seen(head.model_version, head.produced_at)
+            self._put_in_place(entry, head)
         except UpdateError as error:
-            self._refuse(error)
-            return
-        if self._newest is None or head.model_version > self._newest[0]:
-            self._newest = head.model_version, head.produced_at
-        if head.model_version <= self._updater.model_version:
-            self._stats.count("skipped")
-            return
-        version = self._updater.model_version
-        if head.base_version > max(version, self._updater.left_behind):
-            self._stats.count("gaps")
-            self._take_bundle()
-            if head.base_version > self._updater.model_version:
-                self._wait_with(entry, head.base_version)
-                return
-        try:
-            if head.model_version <= self._updater.left_behind:
-                raise UpdateError("left", f"{entry.path}: version {head.model_version} was rolled back")
-            schema, config = self._versions.now.bundle.schema, self._versions.now.bundle.config
-            delta = open_delta(entry.path, schema, config, self._pace.rest)
-            self._updater.apply(delta)
-        except UpdateError as error:
-            self._refuse(error)
-            return
+            self._wait_or_refuse(entry, head, error)
         except StoreError as error:  # of rows that were looked up for the guard: the delta is tried again
             raise UpdateError("failed", f"{entry.path}: {error}") from error
         except PepnetError as error:
-            self._refuse(UpdateError("failed", f"{entry.path}: {error}"))
+            self._wait_or_refuse(entry, head, UpdateError("failed", f"{entry.path}: {error}"))
+        except MemoryError as error:
+            self._wait_or_refuse(entry, head, UpdateError("memory", f"{entry.path}: expected memory, got: {error}"))
+        except Exception as error:
+            _LOG.exception("%s: an error of the follower; the version before goes on", entry.path)
+            got = f"{type(error).__name__}: {error}"
+            self._wait_or_refuse(entry, head, UpdateError("internal", f"{entry.path}: expected to apply it, got {got}"))
+
+    def _put_in_place(self, entry: Entry, head: DeltaHead) -> None:
+        version = self._updater.model_version
+        if head.model_version <= version:
+            self._stats.count("skipped")
             return
+        if head.base_version > max(version, self._updater.left_behind):
+            self._stats.count("gaps")
+            self._bundles.take()
+            if head.base_version > self._updater.model_version:
+                self._wait_with(entry, head.base_version)
+                return
+        if head.model_version <= self._updater.left_behind:
+            raise UpdateError("left", f"{entry.path}: version {head.model_version} was rolled back")
+        schema, config = self._versions.now.bundle.schema, self._versions.now.bundle.config
+        delta = open_delta(entry.path, schema, config, self._pace.rest, self._config.max_delta_bytes)
+        self._updater.apply(delta)
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
+        self._newest.reached(head.model_version)
         self._wake()
-        self._updater.fold()
+        self._fold()
+
+    def _wait_or_refuse(self, entry: Entry, head: DeltaHead | None, error: UpdateError) -> None:
+        """Raises `error` where the entry is to be tried again; else refuses it."""
+        if error.reason in OUT_OF_REACH:
+            raise error
+        now = monotonic()
+        if error.reason in MAY_PASS:
+            if self._held_up[0] != entry.position:
+                self._held_up = entry.position, now
+            if now - self._held_up[1] < _ENTRY_PATIENCE_S:
+                raise error
+        elif entry.fault is None:
+            self._transport.identity()  # what went with the whole log is not the entry's fault
+        if head is not None:
+            self._newest.refused(head.model_version)
+        self._refuse(error)
 
     def _wait_with(self, entry: Entry, base: int) -> None:
         """Keeps a delta until the one that it is on has come."""
@@ -229,55 +284,22 @@ class Follower:
         version = self._updater.model_version
         self._early = {base: entry for base, entry in self._early.items() if base > version}
 
-    def _take_bundle(self) -> None:
-        """Goes on from the newest bundle in the log, if it is ahead."""
-        try:
-            last = self._transport.last_bundle()
-        except UpdateError as error:
-            if error.reason == "transport":
-                raise
-            if str(error) != self._bundle_damage:
-                self._bundle_damage = str(error)
-                self._refuse(UpdateError("bundle", str(error)))
-            return
-        refused, until = self._bundle_refused
-        if last is None or (last[0] == refused and monotonic() < until):
-            return
-        if last[1] <= max(self._updater.model_version, self._updater.left_behind):
-            return
-        entry = self._transport.newest_bundle()
-        if entry is None:
-            return
-        self._bundle_refused = entry.position, monotonic() + _BUNDLE_AGAIN_S  # unless it is taken
-        try:
-            bundle = Bundle.open(entry.path)
-            if bundle.model_version <= max(self._updater.model_version, self._updater.left_behind):
-                return
-            self._updater.replace_bundle(bundle)
-        except StoreError as error:  # of memory, or of rows that did not come
-            self._refuse(UpdateError("bundle", str(error)))
-            return
-        except (BundleError, UpdateError) as error:
-            self._bundle_refused = entry.position, inf
-            self._refuse(error if isinstance(error, UpdateError) else UpdateError("bundle", str(error)))
-            return
-        self._stats.count("bundles")
-        self._wake()
-
     def _look_for_bundle(self) -> None:
         with self._changing() as may:
             if may:
                 self._pace.begin(hurry=True)
-                self._take_bundle()
+                self._bundles.take()
                 self._take_early()
 
     def _refuse(self, error: UpdateError) -> None:
-        self._stats.refused(error.reason, str(error))
-        _LOG.error("refused (%s): %s", error.reason, error)
+        said = printable(str(error))
+        self._stats.refused(error.reason, said)
+        _LOG.error("refused (%s): %s", error.reason, said)
 
-    def _fault(self, error: Exception) -> None:
-        self._stats.fault(f"{type(error).__name__}: {error}")
-        _LOG.warning("the log: %s", error)
+    def _bundle_taken(self) -> None:
+        self._stats.count("bundles")
+        self._newest.reached(self._updater.model_version)
+        self._wake()
 
     def _acknowledge(self) -> None:
         """Tells the log how far this engine is, when that is news or has not been said for some time."""
@@ -286,9 +308,10 @@ class Follower:
         if said is None or progress[:2] != said[:2] or abs(now - said.at) >= _SAY_AGAIN_S:
             self._said = progress
             try:
-                self._transport.acknowledge(self._config.name, progress)
+                with self._reach.asking():
+                    self._transport.acknowledge(self._config.name, progress)
             except UpdateError as error:  # a log that one may only read can be followed all the same
-                self._fault(error)
+                self._reach.fault("acknowledge", "the log does not take how far this follower is", error)
 
     def _wake(self) -> None:
         with self._woken:

@@ -12,7 +12,7 @@ from pepnet_infer.sync.transport import Transport
 
 
 def open_transport(name: str, spool: str | None = None) -> Transport:
-    """Returns the log in a folder, or at redis://… or rediss://….
+    """Returns the log in a folder, or at redis://… or rediss://…. It need not be there: who reads it is told.
 
     spool: where entries of a Redis log are put down; by default a temporary folder that goes when the process ends.
     Raises UpdateError for any other scheme.

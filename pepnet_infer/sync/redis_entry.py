@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,14 +20,19 @@ from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, plain
 from pepnet_infer.storage.document import open_regular, read_document, typed
 from pepnet_infer.sync.delta import MANIFEST
+from pepnet_infer.sync.entry_faults import reading
 from pepnet_infer.sync.transport import Kind
 
 CHUNK = 4 << 20
+_DEEPEST = 8  # folders of a file
+_UPLOAD = re.compile(r"[0-9a-f]{1,64}")
 #: Bytes of one file, and of all files, that are put into an entry itself: many entries are read at once.
 _INLINE, _INLINE_ALL = 64 << 10, 256 << 10
 _MOST_FIELDS = 2000  # Lua takes no more than 8000 arguments
 #: No delta has so many files; larger ones would not fit the limits of Redis on one command.
 _MOST_FILES = 100_000
+#: Bytes of an entry in the stream at most: it is read into memory before anything is known of it.
+MOST_BYTES: dict[Kind, int] = {"delta": 4 << 20, "bundle": 64 << 20}
 
 
 class Packed(NamedTuple):
@@ -76,40 +82,70 @@ def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None])
     except OSError as error:
         raise UpdateError("files", f"{root}: cannot be read: {error}") from error
     fields += ["index", json.dumps(index)]
+    size = sum(map(len, fields)) + 100
+    if size > MOST_BYTES[kind]:
+        raise UpdateError("files", f"{root}: expected fewer files: its entry would take {size} bytes")
     return Packed(fields, found[MANIFEST][1], chunks)
 
 
 def unpack(fields: Mapping[bytes, bytes], target: Path, get: Callable[[str, int], bytes | None]) -> None:
     """Writes an entry to the new directory `target`, whole or not at all; `get` finds a chunk of an upload.
 
-    Raises UpdateError "path" for a name that would lead out of the directory, "files" for an entry that is not one or
-    lacks a chunk, and BundleError when it cannot be written.
+    Raises UpdateError "path" for a name that would lead out of the directory, "foreign" for an entry that is none of
+    ours, "files" for one that lacks a chunk or has others, "malformed" for whatever else it holds, and BundleError when
+    it cannot be written.
     """
     where = f"{target.name} in the log"
-    try:
-        upload = fields[b"upload"].decode("ascii")
-        index = [(str(n), int(b), int(f), int(c)) for n, b, f, c in json.loads(fields[b"index"])]
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UpdateError("files", f"{where}: expected an entry with its files, got: {error!r:.200}") from error
-    names = [name for name, *_ in index]
-    if len(set(names)) != len(names):
-        raise UpdateError("files", f"{where}: expected each file once, got some twice")
-    for name in names:
-        if not plain(name):
-            raise UpdateError("path", f"{where}: files: {name!r:.200}: expected a plain path inside the entry")
+    with reading(where):
+        upload, index = _index(where, fields)
     with new_directory(target, MANIFEST) as root:
         for number, (name, size, first, count) in enumerate(index):
-            written = 0
             with _new_file(where, root / name) as file:
-                for chunk in range(first, first + count):
-                    part = get(upload, chunk)
-                    if part is None:
-                        raise UpdateError("files", f"{where}: {name}: expected chunk {chunk}, got none")
-                    written += file.write(part)
                 if count == 0:
-                    written += file.write(fields.get(b"f%d" % number, b""))
-            if written != size:
-                raise UpdateError("files", f"{where}: {name}: expected {size} bytes, got {written}")
+                    _write(where, name, file, fields.get(b"f%d" % number, b""), size)
+                for chunk in range(count):
+                    part = get(upload, first + chunk)
+                    if part is None:
+                        raise UpdateError("files", f"{where}: {name}: expected chunk {first + chunk}, got none")
+                    _write(where, name, file, part, min(CHUNK, size - chunk * CHUNK))
+
+
+def _index(where: str, fields: Mapping[bytes, bytes]) -> tuple[str, list[tuple[str, int, int, int]]]:
+    """Returns the upload, and of each file its name, bytes, first chunk and number of chunks.
+
+    Every chunk is that of one file, as `pack` numbers them: an entry takes no more than there is in Redis.
+    """
+    if b"upload" not in fields or b"index" not in fields:
+        raise UpdateError("foreign", f"{where}: expected an entry with its files, got one without")
+    upload = fields[b"upload"].decode("ascii")
+    if _UPLOAD.fullmatch(upload) is None:
+        raise UpdateError("foreign", f"{where}: upload: expected hex digits, got {upload!r:.100}")
+    index, chunks, names = json.loads(fields[b"index"], parse_constant=_no_constant), 0, set()
+    if not isinstance(index, list) or len(index) > _MOST_FILES:
+        raise UpdateError("files", f"{where}: expected an entry with its files, got another index")
+    for entry in index:
+        if not isinstance(entry, list) or [type(one) for one in entry] != [str, int, int, int]:
+            raise UpdateError("files", f"{where}: expected an entry with its files, got {str(entry)[:100]!r}")
+        name, size, first, count = entry
+        if name in names:
+            raise UpdateError("files", f"{where}: expected each file once, got some twice")
+        names.add(name)
+        if not plain(name) or name.count("/") > _DEEPEST:
+            raise UpdateError("path", f"{where}: files: {name!r:.200}: expected a plain path inside the entry")
+        if not 0 <= size < 1 << 63 or count not in (0, -(-size // CHUNK)) or (count and first != chunks):
+            raise UpdateError("files", f"{where}: {name!r:.200}: expected the chunks of a file, got {entry[1:]!s:.100}")
+        chunks += count
+    return upload, [tuple(entry) for entry in index]
+
+
+def _write(where: str, name: str, file: BinaryIO, part: bytes, size: int) -> None:
+    if len(part) != size:
+        raise UpdateError("files", f"{where}: {name!r:.200}: expected {size} bytes, got {len(part)}")
+    file.write(part)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _new_file(where: str, path: Path) -> BinaryIO:

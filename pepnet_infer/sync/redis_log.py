@@ -9,39 +9,45 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.sync.delta import DeltaHead, read_head
-from pepnet_infer.sync.redis_entry import Packed, pack
-from pepnet_infer.sync.redis_scripts import ACKNOWLEDGE, FORGET, LOOK, PUT, TRIM
+from pepnet_infer.sync.delta import DeltaHead
+from pepnet_infer.sync.entry_faults import printable
+from pepnet_infer.sync.redis_entry import CHUNK, MOST_BYTES
+from pepnet_infer.sync.redis_scripts import ACKNOWLEDGE, BEGIN, FORGET, LOOK, READ, TRIM
 from pepnet_infer.sync.redis_server import RedisServer
 from pepnet_infer.sync.redis_spool import Spool
-from pepnet_infer.sync.transport import Entry, Kind, Position, Progress, bundle_version, check_follower, read_progress
+from pepnet_infer.sync.redis_stream import (
+    LAST_ID,
+    Found,
+    State,
+    bundle_head,
+    delta_head,
+    position_of,
+    read_entries,
+    read_state,
+    stream_id_of,
+)
+from pepnet_infer.sync.redis_writer import RedisWriter, blob
+from pepnet_infer.sync.transport import (
+    BundleHead,
+    Entry,
+    Kind,
+    Position,
+    Progress,
+    check_follower,
+    read_progress,
+)
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_POSITION = re.compile(r"([0-9]{20})-([0-9]{20})")
-#: Milliseconds after which the chunks of a writer that died are gone. An entry's chunks stay.
-_UPLOAD_MS = 6 * 3600 * 1000
 #: Seconds that one blocked read takes at most: whether the log is still the same is looked at between two.
 _BLOCK_S = 1.0
 _TRIM_AT_ONCE = 256  # entries in a script, which holds up everybody
-
-
-class _State(NamedTuple):
-    log: str  # "": there is none yet
-    trimmed: Position
-    bundle: list[str]  # position, upload, chunks, model version
-    delta: list[str]  # the same, then what there is of the head
-    bundles_trimmed: Position
-
-    @property
-    def last(self) -> Position:
-        return max(self.bundle[0], self.delta[0])
+_AT_ONCE = 16 << 20  # bytes of entries in one answer
 
 
 class RedisLog:
@@ -52,10 +58,12 @@ class RedisLog:
     before the entry and go with it. All keys begin with `{NAME}:`, so that a log is on one server of a cluster.
 
     A reader writes entries below `spool`, where several readers of a machine may share them. An entry that is damaged
-    (its chunks were evicted, its names lead elsewhere) becomes an empty directory: whoever reads it refuses it.
+    (its chunks were evicted, its names lead elsewhere), or that somebody else has put into the stream, comes with its
+    fault and is not written.
 
-    A server that is away, loads, or only reads is asked again for `patience_s`. An append whose answer was lost is
-    asked about again, and never there twice; nor is a delta whose manifest is in the log already.
+    The log is begun by what is published first, or at once with `create`. Where there is none, `read` raises
+    UpdateError "missing". A server that is away, loads, or only reads is asked again for `patience_s`. An append whose
+    answer was lost is asked about again, and never there twice; nor is a delta whose manifest is in the log already.
 
     When Redis was emptied and a new log begun, or its last seconds were lost in a crash, readers begin at the start of
     what is there: what they have is skipped, and what they cannot apply sends them to the newest bundle. A writer that
@@ -70,11 +78,16 @@ class RedisLog:
         name: str = "pepnet",
         *,
         spool: str | os.PathLike[str],
+        create: bool = False,
         cluster: bool = False,
         timeout_s: float = 5.0,
         patience_s: float = 10.0,
     ) -> None:
-        """`timeout_s`: how long a server may take for one answer. Raises UpdateError; asks no server yet."""
+        """create: begins a log, if there is none, for followers that are there before their publisher.
+
+        `timeout_s`: how long a server may take for one answer. Raises UpdateError; without `create` no server is asked
+        yet.
+        """
         if _NAME.fullmatch(name) is None:
             raise UpdateError("transport", f"name: expected letters, digits, dots and dashes, got {name[:100]!r}")
         for option, seconds in (("timeout_s", timeout_s), ("patience_s", patience_s)):
@@ -84,121 +97,141 @@ class RedisLog:
         self._block_s = min(_BLOCK_S, timeout_s / 2)
         self._spool = Spool(Path(os.path.abspath(spool)))
         self._prefix = f"{{{name}}}:"
-        self._stream, self._state, self._deltas, self._bundles, self._versions, self._followers = (
-            self._prefix + part for part in ("log", "state", "deltas", "bundles", "versions", "progress")
+        self._stream, self._state, self._deltas, self._bundles, self._versions, self._followers, self._bell = (
+            self._prefix + part for part in ("log", "state", "deltas", "bundles", "versions", "progress", "bell")
         )
         self._lock = threading.Lock()
         self._read_from = ""  # the id of the log that was read last
         self._swept: tuple[str, Position, Position] | None = None
-        self._put_in, self._put_last = "", ""  # the log and the position of what was put last
+        puts = [self._stream, self._state, self._deltas, self._bundles, self._versions, self._bell]
+        self._writer = RedisWriter(self._server, puts, self._prefix)
+        if create:
+            self._server.run(BEGIN, [self._state], secrets.token_hex(16))
 
-    def append(self, delta: Path) -> Position:
+    @property
+    def read_from(self) -> str:
+        """Which log was read last."""
+        return self._read_from
+
+    def identity(self) -> str:
+        """Looks which log there is."""
+        return self._there().log
+
+    def append(self, delta: str | os.PathLike[str]) -> Position:
         """Puts a delta at the end; see `Transport.append`.
 
         Raises UpdateError "files" for one that is not as its manifest lists it, "log" when the log lost what this
         object put into it before.
         """
-        head = read_head(delta)
-        said = f" {head.model_version} {head.base_version} {head.pass_number} {head.produced_at!r} {head.schema_hash}"
-        if re.fullmatch(r"( \S+){5}", said) is None:
-            raise UpdateError(
-                "format", f"{delta}: expected a schema hash without blanks, got {head.schema_hash!r:.100}"
-            )
-        with self._lock:
-            expected = self._put_in, self._put_last
-        return self._put("delta", delta, expected, str(head.model_version), said)
+        return self._writer.append(Path(delta))
 
-    def append_bundle(self, bundle: Path) -> Position:
+    def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Puts a bundle at the end; see `Transport.append_bundle`. What was put before may be gone."""
-        return self._put("bundle", bundle, ("", ""), "", f" {bundle_version(bundle)}")
+        return self._writer.append_bundle(Path(bundle))
 
     def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
         """Returns deltas after a position, or all when it is of a log that is no more; see `Transport.read`."""
         ends = time.monotonic() + wait_s
-        cursor = _stream_id(after)
+        patience = None if wait_s <= 0 else ends  # of each question
+        cursor = stream_id_of(after)
         while True:
-            state = self._look()
+            state = self._there(patience)
             with self._lock:
-                other = bool(state.log) and self._read_from not in ("", state.log)
-                self._read_from = state.log or self._read_from
-            if other or (state.log and after > state.last):
+                other = self._read_from not in ("", state.log)
+                self._read_from = state.log
+            if other or after > state.last:
                 if after:
                     _LOG.warning("the log is another one, or lost its end: read from its start")
                 after, cursor = "", "0-0"
+            found = [] if cursor == LAST_ID else self._range(state.log, f"({cursor}", "+", most, "delta", patience)
+            if found:
+                cursor = found[-1].stream_id
+            entries = []
+            for one in found:
+                entry = None if one.kind == "bundle" else self._spooled("delta", one, state.log)
+                if entry is not None:
+                    entries.append(entry)
             left = ends - time.monotonic()
-            block = ("BLOCK", max(1, int(min(left, self._block_s) * 1000))) if left > 0 else ()
-            found = self._server.ask("XREAD", "COUNT", most, *block, "STREAMS", self._stream, cursor)
-            read = _stream_entries(found)
-            if read:
-                cursor = read[-1][0]
-            entries = [
-                entry
-                for stream_id, fields in read
-                if fields.get(b"kind") == b"delta" and (entry := self._spooled("delta", stream_id, fields)) is not None
-            ]
-            if entries or ends <= time.monotonic():
+            if entries or left <= 0:
                 return entries
+            if not found:
+                block = max(1, int(min(left, self._block_s) * 1000))
+                bell = ("STREAMS", self._bell, state.bell)
+                self._server.ask("XREAD", "COUNT", 1, "BLOCK", block, *bell, until=patience)
+
+    def bundles(self) -> Iterator[BundleHead]:
+        """Returns the full bundles, the newest first."""
+        for item in reversed(self._server.ask("LRANGE", self._bundles, 0, -1)):
+            yield bundle_head(item.decode("utf-8", "replace"))
+
+    def bundle(self, position: Position) -> Entry | None:
+        """Returns a full bundle, fetched if it is not in the spool."""
+        log, stream_id = self._there().log, stream_id_of(position)
+        there = self._spool.find(log, "bundle", position)
+        if there is not None:
+            return there
+        found = self._range(log, stream_id, stream_id, 1, "bundle")
+        entry = self._spooled("bundle", found[0], log) if found else None
+        if entry is not None and entry.fault is not None:
+            raise entry.fault
+        return entry
+
+    def last_bundle(self) -> tuple[Position, int] | None:
+        """Returns the last full bundle's place and model version."""
+        return next(((head.position, head.model_version) for head in self.bundles() if head.fault is None), None)
 
     def newest_bundle(self) -> Entry | None:
         """Returns the last full bundle, fetched if it is not in the spool."""
-        while True:
-            state = self._look()
-            position = state.bundle[0]
-            if not position:
-                return None
-            stream_id = _stream_id(position)
-            there = self._spool.find(state.log, "bundle", position)
-            if there is not None:
-                return there
-            found = _entries(self._server.ask("XRANGE", self._stream, stream_id, stream_id))
-            entry = self._spooled("bundle", stream_id, found[0][1]) if found else None
-            if entry is not None:
+        while (last := self.last_bundle()) is not None:
+            entry = self.bundle(last[0])
+            if entry is not None or self.last_bundle() == last:
                 return entry
-            if self._look().bundle[0] == position:
-                raise UpdateError("log", f"redis: expected the bundle at {position} in the stream, got none")
-
-    def last_bundle(self) -> tuple[Position, int] | None:
-        """Returns the last full bundle's place and model version; nothing of it is fetched."""
-        item = self._look().bundle
-        if not item[0]:
-            return None
-        try:
-            return item[0], int(item[3])
-        except (IndexError, ValueError) as error:
-            raise UpdateError("log", f"redis: {item[0]}: expected the version of a bundle, got {item[3:]}") from error
+        return None
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta; nothing of it is fetched."""
-        item = self._look().delta
-        if not item[0]:
+        last = self._look().delta
+        if not last:
             return None
-        try:
-            _, _, _, version, base, number, produced, schema = item
-            return item[0], DeltaHead(int(base), int(version), int(number), float(produced), schema)
-        except ValueError as error:
-            raise UpdateError("log", f"redis: {self._deltas}: expected a delta's head, got {item!r:.200}") from error
+        found = delta_head(last)
+        if found is None:  # somebody else's hand in the list
+            items = self._server.ask("LRANGE", self._deltas, 0, -1)
+            heads = (delta_head(item.decode("utf-8", "replace")) for item in reversed(items))
+            found = next((head for head in heads if head is not None), None)
+        return found
 
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes how far a follower has come, as durably as Redis is set up to.
 
-        A hash has it, and for those who look at the stream with Redis' own commands (XINFO GROUPS) a consumer group of
-        the follower's name is set to the position. Nothing is pending in it: every follower reads the whole log.
+        A server that is away is not asked again: followers note it every few seconds. A hash has it, and for those who
+        look at the stream with Redis' own commands (XINFO GROUPS) a consumer group of the follower's name is set to the
+        position. Nothing is pending in it: every follower reads the whole log.
         """
         check_follower(follower)
         said = json.dumps(progress._asdict())
-        self._server.run(ACKNOWLEDGE, [self._stream, self._followers], follower, _stream_id(progress.position), said)
+        keys = [self._stream, self._followers, self._state]
+        self._server.run(ACKNOWLEDGE, keys, follower, stream_id_of(progress.position), said, until=0.0)
 
     def progress(self) -> dict[str, Progress]:
         """Returns how far each follower has come."""
         found = self._server.ask("HGETALL", self._followers)
         pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
-        texts = {name.decode("utf-8", "replace"): text for name, text in pairs}
-        return {name: read_progress(f"{self._followers} {name}", texts[name]) for name in sorted(texts)}
+        said = {}
+        for name, text in sorted((name.decode("utf-8", "backslashreplace"), text) for name, text in pairs):
+            try:
+                said[name] = read_progress(f"{self._followers} {name:.100}", text)
+            except UpdateError as error:
+                _LOG.warning("passed over: %s", printable(str(error)))
+        return said
 
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
         """Removes what nobody needs; see `Transport.trim`."""
         if keep < 0:
             raise UpdateError("transport", f"keep: expected 0 or more, got {keep}")
+        self._there()
+        last = self.last_bundle()
+        if last is None:
+            return 0
         progress, since = self.progress(), time.time() - silent_after_s
         heard = [p.position for p in progress.values() if p.at >= since]
         for name in [name for name, p in progress.items() if p.at < since]:
@@ -207,7 +240,7 @@ class RedisLog:
         keys = [self._stream, self._state, self._deltas, self._bundles, self._versions]
         removed = 0
         while True:
-            now = int(self._server.run(TRIM, keys, keep, edge, f"{self._prefix}blob:", _TRIM_AT_ONCE))
+            now = int(self._server.run(TRIM, keys, keep, edge, f"{self._prefix}blob:", _TRIM_AT_ONCE, last[0]))
             removed += now
             if now < _TRIM_AT_ONCE:
                 return removed
@@ -224,120 +257,64 @@ class RedisLog:
     ) -> None:
         self.close()
 
-    def _put(self, kind: Kind, root: Path, expected: tuple[str, Position], version: str, said: str) -> Position:
-        upload = secrets.token_hex(8)
-        sent = 0
+    def _there(self, until: float | None = None) -> State:
+        """Looks what there is. Raises UpdateError "missing" where that is no log."""
+        state = self._look(until)
+        if not state.log:
+            raise UpdateError(
+                "missing",
+                f"redis: {self._state}: expected a log, got none. A log begins with what is published first, or with "
+                "RedisLog(url, create=True)",
+            )
+        return state
 
-        def send(number: int, chunk: bytes) -> None:
-            nonlocal sent
-            sent = number + 1
-            self._server.ask("SET", self._blob(upload, number), chunk, "PX", _UPLOAD_MS)
-
-        try:
-            packed = pack(root, kind, upload, send)
-        except UpdateError:
-            # Chunks that nothing names. Where Redis does not answer any more they go with their time.
-            self._forget(upload, sent)
-            raise
-        came, log, at = self._enter(kind, upload, packed, expected, version, said)
-        if came != "put":
-            self._forget(upload, packed.chunks)
-        if came == "other":
-            raise UpdateError("log", f"redis: expected the log {expected[0]}, got {log or 'none'}: put a full bundle")
-        if came == "lost":
-            raise UpdateError("log", f"redis: expected {at} in the log, which lost its end: put a full bundle")
-        if came == "chunk":
-            raise UpdateError("transport", f"redis: {at}: expected a chunk just written, got none; is memory short?")
-        with self._lock:
-            self._put_in, self._put_last = log, max(at, self._put_last) if log == self._put_in else at
-            if kind == "bundle":
-                self._put_last = at
-        return at
-
-    def _enter(
-        self, kind: Kind, upload: str, packed: Packed, expected: tuple[str, Position], version: str, said: str
-    ) -> tuple[str, str, str]:
-        keys = [self._stream, self._state, self._deltas, self._bundles, self._versions]
-        prefix = f"{self._prefix}blob:{upload}:"
-        args: list[str | int] = [
-            expected[0],
-            secrets.token_hex(16),
-            expected[1],
-            kind,
-            upload,
-            prefix,
-            packed.chunks,
-            version,
-        ]
-        came, log, at = self._server.run(PUT, keys, *args, said, packed.manifest_hash, *packed.fields)
-        return came.decode(), log.decode(), at.decode()
-
-    def _forget(self, upload: str, chunks: int) -> None:
-        try:
-            for number in range(chunks):
-                self._server.ask("UNLINK", self._blob(upload, number))
-        except UpdateError as error:
-            _LOG.warning("chunks of an append that failed stay for %d h: %s", _UPLOAD_MS // 3_600_000, error)
-
-    def _look(self) -> _State:
-        keys = [self._state, self._deltas, self._bundles]
-        log, trimmed, bundle, delta, bundles_trimmed = (text.decode() for text in self._server.run(LOOK, keys))
-        state = _State(log, trimmed, bundle.split(" "), delta.split(" "), bundles_trimmed)
+    def _look(self, until: float | None = None) -> State:
+        keys = [self._state, self._deltas, self._bundles, self._stream, self._bell]
+        state = read_state(self._server.run(LOOK, keys, until=until))
         swept = (state.log, state.trimmed, state.bundles_trimmed)
         if state.log and swept != self._swept:
             self._spool.sweep(*swept)
             self._swept = swept
         return state
 
-    def _spooled(self, kind: Kind, stream_id: str, fields: Mapping[bytes, bytes]) -> Entry | None:
+    def _range(self, log: str, first: str, last: str, most: int, kind: Kind, until: float | None = None) -> list[Found]:
+        """Reads entries of the stream, and of bundles what they hold only where one is asked for."""
+        bounds = most, MOST_BYTES[kind], _AT_ONCE, "yes" if kind == "bundle" else ""
+        found = self._server.run(READ, [self._state, self._stream], first, last, *bounds, until=until)
+        there, entries = read_entries(found)
+        if there != log:
+            raise UpdateError("transport", f"redis: expected the log {log}, got {there[:80]!r}: it was just replaced")
+        return entries
+
+    def _spooled(self, kind: Kind, found: Found, log: str) -> Entry | None:
         """Writes an entry into the spool. Returns None for one that was trimmed while it was read."""
+        position = position_of(found.stream_id)
+        whose = found.fields.get(b"log", b"").decode("ascii", "replace")
+        fault = None
+        if not found.fields:
+            fault = UpdateError("size", f"redis: {found.stream_id}: expected a smaller entry, got {found.size} bytes")
+        elif found.kind != kind or whose != log:
+            fault = UpdateError(
+                "foreign", f"redis: {found.stream_id}: expected a {kind} of this log, got another entry"
+            )
+        if fault is not None:
+            return Entry(position, kind, self._spool.root / found.stream_id, fault)
         trimmed = False
 
         def get(upload: str, number: int) -> bytes | None:
             nonlocal trimmed
-            chunk: bytes | None = self._server.ask("GET", self._blob(upload, number))
-            if chunk is None and not self._server.ask("XRANGE", self._stream, stream_id, stream_id):
+            # No more than a chunk, whatever is there: of what is longer, or shorter, the sizes say so.
+            chunk: bytes = self._server.ask("GETRANGE", blob(self._prefix, upload, number), 0, CHUNK)
+            if chunk:
+                return chunk
+            if not self._server.ask("XRANGE", self._stream, found.stream_id, found.stream_id):
                 trimmed = True
-                raise UpdateError("transport", f"redis: {stream_id} was trimmed while it was read")
-            return chunk
+                raise UpdateError("transport", f"redis: {found.stream_id} was trimmed while it was read")
+            return None
 
-        log = fields.get(b"log", b"").decode("ascii", "replace")
         try:
-            return self._spool.write(log, kind, _position(stream_id), fields, get)
+            return self._spool.write(log, kind, position, found.fields, get)
         except UpdateError:
             if trimmed:
                 return None
             raise
-
-    def _blob(self, upload: str, number: int) -> str:
-        return f"{self._prefix}blob:{upload}:{number}"
-
-
-def _position(stream_id: str) -> Position:
-    ms, _, seq = stream_id.partition("-")
-    return f"{int(ms):020d}-{int(seq):020d}"
-
-
-def _stream_id(position: Position) -> str:
-    if not position:
-        return "0-0"
-    parts = _POSITION.fullmatch(position)
-    if parts is None:
-        raise UpdateError("log", f"position: expected one of a log in Redis, got {position[:80]!r}")
-    return f"{int(parts[1])}-{int(parts[2])}"
-
-
-def _stream_entries(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
-    """Returns what XREAD found in the one stream that it was asked about, in either protocol's form."""
-    if not found:
-        return []
-    values = next(iter(found.values())) if isinstance(found, dict) else found[0][1]
-    return _entries(values[0] if isinstance(found, dict) and values and isinstance(values[0], list) else values)
-
-
-def _entries(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
-    entries = []
-    for stream_id, fields in found:
-        pairs = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-        entries.append((stream_id.decode(), pairs))
-    return entries

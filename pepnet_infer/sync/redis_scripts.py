@@ -1,8 +1,9 @@
 """What has to happen in Redis in one step, as scripts. All keys of a log share a hash tag, so that a cluster runs them.
 
-The keys: `log` a stream, `state` a hash (log: which log this is; trimmed and bundles_trimmed: the
-last that went), `deltas` and
-`bundles` lists of what is in the stream, in order, `versions` a hash (model version: its delta), `progress` a hash.
+The keys: `log` a stream, `state` a hash (log: which log this is, without which there is none; trimmed and
+bundles_trimmed: the last that went), `deltas` and `bundles` lists of what is in the stream, in order, `versions` a hash
+(model version: its delta), `progress` a hash, `bell` a stream of one entry that changes with every put: those who wait
+block on it, for an entry of the log may be of any size.
 
 An item of the two lists is text with blanks between: position, upload, number of its chunks, then of a delta its model
 version, base version, pass, time and schema hash. Numbers stay text: a number in Lua has 53 bits.
@@ -10,21 +11,54 @@ version, base version, pass, time and schema hash. Numbers stay text: a number i
 
 from __future__ import annotations
 
-#: Looks what there is → log id, last trimmed delta, last bundle, last delta, last trimmed bundle; '' for none.
-#: KEYS: state, deltas, bundles.
+#: Looks what there is → log id, last trimmed delta, last bundle, last delta, last trimmed bundle, last of the stream,
+#: last of the bell; '' for none. KEYS: state, deltas, bundles, log, bell.
 LOOK = """
+local function last(key)
+  local found = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
+  return found[1] and found[1][1] or ''
+end
 return {
   redis.call('HGET', KEYS[1], 'log') or '',
   redis.call('HGET', KEYS[1], 'trimmed') or '',
   redis.call('LINDEX', KEYS[3], -1) or '',
   redis.call('LINDEX', KEYS[2], -1) or '',
-  redis.call('HGET', KEYS[1], 'bundles_trimmed') or ''
+  redis.call('HGET', KEYS[1], 'bundles_trimmed') or '',
+  last(KEYS[4]),
+  last(KEYS[5])
 }
 """
 
-#: Puts an entry whose chunks are there at the end. KEYS: log, state, deltas, bundles, versions. ARGV: the log expected
-#: or '', an id for a new log, the last position that this writer put or '', kind, upload, prefix of its chunks, their
-#: number, model version, what an item has after the chunks, the manifest's hash, then the stream's fields.
+#: Begins a log, if there is none. KEYS: state. ARGV: an id for a new log. → the log's id.
+BEGIN = """
+redis.call('HSETNX', KEYS[1], 'log', ARGV[1])
+return redis.call('HGET', KEYS[1], 'log')
+"""
+
+#: Reads entries. KEYS: state, log. ARGV: first stream id, last, how many at most, bytes of one at most, bytes of all
+#: that are returned at once, whether bundles are read too.
+#: → the log's id, then of each: stream id, kind, bytes, and fields unless it is a bundle, or too large.
+READ = """
+local found = redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[2], 'COUNT', ARGV[3])
+local entries, all = {redis.call('HGET', KEYS[1], 'log') or ''}, 0
+for _, entry in ipairs(found) do
+  local fields, size, kind = entry[2], 0, ''
+  for i = 1, #fields, 2 do
+    size = size + #fields[i] + #fields[i + 1]
+    if fields[i] == 'kind' then kind = string.sub(fields[i + 1], 1, 40) end
+  end
+  local left_out = size > tonumber(ARGV[4]) or (kind == 'bundle' and ARGV[6] == '')
+  if not left_out then all = all + size end
+  if all > tonumber(ARGV[5]) and #entries > 1 and not left_out then break end
+  entries[#entries + 1] = {entry[1], kind, tostring(size), left_out and {} or fields}
+end
+return entries
+"""
+
+#: Puts an entry whose chunks are there at the end. KEYS: log, state, deltas, bundles, versions, bell. ARGV: the log
+#: expected or '', an id for a new log, the last position that this writer put or '', kind, upload, prefix of its
+#: chunks, their number, model version, what an item has after the chunks, the manifest's hash, then the stream's
+#: fields.
 #: → what came of it, then the log's id, then the position or what stood in the way:
 #: put, there (put before), other (log), lost (what this writer put last), chunk (is gone).
 PUT = """
@@ -58,6 +92,7 @@ end
 local fields = {'log', log}
 for i = 11, #ARGV do fields[#fields + 1] = ARGV[i] end
 local id = redis.call('XADD', KEYS[1], '*', unpack(fields))
+redis.call('XADD', KEYS[6], 'MAXLEN', 1, '*', 'put', 1)
 local ms, seq = string.match(id, '^(%d+)-(%d+)$')
 local at = string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
 redis.call('RPUSH', list, at .. ' ' .. upload .. ' ' .. chunks .. ARGV[9])
@@ -66,8 +101,9 @@ return {'put', log, at}
 """
 
 #: Notes a follower's progress, in a consumer group of its own too, for those who look at the stream itself.
-#: KEYS: log, progress. ARGV: follower, stream id, progress as JSON.
+#: KEYS: log, progress, state. ARGV: follower, stream id, progress as JSON. → whether there is a log.
 ACKNOWLEDGE = """
+if redis.call('HEXISTS', KEYS[3], 'log') == 0 then return 0 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 if redis.call('EXISTS', KEYS[1]) == 1 then
   local done = redis.pcall('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[2])
@@ -84,36 +120,51 @@ return 1
 """
 
 #: Removes at most so many entries. KEYS: log, state, deltas, bundles, versions. ARGV: deltas to keep, the position up
-#: to which followers are or '' for all, prefix of all chunks, how many. → how many.
+#: to which followers are or '' for all, prefix of all chunks, how many, the bundle that stays. → how many.
+#: What somebody else has put into the stream goes when all of ours before it have gone; of the lists, what is no item.
 TRIM = """
-local function parts(item) return string.match(item, '^(%S+) (%S+) (%S+) ?(%S*)') end
-local function remove(item)
-  local at, upload, chunks = parts(item)
-  local ms, seq = string.match(at, '^0*(%d+)%-0*(%d+)$')
-  redis.call('XDEL', KEYS[1], ms .. '-' .. seq)
-  for i = 0, tonumber(chunks) - 1 do redis.call('UNLINK', ARGV[3] .. upload .. ':' .. i) end
+local function parts(item)
+  local at, upload, chunks, version = string.match(item, '^(%d+%-%d+) (%x+) (%d+) ?(%S*)')
+  if at and #chunks < 8 then return at, upload, tonumber(chunks), version end
 end
-local newest = redis.call('LINDEX', KEYS[4], -1)
-if not newest then return 0 end
-local edge = parts(newest)
+local function id(at)
+  local ms, seq = string.match(at, '^0*(%d+)%-0*(%d+)$')
+  return ms .. '-' .. seq
+end
+local function remove(at, upload, chunks)
+  redis.call('XDEL', KEYS[1], id(at))
+  for i = 0, chunks - 1 do redis.call('UNLINK', ARGV[3] .. upload .. ':' .. i) end
+end
+local edge = ARGV[5]
 if ARGV[2] ~= '' and ARGV[2] < edge then edge = ARGV[2] end
 local gone, most = 0, tonumber(ARGV[4])
 while gone < most and redis.call('LLEN', KEYS[3]) > tonumber(ARGV[1]) do
-  local item = redis.call('LINDEX', KEYS[3], 0)
-  local at, _, _, version = parts(item)
-  if at > edge then break end
-  remove(item)
+  local at, upload, chunks, version = parts(redis.call('LINDEX', KEYS[3], 0))
+  if at and at > edge then break end
   redis.call('LPOP', KEYS[3])
-  local seen = redis.call('HGET', KEYS[5], version)
-  if seen and string.sub(seen, -#at) == at then redis.call('HDEL', KEYS[5], version) end
-  redis.call('HSET', KEYS[2], 'trimmed', at)
+  if at then
+    remove(at, upload, chunks)
+    local seen = redis.call('HGET', KEYS[5], version)
+    if seen and string.sub(seen, -#at) == at then redis.call('HDEL', KEYS[5], version) end
+    redis.call('HSET', KEYS[2], 'trimmed', at)
+  end
   gone = gone + 1
 end
 while gone < most and redis.call('LLEN', KEYS[4]) > 1 do
-  local item = redis.call('LPOP', KEYS[4])
-  remove(item)
-  redis.call('HSET', KEYS[2], 'bundles_trimmed', (parts(item)))
+  local at, upload, chunks = parts(redis.call('LINDEX', KEYS[4], 0))
+  if at and at >= ARGV[5] then break end
+  redis.call('LPOP', KEYS[4])
+  if at then
+    remove(at, upload, chunks)
+    redis.call('HSET', KEYS[2], 'bundles_trimmed', at)
+  end
   gone = gone + 1
+end
+if gone < most then
+  local first = ARGV[5]
+  local at = parts(redis.call('LINDEX', KEYS[3], 0) or '')
+  if at and at < first then first = at end
+  gone = gone + redis.call('XTRIM', KEYS[1], 'MINID', id(first))
 end
 return gone
 """

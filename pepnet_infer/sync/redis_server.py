@@ -65,9 +65,12 @@ class RedisServer:
             if self._client.get_encoder().decode_responses:
                 raise UpdateError("transport", "redis: expected a URL without decode_responses, got it set")
 
-    def ask(self, *command: bytes | str | int | float) -> Any:
-        """Sends one command that may be sent twice. Raises UpdateError "transport" when there is no answer."""
-        until, pause = time.monotonic() + self._patience, _FIRST_PAUSE_S
+    def ask(self, *command: bytes | str | int | float, until: float | None = None) -> Any:
+        """Sends one command that may be sent twice, until `until` of `time.monotonic` if that is given.
+
+        Raises UpdateError "transport" when there is no answer.
+        """
+        until, pause = time.monotonic() + self._patience if until is None else until, _FIRST_PAUSE_S
         while True:
             try:
                 return self._connected().execute_command(*command)
@@ -81,9 +84,9 @@ class RedisServer:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def run(self, script: str, keys: list[str], *args: bytes | str | int | float) -> Any:
+    def run(self, script: str, keys: list[str], *args: bytes | str | int | float, until: float | None = None) -> Any:
         """Runs a script that may be run twice. See `ask`."""
-        return self.ask("EVAL", script, len(keys), *keys, *args)
+        return self.ask("EVAL", script, len(keys), *keys, *args, until=until)
 
     def close(self) -> None:
         """Closes the connections."""

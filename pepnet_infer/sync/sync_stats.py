@@ -34,7 +34,7 @@ class SyncStats:
             self._freshness_sum += freshness_s
 
     def count(self, what: str, by: int = 1) -> None:
-        """Counts anything that has no more to say: folded, skipped, bundles, gaps, rollbacks, unguarded."""
+        """Counts anything that has no more to say: folded, skipped, bundles, gaps, rollbacks, unguarded, replaced."""
         with self._lock:
             self._counts[what] += by
 
@@ -45,14 +45,15 @@ class SyncStats:
             self._last_refusal = message
 
     def fault(self, message: str) -> None:
-        """Counts a log that could not be reached."""
+        """Counts something that stood in the way and is tried again: a log that could not be reached, say."""
         with self._lock:
             self._counts["faults"] += 1
             self._last_fault = message
 
     def read(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        names = ("applied", "dense", "rows", "bytes", "folded", "skipped", "bundles", "gaps", "rollbacks", "unguarded")
+        deltas = ("applied", "dense", "rows", "bytes", "folded", "skipped")
+        names = (*deltas, "bundles", "gaps", "rollbacks", "unguarded", "replaced")
         with self._lock:
             return {
                 **{name: self._counts[name] for name in (*names, "faults")},

@@ -140,10 +140,11 @@ class Updater:
         if guarded and self.canary is not None and not self.canary.check(now, served, bundle.tasks, self._rest):
             self._stats.count("unguarded")
         before = _Past(self._with_rows(now, None, self._defaults), self._defaults)
+        number = self._swap(served, overlay)  # what fails before it has changed nothing
         if self._config.keep:
             self._past.append(before)
         self._defaults = defaults
-        self._pending.append(_Pending(self._swap(served, overlay), overlay, before))
+        self._pending.append(_Pending(number, overlay, before))
 
     def replace_bundle(self, bundle: Bundle) -> None:
         """Makes a whole bundle the version that new calls get: its rows, weights and side tables.
@@ -161,16 +162,19 @@ class Updater:
             raise UpdateError("dense", f"{bundle.path}: {error}") from error
         if not isinstance(rows, CachedRows):
             raise UpdateError("cache", f"{bundle.path}: expected rows through a cache, got {type(rows).__name__}")
+        old, layers = self._cached, self._layers
         try:
             served = Served.of(bundle, rows, backend)
-        except BundleError as error:
+            self._adopt(rows)
+            number = self._versions.put(served)
+        except Exception as error:  # the version before goes on, with its rows
+            self._cached, self._layers = old, layers
             rows.close()
-            raise UpdateError("bundle", str(error)) from error
-        old = self._cached
-        self._adopt(rows)
+            if isinstance(error, BundleError):
+                raise UpdateError("bundle", str(error)) from error
+            raise
         self._pending, self._defaults = [], {}
         self._past.clear()
-        number = self._versions.put(served)
         self._versions.wait_until(number, _PATIENCE_S)
         old.close()
 

@@ -217,7 +217,7 @@ def test_default_rows_in_the_place_of_what_did_not_come_do_not_stay(
 
 def test_an_engine_that_follows(load: Load, toy_checkpoint: Checkpoint, tmp_path: Path, toy_batch: Any) -> None:
     """Every batch is of one version, while versions come and threads score."""
-    world, log = World(toy_checkpoint, tmp_path, seed=3), DirectoryLog(tmp_path / "log")
+    world, log = World(toy_checkpoint, tmp_path, seed=3), DirectoryLog(tmp_path / "log", create=True)
     engine = load("1MiB", cache=CacheConfig(policy="lru", capacity="642KiB"))
     follower = engine.follow(log, FollowConfig(name="device", wait_s=0.05, guard=None))
     batches = [toy_batch(10, seed) for seed in range(2)]
@@ -237,7 +237,7 @@ def test_an_engine_that_follows(load: Load, toy_checkpoint: Checkpoint, tmp_path
 def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
     load: Load, toy_checkpoint: Checkpoint, tmp_path: Path, toy_batch: Any
 ) -> None:
-    world, log = World(toy_checkpoint, tmp_path, seed=5), DirectoryLog(tmp_path / "log")
+    world, log = World(toy_checkpoint, tmp_path, seed=5), DirectoryLog(tmp_path / "log", create=True)
     engine, batch = load("1MiB"), toy_batch(20)
     follower = engine.follow(log, FollowConfig(name="device", wait_s=0.05, guard=None))
     features, first = engine.encode(batch), world.version

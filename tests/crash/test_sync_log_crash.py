@@ -34,7 +34,7 @@ rng = random.Random(23)
 
 def open_log(spool="spool"):
     if not url:
-        return DirectoryLog(folder / "log")
+        return DirectoryLog(folder / "log", create=True)
     from pepnet_infer.sync.redis_log import RedisLog
     return RedisLog(url, spool=folder / spool)
 
@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_no_half_entry(
     """A limit on the size of files stands for the disk's end: writes fail midway, by the kernel's word."""
     from sync_deltas import make
 
-    made, log = make(tmp_path / "delta", toy_checkpoint), DirectoryLog(tmp_path / "log")
+    made, log = make(tmp_path / "delta", toy_checkpoint), DirectoryLog(tmp_path / "log", create=True)
 
     def no_link(source: str, target: str, *, follow_symlinks: bool = True) -> None:
         raise OSError("another disk")

@@ -26,7 +26,7 @@ def test_followers_of_a_redis_that_restarts_and_is_emptied(
     tmp_path: Path,
 ) -> None:
     server, world, batch = make_redis_server("--appendonly", "yes"), World(toy_checkpoint, tmp_path), toy_batch(60)
-    log = RedisLog(server.url, spool=tmp_path / "publisher", patience_s=20.0)
+    log = RedisLog(server.url, spool=tmp_path / "publisher", patience_s=20.0, create=True)
     logs = [RedisLog(server.url, spool=tmp_path / name, patience_s=0.2) for name in "abc"]
     engines: list[Engine] = []
 

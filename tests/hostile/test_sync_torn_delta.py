@@ -21,6 +21,7 @@ from pepnet_infer.storage import document
 from pepnet_infer.sync import delta as delta_module
 from pepnet_infer.sync.delta import Delta, DeltaHead, write_delta
 from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.transport import Progress
 
 
 def opened(check: Callable[[Path], Delta], root: Path) -> tuple[Delta | None, str]:
@@ -142,23 +143,26 @@ def test_a_delta_that_cannot_be_is_not_written(toy_checkpoint: Checkpoint, tmp_p
 def test_a_log_in_a_file(tmp_path: Path, root: Path) -> None:
     (tmp_path / "log").write_text("not a folder")
     log = DirectoryLog(tmp_path / "log")
-    for work in (lambda: log.append(root), lambda: log.read(""), log.newest_bundle, log.last_delta):
-        with pytest.raises(
-            UpdateError, match=r"log.*: cannot be (used|read): .*(Not a directory|File exists)"
-        ) as error:
+    with pytest.raises(UpdateError, match=r"log: expected a log, got a file") as error:
+        log.read("")
+    assert error.value.reason == "missing"
+    for work in (lambda: log.append(root), lambda: DirectoryLog(log.path, create=True)):
+        with pytest.raises(UpdateError, match=r"log.*: cannot be used: .*(Not a directory|File exists)") as error:
             work()
         assert error.value.reason == "transport"
     (tmp_path / "log").unlink()
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "deltas").write_text("not a folder")
-    with pytest.raises(UpdateError, match=r"cannot be read: .*Not a directory"):
+    with pytest.raises(UpdateError, match=r"cannot be (read|used): .*(Not a directory|File exists)"):
         log.append(root)
+    with pytest.raises(UpdateError, match=r"cannot be read: .*Not a directory"):
+        log.read("")
 
 
 def test_a_log_does_not_follow_links(tmp_path: Path, root: Path, check: Callable[[Path], Delta]) -> None:
     (root / USER).unlink()
     (root / USER).symlink_to(tmp_path / "secret")
-    log = DirectoryLog(tmp_path / "log")
+    log = DirectoryLog(tmp_path / "log", create=True)
     log.append(root)
     [entry] = log.read("")
     with pytest.raises(UpdateError, match="expected a regular file, got a symbolic link"):
@@ -167,7 +171,7 @@ def test_a_log_does_not_follow_links(tmp_path: Path, root: Path, check: Callable
 
 
 def test_what_is_not_an_entry_is_left_alone(tmp_path: Path, root: Path) -> None:
-    log = DirectoryLog(tmp_path / "log")
+    log = DirectoryLog(tmp_path / "log", create=True)
     first = log.append(root)
     for name in (".nfs0001", "notes", "7", first[:-1], f"{first}.bak", "٠" * 20):
         (log.path / "deltas" / name).write_text("")
@@ -182,14 +186,17 @@ def test_what_is_not_an_entry_is_left_alone(tmp_path: Path, root: Path) -> None:
     assert not (log.path / "deltas" / f".{int(first) + 1:020d}").exists()
 
 
-def test_progress_that_is_none_of_ours(tmp_path: Path) -> None:
-    log = DirectoryLog(tmp_path / "log")
-    (log.path / "followers").mkdir(parents=True)
-    for content in ("", "[]", "7", "{}", '{"position": 7, "model_version": 1, "at": 1}', "[" * 100_000):
+def test_progress_that_is_none_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = DirectoryLog(tmp_path / "log", create=True)
+    log.acknowledge("good", Progress("", 3, 5.0))
+    position = '{"position": "", "model_version": 1, "at": %s}'
+    contents = ["", "[]", "7", "{}", '{"position": 7, "model_version": 1, "at": 1}', "[" * 100_000, "\xff", "[0" * 9000]
+    for content in [*contents, *(position % at for at in ("NaN", "1e300", "null"))]:
         (log.path / "followers" / "f.json").write_text(content)
-        with pytest.raises(UpdateError, match=r"f\.json: expected a follower's progress, got") as error:
-            log.progress()
-        assert error.value.reason == "transport"
-    (log.path / "followers" / "f.json").write_text('{"position": "", "model_version": 1, "at": NaN}')
-    with pytest.raises(UpdateError, match="expected a time, got nan"):
-        log.progress()
+        assert log.progress() == {"good": Progress("", 3, 5.0)}
+        assert "f.json: expected a follower's progress, got" in caplog.text
+        caplog.clear()
+    (log.path / "followers" / "f.json").unlink()
+    os.mkfifo(log.path / "followers" / "f.json")
+    (log.path / "followers" / "g.json").mkdir()
+    assert log.progress() == {"good": Progress("", 3, 5.0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,14 @@ def scored_meanwhile(
         for thread in threads:
             thread.join()
     return seen
+
+
+def until(what: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
+    """Waits until something has come about."""
+    ends = time.monotonic() + timeout_s
+    while not what() and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert what()
 
 
 def _table(number: int, rows: Rows, scores: Mapping[int, Any], default: np.ndarray) -> Table:

@@ -70,7 +70,7 @@ def test_a_row_is_the_last_one_published_or_the_default(
     policy: Policy, large: Checkpoint, load: Callable[[Policy], Engine], tmp_path: Path
 ) -> None:
     world = World(large, tmp_path)
-    engine, log = load(policy), DirectoryLog(tmp_path / "log")
+    engine, log = load(policy), DirectoryLog(tmp_path / "log", create=True)
     keys = large.tables["video"].keys
     assert engine.cache is not None
     cache = engine.cache.cache("video")
@@ -114,7 +114,7 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], said: str
 
 def test_it_cannot_go_back(large: Checkpoint, load: Callable[[Policy], Engine], tmp_path: Path) -> None:
     world = World(large, tmp_path)
-    engine, log = load("lru"), DirectoryLog(tmp_path / "log")
+    engine, log = load("lru"), DirectoryLog(tmp_path / "log", create=True)
     follower = engine.follow(log, CACHE_ONLY)
     log.append(world.step())
     assert follower.wait_for(world.version, PATIENCE_S)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sync_world import PATIENCE_S, World, scored_meanwhile
+from sync_world import PATIENCE_S, World, scored_meanwhile, until
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.backends import Settings
@@ -40,9 +39,9 @@ NAMES = (f"followed{number}" for number in itertools.count())
 @pytest.fixture(params=["directory", "redis"])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Transport]:
     if request.param == "directory":
-        yield DirectoryLog(tmp_path / "log")
+        yield DirectoryLog(tmp_path / "log", create=True)
         return
-    log = RedisLog(request.getfixturevalue("redis_server").url, next(NAMES), spool=tmp_path / "spool")
+    log = RedisLog(request.getfixturevalue("redis_server").url, next(NAMES), spool=tmp_path / "spool", create=True)
     yield log
     log.close()
 
@@ -118,7 +117,7 @@ def test_a_call_keeps_its_version_while_others_come(
         assert engine.stats()["sync"]["folded"] == 0
     log.append(world.step())
     assert follower.wait_for(world.version, PATIENCE_S)
-    _until(lambda: engine.stats()["sync"]["folded"] == 4)
+    until(lambda: engine.stats()["sync"]["folded"] == 4)
     for version in range(world.version, first, -1):
         if version == world.version:
             check(world, engine, batch)
@@ -145,7 +144,7 @@ def test_rollback_brings_back_every_row(
     check(world, engine, batch, newest - 4)
     # The log goes on from there.
     log.append(world.step(base=newest - 4, version=newest))
-    _until(lambda: engine.stats()["sync"]["refused"].get("left") == 1)
+    until(lambda: engine.stats()["sync"]["refused"].get("left") == 1)
     check(world, engine, batch, newest - 4)
     log.append(world.step(base=newest - 4, version=newest + 1))
     assert follower.wait_for(newest + 1, PATIENCE_S)
@@ -221,7 +220,7 @@ def test_a_bad_delta_is_refused_and_the_last_good_version_serves(
             log.append(bad)
         return
     log.append(bad)
-    _until(lambda: engine.stats()["sync"]["refused"] == {"files": 1})
+    until(lambda: engine.stats()["sync"]["refused"] == {"files": 1})
     check(world, engine, batch, good)
     log.append(world.step(base=good, version=good + 5))
     assert follower.wait_for(good + 5, PATIENCE_S)
@@ -248,7 +247,7 @@ def test_the_guard_refuses_weights_that_score_otherwise(
     good = world.version
     moved = {**same, "towers.1.b": same["towers.1.b"] + np.float32(2)}
     log.append(world.step(dense=moved, changes={}, defaults=False))
-    _until(lambda: engine.stats()["sync"]["refused"] == {"drift": 1})
+    until(lambda: engine.stats()["sync"]["refused"] == {"drift": 1})
     check(world, engine, toy_batch(50), good)
     stats = engine.stats()["sync"]
     assert (stats["unguarded"], stats["applied"]) == (1, 2)
@@ -354,12 +353,3 @@ def test_scores_of_many_threads_are_each_of_one_version(
     assert len(versions) > 3  # how many were seen is the machine's affair
     for number, version, values in seen:
         np.testing.assert_array_equal(values, world.scores(version, batches[number]))
-
-
-def _until(what: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-    done = threading.Event()
-    for _ in range(int(timeout_s / 0.02)):
-        if what():
-            return
-        done.wait(0.02)
-    assert what()

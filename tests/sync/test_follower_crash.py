@@ -92,5 +92,5 @@ def test_a_killed_follower_catches_up(
     kills: int, toy_checkpoint: Checkpoint, toy_bundle: Path, toy_batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
     world = World(toy_checkpoint, tmp_path)
-    log = DirectoryLog(tmp_path / "log")
+    log = DirectoryLog(tmp_path / "log", create=True)
     assert kill_and_follow(world, log, toy_bundle, toy_batch(30), tmp_path, kills) > 0

@@ -207,7 +207,7 @@ def same(trainer: Trainer, found: dict[str, dict[int, np.ndarray]]) -> bool:
 def test_followers_end_where_the_trainer_is(
     world: World, toy_bundle: Path, toy_batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    log = DirectoryLog(tmp_path / "log")
+    log = DirectoryLog(tmp_path / "log", create=True)
     trainer = Trainer(world, log, toy_bundle, tmp_path / "state", default=PushPolicy(limit=1, interval=60))
     for number in range(7):
         trainer.now += 25
@@ -232,7 +232,7 @@ def test_followers_end_where_the_trainer_is(
 
 
 def test_a_state_is_of_one_process(world: World, toy_bundle: Path, tmp_path: Path) -> None:
-    log, state = DirectoryLog(tmp_path / "log"), tmp_path / "state"
+    log, state = DirectoryLog(tmp_path / "log", create=True), tmp_path / "state"
     Trainer(world, log, toy_bundle, state)
     Trainer(world, log, toy_bundle, state)  # of the same process: it knows what it does
     code = "import sys; from pepnet_infer.export.publisher_state import State; from pathlib import Path\n"
@@ -260,7 +260,7 @@ def test_a_publisher_over_redis_feeds_an_engine_on_onnxruntime(
 
     name, batch = next(NAMES), toy_batch(40)
     with (
-        RedisLog(redis_server.url, name, spool=tmp_path / "theirs") as theirs,
+        RedisLog(redis_server.url, name, spool=tmp_path / "theirs", create=True) as theirs,
         RedisLog(redis_server.url, name, spool=tmp_path / "ours") as ours,
         Engine.load(toy_bundle, backend="onnxruntime", threads=1, cache=CacheConfig("lru", "1MiB")) as engine,
     ):
@@ -278,7 +278,7 @@ def test_a_publisher_over_redis_feeds_an_engine_on_onnxruntime(
 
 
 def test_a_restart_forgets_nothing_and_notices_others(world: World, toy_bundle: Path, tmp_path: Path) -> None:
-    log, state = DirectoryLog(tmp_path / "log"), tmp_path / "state"
+    log, state = DirectoryLog(tmp_path / "log", create=True), tmp_path / "state"
     policy = PushPolicy(limit=1, interval=1e6)
     trainer = Trainer(world, log, toy_bundle, state, default=policy)
     for _ in range(3):
@@ -300,7 +300,7 @@ def test_a_restart_forgets_nothing_and_notices_others(world: World, toy_bundle: 
 @pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(kills: int, world: World, toy_bundle: Path, tmp_path: Path) -> None:
     """The trainer's rows are those of its last `save`; whatever was touched before it comes to the log."""
-    log, state = DirectoryLog(tmp_path / "log"), tmp_path / "state"
+    log, state = DirectoryLog(tmp_path / "log", create=True), tmp_path / "state"
     policy = PushPolicy(limit=1, interval=50)
     trainer = Trainer(world, log, toy_bundle, state, default=policy)
     trainer.publisher.save()

@@ -57,7 +57,7 @@ def killed(work: Callable[[], object], fatal: int) -> bool:
 )
 def test_killed_before_every_step(policy: PushPolicy, every: int, toy_bundle: Path, tmp_path: Path) -> None:
     """The trainer keeps its rows, as one with a parameter server does; what it touched was saved."""
-    trained = Trained(DirectoryLog(tmp_path / "log"), toy_bundle, tmp_path / "state", default=policy)
+    trained = Trained(DirectoryLog(tmp_path / "log", create=True), toy_bundle, tmp_path / "state", default=policy)
     random, fatal, deaths = np.random.default_rng(11), 1, 0
     while True:
         trained.now += 20

@@ -256,7 +256,7 @@ def test_scores_are_the_formula(trained: Trained, tmp_path: Path) -> None:
     from pepnet_infer.store.table_file import open_table
 
     scoring = Scoring(beta=0.25, r=2.0, interval=100.0)
-    log = DirectoryLog(tmp_path / "other")
+    log = DirectoryLog(tmp_path / "other", create=True)
     trained = Trained(log, trained.path, tmp_path / "scored", default=PushPolicy(limit=100), scoring=scoring)
     expected = float(open_table(trained.bundle.table_paths["user"]).scores[7])
     random = np.random.default_rng(1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sync_world import PATIENCE_S, World
+from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
 from pepnet_infer.bundle import Bundle
@@ -24,12 +24,12 @@ from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched
 from pepnet_infer.store.fill import fill_from
 from pepnet_infer.store.memory import MemoryStore
-from pepnet_infer.sync import follower as follower_module
+from pepnet_infer.sync import bundle_taker
 from pepnet_infer.sync import updater as updater_module
 from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
-from pepnet_infer.sync.transport import Entry
+from pepnet_infer.sync.transport import BundleHead, Entry
 
 Batch = dict[str, Any]
 Load = Callable[..., Engine]
@@ -58,8 +58,8 @@ class Broken:
     def read(self, after: str, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
         return self._ask("read", after, wait_s, most)  # type: ignore[no-any-return]
 
-    def last_bundle(self) -> tuple[str, int] | None:
-        return self._ask("last_bundle")  # type: ignore[no-any-return]
+    def bundles(self) -> Iterator[BundleHead]:
+        return self._ask("bundles")  # type: ignore[no-any-return]
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         return self._ask("get_many", keys, dim)  # type: ignore[no-any-return]
@@ -72,7 +72,7 @@ def world(toy_checkpoint: Checkpoint, tmp_path: Path) -> World:
 
 @pytest.fixture
 def log(tmp_path: Path) -> DirectoryLog:
-    return DirectoryLog(tmp_path / "log")
+    return DirectoryLog(tmp_path / "log", create=True)
 
 
 @pytest.fixture
@@ -102,13 +102,6 @@ def check(world: World, engine: Engine, make: Batches, version: int | None = Non
         scores = engine.score(batch)
         assert scores.model_version == (world.version if version is None else version)
         np.testing.assert_array_equal(scores.values, world.scores(scores.model_version, batch))
-
-
-def until(what: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-    ends = time.monotonic() + timeout_s
-    while not what() and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert what()
 
 
 def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, at: int, error: Exception) -> None:
@@ -149,6 +142,7 @@ def test_a_new_log_with_lower_positions_is_read_to_its_end(
         log.append(world.step(**NOTHING))
     follower = load().follow(log, QUICK)
     log.path.rename(tmp_path / "gone")  # at once: the follower writes there
+    log = DirectoryLog(log.path, create=True)
     real, world.version = time.time_ns, 7
     monkeypatch.setattr(time, "time_ns", lambda: real() - 10**12)
     for _ in range(70):  # more than one `read` returns
@@ -193,7 +187,7 @@ def test_an_engine_may_follow_after_a_start_that_failed(
     world: World, log: DirectoryLog, load: Load, toy_batch: Batches
 ) -> None:
     engine, broken = load(), Broken(log, UpdateError("transport", "away"))
-    broken.broken = {"last_bundle"}
+    broken.broken = {"bundles"}
     log.append(world.step())
     for _ in range(2):  # the delta is there, the first time
         with pytest.raises(UpdateError, match="away"):
@@ -228,7 +222,7 @@ def test_a_bundle_in_the_log_brings_its_own_rows(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(follower_module, "_BUNDLE_AGAIN_S", 0.1)
+    monkeypatch.setattr(bundle_taker, "_AGAIN_S", 0.1)
     once(monkeypatch, updater_module, "open_rows", 1, StoreError("cache: expected memory, got none"))
     engine = load(filled)
     world.step()

@@ -91,7 +91,7 @@ class Soak:
 
     def __init__(self, encoded: Encoded, bundle: Path, folder: Path) -> None:
         self.encoded, self.folder, self.bundle = encoded, folder, bundle
-        self.log = DirectoryLog(folder / "log")
+        self.log = DirectoryLog(folder / "log", create=True)
         self.step = 0
         # The smallest there is has room for less than half of the rows: others come from what is behind it.
         cache = CacheConfig(policy="lru", capacity=164_160)

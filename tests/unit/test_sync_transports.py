@@ -30,12 +30,12 @@ NAMES = (f"log{number}" for number in itertools.count())
 def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Transport]]:
     """Returns `open_log()`: each call opens the same log anew, as another process would."""
     if request.param == "directory":
-        yield lambda: DirectoryLog(tmp_path / "log")
+        yield lambda: DirectoryLog(tmp_path / "log", create=True)
         return
     server, name, opened = request.getfixturevalue("redis_server"), next(NAMES), []
 
     def make() -> RedisLog:
-        opened.append(RedisLog(server.url, name, spool=tmp_path / f"spool{len(opened) % 2}"))
+        opened.append(RedisLog(server.url, name, spool=tmp_path / f"spool{len(opened) % 2}", create=True))
         return opened[-1]
 
     yield make
@@ -325,11 +325,16 @@ def test_a_log_that_was_emptied_is_read_from_its_start(
     else:
         with Redis.from_url(redis_server.url) as client:
             client.flushall()
-    assert reader.read(position) == []
+    for work in (lambda: reader.read(position), reader.identity, lambda: reader.trim(0)):
+        with pytest.raises(UpdateError, match="expected a log, got") as error:
+            work()
+        assert error.value.reason == "missing"
     writer = open_log()
+    assert writer.identity() != reader.read_from
     later = writer.append(delta(20))
     assert later > position
     assert versions(reader, position) == [21]
+    assert writer.identity() == reader.read_from
     assert versions(open_log(), position) == [21]
     # A position from a clock that was ahead: nothing leads on from it.
     assert versions(reader, "9" + later[1:]) == [21]

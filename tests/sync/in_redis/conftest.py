@@ -37,5 +37,5 @@ def client(redis_server: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def log(redis_server: Any, tmp_path: Path) -> Iterator[RedisLog]:
-    with RedisLog(redis_server.url, next(NAMES), spool=tmp_path / "spool") as opened:
+    with RedisLog(redis_server.url, next(NAMES), spool=tmp_path / "spool", create=True) as opened:
         yield opened

@@ -1,0 +1,64 @@
+"""Which log a directory holds: a file that says so, without which there is no log.
+
+    log.json    {"format": "pepnet-log", "format_version": 1, "id": 32 hex digits}
+
+An empty folder is what a disk that is not mounted looks like; a mistyped path is a folder that is not there. Neither is
+a log without entries.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.files import sync_folder
+from pepnet_infer.storage.document import read_document, write_document
+
+FILE = "log.json"
+_FORMAT, _FORMAT_VERSION = "pepnet-log", 1
+_BEGINS = "A log begins with what is published first, or with DirectoryLog(path, create=True)."
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def find_log(path: Path) -> str:
+    """Returns the identity of the log in a directory.
+
+    Raises UpdateError "missing" where there is none, "transport" where that cannot be told, "log" for a newer format.
+    """
+    try:
+        os.lstat(path / FILE)
+    except FileNotFoundError as error:
+        got = f"a folder without {FILE}; is its disk mounted?" if path.exists() else "nothing there."
+        raise UpdateError("missing", f"{path}: expected a log, got {got} {_BEGINS}") from error
+    except NotADirectoryError as error:
+        raise UpdateError("missing", f"{path}: expected a log, got a file, or one on the way there") from error
+    except OSError as error:
+        raise UpdateError("transport", f"{path}: expected a log, got a folder that cannot be read: {error}") from error
+    try:
+        document = read_document(path, FILE)
+    except BundleError as error:
+        reason = "transport" if isinstance(error.__cause__, OSError) else "log"
+        raise UpdateError(reason, str(error)) from error
+    kind, version, log = document.get("format"), document.get("format_version"), document.get("id")
+    if (kind, version) != (_FORMAT, _FORMAT_VERSION) or not isinstance(log, str) or _ID.fullmatch(log) is None:
+        got = f"{kind!s:.40} {version!s:.40} with the id {log!s:.40}"
+        raise UpdateError("log", f"{path / FILE}: expected {_FORMAT} {_FORMAT_VERSION} with an id, got {got}")
+    return log
+
+
+def begin_log(path: Path) -> str:
+    """Makes a directory that is there a log, and returns its identity. For who holds the writers' lock."""
+    log = secrets.token_hex(16)
+    staging = path / f".{FILE}.{log[:8]}"
+    try:
+        write_document(staging, {"format": _FORMAT, "format_version": _FORMAT_VERSION, "id": log})
+        with open(staging, "rb") as file:
+            os.fsync(file.fileno())
+        os.rename(staging, path / FILE)
+    finally:
+        staging.unlink(missing_ok=True)
+    sync_folder(path)
+    return log

@@ -1,0 +1,90 @@
+"""Whether a follower can read its log now: what is counted, what is logged, and since when it knows nothing new."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+from pepnet_infer.errors import UpdateError
+from pepnet_infer.sync.entry_faults import printable
+from pepnet_infer.sync.sync_stats import SyncStats
+
+_LOG = logging.getLogger("pepnet_infer.sync")
+_SAY_AGAIN_S = 60.0  # between two warnings of what goes on
+_LATE_S = 1.0  # beyond what a read may wait: a log that answers later than that is not followed
+
+
+class Reach:
+    """Of one follower's thread; its figures may be read from any."""
+
+    def __init__(self, stats: SyncStats, wait_s: float, clock: Callable[[], float] = monotonic) -> None:
+        """`wait_s`: how long a read waits at most for something new."""
+        self._stats, self._patience, self._clock = stats, wait_s + _LATE_S, clock
+        self._last = clock()  # when the log was read last, or first asked for
+        self._asked: float | None = None  # when the read under way began
+        self._lost: float | None = None  # the time of the last read before those that failed
+        self._said: dict[str, float] = {}  # when a kind of fault was warned of last
+        self._log = ""
+
+    @property
+    def last_read_s(self) -> float:
+        """Seconds since the log was read last, whether there was anything new in it or not."""
+        return max(0.0, self._clock() - self._last)
+
+    @property
+    def unread_s(self) -> float:
+        """The same, where it is longer than a follower takes that reads on; else 0: it knows what there is."""
+        unread = self.last_read_s
+        return unread if self._lost is not None or unread > self._patience else 0.0
+
+    @property
+    def away(self) -> bool:
+        """Whether the log cannot be read: an error says so, or nothing does, as of a server that hangs."""
+        asked = self._asked
+        return self._lost is not None or (asked is not None and self._clock() - asked > self._patience)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around all else that is asked of the log: one that answers late is away then too."""
+        self._asked = self._clock()
+        try:
+            yield
+        finally:
+            self._asked = None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around each read of the log. Raises UpdateError, whatever goes wrong; `fault` is not called for it."""
+        self._asked = self._clock()
+        try:
+            yield
+        except Exception as error:
+            self._asked = None
+            if self._lost is None:
+                self._lost = self._last
+            away = self._clock() - self._lost
+            self.fault("read", "the log cannot be read" + (f" since {away:.0f} s" if away >= 1 else ""), error)
+            if isinstance(error, UpdateError):
+                raise
+            raise UpdateError("transport", f"{type(error).__name__}: {error}") from error
+        now = self._clock()
+        if self._lost is not None:
+            _LOG.warning("the log can be read again, after %.0f s", now - self._lost)
+            self._said.pop("read", None)
+        self._last, self._lost, self._asked = now, None, None
+
+    def is_other(self, log: str) -> bool:
+        """Notes which log was read, and returns whether it is another one than before."""
+        before, self._log = self._log, log
+        return before not in ("", log)
+
+    def fault(self, kind: str, what: str, error: Exception) -> None:
+        """Counts a fault. The first of a kind is a warning, and later ones at intervals."""
+        self._stats.fault(printable(f"{what}: {type(error).__name__}: {error}"))
+        now = self._clock()
+        said = self._said.get(kind)
+        if said is None or now - said >= _SAY_AGAIN_S:
+            self._said[kind] = now
+            _LOG.warning("%s: %s", what, printable(str(error)))
