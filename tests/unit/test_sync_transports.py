@@ -50,14 +50,14 @@ def log(open_log: Callable[[], Transport]) -> Transport:
 
 @pytest.fixture
 def delta(tmp_path: Path, toy_schema: FeatureSchema) -> Callable[..., Path]:
-    """Returns `delta(base, version)`: its row is full of the version, so that it is known again."""
+    """Returns `delta(base, version)`: its row is full of the version, modulo 1000, so that it is known again."""
     numbers = itertools.count()
 
     def make(base: int, version: int | None = None, count: int = 2) -> Path:
         version = base + 1 if version is None else version
         rows = DeltaRows(
             keys=np.arange(count, dtype=np.uint64),
-            rows=np.full((count, 6), version, np.float32),
+            rows=np.full((count, 6), version % 1000, np.float32),
             versions=np.full(count, version, np.uint64),
             scores=np.full(count, np.nan, np.float32),
             expires=np.full(count, np.inf),
