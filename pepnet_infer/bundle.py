@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pepnet_infer.checked import check_option, untrusted
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, SchemaError
-from pepnet_infer.listing import check_files
+from pepnet_infer.listing import FileState, check_files, file_states
 from pepnet_infer.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.manifest import read_manifest, read_parity
 from pepnet_infer.precisions import BUDGETS, Budget, read_budgets
@@ -55,6 +55,8 @@ class Bundle:
     tables: Mapping[str, TableInfo]
     #: dense weights, and their graph, that took the place of those in the directory
     newer: NewerDense | None = None
+    #: which files they were that were checked, by name
+    files: Mapping[str, FileState] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], check: Check = "full") -> Bundle:
@@ -83,12 +85,46 @@ class Bundle:
         for name in (ONNX, PARITY, *payload_names(schema)):
             if name not in listing:
                 raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
+        files = file_states(root, [*listing, MANIFEST])
         check_files(root, listing, MANIFEST, hashes=check == "full")
         read_budgets(where, manifest)
         tables = check_payload(root, schema, config, values=check == "full")
         parity = read_document(root, PARITY)
         read_parity(str(root / PARITY), parity, len(schema.tasks))
-        return cls(root, manifest, schema, config, said.model_version, parity, tables)
+        bundle = cls(root, manifest, schema, config, said.model_version, parity, tables, files=files)
+        bundle.check_unchanged()
+        return bundle
+
+    def changed(self) -> tuple[str, str] | None:
+        """Returns what has become of the files since they were checked, and of which; None: nothing.
+
+        "replaced": another file has the name of one, as after a rename, which harms nobody who has the bundle open.
+        "changed": one was written to, or cut.
+        """
+        try:
+            now = file_states(self.path, list(self.files))
+        except BundleError as error:
+            return "replaced", str(error)
+        for name, was in self.files.items():
+            if now[name] != was:
+                return "changed" if now[name][:2] == was[:2] else "replaced", name
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raises BundleError unless the files are those that were checked: what was read meanwhile may be of others."""
+        changed = self.changed()
+        if changed is not None:
+            how, name = changed
+            raise BundleError(
+                f"{self.path}: expected a bundle that stays as it was opened, got one of which {name} was {how} "
+                "meanwhile; replace a bundle by rename, and load it again"
+            )
+
+    @property
+    def table_hashes(self) -> dict[str, str]:
+        """Table name → SHA-256 of its file, as the manifest has it."""
+        listing = self.manifest["files"]
+        return {name: listing[table_path(Path(), name).as_posix()]["sha256"] for name in self.table_paths}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -123,7 +159,11 @@ class Bundle:
 
     def dense(self) -> dict[str, npt.NDArray[np.float32]]:
         """Returns the dense weights: the contract's names for PEPNet, the module's own names for a baseline."""
-        return read_tensors(self.path / DENSE) if self.newer is None else dict(self.newer.weights)
+        if self.newer is not None:
+            return dict(self.newer.weights)
+        weights = read_tensors(self.path / DENSE)
+        self.check_unchanged()
+        return weights
 
     def onnx(self) -> bytes | Path:
         """Returns the simplified graph, or where it is. Raises BundleError where newer weights came without one."""
@@ -139,7 +179,9 @@ class Bundle:
 
     def sides(self) -> dict[str, SideTable]:
         """Reads the side tables by name."""
-        return read_sides(self.path, self.schema)
+        sides = read_sides(self.path, self.schema)
+        self.check_unchanged()
+        return sides
 
 
 def table_path(root: Path, name: str) -> Path:
@@ -201,6 +243,7 @@ def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values
         largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
         weights = {name: dense.array(name) for name in dense.tensors}
         check_magnitudes(str(dense.path), config, weights, InputBounds.of(schema, largest))
+        dense.check(error=BundleError)
         read_sides(root, schema)
     else:
         for join in schema.joins:
@@ -234,7 +277,9 @@ def check_dense(file: MappedFile, config: ModelConfig, tasks: int, values: bool)
 def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Returns every tensor of a file, in memory. BF16 comes as uint16."""
     file = MappedFile(path)
-    return {name: file.array(name).copy() for name in file.tensors}
+    tensors = {name: file.array(name).copy() for name in file.tensors}
+    file.check(error=BundleError)
+    return tensors
 
 
 def read_sides(root: Path, schema: FeatureSchema) -> dict[str, SideTable]:

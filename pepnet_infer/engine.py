@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter_ns
@@ -35,6 +36,8 @@ from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.transport import Transport
 from pepnet_infer.sync.version_rows import VersionRows
 
+_LOG = logging.getLogger("pepnet_infer")
+
 Out = TypeVar("Out", bound=DeviceArray)
 _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
@@ -53,6 +56,7 @@ class Engine:
         self._bundle = bundle  # the last one, once the engine is closed
         self._loading = loading
         self._counters = Counters()
+        self._change_said = False
         self._follower: Follower | None = None
         self._cache: CachedRows | None = None  # these as well
         self._last_description: dict[str, Any] = {}
@@ -87,7 +91,9 @@ class Engine:
         loading = Loading(backend, precision, threads, provider, cache, store, dict(options or {}))
         bundle = Bundle.open(path, check)
         dense = loading.dense(bundle)
-        return cls(bundle, open_rows(bundle, cache, store), dense, loading)
+        engine = cls(bundle, open_rows(bundle, cache, store), dense, loading)
+        bundle.check_unchanged()
+        return engine
 
     @property
     def bundle(self) -> Bundle:
@@ -201,7 +207,8 @@ class Engine:
         that the store does not have, by field and by table), unavailable (ids that got the default row because the
         store failed, was late or was not waited for); time_us (encode, lookup, dense); backend (what
         `Backend.describe` says: backend, provider, precision, threads, why and, for native, isa, how, spin,
-        packed_bytes); provider, model_version; cache (what `CachedRows.stats` says, None without a cache); sync (what
+        packed_bytes); provider, model_version; bundle (path; state: "as loaded", "replaced" by rename or "changed" in
+        place, and file: which); cache (what `CachedRows.stats` says, None without a cache); sync (what
         `Follower.stats` says, None without one).
         """
         counted, cache, description = self._counters.read(), self.cache, self._describe()
@@ -209,12 +216,21 @@ class Engine:
             **counted,
             "unknown": self._with_tables(counted["unknown"]),
             "unavailable": self._with_tables(counted["unavailable"]),
+            "bundle": self._bundle_state(),
             "cache": None if cache is None else cache.stats(),
             "backend": description,
             "provider": description["provider"],
             "model_version": self.model_version,
             "sync": None if self._follower is None else self._follower.stats(),
         }
+
+    def _bundle_state(self) -> dict[str, str]:
+        bundle = self.bundle
+        state, file = bundle.changed() or ("as loaded", "")
+        if state == "changed" and not self._change_said:
+            self._change_said = True
+            _LOG.warning("%s: %s was changed in place; replace a bundle that is served by rename", bundle.path, file)
+        return {"path": str(bundle.path), "state": state, "file": file}
 
     def _with_tables(self, fields: dict[str, int]) -> dict[str, dict[str, int]]:
         """Returns counts by field with their sums by table."""

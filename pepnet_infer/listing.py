@@ -6,9 +6,9 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pepnet_infer.checked import convert
 from pepnet_infer.errors import BundleError
@@ -23,6 +23,15 @@ _OF_THE_SYSTEM = re.compile(
     r"|\.DS_Store|\._.*|\.snapshot|\.Trash-[0-9]+|Thumbs\.db|desktop\.ini",
     re.DOTALL,
 )
+
+
+class FileState(NamedTuple):
+    """A file, and its content as far as size and time of the last write tell."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
 
 
 def read_listed(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
@@ -48,6 +57,18 @@ def read_listed(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
 def describe_files(root: Path) -> dict[str, dict[str, int | str]]:
     """Returns {name: {bytes, sha256}} of every file below `root`, sorted by name."""
     return {name: {"bytes": size, "sha256": sha256(root / name)} for name, size in sorted(_walk(root).items())}
+
+
+def file_states(root: Path, names: Iterable[str]) -> dict[str, FileState]:
+    """Returns name → which file has it, and which content of that file. Raises BundleError where there is none."""
+    states = {}
+    for name in names:
+        try:
+            found = os.stat(os.path.join(root, name), follow_symlinks=False)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{root / name!s:.300}: expected a file, got: {error!s:.100}") from error
+        states[name] = FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return states
 
 
 def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> None:

@@ -37,6 +37,7 @@ def check_table(path: Path, spec: TableSpec, values: bool) -> TableInfo:
     largest = None
     if values:
         largest = np.maximum(_largest(path, file.rows, file.dtype == "bfloat16"), np.abs(file.default))
+        file.file.check(error=BundleError)
     return TableInfo(file.keys.size, spec.dim, file.dtype, file.bytes, largest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,6 +185,8 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, provider: 
     if got[0] != wanted:
         # ONNX Runtime goes on with the CPU when a provider fails to start; a GPU job on a CPU must not pass unseen.
         raise BackendError(f"provider: expected {wanted}, got {', '.join(got)}: onnxruntime could not start it")
+    if isinstance(graph, Path):  # which may be another version's by now: a forked child opens it anew
+        bundle.check_unchanged()
     session.disable_fallback()  # nor may a failing run restart itself on the CPU
     return session
 

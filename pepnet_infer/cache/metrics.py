@@ -131,6 +131,10 @@ def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
         for name, count in stats[kind]["fields"].items():
             page.add(f"field_{kind}_ids_total", "counter", f"{text}, by field", count, field=name)
     page.add("model_version", "gauge", "Version of the model that is loaded", stats["model_version"])
+    changed = int(stats["bundle"]["state"] == "changed")
+    page.add(
+        "bundle_changed", "gauge", "1 where a file of the bundle was changed in place after it was loaded", changed
+    )
     known = ("backend", "provider", "precision", "isa", "threads")
     labels = {name: str(stats["backend"][name]) for name in known if stats["backend"].get(name) is not None}
     page.add("backend_info", "gauge", "What the dense part runs on; always 1", 1, **labels)

@@ -106,7 +106,7 @@ def _own_tables(bundle: Bundle) -> MmapStore:
     files: dict[str, dict[str, object]] = bundle.manifest["files"]
     listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name.startswith("tables/")]
     known_as = f"tables {hashlib.sha256(json.dumps(listed).encode()).hexdigest()}"
-    return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as)
+    return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as, bundle.table_hashes)
 
 
 def _width(tables: list[CachedTable], number: int) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import math
-import mmap
 import os
 import struct
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.errors import BundleError
+from pepnet_infer._kernels import FileMap
+from pepnet_infer.errors import BundleError, PepnetError, StoreError
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.document import MAX_BYTES, parse_document
 from pepnet_infer.tensorfile import DTYPES, TensorInfo
@@ -28,35 +28,35 @@ class MappedFile:
     """The tensors of a file as read-only arrays over one map.
 
     The file may be renamed, replaced or deleted while the arrays are in use: they keep the old content, and the map
-    goes away with the last of them. (A file shortened in place is another matter: bundles are never changed in place.)
+    goes away with the last of them. One that is cut or written in place shows zeros or other content: whoever reads the
+    arrays calls `check` afterwards, and throws away what was read when it raises.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises BundleError unless header, dtypes, shapes and the file's size agree byte for byte."""
         self.path = path
-        self._map: mmap.mmap | bytes
+        self.map: FileMap | None = None
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise BundleError(f"{path}: expected a readable file, got: {error.strerror}") from error
         try:
-            self.bytes = os.fstat(descriptor).st_size
-            if self.bytes < 8:
-                raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {self.bytes}")
-            mapped = mmap.mmap(descriptor, self.bytes, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise BundleError(f"{path}: expected a file that can be mapped, got: {error.strerror}") from error
+            if (size := os.fstat(descriptor).st_size) < 8:
+                raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {size}")
+            self.map = FileMap(descriptor)
+        except (OSError, ValueError) as error:  # a ValueError: it was emptied just now
+            raise BundleError(f"{path}: expected a file that can be mapped, got: {error}") from error
         finally:
             os.close(descriptor)
-        self._map = mapped
-        self._ask_for_huge_pages(mapped)
+        self._data = memoryview(self.map)
+        self.bytes = len(self._data)
         self.tensors = self._read_header()
 
     @classmethod
     def over(cls, path: Path, data: bytes) -> MappedFile:
         """Returns the same over bytes that were read from `path` before: they are what was hashed, say."""
         file = cls.__new__(cls)
-        file.path, file.bytes, file._map = path, len(data), data
+        file.path, file.bytes, file.map, file._data = path, len(data), None, memoryview(data)
         if file.bytes < 8:
             raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {file.bytes}")
         file.tensors = file._read_header()
@@ -65,27 +65,37 @@ class MappedFile:
     def array(self, name: str) -> Array:
         """Returns a tensor without copying it. Its address may be odd: the format promises no alignment."""
         info = self.tensors[name]
-        flat = np.frombuffer(self._map, DTYPES[info.dtype], count=math.prod(info.shape), offset=info.begin)
+        flat = np.frombuffer(self._data, DTYPES[info.dtype], count=math.prod(info.shape), offset=info.begin)
         return flat.reshape(info.shape)
 
-    def _ask_for_huge_pages(self, mapped: mmap.mmap) -> None:
-        # Rows are read at random, and with 4 KiB pages nearly each of them misses the TLB too: a lookup takes 1.3 times
-        # as long when its rows come from memory, 3 times when they are in the L3 cache. This is advice, followed where
-        # the file system has large pages and the file is not cached in small ones yet. A file too large for memory is
-        # better read in small pieces.
-        if self.bytes > os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE // 2:
+    def check(self, sha256: str | None = None, error: type[PepnetError] = StoreError) -> None:
+        """Raises `error` unless all that was read so far is the file's content as it was opened.
+
+        sha256: of that content. It tells a file that only got another name or other rights from one whose times were
+        set back after it was changed; without, that is not looked for.
+        """
+        if self.map is None or not (problem := self.map.problem()):
             return
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            mapped.madvise(mmap.MADV_HUGEPAGE)
+        if problem == "touched":
+            now = self.map.changed_ns
+            same = sha256 is None or hashlib.sha256(self._data).hexdigest() == sha256
+            if same and self.map.problem() == "touched":
+                self.map.accept(now)
+                return
+            problem = "its content is another"
+        raise error(
+            f"{self.path}: expected a file that stays as it was opened, got one that was changed in place: {problem}. "
+            "Replace a bundle by rename, never by writing into it, and load it again"
+        )
 
     def _read_header(self) -> dict[str, TensorInfo]:
         path = str(self.path)
-        (length,) = struct.unpack("<Q", self._map[:8])
+        (length,) = struct.unpack("<Q", self._data[:8])
         most = min(MAX_BYTES, self.bytes - 8)
         if length > most:
             raise BundleError(f"{path}: header: expected at most {most} bytes, got a length of {length}")
         data = 8 + length
-        header = parse_document(f"{path}: header", self._map[8:data])
+        header = parse_document(f"{path}: header", bytes(self._data[8:data]))
         header.pop("__metadata__", None)
         tensors, spans = {}, []
         for name, entry in header.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -10,12 +11,15 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import Table
+from pepnet_infer._kernels import Table, all_as_mapped
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.ids import ID_BITS, Keys
+from pepnet_infer.row_requests import NO_DEFAULTS, DefaultCounts, RowRequest
 from pepnet_infer.schema import TableSpec
 from pepnet_infer.store import NO_TABLE, Fetched, Pooling, Rows, TableShape, TableStats
 from pepnet_infer.store.table_file import TableFile, open_table
+
+_LOG = logging.getLogger("pepnet_infer.store")
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,10 @@ class _Tables:
     """What an open store holds. A call takes it once and keeps it: closing does not pull it from under the call."""
 
     files: dict[str, TableFile] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     by_number: dict[int, str] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)  # tables of which the log has it that they were changed
 
     def __getitem__(self, name: str) -> Table:
         table = self.tables.get(name)
@@ -35,6 +41,19 @@ class _Tables:
     def file(self, name: str) -> TableFile:
         self[name]
         return self.files[name]
+
+    def check(self, names: Collection[str]) -> None:
+        """Raises StoreError when what was read of these tables may not be what their files held at first."""
+        if all_as_mapped([found for name in names if (found := self.files[name].file.map) is not None]):
+            return
+        for name in names:
+            try:
+                self.files[name].file.check(self.hashes.get(name))
+            except StoreError as error:
+                if name not in self.said:
+                    self.said.add(name)
+                    _LOG.warning("%s", error)
+                raise
 
     def fetch(self, number: int, keys: Keys, got: Fetched) -> None:
         """Fills in what the table of this number has of `keys`; nothing where no table has the number."""
@@ -54,22 +73,28 @@ class _Tables:
 class MmapStore:
     """A `RowSource` and a `Store` over table files. Any thread may ask at any time.
 
-    Files are mapped once, here: a bundle that is replaced on disk while this store serves changes nothing.
+    Files are mapped once, here: a bundle that is replaced by rename while this store serves changes nothing. Of a file
+    that is cut or written in place nothing more is served: from then on its rows are a StoreError, and once a warning.
     """
 
     def __init__(
-        self, paths: Mapping[str, Path], specs: Mapping[str, TableSpec] | None = None, known_as: str | None = None
+        self,
+        paths: Mapping[str, Path],
+        specs: Mapping[str, TableSpec] | None = None,
+        known_as: str | None = None,
+        hashes: Mapping[str, str] | None = None,
     ) -> None:
         """Opens `paths` (table name → file). `specs`, by the same names, adds the widths and numbers to expect.
 
-        `known_as`: what `identity` returns, such as a hash of the files that somebody has checked.
+        `known_as`: what `identity` returns, such as a hash of the files that somebody has checked. `hashes`: the
+        SHA-256 of each file, see `MappedFile.check`.
 
         Reads every key once to index it (about 19 bytes a key of memory). Raises BundleError for a file that is not
         a table, StoreError when paths and specs do not name the same tables.
         """
         if specs is not None and set(specs) != set(paths):
             raise StoreError(f"tables: expected files for {_names(specs)}, got {_names(paths)}")
-        held = _Tables()
+        held = _Tables(hashes=hashes or {})
         for name, path in paths.items():
             file = open_table(path, None if specs is None else specs[name])
             if file.number is not None:
@@ -87,11 +112,32 @@ class MmapStore:
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes rows of `keys` [N] to `out` [N, dim]; see `RowSource.lookup`."""
-        return self._open()[table].lookup(keys, out)
+        held = self._open()
+        unknown = held[table].lookup(keys, out)
+        held.check((table,))
+        return unknown
 
     def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
         """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`."""
-        return self._open()[table].pool(keys, offsets, pooling, out)
+        held = self._open()
+        unknown = held[table].pool(keys, offsets, pooling, out)
+        held.check((table,))
+        return unknown
+
+    def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
+        """Does all requests of a batch; see `BatchRowSource.answer`."""
+        held, counts = self._open(), []
+        for table, keys, out, offsets, pooling in (request[1:] for request in requests):
+            rows = held[table]
+            unknown = rows.lookup(keys, out) if offsets is None else rows.pool(keys, offsets, pooling, out)
+            counts.append(DefaultCounts(unknown, 0) if unknown else NO_DEFAULTS)
+        held.check({request.table for request in requests})
+        return counts
+
+    def check(self) -> None:
+        """Raises StoreError when a file was changed in place since it was opened, and what was read may be wrong."""
+        held = self._open()
+        held.check(held.files)
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns rows and scores of what is there, all of version 0 and without expiry; see `Store.get_many`."""
@@ -102,6 +148,7 @@ class MmapStore:
         first, last = int(keys.min()) >> ID_BITS, int(keys.max()) >> ID_BITS
         if first == last:
             held.fetch(first, keys, got)
+            held.check([held.by_number[first]] if first in held.by_number else [])
             return got
         # Each table is asked once, for its part of the keys in order of their tables.
         numbers = (keys >> np.uint64(ID_BITS)).astype(np.uint16)
@@ -114,6 +161,8 @@ class MmapStore:
             held.fetch(number, sorted_keys[begin:end], sorted_got.part(begin, end))
             begin = end
         got.put(order, sorted_got)
+        asked = {int(sorted_keys[end - 1]) >> ID_BITS for end in ends.tolist()}
+        held.check([held.by_number[number] for number in asked if number in held.by_number])
         return got
 
     @property

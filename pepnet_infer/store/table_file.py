@@ -31,7 +31,12 @@ class TableFile:
     default: npt.NDArray[np.float32]  # [dim]
     dtype: str  # float32, float16 or bfloat16
     number: int | None  # the table's number; None for a table of no rows whose spec is not known
-    bytes: int  # of the file
+    file: MappedFile  # `check` it after reading
+
+    @property
+    def bytes(self) -> int:
+        """Of the file."""
+        return self.file.bytes
 
 
 def open_table(path: Path, spec: TableSpec | None = None) -> TableFile:
@@ -54,9 +59,8 @@ def _open(path: Path, spec: TableSpec | None) -> TableFile:
     number = _check_keys(path, keys, spec)
     _check_finite(path, "scores", scores)
     _check_finite(path, "default", default)
-    return TableFile(
-        keys, file.array("rows"), scores, default, ROW_DTYPES[file.tensors["rows"].dtype], number, file.bytes
-    )
+    file.check(error=BundleError)
+    return TableFile(keys, file.array("rows"), scores, default, ROW_DTYPES[file.tensors["rows"].dtype], number, file)
 
 
 def _check_shapes(path: Path, tensors: dict[str, TensorInfo], spec: TableSpec | None) -> None:

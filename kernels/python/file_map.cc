@@ -1,0 +1,86 @@
+#include "pepnet/file_map.h"
+
+#include <pybind11/stl.h>
+
+#include <cerrno>
+#include <memory>
+#include <system_error>
+#include <vector>
+
+#include "bindings.h"
+#include "released_gil.h"
+
+namespace pepnet::python {
+
+namespace py = pybind11;
+
+namespace {
+
+const char* problem_of(const FileMap& map) {
+  FileProblem problem;
+  {
+    const ReleasedGil released;  // a file system behind a network answers when it likes
+    problem = map.problem();
+  }
+  switch (problem) {
+    case FileProblem::kNone:
+      break;
+    case FileProblem::kUnreadable:
+      return "a page of it can no longer be read: it was cut, or its disk failed";
+    case FileProblem::kResized:
+      return "it has another size";
+    case FileProblem::kWritten:
+      return "it was written to";
+    case FileProblem::kTouched:
+      return "touched";
+  }
+  return "";
+}
+
+// One call and one release of the interpreter's lock for all tables of a batch.
+bool all_as_mapped(const std::vector<const FileMap*>& maps) {
+  const ReleasedGil released;
+  for (const FileMap* map : maps)
+    if (map->problem() != FileProblem::kNone) return false;
+  return true;
+}
+
+}  // namespace
+
+void bind_file_map(py::module_& module) {
+  py::class_<FileMap>(module, "FileMap", py::buffer_protocol(),
+                      "A file's bytes, mapped and read-only. What was cut away since reads as zeros: ask "
+                      "`problem` after reading.")
+      .def(py::init([](int descriptor) {
+             try {
+               return std::make_unique<FileMap>(descriptor);
+             } catch (const std::system_error& error) {
+               errno = error.code().value();
+               PyErr_SetFromErrno(PyExc_OSError);
+               throw py::error_already_set();
+             }
+           }),
+           py::arg("descriptor"), "Maps the file behind an open descriptor, which may be closed then.")
+      .def_buffer([](FileMap& map) {
+        return py::buffer_info(const_cast<std::byte*>(map.data()), 1, "B", 1,
+                               {static_cast<py::ssize_t>(map.size())}, {1}, true);
+      })
+      .def("__len__", &FileMap::size)
+      .def("problem", &problem_of,
+           "Says what is wrong with what was read so far; empty where it is the file's content as it was "
+           "mapped; \"touched\" where only its content can tell.")
+      .def_property_readonly("changed_ns", &FileMap::changed_ns, "When anything was last done to the file.")
+      .def("accept", &FileMap::accept, py::arg("changed_ns"),
+           "Takes the file as it was mapped, at a time after which its content was compared.")
+      .def_property_readonly(
+          "identity",
+          [](const FileMap& map) {
+            const FileIdentity& is = map.identity();
+            return py::make_tuple(is.device, is.inode, is.size, is.modified_ns);
+          },
+          "(device, inode, bytes, time of the last write in ns) as it was mapped.");
+  module.def("all_as_mapped", &all_as_mapped, py::arg("maps"),
+             "Whether `problem` is empty for every FileMap of a list.");
+}
+
+}  // namespace pepnet::python
