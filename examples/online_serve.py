@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,8 +90,10 @@ def _engine(folder: Path, variant: Variant, plan: dict[str, Any]) -> Engine:
 
 def _how(variant: Variant) -> FollowConfig:
     # The guard keeps rows by the clock, and what it refuses would depend on that.
-    config = FollowConfig(name=variant.name.replace(", ", "-").replace(" ", "-"), guard=None, keep=0)
-    return config if variant.policy is None else replace(config, rows="cache", insert="all")
+    name = variant.name.replace(", ", "-").replace(" ", "-")
+    if variant.policy is None:
+        return FollowConfig(name=name, guard=None, keep=0)
+    return FollowConfig(name=name, guard=None, keep=0, rows="cache", insert="all")
 
 
 def _score(engine: Engine, batch: pa.Table, version: int, at: float, out: npt.NDArray[np.float32]) -> None:

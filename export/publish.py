@@ -8,14 +8,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from pepnet_infer.bundle import Bundle
+from pepnet_infer.checked import NotNegative, Options, Positive
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import Chosen, IdBook
 from pepnet_infer.export.publisher_state import Intent, State
@@ -29,13 +30,12 @@ from pepnet_infer.sync.transport import Position, Transport
 Rows = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """Of GSET: S ← (1-β)·S + β·(r·c⁺ + c⁻) for each interval."""
+class Scoring(Options, frozen=True):
+    """Of GSET: S ← (1-β)·S + β·(r·c⁺ + c⁻) for each interval. Raises ConfigError for values out of range."""
 
-    beta: float = 0.1
-    r: float = 3.0
-    interval: float = 86400.0  #: seconds
+    beta: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    r: NotNegative = 3.0
+    interval: Positive = 86400.0  #: seconds
 
 
 class Published(NamedTuple):
@@ -69,8 +69,8 @@ class Publisher:
     ) -> None:
         """Goes on from the last delta in the log, else from `base`, the bundle that followers begin with.
 
-        policies: by name of a field, or of a table; `default` for the others. Raises UpdateError for names that are
-        not there, and when the log has gone on without this publisher's state.
+        policies: by name of a field, or of a table; `default` for the others. Raises ConfigError for names that are
+        not there, and UpdateError when the log has gone on without this publisher's state.
         """
         self.bundle = base if isinstance(base, Bundle) else Bundle.open(base)
         self._transport, self._clock = transport, clock

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pepnet_infer.errors import UpdateError
+from msgspec import Meta
+
+from pepnet_infer.checked import Options, Positive, Several
+from pepnet_infer.errors import ConfigError
 from pepnet_infer.schema import FeatureSchema
 
+#: Seconds, or inf for a time that never comes.
+Time = Annotated[float, Meta(gt=0)]
 
-@dataclass(frozen=True)
-class PushPolicy:
-    """Of one table. Raises UpdateError for values out of range.
+
+class PushPolicy(Options, frozen=True):
+    """Of one table. Raises ConfigError for values out of range.
 
     mode "limit": an id is pushed at most `limit` times in an interval, floor(now / interval); the value it has when the
     next begins is pushed then. mode "after_expiry": an id is pushed again only when the time of the row that was pushed
@@ -21,27 +25,20 @@ class PushPolicy:
     """
 
     mode: Literal["limit", "after_expiry"] = "limit"
-    limit: int = 1
-    interval: float = 60.0  #: seconds
-    ttl: float = math.inf  #: seconds from the push until the row expires where it is served
-    max_ids: int | None = None  #: ids that may have a row; beyond it those with the lowest scores go
-    min_updates: int = 1  #: occurrences in training before an id is pushed
-    unseen_after: float = math.inf  #: seconds without one after which an id that did not reach them is forgotten
+    limit: Several = 1
+    interval: Positive = 60.0  #: seconds
+    ttl: Time = math.inf  #: seconds from the push until the row expires where it is served
+    max_ids: Several | None = None  #: ids that may have a row; beyond it those with the lowest scores go
+    min_updates: Several = 1  #: occurrences in training before an id is pushed
+    unseen_after: Time = math.inf  #: seconds without one after which an id that did not reach them is forgotten
 
     def __post_init__(self) -> None:
-        if self.mode not in ("limit", "after_expiry"):
-            raise UpdateError("config", f"mode: expected limit or after_expiry, got {self.mode!r}")
-        for name in ("limit", "min_updates", *(() if self.max_ids is None else ("max_ids",))):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UpdateError("config", f"{name}: expected an integer from 1, got {value!r}")
-        if not (math.isfinite(self.interval) and self.interval > 0):
-            raise UpdateError("config", f"interval: expected seconds above 0, got {self.interval!r}")
+        super().__post_init__()
         for name in ("ttl", "unseen_after"):
-            if not getattr(self, name) > 0:
-                raise UpdateError("config", f"{name}: expected seconds above 0, got {getattr(self, name)!r}")
+            if math.isnan(getattr(self, name)):
+                raise ConfigError(f"{name}: expected seconds above 0, got nan")
         if self.mode == "after_expiry" and not math.isfinite(self.ttl):
-            raise UpdateError("config", "ttl: expected seconds where rows are pushed after their expiry, got none")
+            raise ConfigError("ttl: expected seconds where rows are pushed after their expiry, got none")
 
 
 def by_table(
@@ -49,7 +46,7 @@ def by_table(
 ) -> dict[str, PushPolicy]:
     """Returns the policy of each table; `policies` by name of a field, or of a table, `default` for the others.
 
-    Raises UpdateError for a name that is none, and for two policies of a table.
+    Raises ConfigError for a name that is none, and for two policies of a table.
     """
     found = dict.fromkeys(schema.table_by_name, default or PushPolicy())
     said: dict[str, str] = {}
@@ -58,11 +55,9 @@ def by_table(
         table = name if spec is None else spec.table
         if table is None or table not in found:
             there = sorted({field.name for field in schema.fields if field.table is not None})
-            raise UpdateError("config", f"policies: expected fields with a table ({', '.join(there)}), got {name!r}")
+            raise ConfigError(f"policies: expected fields with a table ({', '.join(there)}), got {name!r}")
         other = said.setdefault(table, name)
         if policies[other] != policy:
-            raise UpdateError(
-                "config", f"policies: expected one of table {table!r}, got different ones for {other!r}, {name!r}"
-            )
+            raise ConfigError(f"policies: expected one of table {table!r}, got different ones for {other!r}, {name!r}")
         found[table] = policy
     return found

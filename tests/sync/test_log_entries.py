@@ -16,7 +16,7 @@ import pytest
 from bad_entries import FOREIGN, FOREIGN_FIELDS, forged, mutated, put, put_fields, put_foreign
 from sync_world import PATIENCE_S, World, until
 
-from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
+from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.publish import Publisher
@@ -279,7 +279,7 @@ def test_what_went_with_the_log_is_not_refused(
 def test_a_delta_that_is_too_large_is_not_read(world: World, load: Callable[[], Engine], tmp_path: Path) -> None:
     log = DirectoryLog(tmp_path / "log", create=True)
     log.append(world.step())
-    with pytest.raises(UpdateError, match="max_delta_bytes: expected an integer from 1"):
+    with pytest.raises(ConfigError, match="max_delta_bytes: expected an integer from 1"):
         FollowConfig(max_delta_bytes=0)
     engine = load()
     engine.follow(log, FollowConfig(name="test", guard=None, max_delta_bytes=1000))

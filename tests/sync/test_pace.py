@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pepnet_infer.errors import UpdateError
+from pepnet_infer.errors import ConfigError
 from pepnet_infer.sync import pace
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.pace import Pace
@@ -93,5 +93,5 @@ def test_rests_are_real() -> None:
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, float("nan"), "1"])
 def test_a_share_is_a_share(share: object) -> None:
-    with pytest.raises(UpdateError, match="share: expected a number above 0, up to 1"):
+    with pytest.raises(ConfigError, match="share: expected a number above 0 to 1, got "):
         FollowConfig(share=share)  # type: ignore[arg-type]

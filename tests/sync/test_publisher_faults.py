@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ import pytest
 from sync_trainer import Trained
 
 from pepnet_infer.bundle import Bundle
-from pepnet_infer.errors import UpdateError
+from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.export.id_book import IdBook
-from pepnet_infer.export.publish import Publisher
+from pepnet_infer.export.publish import Publisher, Scoring
 from pepnet_infer.export.push_policy import PushPolicy, by_table
 from pepnet_infer.ids import MISSING_KEY
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.follow_config import FollowConfig, Guard
 
 
 class Flaky(DirectoryLog):
@@ -71,7 +72,7 @@ def test_rows_that_do_not_fit_their_keys(trained: Trained, shape: tuple[int, ...
     with pytest.raises(UpdateError, match=r"user: rows: expected \[3, 6\], got") as caught:
         trained.publisher.publish(lambda table, keys: np.zeros(shape, np.float32))
     assert caught.value.reason == "shape"
-    with pytest.raises(UpdateError, match="expected a finite number, got nan"):
+    with pytest.raises(UpdateError, match=r"expected a finite number of at most .*, got nan"):
         trained.publisher.publish(lambda table, keys: np.full((3, 6), np.nan, np.float32))
     assert trained.publish().rows == 3
     trained.assert_replayed()
@@ -220,9 +221,31 @@ def test_policies_by_field_or_table(toy_schema: FeatureSchema) -> None:
         ({"age": one}, "expected fields with a table .* got 'age'"),
         ({"watched": one, "video_id": two}, "expected one of table 'video', got different ones for 'watched'"),
     ):
-        with pytest.raises(UpdateError, match=match) as caught:
+        with pytest.raises(ConfigError, match=match):
             by_table(toy_schema, names)
-        assert caught.value.reason == "config"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: PushPolicy(mode="always"), "mode: expected one of after_expiry, limit, got 'always'"),  # type: ignore
+        (lambda: PushPolicy(limit=0), "limit: expected an integer from 1, got 0"),
+        (lambda: PushPolicy(limit=True), "limit: expected an integer from 1, got True"),
+        (lambda: PushPolicy(max_ids=0), "max_ids: expected an integer from 1 or None, got 0"),
+        (lambda: PushPolicy(interval=float("inf")), "interval: expected a number above 0, got inf"),
+        (lambda: PushPolicy(ttl=float("nan")), "ttl: expected .* above 0, got nan"),
+        (lambda: PushPolicy(ttl=0.0), "ttl: expected a number above 0, got 0"),
+        (lambda: PushPolicy(mode="after_expiry"), "ttl: expected seconds where rows are pushed after their expiry"),
+        (lambda: Guard(mean=-0.1), "mean: expected a number from 0, got -0.1"),
+        (lambda: Guard(rows=0), "rows: expected an integer from 1, got 0"),
+        (lambda: FollowConfig(wait_s=0), "wait_s: expected a number above 0, got 0"),
+        (lambda: FollowConfig(guard="strict"), "guard: expected a Guard or None, got 'strict'"),  # type: ignore
+        (lambda: Scoring(beta=0.0), "beta: expected a number above 0 to 1, got 0.0"),
+    ],
+)
+def test_options_are_checked_when_they_are_made(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
 
 
 def test_ids_as_a_batch_has_them(trained: Trained) -> None:
@@ -252,7 +275,6 @@ def test_ids_as_a_batch_has_them(trained: Trained) -> None:
 
 def test_scores_are_the_formula(trained: Trained, tmp_path: Path) -> None:
     """S ← (1-β)·S + β·(r·c⁺ + c⁻) per interval, from the bundle's score on, whatever calls the touches come in."""
-    from pepnet_infer.export.publish import Scoring
     from pepnet_infer.store.table_file import open_table
 
     scoring = Scoring(beta=0.25, r=2.0, interval=100.0)
