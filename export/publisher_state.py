@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from pepnet_infer import forks
 from pepnet_infer.bundle import read_tensors
+from pepnet_infer.checked import untrusted
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import IdBook
 from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, describe_files
 from pepnet_infer.storage.document import read_document, typed, write_document
-from pepnet_infer.sync.delta import DeltaHead
+from pepnet_infer.sync.delta import DeltaHead, check_head
 from pepnet_infer.tensorfile import Array, write_tensors
 
 _DOCUMENT = "publisher.json"
@@ -109,6 +110,14 @@ class State:
             return None
         where = str(self.path / _DOCUMENT)
         try:
+            return self._load(where, schema_hash, books)
+        except (BundleError, UpdateError) as error:
+            if isinstance(error, UpdateError) and error.reason == "schema":
+                raise
+            raise UpdateError("state", f"{where}: expected a publisher's state, got: {error}") from error
+
+    def _load(self, where: str, schema_hash: str, books: Mapping[str, IdBook]) -> Saved:
+        with untrusted(where, BundleError):
             document = read_document(self.path, _DOCUMENT)
             recorded = typed(where, document, "schema_hash", str)
             if recorded != schema_hash:
@@ -119,11 +128,10 @@ class State:
             intent = None
             if document.get("intent") is not None:
                 head = DeltaHead(**typed(where, document, "intent", dict))
+                check_head(where, head)
                 folder = self.path / _INTENT
                 intent = Intent(head, {name: read_tensors(folder / f"{name}.safetensors") for name in books})
             return Saved(typed(where, document, "model_version", int), typed(where, document, "passes", int), intent)
-        except (BundleError, KeyError, TypeError, ValueError) as error:
-            raise UpdateError("state", f"{where}: expected a publisher's state, got: {error}") from error
 
 
 def _after_fork() -> None:

@@ -24,6 +24,8 @@ _OF_THE_SYSTEM = re.compile(
     re.DOTALL,
 )
 
+_MOST_FOLDERS = 1000  # without a listed file in them
+
 
 class FileState(NamedTuple):
     """A file, and its content as far as size and time of the last write tell."""
@@ -90,9 +92,10 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
 
 
 def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> None:
-    present = _walk(root)
-    for name in sorted(set(listing) - set(present)):
-        raise BundleError(f"{root / name}: expected a file of {listing[name]['bytes']} bytes, got no file")
+    present = _walk(root, len(listing) + 1)
+    if len(present) <= len(listing) + 1:  # else not all were looked at
+        for name in sorted(set(listing) - set(present)):
+            raise BundleError(f"{root / name}: expected a file of {listing[name]['bytes']} bytes, got no file")
     for name in sorted(set(present) - set(listing) - {document}):
         raise BundleError(f"{root / name}: expected only files listed in {document}, got one more")
     for name, entry in listing.items():
@@ -112,12 +115,16 @@ def plain(name: str) -> bool:
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def _walk(root: Path) -> dict[str, int]:
-    """Returns how many bytes each file below `root` has, by its path from there."""
+def _walk(root: Path, most: int | None = None) -> dict[str, int]:
+    """Returns how many bytes each file below `root` has, by its path from there.
+
+    most: of files that there may be. Of more, one more than that is returned: somebody's folder may have millions.
+    """
     found: dict[str, int] = {}
-    folders = [""]
+    folders, visited = [""], 0
     while folders:
         inside = folders.pop()
+        visited += 1
         with os.scandir(os.path.join(root, inside)) as entries:
             for entry in entries:
                 if _OF_THE_SYSTEM.fullmatch(entry.name):
@@ -125,7 +132,11 @@ def _walk(root: Path) -> dict[str, int]:
                 mode, name = entry.stat(follow_symlinks=False), inside + entry.name
                 if stat.S_ISDIR(mode.st_mode):
                     folders.append(f"{name}/")
+                    if most is not None and visited + len(folders) > most + _MOST_FOLDERS:
+                        raise BundleError(f"{root}: expected {most} files at most, got folders without end")
                 else:
                     check_regular(entry.path, mode)
                     found[name] = mode.st_size
+                    if most is not None and len(found) > most:
+                        return found
     return found

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.files import sync_folder, sync_tree
+from pepnet_infer.quoting import clip
 from pepnet_infer.storage.document import open_regular
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
@@ -205,7 +206,7 @@ class DirectoryLog:
                 except (BundleError, UpdateError) as error:
                     if isinstance(error, UpdateError) and error.reason != "progress":
                         raise
-                    _LOG.warning("passed over: %s", error)
+                    _LOG.warning("passed over: %s", clip(error))
         return found
 
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:

@@ -27,7 +27,6 @@ _PASSING = frozenset(
     | {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
     | {errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED}
 )
-_LONGEST = 1000  # characters of a message that has words from a log in it
 
 
 @contextlib.contextmanager
@@ -78,9 +77,3 @@ def not_a_directory(path: Path) -> UpdateError | None:
         return None
     got = "a symbolic link" if stat.S_ISLNK(mode) else "a file" if stat.S_ISREG(mode) else "a special file"
     return UpdateError("foreign", f"{path}: expected a directory, got {got}")
-
-
-def printable(text: str) -> str:
-    """Returns a message as one line that any terminal, log and JSON takes, cut to a length that one can read."""
-    cut = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)

@@ -13,10 +13,11 @@ from typing import Any
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.loading import Loading
+from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.served import Versions
 from pepnet_infer.sync.bundle_taker import BundleTaker
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
-from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, printable
+from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.newest import Newest
 from pepnet_infer.sync.pace import Pace
@@ -150,7 +151,7 @@ class Follower:
                     self._look_for_bundle()
                 self._acknowledge()
             except UpdateError as error:
-                if error.reason not in OUT_OF_REACH or not self._reach.away:  # else it has been said
+                if not self._reach.has_said(error):
                     self._reach.fault(error.reason, "not done yet, and tried again", error)
                 self._stop.wait(self._config.retry_s)
             except Exception as error:  # a thread that dies would leave the engine behind
@@ -292,7 +293,7 @@ class Follower:
                 self._take_early()
 
     def _refuse(self, error: UpdateError) -> None:
-        said = printable(str(error))
+        said = clip(error, MOST_MESSAGE)
         self._stats.refused(error.reason, said)
         _LOG.error("refused (%s): %s", error.reason, said)
 

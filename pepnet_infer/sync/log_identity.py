@@ -31,7 +31,7 @@ def find_log(path: Path) -> str:
     try:
         os.lstat(path / FILE)
     except FileNotFoundError as error:
-        got = f"a folder without {FILE}; is its disk mounted?" if path.exists() else "nothing there."
+        got = f"a folder without {FILE}; is its disk mounted?" if os.path.exists(path) else "nothing there."
         raise UpdateError("missing", f"{path}: expected a log, got {got} {_BEGINS}") from error
     except NotADirectoryError as error:
         raise UpdateError("missing", f"{path}: expected a log, got a file, or one on the way there") from error
@@ -39,6 +39,8 @@ def find_log(path: Path) -> str:
         raise UpdateError("transport", f"{path}: expected a log, got a folder that cannot be read: {error}") from error
     try:
         document = read_document(path, FILE)
+    except OSError as error:
+        raise UpdateError("transport", f"{path}: expected a log, got a folder that cannot be read: {error}") from error
     except BundleError as error:
         reason = "transport" if isinstance(error.__cause__, OSError) else "log"
         raise UpdateError(reason, str(error)) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.sync.entry_faults import printable
+from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.sync.sync_stats import SyncStats
 
 _LOG = logging.getLogger("pepnet_infer.sync")
@@ -27,6 +27,7 @@ class Reach:
         self._lost: float | None = None  # the time of the last read before those that failed
         self._said: dict[str, float] = {}  # when a kind of fault was warned of last
         self._log = ""
+        self._raised: Exception | None = None  # by `reading`, last
 
     @property
     def last_read_s(self) -> float:
@@ -66,14 +67,20 @@ class Reach:
                 self._lost = self._last
             away = self._clock() - self._lost
             self.fault("read", "the log cannot be read" + (f" since {away:.0f} s" if away >= 1 else ""), error)
+            self._raised = error
             if isinstance(error, UpdateError):
                 raise
-            raise UpdateError("transport", f"{type(error).__name__}: {error}") from error
+            self._raised = UpdateError("transport", f"{type(error).__name__}: {error}")
+            raise self._raised from error
         now = self._clock()
         if self._lost is not None:
             _LOG.warning("the log can be read again, after %.0f s", now - self._lost)
             self._said.pop("read", None)
         self._last, self._lost, self._asked = now, None, None
+
+    def has_said(self, error: Exception) -> bool:
+        """Whether `reading` has raised this error, and counted it."""
+        return error is self._raised
 
     def is_other(self, log: str) -> bool:
         """Notes which log was read, and returns whether it is another one than before."""
@@ -82,9 +89,9 @@ class Reach:
 
     def fault(self, kind: str, what: str, error: Exception) -> None:
         """Counts a fault. The first of a kind is a warning, and later ones at intervals."""
-        self._stats.fault(printable(f"{what}: {type(error).__name__}: {error}"))
+        self._stats.fault(clip(f"{what}: {type(error).__name__}: {error}", MOST_MESSAGE))
         now = self._clock()
         said = self._said.get(kind)
         if said is None or now - said >= _SAY_AGAIN_S:
             self._said[kind] = now
-            _LOG.warning("%s: %s", what, printable(str(error)))
+            _LOG.warning("%s: %s", what, clip(error, MOST_MESSAGE))

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pepnet_infer.errors import UpdateError
+from pepnet_infer.quoting import clip
 from pepnet_infer.sync.delta import DeltaHead
-from pepnet_infer.sync.entry_faults import printable
 from pepnet_infer.sync.redis_entry import CHUNK, MOST_BYTES
 from pepnet_infer.sync.redis_scripts import ACKNOWLEDGE, BEGIN, FORGET, LOOK, READ, TRIM
 from pepnet_infer.sync.redis_server import RedisServer
@@ -221,7 +221,7 @@ class RedisLog:
             try:
                 said[name] = read_progress(f"{self._followers} {name:.100}", text)
             except UpdateError as error:
-                _LOG.warning("passed over: %s", printable(str(error)))
+                _LOG.warning("passed over: %s", clip(error))
         return said
 
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:

@@ -252,7 +252,7 @@ def test_what_is_said_and_when(caplog: pytest.LogCaptureFixture) -> None:
         "the log cannot be read since 121 s: away",
     ]
     assert stats.read()["faults"] == 150
-    assert stats.read()["last_fault"] == "the log cannot be read since 150 s: OSError: away\\n\\x1b[31m"
+    assert stats.read()["last_fault"] == "the log cannot be read since 150 s: OSError: away \\x1b[31m"
     caplog.clear()
     now[0] = 260.0
     with reach.reading():
