@@ -34,6 +34,7 @@ SCHEMA = FeatureSchema.from_json(
 CONFIG = ModelConfig(InputWidths(**SCHEMA.widths), layers=(4,), towers=(2,), experts=2)
 DENSE = random_dense(CONFIG, 1, 0)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+VALUES = st.floats(-1e6, 1e6, width=32)  # of rows
 
 
 @st.composite
@@ -54,12 +55,12 @@ def rows_of(draw: st.DrawFn, spec: TableSpec, head: DeltaHead) -> DeltaRows:
 
     return DeltaRows(
         keys=np.array(ids, np.uint64) | np.uint64(spec.number << 48),
-        rows=array(np.float32, (count, spec.dim), FLOATS),
+        rows=array(np.float32, (count, spec.dim), VALUES),
         versions=array(np.uint64, count, st.integers(head.base_version + 1, head.model_version)),
         scores=array(np.float32, count, FLOATS | st.just(float("nan"))),
         expires=array(np.float64, count, st.floats(allow_nan=False, allow_infinity=False) | st.just(float("inf"))),
         tombstones=array(np.uint8, count, st.integers(0, 1)),
-        default=draw(st.none() | arrays.arrays(np.float32, spec.dim, elements=FLOATS)),
+        default=draw(st.none() | arrays.arrays(np.float32, spec.dim, elements=VALUES)),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, score_parquet
@@ -29,7 +29,7 @@ def world(toy_checkpoint: Checkpoint, tmp_path: Path) -> World:
 
 @pytest.fixture
 def log(tmp_path: Path) -> DirectoryLog:
-    return DirectoryLog(tmp_path / "log")
+    return DirectoryLog(tmp_path / "log", create=True)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_deltas_are_part_of_what_a_finished_file_depends_on(
 def test_another_log_up_to_the_same_version_scores_again(
     world: World, log: DirectoryLog, load: Callable[[], Engine], run: Callable[[Engine], bool], tmp_path: Path
 ) -> None:
-    other, engines = DirectoryLog(tmp_path / "other"), []
+    other, engines = DirectoryLog(tmp_path / "other", create=True), []
     for transport in (log, other):
         transport.append(world.step(dense=False, base=7, version=8))
         engines.append(load())
