@@ -84,10 +84,12 @@ class CacheConfig:
 
     budget_ms: how long a batch may wait for the store; from then on its missing rows are the tables' default rows,
     counted, and the answer still fills the cache. None: as long as it takes. on_fault: what a store that fails costs:
-    default rows and a count, or a StoreError out of `score`. async_above: the hit rate from which on a batch does not
-    wait for the store at all; None: it always does. negative_ttl: seconds for which an id the store does not have is
-    not asked for again, which takes a place in the cache; None: it is asked for each time. tombstone_ttl: seconds for
-    which a deletion is remembered.
+    default rows and a count, or a StoreError out of `score`; a stored row that cannot be served costs its own id the
+    default row in either case. on_load: what a store that cannot be read when the engine is loaded costs (down, a wrong
+    password): a StoreError that names the reason, or a warning, and default rows until it answers. async_above: the hit
+    rate from which on a batch does not wait for the store at all; None: it always does. negative_ttl: seconds for which
+    an id the store does not have is not asked for again, which takes a place in the cache; None: it is asked for each
+    time. tombstone_ttl: seconds for which a deletion is remembered.
 
     warm: whether the cache begins with the bundle's rows, highest score first. update_window: see `UpdateWindow`.
     """
@@ -102,6 +104,7 @@ class CacheConfig:
     admission: float = 1.0
     budget_ms: float | None = None
     on_fault: Literal["default", "raise"] = "default"
+    on_load: Literal["raise", "warn"] = "raise"
     async_above: float | None = None
     negative_ttl: float | None = 60.0
     tombstone_ttl: float = 3600.0
@@ -113,6 +116,7 @@ class CacheConfig:
         choose("policy", self.policy, POLICIES)
         choose("dtype", self.dtype, DTYPES)
         choose("on_fault", self.on_fault, ("default", "raise"))
+        choose("on_load", self.on_load, ("raise", "warn"))
         parse_bytes("capacity", self.capacity)
         check_number("beta", self.beta, 0, 1, above=True)
         check_number("r", self.r, 0, math.inf, above=True)

@@ -99,16 +99,19 @@ class Flights:
         if asked is None:
             fetch.settle(fetched, None)
         else:
-            cached.rows[asked], cached.found[asked] = fetched.rows, fetched.found
-            fetch.settle(cached, None)
+            fetch.settle(cached.put(asked, fetched), None)
+        if fetched.damaged is not None and fetched.damaged.any():
+            self._counters.damaged(keys[fetched.damaged])
         return keys, fetched
 
     def _fetch(self, keys: Keys) -> Fetched:
         begin = monotonic()
         try:
-            return self.store.get_many(keys, self.cache.dim)
+            fetched = self.store.get_many(keys, self.cache.dim)
         finally:
             self._counters.asked(len(keys), monotonic() - begin)
+        self._counters.answered()
+        return fetched
 
     def _fill(self, keys: Keys, number: int, fetched: Fetched, certain: bool) -> None:
         core = self.cache.core
@@ -124,6 +127,8 @@ class Flights:
             scores, versions, expires = fetched.scores[some], fetched.versions[some], fetched.expires[some]
             core.write(keys[some], fetched.rows[some], scores, versions, expires, restore=certain)
         absent = ~fetched.found if kept is None else kept & ~fetched.found
+        if fetched.damaged is not None:
+            absent &= ~fetched.damaged  # asked for again: that it is not known to be unknown must not be forgotten
         if self.cache.remembers_absent and absent.any():
             core.mark_absent(keys[absent])
         if kept is not None:

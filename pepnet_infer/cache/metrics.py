@@ -43,6 +43,7 @@ _STORE = {
     "overruns": ("overruns", "Batches that ran over their time budget"),
     "dropped": ("store_dropped", "Fetches given up because the queue was full"),
     "again": ("store_asked_again", "Times that a batch asked anew because the call it waited for was interrupted"),
+    "damaged": ("store_damaged", "Keys of which the store has something that cannot be served"),
     "touched": ("store_touched", "Rows fetched and not kept because an update came meanwhile"),
 }
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pepnet_infer import _kernels
 from pepnet_infer._kernels import Fetch
 from pepnet_infer.cache.flights import LONG_AGO, Flights, positions
-from pepnet_infer.cache.miss_counters import ABSENT, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
+from pepnet_infer.cache.miss_counters import ABSENT, DAMAGED, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
 from pepnet_infer.cache.miss_workers import MissWorkers, Submitted
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import MISSING_KEY, Keys
@@ -134,7 +134,10 @@ class MissBatch:
         return counts
 
     def _came(self, where: Positions | slice, fetch: Fetch, fetched: Fetched) -> None:
-        """Notes where the rows of the keys at `where` are."""
+        """Notes where the rows of the keys at `where` are, and which are damaged."""
+        if fetched.damaged is not None:
+            mine = np.arange(len(self._keys))[where]
+            self._why(mine[fetched.damaged[positions(fetch, self._keys[mine])]], DAMAGED)
         if self._place is None and isinstance(where, slice) and fetch.keys is self._keys:  # one fetch, one's own
             there = np.arange(len(self._keys))
             self._place = there if fetched.found.all() else np.where(fetched.found, there, -1)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from pepnet_infer._kernels import Tally
+from pepnet_infer.ids import ID_BITS
+from pepnet_infer.seldom import Seldom
+
+_LOG = logging.getLogger("pepnet_infer.store")
 
 #: Why a key got the default row, in the order of the codes: the store has no such id; the budget was over; the store
-#: failed; the batch did not wait (`async_above`), and the fetch goes on or had no place in the queue. All but the
-#: first are unavailable.
-REASONS = ("absent", "late", "fault", "deferred", "dropped")
-ABSENT, LATE, FAULT, DEFERRED, DROPPED = range(len(REASONS))
+#: failed; the batch did not wait (`async_above`), and the fetch goes on or had no place in the queue; what is stored
+#: cannot be served. All but the first are unavailable.
+REASONS = ("absent", "late", "fault", "deferred", "dropped", "damaged")
+ABSENT, LATE, FAULT, DEFERRED, DROPPED, DAMAGED = range(len(REASONS))
 
 
 class Looked(Protocol):
@@ -31,8 +39,8 @@ _NAMES = ("keys", "hits", "negative_hits", "defaults", "unavailable")
 #: Questions to the store, distinct keys, and what went wrong: joined (times that a batch waited for another's fetch),
 #: overruns (batches that ran over their budget), dropped (fetches for which the queue had no place), touched (rows that
 #: were not kept because an update came while they were fetched), again (times that a batch asked anew because the call
-#: that it waited for was interrupted).
-_STORE = ("calls", "keys", "nanoseconds", "faults", "joined", "overruns", "dropped", "touched", "again")
+#: that it waited for was interrupted), damaged (keys of which something is stored that cannot be served).
+_STORE = ("calls", "keys", "nanoseconds", "faults", "joined", "overruns", "dropped", "touched", "again", "damaged")
 
 
 class MissCounters:
@@ -41,6 +49,9 @@ class MissCounters:
     def __init__(self) -> None:
         self._looked_up, self._defaults, self._store = Tally(), Tally(), Tally()
         self._last_fault: str | None = None
+        self._fault_warnings, self._damage_warnings = Seldom(), Seldom()
+        self._failing = False  # as far as it was said
+        self._faults_said = 0
 
     def looked_up(self, batch: Iterable[Looked]) -> None:
         """Counts the fields of one batch."""
@@ -55,9 +66,34 @@ class MissCounters:
         self._store.add([("calls", (1,)), ("keys", (keys,)), ("nanoseconds", (round(seconds * 1e9),))])
 
     def fault(self, error: Exception) -> None:
-        """Counts one question that was not answered."""
+        """Counts one question that was not answered, and warns: the first time, and now and then while it lasts."""
         self._last_fault = f"{type(error).__name__}: {error}"
         self.count("faults")
+        if self._fault_warnings.due():
+            faults = self._store.read()["faults"][0]
+            since, self._faults_said = faults - self._faults_said, faults
+            self._failing = True
+            _LOG.warning("no answer from the store, %d since the last warning: %s", since, self._last_fault)
+
+    def answered(self) -> None:
+        """Says once that the store answers again, after a warning that it did not."""
+        if self._failing:
+            self._failing = False
+            _LOG.warning(
+                "the store answers again, after %d questions without an answer", self._store.read()["faults"][0]
+            )
+
+    def damaged(self, keys: npt.NDArray[np.uint64]) -> None:
+        """Counts distinct keys of which something is stored that cannot be served, and warns now and then."""
+        key = int(keys[0])
+        self._last_fault = (
+            f"StoreError: key {key} (id {key & (1 << ID_BITS) - 1} of table {key >> ID_BITS}): expected a row of the "
+            f"table's width, undamaged, got another"
+        )
+        self.count("damaged", len(keys))
+        if self._damage_warnings.due():
+            damaged = self._store.read()["damaged"][0]
+            _LOG.warning("the store has %d rows that cannot be served: %s", damaged, self._last_fault)
 
     def count(self, what: str, number: int = 1) -> None:
         """Adds to one of the sums that `_STORE` names."""

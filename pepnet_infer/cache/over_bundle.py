@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from typing import Literal, TypeGuard
 
 from pepnet_infer.bundle import Bundle
@@ -12,9 +13,11 @@ from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.errors import StoreError
-from pepnet_infer.store import RowSource, Store
+from pepnet_infer.store import RowSource, Store, StoreWithCheck
 from pepnet_infer.store.mmap import MmapStore
 from pepnet_infer.store.table_file import open_table
+
+_LOG = logging.getLogger("pepnet_infer.store")
 
 
 def open_rows(
@@ -67,6 +70,7 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
         scored = {name: own.scored_keys(name) for name in specs}
         defaults = {name: own.default_row(name) for name in specs}
     else:
+        _check(store, config)
         behind = store
         files = {name: open_table(path, specs[name]) for name, path in bundle.table_paths.items()}
         scored = {name: (file.keys, file.scores) for name, file in files.items()}
@@ -107,6 +111,18 @@ def _own_tables(bundle: Bundle) -> MmapStore:
     listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name.startswith("tables/")]
     known_as = f"tables {hashlib.sha256(json.dumps(listed).encode()).hexdigest()}"
     return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as, bundle.table_hashes)
+
+
+def _check(store: Store, config: CacheConfig) -> None:
+    """Asks a store that can say so whether it can be read. Raises StoreError, or warns if that was asked for."""
+    if not isinstance(store, StoreWithCheck):
+        return
+    try:
+        store.check()
+    except StoreError as error:
+        if config.on_load == "raise":
+            raise
+        _LOG.warning("the store cannot be read, default rows are served until it can: %s", error)
 
 
 def _width(tables: list[CachedTable], number: int) -> int:

@@ -50,6 +50,9 @@ class Fetched(NamedTuple):
     versions: npt.NDArray[np.uint64]  # [N]; where not found, of the deletion that the store remembers, else 0
     scores: npt.NDArray[np.float32]  # [N]; NaN: none
     expires: npt.NDArray[np.float64]  # [N] Unix seconds; inf: never
+    #: [N] what is stored cannot be served: of another width, or damaged. Such a key is not `found`, and not said to be
+    #: unknown. None: no key is
+    damaged: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def nothing(cls, count: int, dim: int) -> Fetched:
@@ -70,11 +73,13 @@ class Fetched(NamedTuple):
             self.versions[begin:end],
             self.scores[begin:end],
             self.expires[begin:end],
+            None if self.damaged is None else self.damaged[begin:end],
         )
 
     def take(self, at: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Fetched:
         """Returns copies of what is had of the keys at some positions."""
-        return Fetched(self.rows[at], self.found[at], self.versions[at], self.scores[at], self.expires[at])
+        damaged = None if self.damaged is None else self.damaged[at]
+        return Fetched(self.rows[at], self.found[at], self.versions[at], self.scores[at], self.expires[at], damaged)
 
     @staticmethod
     def concat(parts: Sequence[Fetched]) -> Fetched:
@@ -85,12 +90,22 @@ class Fetched(NamedTuple):
             np.concatenate([part.versions for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.expires for part in parts]),
+            None if all(part.damaged is None for part in parts) else np.concatenate([part.damage() for part in parts]),
         )
 
-    def put(self, at: npt.NDArray[np.int64], part: Fetched) -> None:
-        """Writes what is had of the keys at some positions."""
+    def damage(self) -> npt.NDArray[np.bool_]:
+        """Returns `damaged`, False for every key where it is None."""
+        return np.zeros(len(self.found), np.bool_) if self.damaged is None else self.damaged
+
+    def put(self, at: npt.NDArray[np.int64], part: Fetched) -> Fetched:
+        """Writes what is had of the keys at some positions. Returns the whole, with what is damaged of the part."""
+        damaged = self.damaged
+        if part.damaged is not None:
+            damaged = self.damage()
+            damaged[at] = part.damaged
         self.rows[at], self.found[at], self.versions[at] = part.rows, part.found, part.versions
         self.scores[at], self.expires[at] = part.scores, part.expires
+        return self._replace(damaged=damaged)
 
 
 class Store(Protocol):
@@ -99,8 +114,9 @@ class Store(Protocol):
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N], which may come from any tables of width `dim` and may repeat.
 
-        A key that is not there has zeros for its row: which row is served in its stead is the caller's business.
-        Raises StoreError for a key of a table of another width, and when the store cannot answer.
+        A key that is not there has zeros for its row: which row is served in its stead is the caller's business. One
+        whose stored row is of another width, or cannot be read, is `damaged` and costs no other key anything. Raises
+        StoreError when the store cannot answer.
         """
 
 
@@ -113,6 +129,14 @@ class Identified(Protocol):
 
         Parquet scoring keeps finished files by it. Rows that expire, or that others write, are not known.
         """
+
+
+@runtime_checkable
+class StoreWithCheck(Store, Protocol):
+    """A store that can say whether it can be read at all; an engine asks it when it is loaded."""
+
+    def check(self) -> None:
+        """Raises StoreError with the reason where `get_many` would: no server, a wrong password, no permission."""
 
 
 class WritableStore(Store, Protocol):

@@ -21,10 +21,19 @@ class StoreCounts:
     found: int
     failed: int  # calls that raised
     malformed: int  # calls that returned something that does not fit the keys
+    damaged: int  # keys of which something is stored that cannot be served
+
+
+class _WrongAnswer(StoreError):
+    """Something about the keys that were asked for, and not that the store cannot be reached."""
 
 
 class CheckedStore:
     """A `Store` in front of another: takes no partial answer, no wrong shape or type, and no error but StoreError.
+
+    Where a store cannot answer because of what it has of one key (a row of another width that it cannot put beside the
+    others, a value that it cannot read), that key alone is `damaged`: the keys are asked for again in halves. Errors of
+    the operating system and StoreError say that the store is not there, and are not tried again.
 
     Rows may hold any number, NaN included: a model that was trained to NaN is the model's business.
     """
@@ -36,27 +45,63 @@ class CheckedStore:
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what `store` returns, checked. Raises StoreError with the cause, counted as failed or malformed."""
         try:
-            answer = self.store.get_many(keys, dim)
-        except Exception as error:
-            self._count(keys.size, 0, failed=1)
-            if isinstance(error, StoreError):
-                raise
-            name = type(self.store).__name__
-            raise StoreError(f"{name}: expected an answer, got {type(error).__name__}: {error}") from error
-        problem = _problem(answer, keys.size, dim)
-        if problem is not None:
-            self._count(keys.size, 0, malformed=1)
-            raise StoreError(f"{type(self.store).__name__}: {problem}")
-        self._count(keys.size, int(np.count_nonzero(answer.found)))
+            answer = self._ask(keys, dim)
+        except _WrongAnswer as error:
+            answer = self._in_parts(keys, dim, error)
+        damaged = 0 if answer.damaged is None else int(np.count_nonzero(answer.damaged))
+        self._tally.add([(None, (0, 0, int(np.count_nonzero(answer.found)), 0, 0, damaged))])
         return answer
 
     @property
     def counts(self) -> StoreCounts:
         """What was asked so far."""
-        return StoreCounts(*self._tally.read().get(None, (0, 0, 0, 0, 0)))
+        return StoreCounts(*self._tally.read().get(None, (0, 0, 0, 0, 0, 0)))
 
-    def _count(self, keys: int, found: int, failed: int = 0, malformed: int = 0) -> None:
-        self._tally.add([(None, (1, keys, found, failed, malformed))])
+    def _ask(self, keys: Keys, dim: int) -> Fetched:
+        name, failed, malformed = type(self.store).__name__, 1, 0
+        try:
+            try:
+                answer = self.store.get_many(keys, dim)
+            except (StoreError, OSError, MemoryError) as error:
+                if isinstance(error, StoreError):
+                    raise
+                raise StoreError(f"{name}: expected an answer, got {type(error).__name__}: {error}") from error
+            except Exception as error:
+                raise _WrongAnswer(f"{name}: expected an answer, got {type(error).__name__}: {error}") from error
+            failed = 0
+            problem = _problem(answer, keys.size, dim)
+            if problem is not None:
+                malformed = 1
+                raise _WrongAnswer(f"{name}: {problem}")
+            return answer
+        finally:
+            self._tally.add([(None, (1, keys.size, 0, failed, malformed, 0))])
+
+    def _in_parts(self, keys: Keys, dim: int, error: _WrongAnswer) -> Fetched:
+        """Returns what is had of `keys`, less those that cannot be answered for. Raises `error` where none can.
+
+        A key among N takes 2 log2 N questions; after twice as many the rest counts as damaged.
+        """
+        depth = int(keys.size).bit_length()
+        got = Fetched.nothing(keys.size, dim)._replace(damaged=np.ones(keys.size, np.bool_))
+        parts, asked, answered = [(0, keys.size)], 0, 0
+        while parts and asked <= 4 * depth and (answered or asked <= depth):
+            begin, end = parts.pop()
+            if end - begin < 2:
+                continue
+            middle = (begin + end) // 2
+            for half in ((begin, middle), (middle, end)):
+                asked += 1
+                try:
+                    part = self._ask(keys[slice(*half)], dim)
+                except _WrongAnswer:
+                    parts.append(half)
+                else:
+                    answered += 1
+                    got = got.put(np.arange(*half), part._replace(damaged=part.damage()))
+        if not answered:
+            raise StoreError(str(error)) from error.__cause__
+        return got
 
 
 def checked(store: Store) -> CheckedStore:
@@ -85,6 +130,11 @@ def _problem(answer: object, count: int, dim: int) -> str | None:
                 f"{wanted}, got {array.dtype.str if array.dtype.byteorder == '>' else array.dtype} {list(array.shape)}"
             )
         return f"{wanted} without gaps, got one with strides {array.strides}"
+    damaged = answer.damaged
+    if damaged is not None and not (
+        isinstance(damaged, np.ndarray) and damaged.dtype == np.bool_ and damaged.shape == (count,)
+    ):
+        return f"damaged: expected bool [{count}] or None, got {type(damaged).__name__}"
     nan = np.isnan(answer.expires)
     if nan.any():
         return f"expires[{int(np.argmax(nan))}]: expected Unix seconds or inf, got NaN"

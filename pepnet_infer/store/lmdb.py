@@ -89,7 +89,7 @@ class LmdbStore:
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N], as of one moment; see `Store.get_many`.
 
-        A damaged value is not found, and counted in `damaged`.
+        A damaged value, or one of another width, is not found, and counted in `damaged`.
         """
         check_keys(keys)
         order = np.argsort(keys, kind="stable")  # neighbours share pages
@@ -104,9 +104,7 @@ class LmdbStore:
         if damaged.any():
             with self._counting:
                 self.damaged += int(damaged.sum())
-        got = Fetched.nothing(keys.size, dim)
-        got.put(order, sorted_got)
-        return got
+        return Fetched.nothing(keys.size, dim).put(order, sorted_got)
 
     def put_many(
         self,

@@ -47,15 +47,17 @@ class MemoryStore:
         """Returns what is there of `keys` [N]; see `Store.get_many`."""
         check_keys(keys)
         with self._lock:
-            self._check_width(keys, dim)
             slots, now = self._slots.find(keys), self._clock()
-            known = slots >= 0
+            known, wrong = slots >= 0, self._of_another_width(keys, dim)
+            damaged = None
+            if wrong is not None:
+                damaged, known = known & wrong, known & ~wrong
             if not known.all() or keys.size == 0:
                 got = Fetched.nothing(keys.size, dim)
                 if known.any():
                     at = np.flatnonzero(known)
                     got.put(at, self._read(slots[at], dim, now))
-                return got
+                return got if damaged is None else got._replace(damaged=damaged)
             return self._read(slots, dim, now)
 
     def put_many(
@@ -139,12 +141,18 @@ class MemoryStore:
         new = self._known[before:]
         new["live"], new["expires"], new["row"] = False, 0, -1
 
-    def _check_width(self, keys: Keys, dim: int) -> None:
+    def _of_another_width(self, keys: Keys, dim: int) -> npt.NDArray[np.bool_] | None:
+        """Returns which keys are of tables whose rows are of another width than `dim`, None where none is."""
         tables = keys >> np.uint64(ID_BITS)
         if tables.size and (tables == tables[0]).all():
             tables = tables[:1]  # one table's, as almost always
         widths = self._widths[tables]
-        wrong = (widths != dim) & (widths != 0)
-        if wrong.any():
+        wrong: npt.NDArray[np.bool_] = (widths != dim) & (widths != 0)
+        return np.broadcast_to(wrong, keys.shape) if wrong.any() else None
+
+    def _check_width(self, keys: Keys, dim: int) -> None:
+        wrong = self._of_another_width(keys, dim)
+        if wrong is not None:
             at = int(np.argmax(wrong))
-            raise StoreError(f"key {keys[at]}: expected a row of width {dim}, got one of width {widths[at]}")
+            width = self._widths[keys[at] >> np.uint64(ID_BITS)]
+            raise StoreError(f"key {keys[at]}: expected a row of width {width} as its table has, got {dim}")

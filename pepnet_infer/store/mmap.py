@@ -55,19 +55,21 @@ class _Tables:
                     _LOG.warning("%s", error)
                 raise
 
-    def fetch(self, number: int, keys: Keys, got: Fetched) -> None:
+    def fetch(self, number: int, keys: Keys, got: Fetched) -> Fetched:
         """Fills in what the table of this number has of `keys`; nothing where no table has the number."""
         name = self.by_number.get(number)
         if name is None:
-            return
+            return got
         table, dim = self.tables[name], got.rows.shape[1]
         if table.dim != dim:
-            raise StoreError(f"keys: expected tables of width {dim}, got a key of {name!r} of width {table.dim}")
+            there = table.index.find(keys) >= 0
+            return got._replace(damaged=there) if there.any() else got
         if table.lookup(keys, got.rows, got.found) == 0:
             got.scores[:] = self.files[name].scores[table.index.find(keys)]
-            return
+            return got
         got.rows[~got.found] = 0
         got.scores[got.found] = self.files[name].scores[table.index.find(keys[got.found])]
+        return got
 
 
 class MmapStore:
@@ -147,20 +149,20 @@ class MmapStore:
             return got
         first, last = int(keys.min()) >> ID_BITS, int(keys.max()) >> ID_BITS
         if first == last:
-            held.fetch(first, keys, got)
+            got = held.fetch(first, keys, got)
             held.check([held.by_number[first]] if first in held.by_number else [])
             return got
         # Each table is asked once, for its part of the keys in order of their tables.
         numbers = (keys >> np.uint64(ID_BITS)).astype(np.uint16)
         order = np.argsort(numbers, kind="stable")
-        sorted_keys, sorted_got = keys[order], Fetched.nothing(keys.size, dim)
+        sorted_keys = keys[order]
         ends = np.append(np.flatnonzero(np.diff(numbers[order])) + 1, keys.size)
         begin = 0
         for end in ends.tolist():
             number = int(sorted_keys[begin]) >> ID_BITS
-            held.fetch(number, sorted_keys[begin:end], sorted_got.part(begin, end))
+            part = held.fetch(number, sorted_keys[begin:end], Fetched.nothing(end - begin, dim))
+            got = got.put(order[begin:end], part)
             begin = end
-        got.put(order, sorted_got)
         asked = {int(sorted_keys[end - 1]) >> ID_BITS for end in ends.tolist()}
         held.check([held.by_number[number] for number in asked if number in held.by_number])
         return got

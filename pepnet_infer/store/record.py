@@ -81,19 +81,16 @@ def encode_deletions(keys: Keys, versions: npt.NDArray[np.uint64], now: float) -
 def decode(
     keys: Keys, values: Sequence[bytes | None], dim: int, now: float, remember: float
 ) -> tuple[Fetched, npt.NDArray[np.bool_]]:
-    """Returns what `values` (None: not there) say of N keys, and which of them are damaged: these count as not found.
+    """Returns what `values` (None: not there) say of N keys, and which are damaged or of a width other than `dim`.
 
-    Raises StoreError for an undamaged row of a width other than `dim`.
+    These are not found.
     """
     got, damaged = Fetched.nothing(keys.size, dim), np.zeros(keys.size, np.bool_)
     for at, words in _by_size(values, damaged):
         head, good = _headers(keys[at], words)
+        kind = head["kind"]
+        good &= (kind == _DELETION) | (head["dim"] == dim)
         damaged[at] = ~good
-        kind, width = head["kind"], head["dim"]
-        wrong = good & (kind != _DELETION) & (width != dim)
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            raise StoreError(f"key {keys[at[first]]}: expected a row of width {dim}, got one of width {width[first]}")
         got.versions[at] = np.where(good & (head["expires"] + remember > now), head["version"], 0)
         live = good & (kind != _DELETION) & (head["expires"] > now)
         if not live.all():
@@ -102,7 +99,7 @@ def decode(
         for number in set(kind.tolist()):
             part = slice(None) if (kind == number).all() else kind == number
             got.rows[at[part]] = _widened(words[part], number, dim)
-    return got, damaged
+    return got._replace(damaged=damaged) if damaged.any() else got, damaged
 
 
 class States(NamedTuple):

@@ -23,7 +23,14 @@ try:
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.cluster import RedisCluster
-    from redis.exceptions import ClusterDownError, ConnectionError, RedisClusterException, RedisError, TimeoutError
+    from redis.exceptions import (
+        AuthenticationError,
+        ClusterDownError,
+        ConnectionError,
+        RedisClusterException,
+        RedisError,
+        TimeoutError,
+    )
     from redis.retry import Retry
 
     from pepnet_infer.store.redis_nodes import ClusterNodes, Command, OneNode
@@ -94,6 +101,8 @@ class RedisStore:
         self._chunk, self._remember, self._clock = chunk, remember, clock
         self._tags = [f"{prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
         self._lock, self._pause, self._resume = threading.Lock(), pause, 0.0
+        self._reason = ""  # why no server was reached
+        self._tls = isinstance(client, str) and client.startswith("rediss:")
         self._nodes: OneNode | ClusterNodes
         self._owned = isinstance(client, str)
         try:
@@ -103,7 +112,7 @@ class RedisStore:
                 raise StoreError("client: expected one that returns bytes, got decode_responses=True")
             self._nodes = ClusterNodes(client) if isinstance(client, RedisCluster) else OneNode(client)
         except (RedisError, OSError, ValueError) as error:
-            raise StoreError(f"redis: expected a server to connect to, got: {error}") from error
+            raise StoreError(f"redis: expected a server to connect to, got {self._reason_of(error)}") from error
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N]; see `Store.get_many`. A damaged value is not found, and counted."""
@@ -129,6 +138,17 @@ class RedisStore:
             with self._lock:
                 self.damaged += int(damaged.sum())
         return got
+
+    def check(self) -> None:
+        """Reads something from each server, as `get_many` would. Raises StoreError with the reason where that fails.
+
+        A server that is not reached, a password that is wrong or lacks, a user who may not read keys of the prefix, a
+        database that is not there, TLS on one side only, a server that still loads its data.
+        """
+        names = [tag + b"check" for tag in self._tags]
+        some = names[:1] if self._nodes.any_slots else names
+        with self._asking():
+            self._nodes.run([Command(("MGET", name), name) for name in some])
 
     def put_many(
         self,
@@ -186,13 +206,28 @@ class RedisStore:
         tags = self._tags
         return [tags[bucket] + number for bucket, number in zip(buckets.tolist(), numbers, strict=True)], buckets
 
+    def _reason_of(self, error: Exception) -> str:
+        """Returns what kind of error it is, what server or client said, and what that means where they do not say."""
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, AuthenticationError):
+            return f"{said} (the server wants a password, and got none)" if "HELLO must" in said else said
+        if isinstance(error, ConnectionError | TimeoutError) and self._tls:
+            return f"{said} (the URL asks for TLS; a server without it does not answer: redis://…)"
+        closed = ("closed by server", "reset by peer", "Broken pipe")
+        if isinstance(error, ConnectionError) and any(word in said for word in closed):
+            return f"{said} (a server that wants TLS closes connections without it: rediss://…)"
+        return said
+
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Turns the client's errors into StoreError, and keeps callers away from servers that were just not reached."""
         with self._lock:
             now, was_down = time.monotonic(), self._resume > 0
             if now < self._resume:
-                raise StoreError(f"redis: expected a server, got none; not asked for {self._resume - now:.1f} s more")
+                left = self._resume - now
+                raise StoreError(
+                    f"redis: expected a server, got none (not asked for {left:.1f} s more): {self._reason}"
+                )
             if was_down:
                 self._resume = now + self._pause  # the others wait for how this one fares
         try:
@@ -201,11 +236,11 @@ class RedisStore:
             yield
         except _UNREACHABLE as error:
             with self._lock:
-                self._resume = time.monotonic() + self._pause
-            raise StoreError(f"redis: expected an answer, got: {error}") from error
+                self._resume, self._reason = time.monotonic() + self._pause, self._reason_of(error)
+            raise StoreError(f"redis: expected an answer, got {self._reason}") from error
         except RedisError as error:
             self._resume = 0.0
-            raise StoreError(f"redis: expected an answer, got: {error}") from error
+            raise StoreError(f"redis: expected an answer, got {self._reason_of(error)}") from error
         self._resume = 0.0
 
 

@@ -69,7 +69,7 @@ class LayeredStore:
         fetched, kind = here
         lacking = np.flatnonzero(kind == _BELOW)
         if lacking.size:
-            fetched.put(lacking, self.below.get_many(keys[lacking], dim))
+            fetched = fetched.put(lacking, self.below.get_many(keys[lacking], dim))
         late = (kind == _ROW) & (fetched.expires <= self._clock())
         if late.any():
             fetched.rows[late], fetched.found[late] = 0, False

@@ -163,12 +163,17 @@ def interrupt_threads(world: World, times: int) -> None:
     stop, seen = threading.Event(), [0, 0, 0]
 
     def work(number: int) -> None:
-        while not stop.is_set():
+        while True:  # another handler around the first: the exception may come in its own few instructions
             try:
                 while not stop.is_set():
-                    if number == 0:
-                        world.forget()
-                    world.call()
+                    try:
+                        while not stop.is_set():
+                            if number == 0:
+                                world.forget()
+                            world.call()
+                    except Interrupt:
+                        seen[number] += 1
+                return
             except Interrupt:
                 seen[number] += 1
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from redis import Redis
 from redis.cluster import RedisCluster
 
+from pepnet_infer import CacheConfig, Engine
 from pepnet_infer.errors import StoreError
 from pepnet_infer.store.redis import BUCKETS, RedisStore
 
@@ -101,7 +104,7 @@ def test_a_damaged_value_costs_its_row_alone(client: Redis) -> None:
     assert got.found.tolist() == [True, False, True, False, False, False]
     assert store.damaged == 3  # a value of another kind reads as none
     assert write(store, 2) == 1
-    with pytest.raises(StoreError, match=r"redis: expected an answer, got: .*WRONGTYPE"):
+    with pytest.raises(StoreError, match=r"redis: expected an answer, got .*WRONGTYPE"):
         write(store, 6, version=2)
 
 
@@ -120,7 +123,7 @@ def test_a_client_that_decodes_is_refused(redis_server: Any) -> None:
         RedisStore(redis_server.url, chunk=0)
     with pytest.raises(StoreError, match="dtype: expected one of float32, float16, bfloat16, got 'int8'"):
         RedisStore(redis_server.url, dtype="int8")  # type: ignore[arg-type]
-    with pytest.raises(StoreError, match=r"redis: expected a server to connect to, got: .*scheme"):
+    with pytest.raises(StoreError, match=r"redis: expected a server to connect to, got .*scheme"):
         RedisStore("not a url")
 
 
@@ -129,10 +132,10 @@ def test_a_server_that_is_down_is_not_asked_by_everybody_and_found_again(make_re
     with RedisStore(server.url, pause=1.5, timeout=10, connect_timeout=10) as store:
         write(store, 5)
         server.stop()
-        with pytest.raises(StoreError, match=r"redis: expected an answer, got: .*"):
+        with pytest.raises(StoreError, match=r"redis: expected an answer, got .*"):
             check(store, 5)
         for _ in range(50):
-            with pytest.raises(StoreError, match=r"redis: expected a server, got none; not asked for [01]\.\d s more"):
+            with pytest.raises(StoreError, match=r"got none \(not asked for [01]\.\d s more\): \w+Error: "):
                 check(store, 5)
         server.start()
         time.sleep(1.55)
@@ -166,7 +169,7 @@ def test_a_server_that_hangs_costs_one_timeout() -> None:
         thread.start()
         with RedisStore(f"redis://127.0.0.1:{server.getsockname()[1]}", timeout=0.2, pause=60) as store:
             begin = time.monotonic()
-            for wanted in ("expected an answer, got: .*[Tt]ime", "expected a server, got none"):
+            for wanted in ("expected an answer, got .*[Tt]ime", "expected a server, got none"):
                 with pytest.raises(StoreError, match=wanted):
                     check(store, 2000)
             assert 0.19 < time.monotonic() - begin < 20
@@ -238,9 +241,9 @@ def test_a_cluster(cluster: list[Any]) -> None:
         assert write(store, 3000, version=3) == 3000
 
         cluster[2].stop()
-        with pytest.raises(StoreError, match="redis: expected an answer, got: "):
+        with pytest.raises(StoreError, match="redis: expected an answer, got "):
             check(store, 3000, version=3)
-        with pytest.raises(StoreError, match="redis: expected a server, got none; not asked for"):
+        with pytest.raises(StoreError, match=r"redis: expected a server, got none \(not asked for"):
             check(store, 3000, version=3)
     for server in servers:
         server.close()
@@ -252,3 +255,53 @@ def test_without_the_package_it_says_what_to_install() -> None:
     assert done.returncode == 1
     assert "StoreError: store: the package redis cannot be imported" in done.stderr
     assert "pip install 'pepnet-infer[redis]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "reason"),
+    [
+        ({"requirepass": "secret"}, "redis://:wrong@{}/0", "AuthenticationError: invalid username-password pair"),
+        ({"requirepass": "secret"}, "redis://{}/0", "AuthenticationError: .*the server wants a password, and got none"),
+        (
+            {"requirepass": "secret"},
+            "redis://nobody:secret@{}/0",
+            "AuthenticationError: invalid username-password pair",
+        ),
+        ({}, "redis://reader:pass@{}/0", "NoPermissionError: .*mget"),
+        ({}, "redis://{}/77", "ResponseError: DB index is out of range"),
+        ({}, "rediss://{}/0", "T?.*Error: .*the URL asks for TLS"),
+    ],
+)
+def test_why_a_store_cannot_be_read_is_said_when_an_engine_is_loaded(
+    redis_server: Any, toy_bundle: Path, toy_batch: Callable[..., Any], setting: dict[str, str], url: str, reason: str
+) -> None:
+    address = redis_server.url.removeprefix("redis://").split("/")[0]
+    with Redis.from_url(redis_server.url, socket_timeout=10) as admin:
+        admin.acl_setuser("reader", enabled=True, passwords=["+pass"], commands=["+get"], keys=["*"])
+        for name, value in setting.items():
+            admin.config_set(name, value)
+        try:
+            store = RedisStore(url.format(address), timeout=5)
+            with pytest.raises(StoreError, match=f"redis: expected an answer, got {reason}"):
+                Engine.load(toy_bundle, store=store)
+            if "Authentication" in reason or "TLS" in reason:  # the reason is named while nobody asks the server, too
+                with pytest.raises(StoreError, match=rf"not asked for .*: {reason}"):
+                    store.get_many(np.zeros(1, np.uint64), DIM)
+            warns = CacheConfig(on_load="warn", warm=False)
+            with Engine.load(toy_bundle, threads=1, store=store, cache=warns) as engine:
+                assert set(engine.score(toy_batch(2)).unavailable) >= {"user_id", "page"}
+                assert re.search(reason, engine.stats()["cache"]["store"]["last_fault"])
+        finally:
+            for name in setting:
+                admin.config_set(name, "")
+            admin.acl_deluser("reader")
+
+
+def test_a_server_that_is_down_when_an_engine_is_loaded(toy_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        store = RedisStore(f"redis://127.0.0.1:{unused.getsockname()[1]}/0")
+        with pytest.raises(StoreError, match=r"ConnectionError: .*refused"):
+            Engine.load(toy_bundle, store=store)
+        Engine.load(toy_bundle, store=store, cache=CacheConfig(on_load="warn")).close()
+    assert "the store cannot be read, default rows are served until it can: redis: expected a server" in caplog.text

@@ -82,12 +82,12 @@ def test_what_was_put_is_got(store: WritableStore) -> None:
     got = store.get_many(asked, DIM)
     assert got.found.tolist() == [True, True, False, False, True, True, True, True]
     there = np.flatnonzero(got.found)
-    for array, wanted in zip(got, (rows, None, versions, scores, expires), strict=True):
+    for array, wanted in zip(got[:5], (rows, None, versions, scores, expires), strict=True):
         assert array.flags.c_contiguous
         if wanted is not None:
             np.testing.assert_array_equal(array[there], wanted[order])
     assert got.versions[2:4].tolist() == [0, 0]
-    assert [(a.dtype.name, a.shape) for a in store.get_many(u64(), 5)] == [
+    assert [(a.dtype.name, a.shape) for a in store.get_many(u64(), 5)[:5]] == [
         ("float32", (0, 5)),
         ("bool", (0,)),
         ("uint64", (0,)),
@@ -144,8 +144,11 @@ def test_what_has_expired_is_not_found_and_remembered_for_a_while(make_store: Ma
 
 def test_a_row_of_another_width_is_an_error(store: WritableStore) -> None:
     store.put_many(u64(1, 2), rows_of(1, 2), u64(1, 1))
-    with pytest.raises(StoreError, match="key 2: expected a row of width 2, got one of width 3"):
-        store.get_many(u64(2), 2)
+    got = store.get_many(
+        u64(2, 9, MISSING_KEY), 2
+    )  # left by an earlier model: it costs its own key, and is not unknown
+    assert got.damage().tolist() == [True, False, False]
+    assert not got.found.any()
     with pytest.raises(StoreError, match=r"key 1: expected a row of width .*, got"):
         store.put_many(u64(1), np.zeros((1, 2), np.float32), u64(9))
     assert states(store, 1) == [(1, 1)]
@@ -185,7 +188,9 @@ def test_a_bundle_fills_it_and_reads_as_from_its_tables(make_store: MakeStore, t
     assert fill_from(store, bundle.table_paths) == 0
     for name, shape in tables.tables.items():
         asked = np.append(tables.scored_keys(name)[0][::-1], make_keys(shape.number, u64(999)))
-        for got, wanted in zip(store.get_many(asked, shape.dim), tables.get_many(asked, shape.dim), strict=True):
+        for got, wanted in zip(
+            store.get_many(asked, shape.dim)[:5], tables.get_many(asked, shape.dim)[:5], strict=True
+        ):
             np.testing.assert_array_equal(got, wanted)
     assert fill_from(store, bundle.table_paths, version=2) == 160
 
