@@ -29,6 +29,7 @@ from pepnet_infer.golden import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
 from pepnet_infer.listing import describe_files
 from pepnet_infer.precisions import BUDGETS, Budget, check_budget
 from pepnet_infer.storage.document import read_document, typed, write_document
+from pepnet_infer.storage.local_path import refuse_url
 from pepnet_infer.store.mmap import MmapStore
 
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")
@@ -61,6 +62,7 @@ def write_bundle(
     if int8_budget is not None:
         check_budget("export", "int8", int8_budget)
         budgets["int8"] = {name: int8_budget[name] for name in BUDGETS["int8"]}
+    refuse_url(out, "a local directory", BundleError)
     out = Path(os.path.abspath(out))
     version = _next_version(out, model_version, overwrite)
     schema, config, tasks = checkpoint.schema, checkpoint.config, checkpoint.schema.tasks

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pepnet_infer.errors import BundleError
+from pepnet_infer.storage.local_path import refuse_url
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -29,8 +30,8 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
     their files. A process killed inside the block leaves a hidden sibling, which the next run removes.
     Raises BundleError for a target in the way and for anything the file system refuses.
     """
-    target = Path(os.path.abspath(target))
     refuse_occupied(target, document, overwrite)
+    target = Path(os.path.abspath(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
@@ -51,6 +52,7 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
 
 def refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
     """Raises BundleError where `new_directory` would: for those who work for minutes before they write."""
+    refuse_url(target, "a local directory", BundleError)
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():

@@ -28,6 +28,7 @@ import numpy as np
 from pepnet_infer.cache import snapshot_rows
 from pepnet_infer.errors import StoreError
 from pepnet_infer.files import sync_folder
+from pepnet_infer.storage.local_path import refuse_url
 
 FORMAT_VERSION = 2
 #: Records a block has at most: what writer and reader hold at once.
@@ -196,6 +197,7 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
     StoreError for what is not a snapshot at `target`, so that a wrong path costs nobody a file, and for whatever the
     file system refuses.
     """
+    refuse_url(target, "a local file", StoreError)
     target = Path(os.path.abspath(target))
     _refuse_other_files(target)
     try:
