@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pepnet_infer import __version__
 from pepnet_infer.cache.cached_rows import CachedRows
-from pepnet_infer.store import Identified
+from pepnet_infer.store import identity_of
 from pepnet_infer.sync.version_rows import VersionRows
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def identity(served: Served) -> dict[str, Any]:
 
 
 def _rows(served: Served) -> str | None:
-    rows = served.rows
-    store = rows.identity() if isinstance(rows, Identified) else None
+    store = identity_of(served.rows)
     if store is None or served.applied is None:
         return None
     return f"{store} {served.applied}" if served.applied else store

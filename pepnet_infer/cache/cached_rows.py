@@ -24,7 +24,7 @@ from pepnet_infer.cache.window_ticks import WindowTicks
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.row_requests import DefaultCounts, RowRequest
-from pepnet_infer.store import Identified, Pooling, Rows, Store
+from pepnet_infer.store import Pooling, Rows, Store, identity_of
 from pepnet_infer.store.checked import checked
 
 _PREFETCHED = 1 << 16  # ids in one question to the store
@@ -97,7 +97,7 @@ class CachedRows:
         self._flights = {
             dim: Flights(cache, self._store, self._counters, self._fetches) for dim, cache in self.caches.items()
         }
-        self._filled_from = _identity(store)
+        self._filled_from = identity_of(store)
         self._workers = MissWorkers()
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
         window = config.update_window
@@ -227,7 +227,7 @@ class CachedRows:
         """
         if any(cache.updated for cache in self.caches.values()):
             return None
-        now = _identity(self.store)
+        now = identity_of(self.store)
         return now if now == self._filled_from else None
 
     @property
@@ -303,7 +303,3 @@ class CachedRows:
         if table is None:
             raise StoreError(f"table: expected one of {', '.join(sorted(self.tables))}, got {name!r}")
         return table
-
-
-def _identity(store: Store) -> str | None:
-    return store.identity() if isinstance(store, Identified) else None

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -13,7 +14,10 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
+
+_LOG = logging.getLogger("pepnet_infer.store")
 
 Pooling = Literal["mean", "sum"]
 Rows = npt.NDArray[np.float32]
@@ -137,6 +141,23 @@ class StoreWithCheck(Store, Protocol):
 
     def check(self) -> None:
         """Raises StoreError with the reason where `get_many` would: no server, a wrong password, no permission."""
+
+
+def identity_of(store: object) -> str | None:
+    """Returns what a store or row source says of its rows; None for one that says nothing, or cannot say it now.
+
+    Raises StoreError for an identity that is no text.
+    """
+    if not isinstance(store, Identified):
+        return None
+    try:
+        found = store.identity()
+    except Exception as error:  # a server that is away, say: rows that are not known cost time, and no wrong scores
+        _LOG.warning("store: identity: expected a text or None, got %s: %s", type(error).__name__, error)
+        return None
+    if found is not None and not isinstance(found, str):
+        raise StoreError(f"store: identity: expected a text or None, got {type(found).__name__}")
+    return found
 
 
 class WritableStore(Store, Protocol):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pepnet_infer import forks
 from pepnet_infer._kernels import gather, serve
 from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched, Identified, Rows, Store
+from pepnet_infer.store import Fetched, Rows, Store, identity_of
 from pepnet_infer.store.key_slots import KeySlots, Positions, grown
 from pepnet_infer.sync.delta_rows import DeltaRows
 
@@ -59,7 +59,7 @@ class LayeredStore:
 
     def identity(self) -> str | None:
         """Returns the identity of the store below; what was put here, `Served.applied` says."""
-        return self.below.identity() if isinstance(self.below, Identified) else None
+        return identity_of(self.below)
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N]; see `Store.get_many`."""
