@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,14 +43,10 @@ class Constant:
 def folder_values(path: Path) -> dict[str, str | None]:
     """Returns key → value of the `key=value` folders in `path` as it was given; None for Hive's null.
 
-    Folders above the first one that was given do not count: a command says by itself what it reads.
+    Folders above the first one that was given do not count: a command says by itself what it reads. Of a key that comes
+    several times the last one is there; see `FolderColumns.read`.
     """
-    found: dict[str, str | None] = {}
-    for part in Path(os.path.normpath(path)).parent.parts:
-        key, equals, value = part.partition("=")
-        if equals and key:
-            found[_text(key)] = None if value == _HIVE_NULL else _text(value)
-    return found
+    return {key: value for _, key, value in _named(path)}
 
 
 class FolderColumns:
@@ -64,8 +60,11 @@ class FolderColumns:
 
         An id is an integer; a hashed field's value and a text are the text as it stands, and so is what the schema does
         not have; a dense field's value is a number; a domain is of the type of the schema's domains. Raises SchemaError
-        for a value that is none of that kind.
+        for a value that is none of that kind, and where folders inside one another have different ones.
         """
+        for folder, key, other in _named(path):
+            if key == name and other != values[name]:
+                raise _misfit(path, name, f"the value {other!r} of {folder} in all folders", values[name])
         text, kind = values[name], self._kinds.get(name, "text")
         value: int | float | str | None = None
         if kind == "list":
@@ -124,15 +123,18 @@ def _read(text: str, kind: Kind) -> int | float | str | None:
     return text
 
 
+def _named(path: Path) -> Iterator[tuple[Path, str, str | None]]:
+    """Yields (folder, key, value) from the outermost `key=value` folder on."""
+    for folder in reversed(Path(os.path.normpath(path)).parents):
+        key, equals, value = folder.name.partition("=")
+        if equals and key:
+            yield folder, _text(key), None if value == _HIVE_NULL else _text(value)
+
+
 def _text(part: str) -> str:
     return unquote(part, errors="surrogateescape")
 
 
 def _misfit(path: Path, name: str, wanted: str, text: str | None) -> SchemaError:
-    for folder in path.parents:
-        key, equals, _ = folder.name.partition("=")
-        if equals and _text(key) == name:
-            break
-    else:
-        folder = path.parent
+    folder = [folder for folder, key, _ in _named(path) if key == name][-1]
     return SchemaError(f"{folder}: column {name!r}: expected {wanted}, got {text!r}", name)

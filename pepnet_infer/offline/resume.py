@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,13 +51,13 @@ class Request:
             found[UNAVAILABLE_KEY] = json.dumps(dict(sorted(unavailable.items())))
         return found
 
-    def finished(self, target: Path, source: Source, accept: bool) -> bool:
+    def finished(self, target: Path, accept: bool, content: Callable[[], str]) -> bool:
         """Whether `target` holds the scores of this request.
 
-        It does when its own metadata has the same one, with a hash of what the input holds now, and no default rows in
-        place of rows that the store did not deliver, unless the run would `accept` such. Where the engine's rows cannot
-        be known it never does. Raises PepnetError for a file in the way that is no scored parquet: it may be somebody's
-        only copy.
+        It does when its own metadata has the same one, with the hash that `content` returns of the input, and no
+        default rows in place of rows that the store did not deliver, unless the run would `accept` such. Where the
+        engine's rows cannot be known it never does. Raises PepnetError for a file in the way that is no scored parquet:
+        it may be somebody's only copy.
         """
         if not os.path.lexists(target):
             return False
@@ -72,10 +72,10 @@ class Request:
             return False
         try:
             said = json.loads(text)
-            content = said["source"]["content"]
+            hashed = said["source"]["content"]
         except (ValueError, KeyError, TypeError):
             return False  # of another version of ours
-        return bool(said == self._json(content)) and content == source.content()
+        return bool(said == self._json(hashed)) and hashed == content()
 
     def _json(self, content: object) -> dict[str, object]:
         source = {**self.source, "content": content}

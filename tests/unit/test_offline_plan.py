@@ -277,6 +277,7 @@ def test_values_of_folders_have_the_types_of_the_schema(toy_schema: FeatureSchem
         ("age=nan", r"column 'age': expected a finite number in the folder's name, got 'nan'"),
         ("age=1e999", r"column 'age': expected a finite number in the folder's name, got '1e999'"),
         ("tags=1", r"column 'tags': expected lists, which only a column of the file can hold, got '1'"),
+        ("tab=1/tab=2", r"in/tab=1/tab=2: column 'tab': expected the value '1' of in/tab=1 in all folders, got '2'"),
         ("colour=%FF", r"column 'colour': expected UTF-8 text in the folder's name, got '.udcff'"),
     ],
 )

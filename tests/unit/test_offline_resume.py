@@ -167,6 +167,29 @@ def test_an_input_that_changes_meanwhile_is_noticed(engine: Engine, folder: Path
     assert sorted(contents(folder / "out")) == ["a.parquet"]
 
 
+def test_columns_that_are_not_read_are_not_looked_at(engine: Engine, folder: Path, toy_table: Make) -> None:
+    path = folder / "in" / "a.parquet"
+
+    def write(**columns: list[Any]) -> None:
+        table = toy_table(50)
+        for name, values in columns.items():
+            if name in table.column_names:
+                table = table.drop_columns([name])
+            table = table.append_column(name, pa.array(values))
+        # The same footer: without statistics it does not show which values are where.
+        pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+
+    write(note=[1, 2] * 25, tags=[[1, 2], [3]] * 25)
+    assert run(engine, folder)[0] == 3
+    write(note=[2, 1] * 25, tags=[[1, 2], [3]] * 25)
+    assert run(engine, folder)[0] == 0
+    write(note=[2, 1] * 25, tags=[[3, 2], [1]] * 25)
+    assert run(engine, folder)[0] == 1
+    assert run(engine, folder, columns="all")[0] == 3
+    write(note=[1, 2] * 25, tags=[[3, 2], [1]] * 25)
+    assert run(engine, folder, columns="all")[0] == 1
+
+
 def test_a_file_that_changes_within_a_tick_of_the_clock_is_noticed(
     engine: Engine, folder: Path, toy_table: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
