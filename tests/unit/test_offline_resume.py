@@ -267,7 +267,11 @@ def load(toy_bundle: Path) -> Iterator[Callable[..., Engine]]:
 
 
 def test_another_store_scores_again(
-    engine: Engine, folder: Path, behind: Callable[[type[Behind]], Any], load: Callable[..., Engine]
+    engine: Engine,
+    folder: Path,
+    behind: Callable[[type[Behind]], Any],
+    load: Callable[..., Engine],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(engine, folder)
     unnamed, named = load(store=behind(Behind)), load(store=(store := behind(Named)))
@@ -281,6 +285,11 @@ def test_another_store_scores_again(
     assert [run(tuesday, folder)[0] for _ in range(2)] == [3, 0]
     store.name = None
     assert [run(load(store=store), folder)[0] for _ in range(2)] == [3, 3]
+    monkeypatch.setattr(Named, "identity", lambda _: 1 / 0)  # it cannot say so now, and serves all the same
+    assert [run(load(store=store), folder)[0] for _ in range(2)] == [3, 3]
+    monkeypatch.setattr(Named, "identity", lambda _: b"monday")
+    with pytest.raises(StoreError, match="store: identity: expected a text or None, got bytes"):
+        load(store=store)
     assert run(engine, folder)[0] == 3
     own = engine.cache.store if engine.cache is not None else None
     assert run(load(store=own), folder)[0] == 0  # the bundle's own tables, given as a store
