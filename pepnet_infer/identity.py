@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pepnet_infer import __version__
 from pepnet_infer.cache.cached_rows import CachedRows
@@ -38,7 +39,7 @@ def identity(served: Served) -> dict[str, Any]:
     }
     rows = served.rows.cached if isinstance(served.rows, VersionRows) else served.rows
     if isinstance(rows, CachedRows) and rows.config.dtype != "float32":
-        found["cached_rows"] = asdict(rows.config)  # with float32 scores are those without a cache
+        found["cached_rows"] = msgspec.to_builtins(rows.config)  # with float32 scores are those without a cache
     return found
 
 
