@@ -75,7 +75,7 @@ def test_deltas_are_part_of_what_a_finished_file_depends_on(
     assert follower.wait_for(world.version, PATIENCE_S)
     assert [run(engine), run(engine)] == [False, True]
     late = load()  # as the next process does
-    late.follow(log, FollowConfig(name="late", wait_s=0.05, guard=None, share=1))
+    late.follow(log, replace(QUICK, name="late"))
     assert late.identity() == engine.identity()
     assert run(late)
     engine.rollback(world.version - 2)
@@ -112,5 +112,5 @@ def test_rows_that_the_cache_alone_has_are_scored_again(
 ) -> None:
     log.append(world.step(dense=False))
     engine = load()
-    engine.follow(log, FollowConfig(wait_s=0.05, guard=None, share=1, rows="cache", insert="all", keep=0))
+    engine.follow(log, replace(QUICK, rows="cache", insert="all", keep=0))
     assert [run(engine), run(engine)] == [False, False]
