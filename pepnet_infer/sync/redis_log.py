@@ -57,9 +57,9 @@ class RedisLog:
     that of the text. Small files travel in the entry, others in chunks of 4 MiB with keys of their own, which are there
     before the entry and go with it. All keys begin with `{NAME}:`, so that a log is on one server of a cluster.
 
-    A reader writes entries below `spool`, where several readers of a machine may share them. An entry that is damaged
-    (its chunks were evicted, its names lead elsewhere), or that somebody else has put into the stream, comes with its
-    fault and is not written.
+    A reader writes entries below `spool`, where several readers of a machine may share them; what lies there of another
+    log is removed. An entry that is damaged (its chunks were evicted, its names lead elsewhere), or that somebody else
+    has put into the stream, comes with its fault and is not written.
 
     The log is begun by what is published first, or at once with `create`. Where there is none, `read` raises
     UpdateError "missing". A server that is away, loads, or only reads is asked again for `patience_s`. An append whose

@@ -16,8 +16,8 @@ import pytest
 from bad_entries import FOREIGN, FOREIGN_FIELDS, forged, mutated, put, put_fields, put_foreign
 from sync_world import PATIENCE_S, World, until
 
-from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError
-from pepnet_infer.errors import PepnetError
+from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, listing
+from pepnet_infer.errors import BundleError, PepnetError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.publish import Publisher
 from pepnet_infer.sync import follower as follower_module
@@ -297,6 +297,19 @@ def test_a_position_that_leaves_no_room_is_said(world: World, tmp_path: Path) ->
     with pytest.raises(UpdateError, match="expected positions that leave room") as error:
         log.append(world.step(**NOTHING))
     assert error.value.reason == "log"
+
+
+def test_somebodys_folder_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text("mine")
+    assert len(listing._walk(tmp_path, 3)) == 4  # one more than there may be says enough
+    with pytest.raises(BundleError, match=r"expected only files listed in manifest\.json, got one more"):
+        listing.check_files(tmp_path, {}, "manifest.json", hashes=False)
+    monkeypatch.setattr(listing, "_MOST_FOLDERS", 10)
+    for number in range(20):
+        (tmp_path / "inside" / str(number)).mkdir(parents=True)
+    with pytest.raises(BundleError, match="got folders without end"):
+        listing._walk(tmp_path / "inside", 5)
 
 
 def _bundle_of(world: World, version: int, folder: Path) -> Path:
