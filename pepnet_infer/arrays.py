@@ -138,7 +138,7 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
         data = data.astype(data.dtype.newbyteorder("="))
     try:
         mask = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
-        if kind == "O":
+        if kind in "OT":  # Arrow before 21 does not know NumPy's strings of any length
             values = np.array(data, dtype=object)
             if mask is not None:
                 values[mask] = None

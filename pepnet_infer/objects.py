@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Objects = Sequence[Any] | npt.NDArray[np.object_]
 
-#: What Arrow raises for a Python or NumPy value it cannot hold.
-ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError)
+#: What Arrow raises for a Python or NumPy value it cannot hold; OSError: what a stream of another library says it has.
+ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError, OSError)
 
 _LISTS = (list, tuple, np.ndarray)
 _PANDAS_NULLS = ("NAType", "NaTType")  # pandas itself is never imported

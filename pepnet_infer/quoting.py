@@ -11,6 +11,8 @@ import re
 import reprlib
 from collections.abc import Iterable
 
+import numpy as np
+
 #: Characters of one value or name in a message; what is longer is cut, and its length said.
 MOST_VALUE = 100
 #: Characters of another library's message inside one of ours.
@@ -28,6 +30,8 @@ _SHORT.maxstring = _SHORT.maxother = MOST_VALUE
 
 def quote(value: object) -> str:
     """Returns `repr(value)`, of a long value its first `MOST_VALUE` characters and how many there are."""
+    if isinstance(value, np.generic):
+        value = value.item()  # repr writes its type as well
     if isinstance(value, (str, bytes, bytearray)):
         text, unit = repr(value[:MOST_VALUE]), "characters" if isinstance(value, str) else "bytes"
         if len(text) <= MOST_VALUE + 3 and len(value) <= MOST_VALUE:

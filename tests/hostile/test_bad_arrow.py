@@ -29,6 +29,8 @@ def numbers(values: list[int], dtype: str = "i4") -> pa.Buffer:
 
 
 def build(kind: Any, length: int, buffers: list[Any], *children: pa.Array, nulls: int = -1) -> pa.Array:
+    if pa.types.is_string_view(kind) and int(pa.__version__.split(".")[0]) < 20:
+        pytest.skip("pyarrow before 20 makes no array of string views from buffers")
     return pa.Array.from_buffers(kind, length, buffers, null_count=nulls, children=list(children) or None)
 
 
