@@ -21,16 +21,21 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all soak soak-sync interrupts bench bench-cache clean
+.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts bench bench-cache clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all soak soak-sync interrupts bench bench-cache clean"
+	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts bench bench-cache clean"
 
+# Torch is unpacked while the wheel is compiled.
 $(VENV)/deps.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) "$(TORCH)"
-	$(PIP) --config-settings=build-dir="$(BUILD)" ".[cpu,export,bench,dev]"
+	rm -rf $(VENV)/wheels
+	$(PIP) "$(TORCH)" & torch=$$!; \
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir=$(VENV)/wheels \
+	  --config-settings=build-dir="$(BUILD)" . ; wheel=$$?; \
+	wait $$torch && test $$wheel -eq 0
+	$(PIP) "$$(ls $(VENV)/wheels/*.whl)[cpu,export,bench,dev]"
 	touch $@ $(VENV)/wheel.stamp
 
 # The step above has just installed the wheel when it ran; it is built again only for sources newer than that.
@@ -48,15 +53,33 @@ demo: install
 # Small matrix products on several threads spend their time waiting for each other; one thread each is much faster.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PEPNET_BUILD="$(BUILD)" $(BIN)/pytest
 
-# Two runs side by side, about as long as each other: the C++ tests compile for most of their time.
-BESIDE := tests/cpp tests/parity tests/concurrency tests/property
+# From another folder and by package name: the wheel as installed, not the source tree, is what users type-check.
+TYPES := cd $(VENV) && bin/mypy --strict --python-executable bin/python -p pepnet_infer
 
-test: install lint types
+# Three runs of the tests and the types side by side, for two cores: the C++ tests compile for most of their time, and the
+# second run waits for disks, servers and processes that it kills, so that a third has something to do.
+COMPILED := tests/cpp
+WAITING := tests/parity tests/concurrency tests/property tests/sync tests/crash
+
+test: install lint
 	@command -v redis-server >/dev/null || echo "no redis-server here: the tests of the Redis store will be skipped"
-	$(PYTEST) -m "not slow" $(BESIDE) >$(VENV)/beside.log 2>&1 & beside=$$!; \
-	$(PYTEST) -m "not slow" $(addprefix --ignore=,$(BESIDE)); rest=$$?; \
-	wait $$beside; beside=$$?; cat $(VENV)/beside.log; \
-	test $$rest -eq 0 && test $$beside -eq 0
+	$(PYTEST) -m "not slow" $(COMPILED) >$(VENV)/compiled.log 2>&1 & compiled=$$!; \
+	$(PYTEST) -m "not slow" $(WAITING) >$(VENV)/waiting.log 2>&1 & waiting=$$!; \
+	($(TYPES)) >$(VENV)/types.log 2>&1 & types=$$!; \
+	$(PYTEST) -m "not slow" $(addprefix --ignore=,$(COMPILED) $(WAITING)); rest=$$?; \
+	wait $$types; types=$$?; wait $$waiting; waiting=$$?; wait $$compiled; compiled=$$?; \
+	cat $(VENV)/types.log $(VENV)/waiting.log $(VENV)/compiled.log; \
+	test $$rest -eq 0 && test $$types -eq 0 && test $$waiting -eq 0 && test $$compiled -eq 0
+
+# With the lowest release of each dependency that pyproject.toml allows, in an environment of its own.
+LOWEST := $(abspath $(VENV))-lowest
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint=tests/lowest.txt "$(TORCH)"
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint=tests/lowest.txt \
+	  --config-settings=build-dir="$(LOWEST)/build" ".[cpu,export,lmdb,redis,bench,dev]"
+	PEPNET_BUILD="$(LOWEST)/build" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(LOWEST)/bin/pytest -m "not slow" --ignore=tests/cpp
 
 test-all: install lint types
 	$(PYTEST)
@@ -93,9 +116,8 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
-# From another folder and by package name: the wheel as installed, not the source tree, is what users type-check.
 types: install
-	cd $(VENV) && bin/mypy --strict --python-executable bin/python -p pepnet_infer
+	$(TYPES)
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist
+	rm -rf $(VENV) $(VENV)-lowest $(DEMO) build dist
