@@ -84,7 +84,7 @@ class Bundle:
         listing = said.files
         for name in (ONNX, PARITY, *payload_names(schema)):
             if name not in listing:
-                raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
+                raise BundleError(f"{where}: files: expected {quote(name)} to be listed, got no such entry")
         files = file_states(root, [*listing, MANIFEST])
         check_files(root, listing, MANIFEST, hashes=check == "full")
         read_budgets(where, manifest)
@@ -257,21 +257,23 @@ def check_dense(file: MappedFile, config: ModelConfig, tasks: int, values: bool)
     if config.model == "pepnet":
         shapes = config.tensor_shapes(tasks)
         for name in sorted(set(shapes) - set(header)):
-            raise BundleError(f"{path}: expected tensor {name!r} {list(shapes[name])}, got none of that name")
+            raise BundleError(f"{path}: expected tensor {quote(name)} {list(shapes[name])}, got none of that name")
         for name in sorted(set(header) - set(shapes)):
-            raise BundleError(f"{path}: tensor {name!r}: expected only the tensors of its config, got one more")
+            raise BundleError(f"{path}: tensor {quote(name)}: expected only the tensors of its config, got one more")
         for name, shape in shapes.items():
             if header[name].shape != shape:
                 got = list(header[name].shape)
-                raise BundleError(f"{path}: tensor {name!r}: expected shape {list(shape)}, got {got}")
+                raise BundleError(f"{path}: tensor {quote(name)}: expected shape {list(shape)}, got {got}")
     for name, info in header.items():
         if info.dtype != "F32":
-            raise BundleError(f"{path}: tensor {name!r}: expected F32, got {info.dtype}")
+            raise BundleError(f"{path}: tensor {quote(name)}: expected F32, got {info.dtype}")
         if values:
             finite = np.isfinite(file.array(name))
             if not finite.all():
                 index = [int(i) for i in np.argwhere(~finite)[0]]
-                raise BundleError(f"{path}: tensor {name!r}: expected finite values, got NaN or infinity at {index}")
+                raise BundleError(
+                    f"{path}: tensor {quote(name)}: expected finite values, got NaN or infinity at {index}"
+                )
 
 
 def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:

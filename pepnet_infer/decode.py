@@ -15,6 +15,7 @@ from pepnet_infer.errors import SchemaError
 from pepnet_infer.faults import Faults, Mask
 from pepnet_infer.ids import MAX_ID, hash_integers, hash_strings
 from pepnet_infer.numeric import NullRule, integers, real_numbers, type_error
+from pepnet_infer.quoting import quote
 from pepnet_infer.schema import FieldSpec, Transform
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class IdRule:
         """Returns the rule of an id or bag field; `messy` in side tables."""
         if spec.transform.op not in _WANTED:
             where = f"schema.fields.{spec.name}.transform"
-            raise SchemaError(f"{where}: expected one of {', '.join(_WANTED)}, got {spec.transform.op!r}")
+            raise SchemaError(f"{where}: expected one of {', '.join(_WANTED)}, got {quote(spec.transform.op)}")
         if spec.separator is not None and (not spec.separator or spec.transform.op != "none"):
-            got = f"transform {spec.transform.op!r}" if spec.separator else "an empty one"
+            got = f"transform {quote(spec.transform.op)}" if spec.separator else "an empty one"
             raise SchemaError(f"schema.fields.{spec.name}.separator: expected text and no transform, got {got}")
         return cls(NullRule(spec.column, spec.nullable, messy), spec.hashed, spec.transform)
 
@@ -149,7 +150,7 @@ def distinct_texts(column: str, array: PlainArray) -> tuple[list[str], npt.NDArr
     try:
         texts = [str(text) for text in encoded.dictionary.to_pylist()]
     except UnicodeDecodeError as error:
-        raise SchemaError(f"column {column!r}: expected UTF-8 text, got {error}", column) from error
+        raise SchemaError(f"column {quote(column)}: expected UTF-8 text, got {error}", column) from error
     return texts, indices.to_numpy().astype(np.int64, copy=False)
 
 
@@ -182,7 +183,7 @@ def _parse(text: str) -> int:
 def _split(column: str, separator: str, array: PlainArray) -> tuple[PlainArray, ragged.Offsets]:
     """Returns (stripped pieces, offsets) of a string column; blank pieces are none, a null is an empty bag."""
     if not is_text(array.type):
-        raise type_error(column, f"texts separated by {separator!r}", array)
+        raise type_error(column, f"texts separated by {quote(separator)}", array)
     pieces = pc.split_pattern(array.cast(pa.large_string()).fill_null(""), separator)
     texts = pc.utf8_trim_whitespace(pieces.values)
     blank: Mask = pc.equal(texts, pa.scalar("", pa.large_string())).to_numpy(zero_copy_only=False)

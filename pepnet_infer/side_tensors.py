@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pepnet_infer.errors import BundleError
 from pepnet_infer.feature_rows import Bag, Features
 from pepnet_infer.ids import ID_BITS, MAX_ID, MISSING_KEY
+from pepnet_infer.quoting import quote
 from pepnet_infer.schema import FeatureSchema, FieldSpec, JoinSpec
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def read_features(
     Raises BundleError unless exactly the tensors of these fields are there, ids ascend and are below 2^48, lengths
     agree, offsets fit their values, keys are of the field's table, and dense values are finite.
     """
-    reader = _Reader(f"side table {join.name!r}", tensors)
+    reader = _Reader(f"side table {quote(join.name)}", tensors)
     ids = reader.take("ids", np.uint64, None)
     if len(ids) and (ids[-1] >= MAX_ID or not (ids[1:] > ids[:-1]).all()):
         raise reader.error("ids", "ascending ids below 2^48", "others")
@@ -63,7 +64,7 @@ def read_features(
                 raise reader.error(f"bag.{name}.offsets", f"offsets that ascend from 0 to {len(keys)}", "others")
             features.bags[name] = Bag(keys, offsets)
         if len(known) and (known >> np.uint64(ID_BITS) != number).any():
-            raise reader.error(tensor, f"keys of table {spec.table!r} (number {number})", "keys of another")
+            raise reader.error(tensor, f"keys of table {quote(spec.table)} (number {number})", "keys of another")
     reader.finish()
     return ids, features
 
@@ -77,7 +78,7 @@ class _Reader:
 
     def take(self, name: str, dtype: type[np.generic], length: int | None) -> npt.NDArray[Any]:
         if name not in self._tensors:
-            raise BundleError(f"{self._where}: missing tensor {name!r}")
+            raise BundleError(f"{self._where}: missing tensor {quote(name)}")
         tensor = self._tensors.pop(name)
         if tensor.dtype != dtype or tensor.ndim != 1 or (length is not None and len(tensor) != length):
             wanted = f"{np.dtype(dtype)} [{'n' if length is None else length}]"
@@ -85,8 +86,8 @@ class _Reader:
         return tensor
 
     def error(self, name: str, expected: str, got: str) -> BundleError:
-        return BundleError(f"{self._where}: tensor {name!r}: expected {expected}, got {got}")
+        return BundleError(f"{self._where}: tensor {quote(name)}: expected {expected}, got {got}")
 
     def finish(self) -> None:
         if self._tensors:
-            raise BundleError(f"{self._where}: unexpected tensor {min(self._tensors)!r}")
+            raise BundleError(f"{self._where}: unexpected tensor {quote(min(self._tensors))}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from pepnet_infer.errors import PepnetError, SchemaError
+from pepnet_infer.quoting import clip, quote
 
 if TYPE_CHECKING:
     from pepnet_infer.offline.source import Source
@@ -32,14 +33,14 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.on_bad_row not in ("raise", "null"):
-            raise PepnetError(f"on_bad_row: expected 'raise' or 'null', got {self.on_bad_row!r}")
+            raise PepnetError(f"on_bad_row: expected 'raise' or 'null', got {quote(self.on_bad_row)}")
         if self.on_fault not in ("raise", "unfinished", "accept"):
-            raise PepnetError(f"on_fault: expected 'raise', 'unfinished' or 'accept', got {self.on_fault!r}")
+            raise PepnetError(f"on_fault: expected 'raise', 'unfinished' or 'accept', got {quote(self.on_fault)}")
         rows = self.batch_rows
         if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= _MAX_BATCH_ROWS:
-            raise PepnetError(f"batch_rows: expected an integer from 1 to {_MAX_BATCH_ROWS}, got {rows!r}")
+            raise PepnetError(f"batch_rows: expected an integer from 1 to {_MAX_BATCH_ROWS}, got {quote(rows)}")
         if isinstance(self.columns, str) and self.columns != "all":
-            raise PepnetError(f"columns: expected 'all' or a list of names, got {self.columns!r}")
+            raise PepnetError(f"columns: expected 'all' or a list of names, got {quote(self.columns)}")
 
     def to_json(self) -> dict[str, object]:
         """Returns what the bytes of the output depend on; not `on_fault`, without whose rows all are the same."""
@@ -64,16 +65,16 @@ class Options:
             names = list(self.columns)
         for name in names:
             if names.count(name) > 1:
-                raise SchemaError(f"columns: expected each name once, got {name!r} twice", name)
+                raise SchemaError(f"columns: expected each name once, got {quote(name)} twice", name)
             if not source.has(name):
-                raise SchemaError(
-                    f"{source.path}: column {name!r}: expected it to carry it through; the file has {', '.join(there)}",
-                    name,
-                )
+                expected = f"expected it to carry it through; the file has {clip(', '.join(there))}"
+                raise SchemaError(f"{source.path}: column {quote(name)}: {expected}", name)
         names = [name for name in names if name in there or name in outside]
         for name in score_names(schema):
             if name in names:
-                raise SchemaError(f"{source.path}: column {name!r}: expected none to carry of a score's name", name)
+                raise SchemaError(
+                    f"{source.path}: column {quote(name)}: expected none to carry of a score's name", name
+                )
         return names
 
 

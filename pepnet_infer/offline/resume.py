@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.offline.tree import regular
+from pepnet_infer.quoting import clip
 
 if TYPE_CHECKING:
     from pepnet_infer.offline.options import Options
@@ -64,7 +65,7 @@ class Request:
         try:
             found = pq.read_metadata(regular(target)).metadata or {}
         except (PepnetError, pa.ArrowException, OSError, ValueError) as error:
-            raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {error}") from error
+            raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {clip(error)}") from error
         text = found.get(REQUEST_KEY.encode())
         if text is None:
             raise PepnetError(f"{target}: expected nothing or an earlier output there, got a file of another origin")

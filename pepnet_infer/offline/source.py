@@ -20,6 +20,7 @@ import xxhash
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.offline.folders import Constant, FolderColumns
 from pepnet_infer.offline.plan import Job
+from pepnet_infer.quoting import clip, quote
 
 if TYPE_CHECKING:
     from pepnet_infer.schema import FeatureSchema
@@ -60,7 +61,7 @@ class Source:
             )
             self.schema: pa.Schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise PepnetError(f"{self.path}: expected a parquet file, got: {error}") from error
+            raise PepnetError(f"{self.path}: expected a parquet file, got: {clip(error)}") from error
         meta = self._file.metadata
         self.rows: int = meta.num_rows
         self._group_ends = list(accumulate(meta.row_group(g).num_rows for g in range(meta.num_row_groups)))
@@ -157,7 +158,7 @@ class Source:
                 batch = next(batches, None)
             except (pa.ArrowException, OSError, ValueError) as error:
                 group = self._group_of(start)
-                raise PepnetError(f"{self.path}: cannot read row group {group}: {error}") from error
+                raise PepnetError(f"{self.path}: cannot read row group {group}: {clip(error)}") from error
             if batch is None:
                 break
             yield start, _with_constants(batch, constants)
@@ -215,10 +216,13 @@ class Source:
         names = self.schema.names
         for name in dict.fromkeys(names):
             if names.count(name) > 1:
-                raise SchemaError(f"{self.path}: column {name!r}: expected once, got {names.count(name)} of that name")
+                raise SchemaError(
+                    f"{self.path}: column {quote(name)}: expected once, got {names.count(name)} of that name"
+                )
         for name in wanted:
             if not self.has(name):
-                raise SchemaError(f"{self.path}: missing column {name!r}; the file has {', '.join(names)}", name)
+                there = clip(", ".join(names))
+                raise SchemaError(f"{self.path}: missing column {quote(name)}; the file has {there}", name)
 
 
 def _open(path: Path) -> io.FileIO:

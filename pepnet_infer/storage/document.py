@@ -101,7 +101,7 @@ def check_regular(path: str | Path, mode: os.stat_result) -> None:
 def typed(where: str, data: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     """Returns `data[key]`, which must be a `kind`. Raises BundleError naming `where` and the key."""
     if key not in data:
-        raise BundleError(f"{where}: missing key {key!r}")
+        raise BundleError(f"{where}: missing key {quote(key)}")
     value = data[key]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise BundleError(f"{where}: {key}: expected {kind.__name__}, got {type(value).__name__} {quote(value)}")
@@ -151,5 +151,5 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(pairs):
         names = sorted(name for name, _ in pairs)
         twice = next(name for name, after in pairwise(names) if name == after)
-        raise ValueError(f"key {twice[:80]!r} comes twice")
+        raise ValueError(f"key {quote(twice)} comes twice")
     return data
