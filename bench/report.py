@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from pepnet_infer import __version__
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.storage.atomic import write_file
 
 FORMAT_VERSION = 1
 
@@ -177,10 +177,7 @@ def show_ms(millis: float) -> str:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file that appears whole or not at all. Raises PepnetError with the path and what the system said."""
     data = content.encode() if isinstance(content, str) else content
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        staging.write_bytes(data)
-        os.replace(staging, path)
+        write_file(path, data)
     except OSError as error:
-        staging.unlink(missing_ok=True)
         raise PepnetError(f"{path}: cannot write: {error}") from error

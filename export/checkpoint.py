@@ -31,11 +31,11 @@ from pepnet_infer.bundle import (
 from pepnet_infer.checked import untrusted
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError
-from pepnet_infer.files import new_directory
 from pepnet_infer.ids import Keys
 from pepnet_infer.listing import check_files, describe_files
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
+from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.tensorfile import Array, to_bfloat16, write_tensors
 

@@ -15,8 +15,8 @@ from pepnet_infer.bundle import read_tensors
 from pepnet_infer.checked import untrusted
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import IdBook
-from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, describe_files
+from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.sync.delta import DeltaHead, check_head
 from pepnet_infer.tensorfile import Array, write_tensors

@@ -24,10 +24,10 @@ from pepnet_infer.export.parity import BATCHES, ROWS, Run, float64_run, golden, 
 from pepnet_infer.export.rows import random_features
 from pepnet_infer.export.simplify import simplify
 from pepnet_infer.export.to_onnx import to_onnx
-from pepnet_infer.files import new_directory
 from pepnet_infer.golden import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
 from pepnet_infer.listing import describe_files
 from pepnet_infer.precisions import BUDGETS, Budget, check_budget
+from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.storage.local_path import refuse_url
 from pepnet_infer.store.mmap import MmapStore

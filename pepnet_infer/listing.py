@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from pepnet_infer.checked import convert
 from pepnet_infer.errors import BundleError
-from pepnet_infer.files import sha256
 from pepnet_infer.manifest import Listed
 from pepnet_infer.quoting import quote
+from pepnet_infer.storage.atomic import sha256
 from pepnet_infer.storage.document import check_regular, open_regular
 
 #: What file systems and file managers leave in any folder, and nobody put there. It is never listed, read or opened.

@@ -51,7 +51,7 @@ def save(core: _kernels.RowCache, path: str | os.PathLike[str]) -> Saved:
     `path` is something else than a snapshot.
     """
     counts = np.zeros(4, np.int64)
-    with snapshot_file.new_file(Path(path)) as file:
+    with snapshot_file.new_snapshot(Path(path)) as file:
         header = snapshot_file.Header(core.dim, core.dtype, core.policy, core.time)
         writer = snapshot_file.Writer(file, header)
         for index in range(core.parts):

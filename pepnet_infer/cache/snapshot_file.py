@@ -13,10 +13,7 @@ flipped bit. Nothing follows the trailer. The floor is the highest version that 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,7 +24,7 @@ import numpy as np
 
 from pepnet_infer.cache import snapshot_rows
 from pepnet_infer.errors import StoreError
-from pepnet_infer.files import sync_folder
+from pepnet_infer.storage import atomic
 from pepnet_infer.storage.local_path import refuse_url
 
 FORMAT_VERSION = 2
@@ -189,34 +186,18 @@ class Reader:
 
 
 @contextlib.contextmanager
-def new_file(target: Path) -> Iterator[BinaryIO]:
-    """Yields a file to write; it takes the name `target`, and is on the disk, when the block ends well.
+def new_snapshot(target: Path) -> Iterator[BinaryIO]:
+    """Yields a file to write, which takes the name `target` when the block ends well: see `storage.atomic.new_file`.
 
-    Else it is removed, and what was at `target` stays. Two writers each have a file of their own: the later one to end
-    is what stays. A process killed inside the block leaves a hidden sibling, which the next writer removes. Raises
-    StoreError for what is not a snapshot at `target`, so that a wrong path costs nobody a file, and for whatever the
-    file system refuses.
+    Raises StoreError for what is not a snapshot at `target`, so that a wrong path costs nobody a file, and for whatever
+    the file system refuses.
     """
     refuse_url(target, "a local file", StoreError)
-    target = Path(os.path.abspath(target))
-    _refuse_other_files(target)
     try:
-        _remove_abandoned(target)
-        path, file = _make_sibling(target)
-    except OSError as error:
-        raise _failure(target, error) from error
-    with file:
-        try:
+        with atomic.new_file(target, _refuse_other_files) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-            _refuse_other_files(target)
-            os.replace(path, target)
-            sync_folder(target.parent)
-        except OSError as error:
-            raise _failure(target, error) from error
-        finally:
-            path.unlink(missing_ok=True)  # has the other name when all went well
+    except OSError as error:
+        raise StoreError(f"{target}: cannot write: {error}") from error
 
 
 def _refuse_other_files(target: Path) -> None:
@@ -231,35 +212,5 @@ def _refuse_other_files(target: Path) -> None:
         raise StoreError(f"{target}: expected a snapshot or nothing there, got another file")
 
 
-def _make_sibling(target: Path) -> tuple[Path, BinaryIO]:
-    """Returns a new hidden sibling, locked: the lock, held while we live, tells abandoned from busy."""
-    while True:
-        path = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "wb")  # noqa: SIM115
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
-            return path, file
-        file.close()  # another writer took it for abandoned before it was locked
-
-
-def _remove_abandoned(target: Path) -> None:
-    for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue  # its writer has just finished
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-        except BlockingIOError:
-            continue  # another writer is at work
-        finally:
-            os.close(lock)
-
-
 def _text(field: bytes) -> str:
     return field.rstrip(b"\0").decode("ascii", "replace")
-
-
-def _failure(target: Path, error: OSError) -> StoreError:
-    return StoreError(f"{target}: cannot write: {error}")

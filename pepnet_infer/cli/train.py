@@ -61,7 +61,7 @@ def train(
     from pepnet_infer.export.data.synthetic import synthetic_run
     from pepnet_infer.export.outcome import to_checkpoint, write_test_rows
     from pepnet_infer.export.train_config import RunConfig
-    from pepnet_infer.files import refuse_occupied
+    from pepnet_infer.storage.atomic import refuse_occupied
 
     refuse_occupied(out, DOCUMENT, overwrite)  # before the minutes, not after
     run = RunConfig.read(config) if config else synthetic_run()

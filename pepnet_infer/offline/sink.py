@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.files import sync_folder
+from pepnet_infer.storage.atomic import sync_folder
 
 #: Rows per row group of the output, whatever the batches are.
 GROUP_ROWS = 1 << 17

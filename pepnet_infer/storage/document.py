@@ -26,9 +26,14 @@ _T = TypeVar("_T")
 
 
 def write_document(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes `data` as indented JSON, keys in their own order."""
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    """Writes `data` as a new file inside a directory that is being made: see `atomic.new_directory`."""
+    with open(path, "xb") as file:
+        file.write(document_bytes(data))
+
+
+def document_bytes(data: Mapping[str, Any]) -> bytes:
+    """Returns `data` as indented JSON, keys in their own order."""
+    return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_document(root: Path, name: str) -> dict[str, Any]:

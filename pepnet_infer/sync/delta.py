@@ -23,10 +23,10 @@ import numpy as np
 from pepnet_infer.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, describe_files, plain, read_listed
 from pepnet_infer.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.store.mapped_file import MappedFile
 from pepnet_infer.sync.delta_rows import DeltaRows, checked, read_rows, write_rows

@@ -19,15 +19,14 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.files import sync_folder, sync_tree
 from pepnet_infer.quoting import clip
+from pepnet_infer.storage.atomic import sync_folder, sync_tree, write_file
 from pepnet_infer.storage.document import open_regular
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
@@ -182,18 +181,9 @@ class DirectoryLog:
         check_follower(follower)
         self.identity()  # a log that is not there is not begun by who reads it
         folder = self.path / "followers"
-        staging = folder / f".{follower}.{secrets.token_hex(4)}"
         with failures(folder):
             make(folder)
-            try:
-                with open(staging, "x", encoding="utf-8") as file:
-                    json.dump(progress._asdict(), file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(staging, folder / f"{follower}.json")
-                sync_folder(folder)
-            finally:
-                staging.unlink(missing_ok=True)
+            write_file(folder / f"{follower}.json", json.dumps(progress._asdict()).encode())
 
     def progress(self) -> dict[str, Progress]:
         """Returns how far each follower has come."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.files import sync_folder
+from pepnet_infer.storage.atomic import sync_folder
 
 
 def link(source: str, target: str) -> None:

@@ -14,8 +14,8 @@ import secrets
 from pathlib import Path
 
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.files import sync_folder
-from pepnet_infer.storage.document import read_document, write_document
+from pepnet_infer.storage.atomic import write_file
+from pepnet_infer.storage.document import document_bytes, read_document
 
 FILE = "log.json"
 _FORMAT, _FORMAT_VERSION = "pepnet-log", 1
@@ -54,13 +54,5 @@ def find_log(path: Path) -> str:
 def begin_log(path: Path) -> str:
     """Makes a directory that is there a log, and returns its identity. For who holds the writers' lock."""
     log = secrets.token_hex(16)
-    staging = path / f".{FILE}.{log[:8]}"
-    try:
-        write_document(staging, {"format": _FORMAT, "format_version": _FORMAT_VERSION, "id": log})
-        with open(staging, "rb") as file:
-            os.fsync(file.fileno())
-        os.rename(staging, path / FILE)
-    finally:
-        staging.unlink(missing_ok=True)
-    sync_folder(path)
+    write_file(path / FILE, document_bytes({"format": _FORMAT, "format_version": _FORMAT_VERSION, "id": log}))
     return log

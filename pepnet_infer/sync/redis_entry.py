@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.files import new_directory
 from pepnet_infer.listing import check_files, plain
+from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import open_regular, read_document, typed
 from pepnet_infer.sync.delta import MANIFEST
 from pepnet_infer.sync.entry_faults import reading

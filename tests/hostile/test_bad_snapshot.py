@@ -43,7 +43,7 @@ def large(folder: Path) -> bytes:
     keys = np.arange(2 * snapshot_file.BLOCK_RECORDS // 3, dtype=np.uint64)
     cache.write(keys, np.repeat(keys[:, None], DIM, 1).astype(np.float32))
     blocks = [cache.part(0)] * 3  # the same part three times is a file as good as any
-    with snapshot_file.new_file(folder / "large") as file:
+    with snapshot_file.new_snapshot(folder / "large") as file:
         writer = snapshot_file.Writer(file, snapshot_file.Header(DIM, "float32", "lru", 0.0))
         for index, part in enumerate(blocks):
             writer.part(index, snapshot_rows.pack(part, "float32", DIM))

@@ -279,7 +279,7 @@ def test_what_was_there_is_replaced_and_no_other_file_is(tmp_path: Path) -> None
 def test_a_temporary_file_of_a_dead_writer_goes_and_a_living_one_s_stays(tmp_path: Path) -> None:
     dead = tmp_path / ".s.tmp-01234567"
     dead.write_bytes(b"PEPCACHE, but no more")
-    with snapshot_file.new_file(tmp_path / "s") as living:
+    with snapshot_file.new_snapshot(tmp_path / "s") as living:
         assert not dead.exists()
         snapshot.save(make(), tmp_path / "s")
         assert len(list(tmp_path.glob(".s.tmp-*"))) == 1

@@ -12,7 +12,7 @@ from pepnet_infer.bundle import Bundle
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.errors import BundleError, PepnetError, StoreError
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.files import new_directory
+from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.local_path import refuse_url
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pepnet_infer import files
 from pepnet_infer.errors import BundleError
-from pepnet_infer.files import new_directory, sha256
+from pepnet_infer.storage import atomic
+from pepnet_infer.storage.atomic import new_directory, new_file, sha256, write_file
 
 
 def fill(root: Path, text: str) -> None:
@@ -156,7 +157,7 @@ def test_of_two_writers_at_once_one_wins_whole(tmp_path: Path) -> None:
 
 
 def test_what_came_after_the_last_look_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "refuse_occupied", lambda *_: None)
+    monkeypatch.setattr(atomic, "refuse_occupied", lambda *_: None)
 
     def write() -> None:
         with new_directory(tmp_path / "b", "doc.json") as root:
@@ -214,3 +215,45 @@ def test_a_writer_that_finishes_while_it_is_looked_at_is_left_alone(
         fill(root, "one")
     assert finished
     assert (tmp_path / "finished").is_dir()
+
+
+def test_a_directory_that_cannot_be_renamed_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an overlay refuses it for what lies on its lower layer, such as a bundle that came with an image."""
+    target = tmp_path / "b"
+    with new_directory(target, "doc.json") as root:
+        fill(root, "one")
+    lower = target.stat().st_ino
+    rename = os.rename
+
+    def refuse(source: Path, to: Path) -> None:
+        if os.stat(source).st_ino == lower:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        rename(source, to)
+
+    monkeypatch.setattr(atomic, "_swap", lambda one, other: errno.EXDEV)
+    monkeypatch.setattr(os, "rename", refuse)
+    with new_directory(target, "doc.json", overwrite=True) as root:
+        fill(root, "two")
+    assert content(target) == {"doc.json": "two", "sub/a": "two"}
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def write_half(target: Path) -> None:
+    with new_file(target) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    write_file(target, b"one")
+    with pytest.raises(ZeroDivisionError):
+        write_half(target)
+    assert target.read_bytes() == b"one"
+    (tmp_path / ".f.tmp-0badcafe").write_bytes(b"left by a writer that was killed")
+    with new_file(target) as file:
+        file.write(b"two")
+        assert target.read_bytes() == b"one"
+        write_file(target, b"another writer's")
+    assert target.read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["f"]

@@ -1,4 +1,9 @@
-"""Directories that appear whole or not at all: written beside their target, fsynced, renamed."""
+"""Files and directories that appear whole or not at all: written beside their target, fsynced, renamed.
+
+The one place that does this. What is written stands under a hidden name beside its target, `.NAME.tmp-…`, and is
+locked while its writer lives: what a killed writer left is told from what another one is at by that, and removed by
+the next.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,10 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pepnet_infer.errors import BundleError
 from pepnet_infer.storage.local_path import refuse_url
@@ -48,6 +55,38 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # gone already when all went well
         os.close(lock)
+
+
+@contextlib.contextmanager
+def new_file(target: Path, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+    """Yields a file to write; it takes the name `target`, and is on the disk, when the block ends well.
+
+    Else it is removed, and what was at `target` stays. Two writers each have a file of their own: the later one to end
+    is what stays. A process killed inside the block leaves a hidden sibling, which the next writer removes. check: is
+    called with `target` before and after the block, and raises for what may not be replaced. Raises OSError.
+    """
+    target = Path(os.path.abspath(target))
+    if check is not None:
+        check(target)
+    _remove_abandoned(target)
+    path, file = _make_sibling(target)
+    with file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if check is not None:
+                check(target)
+            os.replace(path, target)
+            sync_folder(target.parent)
+        finally:
+            path.unlink(missing_ok=True)  # has the other name when all went well
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """Puts `data` into the file `target`, whole or not at all, and onto the disk. Raises OSError."""
+    with new_file(target) as file:
+        file.write(data)
 
 
 def refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
@@ -101,17 +140,32 @@ def _put_in_place(staging: Path, target: Path, overwrite: bool) -> None:
 
 def _exchange(staging: Path, target: Path) -> None:
     """Swaps two directories in one step; on file systems without it, there is an instant with nothing at `target`."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(staging), os.fsencode(target)
-    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+    code = _swap(staging, target)
+    if code == 0:
         return
-    code = ctypes.get_errno()
-    if code not in (errno.ENOSYS, errno.EINVAL):
+    if code not in (errno.ENOSYS, errno.EINVAL, errno.EXDEV):
         raise OSError(code, os.strerror(code), str(target))
     old = staging.with_name(f"{staging.name}.old")
-    os.rename(target, old)
+    try:
+        os.rename(target, old)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # An overlay does not rename a directory of its lower layer, such as one that came with a container's image.
+        # It can be removed, which hides it; what is new is of the upper layer, and can be renamed.
+        shutil.rmtree(target)
+        os.rename(staging, target)
+        return
     os.rename(staging, target)
     os.rename(old, staging)
+
+
+def _swap(one: Path, other: Path) -> int:
+    """Swaps two names in one step. Returns 0, or the number of the error."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    done = libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+    return 0 if done else ctypes.get_errno()
 
 
 def _make_staging(target: Path) -> tuple[Path, int]:
@@ -129,15 +183,29 @@ def _make_staging(target: Path) -> tuple[Path, int]:
         os.close(lock)
 
 
+def _make_sibling(target: Path) -> tuple[Path, BinaryIO]:
+    """Returns a new hidden file beside `target`, and locked."""
+    while True:
+        path = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return path, file
+        file.close()  # another writer took it for abandoned before it was locked
+
+
 def _remove_abandoned(target: Path) -> None:
     for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
         try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             continue  # its process has just finished
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path)
+            if stat.S_ISDIR(os.fstat(lock).st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         except (BlockingIOError, FileNotFoundError):
             continue  # another process is writing there, or has finished since
         finally:
