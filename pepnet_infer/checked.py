@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -47,6 +47,9 @@ def convert(where: str, value: object, kind: Any, error: type[PepnetError]) -> A
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as refused:
+        if " - at `$[...]" in str(refused) and isinstance(value, Mapping):
+            for key, inside in value.items():  # msgspec does not say which
+                convert(f"{where}[{quote(key)}]", inside, get_args(kind)[1], error)
         raise error(_message(where, value, kind, str(refused))) from refused
 
 
@@ -161,5 +164,5 @@ def _range(info: types.IntType | types.FloatType) -> str:
     elif info.ge is not None and info.ge > -_LARGEST:
         words = f" from {info.ge:g}"
     if info.le is not None and info.le < 2**62:
-        words += f" to {info.le}"
+        words += f" to {info.le}" if isinstance(info.le, int) else f" to {info.le:g}"
     return words

@@ -7,9 +7,11 @@ A new backend is one module with a class that has `name`, `run` and `describe`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+from msgspec import Meta
+
+from pepnet_infer.checked import Options
 from pepnet_infer.errors import BackendError
 
 if TYPE_CHECKING:
@@ -38,22 +40,18 @@ class Backend(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the caller asked of a backend. None means that the backend decides, and says so in `describe()`."""
+class Settings(Options, frozen=True):
+    """What the caller asked of a backend. None means that the backend decides, and says so in `describe()`.
+
+    Raises ConfigError for what no backend takes.
+    """
 
     precision: str = "fp32"
-    threads: int | None = None
+    threads: Annotated[int, Meta(ge=1, le=MAX_THREADS)] | None = None
     provider: str | None = None
-    options: Mapping[str, object] = field(default_factory=dict)  # the backend's own; an unknown one is an error
+    options: Mapping[str, Any] = {}  # the backend's own; an unknown one is an error
     why: str = "asked for"
     auto: bool = False  # "auto" chose backend and provider, and `why` says so
-
-    def __post_init__(self) -> None:
-        threads = self.threads
-        whole = isinstance(threads, int) and not isinstance(threads, bool)
-        if threads is not None and not (whole and 1 <= threads <= MAX_THREADS):
-            raise BackendError(f"threads: expected an integer from 1 to {MAX_THREADS}, got {threads!r}")
 
 
 def _native(bundle: Bundle, settings: Settings) -> Backend:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from pepnet_infer.backends import BACKENDS, Backend, Settings, native, ort
 from pepnet_infer.errors import BackendError
@@ -60,4 +62,4 @@ def _on_cpu(bundle: Bundle, settings: Settings, no_gpu: str) -> Plan:
 
 
 def _plan(backend: str, provider: str, settings: Settings, why: str) -> Plan:
-    return Plan(backend, replace(settings, provider=provider, auto=True, why=f"auto: {backend}: {why}"))
+    return Plan(backend, structs.replace(settings, provider=provider, auto=True, why=f"auto: {backend}: {why}"))

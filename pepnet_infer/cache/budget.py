@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pepnet_infer.cache.config import Policy, RowDtype
-from pepnet_infer.errors import StoreError
+from pepnet_infer.errors import ConfigError
 
 #: Bytes beside those of the rows, in the smallest cache: places of readers, one region, one set, rounding.
 _FIXED = 160 << 10
@@ -28,13 +28,13 @@ def divide(capacity: int, rows: Mapping[int, int], dtype: RowDtype, policy: Poli
     """Returns the bytes of each width, together at most `capacity`; rows: width → rows of the tables.
 
     Each has what its smallest cache takes, and of the rest in proportion to what all its rows take; with `bounded`
-    never more than that. Raises StoreError when the smallest caches do not fit.
+    never more than that. Raises ConfigError when the smallest caches do not fit.
     """
     least = {dim: bytes_for(0, dim, dtype, policy) for dim in rows}
     rest = capacity - sum(least.values())
     if rest < 0:
         widths = ", ".join(map(str, sorted(rows)))
-        raise StoreError(
+        raise ConfigError(
             f"capacity: expected at least {sum(least.values())} bytes for tables of width {widths}, got {capacity}"
         )
     more = {dim: bytes_for(count, dim, dtype, policy) - least[dim] for dim, count in rows.items()}

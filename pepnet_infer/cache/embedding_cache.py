@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.cache import snapshot
-from pepnet_infer.cache.config import DTYPES, POLICIES, choose, parse_bytes
+from pepnet_infer.cache.config import Policy, RowDtype, parse_bytes
 from pepnet_infer.cache.update_window import UpdateWindow, WindowedUpdates
-from pepnet_infer.errors import StoreError
+from pepnet_infer.checked import check_option
+from pepnet_infer.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import FieldRule
@@ -59,11 +60,11 @@ class EmbeddingCache:
         policy: what is evicted: "lru", "gset", "lfu", "sieve" or "s3fifo". dtype: how rows are kept: "float32",
         "float16", "bfloat16", or "int8" with a scale a row. ways: "auto" is set-associative; "full" is fully
         associative behind one lock, for studies. The others: see `CacheConfig`; `fields` by table number. Raises
-        StoreError for an option that is out of range.
+        ConfigError for an option that is out of range.
         """
-        choose("policy", policy, POLICIES)
-        choose("dtype", dtype, DTYPES)
-        choose("ways", ways, ("auto", "full"))
+        check_option("policy", policy, Policy)
+        check_option("dtype", dtype, RowDtype)
+        check_option("ways", ways, Literal["auto", "full"])
         size = parse_bytes("capacity_bytes", capacity_bytes)
         try:
             self.core = _kernels.RowCache(
@@ -82,7 +83,7 @@ class EmbeddingCache:
                 fields=fields,
             )
         except (TypeError, ValueError) as error:
-            raise StoreError(f"cache: {error}") from error
+            raise ConfigError(f"cache: {error}") from error
         except MemoryError as error:
             raise StoreError(f"cache: expected {size} bytes of memory, got none") from error
         #: whether an id that the store does not have is remembered as such

@@ -12,7 +12,7 @@ from pepnet_infer.cache.budget import divide
 from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.errors import StoreError
+from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.store import RowSource, Store, StoreWithCheck
 from pepnet_infer.store.mmap import MmapStore
 from pepnet_infer.store.table_file import open_table
@@ -26,10 +26,10 @@ def open_rows(
     """Returns where an engine's rows come from: see `Engine.load`.
 
     A store has `get_many`; a row source without it is asked itself, and a cache that was asked for is an error then, as
-    is no cache before a store that is no row source. Raises StoreError.
+    is no cache before a store that is no row source. Raises ConfigError.
     """
     if cache != "default" and cache is not None and not isinstance(cache, CacheConfig):
-        raise StoreError(f"cache: expected a CacheConfig, None or 'default', got {cache!r}")
+        raise ConfigError(f"cache: expected a CacheConfig, None or 'default', got {cache!r}")
     config = CacheConfig() if isinstance(cache, str) else cache
     if store is None:
         if config is not None:
@@ -40,11 +40,11 @@ def open_rows(
         if config is not None:
             return cached_rows(bundle, config, store)
         if not _is_row_source(store):
-            raise StoreError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
+            raise ConfigError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
     if not _is_row_source(store):
-        raise StoreError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
+        raise ConfigError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
     if isinstance(cache, CacheConfig):
-        raise StoreError(f"cache: expected a store with get_many behind it, got {kind}")
+        raise ConfigError(f"cache: expected a store with get_many behind it, got {kind}")
     return store
 
 

@@ -6,23 +6,20 @@ the cache which row is newer, so that holding one back changes when it is seen, 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from pepnet_infer import _kernels
-from pepnet_infer.errors import StoreError
+from pepnet_infer.checked import Options, Positive
 
-_MODES = ("limit", "after_expiry")
 _MOST_PENDING = 1 << 28
 
 
-@dataclass(frozen=True)
-class UpdateWindow:
-    """How often an id is written. Raises StoreError for values out of range.
+class UpdateWindow(Options, frozen=True):
+    """How often an id is written. Raises ConfigError for values out of range.
 
     mode "limit": the first `limit` updates of an id in an interval are applied at once; later ones are held, the
     newest version of each id only, and applied when the interval ends, where each is the next interval's first. mode
@@ -30,22 +27,12 @@ class UpdateWindow:
     deletions always apply.
     """
 
-    interval: float  #: seconds; intervals are those of the clock, floor(now / interval)
-    limit: int = 1  #: applications per id and interval
+    interval: Positive  #: seconds; intervals are those of the clock, floor(now / interval)
+    limit: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 1  #: applications per id and interval
     mode: Literal["limit", "after_expiry"] = "limit"
     #: Rows held at most. When there is no place, the one held longest is applied early. Of four times as many ids the
     #: updates are counted; what comes beyond that in one interval is not limited.
-    max_pending: int = 1 << 16
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.interval, int | float) and 0 < self.interval < math.inf):
-            raise StoreError(f"interval: expected a finite number of seconds above 0, got {self.interval!r}")
-        if not (isinstance(self.limit, int) and 1 <= self.limit < 1 << 32):
-            raise StoreError(f"limit: expected an integer from 1, got {self.limit!r}")
-        if self.mode not in _MODES:
-            raise StoreError(f"mode: expected {' or '.join(_MODES)}, got {self.mode!r}")
-        if not (isinstance(self.max_pending, int) and 1 <= self.max_pending <= _MOST_PENDING):
-            raise StoreError(f"max_pending: expected an integer from 1 to {_MOST_PENDING}, got {self.max_pending!r}")
+    max_pending: Annotated[int, Meta(ge=1, le=_MOST_PENDING)] = 1 << 16
 
 
 class WindowedUpdates:

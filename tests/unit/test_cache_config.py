@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pepnet_infer import CacheConfig, EmbeddingCache, FieldConfig, StoreError
+from pepnet_infer import CacheConfig, ConfigError, EmbeddingCache, FieldConfig
 from pepnet_infer.cache.budget import bytes_for, divide
 from pepnet_infer.cache.config import DTYPES, POLICIES, parse_bytes
 from pepnet_infer.schema import FeatureSchema
@@ -24,45 +24,45 @@ def test_sizes_that_are_none_are_refused(given: object) -> None:
     if given == "64":
         assert parse_bytes("capacity", given) == 64
         return
-    with pytest.raises(StoreError, match="capacity: expected bytes, as an integer from 1 or text such as '512MiB', "):
+    with pytest.raises(ConfigError, match="capacity: expected bytes, as an integer from 1 or text such as '512MiB', "):
         parse_bytes("capacity", given)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("policy", "fifo", "policy: expected one of lru, gset, lfu, sieve, s3fifo, got 'fifo'"),
-        ("dtype", "float64", "dtype: expected one of float32, float16, bfloat16, int8, got 'float64'"),
+        ("policy", "fifo", "policy: expected one of gset, lfu, lru, s3fifo, sieve, got 'fifo'"),
+        ("dtype", "float64", "dtype: expected one of bfloat16, float16, float32, int8, got 'float64'"),
         ("on_fault", "ignore", "on_fault: expected one of default, raise, got 'ignore'"),
         ("beta", 0, "beta: expected a number above 0 to 1, got 0"),
         ("r", float("nan"), "r: expected a number above 0, got nan"),
         ("interval", "day", "interval: expected a number above 0, got 'day'"),
         ("admission", 1.1, r"admission: expected a number from 0 to 1, got 1\.1"),
-        ("budget_ms", -1, "budget_ms: expected a number from 0, got -1"),
-        ("async_above", 2, "async_above: expected a number from 0 to 1, got 2"),
-        ("negative_ttl", 0, "negative_ttl: expected a number above 0, got 0"),
+        ("budget_ms", -1, "budget_ms: expected a number from 0 or None, got -1"),
+        ("async_above", 2, "async_above: expected a number from 0 to 1 or None, got 2"),
+        ("negative_ttl", 0, "negative_ttl: expected a number above 0 or None, got 0"),
         ("tombstone_ttl", True, "tombstone_ttl: expected a number above 0, got True"),
         ("warm", 1, "warm: expected true or false, got 1"),
-        ("fields", ["user"], "fields: expected field names with a FieldConfig each, got "),
+        ("fields", ["user"], "fields: expected a mapping to a FieldConfig, got "),
         ("fields", {"user": "high"}, r"fields\['user'\]: expected a FieldConfig, got 'high'"),
     ],
 )
 def test_options_out_of_range_are_refused(option: str, value: object, message: str) -> None:
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(ConfigError, match=message):
         CacheConfig(**{option: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("priority", "low", "priority: expected one of normal, high, got 'low'"),
-        ("ttl", 0, "ttl: expected a number above 0, got 0"),
+        ("priority", "low", "priority: expected one of high, normal, got 'low'"),
+        ("ttl", 0, "ttl: expected a number above 0 or None, got 0"),
         ("share", 0, "share: expected a number above 0 to 1, got 0"),
-        ("admission", -0.1, r"admission: expected a number from 0 to 1, got -0\.1"),
+        ("admission", -0.1, r"admission: expected a number from 0 to 1 or None, got -0\.1"),
     ],
 )
 def test_rules_of_a_field_out_of_range_are_refused(option: str, value: object, message: str) -> None:
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(ConfigError, match=message):
         FieldConfig(**{option: value})  # type: ignore[arg-type]
 
 
@@ -75,10 +75,10 @@ def test_rules_are_of_a_field_or_its_table(toy_schema: FeatureSchema) -> None:
         {"table": tag, "high_priority": False, "share": 0.1},
     ]
     assert len(CacheConfig(fields={"video_id": high, "watched": high, "video": high}).rules(toy_schema)) == 1
-    with pytest.raises(StoreError, match="expected one FieldConfig for table 'video', got different ones for 'video_"):
+    with pytest.raises(ConfigError, match="expected one FieldConfig for table 'video', got different ones for 'video_"):
         CacheConfig(fields={"video_id": high, "watched": FieldConfig()}).rules(toy_schema)
     for name in ("uesr", "age"):
-        with pytest.raises(StoreError, match=rf"fields: expected fields with a table \(page, tags, .*\), got '{name}'"):
+        with pytest.raises(ConfigError, match=rf"fields: expected fields with a table \(page, .*\), got '{name}'"):
             CacheConfig(fields={name: high}).rules(toy_schema)
 
 
@@ -106,6 +106,6 @@ def test_a_budget_is_divided_by_what_the_rows_take() -> None:
     assert 0.999 * (1 << 30) < sum(unbounded.values()) <= 1 << 30
     assert sum(divide(1 << 20, {4: 0, 5: 0}, "float32", "lru", bounded=False).values()) == 1 << 20
     with pytest.raises(
-        StoreError, match=r"capacity: expected at least \d+ bytes for tables of width 8, 40, 200, got 9"
+        ConfigError, match=r"capacity: expected at least \d+ bytes for tables of width 8, 40, 200, got 9"
     ):
         divide(9, rows, "float32", "gset", bounded=True)

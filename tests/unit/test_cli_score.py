@@ -108,7 +108,7 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
             1,
             "BackendError: precision: onnxruntime has fp32, got 'bf16'",
         ),
-        (["in", "--out", "out", "--threads", "0"], 1, "BackendError: threads: expected an integer from 1"),
+        (["in", "--out", "out", "--threads", "0"], 1, "ConfigError: threads: expected an integer from 1"),
         (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
         (
             ["in", "--out", "s3://bucket/out"],
@@ -123,7 +123,7 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
         (["in", "--out", "in/out"], 1, "PepnetError: in/out: expected an output folder outside the input folder in"),
         (["in", "--out", "out", "--on-fault", "skip"], 2, "'skip' is not one of 'raise', 'unfinished', 'accept'"),
         (["in", "--out", "out", "--on-bad-row", "skip"], 2, "'skip' is not one of 'raise', 'null'"),
-        (["in", "--out", "out", "--cache-bytes", "some"], 1, "StoreError: capacity: expected bytes, as an integer"),
+        (["in", "--out", "out", "--cache-bytes", "some"], 1, "ConfigError: capacity: expected bytes, as an integer"),
         (["in", "--out", "out", "--cache-policy", "fifo"], 2, "'fifo' is not one of 'gset', 'lru'"),
         (["in"], 2, "Missing option '--out'"),
         (["--out", "out"], 2, "Missing argument 'INPUT...'"),

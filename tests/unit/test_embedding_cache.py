@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pepnet_infer import EmbeddingCache, StoreError, UpdateWindow
+from pepnet_infer import ConfigError, EmbeddingCache, StoreError, UpdateWindow
 
 DIM = 5
 WAYS = ("auto", "full")
@@ -131,8 +131,8 @@ def test_a_snapshot_comes_back(tmp_path: Path) -> None:
     [
         ({"ways": 16}, "ways: expected one of auto, full, got 16"),
         ({"ways": "half"}, "ways: expected one of auto, full, got 'half'"),
-        ({"policy": "LRU"}, "policy: expected one of lru, gset, lfu, sieve, s3fifo, got 'LRU'"),
-        ({"dtype": "float"}, "dtype: expected one of float32, float16, bfloat16, int8, got 'float'"),
+        ({"policy": "LRU"}, "policy: expected one of gset, lfu, lru, s3fifo, sieve, got 'LRU'"),
+        ({"dtype": "float"}, "dtype: expected one of bfloat16, float16, float32, int8, got 'float'"),
         ({"capacity_bytes": 100}, "cache: capacity_bytes: expected at least "),
         ({"capacity_bytes": "lots"}, "capacity_bytes: expected bytes, as an integer from 1 or text such as '512MiB'"),
         ({"dim": 0}, "cache: dim: expected 1 to 65536"),
@@ -141,8 +141,8 @@ def test_a_snapshot_comes_back(tmp_path: Path) -> None:
         ({"fields": [{"share": 0.5}]}, "cache: fields: expected a table in every rule"),
     ],
 )
-def test_what_a_cache_cannot_be_is_a_store_error(options: dict[str, object], message: str) -> None:
-    with pytest.raises(StoreError, match=message):
+def test_what_a_cache_cannot_be_is_a_config_error(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         EmbeddingCache(**({"dim": DIM, "capacity_bytes": 1 << 20} | options))  # type: ignore[arg-type]
 
 

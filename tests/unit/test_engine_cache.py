@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer import CacheConfig, Engine, FieldConfig, StoreError
+from pepnet_infer import CacheConfig, ConfigError, Engine, FieldConfig, StoreError
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cache.budget import bytes_for
 from pepnet_infer.ids import Keys
@@ -179,7 +179,7 @@ def test_updates_and_deletions_reach_the_scores(toy_bundle: Path, toy_batch: Mak
 def test_what_cannot_be_is_said_at_load(toy_bundle: Path, options: dict[str, Any], message: str) -> None:
     if options.get("store") == "one":
         options = options | {"store": OneByOne(toy_bundle)}
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Engine.load(toy_bundle, **options)
 
 
@@ -196,5 +196,5 @@ def test_a_row_source_is_asked_itself(toy_bundle: Path, toy_batch: Make) -> None
         assert np.array_equal(engine.score(toy_batch(9)).values, plain.score(toy_batch(9)).values)
         assert engine.cache is not None
         assert plain.cache is None
-    with pytest.raises(StoreError, match="cache: expected a store with get_many behind it, got Source"):
+    with pytest.raises(ConfigError, match="cache: expected a store with get_many behind it, got Source"):
         Engine.load(toy_bundle, store=Source(store), cache=CacheConfig())

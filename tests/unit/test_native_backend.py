@@ -148,7 +148,6 @@ def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest
         ({"options": {"isa": 512}}, r"^options\.isa: expected a name, got 512$"),
         ({"options": {"isa": "sse9"}}, r"isa: expected scalar, avx2, avx512 or amx, got 'sse9'"),
         ({"options": {"unchecked": "yes"}}, r"^options\.unchecked: expected true or false, got 'yes'$"),
-        ({"threads": 0}, r"^threads: expected an integer from 1 to 1024, got 0$"),
         (
             {"precision": "int8"},
             r"^precision: native has int8 where export measured it, got no native\.int8 in ",
