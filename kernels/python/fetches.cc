@@ -11,6 +11,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "cache/flights.h"
+#include "released_gil.h"
 
 // Fetches from the store that are under way. A fetch ends with the call that began it, whatever exception
 // leaves that call and at whichever instruction of Python it is raised: what ends it are destructors of C++
@@ -67,7 +68,7 @@ class Fetch {
       const auto left = std::chrono::duration_cast<std::chrono::microseconds>(end - Clock::now()).count();
       PyLockStatus status{};
       {
-        const py::gil_scoped_release release;
+        const ReleasedGil released;
         status = PyThread_acquire_lock_timed(done_, forever ? -1 : std::max<std::int64_t>(left, 0), 1);
         if (status == PY_LOCK_ACQUIRED) PyThread_release_lock(done_);  // for the next who waits
       }
@@ -183,7 +184,7 @@ py::object Fetches::ask(const py::object& table, const py::array& keys, std::uin
     fetch->keys = some;
     at = mine;
   }
-  py::object result = work(ours ? py::cast(fetch) : py::none(), at, others);
+  py::object result = call_python(work, ours ? py::cast(fetch) : py::none(), at, others);
   if (fetch->handed) ending.leave_to_another();
   return result;
 }
@@ -202,7 +203,7 @@ class Handed {
   void run() {
     if (fetch_->ended) return;  // who began it was interrupted before it was handed over
     const Ending ending(*fetches_, fetch_);
-    work_(fetch_);
+    (void)call_python(work_, fetch_);
   }
   void drop() { fetches_->end(*fetch_); }
 

@@ -6,6 +6,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -38,7 +39,10 @@ class Pins {
 
   py::object use(const py::function& work, const py::args& args) {
     const Hold hold(*this);
-    return work(hold.pin->object, *args);
+    py::tuple given(args.size() + 1);
+    given[0] = hold.pin->object;
+    for (std::size_t i = 0; i < args.size(); ++i) given[i + 1] = args[i];
+    return call_python_with(work, given);
   }
 
   std::uint64_t put(py::object object, bool same) {

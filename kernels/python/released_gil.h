@@ -1,19 +1,44 @@
-// The interpreter's lock, let go of for the length of a block.
+// Where a thread may wait for the interpreter's lock with C++ on its stack: after a block without the lock,
+// and in Python code that is called from here.
 //
-// pybind11's gil_scoped_release takes the lock again with PyEval_RestoreThread. Up to Python 3.13 that ends a
-// thread by pthread_exit when the interpreter is being finalized: glibc unwinds the stack, arrives at a
-// destructor, which is noexcept, and the process is aborted, because a daemon thread happened to be in here
-// when the program ended. Unwinding further would be no better: frames above hold references to Python
-// objects, which nobody may drop without the lock. So such a thread stays where it is, as it does from
-// Python 3.14 on, until the process is gone.
+// Up to Python 3.13 a thread that takes the lock while the interpreter is being finalized is ended by
+// pthread_exit. glibc unwinds the stack, arrives at a destructor, which is noexcept, and the process is
+// aborted, because a daemon thread happened to be in here when the program ended. Unwinding further would be
+// no better: frames above hold references to Python objects, which nobody may drop without the lock. So such
+// a thread stays where it is, as it does from Python 3.14 on, until the process is gone.
 #pragma once
 
-#include <Python.h>
 #include <cxxabi.h>
+#include <pybind11/pybind11.h>
 #include <unistd.h>
+
+#include <utility>
 
 namespace pepnet::python {
 
+[[noreturn]] inline void stay_for_ever() noexcept {
+  for (;;) (void)pause();
+}
+
+// Calls a Python function. The frame of C++ that is nearest to the interpreter's is this one, so that none of
+// the others is unwound.
+inline pybind11::object call_python_with(const pybind11::handle& function, const pybind11::tuple& arguments) {
+  PyObject* result = nullptr;
+  try {
+    result = PyObject_CallObject(function.ptr(), arguments.ptr());
+  } catch (const abi::__forced_unwind&) {
+    stay_for_ever();
+  }
+  if (result == nullptr) throw pybind11::error_already_set();
+  return pybind11::reinterpret_steal<pybind11::object>(result);
+}
+
+template <class... Arguments>
+pybind11::object call_python(const pybind11::handle& function, Arguments&&... arguments) {
+  return call_python_with(function, pybind11::make_tuple(std::forward<Arguments>(arguments)...));
+}
+
+// The lock, let go of for the length of a block; in place of pybind11's gil_scoped_release.
 class ReleasedGil {
  public:
   ReleasedGil() noexcept : finalizing_(is_finalizing()), thread_(PyEval_SaveThread()) {}
@@ -21,11 +46,11 @@ class ReleasedGil {
   ReleasedGil& operator=(const ReleasedGil&) = delete;
   ~ReleasedGil() {
     // Whoever had the lock while the interpreter was being finalized is the thread that finalizes it.
-    if (!finalizing_ && is_finalizing()) stay();
+    if (!finalizing_ && is_finalizing()) stay_for_ever();
     try {
       PyEval_RestoreThread(thread_);
     } catch (const abi::__forced_unwind&) {
-      stay();  // finalization began while this thread waited for the lock
+      stay_for_ever();  // finalization began while this thread waited for the lock
     }
   }
 
@@ -36,9 +61,6 @@ class ReleasedGil {
 #else
     return _Py_IsFinalizing() != 0 || Py_IsInitialized() == 0;
 #endif
-  }
-  [[noreturn]] static void stay() noexcept {
-    for (;;) (void)pause();
   }
 
   const bool finalizing_;

@@ -53,6 +53,30 @@ for which in range(4):
 for event in entered:
     event.wait()
 """
+IN_A_FETCH = """
+import sys, threading
+import numpy as np
+from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
+from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.store.memory import MemoryStore
+keys = np.arange(2000, dtype=np.uint64)
+store = MemoryStore()
+store.put_many(keys, np.ones((len(keys), 8), np.float32), np.ones(len(keys), np.uint64))
+table = CachedTable("t", 0, 8, len(keys), np.zeros(8, np.float32))
+config = CacheConfig("lru", "1MiB", budget_ms=float(sys.argv[1]) if len(sys.argv) > 1 else None)
+rows = CachedRows(store, [table], {8: EmbeddingCache(8, "1MiB", admission=0.0)}, config)
+entered = [threading.Event() for _ in range(3)]
+def work(which):
+    out = np.empty((len(keys), 8), np.float32)
+    while True:
+        rows.lookup("t", keys, out)
+        entered[which].set()
+for which in range(3):
+    threading.Thread(target=work, args=(which,), daemon=True).start()
+for event in entered:
+    event.wait()
+"""
 IN_AN_ENGINE = """
 import sys, threading
 import pyarrow.parquet as pq
@@ -79,6 +103,11 @@ def _ends_well(code: str, *arguments: object) -> None:
 
 def test_daemon_threads_inside_the_kernels() -> None:
     _ends_well(IN_KERNELS)
+
+
+@pytest.mark.parametrize("arguments", [(), (0.5,)])
+def test_daemon_threads_in_python_code_that_the_extension_calls(arguments: tuple[float, ...]) -> None:
+    _ends_well(IN_A_FETCH, *arguments)
 
 
 @pytest.mark.parametrize("backend", ["native", "onnxruntime"])
