@@ -26,7 +26,7 @@ from pepnet_infer.counters import Counters, Stopwatch
 from pepnet_infer.errors import BackendError, UpdateError
 from pepnet_infer.features import Encoded, Features
 from pepnet_infer.identity import identity
-from pepnet_infer.loading import Loading
+from pepnet_infer.loading import Loading, digest_of
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.scores import Scores
 from pepnet_infer.served import Served, Versions
@@ -88,12 +88,33 @@ class Engine:
         which keeps rows on the GPU too, for cuda. Raises BundleError for a damaged bundle, StoreError for a cache or
         store that cannot be, BackendError for anything else that was asked for and is not there.
         """
-        loading = Loading(backend, precision, threads, provider, cache, store, dict(options or {}))
-        bundle = Bundle.open(path, check)
+        loading = Loading(backend, precision, threads, provider, cache, store, dict(options or {}), check)
+        return cls._of(loading.open_bundle(path), loading)
+
+    @classmethod
+    def _of(cls, bundle: Bundle, loading: Loading) -> Engine:
         dense = loading.dense(bundle)
-        engine = cls(bundle, open_rows(bundle, cache, store), dense, loading)
+        engine = cls(bundle, open_rows(bundle, loading.cache, loading.store), dense, loading)
         bundle.check_unchanged()
         return engine
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles as the arguments of `load`: who unpickles it loads the bundle, which must be the same, from its path.
+
+        Raises BackendError for an engine that is closed or was not made by `load`, UpdateError for one that follows,
+        or has followed, a log, StoreError for one whose store does not pickle. See docs/processes.md.
+        """
+        served, loading = self._open(), self._loading
+        if loading is None:
+            raise BackendError("engine: expected one made by Engine.load, got another: load an engine in each worker")
+        if self._follower is not None or isinstance(served.rows, VersionRows):
+            raise UpdateError(
+                "engine",
+                "pickle: expected an engine that serves its bundle as it is, got one that follows a log: load an "
+                "engine in each worker and call follow there",
+            )
+        loading.check_pickles()
+        return _load_again, (type(self), served.bundle.path, digest_of(served.bundle), loading)
 
     @property
     def bundle(self) -> Bundle:
@@ -375,6 +396,10 @@ class Engine:
         if invalid is not None:
             self._counters.add_invalid(int(np.count_nonzero(invalid)))
         return invalid
+
+
+def _load_again(kind: type[Engine], path: os.PathLike[str], digest: str, loading: Loading) -> Engine:
+    return kind._of(loading.open_bundle(path, digest), loading)
 
 
 def _on_device(

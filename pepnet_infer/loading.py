@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pepnet_infer import backends
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle import Bundle, Check
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.over_bundle import open_rows
+from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.served import Served
 from pepnet_infer.store import RowSource, Store
 
@@ -25,6 +30,27 @@ class Loading:
     cache: CacheConfig | Literal["default"] | None
     store: RowSource | Store | None
     options: Mapping[str, object]
+    check: Check = "full"
+
+    def open_bundle(self, path: str | os.PathLike[str], digest: str | None = None) -> Bundle:
+        """Opens the bundle at `path`. Raises BundleError, also unless it is the one that `digest_of` said this of."""
+        bundle = Bundle.open(path, self.check)
+        if digest is not None and digest_of(bundle) != digest:
+            raise BundleError(
+                f"{bundle.path}: expected the bundle that the engine had when it was pickled, got another, of model "
+                f"version {bundle.model_version}: load the engine from it, and pickle that one"
+            )
+        return bundle
+
+    def check_pickles(self) -> None:
+        """Raises StoreError where the store cannot go to another process."""
+        try:
+            pickle.dumps(self.store)
+        except TypeError as error:
+            raise StoreError(
+                f"store: {type(self.store).__name__} does not pickle ({error}), so that an engine with it does not: "
+                "load the engine in each worker, or give the store a __reduce__ that opens it anew"
+            ) from error
 
     def dense(self, bundle: Bundle) -> backends.Backend:
         """Returns what runs the dense part of `bundle`. Raises what `backends.create` raises."""
@@ -34,3 +60,8 @@ class Loading:
         """Opens everything that scores of `bundle` are made of."""
         backend = self.dense(bundle)
         return Served.of(bundle, open_rows(bundle, self.cache, self.store), backend)
+
+
+def digest_of(bundle: Bundle) -> str:
+    """Returns a hash of the manifest, and so of all files of a bundle."""
+    return hashlib.sha256(json.dumps(dict(bundle.manifest), sort_keys=True).encode()).hexdigest()

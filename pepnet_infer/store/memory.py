@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
 from pepnet_infer._kernels import gather
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import ID_BITS, Keys
@@ -41,7 +42,11 @@ class MemoryStore:
         self._known = np.empty(0, _KNOWN)  # by slot
         self._rows: dict[int, Rows] = {}
         self._row_count: dict[int, int] = {}
+        forks.register(forks.Stage.STORES, child=self._reset_after_fork)
         self._widths = np.zeros(1 << 16, np.int64)  # table number → dim; 0: no row of it was put yet
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("rows in this process's memory are not sent to others")
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N]; see `Store.get_many`."""
@@ -87,6 +92,9 @@ class MemoryStore:
         """How many keys have a row that has not expired."""
         with self._lock:
             return int((self._known["live"] & (self._known["expires"] > self._clock())).sum())
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def _read(self, slots: Positions, dim: int, now: float) -> Fetched:
         known = self._known.take(slots)
