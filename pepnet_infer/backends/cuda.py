@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
 from pepnet_infer.backends import PRECISIONS, Settings, dlpack
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.cuda_features import FeatureScorer, fields_on_device
@@ -53,6 +54,7 @@ class CudaBackend:
         self._rows_bytes = rows_bytes
         self._rows: DeviceRows | None = None
         self._lock = threading.Lock()
+        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
         self._model = model
         self._device = device
         self._columns = {
@@ -62,6 +64,9 @@ class CudaBackend:
             "out": len(bundle.tasks),
         }
         self._description = description
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, bundle: Bundle, settings: Settings) -> CudaBackend:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BackendError
 
@@ -62,6 +63,10 @@ class CudaModel:
     def __init__(self, library: CudaLibrary, handle: int, tasks: int) -> None:
         self.cuda, self.handle, self.tasks = library, handle, tasks
         self._free = weakref.finalize(self, library.free, handle)
+        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
+
+    def _reset_after_fork(self) -> None:
+        self._free.detach()  # the parent's memory
 
     def run(self, general: Array, domain: Array, prior: Array) -> Array:
         """Returns scores float32 [B, T] of C-contiguous float32 [B, ·]. Raises BackendError when the GPU fails."""
@@ -84,6 +89,20 @@ class CudaModel:
         return self.cuda.facts(self.handle)
 
 
+class _Lost:
+    """In the place of the library's functions, in a child forked from a process that uses CUDA."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise BackendError(
+            "backend: cuda: a GPU cannot be used in a child forked from a process that uses it: load the engine in the "
+            "child, and start child processes with spawn or forkserver"
+        )
+
+
+#: What stands for functions of the library in a forked child.
+LOST: Any = _Lost()
+
+
 class CudaLibrary:
     """The library at `path`. Raises BackendError when it cannot be loaded, or is of another version."""
 
@@ -97,7 +116,9 @@ class CudaLibrary:
         if abi != _ABI:
             raise BackendError(f"backend: cuda: {path}: expected interface {_ABI}, got {abi}")
         #: its functions: those of other files are declared there
-        self.calls = self._library = library
+        self.calls: Any = library
+        self._library: Any = library
+        forks.register(forks.Stage.BACKENDS, child=self._lose)
         library.pepnet_cuda_error.restype = c_char_p
         library.pepnet_cuda_model.restype = c_void_p
         library.pepnet_cuda_model.argtypes = [POINTER(_Config), POINTER(_Tensor), c_int64, *[c_int32] * 4]
@@ -108,6 +129,9 @@ class CudaLibrary:
         library.pepnet_cuda_device.restype = c_int64
         library.pepnet_cuda_facts.argtypes = [c_void_p, c_char_p, c_int64]
         library.pepnet_cuda_facts.restype = c_int64
+
+    def _lose(self) -> None:
+        self.calls = self._library = LOST
 
     @property
     def emulated(self) -> bool:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
 from pepnet_infer.errors import BackendError
 
 if TYPE_CHECKING:
-    from pepnet_infer.backends.cuda_library import CudaLibrary
+    from pepnet_infer.backends.cuda_library import LOST, CudaLibrary
     from pepnet_infer.cache.cached_rows import CachedRows
     from pepnet_infer.ids import Keys
 
@@ -141,6 +142,11 @@ class DeviceRows:
         self._lock = threading.Lock()
         self._counted: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
         self._free = weakref.finalize(self, self._calls.pepnet_cuda_rows_free, self.handle)
+        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
+
+    def _reset_after_fork(self) -> None:
+        self._free.detach()  # the parent's memory
+        self._calls, self._lock = LOST, threading.Lock()
 
     @property
     def generation(self) -> int:

@@ -6,13 +6,15 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import forks
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched, Rows
@@ -103,16 +105,52 @@ class RedisStore:
         self._lock, self._pause, self._resume = threading.Lock(), pause, 0.0
         self._reason = ""  # why no server was reached
         self._tls = isinstance(client, str) and client.startswith("rediss:")
-        self._nodes: OneNode | ClusterNodes
         self._owned = isinstance(client, str)
+        self._given: dict[str, Any] = {
+            "client": client,
+            "cluster": cluster,
+            "prefix": prefix,
+            "dtype": dtype,
+            "connect_timeout": connect_timeout,
+            "timeout": timeout,
+            "pause": pause,
+            "chunk": chunk,
+            "remember": remember,
+            "clock": clock,
+        }
+        self._opened: OneNode | ClusterNodes | None = self._connect()
+        forks.register(forks.Stage.STORES, child=self._reset_after_fork)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A store of a URL pickles as what it was opened with, the password in the URL included."""
+        if not self._owned:
+            raise TypeError("a store with a client that was given: give it a URL instead")
+        return _opened, (self._given,)
+
+    @property
+    def _nodes(self) -> OneNode | ClusterNodes:
+        opened = self._opened
+        if opened is None:  # in a forked child, where its connections are the parent's
+            opened = self._opened = self._connect()
+        return opened
+
+    def _connect(self) -> OneNode | ClusterNodes:
+        given = self._given
+        client: Any = given["client"]
         try:
-            if isinstance(client, str):
-                client = _connect(client, cluster, connect_timeout, timeout)
+            if self._owned:
+                client = _connect(client, given["cluster"], given["connect_timeout"], given["timeout"])
             if client.get_encoder().decode_responses:
                 raise StoreError("client: expected one that returns bytes, got decode_responses=True")
-            self._nodes = ClusterNodes(client) if isinstance(client, RedisCluster) else OneNode(client)
+            return ClusterNodes(client) if isinstance(client, RedisCluster) else OneNode(client)
         except (RedisError, OSError, ValueError) as error:
             raise StoreError(f"redis: expected a server to connect to, got {self._reason_of(error)}") from error
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if self._owned:
+            forks.leak(self._opened)
+            self._opened = None
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N]; see `Store.get_many`. A damaged value is not found, and counted."""
@@ -244,7 +282,11 @@ class RedisStore:
         self._resume = 0.0
 
 
-def _connect(url: str, cluster: bool, connect_timeout: float, timeout: float) -> Redis | RedisCluster:
+def _opened(given: Mapping[str, Any]) -> RedisStore:
+    return RedisStore(**given)
+
+
+def _connect(url: Any, cluster: Any, connect_timeout: Any, timeout: Any) -> Redis | RedisCluster:
     # One attempt more, at once, and only where the connection was lost: it may have been closed while nobody used it.
     retry = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
     if cluster:

@@ -31,6 +31,10 @@ class Canary:
         self._due = 0.0
         self._random = np.random.default_rng(0)
 
+    def reset_after_fork(self) -> None:
+        """In a child process: whoever held the lock is not here."""
+        self._lock = threading.Lock()
+
     def due(self) -> bool:
         """Whether a call's rows would be kept now: cheap, for every call asks."""
         return monotonic() >= self._due

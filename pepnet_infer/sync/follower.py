@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
+from pepnet_infer import forks
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.loading import Loading
@@ -59,6 +60,15 @@ class Follower:
         self._stop = threading.Event()
         self._woken = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="pepnet-follow", daemon=True)
+        forks.register(forks.Stage.FOLLOWERS, child=self._reset_after_fork)
+
+    def _reset_after_fork(self) -> None:
+        """In a child process it does not follow; its counts can be read and it can be closed."""
+        self._lock, self._woken, self._stop = threading.RLock(), threading.Condition(), threading.Event()
+        self._stop.set()
+        self._stats.reset_after_fork()
+        if self._updater.canary is not None:
+            self._updater.canary.reset_after_fork()
 
     def start(self) -> None:
         """Catches up with what is in the log now, then goes on in the background.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from pepnet_infer import forks
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.sync.delta import DeltaHead
@@ -101,12 +102,16 @@ class RedisLog:
             self._prefix + part for part in ("log", "state", "deltas", "bundles", "versions", "progress", "bell")
         )
         self._lock = threading.Lock()
+        forks.register(forks.Stage.FOLLOWERS, child=self._reset_after_fork)
         self._read_from = ""  # the id of the log that was read last
         self._swept: tuple[str, Position, Position] | None = None
         puts = [self._stream, self._state, self._deltas, self._bundles, self._versions, self._bell]
         self._writer = RedisWriter(self._server, puts, self._prefix)
         if create:
             self._server.run(BEGIN, [self._state], secrets.token_hex(16))
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     @property
     def read_from(self) -> str:

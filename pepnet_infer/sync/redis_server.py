@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pepnet_infer import forks
 from pepnet_infer.errors import UpdateError
 
 try:
@@ -56,6 +57,7 @@ class RedisServer:
             "socket_timeout": timeout_s,
             "retry": Retry(NoBackoff(), 0),  # `ask` does that
         }
+        forks.register(forks.Stage.STORES, child=self._reset_after_fork)
         self._client: Any = None  # of its methods each returns a value or an awaitable, by their types
         if not cluster:
             try:
@@ -64,6 +66,10 @@ class RedisServer:
                 raise UpdateError("transport", f"redis: expected a URL, got: {error}") from error
             if self._client.get_encoder().decode_responses:
                 raise UpdateError("transport", "redis: expected a URL without decode_responses, got it set")
+
+    def _reset_after_fork(self) -> None:
+        forks.leak(self._client)  # its connections are the parent's
+        self._client = None
 
     def ask(self, *command: bytes | str | int | float, until: float | None = None) -> Any:
         """Sends one command that may be sent twice, until `until` of `time.monotonic` if that is given.
@@ -96,6 +102,8 @@ class RedisServer:
     def _connected(self) -> Any:
         if self._client is None:
             from_url: Callable[..., Any] = RedisCluster.from_url
+            if not self._cluster:
+                from_url = Redis.from_url
             self._client = from_url(self._url, **self._options)
         return self._client
 

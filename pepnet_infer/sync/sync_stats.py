@@ -23,6 +23,10 @@ class SyncStats:
         self._last_refusal: str | None = None
         self._last_fault: str | None = None
 
+    def reset_after_fork(self) -> None:
+        """In a child process: whoever held the lock is not here."""
+        self._lock = threading.Lock()
+
     def applied(self, rows: int, size: int, dense: bool, freshness_s: float) -> None:
         """Counts a delta that has become visible, `freshness_s` after it was produced."""
         with self._lock:

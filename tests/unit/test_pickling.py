@@ -103,7 +103,7 @@ def test_its_store_pickles_with_it_or_the_error_says_what_to_do(
 
 def test_an_engine_that_is_more_than_its_bundle_does_not_pickle(toy_bundle: Path, tmp_path: Path) -> None:
     engine = Engine.load(toy_bundle, "native", threads=1, check="sizes")
-    engine.follow(DirectoryLog(tmp_path), FollowConfig())
+    engine.follow(DirectoryLog(tmp_path, create=True), FollowConfig())
     with pytest.raises(UpdateError, match="load an engine in each worker and call follow there"):
         pickle.dumps(engine)
     engine.close()

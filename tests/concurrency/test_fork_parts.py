@@ -1,0 +1,123 @@
+"""Parts that have locks, connections or threads, in a child forked while other threads hold them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer.backends.cuda_library import LOST
+from pepnet_infer.errors import BackendError, StoreError
+from pepnet_infer.store.memory import MemoryStore
+from pepnet_infer.store.redis import RedisStore
+from pepnet_infer.sync.redis_log import RedisLog
+
+PATIENCE_S = 60.0
+DIM = 4
+KEYS = np.arange(50, dtype=np.uint64)
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+def well_in_a_child(work: Callable[[], None]) -> None:
+    """Runs `work` in a forked child, which must return from it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    timer = threading.Timer(PATIENCE_S, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        timer.cancel()
+
+
+def fill(store: Any) -> None:
+    store.put_many(KEYS, np.repeat(KEYS.astype(np.float32)[:, None], DIM, axis=1), np.ones(len(KEYS), np.uint64))
+
+
+def check(store: Any) -> None:
+    got = store.get_many(KEYS, DIM)
+    assert got.found.all()
+    assert np.array_equal(got.rows[:, 0], KEYS.astype(np.float32))
+
+
+def test_a_memory_store_whose_lock_is_held() -> None:
+    store = MemoryStore()
+    fill(store)
+    with store._lock:
+        well_in_a_child(lambda: check(store))
+    check(store)
+
+
+def test_a_redis_store_has_connections_of_its_own_in_a_child(redis_server: Any) -> None:
+    with RedisStore(redis_server.url, prefix="forked") as store:
+        fill(store)
+        stop, failures = threading.Event(), list[BaseException]()
+
+        def keep_busy() -> None:
+            try:
+                while not stop.is_set():
+                    check(store)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=keep_busy) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(5):
+                with store._lock:
+                    well_in_a_child(lambda: check(store))
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        with pickle.loads(pickle.dumps(store)) as other:
+            check(other)
+    given = RedisStore(store._given["client"])
+    given._owned = False
+    with pytest.raises(TypeError, match="give it a URL instead"):
+        pickle.dumps(given)
+
+
+def test_a_log_in_redis_is_read_by_a_child(redis_server: Any, tmp_path: Path) -> None:
+    log = RedisLog(redis_server.url, "forked", spool=tmp_path, create=True)
+    assert log.read("") == []
+    with log._lock:
+        well_in_a_child(lambda: void(log.read("")))
+    assert log.read("") == []
+
+
+def void(_: object) -> None:
+    pass
+
+
+def test_functions_of_a_gpu_that_the_parent_uses_are_errors() -> None:
+    with pytest.raises(BackendError, match="start child processes with spawn or forkserver"):
+        LOST.pepnet_cuda_run(1, 2)
+
+
+def test_a_store_that_is_away_is_an_error_in_a_child_too() -> None:
+    store = RedisStore("redis://127.0.0.1:1/0")
+
+    def refused() -> None:
+        with pytest.raises(StoreError):
+            store.get_many(KEYS, DIM)
+
+    well_in_a_child(refused)
