@@ -17,6 +17,11 @@ double unix_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
+// Of a clock that nobody sets.
+double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // Pieces of one allocation, one after another.
@@ -36,7 +41,7 @@ class Layout {
 }  // namespace
 
 DeviceRows::DeviceRows(int device, const std::vector<Width>& widths, bool by_score)
-    : device_(device), by_score_(by_score), begin_(unix_seconds()) {
+    : device_(device), by_score_(by_score), begin_(steady_seconds()) {
   for (const Width& one : widths) {
     const std::size_t sets = one.entries / kWays;
     if (one.width <= 0 || sets == 0 || sets * kWays >= kMostEntries)
@@ -62,7 +67,7 @@ const RowTable& DeviceRows::table(int width) const {
 }
 
 std::uint32_t DeviceRows::now() const {
-  return static_cast<std::uint32_t>(std::max(0.0, unix_seconds() - begin_));
+  return static_cast<std::uint32_t>(std::max(0.0, steady_seconds() - begin_));
 }
 
 template <class T>
@@ -119,10 +124,11 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
   auto* const keys = reinterpret_cast<std::uint64_t*>(to + keys_at);
   auto* const entries = reinterpret_cast<Entry*>(to + entries_at);
   auto* const values = reinterpret_cast<float*>(to + rows_at);
+  const double from_unix = steady_seconds() - begin_ - unix_seconds();  // the time left is taken now
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t from = order[i];
     keys[i] = rows.keys[from];
-    const double expires = rows.expires[from] - begin_;
+    const double expires = rows.expires[from] + from_unix;
     const float score = rows.scores[from];
     entries[i] = {0,
                   expires >= static_cast<double>(kNeverExpires)

@@ -77,7 +77,7 @@ class DeviceRows {
 
   int device_;
   bool by_score_;
-  double begin_;  // Unix seconds of the cache's time 0
+  double begin_;  // steady seconds of the cache's time 0
   std::vector<Owned> tables_;
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<std::uint32_t> clock_{0};

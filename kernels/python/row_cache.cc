@@ -321,7 +321,15 @@ void bind_row_cache(py::module_& module) {
       .def(
           "set_time", [](Cache& c, double now) { c.cache().set_time(now); }, py::arg("now"),
           "Unix seconds from here on; nan: the clock's again.")
-      .def_property_readonly("time", [](const Cache& c) { return c.cache().time(); })
+      .def(
+          "step_wall_clock", [](Cache& c, double seconds) { c.cache().step_wall_clock(seconds); },
+          py::arg("seconds"), "As if the wall clock had been set, by so many seconds in all: for tests.")
+      .def_property_readonly(
+          "time", [](const Cache& c) { return c.cache().unix_time(); }, "Unix seconds.")
+      .def_property_readonly(
+          "steady_time", [](const Cache& c) { return c.cache().time(); },
+          "Unix seconds as they would be had nobody set the clock: what intervals and durations are counted "
+          "on.")
       .def("stats", &Cache::stats)
       .def_property_readonly("dim", [](const Cache& c) { return c.options().dim; })
       .def_property_readonly("dtype", [](const Cache& c) { return name_of(kTypes, c.options().type); })

@@ -196,7 +196,7 @@ class EmbeddingCache:
         """
         if self._window is None:
             return 0
-        return self._window.flush(self.core.time if ended else None)
+        return self._window.flush(self.core.steady_time if ended else None)
 
     def feedback(self, keys: Keys, positive: Flags) -> int:
         """Counts samples that contained the ids, positive or not, for their scores. Returns how many are here.

@@ -172,7 +172,12 @@ class RowCache {
 
   // Unix seconds from here on, instead of the clock's; NaN: the clock's again. For tests and simulations.
   virtual void set_time(double now) noexcept = 0;
+  // As if the wall clock had been set, by so many seconds in all. For tests.
+  virtual void step_wall_clock(double seconds) noexcept = 0;
+  // Unix seconds, as they would be had nobody set the wall clock since the cache was made: what intervals and
+  // durations are counted on.
   virtual double time() const noexcept = 0;
+  virtual double unix_time() const noexcept = 0;
 
   virtual CacheStats stats() const noexcept = 0;
   virtual std::size_t capacity_rows() const noexcept = 0;

@@ -64,7 +64,6 @@ FullCache::FullCache(const CacheOptions& options, std::size_t rows)
       fields_(options, rows),
       groups_(options, rows),
       decay_(options.beta, options.r, options.interval),
-      manual_time_(std::numeric_limits<double>::quiet_NaN()),
       entries_(rows),
       rows_(rows * row_bytes_),
       index_(rows, options.seed),
@@ -73,12 +72,6 @@ FullCache::FullCache(const CacheOptions& options, std::size_t rows)
   expiries_.reserve(groups_.quotas.size());
   for (const std::size_t quota : groups_.quotas) expiries_.emplace_back(entries_, quota);
   clear();
-}
-
-double FullCache::time() const noexcept {
-  const double manual = manual_time_.load(std::memory_order_relaxed);
-  if (!std::isnan(manual)) return manual;
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 Id FullCache::find(std::uint64_t key) const noexcept {
@@ -187,7 +180,7 @@ EntryInfo FullCache::info(const Entry& entry, double now) const noexcept {
   info.high_priority = entry.high_priority;
   info.scored = entry.scored;
   info.version = entry.version;
-  info.expires = entry.expires;
+  info.expires = entry.expires + clock_.ahead();
   if (scores()) info.score = static_cast<float>(decay_.score(entry.score, now));
   return info;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cache/after_fork.h"
+#include "cache/clock.h"
 #include "cache/fields.h"
 #include "cache/full_decay.h"
 #include "cache/full_entry.h"
@@ -55,8 +56,10 @@ class FullCache final : public RowCache, private cache::Forked {
   void clear() noexcept override;
   std::uint64_t floor() const noexcept override;
   void raise_floor(std::uint64_t version) noexcept override;
-  void set_time(double now) noexcept override { manual_time_.store(now, std::memory_order_relaxed); }
-  double time() const noexcept override;
+  void set_time(double now) noexcept override { clock_.set(now); }
+  void step_wall_clock(double seconds) noexcept override { clock_.step(seconds); }
+  double time() const noexcept override { return clock_.now(); }
+  double unix_time() const noexcept override { return clock_.unix_now(); }
   CacheStats stats() const noexcept override;
   std::size_t capacity_rows() const noexcept override { return entries_.size(); }
   std::size_t memory_bytes() const noexcept override { return bytes(options_, entries_.size()); }
@@ -114,7 +117,7 @@ class FullCache final : public RowCache, private cache::Forked {
   const cache::Fields fields_;
   const Groups groups_;
   const Decay decay_;
-  std::atomic<double> manual_time_;
+  cache::Clock clock_;
 
   mutable std::mutex lock_;
   Entries entries_;

@@ -15,13 +15,14 @@ constexpr float kNoScore = std::numeric_limits<float>::quiet_NaN();
 std::size_t FullCache::write(const RowBatch& batch, Write how, Written* results) noexcept {
   const std::lock_guard guard(lock_);
   const double now = time();
+  const double ahead = batch.expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t written = 0;
   for (std::size_t i = 0; i < batch.keys.size(); ++i) {
     NewEntry row;
     row.key = batch.keys[i];
     row.row = batch.rows + static_cast<std::ptrdiff_t>(i) * batch.stride;
     row.version = batch.versions == nullptr ? 0 : batch.versions[i];
-    row.expires = batch.expires == nullptr ? kNever : batch.expires[i];
+    row.expires = batch.expires == nullptr ? kNever : batch.expires[i] - ahead;
     row.score = batch.scores == nullptr ? kNoScore : batch.scores[i];
     row.restored = how == Write::kRestore;
     row.earned = row.restored && batch.earned != nullptr && batch.earned[i];
@@ -270,13 +271,14 @@ std::size_t FullCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_
                              const double* expires) noexcept {
   const std::lock_guard guard(lock_);
   const double now = time();
+  const double ahead = expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t applied = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     NewEntry tombstone;
     tombstone.key = keys[i];
     tombstone.kind = Kind::kTombstone;
     tombstone.version = versions[i];
-    tombstone.expires = expires == nullptr ? now + options_.tombstone_ttl : expires[i];
+    tombstone.expires = expires == nullptr ? now + options_.tombstone_ttl : expires[i] - ahead;
     tombstone.score = kNoScore;
     Id id = present(tombstone.key, now);
     bool newer = true;

@@ -80,7 +80,7 @@ Answered RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* keys, st
     answered.hits = cache.lookup({keys, count}, out, outcomes, counted);
     return answered;
   }
-  const double now = expires_ == nullptr ? 0.0 : cache.time();
+  const double now = expires_ == nullptr ? 0.0 : cache.unix_time();
   for (std::size_t i = 0; i < count; ++i) {
     if (places[i] == KeyIndex::kAbsent) continue;
     const auto place = static_cast<std::size_t>(places[i]);

@@ -76,8 +76,7 @@ SetCache::SetCache(const CacheOptions& options)
       ghosts_(reinterpret_cast<std::uint16_t*>(buffer_.data() + layout_.ghosts_at)),
       slots_(buffer_.data() + layout_.slots_at),
       epochs_(places_),
-      zeros_(std::make_unique<float[]>(options.dim)),
-      manual_time_(std::numeric_limits<double>::quiet_NaN()) {
+      zeros_(std::make_unique<float[]>(options.dim)) {
   for (std::size_t i = 0; i < Epochs::kPlaces; ++i) new (places_ + i) ReaderPlace{};
   const auto slots = static_cast<std::uint32_t>(layout_.sets * kWays);
   for (std::size_t i = 0; i < layout_.regions; ++i) {
@@ -144,12 +143,6 @@ void SetCache::recount_fields() noexcept {
   }
 }
 
-double SetCache::time() const noexcept {
-  const double manual = manual_time_.load(std::memory_order_relaxed);
-  if (manual == manual) return manual;
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 std::size_t SetCache::memory_bytes() const noexcept { return buffer_.mapped_bytes() + held_beside(options_); }
 
 double SetCache::score_now(const Region& region, std::uint32_t order, double now) const noexcept {
@@ -165,7 +158,7 @@ EntryInfo SetCache::info_of(const Region& region, const Entry& entry, double now
   info.version = entry.header.version;
   if ((entry.word & kExpires) != 0) {
     if (expiry.expired(entry.header.expiry())) return {};
-    info.expires = expiry.deadline(entry.header.expiry());
+    info.expires = expiry.deadline(entry.header.expiry()) + clock_.ahead();
   }
   info.outcome = has_row(entry.word) ? Outcome::kRow : Outcome::kAbsent;
   info.tombstone = is_tombstone(entry.word);

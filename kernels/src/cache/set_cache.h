@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "cache/after_fork.h"
+#include "cache/clock.h"
 #include "cache/epochs.h"
 #include "cache/expiry.h"
 #include "cache/fields.h"
@@ -57,8 +58,10 @@ class SetCache final : public RowCache, private Forked {
   void clear() noexcept override;
   std::uint64_t floor() const noexcept override;
   void raise_floor(std::uint64_t version) noexcept override;
-  void set_time(double now) noexcept override { manual_time_.store(now, std::memory_order_relaxed); }
-  double time() const noexcept override;
+  void set_time(double now) noexcept override { clock_.set(now); }
+  void step_wall_clock(double seconds) noexcept override { clock_.step(seconds); }
+  double time() const noexcept override { return clock_.now(); }
+  double unix_time() const noexcept override { return clock_.unix_now(); }
   CacheStats stats() const noexcept override;
   std::size_t capacity_rows() const noexcept override { return layout_.rows(); }
   std::size_t memory_bytes() const noexcept override;
@@ -184,7 +187,7 @@ class SetCache final : public RowCache, private Forked {
   std::byte* slots_;
   Epochs epochs_;
   std::unique_ptr<float[]> zeros_;  // [dim], what replay inserts
-  std::atomic<double> manual_time_;
+  Clock clock_;
   std::mutex tending_;
   std::atomic<double> tend_at_{kNever};
   // Of its own line: every lookup adds to it.

@@ -233,6 +233,7 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
   const std::size_t size = batch.keys.size();
   const double now = time();
   tend(now);
+  const double ahead = batch.expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t written = 0;
   // A key's sets are asked for first, then the rows that they lead to, then it is written: what it needs is
   // on its way while those before it are written.
@@ -254,7 +255,7 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
     row.key = batch.keys[at];
     row.row = batch.rows + static_cast<std::ptrdiff_t>(at) * batch.stride;
     if (batch.versions != nullptr) row.version = batch.versions[at];
-    if (batch.expires != nullptr) row.expires = batch.expires[at];
+    if (batch.expires != nullptr) row.expires = batch.expires[at] - ahead;
     if (batch.scores != nullptr) row.score = batch.scores[at];
     row.restored = how == Write::kRestore;
     row.earned = row.restored && batch.earned != nullptr && batch.earned[at];
@@ -295,13 +296,14 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
                             const double* expires) noexcept {
   const double now = time();
   tend(now);
+  const double ahead = expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t applied = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Home home = homes_.of(keys[i]);
     NewRow row;
     row.key = keys[i];
     row.version = versions[i];
-    row.expires = expires != nullptr ? expires[i] : now + options_.tombstone_ttl;
+    row.expires = expires != nullptr ? expires[i] - ahead : now + options_.tombstone_ttl;
     row.flags = kNoRow | kPriority;
     Region& region = regions_[home.region];
     const std::lock_guard guard(region.lock);

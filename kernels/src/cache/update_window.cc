@@ -163,7 +163,7 @@ std::size_t UpdateWindow::after_expiry(std::size_t begin, std::size_t end, Read&
     }
   }
   if (gathered_ != 0) return send(true);
-  const double now = cache_.time();
+  const double now = cache_.unix_time();
   const auto stays = [&](const EntryInfo& info) {
     return info.outcome == Outcome::kRow && info.expires > now;
   };
