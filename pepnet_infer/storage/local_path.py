@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 
 from pepnet_infer.errors import PepnetError
 
@@ -11,7 +12,7 @@ from pepnet_infer.errors import PepnetError
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def refuse_url(path: str | os.PathLike[str], wanted: str, error: type[PepnetError] = PepnetError) -> None:
+def refuse_url(path: str | os.PathLike[str], wanted: str, error: Callable[[str], PepnetError] = PepnetError) -> None:
     """Raises `error`, which says that `wanted` (such as "a local folder") was expected, for a path as s3://bucket/x.
 
     A local path of that form can still be given, as ./s3:/bucket/x.

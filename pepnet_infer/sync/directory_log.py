@@ -22,12 +22,14 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import sync_folder, sync_tree, write_file
 from pepnet_infer.storage.document import open_regular
+from pepnet_infer.storage.local_path import refuse_url
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
 from pepnet_infer.sync.log_folders import failures, link, make, remove
@@ -64,8 +66,9 @@ class DirectoryLog:
     def __init__(self, path: str | os.PathLike[str], create: bool = False) -> None:
         """create: begins a log, if there is none, for followers that are there before their publisher.
 
-        Raises UpdateError when that fails; without `create` nothing is looked at yet.
+        Raises UpdateError when that fails, and for a URL; without `create` nothing is looked at yet.
         """
+        refuse_url(path, "a local folder", partial(UpdateError, "transport"))
         self.path = Path(os.path.abspath(path))
         self._found: tuple[tuple[int, ...], str] = ((), "")  # what log.json is on the disk, and the log's identity
         self._read_from = ""

@@ -10,10 +10,11 @@ import pytest
 
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.errors import BundleError, PepnetError, StoreError
+from pepnet_infer.errors import BundleError, PepnetError, StoreError, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.sync.directory_log import DirectoryLog
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/x", "s3:/bucket", "HTTPS://host", "file:///x", "abfss://c@a.net/x"])
@@ -41,6 +42,7 @@ def test_whatever_writes_refuses_them(
         (BundleError, Bundle.open),
         (StoreError, EmbeddingCache(4, "1MiB").save),
         (StoreError, LmdbStore),
+        (UpdateError, DirectoryLog),
     ]
     for error, write in writers:
         with pytest.raises(error, match="s3:/"):
