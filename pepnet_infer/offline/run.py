@@ -128,9 +128,7 @@ class _Run:
                     self._count(rows.num_rows, bad)
                 if not source.unchanged(content, carried):
                     raise PepnetError(f"{source.path}: expected a file that stays as it is, but it changed meanwhile")
-                if (
-                    self._engine.identity() != request.scorer
-                ):  # somebody updated the cache: rows are of before and after
+                if self._engine.identity() != request.scorer:  # somebody updated the cache meanwhile
                     request = replace(request, scorer={**request.scorer, "rows": None})
                 finished = not unavailable or self._options.on_fault == "accept"
                 sink.commit(request.metadata(content, unavailable), finished)
