@@ -85,8 +85,7 @@ class Bundle:
         for name in (ONNX, PARITY, *payload_names(schema)):
             if name not in listing:
                 raise BundleError(f"{where}: files: expected {quote(name)} to be listed, got no such entry")
-        files = file_states(root, [*listing, MANIFEST])
-        check_files(root, listing, MANIFEST, hashes=check == "full")
+        files = check_files(root, listing, MANIFEST, hashes=check == "full")
         read_budgets(where, manifest)
         tables = check_payload(root, schema, config, values=check == "full")
         parity = read_document(root, PARITY)

@@ -73,12 +73,13 @@ def file_states(root: Path, names: Iterable[str]) -> dict[str, FileState]:
     return states
 
 
-def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> None:
+def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> dict[str, FileState]:
     """Checks that `root` holds `document` and the listed files, whole and unaltered, and nothing else.
 
     Names are checked before anything is opened: absolute ones, `..` and symlinks are refused, so that nothing outside
     `root` is ever read. What file systems and file managers leave in a folder (`lost+found`, `.nfs…`, `.DS_Store`) is
-    passed over. `hashes=False` leaves out the reading of every byte. Raises BundleError.
+    passed over. `hashes=False` leaves out the reading of every byte. Returns which files they are, `document` included,
+    for `file_states` to tell later whether they still are. Raises BundleError.
     """
     for name, entry in listing.items():
         where = f"{root / document}: files: {quote(name)}"
@@ -86,12 +87,12 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
             raise BundleError(f"{where}: expected a plain path inside the bundle")
         convert(where, entry, Listed, BundleError)
     try:
-        _compare(root, listing, document, hashes)
+        return _compare(root, listing, document, hashes)
     except OSError as error:
         raise BundleError(f"{error.filename}: expected a readable file, got: {error.strerror}") from error
 
 
-def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> None:
+def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> dict[str, FileState]:
     present = _walk(root, len(listing) + 1)
     if len(present) <= len(listing) + 1:  # else not all were looked at
         for name in sorted(set(listing) - set(present)):
@@ -101,11 +102,13 @@ def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool
     for name, entry in listing.items():
         if present[name] != entry["bytes"]:
             raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {present[name]}")
+    states = file_states(root, [*listing, document])  # before a byte is read
     if hashes:
         for name, entry in listing.items():
             found = sha256(root / name)
             if found != entry["sha256"]:
                 raise BundleError(f"{root / name}: expected sha256 {entry['sha256']}, got {found}")
+    return states
 
 
 def plain(name: str) -> bool:

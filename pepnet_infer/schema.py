@@ -27,6 +27,7 @@ POOLINGS = ("mean", "sum")
 TRANSFORMS = ("none", "hour", "weekday", "bucketize", "log1p")
 _MOST = 2**31 - 1  # of a width, and of the values of a bag
 _FLOAT32 = 3.4028234663852886e38
+_MOST_FIELDS = 8192
 _HOURS = 26  # from UTC, either way: no clock on earth is further off
 _T = TypeVar("_T")
 _FIELD_ORDER = {"id": 0, "bag": 1, "dense": 2}  # g = [embedded fields ; pooled bags ; dense fields]
@@ -131,7 +132,10 @@ class FeatureSchema:
             _keys(where, spec, {"key", "file", "column"}, {"column"})
             column, key, file = spec.get("column", spec["key"]), spec["key"], spec["file"]
             joins.append(JoinSpec(name, *(_typed(where, text, str) for text in (column, key, file))))
-        fields = tuple(_field(i, spec) for i, spec in enumerate(_typed("schema.fields", data["fields"], list)))
+        specs = _typed("schema.fields", data["fields"], list)
+        if len(specs) > _MOST_FIELDS:
+            raise SchemaError(f"schema.fields: expected at most {_MOST_FIELDS}, got {len(specs)}")
+        fields = tuple(_field(i, spec) for i, spec in enumerate(specs))
         domain = data["domain"]
         _keys("schema.domain", domain, {"column", "values"}, set())
         tasks = _map("schema.tasks", data["tasks"])

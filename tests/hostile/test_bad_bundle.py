@@ -215,6 +215,11 @@ CASES: list[tuple[str, Break, str]] = [
         manifest(lambda d: d["schema"]["fields"].append(d["schema"]["fields"][0])),
         r"schema\.fields: duplicate name 'user_id'",
     ),
+    (
+        "many fields",
+        manifest(lambda d: d["schema"]["fields"].extend([d["schema"]["fields"][0]] * 8192)),
+        r"schema\.fields: expected at most 8192, got 8\d{3}",
+    ),
     ("many layers", put_in("config", "layers", [1] * 1000), r"config\.layers: expected at most 256 widths, got 1000"),
     ("wide layer", put_in("config", "layers", [2**40]), r"config\.layers: expected an integer up to 2147483647"),
     (
