@@ -118,6 +118,18 @@ def read_head(path: str | os.PathLike[str]) -> DeltaHead:
         return _head(Path(path))[0]
 
 
+def read_whole_head(path: str | os.PathLike[str]) -> DeltaHead:
+    """Reads what a delta says of itself, and looks whether the files that it lists are there, by their sizes.
+
+    Raises UpdateError. Nothing of the files is read: one that passes may still be refused.
+    """
+    root = Path(path)
+    with reading(root):
+        head, document = _head(root)
+        check_files(root, typed(str(root / MANIFEST), document, "files", dict), MANIFEST, hashes=False)
+        return head
+
+
 def open_delta(
     path: str | os.PathLike[str],
     schema: FeatureSchema,

@@ -30,7 +30,7 @@ from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import sync_folder, sync_tree, write_file
 from pepnet_infer.storage.document import open_regular
 from pepnet_infer.storage.local_path import refuse_url
-from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
+from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head, read_whole_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
 from pepnet_infer.sync.log_folders import failures, link, make, remove
 from pepnet_infer.sync.log_identity import FILE, begin_log, find_log
@@ -248,7 +248,7 @@ class DirectoryLog:
         if entry.fault is not None:
             return None
         try:
-            return read_head(entry.path)
+            return read_whole_head(entry.path)
         except UpdateError as error:
             if error.reason in MAY_PASS:
                 raise UpdateError("transport", str(error)) from error

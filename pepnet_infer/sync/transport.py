@@ -102,7 +102,7 @@ class Transport(Protocol):
         """Fetches what `last_bundle` says."""
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
-        """Returns the last delta in the log that says what it is: what a publisher goes on from."""
+        """Returns the last delta in the log that says what it is, and is whole: what a publisher goes on from."""
 
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""

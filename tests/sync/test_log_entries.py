@@ -127,6 +127,8 @@ def test_a_newer_bundle_takes_the_place_of_what_was_refused(
     put(log, forged(BASE, world.checkpoints[BASE].schema.hash)["the last version, without its rows"])
     until(lambda: bool(sync(engine)["refused"]))
     until(lambda: sync(engine)["lag_s"] > 0)  # behind what was published, as far as anybody knows
+    assert log.last_delta() is None  # a publisher is not: nobody can have gone on from that
+    assert Publisher(log, _bundle_of(world, BASE, tmp_path)).model_version == BASE
     world.step()
     log.append_bundle(_bundle_of(world, 8, tmp_path))
     assert follower.wait_for(8, PATIENCE_S)
