@@ -10,8 +10,18 @@ from collections.abc import Iterator
 
 import torch
 
+from pepnet_infer import forks
+
 #: Two exports at once would each put back what the other had set.
 _ONE_AT_A_TIME = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _ONE_AT_A_TIME
+    _ONE_AT_A_TIME = threading.RLock()
+
+
+forks.register(forks.Stage.FILES, child=_after_fork)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pepnet_infer import forks
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.storage.atomic import sync_folder
 
@@ -49,7 +50,11 @@ class Sink:
             # Unbuffered: Arrow writes whole pages, and nothing is left to be flushed when a disk is full.
             self._raw = io.FileIO(_lock(self._temporary, target), "r+")
             self._raw.truncate(0)
+        forks.register(forks.Stage.FILES, child=self._close_in_child)
         self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd")
+
+    def _close_in_child(self) -> None:
+        self._raw.close()  # else a child would hold the lock on, and could write to the file
 
     def __enter__(self) -> Sink:
         return self

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from pepnet_infer import forks
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import sync_folder, sync_tree, write_file
@@ -273,14 +274,12 @@ class DirectoryLog:
             if begin:
                 make(self.path)
             lock = os.open(self.path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
+        with forks.OWN_HANDLES.own(lock):
             with failures(self.path):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if begin and not self._is_there():
                     begin_log(self.path)
             yield self.identity()
-        finally:
-            os.close(lock)
 
     @contextlib.contextmanager
     def _writing(self, kind: Kind) -> Iterator[tuple[int, Path]]:

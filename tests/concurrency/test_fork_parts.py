@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pepnet_infer.backends.cuda_library import LOST
 from pepnet_infer.errors import BackendError, StoreError
+from pepnet_infer.offline.sink import Sink
 from pepnet_infer.store.memory import MemoryStore
 from pepnet_infer.store.redis import RedisStore
+from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.redis_log import RedisLog
 
 PATIENCE_S = 60.0
@@ -121,3 +125,32 @@ def test_a_store_that_is_away_is_an_error_in_a_child_too() -> None:
             store.get_many(KEYS, DIM)
 
     well_in_a_child(refused)
+
+
+def test_a_child_does_not_hold_the_locks_of_files_on(tmp_path: Path) -> None:
+    begun, end = os.pipe()
+    children = list[int]()
+
+    def fork_a_child_that_lives() -> None:
+        pid = os.fork()
+        if pid == 0:
+            os.close(end)
+            os.read(begun, 1)  # until the parent closes its end
+            os._exit(0)
+        children.append(pid)
+
+    log = DirectoryLog(tmp_path / "log", create=True)
+    schema = pa.schema({"x": pa.int64()})
+    with log._locked():
+        fork_a_child_that_lives()
+    with Sink(tmp_path / "out.parquet", schema) as sink:
+        fork_a_child_that_lives()
+        sink.write(pa.record_batch({"x": pa.array([1])}))
+        sink.commit({})
+    with open(tmp_path / "log" / "writer.lock", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(tmp_path / "out.parquet", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(end)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
