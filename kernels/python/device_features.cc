@@ -20,9 +20,10 @@ const T* pointer_to(const char* name, const py::handle& given, py::list& held, s
   if (!py::isinstance<py::array_t<T>>(given))
     throw py::type_error(std::string(name) + ": expected an array of " + type_name<T>());
   constexpr int kWanted = py::array::c_style | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
-  auto array = py::array_t<T, kWanted>::ensure(given);
-  if (!array) throw py::error_already_set();
-  if (array.ndim() != 1) throw py::value_error(std::string(name) + ": expected one dimension");
+  if (py::reinterpret_borrow<py::array>(given).ndim() != 1)
+    throw py::value_error(std::string(name) + ": expected one dimension");
+  // Not `ensure`: of a copy that there is no memory for it forgets the error.
+  const py::array_t<T, kWanted> array(py::reinterpret_borrow<py::object>(given));
   if (count != nullptr) *count = static_cast<std::size_t>(array.shape(0));
   held.append(array);
   return array.data();

@@ -12,6 +12,10 @@ void bind_exceptions(pybind11::module_&) {
   pybind11::register_local_exception_translator([](std::exception_ptr thrown) {
     try {
       if (thrown) std::rethrow_exception(thrown);
+    } catch (const pybind11::cast_error& error) {
+      // A value inside a list, tuple or dict: pybind11 has a RuntimeError for it, arguments themselves are
+      // a TypeError.
+      pybind11::set_error(PyExc_TypeError, error.what());
     } catch (const pybind11::builtin_exception& error) {
       error.set_error();
     } catch (const std::bad_alloc&) {

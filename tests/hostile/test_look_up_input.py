@@ -60,8 +60,15 @@ def test_a_job_that_does_not_fit_is_refused(other: dict[str, Any], error: type[E
 
 @pytest.mark.parametrize("jobs", [[()], [[1]], [job()[:-1]], [(*job(), 1)], [("cache", *job()[1:])], [None]])
 def test_what_is_no_job_is_refused(jobs: list[Any]) -> None:
-    with pytest.raises((TypeError, ValueError, RuntimeError)):
+    with pytest.raises((TypeError, ValueError)):
         _kernels.look_up(jobs)
+
+
+def test_a_value_of_a_wrong_type_in_a_list_is_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        _kernels.RowCache(DIM, 1 << 17, fields=[{"table": "first"}])  # type: ignore[typeddict-item]
+    with pytest.raises(TypeError):
+        _kernels.NumberColumns(1, [("first", 1)], [])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
@@ -94,3 +101,11 @@ def test_what_an_overlay_reads_lives_as_long_as_it_does() -> None:
     assert _kernels.look_up([job(overlay=overlay, keys=wanted, out=out, outcomes=outcomes)]) == [(0, 2, 0)]  # type: ignore[list-item]
     np.testing.assert_array_equal(out, expected)
     assert len(filler) == 100
+
+
+def test_what_the_gpu_is_given_is_refused_before_it_is_copied() -> None:
+    endless = np.broadcast_to(np.zeros(1, np.float32), (1 << 31, 1 << 20))
+    with pytest.raises(ValueError, match="^values: expected one dimension"):
+        _kernels.feature_structs([(0, None, None, endless, False)], [None])
+    with pytest.raises(MemoryError):
+        _kernels.feature_structs([(0, None, None, np.broadcast_to(np.float32(0), 1 << 50), False)], [None])
