@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Column chunks are read through a buffer of this many bytes. Arrow's defaults hold a row group's chunks whole, so
 #: that memory grows with the row group, which is the whole file for many a writer.
 _READ_BUFFER = 1 << 20
+#: Rows in which nulls are looked for, to say where they are.
+_NULLS_AMONG = 1 << 20
 #: Times of files are as fine as a clock tick, or as seconds on some file systems: a change within one may not show.
 _TICK_S = 2.0
 
@@ -194,16 +196,21 @@ class Source:
     def locate_type(self, error: SchemaError) -> SchemaError:
         """Returns `error`, about the type of a whole column, with the first row group that has nulls there, if any.
 
-        Integers with nulls become floats on their way through pandas; the nulls are then what to look for.
+        Integers with nulls become floats on their way through pandas; the nulls are then what to look for, among the
+        first rows. They are read: what the footer says of a column, pyarrow ends the process over where it is damaged.
         """
-        meta = self._file.metadata
-        for group in range(meta.num_row_groups):
-            for position in range(meta.num_columns):
-                chunk = meta.row_group(group).column(position)
-                stats = chunk.statistics
-                if chunk.path_in_schema == error.column and stats is not None and stats.null_count:
-                    nulls = f"{stats.null_count} null{'s' * (stats.null_count > 1)}"
-                    return SchemaError(f"{self.path}: {error} ({nulls}) at row group {group}", error.column)
+        looked = 0
+        for group, end in enumerate(self._group_ends):
+            if error.column not in self.schema.names or looked >= _NULLS_AMONG:
+                break
+            try:
+                column = self._file.read_row_group(group, columns=[error.column], use_threads=False).column(0)
+            except (pa.ArrowException, OSError, ValueError):
+                break  # what is wrong with the type is known all the same
+            looked = end
+            if column.null_count:
+                nulls = f"{column.null_count} null{'s' * (column.null_count > 1)}"
+                return SchemaError(f"{self.path}: {error} ({nulls}) at row group {group}", error.column)
         return SchemaError(f"{self.path}: {error}", error.column)
 
     def _group_of(self, row: int) -> int:

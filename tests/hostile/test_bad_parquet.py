@@ -114,6 +114,18 @@ def test_drift_that_means_the_same_is_scored(engine: Engine, toy_table: Make, tm
     assert b.schema.field("user_id").type == pa.uint16()
 
 
+def test_a_footer_that_disagrees_with_itself(engine: Engine, toy_table: Make, tmp_path: Path) -> None:
+    """What it says of a column's values is not asked for: pyarrow ends the process over it."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(toy_table(30), sink, store_schema=False)
+    data = sink.getvalue().to_pybytes()
+    of_integers, of_booleans = (b"\x15" + kind + b"\x25\x02\x18\x07user_id" for kind in (b"\x04", b"\x00"))
+    assert data.count(of_integers) == 1
+    (tmp_path / "in.parquet").write_bytes(data.replace(of_integers, of_booleans))
+    with pytest.raises(SchemaError, match=r"in\.parquet: column 'user_id': expected integer ids, got bool"):
+        score_parquet(engine, tmp_path / "in.parquet", tmp_path / "out")
+
+
 @pytest.mark.parametrize("cut", [0, 3, 100, -1, -9])
 def test_files_that_are_no_parquet(engine: Engine, toy_table: Make, tmp_path: Path, cut: int) -> None:
     path = tmp_path / "in.parquet"
