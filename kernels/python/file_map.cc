@@ -39,6 +39,8 @@ const char* problem_of(const FileMap& map) {
 
 // One call and one release of the interpreter's lock for all tables of a batch.
 bool all_as_mapped(const std::vector<const FileMap*>& maps) {
+  if (std::ranges::find(maps, nullptr) != maps.end())
+    throw py::type_error("maps: expected a FileMap each, got None");
   const ReleasedGil released;
   for (const FileMap* map : maps)
     if (map->problem() != FileProblem::kNone) return false;

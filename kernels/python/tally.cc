@@ -14,36 +14,41 @@ class Tally {
  public:
   // items: (key, (numbers…)) each, of a key always as many.
   void add(const py::list& items) {
+    std::vector<std::uint64_t> added;
     for (const py::handle item : items) {
       if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2) {
         throw py::type_error("items: expected (key, numbers) each");
       }
       PyObject* const numbers = PyTuple_GET_ITEM(item.ptr(), 1);
       if (!PyTuple_Check(numbers)) throw py::type_error("items: expected a tuple of integers for each key");
-      std::vector<std::int64_t>& sums = of(PyTuple_GET_ITEM(item.ptr(), 0));
       const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(numbers));
-      if (sums.size() < count) sums.resize(count);
+      // All of Python's part first: what stands for a number, and a key's hash and comparison, may call
+      // anything, this object too.
+      added.resize(count);
       for (std::size_t i = 0; i < count; ++i) {
         const long long number = PyLong_AsLongLong(PyTuple_GET_ITEM(numbers, static_cast<py::ssize_t>(i)));
         if (number == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-        sums[i] += number;
+        added[i] = static_cast<std::uint64_t>(number);
       }
+      std::vector<std::uint64_t>& sums = of(PyTuple_GET_ITEM(item.ptr(), 0));
+      if (sums.size() < count) sums.resize(count);
+      for (std::size_t i = 0; i < count; ++i) sums[i] += added[i];
     }
   }
 
   py::dict read() const {
     py::dict all;
     for (const auto& [key, at] : places_) {
-      const std::vector<std::int64_t>& sums = sums_[at.cast<std::size_t>()];
+      const std::vector<std::uint64_t>& sums = sums_[at.cast<std::size_t>()];
       py::tuple numbers(static_cast<py::ssize_t>(sums.size()));
-      for (std::size_t i = 0; i < sums.size(); ++i) numbers[i] = py::int_(sums[i]);
+      for (std::size_t i = 0; i < sums.size(); ++i) numbers[i] = py::int_(static_cast<std::int64_t>(sums[i]));
       all[key] = std::move(numbers);
     }
     return all;
   }
 
  private:
-  std::vector<std::int64_t>& of(PyObject* key) {
+  std::vector<std::uint64_t>& of(PyObject* key) {
     PyObject* const at = PyDict_GetItemWithError(places_.ptr(), key);
     if (at != nullptr) return sums_[PyLong_AsSize_t(at)];
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
@@ -52,8 +57,8 @@ class Tally {
     return sums_.back();
   }
 
-  py::dict places_;  // key → place in `sums_`
-  std::vector<std::vector<std::int64_t>> sums_;
+  py::dict places_;                               // key → place in `sums_`
+  std::vector<std::vector<std::uint64_t>> sums_;  // in two's complement: they go round at 2^63
 };
 
 }  // namespace

@@ -185,3 +185,28 @@ def test_isa_precision_and_split_by_name() -> None:
 def test_prefix_runs_ascend_within_general(runs: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match=r"^prefix_general: expected ascending runs within 0 to 4"):
         _kernels.DenseModel(tensors(), flags(), prefix_general=runs)
+
+
+def test_none_among_maps_of_files_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^maps: expected a FileMap each, got None"):
+        _kernels.all_as_mapped([None])  # type: ignore[list-item]
+
+
+def test_numbers_and_keys_that_come_back_to_the_sums_they_are_added_to() -> None:
+    """Anything may be called by what stands for a number, or compares two keys: sums may move meanwhile."""
+    tally, calls = _kernels.Tally(), []
+
+    class Again:
+        def __index__(self) -> int:
+            calls.append(1)
+            tally.add([(name, (1,)) for name in range(100)])
+            return 2
+
+        def __hash__(self) -> int:
+            return hash(5) + 0 * self.__index__()
+
+    tally.add([("a", (1, Again())), (Again(), (3,)), (5, (2**63 - 1,)), (5, (2**63 - 1,))])  # type: ignore[list-item]
+    so_far = len(calls)  # to read hashes the key again
+    read = tally.read()
+    assert read["a"] == (1, 2)
+    assert read[5] == (so_far - 2,)  # they go round at 2^63
