@@ -21,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts bench bench-cache clean
+.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz bench bench-cache clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts bench bench-cache clean"
+	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz bench bench-cache clean"
 
 # Torch is unpacked while the wheel is compiled.
 $(VENV)/deps.stamp: pyproject.toml
@@ -99,6 +99,14 @@ soak-sync: install
 
 interrupts: install
 	$(PYTEST) -m slow tests/concurrency/test_interrupts.py
+
+# Mutants of all that comes from outside, ten minutes of them or as many seconds as told; what they find is in build/fuzz.
+# FUZZ: more options, such as --target delta --seed 7 --only 1234, which shows and tries one mutant again.
+PEPNET_FUZZ_SECONDS ?= 600
+fuzz: install
+	@command -v redis-server >/dev/null || { echo "fuzz: needs redis-server on the PATH (Debian: apt-get install redis-server)"; exit 1; }
+	PYTHONPATH=tests PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(BIN)/python -m fuzz --seconds $(PEPNET_FUZZ_SECONDS) $(FUZZ)
 
 bench: install
 	$(BIN)/pytest bench

@@ -1,0 +1,247 @@
+"""Scenarios of calls of the extension: what each function and class is given, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fuzz.mutations import NUMBERS, OTHERS, TEXTS
+from fuzz.native_arguments import SMALL, Call, Draw, Ref
+from fuzz.native_cache_calls import caches, flights, looks, windows
+from fuzz.native_held_calls import fetches, maps, pins, tallies
+
+
+def _functions(d: Draw) -> list[Call]:
+    n, dim, r = d.count, d.dim, d.random
+    bags, width = r.choice(SMALL), r.choice(("f4", "f4", "f2", "u2"))
+    rows = d.array(width, n, dim)
+    positions = d.array("i8", r.choice((bags, n)), values=[r.randrange(-1, max(n, 1)) for _ in range(20)])
+    size = min(len(positions), 64) if hasattr(positions, "__len__") else 1
+    calls = (
+        lambda: Call("belady", (d.keys(), d.one(1, 2, 5, 0)), {"hits": d.maybe(lambda: d.array("?", n))}),
+        lambda: Call("choose", (d.one("fp32", "bf16", "int8"), d.one("", "auto", "scalar", d.isa))),
+        lambda: Call("cpu_budget", (d.one("", "/", "/proc", "/nowhere"),)),
+        lambda: Call("distinct", (d.keys(),)),
+        lambda: Call("lacking", (d.keys(), d.array("u1", n, values=[0, 1, 2, 1]))),
+        lambda: Call("signed_log1p", (d.array("f8", n),)),
+        lambda: Call("rows_without_probability", (d.array("f4", n, dim),)),
+        lambda: Call("isas"),
+        lambda: Call("build_info"),
+        lambda: Call("cpu_info"),
+        lambda: Call("ops", (d.one(d.isa, "scalar"), d.one(d.precision, "fp32"))),
+        lambda: Call("gather", (rows, positions, d.array("f4", dim), d.array("f4", size, dim))),
+        lambda: Call(
+            "serve",
+            (d.array("f4", n, dim), positions, d.array("i8", size), d.array("f4", dim), d.array("f4", size, dim)),
+        ),
+        lambda: Call(
+            "pool",
+            (
+                rows,
+                positions,
+                d.offsets(bags, size),
+                d.one("mean", "sum"),
+                d.array("f4", dim),
+                d.array("f4", bags, dim),
+            ),
+        ),
+        lambda: Call(
+            "feature_structs",
+            (
+                [
+                    (
+                        d.one(0, 1, 2),
+                        d.maybe(d.keys),
+                        d.maybe(lambda: d.offsets(bags, n)),
+                        d.maybe(lambda: d.array("f4", n)),
+                        d.one(True, False),
+                    )
+                    for _ in range(r.choice(SMALL[:6]))
+                ],
+                [d.maybe(lambda: d.array("f4", dim)) for _ in range(r.choice(SMALL[:6]))],
+            ),
+        ),
+    )
+    return [r.choice(calls)()]
+
+
+def _indexes(d: Draw) -> list[Call]:
+    n, dim, r = d.count, d.dim, d.random
+    asked = r.choice(SMALL)
+    known = d.array("u8", n, values=np.arange(n)) if r.random() < 0.7 else d.keys()
+    if r.random() < 0.4:
+        return [Call("KeyIndex", (known,)), Call(".find", (d.keys(asked),)), Call(".memory_bytes"), Call(".__len__")]
+    bags = r.choice(SMALL)
+    return [
+        Call("Table", (known, d.array(r.choice(("f4", "f2", "u2")), n, dim), d.array("f4", dim))),
+        Call(".lookup", (d.keys(asked), d.array("f4", asked, dim)), {"found": d.maybe(lambda: d.array("?", asked))}),
+        Call(".pool", (d.keys(asked), d.offsets(bags, asked), d.one("mean", "sum"), d.array("f4", bags, dim))),
+        Call(".index"),
+        Call(".__len__"),
+        Call(".unknown"),
+        Call(".lookups"),
+        Call(".dim"),
+    ]
+
+
+def _sides(d: Draw) -> list[Call]:
+    n, r = d.count, d.random
+    ids, dense, bags = (r.choice((0, 1, 2, 3)) for _ in range(3))
+    asked, total = r.choice(SMALL), r.choice(SMALL)
+    known = d.array("u8", n, values=np.arange(n) * 3)
+    lists = [(d.keys(total), d.offsets(n + 1, total)) for _ in range(bags)]
+    return [
+        Call("SideRows", (known, d.array("u8", n + 1, ids), d.array("f4", n + 1, dense), lists)),
+        *(
+            Call(
+                ".take",
+                (
+                    d.keys(asked),
+                    *(
+                        [d.one(*range(m + (r.random() < 0.05) or 1)) for _ in range(r.randrange(m + 1))]
+                        for m in (ids, dense, bags)
+                    ),
+                ),
+            )
+            for _ in range(2)
+        ),
+    ]
+
+
+def _numbers(d: Draw) -> list[Call]:
+    n, r = d.count, d.random
+    columns, denses = r.choice(SMALL[:6]), r.choice(SMALL[:6])
+    uses = [(d.one(*range(max(columns, 1))), d.one(0, 1, 5, 65535)) for _ in range(r.choice(SMALL[:6]))]
+    rules = [(d.one(True, False), d.maybe(lambda: (d.one(0.5, 2.0), d.one(1.0, 3.0)))) for _ in range(denses)]
+    kinds = ("u8", "i8", "i4", "u4", "u1", "i2", "f4", "f8")
+    return [
+        Call("NumberColumns", (columns, uses, rules)),
+        *(
+            Call(
+                ".read",
+                (
+                    [d.maybe(lambda: d.array(r.choice(kinds[:6]), n)) for _ in range(columns)],
+                    [d.maybe(lambda: d.array(r.choice(kinds), n)) for _ in range(denses)],
+                    d.one(n),
+                ),
+            )
+            for _ in range(2)
+        ),
+    ]
+
+
+def _products(d: Draw) -> list[Call]:
+    r, m = d.random, d.count
+    k, n = r.choice((1, 2, 5, 16, 33, 64, 70)), r.choice((1, 3, 16, 17, 33))
+    ops, packed = (
+        Call("ops", (d.isa, d.precision)),
+        Call("pack", (d.array("f4", k, n), d.maybe(lambda: d.array("f4", n)), d.precision)),
+    )
+    named = {
+        "mul": d.maybe(lambda: d.array("f4", m, n)),
+        "gamma": d.one(1.0, 2.0),
+        "gate_a": d.maybe(lambda: d.array("f4", m, k)),
+        "gate_packed": d.maybe(lambda: Ref(1)),
+        "init": d.maybe(lambda: d.array("f4", m, n)),
+        "k_begin": d.one(0, 0, 1, k),
+        "panel_begin": d.one(0, 0, 1),
+        "panel_end": d.one(None, None, 1, 2),
+        "bf16_out": d.one(False, True),
+        "padded": d.one(False, True),
+        "copy": d.maybe(lambda: d.array("f4", m, k)),
+    }
+    used = {name: value for name, value in named.items() if r.random() < 0.35}
+    epilogue = d.one("linear", "relu", "gate", "gate_times", "relu_times", "relu_gated")
+    experts, tasks = r.choice((1, 2, 3)), r.choice((1, 2))
+    return [
+        ops,
+        packed,
+        Call(".product", (d.array("f4", m, k), Ref(1), epilogue), used),
+        r.choice(
+            (
+                Call(".mix", (d.array("f4", m, tasks * experts), d.array("f4", experts, m, n))),
+                Call(".score", (d.array("f4", m, k), d.array("f4", k), d.one(0.0, 1.0))),
+                Call(".sigmoid", (d.array("f4", r.choice((m, k))),)),
+                Call(".convert", (d.array("f4", m, k),)),
+                Call(".quantize", (d.array("f4", m, k),)),
+                Call(r.choice((".isa", ".precision", ".activation", ".how"))),
+                Call("PackedMatrix.values.__get__", (Ref(1),)),
+            )
+        ),
+    ]
+
+
+def _networks(d: Draw) -> list[Call]:
+    r, m = d.random, d.count
+    flags: dict[str, Any] = {
+        "general": d.one(4, 5, 16),
+        "domain": d.one(2, 3),
+        "prior": d.one(3, 1),
+        "experts": d.one(2, 1, 3),
+        "layers": r.choice(([5], [6, 3])),
+        "towers": r.choice(([], [2])),
+        "tasks": d.one(2, 1),
+        "backbone": d.one("mmoe", "towers"),
+        "gate_position": d.one("output", "input"),
+        "gamma": d.one(2.0, 1.0),
+        "gate_scope": d.one("layer", "group"),
+        **{name: d.one(True, False) for name in ("epnet_general", "use_epnet", "use_ppnet")},
+    }
+    shapes = _shapes(flags)
+    tensors = {name: d.array("f4", *shape) for name, shape in shapes.items()}
+    if d.odd() and tensors:
+        tensors.pop(r.choice(list(tensors)))
+    if d.odd():
+        flags[r.choice(list(flags))] = r.choice((*NUMBERS, *OTHERS, *TEXTS))
+    if d.odd():
+        flags.pop(r.choice(list(flags)))
+    named = {
+        "prefix_general": d.one((), [(0, 2)], [(1, 9)], [(3, 1)]),
+        "block_rows": d.one(0, 1, 7),
+        "split": d.one("auto", "rows", "columns"),
+    }
+    inputs = [
+        d.array("f4", m, flags.get(name, 1) if isinstance(flags.get(name), int) and 0 <= flags[name] < 99 else 1)
+        for name in ("general", "domain", "prior")
+    ]
+    run = {"threads": d.one(1, 1, 1, 2, 3), "spin": d.one(True, False), "shared_prefix": d.one(False, False, True)}
+    return [
+        Call("DenseModel", (tensors, flags, d.isa, d.precision), {k: v for k, v in named.items() if r.random() < 0.3}),
+        Call(".run", tuple(inputs), {k: v for k, v in run.items() if r.random() < 0.5}),
+        Call(r.choice((".describe", ".memory_bytes", ".run_ns"))),
+    ]
+
+
+def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    from pepnet_infer.config import InputWidths, ModelConfig
+
+    try:
+        inputs = InputWidths(flags["general"], flags["domain"], flags["prior"])
+        known = {
+            name: flags[name]
+            for name in (
+                "experts",
+                "backbone",
+                "gate_position",
+                "gate_scope",
+                "epnet_general",
+                "use_epnet",
+                "use_ppnet",
+                "gamma",
+            )
+        }
+        config = ModelConfig(inputs, layers=tuple(flags["layers"]), towers=tuple(flags["towers"]), **known)
+        shapes = config.tensor_shapes(flags["tasks"])
+        return dict(shapes) if sum(map(prod, shapes.values())) < 1 << 16 else {}
+    except Exception:
+        return {}
+
+
+#: Those with most in them more often than others.
+SCENARIOS: tuple[Callable[[Draw], list[Call]], ...] = (
+    *(_functions, _functions, _functions, _indexes, _sides, _numbers, _products, _products, _networks),
+    *(caches, caches, windows, looks, flights, fetches, pins, tallies, maps),
+)

@@ -1,0 +1,108 @@
+"""Scenarios of calls of what the extension keeps for Python: fetches, pinned objects, sums, maps of files."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+from fuzz.native_arguments import SMALL, Call, Draw, Ref
+
+#: Files without a name: one of a page, and an empty one.
+_PAGE, _EMPTY = os.memfd_create("page"), os.memfd_create("empty")
+os.write(_PAGE, bytes(4096))
+
+
+def answer(fetch: Any, where: Any, others: Any) -> Any:
+    """Settles a fetch, twice."""
+    if fetch is None:
+        return where, others
+    for _ in range(2):
+        fetch.settle((fetch.keys, fetch.number, fetch.looks_again), None)
+    return fetch.fetched, fetch.fault, fetch.settled, fetch.given_up, fetch.wait(0.0), fetch.order
+
+
+def fail(*_: Any) -> Any:
+    """Raises out of a call."""
+    raise ValueError("out of the callback")
+
+
+def leave(*given: Any) -> Any:
+    """Lets go of what it is given."""
+    return len(given)
+
+
+def hand_over(fetches: Any, calls: int, fetch: Any, *_: Any) -> Any:
+    """Hands a fetch over, and runs or drops what came of it, or neither, before the call ends."""
+    if fetch is None or fetches is None:
+        return None
+    handed = fetches.hand_over(fetch, answer if calls % 2 else fail)
+    for _ in range(calls // 2):
+        (handed if calls % 3 else handed.drop)()
+    return handed  # it may live longer than the call
+
+
+def ask_again(fetches: Any, table: Any, fetch: Any, *_: Any) -> Any:
+    """Asks for the same keys in the middle of a call."""
+    return None if fetch is None or fetches is None else fetches.ask(table, fetch.keys, 0, answer)
+
+
+def fetches(d: Draw) -> list[Call]:
+    """Questions to the store that end well, fail, are handed over, or ask again."""
+    r = d.random
+
+    def one() -> Call:
+        d.count = r.choice(SMALL)
+        work = r.choice(
+            (answer, leave, fail, partial(hand_over, Ref(0), r.randrange(6)), partial(ask_again, Ref(0), Ref(1)))
+        )
+        calls = (
+            lambda: Call(".ask", (d.one(Ref(1)), d.keys(), d.one(0, 1, 5), d.one(work))),
+            lambda: Call("FlightTable.touch", (Ref(1), d.keys())),
+            lambda: Call(r.choice((".ended", ".__len__"))),
+            lambda: Call(".reset"),
+        )
+        return r.choice((calls[0], *calls))()
+
+    return [Call("Fetches"), Call("FlightTable"), *(one() for _ in range(r.choice((2, 5))))]
+
+
+def pins(d: Draw) -> list[Call]:
+    """Objects that are put in place while others are in use, given back twice, or never."""
+    r = d.random
+
+    def one() -> Call:
+        calls = (
+            lambda: Call(".use", (d.one(leave, fail), d.one(1))),
+            lambda: Call(".pinned"),
+            lambda: Call(f"Pinned.{r.choice(('__enter__', '__exit__'))}", (d.one(Ref(1), Ref(2)),)),
+            lambda: Call(".put", (d.one("another", 7), d.one(True, False))),
+            lambda: Call(r.choice((".now", ".number", ".calls", ".oldest"))),
+            lambda: Call(".reset"),
+        )
+        return r.choice((*calls[:4], *calls))()
+
+    return [Call("Pins", (d.one("first"),)), Call(".pinned"), *(one() for _ in range(8))]
+
+
+def tallies(d: Draw) -> list[Call]:
+    """Sums by key."""
+
+    def items() -> Any:
+        return [
+            d.one((d.one("a", "b", 3), tuple(d.one(1, 2, -5) for _ in range(d.random.choice((0, 1, 2, 2, 2))))))
+            for _ in range(d.random.choice(SMALL))
+        ]
+
+    return [Call("Tally"), *(Call(".add", (d.one(items()),)) for _ in range(3)), Call(".read")]
+
+
+def maps(d: Draw) -> list[Call]:
+    """Files that are mapped, and looked at again."""
+    return [
+        Call("FileMap", (d.one(_PAGE, _PAGE, _EMPTY, -1, 1 << 20),)),
+        Call(".problem"),
+        Call(".accept", (d.one(0, 1, 2**62),)),
+        Call(d.random.choice((".identity", ".changed_ns", ".__len__"))),
+        Call("all_as_mapped", ([d.one(Ref(0), Ref(0), None) for _ in range(d.random.choice(SMALL))],)),
+    ]

@@ -1,0 +1,130 @@
+"""A short form of every fuzzer, from a fixed seed, and the supervisor on a target that does all that none may."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from fuzz.corpus import ROWS, SCHEMA, batch, write_corpus
+from fuzz.native_arguments import Call, Draw
+from fuzz.native_calls import SCENARIOS
+from fuzz.supervisor import Limits, Report, fuzz
+from fuzz.target import Outcome, Target, check_scores
+from fuzz.worker import TARGETS
+from pepnet_infer import _kernels
+from pepnet_infer.engine import Engine
+
+#: Mutants of each target: a few seconds' worth on a slow machine.
+EXECUTIONS = {
+    "bundle": 300,
+    "delta": 250,
+    "redis": 250,
+    "redis-server": 60,
+    "snapshot": 500,
+    "arrow": 400,
+    "parquet": 150,
+}
+#: A guard against hangs, wide enough for any machine. `make fuzz` allows 2 s.
+HANG_S = 60.0
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    return folder
+
+
+def said(report: Report) -> str:
+    return "\n".join(f"{cause}: {found[0].index}\n{found[0].said}" for cause, found in report.causes().items())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_mutant_does_what_none_may(target: str, corpus: Path) -> None:
+    if target == "redis-server" and shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server on the PATH (Debian: apt-get install redis-server)")
+    executions = EXECUTIONS.get(target, 2000)
+    report = fuzz(target, 14, corpus, Limits(executions=executions, hang_s=HANG_S))
+    assert not report.findings, said(report)
+    assert report.executions == executions
+    # Neither are all refused at the door, nor does what is changed not matter.
+    assert min(report.counts["accepted"], report.counts["refused"]) > executions // 50, report.counts
+
+
+def test_what_is_mutated_is_good(corpus: Path) -> None:
+    with Engine.load(corpus / "bundle", threads=1) as engine:
+        check_scores(engine.score(batch()), ROWS, len(SCHEMA.tasks))
+
+
+def test_every_part_of_the_extension_is_called() -> None:
+    made = [call.name for seed in range(2000) for call in _scenario(seed)]
+    parts = {name for name in dir(_kernels) if not name.startswith("_")}
+    # What calls return, and what they give to those that they call.
+    assert parts - {name.partition(".")[0] for name in made} <= {"Ops", "PackedMatrix", "Fetch", "Handed"}
+    called = {name.partition(".")[2] for name in made if "." in name} | {"hand_over"}  # by what `ask` calls
+    first = {"RowCache", "FlightTable", "DenseModel", "Table", "KeyIndex", "SideRows", "NumberColumns", "Ops"}
+    for kind in first | {"Pins", "Pinned", "Fetches", "Tally", "FileMap", "UpdateWindow", "RowOverlay"}:
+        assert {name for name in dir(getattr(_kernels, kind)) if not name.startswith("_")} <= called
+
+
+def _scenario(seed: int) -> list[Call]:
+    random = Random(seed)
+    return random.choice(SCENARIOS)(Draw(random, [("scalar", "fp32")]))
+
+
+class Faulty(Target[int]):
+    """Does what none may, each at a mutant of its own."""
+
+    def make(self, random: Random) -> int:
+        return random.randrange(1000)
+
+    def run(self, mutant: int) -> Outcome:
+        count = self.count = getattr(self, "count", -1) + 1  # of this process: the next one begins anew
+        first = not (self.corpus / "seen").exists()
+        if first and count == 2:
+            raise KeyError("not one of ours")
+        if first and count == 3:
+            bytearray(600_000_000)
+        if first and count == 4:
+            check_scores(_Scores(), 1, 1)
+        if first and count == 5:
+            (self.corpus / "seen").touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if (self.corpus / "seen").exists() and not (self.corpus / "hung").exists() and count == 1:
+            (self.corpus / "hung").touch()
+            time.sleep(1000)
+        return "accepted"
+
+
+class _Scores:
+    values = np.array([[np.nan]], np.float32)
+    invalid = None
+
+
+def test_what_none_may_do_is_found_and_the_next_is_tried(tmp_path: Path) -> None:
+    report = fuzz("fuzz.test_fuzz:Faulty", 1, tmp_path, Limits(executions=12, hang_s=1.0))
+    causes = sorted(report.causes())
+    expected = ["KeyError", "MemoryError", "SIGSEGV", "WrongScore", "hang"]
+    assert [cause.split()[0] for cause in causes] == sorted(expected, key=str)
+    assert report.executions == 12
+    assert {finding.index for finding in report.findings} == {2, 3, 4, 5, 7}
+
+
+def test_a_mutant_follows_from_its_seed_and_index(corpus: Path, tmp_path: Path) -> None:
+    from fuzz.worker import load, stream
+
+    for name in ("bundle", "delta", "redis", "snapshot", "native"):
+        texts = []
+        for number in range(2):
+            (tmp_path / f"{name}{number}").mkdir()
+            target = load(name, corpus, tmp_path / f"{name}{number}")
+            texts.append([target.show(target.make(stream(name, 3, index))) for index in (5, 17)])
+        assert texts[0] == texts[1]
+        assert texts[0][0] != texts[0][1]
