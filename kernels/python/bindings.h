@@ -13,6 +13,7 @@ void bind_exceptions(pybind11::module_& module);
 void bind_fetches(pybind11::module_& module);
 void bind_file_map(pybind11::module_& module);
 void bind_flights(pybind11::module_& module);
+void bind_gate(pybind11::module_& module);
 void bind_key_index(pybind11::module_& module);
 void bind_look_up(pybind11::module_& module);
 void bind_number_columns(pybind11::module_& module);

@@ -10,6 +10,7 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_fetches(module);
   pepnet::python::bind_file_map(module);
   pepnet::python::bind_flights(module);
+  pepnet::python::bind_gate(module);
   pepnet::python::bind_key_index(module);
   pepnet::python::bind_look_up(module);
   pepnet::python::bind_number_columns(module);

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+from pepnet_infer import _kernels
 
 
 class Gate:
     """Shared by readers; alone for what no reader may see. Who waits to have it alone goes before new sharers.
 
-    Not reentrant: whoever shares it must not ask again.
+    Not reentrant: whoever shares it must not ask again. A share is an object of C++, so that an interrupted reader
+    leaves none behind, which would keep `alone` waiting for ever.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._sharing = 0
-        self._waiting = 0
-        self._alone = False
+        self._gate = _kernels.Gate()
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Holds the gate together with others."""
-        with self._changed:
-            while self._alone or self._waiting:
-                self._changed.wait()
-            self._sharing += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._sharing -= 1
-                if not self._sharing:
-                    self._changed.notify_all()
+    def shared(self) -> AbstractContextManager[None]:
+        """Holds the gate together with others, until the block is left."""
+        return self._gate.shared()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -45,17 +33,8 @@ class Gate:
 
     def take_alone(self) -> None:
         """Waits until everybody else has left, and holds the gate until `leave`."""
-        with self._changed:
-            self._waiting += 1
-            try:
-                while self._alone or self._sharing:
-                    self._changed.wait()
-                self._alone = True
-            finally:
-                self._waiting -= 1
+        self._gate.take_alone()
 
     def leave(self) -> None:
         """Ends what `take_alone` began."""
-        with self._changed:
-            self._alone = False
-            self._changed.notify_all()
+        self._gate.leave()

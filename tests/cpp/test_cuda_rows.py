@@ -245,7 +245,7 @@ def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
         log.append(world.step(dense=False))
         assert follower.wait_for(world.version, 60)
         assert earlier.features is not None
-        values, _ = earlier.features.score(features)  # asks the host for what the new version changed
+        values, *_ = earlier.features.score(features)  # asks the host for what the new version changed
         np.testing.assert_allclose(values, world.scores(first, batch), atol=5e-6)
         for _ in range(2):
             np.testing.assert_allclose(engine.score(batch).values, world.scores(world.version, batch), atol=5e-6)
