@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 import reprlib
+import sys
 from collections.abc import Iterable
-
-import numpy as np
 
 #: Characters of one value or name in a message; what is longer is cut, and its length said.
 MOST_VALUE = 100
@@ -30,7 +29,8 @@ _SHORT.maxstring = _SHORT.maxother = MOST_VALUE
 
 def quote(value: object) -> str:
     """Returns `repr(value)`, of a long value its first `MOST_VALUE` characters and how many there are."""
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # who has a value of it has imported it; errors alone need it not
+    if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()  # repr writes its type as well
     if isinstance(value, (str, bytes, bytearray)):
         text, unit = repr(value[:MOST_VALUE]), "characters" if isinstance(value, str) else "bytes"

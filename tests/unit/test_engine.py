@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 import pepnet_infer
-from pepnet_infer import BackendError, BundleError, Engine, SchemaError, StoreError
+from pepnet_infer import BackendError, BundleError, ConfigError, Engine, SchemaError
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.store.mmap import MmapStore
@@ -191,7 +191,7 @@ def test_a_closed_engine_says_so(toy_bundle: Path, toy_batch: Callable[..., Batc
 def test_load_refuses_what_is_not_there(toy_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"expected a directory with manifest\.json"):
         Engine.load(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="store: expected a store with get_many or a row source with lookup and pool"):
+    with pytest.raises(ConfigError, match="store: expected a store with get_many or a row source with lookup and pool"):
         Engine.load(toy_bundle, store={})  # type: ignore[arg-type]
 
 
