@@ -502,5 +502,6 @@ def serve(
 def feature_structs(
     given: list[tuple[int, Keys | None, npt.NDArray[np.int64] | None, Floats | None, bool]],
     default_rows: list[Floats | None],
+    rows: int,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[npt.NDArray[Any]]]: ...
 def belady(keys: Keys, rows: int, hits: npt.NDArray[np.bool_] | None = None) -> int: ...

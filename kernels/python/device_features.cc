@@ -29,7 +29,14 @@ const T* pointer_to(const char* name, const py::handle& given, py::list& held, s
   return array.data();
 }
 
-py::tuple feature_structs(const py::list& given, const py::list& default_rows) {
+// What the library reads of a field is as long as its rows say: it is told no lengths but that of keys.
+void check_rows(std::size_t rows, std::size_t found, const char* name) {
+  if (found != rows)
+    throw py::value_error(std::string(name) + ": expected " + std::to_string(rows) + ", got " +
+                          std::to_string(found));
+}
+
+py::tuple feature_structs(const py::list& given, const py::list& default_rows, std::size_t rows) {
   const std::size_t fields = default_rows.size();
   py::array_t<std::uint8_t> structs(static_cast<py::ssize_t>(fields * sizeof(PepnetFeature)));
   auto* const out = reinterpret_cast<PepnetFeature*>(structs.mutable_data());
@@ -42,11 +49,17 @@ py::tuple feature_structs(const py::list& given, const py::list& default_rows) {
     if (one.size() != 5) throw py::value_error("given: expected (field, keys, offsets, values, shared)");
     const auto field = one[0].cast<std::size_t>();
     if (field >= fields) throw py::value_error("given: expected fields below " + std::to_string(fields));
-    std::size_t count = 0;
+    const std::size_t own = one[4].cast<bool>() ? 1 : rows;
+    std::size_t count = 0, ends = 0;
     PepnetFeature& feature = out[field];
     feature.keys = pointer_to<std::uint64_t>("keys", one[1], held, &count);
-    feature.offsets = pointer_to<std::int64_t>("offsets", one[2], held);
+    feature.offsets = pointer_to<std::int64_t>("offsets", one[2], held, &ends);
     feature.values = pointer_to<float>("values", one[3], held, feature.keys == nullptr ? &count : nullptr);
+    if (feature.offsets != nullptr) {
+      check_rows(own + 1, ends, "offsets");
+    } else {
+      check_rows(own, count, feature.keys != nullptr ? "keys" : "values");
+    }
     feature.default_row = pointer_to<float>("default_rows", default_rows[field], held);
     feature.count = static_cast<std::int64_t>(count);
     feature.shared = one[4].cast<bool>() ? 1 : 0;
@@ -58,10 +71,10 @@ py::tuple feature_structs(const py::list& given, const py::list& default_rows) {
 }  // namespace
 
 void bind_device_features(py::module_& module) {
-  module.def(
-      "feature_structs", &feature_structs, py::arg("given"), py::arg("default_rows"),
-      "(field, uint64 keys, int64 offsets, float32 values, shared) of each field, None where there is "
-      "none -> PepnetFeature [fields] as bytes, how many keys or values each has, what they point to.");
+  module.def("feature_structs", &feature_structs, py::arg("given"), py::arg("default_rows"), py::arg("rows"),
+             "(field, uint64 keys, int64 offsets, float32 values, shared) of each field, None where there is "
+             "none, of `rows` rows or, shared, of one -> PepnetFeature [fields] as bytes, how many keys or "
+             "values each has, what they point to.");
 }
 
 }  // namespace pepnet::python

@@ -19,7 +19,7 @@ from pepnet_infer.backends.cuda_rows import (
     Scoring,
     declare,
 )
-from pepnet_infer.errors import BackendError
+from pepnet_infer.errors import BackendError, SchemaError
 from pepnet_infer.row_requests import DefaultCounts, RowRequest
 from pepnet_infer.schema import INPUTS
 from pepnet_infer.store import Pooling
@@ -109,7 +109,10 @@ class FeatureScorer:
             given += [(columns[name], bag.keys, bag.offsets, None, is_shared) for name, bag in one.bags.items()]
             given += [(columns[name], None, None, values, is_shared) for name, values in one.dense.items()]
         defaults = [None if spec.table is None else self._tables[spec.table].default_row for spec in self._specs]
-        return _kernels.feature_structs(given, defaults)
+        try:
+            return _kernels.feature_structs(given, defaults, features.num_rows)
+        except ValueError as error:
+            raise SchemaError(f"features: {error}") from error
 
     def _run(
         self, call: Scoring, features: Features, shared: Features | None
