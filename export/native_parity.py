@@ -13,14 +13,17 @@ import numpy.typing as npt
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cost import multiply_adds
+from pepnet_infer.errors import BundleError
 from pepnet_infer.export.metrics import soft_auc
 from pepnet_infer.export.parity import BATCHES, Run, compare, score
 from pepnet_infer.golden import NATIVE_TOLERANCE
 from pepnet_infer.native_tables import PRECISIONS, Table, not_measured, tables, why_none
-from pepnet_infer.precisions import Budget, excess
+from pepnet_infer.precisions import INT8_MARGIN, Budget, excess
 
-AUC_ROWS = 20_000
-# Multiply-adds one table may spend on the rows that AUC is measured on, and on the batches of one set of rows. Without
+#: Rows that are drawn. Of 1,000 rows the worst of the demo's model is off by .011 to .019, depending on the seed, of
+#: 20,000 by .017 to .030, and of as many at the domain's edge by .031 to .051: each far from an allowed 0.1.
+DRAWS = 20_000
+# Multiply-adds one table may spend on the rows that are drawn, and on the batches of one set of rows. Without
 # vector instructions a model as large as preset kuaishou does some hundred rows a second.
 _WORK, _SCALAR_WORK = 25_000_000_000, 2_000_000_000
 _SLOW = "scalar"
@@ -40,20 +43,23 @@ class Reference:
         return Reference(Inputs(i.general[part], i.domain[part], i.prior[part]), self.scores[part])
 
 
-def auc_rows(bundle: Bundle) -> int:
-    """Returns how many rows `measure_native` can use to measure AUC, fewer for a large model."""
-    return min(AUC_ROWS, _WORK // _cost(bundle)) if why_none(bundle) is None else 0
+def draws_of(bundle: Bundle) -> int:
+    """Returns how many rows `measure_native` has the time to draw: an even number, fewer for a large model."""
+    return min(DRAWS, _WORK // _cost(bundle)) // 2 * 2 if why_none(bundle) is None else 0
 
 
 def measure_native(
-    bundle: Bundle, sets: Mapping[str, Reference], ranked: Reference, budgets: Mapping[str, Budget]
+    bundle: Bundle, sets: Mapping[str, Reference], draws: Reference, budgets: Mapping[str, Budget]
 ) -> dict[str, Any]:
     """Returns `native` of parity.json: precision → offered, why, the worst figures, and all of them by instruction set.
 
     `sets` have `parity.ROWS` rows each and are scored in the batches of `parity.BATCHES` (without the last where that
-    would take long); `ranked` are rows for AUC. fp32 is held to `NATIVE_TOLERANCE`: raises BundleError naming
-    instruction set, rows, batch, task and row. bf16 is always offered, int8 only when every table is within its budget;
-    one without a budget is not measured. A model the kernels cannot run has only `why`.
+    would take long). `draws` are many rows, one as the schema gives it and one at the edge of the domain of int8 in
+    turn: AUC is measured on them, int8 has to keep its budget on them as well, and bf16 on those of the first kind, for
+    among few rows the largest difference is a matter of luck. int8 runs with the domain that `bundle` says, and its
+    `max_abs` is `INT8_MARGIN` times the worst that was seen. fp32 is held to `NATIVE_TOLERANCE`: raises BundleError
+    naming instruction set, rows, batch, task and row. bf16 is always offered, int8 only when every table is within its
+    budget; one without a budget is not measured. A model the kernels cannot run has only `why`.
     """
     refused = why_none(bundle)
     if refused is not None:
@@ -61,14 +67,14 @@ def measure_native(
     report = {}
     for precision in PRECISIONS:
         if precision == "fp32" or precision in budgets:
-            report[precision] = _measure_precision(bundle, precision, sets, ranked, budgets.get(precision, {}))
+            report[precision] = _measure_precision(bundle, precision, sets, draws, budgets.get(precision, {}))
         else:
             report[precision] = {"offered": False, "why": "switched off at export, not measured", "isas": {}}
     return report
 
 
 def _measure_precision(
-    bundle: Bundle, precision: str, sets: Mapping[str, Reference], ranked: Reference, budget: Budget
+    bundle: Bundle, precision: str, sets: Mapping[str, Reference], draws: Reference, budget: Budget
 ) -> dict[str, Any]:
     isas: dict[str, Any] = {}
     over: list[str] = []
@@ -77,9 +83,11 @@ def _measure_precision(
         if not table.usable:
             isas[table.isa] = not_measured(table)
             continue
-        entry = _measure_table(bundle, table, sets, ranked)
+        entry = _measure_table(bundle, table, sets, draws)
         isas[table.isa] = entry
         figures = summary(entry, sets)
+        if precision == "int8" and figures["max_abs"] is not None:
+            figures["max_abs"] *= INT8_MARGIN
         over += [f"{table.isa}: {what}" for what in excess(budget, figures)]
         for name, value in figures.items():
             worst[name] = value if worst[name] is None else max(worst[name] or 0.0, value or 0.0)
@@ -88,16 +96,17 @@ def _measure_precision(
 
 
 def summary(entry: Mapping[str, Any], sets: Mapping[str, object]) -> dict[str, float | None]:
-    """Returns the worst figures of one instruction set over its sets of rows and tasks."""
+    """Returns the worst figures of one instruction set over its sets of rows, the many draws included, and tasks."""
     lost = [abs(delta) for delta in entry["auc"]["delta"].values() if delta is not None]
+    measured = [name for name in (*sets, "draws") if name in entry]
     return {
-        "max_abs": max(entry[name]["max_abs"] for name in sets),
-        "rms": max(entry[name]["rms"] for name in sets),
+        "max_abs": max(entry[name]["max_abs"] for name in measured),
+        "rms": max(entry[name]["rms"] for name in measured),
         "delta_auc": max(lost) if lost else None,
     }
 
 
-def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], ranked: Reference) -> dict[str, Any]:
+def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], draws: Reference) -> dict[str, Any]:
     run = table.load(bundle)
     entry: dict[str, Any] = {"how": table.how}
     # Precisions with a budget are measured against it; what is not a number is wrong in each of them.
@@ -105,9 +114,21 @@ def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], 
     for name, rows in sets.items():
         entry[name] = compare_table(bundle, table, run, rows, f"parity: {table} on {name} rows", tolerance)
     if table.isa == _SLOW:
-        ranked = ranked.first(max(_SCALAR_WORK // _cost(bundle), sum(BATCHES[:-1])))
-    entry["auc"] = _auc(bundle, run, ranked)
+        draws = draws.first(max(_SCALAR_WORK // _cost(bundle), sum(BATCHES[:-1])))
+    scores = run(draws.inputs)
+    if not np.isfinite(scores).all():
+        raise BundleError(f"parity: {table} on draws: expected finite scores, got NaN or infinity")
+    if table.precision != "fp32":
+        # Every other row is at the edge of the domain of int8, which says nothing about bf16.
+        counted = slice(None, None, 1 if table.precision == "int8" else 2)
+        entry["draws"] = _spread(scores[counted], draws.scores[counted])
+    entry["auc"] = _auc(bundle, scores, draws)
     return entry
+
+
+def _spread(scores: npt.NDArray[np.float32], expected: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+    off = np.abs(scores - expected)
+    return {"rows": len(off), "max_abs": float(off.max()), "rms": float(np.sqrt(np.mean(off**2)))}
 
 
 def compare_table(
@@ -119,12 +140,11 @@ def compare_table(
     return compare(parts, rows.scores, bundle.tasks, where, tolerance).to_json()
 
 
-def _auc(bundle: Bundle, run: Run, ranked: Reference) -> dict[str, Any]:
-    """What ordering rows by the scores of `run` instead of float64's changes, with float64's as probabilities."""
-    scores = run(ranked.inputs)
+def _auc(bundle: Bundle, scores: npt.NDArray[np.float32], draws: Reference) -> dict[str, Any]:
+    """What ordering rows by `scores` instead of float64's changes, with float64's as probabilities."""
     delta: dict[str, float | None] = {}
     for t, task in enumerate(bundle.tasks):
-        p = ranked.scores[:, t]
+        p = draws.scores[:, t]
         lost = soft_auc(p, scores[:, t]) - soft_auc(p, p)
         delta[task] = None if math.isnan(lost) else lost  # no pair of rows that could be ordered
     return {"rows": len(scores), "delta": delta}

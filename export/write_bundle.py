@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,23 @@ from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, 
 from pepnet_infer.config import InputWidths
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.native_parity import Reference, auc_rows, measure_native
+from pepnet_infer.export.native_parity import Reference, draws_of, measure_native
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import BATCHES, ROWS, Run, float64_run, golden, measure, spread
 from pepnet_infer.export.rows import random_features
 from pepnet_infer.export.simplify import simplify
 from pepnet_infer.export.to_onnx import to_onnx
 from pepnet_infer.golden import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
+from pepnet_infer.input_domain import InputDomain
 from pepnet_infer.listing import describe_files
 from pepnet_infer.precisions import BUDGETS, Budget, check_budget
+from pepnet_infer.schema import INPUTS
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.storage.local_path import refuse_url
 from pepnet_infer.store.mmap import MmapStore
 
+_DRAWS_SEED = 2_000_003  # added to the seed of export, so that rows are others than those of the sets
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")
 
 
@@ -82,8 +86,11 @@ def write_bundle(
         reference = float64_run(network)
         rows = {name: _reference(reference, inputs) for name, inputs in sets.items()}
         served = Bundle(root, {}, schema, config, version, {}, {})  # what the native backend reads of one
-        ranked = _reference(reference, normal_inputs(config.inputs, auc_rows(served), seed))
-        figures["native"] = measure_native(served, rows, ranked, budgets)
+        domain, drawn = _draws(checkpoint, root, sets["schema"], draws_of(served), seed)
+        served = replace(served, parity={"native": {"int8": {"offered": True, "domain": domain.to_json()}}})
+        figures["native"] = measure_native(served, rows, _reference(reference, drawn), budgets)
+        if "int8" in budgets and "int8" in figures["native"]:
+            figures["native"]["int8"]["domain"] = domain.to_json()
         on_step("write the bundle")
         (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
         write_document(root / PARITY, _parity(network, config.inputs, rows, figures, seed))
@@ -123,11 +130,24 @@ def _next_version(out: Path, asked: int | None, overwrite: bool) -> int:
     return asked
 
 
-def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int) -> Inputs:
+def _draws(checkpoint: Checkpoint, root: Path, more: Inputs, count: int, seed: int) -> tuple[InputDomain, Inputs]:
+    """Returns the domain of int8 and `count` rows of it, one by one as a request would give them and at its edge.
+
+    The domain holds what the schema and the tables give, and `more` as well: ids known, unknown and missing, and dense
+    values as training standardised them. Rows at its edge are as large as any of it.
+    """
+    asked = _schema_inputs(checkpoint, root, seed + _DRAWS_SEED, count // 2)
+    domain = InputDomain.of(Inputs(*(np.vstack([getattr(more, n), getattr(asked, n)]) for n in INPUTS)))
+    edge = domain.edge(normal_inputs(checkpoint.config.inputs, count // 2, seed + _DRAWS_SEED))
+    both = (np.stack([getattr(asked, n), getattr(edge, n)], axis=1) for n in INPUTS)
+    return domain, Inputs(*(rows.reshape(-1, rows.shape[2]) for rows in both))
+
+
+def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int, rows: int = ROWS) -> Inputs:
     """Rows as a request would give them, through the tables just written."""
     keys = {name: table.keys for name, table in checkpoint.tables.items()}
     store = MmapStore({name: table_path(root, name) for name in checkpoint.tables})
-    features = random_features(checkpoint.schema, keys, ROWS, seed)
+    features = random_features(checkpoint.schema, keys, rows, seed)
     return Assembler(checkpoint.schema, store).inputs(features)
 
 
@@ -152,7 +172,8 @@ def _parity(
         "rows": {
             "normal": "standard normal inputs",
             "schema": "known, unknown and missing ids, bags and dense values, looked up in the bundle's tables",
-            "auc": "standard normal inputs, their scores in float64 being the probability of a positive",
+            "draws": "more of schema's, and as many at the edge of the domain of int8",
+            "auc": "draws, their scores in float64 being the probability of a positive",
         },
         "scores": {name: spread(rows.scores) for name, rows in sets.items()},
         **figures,

@@ -233,6 +233,7 @@ class DenseInfo(TypedDict):
     how: str
     why: str
     packed_bytes: int
+    wide_bytes: int
     block_rows: int
     row_bytes: int
     stages: list[str]
@@ -247,6 +248,7 @@ class DenseModel:
         prefix_general: Sequence[tuple[int, int]] = (),
         block_rows: int = 0,
         split: str = "auto",
+        domain: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None,
     ) -> None: ...
     def run(
         self,
@@ -257,9 +259,14 @@ class DenseModel:
         spin: bool = True,
         shared_prefix: bool = False,
     ) -> Floats: ...
+    def run_wide(
+        self, general: Floats, domain: Floats, prior: Floats, threads: int = 1, spin: bool = True
+    ) -> Floats: ...
     def describe(self) -> DenseInfo: ...
     @property
     def memory_bytes(self) -> int: ...
+    @property
+    def outside_rows(self) -> int: ...
     @property
     def run_ns(self) -> int: ...
 

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from pepnet_infer.checked import Count, Finite, NotNegative, Positive, Share, Version, convert
 from pepnet_infer.errors import BundleError
 from pepnet_infer.ids import MAX_ID
+from pepnet_infer.input_domain import InputDomain
 
 #: Golden rows of a bundle at most; export writes some dozens. `verify` makes inputs for each.
 MAX_GOLDEN = 4096
@@ -62,6 +63,7 @@ class Measured(Struct, frozen=True):
     normal: Spread
     schema: Spread
     auc: Auc
+    draws: Spread | None = None
 
 
 class NotMeasured(Struct, frozen=True):
@@ -79,6 +81,7 @@ class NativePrecision(Struct, frozen=True):
     max_abs: Finite | None = None
     rms: Finite | None = None
     delta_auc: Finite | None = None
+    domain: InputDomain | None = None
 
 
 class GoldenRows(Struct, frozen=True):

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -123,38 +124,73 @@ Split split_named(const std::string& name) {
   throw py::value_error("split: expected auto, rows or columns, got '" + name + "'");
 }
 
+// Limits of general, domain and prior: of each column, and of a row's norm.
+using Domain = std::pair<std::array<std::vector<float>, 3>, std::array<float, 3>>;
+
+InputDomain domain_of(const DenseConfig& config, const Domain& domain) {
+  const std::array<std::size_t, 3> widths{config.general, config.domain, config.prior};
+  for (std::size_t i = 0; i < 3; ++i) {
+    if (domain.first[i].size() != widths[i]) {
+      throw py::value_error("domain: expected a limit for each of " + std::to_string(widths[i]) +
+                            " columns, got " + std::to_string(domain.first[i].size()));
+    }
+  }
+  return {domain.first, domain.second};
+}
+
 class Model {
  public:
   Model(const py::object& tensors, const py::dict& flags, const std::string& isa,
         const std::string& precision, std::vector<std::pair<std::size_t, std::size_t>> prefix_general,
-        std::size_t block_rows, const std::string& split)
+        std::size_t block_rows, const std::string& split, const std::optional<Domain>& domain)
       : choice_(choose(precision_named(precision), isa == "auto" ? std::string() : isa)) {
     const py::dict arrays(tensors);  // of any mapping; holds the arrays while they are packed
     const Tensors views = tensors_of(arrays);
     const DenseConfig config = config_of(flags);
-    const DenseOptions options{std::move(prefix_general), block_rows, split_named(split)};
+    DenseOptions options{std::move(prefix_general), block_rows, split_named(split), std::nullopt};
+    if (domain) options.domain = domain_of(config, *domain);
     const Ops& small = ops_for(choice_.ops->isa, Precision::fp32);
     const ReleasedGil released;
     model_ = std::make_unique<DenseModel>(config, views, *choice_.ops, small, options);
+    if (domain) {
+      options.domain.reset();
+      wide_ = std::make_unique<DenseModel>(config, views, small, small, options);
+    }
   }
 
   FloatArray run(const py::array& general, const py::array& domain, const py::array& prior,
                  std::ptrdiff_t threads, bool spin, bool shared_prefix) const {
-    const DenseConfig& config = model_->config();
-    const float* const first = input("general", general, kAnyRows, config.general);
-    const py::ssize_t rows = general.shape(0);
-    const DenseInputs inputs{first, input("domain", domain, rows, config.domain),
-                             input("prior", prior, rows, config.prior), static_cast<std::size_t>(rows)};
-    if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
-    FloatArray scores({rows, static_cast<py::ssize_t>(config.tasks)});
+    const DenseInputs inputs = inputs_of(general, domain, prior);
+    const unsigned most = threads_of(threads);
+    FloatArray scores(
+        {static_cast<py::ssize_t>(inputs.rows), static_cast<py::ssize_t>(model_->config().tasks)});
     float* const out = scores.mutable_data();
-    const auto most = static_cast<unsigned>(std::min<std::ptrdiff_t>(threads, 1 << 20));
     const ReleasedGil released;
     const auto begin = std::chrono::steady_clock::now();
-    model_->run(inputs, out, most, spin, shared_prefix);
+    if (wide_ == nullptr) {
+      model_->run(inputs, out, most, spin, shared_prefix);
+    } else {
+      std::vector<std::uint8_t> outside(inputs.rows);
+      model_->run(inputs, out, most, spin, shared_prefix, outside.data());
+      const std::size_t count = score_outside(*wide_, inputs, outside.data(), out, most, spin);
+      if (count > 0) outside_.fetch_add(static_cast<std::int64_t>(count), std::memory_order_relaxed);
+    }
     const auto spent = std::chrono::steady_clock::now() - begin;
     run_ns_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count(),
                       std::memory_order_relaxed);
+    return scores;
+  }
+
+  FloatArray run_wide(const py::array& general, const py::array& domain, const py::array& prior,
+                      std::ptrdiff_t threads, bool spin) const {
+    if (wide_ == nullptr) throw py::value_error("domain: expected one, beyond which rows are scored wide");
+    const DenseInputs inputs = inputs_of(general, domain, prior);
+    FloatArray scores(
+        {static_cast<py::ssize_t>(inputs.rows), static_cast<py::ssize_t>(wide_->config().tasks)});
+    float* const out = scores.mutable_data();
+    const unsigned most = threads_of(threads);
+    const py::gil_scoped_release release;
+    wide_->run(inputs, out, most, spin, false);
     return scores;
   }
 
@@ -170,16 +206,33 @@ class Model {
     result["why"] = choice_.why;
     result["packed_bytes"] = info.packed_bytes;
     result["block_rows"] = info.block_rows;
+    result["wide_bytes"] = wide_ == nullptr ? 0 : wide_->info().packed_bytes;
     result["row_bytes"] = info.row_bytes;
     result["stages"] = info.stages;
     return result;
   }
 
   std::int64_t run_ns() const { return run_ns_.load(std::memory_order_relaxed); }
-  std::size_t memory_bytes() const { return model_->memory_bytes(); }
+  std::int64_t outside_rows() const { return outside_.load(std::memory_order_relaxed); }
+  std::size_t memory_bytes() const {
+    return model_->memory_bytes() + (wide_ == nullptr ? 0 : wide_->memory_bytes());
+  }
 
  private:
   static constexpr py::ssize_t kAnyRows = -1;
+
+  DenseInputs inputs_of(const py::array& general, const py::array& domain, const py::array& prior) const {
+    const DenseConfig& config = model_->config();
+    const float* const first = input("general", general, kAnyRows, config.general);
+    const py::ssize_t rows = general.shape(0);
+    return {first, input("domain", domain, rows, config.domain), input("prior", prior, rows, config.prior),
+            static_cast<std::size_t>(rows)};
+  }
+
+  static unsigned threads_of(std::ptrdiff_t threads) {
+    if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
+    return static_cast<unsigned>(std::min<std::ptrdiff_t>(threads, 1 << 20));
+  }
 
   static const float* input(const char* name, const py::array& array, py::ssize_t rows, std::size_t width) {
     if (!py::isinstance<FloatArray>(array)) {
@@ -200,7 +253,8 @@ class Model {
 
   Choice choice_;
   std::unique_ptr<DenseModel> model_;
-  mutable std::atomic<std::int64_t> run_ns_{0};
+  std::unique_ptr<DenseModel> wide_;  // in fp32, for rows outside of the domain; null without one
+  mutable std::atomic<std::int64_t> run_ns_{0}, outside_{0};
 };
 
 }  // namespace
@@ -208,17 +262,23 @@ class Model {
 void bind_dense_model(py::module_& module) {
   py::class_<Model>(module, "DenseModel", "The whole dense part of a PEPNet, from packed weights.")
       .def(py::init<const py::object&, const py::dict&, const std::string&, const std::string&,
-                    std::vector<std::pair<std::size_t, std::size_t>>, std::size_t, const std::string&>(),
+                    std::vector<std::pair<std::size_t, std::size_t>>, std::size_t, const std::string&,
+                    const std::optional<Domain>&>(),
            py::arg("tensors"), py::arg("flags"), py::arg("isa") = "auto", py::arg("precision") = "fp32",
            py::arg("prefix_general") = std::vector<std::pair<std::size_t, std::size_t>>(),
-           py::arg("block_rows") = 0, py::arg("split") = "auto")
+           py::arg("block_rows") = 0, py::arg("split") = "auto", py::arg("domain") = py::none())
       .def("run", &Model::run, py::arg("general"), py::arg("domain"), py::arg("prior"),
            py::arg("threads") = 1, py::arg("spin") = true, py::arg("shared_prefix") = false,
            "float32 [B, ·] → scores float32 [B, tasks]. With shared_prefix, domain and the prefix of general "
            "are taken "
            "to be in all rows what they are in the first.")
+      .def("run_wide", &Model::run_wide, py::arg("general"), py::arg("domain"), py::arg("prior"),
+           py::arg("threads") = 1, py::arg("spin") = true,
+           "What `run` says of rows outside of the domain, of every row. ValueError without a domain.")
       .def("describe", &Model::describe,
-           "isa, precision, activation, how, why, packed_bytes, block_rows, row_bytes, stages.")
+           "isa, precision, activation, how, why, packed_bytes, wide_bytes, block_rows, row_bytes, stages.")
+      .def_property_readonly("outside_rows", &Model::outside_rows,
+                             "Rows outside of the domain so far, which were scored in fp32.")
       .def_property_readonly("run_ns", &Model::run_ns, "Time of all runs so far, without the way into them.")
       .def_property_readonly("memory_bytes", &Model::memory_bytes,
                              "Packed weights, and scratch of all calls so far.");

@@ -10,8 +10,12 @@ import numpy.typing as npt
 from pepnet_infer import _kernels
 from pepnet_infer.backends import PRECISIONS, Settings
 from pepnet_infer.bundle import DENSE, PARITY
+from pepnet_infer.checked import convert
 from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
+from pepnet_infer.golden import normal_inputs
+from pepnet_infer.input_domain import InputDomain
+from pepnet_infer.precisions import BUDGETS, INT8_MARGIN
 
 if TYPE_CHECKING:
     from pepnet_infer.assemble import Inputs, Matrix
@@ -23,6 +27,7 @@ PROVIDERS = ("cpu",)
 #: Option → its type. spin: idle threads spin before they sleep. isa: the instruction set, instead of the widest usable
 #: one. unchecked: load int8 though the export did not offer it, in order to measure it.
 OPTIONS: dict[str, type] = {"spin": bool, "isa": str, "unchecked": bool}
+_NEWER_ROWS = 512  # that int8 of newer weights is measured on
 #: Sides whose columns are the same for every candidate of a request, unless the request says otherwise.
 _REQUEST_SIDES = ("user", "context", "domain")
 
@@ -56,10 +61,16 @@ class NativeBackend:
         choice = choose_isa(settings)
         fields, columns = request_prefix(bundle.schema, bundle.config)
         flags = model_flags(bundle.config, len(bundle.tasks))
+        domain = int8_domain(bundle) if settings.precision == "int8" else None
+        limits = None if domain is None else domain.to_native()
         try:
-            model = _kernels.DenseModel(bundle.dense(), flags, choice["isa"], settings.precision, columns)
+            model = _kernels.DenseModel(
+                bundle.dense(), flags, choice["isa"], settings.precision, columns, domain=limits
+            )
         except (TypeError, ValueError) as error:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
+        if domain is not None and bundle.newer is not None:
+            _check_newer(bundle, domain, model)
         threads, spin = settings.threads or available_threads(), bool(settings.options.get("spin", True))
         packed = model.describe()
         description = {
@@ -75,6 +86,8 @@ class NativeBackend:
             "spin": spin,
             "why": f"{settings.why}; isa {packed['isa']}: {choice['why']}",
         }
+        if domain is not None:
+            description |= {"domain": domain.to_json(), "wide_bytes": packed["wide_bytes"]}
         return cls(model, threads, spin, fields, description)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -91,8 +104,14 @@ class NativeBackend:
         return self._model.run(general, domain, prior, self._threads, self._spin)
 
     def describe(self) -> dict[str, Any]:
-        """Returns backend, provider, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why."""
-        return dict(self._description)
+        """Returns backend, provider, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why.
+
+        int8 also has domain (which rows it is for), wide_bytes (memory of the weights in fp32, for the others) and
+        outside_rows (how many others came).
+        """
+        if "domain" not in self._description:
+            return dict(self._description)
+        return {**self._description, "outside_rows": self._model.outside_rows}
 
 
 def why_not(bundle: Bundle, settings: Settings) -> str | None:
@@ -170,6 +189,34 @@ def model_flags(config: ModelConfig, tasks: int) -> _kernels.DenseFlags:
     }
 
 
+def int8_domain(bundle: Bundle) -> InputDomain | None:
+    """Returns the inputs that int8 was measured on; None where export did not measure it. Raises BundleError."""
+    where = f"{bundle.path / PARITY}: native.int8.domain"
+    given = bundle.native.get("int8", {}).get("domain")
+    if given is None:
+        return None
+    domain: InputDomain = convert(where, given, InputDomain, BundleError)
+    if domain.widths != bundle.config.inputs:
+        raise BundleError(f"{where}: expected limits of {bundle.config.inputs}, got {domain.widths}")
+    return domain
+
+
+def _check_newer(bundle: Bundle, domain: InputDomain, model: _kernels.DenseModel) -> None:
+    """Measures int8 of weights that came after the export, on rows up to the domain's edge, against fp32.
+
+    Raises BackendError when it is over the budget that the export kept.
+    """
+    most = bundle.budgets.get("int8", BUDGETS["int8"])["max_abs"]
+    rows = domain.edge(normal_inputs(bundle.config.inputs, _NEWER_ROWS, bundle.model_version % 1_000_003))
+    matrices = (rows.general, rows.domain, rows.prior)
+    off = INT8_MARGIN * float(np.abs(model.run(*matrices).astype(np.float64) - model.run_wide(*matrices)).max())
+    if not off <= most:
+        raise BackendError(
+            f"precision: int8 of the weights of version {bundle.model_version} is off by up to {off:.2g} of fp32, "
+            f"allowed {most:g}; load fp32 or bf16, or export a bundle."
+        )
+
+
 def _int8_not_offered(bundle: Bundle) -> str | None:
     """The export that measured int8 offers it or not: `parity.json` says whether it kept the manifest's budget."""
     where = str(bundle.path / PARITY)
@@ -177,7 +224,9 @@ def _int8_not_offered(bundle: Bundle) -> str | None:
     if measured is None:
         return f"precision: native has int8 where export measured it, got no native.int8 in {where}"
     if measured["offered"]:
-        return None
+        if int8_domain(bundle) is not None:
+            return None
+        return f"precision: native int8 needs the domain that export measured, got none in {where}; export again"
     over = []
     for name, most in bundle.manifest.get("precisions", {}).get("int8", {}).items():
         got = measured.get(name)

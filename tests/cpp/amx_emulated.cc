@@ -18,7 +18,8 @@ const Ops kEmulatedBf16{Isa::amx,
                         quantize_row,
                         mix_rows,
                         score_rows,
-                        sigmoid_of};
+                        sigmoid_of,
+                        extent_of};
 const Ops kEmulatedInt8{Isa::amx,
                         Precision::int8,
                         Activation::u8,
@@ -28,7 +29,8 @@ const Ops kEmulatedInt8{Isa::amx,
                         quantize_row,
                         mix_rows,
                         score_rows,
-                        sigmoid_of};
+                        sigmoid_of,
+                        extent_of};
 
 TileCounts tile_counts() { return {state.configurations, state.releases, state.configured}; }
 

@@ -117,7 +117,9 @@ def test_cpu_lists_every_table_and_the_choice(command: Command) -> None:
 def test_score_in_each_precision(
     command: Command, toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path
 ) -> None:
-    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": NOT_OFFERED | {"offered": True}})
+    domain = json.loads((toy_bundle / "parity.json").read_text())["native"]["int8"]["domain"]
+    offered = NOT_OFFERED | {"offered": True, "domain": domain}
+    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": offered})
     pq.write_table(toy_table(200), tmp_path / "in.parquet")
     found = []
     for precision in PRECISIONS:

@@ -23,12 +23,12 @@ from pepnet_infer.bundle import Bundle
 from pepnet_infer.export import write_bundle as module
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.metrics import soft_auc
-from pepnet_infer.export.native_parity import Reference, auc_rows, measure_native
+from pepnet_infer.export.native_parity import Reference, draws_of, measure_native
 from pepnet_infer.export.network import build_network, dense_state, load_dense
 from pepnet_infer.export.parity import ROWS, float64_run
 from pepnet_infer.export.write_bundle import write_bundle
 from pepnet_infer.golden import normal_inputs
-from pepnet_infer.precisions import BUDGETS, excess
+from pepnet_infer.precisions import BUDGETS, INT8_MARGIN, excess
 from pepnet_infer.verify import verify
 from pepnet_infer.verify_native import Allowed
 
@@ -135,6 +135,7 @@ def test_every_instruction_set_and_precision_is_recorded(toy_bundle: Path) -> No
                 assert max(found[name]["tasks"].values()) == max(found[name]["batches"].values())
                 assert 0 < found[name]["rms"] < found[name]["max_abs"] <= entry["max_abs"]
             assert found["auc"]["rows"] == 20_000
+            assert found.get("draws", {}).get("rows") == {"fp32": None, "bf16": 10_000, "int8": 20_000}[precision]
             assert all(-1e-3 < delta <= 1e-12 for delta in found["auc"]["delta"].values())
             assert found["how"]
     for isa in ABSENT:
@@ -152,7 +153,7 @@ def test_a_model_too_large_for_scalar_kernels_is_scored_on_fewer_rows(
 ) -> None:
     monkeypatch.setattr("pepnet_infer.export.native_parity._cost", lambda bundle: 10_560_000)
     bundle = Bundle.open(toy_bundle)
-    assert auc_rows(bundle) == 2367
+    assert draws_of(bundle) == 2366
     native = measure_native(bundle, {"normal": rows["normal"]}, rows["ranked"], {})
     scalar = native["fp32"]["isas"]["scalar"]
     assert list(scalar["normal"]["batches"]) == ["1", "2", "3", "7", "64"]
@@ -183,12 +184,13 @@ def test_int8_is_offered_within_its_budget_only(measured, monkeypatch) -> None:
     wide = {**BUDGETS, "int8": {"max_abs": 0.9, "delta_auc": 0.5}}
     assert measured(wide)["int8"]["offered"]
     isa = USABLE["int8"][-1]
-    sabotage(monkeypatch, "int8", isa, shifted(-0.95))
+    sabotage(monkeypatch, "int8", isa, shifted(-0.65))
     entry = measured(wide)["int8"]
     assert not entry["offered"]
     assert entry["why"].startswith(f"over its budget: {isa}: max_abs 0.")
     assert entry["why"].endswith("allowed 0.9"), "the other instruction sets are within it"
-    assert entry["max_abs"] == entry["isas"][isa]["normal"]["max_abs"] > 0.9
+    worst = entry["isas"][isa]["normal"]["max_abs"]
+    assert entry["max_abs"] == INT8_MARGIN * worst > 0.9 > worst, "others may be worse than those that were measured"
 
 
 def test_int8_that_orders_rows_worse_is_not_offered(measured, monkeypatch) -> None:
@@ -257,7 +259,7 @@ def test_a_tight_budget_keeps_int8_from_being_loaded(toy_checkpoint: Checkpoint,
     assert bundle.native["int8"]["why"].startswith("over its budget: scalar: max_abs ")
     with pytest.raises(BackendError, match=r"native int8 is not offered by this bundle, .*max_abs 0.*, allowed 1e-06"):
         Engine.load(bundle.path, backend="native", precision="int8")
-    wide = write_bundle(toy_checkpoint, tmp_path / "wide", int8_budget={"delta_auc": 0.5, "max_abs": 0.5})
+    wide = write_bundle(toy_checkpoint, tmp_path / "wide", int8_budget={"delta_auc": 0.5, "max_abs": 0.9})
     with Engine.load(wide.path, backend="native", precision="int8") as engine:
         assert engine.stats()["backend"]["precision"] == "int8"
 
@@ -406,10 +408,10 @@ def test_inspect_and_verify_show_the_figures(command: Run, toy_bundle: Path) -> 
 def test_int8s_budget_is_an_option(command: Run, toy_checkpoint: Checkpoint, tmp_path: Path) -> None:
     toy_checkpoint.save(tmp_path / "ckpt")
     export = ("export", tmp_path / "ckpt", "--json", "--out")
-    code, out, _ = command(*export, tmp_path / "a", "--int8-max-abs", "0.5", "--int8-delta-auc", "0.25")
+    code, out, _ = command(*export, tmp_path / "a", "--int8-max-abs", "0.9", "--int8-delta-auc", "0.25")
     assert code == 0
     assert json.loads(out)["native"]["int8"]["offered"] is True
-    assert Bundle.open(tmp_path / "a").budgets["int8"] == {"max_abs": 0.5, "delta_auc": 0.25}
+    assert Bundle.open(tmp_path / "a").budgets["int8"] == {"max_abs": 0.9, "delta_auc": 0.25}
     for number, words in enumerate((("--int8-max-abs", "off"), ("--int8-delta-auc", "0"))):
         code, out, _ = command(*export, tmp_path / f"off{number}", *words)
         assert code == 0

@@ -5,7 +5,9 @@
 // few rows all threads work on one step at a time, each on some of its columns.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -44,12 +46,20 @@ using Tensors = std::map<std::string, TensorView>;
 
 enum class Split : unsigned char { automatic, rows, columns };
 
+// Limits of general, domain and prior, in this order: of the magnitude in each column, and of a row's
+// Euclidean norm.
+struct InputDomain {
+  std::array<std::vector<float>, 3> largest;
+  std::array<float, 3> norm;
+};
+
 struct DenseOptions {
   // Columns [begin, end) of `general` that may be equal in all rows of a call, ascending. All of `domain`
   // may.
   std::vector<std::pair<std::size_t, std::size_t>> prefix_general;
   std::size_t block_rows = 0;  // the most rows of a block; 0 goes by the second-level cache
   Split split = Split::automatic;
+  std::optional<InputDomain> domain = std::nullopt;  // which rows `run` marks as outside; none
 };
 
 // C-contiguous rows. An input of width 0 may be null.
@@ -82,8 +92,10 @@ class DenseModel {
   // that domain and the prefix of general are in every row what they are in the first: their share of EPNet
   // is then computed once (not with int8, where each row has a scale of its own). Any number of threads may
   // call at once. Throws std::bad_alloc; allocates only when more calls are under way than ever before, or
-  // more threads asked for.
-  void run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool shared_prefix) const;
+  // more threads asked for. `outside` [rows] is set to 1 for rows outside of the domain, where there is one:
+  // their scores are there, and not to be used. It may be null.
+  void run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool shared_prefix,
+           std::uint8_t* outside = nullptr) const;
 
   const DenseConfig& config() const;
   const DenseInfo& info() const;
@@ -93,5 +105,10 @@ class DenseModel {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Replaces the scores of rows marked in `outside` by those of a wider model, and returns how many there are.
+// The scores of a row depend on that row alone.
+std::size_t score_outside(const DenseModel& wide, const DenseInputs& inputs, const std::uint8_t* outside,
+                          float* out, unsigned threads, bool spin);
 
 }  // namespace pepnet

@@ -80,6 +80,12 @@ struct Mix {
   std::size_t out_stride = 0;
 };
 
+// How a row lies within limits of its columns.
+struct Extent {
+  float beyond;   // the most that a magnitude is over its limit, 0 at least; of numbers only
+  float squares;  // sum of squares; NaN if a value is
+};
+
 struct Ops {
   Isa isa;
   Precision precision;
@@ -98,6 +104,7 @@ struct Ops {
   void (*score)(const float* h, std::size_t h_stride, const float* w, float b, std::size_t width,
                 std::size_t rows, float* out, std::size_t out_stride);
   void (*sigmoid)(const float* x, std::size_t n, float* out);
+  Extent (*extent)(const float* x, const float* limits, std::size_t n);
 };
 
 }  // namespace pepnet

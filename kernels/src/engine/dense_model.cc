@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "engine/execute.h"
+#include "engine/input_domain.h"
 #include "engine/layout.h"
 #include "engine/network.h"
 #include "engine/packer.h"
@@ -71,6 +72,14 @@ struct Call {
   std::size_t blocks;
   std::size_t granule;  // rows
   bool shared;
+  const DenseConfig* config;
+  const InputDomain* domain;  // null: no row is marked
+  const Ops* ops;
+  std::uint8_t* outside;
+
+  void mark(std::size_t begin, std::size_t end) const {
+    if (domain != nullptr) mark_outside(*config, *domain, *ops, inputs, begin, end, outside);
+  }
 
   std::size_t first_row(std::size_t number) const {
     const std::size_t granules = (inputs.rows + granule - 1) / granule;
@@ -132,6 +141,7 @@ class RowsWork final : public Work {
   std::size_t own_units(std::size_t) const noexcept override { return call_.blocks; }
   void do_own(std::size_t, Range units, unsigned participant) noexcept override {
     for (std::size_t b = units.begin; b < units.end; ++b) {
+      call_.mark(call_.first_row(b), call_.first_row(b + 1));
       const Block block = call_.block(b, call_.scratch->blocks[participant].data());
       do_steps(block, 0, call_.plan->steps.size(), {0, block.inputs.rows});
     }
@@ -173,6 +183,7 @@ struct DenseModel::State {
   DenseInfo info;
   std::size_t least_rows = 1;  // for each thread, where rows are split
   std::size_t granule = 1;
+  const Ops* ops = nullptr;
   ScratchPool scratch;
 
   bool split_rows(std::size_t rows, unsigned threads) const {
@@ -222,6 +233,7 @@ DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const 
   state.info.packed_bytes = state.packer.bytes();
   state.info.block_rows = options.block_rows > 0 ? options.block_rows : block_rows_of(state.plan);
   state.granule = granule_of(main, state.info.block_rows);
+  state.ops = &small;
   state.least_rows = rows_each(main);
   state.info.row_bytes = state.by_steps.row_bytes;
   for (const Stage& stage : state.plan.stages) state.info.stages.push_back(stage.name);
@@ -229,8 +241,8 @@ DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const 
 
 DenseModel::~DenseModel() = default;
 
-void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bool spin,
-                     bool shared_prefix) const {
+void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool shared_prefix,
+                     std::uint8_t* outside) const {
   if (inputs.rows == 0) return;
   State& state = *state_;
   threads = std::clamp(threads, 1U, ThreadPool::kMaxParticipants);
@@ -246,11 +258,15 @@ void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bo
   std::unique_ptr<Scratch> scratch = state.scratch.take();
   state.prepare(*scratch, rows ? std::min<std::size_t>(threads, blocks) : 1, most * layout.row_bytes, shared,
                 inputs);
-  const Call call{&state.plan, &layout, inputs, out, scratch.get(), blocks, granule, shared};
+  const InputDomain* const domain =
+      state.options.domain && outside != nullptr ? &*state.options.domain : nullptr;
+  const Call call{&state.plan, &layout, inputs,        out,    scratch.get(), blocks,
+                  granule,     shared,  &state.config, domain, state.ops,     outside};
   if (rows) {
     RowsWork work(call);
     execute(work, static_cast<unsigned>(std::min<std::size_t>(threads, blocks)), spin);
   } else {
+    call.mark(0, inputs.rows);  // few rows, of which the threads will share every step
     ColumnsWork work(call);
     execute(work, static_cast<unsigned>(std::min<std::size_t>(threads, state.most_units(most))), spin);
   }

@@ -141,6 +141,19 @@ inline void sigmoid_of(const float* x, std::size_t n, float* out) {
   }
 }
 
+inline Extent extent_of(const float* x, const float* limits, std::size_t n) {
+  Vec beyond = splat(0.0F);
+  Vec squares = splat(0.0F);
+  for (std::size_t i = 0; i < n; i += kLanes) {
+    const std::size_t left = n - i;
+    const Vec v = left < kLanes ? load_first(x + i, left) : load(x + i);
+    const Vec limit = left < kLanes ? load_first(limits + i, left) : load(limits + i);
+    beyond = vmax(add(vmax(v, negate(v)), negate(limit)), beyond);
+    squares = fma(v, v, squares);
+  }
+  return {largest(beyond), sum(squares)};
+}
+
 // A table, known when it is compiled (constinit: nothing of these files may run at load): its own product,
 // and the work on rows, which differs between tables in the rounding of activations alone.
 constexpr Ops table(Isa isa, Precision precision, Activation activation, const char* how,
@@ -148,7 +161,7 @@ constexpr Ops table(Isa isa, Precision precision, Activation activation, const c
   return {isa,          precision, activation,
           how,          product,   activation == Activation::bf16 ? convert_bf16 : convert_f32,
           quantize_row, mix_rows,  score_rows,
-          sigmoid_of};
+          sigmoid_of,   extent_of};
 }
 
 }  // namespace
