@@ -26,7 +26,7 @@ from pepnet_infer.export.rows import random_features
 from pepnet_infer.export.simplify import simplify
 from pepnet_infer.export.to_onnx import to_onnx
 from pepnet_infer.golden import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
-from pepnet_infer.input_domain import InputDomain
+from pepnet_infer.input_domain import InputDomain, inputs_of
 from pepnet_infer.listing import describe_files
 from pepnet_infer.precisions import BUDGETS, Budget, check_budget
 from pepnet_infer.schema import INPUTS
@@ -137,10 +137,10 @@ def _draws(checkpoint: Checkpoint, root: Path, more: Inputs, count: int, seed: i
     values as training standardised them. Rows at its edge are as large as any of it.
     """
     asked = _schema_inputs(checkpoint, root, seed + _DRAWS_SEED, count // 2)
-    domain = InputDomain.of(Inputs(*(np.vstack([getattr(more, n), getattr(asked, n)]) for n in INPUTS)))
+    domain = InputDomain.of(inputs_of(np.vstack([getattr(more, n), getattr(asked, n)]) for n in INPUTS))
     edge = domain.edge(normal_inputs(checkpoint.config.inputs, count // 2, seed + _DRAWS_SEED))
     both = (np.stack([getattr(asked, n), getattr(edge, n)], axis=1) for n in INPUTS)
-    return domain, Inputs(*(rows.reshape(-1, rows.shape[2]) for rows in both))
+    return domain, inputs_of(rows.reshape(-1, rows.shape[2]) for rows in both)
 
 
 def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int, rows: int = ROWS) -> Inputs:

@@ -7,6 +7,8 @@ export measured are off by no more than these were; the others are scored in flo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct, structs
@@ -61,16 +63,27 @@ class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
         Columns are scaled by their limits, and rows to the norm. In every other row they are half as large, but for one
         column, each in turn, that is at its limit.
         """
-        return Inputs(*(_edge(getattr(inputs, name), getattr(self, name)) for name in NAMES))
+        return inputs_of(_edge(getattr(inputs, name), getattr(self, name)) for name in NAMES)
 
     def to_json(self) -> dict[str, dict[str, object]]:
         """Returns plain JSON values."""
         return {name: structs.asdict(getattr(self, name)) for name in NAMES}
 
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Returns the largest magnitude in any column, and the norm, of each input."""
+        limits = {name: getattr(self, name) for name in NAMES}
+        return {name: {"largest": max(one.largest, default=0.0), "norm": one.norm} for name, one in limits.items()}
+
     def to_native(self) -> tuple[list[tuple[float, ...]], list[float]]:
         """Returns what the kernels take: limits of columns and norms of general, domain and prior."""
         limits = [getattr(self, name) for name in NAMES]
         return [one.largest for one in limits], [one.norm for one in limits]
+
+
+def inputs_of(matrices: Iterable[Matrix]) -> Inputs:
+    """Returns general, domain and prior as `Inputs`."""
+    general, domain, prior = matrices
+    return Inputs(general, domain, prior)
 
 
 def _limits(rows: Matrix) -> RowLimits:
@@ -92,7 +105,8 @@ def _edge(rows: Matrix, limits: RowLimits) -> Matrix:
     times = np.divide(
         limits.norm / _ROUNDING**2, norms, out=np.ones_like(norms), where=norms > limits.norm / _ROUNDING**2
     )
-    return (wide * times[:, None]).astype(np.float32)
+    edge: Matrix = (wide * times[:, None]).astype(np.float32)
+    return edge
 
 
 def _norms(rows: Reals) -> Reals:

@@ -87,7 +87,7 @@ class NativeBackend:
             "why": f"{settings.why}; isa {packed['isa']}: {choice['why']}",
         }
         if domain is not None:
-            description |= {"domain": domain.to_json(), "wide_bytes": packed["wide_bytes"]}
+            description |= {"domain": domain.summary(), "wide_bytes": packed["wide_bytes"]}
         return cls(model, threads, spin, fields, description)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -106,8 +106,8 @@ class NativeBackend:
     def describe(self) -> dict[str, Any]:
         """Returns backend, provider, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why.
 
-        int8 also has domain (which rows it is for), wide_bytes (memory of the weights in fp32, for the others) and
-        outside_rows (how many others came).
+        int8 also has domain (of each input the largest value and norm of the rows it is for), wide_bytes (memory of the
+        weights in fp32, for the others) and outside_rows (how many others came).
         """
         if "domain" not in self._description:
             return dict(self._description)

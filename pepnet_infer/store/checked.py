@@ -35,7 +35,7 @@ class CheckedStore:
     others, a value that it cannot read), that key alone is `damaged`: the keys are asked for again in halves. Errors of
     the operating system and StoreError say that the store is not there, and are not tried again.
 
-    Rows may hold any number, NaN included: a model that was trained to NaN is the model's business.
+    Rows may hold any number, NaN included: the engine flags what scores they lead to (`Scores.invalid`).
     """
 
     def __init__(self, store: Store) -> None:

@@ -162,7 +162,10 @@ def test_a_dense_feature_far_from_its_mean_is_scored_in_fp32_and_counted(
     got, expected = narrow.score(batch).values, wide.score(batch).values
     assert np.array_equal(got[:10], expected[:10])
     assert not np.array_equal(got[10:], expected[10:]), "the others are in int8"
-    assert narrow.stats()["backend"]["outside_rows"] == 10
+    said = narrow.stats()["backend"]
+    assert said["outside_rows"] == 10
+    assert said["wide_bytes"] == wide.stats()["backend"]["packed_bytes"]
+    assert list(said["domain"]) == ["general", "domain", "prior"]
     assert "pepnet_outside_rows_total 10" in narrow.metrics()
     assert "outside_rows" not in wide.stats()["backend"]
     items = {name: column for name, column in toy_batch(5).items() if name in ("video_id", "tags", "duration")}
