@@ -64,7 +64,7 @@ class World:
     def call(self) -> None:
         self.engine.score_features(self.features)
 
-    def check(self) -> None:
+    def holds(self) -> None:
         """No fetch is under way and no version in use, and calls are right, bit for bit."""
         assert self.rows is not None
         end = time.monotonic() + 60
@@ -131,7 +131,7 @@ def interrupt_each(world: World, call: Callable[[], None], step: int) -> int:
         for at in range(1 + random.Random(3).randrange(step), counter.seen + 1, step):
             world.forget()
             interrupted += traced(Tracer(at), call)
-            another.submit(world.check).result(60)
+            another.submit(world.holds).result(60)
             kept.clear()
     return interrupted
 
@@ -196,7 +196,7 @@ def interrupt_threads(world: World, times: int) -> None:
         thread.join(60)
         assert not thread.is_alive()
     world.forget()
-    world.check()
+    world.holds()
 
 
 def test_threads_that_are_interrupted_hold_nobody_up(world: World) -> None:
@@ -234,7 +234,7 @@ def test_a_signal_ends_the_wait_for_another_calls_fetch(toy_bundle: Path, toy_ba
             signal.signal(signal.SIGALRM, before)
             go.set()
         np.testing.assert_array_equal(asking.result(60).values, world.expected.values)  # not harmed by it
-    world.check()
+    world.holds()
     world.engine.close()
 
 
@@ -252,7 +252,7 @@ def test_who_waits_for_a_call_that_runs_out_of_memory_asks_itself(toy_bundle: Pa
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(world.call)
         assert entered.wait(60)
-        second = pool.submit(world.check)
+        second = pool.submit(world.holds)
         go.set()
         with pytest.raises(Interrupt):
             first.result(60)
@@ -262,5 +262,5 @@ def test_who_waits_for_a_call_that_runs_out_of_memory_asks_itself(toy_bundle: Pa
     with pytest.raises(StoreError, match="expected an answer, got MemoryError"):
         world.call()
     world.before = lambda: None
-    world.check()
+    world.holds()
     world.engine.close()
