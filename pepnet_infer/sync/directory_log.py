@@ -60,20 +60,24 @@ _LOOK_S = 0.02
 class DirectoryLog:
     """A `Transport` over a directory, on a file system that keeps what was forced to it.
 
-    The log is begun by what is published first, or at once with `create`. One that this object has seen is never begun
-    again by it: where it has gone, its disk is not mounted, say, every method raises UpdateError "missing".
+    One that this object has seen is never begun again by it: where it has gone, its disk is not mounted, say, every
+    method raises UpdateError "missing".
     """
 
-    def __init__(self, path: str | os.PathLike[str], create: bool = False) -> None:
-        """create: begins a log, if there is none, for followers that are there before their publisher.
+    def __init__(self, path: str | os.PathLike[str], create: bool | None = None) -> None:
+        """create: whether this object may begin a log that is not there, apart from what is published, which may.
 
-        Raises UpdateError when that fails, and for a URL; without `create` nothing is looked at yet.
+        True begins one at once. False never does: reading is UpdateError "missing" then. None lets a reader begin one,
+        with a warning, in a folder that has no file or folder of that name yet; an empty folder is what a disk that is
+        not mounted looks like, and is "missing". Raises UpdateError when `create` fails, and for a URL; without it
+        nothing is looked at yet.
         """
         refuse_url(path, "a local folder", partial(UpdateError, "transport"))
         self.path = Path(os.path.abspath(path))
         self._found: tuple[tuple[int, ...], str] = ((), "")  # what log.json is on the disk, and the log's identity
         self._read_from = ""
         self._put_in = ""  # the log that something was put into
+        self._may_begin = create is None
         if create:
             with self._locked(begin=True):
                 pass
@@ -84,7 +88,19 @@ class DirectoryLog:
         return self._read_from
 
     def identity(self) -> str:
-        """Looks which log there is."""
+        """Looks which log there is, and begins one where a reader may."""
+        try:
+            return self._look()
+        except UpdateError:
+            folder = self.path.parent
+            new = self._may_begin and not self._found[1] and not os.path.lexists(self.path) and folder.is_dir()
+            if not new:
+                raise
+        with self._locked(begin=True) as log:
+            _LOG.warning("%s: there was no log, so that one was begun; with create=False that is an error", self.path)
+            return log
+
+    def _look(self) -> str:
         try:
             found = os.stat(self.path / FILE, follow_symlinks=False)
             mark: tuple[int, ...] = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
@@ -183,7 +199,7 @@ class DirectoryLog:
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""
         check_follower(follower)
-        self.identity()  # a log that is not there is not begun by who reads it
+        self._look()  # a log that has gone is not begun again by who reads it
         folder = self.path / "followers"
         with failures(folder):
             make(folder)
@@ -258,7 +274,7 @@ class DirectoryLog:
     def _is_there(self) -> bool:
         """Whether there is a log. Raises UpdateError "missing" where there was one."""
         try:
-            return bool(self.identity())
+            return bool(self._look())
         except UpdateError as error:
             if error.reason != "missing" or self._found[1]:
                 raise
@@ -269,7 +285,7 @@ class DirectoryLog:
         """Holds the writers' lock, and yields the log's identity. begin: makes a log where none was ever seen."""
         begin = begin and not self._is_there()
         if not begin:
-            self.identity()
+            self._look()
         with failures(self.path):
             if begin:
                 make(self.path)
@@ -279,7 +295,7 @@ class DirectoryLog:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if begin and not self._is_there():
                     begin_log(self.path)
-            yield self.identity()
+            yield self._look()
 
     @contextlib.contextmanager
     def _writing(self, kind: Kind) -> Iterator[tuple[int, Path]]:

@@ -19,7 +19,7 @@ def open_transport(name: str, spool: str | None = None) -> Transport:
     """
     scheme, separator, _ = name.partition("://")
     if not separator:
-        return DirectoryLog(name)
+        return DirectoryLog(name, create=False)
     if scheme not in ("redis", "rediss"):
         raise UpdateError("transport", f"log: expected a folder, redis:// or rediss://, got {name!r}")
     from pepnet_infer.sync.redis_log import RedisLog

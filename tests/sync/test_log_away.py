@@ -148,7 +148,8 @@ def test_a_log_that_is_not_there_is_an_error_at_the_start(
     empty = tmp_path / "empty"
     empty.mkdir()
     missing = [
-        DirectoryLog(tmp_path / "log"),
+        DirectoryLog(tmp_path / "log", create=False),
+        DirectoryLog(tmp_path / "nowhere" / "log"),
         DirectoryLog(empty),
         RedisLog(redis_server.url, "nowhere", spool=tmp_path / "spool"),
     ]
@@ -157,10 +158,20 @@ def test_a_log_that_is_not_there_is_an_error_at_the_start(
             engine.follow(log, QUICK)
         assert error.value.reason == "missing"
     assert not (tmp_path / "log").exists()
+    assert not (tmp_path / "nowhere").exists()
     assert list(empty.iterdir()) == []
     assert engine.stats()["sync"] is None
     engine.score(toy_batch(10))
     engine.follow(DirectoryLog(tmp_path / "log", create=True), QUICK)
+
+
+def test_a_follower_may_be_there_before_the_log(
+    world: World, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    follower = engine.follow(DirectoryLog(tmp_path / "log"), QUICK)
+    assert [record.message for record in caplog.records if "there was no log" in record.message] != []
+    DirectoryLog(tmp_path / "log").append(world.step(**NOTHING))
+    assert follower.wait_for(8, PATIENCE_S)
 
 
 def test_a_redis_that_was_killed_and_one_that_was_flushed(
