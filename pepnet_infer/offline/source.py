@@ -154,7 +154,10 @@ class Source:
         columns = list(dict.fromkeys([*self._needed, *(name for name in names if name in there)]))
         constants = self.constants | {name: self._constant(name) for name in names if name not in there}
         start = 0
-        batches = self._file.iter_batches(rows, columns=columns, use_threads=False)
+        groups = self._file.metadata.num_row_groups
+        # Arrow before 21 asks for a row group where a file has none.
+        read = self._file.iter_batches(rows, columns=columns, use_threads=False) if groups else ()
+        batches = iter(read)
         while True:
             try:
                 batch = next(batches, None)

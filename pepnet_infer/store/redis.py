@@ -248,7 +248,8 @@ class RedisStore:
         """Returns what kind of error it is, what server or client said, and what that means where they do not say."""
         said = f"{type(error).__name__}: {error}"
         if isinstance(error, AuthenticationError):
-            return f"{said} (the server wants a password, and got none)" if "HELLO must" in said else said
+            asked = "HELLO must" in said or "Authentication required" in said  # by newer and older clients
+            return f"{said} (the server wants a password, and got none)" if asked else said
         if isinstance(error, ConnectionError | TimeoutError) and self._tls:
             return f"{said} (the URL asks for TLS; a server without it does not answer: redis://…)"
         closed = ("closed by server", "reset by peer", "Broken pipe")
