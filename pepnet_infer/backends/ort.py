@@ -192,6 +192,13 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, provider: 
 
 
 def _check_graph(session: Any, bundle: Bundle) -> None:
+    try:
+        _check_ends(session, bundle)
+    except UnicodeDecodeError as error:  # of a name in it: ONNX has text there, onnxruntime looks at no byte of it
+        raise BundleError(f"{bundle.onnx_path}: expected names in UTF-8, got: {error}") from error
+
+
+def _check_ends(session: Any, bundle: Bundle) -> None:
     where = str(bundle.onnx_path)
     widths = bundle.config.inputs
     known = {"general": widths.general, "domain": widths.domain, "prior": widths.prior}
@@ -204,6 +211,6 @@ def _check_graph(session: Any, bundle: Bundle) -> None:
         if isinstance(node.shape[0], int):
             raise BundleError(f"{where}: input {node.name!r}: expected any batch size, got {node.shape[0]} only")
     outputs = session.get_outputs()
+    got = ", ".join(f"{o.name} {o.type} {o.shape}" for o in outputs)
     if len(outputs) != 1 or outputs[0].type != "tensor(float)" or outputs[0].shape[1:] != [len(bundle.tasks)]:
-        got = ", ".join(f"{o.name} {o.type} {o.shape}" for o in outputs)
         raise BundleError(f"{where}: expected one output float32 [batch, {len(bundle.tasks)}], got {got}")

@@ -301,6 +301,15 @@ def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
         backends.create(fake, "onnxruntime")
 
 
+@pytest.mark.parametrize("name", [b"batch", b"scores"])
+def test_a_graph_whose_names_are_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
+    fake = graph(tmp_path / "g.onnx")
+    data = fake.onnx_path.read_bytes()
+    fake.onnx_path.write_bytes(data.replace(name, b"\xff" + name[1:]))
+    with pytest.raises(BundleError, match=r"g\.onnx: expected names in UTF-8, got|onnxruntime cannot load it"):
+        backends.create(fake, "onnxruntime")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(no_gpu_because() is not None, reason="no GPU answers")
 def test_cuda_scores_are_those_of_the_cpu(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
