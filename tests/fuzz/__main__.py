@@ -20,13 +20,13 @@ from fuzz.worker import MEMORY, TARGETS, limit_memory, load, reporting, stream
 
 #: Of the time, by target: those that take longest for a mutant get most, so that each is tried often enough.
 SHARES = {
-    "bundle": 20,
-    "delta": 22,
-    "redis": 22,
-    "redis-server": 30,
-    "snapshot": 10,
-    "arrow": 12,
-    "parquet": 20,
+    "bundle": 21,
+    "delta": 21,
+    "redis": 20,
+    "redis-server": 40,
+    "snapshot": 20,
+    "arrow": 8,
+    "parquet": 14,
     "native": 12,
 }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -65,7 +65,7 @@ class Directory:
         self.root, self.base = root, base
         self._reset()
 
-    @contextmanager
+    @contextlib.contextmanager
     def holding(self, tree: Tree) -> Iterator[Path]:
         """Puts a tree in place, and the base again when the block ends."""
         changed = [name for name, data in tree.files.items() if self.base.get(name) != data]
@@ -97,11 +97,12 @@ class Directory:
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.root / name
-        try:
-            path.write_bytes(data)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+        with contextlib.suppress(NotADirectoryError, IsADirectoryError, FileExistsError):
+            try:
+                path.write_bytes(data)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
 
     def _put(self, path: Path, kind: str) -> None:
         data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""

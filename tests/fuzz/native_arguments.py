@@ -47,11 +47,11 @@ class Draw:
         self.count = random.choice(SMALL)
         self.dim = random.choice((1, 1, 2, 3, 4, 7, 16, 33))
         self.isa, self.precision = random.choice(usable)
-        self._odd = random.choice((0.0, 0.03, 0.03, 0.15))
+        self.most_odd = random.choice((0.0, 0.03, 0.03, 0.15))
 
     def odd(self) -> bool:
         """Whether the next argument is something else than what is expected."""
-        return self.random.random() < self._odd
+        return self.random.random() < self.most_odd
 
     def array(self, dtype: str, *shape: int, values: Any = None) -> Any:
         """Returns an array between guards, of drawn values, or one that is odd."""

@@ -14,7 +14,7 @@ def _cache(d: Draw, size: int | None = None) -> Call:
     ]
     return Call(
         "RowCache",
-        (d.dim, size or d.one(1 << 15, 1 << 16, 1 << 12), d.one("lru", "gset", "lfu", "sieve", "s3fifo")),
+        (d.dim, size or d.one(1 << 17, 1 << 17, 1 << 19), d.one("lru", "gset", "lfu", "sieve", "s3fifo")),
         {
             "dtype": d.one("float32", "float16", "bfloat16", "int8"),
             "full": d.one(False, False, True),
@@ -112,7 +112,7 @@ def windows(d: Draw) -> list[Call]:
         return r.choice(calls)()
 
     window = (Ref(0), d.one(1.0, 60.0), d.one(1, 3), d.one(True, False), d.one(1, 10, 1000))
-    return [_cache(d, 1 << 15), Call("UpdateWindow", window), *(one() for _ in range(6))]
+    return [_cache(d, 1 << 17), Call("UpdateWindow", window), *(one() for _ in range(6))]
 
 
 def looks(d: Draw) -> list[Call]:
@@ -139,7 +139,7 @@ def looks(d: Draw) -> list[Call]:
         job = r.choice((job[:-1], (*job, None), ()))
     write = Call(".write", (d.keys(), d.array("f4", n, dim)))
     jobs = Call("look_up", ([job] * r.choice((0, 1, 1, 2)), d.one(True, False)))
-    return [_cache(d, 1 << 15), overlay, write, jobs, Call("RowOverlay.find", (Ref(1), d.keys(asked)))]
+    return [_cache(d, 1 << 17), overlay, write, jobs, Call("RowOverlay.find", (Ref(1), d.keys(asked)))]
 
 
 def flights(d: Draw) -> list[Call]:

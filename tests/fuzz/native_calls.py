@@ -11,7 +11,7 @@ import numpy as np
 from fuzz.mutations import NUMBERS, OTHERS, TEXTS
 from fuzz.native_arguments import SMALL, Call, Draw, Ref
 from fuzz.native_cache_calls import caches, flights, looks, windows
-from fuzz.native_held_calls import fetches, maps, pins, tallies
+from fuzz.native_held_calls import fetches, gates, maps, pins, tallies
 
 
 def _functions(d: Draw) -> list[Call]:
@@ -198,20 +198,22 @@ def _networks(d: Draw) -> list[Call]:
         flags[r.choice(list(flags))] = r.choice((*NUMBERS, *OTHERS, *TEXTS))
     if d.odd():
         flags.pop(r.choice(list(flags)))
+    given = {name: flags.get(name) for name in ("general", "domain", "prior")}
+    widths = [width if isinstance(width, int) and 0 <= width < 99 else 1 for width in given.values()]
+    limits = ([[d.one(1.0, 3.0)] * width for width in widths], [d.one(1.0, 9.0)] * 3)
     named = {
         "prefix_general": d.one((), [(0, 2)], [(1, 9)], [(3, 1)]),
         "block_rows": d.one(0, 1, 7),
+        "domain": d.one(None, limits),
         "split": d.one("auto", "rows", "columns"),
     }
-    inputs = [
-        d.array("f4", m, flags.get(name, 1) if isinstance(flags.get(name), int) and 0 <= flags[name] < 99 else 1)
-        for name in ("general", "domain", "prior")
-    ]
+    inputs = [d.array("f4", m, width) for width in widths]
     run = {"threads": d.one(1, 1, 1, 2, 3), "spin": d.one(True, False), "shared_prefix": d.one(False, False, True)}
     return [
         Call("DenseModel", (tensors, flags, d.isa, d.precision), {k: v for k, v in named.items() if r.random() < 0.3}),
         Call(".run", tuple(inputs), {k: v for k, v in run.items() if r.random() < 0.5}),
-        Call(r.choice((".describe", ".memory_bytes", ".run_ns"))),
+        Call(".run_wide", tuple(inputs), {k: v for k, v in run.items() if k != "shared_prefix" and r.random() < 0.5}),
+        Call(r.choice((".describe", ".memory_bytes", ".run_ns", ".outside_rows"))),
     ]
 
 
@@ -243,5 +245,5 @@ def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 #: Those with most in them more often than others.
 SCENARIOS: tuple[Callable[[Draw], list[Call]], ...] = (
     *(_functions, _functions, _functions, _indexes, _sides, _numbers, _products, _products, _networks),
-    *(caches, caches, windows, looks, flights, fetches, pins, tallies, maps),
+    *(caches, caches, windows, looks, flights, fetches, pins, tallies, maps, gates),
 )

@@ -85,6 +85,17 @@ def pins(d: Draw) -> list[Call]:
     return [Call("Pins", (d.one("first"),)), Call(".pinned"), *(one() for _ in range(8))]
 
 
+def gates(d: Draw) -> list[Call]:
+    """Gates that are shared and left twice, or taken alone. Who has one already would wait for ever for another."""
+    r = d.random
+    if r.random() < 0.5:
+        pairs = [Call(".take_alone"), *(Call(".leave") for _ in range(r.choice((1, 1, 2))))]
+        return [Call("Gate"), *pairs, *pairs]
+    held = d.one(Ref(1), Ref(2))
+    leaves = [Call(f"SharedGate.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(4)]
+    return [Call("Gate"), Call(".shared"), Call(".shared"), *leaves, Call(".shared")]
+
+
 def tallies(d: Draw) -> list[Call]:
     """Sums by key."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from fuzz.corpus import ROWS, SCHEMA, batch
 from fuzz.mutations import FLOATS, NUMBERS, change_array, change_bytes
 from fuzz.target import Outcome, Target, check_scores, shown
+from pepnet_infer import _kernels
 from pepnet_infer.backends import create
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cache import snapshot, snapshot_rows
@@ -63,22 +64,24 @@ class SnapshotTarget(Target[File]):
         return f"rows of {mutant.dim}: {mutant.how}\n{shown(mutant.data)}"
 
     def run(self, mutant: File) -> Outcome:
-        """Loads and scores."""
+        """Loads it into a cache of its own, then into an engine's, and scores."""
         self._path.write_bytes(mutant.data)
+        alone = _kernels.RowCache(mutant.dim, 1 << 17)
+        before = alone.stats()
+        try:
+            snapshot.load(alone, self._path, beta=0.1)
+        except StoreError:
+            if alone.stats() != before:
+                raise AssertionError("a snapshot was refused, and the cache is another one now") from None
+            raise
         rows = open_rows(self._bundle, "default", None)
         assert isinstance(rows, CachedRows)
         core = rows.caches[mutant.dim].core
         with Engine(self._bundle, rows, self._backend) as engine:
-            before = core.stats()
-            try:
-                snapshot.load(core, self._path, beta=0.1)
-            except StoreError:
-                if core.stats() != before:
-                    raise AssertionError("a snapshot was refused, and the cache is another one now") from None
-                raise
+            snapshot.load(core, self._path)
             check_scores(engine.score(self._batch), ROWS, len(SCHEMA.tasks))
-            snapshot.save(core, self.scratch / "again")
-            snapshot.load(core, self.scratch / "again")
+        snapshot.save(core, self.scratch / "again")
+        snapshot.load(alone, self.scratch / "again")
         return "accepted"
 
 

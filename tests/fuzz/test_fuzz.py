@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from fuzz.corpus import ROWS, SCHEMA, batch, write_corpus
+from fuzz.native import NativeTarget
 from fuzz.native_arguments import Call, Draw
 from fuzz.native_calls import SCENARIOS
 from fuzz.supervisor import Limits, Report, fuzz
@@ -72,6 +75,20 @@ def test_every_part_of_the_extension_is_called() -> None:
     first = {"RowCache", "FlightTable", "DenseModel", "Table", "KeyIndex", "SideRows", "NumberColumns", "Ops"}
     for kind in first | {"Pins", "Pinned", "Fetches", "Tally", "FileMap", "UpdateWindow", "RowOverlay"}:
         assert {name for name in dir(getattr(_kernels, kind)) if not name.startswith("_")} <= called
+
+
+@pytest.mark.parametrize("scenario", dict.fromkeys(SCENARIOS), ids=lambda scenario: scenario.__name__)
+def test_calls_with_what_is_expected_are_accepted(
+    scenario: Callable[[Draw], list[Call]], corpus: Path, tmp_path: Path
+) -> None:
+    """Else a fuzzer would see no more than the door."""
+    target, accepted = NativeTarget(corpus, tmp_path), 0
+    for seed in range(40):
+        draw = Draw(Random(seed), [("scalar", "fp32")])
+        draw.most_odd = 0.0
+        with contextlib.suppress(*target.refusals):
+            accepted += target.run(scenario(draw)) == "accepted"
+    assert accepted >= 4
 
 
 def _scenario(seed: int) -> list[Call]:
