@@ -15,9 +15,14 @@ using Keys = py::array_t<std::uint64_t>;
 
 py::ssize_t length(std::size_t size) { return static_cast<py::ssize_t>(size); }
 
+// A place of the table without a flight has the number 0.
+void check_number(std::uint64_t flight) {
+  if (flight == 0) throw py::value_error("flight: expected 1 or more, got 0");
+}
+
 Keys begin(FlightTable& table, const py::array& keys, std::uint64_t flight) {
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
-  if (flight == 0) throw py::value_error("flight: expected 1 or more, got 0");
+  check_number(flight);
   Keys owners(length(view.size()));
   std::uint64_t* out = owners.mutable_data();
   {
@@ -29,6 +34,7 @@ Keys begin(FlightTable& table, const py::array& keys, std::uint64_t flight) {
 
 py::object land(FlightTable& table, const py::array& keys, std::uint64_t flight) {
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
+  check_number(flight);
   py::array_t<bool> kept(length(view.size()));
   bool* out = kept.mutable_data();
   std::size_t count = 0;
@@ -41,6 +47,7 @@ py::object land(FlightTable& table, const py::array& keys, std::uint64_t flight)
 
 void end(FlightTable& table, const py::array& keys, std::uint64_t flight) {
   const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
+  check_number(flight);
   const ReleasedGil released;
   table.end(view, flight);
 }

@@ -150,9 +150,10 @@ class OpsView {
     const MatrixView logits = matrix_of("z", z);
     if (!py::isinstance<FloatArray>(h)) throw py::type_error("h: expected float32, got " + describe(h));
     if (h.ndim() != 3 || (h.flags() & py::array::c_style) == 0 || logits.columns == 0 ||
+        reinterpret_cast<std::uintptr_t>(h.data()) % alignof(float) != 0 ||
         static_cast<std::size_t>(h.shape(0)) != logits.columns ||
         static_cast<std::size_t>(h.shape(1)) != logits.rows) {
-      refuse("h: expected [" + std::to_string(logits.columns) + ", " + std::to_string(logits.rows) +
+      refuse("h: expected aligned [" + std::to_string(logits.columns) + ", " + std::to_string(logits.rows) +
              ", width] without gaps for at least one expert, got " + describe(h));
     }
     Mix call;

@@ -210,3 +210,18 @@ def test_numbers_and_keys_that_come_back_to_the_sums_they_are_added_to() -> None
     read = tally.read()
     assert read["a"] == (1, 2)
     assert read[5] == (so_far - 2,)  # they go round at 2^63
+
+
+def test_a_fetch_without_a_number_is_refused() -> None:
+    """Its number is that of an empty place: to end it took entries away that were none."""
+    table, keys = _kernels.FlightTable(), np.array([1, 2], np.uint64)
+    for call in (table.begin, table.land, table.end):
+        with pytest.raises(ValueError, match=r"^flight: expected 1 or more, got 0"):
+            call(keys, 0)
+    assert len(table) == 0
+
+
+def test_experts_that_are_not_aligned_are_refused() -> None:
+    odd = np.zeros(4 * 2 * 3 * 5 + 1, np.uint8)[1:].view(np.float32).reshape(2, 3, 5)
+    with pytest.raises(ValueError, match=r"^h: expected aligned \[2, 3, width\]"):
+        _kernels.ops("scalar").mix(np.zeros((3, 2), np.float32), odd)

@@ -377,9 +377,11 @@ void SetCache::settle(Region& region, double now) noexcept {
   if (!scores()) return;
   const double landmark = region.landmark.load(std::memory_order_relaxed);
   const double height = scale_.height(now, landmark);
-  if (std::fabs(height) <= ScoreScale::kRebase) return;
+  if (!(std::fabs(height) > ScoreScale::kRebase)) return;  // so does a clock that is no number
   region.landmark.store(scale_.interval_of(now), std::memory_order_seq_cst);
-  const auto shift = std::llround(height * ScoreWord::kOne);
+  // Of a clock at infinity the shift is as large as any that leaves nothing of a score.
+  constexpr double kMost = 0x1p33;
+  const auto shift = std::llround(std::clamp(height * ScoreWord::kOne, -kMost, kMost));
   for (std::uint32_t s = 0; s < layout_.sets; ++s) {
     for (auto& order : set_at(number_of(region), s).order) {
       std::uint32_t word = order.load(std::memory_order_relaxed);
