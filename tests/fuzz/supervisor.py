@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fuzz.target import OUTCOMES
-from fuzz.worker import BEGAN, COUNTS, INDEX, MEMORY, STATUS
+from fuzz.worker import BEGAN, COUNTS, DONE, INDEX, MEMORY, STARTING, STATUS
 
 _POLL_S = 0.05
 _STARTING_S = 120.0  # for a worker to import what it needs
@@ -115,7 +115,7 @@ class _Worker:
             self._collect()
             return False
         index = int(self._status[INDEX])
-        if self._status[BEGAN] == 0:
+        if self._status[BEGAN] == STARTING:
             raise RuntimeError(f"{self._report.target}: a worker ended before its first mutant: {self._said()}")
         why = signal.Signals(-ended).name if ended < 0 else f"exit code {ended}"
         self._found(index, f"{why} in {self._place()}", self._said())
@@ -132,7 +132,7 @@ class _Worker:
         scratch = self._folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        self._status[BEGAN] = 0
+        self._status[BEGAN] = STARTING
         self._began = time.monotonic()
         options = {
             "target": self._report.target,
@@ -164,7 +164,9 @@ class _Worker:
     def _spent(self) -> float:
         """Returns the seconds that the mutant under way has taken, but for those in which other processes ran."""
         began, index = int(self._status[BEGAN]), int(self._status[INDEX])
-        if began == 0:
+        if began == DONE:
+            return 0.0
+        if began == STARTING:
             if time.monotonic() - self._began > _STARTING_S:
                 self.stop()
                 raise RuntimeError(f"{self._report.target}: a worker does not start: {self._said()}")

@@ -37,6 +37,8 @@ TARGETS = {
 #: Numbers that a worker shares with its supervisor: the mutant under way, when it began, and how many became what.
 INDEX, BEGAN, COUNTS = 0, 1, 2
 STATUS = COUNTS + len(OUTCOMES)
+#: In the place of when a mutant began: none has, or none will any more.
+STARTING, DONE = 0, -1
 #: Bytes that trying one mutant may take on top of what a worker has when it begins.
 MEMORY = 500_000_000
 
@@ -93,7 +95,7 @@ def work(options: argparse.Namespace) -> None:
                 findings.write(json.dumps(found) + "\n")
                 findings.flush()
             status[COUNTS + OUTCOMES.index(outcome)] += 1
-    status[BEGAN] = 0
+    status[BEGAN] = DONE
 
 
 @contextlib.contextmanager
