@@ -480,13 +480,32 @@ class SharedGate:
     def __enter__(self) -> None: ...
     def __exit__(self, *error: object) -> None: ...
 
+class AloneGate:
+    """A gate that one thread has from when it enters, until it is left or nobody holds it."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+
 class Gate:
-    """A lock that many may share and one may have alone."""
+    """A lock that many may share and one may have alone. Who waits to have it alone goes before new sharers.
+
+    A hold is an object of C++: whatever exception leaves the block that it is for, it ends with it, also where a
+    traceback keeps the frames. A thread that has it alone may enter again; one that shares it must not ask again.
+    """
 
     def __init__(self) -> None: ...
-    def shared(self) -> SharedGate: ...
-    def take_alone(self) -> None: ...
-    def leave(self) -> None: ...
+    def shared(self) -> SharedGate:
+        """Waits until nobody has it alone. Returns a context manager that holds it already."""
+
+    def alone(self, unless: Callable[[], bool] | None = None) -> AloneGate:
+        """Returns a context manager that waits until everybody else has left, and is True then.
+
+        unless: asked while it waits; once it says True the manager is False, and holds nothing.
+        """
+
+    @property
+    def is_sharing(self) -> bool:
+        """Whether this thread shares it."""
 
 class Tally:
     """Sums of integers by key, in the order in which keys first came."""

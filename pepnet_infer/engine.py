@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal, TypeVar, TypeVarTuple, overload
@@ -292,11 +292,9 @@ class Engine:
             raise UpdateError("engine", "rollback: expected an engine that follows, got one that does not")
         self._follower.rollback(version)
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> AbstractContextManager[object]:
         """Keeps the version that new calls get for as long as the block lasts, for work that takes many calls."""
-        with contextlib.nullcontext() if self._follower is None else self._follower.hold():
-            yield
+        return nullcontext() if self._follower is None else self._follower.hold()
 
     def close(self) -> None:
         """Lets go of backend and tables; later calls raise BackendError. Calls under way finish."""

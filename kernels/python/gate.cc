@@ -1,63 +1,114 @@
+#include <pythread.h>
+
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "arrays.h"
 #include "bindings.h"
+#include "released_gil.h"
 
 namespace pepnet::python {
 
 namespace {
 
-// A lock that many may share and one may have alone. What is held is a C++ object: no exception comes between
-// taking hold and the object that lets go. All is done with the GIL but for sleeping, and who waits looks
+// A lock that many may share and one thread may have alone, and again. What is held is a C++ object: no
+// exception comes between taking hold and the object that lets go, and none that leaves a `with` behind keeps
+// it, although a traceback keeps the frames. All is done with the GIL but for sleeping, and who waits looks
 // again.
 class Gate {
  public:
   class Shared {
    public:
-    explicit Shared(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {
-      gate_->wait([&] { return !gate_->alone_ && gate_->waiting_ == 0; });
-      ++gate_->sharing_;
+    explicit Shared(std::shared_ptr<Gate> gate)
+        : gate_(std::move(gate)), thread_(PyThread_get_thread_ident()) {
+      gate_->wait([&] { return gate_->depth_ == 0 && gate_->waiting_ == 0; }, py::none());
+      gate_->sharing_.push_back(thread_);
     }
     ~Shared() { leave(); }
     Shared(const Shared&) = delete;
     Shared& operator=(const Shared&) = delete;
     void leave() {
-      if (gate_ != nullptr) --gate_->sharing_;
+      if (gate_ == nullptr) return;
+      auto& sharing = gate_->sharing_;
+      sharing.erase(std::find(sharing.begin(), sharing.end(), thread_));
       gate_.reset();
     }
 
    private:
     std::shared_ptr<Gate> gate_;
+    const unsigned long thread_;
   };
 
-  void take_alone() {
+  class Alone {
+   public:
+    Alone(std::shared_ptr<Gate> gate, py::object unless)
+        : gate_(std::move(gate)), unless_(std::move(unless)) {}
+    ~Alone() {
+      while (held_ != 0) leave();
+    }
+    Alone(const Alone&) = delete;
+    Alone& operator=(const Alone&) = delete;
+    bool enter() {
+      if (!gate_->take_alone(unless_)) return false;
+      ++held_;
+      return true;
+    }
+    void leave() {
+      if (held_ == 0) return;
+      --held_;
+      --gate_->depth_;
+    }
+
+   private:
+    std::shared_ptr<Gate> gate_;
+    py::object unless_;
+    std::size_t held_ = 0;
+  };
+
+  // Whether the thread that asks is one of those that share it.
+  bool is_sharing() const {
+    return std::find(sharing_.begin(), sharing_.end(), PyThread_get_thread_ident()) != sharing_.end();
+  }
+
+ private:
+  bool take_alone(const py::object& unless) {
     struct Waiting {
       explicit Waiting(std::size_t& all) : count(all) { ++count; }
       ~Waiting() { --count; }
       std::size_t& count;
     };
-    const Waiting counted(waiting_);
-    wait([&] { return !alone_ && sharing_ == 0; });
-    alone_ = true;
+    const unsigned long thread = PyThread_get_thread_ident();
+    if (depth_ == 0 || owner_ != thread) {
+      const Waiting counted(waiting_);
+      if (!wait([&] { return depth_ == 0 && sharing_.empty(); }, unless)) return false;
+      owner_ = thread;
+    }
+    ++depth_;
+    return true;
   }
-  void leave() { alone_ = false; }
 
- private:
   template <class Ready>
-  void wait(const Ready& ready) const {
+  static bool wait(const Ready& ready, const py::object& unless) {
+    auto nap = std::chrono::microseconds(200);
     while (!ready()) {
+      if (!unless.is_none() && py::bool_(call_python(unless))) return false;
       {
-        const py::gil_scoped_release release;
-        std::this_thread::sleep_for(std::chrono::microseconds(200));
+        const ReleasedGil released;
+        std::this_thread::sleep_for(nap);
       }
+      nap = std::min(2 * nap, std::chrono::microseconds(12'800));
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     }
+    return true;
   }
 
-  std::size_t sharing_ = 0, waiting_ = 0;
-  bool alone_ = false;
+  std::vector<unsigned long> sharing_;  // threads
+  std::size_t waiting_ = 0, depth_ = 0;
+  unsigned long owner_ = 0;  // the thread that has it alone, while depth_ is not 0
 };
 
 }  // namespace
@@ -67,16 +118,28 @@ void bind_gate(py::module_& module) {
                            "A gate that is shared, until this is left or nobody holds it.")
       .def("__enter__", [](const Gate::Shared&) {})
       .def("__exit__", [](Gate::Shared& shared, const py::args&) { shared.leave(); });
+  py::class_<Gate::Alone>(
+      module, "AloneGate",
+      "A gate that one thread has from when it enters, until it is left or nobody holds it.")
+      .def("__enter__", &Gate::Alone::enter)
+      .def("__exit__", [](Gate::Alone& alone, const py::args&) { alone.leave(); });
   py::class_<Gate, std::shared_ptr<Gate>>(module, "Gate",
                                           "A lock that many may share and one may have alone.")
       .def(py::init<>())
       .def(
           "shared", [](const std::shared_ptr<Gate>& gate) { return std::make_unique<Gate::Shared>(gate); },
           "Waits until nobody has it alone or waits for that. Returns a context manager that holds it "
-          "already.")
-      .def("take_alone", &Gate::take_alone,
-           "Waits until everybody else has left, and holds it until `leave`.")
-      .def("leave", &Gate::leave, "Ends what `take_alone` began.");
+          "already. Who shares it must not ask again.")
+      .def(
+          "alone",
+          [](const std::shared_ptr<Gate>& gate, py::object unless) {
+            return std::make_unique<Gate::Alone>(gate, std::move(unless));
+          },
+          py::arg("unless") = py::none(),
+          "Returns a context manager that waits until everybody else has left, and is True then. The thread "
+          "may enter again. With `unless`, which is asked while it waits, it is False when that says True, "
+          "and holds nothing.")
+      .def_property_readonly("is_sharing", &Gate::is_sharing, "Whether this thread shares it.");
 }
 
 }  // namespace pepnet::python

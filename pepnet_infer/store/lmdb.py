@@ -195,8 +195,7 @@ class LmdbStore:
     @property
     def map_bytes(self) -> int:
         """How large the file may be at present."""
-        with self._env.opened() as env:
-            return int(env.info()["map_size"])
+        return self._env.use(lambda env: int(env.info()["map_size"]))
 
     def close(self) -> None:
         """Closes the file when all calls under way have ended; later ones raise StoreError."""

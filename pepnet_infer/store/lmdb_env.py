@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pepnet_infer import forks
+from pepnet_infer._kernels import AloneGate, Gate
 from pepnet_infer.errors import StoreError
-from pepnet_infer.store.gate import Gate
 from pepnet_infer.store.lmdb_file import check_file
 
 if TYPE_CHECKING:
@@ -43,9 +42,8 @@ class LmdbEnv:
 
     def __init__(self, module: Any, options: Options, names: tuple[bytes, ...]) -> None:
         self._lmdb, self.options, self._names = module, options, names
-        self._gate, self._opening, self._process = Gate(), Lock(), os.getpid()
-        self._inside: dict[int, bool] = {}  # threads in a transaction
-        self._held = False  # by a fork that is under way
+        self._gate, self._opening, self._process = Gate(), Gate(), os.getpid()
+        self._forking: AloneGate | None = None  # held by a fork that is under way
         self._env: lmdb.Environment | None = None
         self._map_bytes = options.map_bytes
         self._closed = self._inherited = False
@@ -62,8 +60,7 @@ class LmdbEnv:
         full = 0
         while True:
             try:
-                with self.opened() as env, env.begin(db=self.databases[database]) as txn:
-                    return work(txn)
+                return self.use(lambda env: _within(env, work, db=self.databases[database]))
             except self._lmdb.MapResizedError:
                 self._resize(0)
             except self._lmdb.ReadersFullError as error:
@@ -73,44 +70,44 @@ class LmdbEnv:
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], _Result], needs: int) -> _Result:
         """Does `work` in a write transaction; again, in a larger map, when it found the map full."""
+        size = 0
+
+        def step(env: lmdb.Environment) -> _Result:
+            nonlocal size
+            size = int(env.info()["map_size"])
+            return _within(env, work, db=self.databases[0], write=True)
+
         while True:
             try:
-                with self.opened() as env:
-                    size = int(env.info()["map_size"])
-                    with env.begin(write=True, db=self.databases[0]) as txn:
-                        return work(txn)
+                return self.use(step)
             except self._lmdb.MapResizedError:
                 self._resize(0)  # another process grew it
             except self._lmdb.MapFullError:
                 self._resize(2 * size + needs, above=size)
 
-    @contextmanager
-    def opened(self) -> Iterator[lmdb.Environment]:
-        """Yields the environment, which nobody closes or resizes meanwhile."""
+    def use(self, work: Callable[[lmdb.Environment], _Result]) -> _Result:
+        """Does `work` with the environment, which nobody closes or resizes meanwhile.
+
+        The hold on the gate is on this frame's stack alone: no generator, whose frame a traceback would keep.
+        """
         if self._inherited or os.getpid() != self._process:
             raise StoreError(
                 f"{self.options.path}: expected the process that opened the store, got one forked from it, which may "
                 "not use it: open a store in the child"
             )
-        me = get_ident()
         with self._gate.shared(), self._errors():
-            self._inside[me] = True
-            try:
-                if self._closed:
-                    raise StoreError(f"{self.options.path}: expected an open store, got one that was closed")
-                if self._env is None:
-                    with self._opening:
-                        if self._env is None:
-                            self._open()
-                assert self._env is not None
-                yield self._env
-            finally:
-                self._inside.pop(me, None)
+            if self._closed:
+                raise StoreError(f"{self.options.path}: expected an open store, got one that was closed")
+            if self._env is None:
+                with self._opening.alone():
+                    if self._env is None:
+                        self._open()
+            assert self._env is not None
+            return work(self._env)
 
     def reader_check(self) -> int:
         """Takes back the slots of processes that were killed. Returns how many."""
-        with self.opened() as env:
-            return int(env.reader_check())
+        return self.use(lambda env: int(env.reader_check()))
 
     def close(self) -> None:
         """Closes the file when all calls under way have ended; later ones raise StoreError."""
@@ -175,23 +172,23 @@ class LmdbEnv:
                 self._env.set_mapsize(size)
 
     def _before_fork(self) -> None:
-        if os.getpid() != self._process or get_ident() in self._inside:
+        if os.getpid() != self._process or self._gate.is_sharing:
             return  # a signal handler that forks amid a transaction: the child is told
-        self._gate.take_alone()
-        self._held = True
+        self._forking = self._gate.alone()
+        self._forking.__enter__()
         env, self._env = self._env, None
         if env is not None:
             self._map_bytes = int(env.info()["map_size"])
             env.close()
 
     def _after_fork_in_parent(self) -> None:
-        if self._held:
-            self._held = False
-            self._gate.leave()
+        forking, self._forking = self._forking, None
+        if forking is not None:
+            forking.__exit__()
 
     def _after_fork(self) -> None:
-        self._held = False
-        self._gate, self._opening, self._inside = Gate(), Lock(), {}
+        self._forking = None
+        self._gate, self._opening = Gate(), Gate()
         if self._env is None and not self._inherited:
             self._process = os.getpid()
             return
@@ -208,3 +205,14 @@ class LmdbEnv:
             raise
         except (self._lmdb.Error, OSError) as error:
             raise StoreError(f"{self.options.path}: expected an LMDB store that works, got: {error}") from error
+
+
+def _within(
+    env: lmdb.Environment, work: Callable[[lmdb.Transaction[bytes]], _Result], db: Any, write: bool = False
+) -> _Result:
+    txn: lmdb.Transaction[bytes] | None = None
+    try:
+        with env.begin(db=db, write=write) as txn:
+            return work(txn)
+    finally:
+        txn = None  # it ends with its last reference, and a traceback keeps this frame

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import forks
+from pepnet_infer._kernels import Gate
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched, Rows
@@ -102,7 +102,7 @@ class RedisStore:
         self.damaged = 0  # values read that were damaged, and so not found
         self._chunk, self._remember, self._clock = chunk, remember, clock
         self._tags = [f"{prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
-        self._lock, self._pause, self._resume = threading.Lock(), pause, 0.0
+        self._lock, self._pause, self._resume = Gate(), pause, 0.0
         self._reason = ""  # why no server was reached
         self._tls = isinstance(client, str) and client.startswith("rediss:")
         self._owned = isinstance(client, str)
@@ -147,7 +147,7 @@ class RedisStore:
             raise StoreError(f"redis: expected a server to connect to, got {self._reason_of(error)}") from error
 
     def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Gate()
         if self._owned:
             forks.leak(self._opened)
             self._opened = None
@@ -173,7 +173,7 @@ class RedisStore:
             values[i] = value
         got, damaged = decode(keys, values, dim, self._clock(), self._remember)
         if damaged.any():
-            with self._lock:
+            with self._lock.alone():
                 self.damaged += int(damaged.sum())
         return got
 
@@ -260,7 +260,7 @@ class RedisStore:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Turns the client's errors into StoreError, and keeps callers away from servers that were just not reached."""
-        with self._lock:
+        with self._lock.alone():
             now, was_down = time.monotonic(), self._resume > 0
             if now < self._resume:
                 left = self._resume - now
@@ -274,7 +274,7 @@ class RedisStore:
                 self._nodes.refresh()
             yield
         except _UNREACHABLE as error:
-            with self._lock:
+            with self._lock.alone():
                 self._resume, self._reason = time.monotonic() + self._pause, self._reason_of(error)
             raise StoreError(f"redis: expected an answer, got {self._reason}") from error
         except RedisError as error:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
 from pepnet_infer import forks
+from pepnet_infer._kernels import Gate
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.loading import Loading
@@ -28,6 +28,7 @@ from pepnet_infer.sync.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.updater import Updater
 
 _LOG = logging.getLogger("pepnet_infer.sync")
+_LOOK_AGAIN_S = 0.002
 _SAY_AGAIN_S = 10.0  # an engine that is up to date is there all the same
 _MOST_EARLY = 64  # deltas that wait for one before them
 _ENTRY_PATIENCE_S = 60.0  # for an entry that cannot be read, of a log that can
@@ -46,7 +47,7 @@ class Follower:
     def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
         self._versions, self._transport, self._config = versions, transport, config
         self._stats = SyncStats()
-        self._lock = threading.RLock()  # around every change of the version; who holds may go back
+        self._gate = Gate()  # had around every change of the version; who holds may go back
         self._pace = Pace(config.share)
         self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
@@ -58,13 +59,12 @@ class Follower:
         self._fold_again = 0.0  # not before then, of `monotonic`
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()
-        self._woken = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="pepnet-follow", daemon=True)
         forks.register(forks.Stage.FOLLOWERS, child=self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
         """In a child process it does not follow; its counts can be read and it can be closed."""
-        self._lock, self._woken, self._stop = threading.RLock(), threading.Condition(), threading.Event()
+        self._gate, self._stop = Gate(), threading.Event()
         self._stop.set()
         self._stats.reset_after_fork()
         if self._updater.canary is not None:
@@ -85,8 +85,13 @@ class Follower:
 
     def wait_for(self, version: int, timeout_s: float) -> bool:
         """Waits until new calls get `version` or a later one. Returns whether they do."""
-        with self._woken:
-            return self._woken.wait_for(lambda: self._versions.now.model_version >= version, timeout_s)
+        ends = monotonic() + timeout_s
+        while self._versions.now.model_version < version:
+            left = ends - monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(_LOOK_AGAIN_S, left))  # no condition: an interrupt in here could leave its lock held
+        return True
 
     def rollback(self, version: int) -> None:
         """Goes back to one of the last `keep` versions. Deltas of the versions left are refused from here on.
@@ -94,17 +99,14 @@ class Follower:
         The log goes on from here with a delta on this version, or a bundle, whose version is above those left. Raises
         UpdateError for a version that is not kept, and while calls of an earlier version do not end.
         """
-        with self._lock:
+        with self._gate.alone():
             self._pace.begin(hurry=True)
             self._updater.rollback(version)
         _LOG.warning("rolled back to model version %d", version)
-        self._wake()
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> AbstractContextManager[object]:
         """Keeps the version in place for as long as the block lasts; what comes meanwhile waits."""
-        with self._lock:
-            yield
+        return self._gate.alone()
 
     def offer(self, features: Features) -> None:
         """Keeps some rows of a call for the guard, now and then."""
@@ -200,17 +202,9 @@ class Follower:
             self._fold_again = monotonic() + self._config.retry_s
             self._reach.fault("fold", "rows of a version do not go down yet", error)
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[bool]:
-        """Takes the lock. Yields False without it when the follower is closed meanwhile, by who holds it for one."""
-        while not self._lock.acquire(timeout=0.1):
-            if self._stop.is_set():
-                yield False
-                return
-        try:
-            yield True
-        finally:
-            self._lock.release()
+    def _changing(self) -> AbstractContextManager[bool]:
+        """Has the gate alone. It is False without it when the follower is closed meanwhile, by who holds for one."""
+        return self._gate.alone(unless=self._stop.is_set)
 
     def _fold_soon(self) -> float:
         """Seconds until rows that calls still read past should be looked at again."""
@@ -261,7 +255,6 @@ class Follower:
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
         self._newest.reached(head.model_version)
-        self._wake()
         self._fold()
 
     def _wait_or_refuse(self, entry: Entry, head: DeltaHead | None, error: UpdateError) -> None:
@@ -310,7 +303,6 @@ class Follower:
     def _bundle_taken(self) -> None:
         self._stats.count("bundles")
         self._newest.reached(self._updater.model_version)
-        self._wake()
 
     def _acknowledge(self) -> None:
         """Tells the log how far this engine is, when that is news or has not been said for some time."""
@@ -323,7 +315,3 @@ class Follower:
                     self._transport.acknowledge(self._config.name, progress)
             except UpdateError as error:  # a log that one may only read can be followed all the same
                 self._reach.fault("acknowledge", "the log does not take how far this follower is", error)
-
-    def _wake(self) -> None:
-        with self._woken:
-            self._woken.notify_all()

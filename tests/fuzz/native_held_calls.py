@@ -89,8 +89,9 @@ def gates(d: Draw) -> list[Call]:
     """Gates that are shared and left twice, or taken alone. Who has one already would wait for ever for another."""
     r = d.random
     if r.random() < 0.5:
-        pairs = [Call(".take_alone"), *(Call(".leave") for _ in range(r.choice((1, 1, 2))))]
-        return [Call("Gate"), *pairs, *pairs]
+        held = d.one(Ref(1), Ref(2))
+        moves = [Call(f"AloneGate.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(5)]
+        return [Call("Gate"), Call(".alone"), Call(".alone", (d.one(None, leave, fail, 3),)), *moves]
     held = d.one(Ref(1), Ref(2))
     leaves = [Call(f"SharedGate.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(4)]
     return [Call("Gate"), Call(".shared"), Call(".shared"), *leaves, Call(".shared")]

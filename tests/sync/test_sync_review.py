@@ -321,7 +321,7 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
     later = world.step()
     expected = world.scores(9, batch)
     assert follower._updater.canary is not None
-    with warnings.catch_warnings(), follower._updater.canary._lock, follower._lock, follower._stats._lock:
+    with warnings.catch_warnings(), follower._updater.canary._lock, follower._gate.alone(), follower._stats._lock:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which is what is tried
         child = os.fork()
         if child == 0:

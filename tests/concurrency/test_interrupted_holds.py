@@ -1,0 +1,184 @@
+"""Exceptions that come at any instruction while a lock is held: it is not held on, although tracebacks are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pepnet_infer
+from pepnet_infer import Engine
+from pepnet_infer._kernels import Gate
+from pepnet_infer.store.lmdb import LmdbStore
+from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.follow_config import FollowConfig
+
+PATIENCE_S = 60.0
+#: Where something is held: the package, what it makes context managers with, and the blocks of these tests.
+PARTS = (str(Path(pepnet_infer.__file__).parent), contextlib.__file__, __file__)
+
+
+class Interrupt(BaseException):
+    """Not one of ours, and no error."""
+
+
+class Tracer:
+    """Raises before an instruction of `call` or of what it calls, counted from its begin; counts them all for None."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at, self.seen = at, 0
+
+    def __call__(self, frame: Any, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(PARTS):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            self.seen += 1
+            if self.seen == self.at:
+                raise Interrupt
+        return self
+
+
+def run(tracer: Tracer, call: Callable[[], object]) -> Interrupt | None:
+    """Returns what interrupted the call, with all its frames."""
+    before = sys.gettrace()
+    try:
+        sys.settrace(tracer)
+        call()
+    except Interrupt as error:
+        return error
+    finally:
+        sys.settrace(before)
+    return None
+
+
+def interrupt_each(call: Callable[[], object], others: Callable[[], object], step: int = 1) -> int:
+    """Interrupts a call at every `step`th instruction; each time `others` is done by another thread, and must end.
+
+    Returns at how many.
+    """
+    counter, interrupted = Tracer(None), 0
+    run(counter, call)
+    with ThreadPoolExecutor(1) as another:
+        for at in range(1 + random.Random(5).randrange(step), counter.seen + 1, step):
+            kept = run(Tracer(at), call)
+            interrupted += kept is not None
+            another.submit(others).result(PATIENCE_S)
+            del kept
+    return interrupted
+
+
+@pytest.fixture
+def following(toy_bundle: Path, tmp_path: Path) -> Iterator[Engine]:
+    config = FollowConfig(name="test", wait_s=0.02, retry_s=0.02, guard=None)
+    with Engine.load(toy_bundle, threads=1) as engine:
+        engine.follow(DirectoryLog(tmp_path / "log", create=True), config)
+        yield engine
+
+
+def test_a_version_that_is_held_is_let_go_of(following: Engine) -> None:
+    def hold() -> None:
+        with following.hold():
+            pass
+
+    assert interrupt_each(hold, hold) > 10
+
+
+def test_who_closes_an_engine_that_an_interrupted_block_held_does_not_wait(following: Engine) -> None:
+    def hold() -> None:
+        with following.hold():
+            raise Interrupt
+
+    kept = run(Tracer(None), hold)
+    assert kept is not None
+    with ThreadPoolExecutor(1) as another:
+        another.submit(following.close).result(PATIENCE_S)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LmdbStore]:
+    with LmdbStore(tmp_path / "rows", durable=False, map_bytes=1 << 20) as store:
+        yield store
+
+
+KEYS = np.arange(4, dtype=np.uint64)
+ROWS = np.ones((4, 8), np.float32)
+
+
+def test_reads_and_writes_of_an_lmdb_store_hold_nobody_up(store: LmdbStore) -> None:
+    versions = iter(range(1, 1 << 20))
+
+    def write() -> None:
+        store.put_many(KEYS, ROWS, np.full(4, next(versions), np.uint64))
+
+    def use() -> None:
+        write()
+        store.get_many(KEYS, 8)
+
+    def others() -> None:
+        write()  # has the file's one writer
+        store._env._resize(0)  # waits for all who share the gate
+        assert store.get_many(KEYS, 8).found.all()
+
+    assert interrupt_each(use, others, step=5) > 100
+
+
+def test_a_map_that_grows_holds_nobody_up(store: LmdbStore) -> None:
+    def others() -> None:
+        store._env._resize(0)
+        store.get_many(KEYS, 8)
+
+    assert interrupt_each(lambda: store._env._resize(0), others) > 20
+
+
+def test_a_thread_that_was_interrupted_may_fork(store: LmdbStore) -> None:
+    inside = []
+    interrupt_each(lambda: inside.append(store.map_bytes), lambda: None)
+    assert inside
+    assert not store._env._gate.is_sharing
+
+
+def test_a_gate_is_had_again_by_its_thread_and_by_no_other() -> None:
+    gate, asked = Gate(), threading.Event()
+
+    def not_now() -> bool:
+        asked.set()
+        return True
+
+    with gate.alone() as first, gate.alone() as second, ThreadPoolExecutor(1) as another:
+        assert first
+        assert second
+
+        def other() -> bool:
+            with gate.alone(unless=not_now) as had:
+                return had
+
+        assert another.submit(other).result(PATIENCE_S) is False
+        assert asked.is_set()
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(other).result(PATIENCE_S) is True
+
+
+def test_who_waits_for_a_gate_is_told_what_its_question_raises() -> None:
+    gate = Gate()
+
+    def fail() -> bool:
+        raise Interrupt
+
+    def other() -> None:
+        with gate.alone(unless=fail):
+            pass
+
+    with gate.alone(), ThreadPoolExecutor(1) as another, pytest.raises(Interrupt):
+        another.submit(other).result(PATIENCE_S)
+    with gate.shared():
+        assert gate.is_sharing
+    assert not gate.is_sharing
