@@ -13,7 +13,7 @@ from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.errors import ConfigError, StoreError
-from pepnet_infer.store import RowSource, Store, StoreWithCheck
+from pepnet_infer.store import RowSource, Store, check_reachable
 from pepnet_infer.store.mmap import MmapStore
 from pepnet_infer.store.table_file import open_table
 
@@ -70,7 +70,7 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
         scored = {name: own.scored_keys(name) for name in specs}
         defaults = {name: own.default_row(name) for name in specs}
     else:
-        _check(store, config)
+        _check_reachable(store, config)
         behind = store
         files = {name: open_table(path, specs[name]) for name, path in bundle.table_paths.items()}
         scored = {name: (file.keys, file.scores) for name, file in files.items()}
@@ -113,12 +113,10 @@ def _own_tables(bundle: Bundle) -> MmapStore:
     return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as, bundle.table_hashes)
 
 
-def _check(store: Store, config: CacheConfig) -> None:
-    """Asks a store that can say so whether it can be read. Raises StoreError, or warns if that was asked for."""
-    if not isinstance(store, StoreWithCheck):
-        return
+def _check_reachable(store: Store, config: CacheConfig) -> None:
+    """Raises StoreError where a store says that it cannot be read, or warns if that was asked for."""
     try:
-        store.check()
+        check_reachable(store)
     except StoreError as error:
         if config.on_load == "raise":
             raise

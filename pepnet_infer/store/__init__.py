@@ -136,11 +136,24 @@ class Identified(Protocol):
 
 
 @runtime_checkable
-class StoreWithCheck(Store, Protocol):
+class ReachableStore(Store, Protocol):
     """A store that can say whether it can be read at all; an engine asks it when it is loaded."""
 
-    def check(self) -> None:
+    def check_reachable(self) -> None:
         """Raises StoreError with the reason where `get_many` would: no server, a wrong password, no permission."""
+
+
+def check_reachable(store: Store) -> None:
+    """Asks a store that can say so whether it can be read. Raises StoreError, with the cause where it is another."""
+    if not isinstance(store, ReachableStore):
+        return
+    try:
+        store.check_reachable()
+    except StoreError:
+        raise
+    except Exception as error:  # the boundary: a user's store may raise anything
+        name, got = type(store).__name__, f"{type(error).__name__}: {error}"
+        raise StoreError(f"{name}: check_reachable: expected nothing or a StoreError, got {got}") from error
 
 
 def identity_of(store: object) -> str | None:

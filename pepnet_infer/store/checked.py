@@ -9,7 +9,7 @@ import numpy as np
 from pepnet_infer._kernels import Tally
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched, Store
+from pepnet_infer.store import Fetched, Store, check_reachable
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class CheckedStore:
         damaged = 0 if answer.damaged is None else int(np.count_nonzero(answer.damaged))
         self._tally.add([(None, (0, 0, int(np.count_nonzero(answer.found)), 0, 0, damaged))])
         return answer
+
+    def check_reachable(self) -> None:
+        """Asks `store`, where it can say whether it can be read. Raises StoreError."""
+        check_reachable(self.store)
 
     @property
     def counts(self) -> StoreCounts:

@@ -136,7 +136,7 @@ class MmapStore:
         held.check({request.table for request in requests})
         return counts
 
-    def check(self) -> None:
+    def check_reachable(self) -> None:
         """Raises StoreError when a file was changed in place since it was opened, and what was read may be wrong."""
         held = self._open()
         held.check(held.files)

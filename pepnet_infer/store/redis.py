@@ -177,7 +177,7 @@ class RedisStore:
                 self.damaged += int(damaged.sum())
         return got
 
-    def check(self) -> None:
+    def check_reachable(self) -> None:
         """Reads something from each server, as `get_many` would. Raises StoreError with the reason where that fails.
 
         A server that is not reached, a password that is wrong or lacks, a user who may not read keys of the prefix, a

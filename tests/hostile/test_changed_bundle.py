@@ -87,7 +87,7 @@ def test_rows_written_in_place_are_not_served(live: Path, keep_times: bool) -> N
     with pytest.raises(StoreError, match=IN_PLACE):
         store.get_many(np.array(store.scored_keys("video")[0][:1]), store.tables["video"].dim)
     with pytest.raises(StoreError, match=IN_PLACE):
-        store.check()
+        store.check_reachable()
 
 
 def test_what_does_not_change_the_content_changes_nothing(live: Path) -> None:
