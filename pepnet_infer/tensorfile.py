@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +40,9 @@ class TensorInfo:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array], bfloat16: frozenset[str] = frozenset()) -> None:
-    """Writes a new file, tensors sorted by item size, then name, so that equal tensors give equal bytes.
+    """Writes a new file of a directory that is being made, see `storage.atomic`.
 
+    Tensors are sorted by item size, then name, so that equal tensors give equal bytes.
     `bfloat16` names the tensors whose uint16 values are bfloat16 bits. Raises OSError as the file system does.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
@@ -59,8 +59,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Array], bfloat16: frozenset[
         for name in order:
             array = np.ascontiguousarray(tensors[name], dtype=tensors[name].dtype.newbyteorder("<"))
             file.write(array.reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import io
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pepnet_infer import forks
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.storage.atomic import sync_folder
+from pepnet_infer.storage.atomic import make_folder, own_file, put_file, sync_folder
 
 #: Rows per row group of the output, whatever the batches are.
 GROUP_ROWS = 1 << 17
@@ -48,7 +45,7 @@ class Sink:
         with _reported(target):
             make_folder(target.parent)
             # Unbuffered: Arrow writes whole pages, and nothing is left to be flushed when a disk is full.
-            self._raw = io.FileIO(_lock(self._temporary, target), "r+")
+            self._raw = io.FileIO(_own(self._temporary, target), "r+")
             self._raw.truncate(0)
         forks.register(forks.Stage.FILES, child=self._close_in_child)
         self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd")
@@ -85,12 +82,11 @@ class Sink:
             self._flush(self._pending_rows)
             self._writer.add_key_value_metadata(dict(metadata))
             self._writer.close()
-            os.fsync(self._raw.fileno())
-            os.rename(self._temporary, self._target if finished else aside)
+            put_file(self._raw.fileno(), self._temporary, self._target if finished else aside)
             self._raw.close()
-            if finished:
-                aside.unlink(missing_ok=True)
-            sync_folder(self._target.parent)
+            if finished and aside.exists():
+                aside.unlink()
+                sync_folder(aside.parent)
 
     def _flush(self, rows: int) -> None:
         if not rows:
@@ -109,41 +105,16 @@ def remove_leftovers(target: Path) -> None:
         set_aside(target).unlink(missing_ok=True)
     if path.exists():
         with _reported(target):
-            handle = _lock(path, target)
+            handle = _own(path, target)
             path.unlink()
             os.close(handle)
 
 
-def make_folder(path: Path) -> None:
-    """Makes `path` and what is missing above it, on the disk too, so that no finished file loses its folder."""
-    if path.is_dir():
-        return
-    if path.exists():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    sync_folder(path.parent)
-
-
-def _lock(path: Path, target: Path) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise FileExistsError(errno.EEXIST, f"{path.name} is there and no file of its own")
-            if os.path.samestat(found, os.stat(path)):
-                return handle
-        except FileNotFoundError:
-            pass  # renamed or removed by another run between the opening and the lock: opened anew
-        except BlockingIOError:
-            os.close(handle)
-            raise PepnetError(f"{target}: expected to be its only writer, but another run is writing it") from None
-        except OSError:
-            os.close(handle)
-            raise
-        os.close(handle)
+def _own(path: Path, target: Path) -> int:
+    try:
+        return own_file(path)
+    except BlockingIOError:
+        raise PepnetError(f"{target}: expected to be its only writer, but another run is writing it") from None
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Files and directories that appear whole or not at all: written beside their target, fsynced, renamed.
 
-The one place that does this. What is written stands under a hidden name beside its target, `.NAME.tmp-…`, and is
-locked while its writer lives: what a killed writer left is told from what another one is at by that, and removed by
-the next.
+The one place that renames what was written, and that waits for the disk. What `new_directory` and `new_file` write
+stands under a hidden name beside its target, `.NAME.tmp-…`, and is locked while its writer lives: what a killed writer
+left is told from what another one is at by that, and removed by the next. Whoever has a hidden name of its own, as one
+that is to be found again, ends with `put_file`, `put_directory` or `move_all`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,7 +41,7 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
     refuse_occupied(target, document, overwrite)
     target = Path(os.path.abspath(target))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         _remove_abandoned(target)
         staging, lock = _make_staging(target)
     except OSError as error:
@@ -74,13 +75,39 @@ def new_file(target: Path, check: Callable[[Path], None] | None = None) -> Itera
         try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-            if check is not None:
-                check(target)
-            os.replace(path, target)
-            sync_folder(target.parent)
+            put_file(file.fileno(), path, target, check)
         finally:
             path.unlink(missing_ok=True)  # has the other name when all went well
+
+
+def put_file(handle: int, path: Path, target: Path, check: Callable[[Path], None] | None = None) -> None:
+    """Forces what was written to `handle`, the file `path`, to the disk, and then gives it the name `target` there.
+
+    What was at `target` is replaced. check: is called with `target` in between, and raises for what may not be
+    replaced. Raises OSError.
+    """
+    os.fsync(handle)
+    if check is not None:
+        check(target)
+    os.replace(path, target)
+    sync_folder(target.parent)
+
+
+def put_directory(path: Path, target: Path) -> None:
+    """Forces the directory `path` with all in it to the disk, and then gives it the name `target` there.
+
+    Nothing but an empty directory is replaced. Raises OSError.
+    """
+    sync_tree(path)
+    move_all([(path, target)])
+
+
+def move_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Renames each first path to its second, and forces the names to the disk. Raises OSError at the first fault."""
+    for path, target in moves:
+        os.rename(path, target)
+    for folder in dict.fromkeys(path.parent for move in moves for path in move):
+        sync_folder(folder)
 
 
 def write_file(target: Path, data: bytes) -> None:
@@ -124,6 +151,40 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Makes `path` and what is missing above it, on the disk too, so that nothing in it loses its folder in a crash."""
+    if path.is_dir():
+        return
+    if os.path.lexists(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+def own_file(path: Path) -> int:
+    """Opens the hidden file `path`, made where it is missing, and locks it: its name is fixed, and has one writer.
+
+    Returns the descriptor, whose lock ends with it. Raises BlockingIOError while another writer has the file, and
+    FileExistsError for what is no plain file with one name.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise FileExistsError(errno.EEXIST, f"{path.name} is there and no file of its own")
+            if os.path.samestat(found, os.stat(path)):
+                return handle
+        except FileNotFoundError:
+            pass  # renamed or removed by another writer between the opening and the lock: opened anew
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, hex. A symlink is not followed."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
@@ -133,9 +194,9 @@ def sha256(path: Path) -> str:
 def _put_in_place(staging: Path, target: Path, overwrite: bool) -> None:
     if overwrite and target.is_dir() and any(target.iterdir()):
         _exchange(staging, target)
+        sync_folder(target.parent)
     else:
-        os.rename(staging, target)  # fails on a directory that somebody has filled since we looked
-    sync_folder(target.parent)
+        move_all([(staging, target)])  # fails on a directory that somebody has filled since we looked
 
 
 def _exchange(staging: Path, target: Path) -> None:

@@ -28,12 +28,12 @@ from pathlib import Path
 from pepnet_infer import forks
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
-from pepnet_infer.storage.atomic import sync_folder, sync_tree, write_file
+from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
 from pepnet_infer.storage.document import open_regular
 from pepnet_infer.storage.local_path import refuse_url
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head, read_whole_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
-from pepnet_infer.sync.log_folders import failures, link, make, remove
+from pepnet_infer.sync.log_folders import failures, link, remove
 from pepnet_infer.sync.log_identity import FILE, begin_log, find_log
 from pepnet_infer.sync.transport import (
     BundleHead,
@@ -202,7 +202,7 @@ class DirectoryLog:
         self._look()  # a log that has gone is not begun again by who reads it
         folder = self.path / "followers"
         with failures(folder):
-            make(folder)
+            make_folder(folder)
             write_file(folder / f"{follower}.json", json.dumps(progress._asdict()).encode())
 
     def progress(self) -> dict[str, Progress]:
@@ -237,11 +237,9 @@ class DirectoryLog:
             hidden = [path.with_name(f".{path.name}.gone") for path in gone]
             with failures(self.path):
                 # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
-                for path, away in zip(gone, hidden, strict=True):
+                for away in hidden:  # what an earlier trim could not remove
                     remove(away)
-                    os.rename(path, away)
-                for folder in {path.parent for path in gone}:
-                    sync_folder(folder)
+                move_all(list(zip(gone, hidden, strict=True)))
                 for away in hidden:
                     remove(away)
             return len(gone)
@@ -288,7 +286,7 @@ class DirectoryLog:
             self._look()
         with failures(self.path):
             if begin:
-                make(self.path)
+                make_folder(self.path)
             lock = os.open(self.path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         with forks.OWN_HANDLES.own(lock):
             with failures(self.path):
@@ -302,7 +300,7 @@ class DirectoryLog:
         """Yields the next number and a place to build the entry in, which is gone afterwards. We hold the lock."""
         folder = self.path / _FOLDERS[kind]
         with failures(folder):
-            make(folder)
+            make_folder(folder)
             for left in folder.glob(".*"):
                 if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
                     remove(left)
@@ -335,7 +333,5 @@ class DirectoryLog:
 
     def _place(self, staging: Path, kind: Kind, number: int) -> Position:
         entry = self._entry(kind, f"{number:020d}")
-        sync_tree(staging)
-        os.rename(staging, entry.path)
-        sync_folder(entry.path.parent)
+        put_directory(staging, entry.path)
         return entry.position

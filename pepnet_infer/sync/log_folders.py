@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.storage.atomic import sync_folder
 
 
 def link(source: str, target: str) -> None:
@@ -31,15 +30,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def make(folder: Path) -> None:
-    """Makes a folder, and those above it, that are still there after a crash."""
-    if not folder.is_dir():
-        if folder.parent != folder:
-            make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
 
 
 @contextlib.contextmanager

@@ -84,6 +84,8 @@ def test_killed_at_every_fsync(source: Path, tmp_path: Path, toy_checkpoint: Che
     before = "old" if old else None
     if old:
         toy_checkpoint.save(target)
+    for name in ("out", "count"):
+        (tmp_path / name).mkdir(exist_ok=True)  # so that both runs make the same calls
     done = run(SAVE, source, tmp_path / "count" / "ckpt", 0)
     calls = int(done.stdout)
     assert calls > 8, "each table, the weights, the folders and the rename are forced to the disk"

@@ -56,7 +56,7 @@ def child(out, kind, nth, log):
         setattr(module, name, call)
 
     sink.io = type("io", (), {"FileIO": Raw})
-    for name in ("fsync", "rename", "mkdir"):
+    for name in ("fsync", "replace", "mkdir"):
         wrapped(os, name)
     with Engine.load(root / "bundle", check="sizes", threads=1) as engine:
         score_parquet(engine, root / "in", out, batch_rows=100, progress=lambda *_: mortal("batch"))
@@ -106,7 +106,8 @@ def check(ended, said):
     else:
         report["kills"][said or "clock"] = report["kills"].get(said or "clock", 0) + 1
 
-kinds = ["batch", "write"] + [f"{when} {name}" for when in ("before", "after") for name in ("fsync", "rename", "mkdir")]
+calls = ("fsync", "replace", "mkdir")
+kinds = ["batch", "write"] + [f"{when} {name}" for when in ("before", "after") for name in calls]
 for kind in rng.sample(kinds * 2, len(kinds) * 2):
     check(*run(out, kind, rng.randint(1, 3)))
     if rng.random() < 0.2:
@@ -139,6 +140,6 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
     report = json.loads(done.stdout)
     assert report["problems"] == []
     kills = report["kills"]
-    assert {"batch", "write", "before fsync", "after fsync", "before rename", "after rename"} <= set(kills), kills
+    assert {"batch", "write", "before fsync", "after fsync", "before replace", "after replace"} <= set(kills), kills
     assert kills["clock"] >= 3, kills
     assert report["finished"] >= 3
