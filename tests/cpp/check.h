@@ -23,6 +23,7 @@ inline int checks = 0;
 void cpu();
 void dense_model();
 void features();
+void file_map();
 void flights();
 void full_cache();
 void huge_buffer();

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -176,6 +177,56 @@ void callers_at_once(const Candidate& table) {
   CHECK(wrong == 0);
 }
 
+bool same_bits(const Floats& scores, const Floats& others, std::size_t row, std::size_t tasks) {
+  return std::memcmp(&scores[row * tasks], &others[row * tasks], tasks * sizeof(float)) == 0;
+}
+
+// Rows within the domain have the scores of the main precision, the others those of fp32: bit for bit,
+// however the rows are split and whoever else is in the batch.
+void rows_outside_are_scored_wide(const DenseConfig& config, const Weights& weights, const Candidate& table) {
+  constexpr float kLimit = 8.0F;  // no value of the normal rows comes near it
+  Rows rows(config, 19, 11);
+  std::vector<std::uint8_t> expected(rows.count, 0);
+  rows.general[2 * config.general + 36] = 2 * kLimit;
+  rows.domain[5 * config.domain] = -2 * kLimit;
+  rows.prior[9 * config.prior + 6] = NAN;
+  rows.general[13 * config.general + 1] = INFINITY;
+  for (std::size_t c = 0; c < config.general; ++c)
+    rows.general[18 * config.general + c] = kLimit / 2;  // its norm
+  for (const std::size_t r : {2, 5, 9, 13, 18}) expected[r] = 1;
+  InputDomain domain;
+  domain.largest = {Floats(config.general, kLimit), Floats(config.domain, kLimit),
+                    Floats(config.prior, kLimit)};
+  domain.norm = {2 * kLimit, 2 * kLimit, 2 * kLimit};
+
+  const std::size_t tasks = config.tasks;
+  const Ops& small = ops_for(table.isa, Precision::fp32);
+  const DenseModel wide(config, weights.tensors(), small, small);
+  const Floats main =
+      scores_of(*model_of(config, weights, table, {Split::automatic, 0}), rows, 1, false, false);
+  const Floats in_fp32 = scores_of(wide, rows, 1, false, false);
+  for (const Split split : {Split::automatic, Split::rows, Split::columns}) {
+    for (const std::size_t block_rows : {std::size_t{0}, std::size_t{4}}) {
+      const DenseOptions options{{{3, 23}}, block_rows, split, domain};
+      const DenseModel model(config, weights.tensors(), *table.ops, small, options);
+      for (const unsigned threads : {1U, 3U}) {
+        std::vector<std::uint8_t> outside(rows.count, 7);
+        Floats scores(rows.count * tasks);
+        model.run(rows.inputs(), scores.data(), threads, false, false, outside.data());
+        CHECK(outside == expected);
+        CHECK(score_outside(wide, rows.inputs(), outside.data(), scores.data(), threads, false) == 5);
+        for (std::size_t r = 0; r < rows.count; ++r) {
+          CHECK(same_bits(scores, expected[r] == 1 ? in_fp32 : main, r, tasks));
+        }
+        const std::vector<std::uint8_t> none(rows.count, 0);
+        const Floats before = scores;
+        CHECK(score_outside(wide, rows.inputs(), none.data(), scores.data(), threads, false) == 0);
+        for (std::size_t r = 0; r < rows.count; ++r) CHECK(same_bits(scores, before, r, tasks));
+      }
+    }
+  }
+}
+
 void bad_weights_leave_nothing_behind() {
   DenseConfig config = config_of(false);
   const Weights weights = weights_of(config);
@@ -200,6 +251,7 @@ void dense_model() {
     for (const bool by_task : {false, true}) {
       const DenseConfig config = config_of(by_task);
       splits_agree(config, weights_of(config), table);
+      if (table.precision == Precision::int8) rows_outside_are_scored_wide(config, weights_of(config), table);
     }
   }
   // What runs at once is the same for every table of a precision.

@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
   } const suites[] = {{"cpu", cpu},
                       {"dense_model", dense_model},
                       {"features", features},
+                      {"file_map", file_map},
                       {"flights", flights},
                       {"full_cache", full_cache},
                       {"huge_buffer", huge_buffer},

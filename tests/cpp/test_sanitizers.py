@@ -19,6 +19,7 @@ SUITES = (
     "cpu",
     "dense_model",
     "features",
+    "file_map",
     "flights",
     "full_cache",
     "huge_buffer",

@@ -50,21 +50,22 @@ struct FileMapHandler {
   }
 
   static void pass_on(int signal, siginfo_t* info, void* context) noexcept {
-    if ((before.sa_flags & SA_SIGINFO) != 0 && info->si_code > 0) {
-      before.sa_sigaction(signal, info, context);
+    const bool sent = info->si_code <= 0;
+    // Both kinds of handler lie in one place: either has these values where there is none.
+    const bool ignored = before.sa_handler == SIG_IGN;
+    if (before.sa_handler != SIG_DFL && !ignored) {
+      if ((before.sa_flags & SA_SIGINFO) != 0)
+        before.sa_sigaction(signal, info, context);
+      else
+        before.sa_handler(signal);
       return;
     }
-    const bool none =
-        (before.sa_flags & SA_SIGINFO) != 0 || before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN;
-    if (!none) {
-      before.sa_handler(signal);
-      return;
-    }
+    if (sent && ignored) return;
     struct sigaction default_action{};
     default_action.sa_handler = SIG_DFL;
     sigaction(signal, &default_action, nullptr);
     // A fault comes again when the handler returns; a signal that was sent does not.
-    if (info->si_code <= 0) raise(signal);
+    if (sent) raise(signal);
   }
 
   // Called with the mutex. Another library, or faulthandler, may have put its own in front since: then ours
