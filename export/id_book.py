@@ -29,6 +29,9 @@ _KNOWN = np.dtype(
         ("known", np.uint8),  # 0: forgotten
     ]
 )
+#: Names of tensors → their dtypes, as `IdBook.to_tensors` and `Chosen.noted` return them. All have one axis.
+BOOK = {name: _KNOWN[name] for name in _KNOWN.names or ()}
+NOTED = {"keys": np.dtype(np.uint64), "expires": np.dtype(np.float64), "gone": np.dtype(np.uint64)}
 _OF_THE_BUNDLE = 1 << 40
 _NEVER = np.iinfo(np.int64).min
 _FEW = 1 << 12  # ids whose memory is not worth a thought
@@ -141,10 +144,10 @@ class IdBook:
 
     def may_be_pushed(self, noted: dict[str, Any], now: float) -> None:
         """Takes what `Chosen.noted` returned for pushed; all of it waits still, for it may have been touched since."""
-        known, slots = self._known, self._add(noted["keys"])
+        slots, away = self._add(noted["keys"]), self._add(noted["gone"])
+        known = self._known  # which may have grown
         known["window"][slots], known["pushes"][slots] = self._window(now), 1
         known["pushed"][slots], known["expires"][slots] = 1, noted["expires"]
-        away = self._add(noted["gone"])
         known["pushed"][away], known["deleted"][away] = 0, 0
 
     def counts(self) -> dict[str, int]:
@@ -159,12 +162,12 @@ class IdBook:
     def to_tensors(self) -> dict[str, Array]:
         """Returns everything, for `from_tensors`."""
         known = self._known[self._known["known"] != 0]
-        return {name: np.ascontiguousarray(known[name]) for name in _KNOWN.names or ()}
+        return {name: np.ascontiguousarray(known[name]) for name in BOOK}
 
     def from_tensors(self, tensors: dict[str, Any]) -> None:
         """Takes back what `to_tensors` returned."""
         slots = self._add(tensors["key"])
-        for name in _KNOWN.names or ():
+        for name in BOOK:
             self._known[name][slots] = tensors[name]
 
     def _add(self, keys: Keys) -> Positions:

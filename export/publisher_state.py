@@ -5,19 +5,23 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from msgspec import Meta, Struct
 
 from pepnet_infer import forks
 from pepnet_infer.bundle import read_tensors
-from pepnet_infer.checked import untrusted
+from pepnet_infer.checked import Count, Version, convert, untrusted
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.export.id_book import IdBook
+from pepnet_infer.export.id_book import BOOK, NOTED, IdBook
 from pepnet_infer.listing import check_files, describe_files
+from pepnet_infer.quoting import quote
 from pepnet_infer.storage.atomic import new_directory
-from pepnet_infer.storage.document import read_document, typed, write_document
+from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.sync.delta import DeltaHead, check_head
 from pepnet_infer.tensorfile import Array, write_tensors
 
@@ -30,6 +34,17 @@ class Intent(NamedTuple):
 
     head: DeltaHead
     noted: Mapping[str, dict[str, Array]]  # by table, of `Chosen.noted`
+
+
+class _Document(Struct, frozen=True, forbid_unknown_fields=True):
+    """`publisher.json`."""
+
+    format_version: Annotated[int, Meta(ge=1, le=1)]
+    schema_hash: str
+    model_version: Version
+    passes: Count
+    intent: DeltaHead | None
+    files: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,28 +125,44 @@ class State:
             return None
         where = str(self.path / _DOCUMENT)
         try:
-            return self._load(where, schema_hash, books)
-        except (BundleError, UpdateError) as error:
+            with untrusted(where, BundleError):
+                return self._load(where, schema_hash, books)
+        except (BundleError, UpdateError, OSError) as error:
             if isinstance(error, UpdateError) and error.reason == "schema":
                 raise
             raise UpdateError("state", f"{where}: expected a publisher's state, got: {error}") from error
 
     def _load(self, where: str, schema_hash: str, books: Mapping[str, IdBook]) -> Saved:
-        with untrusted(where, BundleError):
-            document = read_document(self.path, _DOCUMENT)
-            recorded = typed(where, document, "schema_hash", str)
-            if recorded != schema_hash:
-                raise UpdateError("schema", f"{where}: schema_hash: expected {schema_hash}, got {recorded}")
-            check_files(self.path, typed(where, document, "files", dict), _DOCUMENT, hashes=True)
-            for name, book in books.items():
-                book.from_tensors(read_tensors(self.path / f"{name}.safetensors"))
-            intent = None
-            if document.get("intent") is not None:
-                head = DeltaHead(**typed(where, document, "intent", dict))
-                check_head(where, head)
-                folder = self.path / _INTENT
-                intent = Intent(head, {name: read_tensors(folder / f"{name}.safetensors") for name in books})
-            return Saved(typed(where, document, "model_version", int), typed(where, document, "passes", int), intent)
+        data = read_document(self.path, _DOCUMENT)
+        document: _Document = convert(where, data, _Document, BundleError)
+        if document.schema_hash != schema_hash:
+            raise UpdateError("schema", f"{where}: schema_hash: expected {schema_hash}, got {document.schema_hash}")
+        check_files(self.path, document.files, _DOCUMENT, hashes=True)
+        tensors = {name: _read(self.path / f"{name}.safetensors", BOOK, ("key", *BOOK)) for name in books}
+        intent = None
+        if document.intent is not None:
+            check_head(where, document.intent)
+            folder = self.path / _INTENT
+            noted = {name: _read(folder / f"{name}.safetensors", NOTED, ("keys", "expires")) for name in books}
+            intent = Intent(document.intent, noted)
+        for name, book in books.items():  # when all is known to be right
+            book.from_tensors(tensors[name])
+        return Saved(document.model_version, document.passes, intent)
+
+
+def _read(path: Path, layout: Mapping[str, np.dtype[Any]], alike: Sequence[str]) -> dict[str, Array]:
+    """Returns the tensors of a file, which are those of `layout`. alike: of one length; the first has each id once."""
+    tensors = read_tensors(path)
+    if tensors.keys() != layout.keys():
+        raise BundleError(f"{path}: expected tensors {', '.join(layout)}, got {quote(sorted(tensors))}")
+    for name, dtype in layout.items():
+        found = tensors[name]
+        if found.dtype != dtype or found.ndim != 1 or (name in alike and len(found) != len(tensors[alike[0]])):
+            wanted = f"{dtype} [{len(tensors[alike[0]]) if name in alike else 'N'}]"
+            raise BundleError(f"{path}: {name}: expected {wanted}, got {found.dtype} {list(found.shape)}")
+    if len(np.unique(tensors[alike[0]])) != len(tensors[alike[0]]):
+        raise BundleError(f"{path}: {alike[0]}: expected each id once, got one that comes twice")
+    return tensors
 
 
 def _after_fork() -> None:

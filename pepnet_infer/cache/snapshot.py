@@ -15,6 +15,7 @@ import numpy as np
 
 from pepnet_infer import _kernels
 from pepnet_infer.cache import snapshot_file, snapshot_rows
+from pepnet_infer.checked import untrusted
 from pepnet_infer.errors import StoreError
 
 #: A part is loaded in this many rounds, the worst sixteenth of every part first: so the order of eviction is kept
@@ -83,9 +84,10 @@ def load(core: _kernels.RowCache, path: str | os.PathLike[str], beta: float = 0.
         raise StoreError(f"{path}: cannot read: {error}") from error
     with file:
         try:
-            reader = snapshot_file.Reader(path, file)
-            _check_fits(path, reader.header, core)
-            return _load(core, reader, beta, interval)
+            with untrusted(path, StoreError):
+                reader = snapshot_file.Reader(path, file)
+                _check_fits(path, reader.header, core)
+                return _load(core, reader, beta, interval)
         except OSError as error:
             raise StoreError(f"{path}: cannot read: {error}") from error
 

@@ -13,6 +13,7 @@ flipped bit. Nothing follows the trailer. The floor is the highest version that 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import struct
 import zlib
@@ -127,6 +128,8 @@ class Reader:
         if version != FORMAT_VERSION:  # before the sum: another version's header may be of another length
             raise self._damaged("header", 8, f"format version {FORMAT_VERSION}", str(version))
         self._check_sum("header", 0, zlib.crc32(packed[: _HEADER.size]), packed[_HEADER.size :])
+        if not math.isfinite(saved_at):
+            raise self._damaged("header", _HEADER.size - 8, "a time in Unix seconds", str(saved_at))
         return Header(dim, _text(dtype), _text(policy), saved_at)
 
     def _read_blocks(self) -> list[Block]:

@@ -234,3 +234,18 @@ def test_no_file(tmp_path: Path) -> None:
         snapshot.load(make(), tmp_path / "gone")
     with pytest.raises(StoreError, match=r"cannot read: .*directory"):
         snapshot.load(make(), tmp_path)
+
+
+@pytest.mark.parametrize("saved_at", [np.nan, np.inf, -np.inf])
+def test_times_that_are_none(saved_at: float, tmp_path: Path) -> None:
+    """Scores decay by the time since: NaN would make them all NaN."""
+    data = with_header(tiny(tmp_path), lambda head: head.__setitem__(slice(-8, None), struct.pack("<d", saved_at)))
+    refused(tmp_path / "when", data, "header at byte 32: expected a time in Unix seconds, got ")
+
+
+def test_what_no_check_thought_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise IndexError("of nobody's making")
+
+    monkeypatch.setattr(snapshot_rows, "are_known", fails)
+    refused(tmp_path / "odd", tiny(tmp_path), "content that leads to IndexError: of nobody's making")
