@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from pepnet_infer import _kernels, backends, forks
 from pepnet_infer.assemble import Assembler, Inputs, Matrix
 from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.bundle import Bundle, Check
+from pepnet_infer.bundle_watch import BundleWatch
 from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.metrics import prometheus_text
@@ -36,8 +36,6 @@ from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.transport import Transport
 from pepnet_infer.sync.version_rows import VersionRows
 
-_LOG = logging.getLogger("pepnet_infer")
-
 Out = TypeVar("Out", bound=DeviceArray)
 _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
@@ -56,7 +54,7 @@ class Engine:
         self._bundle = bundle  # the last one, once the engine is closed
         self._loading = loading
         self._counters = Counters()
-        self._change_said = False
+        self._watch = BundleWatch()
         self._follower: Follower | None = None
         self._cache: CachedRows | None = None  # these as well
         self._last_description: dict[str, Any] = {}
@@ -207,6 +205,8 @@ class Engine:
             else:
                 values, rows = out, _on_device(self._open().backend, general, domain, prior, out, stream)
         self._counters.add_dense(rows, perf_counter_ns() - begin)
+        if begin >= self._watch.due:
+            self._watch.look(self.bundle)
         return values
 
     def encode(self, batch: object, strict: bool = False) -> Features:
@@ -247,10 +247,7 @@ class Engine:
 
     def _bundle_state(self) -> dict[str, str]:
         bundle = self.bundle
-        state, file = bundle.changed() or ("as loaded", "")
-        if state == "changed" and not self._change_said:
-            self._change_said = True
-            _LOG.warning("%s: %s was changed in place; replace a bundle that is served by rename", bundle.path, file)
+        state, file = self._watch.look(bundle)
         return {"path": str(bundle.path), "state": state, "file": file}
 
     def _with_tables(self, fields: dict[str, int]) -> dict[str, dict[str, int]]:
@@ -336,10 +333,13 @@ class Engine:
     def _call(self, work: Callable[[Served, *_Args], _Result], *args: *_Args) -> _Result:
         """Returns what `work` does with the newest version, which is held until it ends; counts it if it raises."""
         try:
-            return self._serving().use(work, *args)
+            result = self._serving().use(work, *args)
         except Exception:
             self._counters.add_error()
             raise
+        if perf_counter_ns() >= self._watch.due:
+            self._watch.look(self.bundle)
+        return result
 
     def _score(self, parts: Served, batch: object, strict: bool) -> Scores:
         watch = Stopwatch()

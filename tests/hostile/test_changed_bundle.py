@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer import CacheConfig, Engine
+from pepnet_infer import CacheConfig, Engine, bundle_watch
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.store.mapped_file import MappedFile
@@ -118,6 +118,31 @@ def test_an_engine_says_once_that_its_bundle_was_changed(
         assert "pepnet_bundle_changed 1" in engine.metrics()
     said = [record.getMessage() for record in caplog.records]
     assert len([text for text in said if "changed in place" in text]) == 2  # the store's, and the statistics'
+
+
+@pytest.mark.parametrize("call", ["score", "score_features", "score_dense"])
+def test_an_engine_that_only_scores_says_it_too(
+    live: Path, toy_batch: Batch, call: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:  # by the engine: rows that are not in the cache are asked of the store, which says it too
+        return [record.getMessage() for record in caplog.records if record.name == "pepnet_infer"]
+
+    with Engine.load(live, threads=1) as engine, caplog.at_level(logging.WARNING):
+        inputs = engine.bundle.config.inputs
+        widths = (inputs.general, inputs.domain, inputs.prior)
+        given = {
+            "score": (toy_batch(3),),
+            "score_features": (engine.encode(toy_batch(3)),),
+            "score_dense": tuple(np.zeros((1, width), np.float32) for width in widths),
+        }[call]
+        overwrite(live / TABLE)
+        getattr(engine, call)(*given)
+        assert said() == []  # not due: what a call does not need is not looked at by each
+        monkeypatch.setattr(bundle_watch, "EVERY_S", 0.0)
+        engine._watch.due = 0
+        for _ in range(3):
+            getattr(engine, call)(*given)
+    assert said() == [f"{live}: {TABLE} was changed in place; replace a bundle that is served by rename"]
 
 
 def test_rows_in_the_cache_are_those_of_the_loaded_version(live: Path, toy_batch: Batch) -> None:
