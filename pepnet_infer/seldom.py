@@ -25,3 +25,15 @@ class Seldom:
     def reset(self) -> None:
         """Lets the next warning be said at once: the cause was over."""
         self._due = 0.0
+
+
+class SeldomEach:
+    """The same for causes that are told apart by a name. There should be few of these."""
+
+    def __init__(self, seconds: float = AGAIN_AFTER_S) -> None:
+        self._seconds = seconds
+        self._causes: dict[str, Seldom] = {}
+
+    def due(self, cause: str) -> bool:
+        """Returns whether to warn of `cause` now."""
+        return self._causes.setdefault(cause, Seldom(self._seconds)).due()

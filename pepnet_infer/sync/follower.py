@@ -15,6 +15,7 @@ from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.loading import Loading
 from pepnet_infer.quoting import MOST_MESSAGE, clip
+from pepnet_infer.seldom import SeldomEach
 from pepnet_infer.served import Versions
 from pepnet_infer.sync.bundle_taker import BundleTaker
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
@@ -52,6 +53,7 @@ class Follower:
         self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
         self._newest = Newest()
+        self._refusals, self._errors = SeldomEach(), SeldomEach()  # by reason; of ours, by type
         self._reach = Reach(self._stats, config.wait_s)
         self._said: Progress | None = None
         self._bundles = BundleTaker(transport, self._updater, self._refuse, self._bundle_taken)
@@ -167,7 +169,8 @@ class Follower:
                     self._reach.fault(error.reason, "not done yet, and tried again", error)
                 self._stop.wait(self._config.retry_s)
             except Exception as error:  # a thread that dies would leave the engine behind
-                _LOG.exception("the follower goes on after an error of its own")
+                if self._errors.due(type(error).__name__):
+                    _LOG.exception("the follower goes on after an error of its own")
                 self._reach.fault("internal", "an error of the follower", error)
                 self._stop.wait(self._config.retry_s)
 
@@ -232,7 +235,8 @@ class Follower:
         except MemoryError as error:
             self._wait_or_refuse(entry, head, UpdateError("memory", f"{entry.path}: expected memory, got: {error}"))
         except Exception as error:
-            _LOG.exception("%s: an error of the follower; the version before goes on", entry.path)
+            if self._errors.due(type(error).__name__):
+                _LOG.exception("%s: an error of the follower; the version before goes on", entry.path)
             got = f"{type(error).__name__}: {error}"
             self._wait_or_refuse(entry, head, UpdateError("internal", f"{entry.path}: expected to apply it, got {got}"))
 
@@ -297,8 +301,9 @@ class Follower:
 
     def _refuse(self, error: UpdateError) -> None:
         said = clip(error, MOST_MESSAGE)
-        self._stats.refused(error.reason, said)
-        _LOG.error("refused (%s): %s", error.reason, said)
+        count = self._stats.refused(error.reason, said)
+        if self._refusals.due(error.reason):  # a log full of foreign entries would fill the process's own
+            _LOG.error("refused (%s, %d so far): %s", error.reason, count, said)
 
     def _bundle_taken(self) -> None:
         self._stats.count("bundles")

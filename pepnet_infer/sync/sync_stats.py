@@ -42,11 +42,12 @@ class SyncStats:
         with self._lock:
             self._counts[what] += by
 
-    def refused(self, reason: str, message: str) -> None:
-        """Counts a delta or bundle that was not applied."""
+    def refused(self, reason: str, message: str) -> int:
+        """Counts a delta or bundle that was not applied. Returns how many there were for this reason."""
         with self._lock:
             self._refused[reason] += 1
             self._last_refusal = message
+            return self._refused[reason]
 
     def fault(self, message: str) -> None:
         """Counts something that stood in the way and is tried again: a log that could not be reached, say."""

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from bad_entries import FOREIGN, FOREIGN_FIELDS, forged, mutated, put, put_fields, put_foreign
 from sync_world import PATIENCE_S, World, until
 
-from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, listing
+from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, listing, seldom
 from pepnet_infer.errors import BundleError, PepnetError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.publish import Publisher
@@ -192,6 +193,30 @@ def test_changed_deltas_are_opened_or_refused(seed: int, world: World, tmp_path:
         with contextlib.suppress(UpdateError):
             open_delta(root, checkpoint.schema, checkpoint.config)
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_entries_that_are_refused_for_one_reason_are_one_line_at_a_time(
+    later: bool,
+    world: World,
+    load: Callable[[], Engine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = DirectoryLog(tmp_path / "log", create=True)
+    for _ in range(3):
+        put_foreign(log, "deltas", "an empty folder")
+        put_foreign(log, "deltas", "a link to a folder")
+    log.append(world.step(**NOTHING))
+    if later:
+        monkeypatch.setattr(seldom, "monotonic", itertools.count(1, 60).__next__)  # a minute from each to the next
+    engine = load()
+    engine.follow(log, QUICK)
+    refused = sync(engine)["refused"]
+    assert sum(refused.values()) == 6
+    said = Counter(text.split(",")[0] for record in caplog.records if (text := record.getMessage())[:7] == "refused")
+    assert said == {f"refused ({reason}": count if later else 1 for reason, count in refused.items()}
 
 
 def test_an_error_of_our_own_is_refused_and_the_version_serves(
