@@ -104,7 +104,7 @@ class _Run:
                 self._engine.encode(source.empty_batch())
             except SchemaError as error:
                 raise source.locate_type(error) from error
-            done = request.finished(job.target, self._options.on_fault == "accept", lambda: source.content(carried))
+            done = request.finished(job.target, self._options.on_fault == "accept", source.content)
             return None if done and resume else source.rows
 
     def _score(self, job: Job) -> None:
@@ -112,7 +112,7 @@ class _Run:
         # All rows of a file are scored by one version of the model, whatever the engine follows.
         with self._engine.hold(), Source(job, self._schema) as source:
             carried = self._options.carried(source, self._schema)
-            request, content = self._request(source, carried), source.content(carried)
+            request, content = self._request(source, carried), source.content()
             schema = output_schema(source, carried, self._schema, request.schema_metadata())
             unavailable: dict[str, int] = {}
             with Sink(job.target, schema) as sink:
@@ -126,7 +126,7 @@ class _Run:
                     columns += [pa.array(column, mask=bad) for column in np.ascontiguousarray(scores.values.T)]
                     sink.write(pa.RecordBatch.from_arrays(columns, schema=schema))
                     self._count(rows.num_rows, bad)
-                if not source.unchanged(content, carried):
+                if not source.unchanged(content):
                     raise PepnetError(f"{source.path}: expected a file that stays as it is, but it changed meanwhile")
                 if self._engine.identity() != request.scorer:  # somebody updated the cache meanwhile
                     request = replace(request, scorer={**request.scorer, "rows": None})

@@ -99,20 +99,21 @@ class Source:
         """Returns what tells this input from most others at no cost."""
         return {"bytes": self._stamp[1], "rows": self.rows}
 
-    def content(self, carried: Iterable[str]) -> str:
-        """Returns a hash of all bytes that are read: the footer, and every page of the columns needed or `carried`."""
+    def content(self) -> str:
+        """Returns a hash of the whole file.
+
+        Not of the columns that are read alone: where they lie is said in the footer, and where that is damaged pyarrow
+        ends the process instead of raising.
+        """
         digest, handle = xxhash.xxh3_128(), self._raw.fileno()
         self._hashed_at = time.time()
-        for begin, end in self._spans({*self._needed, *carried}):
-            while begin < end:
-                data = os.pread(handle, min(end - begin, _READ_BUFFER), begin)
-                if not data:
-                    break  # it was cut since: `unchanged` says so
-                digest.update(data)
-                begin += len(data)
+        at = 0
+        while data := os.pread(handle, _READ_BUFFER, at):
+            digest.update(data)
+            at += len(data)
         return digest.hexdigest()
 
-    def unchanged(self, content: str, carried: Iterable[str]) -> bool:
+    def unchanged(self, content: str) -> bool:
         """Whether the file is still the one that was opened, and has what `content` returned.
 
         Its times say so, unless it was written so shortly before it was hashed that a later change may have none of its
@@ -123,27 +124,7 @@ class Source:
                 return False
         except OSError:
             return False
-        return max(self._stamp[2:]) < (self._hashed_at - _TICK_S) * 1e9 or self.content(carried) == content
-
-    def _spans(self, names: set[str]) -> list[tuple[int, int]]:
-        """Returns [begin, end) of the bytes that reading some columns reads, ascending and apart from each other."""
-        size, meta = self._stamp[1], self._file.metadata
-        length = int.from_bytes(os.pread(self._raw.fileno(), 4, size - 8), "little") + 8  # with itself, and the magic
-        found = [(max(0, size - length), size)]
-        paths = [meta.schema.column(i).path for i in range(meta.num_columns)]  # a list's is NAME.list.element
-        columns = [i for i, path in enumerate(paths) if any(f"{path}.".startswith(f"{name}.") for name in names)]
-        for group in map(meta.row_group, range(meta.num_row_groups)):
-            for chunk in map(group.column, columns):
-                begin, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
-                begin = min(begin, dictionary) if dictionary else begin
-                found.append((max(0, begin), min(size, begin + chunk.total_compressed_size)))
-        spans: list[tuple[int, int]] = []
-        for begin, end in sorted(found):
-            if spans and begin <= spans[-1][1]:
-                spans[-1] = spans[-1][0], max(end, spans[-1][1])
-            else:
-                spans.append((begin, end))
-        return spans
+        return max(self._stamp[2:]) < (self._hashed_at - _TICK_S) * 1e9 or self.content() == content
 
     def batches(self, rows: int, also: Iterable[str] = ()) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yields (number of the first row, batch of at most `rows` rows) in order.
