@@ -52,7 +52,7 @@ class Options:
     seconds: float = 30.0
     batch: int = 256
     load: float = 1.0
-    share: float = FollowConfig.share
+    share: float = FollowConfig().share
     policy: str = "gset"
     seed: int = 0
 

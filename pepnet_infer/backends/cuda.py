@@ -17,7 +17,7 @@ from pepnet_infer.backends.cuda_rows import DeviceRows, attach, rows_beside
 from pepnet_infer.bundle import DENSE
 from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import parse_bytes
-from pepnet_infer.errors import BackendError, BundleError, SchemaError, StoreError
+from pepnet_infer.errors import BackendError, BundleError, ConfigError, SchemaError
 from pepnet_infer.sync.version_rows import VersionRows
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
         if name == "rows":
             try:
                 parse_bytes("rows", value)
-            except StoreError as error:
+            except ConfigError as error:
                 return f"options.{error}"
     if bundle.config.model != "pepnet":
         return f"model: cuda runs pepnet, got the baseline {bundle.config.model!r}"
