@@ -8,6 +8,7 @@ from time import perf_counter_ns
 from typing import Any, TypeVar
 
 from pepnet_infer._kernels import Tally
+from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.seldom import Seldom
 
 _T = TypeVar("_T")
@@ -88,3 +89,12 @@ class Counters:
             "unavailable": {name: count for (kind, name), (count,) in sums.items() if kind == _UNAVAILABLE},
             "time_us": {stage: nanoseconds // 1000 for stage, nanoseconds in zip(STAGES, spent, strict=True)},
         }
+
+
+def by_table(fields: dict[str, int], schema: FeatureSchema) -> dict[str, dict[str, int]]:
+    """Returns counts by field with their sums by table."""
+    tables: dict[str, int] = {}
+    for name, count in fields.items():
+        table = schema.field_by_name[name].table or ""
+        tables[table] = tables.get(table, 0) + count
+    return {"fields": fields, "tables": tables}

@@ -9,11 +9,8 @@ from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
-import numpy as np
-import numpy.typing as npt
-
-from pepnet_infer import _kernels, backends, forks
-from pepnet_infer.assemble import Assembler, Inputs, Matrix
+from pepnet_infer import backends, forks
+from pepnet_infer.assemble import Matrix
 from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.bundle import Bundle, Check
 from pepnet_infer.bundle_watch import BundleWatch
@@ -21,20 +18,20 @@ from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.metrics import prometheus_text
 from pepnet_infer.cache.over_bundle import open_rows
-from pepnet_infer.columns import read_columns
-from pepnet_infer.counters import Counters, Stopwatch
+from pepnet_infer.counters import Counters, by_table
 from pepnet_infer.errors import BackendError, UpdateError
 from pepnet_infer.features import Encoded, Features
 from pepnet_infer.identity import identity
 from pepnet_infer.loading import Loading, digest_of
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.scores import Scores
+from pepnet_infer.scoring import Scoring, encode, encode_rows
 from pepnet_infer.served import Served, Versions
 from pepnet_infer.store import RowSource, Store
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.transport import Transport
-from pepnet_infer.sync.version_rows import VersionRows
+from pepnet_infer.sync.version_rows import VersionRows, cache_of
 
 Out = TypeVar("Out", bound=DeviceArray)
 _Result = TypeVar("_Result")
@@ -54,6 +51,7 @@ class Engine:
         self._bundle = bundle  # the last one, once the engine is closed
         self._loading = loading
         self._counters = Counters()
+        self._scoring = Scoring(self._counters)
         self._watch = BundleWatch()
         self._follower: Follower | None = None
         self._cache: CachedRows | None = None  # these as well
@@ -139,7 +137,7 @@ class Engine:
     def cache(self) -> CachedRows | None:
         """The cache that rows come through: updates, feedback, prefetch, snapshots. None where there is none."""
         versions = self._versions
-        return self._cache if versions is None else _cache_of(versions.now)
+        return self._cache if versions is None else cache_of(versions.now.rows)
 
     def identity(self) -> dict[str, Any]:
         """Returns what scores depend on beside the batch, as plain JSON values; see `pepnet_infer.identity`.
@@ -155,7 +153,7 @@ class Engine:
         the columns in `schema.columns`; what else it has is ignored, or an error with `strict`. Raises SchemaError
         for a missing column, a wrong type, a null, an id out of range, NaN, an unknown domain.
         """
-        return self._call(self._score, batch, strict)
+        return self._call(self._scoring.score, self._follower, batch, strict)
 
     def rank(
         self,
@@ -172,7 +170,7 @@ class Engine:
         repeated N times, but these are encoded and looked up once, and their unknown and unavailable ids
         count once. Raises SchemaError.
         """
-        return self._call(self._rank, user, items, domain, context, strict)
+        return self._call(self._scoring.rank, self._follower, user, items, domain, context, strict)
 
     @overload
     def score_dense(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix: ...
@@ -201,7 +199,7 @@ class Engine:
             if out is None:
                 values = self._open().dense(general, domain, prior)
                 rows = len(values)
-                self._invalid(values)
+                self._scoring.invalid(values)
             else:
                 values, rows = out, _on_device(self._open().backend, general, domain, prior, out, stream)
         self._counters.add_dense(rows, perf_counter_ns() - begin)
@@ -211,15 +209,15 @@ class Engine:
 
     def encode(self, batch: object, strict: bool = False) -> Features:
         """Returns what `score_features` reads. Raises what `score` raises for a batch it refuses."""
-        return self._call(self._encoded, _encode, batch, strict)
+        return self._call(self._scoring.encoded, encode, batch, strict)
 
     def encode_rows(self, batch: object, strict: bool = False) -> Encoded:
         """Returns features, which rows are bad, and why; only what is wrong with a whole column raises."""
-        return self._call(self._encoded, _encode_rows, batch, strict)
+        return self._call(self._scoring.encoded, encode_rows, batch, strict)
 
     def score_features(self, features: Features) -> Scores:
         """Returns the scores of an encoded batch: the second half of `score`."""
-        return self._call(self._score_features, features)
+        return self._call(self._scoring.score_features, self._follower, features)
 
     def stats(self) -> dict[str, Any]:
         """Returns counters since loading, without stopping anyone.
@@ -235,8 +233,8 @@ class Engine:
         counted, cache, description = self._counters.read(), self.cache, self._describe()
         return {
             **counted,
-            "unknown": self._with_tables(counted["unknown"]),
-            "unavailable": self._with_tables(counted["unavailable"]),
+            "unknown": by_table(counted["unknown"], self.schema),
+            "unavailable": by_table(counted["unavailable"], self.schema),
             "bundle": self._bundle_state(),
             "cache": None if cache is None else cache.stats(),
             "backend": description,
@@ -249,14 +247,6 @@ class Engine:
         bundle = self.bundle
         state, file = self._watch.look(bundle)
         return {"path": str(bundle.path), "state": state, "file": file}
-
-    def _with_tables(self, fields: dict[str, int]) -> dict[str, dict[str, int]]:
-        """Returns counts by field with their sums by table."""
-        tables: dict[str, int] = {}
-        for name, count in fields.items():
-            table = self.schema.field_by_name[name].table or ""
-            tables[table] = tables.get(table, 0) + count
-        return {"fields": fields, "tables": tables}
 
     def metrics(self) -> str:
         """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.cache.metrics.CONTENT_TYPE`."""
@@ -300,7 +290,7 @@ class Engine:
         versions, self._versions = self._versions, None
         if versions is None:
             return
-        self._bundle, self._cache = versions.now.bundle, _cache_of(versions.now)
+        self._bundle, self._cache = versions.now.bundle, cache_of(versions.now.rows)
         self._last_description = versions.now.backend.describe()
         if self._cache is not None:
             self._cache.close()
@@ -341,60 +331,6 @@ class Engine:
             self._watch.look(self.bundle)
         return result
 
-    def _score(self, parts: Served, batch: object, strict: bool) -> Scores:
-        watch = Stopwatch()
-        features = watch.time("encode", lambda: _encode(parts, batch, strict))
-        self._offer(features)
-        return self._finish(parts, watch, features)
-
-    def _rank(
-        self,
-        parts: Served,
-        user: Mapping[str, object],
-        items: object,
-        domain: object,
-        context: Mapping[str, object] | None,
-        strict: bool,
-    ) -> Scores:
-        watch = Stopwatch()
-        shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
-        if self._follower is not None and self._follower.wants:
-            self._offer(shared.repeat(per_item.num_rows).merge(per_item))
-        return self._finish(parts, watch, per_item, shared)
-
-    def _score_features(self, parts: Served, features: Features) -> Scores:
-        self._offer(features)
-        return self._finish(parts, Stopwatch(), features)
-
-    def _encoded(
-        self, parts: Served, encode: Callable[[Served, object, bool], _Result], batch: object, strict: bool
-    ) -> _Result:
-        watch = Stopwatch()
-        result = watch.time("encode", lambda: encode(parts, batch, strict))
-        self._counters.add_time(watch)
-        return result
-
-    def _offer(self, features: Features) -> None:
-        if self._follower is not None:
-            self._follower.offer(features)
-
-    def _finish(self, parts: Served, watch: Stopwatch, features: Features, shared: Features | None = None) -> Scores:
-        if parts.features is None:
-            inputs = watch.time("lookup", lambda: _inputs(parts.assembler, features, shared))
-            values = watch.time("dense", lambda: parts.backend.run(inputs))
-            unknown, unavailable = inputs.unknown, inputs.unavailable
-        else:
-            scorer = parts.features
-            values, unknown, unavailable = watch.time("dense", lambda: scorer.score(features, shared))
-        self._counters.add(len(values), unknown, unavailable, watch)
-        return Scores(values, self.tasks, parts.model_version, unknown, unavailable, self._invalid(values))
-
-    def _invalid(self, values: Matrix) -> npt.NDArray[np.bool_] | None:
-        invalid = _kernels.rows_without_probability(values)
-        if invalid is not None:
-            self._counters.add_invalid(int(np.count_nonzero(invalid)))
-        return invalid
-
 
 def _load_again(kind: type[Engine], path: os.PathLike[str], digest: str, loading: Loading) -> Engine:
     return kind._of(loading.open_bundle(path, digest), loading)
@@ -407,22 +343,3 @@ def _on_device(
     if run is None:
         raise BackendError(f"out: expected backend cuda, which scores arrays where they are, got {backend.name}")
     return run(general, domain, prior, out, stream)
-
-
-def _inputs(assembler: Assembler, features: Features, shared: Features | None) -> Inputs:
-    return assembler.inputs(features) if shared is None else assembler.inputs_ranked(shared, features)
-
-
-def _encode(parts: Served, batch: object, strict: bool) -> Features:
-    return parts.encoder.encode(read_columns(batch, parts.encoder.columns, strict))
-
-
-def _encode_rows(parts: Served, batch: object, strict: bool) -> Encoded:
-    return parts.encoder.encode_rows(read_columns(batch, parts.encoder.columns, strict))
-
-
-def _cache_of(served: Served) -> CachedRows | None:
-    rows = served.rows
-    if isinstance(rows, VersionRows):
-        return rows.cached
-    return rows if isinstance(rows, CachedRows) else None

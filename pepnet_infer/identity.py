@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pepnet_infer import __version__
-from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.store import identity_of
-from pepnet_infer.sync.version_rows import VersionRows
+from pepnet_infer.sync.version_rows import cache_of
 
 if TYPE_CHECKING:
     from pepnet_infer.served import Served
@@ -37,8 +36,8 @@ def identity(served: Served) -> dict[str, Any]:
         **{name: backend[name] for name in ("isa", "how") if name in backend},
         "rows": _rows(served),
     }
-    rows = served.rows.cached if isinstance(served.rows, VersionRows) else served.rows
-    if isinstance(rows, CachedRows) and rows.config.dtype != "float32":
+    rows = cache_of(served.rows)
+    if rows is not None and rows.config.dtype != "float32":
         found["cached_rows"] = msgspec.to_builtins(rows.config)  # with float32 scores are those without a cache
     return found
 

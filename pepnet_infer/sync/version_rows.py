@@ -12,7 +12,7 @@ from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
 from pepnet_infer.cache.miss_look import Overlays
 from pepnet_infer.ids import Keys
 from pepnet_infer.row_requests import DefaultCounts, RowRequest
-from pepnet_infer.store import Pooling, Rows
+from pepnet_infer.store import Pooling, Rows, RowSource
 from pepnet_infer.sync.overlay import Overlay
 
 
@@ -46,3 +46,10 @@ class VersionRows:
     def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
         """Does all `requests` of a batch; see `CachedRows.answer`."""
         return self.cached.answer(requests, self.tables, self._overlays)
+
+
+def cache_of(rows: RowSource) -> CachedRows | None:
+    """Returns the cache that rows come through, of whichever version they are; None where there is none."""
+    if isinstance(rows, VersionRows):
+        return rows.cached
+    return rows if isinstance(rows, CachedRows) else None
