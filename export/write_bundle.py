@@ -140,7 +140,8 @@ def _draws(checkpoint: Checkpoint, root: Path, more: Inputs, count: int, seed: i
     domain = InputDomain.of(inputs_of(np.vstack([getattr(more, n), getattr(asked, n)]) for n in INPUTS))
     edge = domain.edge(normal_inputs(checkpoint.config.inputs, count // 2, seed + _DRAWS_SEED))
     both = (np.stack([getattr(asked, n), getattr(edge, n)], axis=1) for n in INPUTS)
-    return domain, inputs_of(rows.reshape(-1, rows.shape[2]) for rows in both)
+    # The rows are counted, for an input may have no columns.
+    return domain, inputs_of(rows.reshape(rows.shape[0] * 2, rows.shape[2]) for rows in both)
 
 
 def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int, rows: int = ROWS) -> Inputs:
