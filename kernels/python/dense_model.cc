@@ -189,7 +189,7 @@ class Model {
         {static_cast<py::ssize_t>(inputs.rows), static_cast<py::ssize_t>(wide_->config().tasks)});
     float* const out = scores.mutable_data();
     const unsigned most = threads_of(threads);
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     wide_->run(inputs, out, most, spin, false);
     return scores;
   }
