@@ -76,7 +76,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     def __post_init__(self) -> None:
-        kinds = _kinds(type(self))
+        kinds = kinds_of(type(self))
         for name in self.__struct_fields__:
             value = getattr(self, name)
             plain = value.item() if isinstance(value, np.number | np.bool_) else value
@@ -91,10 +91,11 @@ def check_option(name: str, value: object, kind: Any) -> Any:
     return convert(name, plain, kind, ConfigError)
 
 
-_KINDS: dict[type, dict[str, Any]] = {}
+_KINDS: dict[type[Options], dict[str, Any]] = {}
 
 
-def _kinds(options: type) -> dict[str, Any]:
+def kinds_of(options: type[Options]) -> dict[str, Any]:
+    """Returns the options of a set by name, each with its type and constraints, for `check_option`."""
     if options not in _KINDS:
         _KINDS[options] = get_type_hints(options, include_extras=True)
     return _KINDS[options]
@@ -140,7 +141,7 @@ def _describe(info: types.Type) -> str:
         case types.BoolType():
             return "true or false"
         case types.LiteralType():
-            return "one of " + ", ".join(str(one) for one in info.values)
+            return "one of " + ", ".join(map(str, info.values)) if len(info.values) > 1 else repr(info.values[0])
         case types.IntType() | types.FloatType():
             return ("an integer" if isinstance(info, types.IntType) else "a number") + _range(info)
         case types.StrType():

@@ -18,6 +18,7 @@ from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.cache.metrics import prometheus_text
 from pepnet_infer.cache.over_bundle import open_rows
+from pepnet_infer.checked import check_option
 from pepnet_infer.counters import Counters, by_table
 from pepnet_infer.errors import BackendError, UpdateError
 from pepnet_infer.features import Encoded, Features
@@ -82,9 +83,11 @@ class Engine:
         `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
         {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native, {"rows": "4GiB"},
         which keeps rows on the GPU too, for cuda. Raises BundleError for a damaged bundle, StoreError for a cache or
-        store that cannot be, BackendError for anything else that was asked for and is not there.
+        store that cannot be, BackendError for anything else that was asked for and is not there, ConfigError for
+        threads and options that cannot be.
         """
-        loading = Loading(backend, precision, threads, provider, cache, store, dict(options or {}), check)
+        own = check_option("options", {} if options is None else options, Mapping[str, Any])
+        loading = Loading(backend, precision, threads, provider, cache, store, dict(own), check)
         return cls._of(loading.open_bundle(path), loading)
 
     @classmethod

@@ -1,18 +1,19 @@
 """What runs the dense part of the model, behind one small protocol.
 
-A new backend is one module with a class that has `name`, `run` and `describe`, and one line each in `BACKENDS` and
-`PRECISIONS`.
+A new backend is one module with a class that has `name`, `run` and `describe`, a set of options of its own, and one
+line each in `BACKENDS` and `PRECISIONS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from msgspec import Meta
 
-from pepnet_infer.checked import Options
-from pepnet_infer.errors import BackendError
+from pepnet_infer.checked import Options, check_option, kinds_of
+from pepnet_infer.errors import BackendError, ConfigError
+from pepnet_infer.quoting import quote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: More is a mistake (a count of rows, say), and would be threads started for nothing.
 MAX_THREADS = 1024
+
+
+_Options = TypeVar("_Options", bound=Options)
 
 
 class Backend(Protocol):
@@ -52,6 +56,21 @@ class Settings(Options, frozen=True):
     options: Mapping[str, Any] = {}  # the backend's own; an unknown one is an error
     why: str = "asked for"
     auto: bool = False  # "auto" chose backend and provider, and `why` says so
+
+
+def read_options(backend: str, kind: type[_Options], given: Mapping[str, Any]) -> _Options:
+    """Returns a backend's own options. Raises ConfigError for one that it does not have or that cannot have a value."""
+    lacking = lacks(backend, kind, given)
+    if lacking is not None:
+        raise ConfigError(lacking)
+    kinds = kinds_of(kind)
+    return kind(**{name: check_option(f"options.{name}", value, kinds[name]) for name, value in given.items()})
+
+
+def lacks(backend: str, kind: type[Options], given: Mapping[str, Any]) -> str | None:
+    """Returns which of the options that were given a backend does not have, None when it has all of them."""
+    there = kind.__struct_fields__
+    return next((f"options: {backend} has {', '.join(there)}, got {quote(n)}" for n in given if n not in there), None)
 
 
 def _native(bundle: Bundle, settings: Settings) -> Backend:
@@ -98,7 +117,8 @@ def create(
 
     "auto" takes a GPU that works (unless `provider` is "cpu"), else the native kernels, else ONNX Runtime, and of these
     the first that has what else was asked for; `describe()["why"]` says what it took and why. Everything else is taken
-    literally: raises BackendError for a backend, provider, precision, thread count or option that is not there.
+    literally: raises BackendError for a backend, provider or precision that is not there, ConfigError for threads and
+    options that cannot be, or that no such backend has.
     """
     settings = Settings(precision, threads, provider, options or {})
     if backend == "auto":

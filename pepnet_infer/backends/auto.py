@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from pepnet_infer.backends import BACKENDS, Backend, Settings, native, ort
-from pepnet_infer.errors import BackendError
+from pepnet_infer.backends import BACKENDS, Backend, Settings, lacks, native, ort, read_options
+from pepnet_infer.checked import Options
+from pepnet_infer.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle import Bundle
@@ -40,14 +42,24 @@ def plan(bundle: Bundle, settings: Settings) -> Plan:
     """Returns the first backend that has what was asked for and runs `bundle`.
 
     Without a provider asked for, a GPU comes first where ONNX Runtime can use one. Raises BackendError with every
-    backend's reason when none is left.
+    backend's reason when none is left, ConfigError for an option that none has or that cannot have its value.
     """
+    _check_options(settings.options)
     if settings.provider is None and ort.why_not(settings) is None:
         no_gpu = ort.no_cuda_because()
         if no_gpu is None:
             return _plan("onnxruntime", "cuda", settings, "a GPU is there, which native cannot use")
         return _on_cpu(bundle, settings, f"no GPU: {no_gpu}")
     return _on_cpu(bundle, settings, "")
+
+
+def _check_options(given: Mapping[str, Any]) -> None:
+    kinds: dict[str, type[Options]] = {"native": native.NativeOptions, "onnxruntime": ort.OrtOptions}
+    known = {name for kind in kinds.values() for name in kind.__struct_fields__}
+    if not known.issuperset(given):
+        raise ConfigError("; ".join(filter(None, (lacks(name, kind, given) for name, kind in kinds.items()))))
+    for name, kind in kinds.items():
+        read_options(name, kind, {key: value for key, value in given.items() if key in kind.__struct_fields__})
 
 
 def _on_cpu(bundle: Bundle, settings: Settings, no_gpu: str) -> Plan:

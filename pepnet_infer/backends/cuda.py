@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from pepnet_infer import forks
-from pepnet_infer.backends import PRECISIONS, Settings, dlpack
+from pepnet_infer.backends import PRECISIONS, Settings, dlpack, lacks, read_options
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.cuda_features import FeatureScorer, fields_on_device
 from pepnet_infer.backends.cuda_library import CudaLibrary, CudaModel, library_path, open_library
@@ -17,7 +18,8 @@ from pepnet_infer.backends.cuda_rows import DeviceRows, attach, rows_beside
 from pepnet_infer.bundle import DENSE
 from pepnet_infer.cache.cached_rows import CachedRows
 from pepnet_infer.cache.config import parse_bytes
-from pepnet_infer.errors import BackendError, BundleError, ConfigError, SchemaError
+from pepnet_infer.checked import Options
+from pepnet_infer.errors import BackendError, BundleError, SchemaError
 from pepnet_infer.sync.version_rows import VersionRows
 
 if TYPE_CHECKING:
@@ -26,10 +28,29 @@ if TYPE_CHECKING:
     from pepnet_infer.store import RowSource
 
 PROVIDERS = ("cuda",)
-#: Option → its types. device: which GPU, from 0. graphs: launches are recorded once for each bucket of rows. rows:
-#: memory for embedding rows on the GPU, in bytes or as "4GiB"; without it they stay on the host.
-OPTIONS: dict[str, tuple[type, ...]] = {"device": (int,), "graphs": (bool,), "rows": (int, str)}
 _LEAST = (8, 0)  # compute capability: bf16 on the tensor cores, asynchronous copies
+
+
+class CudaOptions(Options, frozen=True):
+    """The backend's own options.
+
+    device: which GPU, from 0. graphs: launches are recorded once for each bucket of rows. rows: memory for embedding
+    rows on the GPU, in bytes or as "4GiB"; without it they stay on the host.
+    """
+
+    device: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
+    graphs: bool = True
+    rows: int | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rows is not None:
+            parse_bytes("options.rows", self.rows)
+
+    @property
+    def rows_bytes(self) -> int | None:
+        """Returns `rows` as a number."""
+        return None if self.rows is None else parse_bytes("options.rows", self.rows)
 
 
 class CudaBackend:
@@ -70,18 +91,19 @@ class CudaBackend:
 
     @classmethod
     def load(cls, bundle: Bundle, settings: Settings) -> CudaBackend:
-        """Packs the weights onto the GPU. Options: see `OPTIONS`.
+        """Packs the weights onto the GPU. Options: `CudaOptions`.
 
-        Raises BackendError for a bundle it cannot run, a precision, provider or option that is not there, a package
-        without libpepnet_cuda and a machine without a GPU, BundleError for weights that do not fit the config.
+        Raises BackendError for a bundle it cannot run, a precision, provider or device that is not there, a package
+        without libpepnet_cuda and a machine without a GPU, ConfigError for an option, BundleError for weights that do
+        not fit the config.
         """
+        options = read_options(cls.name, CudaOptions, settings.options)
         refused = why_not(bundle, settings)
         if refused is not None:
             raise BackendError(refused)
-        library, device = _library(), settings.options.get("device", 0)
-        assert isinstance(device, int)
+        library, device = _library(), options.device
         found = _device(library, device)
-        graphs, bf16 = bool(settings.options.get("graphs", True)), settings.precision == "bf16"
+        graphs, bf16 = options.graphs, settings.precision == "bf16"
         try:
             model = library.model(bundle.config, len(bundle.tasks), bundle.dense(), bf16, device, graphs)
         except ValueError as error:
@@ -99,8 +121,7 @@ class CudaBackend:
             "why": settings.why,
         }
         where = (dlpack.CPU, 0) if library.emulated else (dlpack.CUDA, device)
-        rows = settings.options.get("rows")
-        return cls(model, bundle, where, description, None if rows is None else parse_bytes("rows", rows))
+        return cls(model, bundle, where, description, options.rows_bytes)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""
@@ -159,17 +180,9 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
         return f"provider: cuda has {', '.join(PROVIDERS)}, got {settings.provider!r}"
     if settings.precision not in (there := PRECISIONS["cuda"]):
         return f"precision: cuda has {', '.join(there)}, got {settings.precision!r}"
-    for name, value in settings.options.items():
-        if name not in OPTIONS:
-            return f"options: cuda has {', '.join(OPTIONS)}, got {name!r}"
-        if type(value) not in OPTIONS[name]:
-            kind = {"device": "an integer", "graphs": "true or false", "rows": "bytes"}[name]
-            return f"options.{name}: expected {kind}, got {value!r}"
-        if name == "rows":
-            try:
-                parse_bytes("rows", value)
-            except ConfigError as error:
-                return f"options.{error}"
+    lacking = lacks("cuda", CudaOptions, settings.options)
+    if lacking is not None:
+        return lacking
     if bundle.config.model != "pepnet":
         return f"model: cuda runs pepnet, got the baseline {bundle.config.model!r}"
     return None

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends import PRECISIONS, Settings
+from pepnet_infer.backends import PRECISIONS, Settings, lacks, read_options
 from pepnet_infer.bundle import DENSE, PARITY
-from pepnet_infer.checked import convert
+from pepnet_infer.checked import Options, convert
 from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.golden import normal_inputs
@@ -24,12 +24,21 @@ if TYPE_CHECKING:
     from pepnet_infer.schema import FeatureSchema
 
 PROVIDERS = ("cpu",)
-#: Option → its type. spin: idle threads spin before they sleep. isa: the instruction set, instead of the widest usable
-#: one. unchecked: load int8 though the export did not offer it, in order to measure it.
-OPTIONS: dict[str, type] = {"spin": bool, "isa": str, "unchecked": bool}
 _NEWER_ROWS = 512  # that int8 of newer weights is measured on
 #: Sides whose columns are the same for every candidate of a request, unless the request says otherwise.
 _REQUEST_SIDES = ("user", "context", "domain")
+
+
+class NativeOptions(Options, frozen=True):
+    """The backend's own options.
+
+    spin: idle threads spin before they sleep. isa: the instruction set by name; "" is the environment's PEPNET_ISA or
+    the widest usable one. unchecked: load int8 though the export did not offer it, in order to measure it.
+    """
+
+    spin: bool = True
+    isa: str = ""
+    unchecked: bool = False
 
 
 class NativeBackend:
@@ -50,11 +59,12 @@ class NativeBackend:
 
     @classmethod
     def load(cls, bundle: Bundle, settings: Settings) -> NativeBackend:
-        """Packs the weights. Options: see `OPTIONS`; the environment's PEPNET_ISA is `isa` where none is given.
+        """Packs the weights. Options: `NativeOptions`.
 
-        Raises BackendError for a bundle it cannot run and for a precision, provider, option or instruction set that is
-        not there, BundleError for weights that are not finite or do not fit the config.
+        Raises BackendError for a bundle it cannot run and for a precision, provider or instruction set that is not
+        there, ConfigError for an option, BundleError for weights that are not finite or do not fit the config.
         """
+        options = read_options(cls.name, NativeOptions, settings.options)
         refused = why_not(bundle, settings)
         if refused is not None:
             raise BackendError(refused)
@@ -71,7 +81,7 @@ class NativeBackend:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
         if domain is not None and bundle.newer is not None:
             _check_newer(bundle, domain, model)
-        threads, spin = settings.threads or available_threads(), bool(settings.options.get("spin", True))
+        threads, spin = settings.threads or available_threads(), options.spin
         packed = model.describe()
         description = {
             "backend": cls.name,
@@ -124,15 +134,12 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
         return f"provider: native has {', '.join(PROVIDERS)}, got {settings.provider!r}"
     if settings.precision not in (there := PRECISIONS["native"]):
         return f"precision: native has {', '.join(there)}, got {settings.precision!r}"
-    for name, value in settings.options.items():
-        if name not in OPTIONS:
-            return f"options: native has {', '.join(OPTIONS)}, got {name!r}"
-        if not isinstance(value, OPTIONS[name]):
-            kind = "true or false" if OPTIONS[name] is bool else "a name"
-            return f"options.{name}: expected {kind}, got {value!r}"
+    lacking = lacks("native", NativeOptions, settings.options)
+    if lacking is not None:
+        return lacking
     if bundle.config.model != "pepnet":
         return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
-    if settings.precision == "int8" and not settings.options.get("unchecked", False):
+    if settings.precision == "int8" and settings.options.get("unchecked", False) is not True:
         return _int8_not_offered(bundle)
     return None
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends import PRECISIONS, Settings
+from pepnet_infer.backends import PRECISIONS, Settings, lacks, read_options
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
+from pepnet_infer.checked import Options
 from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.exits import INSIDE
@@ -29,11 +30,21 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 #: Those that run on a GPU. TensorRT leaves what it does not know to CUDA.
 ON_GPU = ("cuda", "tensorrt")
-OPTIONS = ("spin", "graphs")
 
 #: Rows per run of the graph. Larger batches are cut at multiples of it, so that activations stay bounded
 #: (a wide model holds about 50 kB a row) and the cuts do not depend on who calls.
 CHUNK_ROWS = 4096
+
+
+class OrtOptions(Options, frozen=True):
+    """The backend's own options.
+
+    spin: idle threads spin for lower latency. graphs: launches are recorded once for each bucket of rows; provider cuda
+    only, where None is true.
+    """
+
+    spin: bool = True
+    graphs: bool | None = None
 
 
 class OrtBackend:
@@ -54,12 +65,12 @@ class OrtBackend:
 
     @classmethod
     def load(cls, bundle: Bundle, settings: Settings) -> OrtBackend:
-        """Opens the session. Option `spin` (bool, default true): idle threads spin for lower latency; `graphs` (bool,
-        default true, cuda only): launches are recorded once for each bucket of rows.
+        """Opens the session. Options: `OrtOptions`.
 
-        Raises BackendError for a precision, provider or option that is not there, BundleError for a graph that does
-        not load or has other inputs than the bundle's config.
+        Raises BackendError for a precision or provider that is not there, ConfigError for an option, BundleError for a
+        graph that does not load or has other inputs than the bundle's config.
         """
+        own = read_options(cls.name, OrtOptions, settings.options)
         refused = why_not(settings)
         if refused is not None:
             raise BackendError(refused)
@@ -72,9 +83,8 @@ class OrtBackend:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.enable_mem_pattern = False  # one plan is kept per batch size seen: memory that only grows
         options.log_severity_level = 3
-        spin = bool(settings.options.get("spin", True))
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-        graphs = provider == "cuda" and bool(settings.options.get("graphs", True))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if own.spin else "0")
+        graphs = provider == "cuda" and own.graphs is not False
         on_gpu = provider in ON_GPU
         kept = OrtSession(lambda graph: _open(ort, bundle, graph, options, provider, graphs), bundle.onnx(), on_gpu)
         session = kept.session()
@@ -91,7 +101,7 @@ class OrtBackend:
             "provider": provider,
             "precision": settings.precision,
             "threads": threads,
-            "spin": spin,
+            "spin": own.spin,
             "why": why,
         }
         if on_gpu:
@@ -130,12 +140,7 @@ def why_not(settings: Settings) -> str | None:
         return f"provider: onnxruntime has {', '.join(PROVIDERS)}, got {settings.provider!r}"
     if settings.precision not in (there := PRECISIONS["onnxruntime"]):
         return f"precision: onnxruntime has {', '.join(there)}, got {settings.precision!r}"
-    for name, value in settings.options.items():
-        if name not in OPTIONS:
-            return f"options: onnxruntime has {', '.join(OPTIONS)}, got {name!r}"
-        if not isinstance(value, bool):
-            return f"options.{name}: expected true or false, got {value!r}"
-    return None
+    return lacks("onnxruntime", OrtOptions, settings.options)
 
 
 def no_cuda_because(provider: str = "cuda") -> str | None:
@@ -160,7 +165,7 @@ def _choose_provider(settings: Settings) -> tuple[str, str]:
     problem = no_cuda_because(provider) if provider in ON_GPU else None
     if problem:
         raise BackendError(f"provider: expected {provider}, but {problem}")
-    if "graphs" in settings.options and provider != "cuda":
+    if settings.options.get("graphs") is not None and provider != "cuda":
         raise BackendError(f"options.graphs: only provider cuda has them, got {provider!r}")
     if settings.auto:
         return provider, settings.why

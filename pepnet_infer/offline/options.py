@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pyarrow as pa
+from msgspec import Meta
 
-from pepnet_infer.errors import PepnetError, SchemaError
+from pepnet_infer.checked import Options
+from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import clip, quote
 
 if TYPE_CHECKING:
@@ -22,25 +23,16 @@ BATCH_ROWS = 8192
 _MAX_BATCH_ROWS = 1 << 20
 
 
-@dataclass(frozen=True)
-class Options:
-    """Columns carried through (None: the ids and the domain), what a bad row and a failing store do, rows per batch."""
+class ScoreOptions(Options, frozen=True):
+    """Columns carried through (None: the ids and the domain), what a bad row and a failing store do, rows per batch.
+
+    Raises ConfigError.
+    """
 
     columns: Sequence[str] | Literal["all"] | None = None
     on_bad_row: OnBadRow = "raise"
-    batch_rows: int = BATCH_ROWS
+    batch_rows: Annotated[int, Meta(ge=1, le=_MAX_BATCH_ROWS)] = BATCH_ROWS
     on_fault: OnFault = "raise"
-
-    def __post_init__(self) -> None:
-        if self.on_bad_row not in ("raise", "null"):
-            raise PepnetError(f"on_bad_row: expected 'raise' or 'null', got {quote(self.on_bad_row)}")
-        if self.on_fault not in ("raise", "unfinished", "accept"):
-            raise PepnetError(f"on_fault: expected 'raise', 'unfinished' or 'accept', got {quote(self.on_fault)}")
-        rows = self.batch_rows
-        if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= _MAX_BATCH_ROWS:
-            raise PepnetError(f"batch_rows: expected an integer from 1 to {_MAX_BATCH_ROWS}, got {quote(rows)}")
-        if isinstance(self.columns, str) and self.columns != "all":
-            raise PepnetError(f"columns: expected 'all' or a list of names, got {quote(self.columns)}")
 
     def to_json(self) -> dict[str, object]:
         """Returns what the bytes of the output depend on; not `on_fault`, without whose rows all are the same."""

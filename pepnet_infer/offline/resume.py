@@ -17,7 +17,7 @@ from pepnet_infer.offline.tree import regular
 from pepnet_infer.quoting import clip
 
 if TYPE_CHECKING:
-    from pepnet_infer.offline.options import Options
+    from pepnet_infer.offline.options import ScoreOptions
     from pepnet_infer.offline.source import Source
 
 #: Key of the output file's metadata that holds the request as JSON.
@@ -36,7 +36,7 @@ class Request:
     source: Mapping[str, object]
 
     @classmethod
-    def of(cls, scorer: Mapping[str, Any], options: Options, source: Source, carried: Sequence[str]) -> Request:
+    def of(cls, scorer: Mapping[str, Any], options: ScoreOptions, source: Source, carried: Sequence[str]) -> Request:
         """Returns the request of one input file, but for a hash of its content."""
         return cls(scorer, options.to_json(), source.folders(carried), source.size())
 

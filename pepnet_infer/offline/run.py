@@ -14,7 +14,7 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError, SchemaError, StoreError
 from pepnet_infer.faults import Mask
 from pepnet_infer.features import Features
-from pepnet_infer.offline.options import BATCH_ROWS, OnBadRow, OnFault, Options, output_schema
+from pepnet_infer.offline.options import BATCH_ROWS, OnBadRow, OnFault, ScoreOptions, output_schema
 from pepnet_infer.offline.plan import Job, PathLike, plan
 from pepnet_infer.offline.resume import Request
 from pepnet_infer.offline.sink import Sink, remove_leftovers
@@ -63,7 +63,7 @@ def score_parquet(
     All files are opened and their columns checked before the first row is scored. Raises SchemaError for columns and
     values, PepnetError for files and folders, naming the file and the place in it.
     """
-    options = Options(columns, on_bad_row, batch_rows, on_fault)
+    options = ScoreOptions(columns, on_bad_row, batch_rows, on_fault)
     jobs = plan(inputs, out)
     if isinstance(bundle, Engine):
         return _Run(bundle, options, progress).all(jobs, resume)
@@ -72,7 +72,7 @@ def score_parquet(
 
 
 class _Run:
-    def __init__(self, engine: Engine, options: Options, progress: Progress | None) -> None:
+    def __init__(self, engine: Engine, options: ScoreOptions, progress: Progress | None) -> None:
         self._engine, self._options, self._progress = engine, options, progress
         self._schema = engine.schema
         self._summary = Summary()

@@ -19,7 +19,7 @@ from pepnet_infer import Engine, backends
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends.cuda import CudaBackend
 from pepnet_infer.backends.cuda_library import TILES, VARIABLE, CudaLibrary
-from pepnet_infer.errors import BackendError, SchemaError
+from pepnet_infer.errors import BackendError, ConfigError, SchemaError
 
 Reference = Callable[..., np.ndarray]
 
@@ -204,14 +204,27 @@ def test_an_engine_takes_arrays_of_torch(toy_bundle: Path, toy_batch: Callable[.
     [
         ({"precision": "int8"}, "precision: cuda has fp32, bf16, got 'int8'"),
         ({"provider": "cpu"}, "provider: cuda has cuda, got 'cpu'"),
-        ({"options": {"spin": True}}, "options: cuda has device, graphs, rows, got 'spin'"),
-        ({"options": {"graphs": 1}}, "options.graphs: expected true or false, got 1"),
         ({"options": {"device": 4}}, "options.device: expected 0 to 1, got 4"),
     ],
 )
 def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
         backends.create(checks.Bundle(), "cuda", **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spin": True}, "options: cuda has device, graphs, rows, got 'spin'"),
+        ({"graphs": 1}, "options.graphs: expected true or false, got 1"),
+        ({"device": -1}, "options.device: expected an integer from 0 to 65536, got -1"),
+        ({"rows": "much"}, "options.rows: expected bytes, .*, got 'much'"),
+        ({"rows": 1.5}, "options.rows: expected an integer or text or None, got 1.5"),
+    ],
+)
+def test_options_that_cannot_be_are_config_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        backends.create(checks.Bundle(), "cuda", options=options)  # type: ignore[arg-type]
 
 
 def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

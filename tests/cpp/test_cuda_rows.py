@@ -30,7 +30,7 @@ from pepnet_infer.backends.cuda_rows import (
 )
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cache.config import CacheConfig
-from pepnet_infer.errors import BackendError, SchemaError, StoreError
+from pepnet_infer.errors import BackendError, ConfigError, SchemaError, StoreError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.features import Bag, Features
 from pepnet_infer.ids import MISSING_KEY, Keys, make_keys
@@ -274,7 +274,7 @@ def test_widths_that_are_not_there(library: CudaLibrary, load: Load) -> None:
         DeviceRows(library, {4: 8}, False, 0).drop(5, np.zeros(1, np.uint64))
     with pytest.raises(BackendError, match=r"options\.rows: expected at least about \d+ bytes, got 300"):
         load("300")
-    with pytest.raises(BackendError, match=r"options\.rows: expected bytes, .*, got 'much'"):
+    with pytest.raises(ConfigError, match=r"options\.rows: expected bytes, .*, got 'much'"):
         load("much")
     with pytest.raises(BackendError, match=r"options\.rows: expected rows through a cache on the host, got MmapStore"):
         load("1MiB", cache=None)

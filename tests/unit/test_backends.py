@@ -83,21 +83,36 @@ def test_a_backend_says_what_it_is_and_why(bundle: Bundle) -> None:
         ({"backend": "onnxruntime", "precision": "int8"}, r"^precision: onnxruntime has fp32, got 'int8'"),
         ({"backend": "onnxruntime", "provider": "rocm"}, r"^provider: onnxruntime has cpu, cuda, tensorrt, got 'rocm'"),
         ({"backend": "onnxruntime", "options": {"graphs": True}}, r"^options.graphs: only provider cuda has them, got"),
-        ({"backend": "onnxruntime", "options": {"isa": "avx2"}}, r"^options: onnxruntime has spin, graphs, got 'isa'"),
         (
             {"provider": "rocm"},
             r"native: provider: native has cpu, .*; onnxruntime: provider: onnxruntime has",
         ),
-        ({"backend": "onnxruntime", "options": {"spin": 1}}, r"^options\.spin: expected true or false, got 1"),
-        (
-            {"options": {"spinn": True}},
-            r"native: options: native has .*; onnxruntime: options: onnxruntime has spin",
-        ),
+        ({"options": {"isa": "scalar", "graphs": True}}, r"onnxruntime has spin, graphs, got 'isa'$"),
     ],
 )
 def test_what_is_not_there_is_refused(toy_bundle: Path, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
         Engine.load(toy_bundle, check="sizes", **asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"backend": "onnxruntime", "options": {"isa": "avx2"}}, r"^options: onnxruntime has spin, graphs, got 'isa'"),
+        ({"backend": "onnxruntime", "options": {"spin": 1}}, r"^options\.spin: expected true or false, got 1"),
+        ({"options": {"spinn": True}}, r"^options: native has spin, .*got 'spinn'; options: onnxruntime has spin"),
+        ({"options": {"spin": "yes"}}, r"^options\.spin: expected true or false, got 'yes'"),
+        ({"options": {"graphs": "yes"}}, r"^options\.graphs: expected true or false or None, got 'yes'"),
+        ({"options": {"isa": 2}}, r"^options\.isa: expected text, got 2"),
+        ({"options": 5}, r"^options: expected a mapping"),
+        ({"threads": 0}, r"^threads: expected an integer from 1 to 1024 or None, got 0"),
+        ({"backend": "native", "threads": True}, r"^threads: expected an integer from 1 to 1024 or None, got True"),
+        ({"check": "some"}, r"^check: expected one of full, sizes, got 'some'"),
+    ],
+)
+def test_options_that_cannot_be_are_config_errors(toy_bundle: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Engine.load(toy_bundle, **{"check": "sizes", **asked})
 
 
 @pytest.mark.parametrize("threads", [0, 100_000, 1.5, True])

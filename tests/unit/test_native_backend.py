@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pepnet_infer import BackendError, BundleError, Engine, _kernels, backends
+from pepnet_infer import BackendError, BundleError, ConfigError, Engine, _kernels, backends
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends import Settings, auto, native, ort
 from pepnet_infer.bundle import Bundle
@@ -143,11 +143,7 @@ def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest
     [
         ({"provider": "cuda"}, r"^provider: native has cpu, got 'cuda'$"),
         ({"precision": "fp16"}, r"^precision: native has fp32, bf16, int8, got 'fp16'$"),
-        ({"options": {"spinn": True}}, r"^options: native has spin, isa, unchecked, got 'spinn'$"),
-        ({"options": {"spin": 1}}, r"^options\.spin: expected true or false, got 1$"),
-        ({"options": {"isa": 512}}, r"^options\.isa: expected a name, got 512$"),
         ({"options": {"isa": "sse9"}}, r"isa: expected scalar, avx2, avx512 or amx, got 'sse9'"),
-        ({"options": {"unchecked": "yes"}}, r"^options\.unchecked: expected true or false, got 'yes'$"),
         (
             {"precision": "int8"},
             r"^precision: native has int8 where export measured it, got no native\.int8 in ",
@@ -157,6 +153,20 @@ def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest
 def test_what_native_does_not_have_is_refused(bundle: Bundle, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
         backends.create(with_nothing_measured(bundle), "native", **asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spinn": True}, r"^options: native has spin, isa, unchecked, got 'spinn'$"),
+        ({"spin": 1}, r"^options\.spin: expected true or false, got 1$"),
+        ({"isa": 512}, r"^options\.isa: expected text, got 512$"),
+        ({"unchecked": "yes"}, r"^options\.unchecked: expected true or false, got 'yes'$"),
+    ],
+)
+def test_options_that_cannot_be_are_config_errors(bundle: Bundle, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        backends.create(bundle, "native", options=options)
 
 
 def with_nothing_measured(bundle: Bundle) -> Bundle:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer import Engine, PepnetError, SchemaError, Scores, __version__, score_parquet
+from pepnet_infer import ConfigError, Engine, SchemaError, Scores, __version__, score_parquet
 from pepnet_infer.offline import sink
 
 Make = Callable[..., pa.Table]
@@ -84,7 +84,7 @@ def test_columns_that_cannot_be_carried(engine: Engine, toy_table: Make, tmp_pat
         ),
         (["user_id", "user_id"], SchemaError, r"columns: expected each name once, got 'user_id' twice"),
         ("all", SchemaError, r"column 'score_like': expected none to carry of a score's name"),
-        ("user_id", PepnetError, r"columns: expected 'all' or a list of names, got 'user_id'"),
+        ("user_id", ConfigError, r"columns: expected a list, each text or 'all' or None, got 'user_id'"),
     ):
         with pytest.raises(kind, match=message):
             score_parquet(engine, path, tmp_path / "out", columns=columns)
@@ -94,11 +94,11 @@ def test_columns_that_cannot_be_carried(engine: Engine, toy_table: Make, tmp_pat
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, True, 1 << 21])
 def test_options_are_checked(engine: Engine, tmp_path: Path, rows: Any) -> None:
-    with pytest.raises(PepnetError, match=r"batch_rows: expected an integer from 1 to 1048576, got"):
+    with pytest.raises(ConfigError, match=r"batch_rows: expected an integer from 1 to 1048576, got"):
         score_parquet(engine, tmp_path, tmp_path / "out", batch_rows=rows)
-    with pytest.raises(PepnetError, match="on_bad_row: expected 'raise' or 'null', got 'skip'"):
+    with pytest.raises(ConfigError, match="on_bad_row: expected one of null, raise, got 'skip'"):
         score_parquet(engine, tmp_path, tmp_path / "out", on_bad_row="skip")  # type: ignore[arg-type]
-    with pytest.raises(PepnetError, match="on_fault: expected 'raise', 'unfinished' or 'accept', got 'default'"):
+    with pytest.raises(ConfigError, match="on_fault: expected one of accept, raise, unfinished, got 'default'"):
         score_parquet(engine, tmp_path, tmp_path / "out", on_fault="default")  # type: ignore[arg-type]
 
 
