@@ -52,6 +52,8 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
     the same output, for an output folder inside an input folder, and for an output that a link puts outside of `out`.
     """
     refuse_url(out, "a local folder")
+    if not os.fspath(out):  # a variable that a shell script did not set: `Path` takes it as the working directory
+        raise PepnetError("out: expected a folder for the output, got an empty name; the working directory is '.'")
     out = Path(out)
     if os.path.lexists(out) and not out.is_dir():
         raise PepnetError(f"{out}: expected a folder for the output, got a file")

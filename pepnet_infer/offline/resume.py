@@ -74,8 +74,8 @@ class Request:
         try:
             said = json.loads(text)
             hashed = said["source"]["content"]
-        except (ValueError, KeyError, TypeError):
-            return False  # of another version of ours
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False  # of another version of ours, or of nobody's
         return bool(said == self._json(hashed)) and hashed == content()
 
     def _json(self, content: object) -> dict[str, object]:

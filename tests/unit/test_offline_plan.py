@@ -187,6 +187,12 @@ def test_urls_are_no_paths(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.listdir() == ["data"]
 
 
+def test_an_empty_name_is_no_output_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    with pytest.raises(PepnetError, match=r"out: expected a folder for the output, got an empty name"):
+        plan("in", "")
+
+
 def test_nothing_is_put_outside_of_the_output_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)
     for pattern in ("data/*/../a.parquet", "data/*/../../x.parquet", "data/**/../a.parquet"):

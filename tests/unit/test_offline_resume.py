@@ -157,6 +157,18 @@ def test_files_of_others_are_not_written_over(engine: Engine, folder: Path, toy_
         assert os.listdir(folder / "out") == ["c.parquet"]  # refused before the first row was scored
 
 
+@pytest.mark.parametrize(
+    "said", ["[" * 200_000, "[]", '{"source": 3}', "9" * 5000], ids=["deep", "list", "number", "long"]
+)
+def test_an_output_with_another_request_in_any_form_is_scored_again(engine: Engine, folder: Path, said: str) -> None:
+    run(engine, folder)
+    path = folder / "out" / "b.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"pepnet_infer.request": said}), path)
+    assert run(engine, folder) == (1, ["a.parquet", "c.parquet"])
+    assert pq.read_table(path).equals(table)
+
+
 def test_an_input_that_changes_meanwhile_is_noticed(engine: Engine, folder: Path) -> None:
     def touch(done: int, total: int) -> None:
         if done == 70:
