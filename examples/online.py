@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import structs
 from online_report import Served, compared, plot, table
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
@@ -108,7 +109,7 @@ def read_stream(options: argparse.Namespace) -> tuple[Stream, OnlineTrainer]:
     run = RunConfig.read(options.config)
     source = FewDays(open_source(options.data, options.seed), options.days)
     second = int(np.unique(source.interactions()[source.day_column].to_numpy())[1])
-    settings = replace(run.train, split=Split(test=second), batch=options.batch)
+    settings = structs.replace(run.train, split=Split(test=second), batch=options.batch)
     dataset = build_dataset(source, run.schema, settings)
     trainer = OnlineTrainer(dataset, model_config(run.model, dataset.schema), settings, options.seed)
     return Stream.of(dataset, round(options.every * HOUR_MS)), trainer

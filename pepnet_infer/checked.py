@@ -164,6 +164,8 @@ def _range(info: types.IntType | types.FloatType) -> str:
         words = f" above {info.gt:g}"
     elif info.ge is not None and info.ge > -_LARGEST:
         words = f" from {info.ge:g}"
-    if info.le is not None and info.le < 2**62:
+    if info.lt is not None:
+        words += f" to below {info.lt:g}"
+    elif info.le is not None and info.le < 2**62:
         words += f" to {info.le}" if isinstance(info.le, int) else f" to {info.le:g}"
     return words

@@ -21,8 +21,8 @@ class PepnetError(Exception):
         return _restored, (type(self), self.args), self.__dict__
 
 
-class SchemaError(PepnetError):
-    """A column, a value or a schema does not fit what the model was built for.
+class SchemaError(PepnetError, ValueError):
+    """A column, a value or a schema does not fit what the model was built for. It is a ValueError too.
 
     `column` and `row` (counted from 0 within the batch) are set where the fault has a place, so that a caller who
     reads a file in batches can say where in the file it is.

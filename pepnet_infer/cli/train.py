@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import structs
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pepnet_infer.cli.output import AsJson, emit, progress
@@ -85,7 +86,7 @@ def train(
 
 def _changed(run: RunConfig, model: str | None, seeds: int | None, seed: int | None, epochs: int | None) -> RunConfig:
     """Returns `run` with what the command line says otherwise."""
-    settings = dataclasses.replace(
+    settings = structs.replace(
         run.train,
         seeds=run.train.seeds if seeds is None else seeds,
         seed=run.train.seed if seed is None else seed,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from pepnet_infer.columns import read_columns
 from pepnet_infer.export.data.codes import BagCodes, CodedIds
@@ -74,7 +74,7 @@ def test_inputs_are_the_schemas(toy_schema: FeatureSchema, features: Features, t
 @pytest.mark.parametrize("l2", [0.0, 0.01])
 def test_steps_are_torchs_adagrad(toy_schema: FeatureSchema, features: Features, l2: float) -> None:
     """One torch parameter per table and torch.optim.Adagrad over all its rows, against the touched rows alone."""
-    settings = dataclasses.replace(SETTINGS, l2_embedding=l2, accumulator=0.1)
+    settings = structs.replace(SETTINGS, l2_embedding=l2, accumulator=0.1)
     tables = embeddings(toy_schema, features, settings, min_count=5)
     weights = {name: torch.nn.Parameter(_block(tables, name)) for name in toy_schema.table_by_name}
     optimizer = torch.optim.Adagrad(
@@ -141,7 +141,7 @@ def test_rare_ids_share_and_train_the_default_row(toy_schema: FeatureSchema, fea
 
 
 def test_dropped_ids_train_the_default_row(toy_schema: FeatureSchema, features: Features) -> None:
-    tables = embeddings(toy_schema, features, dataclasses.replace(SETTINGS, id_dropout=0.5))
+    tables = embeddings(toy_schema, features, structs.replace(SETTINGS, id_dropout=0.5))
     rows = np.arange(ROWS)
     default = tables.table("user")[2]
     slot = next(s for s in toy_schema.layout["general"] if s.field.name == "user_id")

@@ -82,3 +82,10 @@ def test_a_pool_of_processes_hands_an_error_back() -> None:
         with pytest.raises(UpdateError, match="s3://") as caught:
             pool.apply_async(open_transport, ("s3://bucket/log",)).get(PATIENCE_S)
         assert caught.value.reason
+
+
+def test_data_that_does_not_fit_is_a_value_error_too() -> None:
+    """As NumPy's and pandas' own: whoever catches that catches ours."""
+    assert issubclass(SchemaError, ValueError)
+    error = SchemaError("column 'x': expected numbers", "x", 3)
+    assert (error.column, error.row) == ("x", 3)

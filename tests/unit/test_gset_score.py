@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pepnet_infer.errors import SchemaError
+from pepnet_infer.errors import ConfigError
 from pepnet_infer.export.gset_score import accumulate, row_weights
 from pepnet_infer.export.train_config import ScoreConfig
 
@@ -66,5 +66,5 @@ def test_no_rows_no_scores() -> None:
 
 
 def test_off_settings_are_refused() -> None:
-    with pytest.raises(SchemaError, match=r"train\.gset: expected 0 < decay <= 1"):
+    with pytest.raises(ConfigError, match=r"decay: expected a number above 0 to 1, got 0"):
         ScoreConfig(decay=0.0)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from msgspec import structs
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.dataset import Dataset, build_dataset
@@ -204,7 +205,7 @@ def test_a_join_that_leaks_or_is_not_there_is_refused(tmp_path: Path, run: RunCo
     schema = dataclasses.replace(run.schema, joins=joins)
     folder = write_csv(tmp_path / "csv", log())
     with pytest.raises(SchemaError, match=message):
-        build_dataset(open_source(f"kuairand:{folder}"), schema, dataclasses.replace(run.train, optional_joins=()))
+        build_dataset(open_source(f"kuairand:{folder}"), schema, structs.replace(run.train, optional_joins=()))
 
 
 def test_an_optional_join_that_is_not_there_is_left_out_and_noted(tmp_path: Path, run: RunConfig) -> None:

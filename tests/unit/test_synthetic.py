@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pepnet_infer.export.data.dataset import build_dataset
 from pepnet_infer.export.data.synthetic import PAGES, RATES, Synthetic, SyntheticConfig, synthetic_run
@@ -54,7 +54,7 @@ def test_the_only_side_table_is_of_items() -> None:
 def gains(effect: float, seeds: range, epochs: int = 5) -> list[float]:
     """Returns per seed the mean AUC over tasks of PEPNet less that of MMoE, on the test day."""
     run = synthetic_run()
-    settings = dataclasses.replace(run.train, refit=False, epochs=epochs)
+    settings = structs.replace(run.train, refit=False, epochs=epochs)
     result = []
     for seed in seeds:
         source = Synthetic(SyntheticConfig(domain_effect=effect, user_effect=effect, seed=seed))

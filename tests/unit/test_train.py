@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from msgspec import structs
 
 from pepnet_infer.assemble import Assembler
 from pepnet_infer.columns import read_columns
@@ -32,7 +33,7 @@ from pepnet_infer.store.mmap import MmapStore
 RUN = synthetic_run()
 SMALL = SyntheticConfig(rows=3000, users=40, items=60, authors=10)
 FLAGS = {"experts": 2, "layers": [16, 8], "towers": [8]}
-SETTINGS = dataclasses.replace(RUN.train, epochs=2, batch=256, min_positives=20, min_count=3)
+SETTINGS = structs.replace(RUN.train, epochs=2, batch=256, min_positives=20, min_count=3)
 
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -59,7 +60,7 @@ def same(a: Trained, b: Trained) -> bool:
 
 def test_it_learns_a_tiny_set_by_heart() -> None:
     config = SyntheticConfig(rows=300, users=150, items=150, authors=40)
-    settings = dataclasses.replace(SETTINGS, split=Split(test=5), epochs=60, batch=64, min_count=1, id_dropout=0.0)
+    settings = structs.replace(SETTINGS, split=Split(test=5), epochs=60, batch=64, min_count=1, id_dropout=0.0)
     tiny = build_dataset(Synthetic(config), RUN.schema, settings)
     trained = run(tiny, settings)
     inputs = trained.embeddings.inputs(tiny.train)
@@ -84,22 +85,22 @@ def test_the_validation_day_says_when_to_stop(
 ) -> None:
     values = iter([0.6, 0.7, 0.65, 0.7, 0.8])
     monkeypatch.setattr(training, "selection_metric", lambda *_: next(values))
-    settings = dataclasses.replace(SETTINGS, epochs=5, patience=patience, refit=False)
+    settings = structs.replace(SETTINGS, epochs=5, patience=patience, refit=False)
     stopped = run(data, settings)
     assert len(stopped.result.history) == seen
     assert stopped.result.epochs == best
     # the weights are those of the best epoch, not of the last
     rising = iter(range(9))
     monkeypatch.setattr(training, "selection_metric", lambda *_: next(rising))
-    assert same(stopped, run(data, dataclasses.replace(settings, epochs=best)))
+    assert same(stopped, run(data, structs.replace(settings, epochs=best)))
 
 
 def test_refit_is_a_training_on_all_days_before_the_test(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.6, 0.7, 0.5])
     monkeypatch.setattr(training, "selection_metric", lambda *_: next(values))
-    refitted = run(data, dataclasses.replace(SETTINGS, epochs=5))
+    refitted = run(data, structs.replace(SETTINGS, epochs=5))
     assert refitted.result.epochs == 2
-    plain = dataclasses.replace(SETTINGS, split=Split(test=5), epochs=2)
+    plain = structs.replace(SETTINGS, split=Split(test=5), epochs=2)
     everything = build_dataset(Synthetic(SMALL), RUN.schema, plain)
     assert len(everything.fit) == len(data.train)
     assert same(refitted, run(everything, plain))
@@ -135,7 +136,7 @@ def test_nothing_of_the_test_days_touches_training(data: Dataset) -> None:
 
 def test_what_is_served_is_what_was_trained(data: Dataset, tmp_path: Path) -> None:
     """Raw rows → encode → store → assembler → network, from the saved checkpoint alone."""
-    trained = run(data, dataclasses.replace(SETTINGS, min_count=40))
+    trained = run(data, structs.replace(SETTINGS, min_count=40))
     to_checkpoint(data, trained, SETTINGS.gset, {"seed": 0}).save(tmp_path / "ckpt", reports={"report.json": b"{}"})
     saved = Checkpoint.load(tmp_path / "ckpt")
     paths = {t.name: tmp_path / "ckpt" / "tables" / f"{t.name}.safetensors" for t in saved.schema.tables}
@@ -173,7 +174,7 @@ def test_a_loss_that_is_no_number_ends_training(data: Dataset) -> None:
         np.errstate(all="ignore"),
         pytest.raises(PepnetError, match=r"choose, epoch 1: expected a finite loss, got nan: lower the learning rates"),
     ):
-        run(data, dataclasses.replace(SETTINGS, lr_dense=1e20, lr_embedding=1e20))
+        run(data, structs.replace(SETTINGS, lr_dense=1e20, lr_embedding=1e20))
 
 
 def test_a_validation_day_without_positives_is_refused(data: Dataset) -> None:
@@ -181,11 +182,11 @@ def test_a_validation_day_without_positives_is_refused(data: Dataset) -> None:
     labels[data.validation, 0] = 0.0
     blank = dataclasses.replace(data, labels=labels)
     with pytest.raises(SchemaError, match="expected positives and negatives of task 'click', got one of them only"):
-        run(blank, dataclasses.replace(SETTINGS, select_by=("click",)))
+        run(blank, structs.replace(SETTINGS, select_by=("click",)))
 
 
 def test_days_without_rows_are_refused() -> None:
-    settings = dataclasses.replace(SETTINGS, split=Split(validation=4, test=99))
+    settings = structs.replace(SETTINGS, split=Split(validation=4, test=99))
     with pytest.raises(SchemaError, match=r"expected rows to test on, got days 0 to 5"):
         build_dataset(Synthetic(SMALL), RUN.schema, settings)
 
@@ -198,7 +199,7 @@ def test_compare_trains_every_model_on_every_seed(data: Dataset) -> None:
         return lambda *_: None
 
     configs = variants(FLAGS, data, compare=True)
-    settings = dataclasses.replace(SETTINGS, epochs=1, seeds=2, seed=5, refit=False)
+    settings = structs.replace(SETTINGS, epochs=1, seeds=2, seed=5, refit=False)
     outcomes, kept = train_all(data, configs, settings, begin)
     names = ["pepnet", "pepnet w/o EPNet", "pepnet w/o PPNet", "deepfm", "dcnv2", "shared_bottom", "mmoe", "ple"]
     assert [o.name for o in outcomes] == names
@@ -211,7 +212,7 @@ def test_compare_trains_every_model_on_every_seed(data: Dataset) -> None:
 
 
 def test_cells_are_per_domain_and_say_what_is_not_stable(data: Dataset) -> None:
-    settings = dataclasses.replace(SETTINGS, epochs=1, seeds=1, refit=False, min_positives=40)
+    settings = structs.replace(SETTINGS, epochs=1, seeds=1, refit=False, min_positives=40)
     (outcome,), kept = train_all(data, variants(FLAGS, data, compare=False), settings, lambda *_: lambda *_: None)
     pages = data.log["page"].to_numpy()[data.test]
     for cell in outcome.cells:

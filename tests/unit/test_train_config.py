@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pepnet_infer.errors import SchemaError
+from pepnet_infer.errors import ConfigError, SchemaError
 from pepnet_infer.export.train_config import RunConfig, Split, TrainConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -38,21 +38,24 @@ def sections() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epoch": 3}, r"train: unknown key 'epoch'; known: split, epochs, "),
-        ({"epochs": 0}, r"train\.epochs: expected at least 1, got 0"),
-        ({"epochs": "3"}, r"train\.epochs: expected int, got '3'"),
-        ({"epochs": True}, r"train\.epochs: expected int, got True"),
-        ({"refit": 1}, r"train\.refit: expected bool, got 1"),
-        ({"lr_dense": -1.0}, r"train\.lr_dense: expected more than 0, got -1\.0"),
-        ({"lr_dense": float("nan")}, r"train\.lr_dense: expected float, got nan"),
-        ({"dropout": 1.0}, r"train\.dropout: expected 0 <= share < 1, got 1\.0"),
-        ({"split": {"validation": 6, "test": 5}}, r"train\.split: expected first < validation < test, got \[6, 5\]"),
-        ({"split": {"validation": 4}}, r"train\.split: missing key 'test'"),
-        ({"split": {"test": 5, "train": 1}}, r"train\.split: unknown key 'train'"),
+        ({"epoch": 3}, r"train: unknown key 'epoch'"),
+        ({"epochs": 0}, r"train: epochs: expected int >= 1, got 0"),
+        ({"epochs": "3"}, r"train: epochs: expected int, got '3'"),
+        ({"epochs": True}, r"train: epochs: expected int, got True"),
+        ({"refit": 1}, r"train: refit: expected bool, got 1"),
+        ({"lr_dense": -1.0}, r"train: lr_dense: expected number > 0.0, got -1\.0"),
+        ({"lr_dense": float("nan")}, r"train: lr_dense: expected number .*, got nan"),
+        ({"dropout": 1.0}, r"train: dropout: expected number < 1.0, got 1\.0"),
+        (
+            {"split": {"validation": 6, "test": 5}},
+            r"train: split: expected first < validation < test, got .*6",
+        ),
+        ({"split": {"validation": 4}}, r"train: split: missing key 'test'"),
+        ({"split": {"test": 5, "train": 1}}, r"train: split: unknown key 'train'"),
         ({"select_by": ["clicks"]}, r"train: expected tasks of click, .*, got 'clicks'"),
-        ({"select_by": "click"}, r"train\.select_by: expected tuple\[str, \.\.\.\], got 'click'"),
+        ({"select_by": "click"}, r"train: select_by: expected a list, got 'click'"),
         ({"loss_weights": {"clicks": 2.0}}, r"train: expected tasks of click, .*, got 'clicks'"),
-        ({"gset": {"decay": 2.0}}, r"train\.gset: expected 0 < decay <= 1"),
+        ({"gset": {"decay": 2.0}}, r"train: gset.decay: expected number <= 1.0, got 2\.0"),
         ({"gset": {"positive": "buy"}}, r"train: expected tasks of click, .*, got 'buy'"),
         ({"optional_joins": ["users"]}, r"train\.optional_joins: expected joins of items, got 'users'"),
     ],
@@ -60,25 +63,25 @@ def sections() -> dict[str, Any]:
 def test_what_is_off_in_the_train_section_is_named(changes: dict[str, Any], message: str) -> None:
     data = sections()
     data["train"] |= changes
-    with pytest.raises(SchemaError, match=message):
+    with pytest.raises(ConfigError, match=message):
         RunConfig.from_json(data)
 
 
 def test_sections_and_widths() -> None:
     data = sections()
-    with pytest.raises(SchemaError, match=r"config: expected the sections schema, model and train, got schema, model"):
+    with pytest.raises(ConfigError, match=r"config: expected the sections schema, model and train, got schema, model"):
         RunConfig.from_json({k: v for k, v in data.items() if k != "train"})
     with pytest.raises(SchemaError, match=r"model\.inputs: expected none \(they come from the schema\)"):
         RunConfig.from_json(data | {"model": data["model"] | {"inputs": {"general": 3}}})
     with pytest.raises(SchemaError, match=r"config: unknown key 'layer'"):
         RunConfig.from_json(data | {"model": data["model"] | {"layer": [3]}})
-    with pytest.raises(SchemaError, match=r"train: missing key 'split'"):
+    with pytest.raises(ConfigError, match=r"train: missing key 'split'"):
         RunConfig.from_json(data | {"train": {"epochs": 1}})
 
 
 def test_files_that_are_no_config(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match=r"config .*nowhere\.yaml: expected a yaml file, got .*No such file"):
+    with pytest.raises(ConfigError, match=r"config .*nowhere\.yaml: expected a yaml file, got .*No such file"):
         RunConfig.read(tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("train: [1, 2")
-    with pytest.raises(SchemaError, match=r"bad\.yaml: expected yaml, got while parsing"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml: expected yaml, got while parsing"):
         RunConfig.read(tmp_path / "bad.yaml")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pepnet_infer.export.compare import train_all, variants
 from pepnet_infer.export.data.dataset import build_dataset
@@ -31,7 +31,7 @@ def run() -> RunConfig:
 
 def test_two_days_are_enough_for_a_sane_auc(run: RunConfig) -> None:
     split = Split(first=20220503, validation=20220505, test=20220506)
-    settings = dataclasses.replace(run.train, split=split, epochs=1, refit=False)
+    settings = structs.replace(run.train, split=split, epochs=1, refit=False)
     data = build_dataset(open_source(f"kuairand:{FOLDER}"), run.schema, settings)
     assert (len(data.fit), len(data.validation), len(data.test)) == (35_807, 13_103, 42_485)
     trained = train(data, model_config(run.model, data.schema), settings, seed=0)
