@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_whole_files_only(
     assert pq.read_table(full_disk / "out" / "a.parquet").num_rows == 100
 
 
-@pytest.mark.parametrize("step", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
 def test_an_error_at_any_step_of_writing_leaves_nothing(
     engine: Engine, toy_table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
