@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from pepnet_infer import forks
+from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.schema import TableSpec
 from pepnet_infer.storage.local_path import refuse_url
 from pepnet_infer.store import Fetched, Rows
 from pepnet_infer.store.fill import CHUNK, fill_from
-from pepnet_infer.store.lmdb_env import LmdbEnv, Options
+from pepnet_infer.store.lmdb_env import LmdbEnv, OpenOptions
 from pepnet_infer.store.record import (
     REMEMBER,
-    ROW_DTYPES,
+    Remember,
     RowDtype,
     decode,
     encode_deletions,
@@ -66,10 +68,10 @@ class LmdbStore:
         to begin with: it is doubled when it is full. `durable`: whether a write is on the disk when it returns;
         without, a crash of the machine (not of a process) can cost the file. `max_readers`: read transactions at a
         time, of all processes. `remember`: seconds for which deletions and expired rows keep their version.
-        Raises StoreError.
+        Raises StoreError, ConfigError for an option.
         """
-        if dtype not in ROW_DTYPES:
-            raise StoreError(f"dtype: expected one of {', '.join(ROW_DTYPES)}, got {dtype!r}")
+        check_option("dtype", dtype, RowDtype)
+        check_option("remember", remember, Remember)
         try:
             import lmdb
         except ImportError as error:
@@ -79,14 +81,14 @@ class LmdbStore:
         self.damaged = 0  # values read that were damaged, and so not found
         self._remember, self._clock = remember, clock
         self._counting = threading.Lock()
-        options = Options(self.path, readonly, map_bytes, durable, max_readers)
-        self._env = LmdbEnv(lmdb, options, (_ROWS, _DEFAULTS))
+        options = OpenOptions(readonly, map_bytes, durable, max_readers)
+        self._env = LmdbEnv(lmdb, self.path, options, (_ROWS, _DEFAULTS))
         forks.register(forks.Stage.STORES, child=self._reset_after_fork)
 
     def __reduce__(self) -> tuple[object, ...]:
         """A store pickles as what it was opened with: who unpickles it, in a process of its own, opens it."""
-        given = {**vars(self._env.options), "dtype": self.dtype, "remember": self._remember, "clock": self._clock}
-        return _opened, (given,)
+        given = {**structs.asdict(self._env.options), "dtype": self.dtype, "remember": self._remember}
+        return _opened, ({**given, "path": self.path, "clock": self._clock},)
 
     def get_many(self, keys: Keys, dim: int) -> Fetched:
         """Returns what is there of `keys` [N], as of one moment; see `Store.get_many`.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from msgspec import Meta
 
 from pepnet_infer import forks
 from pepnet_infer._kernels import AloneGate, Gate
+from pepnet_infer.checked import Options, Several
 from pepnet_infer.errors import StoreError
 from pepnet_infer.store.lmdb_file import check_file
 
@@ -21,15 +23,13 @@ _Result = TypeVar("_Result")
 _TRIES = 3  # to get a reader slot: another thread may take the one that was freed
 
 
-@dataclass(frozen=True)
-class Options:
+class OpenOptions(Options, frozen=True):
     """How the file is opened; see `LmdbStore`."""
 
-    path: Path
     readonly: bool
-    map_bytes: int
+    map_bytes: Several
     durable: bool
-    max_readers: int
+    max_readers: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
 class LmdbEnv:
@@ -40,8 +40,8 @@ class LmdbEnv:
     not see, or one from inside a transaction, leaves the child an environment that it may not touch: it is told so.
     """
 
-    def __init__(self, module: Any, options: Options, names: tuple[bytes, ...]) -> None:
-        self._lmdb, self.options, self._names = module, options, names
+    def __init__(self, module: Any, path: Path, options: OpenOptions, names: tuple[bytes, ...]) -> None:
+        self._lmdb, self.path, self.options, self._names = module, path, options, names
         self._gate, self._opening, self._process = Gate(), Gate(), os.getpid()
         self._forking: AloneGate | None = None  # held by a fork that is under way
         self._env: lmdb.Environment | None = None
@@ -92,12 +92,12 @@ class LmdbEnv:
         """
         if self._inherited or os.getpid() != self._process:
             raise StoreError(
-                f"{self.options.path}: expected the process that opened the store, got one forked from it, which may "
+                f"{self.path}: expected the process that opened the store, got one forked from it, which may "
                 "not use it: open a store in the child"
             )
         with self._gate.shared(), self._errors():
             if self._closed:
-                raise StoreError(f"{self.options.path}: expected an open store, got one that was closed")
+                raise StoreError(f"{self.path}: expected an open store, got one that was closed")
             if self._env is None:
                 with self._opening.alone():
                     if self._env is None:
@@ -119,7 +119,7 @@ class LmdbEnv:
 
     def _open(self) -> None:
         options = self.options
-        check_file(options.path / "data.mdb")
+        check_file(self.path / "data.mdb")
         try:
             env = self._environment(options.readonly)
         except self._lmdb.ReadersFullError as error:
@@ -147,7 +147,7 @@ class LmdbEnv:
     def _environment(self, readonly: bool) -> lmdb.Environment:
         options = self.options
         opened: lmdb.Environment = self._lmdb.open(
-            str(options.path),
+            str(self.path),
             map_size=self._map_bytes,
             max_dbs=len(self._names),
             max_readers=options.max_readers,
@@ -162,7 +162,7 @@ class LmdbEnv:
 
     def _no_slot(self) -> str:
         return (
-            f"{self.options.path}: expected a free reader slot, got all of them taken by processes that run: give "
+            f"{self.path}: expected a free reader slot, got all of them taken by processes that run: give "
             "max_readers more than there are reading processes and threads, in the process that opens the file first"
         )
 
@@ -204,7 +204,7 @@ class LmdbEnv:
         except (self._lmdb.MapFullError, self._lmdb.MapResizedError, self._lmdb.ReadersFullError):
             raise
         except (self._lmdb.Error, OSError) as error:
-            raise StoreError(f"{self.options.path}: expected an LMDB store that works, got: {error}") from error
+            raise StoreError(f"{self.path}: expected an LMDB store that works, got: {error}") from error
 
 
 def _within(

@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from pepnet_infer import forks
 from pepnet_infer._kernels import gather
+from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import ID_BITS, Keys
 from pepnet_infer.store import Fetched, Rows
 from pepnet_infer.store.key_slots import KeySlots, grown
-from pepnet_infer.store.record import REMEMBER
+from pepnet_infer.store.record import REMEMBER, Remember
 from pepnet_infer.store.write_batch import Positions, WriteBatch, check_deletion, check_keys, checked_batch, rounds
 
 # What is known of a key, by slot: on one line, for it is read at random.
@@ -36,7 +37,7 @@ class MemoryStore:
 
     def __init__(self, *, remember: float = REMEMBER, clock: Callable[[], float] = time.time) -> None:
         """`remember`: seconds for which deletions and expired rows keep their version; `clock`: Unix seconds."""
-        self._remember, self._clock = remember, clock
+        self._remember, self._clock = check_option("remember", remember, Remember), clock
         self._lock = threading.Lock()
         self._slots = KeySlots()
         self._known = np.empty(0, _KNOWN)  # by slot

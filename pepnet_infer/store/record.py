@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
@@ -32,6 +33,8 @@ ROW_DTYPES: tuple[RowDtype, ...] = ("float32", "float16", "bfloat16")
 
 #: Seconds for which a deletion or an expired row is remembered, unless a store is told otherwise.
 REMEMBER = 7 * 86400.0
+#: Seconds, any number of them.
+Remember = Annotated[float, Meta(ge=0)]
 
 FORMAT = 1
 HEADER = np.dtype(

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from pepnet_infer import forks
 from pepnet_infer._kernels import Gate
+from pepnet_infer.checked import NotNegative, Options, Positive, Several
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched, Rows
-from pepnet_infer.store.record import HEADER, REMEMBER, ROW_DTYPES, RowDtype, decode, encode_deletions, encode_rows
+from pepnet_infer.store.record import HEADER, REMEMBER, Remember, RowDtype, decode, encode_deletions, encode_rows
 from pepnet_infer.store.write_batch import check_deletion, check_keys, checked_batch
 
 try:
@@ -65,6 +67,19 @@ return 1
 _WRITE_SHA = hashlib.sha1(_WRITE.encode()).hexdigest()
 
 
+class RedisOptions(Options, frozen=True):
+    """What `RedisStore` is opened with, but for the client and the clock."""
+
+    cluster: bool
+    prefix: str
+    dtype: RowDtype
+    connect_timeout: Positive
+    timeout: Positive
+    pause: NotNegative
+    chunk: Several
+    remember: Remember
+
+
 class RedisStore:
     """A `WritableStore`. Any thread may call at any time, and any number of machines.
 
@@ -92,12 +107,10 @@ class RedisStore:
         `connect_timeout`, `timeout`: seconds that a server may take, with a URL; what fails is not tried again, but for
         a connection found closed. `pause`: seconds for which nobody asks after no server was reached; then one caller
         tries. `dtype`: of rows that are written. `chunk`: keys in a command. `remember`: seconds for which deletions
-        and expired rows keep their version. Raises StoreError; a single server is not asked yet, a cluster is.
+        and expired rows keep their version. Raises StoreError, ConfigError for an option; a single server is not asked
+        yet, a cluster is.
         """
-        if dtype not in ROW_DTYPES:
-            raise StoreError(f"dtype: expected one of {', '.join(ROW_DTYPES)}, got {dtype!r}")
-        if chunk < 1:
-            raise StoreError(f"chunk: expected 1 or more, got {chunk}")
+        options = RedisOptions(cluster, prefix, dtype, connect_timeout, timeout, pause, chunk, remember)
         self.dtype = dtype
         self.damaged = 0  # values read that were damaged, and so not found
         self._chunk, self._remember, self._clock = chunk, remember, clock
@@ -106,18 +119,7 @@ class RedisStore:
         self._reason = ""  # why no server was reached
         self._tls = isinstance(client, str) and client.startswith("rediss:")
         self._owned = isinstance(client, str)
-        self._given: dict[str, Any] = {
-            "client": client,
-            "cluster": cluster,
-            "prefix": prefix,
-            "dtype": dtype,
-            "connect_timeout": connect_timeout,
-            "timeout": timeout,
-            "pause": pause,
-            "chunk": chunk,
-            "remember": remember,
-            "clock": clock,
-        }
+        self._given: dict[str, Any] = {"client": client, **structs.asdict(options), "clock": clock}
         self._opened: OneNode | ClusterNodes | None = self._connect()
         forks.register(forks.Stage.STORES, child=self._reset_after_fork)
 

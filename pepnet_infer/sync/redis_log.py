@@ -12,10 +12,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
+
+from msgspec import Meta
 
 from pepnet_infer import forks
-from pepnet_infer.errors import UpdateError
-from pepnet_infer.quoting import clip
+from pepnet_infer.checked import check_option
+from pepnet_infer.errors import ConfigError, UpdateError
+from pepnet_infer.quoting import clip, quote
 from pepnet_infer.sync.delta import DeltaHead
 from pepnet_infer.sync.redis_entry import CHUNK, MOST_BYTES
 from pepnet_infer.sync.redis_scripts import ACKNOWLEDGE, BEGIN, FORGET, LOOK, READ, TRIM
@@ -86,14 +90,15 @@ class RedisLog:
     ) -> None:
         """create: begins a log, if there is none, for followers that are there before their publisher.
 
-        `timeout_s`: how long a server may take for one answer. Raises UpdateError; without `create` no server is asked
-        yet.
+        `timeout_s`: how long a server may take for one answer. Raises UpdateError, ConfigError for an option; without
+        `create` no server is asked yet.
         """
-        if _NAME.fullmatch(name) is None:
-            raise UpdateError("transport", f"name: expected letters, digits, dots and dashes, got {name[:100]!r}")
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            raise ConfigError(f"name: expected letters, digits, dots and dashes, got {quote(name)}")
+        check_option("create", create, bool)
+        check_option("cluster", cluster, bool)
         for option, seconds in (("timeout_s", timeout_s), ("patience_s", patience_s)):
-            if not 0 < seconds < 86400:
-                raise UpdateError("transport", f"{option}: expected seconds above 0 and below a day, got {seconds}")
+            check_option(option, seconds, Annotated[float, Meta(gt=0, le=86400)])
         self._server = RedisServer(url, cluster, timeout_s, patience_s)
         self._block_s = min(_BLOCK_S, timeout_s / 2)
         self._spool = Spool(Path(os.path.abspath(spool)))

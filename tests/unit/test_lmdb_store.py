@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer.bundle import Bundle
-from pepnet_infer.errors import BundleError, StoreError
+from pepnet_infer.errors import BundleError, ConfigError, StoreError
 from pepnet_infer.ids import ID_BITS
 from pepnet_infer.store.lmdb import LmdbStore
 from pepnet_infer.store.mmap import MmapStore
@@ -123,8 +123,15 @@ def test_a_closed_or_missing_store_is_an_error(path: Path, store: LmdbStore, tmp
     (tmp_path / "junk" / "data.mdb").write_bytes(b"no LMDB file" * 1000)
     with pytest.raises(StoreError, match=r"junk: expected an LMDB store that works, got: .*not an LMDB file"):
         LmdbStore(tmp_path / "junk")
-    with pytest.raises(StoreError, match="dtype: expected one of float32, float16, bfloat16, got 'int8'"):
-        LmdbStore(path, dtype="int8")  # type: ignore[arg-type]
+    for options, said in (
+        ({"dtype": "int8"}, "dtype: expected one of bfloat16, float16, float32, got 'int8'"),
+        ({"map_bytes": 0}, "map_bytes: expected an integer from 1, got 0"),
+        ({"durable": 1}, "durable: expected true or false, got 1"),
+        ({"max_readers": "many"}, "max_readers: expected an integer from 1 to 1048576, got 'many'"),
+        ({"remember": -1.0}, "remember: expected a number from 0, got -1.0"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            LmdbStore(path, **options)  # type: ignore[arg-type]
 
 
 def test_a_damaged_value_costs_its_row_alone_and_is_replaced_by_the_next_update(path: Path, store: LmdbStore) -> None:

@@ -16,7 +16,7 @@ from redis import Redis
 from redis.cluster import RedisCluster
 
 from pepnet_infer import CacheConfig, Engine
-from pepnet_infer.errors import StoreError
+from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.store.redis import BUCKETS, RedisStore
 
 DIM = 4
@@ -119,10 +119,12 @@ def test_widths_are_compared_on_the_server(client: Redis) -> None:
 def test_a_client_that_decodes_is_refused(redis_server: Any) -> None:
     with pytest.raises(StoreError, match="client: expected one that returns bytes, got decode_responses=True"):
         RedisStore(Redis.from_url(redis_server.url, decode_responses=True))
-    with pytest.raises(StoreError, match="chunk: expected 1 or more, got 0"):
+    with pytest.raises(ConfigError, match="chunk: expected an integer from 1, got 0"):
         RedisStore(redis_server.url, chunk=0)
-    with pytest.raises(StoreError, match="dtype: expected one of float32, float16, bfloat16, got 'int8'"):
+    with pytest.raises(ConfigError, match="dtype: expected one of bfloat16, float16, float32, got 'int8'"):
         RedisStore(redis_server.url, dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="timeout: expected a number above 0, got nan"):
+        RedisStore(redis_server.url, timeout=float("nan"))
     with pytest.raises(StoreError, match=r"redis: expected a server to connect to, got .*scheme"):
         RedisStore("not a url")
 

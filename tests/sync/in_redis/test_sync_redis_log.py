@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 from redis_logs import NAMES, Delta, keys, versions
 
-from pepnet_infer.errors import UpdateError
+from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.sync import redis_entry
 from pepnet_infer.sync.delta import read_head
 from pepnet_infer.sync.redis_log import RedisLog
@@ -227,10 +227,10 @@ def test_positions_of_other_logs_are_refused(log: RedisLog, position: str) -> No
 
 
 def test_options_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(UpdateError, match="name: expected letters"):
+    with pytest.raises(ConfigError, match="name: expected letters"):
         RedisLog("redis://127.0.0.1:1/0", "a}b", spool=tmp_path)
     for options in ({"timeout_s": 0.0}, {"patience_s": float("nan")}):
-        with pytest.raises(UpdateError, match="_s: expected seconds above 0 and below a day"):
+        with pytest.raises(ConfigError, match="_s: expected a number above 0 to 86400, got"):
             RedisLog("redis://127.0.0.1:1/0", spool=tmp_path, **options)
     with pytest.raises(UpdateError, match="redis: expected a URL"):
         RedisLog("http://127.0.0.1:1/0", spool=tmp_path)
