@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pepnet_infer.bench.cache_speed_threads import Load, Updates, p99_ratio, rat
 from pepnet_infer.bench.cache_speed_visible import visibility
 from pepnet_infer.bench.latency import Plan
 from pepnet_infer.bench.report import Result
+from pepnet_infer.checked import Options, Positive, Several
 from pepnet_infer.errors import PepnetError
 
 #: Rounds of slices with threads, and seconds a slice.
@@ -31,20 +32,21 @@ MISS_ROWS = 1_000_000
 MEMORY_A_TABLE = 8
 
 
-@dataclass(frozen=True)
-class Options:
+class CacheSpeedOptions(Options, frozen=True):
     """What the command was asked for."""
 
     peers: Path
-    tables_mb: Sequence[int] = (64, 800)
-    rows: int = 20480
-    dim: int = 40
-    plan: Plan = field(default_factory=Plan)
-    slice_s: float = SLICE_S
+    tables_mb: Sequence[Several] = (64, 800)
+    rows: Several = 20480
+    dim: Several = 40
+    plan: Plan = Plan()
+    slice_s: Positive = SLICE_S
     seed: int = 0
 
 
-def measure_cache_speed(command: str, options: Options, say: Callable[[str], None] = lambda _: None) -> Result:
+def measure_cache_speed(
+    command: str, options: CacheSpeedOptions, say: Callable[[str], None] = lambda _: None
+) -> Result:
     """Measures everything `bench cache-speed` reports. Raises PepnetError for a wrong library or too little memory."""
     library = PeerLibrary(options.peers)
     _check_memory(max(options.tables_mb))
@@ -90,7 +92,7 @@ def _lookup_claims(lookups: dict[str, Any], stage: Stage) -> list[Claim]:
 
 
 def _with_threads(
-    stage: Stage, policy: str, fastest: Gather, options: Options, say: Callable[[str], None]
+    stage: Stage, policy: str, fastest: Gather, options: CacheSpeedOptions, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[Claim]]:
     """One and two readers, with and without a writer, the writer alone, and the floor's readers for comparison."""
     filled, workload = stage.caches[policy], stage.workload

@@ -35,6 +35,8 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.checked import Count, NotNegative, Options, Several
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -43,15 +45,14 @@ _LOOK_EVERY_S = 0.001
 _QUIET_LOOKS = 3
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Options, frozen=True):
     """How long to measure: at least `runs` timed calls each, and further rounds until `seconds` have passed."""
 
-    runs: int = 30
-    seconds: float = 0.0
-    warm_calls: int = 1  # untimed calls at the start of each turn, at least
-    warm_s: float = 0.02  # and at least for so long
-    settle_s: float = 0.5  # longest wait for other pools to fall asleep; KMP_BLOCKTIME is 0.2 s unless set
+    runs: Several = 30
+    seconds: NotNegative = 0.0
+    warm_calls: Count = 1  # untimed calls at the start of each turn, at least
+    warm_s: NotNegative = 0.02  # and at least for so long
+    settle_s: NotNegative = 0.5  # longest wait for other pools to fall asleep; KMP_BLOCKTIME is 0.2 s unless set
 
 
 @dataclass
@@ -88,10 +89,10 @@ def interleave(
 
     `check(name, i, output)` gets what `name` made of `inputs[i]`. A contender of which anything raises is taken out
     of all rounds and listed in `failed`. `on_round(r)` is called before each round. Raises ValueError without
-    contenders, inputs or runs.
+    contenders or inputs.
     """
-    if not calls or not inputs or plan.runs < 1:
-        raise ValueError(f"expected calls, inputs and runs, got {len(calls)}, {len(inputs)} and {plan.runs}")
+    if not calls or not inputs:
+        raise ValueError(f"expected calls and inputs, got {len(calls)} and {len(inputs)}")
     names = list(calls)
     square = williams_square(len(names))
     timings = {name: Timings() for name in names}

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from pepnet_infer.bench import limits, machine
 from pepnet_infer.bench.compare import compare
 from pepnet_infer.bench.end_to_end import end_to_end, one_request
@@ -88,7 +90,7 @@ def measure_latency(
             "weights": weights,
             "threads": options.threads,
             "baseline": options.baseline,
-            "plan": dataclasses.asdict(plan),
+            "plan": structs.asdict(plan),
             "seed": options.seed,
             "rotating_rows": rows,
             "rotating_bytes": rows * row_bytes(widths),

@@ -11,14 +11,15 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from threading import enumerate as all_threads
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, structs
 
 from pepnet_infer import Engine
 from pepnet_infer.bench import machine
@@ -28,6 +29,8 @@ from pepnet_infer.bench.report import Result
 from pepnet_infer.bench.sync_publisher import Order, Published, Publisher, Publishing, Times, log_path
 from pepnet_infer.bench.sync_scoring import Scorers, Watch
 from pepnet_infer.bench.workloads import Traffic
+from pepnet_infer.cache.config import Policy
+from pepnet_infer.checked import Count, NotNegative, Options, Positive, Several
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
@@ -41,19 +44,18 @@ P99, VISIBLE_S = 1.2, 1.0
 _PATIENCE_S = 30.0
 
 
-@dataclass(frozen=True)
-class Options:
+class SyncOptions(Options, frozen=True):
     """What the command was asked for."""
 
-    rows_per_s: int = 100_000
-    delta_s: float = 0.25
-    dense_every: int = 20
-    threads: int = 2
-    seconds: float = 30.0
-    batch: int = 256
-    load: float = 1.0
-    share: float = FollowConfig().share
-    policy: str = "gset"
+    rows_per_s: Several = 100_000
+    delta_s: Positive = 0.25
+    dense_every: Count = 20
+    threads: Several = 2
+    seconds: Positive = 30.0
+    batch: Several = 256
+    load: NotNegative = 1.0
+    share: Annotated[float, Meta(gt=0, le=1)] = FollowConfig().share
+    policy: Policy = "gset"
     seed: int = 0
 
 
@@ -128,13 +130,13 @@ class _Run:
 
 
 def measure_sync(
-    bundle: Path, name: str, command: str, options: Options, say: Callable[[str], None] = lambda _: None
+    bundle: Path, name: str, command: str, options: SyncOptions, say: Callable[[str], None] = lambda _: None
 ) -> Result:
     """Measures everything `bench sync` reports. Raises PepnetError for a bundle with too few rows for a delta."""
     from pepnet_infer.cache.config import CacheConfig
 
     facts = machine.facts()
-    cache = CacheConfig(policy=options.policy)  # type: ignore[arg-type]
+    cache = CacheConfig(policy=options.policy)
     with tempfile.TemporaryDirectory(prefix="pepnet-bench-sync-") as folder:
         given = Publishing(
             bundle.resolve(),
@@ -155,7 +157,7 @@ def measure_sync(
             log = DirectoryLog(log_path(Path(folder), "follow"), create=True)
             follower = engine.follow(log, FollowConfig(name="bench", wait_s=0.5, share=options.share))
             data = _measure(engine, follower, publisher, batches, options, say)
-    data = {"bundle": name, "schema_hash": engine.schema.hash, "options": asdict(options), **data}
+    data = {"bundle": name, "schema_hash": engine.schema.hash, "options": structs.asdict(options), **data}
     return Result(kind="sync", command=command, machine=facts, data=data)
 
 
@@ -164,7 +166,7 @@ def _measure(
     follower: Follower,
     publisher: Publisher,
     batches: list[Any],
-    options: Options,
+    options: SyncOptions,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     for batch in batches:
@@ -212,7 +214,7 @@ def _measure(
     }
 
 
-def rounds(options: Options) -> int:
+def rounds(options: SyncOptions) -> int:
     """Returns how many slices of each kind fit into the time."""
     return max(2, round(options.seconds / (SLICE_S * len(ORDERS))))
 

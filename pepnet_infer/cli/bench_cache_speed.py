@@ -30,7 +30,7 @@ def cache_speed(
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file.")] = None,
 ) -> None:
     """Compare the embedding cache with a gather, hash maps and other caches, on one thread and on two."""
-    from pepnet_infer.bench.cache_speed import Options, measure_cache_speed
+    from pepnet_infer.bench.cache_speed import CacheSpeedOptions, measure_cache_speed
     from pepnet_infer.bench.cache_speed_page import cache_speed_page
     from pepnet_infer.bench.latency import Plan
     from pepnet_infer.cli.bench import _integers, _Steps, _usage, _write
@@ -45,7 +45,7 @@ def cache_speed(
     command = f"pepnet-infer bench cache-speed --rows {rows} --dim {dim} --table-mb {table_mb}"
     command += f" --runs {runs} --seconds {seconds:g} --slice-ms {slice_ms:g}"
     command += f" --seed {seed}" if seed else ""
-    options = Options(
+    options = CacheSpeedOptions(
         peers=peers_library,
         tables_mb=sizes,
         rows=rows,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from pepnet_infer.cli.output import progress
+
+if TYPE_CHECKING:
+    from pepnet_infer.cache.config import Policy
 
 
 def sync(
@@ -28,7 +31,7 @@ def sync(
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file.")] = None,
 ) -> None:
     """Publish changed rows and weights from another process while an engine follows and threads score."""
-    from pepnet_infer.bench.sync import Options, measure_sync
+    from pepnet_infer.bench.sync import SyncOptions, measure_sync
     from pepnet_infer.bench.sync_page import noise, sync_page
     from pepnet_infer.cli.bench import _need, _public, _Steps, _usage, _write
 
@@ -39,7 +42,8 @@ def sync(
     command = f"pepnet-infer bench sync {_public(str(bundle))} --rows-per-s {rows_per_s} --delta-s {delta_s:g}"
     command += f" --dense-every {dense_every} --threads {threads} --seconds {seconds:g} --batch {batch}"
     command += f" --load {load:g} --share {share:g} --policy {policy}" + (f" --seed {seed}" if seed else "")
-    options = Options(rows_per_s, delta_s, dense_every, threads, seconds, batch, load, share, policy, seed)
+    asked = (rows_per_s, delta_s, dense_every, threads, seconds, batch, load, share)
+    options = SyncOptions(*asked, cast("Policy", policy), seed)
     with _Steps() as say:
         result = measure_sync(bundle, _public(str(bundle)), command, options, say)
     progress.print(noise(result.data), markup=False, highlight=False)

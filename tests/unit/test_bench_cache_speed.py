@@ -330,7 +330,7 @@ def test_what_is_asked_wrongly(words: tuple[str, ...], message: str, monkeypatch
 
 
 def test_too_little_memory(library_path: Path) -> None:
-    options = cache_speed.Options(library_path, tables_mb=(1 << 22,))
+    options = cache_speed.CacheSpeedOptions(library_path, tables_mb=(1 << 22,))
     with pytest.raises(PepnetError, match="a table of 4194304 MiB: expected 33554432 MiB of free memory"):
         cache_speed.measure_cache_speed("", options)
 

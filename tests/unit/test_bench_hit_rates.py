@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pepnet_infer.bench import latency_hits
 from pepnet_infer.bench.latency import Plan
@@ -152,7 +152,7 @@ def test_the_verdict_is_on_lookups_that_all_hit(bundle: Bundle, monkeypatch: pyt
     monkeypatch.setattr(latency_hits, "ASKED_BATCH", 8)
     for most, enough in ((1e9, True), (0.0, False)):
         monkeypatch.setattr(latency_hits, "ASKED", most)
-        result, _ = hit_rates(bundle, [8], 1, dataclasses.replace(QUICK, runs=1), seed=0)
+        result, _ = hit_rates(bundle, [8], 1, structs.replace(QUICK, runs=1), seed=0)
         given = {(row["call"], row["asked_hit_rate"]): row["enough"] for row in result["rows"]}
         assert given.pop(("lookup", 1.0)) is enough
         assert set(given.values()) == {None}

@@ -14,6 +14,7 @@ import pytest
 
 from pepnet_infer.bench.latency import Plan, interleave, settle, williams_square
 from pepnet_infer.bench.summary import describe_times, errors, speedups
+from pepnet_infer.errors import ConfigError
 
 QUICK = Plan(runs=6, warm_calls=0, warm_s=0.0, settle_s=0.0)
 
@@ -210,10 +211,23 @@ def test_a_turn_that_begins_unsettled_is_counted() -> None:
         thread.join()
 
 
-@pytest.mark.parametrize(("calls", "inputs", "runs"), [({}, [1], 1), ({"a": abs}, [], 1), ({"a": abs}, [1], 0)])
-def test_nothing_to_measure_is_an_error(calls: dict[str, Callable[[int], int]], inputs: list[int], runs: int) -> None:
-    with pytest.raises(ValueError, match="expected calls, inputs and runs, got"):
-        interleave(calls, inputs, Plan(runs))
+@pytest.mark.parametrize(("calls", "inputs"), [({}, [1]), ({"a": abs}, [])])
+def test_nothing_to_measure_is_an_error(calls: dict[str, Callable[[int], int]], inputs: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected calls and inputs, got"):
+        interleave(calls, inputs, Plan(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"runs": 0}, "runs: expected an integer from 1, got 0"),
+        ({"seconds": -1.0}, "seconds: expected a number from 0, got -1"),
+        ({"warm_s": float("nan")}, "warm_s: expected a number from 0, got nan"),
+    ],
+)
+def test_plans_that_cannot_be_are_config_errors(options: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Plan(**options)  # type: ignore[arg-type]
 
 
 def test_described_times_are_numpys_quantiles() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends import BACKENDS, PRECISIONS
@@ -246,7 +246,7 @@ def test_a_peer_that_fails_while_timed_is_missing(bundle: Bundle, inputs: Inputs
 
 
 def test_end_to_end_rows_add_up(bundle: Bundle) -> None:
-    rows, busy = end_to_end(bundle, [1, 16], 1, dataclasses.replace(QUICK, runs=30), seed=0)
+    rows, busy = end_to_end(bundle, [1, 16], 1, structs.replace(QUICK, runs=30), seed=0)
     assert [(row["call"], row["batch"]) for row in rows] == [
         (call, size) for size in (1, 16) for call in ("score", "rank", "score_dense")
     ]
@@ -267,7 +267,7 @@ def check_stages(row: dict[str, Any], dense_only: bool) -> None:
 
 def test_one_request_is_measured_both_ways_in_each_precision(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_requests, "CANDIDATES", 50)
-    rows, busy = one_request(bundle, 1, dataclasses.replace(QUICK, runs=30), seed=0)
+    rows, busy = one_request(bundle, 1, structs.replace(QUICK, runs=30), seed=0)
     assert [(row["call"], row["backend"], row["precision"]) for row in rows] == [
         (call, "native", precision) for precision in ("fp32", "bf16") for call in ("score request", "rank request")
     ]
