@@ -45,6 +45,8 @@ def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
         return _from_numpy(column, data)
     try:
         return plain(column, _convert(column, data), rows)
+    except SchemaError:  # a ValueError too, and says already what is wrong and where
+        raise
     except ARROW_REFUSALS as error:
         raise refusal(column, error) from error
 
@@ -145,6 +147,8 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
             return plain(column, from_objects(values, nan_is_null))
         array: PlainArray = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
         return array
+    except SchemaError:  # a ValueError too, and says already what is wrong and where
+        raise
     except ARROW_REFUSALS as error:
         raise refusal(column, error) from error
 
@@ -251,6 +255,4 @@ def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
 
 def refusal(column: str, error: Exception) -> SchemaError:
     """Returns the error for a column that Arrow, or we, could not read."""
-    if isinstance(error, SchemaError):
-        return error
     return SchemaError(f"column {quote(column)}: {clip(error)}", column)

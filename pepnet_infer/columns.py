@@ -156,6 +156,8 @@ def _rows_with_data(table: pa.Table | pa.RecordBatch, wanted: Iterable[str]) -> 
 def _from_table(table: pa.Table | pa.RecordBatch, name: str, rows: int) -> PlainArray:
     try:
         array = plain(name, table.column(name), rows)
+    except SchemaError:  # a ValueError too, and says already what is wrong and where
+        raise
     except ARROW_REFUSALS as error:
         raise refusal(name, error) from error
     if len(array) != table.num_rows:

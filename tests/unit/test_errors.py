@@ -11,10 +11,12 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pepnet_infer
 from pepnet_infer import errors
+from pepnet_infer.arrays import as_array
 from pepnet_infer.errors import SchemaError, UpdateError
 from pepnet_infer.sync.open_transport import open_transport
 
@@ -89,3 +91,16 @@ def test_data_that_does_not_fit_is_a_value_error_too() -> None:
     assert issubclass(SchemaError, ValueError)
     error = SchemaError("column 'x': expected numbers", "x", 3)
     assert (error.column, error.row) == ("x", 3)
+
+
+def test_what_is_said_of_a_column_is_not_said_again_by_the_net_around_arrow() -> None:
+    class Deep:
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            return np.zeros((2, 2, 2))
+
+    for data in (np.zeros((2, 2, 2)), Deep()):
+        with pytest.raises(SchemaError) as caught:
+            as_array("x", data)
+        assert str(caught.value).count("column 'x'") == 1
+        assert caught.value.column == "x"
+        assert caught.value.__cause__ is None
