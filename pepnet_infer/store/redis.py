@@ -38,6 +38,7 @@ try:
     from redis.retry import Retry
 
     from pepnet_infer.store.redis_nodes import ClusterNodes, Command, OneNode
+    from pepnet_infer.store.redis_packer import CommandPacker
 except ImportError as problem:
     raise StoreError(
         f"store: the package redis cannot be imported ({problem}): pip install 'pepnet-infer[redis]'"
@@ -132,7 +133,7 @@ class RedisStore:
     @property
     def _nodes(self) -> OneNode | ClusterNodes:
         opened = self._opened
-        if opened is None:  # in a forked child, where its connections are the parent's
+        if opened is None:  # in a forked child, where its connections are the parent's, or after an interrupt
             opened = self._opened = self._connect()
         return opened
 
@@ -282,6 +283,12 @@ class RedisStore:
         except RedisError as error:
             self._resume = 0.0
             raise StoreError(f"redis: expected an answer, got {self._reason_of(error)}") from error
+        except BaseException:
+            # Ctrl-C, or a signal handler's timeout: the client may have given back a connection on which replies are
+            # still to come, and the next call would take them for its own.
+            if self._owned:
+                self._opened = None
+            raise
         self._resume = 0.0
 
 
@@ -294,7 +301,13 @@ def _connect(url: Any, cluster: Any, connect_timeout: Any, timeout: Any) -> Redi
     retry = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
     if cluster:
         return RedisCluster.from_url(url, socket_connect_timeout=connect_timeout, socket_timeout=timeout, retry=retry)
-    return Redis.from_url(url, socket_connect_timeout=connect_timeout, socket_timeout=timeout, retry=retry)
+    return Redis.from_url(
+        url,
+        socket_connect_timeout=connect_timeout,
+        socket_timeout=timeout,
+        retry=retry,
+        command_packer=CommandPacker(),
+    )
 
 
 def _milliseconds(until: float) -> int | str:

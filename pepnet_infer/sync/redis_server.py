@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ try:
         TryAgainError,
     )
     from redis.retry import Retry
+
+    from pepnet_infer.store.redis_packer import CommandPacker
 except ImportError as problem:
     raise UpdateError(
         "transport", f"redis: the package redis cannot be imported ({problem}): pip install 'pepnet-infer[redis]'"
@@ -61,7 +64,7 @@ class RedisServer:
         self._client: Any = None  # of its methods each returns a value or an awaitable, by their types
         if not cluster:
             try:
-                self._client = Redis.from_url(url, **self._options)
+                self._client = Redis.from_url(url, command_packer=CommandPacker(), **self._options)
             except ValueError as error:
                 raise UpdateError("transport", f"redis: expected a URL, got: {error}") from error
             if self._client.get_encoder().decode_responses:
@@ -103,7 +106,7 @@ class RedisServer:
         if self._client is None:
             from_url: Callable[..., Any] = RedisCluster.from_url
             if not self._cluster:
-                from_url = Redis.from_url
+                from_url = functools.partial(Redis.from_url, command_packer=CommandPacker())
             self._client = from_url(self._url, **self._options)
         return self._client
 

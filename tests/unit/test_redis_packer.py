@@ -1,0 +1,46 @@
+"""Commands to Redis, and Ctrl-C while they are made or answered."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+hiredis = pytest.importorskip("hiredis")
+
+from redis.exceptions import DataError  # noqa: E402
+
+from pepnet_infer.store.redis import RedisStore  # noqa: E402
+from pepnet_infer.store.redis_packer import CommandPacker  # noqa: E402
+
+
+def test_hiredis_gets_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[object, ...]] = []
+    pack = hiredis.pack_command
+    monkeypatch.setattr(hiredis, "pack_command", lambda args: given.append(args) or pack(args))
+    assert CommandPacker().pack("CLIENT NO-EVICT", 3, 1.5, b"\0\xff", "text") == [
+        b"*6\r\n$6\r\nCLIENT\r\n$8\r\nNO-EVICT\r\n$1\r\n3\r\n$3\r\n1.5\r\n$2\r\n\0\xff\r\n$4\r\ntext\r\n"
+    ]
+    assert {type(arg) for args in given for arg in args} <= {bytes, str}
+    with pytest.raises(DataError):
+        CommandPacker().pack("GET", None)
+
+
+def test_a_store_packs_its_handshake_with_it() -> None:
+    store = RedisStore("redis://127.0.0.1:1/3")
+    connection = store._nodes._client.connection_pool.make_connection()  # type: ignore[union-attr]
+    assert isinstance(connection._command_packer, CommandPacker)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_interrupted_call_leaves_its_connections(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise error
+
+    store = RedisStore("redis://127.0.0.1:1/3")
+    before = store._nodes
+    monkeypatch.setattr(before, "run", interrupted)
+    with pytest.raises(error):
+        store.get_many(np.array([1], np.uint64), 4)
+    assert store._nodes is not before  # on whose connections replies may be waiting
