@@ -90,6 +90,9 @@ class RedisServer:
                     raise _failure(command, error) from error
             except (RedisError, ValueError) as error:
                 raise _failure(command, error) from error
+            except BaseException:
+                self._client = None  # Ctrl-C: replies may be waiting on a connection, which the next command would read
+                raise
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 

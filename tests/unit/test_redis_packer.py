@@ -11,6 +11,7 @@ from redis.exceptions import DataError  # noqa: E402
 
 from pepnet_infer.store.redis import RedisStore  # noqa: E402
 from pepnet_infer.store.redis_packer import CommandPacker  # noqa: E402
+from pepnet_infer.sync.redis_server import RedisServer  # noqa: E402
 
 
 def test_hiredis_gets_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +45,15 @@ def test_an_interrupted_call_leaves_its_connections(
     with pytest.raises(error):
         store.get_many(np.array([1], np.uint64), 4)
     assert store._nodes is not before  # on whose connections replies may be waiting
+
+
+def test_an_interrupted_command_of_a_log_leaves_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    server = RedisServer("redis://127.0.0.1:1/3", False, 1.0, 0.0)
+    before = server._connected()
+    monkeypatch.setattr(before, "execute_command", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        server.ask("PING")
+    assert server._connected() is not before
