@@ -157,7 +157,7 @@ def test_products_that_are_refused(ops: _kernels.Ops) -> None:
 
 
 def test_other_ops_refuse_what_does_not_fit(ops: _kernels.Ops) -> None:
-    with pytest.raises(ValueError, match=r"h: expected \[2, 3, width\] without gaps"):
+    with pytest.raises(ValueError, match=r"h: expected aligned \[2, 3, width\] without gaps"):
         ops.mix(np.zeros((3, 2), F32), np.zeros((3, 2, 4), F32))
     with pytest.raises(ValueError, match="for at least one expert"):
         ops.mix(np.zeros((3, 0), F32), np.zeros((0, 3, 4), F32))

@@ -52,6 +52,9 @@ class SpyModel:
     def __init__(self, model: Any) -> None:
         self._model, self.shared = model, []
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
     def run(self, general: Any, domain: Any, prior: Any, threads: int, spin: bool, shared: bool) -> Any:
         self.shared.append(shared)
         return self._model.run(general, domain, prior, threads, spin, shared)

@@ -14,7 +14,7 @@ POLICIES = ("lru", "gset", "lfu", "sieve", "s3fifo")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 PAGE = 64 << 10
 #: Bytes beside the buffer: the object itself, the row of zeros, the fields' rules.
-OBJECT, RULE = 640, 48
+OBJECT, RULE = 768, 48
 
 
 def row_bytes(dtype: str, dim: int) -> int:
