@@ -152,11 +152,8 @@ class Reader:
             offset = self._at
             payload = self._take(where, size)
             self._check_sum(where, start, zlib.crc32(payload, zlib.crc32(head)), said)
-            records = np.frombuffer(payload, self._layout)
-            if not snapshot_rows.are_known(records):
+            if not snapshot_rows.are_known(np.frombuffer(payload, self._layout)):
                 raise self._damaged(where, start, "entries of a known kind", "another")
-            if not snapshot_rows.are_numbers(records, self.header.dtype):
-                raise self._damaged(where, start, "rows of finite numbers", "NaN or infinity")
             if number != len(blocks) or (first and (part, first, total) != following) or first + count > total:
                 got = f"number {number}, part {part}, records {first} to {first + count} of {total}"
                 raise self._damaged(where, start, f"block {len(blocks)} in its order", got)

@@ -83,17 +83,6 @@ def are_known(records: Records) -> bool:
     return bool(np.all((flags & np.uint8(_KIND) != 0) & (flags <= np.uint8(_KNOWN_FLAGS))))
 
 
-def are_numbers(records: Records, dtype: str) -> bool:
-    """Returns whether every row is one that a cache may have written.
-
-    Stores, deltas and updates with rows that are not finite are refused; but a number beyond float16 or bfloat16 is
-    kept as an infinity.
-    """
-    served = _widen(records[kinds(records) == ROW], dtype)
-    bad = np.isnan(served) if dtype in ("float16", "bfloat16") else ~np.isfinite(served)
-    return not bad.any()
-
-
 def unpack(records: Records, dtype: str) -> Entries:
     """Returns records as arrays."""
     return Entries(

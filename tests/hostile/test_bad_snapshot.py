@@ -199,36 +199,6 @@ def test_kinds_that_do_not_exist(tmp_path: Path) -> None:
         refused(tmp_path / "odd", data, r"block 0 at byte \d+: expected entries of a known kind")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
-def test_rows_that_are_no_numbers(dtype: str, tmp_path: Path) -> None:
-    """Sums that fit say nothing of what they cover: such a row would be served."""
-    cache = _kernels.RowCache(DIM, 1 << 18, "lru", dtype, True)
-    cache.write(np.array([1, 2], np.uint64), np.ones((2, DIM), np.float32))
-    records = snapshot_rows.pack(cache.part(0), dtype, DIM)
-    nan = {"float32": np.nan, "float16": np.nan, "bfloat16": 0x7FC0, "int8": 1}[dtype]
-    if dtype == "int8":
-        records["scale"][1] = np.inf
-    else:
-        records["row"][1, 1] = nan
-    with open(tmp_path / "odd", "wb") as file:
-        writer = snapshot_file.Writer(file, snapshot_file.Header(DIM, dtype, "lru", 0.0))
-        writer.part(0, records)
-        writer.end(0)
-    with pytest.raises(StoreError, match=r"block 0 at byte \d+: expected rows of finite numbers, got NaN or infinity"):
-        snapshot.load(cache, tmp_path / "odd")
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_numbers_beyond_a_narrow_dtype_come_back_as_they_were_kept(dtype: str, tmp_path: Path) -> None:
-    cache, keys = _kernels.RowCache(DIM, 1 << 18, "lru", dtype), np.array([1], np.uint64)
-    cache.write(keys, np.full((1, DIM), np.finfo(np.float32).max, np.float32))
-    snapshot.save(cache, tmp_path / "large")
-    other, out = _kernels.RowCache(DIM, 1 << 18, "lru", dtype), np.zeros((1, DIM), np.float32)
-    assert snapshot.load(other, tmp_path / "large").rows == 1
-    other.lookup(keys, out)
-    assert np.isposinf(out).all()
-
-
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"gone: cannot read: .*No such file"):
         snapshot.load(make(), tmp_path / "gone")
