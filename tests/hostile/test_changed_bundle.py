@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -213,3 +214,21 @@ def test_other_bus_errors_end_the_process_as_before(what: str) -> None:
     done = subprocess.run([sys.executable, "-c", OTHER_FAULTS, what], capture_output=True, timeout=60)
     assert done.returncode == -7, done.stderr
     assert (b"Fatal Python error: Bus error" in done.stderr) == (what == "handler")
+
+
+def test_a_signal_that_is_not_ours_ends_the_process_whoever_else_handles_it(tmp_path: Path) -> None:
+    """faulthandler comes between two maps: each would pass the signal on to the other."""
+    (tmp_path / "file").write_bytes(b"x")
+    code = """
+import faulthandler, os, signal, sys
+from pepnet_infer import _kernels
+file = os.open(sys.argv[1], os.O_RDONLY)
+maps = [_kernels.FileMap(file)]
+faulthandler.enable()
+maps.append(_kernels.FileMap(file))
+os.kill(os.getpid(), signal.SIGBUS)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGBUS
+    assert done.stderr.count("Fatal Python error: Bus error") == 1

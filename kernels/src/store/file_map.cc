@@ -27,8 +27,11 @@ struct FileMap::Slot {
 
 struct FileMapHandler {
   static inline std::atomic<FileMap::Slot*> slots{nullptr};
-  static inline std::mutex mutex;  // of whoever takes or frees a slot
-  static inline struct sigaction before{};
+  static inline std::mutex mutex;           // of whoever takes or frees a slot
+  static inline struct sigaction before{};  // what ours was put in front of last
+  static inline struct sigaction first{};   // and first
+  static inline bool installed = false;
+  static inline std::atomic<bool> passed{false};
   static inline std::size_t page = 4096;
 
   static void on_bus_error(int signal, siginfo_t* info, void* context) noexcept {
@@ -51,13 +54,16 @@ struct FileMapHandler {
 
   static void pass_on(int signal, siginfo_t* info, void* context) noexcept {
     const bool sent = info->si_code <= 0;
+    // Who stands behind ours may pass on to who stood there when it came: to ours again, where ours had
+    // stood in front of another. What comes back goes to that one, or the two would call each other.
+    const struct sigaction& next = passed.exchange(true) ? first : before;
     // Both kinds of handler lie in one place: either has these values where there is none.
-    const bool ignored = before.sa_handler == SIG_IGN;
-    if (before.sa_handler != SIG_DFL && !ignored) {
-      if ((before.sa_flags & SA_SIGINFO) != 0)
-        before.sa_sigaction(signal, info, context);
+    const bool ignored = next.sa_handler == SIG_IGN;
+    if (next.sa_handler != SIG_DFL && !ignored) {
+      if ((next.sa_flags & SA_SIGINFO) != 0)
+        next.sa_sigaction(signal, info, context);
       else
-        before.sa_handler(signal);
+        next.sa_handler(signal);
       return;
     }
     if (sent && ignored) return;
@@ -76,6 +82,8 @@ struct FileMapHandler {
         now.sa_sigaction == &on_bus_error)
       return;
     page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    if (!installed) first = now;
+    installed = true;
     before = now;
     struct sigaction ours{};
     ours.sa_sigaction = &on_bus_error;
