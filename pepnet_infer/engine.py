@@ -82,9 +82,12 @@ class Engine:
         store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a
         `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
         {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native, {"rows": "4GiB"},
-        which keeps rows on the GPU too, for cuda. Raises BundleError for a damaged bundle, StoreError for a cache or
-        store that cannot be, BackendError for anything else that was asked for and is not there, ConfigError for
-        threads and options that cannot be.
+        which keeps rows on the GPU too, for cuda. bf16 is as exact as export measured for inputs in the range that it
+        measured; use fp32 where rows may be much wider.
+
+        Raises BundleError for a damaged bundle, StoreError for a store that cannot be read (unless the cache's
+        `on_load` is "warn"), BackendError for a backend, provider, precision or instruction set that is not there,
+        ConfigError for threads, options, a cache and a store that cannot be.
         """
         own = check_option("options", {} if options is None else options, Mapping[str, Any])
         loading = Loading(backend, precision, threads, provider, cache, store, dict(own), check)
@@ -154,7 +157,9 @@ class Engine:
 
         batch: a dict of columns, a pandas DataFrame, or anything that speaks Arrow (pyarrow, polars, duckdb), with
         the columns in `schema.columns`; what else it has is ignored, or an error with `strict`. Raises SchemaError
-        for a missing column, a wrong type, a null, an id out of range, NaN, an unknown domain.
+        for a missing column, a wrong type, a null, an id out of range, NaN, an unknown domain; StoreError when rows
+        cannot be read and the cache's `on_fault` is "raise", or there is no cache; BackendError once the engine is
+        closed.
         """
         return self._call(self._scoring.score, self._follower, batch, strict)
 
@@ -171,7 +176,7 @@ class Engine:
         user, context: one value a column, a list for a bag. items: a batch of N rows. domain: the page, one value.
         Each column the model reads stands in exactly one of them. The same as `score` with user, context and domain
         repeated N times, but these are encoded and looked up once, and their unknown and unavailable ids
-        count once. Raises SchemaError.
+        count once. Raises what `score` raises.
         """
         return self._call(self._scoring.rank, self._follower, user, items, domain, context, strict)
 

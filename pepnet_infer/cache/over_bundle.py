@@ -61,7 +61,7 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
 
     From its own tables, the cache takes no more bytes than all their rows need. From a store they are the size of the
     tables too when the budget is divided between widths, but not its bound; warm are then the ids that the bundle
-    scores highest, with the rows of the store. Raises StoreError, BundleError.
+    scores highest, with the rows of the store. Raises StoreError, BundleError, ConfigError for a field's rule.
     """
     specs = bundle.schema.table_by_name
     behind: Store

@@ -61,7 +61,8 @@ def score_parquet(
     huge file. Memory does not grow with the input.
 
     All files are opened and their columns checked before the first row is scored. Raises SchemaError for columns and
-    values, PepnetError for files and folders, naming the file and the place in it.
+    values and PepnetError for files and folders, naming the file and the place in it; StoreError for a store that
+    fails, see `on_fault`; ConfigError for an option; and for a path what `Engine.load` raises.
     """
     options = ScoreOptions(columns, on_bad_row, batch_rows, on_fault)
     jobs = plan(inputs, out)
