@@ -33,7 +33,7 @@ from pepnet_infer.cache.config import Policy
 from pepnet_infer.checked import Count, NotNegative, Options, Positive, Several
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.sync.directory_log import DirectoryLog
-from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
 
 ORDERS: tuple[Order, ...] = ("idle", "elsewhere", "follow")
@@ -155,7 +155,9 @@ def measure_sync(
             traffic = Traffic(engine.bundle, options.seed)
             batches = [traffic.columns(options.batch) for _ in range(BATCHES)]
             log = DirectoryLog(log_path(Path(folder), "follow"), create=True)
-            follower = engine.follow(log, FollowConfig(name="bench", wait_s=0.5, share=options.share))
+            # Rows that change places are no trainer's: the guard does its work on them, and has nothing to refuse.
+            guard = Guard(mean=1.0, psi=100.0)
+            follower = engine.follow(log, FollowConfig(name="bench", wait_s=0.5, share=options.share, guard=guard))
             data = _measure(engine, follower, publisher, batches, options, say)
     data = {"bundle": name, "schema_hash": engine.schema.hash, "options": structs.asdict(options), **data}
     return Result(kind="sync", command=command, machine=facts, data=data)
