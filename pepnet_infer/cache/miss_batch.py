@@ -120,17 +120,20 @@ class MissBatch:
         blocks = self._blocks
         rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks) if blocks else np.empty((0, dim), np.float32)
         sources = np.full(len(self._which), -1) if self._place is None else self._place[self._which]
-        counts, begin = [], 0
+        counts, begin, absent = [], 0, 0
         for part in self._parts:
             end = begin + len(part.keys)
             mine = sources[begin:end]
             if part.asked is not None:
                 mine = np.full(len(part.positions), -1, np.int64)
                 mine[part.asked] = sources[begin:end]
-                self._counters.defaults(ABSENT, len(part.positions) - len(part.asked))
             defaults = _kernels.serve(rows, mine, part.positions, part.default_row, part.out)
-            counts.append((defaults, self._count_reasons(begin, end, sources[begin:end]) if defaults else 0))
+            unavailable = 0 if self._reason is None or not defaults else self._count_unavailable(begin, end, sources)
+            counts.append((defaults, unavailable))
+            absent += defaults - unavailable
             begin = end
+        if absent:
+            self._counters.defaults(ABSENT, absent)
         return counts
 
     def _came(self, where: Positions | slice, fetch: Fetch, fetched: Fetched) -> None:
@@ -154,16 +157,15 @@ class MissBatch:
             self._reason = np.full(len(self._keys), ABSENT, np.uint8)
         self._reason[where] = reason
 
-    def _count_reasons(self, begin: int, end: int, sources: Positions) -> int:
-        """Counts why keys `begin` to `end` of those asked for have no row. Returns how many are unavailable."""
-        lacking = sources < 0
-        if self._reason is None:
-            self._counters.defaults(ABSENT, int(np.count_nonzero(lacking)))
-            return 0
+    def _count_unavailable(self, begin: int, end: int, sources: Positions) -> int:
+        """Counts by reason which of keys `begin` to `end` of those asked for are unavailable. Returns how many."""
+        assert self._reason is not None
+        lacking = sources[begin:end] < 0
         reasons = np.bincount(self._reason[self._which[begin:end][lacking]], minlength=len(REASONS))
+        reasons[ABSENT] = 0
         for code in np.flatnonzero(reasons):
             self._counters.defaults(int(code), int(reasons[code]))
-        return int(reasons.sum() - reasons[ABSENT])
+        return int(reasons.sum())
 
     def _wanted(self) -> tuple[Keys, Positions | None]:
         """What is asked for, and where it stands in the keys: not the key that stands for "no id"."""
