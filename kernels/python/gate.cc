@@ -121,7 +121,7 @@ void bind_gate(py::module_& module) {
   py::class_<Gate::Alone>(
       module, "AloneGate",
       "A gate that one thread has from when it enters, until it is left or nobody holds it.")
-      .def("__enter__", &Gate::Alone::enter)
+      .def("__enter__", [](Gate::Alone& alone) { return alone.enter(); })
       .def("__exit__", [](Gate::Alone& alone, const py::args&) { alone.leave(); });
   py::class_<Gate, std::shared_ptr<Gate>>(module, "Gate",
                                           "A lock that many may share and one may have alone.")
