@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import well_in_a_child
 
 from pepnet_infer import CacheConfig, EmbeddingCache, StoreError, UpdateWindow, _kernels
 from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
@@ -351,32 +351,24 @@ def test_a_forked_child_begins_with_what_was_cached_and_without_the_parents_flig
     waiter = threading.Thread(target=lambda: rows.lookup("t", np.array([9], np.uint64), np.empty((1, DIM), np.float32)))
     waiter.start()
     entered.wait(60)
-    child = os.fork()
-    if child == 0:  # nothing but `_exit` may end it: pytest is the parent's
-        try:
-            store.in_call = lambda keys: None
-            ok = rows.stats()["flights"] == 0
-            ok = ok and rows.lookup("t", cached, out) == 0 and bool((out == row_of(cached)).all())
-            asked = np.array([9, 10], np.uint64)
-            got = np.empty((2, DIM), np.float32)
-            ok = ok and rows.lookup("t", asked, got) == 0 and bool((got == row_of(asked)).all())
-            ok = ok and rows.apply("t", [9], row_of(asked[:1], 2), np.array([2], np.uint64)) == 1
-            ok = ok and any(thread.name == "pepnet-updates" for thread in threading.enumerate())
-            rows.close()
-            os._exit(0 if ok else 1)
-        except BaseException:
-            os._exit(2)
-    end, status = time.monotonic() + 60, (0, 0)
-    while status[0] == 0 and time.monotonic() < end:
-        status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.01)
-    go.set()
-    waiter.join(60)
-    if status[0] == 0:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-    assert status[0] == child, "the child hangs"
-    assert os.waitstatus_to_exitcode(status[1]) == 0
+
+    def work() -> None:
+        store.in_call = lambda keys: None
+        assert rows.stats()["flights"] == 0
+        assert rows.lookup("t", cached, out) == 0
+        np.testing.assert_array_equal(out, row_of(cached))
+        asked, got = np.array([9, 10], np.uint64), np.empty((2, DIM), np.float32)
+        assert rows.lookup("t", asked, got) == 0
+        np.testing.assert_array_equal(got, row_of(asked))
+        assert rows.apply("t", [9], row_of(asked[:1], 2), np.array([2], np.uint64)) == 1
+        assert any(thread.name == "pepnet-updates" for thread in threading.enumerate())
+        rows.close()
+
+    try:
+        well_in_a_child(work)
+    finally:
+        go.set()
+        waiter.join(60)
     rows.close()
 
 

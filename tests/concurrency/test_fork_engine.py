@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,32 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from children import run_program, well_in_a_child
 
 from pepnet_infer import BackendError, Engine
 from pepnet_infer.backends.ort_session import OrtSession
-
-PATIENCE_S = 60.0
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-def well_in_a_child(work: Callable[[], None]) -> None:
-    """Runs `work` in a forked child, which must return from it."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    timer = threading.Timer(PATIENCE_S, os.kill, (pid, signal.SIGKILL))
-    timer.start()
-    try:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    finally:
-        timer.cancel()
 
 
 @pytest.fixture(params=["native", "onnxruntime"])
@@ -95,6 +69,7 @@ def test_forks_while_threads_score(engine: Engine, toy_batch: Callable[..., Any]
 PROGRAM = """
 import os, sys, threading
 import pyarrow.parquet as pq
+from children import ended
 from pepnet_infer import Engine
 engine = Engine.load(sys.argv[1], sys.argv[2], threads=2, check="sizes")
 batch = pq.read_table(sys.argv[3])
@@ -107,7 +82,7 @@ for used, closed in ((False, False), (True, False), (True, True)):
         if closed:
             engine.close()
         sys.exit(0)  # with all that the interpreter does at its end
-    assert os.waitpid(pid, 0)[1] == 0, (used, closed)
+    assert ended(pid) == 0, (used, closed)
 """
 
 
@@ -116,9 +91,7 @@ def test_a_program_and_its_children_end_well(
     toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path, backend: str
 ) -> None:
     pq.write_table(toy_table(50), tmp_path / "batch.parquet")
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(toy_bundle), backend, str(tmp_path / "batch.parquet")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
-    assert (done.returncode, done.stderr) == (0, "")
+    run_program(PROGRAM, toy_bundle, backend, tmp_path / "batch.parquet", timeout=240)
 
 
 def test_a_child_reads_the_graph_that_the_parent_read(

@@ -5,16 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
-import signal
 import threading
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from children import ended, fork, well_in_a_child
 
 from pepnet_infer.backends.cuda_library import LOST
 from pepnet_infer.errors import BackendError, StoreError
@@ -24,30 +22,8 @@ from pepnet_infer.store.redis import RedisStore
 from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.redis_log import RedisLog
 
-PATIENCE_S = 60.0
 DIM = 4
 KEYS = np.arange(50, dtype=np.uint64)
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-def well_in_a_child(work: Callable[[], None]) -> None:
-    """Runs `work` in a forked child, which must return from it."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    timer = threading.Timer(PATIENCE_S, os.kill, (pid, signal.SIGKILL))
-    timer.start()
-    try:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    finally:
-        timer.cancel()
 
 
 def fill(store: Any) -> None:
@@ -104,12 +80,8 @@ def test_a_log_in_redis_is_read_by_a_child(redis_server: Any, tmp_path: Path) ->
     log = RedisLog(redis_server.url, "forked", spool=tmp_path, create=True)
     assert log.read("") == []
     with log._lock:
-        well_in_a_child(lambda: void(log.read("")))
+        well_in_a_child(lambda: log.read(""))
     assert log.read("") == []
-
-
-def void(_: object) -> None:
-    pass
 
 
 def test_functions_of_a_gpu_that_the_parent_uses_are_errors() -> None:
@@ -131,20 +103,16 @@ def test_a_child_does_not_hold_the_locks_of_files_on(tmp_path: Path) -> None:
     begun, end = os.pipe()
     children = list[int]()
 
-    def fork_a_child_that_lives() -> None:
-        pid = os.fork()
-        if pid == 0:
-            os.close(end)
-            os.read(begun, 1)  # until the parent closes its end
-            os._exit(0)
-        children.append(pid)
+    def wait_for_the_parent() -> None:
+        os.close(end)
+        os.read(begun, 1)  # until the parent closes its end
 
     log = DirectoryLog(tmp_path / "log", create=True)
     schema = pa.schema({"x": pa.int64()})
     with log._locked():
-        fork_a_child_that_lives()
+        children.append(fork(wait_for_the_parent))
     with Sink(tmp_path / "out.parquet", schema) as sink:
-        fork_a_child_that_lives()
+        children.append(fork(wait_for_the_parent))
         sink.write(pa.record_batch({"x": pa.array([1])}))
         sink.commit({})
     with open(tmp_path / "log" / "writer.lock", "rb") as file:
@@ -153,4 +121,4 @@ def test_a_child_does_not_hold_the_locks_of_files_on(tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(end)
     for child in children:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert ended(child) == 0

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,13 +18,12 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+from children import PATIENCE_S, ended, fork, well_in_a_child
 
 from pepnet_infer.errors import StoreError
 from pepnet_infer.store.lmdb import LmdbStore
 
-PATIENCE_S = 60.0
 DIM = 8
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 def keys_of(count: int) -> np.ndarray:
@@ -43,26 +41,6 @@ def check(store: LmdbStore, count: int = 200) -> None:
     got = store.get_many(keys_of(count), DIM)
     assert got.found.all()
     assert np.array_equal(got.rows[:, 0], keys_of(count).astype(np.float32))
-
-
-def well_in_a_child(work: Callable[[], None]) -> None:
-    """Runs `work` in a forked child, which must return from it."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    timer = threading.Timer(PATIENCE_S, os.kill, (pid, signal.SIGKILL))
-    timer.start()
-    try:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    finally:
-        timer.cancel()
 
 
 def test_a_child_reads_and_writes_and_so_does_its_parent(tmp_path: Path) -> None:
@@ -148,20 +126,16 @@ def test_a_fork_that_python_does_not_see_is_told(tmp_path: Path, monkeypatch: py
 
 
 def test_a_fork_from_inside_a_transaction_is_told(tmp_path: Path) -> None:
-    def fork(signal_number: int, frame: object) -> None:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                check(store)
-            except StoreError as error:
-                os._exit(0 if "open a store in the child" in str(error) else 2)
-            finally:
-                os._exit(3)
-        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    def refused() -> None:
+        with pytest.raises(StoreError, match="open a store in the child"):
+            check(store)
+
+    def fork_here(signal_number: int, frame: object) -> None:
+        codes.append(ended(fork(refused)))
 
     codes = list[int]()
     with filled(tmp_path) as store:
-        before = signal.signal(signal.SIGUSR1, fork)
+        before = signal.signal(signal.SIGUSR1, fork_here)
         try:
             store._env.read(lambda txn: signal.raise_signal(signal.SIGUSR1))
         finally:
@@ -193,8 +167,8 @@ def _reader(path: Path) -> subprocess.Popen[str]:
 
 def _take_slots(path: Path, count: int) -> None:
     """Leaves `count` slots taken by a process that was killed, as far as there are any."""
-    pid = os.fork()
-    if pid == 0:
+
+    def take() -> None:
         env = lmdb.open(str(path), readonly=True, max_readers=4, max_spare_txns=0)
         held = []
         try:
@@ -202,7 +176,8 @@ def _take_slots(path: Path, count: int) -> None:
                 held.append(env.begin())
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
+
+    assert ended(fork(take)) == -signal.SIGKILL
 
 
 def test_slots_of_killed_readers_are_taken_back_at_open_and_when_they_run_out(tmp_path: Path) -> None:

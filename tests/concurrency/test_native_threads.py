@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import PATIENCE_S, well_in_a_child
 
 from pepnet_infer import Engine
 from pepnet_infer.assemble import Inputs
@@ -23,8 +20,6 @@ from pepnet_infer.golden import normal_inputs
 
 ROWS = (0, 1, 2, 7, 33, 300)
 CALLERS = 6
-#: A child that hangs is killed after so many seconds, and the test fails.
-PATIENCE = 60
 
 
 def inputs(engine: Engine, rows: int) -> Inputs:
@@ -96,33 +91,12 @@ for _ in range(5):
     counts.append(threads())
 print(counts)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     assert counts == [counts[0]] * 5
 
 
-def forked(work: Callable[[], None]) -> int:
-    """Runs `work` in a forked child. Returns its exit code: 0 when it returned, -9 when it hung."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    timer = threading.Timer(PATIENCE, os.kill, (pid, signal.SIGKILL))
-    timer.start()
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    finally:
-        timer.cancel()
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_forked_child_scores_on(toy_bundle: Path, busy: bool) -> None:
     with Engine.load(toy_bundle, "native", threads=3, check="sizes") as engine:
@@ -141,14 +115,14 @@ def test_a_forked_child_scores_on(toy_bundle: Path, busy: bool) -> None:
 
         def work_and_fork() -> None:
             work()
-            assert forked(work) == 0
+            well_in_a_child(work)
 
         callers = [threading.Thread(target=keep_busy) for _ in range(2 if busy else 0)]
         for caller in callers:
             caller.start()
         try:
             for _ in range(5):  # among them forks while workers work
-                assert forked(work_and_fork) == 0
+                well_in_a_child(work_and_fork)
                 assert score(engine, 300) == expected[300]
         finally:
             stop.set()
@@ -172,6 +146,6 @@ def test_worker_processes_use_the_engine_they_were_forked_with(toy_bundle: Path)
         _engine = engine
         try:
             with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-                assert list(pool.map(_in_worker, ROWS, timeout=PATIENCE)) == expected
+                assert list(pool.map(_in_worker, ROWS, timeout=PATIENCE_S)) == expected
         finally:
             _engine = None

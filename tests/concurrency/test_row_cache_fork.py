@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-
 import pytest
+from children import run_program
 
 FORKING = """
-import os, sys, threading, time
+import sys, threading, time
 import numpy as np
+from children import well_in_a_child
 from pepnet_infer import _kernels as k
 rules = [{"table": 0, "share": 0.5}]
 cache = k.RowCache(8, 1 << 20, sys.argv[1], full=sys.argv[2] == "full", max_rows=4000, fields=rules)
@@ -32,48 +29,26 @@ def use(which):
 def work(which):
     while not stop:
         use(which)
-threads = [threading.Thread(target=work, args=(n,)) for n in (0, 1, 0, 1, 2)]
+def in_child():
+    for which in (0, 1, 2, 1):
+        use(which)
+    stats = cache.stats()
+    there = sum(len(cache.part(i)["keys"]) for i in range(cache.parts))
+    assert there == stats["rows"] + stats["negatives"] + stats["tombstones"] > 0, (there, stats)
+threads = [threading.Thread(target=work, daemon=True, args=(n,)) for n in (0, 1, 0, 1, 2)]
 for t in threads:
     t.start()
 time.sleep(0.02)
 for _ in range(6):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            for which in (0, 1, 2, 1):
-                use(which)
-            stats = cache.stats()
-            there = sum(len(cache.part(i)["keys"]) for i in range(cache.parts))
-            assert there == stats["rows"] + stats["negatives"] + stats["tombstones"] > 0, (there, stats)
-            code = 0
-        finally:
-            os._exit(code)
-    until = time.monotonic() + 60
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() > until:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-            status = "hangs"
-            break
-        time.sleep(0.001)
-    print("child", status)
+    well_in_a_child(in_child)
+    print("child", flush=True)
 stop = True
 for t in threads:
     t.join()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("ways", ["auto", "full"])
 @pytest.mark.parametrize("policy", ["lru", "s3fifo"])
 def test_a_child_forked_amid_reads_and_writes_uses_the_cache(policy: str, ways: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKING, policy, ways],
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, signal.Signals(-ran.returncode) if ran.returncode < 0 else ran.stderr
-    assert ran.stdout.split("\n")[:-1] == ["child 0"] * 6, ran.stdout + ran.stderr
+    assert run_program(FORKING, policy, ways, timeout=400) == "child\n" * 6

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from children import run_program
 
 # One process that imports everything and forks a child for every run; a child loads the engine itself, because its
 # threads would not survive a fork. Argument 1: the folder, with `bundle` and `in`. Prints a report as JSON.
 DRIVER = r"""
 import io, json, os, random, shutil, signal, sys, time
 from pathlib import Path
+import children
 import onnxruntime, pepnet_infer.backends.ort, pyarrow.parquet as pq
 from pepnet_infer import Engine, score_parquet
 from pepnet_infer.offline import sink
@@ -64,22 +64,21 @@ def child(out, kind, nth, log):
 def run(out, kind="", nth=0, after=None):
     '''Returns (whether the run ended by itself, what it said last).'''
     ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+    def work():
         try:
             child(out, kind, nth, theirs)
         except BaseException as error:
             os.write(theirs, repr(error).encode())
-            os._exit(3)
-        os._exit(0)
+            raise
+    pid = children.fork(work)
     if after is not None:
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
+    code = children.ended(pid)
     os.close(theirs)
     said = os.read(ours, 4000).decode()
     os.close(ours)
-    return os.WIFEXITED(status), said
+    return code >= 0, said
 
 def files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
@@ -133,11 +132,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
         path = tmp_path / "in" / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(toy_table(900 + i, i), path)
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads(run_program(DRIVER, tmp_path, timeout=300))
     assert report["problems"] == []
     kills = report["kills"]
     assert {"batch", "write", "before fsync", "after fsync", "before replace", "after replace"} <= set(kills), kills

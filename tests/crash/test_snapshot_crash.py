@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from children import run_program
 
 #: One process kills many: it forks a saver for each, which is faster than starting an interpreter for each.
 DRIVER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
+from children import ended, fork
 import numpy as np
 from pepnet_infer import _kernels
 from pepnet_infer.cache import snapshot
@@ -52,29 +52,23 @@ def counted(work, fatal):
 
 def attempt(generation, fatal, delay):
     begun, said = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            fill(generation)
-            for name in ("fsync", "replace", "open"):
-                setattr(os, name, counted(getattr(os, name), fatal))
-            from pepnet_infer.cache import snapshot_file
-            snapshot_file.Writer._put = counted(snapshot_file.Writer._put, fatal)
-            os.write(said, b"x")
-            snapshot.save(cache, target)
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
+    def work():
+        fill(generation)
+        for name in ("fsync", "replace", "open"):
+            setattr(os, name, counted(getattr(os, name), fatal))
+        from pepnet_infer.cache import snapshot_file
+        snapshot_file.Writer._put = counted(snapshot_file.Writer._put, fatal)
+        os.write(said, b"x")
+        snapshot.save(cache, target)
+    child = fork(work)
     os.close(said)
     os.read(begun, 1)
     os.close(begun)
     if delay is not None:
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status), os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+    code = ended(child)
+    return code < 0, code
 
 fill(1)
 begin = time.perf_counter()
@@ -108,15 +102,7 @@ print(json.dumps(report))
 
 @pytest.mark.parametrize("kills", [24, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_killed_snapshot_leaves_the_one_before(kills: int, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path), str(kills), "17"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads(run_program(DRIVER, tmp_path, kills, 17, timeout=300))
     print(report)
     assert report["killed"] == kills
     assert report["files"] == ["snapshot"]

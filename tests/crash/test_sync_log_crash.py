@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import run_program
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
@@ -21,6 +20,7 @@ from pepnet_infer.sync.directory_log import DirectoryLog
 DRIVER = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
+from children import ended, fork
 import numpy as np
 from pepnet_infer.listing import check_files, describe_files
 from pepnet_infer.storage.document import read_document, write_document
@@ -78,30 +78,24 @@ def counted(work, fatal):
 
 def attempt(fatal, delay):
     said, say = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            rng.seed(os.getpid())
-            for name in ("fsync", "rename", "link", "mkdir", "rmdir", "unlink"):
-                setattr(os, name, counted(getattr(os, name), fatal))
-            if url:
-                from pepnet_infer.sync.redis_server import RedisServer
-                RedisServer.ask = counted(RedisServer.ask, fatal)
-            publish(say)
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
+    def work():
+        rng.seed(os.getpid())
+        for name in ("fsync", "rename", "link", "mkdir", "rmdir", "unlink"):
+            setattr(os, name, counted(getattr(os, name), fatal))
+        if url:
+            from pepnet_infer.sync.redis_server import RedisServer
+            RedisServer.ask = counted(RedisServer.ask, fatal)
+        publish(say)
+    child = fork(work)
     os.close(say)
     if delay is not None:
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    code = ended(child)
     heard = os.read(said, 1 << 16)
     os.close(said)
     promised = int.from_bytes(heard[-8:], "little")
-    return os.WIFSIGNALED(status), os.WEXITSTATUS(status) if os.WIFEXITED(status) else None, promised
+    return code < 0, code, promised
 
 def check(log):
     entries = log.read("", most=10_000)
@@ -158,15 +152,7 @@ def test_a_killed_publisher_leaves_whole_entries(
     kind: str, kills: int, tmp_path: Path, make_redis_server: Callable[..., Any]
 ) -> None:
     url = make_redis_server().url if kind == "redis" else ""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path), str(kills), url],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads(run_program(DRIVER, tmp_path, kills, url, timeout=500))
     print(report)
     assert report["killed"] == kills
     assert report["at_a_step"] >= kills // 4

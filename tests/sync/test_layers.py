@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from children import well_in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -197,13 +197,14 @@ def test_a_child_process_does_not_wait_for_locks_of_its_parent() -> None:
     below, _ = bottom()
     store = LayeredStore(below, clock=lambda: NOW)
     store.put(rows_of({1: (5.0, np.inf)}))
+
+    def work() -> None:
+        store.put(rows_of({2: (6.0, np.inf)}))
+        found = store.get_many(make_keys(TABLE, np.arange(3, dtype=np.uint64)), DIM)
+        assert found.rows[1:, 0].tolist() == [5.0, 6.0]
+
     with store._lock, store._writing:
-        child = os.fork()
-        if child == 0:
-            store.put(rows_of({2: (6.0, np.inf)}))
-            found = store.get_many(make_keys(TABLE, np.arange(3, dtype=np.uint64)), DIM)
-            os._exit(0 if found.rows[1:, 0].tolist() == [5.0, 6.0] else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        well_in_a_child(work)
 
 
 def test_keys_that_there_was_no_memory_for_can_be_added_again(monkeypatch: pytest.MonkeyPatch) -> None:

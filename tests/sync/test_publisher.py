@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import ended, fork
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sync_world import PATIENCE_S, World
@@ -310,19 +311,18 @@ def test_killed_at_any_moment(kills: int, world: World, toy_bundle: Path, tmp_pa
         trainer.train(4)
         trainer.publisher.save()
         read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
+
+        def publish(write: int = write) -> None:
             os.write(write, b"1")
             trainer.publish()
-            os._exit(0)
+
+        child = fork(publish)
         os.close(write)
         os.read(read, 1)
         os.close(read)
-        os.waitpid(child, os.WNOHANG)
         _wait(float(random.random()) * 0.15)
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        assert ended(child) in (0, -signal.SIGKILL)
         trainer.publisher = Publisher(log, toy_bundle, state, default=policy, clock=lambda: trainer.now)
     trainer.publish(everything=True)
     assert same(trainer, replayed(world, log))

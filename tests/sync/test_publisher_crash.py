@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import ended, fork
 from sync_trainer import Trained
 
 from pepnet_infer.export import publish as module
@@ -21,34 +22,27 @@ _CALLS = ("fsync", "rename", "replace", "link", "mkdir", "rmdir", "unlink")
 
 def killed(work: Callable[[], object], fatal: int) -> bool:
     """Does `work` in a child that dies before its `fatal`-th call. Returns whether it died."""
-    child = os.fork()
-    if child == 0:
-        steps = 0
+    steps = 0
 
-        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-            def step(*args: Any, **more: Any) -> Any:
-                nonlocal steps
-                steps += 1
-                if steps == fatal:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*args, **more)
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **more: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **more)
 
-            return step
+        return step
 
-        try:
-            for name in _CALLS:
-                setattr(os, name, counted(getattr(os, name)))
-            module.write_delta = counted(module.write_delta)
-            work()
-            os._exit(0)
-        except BaseException:
-            import traceback
+    def in_child() -> None:
+        for name in _CALLS:
+            setattr(os, name, counted(getattr(os, name)))
+        module.write_delta = counted(module.write_delta)
+        work()
 
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
+    code = ended(fork(in_child))
+    assert code in (0, -signal.SIGKILL)
+    return code < 0
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])

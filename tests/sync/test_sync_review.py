@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from children import well_in_a_child
 from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
@@ -321,19 +319,15 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
     later = world.step()
     expected = world.scores(9, batch)
     assert follower._updater.canary is not None
-    with warnings.catch_warnings(), follower._updater.canary._lock, follower._gate.alone(), follower._stats._lock:
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which is what is tried
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                signal.alarm(5)
-                with engine.hold():
-                    engine.score(batch)
-                log.append(later)
-                engine.follow(log, QUICK)
-                scores = engine.score(batch)
-                code = 0 if scores.model_version == 9 and np.array_equal(scores.values, expected) else 2
-            finally:
-                os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def work() -> None:
+        with engine.hold():
+            engine.score(batch)
+        log.append(later)
+        engine.follow(log, QUICK)
+        scores = engine.score(batch)
+        assert scores.model_version == 9
+        assert np.array_equal(scores.values, expected)
+
+    with follower._updater.canary._lock, follower._gate.alone(), follower._stats._lock:
+        well_in_a_child(work)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 import threading
-import warnings
 import weakref
 from pathlib import Path
 
 import pytest
+from children import well_in_a_child
 
 import pepnet_infer
 from pepnet_infer import forks
@@ -105,17 +104,15 @@ def test_parts_may_come_and_go_while_others_fork() -> None:
             maker.join()
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_calls_the_hooks() -> None:
     said = list[str]()
     part = Part("a", said)
     forks.register(Stage.ENGINES, before=part.before, parent=part.parent, child=part.child)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        os._exit(0 if said == ["before a", "child a"] else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def work() -> None:
+        assert said == ["before a", "child a"]
+
+    well_in_a_child(work)
     assert said == ["before a", "parent a"]
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
-import os
-import signal
 import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from children import well_in_a_child
 
 from pepnet_infer import _kernels
 from pepnet_infer.cache.update_window import UpdateWindow, WindowedUpdates
@@ -310,18 +309,18 @@ def test_a_child_process_goes_on() -> None:
             updates.apply(keys, np.full((3000, DIM), at, np.float32), np.full(3000, at, np.uint64))
             at += 1
 
+    def goes_on() -> None:
+        now = 2**23
+        assert apply(updates, 9999, now) + updates.flush() >= 1
+        assert version(cache, 9999) == now
+        assert updates.stats()["pending"] == 0
+
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(15):
-            child = os.fork()
-            if child == 0:
-                signal.alarm(10)
-                now = 2**23
-                good = apply(updates, 9999, now) + updates.flush() >= 1 and version(cache, 9999) == now
-                os._exit(0 if good and updates.stats()["pending"] == 0 else 1)
-            assert os.waitpid(child, 0)[1] == 0
+            well_in_a_child(goes_on)
     finally:
         stop.set()
         for thread in threads:
