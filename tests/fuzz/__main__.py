@@ -1,6 +1,6 @@
 """Runs fuzzers for as long as told, or shows one mutant.
 
-python -m fuzz --seconds 600                              all targets, side by side with as many workers as CPUs
+python -m fuzz --seconds 600                              all targets, one after the other, with as many workers as CPUs
 python -m fuzz --target bundle --seed 7 --only 1234       shows that mutant, tries it, and says what came of it
 """
 
@@ -15,20 +15,9 @@ import traceback
 from pathlib import Path
 
 from fuzz.corpus import write_corpus
+from fuzz.schedule import share_out
 from fuzz.supervisor import Limits, Report, fuzz
 from fuzz.worker import MEMORY, TARGETS, limit_memory, load, reporting, stream
-
-#: Of the time, by target: those that take longest for a mutant get most, so that each is tried often enough.
-SHARES = {
-    "bundle": 21,
-    "delta": 21,
-    "redis": 20,
-    "redis-server": 40,
-    "snapshot": 20,
-    "arrow": 8,
-    "parquet": 14,
-    "native": 12,
-}
 
 
 def main() -> int:
@@ -50,13 +39,19 @@ def main() -> int:
         write_corpus(corpus)
         if options.only is not None:
             return _one(names[0], seed, options.only, corpus, options.memory)
-        total, reports = sum(SHARES[name] for name in names), []
-        for name in names:
-            limits = Limits(options.seconds * SHARES[name] / total, options.executions, memory=options.memory)
-            reports.append(fuzz(name, seed, corpus, limits, options.workers))
-            _say(reports[-1], options.out)
-    print(f"{sum(report.executions for report in reports)} executions, seed {seed}")
-    return 1 if any(report.findings for report in reports) else 0
+        reports = {name: Report(name, seed) for name in names}
+
+        def turn(name: str, seconds: float, executions: int) -> Report:
+            limits = Limits(seconds, executions, memory=options.memory)
+            fuzz(name, seed, corpus, limits, options.workers, reports[name])
+            _say(reports[name], options.out)
+            return reports[name]
+
+        share_out(names, options.seconds, turn, options.executions)
+    print(f"{sum(report.executions for report in reports.values())} executions, seed {seed}; by target:")
+    for report in reports.values():
+        print(f"{report.target:12} {report.executions:9}")
+    return 1 if any(report.findings for report in reports.values()) else 0
 
 
 def _one(name: str, seed: int, index: int, corpus: Path, memory: int) -> int:
@@ -78,7 +73,7 @@ def _one(name: str, seed: int, index: int, corpus: Path, memory: int) -> int:
 def _say(report: Report, out: Path) -> None:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items())
     rate = report.executions / max(report.seconds, 1e-9)
-    print(f"{report.target:10} {report.executions:9} executions, {rate:6.0f}/s  ({counts})", flush=True)
+    print(f"{report.target:12} {report.executions:9} executions, {rate:6.0f}/s  ({counts})", flush=True)
     for number, (cause, findings) in enumerate(report.causes().items(), 1):
         first = findings[0]
         again = f"python -m fuzz --target {first.target} --seed {first.seed} --only {first.index}"

@@ -41,6 +41,7 @@ class Report:
     seed: int
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     seconds: float = 0.0
+    next: int = 0  #: the first mutant that no worker has come to
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -61,14 +62,19 @@ class Limits:
     """When a target has been tried enough, and what one mutant may take."""
 
     seconds: float = float("inf")
-    executions: int = 1 << 40
+    executions: int = 1 << 40  #: on top of those that the report has already
     hang_s: float = 2.0  #: of a mutant's own time, running or asleep; waiting for a CPU is not counted
     memory: int = MEMORY
 
 
-def fuzz(target: str, seed: int, corpus: Path, limits: Limits, workers: int = 1) -> Report:
-    """Tries mutants of a target until a limit is reached. Mutants 0 to N are the same whatever `workers` is."""
-    report = Report(target, seed)
+def fuzz(
+    target: str, seed: int, corpus: Path, limits: Limits, workers: int = 1, report: Report | None = None
+) -> Report:
+    """Tries mutants of a target until a limit is reached. Mutants 0 to N are the same whatever `workers` is.
+
+    Goes on after those of `report`, where there is one, and adds to it.
+    """
+    report = Report(target, seed) if report is None else report
     begin = time.monotonic()
     until = time.time() + limits.seconds if limits.seconds < 1e9 else 1e300
     with tempfile.TemporaryDirectory(prefix="pepnet-fuzz-", dir=_memory_folder()) as folder:
@@ -84,7 +90,8 @@ def fuzz(target: str, seed: int, corpus: Path, limits: Limits, workers: int = 1)
         finally:
             for worker in running:
                 worker.stop()
-    report.seconds = time.monotonic() - begin
+    report.seconds += time.monotonic() - begin
+    report.next = max(worker.next for worker in running)
     return report
 
 
@@ -96,12 +103,18 @@ class _Worker:
     ) -> None:
         self._report, self._corpus, self._folder = report, corpus, folder
         self._limits, self._until, self._step = limits, until, place[1]
+        self._stop = report.next + limits.executions
         folder.mkdir()
         self._findings = folder / "findings"
         self._findings.touch()
         (folder / "status").write_bytes(bytes(8 * STATUS))
         self._status = np.memmap(folder / "status", np.int64, "r+", shape=(STATUS,))
-        self._start(place[0])
+        self._start(report.next + place[0])
+
+    @property
+    def next(self) -> int:
+        """The mutant after the last one that was tried here."""
+        return int(self._status[INDEX]) + 1
 
     def look(self) -> bool:
         """Whether there is more to do; a process that hangs is ended."""
@@ -143,7 +156,7 @@ class _Worker:
             "seed": self._report.seed,
             "start": index,
             "step": self._step,
-            "stop": self._limits.executions,
+            "stop": self._stop,
             "memory": self._limits.memory,
             "until": self._until,
         }

@@ -20,7 +20,7 @@ from fuzz.native_arguments import Call, Draw
 from fuzz.native_calls import SCENARIOS
 from fuzz.supervisor import Limits, Report, fuzz
 from fuzz.target import Outcome, Target, check_scores
-from fuzz.worker import TARGETS
+from fuzz.worker import TARGETS, stream
 from pepnet_infer import _kernels
 from pepnet_infer.engine import Engine
 
@@ -145,3 +145,24 @@ def test_a_mutant_follows_from_its_seed_and_index(corpus: Path, tmp_path: Path) 
             texts.append([target.show(target.make(stream(name, 3, index))) for index in (5, 17)])
         assert texts[0] == texts[1]
         assert texts[0][0] != texts[0][1]
+
+
+class Noting(Target[float]):
+    """Notes which mutants it was given."""
+
+    def make(self, random: Random) -> float:
+        return random.random()
+
+    def run(self, mutant: float) -> Outcome:
+        with open(self.corpus / "seen", "a") as file:
+            file.write(f"{mutant}\n")
+        return "accepted"
+
+
+def test_a_second_turn_goes_on_with_other_mutants(tmp_path: Path) -> None:
+    name = "fuzz.test_fuzz:Noting"
+    report = fuzz(name, 1, tmp_path, Limits(executions=7, hang_s=HANG_S))
+    fuzz(name, 1, tmp_path, Limits(executions=6, hang_s=HANG_S), workers=2, report=report)
+    seen = (tmp_path / "seen").read_text().split()
+    assert sorted(map(float, seen)) == sorted(stream(name, 1, index).random() for index in range(13))
+    assert (report.executions, report.next) == (13, 13)
