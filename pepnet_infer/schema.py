@@ -12,10 +12,10 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.ids import MAX_ID, MAX_TABLES
 from pepnet_infer.quoting import clip, quote
@@ -161,23 +161,23 @@ class FeatureSchema:
             "tasks": dict(zip(self.tasks, self.labels, strict=True)),
         }
 
-    @cached_property
+    @computed_once
     def hash(self) -> str:
         """SHA-256 of the JSON in its own order, hex: the order of fields and tasks is the order of columns."""
         text = json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    @cached_property
+    @computed_once
     def table_by_name(self) -> dict[str, TableSpec]:
         """Table name → its spec."""
         return {t.name: t for t in self.tables}
 
-    @cached_property
+    @computed_once
     def field_by_name(self) -> dict[str, FieldSpec]:
         """Field name → its spec."""
         return {f.name: f for f in self.fields}
 
-    @cached_property
+    @computed_once
     def layout(self) -> dict[str, tuple[Slot, ...]]:
         """Input name → its slots in column order: ids, then bags, then dense, each in schema order."""
         ordered = sorted(self.fields, key=lambda f: _FIELD_ORDER[f.kind])
@@ -191,12 +191,12 @@ class FeatureSchema:
             layout[name] = tuple(slots)
         return layout
 
-    @cached_property
+    @computed_once
     def widths(self) -> dict[str, int]:
         """Input name → number of columns."""
         return {name: sum(s.width for s in slots) for name, slots in self.layout.items()}
 
-    @cached_property
+    @computed_once
     def columns(self) -> tuple[str, ...]:
         """The columns a scored batch must have: raw field columns, join columns and the domain column."""
         names = [f.column for f in self.fields if f.join is None] + [j.column for j in self.joins]

@@ -10,7 +10,6 @@ history is made from the log's own rows up to that day.
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema import JoinSpec
 
@@ -65,7 +65,7 @@ class KuaiRand:
         if not self._files:
             raise SchemaError(f"kuairand: expected interactions.parquet or log_standard_*.csv, got neither in {folder}")
 
-    @cached_property
+    @computed_once
     def _log(self) -> pa.Table:
         table = pa.concat_tables([_read(f) for f in self._files], promote_options="permissive")
         needed = ("time_ms", "user_id", "video_id", "tab", "date")

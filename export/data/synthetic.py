@@ -14,7 +14,6 @@ all there is to find.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pepnet_infer.computed_once import computed_once
 from pepnet_infer.export.train_config import RunConfig
 from pepnet_infer.schema import JoinSpec
 
@@ -74,7 +74,7 @@ class Synthetic:
         """Returns the item table (item_id, author_id, topic, age_hours) for the file `items`."""
         return self._generated[1] if join.file == "items" else None
 
-    @cached_property
+    @computed_once
     def _generated(self) -> tuple[pa.Table, pa.Table]:
         c = self.config
         rng = np.random.default_rng(c.seed)

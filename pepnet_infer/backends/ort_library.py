@@ -14,9 +14,42 @@ from pepnet_infer.errors import BackendError
 #: when it is imported.
 _VARIABLE = "ORT_DISABLE_TELEMETRY"
 
-#: Held while onnxruntime is imported and while it opens a session, and so by whoever forks: the library has locks for
-#: the whole process then, which a child would find held for ever.
-OPENING = threading.Lock()
+
+class Opening:
+    """`with OPENING:` around an import of onnxruntime and the opening of a session; a fork waits for those under way.
+
+    The library has locks for the whole process then, which a child would find held for ever. The thread that is inside
+    may fork itself, from a signal handler or an import hook.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._forking = threading.RLock(), False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        """In the process that forks, before it does."""
+        self._lock.acquire()
+        self._forking = True
+
+    def after_fork_in_parent(self) -> None:
+        """In the process that forked."""
+        self._forking = False
+        self._lock.release()
+
+    def after_fork(self) -> None:
+        """In a child process. Servers in C fork without asking before: then a thread that is not here may hold it."""
+        if self._forking:
+            self.after_fork_in_parent()
+        else:
+            self._lock = threading.RLock()
+
+
+OPENING = Opening()
 
 
 def no_telemetry() -> None:
@@ -35,12 +68,9 @@ def import_onnxruntime() -> Any:
         raise BackendError(f"backend: onnxruntime cannot be imported ({error}): {extras}") from error
 
 
-def _before() -> None:
-    OPENING.acquire()
-
-
-def _after() -> None:
-    OPENING.release()
-
-
-forks.register(forks.Stage.BACKENDS, before=_before, parent=_after, child=_after)
+forks.register(
+    forks.Stage.BACKENDS,
+    before=OPENING.before_fork,
+    parent=OPENING.after_fork_in_parent,
+    child=OPENING.after_fork,
+)

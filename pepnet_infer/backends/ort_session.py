@@ -33,7 +33,7 @@ class OrtSession:
         A file is held open: a child reads the graph that its parent read, whatever has taken the file's name since.
         """
         self._open_session, self._graph, self._on_gpu = open_session, graph, on_gpu
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._file: int | None = None
         if isinstance(graph, Path):
             try:
@@ -51,13 +51,13 @@ class OrtSession:
     def session(self) -> Any:
         """Returns the session of this process. Raises BackendError in a child where it cannot be opened."""
         session = self._session
-        return self._again() if session is None else session
+        return self._again() if session is None or os.getpid() != self._process else session
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
         """Returns the named outputs. Raises BackendError in a child where the session cannot be opened."""
         with INSIDE:
             session = self._session
-            if session is None:
+            if session is None or os.getpid() != self._process:  # Python may not have seen the fork
                 session = self._again()
             found: list[Array] = session.run(outputs, feed)
             return found
@@ -67,6 +67,8 @@ class OrtSession:
             return self._open_session(graph)
 
     def _again(self) -> Any:
+        if os.getpid() != self._process:
+            self._reset_after_fork()
         if self._on_gpu:
             raise BackendError(
                 "provider: a GPU cannot be used in a child forked from a process that uses it: load the engine in the "
@@ -86,7 +88,7 @@ class OrtSession:
             return self._session
 
     def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         if self._session is not None:
             forks.leak(self._session)
             self._session = None

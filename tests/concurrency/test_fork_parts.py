@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from children import ended, fork, well_in_a_child
+from children import PATIENCE_S, ended, fork, well_in_a_child
 
+import pepnet_infer
 from pepnet_infer.backends.cuda_library import LOST
+from pepnet_infer.backends.ort_library import Opening
+from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import BackendError, StoreError
 from pepnet_infer.offline.sink import Sink
 from pepnet_infer.store.memory import MemoryStore
@@ -42,6 +45,59 @@ def test_a_memory_store_whose_lock_is_held() -> None:
     with store._lock:
         well_in_a_child(lambda: check(store))
     check(store)
+
+
+class Slow:
+    """Its property is computed when the events say so."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.go.set()
+
+    @computed_once
+    def length(self) -> int:
+        self.begun.set()
+        assert self.go.wait(PATIENCE_S)
+        return 3
+
+
+def test_a_property_that_another_thread_computes() -> None:
+    computed, other = Slow(), Slow()
+    computed.go.clear()
+    thread = threading.Thread(target=lambda: computed.length)
+    thread.start()
+    assert computed.begun.wait(PATIENCE_S)
+
+    def work() -> None:
+        assert other.length == 3
+
+    well_in_a_child(work)
+    computed.go.set()
+    thread.join(PATIENCE_S)
+    assert "length" in vars(computed)
+    assert computed.length == 3
+
+
+def test_no_property_has_the_lock_of_functools() -> None:
+    # up to Python 3.11 it is one lock for all instances, which no fork lets go of
+    package = Path(pepnet_infer.__file__).parent
+    sources = {path.name: path.read_text() for path in package.rglob("*.py")}
+    assert [name for name, text in sources.items() if "import cached_property" in text] == []
+
+
+def test_a_thread_that_opens_a_session_forks() -> None:
+    opening = Opening()
+    with opening:
+        opening.before_fork()
+        opening.after_fork_in_parent()
+    opening.before_fork()
+    opening.after_fork()
+    held = threading.Thread(target=opening.__enter__)  # and never lets go, as in a child in which it is not
+    held.start()
+    held.join(PATIENCE_S)
+    opening.after_fork()  # of a server that did not ask before
+    with opening:
+        pass
 
 
 def test_a_redis_store_has_connections_of_its_own_in_a_child(redis_server: Any) -> None:
