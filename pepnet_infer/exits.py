@@ -3,14 +3,14 @@
 Up to Python 3.13 a daemon thread that comes back from native code while the interpreter is being finalized is ended by
 `pthread_exit`. Where C++ is on its stack that aborts the process. Our own extension has such threads wait
 (`kernels/python/released_gil.h`). For a library whose bindings do not, calls are made `INSIDE` a block: before
-finalization begins, new calls are kept out and those under way are waited for.
+finalization begins, those under way are waited for, and threads that begin a new one end instead, as the interpreter
+ends them a moment later: one that somebody joins, in a function of `atexit` that runs after ours, must not stay.
 """
 
 from __future__ import annotations
 
 import atexit
 import sys
-import threading
 import time
 from threading import get_ident
 
@@ -22,6 +22,8 @@ PATIENCE_S = 10.0
 
 class Inside:
     """`with INSIDE:` around a call into such a library. Costs 0.2 µs. Not to be nested.
+
+    Raises SystemExit in threads that come while another one ends the interpreter.
 
     There is no lock: a thread first says that it is inside and then looks whether the end has begun; who ends does it
     the other way round.
@@ -36,13 +38,13 @@ class Inside:
         self._threads[me] = True
         if self._ends is not None and self._ends != me:
             del self._threads[me]
-            threading.Event().wait()  # until the process is gone
+            raise SystemExit  # of this thread alone, and silent
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._threads.pop(get_ident(), None)
 
     def end(self) -> bool:
-        """Keeps other threads out from here on. Returns whether those inside came out in time."""
+        """Lets no other thread in from here on. Returns whether those inside came out in time."""
         self._ends = me = get_ident()
         ends = time.monotonic() + PATIENCE_S
         while any(thread != me and thread in sys._current_frames() for thread in self._threads.copy()):
