@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,8 @@ from pepnet_infer.cache.over_bundle import open_rows
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.served import Served
 from pepnet_infer.store import RowSource, Store
+
+_PICKLERS = ("cloudpickle", "ray.cloudpickle", "pyspark.cloudpickle", "joblib.externals.cloudpickle", "dill")
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Loading:
     def check_pickles(self) -> None:
         """Raises StoreError where the store cannot go to another process."""
         try:
-            pickle.dumps(self.store)
-        except TypeError as error:
+            _try_pickle(self.store)
+        except Exception as error:  # of a user's store: whatever it raises, or pickle does for what it holds
             raise StoreError(
                 f"store: {type(self.store).__name__} does not pickle ({error}), so that an engine with it does not: "
                 "load the engine in each worker, or give the store a __reduce__ that opens it anew"
@@ -60,6 +63,20 @@ class Loading:
         """Opens everything that scores of `bundle` are made of."""
         backend = self.dense(bundle)
         return Served.of(bundle, open_rows(bundle, self.cache, self.store), backend)
+
+
+def _try_pickle(store: object) -> None:
+    """Raises what pickling `store` raises, with pickle and with those that pickle more and are loaded."""
+    try:
+        pickle.dumps(store)
+    except Exception:
+        # Spark, Ray and joblib send functions and classes that have no name to find them by. Which of them asks is not
+        # to be seen from `__reduce__`.
+        for name in _PICKLERS:
+            if (module := sys.modules.get(name)) is not None:
+                module.dumps(store)
+                return
+        raise
 
 
 def digest_of(bundle: Bundle) -> str:

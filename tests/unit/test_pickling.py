@@ -6,11 +6,14 @@ import copy
 import multiprocessing
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -98,6 +101,27 @@ def test_its_store_pickles_with_it_or_the_error_says_what_to_do(
             Engine.load(toy_bundle, "native", threads=1, store=live, check="sizes") as engine,
             pytest.raises(StoreError, match=f"store: {type(live).__name__} does not pickle .*load the engine in each"),
         ):
+            pickle.dumps(engine)
+
+
+def test_a_store_that_fails_in_any_way_is_said_and_what_pickles_more_is_tried(toy_bundle: Path) -> None:
+    class Local(Counts):  # no other process finds this class by its name
+        def __init__(self) -> None:
+            self.read = lambda keys: len(keys)
+
+    class Fails(Counts):
+        def __reduce__(self) -> tuple[object, ...]:
+            raise RuntimeError("no")
+
+    with Engine.load(toy_bundle, "native", threads=1, store=Fails(), check="sizes") as engine:
+        for dumps in (pickle.dumps, cloudpickle.dumps):
+            with pytest.raises(StoreError, match=r"store: Fails does not pickle \(no\)"):
+                dumps(engine)
+    with Engine.load(toy_bundle, "native", threads=1, store=Local(), check="sizes") as engine:
+        with pickle.loads(cloudpickle.dumps(engine)) as other:
+            assert other._loading.store.read([1, 2]) == 2
+        without = {name: None for name in sys.modules if name.endswith("cloudpickle") or name == "dill"}
+        with mock.patch.dict(sys.modules, without), pytest.raises(StoreError, match=r"store: Local does not pickle"):
             pickle.dumps(engine)
 
 
