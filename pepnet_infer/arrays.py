@@ -41,14 +41,15 @@ def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
     series only, where it stands for one. `rows` are known to be there (see `arrow_check.check`). Raises SchemaError
     with the column's name.
     """
-    if isinstance(data, np.ndarray):
-        return _from_numpy(column, data)
     try:
+        if isinstance(data, np.ndarray):
+            return _from_numpy(column, data)
         return plain(column, _convert(column, data), rows)
     except SchemaError:  # a ValueError too, and says already what is wrong and where
         raise
     except ARROW_REFUSALS as error:
-        raise refusal(column, error) from error
+        row, why = _refused_row(column, data, error)
+        raise refusal(column, why, row) from error
 
 
 def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) -> PlainArray:
@@ -101,6 +102,8 @@ def _decoded(column: str, array: PlainArray, most: int) -> PlainArray:
 def _convert(column: str, data: Any) -> PlainArray | pa.ChunkedArray[Any]:
     if isinstance(data, (pa.Array, pa.ChunkedArray)):
         return data
+    if isinstance(data, np.ndarray):
+        return _from_numpy(column, data)
     if isinstance(data, list):
         return from_objects(data)
     if isinstance(data, tuple):
@@ -138,19 +141,17 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
         return pa.array([], pa.null())
     if kind not in _BYTES and not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
-    try:
-        mask = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
-        if kind in "OT":  # Arrow before 21 does not know NumPy's strings of any length
-            values = np.array(data, dtype=object)
-            if mask is not None:
-                values[mask] = None
-            return plain(column, from_objects(values, nan_is_null))
-        array: PlainArray = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
-        return array
-    except SchemaError:  # a ValueError too, and says already what is wrong and where
-        raise
-    except ARROW_REFUSALS as error:
-        raise refusal(column, error) from error
+    mask = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
+    if kind not in "OT":  # Arrow before 21 does not know NumPy's strings of any length
+        try:
+            array: PlainArray = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
+            return array
+        except UnicodeDecodeError:
+            pass  # of half a character in NumPy's text: what is said of Python's text names it
+    values = np.array(data, dtype=object)
+    if mask is not None:
+        values[mask] = None
+    return plain(column, from_objects(values, nan_is_null))
 
 
 def _from_series(column: str, series: _Series) -> PlainArray | pa.ChunkedArray[Any]:
@@ -164,7 +165,7 @@ def _from_series(column: str, series: _Series) -> PlainArray | pa.ChunkedArray[A
 def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
     if len(pair) != 2:
         raise TypeError(f"expected a pair (values, offsets), got a tuple of {len(pair)}")
-    values, offsets = as_array(column, pair[0]), as_array(column, pair[1])
+    values, offsets = plain(column, _convert(column, pair[0])), as_array(column, pair[1])
     if len(offsets) == 0:
         raise ValueError("expected one offset more than rows, got no offsets")
     if not pa.types.is_integer(offsets.type) or offsets.null_count:
@@ -253,6 +254,39 @@ def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
     )
 
 
-def refusal(column: str, error: Exception) -> SchemaError:
-    """Returns the error for a column that Arrow, or we, could not read."""
-    return SchemaError(f"column {quote(column)}: {clip(error)}", column)
+def refusal(column: str, error: Exception, row: int | None = None) -> SchemaError:
+    """Returns the error for a column that Arrow, or we, could not read; `row` is the first that it fails at."""
+    at = "" if row is None else f" at row {row}"
+    if isinstance(error, UnicodeEncodeError):
+        return SchemaError(
+            f"column {quote(column)}: expected text in UTF-8, got {quote(error.object)}{at}", column, row
+        )
+    return SchemaError(f"column {quote(column)}: {clip(error)}{at}", column, row)
+
+
+def _refused_row(column: str, data: Any, error: Exception) -> tuple[int | None, Exception]:
+    """Returns the first row that Arrow refuses, where `data` has rows that can be told, and what it says of it."""
+    if isinstance(data, tuple) and len(data) == 2:
+        place, error = _refused_row(column, data[0], error)
+        return None if place is None else _bag_of(place, data[1]), error
+    if not isinstance(data, (list, np.ndarray)) and not hasattr(data, "iloc"):
+        return None, error
+    values = getattr(data, "iloc", data)
+    low, high, middle = 0, len(data) + 1, len(data)  # so many rows from the first are read, and so many are not
+    while high - low > 1:
+        try:
+            _convert(column, values[:middle])
+            low = middle
+        except ARROW_REFUSALS as refused:
+            high, error = middle, refused
+        middle = (low + high) // 2
+    return None if high > len(data) else high - 1, error
+
+
+def _bag_of(place: int, offsets: Any) -> int | None:
+    """Returns which bag the value at `place` is in; None where the offsets do not say."""
+    try:
+        row = int(np.searchsorted(np.asarray(offsets, dtype=np.int64), place, side="right")) - 1
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return row if 0 <= row < len(offsets) - 1 else None

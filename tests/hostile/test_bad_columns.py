@@ -106,13 +106,43 @@ def test_what_is_no_batch(batch: object) -> None:
         (pd.Series([1, "a"], dtype=object), "Could not convert 'a' with type str"),
         ([object()], "Could not convert <object object"),
         ([2**64], "expected integers that are all within int64 or uint64, got 18446744073709551616 to"),
-        (["\ud800"], "'utf-8' codec can't encode character"),
-        ([[1], 2], "cannot mix list and non-list"),
+        (["\ud800"], r"expected text in UTF-8, got '\\ud800' at row 0"),
+        ([[1], 2], "cannot mix list and non-list, non-null values at row 1"),
     ],
 )
 def test_what_is_no_column(data: object, got: str) -> None:
     with pytest.raises(SchemaError, match=f"^column 'x': {got}"):
         read_columns({"x": data}, ["x"])
+
+
+HALF = "a\ud83db"  # a character of two halves, of which one is lost
+
+
+@pytest.mark.parametrize(
+    ("data", "row"),
+    [
+        (["x", None, "y", HALF, HALF], 3),
+        (np.array(["x", "y", HALF]), 2),
+        (np.ma.array(np.array(["x", HALF, HALF], object), mask=[False, True, False]), 2),
+        (pd.Series(["x", HALF], index=[7.5, 3.0], dtype=object), 1),
+        ([["x"], [], ["y", HALF]], 2),
+        (np.array([["x", "y"], ["z", HALF]]), 1),
+        ((["x", "y", "z", HALF], np.array([0, 2, 2, 4])), 2),
+    ],
+    ids=["list", "texts", "masked", "series", "bags", "equal bags", "pair"],
+)
+def test_text_that_is_none_has_a_row(data: object, row: int) -> None:
+    with pytest.raises(SchemaError) as caught:
+        read_columns({"x": data}, ["x"])
+    assert str(caught.value) == f"column 'x': expected text in UTF-8, got 'a\\ud83db' at row {row}"
+    assert (caught.value.column, caught.value.row) == ("x", row)
+
+
+@pytest.mark.parametrize(("data", "row"), [([1, 2, 2**70], 2), (([1, 2, "x"], [0, 1, 3]), 1), (([1, "x"], "?"), None)])
+def test_a_value_that_fits_no_other_has_a_row(data: object, row: int | None) -> None:
+    with pytest.raises(SchemaError) as caught:
+        read_columns({"x": data}, ["x"])
+    assert caught.value.row == row
 
 
 def test_unequal_lengths(batch: Batch, toy_schema: FeatureSchema) -> None:
