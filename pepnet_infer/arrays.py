@@ -22,6 +22,7 @@ from pepnet_infer.quoting import MOST_VALUE, clip, quote
 if TYPE_CHECKING:
     PlainArray = pa.Array[Any]
 
+_MOST_DEPTH = 16  # lists in each other: a bag is one, and whoever goes through them needs a stack
 _BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
 
 
@@ -59,14 +60,26 @@ def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) 
     """
     if isinstance(array, pa.ChunkedArray) and array.num_chunks == 1:
         array = array.chunk(0)
+    bare = _is_bare(array.type)
+    if not bare:
+        _check_depth(column, array.type)
     check(column, array, rows)
-    most = None if _is_bare(array.type) else allowed_size(array)
+    most = None if bare else allowed_size(array)
     if isinstance(array, pa.ChunkedArray):
         combined = array.combine_chunks()
         if isinstance(combined, pa.ChunkedArray):
             raise SchemaError(f"column {quote(column)}: expected at most 2 GiB of strings, got more", column)
         array = combined
     return array if most is None else _decoded(column, array, most)
+
+
+def _check_depth(column: str, kind: pa.DataType) -> None:
+    inside = kind
+    for _ in range(_MOST_DEPTH):
+        if not _is_list(inside):
+            return
+        inside = inside.value_type
+    raise SchemaError(f"column {quote(column)}: expected lists at most {_MOST_DEPTH} deep, got deeper ones", column)
 
 
 def _decoded(column: str, array: PlainArray, most: int) -> PlainArray:

@@ -2,7 +2,9 @@
 
 Arrow infers a type by what comes first, and gives up where Python has one kind of number: integers of which some need
 uint64, NumPy scalars of several types, an empty NumPy array (of float64, as NumPy makes it) among bags of integers.
-What it gives up on is looked at value by value here.
+What it gives up on is looked at value by value here, and so are arrays with a mask, which it does not read. A date of
+NumPy before a NumPy value of another type ends the process in Arrow, and so does a list that holds itself: both are
+refused before it sees them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pepnet_infer import _kernels
 from pepnet_infer.quoting import quote
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 Objects = Sequence[Any] | npt.NDArray[np.object_]
 
 #: What Arrow raises for a Python or NumPy value it cannot hold; OSError: what a stream of another library says it has.
-ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError, OSError)
+ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError, OSError, np.ma.MaskError)
 
 _LISTS = (list, tuple, np.ndarray)
 _PANDAS_NULLS = ("NAType", "NaTType")  # pandas itself is never imported
@@ -34,6 +37,13 @@ def from_objects(values: Objects, nan_is_null: bool = False) -> PlainArray:
 
     Raises one of ARROW_REFUSALS for what has no common type.
     """
+    times, masked = _kernels.numpy_inside(values)
+    if times:
+        values = [[] if isinstance(value, np.ndarray) and value.size == 0 else value for value in values]
+        if _kernels.numpy_inside(values)[0]:
+            raise TypeError("expected numbers, texts or lists of these, got dates or durations of NumPy")
+    if masked:
+        return _by_value(values, nan_is_null, None)
     array: PlainArray
     try:
         array = pa.array(values, from_pandas=nan_is_null)
@@ -49,8 +59,8 @@ def _by_value(values: Iterable[Any], nan_is_null: bool, refusal: Exception | Non
     plain = [_plain(value, nan_is_null) for value in values]
     known = [value for value in plain if value is not None]
     if any(isinstance(value, _LISTS) for value in known):
-        if refusal is not None and not all(isinstance(value, _LISTS) for value in known):
-            raise refusal
+        if not all(isinstance(value, _LISTS) and getattr(value, "ndim", 1) for value in known):
+            raise refusal or TypeError("expected lists in all rows or in none, got single values among them")
         return _lists(plain, nan_is_null, refusal)
     kinds = {type(value) for value in known}
     array: PlainArray
@@ -64,6 +74,8 @@ def _by_value(values: Iterable[Any], nan_is_null: bool, refusal: Exception | Non
 
 
 def _plain(value: Any, nan_is_null: bool) -> Any:
+    if value is np.ma.masked:
+        return None
     if isinstance(value, (np.number, np.bool_)):
         value = value.item()
     if type(value).__name__ in _PANDAS_NULLS or (nan_is_null and isinstance(value, float) and value != value):

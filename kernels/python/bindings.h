@@ -17,6 +17,7 @@ void bind_gate(pybind11::module_& module);
 void bind_key_index(pybind11::module_& module);
 void bind_look_up(pybind11::module_& module);
 void bind_number_columns(pybind11::module_& module);
+void bind_objects(pybind11::module_& module);
 void bind_ops(pybind11::module_& module);
 void bind_packed_weights(pybind11::module_& module);
 void bind_pins(pybind11::module_& module);

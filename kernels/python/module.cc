@@ -14,6 +14,7 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_key_index(module);
   pepnet::python::bind_look_up(module);
   pepnet::python::bind_number_columns(module);
+  pepnet::python::bind_objects(module);
   pepnet::python::bind_ops(module);
   pepnet::python::bind_packed_weights(module);
   pepnet::python::bind_pins(module);

@@ -155,6 +155,58 @@ def test_masked_objects(encode: Encode) -> None:
     assert encode("hashed", masked).ids["hashed"][0] == MISSING_KEY
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_mask_hides_in_a_bag_is_a_null(encode: Encode, form: Callable[[list[Any]], object]) -> None:
+    rows = [np.ma.array([1, 2, 3], mask=[False, True, False]), np.array([4]), [np.ma.masked, 5]]
+    bag = encode("bag", form(rows)).bags["bag"]
+    assert (bag.keys & np.uint64((1 << 48) - 1)).tolist() == [1, 3, 4, 5]
+    assert bag.offsets.tolist() == [0, 2, 3, 4]
+    with pytest.raises(SchemaError, match=r"column 'bag': expected lists in all rows or in none, got single values"):
+        encode("bag", form([np.ma.array([1]), 2]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_dates_of_numpy_end_no_process(encode: Encode, form: Callable[[list[Any]], object]) -> None:
+    date, dates = np.datetime64(1, "s"), np.array([1], "M8[s]")
+    for field, values in (
+        ("id", [date, np.uint64(1)]),
+        ("bag", [dates, np.array([1])]),
+        ("bag", [[[], dates], np.array([1])]),
+        ("bag", [[date], np.array([1])]),
+        ("bag", [objects([date]), np.array([1])]),
+        ("bag", [{"a": dates}, {"a": np.array([1])}]),
+        ("bag", [np.array([1]), np.array([5], "M8[ns]")]),  # whose list is one of integers
+        ("bag", [np.array([5], "m8[ns]"), np.array([1])]),
+        ("dense", [np.timedelta64(5, "ns"), 1 << 63]),
+    ):
+        with pytest.raises(
+            SchemaError, match=rf"^column '{field}': expected numbers, .*got dates or durations of NumPy"
+        ):
+            encode(field, form(values))
+    for nothing in (dates[:0], np.array([], "m8[s]"), np.array([], "S"), np.array([], "c16")):
+        assert encode("bag", form([nothing, np.array([1])])).bags["bag"].offsets.tolist() == [0, 0, 1]
+
+
+def test_lists_without_an_end(encode: Encode) -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    array = objects([None])
+    array[0] = array
+    mapping: dict[str, Any] = {}
+    mapping["a"] = mapping
+    deep: list[Any] = [1]
+    for _ in range(100_000):
+        deep = [deep]
+    for column in (itself, array, [mapping], deep):
+        with pytest.raises(SchemaError, match=r"^column 'bag': expected lists at most 16 deep, got deeper ones$"):
+            encode("bag", column)
+    nested = pa.array([1])
+    for _ in range(1000):
+        nested = pa.LargeListArray.from_arrays(pa.array([0, len(nested)], pa.int64()), nested)
+    with pytest.raises(SchemaError, match=r"^column 'bag': expected lists at most 16 deep, got deeper ones$"):
+        encode("bag", nested)
+
+
 def test_an_array_of_nothing_has_any_type(encode: Encode) -> None:
     assert encode("id", NOTHING).num_rows == 0
     assert encode("hashed", pd.Series(NOTHING)).num_rows == 0
