@@ -7,6 +7,9 @@ from functools import cache
 
 from pepnet_infer import _kernels
 
+#: How errors end where a thread cannot be had.
+NO_THREAD = "this process can have no more: raise its limit (ulimit -u, ulimit -v, the cgroup's pids.max)"
+
 
 @dataclass(frozen=True)
 class Cpu:

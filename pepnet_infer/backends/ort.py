@@ -14,7 +14,7 @@ from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.checked import Options
-from pepnet_infer.cpu import available_threads
+from pepnet_infer.cpu import NO_THREAD, available_threads
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.exits import INSIDE
 
@@ -185,6 +185,9 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, provider: 
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         if provider in ON_GPU:
             raise BackendError(f"provider: expected {provider}, but onnxruntime could not start it: {error}") from error
+        if "pthread_create" in str(error):
+            wanted = f"threads: expected {options.intra_op_num_threads} for onnxruntime"
+            raise BackendError(f"{wanted}, but {NO_THREAD}, or ask for threads=1") from error
         raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
     got = session.get_providers()
     if got[0] != wanted:

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Sequence
 
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.cpu import NO_THREAD
+from pepnet_infer.errors import StoreError
 
 
 class WindowTicks:
@@ -18,12 +20,16 @@ class WindowTicks:
         self.start()
 
     def start(self) -> None:
-        """Starts the thread; in a child process again, where it is not."""
+        """Starts the thread; in a child process again, where it is not. Raises StoreError if it cannot be had."""
         self._end = threading.Event()
-        if not self._closed:
-            threading.Thread(
-                target=_tick, args=(self._caches, self._interval, self._end), name="pepnet-updates", daemon=True
-            ).start()
+        if self._closed:
+            return
+        args = (self._caches, self._interval, self._end)
+        try:
+            threading.Thread(target=_tick, args=args, name="pepnet-updates", daemon=True).start()
+        except RuntimeError as error:
+            wanted = "update_window: expected a thread to apply updates with when their interval is over"
+            raise StoreError(f"{wanted}, but {NO_THREAD}, or load without a window") from error
 
     def close(self) -> None:
         """Ends the thread. What is still held stays held, until `EmbeddingCache.flush`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from pepnet_infer import forks
 from pepnet_infer._kernels import Gate
+from pepnet_infer.cpu import NO_THREAD
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.feature_rows import Features
 from pepnet_infer.loading import Loading
@@ -75,7 +76,7 @@ class Follower:
     def start(self) -> None:
         """Catches up with what is in the log now, then goes on in the background.
 
-        Raises UpdateError: "missing" where there is no log.
+        Raises UpdateError: "missing" where there is no log, "threads" where the process can have no more of them.
         """
         while self._step(0.0) and not self._stop.is_set():
             pass
@@ -83,7 +84,10 @@ class Follower:
         while self._step(0.0) and not self._stop.is_set():
             pass
         self._acknowledge()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise UpdateError("threads", f"follow: expected a thread to follow with, but {NO_THREAD}") from error
 
     def wait_for(self, version: int, timeout_s: float) -> bool:
         """Waits until new calls get `version` or a later one. Returns whether they do."""
