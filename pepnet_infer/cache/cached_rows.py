@@ -161,7 +161,7 @@ class CachedRows:
         for batch in batches:
             batch.finish(deadline)
         if any(batch.late for batch in batches):
-            self._counters.count("overruns")
+            self._counters.overrun(self.config.budget_ms)
         fault = next((batch.fault for batch in batches if batch.fault is not None), None)
         if fault is not None and self.config.on_fault == "raise":
             raise StoreError(str(fault)) from fault

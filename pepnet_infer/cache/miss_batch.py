@@ -81,7 +81,7 @@ class MissBatch:
         else:
             self._why(slice(None), DEFERRED)
         if submitted is Submitted.FULL:
-            self._counters.count("dropped")
+            self._counters.dropped()
             self._why(_all_or(_compose(at, ours)), DROPPED)
 
     def finish(self, deadline: float | None) -> None:

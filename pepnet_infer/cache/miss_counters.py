@@ -49,9 +49,10 @@ class MissCounters:
     def __init__(self) -> None:
         self._looked_up, self._defaults, self._store = Tally(), Tally(), Tally()
         self._last_fault: str | None = None
-        self._fault_warnings, self._damage_warnings = Seldom(), Seldom()
+        self._damage_warnings = Seldom()
         self._failing = False  # as far as it was said
-        self._faults_said = 0
+        self._warnings = {what: Seldom() for what in ("faults", "overruns", "dropped")}
+        self._said = dict.fromkeys(self._warnings, 0)  # of each, when it was last warned of
 
     def looked_up(self, batch: Iterable[Looked]) -> None:
         """Counts the fields of one batch."""
@@ -68,10 +69,8 @@ class MissCounters:
     def fault(self, error: Exception) -> None:
         """Counts one question that was not answered, and warns: the first time, and now and then while it lasts."""
         self._last_fault = f"{type(error).__name__}: {error}"
-        self.count("faults")
-        if self._fault_warnings.due():
-            faults = self._store.read()["faults"][0]
-            since, self._faults_said = faults - self._faults_said, faults
+        since = self._count_and_look("faults")
+        if since:
             self._failing = True
             _LOG.warning("no answer from the store, %d since the last warning: %s", since, self._last_fault)
 
@@ -81,6 +80,32 @@ class MissCounters:
             self._failing = False
             _LOG.warning(
                 "the store answers again, after %d questions without an answer", self._store.read()["faults"][0]
+            )
+
+    def overrun(self, budget_ms: float | None) -> None:
+        """Counts one batch that its budget was too short for, and warns as for a fault, but for a budget of nothing."""
+        if not budget_ms:
+            self.count("overruns")
+            return
+        since = self._count_and_look("overruns")
+        if since:
+            _LOG.warning(
+                "no answer from the store within budget_ms=%g, %d batches since the last warning: ids that they waited "
+                "for got default rows%s",
+                budget_ms,
+                since,
+                self._mean_call(),
+            )
+
+    def dropped(self) -> None:
+        """Counts one fetch that the queue had no place for, and warns as for a fault."""
+        since = self._count_and_look("dropped")
+        if since:
+            _LOG.warning(
+                "the queue of fetches from the store is full, %d of them not made since the last warning: their ids "
+                "got default rows%s",
+                since,
+                self._mean_call(),
             )
 
     def damaged(self, keys: npt.NDArray[np.uint64]) -> None:
@@ -98,6 +123,21 @@ class MissCounters:
     def count(self, what: str, number: int = 1) -> None:
         """Adds to one of the sums that `_STORE` names."""
         self._store.add([(what, (number,))])
+
+    def _count_and_look(self, what: str) -> int:
+        """Counts one of what is warned of now and then. Returns how many to warn of, 0 where no warning is due."""
+        self.count(what)
+        if not self._warnings[what].due():
+            return 0
+        total = int(self._store.read()[what][0])
+        since, self._said[what] = total - self._said[what], total
+        return since
+
+    def _mean_call(self) -> str:
+        """Returns what a call to the store takes, in words; nothing before the first has come back."""
+        sums = self._store.read()
+        calls = sums.get("calls", (0,))[0]
+        return f"; a call to it has taken {sums['nanoseconds'][0] / calls / 1e6:.3g} ms on average" if calls else ""
 
     def read(self) -> dict[str, Any]:
         """Returns total, fields and tables (counts each), defaults by reason, and store."""
