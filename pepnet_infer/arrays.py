@@ -22,7 +22,7 @@ from pepnet_infer.quoting import MOST_VALUE, clip, quote
 if TYPE_CHECKING:
     PlainArray = pa.Array[Any]
 
-_MOST_DEPTH = 16  # lists in each other: a bag is one, and whoever goes through them needs a stack
+_MOST_DEPTH = 16  # types in each other: a bag has one inside, and whoever goes through them needs a stack
 _BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
 
 
@@ -74,12 +74,20 @@ def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) 
 
 
 def _check_depth(column: str, kind: pa.DataType) -> None:
-    inside = kind
-    for _ in range(_MOST_DEPTH):
-        if not _is_list(inside):
-            return
-        inside = inside.value_type
-    raise SchemaError(f"column {quote(column)}: expected lists at most {_MOST_DEPTH} deep, got deeper ones", column)
+    level, depth = [kind], 0
+    while level := [inside for outer in level for inside in _inside(outer)]:
+        depth += 1
+        if depth > _MOST_DEPTH:
+            message = f"expected types at most {_MOST_DEPTH} deep in each other, got deeper ones"
+            raise SchemaError(f"column {quote(column)}: {message}", column)
+
+
+def _inside(kind: pa.DataType) -> list[pa.DataType]:
+    if isinstance(kind, pa.BaseExtensionType):
+        return [kind.storage_type]
+    if isinstance(kind, (pa.DictionaryType, pa.RunEndEncodedType)):
+        return [kind.value_type]
+    return [kind.field(i).type for i in range(kind.num_fields)]
 
 
 def _decoded(column: str, array: PlainArray, most: int) -> PlainArray:

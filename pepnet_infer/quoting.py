@@ -39,7 +39,10 @@ def quote(value: object) -> str:
         return f"{text[:MOST_VALUE]}… ({len(value)} {unit})"
     if isinstance(value, int) and value.bit_length() > 8 * MOST_VALUE // 3:  # Python refuses to write very long ones
         return f"an integer of {value.bit_length()} bits"
-    text = _SHORT.repr(value) if isinstance(value, (list, tuple, set, frozenset, dict)) else repr(value)
+    try:
+        text = _SHORT.repr(value) if isinstance(value, (list, tuple, set, frozenset, dict)) else repr(value)
+    except Exception:  # of somebody's class: the message in the making says something else
+        text = f"a {type(value).__name__} without a repr"
     return clip(text, MOST_VALUE)
 
 

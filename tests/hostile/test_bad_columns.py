@@ -349,3 +349,54 @@ def test_no_rows(toy_schema: FeatureSchema, toy_batch: Callable[..., Batch]) -> 
         assert {len(keys) for keys in features.ids.values()} == {0}
         assert {tuple(bag.offsets) for bag in features.bags.values()} == {(0,)}
         assert {len(values) for values in features.dense.values()} == {0}
+
+
+def _in_lists(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def _in_itself(kind: type) -> object:
+    if kind is dict:
+        whole: dict[str, object] = {}
+        whole["x"] = whole
+        return whole
+    if kind is np.ndarray:
+        array = np.empty(1, object)
+        array[0] = array
+        return array
+    inside: list[object] = []
+    inside.append(inside)
+    return inside if kind is list else (inside,)
+
+
+@pytest.mark.parametrize(
+    "value", [*map(_in_lists, (20, 1000, 100_000)), *map(_in_itself, (list, tuple, dict, np.ndarray))]
+)
+def test_containers_that_lie_too_deep_in_each_other(value: object) -> None:
+    # whoever converts them recurses: the process ended, or it was a RecursionError
+    array = np.empty(2, object)
+    array[0] = array[1] = value
+    for column in ([1, value], (value, [0]), array, array.reshape(1, 2), [array]):
+        with pytest.raises(SchemaError, match="column 'x': "):
+            read_columns({"x": column}, ["x"])
+
+
+def test_types_that_lie_too_deep_in_each_other() -> None:
+    kind: pa.DataType = pa.int64()
+    for _ in range(500):
+        kind = pa.list_(kind)
+    for column in (pa.nulls(2, kind), pa.chunked_array([pa.nulls(1, kind)] * 2), pa.nulls(2, pa.struct({"a": kind}))):
+        with pytest.raises(SchemaError, match="column 'x': expected types at most 16 deep"):
+            read_columns({"x": column}, ["x"])
+
+
+def test_names_whose_repr_raises() -> None:
+    class Name:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(SchemaError, match="missing column 'x'; got a Name without a repr"):
+        read_columns({Name(): [1]}, ["x"])
