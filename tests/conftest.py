@@ -222,6 +222,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def redis_servers() -> type[RedisServer]:
+    """`redis_servers(folder, *options)` starts one, for fixtures of their own scope, which stop it."""
+    return RedisServer
+
+
 @pytest.fixture
 def make_redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     """Returns `make(*options)`, which starts a server of the test's own."""

@@ -235,6 +235,10 @@ class CachedRows:
         """What is behind the cache."""
         return self._store.store
 
+    def note_fault(self, error: StoreError) -> None:
+        """Shows in `stats()` as the last fault why the store cannot be read, before anybody has asked it for rows."""
+        self._counters.saw(error)
+
     def put_before_store(self, store: Store) -> None:
         """Asks `store` from here on, where the one behind the cache was asked: it must answer the same at first."""
         self._store = checked(store)

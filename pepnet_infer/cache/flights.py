@@ -78,11 +78,13 @@ class Flights:
         except StoreError as error:
             self._counters.fault(error)
             fetch.settle(None, error)
+            self._counters.warn()
             return
         try:
             self._fill(asked, fetch.number, fetched, certain)
         except Exception as error:  # the rows are served all the same
             self._counters.fault(error)
+            self._counters.warn()
 
     def _ask(self, fetch: Fetch) -> tuple[Keys, Fetched]:
         """Settles the fetch, and returns what the store was asked and what it has of that."""
@@ -100,6 +102,8 @@ class Flights:
             fetch.settle(fetched, None)
         else:
             fetch.settle(cached.put(asked, fetched), None)
+        if len(keys):
+            self._counters.answered()
         if fetched.damaged is not None and fetched.damaged.any():
             self._counters.damaged(keys[fetched.damaged])
         return keys, fetched
@@ -110,7 +114,6 @@ class Flights:
             fetched = self.store.get_many(keys, self.cache.dim)
         finally:
             self._counters.asked(len(keys), monotonic() - begin)
-        self._counters.answered()
         return fetched
 
     def _fill(self, keys: Keys, number: int, fetched: Fetched, certain: bool) -> None:

@@ -81,8 +81,8 @@ class MissBatch:
         else:
             self._why(slice(None), DEFERRED)
         if submitted is Submitted.FULL:
-            self._counters.dropped()
             self._why(_all_or(_compose(at, ours)), DROPPED)
+            self._counters.dropped()
 
     def finish(self, deadline: float | None) -> None:
         """Waits for the answers, until `deadline` (of `monotonic`; None: however long it takes)."""

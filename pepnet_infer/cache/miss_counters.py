@@ -67,9 +67,20 @@ class MissCounters:
         self._store.add([("calls", (1,)), ("keys", (keys,)), ("nanoseconds", (round(seconds * 1e9),))])
 
     def fault(self, error: Exception) -> None:
-        """Counts one question that was not answered, and warns: the first time, and now and then while it lasts."""
+        """Counts one question that was not answered."""
+        self.saw(error)
+        self.count("faults")
+
+    def saw(self, error: Exception) -> None:
+        """Notes why the store cannot be read, where nobody has asked it for rows: as an engine is loaded, say."""
         self._last_fault = f"{type(error).__name__}: {error}"
-        since = self._count_and_look("faults")
+
+    def warn(self) -> None:
+        """Warns of faults that were counted: of the first, and now and then while they last.
+
+        Apart from counting, for when nobody waits any more: a handler of the log may take its time, or never return.
+        """
+        since = self._to_say("faults")
         if since:
             self._failing = True
             _LOG.warning("no answer from the store, %d since the last warning: %s", since, self._last_fault)
@@ -87,7 +98,8 @@ class MissCounters:
         if not budget_ms:
             self.count("overruns")
             return
-        since = self._count_and_look("overruns")
+        self.count("overruns")
+        since = self._to_say("overruns")
         if since:
             _LOG.warning(
                 "no answer from the store within budget_ms=%g, %d batches since the last warning: ids that they waited "
@@ -99,7 +111,8 @@ class MissCounters:
 
     def dropped(self) -> None:
         """Counts one fetch that the queue had no place for, and warns as for a fault."""
-        since = self._count_and_look("dropped")
+        self.count("dropped")
+        since = self._to_say("dropped")
         if since:
             _LOG.warning(
                 "the queue of fetches from the store is full, %d of them not made since the last warning: their ids "
@@ -124,9 +137,8 @@ class MissCounters:
         """Adds to one of the sums that `_STORE` names."""
         self._store.add([(what, (number,))])
 
-    def _count_and_look(self, what: str) -> int:
-        """Counts one of what is warned of now and then. Returns how many to warn of, 0 where no warning is due."""
-        self.count(what)
+    def _to_say(self, what: str) -> int:
+        """Returns how many of what was counted to warn of now, 0 where no warning is due."""
         if not self._warnings[what].due():
             return 0
         total = int(self._store.read()[what][0])

@@ -65,12 +65,13 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
     """
     specs = bundle.schema.table_by_name
     behind: Store
+    fault: StoreError | None = None
     if store is None:
         behind = own = _own_tables(bundle)
         scored = {name: own.scored_keys(name) for name in specs}
         defaults = {name: own.default_row(name) for name in specs}
     else:
-        _check_reachable(store, config)
+        fault = _check_reachable(store, config)
         behind = store
         files = {name: open_table(path, specs[name]) for name, path in bundle.table_paths.items()}
         scored = {name: (file.keys, file.scores) for name, file in files.items()}
@@ -101,6 +102,8 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
         for dim, size in divide(config.capacity_bytes, rows, config.dtype, config.policy, store is None).items()
     }
     cached = CachedRows(behind, tables, caches, config)
+    if fault is not None:
+        cached.note_fault(fault)
     if config.warm:
         cached.warm(scored)
     return cached
@@ -113,14 +116,16 @@ def _own_tables(bundle: Bundle) -> MmapStore:
     return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as, bundle.table_hashes)
 
 
-def _check_reachable(store: Store, config: CacheConfig) -> None:
-    """Raises StoreError where a store says that it cannot be read, or warns if that was asked for."""
+def _check_reachable(store: Store, config: CacheConfig) -> StoreError | None:
+    """Raises StoreError where a store says that it cannot be read, or warns if that was asked for, and returns it."""
     try:
         check_reachable(store)
     except StoreError as error:
         if config.on_load == "raise":
             raise
         _LOG.warning("the store cannot be read, default rows are served until it can: %s", error)
+        return error
+    return None
 
 
 def _width(tables: list[CachedTable], number: int) -> int:

@@ -37,8 +37,8 @@ try:
     )
     from redis.retry import Retry
 
+    from pepnet_infer.store.redis_client import open_client
     from pepnet_infer.store.redis_nodes import ClusterNodes, Command, OneNode
-    from pepnet_infer.store.redis_packer import CommandPacker
 except ImportError as problem:
     raise StoreError(
         f"store: the package redis cannot be imported ({problem}): pip install 'pepnet-infer[redis]'"
@@ -284,8 +284,8 @@ class RedisStore:
             self._resume = 0.0
             raise StoreError(f"redis: expected an answer, got {self._reason_of(error)}") from error
         except BaseException:
-            # Ctrl-C, or a signal handler's timeout: the client may have given back a connection on which replies are
-            # still to come, and the next call would take them for its own.
+            # Ctrl-C, or a signal handler's timeout: its connections know what they still owe (`redis_client`), but the
+            # client may have lost some, and count them as in use for ever.
             if self._owned:
                 self._opened = None
             raise
@@ -299,15 +299,7 @@ def _opened(given: Mapping[str, Any]) -> RedisStore:
 def _connect(url: Any, cluster: Any, connect_timeout: Any, timeout: Any) -> Redis | RedisCluster:
     # One attempt more, at once, and only where the connection was lost: it may have been closed while nobody used it.
     retry = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
-    if cluster:
-        return RedisCluster.from_url(url, socket_connect_timeout=connect_timeout, socket_timeout=timeout, retry=retry)
-    return Redis.from_url(
-        url,
-        socket_connect_timeout=connect_timeout,
-        socket_timeout=timeout,
-        retry=retry,
-        command_packer=CommandPacker(),
-    )
+    return open_client(url, cluster, socket_connect_timeout=connect_timeout, socket_timeout=timeout, retry=retry)
 
 
 def _milliseconds(until: float) -> int | str:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 from pepnet_infer import forks
 from pepnet_infer.errors import UpdateError
 
 try:
-    from redis import Redis
     from redis.backoff import NoBackoff
-    from redis.cluster import RedisCluster
     from redis.exceptions import (
         AuthenticationError,
         AuthorizationError,
@@ -28,7 +24,7 @@ try:
     )
     from redis.retry import Retry
 
-    from pepnet_infer.store.redis_packer import CommandPacker
+    from pepnet_infer.store.redis_client import open_client
 except ImportError as problem:
     raise UpdateError(
         "transport", f"redis: the package redis cannot be imported ({problem}): pip install 'pepnet-infer[redis]'"
@@ -64,7 +60,7 @@ class RedisServer:
         self._client: Any = None  # of its methods each returns a value or an awaitable, by their types
         if not cluster:
             try:
-                self._client = Redis.from_url(url, command_packer=CommandPacker(), **self._options)
+                self._client = open_client(url, False, **self._options)
             except ValueError as error:
                 raise UpdateError("transport", f"redis: expected a URL, got: {error}") from error
             if self._client.get_encoder().decode_responses:
@@ -91,7 +87,7 @@ class RedisServer:
             except (RedisError, ValueError) as error:
                 raise _failure(command, error) from error
             except BaseException:
-                self._client = None  # Ctrl-C: replies may be waiting on a connection, which the next command would read
+                self._client = None  # Ctrl-C: the client may have lost a connection, and count it as in use for ever
                 raise
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
@@ -107,10 +103,7 @@ class RedisServer:
 
     def _connected(self) -> Any:
         if self._client is None:
-            from_url: Callable[..., Any] = RedisCluster.from_url
-            if not self._cluster:
-                from_url = functools.partial(Redis.from_url, command_packer=CommandPacker())
-            self._client = from_url(self._url, **self._options)
+            self._client = open_client(self._url, self._cluster, **self._options)
         return self._client
 
 

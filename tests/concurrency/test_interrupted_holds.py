@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import interrupting
 import numpy as np
 import pytest
+from interrupting import PATIENCE_S, Interrupt, Tracer, run, within
 
 import pepnet_infer
 from pepnet_infer import Engine
@@ -21,59 +21,13 @@ from pepnet_infer.store.lmdb import LmdbStore
 from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
 
-PATIENCE_S = 60.0
 #: Where something is held: the package, what it makes context managers with, and the blocks of these tests.
 PARTS = (str(Path(pepnet_infer.__file__).parent), contextlib.__file__, __file__)
 
 
-class Interrupt(BaseException):
-    """Not one of ours, and no error."""
-
-
-class Tracer:
-    """Raises before an instruction of `call` or of what it calls, counted from its begin; counts them all for None."""
-
-    def __init__(self, at: int | None) -> None:
-        self.at, self.seen = at, 0
-
-    def __call__(self, frame: Any, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(PARTS):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            self.seen += 1
-            if self.seen == self.at:
-                raise Interrupt
-        return self
-
-
-def run(tracer: Tracer, call: Callable[[], object]) -> Interrupt | None:
-    """Returns what interrupted the call, with all its frames."""
-    before = sys.gettrace()
-    try:
-        sys.settrace(tracer)
-        call()
-    except Interrupt as error:
-        return error
-    finally:
-        sys.settrace(before)
-    return None
-
-
-def interrupt_each(call: Callable[[], object], others: Callable[[], object], step: int = 1) -> int:
-    """Interrupts a call at every `step`th instruction; each time `others` is done by another thread, and must end.
-
-    Returns at how many.
-    """
-    counter, interrupted = Tracer(None), 0
-    run(counter, call)
-    with ThreadPoolExecutor(1) as another:
-        for at in range(1 + random.Random(5).randrange(step), counter.seen + 1, step):
-            kept = run(Tracer(at), call)
-            interrupted += kept is not None
-            another.submit(others).result(PATIENCE_S)
-            del kept
-    return interrupted
+def interrupt_each(call: Callable[[], object], others: Callable[[], object], step: int = 1, **around: Any) -> int:
+    """The same, in the code named above."""
+    return interrupting.interrupt_each(call, others, PARTS, step, **around)
 
 
 @pytest.fixture
@@ -97,10 +51,9 @@ def test_who_closes_an_engine_that_an_interrupted_block_held_does_not_wait(follo
         with following.hold():
             raise Interrupt
 
-    kept = run(Tracer(None), hold)
+    kept = run(Tracer(None, PARTS), hold)
     assert kept is not None
-    with ThreadPoolExecutor(1) as another:
-        another.submit(following.close).result(PATIENCE_S)
+    within(following.close)
 
 
 @pytest.fixture
@@ -140,10 +93,10 @@ def test_a_map_that_grows_holds_nobody_up(store: LmdbStore) -> None:
 
 
 def test_a_thread_that_was_interrupted_may_fork(store: LmdbStore) -> None:
-    inside = []
-    interrupt_each(lambda: inside.append(store.map_bytes), lambda: None)
-    assert inside
-    assert not store._env._gate.is_sharing
+    sharing = []
+    interrupt_each(lambda: store.map_bytes, lambda: None, after=lambda: sharing.append(store._env._gate.is_sharing))
+    assert len(sharing) > 10
+    assert not any(sharing)
 
 
 def test_a_gate_is_had_again_by_its_thread_and_by_no_other() -> None:

@@ -7,9 +7,9 @@ between two instructions of Python; MemoryError wherever anything is made.
 from __future__ import annotations
 
 import ctypes
+import logging
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import interrupting
 import numpy as np
 import pytest
+from interrupting import Interrupt, within
 
 import pepnet_infer
 from pepnet_infer import CacheConfig, Engine, StoreError
@@ -31,12 +33,20 @@ from pepnet_infer.store.mmap import MmapStore
 
 PACKAGE = str(Path(pepnet_infer.__file__).parent)
 #: Where a call takes hold of something: all that comes after the batch is encoded.
-PARTS = ("/cache/", "/store/", "/engine.py", "/served.py", "/counters.py", "/row_requests.py", "/assemble.py")
+PARTS = tuple(
+    f"{PACKAGE}/{part}"
+    for part in (
+        "cache/",
+        "store/",
+        "engine.py",
+        "scoring.py",
+        "served.py",
+        "counters.py",
+        "row_requests.py",
+        "assemble.py",
+    )
+)
 Make = Callable[..., dict[str, Any]]
-
-
-class Interrupt(BaseException):
-    """Not one of ours, and no error."""
 
 
 class World:
@@ -85,59 +95,13 @@ def world(request: pytest.FixtureRequest, toy_bundle: Path, toy_batch: Make) -> 
     world.engine.close()
 
 
-class Tracer:
-    """Raises before an instruction of the package, counted from the begin of a call; counts them all for None."""
-
-    def __init__(self, at: int | None) -> None:
-        self.at, self.seen = at, 0
-
-    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
-        name = frame.f_code.co_filename
-        if not name.startswith(PACKAGE) or not any(part in name for part in PARTS):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            self.seen += 1
-            if self.seen == self.at:
-                raise Interrupt
-        return self
-
-
-def traced(tracer: Tracer, call: Callable[[], None]) -> bool:
-    """Returns whether the call was interrupted. Its traceback, and with it its frames, is kept as a notebook does."""
-    before = sys.gettrace()
-    try:
-        sys.settrace(tracer)
-        call()
-    except Interrupt as error:
-        sys.settrace(before)
-        kept.append(error)
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-kept: list[BaseException] = []
-
-
 def interrupt_each(world: World, call: Callable[[], None], step: int) -> int:
-    """Interrupts a call at every `step`th instruction. Returns at how many."""
-    world.forget()
-    counter = Tracer(None)
-    traced(counter, call)
-    interrupted = 0
-    with ThreadPoolExecutor(1) as another:
-        for at in range(1 + random.Random(3).randrange(step), counter.seen + 1, step):
-            world.forget()
-            interrupted += traced(Tracer(at), call)
-            another.submit(world.holds).result(60)
-            kept.clear()
-    return interrupted
+    """Interrupts a call at every `step`th instruction, with nothing in the cache. Returns at how many."""
+    return interrupting.interrupt_each(call, world.holds, PARTS, step, before=world.forget)
 
 
 def test_a_call_that_is_interrupted_at_any_instruction_leaves_nothing_behind(world: World) -> None:
-    assert interrupt_each(world, world.call, step=83) > 20
+    assert interrupt_each(world, world.call, step=127) > 20
 
 
 @pytest.mark.slow
@@ -264,3 +228,34 @@ def test_who_waits_for_a_call_that_runs_out_of_memory_asks_itself(toy_bundle: Pa
     world.before = lambda: None
     world.holds()
     world.engine.close()
+
+
+def test_nobody_waits_for_a_warning_of_another_call(world: World) -> None:
+    """A handler of the log may hang, or its lock be left by an interrupt."""
+    entered, go = threading.Event(), threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            entered.set()
+            go.wait(120)
+
+    def fail() -> None:
+        raise StoreError("away")
+
+    handler, log = Handler(), logging.getLogger("pepnet_infer.store")
+    world.before = fail
+    world.forget()
+    log.addHandler(handler)
+    try:
+        with ThreadPoolExecutor(1) as another:
+            first = another.submit(world.call)
+            try:
+                assert entered.wait(60)
+                within(world.call)
+            finally:
+                go.set()
+            first.result(60)
+    finally:
+        log.removeHandler(handler)
+    world.before = lambda: None
+    world.holds()

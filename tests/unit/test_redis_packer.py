@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 hiredis = pytest.importorskip("hiredis")
 
+from redis.connection import HiredisRespSerializer  # noqa: E402
 from redis.exceptions import DataError  # noqa: E402
 
 from pepnet_infer.store.redis import RedisStore  # noqa: E402
+from pepnet_infer.store.redis_client import open_client  # noqa: E402
 from pepnet_infer.store.redis_packer import CommandPacker  # noqa: E402
 from pepnet_infer.sync.redis_server import RedisServer  # noqa: E402
 
@@ -18,18 +22,29 @@ def test_hiredis_gets_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[object, ...]] = []
     pack = hiredis.pack_command
     monkeypatch.setattr(hiredis, "pack_command", lambda args: given.append(args) or pack(args))
-    assert CommandPacker().pack("CLIENT NO-EVICT", 3, 1.5, b"\0\xff", "text") == [
+    packer = CommandPacker(HiredisRespSerializer())
+    assert packer.pack("CLIENT NO-EVICT", 3, 1.5, b"\0\xff", "text") == [
         b"*6\r\n$6\r\nCLIENT\r\n$8\r\nNO-EVICT\r\n$1\r\n3\r\n$3\r\n1.5\r\n$2\r\n\0\xff\r\n$4\r\ntext\r\n"
     ]
     assert {type(arg) for args in given for arg in args} <= {bytes, str}
     with pytest.raises(DataError):
-        CommandPacker().pack("GET", None)
+        packer.pack("GET", None)
 
 
-def test_a_store_packs_its_handshake_with_it() -> None:
-    store = RedisStore("redis://127.0.0.1:1/3")
-    connection = store._nodes._client.connection_pool.make_connection()  # type: ignore[union-attr]
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://127.0.0.1:1/3?protocol=3", "Connection"),
+        ("rediss://127.0.0.1:1/3", "SSLConnection"),
+        ("unix:///nowhere", "UnixDomainSocketConnection"),
+    ],
+)
+def test_a_store_packs_its_handshake_with_it_over_every_kind_of_connection(url: str, kind: str) -> None:
+    pool = open_client(url, cluster=False).connection_pool  # type: ignore[union-attr]
+    connection: Any = pool.make_connection()
     assert isinstance(connection._command_packer, CommandPacker)
+    assert kind in [one.__name__ for one in type(connection).__mro__]
+    assert not getattr(connection, "maint_notifications_config", None)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])

@@ -69,3 +69,11 @@ def test_its_own_store_errors_and_interrupts_are_what_it_raised(toy_bundle: Path
         with pytest.raises(type(error)) as raised:
             load(toy_bundle, store)
         assert raised.value is error
+
+
+def test_why_a_store_cannot_be_read_is_the_last_fault_before_anybody_asks_it(toy_bundle: Path) -> None:
+    store = Away(toy_bundle)
+    store.error = StoreError("the reason")
+    with Engine.load(toy_bundle, threads=1, store=store, cache=CacheConfig(warm=False, on_load="warn")) as engine:
+        counted = engine.stats()["cache"]["store"]
+    assert (counted["calls"], counted["faults"], counted["last_fault"]) == (0, 0, "StoreError: the reason")
