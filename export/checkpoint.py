@@ -28,15 +28,17 @@ from pepnet_infer.bundle import (
     side_path,
     table_path,
 )
-from pepnet_infer.checked import untrusted
+from pepnet_infer.checked import Finite, convert, untrusted
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError
 from pepnet_infer.ids import Keys
 from pepnet_infer.listing import check_files, describe_files
+from pepnet_infer.quoting import quote
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
+from pepnet_infer.tables import TableInfo
 from pepnet_infer.tensorfile import Array, to_bfloat16, write_tensors
 
 DOCUMENT = "checkpoint.json"
@@ -44,6 +46,7 @@ DOCUMENT = "checkpoint.json"
 TABLE_DTYPES = ("float32", "float16", "bfloat16")
 
 Floats = npt.NDArray[np.float32]
+Range = tuple[Finite, Finite]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Checkpoint:
     """A trained (or random) model whole: how to read features, how to look them up, and the network's weights.
 
     `dense` has the contract's names for PEPNet and state_dict's names for a baseline, float32. `meta` is plain JSON:
-    where the model came from.
+    where the model came from. `ranges` has the least and the largest value of dense fields in training, standardised,
+    but for the rarest ones; a field without is taken to be standard normal.
     """
 
     schema: FeatureSchema
@@ -70,6 +74,7 @@ class Checkpoint:
     sides: Mapping[str, SideTable]
     dense: Mapping[str, Floats]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_widths("checkpoint", self.schema, self.config)
@@ -81,6 +86,12 @@ class Checkpoint:
                 raise BundleError(
                     f"checkpoint: {what}: expected {sorted(wanted)} as in its schema, got {sorted(given)}"
                 )
+        dense = {spec.name for spec in self.schema.fields if spec.kind == "dense"}
+        for name, (least, largest) in self.ranges.items():
+            if name not in dense:
+                raise BundleError(f"checkpoint: ranges: expected names of dense fields, got {quote(name)}")
+            if not least <= largest:
+                raise BundleError(f"checkpoint: ranges.{name}: expected ascending numbers, got {least} and {largest}")
         if not self.schema.fitted:
             raise BundleError("checkpoint: schema: expected every dense field to have its mean and std, got null")
 
@@ -101,6 +112,7 @@ class Checkpoint:
                 "config": self.config.to_json(),
                 "schema_hash": self.schema.hash,
                 "meta": dict(self.meta),
+                "ranges": {name: list(ends) for name, ends in self.ranges.items()},
                 "files": describe_files(root),
             }
             write_document(root / DOCUMENT, document)
@@ -135,10 +147,14 @@ class Checkpoint:
             sides=read_sides(root, schema),
             dense=read_tensors(root / DENSE),
             meta=typed(where, document, "meta", dict),
+            ranges=convert(f"{where}: ranges", typed(where, document, "ranges", dict), dict[str, Range], BundleError),
         )
 
-    def write_payload(self, root: Path, table_dtype: str) -> None:
-        """Writes dense weights, tables and side tables below the new directory `root`, and checks them as read back."""
+    def write_payload(self, root: Path, table_dtype: str) -> dict[str, TableInfo]:
+        """Writes dense weights, tables and side tables below the new directory `root`, and checks them as read back.
+
+        Returns what was found of the tables.
+        """
         write_tensors(root / DENSE, self.dense)
         (root / "tables").mkdir()
         for name, table in self.tables.items():
@@ -147,7 +163,7 @@ class Checkpoint:
             (root / "side").mkdir()
         for name, side in self.sides.items():
             write_tensors(side_path(root, name), side.to_tensors())
-        check_payload(root, self.schema, self.config, values=True)
+        return check_payload(root, self.schema, self.config, values=True)
 
 
 def write_table(path: Path, table: Table, dtype: str) -> None:

@@ -117,7 +117,7 @@ class OnlineTrainer:
             codes = np.searchsorted(dataset.ids.keys[spec.name], keys)
             tables[spec.name] = Table(keys, rows, self._scores[spec.name][codes].astype(np.float32), default)
         dense = dense_state(self._run.network)
-        return Checkpoint(dataset.schema, self.config, tables, dict(dataset.sides), dense, dict(meta))
+        return Checkpoint(dataset.schema, self.config, tables, dict(dataset.sides), dense, dict(meta), dataset.ranges)
 
     def _seen(self, table: str, rows: Rows, ends: int) -> tuple[Rows, Rows]:
         """Returns positive and other counts by code, and brings the scores to the end of the pass."""

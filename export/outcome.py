@@ -30,7 +30,8 @@ def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta
         codes = trained.embeddings.known[table.name]
         keys, rows, default = trained.embeddings.table(table.name)
         tables[table.name] = Table(keys, rows, scores[codes].astype(np.float32), default)
-    return Checkpoint(schema, trained.config, tables, dict(dataset.sides), dense_state(trained.network), dict(meta))
+    dense = dense_state(trained.network)
+    return Checkpoint(schema, trained.config, tables, dict(dataset.sides), dense, dict(meta), dataset.ranges)
 
 
 def write_test_rows(dataset: Dataset, path: Path) -> None:

@@ -13,12 +13,20 @@ from pepnet_infer.schema import FeatureSchema, FieldSpec
 
 _UNKNOWN, _MISSING = 0.1, 0.05  # shares of ids; what is left is known to the table
 _MAX_BAG = 12
+_FAR = 0.05  # share of dense values that lie anywhere in their range
 
 
-def random_features(schema: FeatureSchema, keys: Mapping[str, Keys], rows: int, seed: int) -> Features:
+def random_features(
+    schema: FeatureSchema,
+    keys: Mapping[str, Keys],
+    rows: int,
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Features:
     """Returns `rows` encoded rows: known, unknown and missing ids, bags from empty to long, dense values N(0, 1).
 
-    `keys` are the known keys of each table by name, as its file has them.
+    `keys` are the known keys of each table by name, as its file has them. `ranges` are the least and the largest value
+    of dense fields: theirs are normal within these, some anywhere in between, the first two at the ends.
     """
     rng = np.random.default_rng(seed)
     ids: dict[str, Keys] = {}
@@ -26,7 +34,8 @@ def random_features(schema: FeatureSchema, keys: Mapping[str, Keys], rows: int, 
     dense: dict[str, npt.NDArray[np.float32]] = {}
     for spec in schema.fields:
         if spec.kind == "dense":
-            dense[spec.name] = rng.standard_normal(rows).astype(np.float32)
+            values = rng.standard_normal(rows).astype(np.float32)
+            dense[spec.name] = _within(values, *ranges[spec.name], rng) if ranges and spec.name in ranges else values
         elif spec.kind == "id":
             ids[spec.name] = _draw(schema, spec, keys, rows, rng)
         else:
@@ -35,6 +44,15 @@ def random_features(schema: FeatureSchema, keys: Mapping[str, Keys], rows: int, 
             offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
             bags[spec.name] = Bag(_draw(schema, spec, keys, int(offsets[-1]), rng), offsets)
     return Features(rows, ids, bags, dense)
+
+
+def _within(
+    values: npt.NDArray[np.float32], least: float, largest: float, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    far = rng.random(len(values)) < _FAR
+    spread = np.where(far, rng.uniform(least, largest, len(values)), np.clip(values, least, largest))
+    spread[:1], spread[1:2] = least, largest
+    return spread.astype(np.float32)
 
 
 def _draw(

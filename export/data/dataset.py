@@ -22,6 +22,7 @@ from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
 
 Rows = npt.NDArray[np.int64]
+_RAREST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Dataset:
     log: pa.Table  # the raw columns
     ids: CodedIds
     dense: Mapping[str, npt.NDArray[np.float32]]  # [N]
+    ranges: Mapping[str, tuple[float, float]]  # of dense fields before the test days: see `Checkpoint`
     labels: npt.NDArray[np.float32]  # [N, T], 0 or 1
     days: Rows  # [N]
     times: Rows  # [N], unix milliseconds
@@ -81,6 +83,7 @@ def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) ->
         log=log,
         ids=CodedIds.of(schema, features),
         dense=features.dense,
+        ranges=_ranges(features.dense, sides, parts["train"]),
         labels=np.stack([_label(log, name) for name in schema.labels], axis=1),
         days=days,
         times=_integers(log, source.time_column),
@@ -105,6 +108,27 @@ def _normalisation(
         values = dense[name][rows].astype(np.float64)
         stats[name] = (float(values.mean()), float(values.std()) or 1.0)
     return stats
+
+
+def _ranges(
+    dense: Mapping[str, npt.NDArray[np.float32]], sides: Mapping[str, SideTable], rows: Rows
+) -> dict[str, tuple[float, float]]:
+    """Returns the least and the largest value of each field over `rows` and the side tables, without the rarest.
+
+    One value in ten thousand at each end is left out: among as many there may be one that nobody meant.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for part in (
+        {name: values[rows] for name, values in dense.items()},
+        *(side.features.dense for side in sides.values()),
+    ):
+        for name, values in part.items():
+            if len(values):
+                least = float(np.quantile(values, _RAREST, method="lower"))
+                largest = float(np.quantile(values, 1.0 - _RAREST, method="higher"))
+                before = found.get(name, (least, largest))
+                found[name] = (min(before[0], least), max(before[1], largest))
+    return found
 
 
 def _parts(days: Rows, split: Split) -> dict[str, Rows]:

@@ -57,7 +57,9 @@ def joined() -> Checkpoint:
             rng.random(3).astype(np.float32),
             rng.standard_normal(spec.dim).astype(np.float32),
         )
-    return Checkpoint(schema, config, tables, {"videos": side}, random_dense(config, 1, 0), {"seed": 0, "auc": [0.5]})
+    meta = {"seed": 0, "auc": [0.5]}
+    ranges = {"length": (-0.25, 1.5)}
+    return Checkpoint(schema, config, tables, {"videos": side}, random_dense(config, 1, 0), meta, ranges)
 
 
 def test_saved_and_loaded_it_is_the_same(joined: Checkpoint, tmp_path: Path) -> None:
@@ -66,6 +68,7 @@ def test_saved_and_loaded_it_is_the_same(joined: Checkpoint, tmp_path: Path) -> 
     assert found.schema == joined.schema
     assert found.config == joined.config
     assert found.meta == joined.meta
+    assert found.ranges == joined.ranges
     assert found.dense.keys() == joined.dense.keys()
     for name, value in joined.dense.items():
         np.testing.assert_array_equal(found.dense[name], value)
@@ -102,6 +105,10 @@ def test_parts_that_do_not_fit_are_refused(joined: Checkpoint) -> None:
     wide = dataclasses.replace(joined.config, inputs=InputWidths(99, 1, 3))
     with pytest.raises(BundleError, match=r"config\.inputs\.general: expected 8 columns as in its schema, got 99"):
         dataclasses.replace(joined, config=wide)
+    with pytest.raises(BundleError, match="ranges: expected names of dense fields, got 'tags'"):
+        dataclasses.replace(joined, ranges={"tags": (0.0, 1.0)})
+    with pytest.raises(BundleError, match=r"ranges\.page: expected ascending numbers, got 1\.0 and 0\.5"):
+        dataclasses.replace(joined, ranges={"page": (1.0, 0.5)})
     fields = tuple(dataclasses.replace(f, mean=None) if f.name == "length" else f for f in joined.schema.fields)
     with pytest.raises(BundleError, match="expected every dense field to have its mean and std, got null"):
         dataclasses.replace(joined, schema=dataclasses.replace(joined.schema, fields=fields))

@@ -124,6 +124,7 @@ def test_nothing_of_the_test_days_touches_training(data: Dataset) -> None:
     other = build_dataset(_OtherTestDays(SMALL), RUN.schema, SETTINGS)
     assert (other.labels[other.test] != data.labels[data.test]).all()
     assert other.schema == data.schema
+    assert other.ranges == data.ranges
     a, b = run(data), run(other)
     assert same(a, b)
     assert a.result.history == b.result.history
@@ -139,6 +140,11 @@ def test_what_is_served_is_what_was_trained(data: Dataset, tmp_path: Path) -> No
     trained = run(data, structs.replace(SETTINGS, min_count=40))
     to_checkpoint(data, trained, SETTINGS.gset, {"seed": 0}).save(tmp_path / "ckpt", reports={"report.json": b"{}"})
     saved = Checkpoint.load(tmp_path / "ckpt")
+    assert saved.ranges == data.ranges
+    assert saved.ranges.keys() == {spec.name for spec in data.schema.fields if spec.kind == "dense"}
+    for name, (least, largest) in saved.ranges.items():
+        values = data.dense[name][data.train]
+        assert (least, largest) == (values.min(), values.max()), "of 3,000 rows none is one in ten thousand"
     paths = {t.name: tmp_path / "ckpt" / "tables" / f"{t.name}.safetensors" for t in saved.schema.tables}
     log = data.log.take(data.test)
     features = encode(saved.schema, read_columns(log, saved.schema.columns), saved.sides)
