@@ -18,7 +18,7 @@ from pepnet_infer.export.metrics import soft_auc
 from pepnet_infer.export.parity import BATCHES, Run, compare, score
 from pepnet_infer.golden import NATIVE_TOLERANCE
 from pepnet_infer.native_tables import PRECISIONS, Table, not_measured, tables, why_none
-from pepnet_infer.precisions import INT8_MARGIN, Budget, excess
+from pepnet_infer.precisions import MARGIN, Budget, excess
 
 #: Rows that are drawn. Of 1,000 rows the worst of the demo's model is off by .011 to .019, depending on the seed, of
 #: 20,000 by .017 to .030, and of as many at the domain's edge by .031 to .051: each far from an allowed 0.1.
@@ -49,15 +49,15 @@ def draws_of(bundle: Bundle) -> int:
 
 
 def measure_native(
-    bundle: Bundle, sets: Mapping[str, Reference], draws: Reference, budgets: Mapping[str, Budget]
+    bundle: Bundle, sets: Mapping[str, Reference], draws: Mapping[str, Reference], budgets: Mapping[str, Budget]
 ) -> dict[str, Any]:
     """Returns `native` of parity.json: precision → offered, why, the worst figures, and all of them by instruction set.
 
     `sets` have `parity.ROWS` rows each and are scored in the batches of `parity.BATCHES` (without the last where that
-    would take long). `draws` are many rows, one as the schema gives it and one at the edge of the domain of int8 in
-    turn: AUC is measured on them, int8 has to keep its budget on them as well, and bf16 on those of the first kind, for
-    among few rows the largest difference is a matter of luck. int8 runs with the domain that `bundle` says, and its
-    `max_abs` is `INT8_MARGIN` times the worst that was seen. fp32 is held to `NATIVE_TOLERANCE`: raises BundleError
+    would take long). `draws` are many rows for each precision, one as the schema gives it and one at the edge of the
+    precision's domain in turn: AUC is measured on them, and bf16 and int8 have to keep their budgets on them as well,
+    for among few rows the largest difference is a matter of luck. Both run with the domain that `bundle` says; int8's
+    `max_abs` is `MARGIN` times the worst that was seen. fp32 is held to `NATIVE_TOLERANCE`: raises BundleError
     naming instruction set, rows, batch, task and row. bf16 is always offered, int8 only when every table is within its
     budget; one without a budget is not measured. A model the kernels cannot run has only `why`.
     """
@@ -67,7 +67,9 @@ def measure_native(
     report = {}
     for precision in PRECISIONS:
         if precision == "fp32" or precision in budgets:
-            report[precision] = _measure_precision(bundle, precision, sets, draws, budgets.get(precision, {}))
+            report[precision] = _measure_precision(
+                bundle, precision, sets, draws[precision], budgets.get(precision, {})
+            )
         else:
             report[precision] = {"offered": False, "why": "switched off at export, not measured", "isas": {}}
     return report
@@ -87,7 +89,7 @@ def _measure_precision(
         isas[table.isa] = entry
         figures = summary(entry, sets)
         if precision == "int8" and figures["max_abs"] is not None:
-            figures["max_abs"] *= INT8_MARGIN
+            figures["max_abs"] *= MARGIN
         over += [f"{table.isa}: {what}" for what in excess(budget, figures)]
         for name, value in figures.items():
             worst[name] = value if worst[name] is None else max(worst[name] or 0.0, value or 0.0)
@@ -119,9 +121,7 @@ def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], 
     if not np.isfinite(scores).all():
         raise BundleError(f"parity: {table} on draws: expected finite scores, got NaN or infinity")
     if table.precision != "fp32":
-        # Every other row is at the edge of the domain of int8, which says nothing about bf16.
-        counted = slice(None, None, 1 if table.precision == "int8" else 2)
-        entry["draws"] = _spread(scores[counted], draws.scores[counted])
+        entry["draws"] = _spread(scores, draws.scores)
     entry["auc"] = _auc(bundle, scores, draws)
     return entry
 

@@ -19,6 +19,7 @@ from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, 
 from pepnet_infer.config import InputWidths
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.export.domains import bf16_domain, request_domain
 from pepnet_infer.export.native_parity import Reference, draws_of, measure_native
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import BATCHES, ROWS, Run, float64_run, golden, measure, spread
@@ -72,7 +73,7 @@ def write_bundle(
     schema, config, tasks = checkpoint.schema, checkpoint.config, checkpoint.schema.tasks
     with new_directory(out, MANIFEST, overwrite) as root:
         on_step("write tables and weights")
-        checkpoint.write_payload(root, table_dtype)
+        tables = checkpoint.write_payload(root, table_dtype)
         network = build_network(config, len(tasks))
         load_dense(network, checkpoint.dense)
         on_step("export to ONNX")
@@ -86,11 +87,18 @@ def write_bundle(
         reference = float64_run(network)
         rows = {name: _reference(reference, inputs) for name, inputs in sets.items()}
         served = Bundle(root, {}, schema, config, version, {}, {})  # what the native backend reads of one
-        domain, drawn = _draws(checkpoint, root, sets["schema"], draws_of(served), seed)
-        served = replace(served, parity={"native": {"int8": {"offered": True, "domain": domain.to_json()}}})
-        figures["native"] = measure_native(served, rows, _reference(reference, drawn), budgets)
-        if "int8" in budgets and "int8" in figures["native"]:
-            figures["native"]["int8"]["domain"] = domain.to_json()
+        count = draws_of(served) // 2
+        asked = _schema_inputs(checkpoint, root, seed + _DRAWS_SEED, count)
+        requests = inputs_of(np.vstack([getattr(sets["schema"], n), getattr(asked, n)]) for n in INPUTS)
+        largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
+        domains = {"int8": request_domain(schema, requests, sets["normal"], largest)}
+        domains["bf16"] = bf16_domain(served, domains["int8"], asked, budgets["bf16"], seed + _DRAWS_SEED)
+        served = replace(served, parity={"native": {p: {"domain": d.to_json()} for p, d in domains.items()}})
+        draws = {p: _reference(reference, _with_edge(asked, d, seed)) for p, d in domains.items()}
+        figures["native"] = measure_native(served, rows, {"fp32": draws["int8"], **draws}, budgets)
+        for precision, domain in domains.items():
+            if precision in budgets and precision in figures["native"]:
+                figures["native"][precision]["domain"] = domain.to_json()
         on_step("write the bundle")
         (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
         write_document(root / PARITY, _parity(network, config.inputs, rows, figures, seed))
@@ -130,25 +138,20 @@ def _next_version(out: Path, asked: int | None, overwrite: bool) -> int:
     return asked
 
 
-def _draws(checkpoint: Checkpoint, root: Path, more: Inputs, count: int, seed: int) -> tuple[InputDomain, Inputs]:
-    """Returns the domain of int8 and `count` rows of it, one by one as a request would give them and at its edge.
-
-    The domain holds what the schema and the tables give, and `more` as well: ids known, unknown and missing, and dense
-    values as training standardised them. Rows at its edge are as large as any of it.
-    """
-    asked = _schema_inputs(checkpoint, root, seed + _DRAWS_SEED, count // 2)
-    domain = InputDomain.of(inputs_of(np.vstack([getattr(more, n), getattr(asked, n)]) for n in INPUTS))
-    edge = domain.edge(normal_inputs(checkpoint.config.inputs, count // 2, seed + _DRAWS_SEED))
+def _with_edge(asked: Inputs, domain: InputDomain, seed: int) -> Inputs:
+    """Returns the rows that a request would give, each followed by one at the edge of the domain, as large as any."""
+    widths = InputWidths(*(getattr(asked, n).shape[1] for n in INPUTS))
+    edge = domain.edge(normal_inputs(widths, asked.num_rows, seed + _DRAWS_SEED))
     both = (np.stack([getattr(asked, n), getattr(edge, n)], axis=1) for n in INPUTS)
     # The rows are counted, for an input may have no columns.
-    return domain, inputs_of(rows.reshape(rows.shape[0] * 2, rows.shape[2]) for rows in both)
+    return inputs_of(rows.reshape(rows.shape[0] * 2, rows.shape[2]) for rows in both)
 
 
 def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int, rows: int = ROWS) -> Inputs:
     """Rows as a request would give them, through the tables just written."""
     keys = {name: table.keys for name, table in checkpoint.tables.items()}
     store = MmapStore({name: table_path(root, name) for name in checkpoint.tables})
-    features = random_features(checkpoint.schema, keys, rows, seed)
+    features = random_features(checkpoint.schema, keys, rows, seed, checkpoint.ranges)
     return Assembler(checkpoint.schema, store).inputs(features)
 
 
@@ -173,7 +176,7 @@ def _parity(
         "rows": {
             "normal": "standard normal inputs",
             "schema": "known, unknown and missing ids, bags and dense values, looked up in the bundle's tables",
-            "draws": "more of schema's, and as many at the edge of the domain of int8",
+            "draws": "more of schema's, and as many at the edge of the precision's domain",
             "auc": "draws, their scores in float64 being the probability of a positive",
         },
         "scores": {name: spread(rows.scores) for name, rows in sets.items()},

@@ -1,8 +1,9 @@
 """The inputs that a narrow precision was measured on: how large their rows are at most.
 
 int8 rounds a row to steps of its largest value's 127th, so that one large value takes the others' digits, and its
-error in the first sums grows with the row's norm. Rows whose values and norms are no larger than those of the rows that
-export measured are off by no more than these were; the others are scored in float32.
+error in the first sums grows with the row's norm. bf16 rounds each number by itself, but the error of its sums grows
+with the norm as well. Rows whose values and norms are no larger than those of the rows that export measured are off by
+no more than these were; the others are scored in float32.
 """
 
 from __future__ import annotations
@@ -43,6 +44,15 @@ class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
     def of(cls, inputs: Inputs) -> InputDomain:
         """Returns the domain that just holds every row of `inputs`."""
         return cls(*(_limits(getattr(inputs, name)) for name in NAMES))
+
+    def joined(self, other: InputDomain) -> InputDomain:
+        """Returns the least domain that holds whatever one of the two holds."""
+        both = ((getattr(self, name), getattr(other, name)) for name in NAMES)
+        return InputDomain(*(RowLimits(tuple(map(max, a.largest, b.largest)), max(a.norm, b.norm)) for a, b in both))
+
+    def scaled(self, columns: float, norms: float) -> InputDomain:
+        """Returns the domain of rows `columns` times as large in each column, and `norms` times as long, in float32."""
+        return InputDomain(*(_scaled(getattr(self, name), columns, norms) for name in NAMES))
 
     @property
     def widths(self) -> InputWidths:
@@ -90,6 +100,11 @@ def _limits(rows: Matrix) -> RowLimits:
     wide = rows.astype(np.float64)
     largest = np.abs(wide).max(axis=0, initial=0.0)
     return RowLimits(tuple(largest.tolist()), float(np.float32(_norms(wide).max(initial=0.0) * _ROUNDING)))
+
+
+def _scaled(limits: RowLimits, columns: float, norms: float) -> RowLimits:
+    largest = (np.array(limits.largest) * columns).astype(np.float32)
+    return RowLimits(tuple(largest.tolist()), float(np.float32(limits.norm * norms)))
 
 
 def _edge(rows: Matrix, limits: RowLimits) -> Matrix:

@@ -12,9 +12,10 @@ from pepnet_infer.storage.document import typed
 
 Budget = dict[str, float]
 
-#: int8's `max_abs` is the worst difference seen times this. Of 300,000 rows of the demo's domain the worst was off by
-#: 1.34 times the worst of the 20,000 that export draws, of 14,000 of preset kuaishou by 1.11 times that of 2,300.
-INT8_MARGIN = 1.5
+#: The worst difference seen times this is what a precision is taken to be off by at most within its domain. In int8,
+#: of 300,000 rows of the demo's domain the worst was off by 1.34 times the worst of the 20,000 that export draws, of
+#: 14,000 of preset kuaishou by 1.11 times that of 2,300.
+MARGIN = 1.5
 
 #: Precision → the most that scores may differ from float64, as a root mean square and at all, and the most that the
 #: AUC of a task may lose when rows are ordered by them. fp32 has no budget but `golden.NATIVE_TOLERANCE`.

@@ -15,7 +15,7 @@ from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.golden import normal_inputs
 from pepnet_infer.input_domain import InputDomain
-from pepnet_infer.precisions import BUDGETS, INT8_MARGIN
+from pepnet_infer.precisions import BUDGETS, MARGIN
 
 if TYPE_CHECKING:
     from pepnet_infer.assemble import Inputs, Matrix
@@ -33,7 +33,8 @@ class NativeOptions(Options, frozen=True):
     """The backend's own options.
 
     spin: idle threads spin before they sleep. isa: the instruction set by name; "" is the environment's PEPNET_ISA or
-    the widest usable one. unchecked: load int8 though the export did not offer it, in order to measure it.
+    the widest usable one. unchecked: load bf16 or int8 though the export did not offer or not measure it, in order to
+    measure it; where there is no domain, all rows are scored in that precision.
     """
 
     spin: bool = True
@@ -71,7 +72,7 @@ class NativeBackend:
         choice = choose_isa(settings)
         fields, columns = request_prefix(bundle.schema, bundle.config)
         flags = model_flags(bundle.config, len(bundle.tasks))
-        domain = int8_domain(bundle) if settings.precision == "int8" else None
+        domain = domain_of(bundle, settings.precision)
         limits = None if domain is None else domain.to_native()
         try:
             model = _kernels.DenseModel(
@@ -79,7 +80,7 @@ class NativeBackend:
             )
         except (TypeError, ValueError) as error:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
-        if domain is not None and bundle.newer is not None:
+        if settings.precision == "int8" and domain is not None and bundle.newer is not None:
             _check_newer(bundle, domain, model)
         threads, spin = settings.threads or available_threads(), options.spin
         packed = model.describe()
@@ -116,8 +117,8 @@ class NativeBackend:
     def describe(self) -> dict[str, Any]:
         """Returns backend, provider, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why.
 
-        int8 also has domain (of each input the largest value and norm of the rows it is for), wide_bytes (memory of the
-        weights in fp32, for the others) and outside_rows (how many others came).
+        bf16 and int8 also have domain (of each input the largest value and norm of the rows it is for), wide_bytes
+        (memory of the weights in fp32, for the others) and outside_rows (how many others came).
         """
         if "domain" not in self._description:
             return dict(self._description)
@@ -139,9 +140,16 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
         return lacking
     if bundle.config.model != "pepnet":
         return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
-    if settings.precision == "int8" and settings.options.get("unchecked", False) is not True:
-        return _int8_not_offered(bundle)
-    return None
+    if settings.precision == "fp32" or settings.options.get("unchecked", False) is True:
+        return None
+    if settings.precision == "int8" and (refused := _int8_not_offered(bundle)) is not None:
+        return refused
+    if domain_of(bundle, settings.precision) is not None:
+        return None
+    return (
+        f"precision: native {settings.precision} needs the domain that export measured, got none in "
+        f"{bundle.path / PARITY}; export again"
+    )
 
 
 def choose_isa(settings: Settings) -> _kernels.Choice:
@@ -196,10 +204,13 @@ def model_flags(config: ModelConfig, tasks: int) -> _kernels.DenseFlags:
     }
 
 
-def int8_domain(bundle: Bundle) -> InputDomain | None:
-    """Returns the inputs that int8 was measured on; None where export did not measure it. Raises BundleError."""
-    where = f"{bundle.path / PARITY}: native.int8.domain"
-    given = bundle.native.get("int8", {}).get("domain")
+def domain_of(bundle: Bundle, precision: str) -> InputDomain | None:
+    """Returns the inputs that a precision was measured on; None for fp32, and where export did not measure them.
+
+    Raises BundleError when they are not those of the bundle's network.
+    """
+    where = f"{bundle.path / PARITY}: native.{precision}.domain"
+    given = bundle.native.get(precision, {}).get("domain")
     if given is None:
         return None
     domain: InputDomain = convert(where, given, InputDomain, BundleError)
@@ -216,7 +227,7 @@ def _check_newer(bundle: Bundle, domain: InputDomain, model: _kernels.DenseModel
     most = bundle.budgets.get("int8", BUDGETS["int8"])["max_abs"]
     rows = domain.edge(normal_inputs(bundle.config.inputs, _NEWER_ROWS, bundle.model_version % 1_000_003))
     matrices = (rows.general, rows.domain, rows.prior)
-    off = INT8_MARGIN * float(np.abs(model.run(*matrices).astype(np.float64) - model.run_wide(*matrices)).max())
+    off = MARGIN * float(np.abs(model.run(*matrices).astype(np.float64) - model.run_wide(*matrices)).max())
     if not off <= most:
         raise BackendError(
             f"precision: int8 of the weights of version {bundle.model_version} is off by up to {off:.2g} of fp32, "
@@ -231,9 +242,7 @@ def _int8_not_offered(bundle: Bundle) -> str | None:
     if measured is None:
         return f"precision: native has int8 where export measured it, got no native.int8 in {where}"
     if measured["offered"]:
-        if int8_domain(bundle) is not None:
-            return None
-        return f"precision: native int8 needs the domain that export measured, got none in {where}; export again"
+        return None
     over = []
     for name, most in bundle.manifest.get("precisions", {}).get("int8", {}).items():
         got = measured.get(name)

@@ -139,7 +139,7 @@ def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
     known = ("backend", "provider", "precision", "isa", "threads")
     labels = {name: str(stats["backend"][name]) for name in known if stats["backend"].get(name) is not None}
     if "outside_rows" in stats["backend"]:
-        text = "Rows scored in fp32 because they are outside of the domain of int8"
+        text = "Rows scored in fp32 because they are outside of the domain of the precision"
         page.add("outside_rows_total", "counter", text, stats["backend"]["outside_rows"])
     page.add("backend_info", "gauge", "What the dense part runs on; always 1", 1, **labels)
 

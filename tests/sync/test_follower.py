@@ -285,7 +285,8 @@ def test_bf16_follows_to_the_bits_of_its_own_kernels(
     with Engine.load(toy_bundle, precision="bf16", threads=1, cache=CacheConfig("lru", "1MiB")) as engine:
         engine.follow(log, QUICK)
         root, checkpoint = world.payload(world.version), world.checkpoints[world.version]
-        bundle = Bundle(root, {}, checkpoint.schema, checkpoint.config, world.version, {}, {})
+        measured = Bundle.open(toy_bundle, "sizes").parity
+        bundle = Bundle(root, {}, checkpoint.schema, checkpoint.config, world.version, measured, {})
         store = MmapStore({name: table_path(root, name) for name in checkpoint.tables}, checkpoint.schema.table_by_name)
         alone = Engine(bundle, store, NativeBackend.load(bundle, Settings(precision="bf16", threads=1)))
         np.testing.assert_array_equal(engine.score(batch).values, alone.score(batch).values)

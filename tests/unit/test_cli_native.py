@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,8 +46,14 @@ def altered(bundle: Path, target: Path, **parity: object) -> Path:
     return target
 
 
+def measured(bundle: Path, precision: str) -> dict[str, Any]:
+    """What the bundle's export measured of a precision."""
+    found: dict[str, Any] = json.loads((bundle / "parity.json").read_text())["native"][precision]
+    return found
+
+
 def test_inspect_says_what_auto_takes_and_why(command: Command, toy_bundle: Path, tmp_path: Path) -> None:
-    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": NOT_OFFERED})
+    bundle = altered(toy_bundle, tmp_path / "b", native={"bf16": measured(toy_bundle, "bf16"), "int8": NOT_OFFERED})
     code, out, err = command("inspect", bundle, "--json")
     assert (code, err) == (0, "")
     taken = json.loads(out)["auto"]
@@ -117,9 +124,8 @@ def test_cpu_lists_every_table_and_the_choice(command: Command) -> None:
 def test_score_in_each_precision(
     command: Command, toy_bundle: Path, toy_table: Callable[..., pa.Table], tmp_path: Path
 ) -> None:
-    domain = json.loads((toy_bundle / "parity.json").read_text())["native"]["int8"]["domain"]
-    offered = NOT_OFFERED | {"offered": True, "domain": domain}
-    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": offered})
+    native = {precision: measured(toy_bundle, precision) | {"offered": True} for precision in ("bf16", "int8")}
+    bundle = altered(toy_bundle, tmp_path / "b", native=native)
     pq.write_table(toy_table(200), tmp_path / "in.parquet")
     found = []
     for precision in PRECISIONS:
