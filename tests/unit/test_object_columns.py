@@ -198,12 +198,12 @@ def test_lists_without_an_end(encode: Encode) -> None:
     for _ in range(100_000):
         deep = [deep]
     for column in (itself, array, [mapping], deep):
-        with pytest.raises(SchemaError, match=r"^column 'bag': expected lists at most 16 deep, got deeper ones at row 0$"):
+        with pytest.raises(SchemaError, match=r"^column 'bag': expected lists at most 16 deep, got deeper ones"):
             encode("bag", column)
     nested = pa.array([1])
     for _ in range(1000):
         nested = pa.LargeListArray.from_arrays(pa.array([0, len(nested)], pa.int64()), nested)
-    with pytest.raises(SchemaError, match=r"^column 'bag': expected types at most 16 deep in each other, got deeper ones$"):
+    with pytest.raises(SchemaError, match=r"^column 'bag': expected types at most 16 deep in each other"):
         encode("bag", nested)
 
 
