@@ -35,7 +35,8 @@ def read_trace(path: Path) -> Trace:
     Raises SchemaError naming the column for a file that is none, a missing key, nulls, NaN, or a time that goes back.
     """
     try:
-        table = pq.read_table(path)
+        with open(path, "rb") as file:  # of a path Arrow reads columns from folders' names too
+            table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise SchemaError(f"{path}: expected a parquet file, got {error}") from error
     names = table.column_names

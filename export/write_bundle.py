@@ -33,7 +33,7 @@ from pepnet_infer.precisions import BUDGETS, Budget, check_budget
 from pepnet_infer.schema import INPUTS
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
-from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.store.mmap import MmapStore
 
 _DRAWS_SEED = 2_000_003  # added to the seed of export, so that rows are others than those of the sets
@@ -67,7 +67,7 @@ def write_bundle(
     if int8_budget is not None:
         check_budget("export", "int8", int8_budget)
         budgets["int8"] = {name: int8_budget[name] for name in BUDGETS["int8"]}
-    refuse_url(out, "a local directory", BundleError)
+    check_local(out, "a local directory", BundleError)
     out = Path(os.path.abspath(out))
     version = _next_version(out, model_version, overwrite)
     schema, config, tasks = checkpoint.schema, checkpoint.config, checkpoint.schema.tasks

@@ -22,6 +22,7 @@ from pepnet_infer.quoting import quote
 from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.side import SideTable
 from pepnet_infer.storage.document import read_document, typed
+from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.store.mapped_file import MappedFile
 from pepnet_infer.tables import TableInfo, check_table
 
@@ -66,6 +67,7 @@ class Bundle:
         sizes, dtypes and shapes. Raises BundleError saying what was expected, what came and where.
         """
         check_option("check", check, Check)
+        check_local(path, "a bundle's directory", BundleError)
         root = Path(os.path.realpath(path))
         with untrusted(root, BundleError):
             return cls._open(root, check)

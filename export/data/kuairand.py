@@ -158,7 +158,8 @@ def _log_files(folder: Path) -> list[Path]:
 def _read(file: Path) -> pa.Table:
     try:
         if file.suffix == ".parquet":
-            table = pq.read_table(file)
+            with open(file, "rb") as opened:  # of a path Arrow reads columns from folders' names too
+                table = pq.read_table(opened)
         else:
             options = pa.csv.ConvertOptions(column_types=_CSV_TYPES, strings_can_be_null=True)
             table = pa.csv.read_csv(file, convert_options=options)

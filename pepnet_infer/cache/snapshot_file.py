@@ -26,7 +26,7 @@ import numpy as np
 from pepnet_infer.cache import snapshot_rows
 from pepnet_infer.errors import StoreError
 from pepnet_infer.storage import atomic
-from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.storage.local_path import check_local
 
 FORMAT_VERSION = 2
 #: Records a block has at most: what writer and reader hold at once.
@@ -195,7 +195,7 @@ def new_snapshot(target: Path) -> Iterator[BinaryIO]:
     Raises StoreError for what is not a snapshot at `target`, so that a wrong path costs nobody a file, and for whatever
     the file system refuses.
     """
-    refuse_url(target, "a local file", StoreError)
+    check_local(target, "a local file", StoreError)
     try:
         with atomic.new_file(target, _refuse_other_files) as file:
             yield file

@@ -66,6 +66,8 @@ class FolderColumns:
             if key == name and other != values[name]:
                 raise _misfit(path, name, f"the value {other!r} of {folder} in all folders", values[name])
         text, kind = values[name], self._kinds.get(name, "text")
+        if not _is_utf8(name):
+            raise _misfit(path, name, "a name of a column in UTF-8", text)
         value: int | float | str | None = None
         if kind == "list":
             raise _misfit(path, name, "lists, which only a column of the file can hold", text)
@@ -116,11 +118,15 @@ def _read(text: str, kind: Kind) -> int | float | str | None:
     if kind == "number":
         real = float(text) if _NUMBER.fullmatch(text) else math.inf
         return real if math.isfinite(real) else None
+    return text if _is_utf8(text) else None
+
+
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return None
-    return text
+        return False
+    return True
 
 
 def _named(path: Path) -> Iterator[tuple[Path, str, str | None]]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from msgspec import Meta
 
 from pepnet_infer.checked import Options
-from pepnet_infer.errors import SchemaError
+from pepnet_infer.errors import ConfigError, SchemaError
 from pepnet_infer.quoting import clip, quote
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class ScoreOptions(Options, frozen=True):
     on_bad_row: OnBadRow = "raise"
     batch_rows: Annotated[int, Meta(ge=1, le=_MAX_BATCH_ROWS)] = BATCH_ROWS
     on_fault: OnFault = "raise"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, (set, frozenset)):  # another order in each process
+            raise ConfigError(f"columns: expected a list, got {quote(self.columns)}")
+        Options.__post_init__(self)
 
     def to_json(self) -> dict[str, object]:
         """Returns what the bytes of the output depend on; not `on_fault`, without whose rows all are the same."""
@@ -63,6 +68,10 @@ class ScoreOptions(Options, frozen=True):
                 raise SchemaError(f"{source.path}: column {quote(name)}: {expected}", name)
         names = [name for name in names if name in there or name in outside]
         for name in score_names(schema):
+            if name in source.kept:  # who reads the folder would take its value for the score
+                raise SchemaError(
+                    f"{source.path}: column {quote(name)}: expected no folder of a score's name above the output", name
+                )
             if name in names:
                 raise SchemaError(
                     f"{source.path}: column {quote(name)}: expected none to carry of a score's name", name

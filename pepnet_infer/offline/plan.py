@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.offline.folders import folder_values
 from pepnet_infer.offline.tree import SUFFIXES, Tree, regular
-from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.quoting import clip
+from pepnet_infer.storage.local_path import check_local
 
 PathLike = str | os.PathLike[str]
 
@@ -31,9 +32,14 @@ class Job:
         return self.out / self.relative
 
     @property
+    def kept(self) -> dict[str, str | None]:
+        """What the folders between `out` and the output say."""
+        return folder_values(self.relative)
+
+    @property
     def lost(self) -> dict[str, str | None]:
         """Those of `partitions` that no folder above the output says, so that a reader of `out` would miss them."""
-        kept = folder_values(self.relative)
+        kept = self.kept
         return {k: v for k, v in self.partitions.items() if k not in kept or kept[k] != v}
 
     def check_inside(self) -> None:
@@ -51,13 +57,13 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
     name. Raises PepnetError for an input that is not there, is no regular file, or is given twice, for two inputs with
     the same output, for an output folder inside an input folder, and for an output that a link puts outside of `out`.
     """
-    refuse_url(out, "a local folder")
-    if not os.fspath(out):  # a variable that a shell script did not set: `Path` takes it as the working directory
-        raise PepnetError("out: expected a folder for the output, got an empty name; the working directory is '.'")
+    check_local(out, "a local folder")
     out = Path(out)
-    if os.path.lexists(out) and not out.is_dir():
-        raise PepnetError(f"{out}: expected a folder for the output, got a file")
-    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    if os.path.lexists(out) and not _is_dir(out):
+        got = "a file" if os.path.exists(out) else "a link that leads nowhere"
+        raise PepnetError(f"{out}: expected a folder for the output, got {got}")
+    one = isinstance(inputs, (str, bytes, os.PathLike)) or not isinstance(inputs, Iterable)
+    given = [inputs] if one else list(inputs)
     if not given:
         raise PepnetError("inputs: expected at least one file, folder or pattern, got none")
     real_out = Path(os.path.realpath(out))
@@ -65,6 +71,7 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
     jobs: dict[Path, Job] = {}
     for entry in given:
         tree = Tree()
+        check_local(entry, "a local file, folder or pattern")
         for path, relative in _expand(os.fspath(entry), tree):
             real = os.path.realpath(path)
             if real in sources:
@@ -88,9 +95,8 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
 
 def _expand(entry: str, tree: Tree) -> Iterator[tuple[Path, Path]]:
     """Yields (file, path of its output below the output folder)."""
-    refuse_url(entry, "a local file, folder or pattern")
     path = Path(entry)
-    if path.is_dir():
+    if _is_dir(path):
         yield from _below(path, path, tree)
     elif os.path.lexists(path):
         yield regular(path), Path(path.name)
@@ -98,6 +104,13 @@ def _expand(entry: str, tree: Tree) -> Iterator[tuple[Path, Path]]:
         yield from _pattern(entry, tree)
     else:
         raise PepnetError(f"{entry}: expected a file, folder or pattern, got nothing there")
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name too long, a folder above it that nobody may read
+        raise PepnetError(f"{clip(path)}: expected a name that can be looked up, got: {error.strerror}") from error
 
 
 def _below(folder: Path, root: Path, tree: Tree) -> Iterator[tuple[Path, Path]]:

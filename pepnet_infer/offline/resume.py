@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.offline.tree import regular
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 REQUEST_KEY = "pepnet_infer.request"
 #: Key that is there where default rows were accepted in place of the store's: field → ids that got one, as JSON.
 UNAVAILABLE_KEY = "pepnet_infer.unavailable"
+
+
+#: Key of a hash of all that the output holds before its footer.
+WRITTEN_KEY = "pepnet_infer.written"
+
+_CHUNK = 1 << 20
+_TAIL = struct.Struct("<i4s")  # of a parquet file: the footer's length and a name
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,13 @@ class Request:
         names = {"model_version": "model_version", "schema_hash": "schema_hash", "pepnet_infer_version": "tool"}
         return {name: str(self.scorer[key]) for name, key in names.items()}
 
-    def metadata(self, content: str, unavailable: Mapping[str, int]) -> dict[str, str]:
-        """Returns what the output says of the request. It has no time and no path: equal input gives equal bytes."""
-        found = {REQUEST_KEY: json.dumps(self._json(content), sort_keys=True, separators=(",", ":"))}
+    def metadata(self, content: str, unavailable: Mapping[str, int], written: str) -> dict[str, str]:
+        """Returns what the output says of the request and, by the hash `written`, of itself.
+
+        It has no time and no path: equal input gives equal bytes.
+        """
+        request = json.dumps(self._json(content), sort_keys=True, separators=(",", ":"))
+        found = {REQUEST_KEY: request, WRITTEN_KEY: written}
         if unavailable:
             found[UNAVAILABLE_KEY] = json.dumps(dict(sorted(unavailable.items())))
         return found
@@ -56,14 +69,15 @@ class Request:
         """Whether `target` holds the scores of this request.
 
         It does when its own metadata has the same one, with the hash that `content` returns of the input, and no
-        default rows in place of rows that the store did not deliver, unless the run would `accept` such. Where the
-        engine's rows cannot be known it never does. Raises PepnetError for a file in the way that is no scored parquet:
-        it may be somebody's only copy.
+        default rows in place of rows that the store did not deliver, unless the run would `accept` such; and when all
+        before the footer is what was written there. Where the engine's rows cannot be known it never does. Raises
+        PepnetError for a file in the way that is no scored parquet: it may be somebody's only copy.
         """
         if not os.path.lexists(target):
             return False
         try:
-            found = pq.read_metadata(regular(target)).metadata or {}
+            with open(regular(target), "rb") as file:  # Arrow takes some paths, s3:x/y for one, for URLs
+                found = pq.read_metadata(file).metadata or {}
         except (PepnetError, pa.ArrowException, OSError, ValueError) as error:
             raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {clip(error)}") from error
         text = found.get(REQUEST_KEY.encode())
@@ -76,8 +90,25 @@ class Request:
             hashed = said["source"]["content"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return False  # of another version of ours, or of nobody's
-        return bool(said == self._json(hashed)) and hashed == content()
+        if said != self._json(hashed) or hashed != content():
+            return False
+        return _written(target) == found.get(WRITTEN_KEY.encode(), b"").decode(errors="replace")
 
     def _json(self, content: object) -> dict[str, object]:
         source = {**self.source, "content": content}
         return {"scorer": self.scorer, "options": self.options, "folders": self.folders, "source": source}
+
+
+def _written(target: Path) -> str:
+    """Returns a hash of all that a parquet file holds before its footer."""
+    digest = xxhash.xxh3_128()
+    try:
+        with open(target, "rb") as file:
+            footer, _ = _TAIL.unpack(os.pread(file.fileno(), _TAIL.size, os.fstat(file.fileno()).st_size - _TAIL.size))
+            left = os.fstat(file.fileno()).st_size - _TAIL.size - footer
+            while left > 0 and (data := file.read(min(left, _CHUNK))):
+                digest.update(data)
+                left -= len(data)
+    except OSError as error:
+        raise PepnetError(f"{target}: expected a readable file, got: {error.strerror}") from error
+    return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from pepnet_infer.checked import check_option
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError, SchemaError, StoreError
 from pepnet_infer.faults import Mask
@@ -17,7 +18,7 @@ from pepnet_infer.features import Features
 from pepnet_infer.offline.options import BATCH_ROWS, OnBadRow, OnFault, ScoreOptions, output_schema
 from pepnet_infer.offline.plan import Job, PathLike, plan
 from pepnet_infer.offline.resume import Request
-from pepnet_infer.offline.sink import Sink, remove_leftovers
+from pepnet_infer.offline.sink import Sink, check_names, remove_leftovers
 from pepnet_infer.offline.source import Source
 from pepnet_infer.offline.summary import Summary, add_counts
 from pepnet_infer.scores import Scores
@@ -55,16 +56,17 @@ def score_parquet(
 
     Rows keep their order. A file appears only when it is whole and on the disk. With `resume`, outputs that an earlier
     run finished for the same request are kept: the same input by its content, values from folders' names, bundle,
-    updates and store, options and backend. Where it cannot be known which rows an engine has, because its cache was
-    updated or its store has no `identity`, files are scored anew. The result of a killed and repeated run is the same
-    bytes as of one that went through. A file is all or nothing: give inputs of some million rows each rather than one
-    huge file. Memory does not grow with the input.
+    updates and store, options and backend, and an output that nobody changed since. Where it cannot be known which rows
+    an engine has, because its cache was updated or its store has no `identity`, files are scored anew. The result of a
+    killed and repeated run is the same bytes as of one that went through. A file is all or nothing: give inputs of some
+    million rows each rather than one huge file. Memory does not grow with the input.
 
     All files are opened and their columns checked before the first row is scored. Raises SchemaError for columns and
     values and PepnetError for files and folders, naming the file and the place in it; StoreError for a store that
     fails, see `on_fault`; ConfigError for an option; and for a path what `Engine.load` raises.
     """
     options = ScoreOptions(columns, on_bad_row, batch_rows, on_fault)
+    check_option("resume", resume, bool)
     jobs = plan(inputs, out)
     if isinstance(bundle, Engine):
         return _Run(bundle, options, progress).all(jobs, resume)
@@ -98,6 +100,7 @@ class _Run:
 
     def _check(self, job: Job, resume: bool) -> int | None:
         """Returns the rows there are to score; None if an earlier run did. Raises what can be found without reading."""
+        check_names(job.target)
         with Source(job, self._schema) as source:
             carried = self._options.carried(source, self._schema)
             request = self._request(source, carried)
@@ -132,7 +135,7 @@ class _Run:
                 if self._engine.identity() != request.scorer:  # somebody updated the cache meanwhile
                     request = replace(request, scorer={**request.scorer, "rows": None})
                 finished = not unavailable or self._options.on_fault == "accept"
-                sink.commit(request.metadata(content, unavailable), finished)
+                sink.commit(request.metadata(content, unavailable, sink.written()), finished)
         self._summary.files += 1
         if not finished:
             self._summary.unfinished.append(job.target)

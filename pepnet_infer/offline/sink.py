@@ -8,13 +8,18 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from pepnet_infer import forks
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.storage.atomic import make_folder, own_file, put_file, sync_folder
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 #: Rows per row group of the output, whatever the batches are.
 GROUP_ROWS = 1 << 17
@@ -28,6 +33,27 @@ def temporary(target: Path) -> Path:
 def set_aside(target: Path) -> Path:
     """Returns the hidden name that scores of default rows go under: readers of the folder pass it by."""
     return target.with_name(f".{target.name}.unfinished")
+
+
+class _WholeWrites(io.FileIO):
+    """A file of which each `write` is whole, and which has a hash of all that was written.
+
+    Unbuffered: Arrow writes whole pages, and nothing is left to be flushed when a disk is full. The system may write
+    less than it was given, on a disk that is nearly full for one, and Arrow does not look at how much it was.
+    """
+
+    def __init__(self, handle: int, mode: str) -> None:
+        super().__init__(handle, mode)
+        self.digest = xxhash.xxh3_128()
+
+    def write(self, data: Buffer) -> int:
+        """Writes all of `data`. Raises OSError."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        self.digest.update(rest)
+        while rest:
+            rest = rest[super().write(rest) :]
+        return size
 
 
 class Sink:
@@ -44,8 +70,7 @@ class Sink:
         self._schema = schema
         with _reported(target):
             make_folder(target.parent)
-            # Unbuffered: Arrow writes whole pages, and nothing is left to be flushed when a disk is full.
-            self._raw = io.FileIO(_own(self._temporary, target), "r+")
+            self._raw = _WholeWrites(_own(self._temporary, target), "r+")
             self._raw.truncate(0)
         forks.register(forks.Stage.FILES, child=self._close_in_child)
         self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd")
@@ -75,6 +100,12 @@ class Sink:
             with _reported(self._target):
                 self._flush(self._pending_rows - self._pending_rows % GROUP_ROWS)
 
+    def written(self) -> str:
+        """Returns a hash of all that the file holds before its footer; nothing but `commit` may come afterwards."""
+        with _reported(self._target):
+            self._flush(self._pending_rows)
+        return self._raw.digest.hexdigest()
+
     def commit(self, metadata: Mapping[str, str], finished: bool = True) -> None:
         """Finishes the file, forces it to the disk and gives it its name, or else the one of `set_aside`."""
         aside = set_aside(self._target)
@@ -96,6 +127,20 @@ class Sink:
         rest = table.slice(rows)
         self._pending = rest.to_batches()
         self._pending_rows = rest.num_rows
+
+
+def check_names(target: Path) -> None:
+    """Raises PepnetError where the hidden names of `target` are longer than its file system takes."""
+    folder, longest = target.parent, set_aside(target)
+    with _reported(target):
+        while not folder.exists():
+            folder = folder.parent
+        most, extra = os.pathconf(folder, "PC_NAME_MAX"), len(longest.name) - len(target.name)
+    if len(os.fsencode(longest.name)) > most:
+        raise PepnetError(
+            f"{target}: expected a name of at most {most - extra} bytes, got {len(os.fsencode(target.name))}:"
+            " the file is written under a longer one"
+        )
 
 
 def remove_leftovers(target: Path) -> None:

@@ -46,7 +46,7 @@ class Source:
         try:
             self._open_parquet()
             self._needed = [name for name in schema.columns if name in self.schema.names]
-            self._partitions, self._lost = job.partitions, job.lost
+            self._partitions, self._lost, self._kept = job.partitions, job.lost, job.kept
             self._folders = FolderColumns(schema)
             self._check_names(schema.columns)
             lacking = [name for name in schema.columns if name not in self._needed]
@@ -79,6 +79,11 @@ class Source:
     def outside(self) -> list[str]:
         """Columns that the folders' names give and neither the file nor the folders of the output have."""
         return [name for name in self._lost if name not in self.schema.names]
+
+    @property
+    def kept(self) -> list[str]:
+        """Columns that the folders of the output give to whoever reads them."""
+        return list(self._kept)
 
     def has(self, name: str) -> bool:
         """Whether the file or its folders' names have a column."""

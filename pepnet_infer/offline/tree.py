@@ -52,30 +52,40 @@ class Tree:
 
         Names that start with `.` or `_` match only what begins like that itself.
         """
-        if not parts:
-            yield folder
-            return
-        part, rest = parts[0], parts[1:]
-        if part == "**":
-            for below, found in self._folders(folder):
-                if rest:
-                    yield from self.matches(below, rest)
-                else:
-                    yield from (below / entry.name for entry in found if not _is_folder(below, entry))
-        elif not glob.has_magic(part):
-            if _is_there(folder / part):
-                yield from self.matches(folder / part, rest)
-        else:
-            for entry in _entries(folder):
-                if not fnmatch.fnmatchcase(entry.name, part) or _private(entry.name, part):
-                    continue
-                below = folder / entry.name
-                if not rest:
-                    yield below
-                elif _is_folder(folder, entry):
-                    if entry.is_symlink():
-                        self.enter(below)
-                    yield from self.matches(below, rest)
+        waiting = [(folder, tuple(parts))]
+        seen: set[tuple[Path, int]] = set()  # `**` behind `**` leads to a folder in many ways
+        while waiting:
+            folder, left = waiting.pop()
+            if (folder, len(left)) in seen:
+                continue
+            seen.add((folder, len(left)))
+            if not left:
+                yield folder
+                continue
+            part, rest = left[0], left[1:]
+            if part == "**":
+                for below, found in self._folders(folder):
+                    if rest:
+                        waiting.append((below, rest))
+                    else:
+                        yield from (below / entry.name for entry in found if not _is_folder(below, entry))
+            elif not glob.has_magic(part):
+                if _is_there(folder / part):
+                    waiting.append((folder / part, rest))
+            else:
+                waiting += self._children(folder, part, rest)
+
+    def _children(self, folder: Path, part: str, rest: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        """Yields what matches one component of a pattern, with the components that are left."""
+        for entry in _entries(folder):
+            if not fnmatch.fnmatchcase(entry.name, part) or _private(entry.name, part):
+                continue
+            below = folder / entry.name
+            if rest and not _is_folder(folder, entry):
+                continue
+            if rest and entry.is_symlink():
+                self.enter(below)
+            yield below, rest
 
     def _folders(self, top: Path) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
         """Yields every folder from `top` on with what is in it. Raises PepnetError for one that a link leads to again.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pepnet_infer.errors import BundleError
-from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.storage.local_path import check_local
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -118,7 +118,7 @@ def write_file(target: Path, data: bytes) -> None:
 
 def refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
     """Raises BundleError where `new_directory` would: for those who work for minutes before they write."""
-    refuse_url(target, "a local directory", BundleError)
+    check_local(target, "a local directory", BundleError)
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():
@@ -153,13 +153,15 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Makes `path` and what is missing above it, on the disk too, so that nothing in it loses its folder in a crash."""
-    if path.is_dir():
-        return
-    if os.path.lexists(path):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    sync_folder(path.parent)
+    missing: list[Path] = []
+    while not path.is_dir():
+        if os.path.lexists(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def own_file(path: Path) -> int:

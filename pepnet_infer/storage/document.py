@@ -39,9 +39,10 @@ def document_bytes(data: Mapping[str, Any]) -> bytes:
 def read_document(root: Path, name: str) -> dict[str, Any]:
     """Returns the JSON object in `root/name`. Raises BundleError when it is not there, a link, or not JSON."""
     path = root / name
-    if not root.is_dir():
-        raise BundleError(f"{root}: expected a directory with {name}, got {'a file' if root.exists() else 'nothing'}")
     try:
+        if not root.is_dir():
+            got = "a file" if root.exists() else "nothing"
+            raise BundleError(f"{root}: expected a directory with {name}, got {got}")
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:

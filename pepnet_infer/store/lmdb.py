@@ -20,7 +20,7 @@ from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.schema import TableSpec
-from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.store import Fetched, Rows
 from pepnet_infer.store.fill import CHUNK, fill_from
 from pepnet_infer.store.lmdb_env import LmdbEnv, OpenOptions
@@ -76,7 +76,7 @@ class LmdbStore:
             import lmdb
         except ImportError as error:
             raise StoreError(f"{path}: expected the package lmdb (extra [lmdb]), got: {error}") from error
-        refuse_url(path, "a local directory", StoreError)
+        check_local(path, "a local directory", StoreError)
         self.path, self.dtype = Path(os.path.abspath(path)), dtype
         self.damaged = 0  # values read that were damaged, and so not found
         self._remember, self._clock = remember, clock

@@ -30,7 +30,7 @@ from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
 from pepnet_infer.storage.document import open_regular
-from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head, read_whole_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
 from pepnet_infer.sync.log_folders import failures, link, remove
@@ -72,7 +72,7 @@ class DirectoryLog:
         not mounted looks like, and is "missing". Raises UpdateError when `create` fails, and for a URL; without it
         nothing is looked at yet.
         """
-        refuse_url(path, "a local folder", partial(UpdateError, "transport"))
+        check_local(path, "a local folder", partial(UpdateError, "transport"))
         self.path = Path(os.path.abspath(path))
         self._found: tuple[tuple[int, ...], str] = ((), "")  # what log.json is on the disk, and the log's identity
         self._read_from = ""

@@ -1,4 +1,4 @@
-"""A URL is no path: nothing makes a folder of its scheme's name in the working directory."""
+"""A path names a file of this machine. A URL does not: nothing makes a folder of its scheme's name."""
 
 from __future__ import annotations
 
@@ -13,19 +13,43 @@ from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.errors import BundleError, PepnetError, StoreError, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.storage.atomic import new_directory
-from pepnet_infer.storage.local_path import refuse_url
+from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.sync.directory_log import DirectoryLog
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/x", "s3:/bucket", "HTTPS://host", "file:///x", "abfss://c@a.net/x"])
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/x", " s3://x", "s3:/bucket", "HTTPS://host", "file:///x", "abfss://c@a.net/x"]
+)
 def test_urls_are_refused_however_they_are_spelled(path: str) -> None:
     with pytest.raises(StoreError, match=r"expected a local folder, got a URL; copy .*is written \./"):
-        refuse_url(Path(path), "a local folder", StoreError)
+        check_local(Path(path), "a local folder", StoreError)
 
 
-@pytest.mark.parametrize("path", ["x", "/s3:/x", "./s3://x", "in/dt=s3:/x", "C:/x", "a:b", "", "1s:/x", "."])
-def test_paths_are_none(path: str) -> None:
-    refuse_url(path, "a local folder")
+@pytest.mark.parametrize(
+    "path", ["x", "/s3:/x", "./s3://x", "in/dt=s3:/x", "C:/x", "a:b", "1s:/x", ".", "./~", "a~/b", Path("x"), "\udcff"]
+)
+def test_paths_are_none(path: str | Path) -> None:
+    check_local(path, "a local folder")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", "expected a local folder, got an empty name; the working directory is '.'"),
+        ("a\0b", r"'a\\x00b': expected a local folder, got a name that no file can have"),
+        ("a\ud800b", "expected a local folder, got a name that no file can have"),
+        ("~", r"~: expected a local folder, got '~', which only a shell reads.*is written \./~\)"),
+        ("~/x", "expected a local folder, got '~', which only a shell reads"),
+        ("~root/x", "expected a local folder, got '~', which only a shell reads"),
+        ("x/" * 2100, r"^'x/x/.*.… \(4200 characters\): expected a local folder, got a name longer than 4095 bytes"),
+        (b"x", "expected the path of a local folder, as text .*, got b'x'"),
+        (None, "expected the path of a local folder, as text .*, got None"),
+        (3, "expected the path of a local folder, as text .*, got 3"),
+    ],
+)
+def test_what_names_no_file(path: object, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        check_local(path, "a local folder", StoreError)
 
 
 def test_whatever_writes_refuses_them(

@@ -96,6 +96,10 @@ def test_columns_that_cannot_be_carried(engine: Engine, toy_table: Make, tmp_pat
 def test_options_are_checked(engine: Engine, tmp_path: Path, rows: Any) -> None:
     with pytest.raises(ConfigError, match=r"batch_rows: expected an integer from 1 to 1048576, got"):
         score_parquet(engine, tmp_path, tmp_path / "out", batch_rows=rows)
+    with pytest.raises(ConfigError, match="resume: expected true or false, got 'no'"):
+        score_parquet(engine, tmp_path, tmp_path / "out", resume="no")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"columns: expected a list, got \{'user_id'\}"):
+        score_parquet(engine, tmp_path, tmp_path / "out", columns={"user_id"})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="on_bad_row: expected one of null, raise, got 'skip'"):
         score_parquet(engine, tmp_path, tmp_path / "out", on_bad_row="skip")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="on_fault: expected one of accept, raise, unfinished, got 'default'"):

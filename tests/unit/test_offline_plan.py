@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,10 +190,12 @@ def test_urls_are_no_paths(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.listdir() == ["data"]
 
 
-def test_an_empty_name_is_no_output_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_name_is_no_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)
-    with pytest.raises(PepnetError, match=r"out: expected a folder for the output, got an empty name"):
+    with pytest.raises(PepnetError, match=r"expected a local folder, got an empty name"):
         plan("in", "")
+    with pytest.raises(PepnetError, match=r"expected a local file, folder or pattern, got an empty name"):
+        plan(["data", ""], "out")
 
 
 def test_nothing_is_put_outside_of_the_output_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +218,65 @@ def test_nothing_is_put_outside_of_the_output_folder(tree: Path, monkeypatch: py
     Path("out/sub/deep").symlink_to("../other")
     Path("same").symlink_to("out")
     assert len(plan("data", "out")) == len(plan("data", "same")) == 3  # a link inside, and `out` as a link
+
+
+def test_deep_paths_need_no_deep_stack(
+    toy_bundle: Path, toy_table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = (tmp_path / "in").joinpath(*["d"] * 200)
+    deep.mkdir(parents=True)
+    pq.write_table(toy_table(3), deep / "a.parquet")
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    with Engine.load(toy_bundle, check="sizes") as engine:
+        score_parquet(engine, deep / "a.parquet", tmp_path / "first")  # what is imported late needs a stack
+        before = sys.getrecursionlimit()
+        sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+        try:
+            assert score_parquet(engine, tmp_path / "in", tmp_path / "out").rows == 3
+            pattern = f"{tmp_path}/in/{'*/' * 200}*"
+            assert len(score_parquet(engine, pattern, tmp_path / "out").skipped) == 1
+        finally:
+            sys.setrecursionlimit(before)
+
+
+def test_a_pattern_of_many_wildcards_ends(tree: Path) -> None:
+    (tree / "data" / "sub").joinpath(*["d"] * 25).mkdir(parents=True)
+    everything = ["a.parquet", "sub/b.parquet", "sub/deep/c.parquet"]
+    assert relative(f"{tree}/data/" + "**/" * 20 + "*.parquet", tree / "out") == everything
+
+
+def test_names_that_cannot_be_written_are_found_before_the_first_row(
+    toy_bundle: Path, toy_table: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    names = ["a.parquet", "b" * 236 + ".parquet", "c" * 235 + ".parquet"]
+    for name in names:
+        pq.write_table(toy_table(3), tmp_path / "in" / name)
+    with Engine.load(toy_bundle, check="sizes") as engine:
+        with pytest.raises(PepnetError, match=r"expected a name of at most 243 bytes, got 244: .*under a longer one"):
+            score_parquet(engine, tmp_path / "in", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        (tmp_path / "in" / names[1]).unlink()
+        for kept in (0, 2):
+            assert len(score_parquet(engine, tmp_path / "in", tmp_path / "out").skipped) == kept
+        with pytest.raises(PepnetError, match=r"File name too long"):
+            score_parquet(engine, tmp_path / "in", tmp_path / ("x" * 256))
+
+
+def test_folders_that_would_stand_for_scores(toy_bundle: Path, toy_table: Make, tmp_path: Path) -> None:
+    path = tmp_path / "in" / "score_click=3" / "p.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(toy_table(3), path)
+    with Engine.load(toy_bundle, check="sizes") as engine:
+        with pytest.raises(SchemaError, match="'score_click': expected no folder of a score's name above the output"):
+            score_parquet(engine, tmp_path / "in", tmp_path / "out")
+        assert score_parquet(engine, path, tmp_path / "out").rows == 3
+        bad = tmp_path / "in" / "k\udcff=1" / "p.parquet"
+        bad.parent.mkdir()
+        shutil.copy(path, bad)
+        assert score_parquet(engine, bad, tmp_path / "other").rows == 3
+        with pytest.raises(SchemaError, match=r"expected a name of a column in UTF-8, got '1'"):
+            score_parquet(engine, bad, tmp_path / "other", columns="all")
 
 
 def test_folders_name_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

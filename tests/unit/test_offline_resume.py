@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,6 +156,43 @@ def test_files_of_others_are_not_written_over(engine: Engine, folder: Path, toy_
         with pytest.raises(PepnetError, match=rf"c\.parquet: .*{message}"):
             run(engine, folder, resume=False)
         assert os.listdir(folder / "out") == ["c.parquet"]  # refused before the first row was scored
+
+
+def test_an_output_that_was_damaged_is_scored_again(engine: Engine, folder: Path) -> None:
+    run(engine, folder)
+    first = contents(folder / "out")
+    whole = first["b.parquet"]
+    for damaged in (
+        whole[:40] + bytes([whole[40] ^ 1]) + whole[41:],
+        whole[4:],  # what a transfer that was gone on with at the wrong place leaves
+        whole[:4] + whole,
+        first["a.parquet"],
+    ):
+        (folder / "out" / "b.parquet").write_bytes(damaged)
+        assert run(engine, folder) == (1, ["a.parquet", "c.parquet"])
+        assert contents(folder / "out") == first
+
+
+def test_a_write_that_the_system_cuts_leaves_no_finished_file(engine: Engine, folder: Path) -> None:
+    run(engine, folder)
+    size = (folder / "out" / "a.parquet").stat().st_size
+    (folder / "out" / "a.parquet").unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 2, before[1]))  # as a disk that is full two bytes before the end
+    try:
+        with pytest.raises(PepnetError, match=r"a\.parquet: cannot be written: File too large"):
+            run(engine, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(contents(folder / "out")) == ["b.parquet", "c.parquet"]
+
+
+def test_outputs_are_no_urls_whatever_their_folder_is_called(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert score_parquet(engine, "in", "s3:x").files == 3
+    assert len(score_parquet(engine, "in", "s3:x").skipped) == 3
 
 
 @pytest.mark.parametrize(
