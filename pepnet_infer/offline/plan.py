@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.offline.folders import folder_values
@@ -62,8 +63,7 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
     if os.path.lexists(out) and not _is_dir(out):
         got = "a file" if os.path.exists(out) else "a link that leads nowhere"
         raise PepnetError(f"{out}: expected a folder for the output, got {got}")
-    one = isinstance(inputs, (str, bytes, os.PathLike)) or not isinstance(inputs, Iterable)
-    given = [inputs] if one else list(inputs)
+    given = _given(inputs)
     if not given:
         raise PepnetError("inputs: expected at least one file, folder or pattern, got none")
     real_out = Path(os.path.realpath(out))
@@ -71,7 +71,6 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
     jobs: dict[Path, Job] = {}
     for entry in given:
         tree = Tree()
-        check_local(entry, "a local file, folder or pattern")
         for path, relative in _expand(os.fspath(entry), tree):
             real = os.path.realpath(path)
             if real in sources:
@@ -91,6 +90,14 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
             raise PepnetError(f"{job.target}: expected an output other than the inputs, got the input itself")
         job.check_inside()
     return list(jobs.values())
+
+
+def _given(inputs: object) -> list[Any]:
+    several = isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes, os.PathLike))
+    given: list[Any] = list(cast(Iterable[Any], inputs)) if several else [inputs]
+    for entry in given:
+        check_local(entry, "a local file, folder or pattern")
+    return given
 
 
 def _expand(entry: str, tree: Tree) -> Iterator[tuple[Path, Path]]:

@@ -48,7 +48,10 @@ class CheckedStore:
             answer = self._ask(keys, dim)
         except _WrongAnswer as error:
             answer = self._in_parts(keys, dim, error)
-        damaged = 0 if answer.damaged is None else int(np.count_nonzero(answer.damaged))
+        damaged = 0
+        if answer.damaged is not None:
+            damaged = int(np.count_nonzero(answer.damaged))
+            answer = answer._replace(found=answer.found & ~answer.damaged)  # whatever the store says of both
         self._tally.add([(None, (0, 0, int(np.count_nonzero(answer.found)), 0, 0, damaged))])
         return answer
 

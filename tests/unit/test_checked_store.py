@@ -108,3 +108,12 @@ def test_a_row_of_another_width_costs_its_own_key_only(wrong: tuple[int, ...]) -
     np.testing.assert_array_equal(got.found, ~got.damaged)
     np.testing.assert_array_equal(got.rows[got.found], np.repeat(keys, 3).reshape(100, 3)[got.found])
     assert (safe.counts.damaged, safe.counts.found) == (len(wrong), 100 - len(wrong))
+
+
+def test_what_a_store_says_is_damaged_is_not_found() -> None:
+    both = np.array([True, False, True, False])
+    said = good()._replace(found=np.ones(4, np.bool_), damaged=both)
+    got = checked(Answers(said)).get_many(KEYS, 3)
+    np.testing.assert_array_equal(got.found, ~both)
+    np.testing.assert_array_equal(got.damaged, both)
+    assert said.found.all()  # the store's own arrays are left alone
