@@ -1,4 +1,7 @@
-"""Entry point of `pepnet-infer`: exit code 0 when all went well, 1 on failure, 2 on wrong usage."""
+"""Entry point of `pepnet-infer`: exit code 0 when all went well, 1 on failure, 2 on wrong usage.
+
+`score` has one more, see there.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+#: Package → extra of pepnet-infer that installs it: what a command says when it is not there.
+EXTRAS = {
+    "cachetools": "bench",
+    "lmdb": "lmdb",
+    "matplotlib": "bench",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxsim": "export",
+    "redis": "redis",
+    "safetensors": "bench",
+    "torch": "export",
+}
 
 #: Subcommand → module whose function of the same name it is. Modules that need torch import it inside the function.
 COMMANDS = ("train", "export", "inspect", "verify", "publish", "score", "cpu")
@@ -54,7 +70,7 @@ def main() -> None:
         progress.print(str(error), markup=False, highlight=False)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = {"torch": "export", "onnx": "export", "onnxsim": "export", "onnxscript": "export"}.get(error.name or "")
+        extra = EXTRAS.get(error.name or "")
         if extra is None:
             raise
         progress.print(f"error: this command needs {error.name}: pip install 'pepnet-infer[{extra}]'", markup=False)

@@ -1,0 +1,51 @@
+"""A command whose packages are not installed says which extra has them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pepnet_infer
+from pepnet_infer.cli.main import EXTRAS
+
+PACKAGE = Path(pepnet_infer.__file__).parent
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+def test_a_benchmark_without_its_package(
+    toy_bundle: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("pepnet_infer.bench")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    code, out, said = command("bench", "sync", toy_bundle)
+    assert (code, out) == (1, "")
+    assert said == "error: this command needs safetensors: pip install 'pepnet-infer[bench]'"
+
+
+def test_every_package_that_may_be_missing_has_its_extra() -> None:
+    imported: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in [] if path.name.startswith(("test_", "conftest")) else ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(str(node.module).partition(".")[0])
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    always = {"yaml" if name == "pyyaml" else name for name in map(_name, project["dependencies"])}
+    extras = {extra: set(map(_name, lines)) for extra, lines in project["optional-dependencies"].items()}
+    optional = imported - set(sys.stdlib_module_names) - always - {"pepnet_infer"}
+    said_by_the_part_itself = {"onnxruntime", "openvino", "theine"}
+    assert optional - said_by_the_part_itself <= set(EXTRAS)
+    for name, extra in EXTRAS.items():
+        assert name in extras[extra]
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9_-]", requirement)[0]
