@@ -102,13 +102,13 @@ class Bundle:
         "replaced": another file has the name of one, as after a rename, which harms nobody who has the bundle open.
         "changed": one was written to, or cut.
         """
-        try:
-            now = file_states(self.path, list(self.files))
-        except BundleError as error:
-            return "replaced", str(error)
         for name, was in self.files.items():
-            if now[name] != was:
-                return "changed" if now[name][:2] == was[:2] else "replaced", name
+            try:
+                now = file_states(self.path, [name])[name]
+            except BundleError:  # there is none of that name now
+                return "replaced", name
+            if now != was:
+                return "changed" if now[:2] == was[:2] else "replaced", name
         return None
 
     def check_unchanged(self) -> None:

@@ -20,7 +20,7 @@ from pepnet_infer.cache.metrics import prometheus_text
 from pepnet_infer.cache.over_bundle import open_rows
 from pepnet_infer.checked import check_option
 from pepnet_infer.counters import Counters, by_table
-from pepnet_infer.errors import BackendError, UpdateError
+from pepnet_infer.errors import BackendError, ConfigError, UpdateError
 from pepnet_infer.features import Encoded, Features
 from pepnet_infer.identity import identity
 from pepnet_infer.loading import Loading, digest_of
@@ -264,13 +264,17 @@ class Engine:
         """Keeps the engine at the newest version that is published, until it is closed; see `Follower`.
 
         Returns when the engine has caught up with what is published now. Calls keep the version they began with; each
-        says which one in `Scores.model_version`. Raises UpdateError when the engine cannot follow, or the log cannot
-        be read.
+        says which one in `Scores.model_version`. transport: a `DirectoryLog`, a `RedisLog`, or a log of your own.
+        Raises UpdateError when the engine cannot follow, or the log cannot be read; ConfigError for anything that is
+        no log.
         """
         if self._follower is not None:
             raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
         if self._loading is None:
             raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
+        if not callable(getattr(transport, "read", None)):  # a path, say, which commands take for a log
+            wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
+            raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
         follower = Follower(self._serving(), self._loading, transport, config or FollowConfig())
         self._follower = follower
         try:

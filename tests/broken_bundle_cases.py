@@ -30,7 +30,7 @@ TABLE = "tables/video.safetensors"
 
 CASES: list[tuple[str, Break, str]] = [
     # files: missing, truncated, longer, altered, one too many
-    ("no manifest", lambda r: (r / "manifest.json").unlink(), r"manifest\.json: expected a file, got: No such file"),
+    ("no manifest", lambda r: (r / "manifest.json").unlink(), r"directory with manifest\.json, got one without"),
     ("no graph", lambda r: (r / "dense.onnx").unlink(), r"dense\.onnx: expected a file of \d+ bytes, got no file"),
     ("no table", lambda r: (r / TABLE).unlink(), r"video\.safetensors: expected a file of \d+ bytes, got no file"),
     ("no folder", lambda r: shutil.rmtree(r / "tables"), r"tables/page\.safetensors: expected a file of \d+ bytes"),

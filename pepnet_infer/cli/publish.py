@@ -20,11 +20,23 @@ from pepnet_infer.sync.transport import Transport
 def publish(
     log: Annotated[str, typer.Argument(metavar="LOG", help="A folder, or redis://….")],
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="[OLD] [NEW]", help="Bundles: what NEW has and OLD has not.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[OLD] [NEW]", help="Bundles: publish what NEW has and OLD has not; with --full, NEW alone."
+        ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Append the bundle NEW itself.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="With the graph, for engines on ONNX Runtime.")] = False,
-    trim: Annotated[int | None, typer.Option(min=0, metavar="KEEP", help="Remove what nobody needs, but KEEP.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Publish the bundle NEW itself, whole.")] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="With the graph of new weights too, for engines on ONNX Runtime.")
+    ] = False,
+    trim: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="KEEP",
+            help="Then remove entries before the newest bundle that no follower needs, but for the last KEEP.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish what differs between two bundles, or a bundle whole, to engines that follow LOG.

@@ -159,10 +159,11 @@ class _Run:
         if scores.unavailable and self._options.on_fault == "raise":
             cache = self._engine.cache
             said = None if cache is None else cache.stats()["store"]["last_fault"]
+            reason = "it was late" if said is None else said.rstrip(".")
             counts = ", ".join(f"{name} {count}" for name, count in scores.unavailable.items())
             raise StoreError(
                 f"{source.path}: expected the store's rows, got default rows for ids ({counts}) of the batch from row"
-                f" {start}: {said or 'it was late'}. Run again to go on from this file, or see on_fault"
+                f" {start}: {reason}. Run again to go on from this file, or see on_fault"
             )
         return scores.unavailable
 

@@ -128,7 +128,10 @@ def refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
     if not (target / document).is_file():
         raise BundleError(f"{target}: expected nothing there or a directory with {document}, got other files")
     if not overwrite:
-        raise BundleError(f"{target}: expected nothing there, got an existing {document}; pass overwrite to replace it")
+        raise BundleError(
+            f"{target}: expected nothing there, got an existing {document}; to replace it, pass overwrite=True "
+            "(--overwrite)"
+        )
 
 
 def sync_tree(root: Path) -> None:

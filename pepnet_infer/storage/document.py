@@ -21,6 +21,7 @@ MAX_VALUES = 500_000
 #: How deep values lie in each other at most.
 MAX_DEPTH = 64
 
+_DOCUMENTS = ("manifest.json", "checkpoint.json")  # a bundle's or a delta's, and a checkpoint's
 _MAX_DIGITS = 100  # of a number: what `json.dumps` writes of a float64 has 24 characters at most
 _T = TypeVar("_T")
 
@@ -48,6 +49,10 @@ def read_document(root: Path, name: str) -> dict[str, Any]:
             if size > MAX_BYTES:
                 raise BundleError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
             text = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        other = next((other for other in _DOCUMENTS if (root / other).is_file()), None)
+        got = "one without" if other is None else f"one with {other}"
+        raise BundleError(f"{root}: expected a directory with {name}, got {got}") from error
     except OSError as error:
         raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
     return parse_document(str(path), text)

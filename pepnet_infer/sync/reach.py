@@ -66,7 +66,7 @@ class Reach:
             if self._lost is None:
                 self._lost = self._last
             away = self._clock() - self._lost
-            self.fault("read", "the log cannot be read" + (f" since {away:.0f} s" if away >= 1 else ""), error)
+            self.fault("read", "the log cannot be read" + (f" for {away:.0f} s now" if away >= 1 else ""), error)
             self._raised = error
             if isinstance(error, UpdateError):
                 raise

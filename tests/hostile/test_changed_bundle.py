@@ -164,6 +164,10 @@ def test_a_bundle_replaced_by_rename_goes_on_serving(live: Path, toy_batch: Batc
         assert engine.stats()["bundle"]["state"] == "replaced"
         with pytest.raises(BundleError, match=r"got one of which .* was replaced meanwhile"):
             engine.bundle.dense()
+        shutil.rmtree(live)
+        state = engine.stats()["bundle"]
+        assert state["state"] == "replaced"
+        assert state["file"] in engine.bundle.files  # the name of one, and no message
 
 
 def test_a_bundle_that_is_changed_while_it_is_opened_is_refused(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "a number without end": (text('{"pass": ' + "9" * 5000 + "}"), "format", "expected JSON, got: "),
     "100 MB": (huge, "format", "expected at most 16777216 bytes, got 100000000"),
     "a name twice": (doubled, "format", "'rows/user.safetensors' comes twice"),
-    "no manifest": (lambda root: (root / "manifest.json").unlink(), "format", "expected a file, got: No such file"),
+    "no manifest": (lambda root: (root / "manifest.json").unlink(), "format", "got one without"),
     "a folder as manifest": (
         replaced("manifest.json", Path.mkdir),
         "format",

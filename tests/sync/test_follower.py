@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sync_world import PATIENCE_S, World, scored_meanwhile, until
 
-from pepnet_infer import CacheConfig, Engine, UpdateError
+from pepnet_infer import CacheConfig, ConfigError, Engine, UpdateError
 from pepnet_infer.backends import Settings
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.bundle import Bundle, table_path
@@ -329,6 +329,8 @@ def test_who_cannot_follow_is_told_why(
     engine = load()
     with pytest.raises(UpdateError, match="expected an engine that follows"):
         engine.rollback(3)
+    with pytest.raises(ConfigError, match=r"transport: expected a log, such as DirectoryLog\(path\).*, got str"):
+        engine.follow("log")  # type: ignore[arg-type]
     engine.follow(log, QUICK)
     with pytest.raises(UpdateError, match="follows nothing yet"):
         engine.follow(log, QUICK)

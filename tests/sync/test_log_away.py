@@ -258,12 +258,12 @@ def test_what_is_said_and_when(caplog: pytest.LogCaptureFixture) -> None:
         assert error.value.reason == "transport"
         assert (reach.away, reach.last_read_s, reach.unread_s) == (True, second + 1.0, second + 1.0)
     assert [record.getMessage() for record in caplog.records] == [
-        "the log cannot be read since 1 s: away",
-        "the log cannot be read since 61 s: away",
-        "the log cannot be read since 121 s: away",
+        "the log cannot be read for 1 s now: away",
+        "the log cannot be read for 61 s now: away",
+        "the log cannot be read for 121 s now: away",
     ]
     assert stats.read()["faults"] == 150
-    assert stats.read()["last_fault"] == "the log cannot be read since 150 s: OSError: away \\x1b[31m"
+    assert stats.read()["last_fault"] == "the log cannot be read for 150 s now: OSError: away \\x1b[31m"
     caplog.clear()
     now[0] = 260.0
     with reach.reading():

@@ -90,7 +90,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(joined: Checkpoint, tmp_path: 
 
 def test_an_existing_one_is_replaced_only_when_asked(joined: Checkpoint, tmp_path: Path) -> None:
     joined.save(tmp_path / "c")
-    with pytest.raises(BundleError, match=r"got an existing checkpoint\.json; pass overwrite"):
+    with pytest.raises(BundleError, match=r"got an existing checkpoint\.json; to replace it, pass overwrite"):
         joined.save(tmp_path / "c")
     dataclasses.replace(joined, meta={"seed": 1}).save(tmp_path / "c", overwrite=True)
     assert Checkpoint.load(tmp_path / "c").meta == {"seed": 1}
@@ -161,7 +161,7 @@ def test_damage_is_found_on_loading(joined: Checkpoint, tmp_path: Path) -> None:
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"nowhere: expected a directory with checkpoint\.json, got nothing"):
         Checkpoint.load(tmp_path / "nowhere")
-    with pytest.raises(BundleError, match=r"checkpoint\.json: expected a file, got: No such file"):
+    with pytest.raises(BundleError, match=r"expected a directory with checkpoint\.json, got one without"):
         Checkpoint.load(tmp_path)
     (tmp_path / "checkpoint.json").write_text(json.dumps({"format_version": 2}))
     with pytest.raises(BundleError, match="format_version: expected 1, got 2, a newer format: update pepnet-infer"):

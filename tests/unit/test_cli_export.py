@@ -147,10 +147,16 @@ def test_failures_end_with_1(run: Run, toy_bundle: Path, toy_checkpoint: Checkpo
     toy_checkpoint.save(tmp_path / "ckpt")
     code, out, err = run("export", tmp_path / "ckpt", "--out", toy_bundle)
     assert (code, out) == (1, "")
-    assert "expected nothing there, got an existing manifest.json; pass overwrite to replace it" in err
+    assert (
+        "expected nothing there, got an existing manifest.json; to replace it, pass overwrite=True (--overwrite)" in err
+    )
     code, _, err = run("inspect", tmp_path)
     assert code == 1
-    assert "manifest.json: expected a file" in err
+    assert "expected a directory with manifest.json, got one without" in err
+    assert (
+        "ckpt: expected a directory with manifest.json, got one with checkpoint.json"
+        in run("verify", tmp_path / "ckpt")[2]
+    )
     assert sorted(os.listdir(tmp_path)) == ["ckpt"]
 
 

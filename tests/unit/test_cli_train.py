@@ -93,7 +93,7 @@ def test_overwrite_replaces_a_checkpoint(run: Run, tmp_path: Path) -> None:
     assert run(*words)[0] == 0
     code, _, err = run(*words)
     assert code == 1
-    assert "pass overwrite to replace it" in err
+    assert "to replace it, pass overwrite=True (--overwrite)" in err
     assert run(*words, "--seed", 5, "--overwrite")[0] == 0
     assert Checkpoint.load(tmp_path / "ckpt").meta["seed"] == 5
 

@@ -74,7 +74,9 @@ def test_what_stands_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
             made = root.stat().st_ino
         assert target.stat().st_ino == made
     with (
-        pytest.raises(BundleError, match=r"b: expected nothing there, got an existing doc\.json; pass overwrite"),
+        pytest.raises(
+            BundleError, match=r"b: expected nothing there, got an existing doc\.json; to replace it, pass overwrite"
+        ),
         new_directory(target, "doc.json") as root,
     ):
         fill(root, "three")
