@@ -16,7 +16,7 @@ import torch
 
 from pepnet_infer.assemble import Assembler, Inputs
 from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
-from pepnet_infer.config import InputWidths
+from pepnet_infer.config import InputWidths, ModelConfig
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.domains import bf16_domain, request_domain
@@ -101,7 +101,7 @@ def write_bundle(
                 figures["native"][precision]["domain"] = domain.to_json()
         on_step("write the bundle")
         (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
-        write_document(root / PARITY, _parity(network, config.inputs, rows, figures, seed))
+        write_document(root / PARITY, _parity(network, config, rows, figures, seed))
         manifest = {
             "format_version": FORMAT_VERSION,
             "model_version": version,
@@ -165,7 +165,7 @@ def _reference(run: Run, inputs: Inputs) -> Reference:
 
 
 def _parity(
-    network: torch.nn.Module, widths: InputWidths, sets: dict[str, Reference], figures: dict[str, Any], seed: int
+    network: torch.nn.Module, config: ModelConfig, sets: dict[str, Reference], figures: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     return {
         "reference": "torch float64",
@@ -181,5 +181,6 @@ def _parity(
         },
         "scores": {name: spread(rows.scores) for name, rows in sets.items()},
         **figures,
-        "golden": golden(network, widths, seed),
+        "config": config.to_json(),
+        "golden": golden(network, config.inputs, seed),
     }

@@ -91,7 +91,8 @@ class Bundle:
         read_budgets(where, manifest)
         tables = check_payload(root, schema, config, values=check == "full")
         parity = read_document(root, PARITY)
-        read_parity(str(root / PARITY), parity, len(schema.tasks))
+        measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
+        check_measured(where, config, str(root / PARITY), measured.config)
         bundle = cls(root, manifest, schema, config, said.model_version, parity, tables, files=files)
         bundle.check_unchanged()
         return bundle
@@ -222,6 +223,24 @@ def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, 
         raise BundleError(f"{where}: schema_hash: expected {schema.hash} for its schema, got {recorded}")
     check_widths(where, schema, config)
     return schema, config
+
+
+def check_measured(where: str, config: ModelConfig, parity: str, measured: Mapping[str, Any]) -> None:
+    """Raises BundleError unless the manifest's config is the one of the network that export measured.
+
+    Tensors do not say all of it: with another γ, or gates at another place where the widths are equal, the native
+    kernels would run another network than that of the graph.
+    """
+    try:
+        expected = ModelConfig.from_json(measured).to_json()
+    except SchemaError as error:
+        raise BundleError(f"{parity}: {error}") from error
+    for name, value in config.to_json().items():
+        if value != expected[name]:
+            raise BundleError(
+                f"{where}: config.{name}: expected {quote(expected[name])} as in {PARITY}, which was measured with it, "
+                f"got {quote(value)}"
+            )
 
 
 def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None:

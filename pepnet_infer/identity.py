@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def identity(served: Served) -> dict[str, Any]:
     """Returns what scores depend on beside the batch, as plain JSON values.
 
-    model_version, schema_hash; weights (a hash over the bundle's files); tool (our version); backend, version,
+    model_version, schema_hash; weights (a hash over the config and the bundle's files); domain (a hash over the inputs
+    that bf16 or int8 was measured on: other rows are scored in fp32); tool (our version); backend, version,
     provider, precision, isa and how (kernels differ in the last bits); cached_rows, where the cache rounds rows: all of
     its options, for what it keeps decides which rows are rounded; rows: where they come from and what was applied to
     them since, None where that is not known, and then no two scores can be said to be the same.
@@ -30,16 +31,22 @@ def identity(served: Served) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model_version": bundle.model_version,
         "schema_hash": bundle.schema.hash,
-        "weights": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
+        "weights": _hash([bundle.config.to_json(), listed]),
         "tool": __version__,
         **{name: backend.get(name) for name in ("backend", "version", "provider", "precision")},
         **{name: backend[name] for name in ("isa", "how") if name in backend},
         "rows": _rows(served),
     }
+    if "domain" in backend:
+        found["domain"] = _hash(bundle.native[backend["precision"]]["domain"])
     rows = cache_of(served.rows)
     if rows is not None and rows.config.dtype != "float32":
         found["cached_rows"] = msgspec.to_builtins(rows.config)  # with float32 scores are those without a cache
     return found
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(served: Served) -> str | None:

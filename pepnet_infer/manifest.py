@@ -92,12 +92,13 @@ class GoldenRows(Struct, frozen=True):
 
 
 class Parity(Struct, frozen=True):
-    """`parity.json`."""
+    """`parity.json`. `config` is that of the network which was measured."""
 
     tolerance: Positive
     seed: Annotated[int, Meta(ge=0, le=2**62)]
     fp32: dict[str, dict[str, Spread]]
     golden: GoldenRows
+    config: dict[str, Any]
     native: dict[str, Any] = {}
 
 

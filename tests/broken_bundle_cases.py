@@ -224,6 +224,22 @@ CASES: list[tuple[str, Break, str]] = [
         r"dense\.safetensors: tensor 'experts\.\d\.w': sums: expected numbers below 1e\+38, so that float32 cannot",
     ),
     ("gamma", put_in("config", "gamma", 1e20), r"manifest\.json: config\.gamma: expected a number from 0\.001 to 1000"),
+    (
+        "another gamma",
+        put_in("config", "gamma", 1.75),
+        r"manifest\.json: config\.gamma: expected 2\.0 as in parity\.json, which was measured with it, got 1\.75",
+    ),
+    (
+        "another extra",
+        put_in("config", "extra", {"a": 1}),
+        r"manifest\.json: config\.extra: expected \{\} as in parity\.json, which",
+    ),
+    ("no measured config", parity(lambda p: p.pop("config")), r"parity\.json: missing key 'config'"),
+    (
+        "a measured config that cannot be",
+        parity(lambda p: p["config"].__setitem__("gamma", "2")),
+        r"parity\.json: config\.gamma: expected a finite number, got '2'",
+    ),
     ("weight type", set_tensor(DENSE, "mix.w", lambda w: w.astype("f8")), r"'mix\.w': expected F32, got F64"),
     (
         "weight NaN",

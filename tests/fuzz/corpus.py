@@ -125,6 +125,7 @@ def write_toy_bundle(model: Checkpoint, root: Path) -> None:
         "tolerance": 1e-5,
         "seed": 0,
         "fp32": {"exported": {"normal": spread}},
+        "config": model.config.to_json(),
         "golden": {"seed": 0, "scores": [[0.5, 0.25], [0.125, 1.0]]},
         "native": dict.fromkeys(("fp32", "bf16", "int8"), figures),
     }

@@ -294,6 +294,21 @@ def test_a_precision_without_a_domain_is_not_there(offered: Path, tmp_path: Path
         assert "domain" not in engine.stats()["backend"]
 
 
+def test_scores_of_another_domain_have_another_identity(offered: Path, tmp_path: Path, precision: str) -> None:
+    def widen(entry: dict[str, Any]) -> None:
+        entry["domain"]["general"]["norm"] *= 2
+
+    copy = with_entries(Path(shutil.copytree(offered, tmp_path / "bundle")), widen)
+
+    def identity(path: Path, precision: str) -> dict[str, Any]:
+        with Engine.load(path, "native", precision, check="sizes") as engine:
+            return engine.identity()
+
+    before, after = identity(offered, precision), identity(copy, precision)
+    assert {name for name in before if before[name] != after[name]} == {"domain"}
+    assert identity(offered, "fp32") == identity(copy, "fp32")
+
+
 def test_newer_weights_are_measured_before_int8_takes_them(bundle: Bundle) -> None:
     dense = bundle.dense()
     create(bundle.with_dense(dense, None, 9), "native", "int8", threads=1)
