@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _TRIES = 3  # to get a reader slot: another thread may take the one that was freed
+_MOST_SIZES = 100  # that a map gets in one call: a file whose head says what cannot be is found too small for ever
 
 
 class OpenOptions(Options, frozen=True):
@@ -57,11 +59,14 @@ class LmdbEnv:
 
     def read(self, work: Callable[[lmdb.Transaction[bytes]], _Result], database: int = 0) -> _Result:
         """Does `work` in a read transaction."""
-        full = 0
+        full = resized = 0
         while True:
             try:
                 return self.use(lambda env: _within(env, work, db=self.databases[database]))
-            except self._lmdb.MapResizedError:
+            except self._lmdb.MapResizedError as error:
+                resized += 1
+                if resized > _MOST_SIZES:
+                    raise StoreError(self._no_size(error)) from error
                 self._resize(0)
             except self._lmdb.ReadersFullError as error:
                 full += 1
@@ -70,20 +75,23 @@ class LmdbEnv:
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], _Result], needs: int) -> _Result:
         """Does `work` in a write transaction; again, in a larger map, when it found the map full."""
-        size = 0
+        size, refused = 0, Exception()
 
         def step(env: lmdb.Environment) -> _Result:
             nonlocal size
             size = int(env.info()["map_size"])
             return _within(env, work, db=self.databases[0], write=True)
 
-        while True:
+        for _ in range(_MOST_SIZES):
             try:
                 return self.use(step)
-            except self._lmdb.MapResizedError:
+            except self._lmdb.MapResizedError as error:
+                refused = error
                 self._resize(0)  # another process grew it
-            except self._lmdb.MapFullError:
+            except self._lmdb.MapFullError as error:
+                refused = error
                 self._resize(2 * size + needs, above=size)
+        raise StoreError(self._no_size(refused)) from refused
 
     def use(self, work: Callable[[lmdb.Environment], _Result]) -> _Result:
         """Does `work` with the environment, which nobody closes or resizes meanwhile.
@@ -136,7 +144,7 @@ class LmdbEnv:
                 raise StoreError(self._no_slot()) from error
         try:
             env.reader_check()  # the slots of processes that were killed
-            self.databases = tuple(env.open_db(name, create=not options.readonly) for name in self._names)
+            self.databases = self._open_databases(env)
         except BaseException as error:
             env.close()
             if isinstance(error, self._lmdb.ReadersFullError):
@@ -144,7 +152,29 @@ class LmdbEnv:
             raise
         self._env = env
 
+    def _open_databases(self, env: lmdb.Environment) -> tuple[Any, ...]:
+        refused = Exception()
+        for _ in range(_MOST_SIZES):
+            try:
+                return tuple(env.open_db(name, create=not self.options.readonly) for name in self._names)
+            except self._lmdb.MapResizedError as error:
+                refused = error
+                env.set_mapsize(0)  # another process grew it just now
+            except self._lmdb.MapFullError as error:
+                refused = error
+                env.set_mapsize(2 * int(env.info()["map_size"]))
+        raise StoreError(self._no_size(refused)) from refused
+
     def _environment(self, readonly: bool) -> lmdb.Environment:
+        refused = Exception()
+        for _ in range(_TRIES):
+            try:
+                return self._try_environment(readonly)
+            except self._lmdb.MapResizedError as error:  # another process grew it after its size was read
+                refused = error
+        raise StoreError(self._no_size(refused)) from refused
+
+    def _try_environment(self, readonly: bool) -> lmdb.Environment:
         options = self.options
         opened: lmdb.Environment = self._lmdb.open(
             str(self.path),
@@ -165,6 +195,9 @@ class LmdbEnv:
             f"{self.path}: expected a free reader slot, got all of them taken by processes that run: give "
             "max_readers more than there are reading processes and threads, in the process that opens the file first"
         )
+
+    def _no_size(self, error: Exception) -> str:
+        return f"{self.path}: expected a file whose size its own pages tell, got one that fits no map: {error}"
 
     def _resize(self, size: int, above: int | None = None) -> None:
         with self._gate.alone(), self._errors():
@@ -204,6 +237,11 @@ class LmdbEnv:
         except (self._lmdb.MapFullError, self._lmdb.MapResizedError, self._lmdb.ReadersFullError):
             raise
         except (self._lmdb.Error, OSError) as error:
+            if os.strerror(errno.EAGAIN) in str(error):  # of the lock by which LMDB knows that a process lives
+                raise StoreError(
+                    f"{self.path}: expected no other process with the number {os.getpid()}, got one, in another "
+                    "container, that has the file open: let containers that share a file share a PID namespace"
+                ) from error
             raise StoreError(f"{self.path}: expected an LMDB store that works, got: {error}") from error
 
 

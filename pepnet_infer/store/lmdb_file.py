@@ -7,6 +7,7 @@ the process with SIGBUS. A file that was cut, by a copy that broke off or a disk
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -37,10 +38,12 @@ def check_file(path: Path) -> None:
     has not written them.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # nor is a pipe waited for
     except OSError:
         return
     try:
+        if stat.S_ISFIFO(os.fstat(file).st_mode):  # LMDB would wait for a writer
+            raise StoreError(f"{path}: expected a regular file, got a pipe")
         for last in (False, False, True):  # a writer may be at work: what was read is then of an earlier transaction
             meta = _read_meta(file)
             if meta is None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+from children import ended, fork
 
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.errors import BundleError, ConfigError, StoreError
@@ -216,3 +219,49 @@ def test_without_the_package_it_says_what_to_install(path: Path, monkeypatch: py
     with pytest.raises(StoreError, match=r"store: expected the package lmdb \(extra \[lmdb\]\), got: "):
         LmdbStore(path)
     assert not path.exists()
+
+
+def test_a_map_that_is_too_small_to_be_opened_grows(tmp_path: Path) -> None:
+    with LmdbStore(tmp_path / "new", map_bytes=1) as small:
+        keys = np.arange(9, dtype=np.uint64)
+        assert small.put_many(keys, np.ones((9, 4), np.float32), np.ones(9, np.uint64)) == 9
+        assert small.map_bytes > 1
+
+
+def test_a_head_that_no_map_fits_is_an_error(path: Path, store: LmdbStore) -> None:
+    store.put_many(np.arange(9, dtype=np.uint64), np.ones((9, 4), np.float32), np.ones(9, np.uint64))
+    store.close()
+    data = bytearray((path / "data.mdb").read_bytes())
+    for page in (0, 4096):
+        data[page + 136 : page + 144] = (1 << 63).to_bytes(8, "little")  # the last page that is used
+    (path / "data.mdb").write_bytes(data)
+    with pytest.raises(StoreError, match="expected a file whose size its own pages tell, got one that fits no map"):
+        LmdbStore(path, readonly=True)
+
+
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(path: Path, store: LmdbStore) -> None:
+    store.close()
+    (path / "data.mdb").unlink()
+    os.mkfifo(path / "data.mdb")
+    with pytest.raises(StoreError, match=r"data\.mdb: expected a regular file, got a pipe"):
+        LmdbStore(path, readonly=True)
+
+
+def test_a_process_of_the_same_number_in_another_container_is_said(path: Path, store: LmdbStore) -> None:
+    # LMDB locks the byte at a process's number, and so does this child for its parent's
+    store.close()
+    number, locked, end = os.getpid(), os.pipe(), os.pipe()
+
+    def hold() -> None:
+        os.close(end[1])
+        with open(path / "lock.mdb", "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+            os.write(locked[1], b"x")
+            os.read(end[0], 1)
+
+    child = fork(hold)
+    os.read(locked[0], 1)
+    with pytest.raises(StoreError, match=f"expected no other process with the number {number}"):
+        LmdbStore(path, readonly=True).get_many(np.arange(1, dtype=np.uint64), 4)
+    os.close(end[1])
+    assert ended(child) == 0
