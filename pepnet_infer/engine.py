@@ -82,8 +82,8 @@ class Engine:
         store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a
         `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
         {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native, {"rows": "4GiB"},
-        which keeps rows on the GPU too, for cuda. bf16 is as exact as export measured for inputs in the range that it
-        measured; use fp32 where rows may be much wider.
+        which keeps rows on the GPU too, for cuda. Rows outside of the range that export measured bf16
+        or int8 on are scored in fp32 by native, and counted in `stats()["backend"]["outside_rows"]`.
 
         Raises BundleError for a damaged bundle, StoreError for a store that cannot be read (unless the cache's
         `on_load` is "warn"), BackendError for a backend, provider, precision or instruction set that is not there,
