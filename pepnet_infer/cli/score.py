@@ -70,7 +70,8 @@ def score(
     ),
     cache_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Of the cache at most, such as 512MiB.")] = "512MiB",
     columns: Annotated[
-        str | None, typer.Option(help="Carried through: all, or names with commas. Default: the ids and the domain.")
+        str | None,
+        typer.Option(help="Carried through: all, names with commas, or '' for none. Default: the ids and the domain."),
     ] = None,
     on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
     on_fault: Annotated[
@@ -85,7 +86,10 @@ def score(
         bool, typer.Option(help="Keep files that an earlier run finished for the same input, model and options.")
     ] = True,
     follow: Annotated[
-        str | None, typer.Option(metavar="LOG", help="Keep up with what is published there: a folder or redis://….")
+        str | None,
+        typer.Option(
+            metavar="LOG", help="Keep up with what is published there: a folder or redis://…; an error without a log."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -93,9 +97,15 @@ def score(
 
     A file appears only when it is whole; run the same command again after an interruption. With --follow each file is
     scored by the newest version there is when its turn comes.
+
+    Exit code 0: all files are finished. 1: an error. 2: wrong usage. 3: some are not finished, see --on-fault.
     """
     cache = None if cache_policy is CachePolicy.none else CacheConfig(cast(Policy, cache_policy.value), cache_bytes)
-    carried = columns if columns is None or columns == "all" else [name.strip() for name in columns.split(",")]
+    carried = (
+        columns
+        if columns is None or columns == "all"
+        else [name.strip() for name in columns.split(",") if columns.strip()]
+    )
     options = {} if backend == "cuda" else OFFLINE  # it has no threads that could spin
     with (
         Engine.load(bundle, backend, precision, threads, provider, cache, options=options) as engine,

@@ -68,6 +68,15 @@ def test_json_and_chosen_columns(run: Run, tmp_path: Path) -> None:
     assert out.column_names == ["age", "tab", "score_click", "score_like"]
 
 
+def test_no_column_is_carried_through_where_none_is_named(
+    toy_bundle: Path, toy_table: Callable[..., pa.Table], command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    pq.write_table(toy_table(5), tmp_path / "a.parquet")
+    code, _, said = command("score", toy_bundle, tmp_path / "a.parquet", "--out", tmp_path / "out", "--columns", "")
+    assert code == 0, said
+    assert pq.read_schema(tmp_path / "out" / "a.parquet").names == ["score_click", "score_like"]
+
+
 def test_the_cache_is_chosen_and_shown(run: Run, tmp_path: Path) -> None:
     done = run("in", "--out", "lru", "--cache-policy", "lru", "--cache-bytes", "2MiB", "--json")
     assert done.returncode == 0, done.stderr
