@@ -6,7 +6,7 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,13 +30,8 @@ def test_a_benchmark_without_its_package(
 
 
 def test_every_package_that_may_be_missing_has_its_extra() -> None:
-    imported: set[str] = set()
-    for path in PACKAGE.rglob("*.py"):
-        for node in [] if path.name.startswith(("test_", "conftest")) else ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                imported.add(str(node.module).partition(".")[0])
+    paths = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith(("test_", "conftest"))]
+    imported = {name for path in paths for name in _imported(ast.parse(path.read_text()))}
     project = tomllib.loads(PROJECT.read_text())["project"]
     always = {"yaml" if name == "pyyaml" else name for name in map(_name, project["dependencies"])}
     extras = {extra: set(map(_name, lines)) for extra, lines in project["optional-dependencies"].items()}
@@ -45,6 +40,16 @@ def test_every_package_that_may_be_missing_has_its_extra() -> None:
     assert optional - said_by_the_part_itself <= set(EXTRAS)
     for name, extra in EXTRAS.items():
         assert name in extras[extra]
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name.partition(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        yield str(node.module).partition(".")[0]
+    elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        for inside in ast.iter_child_nodes(node):
+            yield from _imported(inside)
 
 
 def _name(requirement: str) -> str:
