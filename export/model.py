@@ -16,7 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pepnet_infer.config import ModelConfig
+from pepnet_infer.config import GAMMA, ModelConfig
+from pepnet_infer.errors import SchemaError
 
 
 def xavier(*shape: int) -> nn.Parameter:
@@ -40,12 +41,15 @@ class Network(nn.Module):
 class GateNU(nn.Module):
     """gate(x) = γ · sigmoid( relu(x·w1 + b1)·w2 + b2 ), the paper's Gate Neural Unit.
 
-    x [B, into] → [B, out], each value in (0, γ). `hidden` is the width between, `out` unless given.
+    x [B, into] → [B, out], each value in (0, γ). `hidden` is the width between, `out` unless given. Raises SchemaError
+    for a γ out of the range of `config.GAMMA`.
     """
 
     def __init__(self, into: int, out: int, hidden: int | None = None, gamma: float = 2.0) -> None:
         super().__init__()
         hidden = hidden or out
+        if not GAMMA[0] <= gamma <= GAMMA[1]:
+            raise SchemaError(f"gamma: expected a number from {GAMMA[0]:g} to {GAMMA[1]:g}, got {gamma:g}")
         self.gamma = gamma
         self.w1, self.b1 = xavier(into, hidden), nn.Parameter(torch.zeros(hidden))
         self.w2, self.b2 = xavier(hidden, out), nn.Parameter(torch.zeros(out))

@@ -21,15 +21,15 @@ other: NaN and infinities stay in theirs, and a row's result is the same bits in
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import BackendError, SchemaError
+from pepnet_infer.quoting import quote
 
 Floats = npt.NDArray[np.float32]
+_LARGEST = float(np.finfo(np.float32).max)
 
 __all__ = ["PackedGatedExpertLayer", "gated_expert_layer"]
 
@@ -59,7 +59,8 @@ class PackedGatedExpertLayer:
 
     precision: of weights and products, "fp32", "bf16" or "int8"; results are float32. isa: "scalar", "avx2", "avx512"
     or "amx"; None is the widest usable, or what PEPNET_ISA says. Raises BackendError for one that is not there,
-    SchemaError for arrays that are not float32, do not fit each other, or hold a weight that is not finite.
+    SchemaError for arrays that are not float32, do not fit each other, or hold a weight that is not finite, and for a
+    gamma that float32 does not hold.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ class PackedGatedExpertLayer:
             raise SchemaError(f"gate_w: expected a gate for each layer of w {list(w.shape)}, got {list(gate_w.shape)}")
         if gate_w.shape[-1] != self.width:
             raise SchemaError(f"gate_w: expected {self.width} columns as in w, got {list(gate_w.shape)}")
-        if not math.isfinite(gamma):
-            raise SchemaError(f"gamma: expected a finite number, got {gamma!r}")
+        if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number) or not abs(gamma) <= _LARGEST:
+            raise SchemaError(f"gamma: expected a finite number that float32 holds, got {quote(gamma)}")
         b, gate_b = _biases("b", b, w), _biases("gate_b", gate_b, gate_w)
         self.gamma = float(gamma)
         try:

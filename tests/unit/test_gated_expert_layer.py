@@ -186,8 +186,10 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(BackendError, match=message):
             gated_expert_layer(*given, **asked)  # type: ignore[arg-type]
-    with pytest.raises(SchemaError, match="gamma: expected a finite number, got nan"):
-        gated_expert_layer(*given, float("nan"))
+    for gamma in (float("nan"), float("-inf"), 1e39, 10**400, True, "2", None):
+        with pytest.raises(SchemaError, match="gamma: expected a finite number that float32 holds, got "):
+            gated_expert_layer(*given, gamma)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(gated_expert_layer(*given, np.float32(2)), gated_expert_layer(*given, 2))
     monkeypatch.setenv("PEPNET_ISA", "scalar")
     assert PackedGatedExpertLayer(*given[1:3], *given[4:]).isa == "scalar"
     monkeypatch.setenv("PEPNET_ISA", "mmx")

@@ -70,6 +70,17 @@ def test_gate_is_half_open_at_rest_and_reaches_gamma() -> None:
     assert torch.equal(gate(torch.randn(5, 4)), torch.full((5, 6), 3.0))
 
 
+@pytest.mark.parametrize("gamma", [0.0, -1.0, 1e20, math.inf, math.nan])
+def test_a_gamma_that_overflows_is_refused_wherever_a_gate_is_made(gamma: float) -> None:
+    for make in (
+        lambda: GateNU(4, 6, gamma=gamma),
+        lambda: EPNet(2, 5, gamma=gamma),
+        lambda: PPNet(3, 5, [6], None, gamma),
+    ):
+        with pytest.raises(SchemaError, match=r"gamma: expected a number from 0\.001 to 1000, got "):
+            make()
+
+
 def test_epnet_sends_gradients_to_general_only_through_the_product() -> None:
     epnet = EPNet(5, 19).double()
     general, domain, _ = rows()
