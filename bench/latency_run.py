@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
@@ -15,33 +14,33 @@ from pepnet_infer.bench.end_to_end import end_to_end, one_request
 from pepnet_infer.bench.latency import Plan
 from pepnet_infer.bench.latency_hits import hit_rates
 from pepnet_infer.bench.overhead import call_overhead
+from pepnet_infer.bench.peers import all_peers
 from pepnet_infer.bench.peers.torch_cpu import reference
 from pepnet_infer.bench.ratios import named_ratios
 from pepnet_infer.bench.report import Result
 from pepnet_infer.bench.workloads import dense_rows, row_bytes, rows_beyond_caches
+from pepnet_infer.checked import Options, Several
 from pepnet_infer.cost import multiply_adds
 
 if TYPE_CHECKING:
-    from pepnet_infer.bench.peers import PeerSpec
     from pepnet_infer.bundle import Bundle
 
 
-@dataclass(frozen=True)
-class Options:
+class LatencyOptions(Options, frozen=True):
     """What the command was asked for."""
 
-    batch_sizes: Sequence[int]
-    peers: Sequence[PeerSpec]
+    batch_sizes: Sequence[Several]
+    peers: Sequence[str]  # by name
     required: bool  # the peers were named: one that cannot run is an error
     baseline: str
-    threads: int
+    threads: Several
     plan: Plan
     end_to_end: bool = True
     seed: int = 0
 
 
 def measure_latency(
-    bundle: Bundle, name: str, command: str, options: Options, say: Callable[[str], None] = lambda _: None
+    bundle: Bundle, name: str, command: str, options: LatencyOptions, say: Callable[[str], None] = lambda _: None
 ) -> Result:
     """Measures everything `bench latency` reports. `name` is what the bundle is called in the report.
 
@@ -53,15 +52,15 @@ def measure_latency(
     weights = sum(array.size for array in bundle.dense().values())
     say("measuring the machine")
     facts = machine.facts()
-    precisions = [p for p in limits.BYTES if any(peer.precision == p for peer in options.peers)]
+    known = {peer.name: peer for peer in all_peers()}
+    peers = [known[name] for name in options.peers]
+    precisions = [p for p in limits.BYTES if any(peer.precision == p for peer in peers)]
     before = measure_limits(options.threads, weights, precisions)
     rows = rows_beyond_caches(widths, max(options.batch_sizes))
     say(f"computing float64 scores of {rows} rows")
     inputs = dense_rows(widths, rows, options.seed)
     truth = reference(bundle, inputs)
-    compared = compare(
-        bundle, options.peers, inputs, truth, options.batch_sizes, options.threads, plan, options.required, say
-    )
+    compared = compare(bundle, peers, inputs, truth, options.batch_sizes, options.threads, plan, options.required, say)
     whole: list[dict[str, Any]] = []
     busy_whole: dict[str, float] = {}
     hits: dict[str, Any] | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
@@ -38,7 +38,7 @@ _UNEXPECTED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticErr
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
 
 
-def convert(where: str, value: object, kind: Any, error: type[PepnetError]) -> Any:
+def convert(where: str, value: object, kind: Any, error: Callable[[str], PepnetError]) -> Any:
     """Returns `value` as a `kind`: a type with constraints, a Struct or a container of them.
 
     Nothing is coerced but whole numbers to float. Raises `error` naming `where` and the key inside `value`, with what
@@ -116,8 +116,30 @@ def _message(where: str, value: object, kind: Any, refused: str) -> str:
             got = got[int(index)]
         else:
             return f"{where}: {_plain(text)}"  # a mapping's value: msgspec does not say which
-    expected = describe(kind) if not path else _plain(text).removeprefix("expected ").partition(", got ")[0]
+    if not path:
+        expected = describe(kind)
+    elif text.startswith("Invalid enum value"):  # which says what came, and not what was expected
+        expected = _describe(_inside(types.type_info(kind), path))
+    else:
+        expected = _plain(text).removeprefix("expected ").partition(", got ")[0]
     return f"{where}: expected {expected}, got {quote(got)}"
+
+
+def _inside(info: types.Type, path: str) -> types.Type:
+    """Returns what stands at a path inside a type."""
+    for key, _ in _STEP.findall(f".{path}"):
+        if isinstance(info, types.Metadata):
+            info = info.type
+        if isinstance(info, types.UnionType):
+            info = next(kind for kind in info.types if not isinstance(kind, types.NoneType))
+        match info:
+            case types.StructType():
+                info = next((field.type for field in info.fields if field.encode_name == key), info)
+            case types.ListType() | types.VarTupleType():
+                info = info.item_type
+            case types.DictType():
+                info = info.value_type
+    return info
 
 
 def _plain(text: str) -> str:

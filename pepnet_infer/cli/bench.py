@@ -63,12 +63,12 @@ def latency(
         _need("matplotlib", "bench")
     from pepnet_infer.bench.latency import Plan
     from pepnet_infer.bench.latency_page import latency_page, noise
-    from pepnet_infer.bench.latency_run import Options, measure_latency
+    from pepnet_infer.bench.latency_run import LatencyOptions, measure_latency
     from pepnet_infer.bench.peers import BASELINE, all_peers
     from pepnet_infer.bundle import Bundle
 
-    known = {peer.name: peer for peer in all_peers()}
-    names = list(known) if peers == "all" else _names(peers)
+    known = [peer.name for peer in all_peers()]
+    names = known if peers == "all" else _names(peers)
     for name in names:
         if name not in known:
             raise _usage("--peers", f"expected some of {', '.join(known)}, got {name!r}")
@@ -77,9 +77,9 @@ def latency(
     if rows_per_table is not None and not bundle.startswith(_PRESET):
         raise _usage("--rows-per-table", f"expected it with preset:NAME only, got {bundle}, whose tables are full")
     sizes = _integers("--batch", batch)
-    options = Options(
+    options = LatencyOptions(
         batch_sizes=sizes,
-        peers=[known[name] for name in names],
+        peers=names,
         required=peers != "all",
         baseline=baseline or (BASELINE if BASELINE in names else names[0]),
         threads=threads or available_threads(),

@@ -9,18 +9,29 @@ a log without entries.
 from __future__ import annotations
 
 import os
-import re
 import secrets
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
+import msgspec
+from msgspec import Meta
+
+from pepnet_infer.checked import convert
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.storage.atomic import write_file
 from pepnet_infer.storage.document import document_bytes, read_document
 
 FILE = "log.json"
-_FORMAT, _FORMAT_VERSION = "pepnet-log", 1
 _BEGINS = "A log begins with what is published first, or with DirectoryLog(path, create=True)."
-_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class _Log(msgspec.Struct, frozen=True):
+    """What `log.json` holds. Another format is another number; a key more is not."""
+
+    format: Literal["pepnet-log"]
+    format_version: Literal[1]
+    id: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 
 
 def find_log(path: Path) -> str:
@@ -44,15 +55,12 @@ def find_log(path: Path) -> str:
     except BundleError as error:
         reason = "transport" if isinstance(error.__cause__, OSError) else "log"
         raise UpdateError(reason, str(error)) from error
-    kind, version, log = document.get("format"), document.get("format_version"), document.get("id")
-    if (kind, version) != (_FORMAT, _FORMAT_VERSION) or not isinstance(log, str) or _ID.fullmatch(log) is None:
-        got = f"{kind!s:.40} {version!s:.40} with the id {log!s:.40}"
-        raise UpdateError("log", f"{path / FILE}: expected {_FORMAT} {_FORMAT_VERSION} with an id, got {got}")
-    return log
+    log: _Log = convert(str(path / FILE), document, _Log, partial(UpdateError, "log"))
+    return log.id
 
 
 def begin_log(path: Path) -> str:
     """Makes a directory that is there a log, and returns its identity. For who holds the writers' lock."""
     log = secrets.token_hex(16)
-    write_file(path / FILE, document_bytes({"format": _FORMAT, "format_version": _FORMAT_VERSION, "id": log}))
+    write_file(path / FILE, document_bytes(msgspec.to_builtins(_Log("pepnet-log", 1, log))))
     return log

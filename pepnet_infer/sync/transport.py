@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
+
 from pepnet_infer.bundle import MANIFEST as BUNDLE_MANIFEST
+from pepnet_infer.checked import Finite, Version, convert
 from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.quoting import MOST_VALUE, clip
 from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.sync.delta import DeltaHead
 from pepnet_infer.sync.entry_faults import reading
@@ -45,6 +49,14 @@ class Progress(NamedTuple):
     position: Position
     model_version: int
     at: float  #: Unix seconds by the follower's clock
+
+
+class _Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same as a document from outside."""
+
+    position: str
+    model_version: Version
+    at: Finite
 
 
 class Transport(Protocol):
@@ -131,20 +143,18 @@ def check_follower(name: str) -> None:
 
 def read_progress(where: str, text: str | bytes) -> Progress:
     """Returns what was noted as JSON. Raises UpdateError "progress" when it is something else."""
+    refused = partial(UpdateError, "progress")
+    where = f"{where}: a follower's progress"
+    if len(text) > _MOST_PROGRESS:
+        raise refused(f"{where}: expected at most {_MOST_PROGRESS} characters, got {len(text)}")
     try:
-        if len(text) > _MOST_PROGRESS:
-            raise ValueError(f"{len(text)} bytes")
         data = json.loads(text)
-        progress = Progress(**data)
-        if not isinstance(progress.position, str) or not isinstance(progress.model_version, int):
-            raise ValueError(f"got {data}")
-        if not math.isfinite(progress.at):
-            raise ValueError(f"expected a time, got {progress.at}")
-        if progress.at > time.time() + _MOST_AHEAD_S:
-            raise ValueError(f"expected a time, got one in a year or later: {progress.at}")
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise UpdateError("progress", f"{where}: expected a follower's progress, got: {error!s:.200}") from error
-    return progress
+    except (ValueError, RecursionError) as error:
+        raise refused(f"{where}: expected JSON, got: {clip(error, MOST_VALUE)}") from error
+    read: _Progress = convert(where, data, _Progress, refused)
+    if read.at > time.time() + _MOST_AHEAD_S:
+        raise refused(f"{where}: at: expected a time, got one in a year or later: {read.at:g}")
+    return Progress(read.position, read.model_version, read.at)
 
 
 def bundle_version(path: Path) -> int:

@@ -61,6 +61,7 @@ def test_numbers_of_numpy_and_whole_numbers_are_taken() -> None:
 class Document(Struct):
     files: dict[str, int]
     rows: list[list[float]] = []
+    kind: Literal["log"] = "log"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ class Document(Struct):
         ({}, "here: missing key 'files'"),
         ({"files": {"a": "1"}}, "here: files.*: expected int, got str"),
         ({"files": {}, "rows": [[0.5], [1, "x"]]}, r"here: rows\[1\]\[1\]: expected number, got 'x'"),
+        ({"files": {}, "kind": "lag"}, "here: kind: expected 'log', got 'lag'"),
         ({"files": []}, r"here: files: expected a mapping, got \[\]"),
     ],
 )
