@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from msgspec import Meta
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 _TRIES = 3  # to get a reader slot: another thread may take the one that was freed
 _MOST_SIZES = 100  # that a map gets in one call: a file whose head says what cannot be is found too small for ever
+_CHECK_S = 1.0  # between two looks for slots of processes that were killed
+_PATIENCE_S = 5.0  # for another process to take back slots without which this one cannot open the file
 
 
 class OpenOptions(Options, frozen=True):
@@ -49,6 +53,7 @@ class LmdbEnv:
         self._env: lmdb.Environment | None = None
         self._map_bytes = options.map_bytes
         self._closed = self._inherited = False
+        self._check_due = 0.0
         #: the databases, in the order of their names
         self.databases: tuple[Any, ...] = ()
         with self._errors():
@@ -111,6 +116,9 @@ class LmdbEnv:
                     if self._env is None:
                         self._open()
             assert self._env is not None
+            if (now := monotonic()) >= self._check_due:  # a process that has no slot yet cannot open the file to do it
+                self._check_due = now + _CHECK_S
+                self._env.reader_check()
             return work(self._env)
 
     def reader_check(self) -> int:
@@ -126,22 +134,16 @@ class LmdbEnv:
                 env.close()
 
     def _open(self) -> None:
-        options = self.options
         check_file(self.path / "data.mdb")
-        try:
-            env = self._environment(options.readonly)
-        except self._lmdb.ReadersFullError as error:
-            # To open it for reading takes a slot itself. To open it for writing takes none.
+        env, until = None, monotonic() + _PATIENCE_S
+        while env is None:
             try:
-                writing = self._environment(False)
-            except (self._lmdb.Error, OSError):
-                raise StoreError(self._no_slot()) from error
-            writing.reader_check()
-            writing.close()
-            try:
-                env = self._environment(options.readonly)
-            except self._lmdb.ReadersFullError:
-                raise StoreError(self._no_slot()) from error
+                env = self._environment()
+            except self._lmdb.ReadersFullError as error:
+                # To open it takes a slot itself. Processes that have it open take back those of killed ones in `use`.
+                if monotonic() >= until:
+                    raise StoreError(self._no_slot()) from error
+                time.sleep(_CHECK_S / 10)
         try:
             env.reader_check()  # the slots of processes that were killed
             self.databases = self._open_databases(env)
@@ -165,16 +167,16 @@ class LmdbEnv:
                 env.set_mapsize(2 * int(env.info()["map_size"]))
         raise StoreError(self._no_size(refused)) from refused
 
-    def _environment(self, readonly: bool) -> lmdb.Environment:
+    def _environment(self) -> lmdb.Environment:
         refused = Exception()
         for _ in range(_TRIES):
             try:
-                return self._try_environment(readonly)
+                return self._try_environment()
             except self._lmdb.MapResizedError as error:  # another process grew it after its size was read
                 refused = error
         raise StoreError(self._no_size(refused)) from refused
 
-    def _try_environment(self, readonly: bool) -> lmdb.Environment:
+    def _try_environment(self) -> lmdb.Environment:
         options = self.options
         opened: lmdb.Environment = self._lmdb.open(
             str(self.path),
@@ -182,7 +184,7 @@ class LmdbEnv:
             max_dbs=len(self._names),
             max_readers=options.max_readers,
             max_spare_txns=8,
-            readonly=readonly,
+            readonly=options.readonly,
             create=not options.readonly,
             sync=options.durable,
             metasync=options.durable,

@@ -21,6 +21,7 @@ import pytest
 from children import PATIENCE_S, ended, fork, well_in_a_child
 
 from pepnet_infer.errors import StoreError
+from pepnet_infer.store import lmdb_file
 from pepnet_infer.store.lmdb import LmdbStore
 
 DIM = 8
@@ -165,11 +166,14 @@ def _reader(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def _take_slots(path: Path, count: int) -> None:
-    """Leaves `count` slots taken by a process that was killed, as far as there are any."""
+def _take_slots(store: LmdbStore, count: int) -> None:
+    """Leaves `count` slots taken by a process that was killed, as far as there are any. The store is open meanwhile."""
+    begun, go = os.pipe()
 
     def take() -> None:
-        env = lmdb.open(str(path), readonly=True, max_readers=4, max_spare_txns=0)
+        os.close(go)
+        os.read(begun, 1)  # until the parent has the file open again: who opens it alone begins with no slot taken
+        env = lmdb.open(str(store.path), readonly=True, max_readers=4, max_spare_txns=0)
         held = []
         try:
             for _ in range(count):
@@ -177,16 +181,32 @@ def _take_slots(path: Path, count: int) -> None:
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    assert ended(fork(take)) == -signal.SIGKILL
+    child = fork(take)
+    check(store)
+    os.close(go)
+    assert ended(child) == -signal.SIGKILL
+    os.close(begun)
 
 
 def test_slots_of_killed_readers_are_taken_back_at_open_and_when_they_run_out(tmp_path: Path) -> None:
     with filled(tmp_path, max_readers=4) as store:
-        _take_slots(tmp_path, 4)
-        check(store)  # which had the file open all along
+        _take_slots(store, 4)
+        store._env.read(lambda txn: check(store))  # one slot it has, this takes another
     with filled(tmp_path, max_readers=4) as store:
-        _take_slots(tmp_path, 4)
-        process = _reader(tmp_path)  # which opens it for reading alone
+        _take_slots(store, 4)
+        stop = threading.Event()
+
+        def keep_reading() -> None:
+            while not stop.wait(0.01):
+                check(store)
+
+        thread = threading.Thread(target=keep_reading)
+        thread.start()
+        try:
+            process = _reader(tmp_path)  # which cannot open it until another takes slots back
+        finally:
+            stop.set()
+            thread.join()
         process.kill()
         process.communicate()
         check(store)
@@ -225,18 +245,35 @@ def test_a_file_that_was_cut_is_an_error(tmp_path: Path) -> None:
 
 
 def test_pages_at_the_end_that_nothing_uses_may_lack(tmp_path: Path) -> None:
-    with LmdbStore(tmp_path, durable=False, map_bytes=1 << 22) as store:
-        wide = np.ones((4, 2000), np.float32)  # on pages of their own
-        store.put_many(keys_of(4), wide, np.ones(4, np.uint64))
-        store.delete_many(keys_of(4), np.full(4, 2, np.uint64))
-        store.put_many(keys_of(3) + np.uint64(1 << 48), np.ones((3, DIM), np.float32), np.ones(3, np.uint64))
-    file = tmp_path / "data.mdb"
-    whole = file.read_bytes()
-    assert _is_used(whole, 4, tmp_path)
-    used = max(number for number in range(2, len(whole) // 4096) if _is_used(whole, number, tmp_path))
-    file.write_bytes(whole[: 4096 * (used + 1)])
+    def put_and_delete(txn: lmdb.Transaction[bytes]) -> None:
+        txn.put(b"a value", bytes(1 << 16))  # on pages of its own, which are free again before they are written
+        txn.delete(b"a value")
+
+    with filled(tmp_path) as store:
+        store._env.write(put_and_delete, 0)
+    whole = (tmp_path / "data.mdb").read_bytes()
+    with open(tmp_path / "data.mdb", "rb") as file:
+        meta = lmdb_file._read_meta(file.fileno())
+    assert meta is not None
+    assert len(whole) < 4096 * meta.last_page
     with LmdbStore(tmp_path) as store:
-        assert store.get_many(keys_of(3) + np.uint64(1 << 48), DIM).found.all()
+        check(store)
+    assert _is_used(whole, len(whole) // 4096 - 1, tmp_path)
+
+
+def test_values_on_pages_of_their_own_are_looked_for(tmp_path: Path) -> None:
+    wide = np.ones((4, 3000), np.float32)
+    with LmdbStore(tmp_path, durable=False, map_bytes=1 << 22) as store:
+        store.put_many(keys_of(4), wide, np.ones(4, np.uint64))
+    whole = (tmp_path / "data.mdb").read_bytes()
+
+    def read() -> None:
+        with LmdbStore(tmp_path, readonly=True) as store:
+            assert store.get_many(keys_of(4), 3000).found.all()
+
+    for number in range(2, len(whole) // 4096 + 1):
+        if not _is_used(whole, number, tmp_path):
+            well_in_a_child(read)  # SIGBUS ends who reads a page that is not there
 
 
 def _is_used(whole: bytes, number: int, path: Path) -> bool:
