@@ -73,16 +73,10 @@ class Request:
         before the footer is what was written there. Where the engine's rows cannot be known it never does. Raises
         PepnetError for a file in the way that is no scored parquet: it may be somebody's only copy.
         """
-        if not os.path.lexists(target):
+        found = check_replaceable(target)
+        if found is None:
             return False
-        try:
-            with open(regular(target), "rb") as file:  # Arrow takes some paths, s3:x/y for one, for URLs
-                found = pq.read_metadata(file).metadata or {}
-        except (PepnetError, pa.ArrowException, OSError, ValueError) as error:
-            raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {clip(error)}") from error
-        text = found.get(REQUEST_KEY.encode())
-        if text is None:
-            raise PepnetError(f"{target}: expected nothing or an earlier output there, got a file of another origin")
+        text = found[REQUEST_KEY.encode()]
         if self.scorer["rows"] is None or (UNAVAILABLE_KEY.encode() in found and not accept):
             return False
         try:
@@ -97,6 +91,23 @@ class Request:
     def _json(self, content: object) -> dict[str, object]:
         source = {**self.source, "content": content}
         return {"scorer": self.scorer, "options": self.options, "folders": self.folders, "source": source}
+
+
+def check_replaceable(target: Path) -> dict[bytes, bytes] | None:
+    """Returns the metadata of an earlier output at `target`, None where nothing is.
+
+    Raises PepnetError for any other file: it may be somebody's only copy.
+    """
+    if not os.path.lexists(target):
+        return None
+    try:
+        with open(regular(target), "rb") as file:  # Arrow takes some paths, s3:x/y for one, for URLs
+            found: dict[bytes, bytes] = pq.read_metadata(file).metadata or {}
+    except (PepnetError, pa.ArrowException, OSError, ValueError) as error:
+        raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {clip(error)}") from error
+    if REQUEST_KEY.encode() not in found:
+        raise PepnetError(f"{target}: expected nothing or an earlier output there, got a file of another origin")
+    return found
 
 
 def _written(target: Path) -> str:

@@ -16,6 +16,7 @@ import xxhash
 
 from pepnet_infer import forks
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.offline.resume import check_replaceable
 from pepnet_infer.storage.atomic import make_folder, own_file, put_file, sync_folder
 
 if TYPE_CHECKING:
@@ -73,7 +74,13 @@ class Sink:
             self._raw = _WholeWrites(_own(self._temporary, target), "r+")
             self._raw.truncate(0)
         forks.register(forks.Stage.FILES, child=self._close_in_child)
-        self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd")
+        try:
+            with _reported(target):
+                self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd")
+        except BaseException:  # no block has begun that could be left
+            self._remove()
+            self._raw.close()
+            raise
 
     def _close_in_child(self) -> None:
         self._raw.close()  # else a child would hold the lock on, and could write to the file
@@ -86,11 +93,14 @@ class Sink:
     ) -> None:
         if self._raw.closed:
             return
-        with contextlib.suppress(OSError):  # the folder may be gone; the lock goes with the handle either way
-            self._temporary.unlink()
+        self._remove()
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):  # no footer fits on a full disk
             self._writer.close()
         self._raw.close()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):  # the folder may be gone; the lock goes with the handle either way
+            self._temporary.unlink()
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Appends rows of the schema."""
@@ -107,13 +117,19 @@ class Sink:
         return self._raw.digest.hexdigest()
 
     def commit(self, metadata: Mapping[str, str], finished: bool = True) -> None:
-        """Finishes the file, forces it to the disk and gives it its name, or else the one of `set_aside`."""
+        """Finishes the file, forces it to the disk and gives it its name, or else the one of `set_aside`.
+
+        Raises PepnetError for another file than an earlier output that took its place meanwhile.
+        """
         aside = set_aside(self._target)
         with _reported(self._target):
             self._flush(self._pending_rows)
             self._writer.add_key_value_metadata(dict(metadata))
             self._writer.close()
-            put_file(self._raw.fileno(), self._temporary, self._target if finished else aside)
+            if finished:
+                put_file(self._raw.fileno(), self._temporary, self._target, check_replaceable)
+            else:
+                put_file(self._raw.fileno(), self._temporary, aside)
             self._raw.close()
             if finished and aside.exists():
                 aside.unlink()
@@ -167,4 +183,5 @@ def _reported(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PepnetError(f"{target}: cannot be written: {error.strerror or error}") from error
+        at = "" if error.filename in (None, str(target)) else f" (at {error.filename})"
+        raise PepnetError(f"{target}: cannot be written: {error.strerror or error}{at}") from error

@@ -59,7 +59,7 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
 
 
 @contextlib.contextmanager
-def new_file(target: Path, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+def new_file(target: Path, check: Callable[[Path], object] | None = None) -> Iterator[BinaryIO]:
     """Yields a file to write; it takes the name `target`, and is on the disk, when the block ends well.
 
     Else it is removed, and what was at `target` stays. Two writers each have a file of their own: the later one to end
@@ -80,7 +80,7 @@ def new_file(target: Path, check: Callable[[Path], None] | None = None) -> Itera
             path.unlink(missing_ok=True)  # has the other name when all went well
 
 
-def put_file(handle: int, path: Path, target: Path, check: Callable[[Path], None] | None = None) -> None:
+def put_file(handle: int, path: Path, target: Path, check: Callable[[Path], object] | None = None) -> None:
     """Forces what was written to `handle`, the file `path`, to the disk, and then gives it the name `target` there.
 
     What was at `target` is replaced. check: is called with `target` in between, and raises for what may not be

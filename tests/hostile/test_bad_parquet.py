@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -210,6 +211,19 @@ def test_a_full_disk_leaves_whole_files_only(
         score_parquet(engine, tmp_path / "in", full_disk / "out")
     assert os.listdir(full_disk / "out") == ["a.parquet"]
     assert pq.read_table(full_disk / "out" / "a.parquet").num_rows == 100
+
+
+def test_a_disk_without_a_free_byte_leaves_nothing(
+    engine: Engine, toy_table: Make, tmp_path: Path, full_disk: Path
+) -> None:
+    pq.write_table(toy_table(3), tmp_path / "in.parquet")
+    (full_disk / "out").mkdir()
+    with open(full_disk / "filled", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(PepnetError, match=r"in\.parquet: cannot be written: No space left on device"):
+        score_parquet(engine, tmp_path / "in.parquet", full_disk / "out")
+    assert os.listdir(full_disk / "out") == []
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])

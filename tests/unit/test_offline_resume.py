@@ -195,6 +195,17 @@ def test_outputs_are_no_urls_whatever_their_folder_is_called(
     assert len(score_parquet(engine, "in", "s3:x").skipped) == 3
 
 
+def test_a_file_that_takes_an_outputs_place_meanwhile_stays(engine: Engine, folder: Path) -> None:
+    def write(done: int, total: int) -> None:
+        if done == 70:
+            (folder / "out" / "b.parquet").write_bytes(b"mine")
+
+    with pytest.raises(PepnetError, match=r"b\.parquet: expected nothing or an earlier output there, got"):
+        run(engine, folder, batch_rows=10, progress=write)
+    assert (folder / "out" / "b.parquet").read_bytes() == b"mine"
+    assert sorted(contents(folder / "out")) == ["a.parquet", "b.parquet"]
+
+
 @pytest.mark.parametrize(
     "said", ["[" * 200_000, "[]", '{"source": 3}', "9" * 5000], ids=["deep", "list", "number", "long"]
 )
