@@ -16,6 +16,7 @@ from pepnet_infer import forks
 from pepnet_infer.backends.ort_library import OPENING
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.exits import INSIDE
+from pepnet_infer.quoting import clip
 
 Array = npt.NDArray[np.float32]
 
@@ -54,12 +55,21 @@ class OrtSession:
         return self._again() if session is None or os.getpid() != self._process else session
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
-        """Returns the named outputs. Raises BackendError in a child where the session cannot be opened."""
+        """Returns the named outputs.
+
+        Raises BackendError in a child where the session cannot be opened, and where onnxruntime cannot run it.
+        """
         with INSIDE:
             session = self._session
             if session is None or os.getpid() != self._process:  # Python may not have seen the fork
                 session = self._again()
-            found: list[Array] = session.run(outputs, feed)
+            try:
+                found: list[Array] = session.run(outputs, feed)
+            except Exception as error:
+                # onnxruntime's exceptions share no base; what else a thread is given meanwhile is not its own
+                if type(error) is not RuntimeError and not type(error).__module__.startswith("onnxruntime"):
+                    raise
+                raise BackendError(f"onnxruntime: expected scores of {_rows(feed)} rows, got: {clip(error)}") from error
             return found
 
     def _open(self, graph: str | bytes) -> Any:
@@ -92,6 +102,10 @@ class OrtSession:
         if self._session is not None:
             forks.leak(self._session)
             self._session = None
+
+
+def _rows(feed: Mapping[str, Array]) -> int:
+    return max((len(values) for values in feed.values()), default=0)
 
 
 def _identity(file: int) -> tuple[int, int]:

@@ -20,6 +20,8 @@ from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends import ort
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
+from pepnet_infer.backends.ort_library import import_onnxruntime
+from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.config import InputWidths
 from pepnet_infer.cpu import available_threads
@@ -333,3 +335,21 @@ def test_cuda_scores_are_those_of_the_cpu(toy_bundle: Path, toy_batch: Callable[
         for rows in (1, 7, 1000):
             batch = toy_batch(rows)
             assert np.abs(gpu.score(batch).values - cpu.score(batch).values).max() <= 1e-5
+
+
+def test_what_onnxruntime_raises_in_a_run_is_a_backend_error_and_nothing_else_is() -> None:
+    fails = import_onnxruntime().capi.onnxruntime_pybind11_state.Fail
+    raised: list[Exception] = [fails("Failed to allocate memory"), RuntimeError("pthread_create"), TimeoutError("mine")]
+
+    class Session:
+        def run(self, outputs: object, feed: object) -> None:
+            raise raised[0]
+
+    session = OrtSession(lambda graph: Session(), b"")
+    feed = {"general": np.zeros((3, 2), np.float32)}
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"^onnxruntime: expected scores of 3 rows, got: (Fail|pthread)"):
+            session.run(["scores"], feed)
+        del raised[0]
+    with pytest.raises(TimeoutError, match="mine"):  # of a signal handler, say
+        session.run(["scores"], feed)
