@@ -3,6 +3,7 @@
 A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar, TypeVarTuple
 
@@ -98,6 +99,20 @@ def pool(
     default_row: npt.NDArray[np.float32],
     out: npt.NDArray[np.float32],
 ) -> int: ...
+
+class FileLock:
+    """A file or directory, opened and locked by `flock` while a `with` is in it. A forked child closes its copy.
+
+    Whatever leaves the block lets go of the lock: it is held by an object of C++, also where a traceback keeps frames.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], flags: int, wait: bool = True) -> None:
+        """Opens nothing yet. flags: of `os.open`. wait: for who has the lock; else that is BlockingIOError."""
+
+    def __enter__(self) -> int:
+        """Opens and locks what has the name then. Returns the descriptor. Raises OSError."""
+
+    def __exit__(self, *error: object) -> None: ...
 
 class FileMap:
     def __init__(self, descriptor: int) -> None: ...

@@ -9,13 +9,12 @@ before any Python runs in the child, so that it also holds for a fork that Pytho
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import enum
 import itertools
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import MethodType
 
 Hook = Callable[[], None]
@@ -27,7 +26,7 @@ class Stage(enum.IntEnum):
     A part comes after those that it uses.
     """
 
-    FILES = 10  # locks on files
+    FILES = 10  # files that are written
     STORES = 20
     BACKENDS = 30
     CACHES = 40
@@ -114,34 +113,7 @@ def leak(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-class OwnHandles:
-    """Descriptors with a lock of `flock` on them. A child closes its copies, or it would hold the lock on.
-
-    Such a lock is of all copies of a descriptor, and a child may live for longer than the writer it was forked from.
-    """
-
-    def __init__(self) -> None:
-        self._handles: dict[int, bool] = {}
-
-    @contextlib.contextmanager
-    def own(self, handle: int) -> Iterator[None]:
-        """Around the time in which a descriptor is held: it is closed at the end."""
-        self._handles[handle] = True
-        try:
-            yield
-        finally:
-            if self._handles.pop(handle, False):  # else this is a child, and it is closed
-                os.close(handle)
-
-    def close(self) -> None:
-        """In a child process."""
-        while self._handles:
-            os.close(self._handles.popitem()[0])
-
-
 _REGISTRY = Registry()
 register = _REGISTRY.register
-OWN_HANDLES = OwnHandles()
-register(Stage.FILES, child=OWN_HANDLES.close)
 
 os.register_at_fork(before=_REGISTRY.before, after_in_parent=_REGISTRY.parent, after_in_child=_REGISTRY.child)

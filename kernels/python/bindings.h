@@ -11,6 +11,7 @@ void bind_dense_model(pybind11::module_& module);
 void bind_device_features(pybind11::module_& module);
 void bind_exceptions(pybind11::module_& module);
 void bind_fetches(pybind11::module_& module);
+void bind_file_lock(pybind11::module_& module);
 void bind_file_map(pybind11::module_& module);
 void bind_flights(pybind11::module_& module);
 void bind_gate(pybind11::module_& module);

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_device_features(module);
   pepnet::python::bind_exceptions(module);
   pepnet::python::bind_fetches(module);
+  pepnet::python::bind_file_lock(module);
   pepnet::python::bind_file_map(module);
   pepnet::python::bind_flights(module);
   pepnet::python::bind_gate(module);

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pepnet_infer import forks
+from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.offline.resume import check_replaceable
-from pepnet_infer.storage.atomic import make_folder, own_file, put_file, sync_folder
+from pepnet_infer.storage.atomic import OWN_FILE, check_own, make_folder, put_file, sync_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,8 +44,8 @@ class _WholeWrites(io.FileIO):
     less than it was given, on a disk that is nearly full for one, and Arrow does not look at how much it was.
     """
 
-    def __init__(self, handle: int, mode: str) -> None:
-        super().__init__(handle, mode)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "r+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW))
         self.digest = xxhash.xxh3_128()
 
     def write(self, data: Buffer) -> int:
@@ -57,11 +58,39 @@ class _WholeWrites(io.FileIO):
         return size
 
 
+class SoleWriter(FileLock):
+    """The lock on the hidden file of an output, to be held around a `Sink`: two runs can never write one output.
+
+    An object of C++ lets go of it, whatever interrupts the sink. Entering raises PepnetError.
+    """
+
+    def __init__(self, target: Path) -> None:
+        path = temporary(target)
+        super().__init__(path, OWN_FILE, wait=False)
+        self._target, self._path = target, path
+
+    def __enter__(self) -> int:
+        try:
+            with _reported(self._target):
+                make_folder(self._target.parent)
+            handle = super().__enter__()
+            check_own(handle, self._path)
+            return handle
+        except BaseException as error:
+            self.__exit__()
+            if isinstance(error, BlockingIOError):
+                said = f"{self._target}: expected to be its only writer, but another run is writing it"
+                raise PepnetError(said) from None
+            if isinstance(error, OSError):
+                raise PepnetError(f"{self._target}: cannot be written: {error.strerror or error}") from error
+            raise
+
+
 class Sink:
     """A parquet file that takes its name `target` at `commit`; leaving the block without it removes all traces.
 
-    The hidden file is locked while it is written: two runs can never write one output, and a leftover of a killed run
-    (which holds no lock) is written over. Raises PepnetError for what the file system refuses, a full disk included.
+    Its `SoleWriter` is held meanwhile. A leftover of a killed run is written over. Raises PepnetError for what the file
+    system refuses, a full disk included.
     """
 
     def __init__(self, target: Path, schema: pa.Schema) -> None:
@@ -70,8 +99,7 @@ class Sink:
         self._pending_rows = 0
         self._schema = schema
         with _reported(target):
-            make_folder(target.parent)
-            self._raw = _WholeWrites(_own(self._temporary, target), "r+")
+            self._raw = _WholeWrites(self._temporary)
             self._raw.truncate(0)
         forks.register(forks.Stage.FILES, child=self._close_in_child)
         try:
@@ -83,7 +111,7 @@ class Sink:
             raise
 
     def _close_in_child(self) -> None:
-        self._raw.close()  # else a child would hold the lock on, and could write to the file
+        self._raw.close()  # else a child could write to the file
 
     def __enter__(self) -> Sink:
         return self
@@ -165,17 +193,8 @@ def remove_leftovers(target: Path) -> None:
     with _reported(target):
         set_aside(target).unlink(missing_ok=True)
     if path.exists():
-        with _reported(target):
-            handle = _own(path, target)
+        with SoleWriter(target), _reported(target):
             path.unlink()
-            os.close(handle)
-
-
-def _own(path: Path, target: Path) -> int:
-    try:
-        return own_file(path)
-    except BlockingIOError:
-        raise PepnetError(f"{target}: expected to be its only writer, but another run is writing it") from None
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import glob
 import hashlib
 import os
@@ -22,11 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import BundleError
 from pepnet_infer.storage.local_path import check_local
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
+#: Flags of a `FileLock` on a hidden file whose name is fixed, and which has one writer; see `check_own`.
+OWN_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
         raise _failure(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # gone already when all went well
-        os.close(lock)
+        lock.__exit__()
 
 
 @contextlib.contextmanager
@@ -70,12 +72,14 @@ def new_file(target: Path, check: Callable[[Path], object] | None = None) -> Ite
     if check is not None:
         check(target)
     _remove_abandoned(target)
-    path, file = _make_sibling(target)
-    with file:
+    path = _hidden(target)
+    with FileLock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL):
         try:
-            yield file
-            file.flush()
-            put_file(file.fileno(), path, target, check)
+            # Opened again for what is written: of the locked one a forked child closes its copy.
+            with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file:
+                yield file
+                file.flush()
+                put_file(file.fileno(), path, target, check)
         finally:
             path.unlink(missing_ok=True)  # has the other name when all went well
 
@@ -167,27 +171,11 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
-def own_file(path: Path) -> int:
-    """Opens the hidden file `path`, made where it is missing, and locks it: its name is fixed, and has one writer.
-
-    Returns the descriptor, whose lock ends with it. Raises BlockingIOError while another writer has the file, and
-    FileExistsError for what is no plain file with one name.
-    """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise FileExistsError(errno.EEXIST, f"{path.name} is there and no file of its own")
-            if os.path.samestat(found, os.stat(path)):
-                return handle
-        except FileNotFoundError:
-            pass  # renamed or removed by another writer between the opening and the lock: opened anew
-        except OSError:
-            os.close(handle)
-            raise
-        os.close(handle)
+def check_own(handle: int, path: Path) -> None:
+    """Raises FileExistsError where the locked file `path` is no plain file with one name."""
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise FileExistsError(errno.EEXIST, f"{path.name} is there and no file of its own")
 
 
 def sha256(path: Path) -> str:
@@ -234,48 +222,33 @@ def _swap(one: Path, other: Path) -> int:
     return 0 if done else ctypes.get_errno()
 
 
-def _make_staging(target: Path) -> tuple[Path, int]:
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+
+
+def _make_staging(target: Path) -> tuple[Path, FileLock]:
     """Returns a new hidden sibling and the lock on it: held while we live, it tells abandoned from busy."""
     while True:
-        staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+        staging = _hidden(target)
         staging.mkdir()
+        lock = FileLock(staging, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            lock.__enter__()
         except FileNotFoundError:
             continue  # another process took it for abandoned before it was locked
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if staging.is_dir():
-            return staging, lock
-        os.close(lock)
-
-
-def _make_sibling(target: Path) -> tuple[Path, BinaryIO]:
-    """Returns a new hidden file beside `target`, and locked."""
-    while True:
-        path = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")  # noqa: SIM115
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
-            return path, file
-        file.close()  # another writer took it for abandoned before it was locked
+        return staging, lock
 
 
 def _remove_abandoned(target: Path) -> None:
     for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
         try:
-            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # its process has just finished
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if stat.S_ISDIR(os.fstat(lock).st_mode):
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            with FileLock(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, wait=False) as lock:
+                if stat.S_ISDIR(os.fstat(lock).st_mode):
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         except (BlockingIOError, FileNotFoundError):
             continue  # another process is writing there, or has finished since
-        finally:
-            os.close(lock)
 
 
 def _failure(target: Path, error: OSError) -> BundleError:

@@ -14,7 +14,6 @@ other name it is left alone.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pepnet_infer import forks
+from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
@@ -79,8 +78,8 @@ class DirectoryLog:
         self._put_in = ""  # the log that something was put into
         self._may_begin = create is None
         if create:
-            with self._locked(begin=True):
-                pass
+            with failures(self.path), self._lock(begin=True):
+                self._begin()
 
     @property
     def read_from(self) -> str:
@@ -96,7 +95,8 @@ class DirectoryLog:
             new = self._may_begin and not self._found[1] and not os.path.lexists(self.path) and folder.is_dir()
             if not new:
                 raise
-        with self._locked(begin=True) as log:
+        with failures(self.path), self._lock(begin=True):
+            log = self._begin()
             _LOG.warning("%s: there was no log, so that one was begun; with create=False that is an error", self.path)
             return log
 
@@ -116,7 +116,8 @@ class DirectoryLog:
         Whether it is there already is looked at from the end back to a delta that leads to an earlier version.
         """
         version = read_head(delta).model_version
-        with self._locked(begin=True) as log:
+        with failures(self.path), self._lock(begin=True):
+            log = self._begin()
             if self._put_in not in ("", log):
                 raise UpdateError(
                     "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
@@ -133,9 +134,11 @@ class DirectoryLog:
     def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Copies a bundle to the end; see `Transport.append_bundle`. The log may be another than before."""
         bundle_version(Path(bundle))
-        with self._locked(begin=True) as log, self._writing("bundle") as (number, staging):
-            shutil.copytree(bundle, staging, symlinks=True)
-            position = self._place(staging, "bundle", number)
+        with failures(self.path), self._lock(begin=True):
+            log = self._begin()
+            with self._writing("bundle") as (number, staging):
+                shutil.copytree(bundle, staging, symlinks=True)
+                position = self._place(staging, "bundle", number)
         self._put_in = log
         return position
 
@@ -221,7 +224,8 @@ class DirectoryLog:
 
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
         """Removes what nobody needs; see `Transport.trim`."""
-        with self._locked():
+        with failures(self.path), self._lock():
+            self._look()
             last = self.last_bundle()
             if last is None:
                 return 0
@@ -278,22 +282,22 @@ class DirectoryLog:
                 raise
             return False
 
-    @contextlib.contextmanager
-    def _locked(self, begin: bool = False) -> Iterator[str]:
-        """Holds the writers' lock, and yields the log's identity. begin: makes a log where none was ever seen."""
-        begin = begin and not self._is_there()
+    def _lock(self, begin: bool = False) -> FileLock:
+        """Returns the writers' lock, which is taken as it is entered. begin: `_begin` follows.
+
+        Raises UpdateError where there is no log, or with `begin` where there is one no longer.
+        """
         if not begin:
             self._look()
-        with failures(self.path):
-            if begin:
-                make_folder(self.path)
-            lock = os.open(self.path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        with forks.OWN_HANDLES.own(lock):
-            with failures(self.path):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if begin and not self._is_there():
-                    begin_log(self.path)
-            yield self._look()
+        elif not self._is_there():
+            make_folder(self.path)
+        return FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT)
+
+    def _begin(self) -> str:
+        """Makes a log where none was ever seen, and returns the identity of the one there is. We hold the lock."""
+        if not self._is_there():
+            begin_log(self.path)
+        return self._look()
 
     @contextlib.contextmanager
     def _writing(self, kind: Kind) -> Iterator[tuple[int, Path]]:

@@ -11,12 +11,15 @@ from typing import Any
 
 import interrupting
 import numpy as np
+import pyarrow as pa
 import pytest
 from interrupting import PATIENCE_S, Interrupt, Tracer, run, within
 
 import pepnet_infer
 from pepnet_infer import Engine
 from pepnet_infer._kernels import Gate
+from pepnet_infer.offline.sink import Sink, SoleWriter
+from pepnet_infer.storage.atomic import new_directory, write_file
 from pepnet_infer.store.lmdb import LmdbStore
 from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
@@ -97,6 +100,41 @@ def test_a_thread_that_was_interrupted_may_fork(store: LmdbStore) -> None:
     interrupt_each(lambda: store.map_bytes, lambda: None, after=lambda: sharing.append(store._env._gate.is_sharing))
     assert len(sharing) > 10
     assert not any(sharing)
+
+
+def test_writers_of_a_directory_log_hold_no_other_writer_up(tmp_path: Path) -> None:
+    log, other = DirectoryLog(tmp_path / "log", create=True), DirectoryLog(tmp_path / "log")
+
+    def write() -> None:
+        assert log.trim(keep=1) == 0  # with the writers' lock
+
+    assert interrupt_each(write, lambda: other.trim(keep=1), step=2) > 100
+
+
+def test_an_output_that_was_interrupted_is_written_again(tmp_path: Path) -> None:
+    """In the same process, as from a notebook, which keeps the traceback."""
+    target, rows = tmp_path / "out.parquet", pa.record_batch({"x": [1]})
+
+    def write() -> None:
+        with SoleWriter(target), Sink(target, rows.schema) as sink:
+            sink.write(rows)
+            sink.commit({})
+
+    assert interrupt_each(write, write, step=5) > 50
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_what_an_interrupted_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+
+    def write() -> None:
+        write_file(file, b"content")
+        with new_directory(folder, "doc", overwrite=True) as root:
+            (root / "doc").touch()
+
+    assert interrupt_each(write, write, step=31) > 20
+    write()  # now that no traceback is kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_a_gate_is_had_again_by_its_thread_and_by_no_other() -> None:

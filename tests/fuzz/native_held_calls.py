@@ -118,3 +118,12 @@ def maps(d: Draw) -> list[Call]:
         Call(d.random.choice((".identity", ".changed_ns", ".__len__"))),
         Call("all_as_mapped", ([d.one(Ref(0), Ref(0), None) for _ in range(d.random.choice(SMALL))],)),
     ]
+
+
+def file_locks(d: Draw) -> list[Call]:
+    """Files that are locked and let go of, twice, or by nobody; some are not there, or no files."""
+    r = d.random
+    flags = os.O_RDONLY | r.choice((0, os.O_NONBLOCK, os.O_NOFOLLOW, os.O_DIRECTORY, os.O_TRUNC))
+    path = d.one(f"/proc/self/fd/{_PAGE}", f"/proc/self/fd/{_EMPTY}", "/proc/self/fd", "/nowhere", b"/proc", "a\0b")
+    moves = [Call(f".{r.choice(('__enter__', '__exit__'))}") for _ in range(r.choice((1, 4)))]
+    return [Call("FileLock", (path, flags, False)), *moves]

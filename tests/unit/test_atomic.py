@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import pepnet_infer
+from pepnet_infer._kernels import FileLock
 from pepnet_infer.storage import atomic
-from pepnet_infer.storage.atomic import make_folder, move_all, own_file, put_directory, put_file
+from pepnet_infer.storage.atomic import OWN_FILE, check_own, make_folder, move_all, put_directory, put_file
 
 _OF_OS = {"rename", "renames", "replace", "fsync", "fdatasync", "sync", "renameat2"}
 
@@ -48,7 +51,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
         monkeypatch.setattr(os, name, _noted(done, name, getattr(os, name)))
     hidden, target = tmp_path / ".hidden", tmp_path / "target"
     target.write_text("old")
-    handle = own_file(hidden)
+    handle = os.open(hidden, os.O_RDWR | os.O_CREAT)
     os.write(handle, b"new")
 
     def check(path: Path) -> None:
@@ -111,15 +114,40 @@ def test_folders_that_are_made_reach_the_disk_with_their_names(tmp_path: Path, m
 
 def test_a_hidden_file_has_one_writer_and_what_is_no_file_of_its_own_is_refused(tmp_path: Path) -> None:
     path = tmp_path / ".hidden"
-    handle = own_file(path)
-    with pytest.raises(BlockingIOError):
-        own_file(path)
-    os.close(handle)
-    os.close(own_file(path))  # a lock ends with its writer
-    os.link(path, tmp_path / "second")
-    with pytest.raises(FileExistsError, match="no file of its own"):
-        own_file(path)
+    one, other = (FileLock(path, OWN_FILE, wait=False) for _ in range(2))
+    with one as handle:
+        check_own(handle, path)
+        with pytest.raises(BlockingIOError, match=r"\.hidden"), other:
+            pass
+    with other as handle:  # a lock ends with its writer
+        os.link(path, tmp_path / "second")
+        with pytest.raises(FileExistsError, match="no file of its own"):
+            check_own(handle, path)
     path.unlink()
     path.symlink_to(tmp_path / "second")
-    with pytest.raises(OSError, match="symbolic links"):
-        own_file(path)
+    with pytest.raises(OSError, match="symbolic links"), one:
+        pass
+
+
+def test_a_lock_is_on_what_has_the_name(tmp_path: Path) -> None:
+    """Who waits for a file that is replaced meanwhile gets the new one."""
+    path, waiting = tmp_path / "lock", threading.Event()
+    lock = FileLock(path, os.O_RDWR | os.O_CREAT)
+    with ThreadPoolExecutor(1) as another, lock as handle:
+
+        def wait() -> bool:
+            waiting.set()
+            with FileLock(path, os.O_RDWR | os.O_CREAT) as mine:
+                return os.path.samestat(os.fstat(mine), os.stat(path))
+
+        got = another.submit(wait)
+        assert waiting.wait(60)
+        path.unlink()
+        path.touch()
+        assert not os.path.samestat(os.fstat(handle), os.stat(path))
+        lock.__exit__()
+        assert got.result(60)
+    with lock, pytest.raises(ValueError, match="expected a lock that is not held"), lock:
+        pass
+    with pytest.raises(FileNotFoundError, match="nowhere"), FileLock(tmp_path / "nowhere" / "x", os.O_RDONLY):
+        pass

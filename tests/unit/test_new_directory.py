@@ -8,9 +8,11 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import BundleError
 from pepnet_infer.storage import atomic
 from pepnet_infer.storage.atomic import new_directory, new_file, sha256, write_file
@@ -185,15 +187,15 @@ def test_a_staging_that_another_writer_removes_at_once_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not locked yet, so that it looks like one left behind."""
-    open_, taken = os.open, []
+    taken = []
 
-    def open_late(path: Path, flags: int, *args: int) -> int:
-        if ".tmp-" in str(path) and not taken:
+    def lock_late(path: Path, *args: Any, **kwargs: Any) -> FileLock:
+        if not taken:
             taken.append(path)
             os.rmdir(path)
-        return open_(path, flags, *args)
+        return FileLock(path, *args, **kwargs)
 
-    monkeypatch.setattr(os, "open", open_late)
+    monkeypatch.setattr(atomic, "FileLock", lock_late)
     with new_directory(tmp_path / "b", "doc.json") as root:
         fill(root, "one")
     assert len(taken) == 1
@@ -205,14 +207,14 @@ def test_a_writer_that_finishes_while_it_is_looked_at_is_left_alone(
 ) -> None:
     other = tmp_path / ".b.tmp-00000000"
     other.mkdir()
-    flock, finished = fcntl.flock, []
+    finished = []
 
-    def lock_late(handle: int, how: int) -> None:
-        if how & fcntl.LOCK_NB and not finished:
+    def lock_late(path: Path, *args: Any, **kwargs: Any) -> FileLock:
+        if path == other:
             finished.append(os.rename(other, tmp_path / "finished"))
-        flock(handle, how)
+        return FileLock(path, *args, **kwargs)
 
-    monkeypatch.setattr(fcntl, "flock", lock_late)
+    monkeypatch.setattr(atomic, "FileLock", lock_late)
     with new_directory(tmp_path / "b", "doc.json") as root:
         fill(root, "one")
     assert finished
