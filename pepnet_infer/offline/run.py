@@ -18,7 +18,7 @@ from pepnet_infer.features import Features
 from pepnet_infer.offline.options import BATCH_ROWS, OnBadRow, OnFault, ScoreOptions, output_schema
 from pepnet_infer.offline.plan import Job, PathLike, plan
 from pepnet_infer.offline.resume import Request
-from pepnet_infer.offline.sink import Sink, SoleWriter, check_names, remove_leftovers
+from pepnet_infer.offline.sink import Sink, alone, check_names, lock_of, remove_leftovers
 from pepnet_infer.offline.source import Source
 from pepnet_infer.offline.summary import Summary, add_counts
 from pepnet_infer.scores import Scores
@@ -119,7 +119,7 @@ class _Run:
             request, content = self._request(source, carried), source.content()
             schema = output_schema(source, carried, self._schema, request.schema_metadata())
             unavailable: dict[str, int] = {}
-            with SoleWriter(job.target), Sink(job.target, schema) as sink:
+            with alone(job.target), lock_of(job.target), Sink(job.target, schema) as sink:
                 for start, rows in source.batches(self._options.batch_rows, carried):
                     with source.located(start):
                         features, bad = self._encode(source, start, rows)

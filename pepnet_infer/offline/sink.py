@@ -58,38 +58,39 @@ class _WholeWrites(io.FileIO):
         return size
 
 
-class SoleWriter(FileLock):
-    """The lock on the hidden file of an output, to be held around a `Sink`: two runs can never write one output.
+def lock_of(target: Path) -> FileLock:
+    """Returns the lock on the hidden file of an output, to be held around a `Sink`: two runs can never write one.
 
-    An object of C++ lets go of it, whatever interrupts the sink. Entering raises PepnetError.
+    It is an object of C++, and by itself in the `with`, so that whatever interrupts the sink lets go of it. What it
+    raises where it is entered, `alone` around it says in terms of the output.
     """
+    return FileLock(temporary(target), OWN_FILE, wait=False)
 
-    def __init__(self, target: Path) -> None:
-        path = temporary(target)
-        super().__init__(path, OWN_FILE, wait=False)
-        self._target, self._path = target, path
 
-    def __enter__(self) -> int:
-        try:
-            with _reported(self._target):
-                make_folder(self._target.parent)
-            handle = super().__enter__()
-            check_own(handle, self._path)
-            return handle
-        except BaseException as error:
-            self.__exit__()
-            if isinstance(error, BlockingIOError):
-                said = f"{self._target}: expected to be its only writer, but another run is writing it"
-                raise PepnetError(said) from None
-            if isinstance(error, OSError):
-                raise PepnetError(f"{self._target}: cannot be written: {error.strerror or error}") from error
+@contextlib.contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Makes the folder of an output. Raises PepnetError for what the file system refuses, or another run that writes.
+
+    Errors of other files pass.
+    """
+    path = temporary(target)
+    with _reported(target):
+        make_folder(target.parent)
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or os.fspath(error.filename) != os.fspath(path):
             raise
+        if isinstance(error, BlockingIOError):
+            said = f"{target}: expected to be its only writer, but another run is writing it"
+            raise PepnetError(said) from None
+        raise PepnetError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 class Sink:
     """A parquet file that takes its name `target` at `commit`; leaving the block without it removes all traces.
 
-    Its `SoleWriter` is held meanwhile. A leftover of a killed run is written over. Raises PepnetError for what the file
+    Its `lock_of` is held meanwhile. A leftover of a killed run is written over. Raises PepnetError for what the file
     system refuses, a full disk included.
     """
 
@@ -100,6 +101,7 @@ class Sink:
         self._schema = schema
         with _reported(target):
             self._raw = _WholeWrites(self._temporary)
+            check_own(self._raw.fileno(), self._temporary)
             self._raw.truncate(0)
         forks.register(forks.Stage.FILES, child=self._close_in_child)
         try:
@@ -193,7 +195,8 @@ def remove_leftovers(target: Path) -> None:
     with _reported(target):
         set_aside(target).unlink(missing_ok=True)
     if path.exists():
-        with SoleWriter(target), _reported(target):
+        with alone(target), lock_of(target) as handle, _reported(target):
+            check_own(handle, path)
             path.unlink()
 
 

@@ -28,7 +28,6 @@ try:
     from redis.backoff import NoBackoff
     from redis.cluster import RedisCluster
     from redis.exceptions import (
-        AuthenticationError,
         ClusterDownError,
         ConnectionError,
         RedisClusterException,
@@ -37,7 +36,7 @@ try:
     )
     from redis.retry import Retry
 
-    from pepnet_infer.store.redis_client import open_client
+    from pepnet_infer.store.redis_client import open_client, reason_of
     from pepnet_infer.store.redis_nodes import ClusterNodes, Command, OneNode
 except ImportError as problem:
     raise StoreError(
@@ -118,7 +117,6 @@ class RedisStore:
         self._tags = [f"{prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
         self._lock, self._pause, self._resume = Gate(), pause, 0.0
         self._reason = ""  # why no server was reached
-        self._tls = isinstance(client, str) and client.startswith("rediss:")
         self._owned = isinstance(client, str)
         self._given: dict[str, Any] = {"client": client, **structs.asdict(options), "clock": clock}
         self._opened: OneNode | ClusterNodes | None = self._connect()
@@ -146,7 +144,9 @@ class RedisStore:
             if client.get_encoder().decode_responses:
                 raise StoreError("client: expected one that returns bytes, got decode_responses=True")
             return ClusterNodes(client) if isinstance(client, RedisCluster) else OneNode(client)
-        except (RedisError, OSError, ValueError) as error:
+        except StoreError:
+            raise
+        except Exception as error:  # redis-py lets out what it did not expect of a server, and no one class of errors
             raise StoreError(f"redis: expected a server to connect to, got {self._reason_of(error)}") from error
 
     def _reset_after_fork(self) -> None:
@@ -169,7 +169,7 @@ class RedisStore:
         values: list[bytes | None] = [None] * keys.size
         with self._asking():
             replies = self._nodes.run(commands)
-        found = [value for reply in replies for value in reply]
+        found = [value for reply in replies for value in (reply if isinstance(reply, list) else ())]
         if len(found) != keys.size:
             raise StoreError(f"redis: expected {keys.size} values, got {len(found)}")
         for i, value in zip(at, found, strict=True):
@@ -236,6 +236,8 @@ class RedisStore:
             with self._asking():
                 replies = self._nodes.run(commands[begin : begin + _COMMANDS], _WRITE)
             for key, reply in zip(keys[begin : begin + _COMMANDS].tolist(), replies, strict=True):
+                if not isinstance(reply, int):
+                    raise StoreError(f"redis: key {key}: expected a number in answer, got {reply!r:.100}")
                 if reply < 0:
                     raise StoreError(f"key {key}: expected a row of width {-reply} as it has, got {dim}")
                 applied += reply
@@ -248,17 +250,7 @@ class RedisStore:
         return [tags[bucket] + number for bucket, number in zip(buckets.tolist(), numbers, strict=True)], buckets
 
     def _reason_of(self, error: Exception) -> str:
-        """Returns what kind of error it is, what server or client said, and what that means where they do not say."""
-        said = f"{type(error).__name__}: {error}"
-        if isinstance(error, AuthenticationError):
-            asked = "HELLO must" in said or "Authentication required" in said  # by newer and older clients
-            return f"{said} (the server wants a password, and got none)" if asked else said
-        if isinstance(error, ConnectionError | TimeoutError) and self._tls:
-            return f"{said} (the URL asks for TLS; a server without it does not answer: redis://…)"
-        closed = ("closed by server", "reset by peer", "Broken pipe")
-        if isinstance(error, ConnectionError) and any(word in said for word in closed):
-            return f"{said} (a server that wants TLS closes connections without it: rediss://…)"
-        return said
+        return reason_of(error, self._given["client"])
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

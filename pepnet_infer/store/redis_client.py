@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 from redis import Redis
 from redis.cluster import RedisCluster
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    InvalidResponse,
+    RedisClusterException,
+    ResponseError,
+    TimeoutError,
+)
 
 from pepnet_infer.store.redis_packer import CommandPacker
 
@@ -102,3 +109,28 @@ def _without_notifications() -> dict[str, Any]:
     except ImportError:
         return {}
     return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+
+
+def reason_of(error: Exception, url: object) -> str:
+    """Returns what kind of error it is, what server or client said, and what that means where they do not say.
+
+    url: what the client was opened with; a client that was given says nothing of TLS.
+    """
+    if isinstance(error, RedisClusterException):  # its text is redis-py's own guess
+        first: BaseException = error
+        while (before := first.__cause__ or first.__context__) is not None:
+            first = before
+        if isinstance(first, Exception) and not isinstance(first, RedisClusterException):
+            return f"{type(error).__name__}: {str(error).removesuffix(str(first))}{reason_of(first, url)}"
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, AuthenticationError):
+        asked = "HELLO must" in said or "Authentication required" in said  # by newer and older clients
+        return f"{said} (the server wants a password, and got none)" if asked else said
+    if isinstance(error, ConnectionError | TimeoutError) and isinstance(url, str) and url.startswith("rediss:"):
+        return f"{said} (the URL asks for TLS; a server without it does not answer: redis://…)"
+    if isinstance(error, InvalidResponse):
+        return f"{said} (what answers is no Redis server, or one that wants TLS: rediss://…)"
+    closed = ("closed by server", "reset by peer", "Broken pipe")
+    if isinstance(error, ConnectionError) and any(word in said for word in closed):
+        return f"{said} (so ends one without TLS to a server that wants it: rediss://…; or to one in protected mode)"
+    return said

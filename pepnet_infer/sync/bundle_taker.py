@@ -9,6 +9,7 @@ from time import monotonic
 
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
+from pepnet_infer.seldom import SeldomEach
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, passing
 from pepnet_infer.sync.transport import BundleHead, Position, Transport
 from pepnet_infer.sync.updater import Updater
@@ -29,6 +30,7 @@ class BundleTaker:
     ) -> None:
         """refuse: called for each bundle that is not taken, with the reason. taken: called after one that is."""
         self._transport, self._updater, self._refuse, self._taken = transport, updater, refuse, taken
+        self._errors = SeldomEach()  # of ours, by type
         self._refused: dict[tuple[Position, int], float] = {}  # not opened again before then, of `monotonic`
 
     def take(self) -> None:
@@ -50,7 +52,7 @@ class BundleTaker:
                 raise
             self._transport.identity()  # what went with the whole log is not the bundle's fault
             self._refused[head[:2]] = monotonic() + _AGAIN_S if _may_pass(error) else inf
-            self._refuse(_refusal(head, error))
+            self._refuse(self._refusal(head, error))
             return False
         if there:
             self._taken()
@@ -69,17 +71,17 @@ class BundleTaker:
         self._updater.replace_bundle(bundle)
         return True
 
+    def _refusal(self, head: BundleHead, error: Exception) -> UpdateError:
+        if isinstance(error, UpdateError) and error.reason != "files":
+            return error
+        if isinstance(error, PepnetError | MemoryError | OSError):
+            return UpdateError("bundle", f"bundle at {head.position}: {error}")
+        if self._errors.due(type(error).__name__):  # a log full of such bundles would fill the process's own
+            _LOG.error("bundle at %s: an error of the follower", head.position, exc_info=error)
+        return UpdateError("internal", f"bundle at {head.position}: {type(error).__name__}: {error}")
+
 
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, UpdateError):
         return error.reason in MAY_PASS
     return isinstance(error, StoreError | MemoryError) or passing(error) is not None
-
-
-def _refusal(head: BundleHead, error: Exception) -> UpdateError:
-    if isinstance(error, UpdateError) and error.reason != "files":
-        return error
-    if isinstance(error, PepnetError | MemoryError | OSError):
-        return UpdateError("bundle", f"bundle at {head.position}: {error}")
-    _LOG.error("bundle at %s: an error of the follower", head.position, exc_info=error)
-    return UpdateError("internal", f"bundle at {head.position}: {type(error).__name__}: {error}")

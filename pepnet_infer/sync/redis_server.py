@@ -7,6 +7,7 @@ from typing import Any
 
 from pepnet_infer import forks
 from pepnet_infer.errors import UpdateError
+from pepnet_infer.quoting import clip
 
 try:
     from redis.backoff import NoBackoff
@@ -24,7 +25,7 @@ try:
     )
     from redis.retry import Retry
 
-    from pepnet_infer.store.redis_client import open_client
+    from pepnet_infer.store.redis_client import open_client, reason_of
 except ImportError as problem:
     raise UpdateError(
         "transport", f"redis: the package redis cannot be imported ({problem}): pip install 'pepnet-infer[redis]'"
@@ -80,12 +81,12 @@ class RedisServer:
             try:
                 return self._connected().execute_command(*command)
             except _FOR_GOOD as error:
-                raise _failure(command, error) from error
+                raise self._failure(command, error) from error
             except _PASSING as error:
                 if time.monotonic() + pause > until:
-                    raise _failure(command, error) from error
+                    raise self._failure(command, error) from error
             except (RedisError, ValueError) as error:
-                raise _failure(command, error) from error
+                raise self._failure(command, error) from error
             except BaseException:
                 self._client = None  # Ctrl-C: the client may have lost a connection, and count it as in use for ever
                 raise
@@ -106,6 +107,6 @@ class RedisServer:
             self._client = open_client(self._url, self._cluster, **self._options)
         return self._client
 
-
-def _failure(command: tuple[bytes | str | int | float, ...], error: Exception) -> UpdateError:
-    return UpdateError("transport", f"redis: {command[0]!s}: expected an answer, got: {str(error)[:200]}")
+    def _failure(self, command: tuple[bytes | str | int | float, ...], error: Exception) -> UpdateError:
+        said = clip(reason_of(error, self._url))
+        return UpdateError("transport", f"redis: {command[0]!s}: expected an answer, got: {said}")

@@ -19,7 +19,7 @@ from pepnet_infer.backends.cuda_library import LOST
 from pepnet_infer.backends.ort_library import Opening
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import BackendError, StoreError
-from pepnet_infer.offline.sink import Sink, SoleWriter
+from pepnet_infer.offline.sink import Sink, lock_of
 from pepnet_infer.store.memory import MemoryStore
 from pepnet_infer.store.redis import RedisStore
 from pepnet_infer.sync.directory_log import DirectoryLog
@@ -167,7 +167,7 @@ def test_a_child_does_not_hold_the_locks_of_files_on(tmp_path: Path) -> None:
     schema = pa.schema({"x": pa.int64()})
     with log._lock():
         children.append(fork(wait_for_the_parent))
-    with SoleWriter(tmp_path / "out.parquet"), Sink(tmp_path / "out.parquet", schema) as sink:
+    with lock_of(tmp_path / "out.parquet"), Sink(tmp_path / "out.parquet", schema) as sink:
         children.append(fork(wait_for_the_parent))
         sink.write(pa.record_batch({"x": pa.array([1])}))
         sink.commit({})

@@ -18,7 +18,7 @@ from interrupting import PATIENCE_S, Interrupt, Tracer, run, within
 import pepnet_infer
 from pepnet_infer import Engine
 from pepnet_infer._kernels import Gate
-from pepnet_infer.offline.sink import Sink, SoleWriter
+from pepnet_infer.offline.sink import Sink, alone, lock_of
 from pepnet_infer.storage.atomic import new_directory, write_file
 from pepnet_infer.store.lmdb import LmdbStore
 from pepnet_infer.sync.directory_log import DirectoryLog
@@ -116,11 +116,11 @@ def test_an_output_that_was_interrupted_is_written_again(tmp_path: Path) -> None
     target, rows = tmp_path / "out.parquet", pa.record_batch({"x": [1]})
 
     def write() -> None:
-        with SoleWriter(target), Sink(target, rows.schema) as sink:
+        with alone(target), lock_of(target), Sink(target, rows.schema) as sink:
             sink.write(rows)
             sink.commit({})
 
-    assert interrupt_each(write, write, step=5) > 50
+    assert interrupt_each(write, write, step=13) > 50
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
