@@ -6,6 +6,8 @@ import fcntl
 import os
 import pickle
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,30 @@ def check(store: Any) -> None:
     assert np.array_equal(got.rows[:, 0], KEYS.astype(np.float32))
 
 
+@contextmanager
+def held_elsewhere(lock: AbstractContextManager[object]) -> Iterator[None]:
+    """Another thread holds the lock, one that is not there in a child."""
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            leave.wait(120)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
 def test_a_memory_store_whose_lock_is_held() -> None:
     store = MemoryStore()
     fill(store)
-    with store._lock:
+    with held_elsewhere(store._lock):
         well_in_a_child(lambda: check(store))
     check(store)
 
@@ -117,7 +139,7 @@ def test_a_redis_store_has_connections_of_its_own_in_a_child(redis_server: Any) 
             thread.start()
         try:
             for _ in range(5):
-                with store._lock.alone():
+                with held_elsewhere(store._lock.alone()):
                     well_in_a_child(lambda: check(store))
         finally:
             stop.set()
@@ -135,7 +157,7 @@ def test_a_redis_store_has_connections_of_its_own_in_a_child(redis_server: Any) 
 def test_a_log_in_redis_is_read_by_a_child(redis_server: Any, tmp_path: Path) -> None:
     log = RedisLog(redis_server.url, "forked", spool=tmp_path, create=True)
     assert log.read("") == []
-    with log._lock:
+    with held_elsewhere(log._lock):
         well_in_a_child(lambda: log.read(""))
     assert log.read("") == []
 

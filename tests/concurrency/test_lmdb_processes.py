@@ -262,9 +262,12 @@ def test_pages_at_the_end_that_nothing_uses_may_lack(tmp_path: Path) -> None:
 
 
 def test_values_on_pages_of_their_own_are_looked_for(tmp_path: Path) -> None:
-    wide = np.ones((4, 3000), np.float32)
+    wide, other = np.ones((4, 3000), np.float32), keys_of(1) + np.uint64(9)
     with LmdbStore(tmp_path, durable=False, map_bytes=1 << 22) as store:
-        store.put_many(keys_of(4), wide, np.ones(4, np.uint64))
+        for version in range(2, 30):  # the roots move to pages that are free again, the values stay at the end
+            store.put_many(other, wide[:1, :DIM], np.full(1, version, np.uint64))
+            if version == 6:
+                store.put_many(keys_of(4), wide, np.ones(4, np.uint64))
     whole = (tmp_path / "data.mdb").read_bytes()
 
     def read() -> None:

@@ -47,6 +47,11 @@ def test_a_store_packs_its_handshake_with_it_over_every_kind_of_connection(url: 
     assert not getattr(connection, "maint_notifications_config", None)
 
 
+def test_so_does_a_log() -> None:
+    server = RedisServer("redis://127.0.0.1:1/3", False, 1.0, 0.0)
+    assert isinstance(server._connected().connection_pool.make_connection()._command_packer, CommandPacker)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_an_interrupted_call_leaves_its_connections(
     monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
