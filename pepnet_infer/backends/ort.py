@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pepnet_infer.backends import PRECISIONS, Settings, lacks, read_options
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
+from pepnet_infer.backends.ort_graph import check_graph_is_whole
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.checked import Options
@@ -83,6 +84,7 @@ class OrtBackend:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.enable_mem_pattern = False  # one plan is kept per batch size seen: memory that only grows
         options.log_severity_level = 3
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the bytes look like
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if own.spin else "0")
         graphs = provider == "cuda" and own.graphs is not False
         on_gpu = provider in ON_GPU
@@ -180,6 +182,7 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, provider: 
         provider_options = {**provider_options, "enable_cuda_graph": "1"}
     providers = [(wanted, provider_options), *([PROVIDERS["cuda"]] if provider == "tensorrt" else [])]
     path = bundle.onnx_path
+    check_graph_is_whole(str(path), graph)
     try:
         session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base of their own

@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pepnet_infer import BackendError, BundleError, ConfigError, Engine, backends
 from pepnet_infer.assemble import Inputs
-from pepnet_infer.backends import ort
+from pepnet_infer.backends import ort, ort_graph
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
+from pepnet_infer.backends.ort_graph import check_graph_is_whole
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.bundle import Bundle
@@ -353,3 +354,37 @@ def test_what_onnxruntime_raises_in_a_run_is_a_backend_error_and_nothing_else_is
         del raised[0]
     with pytest.raises(TimeoutError, match="mine"):  # of a signal handler, say
         session.run(["scores"], feed)
+
+
+@pytest.mark.parametrize("inside", ["initializer", "attribute"])
+@pytest.mark.parametrize("location", ["../secret", "*/_ORT_MEM_ADDR_/*"])
+def test_a_graph_with_values_elsewhere_is_refused(toy_bundle: Path, tmp_path: Path, inside: str, location: str) -> None:
+    # onnxruntime 1.20 reads a file of any name, and memory at any address
+    bundle = Bundle.open(toy_bundle, "sizes")
+    model = onnx.load(str(bundle.onnx_path))
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "16"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    if inside == "attribute":
+        node = helper.make_node("Constant", [], [tensor.name])
+        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+        model.graph.initializer.remove(tensor)
+        model.graph.node.insert(0, node)
+    graph = model.SerializeToString()
+    (tmp_path / "dense.onnx").write_bytes(graph)
+    with pytest.raises(BundleError, match=r"dense\.onnx: expected a graph with all of its values in it"):
+        backends.create(bundle.with_dense(bundle.dense(), graph, 8), "onnxruntime")
+    with pytest.raises(BundleError, match=r"x: expected a graph with all of its values in it"):
+        check_graph_is_whole("x", str(tmp_path / "dense.onnx"))
+
+
+def test_a_place_across_two_reads_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort_graph, "_CHUNK", 64)
+    for at in range(50, 70):
+        data = bytes([1]) * at + b"\x0a\x08location" + bytes([1]) * 40
+        with pytest.raises(BundleError):
+            check_graph_is_whole("x", data)
+        check_graph_is_whole("x", data.replace(b"\x08location", b"_location"))
