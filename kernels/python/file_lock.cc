@@ -24,9 +24,12 @@ namespace {
 class FileLock final : cache::Forked {
  public:
   FileLock(const py::object& path, int flags, bool wait)
-      : given_(path), flags_((flags & ~O_TRUNC) | O_CLOEXEC), wait_(wait) {
+      : given_(py::reinterpret_steal<py::object>(PyOS_FSPath(path.ptr()))),
+        flags_((flags & ~O_TRUNC) | O_CLOEXEC),
+        wait_(wait) {
     PyObject* encoded = nullptr;
-    if (PyUnicode_FSConverter(path.ptr(), &encoded) == 0) throw py::error_already_set();
+    if (!given_) throw py::error_already_set();
+    if (PyUnicode_FSConverter(given_.ptr(), &encoded) == 0) throw py::error_already_set();
     path_ = PyBytes_AS_STRING(encoded);
     Py_DECREF(encoded);
   }

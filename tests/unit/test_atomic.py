@@ -149,5 +149,8 @@ def test_a_lock_is_on_what_has_the_name(tmp_path: Path) -> None:
         assert got.result(60)
     with lock, pytest.raises(ValueError, match="expected a lock that is not held"), lock:
         pass
-    with pytest.raises(FileNotFoundError, match="nowhere"), FileLock(tmp_path / "nowhere" / "x", os.O_RDONLY):
+    with (
+        pytest.raises(FileNotFoundError, match=f"directory: '{tmp_path}/nowhere/x'"),
+        FileLock(tmp_path / "nowhere" / "x", os.O_RDONLY),
+    ):
         pass
