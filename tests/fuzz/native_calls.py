@@ -28,6 +28,9 @@ def _functions(d: Draw) -> list[Call]:
         lambda: Call("lacking", (d.keys(), d.array("u1", n, values=[0, 1, 2, 1]))),
         lambda: Call("signed_log1p", (d.array("f8", n),)),
         lambda: Call("rows_without_probability", (d.array("f4", n, dim),)),
+        lambda: Call(
+            "numpy_inside", (d.one([1, [2.5, None]], (np.float32(1), [np.datetime64(1, "s")]), "", {}, None),)
+        ),
         lambda: Call("isas"),
         lambda: Call("build_info"),
         lambda: Call("cpu_info"),
