@@ -112,7 +112,7 @@ def test_an_export_killed_before_its_end_leaves_the_old_bundle(
     assert len(left) == 2
     assert left[0].startswith(".bundle.tmp-")
     assert Bundle.open(target).model_version == 7
-    with pytest.raises(BundleError, match=r"manifest\.json: expected a file"):
+    with pytest.raises(BundleError, match=r"expected a directory with manifest\.json, got one without"):
         Bundle.open(target.parent / left[0])
 
 
