@@ -54,7 +54,7 @@ for event in entered:
     event.wait()
 """
 IN_A_FETCH = """
-import sys, threading
+import logging, sys, threading
 import numpy as np
 from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
 from pepnet_infer.cache.config import CacheConfig
@@ -64,6 +64,7 @@ keys = np.arange(2000, dtype=np.uint64)
 store = MemoryStore()
 store.put_many(keys, np.ones((len(keys), 8), np.float32), np.ones(len(keys), np.uint64))
 table = CachedTable("t", 0, 8, len(keys), np.zeros(8, np.float32))
+logging.getLogger("pepnet_infer").setLevel(logging.ERROR)  # that batches are late is expected
 config = CacheConfig("lru", "1MiB", budget_ms=float(sys.argv[1]) if len(sys.argv) > 1 else None)
 rows = CachedRows(store, [table], {8: EmbeddingCache(8, "1MiB", admission=0.0)}, config)
 entered = [threading.Event() for _ in range(3)]
