@@ -35,6 +35,7 @@ $(VENV)/deps.stamp: pyproject.toml
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir=$(VENV)/wheels \
 	  --config-settings=build-dir="$(BUILD)" . ; wheel=$$?; \
 	wait $$torch && test $$wheel -eq 0
+	$(PIP) --no-deps --force-reinstall $(VENV)/wheels/*.whl  # of the same version as one that may be there
 	$(PIP) "$$(ls $(VENV)/wheels/*.whl)[cpu,export,bench,dev]"
 	touch $@ $(VENV)/wheel.stamp
 
