@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.checked import check_option, untrusted
+from pepnet_infer.computed_once import computed_once
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.listing import FileState, check_files, file_states
@@ -148,6 +151,21 @@ class Bundle:
         """Precision → what export measured of the native kernels; empty when it measured none."""
         native: Mapping[str, Any] = self.parity.get("native", {})
         return {precision: native[precision] for precision in ("fp32", *BUDGETS) if precision in native}
+
+    @computed_once
+    def digests(self) -> Mapping[str, str]:
+        """What scores depend on, as SHA-256 in hex: `weights`, of the config and the files, and each narrow precision.
+
+        A precision's is of the inputs that it was measured on: rows outside of them are scored in another one.
+        """
+        files: Mapping[str, Mapping[str, object]] = self.manifest["files"]
+        listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name != PARITY]
+        domains = {name: found["domain"] for name, found in self.native.items() if "domain" in found}
+        values = {"weights": [self.config.to_json(), listed], **domains}
+        return {
+            name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+            for name, value in values.items()
+        }
 
     @property
     def onnx_path(self) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,27 +24,21 @@ def identity(served: Served) -> dict[str, Any]:
     them since, None where that is not known, and then no two scores can be said to be the same.
     """
     bundle, backend = served.bundle, served.backend.describe()
-    files: dict[str, dict[str, object]] = bundle.manifest["files"]
-    listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name != "parity.json"]
     found: dict[str, Any] = {
         "model_version": bundle.model_version,
         "schema_hash": bundle.schema.hash,
-        "weights": _hash([bundle.config.to_json(), listed]),
+        "weights": bundle.digests["weights"],
         "tool": __version__,
         **{name: backend.get(name) for name in ("backend", "version", "provider", "precision")},
         **{name: backend[name] for name in ("isa", "how") if name in backend},
         "rows": _rows(served),
     }
     if "domain" in backend:
-        found["domain"] = _hash(bundle.native[backend["precision"]]["domain"])
+        found["domain"] = bundle.digests[backend["precision"]]
     rows = cache_of(served.rows)
     if rows is not None and rows.config.dtype != "float32":
         found["cached_rows"] = msgspec.to_builtins(rows.config)  # with float32 scores are those without a cache
     return found
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(served: Served) -> str | None:

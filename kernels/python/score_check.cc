@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <bit>
+#include <cstdint>
 #include <optional>
 
 #include "arrays.h"
@@ -9,11 +11,18 @@ namespace pepnet::python {
 
 namespace {
 
-// One pass without a branch for each score: of a thousand rows it takes less than a microsecond.
+// Floats of one sign are in the order of their bits as integers, NaN above infinity: compilers make vectors
+// of compares of integers, and none of compares of floats whose outcomes are joined.
 bool all_probabilities(const float* scores, std::size_t count) {
-  bool good = true;
-  for (std::size_t i = 0; i < count; ++i) good &= scores[i] >= 0.0F && scores[i] <= 1.0F;  // false for NaN
-  return good;
+  constexpr auto kOne = std::bit_cast<std::int32_t>(1.0F);
+  constexpr auto kMinusZero = std::bit_cast<std::int32_t>(-0.0F);
+  std::int32_t bad = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto bits = std::bit_cast<std::int32_t>(scores[i]);
+    bad |= static_cast<std::int32_t>(bits > kOne) |
+           (static_cast<std::int32_t>(bits < 0) & static_cast<std::int32_t>(bits != kMinusZero));
+  }
+  return bad == 0;
 }
 
 std::optional<py::array_t<bool>> rows_without_probability(const py::array& scores) {

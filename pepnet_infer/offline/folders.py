@@ -131,7 +131,10 @@ def _is_utf8(text: str) -> bool:
 
 def _named(path: Path) -> Iterator[tuple[Path, str, str | None]]:
     """Yields (folder, key, value) from the outermost `key=value` folder on."""
-    for folder in reversed(Path(os.path.normpath(path)).parents):
+    normal = os.path.normpath(path)
+    if "=" not in normal:
+        return
+    for folder in reversed(Path(normal).parents):
         key, equals, value = folder.name.partition("=")
         if equals and key:
             yield folder, _text(key), None if value == _HIVE_NULL else _text(value)

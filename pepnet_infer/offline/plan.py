@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.offline.folders import folder_values
 from pepnet_infer.offline.tree import SUFFIXES, Tree, regular
@@ -32,12 +33,12 @@ class Job:
         """The output file."""
         return self.out / self.relative
 
-    @property
+    @computed_once
     def kept(self) -> dict[str, str | None]:
         """What the folders between `out` and the output say."""
         return folder_values(self.relative)
 
-    @property
+    @computed_once
     def lost(self) -> dict[str, str | None]:
         """Those of `partitions` that no folder above the output says, so that a reader of `out` would miss them."""
         kept = self.kept

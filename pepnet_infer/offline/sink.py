@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Rows per row group of the output, whatever the batches are.
 GROUP_ROWS = 1 << 17
 
+_BUFFER = 1 << 20  # bytes that Arrow writes in one call of Python, for it writes each page by itself
+
 
 def temporary(target: Path) -> Path:
     """Returns the hidden name `target` is written under. There is one per target, so that leftovers are found."""
@@ -40,8 +42,8 @@ def set_aside(target: Path) -> Path:
 class _WholeWrites(io.FileIO):
     """A file of which each `write` is whole, and which has a hash of all that was written.
 
-    Unbuffered: Arrow writes whole pages, and nothing is left to be flushed when a disk is full. The system may write
-    less than it was given, on a disk that is nearly full for one, and Arrow does not look at how much it was.
+    The system may write less than it was given, on a disk that is nearly full for one, and Arrow does not look at how
+    much it was.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,13 +108,16 @@ class Sink:
         forks.register(forks.Stage.FILES, child=self._close_in_child)
         try:
             with _reported(target):
-                self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd")
+                self._stream = pa.BufferedOutputStream(pa.PythonFile(self._raw, "w"), _BUFFER)
+                self._writer = pq.ParquetWriter(self._stream, schema, compression="zstd")
+                self._stream.flush()  # the first bytes, so that a full disk is found before any work
         except BaseException:  # no block has begun that could be left
             self._remove()
             self._raw.close()
             raise
 
     def _close_in_child(self) -> None:
+        forks.leak(self._stream)  # it would write what it holds when it goes
         self._raw.close()  # else a child could write to the file
 
     def __enter__(self) -> Sink:
@@ -126,6 +131,8 @@ class Sink:
         self._remove()
         with contextlib.suppress(OSError, ValueError, pa.ArrowException):  # no footer fits on a full disk
             self._writer.close()
+        with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+            self._stream.close()
         self._raw.close()
 
     def _remove(self) -> None:
@@ -144,6 +151,7 @@ class Sink:
         """Returns a hash of all that the file holds before its footer; nothing but `commit` may come afterwards."""
         with _reported(self._target):
             self._flush(self._pending_rows)
+            self._stream.flush()
         return self._raw.digest.hexdigest()
 
     def commit(self, metadata: Mapping[str, str], finished: bool = True) -> None:
@@ -156,11 +164,12 @@ class Sink:
             self._flush(self._pending_rows)
             self._writer.add_key_value_metadata(dict(metadata))
             self._writer.close()
+            self._stream.flush()
             if finished:
                 put_file(self._raw.fileno(), self._temporary, self._target, check_replaceable)
             else:
                 put_file(self._raw.fileno(), self._temporary, aside)
-            self._raw.close()
+            self._stream.close()  # and the file
             if finished and aside.exists():
                 aside.unlink()
                 sync_folder(aside.parent)
