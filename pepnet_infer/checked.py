@@ -51,6 +51,8 @@ def convert(where: str, value: object, kind: Any, error: Callable[[str], PepnetE
             for key, inside in value.items():  # msgspec does not say which
                 convert(f"{where}[{quote(key)}]", inside, get_args(kind)[1], error)
         raise error(_message(where, value, kind, str(refused))) from refused
+    except UnicodeEncodeError as refused:  # half a character, which JSON may have
+        raise error(f"{where}: expected text in UTF-8, got {quote(refused.object)}") from refused
 
 
 @contextlib.contextmanager

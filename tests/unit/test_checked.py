@@ -40,6 +40,7 @@ class Some(Options, frozen=True):
         ({"rules": {"a": Rule(), "b": 3}}, r"rules\['b'\]: expected a Rule, got 3"),
         ({"rules": {"b": {"share": 2}}}, r"rules\['b'\]: share: expected number <= 1.0, got 2"),
         ({"rules": [1]}, r"rules: expected a mapping to a Rule, got \[1\]"),
+        ({"how": "x\ud800"}, r"how: expected text in UTF-8, got 'x\\ud800'"),
     ],
 )
 def test_options_are_checked_when_they_are_made(given: dict[str, Any], said: str) -> None:
