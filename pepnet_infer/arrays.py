@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     PlainArray = pa.Array[Any]
 
 _MOST_DEPTH = 16  # types in each other: a bag has one inside, and whoever goes through them needs a stack
+#: Numbers of Arrow's types of which pyarrow has no arrays: intervals of months, and of days and milliseconds.
+_WITHOUT_ARRAYS = (21, 22)
 _BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
 
 
@@ -58,11 +60,11 @@ def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) 
 
     Raises SchemaError for what `arrow_check.check` refuses.
     """
-    if isinstance(array, pa.ChunkedArray) and array.num_chunks == 1:
-        array = array.chunk(0)
     bare = _is_bare(array.type)
     if not bare:
-        _check_depth(column, array.type)
+        check_type(column, array.type)
+    if isinstance(array, pa.ChunkedArray) and array.num_chunks == 1:
+        array = array.chunk(0)
     check(column, array, rows)
     most = None if bare else allowed_size(array)
     if isinstance(array, pa.ChunkedArray):
@@ -73,11 +75,17 @@ def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) 
     return array if most is None else _decoded(column, array, most)
 
 
-def _check_depth(column: str, kind: pa.DataType) -> None:
+def check_type(column: str, kind: pa.DataType) -> None:
+    """Raises SchemaError for types that lie too deep in each other, and for those that pyarrow makes no arrays of."""
     level, depth = [kind], 0
-    while level := [inside for outer in level for inside in _inside(outer)]:
+    while level:
+        strange = next((inside for inside in level if inside.id in _WITHOUT_ARRAYS), None)
+        if strange is not None:
+            message = f"expected a type that pyarrow has arrays of, got {quote(str(strange))}"
+            raise SchemaError(f"column {quote(column)}: {message}", column)
+        level = [inside for outer in level for inside in _inside(outer)]
         depth += 1
-        if depth > _MOST_DEPTH:
+        if level and depth > _MOST_DEPTH:
             message = f"expected types at most {_MOST_DEPTH} deep in each other, got deeper ones"
             raise SchemaError(f"column {quote(column)}: {message}", column)
 
@@ -250,7 +258,8 @@ def _list_array(
 
 def _is_bare(kind: pa.DataType) -> bool:
     types = pa.types
-    return types.is_primitive(kind) or types.is_string(kind) or types.is_large_string(kind)
+    primitive = types.is_primitive(kind) and kind.id not in _WITHOUT_ARRAYS
+    return primitive or types.is_string(kind) or types.is_large_string(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pepnet_infer.arrays import as_array, plain, refusal
+from pepnet_infer.arrays import as_array, check_type, plain, refusal
 from pepnet_infer.arrow_check import FREE_ROWS, ROWS_PER_BYTE
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.objects import ARROW_REFUSALS
@@ -149,13 +149,21 @@ def _names(table: pa.Table | pa.RecordBatch) -> list[str]:
 
 def _rows_with_data(table: pa.Table | pa.RecordBatch, wanted: Iterable[str]) -> int:
     """Returns the rows of the table if the columns `wanted` have at least a bit of data for each, else 0."""
-    size = sum(table.column(name).get_total_buffer_size() for name in wanted)
+    size = sum(_column(table, name).get_total_buffer_size() for name in wanted)
     return table.num_rows if table.num_rows <= ROWS_PER_BYTE * size else 0
+
+
+def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array[Any] | pa.ChunkedArray[Any]:
+    try:
+        return table.column(name)
+    except KeyError:  # of the type: the name is there
+        check_type(name, table.schema.field(name).type)
+        raise
 
 
 def _from_table(table: pa.Table | pa.RecordBatch, name: str, rows: int) -> PlainArray:
     try:
-        array = plain(name, table.column(name), rows)
+        array = plain(name, _column(table, name), rows)
     except SchemaError:  # a ValueError too, and says already what is wrong and where
         raise
     except ARROW_REFUSALS as error:

@@ -138,12 +138,19 @@ InputDomain domain_of(const DenseConfig& config, const Domain& domain) {
   return {domain.first, domain.second};
 }
 
+// More would be no blocks, and numbers of rows near the largest of their type have no room to be rounded up.
+constexpr std::size_t kMostBlockRows = std::size_t{1} << 20;
+
 class Model {
  public:
   Model(const py::object& tensors, const py::dict& flags, const std::string& isa,
         const std::string& precision, std::vector<std::pair<std::size_t, std::size_t>> prefix_general,
         std::size_t block_rows, const std::string& split, const std::optional<Domain>& domain)
       : choice_(choose(precision_named(precision), isa == "auto" ? std::string() : isa)) {
+    if (block_rows > kMostBlockRows) {
+      throw std::invalid_argument("block_rows: expected at most " + std::to_string(kMostBlockRows) +
+                                  ", got " + std::to_string(block_rows));
+    }
     const py::dict arrays(tensors);  // of any mapping; holds the arrays while they are packed
     const Tensors views = tensors_of(arrays);
     const DenseConfig config = config_of(flags);

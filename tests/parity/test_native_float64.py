@@ -143,6 +143,16 @@ def test_bits_are_those_of_single_rows_however_the_work_is_split(flags: Flags, t
             assert np.array_equal(model.run(*inputs, threads=threads), alone), (split, block_rows, threads)
 
 
+def test_blocks_of_more_rows_than_there_can_be_are_refused() -> None:
+    config = config_of(DEFAULTS[0], (70, 5, 7), (90, 40))
+    inputs = inputs_of(config, 3)
+    scores = model_of(config, TABLES[0], block_rows=1 << 20).run(*inputs, threads=1)
+    assert np.array_equal(scores, model_of(config, TABLES[0]).run(*inputs, threads=1))
+    for rows in ((1 << 20) + 1, (1 << 64) - 1):
+        with pytest.raises(ValueError, match=f"block_rows: expected at most 1048576, got {rows}"):
+            model_of(config, TABLES[0], block_rows=rows)
+
+
 @pytest.mark.parametrize("table", TABLES, ids="-".join)
 @pytest.mark.parametrize("flags", PLANS, ids=lambda flags: "-".join(map(str, flags)))
 @pytest.mark.parametrize("runs", [[], [(0, 20)], [(3, 9), (9, 9), (12, 13), (40, 70)], [(0, 70)]], ids=len)
