@@ -95,7 +95,7 @@ class ParquetTarget(Target[Input]):
 
     def _check(self, path: Path) -> None:
         for task in self._engine.tasks:
-            values = pq.ParquetFile(path).read([f"score_{task}"]).column(0).drop_null().to_numpy()
+            values = pq.read_table(path, columns=[f"score_{task}"], partitioning=None).column(0).drop_null().to_numpy()
             if not ((values >= 0) & (values <= 1)).all():
                 raise WrongScore(f"expected numbers in [0, 1], got {values[~np.isfinite(values)][:3]}")
 
