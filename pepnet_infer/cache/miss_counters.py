@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,9 +49,8 @@ class MissCounters:
     def __init__(self) -> None:
         self._looked_up, self._defaults, self._store = Tally(), Tally(), Tally()
         self._last_fault: str | None = None
-        self._damage_warnings = Seldom()
         self._failing = False  # as far as it was said
-        self._warnings = {what: Seldom() for what in ("faults", "overruns", "dropped")}
+        self._warnings = {what: Seldom() for what in ("faults", "overruns", "dropped", "damaged")}
         self._said = dict.fromkeys(self._warnings, 0)  # of each, when it was last warned of
 
     def looked_up(self, batch: Iterable[Looked]) -> None:
@@ -80,10 +79,8 @@ class MissCounters:
 
         Apart from counting, for when nobody waits any more: a handler of the log may take its time, or never return.
         """
-        since = self._to_say("faults")
-        if since:
+        if self._warn_of("faults", "no answer from the store", lambda: self._last_fault or ""):
             self._failing = True
-            _LOG.warning("no answer from the store, %d since the last warning: %s", since, self._last_fault)
 
     def answered(self) -> None:
         """Says once that the store answers again, after a warning that it did not."""
@@ -95,55 +92,46 @@ class MissCounters:
 
     def overrun(self, budget_ms: float | None) -> None:
         """Counts one batch that its budget was too short for, and warns as for a fault, but for a budget of nothing."""
-        if not budget_ms:
-            self.count("overruns")
-            return
         self.count("overruns")
-        since = self._to_say("overruns")
-        if since:
-            _LOG.warning(
-                "no answer from the store within budget_ms=%g, %d batches since the last warning: ids that they waited "
-                "for got default rows%s",
-                budget_ms,
-                since,
-                self._mean_call(),
+        if budget_ms:
+            self._warn_of(
+                "overruns",
+                f"no answer from the store within budget_ms={budget_ms:g}",
+                lambda: f"ids that a batch waited for got default rows{self._mean_call()}",
             )
 
     def dropped(self) -> None:
         """Counts one fetch that the queue had no place for, and warns as for a fault."""
         self.count("dropped")
-        since = self._to_say("dropped")
-        if since:
-            _LOG.warning(
-                "the queue of fetches from the store is full, %d of them not made since the last warning: their ids "
-                "got default rows%s",
-                since,
-                self._mean_call(),
-            )
+        self._warn_of(
+            "dropped",
+            "the queue of fetches from the store is full",
+            lambda: f"the ids of a fetch that was not made got default rows{self._mean_call()}",
+        )
 
     def damaged(self, keys: npt.NDArray[np.uint64]) -> None:
-        """Counts distinct keys of which something is stored that cannot be served, and warns now and then."""
+        """Counts distinct keys of which something is stored that cannot be served, and warns as for a fault."""
         key = int(keys[0])
         self._last_fault = (
             f"StoreError: key {key} (id {key & (1 << ID_BITS) - 1} of table {key >> ID_BITS}): expected a row of the "
             f"table's width, undamaged, got another"
         )
         self.count("damaged", len(keys))
-        if self._damage_warnings.due():
-            damaged = self._store.read()["damaged"][0]
-            _LOG.warning("the store has %d rows that cannot be served: %s", damaged, self._last_fault)
+        self._warn_of("damaged", "the store has a row that cannot be served", lambda: self._last_fault or "")
 
     def count(self, what: str, number: int = 1) -> None:
         """Adds to one of the sums that `_STORE` names."""
         self._store.add([(what, (number,))])
 
-    def _to_say(self, what: str) -> int:
-        """Returns how many of what was counted to warn of now, 0 where no warning is due."""
+    def _warn_of(self, what: str, said: str, why: Callable[[], str]) -> bool:
+        """Warns of one of the sums where a warning is due, with how far it grew since the last one. Returns whether."""
         if not self._warnings[what].due():
-            return 0
+            return False
         total = int(self._store.read()[what][0])
         since, self._said[what] = total - self._said[what], total
-        return since
+        more = "" if since == total else f" ({since} since the last warning)"
+        _LOG.warning("%s%s: %s", said, more, why())
+        return True
 
     def _mean_call(self) -> str:
         """Returns what a call to the store takes, in words; nothing before the first has come back."""
