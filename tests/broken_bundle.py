@@ -11,26 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from forged import Break, manifest
-
-from pepnet_infer.bundle import read_tensors
-from pepnet_infer.tensorfile import write_tensors
+from forged import Break, manifest, relist, tensors
 
 RIGHT = {"bytes": 17, "sha256": hashlib.sha256(b"nobody's business").hexdigest()}
 
 
 def put_in(part: str, key: str, value: object) -> Break:
     return manifest(lambda data: data[part].__setitem__(key, value))
-
-
-def listed(name: str, entry: object) -> Break:
-    return put_in("files", name, entry)
-
-
-def relist(root: Path, name: str) -> None:
-    """Lists `name` as it is now: what is left to find is what is in it."""
-    data = (root / name).read_bytes()
-    listed(name, {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})(root)
 
 
 def text(name: str, content: str | bytes) -> Break:
@@ -51,19 +38,6 @@ def parity(change: Callable[[dict[str, Any]], object]) -> Break:
 
 def retext(name: str, content: bytes) -> Break:
     return all_of(text(name, content), lambda root: relist(root, name))
-
-
-def tensors(name: str, change: Callable[[dict[str, Any]], object]) -> Break:
-    """Changes the tensors of a file, and lists it as it is then."""
-
-    def apply(root: Path) -> None:
-        values = read_tensors(root / name)
-        change(values)
-        (root / name).unlink()
-        write_tensors(root / name, values)
-        relist(root, name)
-
-    return apply
 
 
 def set_tensor(name: str, key: str, value: Any) -> Break:

@@ -12,16 +12,14 @@ from broken_bundle import (
     all_of,
     flip,
     link,
-    listed,
     parity,
     put_in,
     retext,
     set_tensor,
     spoil,
-    tensors,
     text,
 )
-from forged import Break, drop, manifest, put
+from forged import Break, drop, listed, manifest, put, tensors
 
 LINK = "expected a regular file, got a symbolic link"
 

@@ -12,13 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broken_bundle import (
-    RIGHT,
-    listed,
-    relist,
-)
+from broken_bundle import RIGHT
 from broken_bundle_cases import CASES
-from forged import Break
+from forged import Break, listed, relist
 
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.errors import BundleError, SchemaError

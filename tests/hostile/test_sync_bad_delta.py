@@ -12,17 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forged import Break, drop, manifest, put
+from forged import Break, drop, listed, manifest, put, relist, tensors
 from sync_deltas import BASE, DENSE, USER, VIDEO, reasons
 
-from pepnet_infer.bundle import read_tensors
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import Delta
-from pepnet_infer.tensorfile import write_tensors
-
-
-def listed(name: str, entry: object) -> Break:
-    return manifest(lambda data: data["files"].__setitem__(name, entry))
 
 
 def unlisted(name: str) -> Break:
@@ -33,28 +27,10 @@ def unlisted(name: str) -> Break:
     return apply
 
 
-def relist(root: Path, name: str) -> None:
-    data = (root / name).read_bytes()
-    listed(name, {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})(root)
-
-
 def text(content: str | bytes) -> Break:
     """Another manifest."""
     data = content if isinstance(content, bytes) else content.encode()
     return lambda root: (root / "manifest.json").write_bytes(data)
-
-
-def tensors(name: str, change: Callable[[dict[str, Any]], object]) -> Break:
-    """Changes the tensors of a file, which is listed as it is then."""
-
-    def apply(root: Path) -> None:
-        values = read_tensors(root / name)
-        change(values)
-        (root / name).unlink()
-        write_tensors(root / name, values)
-        relist(root, name)
-
-    return apply
 
 
 def tensor(name: str, value: Callable[[Any], Any], file: str = USER) -> Break:
