@@ -1,15 +1,23 @@
-"""A delta to break."""
+"""What hostile tests break: a delta, and a batch that the toy model can be served with."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sync_deltas import make
 
+from pepnet_infer.columns import read_columns
+from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.features import Encoder
+from pepnet_infer.schema import FeatureSchema
 from pepnet_infer.sync.delta import Delta, open_delta
+
+Batch = dict[str, Any]
 
 
 @pytest.fixture
@@ -22,3 +30,23 @@ def root(toy_checkpoint: Checkpoint, tmp_path: Path) -> Path:
 @pytest.fixture
 def check(toy_checkpoint: Checkpoint) -> Callable[[Path], Delta]:
     return lambda root: open_delta(root, toy_checkpoint.schema, toy_checkpoint.config)
+
+
+@pytest.fixture
+def batch(toy_batch: Callable[..., Batch]) -> Batch:
+    return toy_batch(4, 3) | {"watched": [[1], [2, 3], [], [4]]}
+
+
+@pytest.fixture
+def refused(toy_schema: FeatureSchema, batch: Batch) -> Callable[..., SchemaError]:
+    """Returns the error that the toy batch raises with one column replaced; the message must be exactly `message`."""
+    encoder = Encoder(toy_schema, {})
+    encoder.encode(read_columns(batch, encoder.columns))
+
+    def check(column: str, data: object, message: str) -> SchemaError:
+        with pytest.raises(SchemaError, match=f"^{re.escape(message)}$") as caught:
+            encoder.encode(read_columns(batch | {column: data}, encoder.columns))
+        assert caught.value.column == column
+        return caught.value
+
+    return check

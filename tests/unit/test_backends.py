@@ -10,49 +10,24 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from small_graph import graph
 
-from pepnet_infer import BackendError, BundleError, ConfigError, Engine, backends
+from pepnet_infer import BackendError, ConfigError, Engine, backends
 from pepnet_infer.assemble import Inputs
-from pepnet_infer.backends import ort, ort_graph
+from pepnet_infer.backends import ort
 from pepnet_infer.backends.cuda_driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
-from pepnet_infer.backends.ort_graph import check_graph_is_whole
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.bundle import Bundle
-from pepnet_infer.config import InputWidths
 from pepnet_infer.cpu import available_threads
-
-WIDTHS = InputWidths(3, 2, 0)
 
 
 @pytest.fixture(scope="module")
 def bundle(toy_bundle: Path) -> Bundle:
     return Bundle.open(toy_bundle)
-
-
-def graph(
-    path: Path,
-    inputs: tuple[tuple[str, int, Any], ...] = (("general", TensorProto.FLOAT, ["batch", 3]),),
-    outputs: int = 2,
-) -> Any:
-    """Writes a graph whose first input times ones is the scores, and returns it as part of a bundle."""
-    nodes = [helper.make_node("MatMul", [inputs[0][0], "w"], ["scores"])]
-    weights = numpy_helper.from_array(np.ones((inputs[0][2][1], outputs), np.float32), "w")
-    made = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(*spec) for spec in inputs],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", outputs])],
-        [weights],
-    )
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    config = SimpleNamespace(inputs=WIDTHS)
-    return SimpleNamespace(onnx_path=path, onnx=lambda: path, tasks=("a", "b"), config=config)
 
 
 def inputs(rows: int) -> Inputs:
@@ -296,38 +271,6 @@ def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path, monkeyp
         assert all(size == ort.CHUNK_ROWS for size in seen[:-1])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"inputs": (("x", 1, ["batch", 3]),)}, r"expected inputs general, domain, prior, got 'x'"),
-        ({"inputs": (("general", 1, ["batch", 4]),)}, r"input 'general': expected float32 \[batch, 3\], got .*4"),
-        ({"inputs": (("general", 11, ["batch", 3]),)}, r"onnxruntime cannot load it|expected float32"),
-        ({"inputs": (("general", 1, [8, 3]),)}, r"input 'general': expected any batch size, got 8 only"),
-        ({"outputs": 3}, r"expected one output float32 \[batch, 2\], got scores .*3"),
-    ],
-)
-def test_a_graph_that_does_not_fit_its_config_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
-    fake = graph(tmp_path / "g.onnx", **changes)
-    with pytest.raises(BundleError, match=message):
-        backends.create(fake, "onnxruntime")
-
-
-def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
-    fake = graph(tmp_path / "g.onnx")
-    fake.onnx_path.write_bytes(b"no graph")
-    with pytest.raises(BundleError, match=r"g\.onnx: onnxruntime cannot load it"):
-        backends.create(fake, "onnxruntime")
-
-
-@pytest.mark.parametrize("name", [b"batch", b"scores"])
-def test_a_graph_whose_names_are_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
-    fake = graph(tmp_path / "g.onnx")
-    data = fake.onnx_path.read_bytes()
-    fake.onnx_path.write_bytes(data.replace(name, b"\xff" + name[1:]))
-    with pytest.raises(BundleError, match=r"g\.onnx: expected names in UTF-8, got|onnxruntime cannot load it"):
-        backends.create(fake, "onnxruntime")
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(no_gpu_because() is not None, reason="no GPU answers")
 def test_cuda_scores_are_those_of_the_cpu(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
@@ -354,37 +297,3 @@ def test_what_onnxruntime_raises_in_a_run_is_a_backend_error_and_nothing_else_is
         del raised[0]
     with pytest.raises(TimeoutError, match="mine"):  # of a signal handler, say
         session.run(["scores"], feed)
-
-
-@pytest.mark.parametrize("inside", ["initializer", "attribute"])
-@pytest.mark.parametrize("location", ["../secret", "*/_ORT_MEM_ADDR_/*"])
-def test_a_graph_with_values_elsewhere_is_refused(toy_bundle: Path, tmp_path: Path, inside: str, location: str) -> None:
-    # onnxruntime 1.20 reads a file of any name, and memory at any address
-    bundle = Bundle.open(toy_bundle, "sizes")
-    model = onnx.load(str(bundle.onnx_path))
-    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    size = len(tensor.raw_data)
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "16"), ("length", str(size))):
-        tensor.external_data.add(key=key, value=value)
-    if inside == "attribute":
-        node = helper.make_node("Constant", [], [tensor.name])
-        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
-        model.graph.initializer.remove(tensor)
-        model.graph.node.insert(0, node)
-    graph = model.SerializeToString()
-    (tmp_path / "dense.onnx").write_bytes(graph)
-    with pytest.raises(BundleError, match=r"dense\.onnx: expected a graph with all of its values in it"):
-        backends.create(bundle.with_dense(bundle.dense(), graph, 8), "onnxruntime")
-    with pytest.raises(BundleError, match=r"x: expected a graph with all of its values in it"):
-        check_graph_is_whole("x", str(tmp_path / "dense.onnx"))
-
-
-def test_a_place_across_two_reads_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort_graph, "_CHUNK", 64)
-    for at in range(50, 70):
-        data = bytes([1]) * at + b"\x0a\x08location" + bytes([1]) * 40
-        with pytest.raises(BundleError):
-            check_graph_is_whole("x", data)
-        check_graph_is_whole("x", data.replace(b"\x08location", b"_location"))
