@@ -63,7 +63,7 @@ class _Gate:
     def __init__(self, delta: Tensor, state: _State, learns: bool) -> None:
         self.delta, self._state, self._learns = delta, state, learns
         self.apart = False
-        self._leaf = delta.detach().requires_grad_() if learns else delta
+        self._leaf = delta.detach() if learns else delta
 
     def factor(self) -> Tensor:
         """Returns what an output is multiplied with here and now."""
@@ -77,7 +77,7 @@ class _Gate:
                 "GatedNetwork: expected the backward pass to run a checkpoint again before it comes to the gates; "
                 "run the whole network in one thread and on one device, or checkpoint with use_reentrant=False."
             )
-        return self._leaf
+        return self._leaf.requires_grad_()  # not before: torch.func's transforms, which run nothing again, refuse it
 
     def add_leaf_gradient(self) -> None:
         """Adds the leaf's gradient to δ's own when a backward pass comes to it."""

@@ -172,6 +172,20 @@ def test_checkpointing_leaves_gradients_as_they_are(how: str, times: int) -> Non
         assert torch.allclose(recomputed, plain, rtol=1e-5, atol=1e-8)
 
 
+def test_gradients_by_transforms_of_functions_are_those_of_backward() -> None:
+    _, _, network = gated()
+    x, prior = torch.randn(7, 5), torch.randn(7, 3)
+    weights = {name: weight.detach() for name, weight in network.named_parameters()}
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(network, weights, (prior, x, x)).sum()
+
+    found = torch.func.grad(loss)(weights)
+    network(prior, x, x).sum().backward()
+    for name, weight in network.named_parameters():
+        torch.testing.assert_close(found[name], weight.grad)
+
+
 def test_what_a_checkpointed_call_made_is_freed_without_the_collector() -> None:
     theirs = Recomputed("each by itself")
     network = GatedNetwork(theirs, [[theirs.first[1]], [theirs.second[1]]], PPNet(3, 5, [6, 4]))
