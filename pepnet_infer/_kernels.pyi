@@ -106,8 +106,11 @@ class FileLock:
     Whatever leaves the block lets go of the lock: it is held by an object of C++, also where a traceback keeps frames.
     """
 
-    def __init__(self, path: str | os.PathLike[str], flags: int, wait: bool = True) -> None:
-        """Opens nothing yet. flags: of `os.open`. wait: for who has the lock; else that is BlockingIOError."""
+    def __init__(self, path: str | os.PathLike[str], flags: int, wait: bool = True, fresh: bool = False) -> None:
+        """Opens nothing yet. flags: of `os.open`. wait: for who has the lock; else that is BlockingIOError.
+
+        fresh: a file that has something in it, and that nobody has locked, is removed: the one that is locked is new.
+        """
 
     def __enter__(self) -> int:
         """Opens and locks what has the name then. Returns the descriptor. Raises OSError."""

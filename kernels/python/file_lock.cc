@@ -23,10 +23,11 @@ namespace {
 // it would hold the lock on: it is of all copies of a descriptor.
 class FileLock final : cache::Forked {
  public:
-  FileLock(const py::object& path, int flags, bool wait)
+  FileLock(const py::object& path, int flags, bool wait, bool fresh)
       : given_(py::reinterpret_steal<py::object>(PyOS_FSPath(path.ptr()))),
         flags_((flags & ~O_TRUNC) | O_CLOEXEC),
-        wait_(wait) {
+        wait_(wait),
+        fresh_(fresh) {
     PyObject* encoded = nullptr;
     if (!given_) throw py::error_already_set();
     if (PyUnicode_FSConverter(given_.ptr(), &encoded) == 0) throw py::error_already_set();
@@ -49,8 +50,13 @@ class FileLock final : cache::Forked {
       }
       struct stat held{}, named{};
       if (::fstat(descriptor_, &held) == 0 && ::lstat(path_.c_str(), &named) == 0 &&
-          held.st_dev == named.st_dev && held.st_ino == named.st_ino)
-        return descriptor_;
+          held.st_dev == named.st_dev && held.st_ino == named.st_ino) {
+        if (!fresh_ || !is_left_over(held)) return descriptor_;
+        const int code = ::unlink(path_.c_str()) == 0 ? 0 : errno;
+        leave();
+        if (code != 0) fail(code);
+        continue;
+      }
       if ((flags_ & O_NOFOLLOW) == 0 && ::stat(path_.c_str(), &named) == 0 && held.st_dev == named.st_dev &&
           held.st_ino == named.st_ino)
         return descriptor_;  // by way of a link
@@ -68,6 +74,11 @@ class FileLock final : cache::Forked {
   // Of a name under which another file stands after each look: a file system whose numbers of files do not
   // last.
   static constexpr int kMostTries = 1000;
+
+  // Written by somebody who is at it no longer. Other kinds of files are the caller's to refuse.
+  static bool is_left_over(const struct stat& file) {
+    return S_ISREG(file.st_mode) && file.st_nlink == 1 && file.st_size != 0;
+  }
 
   // Returns 0, or the number of the error; EINTR where a handler of a signal has raised.
   int lock() const {
@@ -94,6 +105,7 @@ class FileLock final : cache::Forked {
   std::string path_;
   int flags_;
   bool wait_;
+  bool fresh_;
   int descriptor_ = -1;
 };
 
@@ -102,9 +114,11 @@ class FileLock final : cache::Forked {
 void bind_file_lock(py::module_& module) {
   py::class_<FileLock>(module, "FileLock",
                        "A file or directory, opened and locked by flock while a `with` is in it.")
-      .def(py::init<const py::object&, int, bool>(), py::arg("path"), py::arg("flags"),
-           py::arg("wait") = true,
-           "Opens nothing yet. flags: of os.open. wait: for who has the lock; else that is BlockingIOError.")
+      .def(py::init<const py::object&, int, bool, bool>(), py::arg("path"), py::arg("flags"),
+           py::arg("wait") = true, py::arg("fresh") = false,
+           "Opens nothing yet. flags: of os.open. wait: for who has the lock; else that is BlockingIOError. "
+           "fresh: a file that has something in it, and that nobody has locked, is removed: the one that is "
+           "locked is new.")
       .def("__enter__", &FileLock::enter, "Returns the descriptor.")
       .def("__exit__", [](FileLock& lock, const py::args&) { lock.leave(); });
 }

@@ -64,9 +64,11 @@ def lock_of(target: Path) -> FileLock:
     """Returns the lock on the hidden file of an output, to be held around a `Sink`: two runs can never write one.
 
     It is an object of C++, and by itself in the `with`, so that whatever interrupts the sink lets go of it. What it
-    raises where it is entered, `alone` around it says in terms of the output.
+    raises where it is entered, `alone` around it says in terms of the output. What an earlier run left is removed, and
+    not written over: where that was interrupted, and a traceback keeps its sink, Arrow still writes a footer when the
+    traceback goes, which would damage the output of the later run.
     """
-    return FileLock(temporary(target), OWN_FILE, wait=False)
+    return FileLock(temporary(target), OWN_FILE, wait=False, fresh=True)
 
 
 @contextlib.contextmanager
@@ -92,8 +94,7 @@ def alone(target: Path) -> Iterator[None]:
 class Sink:
     """A parquet file that takes its name `target` at `commit`; leaving the block without it removes all traces.
 
-    Its `lock_of` is held meanwhile. A leftover of a killed run is written over. Raises PepnetError for what the file
-    system refuses, a full disk included.
+    Its `lock_of` is held meanwhile. Raises PepnetError for what the file system refuses, a full disk included.
     """
 
     def __init__(self, target: Path, schema: pa.Schema) -> None:

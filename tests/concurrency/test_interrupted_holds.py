@@ -126,6 +126,20 @@ def test_an_output_that_was_interrupted_is_written_again(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 
 
+def test_an_output_whose_block_never_began_damages_none_that_is_written_later(tmp_path: Path) -> None:
+    """An interrupt came between the two, and a traceback keeps the writer: Arrow ends its file when that goes."""
+    target, rows = tmp_path / "out.parquet", pa.record_batch({"x": [1]})
+    with alone(target), lock_of(target):
+        kept = Sink(target, rows.schema)
+    with alone(target), lock_of(target), Sink(target, rows.schema) as sink:
+        sink.write(rows)
+        sink.commit({})
+    written = target.read_bytes()
+    del kept
+    gc.collect()
+    assert target.read_bytes() == written
+
+
 def test_what_an_interrupted_writer_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
     folder, file = tmp_path / "folder", tmp_path / "file"
 

@@ -129,6 +129,23 @@ def test_a_hidden_file_has_one_writer_and_what_is_no_file_of_its_own_is_refused(
         pass
 
 
+def test_a_fresh_lock_is_on_a_new_file_where_an_old_one_has_something_in_it(tmp_path: Path) -> None:
+    path, second = tmp_path / ".hidden", tmp_path / "second"
+    one, other = (FileLock(path, OWN_FILE, wait=False, fresh=True) for _ in range(2))
+    path.write_text("left over")
+    with path.open() as left, one as handle:
+        assert not os.path.samestat(os.fstat(left.fileno()), os.fstat(handle))
+        assert os.fstat(handle).st_size == 0
+        path.write_text("somebody is at it")
+        with pytest.raises(BlockingIOError), other:
+            pass
+        assert path.read_text() == "somebody is at it"
+    os.link(path, second)
+    with other as handle, pytest.raises(FileExistsError, match="no file of its own"):
+        check_own(handle, path)
+    assert path.read_text() == "somebody is at it"
+
+
 def test_a_lock_is_on_what_has_the_name(tmp_path: Path) -> None:
     """Who waits for a file that is replaced meanwhile gets the new one."""
     path, waiting = tmp_path / "lock", threading.Event()
