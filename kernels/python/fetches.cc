@@ -17,7 +17,8 @@
 // leaves that call and at whichever instruction of Python it is raised: what ends it are destructors of C++
 // objects, on the stack of `Fetches::ask` or in a `Handed` that a queue holds. Nothing here needs a lock of
 // its own: every method runs with the GIL and gives it up only in `wait` and while Python code runs, so that
-// no exception comes between two of its steps.
+// no exception comes between two of its steps. Up to Python 3.11 such code also runs where a tuple or a list
+// is made: one may be due for garbage collection, and finalizers are anybody's.
 namespace pepnet::python {
 
 namespace {
@@ -165,14 +166,14 @@ py::object Fetches::ask(const py::object& table, const py::array& keys, std::uin
   std::vector<std::uint64_t> numbers = owners;
   std::ranges::sort(numbers);
   numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
-  py::list others;
-  bool ours = false;
+  std::vector<Shared> theirs;  // all of them before anything of Python is made: meanwhile others may end
   for (const std::uint64_t number : numbers) {
-    if (number == fetch->number) {
-      ours = true;
-    } else {
-      others.append(py::make_tuple(find(number), positions_of(owners, number)));
-    }
+    if (number != fetch->number) theirs.push_back(find(number));
+  }
+  const bool ours = theirs.size() < numbers.size();
+  py::list others;
+  for (const Shared& other : theirs) {
+    others.append(py::make_tuple(other, positions_of(owners, other->number)));
   }
   py::object at = py::none();
   if (ours && numbers.size() > 1) {

@@ -1,4 +1,5 @@
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "arrays.h"
@@ -37,9 +38,14 @@ class Tally {
   }
 
   py::dict read() const {
-    py::dict all;
+    // Copied before a tuple is made: up to Python 3.11 that may collect garbage, whose finalizers, and the
+    // threads that run meanwhile, may add.
+    std::vector<std::pair<py::object, std::vector<std::uint64_t>>> copied;
     for (const auto& [key, at] : places_) {
-      const std::vector<std::uint64_t>& sums = sums_[at.cast<std::size_t>()];
+      copied.emplace_back(py::reinterpret_borrow<py::object>(key), sums_[PyLong_AsSize_t(at.ptr())]);
+    }
+    py::dict all;
+    for (const auto& [key, sums] : copied) {
       py::tuple numbers(static_cast<py::ssize_t>(sums.size()));
       for (std::size_t i = 0; i < sums.size(); ++i) numbers[i] = py::int_(static_cast<std::int64_t>(sums[i]));
       all[key] = std::move(numbers);
