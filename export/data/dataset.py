@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ from pepnet_infer.side import SideTable
 
 Rows = npt.NDArray[np.int64]
 _RAREST = 1e-4
+#: A field is fitted on its values as float32 where the rounding of these is below such a share of their deviation.
+_FINE = 1e-3
+#: A deviation of such a share of the mean, or less, is the rounding of sums in float64: the field is constant.
+_CONSTANT = 1e-13
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,31 @@ def _normalisation(
     names = [f.name for f in schema.fields if f.kind == "dense" and (f.mean is None or f.std is None)]
     if not names:
         return {}
-    sides = {join.name: SideTable.build(schema, join, raw[join.name], normalise=False) for join in schema.joins}
-    dense = encode(schema, columns, sides, names, normalise=False).dense
-    stats = {}
-    for name in names:
-        values = dense[name][rows].astype(np.float64)
-        stats[name] = (float(values.mean()), float(values.std()) or 1.0)
+    dense = _encoded(schema, columns, raw, names, rows, normalise=False)
+    stats = {name: (float(values.mean()), float(values.std()) or 1.0) for name, values in dense.items()}
+    coarse = [name for name in names if np.spacing(np.float32(np.abs(dense[name]).max())) > _FINE * stats[name][1]]
+    if coarse:  # float32 holds what is left of a value without the mean, which is exact, where it rounds the value
+        left = _encoded(schema.with_normalisation(stats), columns, raw, coarse, rows, normalise=True)
+        for name, values in left.items():
+            mean, std = stats[name]
+            spread = std * float(values.std())
+            stats[name] = (mean + std * float(values.mean()), spread if spread > _CONSTANT * abs(mean) else 1.0)
     return stats
+
+
+def _encoded(
+    schema: FeatureSchema,
+    columns: Columns,
+    raw: Mapping[str, Columns],
+    names: Sequence[str],
+    rows: Rows,
+    *,
+    normalise: bool,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Returns the dense fields `names` at `rows`."""
+    sides = {join.name: SideTable.build(schema, join, raw[join.name], normalise=normalise) for join in schema.joins}
+    dense = encode(schema, columns, sides, names, normalise=normalise).dense
+    return {name: dense[name][rows].astype(np.float64) for name in names}
 
 
 def _ranges(

@@ -58,6 +58,26 @@ def same(a: Trained, b: Trained) -> bool:
     )
 
 
+class Shifted(Synthetic):
+    """Positions times `times`, and so far from 0 that float32 has no room for them."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(SMALL)
+        self.times = times
+
+    def interactions(self) -> pa.Table:
+        log = super().interactions()
+        positions = log["position"].to_numpy().astype(np.int64) * self.times + 20_240_425_001
+        return log.set_column(log.column_names.index("position"), "position", pa.array(positions))
+
+
+def test_large_values_are_normalised_as_small_ones_and_constants_are_zero(data: Dataset) -> None:
+    shifted = build_dataset(Shifted(1), RUN.schema, SETTINGS).dense["position"]
+    np.testing.assert_allclose(shifted, data.dense["position"], rtol=0, atol=1e-3)
+    constant = build_dataset(Shifted(0), RUN.schema, SETTINGS).dense["position"]
+    assert (constant == 0.0).all()
+
+
 def test_it_learns_a_tiny_set_by_heart() -> None:
     config = SyntheticConfig(rows=300, users=150, items=150, authors=40)
     settings = structs.replace(SETTINGS, split=Split(test=5), epochs=60, batch=64, min_count=1, id_dropout=0.0)
