@@ -95,10 +95,12 @@ class Source:
         return [self.schema.field(n) if n in there else pa.field(n, self._constant(n).type) for n in names]
 
     def folders(self, carried: Iterable[str]) -> dict[str, object]:
-        """Returns the values from folders' names that go into scores, or are carried through, with their types."""
-        names = {*self.constants, *(name for name in carried if name not in self.schema.names)}
-        found = {name: self._constant(name) for name in sorted(names)}
-        return {name: [str(constant.type), constant.value] for name, constant in found.items()}
+        """Returns the values from folders' names that go into scores, or are carried through: type, value, and whether
+        it is carried. That depends on the folders of the output too, so that the options do not say it.
+        """
+        columns = {name for name in carried if name not in self.schema.names}
+        found = {name: self._constant(name) for name in sorted({*self.constants, *columns})}
+        return {name: [str(constant.type), constant.value, name in columns] for name, constant in found.items()}
 
     def size(self) -> dict[str, object]:
         """Returns what tells this input from most others at no cost."""

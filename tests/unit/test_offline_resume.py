@@ -175,3 +175,23 @@ def test_values_of_folders_are_part_of_the_request(engine: Engine, tmp_path: Pat
     assert [kept(folder) for folder in ("tab=0", "tab=0", "tab=1", "tab=01", "tab=0")] == [0, 1, 0, 1, 0]
     assert [kept(folder) for folder in ("dt=1", "dt=2")] == [0, 1]  # nothing depends on it
     assert [kept(folder, columns=["dt"]) for folder in ("dt=1", "dt=1", "dt=2")] == [0, 1, 0]
+
+
+def test_an_output_has_the_column_of_a_folder_only_where_no_folder_of_its_own_says_it(
+    engine: Engine, tmp_path: Path, toy_table: Make
+) -> None:
+    """A job by the day and one over the whole tree give one file the same name, and other columns."""
+    path = tmp_path / "in" / "tab=1" / "p.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(toy_table(40).drop_columns(["tab"]), path)
+    one, tree = (path, tmp_path / "out" / "tab=1"), (tmp_path / "in", tmp_path / "out")
+    for (inputs, out), skipped, columns in (
+        (one, 0, ["tab"]),
+        (one, 1, ["tab"]),
+        (tree, 0, []),
+        (tree, 1, []),
+        (one, 0, ["tab"]),
+    ):
+        assert len(score_parquet(engine, inputs, out).skipped) == skipped
+        names = pq.ParquetFile(tmp_path / "out" / "tab=1" / "p.parquet").schema_arrow.names
+        assert names == ["user_id", "video_id", *columns, "score_click", "score_like"]
