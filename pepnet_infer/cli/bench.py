@@ -17,7 +17,7 @@ from rich.text import Text
 from pepnet_infer.cli.bench_cache import cache
 from pepnet_infer.cli.bench_cache_speed import cache_speed
 from pepnet_infer.cli.bench_sync import sync
-from pepnet_infer.cli.output import progress
+from pepnet_infer.cli.output import as_path, progress
 from pepnet_infer.cli.score import OnBadRow
 from pepnet_infer.cpu import available_threads
 
@@ -112,7 +112,7 @@ def latency(
 
 @bench.command()
 def offline(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
     scale: Annotated[str, typer.Option(help="How many times over the input is scored, with commas.")] = "1,10",
     runs: Annotated[int, typer.Option(min=1, help="Runs of each; rows/s is their median.")] = 1,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pepnet_infer.cli.output import progress
+from pepnet_infer.cli.output import as_path, progress
 
 if TYPE_CHECKING:
     from pepnet_infer.cache.config import Policy
 
 
 def sync(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     rows_per_s: Annotated[int, typer.Option(min=1, help="Rows that change in a second.")] = 100_000,
     delta_s: Annotated[float, typer.Option(min=0.01, help="Seconds between two deltas.")] = 0.25,
     dense_every: Annotated[int, typer.Option(min=0, help="Dense weights come with every Nth delta; 0: never.")] = 20,

@@ -12,13 +12,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cli.native_figures import native_lines, native_summary
-from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.precisions import BUDGETS, Budget
 
 
 def export(
     source: Annotated[str, typer.Argument(metavar="CKPT|preset:NAME", help="A checkpoint of `train`, or a preset.")],
-    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="The directory to write.")],
+    out: Annotated[Path, typer.Option("--out", parser=as_path, metavar="BUNDLE", help="The directory to write.")],
     seed: Annotated[int, typer.Option(min=0, help="Draws the rows parity is measured on, and a preset's weights.")] = 0,
     table_rows: Annotated[
         int | None, typer.Option(min=0, help="Preset only: rows per table, 10000 unless said otherwise.")

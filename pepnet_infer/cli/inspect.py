@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from pepnet_infer.backends import PRECISIONS, Settings, auto, native
 from pepnet_infer.bundle import DENSE, Bundle
 from pepnet_infer.cli.native_figures import native_lines, native_summary, native_table
-from pepnet_infer.cli.output import AsJson, emit
+from pepnet_infer.cli.output import AsJson, as_path, emit
 from pepnet_infer.cost import multiply_adds
 from pepnet_infer.errors import BackendError
 from pepnet_infer.store.mapped_file import MappedFile
@@ -24,7 +24,7 @@ _FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet
 
 
 def inspect(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     as_json: AsJson = False,
 ) -> None:
     """Show model, fields, tables, parity and files of a bundle. Sizes are checked, hashes are not: see `verify`."""

@@ -64,7 +64,12 @@ def main() -> None:
     write_everything()
     _register()
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # when the interpreter ends, a fault would be exit code 120 and a traceback
+            raise
     except PepnetError as error:
         progress.print(f"[bold red]error:[/] [bold]{type(error).__name__}[/]: ", end="")
         progress.print(str(error), markup=False, highlight=False)
@@ -76,8 +81,18 @@ def main() -> None:
         progress.print(f"error: this command needs {error.name}: pip install 'pepnet-infer[{extra}]'", markup=False)
         sys.exit(1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         sys.exit(1)
+    except OSError as error:  # a full disk under stdout, say
+        _let_go_of_stdout()
+        progress.print(f"error: {type(error).__name__}: {error}", markup=False, highlight=False)
+        sys.exit(1)
+
+
+def _let_go_of_stdout() -> None:
+    """What it still holds would raise again when the interpreter ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

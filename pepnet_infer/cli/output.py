@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,13 @@ progress = Console(stderr=True)
 
 #: The `--json` option every subcommand takes. (`bench` subcommands take a file: `--json F`.)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def as_path(text: str) -> Path:
+    """Parses a path. Raises BadParameter for an empty one, of which `Path` makes the working directory."""
+    if not text:  # a variable that a shell script did not set
+        raise typer.BadParameter("expected a file or folder, got an empty name; the working directory is '.'")
+    return Path(text)
 
 
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:

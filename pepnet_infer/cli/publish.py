@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pepnet_infer.bundle import Bundle
-from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.open_transport import open_transport
 from pepnet_infer.sync.transport import Transport
@@ -22,7 +22,9 @@ def publish(
     bundles: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[OLD] [NEW]", help="Bundles: publish what NEW has and OLD has not; with --full, NEW alone."
+            parser=as_path,
+            metavar="[OLD] [NEW]",
+            help="Bundles: publish what NEW has and OLD has not; with --full, NEW alone.",
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Publish the bundle NEW itself, whole.")] = False,

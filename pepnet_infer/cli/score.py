@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from pepnet_infer.cache.config import CacheConfig, Policy
-from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.engine import Engine
 from pepnet_infer.offline import Summary, score_parquet
 from pepnet_infer.offline.options import BATCH_ROWS
@@ -56,7 +56,7 @@ UNFINISHED = 3
 
 
 def score(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="A local folder for the scored files, under the same names.")],
     backend: Annotated[str, typer.Option(help="auto, native or onnxruntime.")] = "auto",

@@ -13,7 +13,7 @@ import typer
 from msgspec import structs
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.config import MODELS
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 def train(
     data: Annotated[str, typer.Argument(metavar="kuairand:DIR|synthetic[:ROWS]", help="What to train on.")],
-    out: Annotated[Path, typer.Option("--out", metavar="CKPT", help="The directory to write.")],
+    out: Annotated[Path, typer.Option("--out", parser=as_path, metavar="CKPT", help="The directory to write.")],
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="F.yaml", help="Features, model and training; built in for synthetic."),
+        typer.Option(
+            "--config", parser=as_path, metavar="F.yaml", help="Features, model and training; built in for synthetic."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help=f"Instead of the config's: {', '.join(MODELS)}.")] = None,
     compare: Annotated[
@@ -35,7 +37,8 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="The first seed.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most this many.")] = None,
     test_rows: Annotated[
-        Path | None, typer.Option(metavar="F.parquet", help="Write the raw rows of the test days there, to score.")
+        Path | None,
+        typer.Option(parser=as_path, metavar="F.parquet", help="Write the raw rows of the test days there, to score."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint that is there.")] = False,
     as_json: AsJson = False,

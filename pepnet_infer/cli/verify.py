@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pepnet_infer.cli.output import AsJson, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.verify import verify as verify_bundle
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")],
+    bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's hashes, weights and tables, and measure again that it scores here as its weights say."""

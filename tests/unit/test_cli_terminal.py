@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +74,20 @@ def test_errors_spell_names_out(run: Run, tmp_path: Path) -> None:
     assert r"na\xefvex2\udc80" in "".join(err.split())
     code, _, err = run("utf-8", "inspect", tmp_path / "naïve×2\udc80")
     assert r"naïve×2\udc80" in "".join(err.split())
+
+
+def test_a_result_that_cannot_be_written_ends_with_1() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-m", "pepnet_infer.cli.main", "cpu", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    for handle, said in ((os.open("/dev/full", os.O_WRONLY), "No space left on device"), (writer, "")):
+        done = subprocess.run(words, env=environment, stdout=handle, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(handle)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
 
 
 def test_a_handler_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch, toy_bundle: Path) -> None:

@@ -104,6 +104,7 @@ def test_overwrite_replaces_a_checkpoint(run: Run, tmp_path: Path) -> None:
         (("synthetic", "--model", "bert"), "--model: expected one of pepnet, deepfm, "),
         (("synthetic", "--compare", "--model", "mmoe"), "--compare trains every model: leave --model out"),
         (("kuairand:here",), "--config: expected a yaml file"),
+        (("synthetic", "--test-rows", ""), "expected a file or folder, got an empty name"),
         (("synthetic", "--seeds", "0"), "Invalid value for '--seeds'"),
     ],
 )
