@@ -9,13 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from pepnet_infer.backends import PRECISIONS, Settings, auto, native
 from pepnet_infer.bundle import DENSE, Bundle
 from pepnet_infer.cli.native_figures import native_lines, native_summary, native_table
-from pepnet_infer.cli.output import AsJson, as_path, emit
+from pepnet_infer.cli.output import AsJson, as_path, as_text, emit
 from pepnet_infer.cost import multiply_adds
 from pepnet_infer.errors import BackendError
 from pepnet_infer.store.mapped_file import MappedFile
@@ -103,12 +102,12 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         model.add_row("experts", str(config["experts"]))
         model.add_row("towers", ", ".join(map(str, config["towers"])) or "none")
     if config["extra"]:
-        model.add_row("extra", ", ".join(f"{k} {v}" for k, v in config["extra"].items()))
+        model.add_row("extra", as_text(", ".join(f"{k} {v}" for k, v in config["extra"].items())))
     if result["multiply_adds"] is not None:
         model.add_row("multiply-adds a row", f"{result['multiply_adds']:,}")
     model.add_row("dense weights", f"{result['weights']:,}")
     model.add_row("tasks", ", ".join(result["tasks"]))
-    model.add_row("domains", escape(f"{result['domain_column']}: {', '.join(map(str, result['domains']))}"))
+    model.add_row("domains", as_text(f"{result['domain_column']}: {', '.join(map(str, result['domains']))}"))
     console.print(model)
 
     fields = _table("fields", "field", "kind", "side", "table, width", "inputs")
@@ -116,7 +115,7 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         source = f"{spec['join']}.{spec['column']}" if spec["join"] else spec["column"]
         name = spec["name"] if source == spec["name"] else f"{spec['name']} ← {source}"
         width = f"{spec['table']} {spec['width']}" if spec["table"] else str(spec["width"])
-        fields.add_row(escape(name), spec["kind"], spec["side"], width, " ".join(spec["inputs"]))
+        fields.add_row(as_text(name), spec["kind"], spec["side"], width, " ".join(spec["inputs"]))
     console.print(fields)
 
     tables = _table("tables", "table", "rows", "dim", "dtype", "MB")
@@ -128,18 +127,18 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     backends = _table("what backend auto takes on this machine", "precision", "backend", "on", "why, or why none")
     for precision, taken in result["auto"].items():
         if "problem" in taken:
-            backends.add_row(precision, "none", "", escape(taken["problem"]))
+            backends.add_row(precision, "none", "", as_text(taken["problem"]))
             continue
         on = f"{taken['isa']} ({taken['how']})" if "isa" in taken else taken["provider"]
         why = taken["why"] + (f"; {taken['isa']}: {taken['isa_why']}" if "isa" in taken else "")
-        backends.add_row(precision, taken["backend"], on, escape(why))
+        backends.add_row(precision, taken["backend"], on, as_text(why))
     console.print(backends)
 
     parity = _table("differences from float64, measured at export", "stage", "rows", "count", "max", "rms")
     for stage, sets in result["parity"].get("fp32", {}).items():
         for name, figures in sets.items():
             numbers = (str(figures["rows"]), f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
-            parity.add_row(stage, name, *numbers)
+            parity.add_row(as_text(stage), as_text(name), *numbers)
     console.print(parity)
     for line in native_lines(result["native"]):
         console.print(line, highlight=False)
@@ -147,9 +146,10 @@ def _render(console: Console, result: dict[str, Any]) -> None:
 
     files = _table("files", "file", "bytes", "sha256")
     for name, entry in result["files"].items():
-        files.add_row(name, f"{entry['bytes']:,}", entry["sha256"][:12])
+        files.add_row(as_text(name), f"{entry['bytes']:,}", entry["sha256"][:12])
     console.print(files)
-    console.print("written with " + ", ".join(f"{k} {v}" for k, v in result["tools"].items()), highlight=False)
+    tools = ", ".join(f"{k} {v}" for k, v in result["tools"].items())
+    console.print(f"written with {as_text(tools)}", highlight=False)
 
 
 def _table(title: str, *names: str) -> Table:

@@ -9,6 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+
+from pepnet_infer.quoting import printable
 
 #: Progress and messages. Results go to stdout, so that they can be piped.
 progress = Console(stderr=True)
@@ -22,6 +25,14 @@ def as_path(text: str) -> Path:
     if not text:  # a variable that a shell script did not set
         raise typer.BadParameter("expected a file or folder, got an empty name; the working directory is '.'")
     return Path(text)
+
+
+def as_text(value: object) -> str:
+    """Returns markup that shows a value from outside as it is: brackets are no tags, and what does not print is said.
+
+    A bundle is untrusted: its names would else move the cursor of whoever looks at it, or end the command.
+    """
+    return escape(printable(str(value)))
 
 
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.errors import UpdateError
+from pepnet_infer.quoting import printable
 from pepnet_infer.sync.open_transport import open_transport
 from pepnet_infer.sync.transport import Transport
 
@@ -124,7 +125,7 @@ def _status(transport: Transport) -> dict[str, Any]:
 
 def _render(console: Console, result: dict[str, Any]) -> None:
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     if result["begun"]:
         say(f"there was no log at {result['log']}: one was begun")

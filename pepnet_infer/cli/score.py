@@ -22,6 +22,7 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.offline import Summary, score_parquet
 from pepnet_infer.offline.options import BATCH_ROWS
 from pepnet_infer.offline.run import OFFLINE
+from pepnet_infer.quoting import printable
 from pepnet_infer.sync.open_transport import open_transport
 
 
@@ -168,7 +169,7 @@ def _result(summary: Summary, engine: Engine, out: str) -> dict[str, Any]:
 
 def _render(console: Console, result: dict[str, Any]) -> None:
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     backend = result["backend"]
     say(

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from pepnet_infer.cli.output import AsJson, as_path, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, progress
 from pepnet_infer.verify import verify as verify_bundle
 
 
@@ -24,7 +23,7 @@ def verify(
         result = verify_bundle(bundle)
 
     def render(console: Console) -> None:
-        console.print(f"[bold]{result['bundle']}[/]  version {result['model_version']}")
+        console.print(f"[bold]{as_text(result['bundle'])}[/]  version {result['model_version']}")
         console.print(f"{result['files']} files, {result['bytes'] / 1e6:.1f} MB: sizes, hashes and values are right")
         table = Table("rows", "compared with", "count", f"max (≤ {result['tolerance']:.0e})", box=box.SIMPLE)
         golden, fresh = result["golden"], result["fresh"]
@@ -42,15 +41,15 @@ def verify(
 def _native(native: dict[str, Any]) -> Table:
     table = Table("native", "on", "rows", "count", "max", "allowed", box=box.SIMPLE)
     if "why" in native:
-        table.add_row("none", "", escape(native["why"]))
+        table.add_row("none", "", as_text(native["why"]))
         return table
     for precision, isas in native.items():
         if "why" in isas:
-            table.add_row(precision, "", escape(isas["why"]))
+            table.add_row(precision, "", as_text(isas["why"]))
             continue
         for isa, entry in isas.items():
             if "why" in entry:
-                table.add_row(precision, isa, escape(entry["why"]))
+                table.add_row(precision, isa, as_text(entry["why"]))
                 continue
             for rows, figures in {"golden": entry["golden"], **(entry["fresh"] or {})}.items():
                 most = entry["allowed"]["golden" if rows == "golden" else "fresh"]

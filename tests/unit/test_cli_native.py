@@ -80,6 +80,21 @@ def test_inspect_says_why_native_cannot(command: Command, toy_bundle: Path, tmp_
     assert "onnxruntime has fp32, got 'int8'" in taken["int8"]["problem"]
 
 
+@pytest.mark.parametrize("text", ["[/x]", "[bold]", "a\n\x1b[2J"])
+def test_inspect_shows_text_of_a_bundle_as_it_is(command: Command, toy_bundle: Path, tmp_path: Path, text: str) -> None:
+    entry = NOT_OFFERED | {"why": text, "isas": {text: {"why": text}}}
+    spread = {"rows": 1, "max_abs": 0.0, "rms": 0.0}
+    bundle = altered(toy_bundle, tmp_path / "b", native={"int8": entry}, fp32={text: {text: spread}})
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["tools"] = {text: text}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    code, out, _ = command("inspect", bundle)
+    assert code == 0
+    shown = text.replace("\n", " ").replace("\x1b", "\\x1b")
+    assert words(out).count(shown) == 7
+    assert words(command("inspect", bundle, "--json")[1]).count(json.dumps(text)[1:-1]) >= 7
+
+
 def test_inspect_and_cpu_honour_the_variable(
     command: Command, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
