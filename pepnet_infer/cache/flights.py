@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pepnet_infer._kernels import Fetch, Fetches, Handed
 from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.cache.miss_counters import MissCounters
+from pepnet_infer.cache.miss_workers import in_worker
 from pepnet_infer.errors import StoreError
 from pepnet_infer.ids import Keys
 from pepnet_infer.store import Fetched
@@ -66,7 +67,7 @@ class Flights:
 
     def hand_over(self, fetch: Fetch) -> Handed:
         """Returns what runs a fetch in another thread when it is called."""
-        return self._fetches.hand_over(fetch, self.run)
+        return self._fetches.hand_over(fetch, self._run_for_others)
 
     def run(self, fetch: Fetch, certain: bool = False) -> None:
         """Asks the store, wakes those who wait, and writes what came to the cache. A fault is the fetch's.
@@ -84,6 +85,25 @@ class Flights:
             self._fill(asked, fetch.number, fetched, certain)
         except Exception as error:  # the rows are served all the same
             self._counters.fault(error)
+            self._counters.warn()
+
+    def _run_for_others(self, fetch: Fetch) -> None:
+        """Runs a fetch that was handed over. In a worker's thread whatever comes out of the store is a fault.
+
+        A store may raise what is no Exception, as asyncio's CancelledError and gevent's Timeout are none. If the fetch
+        ended without an answer then, as where the call that asked is interrupted, who waits would ask again at once,
+        over and over.
+        """
+        try:
+            self.run(fetch)
+        except BaseException as error:
+            if not in_worker():
+                raise
+            name = type(self.store.store).__name__
+            fault = StoreError(f"{name}: expected an answer, got {type(error).__name__}")
+            fault.__cause__ = error
+            self._counters.fault(fault)
+            fetch.settle(None, fault)
             self._counters.warn()
 
     def _ask(self, fetch: Fetch) -> tuple[Keys, Fetched]:

@@ -21,6 +21,15 @@ class Submitted(enum.Enum):
     REFUSED = "refused"
 
 
+class _Worker(threading.Thread):
+    """One of the threads."""
+
+
+def in_worker() -> bool:
+    """Whether this thread is one that works for others: no handler of a signal raises here."""
+    return isinstance(threading.current_thread(), _Worker)
+
+
 class _State:
     """What threads share with those who submit.
 
@@ -96,7 +105,7 @@ def _alive(threads: set[threading.Thread]) -> int:
 
 def _start(state: _State) -> bool:
     """Returns whether a thread could be started."""
-    thread = threading.Thread(target=_work, args=(state,), name="pepnet-misses", daemon=True)
+    thread = _Worker(target=_work, args=(state,), name="pepnet-misses", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads for this process

@@ -68,7 +68,8 @@ class CheckedStore:
         name, failed, malformed = type(self.store).__name__, 1, 0
         try:
             try:
-                answer = self.store.get_many(keys, dim)
+                # A copy: rows would go to wrong ids where a store sorts its keys, or takes the table's number off them.
+                answer = self.store.get_many(keys.copy(), dim)
             except (StoreError, OSError, MemoryError) as error:
                 if isinstance(error, StoreError):
                     raise

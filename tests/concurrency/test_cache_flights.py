@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -141,6 +142,32 @@ def test_who_waits_for_a_thread_that_is_killed_in_the_store_asks_itself() -> Non
     np.testing.assert_array_equal(out, row_of(keys))
     stats = rows.stats()
     assert (stats["flights"], stats["store"]["again"], stats["store"]["faults"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError(), GeneratorExit(), SystemExit(3), KeyboardInterrupt()])
+def test_what_a_store_raises_in_a_workers_thread_is_a_fault_and_asked_for_once(raised: BaseException) -> None:
+    """Although it is no Exception: nobody else is there to hear of it."""
+    calls = []
+
+    def fail(keys: np.ndarray) -> None:
+        calls.append(keys)
+        raise raised
+
+    store, keys, out = Versions(4), np.arange(4, dtype=np.uint64), np.empty((4, DIM), np.float32)
+    store.in_call = fail
+    rows = rows_over(store, budget_ms=60_000)
+    assert rows.lookup("t", keys, out) == 4
+    stats = rows.stats()
+    assert (len(calls), stats["store"]["faults"], stats["store"]["again"]) == (1, 1, 0)
+    assert type(raised).__name__ in stats["store"]["last_fault"]
+    end = time.monotonic() + 60
+    while rows.stats()["flights"]:  # who comes before the worker is done with it joins the fetch that failed
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    store.in_call = lambda keys: None
+    assert rows.lookup("t", keys, out) == 0
+    np.testing.assert_array_equal(out, row_of(keys))
+    rows.close()
 
 
 @pytest.mark.parametrize("change", ["apply", "delete"])

@@ -37,6 +37,19 @@ def test_a_whole_answer_goes_through_untouched_and_is_counted() -> None:
     assert (counts.calls, counts.keys, counts.found, counts.failed, counts.malformed) == (2, 4, 2, 0, 0)
 
 
+def test_a_store_that_changes_the_keys_it_is_given_changes_its_own() -> None:
+    """As one that takes the table's number off them in place: rows would be kept under ids of another table."""
+
+    class Ids(Answers):
+        def get_many(self, keys: Any, dim: int) -> Any:
+            keys &= np.uint64(1)
+            return self.answer
+
+    keys = KEYS.copy()
+    checked(Ids(Fetched.nothing(4, 3))).get_many(keys, 3)
+    np.testing.assert_array_equal(keys, KEYS)
+
+
 def good() -> Fetched:
     return Fetched.nothing(4, 3)
 
