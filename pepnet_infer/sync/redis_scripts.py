@@ -59,6 +59,8 @@ return entries
 #: expected or '', an id for a new log, the last position that this writer put or '', kind, upload, prefix of its
 #: chunks, their number, model version, what an item has after the chunks, the manifest's hash, then the stream's
 #: fields.
+#: A script that fails is not undone: what may fail, for a key that somebody else has made, comes before the entry is
+#: put, and its chunks lose their time after that.
 #: → what came of it, then the log's id, then the position or what stood in the way:
 #: put, there (put before), other (log), lost (what this writer put last), chunk (is gone).
 PUT = """
@@ -82,7 +84,6 @@ else
 end
 for i = 0, chunks - 1 do
   local key = ARGV[6] .. i
-  redis.call('PERSIST', key)
   if redis.call('EXISTS', key) == 0 then return {'chunk', log or '', key} end
 end
 if not log then
@@ -91,8 +92,9 @@ if not log then
 end
 local fields = {'log', log}
 for i = 11, #ARGV do fields[#fields + 1] = ARGV[i] end
-local id = redis.call('XADD', KEYS[1], '*', unpack(fields))
 redis.call('XADD', KEYS[6], 'MAXLEN', 1, '*', 'put', 1)
+local id = redis.call('XADD', KEYS[1], '*', unpack(fields))
+for i = 0, chunks - 1 do redis.call('PERSIST', ARGV[6] .. i) end
 local ms, seq = string.match(id, '^(%d+)-(%d+)$')
 local at = string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
 redis.call('RPUSH', list, at .. ' ' .. upload .. ' ' .. chunks .. ARGV[9])

@@ -230,6 +230,27 @@ def test_a_writer_is_told_that_its_log_lost_its_end(
     assert versions(log, second) == [8]
 
 
+@pytest.mark.parametrize("part", ["bell", "log"])
+def test_an_append_that_redis_refuses_leaves_no_entry(
+    part: str, client: Any, log: RedisLog, delta: Delta, toy_bundle: Path
+) -> None:
+    log.append(delta(1))
+    key, made, count = f"{log._prefix}{part}", delta(2, floats=200_000), client.xlen(log._stream)
+    client.xadd(key, {"mine": "1"}, id=f"{2**64 - 1}-{2**64 - 1}")  # no other comes after it
+    before = client.xlen(log._stream)
+    for root in (made, made, toy_bundle):
+        with pytest.raises(UpdateError, match="exhausted the last possible ID"):
+            log.append_bundle(root) if root == toy_bundle else log.append(root)
+    assert client.xlen(log._stream) == before
+    chunks = client.keys(f"{log._prefix}blob:*")
+    assert chunks
+    assert all(client.pttl(chunk) > 0 for chunk in chunks)  # nobody would ever remove them
+    client.delete(key)
+    log.append(made)
+    assert client.xlen(log._stream) == (count + 1 if part == "bell" else 1)
+    assert [client.pttl(chunk) for chunk in client.keys(f"{log._prefix}blob:*")].count(-1) == 1
+
+
 def test_waiting_is_no_silence(redis_server: Any, tmp_path: Path) -> None:
     """A server that has nothing to say for longer than `timeout_s` is one that answers."""
     short = RedisLog(
