@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from typing import Annotated, Literal
@@ -11,6 +12,8 @@ from msgspec import Meta
 
 from pepnet_infer.checked import Count, NotNegative, Options, Positive, Several
 from pepnet_infer.errors import ConfigError
+
+_NUMBERS = itertools.count(1)  # of this process's followers
 
 
 class Guard(Options, frozen=True):
@@ -29,14 +32,12 @@ class Guard(Options, frozen=True):
     every_s: NotNegative = 0.1  #: between two calls of which some are kept
 
 
-def _name() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
-
-
 class FollowConfig(Options, frozen=True):
     """Raises ConfigError for values out of range."""
 
-    name: str = msgspec.field(default_factory=_name)  #: who this is among the log's followers
+    #: Who this is among the log's followers: what one of them has not read is not trimmed, so that each needs a name of
+    #: its own. None: the host's, the process's and a number.
+    name: str | None = None
     wait_s: Positive = 1.0  #: how long one question to the log waits for something new
     keep: Count = 4  #: versions that `rollback` can go back: their weights stay in memory, and the rows they changed
     #: Of rows that come with a delta: "resident" writes only those whose ids are in the cache, "all" writes all, "auto"
@@ -59,3 +60,7 @@ class FollowConfig(Options, frozen=True):
         if self.rows == "cache" and (self.insert != "all" or self.keep != 0):
             got = f"insert {self.insert!r} and keep {self.keep!r}"
             raise ConfigError(f"rows: expected insert 'all' and keep 0 with 'cache', got {got}")
+
+    def own_name(self) -> str:
+        """Returns `name`, or one that no other follower has: for each that asks another."""
+        return self.name or f"{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"

@@ -48,6 +48,7 @@ class Follower:
 
     def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
         self._versions, self._transport, self._config = versions, transport, config
+        self._name = config.own_name()
         self._stats = SyncStats()
         self._gate = Gate()  # had around every change of the version; who holds may go back
         self._pace = Pace(config.share)
@@ -321,6 +322,6 @@ class Follower:
             self._said = progress
             try:
                 with self._reach.asking():
-                    self._transport.acknowledge(self._config.name, progress)
+                    self._transport.acknowledge(self._name, progress)
             except UpdateError as error:  # a log that one may only read can be followed all the same
                 self._reach.fault("acknowledge", "the log does not take how far this follower is", error)
