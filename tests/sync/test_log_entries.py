@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bad_entries
@@ -21,6 +22,7 @@ from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateErr
 from pepnet_infer.errors import BundleError, PepnetError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.publish import Publisher
+from pepnet_infer.sync import directory_log
 from pepnet_infer.sync import follower as follower_module
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.directory_log import DirectoryLog
@@ -324,6 +326,25 @@ def test_a_position_that_leaves_no_room_is_said(world: World, tmp_path: Path) ->
     with pytest.raises(UpdateError, match="expected positions that leave room") as error:
         log.append(world.step(**NOTHING))
     assert error.value.reason == "log"
+
+
+def test_a_large_log_is_looked_at_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, now, looks = DirectoryLog(tmp_path / "log", create=True), [0.0], []
+
+    def look(kind: str) -> list[str]:
+        looks.append(kind)
+        now[0] += 0.1 if kind == "delta" else 0.0  # as with 100,000 entries
+        return []
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(directory_log, "time", clock)
+    monkeypatch.setattr(log, "_positions", look)
+    assert log.read("", wait_s=6.0) == []
+    assert looks.count("delta") in (10, 11)  # of 6 s one is work
+    assert 6.0 <= now[0] < 6.2
 
 
 def test_somebodys_folder_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
