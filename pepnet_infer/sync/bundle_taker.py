@@ -62,8 +62,10 @@ class BundleTaker:
         if head.fault is not None:
             raise head.fault
         entry = self._transport.bundle(head.position)
-        if entry is None:  # trimmed meanwhile: there is a newer one
-            return False
+        if entry is None:
+            if any(head.position == there.position for there in self._transport.bundles()):
+                raise UpdateError("unreadable", f"bundle at {head.position}: expected what the log lists, got nothing")
+            return False  # trimmed meanwhile: there is a newer one
         bundle = Bundle.open(entry.path)
         if bundle.model_version != head.model_version:
             got = f"{bundle.model_version}, and {head.model_version} where it is listed"

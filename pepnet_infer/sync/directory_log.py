@@ -254,7 +254,9 @@ class DirectoryLog:
         folder = self.path / _FOLDERS[kind]
         try:
             names = os.listdir(folder)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if folder.is_symlink():  # to a disk that is not mounted, say: nothing was put there yet, or it is away
+                raise UpdateError("transport", f"{folder}: expected a folder, got a link to nothing") from error
             return []
         except OSError as error:
             raise UpdateError("transport", f"{folder}: cannot be read: {error}") from error

@@ -188,6 +188,9 @@ class Follower:
             self._stats.count("replaced")
             self._early.clear()
             _LOG.warning("the log is another one than before: %s", log)
+        elif entries and entries[0].position <= self._position:
+            got = f"expected entries after {self._position}, got {entries[0].position}"
+            self._reach.fault("end", "the log lost its end: it is read from its start", UpdateError("log", got))
         with self._changing() as may:
             self._pace.begin(hurry=wait_s == 0 or len(entries) > 1)
             for entry in entries:
@@ -253,7 +256,10 @@ class Follower:
         if head.base_version > max(version, self._updater.left_behind):
             self._stats.count("gaps")
             self._bundles.take()
-            if head.base_version > self._updater.model_version:
+            if head.base_version > (version := self._updater.model_version):
+                if self._refusals.due("gap"):
+                    said = "expected a delta on version %d, got one on %d: it waits for those between, or for a bundle"
+                    _LOG.warning(f"%s: {said}", entry.path, version, head.base_version)
                 self._wait_with(entry, head.base_version)
                 return
         if head.model_version <= self._updater.left_behind:

@@ -150,8 +150,6 @@ class RedisLog:
                 other = self._read_from not in ("", state.log)
                 self._read_from = state.log
             if other or after > state.last:
-                if after:
-                    _LOG.warning("the log is another one, or lost its end: read from its start")
                 after, cursor = "", "0-0"
             found = [] if cursor == LAST_ID else self._range(state.log, f"({cursor}", "+", most, "delta", patience)
             if found:
@@ -170,7 +168,13 @@ class RedisLog:
                 self._server.ask("XREAD", "COUNT", 1, "BLOCK", block, *bell, until=patience)
 
     def bundles(self) -> Iterator[BundleHead]:
-        """Returns the full bundles, the newest first."""
+        """Returns the full bundles, the newest first; before them, the fault of a stream that lacks its last delta."""
+        state = self._look()
+        lost = delta_head(state.delta)
+        if lost is not None and lost[0] > state.in_stream:
+            got = f"expected the delta to version {lost[1].model_version} at {lost[0]}, got a stream without it"
+            error = UpdateError("log", f"redis: {self._stream}: {got}: append a full bundle")
+            yield BundleHead(lost[0], -1, error)
         for item in reversed(self._server.ask("LRANGE", self._bundles, 0, -1)):
             yield bundle_head(item.decode("utf-8", "replace"))
 

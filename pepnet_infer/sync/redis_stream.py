@@ -24,7 +24,8 @@ class State(NamedTuple):
     bundles_trimmed: Position
     bundle: str  # an item of the list
     delta: str  # an item of the list
-    last: Position  # of what is in the stream, or was a moment ago
+    in_stream: Position  # the last of what is in the stream
+    last: Position  # the same, or a later one in the lists
     bell: str  # a stream id
 
 
@@ -44,9 +45,10 @@ def read_state(found: Any) -> State:
         log, trimmed, bundle, delta, bundles_trimmed, last, bell = items
         if log and LOG_ID.fullmatch(log) is None:
             raise UpdateError("log", f"redis: expected a log's id of 32 hex digits, got {log[:80]!r}")
-        ends = [position_of(last)] if last else []
+        in_stream = position_of(last) if last else ""
+        ends = [in_stream]
         ends += [at for item in (bundle, delta) if _POSITION.fullmatch(at := item.partition(" ")[0])]
-        return State(log, trimmed, bundles_trimmed, bundle, delta, max(ends, default=""), bell or "0-0")
+        return State(log, trimmed, bundles_trimmed, bundle, delta, in_stream, max(ends), bell or "0-0")
     except ValueError as error:
         raise UpdateError("log", f"redis: expected the state of a log, got: {error!s:.200}") from error
 

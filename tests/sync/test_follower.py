@@ -152,8 +152,22 @@ def test_rollback_brings_back_every_row(
     assert engine.stats()["sync"]["rollbacks"] == 2
 
 
+def test_each_of_a_process_has_a_name_of_its_own(world: World, log: Transport, load: Callable[..., Engine]) -> None:
+    one, other, config = load(), load(), FollowConfig(wait_s=0.05, guard=None, share=1)
+    first, _ = one.follow(log, config), other.follow(log, config)
+    with first.hold():  # it is behind: what it has not read is not trimmed
+        log.append(world.step())
+        until(lambda: sorted(progress.model_version for progress in log.progress().values()) == [7, 8])
+    assert first.wait_for(8, PATIENCE_S)
+
+
 def test_a_gap_is_left_by_the_newest_bundle(
-    world: World, log: Transport, load: Callable[..., Engine], toy_batch: Callable[..., Batch], tmp_path: Path
+    world: World,
+    log: Transport,
+    load: Callable[..., Engine],
+    toy_batch: Callable[..., Batch],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from pepnet_infer.export.write_bundle import write_bundle
 
@@ -164,6 +178,8 @@ def test_a_gap_is_left_by_the_newest_bundle(
     log.append(world.step())
     follower = engine.follow(log, QUICK)
     check(world, engine, batch, 7)
+    said = "expected a delta on version 7, got one on 8: it waits for those between, or for a bundle"
+    assert [said in record.getMessage() for record in caplog.records] == [True]
     log.append_bundle(bundle.path)
     assert follower.wait_for(world.version, PATIENCE_S)
     check(world, engine, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import signal
@@ -23,6 +24,7 @@ from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.reach import Reach
 from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.sync.redis_stream import position_of
 from pepnet_infer.sync.sync_stats import SyncStats
 
 QUICK = FollowConfig(name="test", wait_s=0.05, retry_s=0.05, guard=None, share=1)
@@ -114,6 +116,26 @@ def test_a_directory_that_goes_and_comes_back(
     assert sum("the log can be read again, after" in text for text in texts) == 1
 
 
+@pytest.mark.parametrize("kind", ["deltas", "bundles"])
+def test_a_folder_on_a_disk_that_is_not_mounted(kind: str, world: World, engine: Engine, tmp_path: Path) -> None:
+    log, mounted, away = DirectoryLog(tmp_path / "log", create=True), tmp_path / "mounted", tmp_path / "away"
+    mounted.mkdir()
+    (log.path / kind).symlink_to(mounted)
+    follower = engine.follow(log, QUICK)
+    log.append(world.step(**NOTHING))
+    assert follower.wait_for(8, PATIENCE_S)
+    mounted.rename(away)
+    is_away(engine, f"{kind}: expected a folder, got a link to nothing")
+    made = world.step(**NOTHING)
+    with pytest.raises(UpdateError, match=r"got a link to nothing|cannot be used") as error:
+        log.append(made)
+    assert error.value.reason == "transport"
+    away.rename(mounted)
+    is_there(engine)
+    log.append(made)
+    assert follower.wait_for(9, PATIENCE_S)
+
+
 def test_another_log_in_its_place_is_told_apart(world: World, engine: Engine, tmp_path: Path) -> None:
     log = DirectoryLog(tmp_path / "log", create=True)
     follower = engine.follow(log, QUICK)
@@ -140,6 +162,100 @@ def test_an_emptied_log_is_no_other_one(world: World, engine: Engine, tmp_path: 
     log.append(world.step(**NOTHING))
     assert follower.wait_for(9, PATIENCE_S)
     assert sync(engine)["replaced"] == 0
+
+
+def test_a_directory_that_lost_its_end_is_a_fault(
+    world: World, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DirectoryLog(tmp_path / "log", create=True)
+
+    def lose(position: str) -> None:  # as a copy of an earlier day
+        shutil.rmtree(log.path / "deltas" / position)
+
+    _lose_the_end(log, lose, log, world, engine, caplog)
+
+
+def test_a_redis_that_lost_its_end_is_a_fault(
+    world: World, engine: Engine, tmp_path: Path, redis_server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisLog(redis_server.url, "end", spool=tmp_path / "spool", create=True) as log:
+        client: Any = log._server._connected()
+        saved = dict[bytes, bytes]()
+
+        def lose(position: str) -> None:  # as a server that crashed, and did not sync each command
+            for key, value in saved.items():
+                client.restore(key, 0, value, replace=True)
+
+        def save() -> None:
+            saved.update((key, client.dump(key)) for key in client.keys(f"{log._prefix}*"))
+
+        with RedisLog(redis_server.url, "end", spool=tmp_path / "other") as writer:
+            _lose_the_end(log, lose, writer, world, engine, caplog, save)
+
+
+def _lose_the_end(
+    log: DirectoryLog | RedisLog,
+    lose: Callable[[str], None],
+    writer: DirectoryLog | RedisLog,
+    world: World,
+    engine: Engine,
+    caplog: pytest.LogCaptureFixture,
+    save: Callable[[], None] = lambda: None,
+) -> None:
+    follower = engine.follow(log, QUICK)
+    log.append(world.step(**NOTHING))
+    save()
+    last = log.append(world.step(**NOTHING))
+    assert follower.wait_for(9, PATIENCE_S)
+    until(lambda: log.progress()["test"].position == last)
+    lose(last)
+    until(lambda: sync(engine)["faults"] == 1)
+    assert "the log lost its end" in sync(engine)["last_fault"]
+    assert (sync(engine)["replaced"], engine.model_version) == (0, 9)
+    writer.append(world.step(**NOTHING))
+    assert follower.wait_for(10, PATIENCE_S)
+    is_there(engine)
+    assert sync(engine)["faults"] == 1
+    assert sum("the log lost its end" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_an_entry_that_somebody_took_back_is_no_lost_end(
+    world: World, engine: Engine, tmp_path: Path, redis_server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisLog(redis_server.url, "taken", spool=tmp_path / "spool", create=True) as log:
+        follower = engine.follow(log, QUICK)
+        foreign = log._server.ask("XADD", log._stream, "*", "temperature", "21")
+        until(lambda: sync(engine)["refused"] == {"foreign": 1})
+        log._server.ask("XDEL", log._stream, foreign)
+        for _ in range(3):
+            assert log.read(position_of(foreign.decode())) == []
+        log.append(world.step(**NOTHING))
+        assert follower.wait_for(8, PATIENCE_S)
+        assert sync(engine)["faults"] == 0
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == []
+
+
+def test_a_stream_that_somebody_removed_is_told_from_an_empty_one(
+    world: World, engine: Engine, tmp_path: Path, redis_server: Any, toy_bundle: Path
+) -> None:
+    with RedisLog(redis_server.url, "removed", spool=tmp_path / "spool", create=True) as log:
+        log.append_bundle(_of_version(toy_bundle, 8, tmp_path))
+        log.append(world.step(version=9, base=7, **NOTHING))
+        log._server.ask("DEL", log._stream)
+        follower = engine.follow(log, QUICK)
+        until(lambda: len(sync(engine)["refused"]) == 2)
+        assert sync(engine)["refused"] == {"log": 1, "unreadable": 1}  # the delta and the bundle of the index
+        assert engine.model_version == 7
+        log.append_bundle(_of_version(toy_bundle, 10, tmp_path))
+        assert follower.wait_for(10, PATIENCE_S)
+        assert (sync(engine)["bundles"], sync(engine)["faults"]) == (1, 0)
+
+
+def _of_version(bundle: Path, version: int, folder: Path) -> Path:
+    made = shutil.copytree(bundle, folder / f"bundle{version}")
+    manifest = json.loads((made / "manifest.json").read_text())
+    (made / "manifest.json").write_text(json.dumps({**manifest, "model_version": version}))
+    return made
 
 
 def test_a_log_that_is_not_there_is_an_error_at_the_start(
