@@ -266,16 +266,17 @@ class Engine:
         Returns when the engine has caught up with what is published now. Calls keep the version they began with; each
         says which one in `Scores.model_version`. transport: a `DirectoryLog`, a `RedisLog`, or a log of your own.
         Raises UpdateError when the engine cannot follow, or the log cannot be read; ConfigError for anything that is
-        no log.
+        no log; BackendError once the engine is closed.
         """
         if self._follower is not None:
             raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
         if self._loading is None:
             raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
         if not callable(getattr(transport, "read", None)):  # a path, say, which commands take for a log
+        served = self._serving()
             wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
             raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
-        follower = Follower(self._serving(), self._loading, transport, config or FollowConfig())
+        follower = Follower(served, self._loading, transport, config or FollowConfig())
         self._follower = follower
         try:
             follower.start()
@@ -292,6 +293,7 @@ class Engine:
         self._follower.rollback(version)
 
     def hold(self) -> AbstractContextManager[object]:
+        self._serving()
         """Keeps the version that new calls get for as long as the block lasts, for work that takes many calls."""
         return nullcontext() if self._follower is None else self._follower.hold()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sync_world import PATIENCE_S, World, scored_meanwhile, until
 
-from pepnet_infer import CacheConfig, ConfigError, Engine, UpdateError
+from pepnet_infer import BackendError, CacheConfig, ConfigError, Engine, UpdateError
 from pepnet_infer.backends import Settings
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.bundle import Bundle, table_path
@@ -352,6 +352,10 @@ def test_who_cannot_follow_is_told_why(
         engine.follow(log, QUICK)
     engine.close()
     engine.close()
+    with pytest.raises(BackendError, match="expected an open one, got one that was closed"):
+        engine.follow(log, QUICK)
+    with pytest.raises(BackendError, match="expected an open one, got one that was closed"):
+        engine.rollback(3)
 
 
 @pytest.mark.parametrize("log", ["directory"], indirect=True)
