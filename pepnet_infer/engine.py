@@ -224,7 +224,10 @@ class Engine:
         return self._call(self._scoring.encoded, encode_rows, batch, strict)
 
     def score_features(self, features: Features) -> Scores:
-        """Returns the scores of an encoded batch: the second half of `score`."""
+        """Returns the scores of an encoded batch, what `encode` returns: the second half of `score`.
+
+        Raises SchemaError for anything else and for features that lack a field, and for rows what `score` raises.
+        """
         return self._call(self._scoring.score_features, self._follower, features)
 
     def stats(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pepnet_infer import _kernels
 from pepnet_infer.assemble import Assembler, Inputs, Matrix
 from pepnet_infer.columns import read_columns
 from pepnet_infer.counters import Counters, Stopwatch
+from pepnet_infer.errors import SchemaError
 from pepnet_infer.features import Encoded, Features
 from pepnet_infer.scores import Scores
 from pepnet_infer.served import Served
@@ -63,6 +64,9 @@ class Scoring:
 
     def score_features(self, parts: Served, taker: Taker | None, features: Features) -> Scores:
         """Returns the scores of a batch that is encoded; see `Engine.score_features`."""
+        if not isinstance(features, Features):  # such as the whole of what `encode_rows` returns
+            wanted = "what Engine.encode returns, or `features` of what Engine.encode_rows does"
+            raise SchemaError(f"features: expected {wanted}, got {type(features).__name__}")
         if taker is not None:
             taker.offer(features)
         return self._finish(parts, Stopwatch(), features)

@@ -188,6 +188,14 @@ def test_a_closed_engine_says_so(toy_bundle: Path, toy_batch: Callable[..., Batc
         engine.score(toy_batch(1))
 
 
+def test_features_are_what_encode_returns(toy_bundle: Path, toy_batch: Callable[..., Batch]) -> None:
+    with Engine.load(toy_bundle) as engine:
+        encoded = engine.encode_rows(toy_batch(3))
+        with pytest.raises(SchemaError, match=r"features: expected what Engine\.encode returns, .*, got Encoded"):
+            engine.score_features(encoded)  # type: ignore[arg-type]
+        assert len(engine.score_features(encoded.features)) == 3
+
+
 def test_load_refuses_what_is_not_there(toy_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"expected a directory with manifest\.json"):
         Engine.load(tmp_path / "nowhere")
