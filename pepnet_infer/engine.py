@@ -74,11 +74,13 @@ class Engine:
     ) -> Engine:
         """Opens the bundle at `path` and everything it takes to score with it.
 
-        backend: "native", "onnxruntime" or "auto"; `stats()["backend"]["why"]` says what auto took and why. precision:
-        "fp32" or, with native, "bf16", and "int8" where export measured it within the bundle's budget. threads: of the
-        dense part; None is what the process's cpuset and cgroup allow. provider: "cpu" or "cuda".
+        backend: "native", "onnxruntime", "cuda" (experimental, docs/gpu.md) or "auto"; `stats()["backend"]["why"]` says
+        what auto took and why. precision: "fp32" or, with native and cuda, "bf16", and with native "int8" where export
+        measured it within the bundle's budget. threads: of the dense part; None is what the process's cpuset and
+        cgroup allow. provider: "cpu" or, with onnxruntime, "cuda" or "tensorrt".
         cache: how hot rows are kept in memory; "default" is `CacheConfig()`, None is no cache. Of its capacity no more
-        is taken than all rows of the bundle need; with rows of float32 scores are the same bits with and without.
+        is taken than all rows of the bundle need, and before a `store` all of it; with rows of float32 scores are the
+        same bits with and without.
         store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a
         `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
         {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native, {"rows": "4GiB"},
@@ -271,12 +273,12 @@ class Engine:
         Raises UpdateError when the engine cannot follow, or the log cannot be read; ConfigError for anything that is
         no log; BackendError once the engine is closed.
         """
+        served = self._serving()
         if self._follower is not None:
             raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
         if self._loading is None:
             raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
         if not callable(getattr(transport, "read", None)):  # a path, say, which commands take for a log
-        served = self._serving()
             wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
             raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
         follower = Follower(served, self._loading, transport, config or FollowConfig())
@@ -291,12 +293,12 @@ class Engine:
 
     def rollback(self, version: int) -> None:
         """Goes back to an earlier version, and leaves out those after it; see `Follower.rollback`."""
+        self._serving()
         if self._follower is None:
             raise UpdateError("engine", "rollback: expected an engine that follows, got one that does not")
         self._follower.rollback(version)
 
     def hold(self) -> AbstractContextManager[object]:
-        self._serving()
         """Keeps the version that new calls get for as long as the block lasts, for work that takes many calls."""
         return nullcontext() if self._follower is None else self._follower.hold()
 

@@ -66,9 +66,10 @@ class FieldConfig(Options, frozen=True):
 class CacheConfig(Options, frozen=True):
     """How an engine caches rows. Raises ConfigError, naming the option, what was expected and what came.
 
-    policy: what is evicted, one of `POLICIES`. capacity: bytes, an integer or text such as "512MiB"; of these an
-    engine takes no more than all rows of its bundle need. dtype: how rows are kept; with another one than float32
-    scores differ from those without a cache. fields: by name of a field, or of a table.
+    policy: what is evicted, one of `POLICIES`. capacity: bytes, an integer or text such as "512MiB", all of them taken
+    when an engine is loaded with a `store`; before a bundle's own tables it takes no more than all their rows need.
+    dtype: how rows are kept; with another one than float32 scores differ from those without a cache. fields: by name of
+    a field, or of a table.
 
     beta, r, interval: S <- (1-beta)·S + beta·(r·positive + negative) for each interval, in seconds. admission: the
     probability that an id that is not there is admitted.

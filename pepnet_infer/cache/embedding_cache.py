@@ -60,7 +60,7 @@ class EmbeddingCache:
         policy: what is evicted: "lru", "gset", "lfu", "sieve" or "s3fifo". dtype: how rows are kept: "float32",
         "float16", "bfloat16", or "int8" with a scale a row. ways: "auto" is set-associative; "full" is fully
         associative behind one lock, for studies. The others: see `CacheConfig`; `fields` by table number. Raises
-        ConfigError for an option that is out of range.
+        ConfigError for an option that is out of range, StoreError where there is not so much memory.
         """
         check_option("policy", policy, Policy)
         check_option("dtype", dtype, RowDtype)

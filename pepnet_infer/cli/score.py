@@ -60,7 +60,7 @@ def score(
     bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="A local folder for the scored files, under the same names.")],
-    backend: Annotated[str, typer.Option(help="auto, native or onnxruntime.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, native, onnxruntime, or cuda (experimental).")] = "auto",
     provider: Annotated[str | None, typer.Option(help="cpu, or with onnxruntime cuda.")] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, or with native bf16, or int8 if the bundle offers it.")
