@@ -77,6 +77,7 @@ class Bundle:
 
     @classmethod
     def _open(cls, root: Path, check: Check) -> Bundle:
+        read = _state_of(root / MANIFEST)
         manifest = read_document(root, MANIFEST)
         where = str(root / MANIFEST)
         check_format_version(where, manifest)
@@ -96,6 +97,8 @@ class Bundle:
         parity = read_document(root, PARITY)
         measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
         check_measured(where, config, str(root / PARITY), measured.config)
+        # Sizes alone do not tell the files of one bundle from those of another, which may have come after its manifest.
+        files[MANIFEST] = read or files[MANIFEST]
         bundle = cls(root, manifest, schema, config, said.model_version, parity, tables, files=files)
         bundle.check_unchanged()
         return bundle
@@ -202,6 +205,14 @@ class Bundle:
         sides = read_sides(self.path, self.schema)
         self.check_unchanged()
         return sides
+
+
+def _state_of(path: Path) -> FileState | None:
+    """Returns which file is at `path`; None where there is none, of which `read_document` says more."""
+    try:
+        return file_states(path.parent, [path.name])[path.name]
+    except BundleError:
+        return None
 
 
 def table_path(root: Path, name: str) -> Path:

@@ -236,3 +236,22 @@ os.kill(os.getpid(), signal.SIGBUS)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == -signal.SIGBUS
     assert done.stderr.count("Fatal Python error: Bus error") == 1
+
+
+def test_a_manifest_of_another_bundle_than_the_files_is_refused(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its sizes alone the next bundle is the one whose manifest was read just before it came."""
+    from pepnet_infer import bundle as module
+
+    def read_document(root: Path, name: str) -> Any:
+        found = original(root, name)
+        if name == "manifest.json":
+            shutil.copytree(live, live.parent / "new")
+            overwrite(live.parent / "new" / TABLE)
+            os.rename(live, live.parent / "old")
+            os.rename(live.parent / "new", live)
+        return found
+
+    original = module.read_document
+    monkeypatch.setattr(module, "read_document", read_document)
+    with pytest.raises(BundleError, match=r"got one of which manifest\.json was replaced meanwhile"):
+        Bundle.open(live, check="sizes")
