@@ -58,6 +58,8 @@ class Fetch {
     settle(py::none(), py::none());
   }
   bool settled() const { return settled_; }
+  // Whether this thread is amid it: in a signal's handler, or in another greenlet, while the store is asked.
+  bool is_below() const { return !settled_ && runner == PyThread_get_thread_ident(); }
 
   // Signals are handled meanwhile, and what their handlers raise comes out of here.
   bool wait(const std::optional<double>& seconds) {
@@ -86,6 +88,7 @@ class Fetch {
   py::array keys;
   py::object fetched = py::none(), fault = py::none(), order = py::none();
   bool given_up = false, handed = false, ended = false;
+  unsigned long runner = PyThread_get_thread_ident();  // the thread that asks the store; 0: not known yet
 
  private:
   PyThread_type_lock done_;
@@ -168,8 +171,17 @@ py::object Fetches::ask(const py::object& table, const py::array& keys, std::uin
   numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
   std::vector<Shared> theirs;  // all of them before anything of Python is made: meanwhile others may end
   for (const std::uint64_t number : numbers) {
-    if (number != fetch->number) theirs.push_back(find(number));
+    if (number == fetch->number) continue;
+    const Shared other = find(number);
+    if (other->is_below()) {  // it cannot go on before this call ends: asked for here too, and kept by that
+      std::ranges::replace(owners, number, fetch->number);
+    } else {
+      theirs.push_back(other);
+    }
   }
+  numbers = owners;
+  std::ranges::sort(numbers);
+  numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
   const bool ours = theirs.size() < numbers.size();
   py::list others;
   for (const Shared& other : theirs) {
@@ -196,6 +208,7 @@ class Handed {
   Handed(std::shared_ptr<Fetches> fetches, Shared fetch, py::object work)
       : fetches_(std::move(fetches)), fetch_(std::move(fetch)), work_(std::move(work)) {
     fetch_->handed = true;
+    fetch_->runner = 0;
   }
   ~Handed() { drop(); }
   Handed(const Handed&) = delete;
@@ -204,6 +217,7 @@ class Handed {
   void run() {
     if (fetch_->ended) return;  // who began it was interrupted before it was handed over
     const Ending ending(*fetches_, fetch_);
+    fetch_->runner = PyThread_get_thread_ident();
     (void)call_python(work_, fetch_);
   }
   void drop() { fetches_->end(*fetch_); }

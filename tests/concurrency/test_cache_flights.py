@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from children import well_in_a_child
+from interrupting import within
 
 from pepnet_infer import CacheConfig, EmbeddingCache, StoreError, UpdateWindow, _kernels
 from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
@@ -142,6 +143,28 @@ def test_who_waits_for_a_thread_that_is_killed_in_the_store_asks_itself() -> Non
     np.testing.assert_array_equal(out, row_of(keys))
     stats = rows.stats()
     assert (stats["flights"], stats["store"]["again"], stats["store"]["faults"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"budget_ms": 60_000}])
+def test_a_call_inside_of_a_fetch_of_its_own_thread_asks_itself(options: dict[str, Any]) -> None:
+    """As from a signal's handler while the store is asked, or in another greenlet: to wait would be for ever."""
+    store, keys = Versions(8), np.arange(6, dtype=np.uint64)
+    rows = rows_over(store, **options)
+    inner, outer = np.empty((6, DIM), np.float32), np.empty((4, DIM), np.float32)
+
+    def again(_: np.ndarray) -> None:
+        store.in_call = lambda keys: None
+        assert within(lambda: rows.lookup("t", keys[5:], np.empty((1, DIM), np.float32))) == 0
+        assert rows.lookup("t", keys[1:], inner[1:]) == 0
+
+    store.in_call = again
+    assert within(lambda: rows.lookup("t", keys[:4], outer)) == 0
+    np.testing.assert_array_equal(outer, row_of(keys[:4]))
+    np.testing.assert_array_equal(inner[1:], row_of(keys[1:]))
+    assert rows.stats()["flights"] == 0
+    assert rows.lookup("t", keys, inner) == 0
+    assert store.asked == {0: 1, 1: 2, 2: 2, 3: 2, 4: 1, 5: 1}
+    rows.close()
 
 
 @pytest.mark.parametrize("raised", [asyncio.CancelledError(), GeneratorExit(), SystemExit(3), KeyboardInterrupt()])
