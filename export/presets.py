@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.random_init import random_dense
@@ -31,12 +32,14 @@ def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Check
     """Returns the checkpoint of preset `name`, the same for the same `seed` and `table_rows`.
 
     Each table holds ids 0 to rows - 1, rows N(0, 1), a default row N(0, 1), and scores that fall off as a Zipf law
-    over a random order of the ids. Raises BundleError for a name there is not or a number of rows out of range.
+    over a random order of the ids. Raises BundleError for a name there is not or a number of rows out of range,
+    ConfigError for a seed out of range.
     """
     if name not in preset_names():
         raise BundleError(f"preset: expected one of {', '.join(preset_names())}, got {name!r}")
     if not 0 <= table_rows < MAX_ID:
         raise BundleError(f"preset: table rows: expected 0 or more, got {table_rows}")
+    check_option("seed", seed, Seed)
     data = read_preset(name)
     schema = FeatureSchema.from_json(data["schema"])
     config = model_config(data["model"], schema)

@@ -11,7 +11,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from pepnet_infer.checked import Finite, NotNegative, Options, Positive, Several, convert
+from pepnet_infer.checked import Finite, NotNegative, Options, Positive, Seed, Several, convert
 from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import ConfigError, SchemaError
 from pepnet_infer.schema import FeatureSchema
@@ -52,7 +52,7 @@ class TrainConfig(Options, frozen=True):
     refit: bool = True  # once more from scratch on all days before `test`, for the epochs the validation day chose
     batch: Several = 1024
     seeds: Several = 3
-    seed: int = 0
+    seed: Seed = 0
     lr_embedding: Positive = 0.05
     lr_dense: Positive = 1e-3
     accumulator: NotNegative = 0.0  # what AdaGrad's sums of squares begin with

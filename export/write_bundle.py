@@ -16,6 +16,7 @@ import torch
 
 from pepnet_infer.assemble import Assembler, Inputs
 from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
+from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.config import InputWidths, ModelConfig
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
@@ -61,8 +62,9 @@ def write_bundle(
     The same checkpoint, arguments, tools and CPU features give the same bytes: the native kernels are measured for
     each instruction set of the machine that exports, so that another CPU gives another `parity.json`.
     Raises BundleError, and leaves nothing behind, when `out` is taken or a score is off (see `parity.measure` and
-    `native_parity.measure_native`).
+    `native_parity.measure_native`), ConfigError for a seed out of range.
     """
+    check_option("seed", seed, Seed)
     budgets = {name: dict(budget) for name, budget in BUDGETS.items() if name != "int8"}
     if int8_budget is not None:
         check_budget("export", "int8", int8_budget)

@@ -31,6 +31,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 #: Whole numbers that C++ takes as an int64.
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Several = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+#: A seed of random draws; seeds of several are a few millions apart, and each has to be an int64.
+Seed = Annotated[int, Meta(ge=0, le=2**62 - 1)]
 #: A version of a model.
 Version = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 

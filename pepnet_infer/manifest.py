@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from pepnet_infer.checked import Count, Finite, NotNegative, Positive, Share, Version, convert
+from pepnet_infer.checked import Count, Finite, NotNegative, Positive, Seed, Share, Version, convert
 from pepnet_infer.errors import BundleError
 from pepnet_infer.ids import MAX_ID
 from pepnet_infer.input_domain import InputDomain
@@ -87,7 +87,7 @@ class NativePrecision(Struct, frozen=True):
 class GoldenRows(Struct, frozen=True):
     """The seed of rows, and their scores in float64 [rows, tasks]."""
 
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    seed: Seed
     scores: Annotated[list[list[Share]], Meta(min_length=1, max_length=MAX_GOLDEN)]
 
 
@@ -95,7 +95,7 @@ class Parity(Struct, frozen=True):
     """`parity.json`. `config` is that of the network which was measured."""
 
     tolerance: Positive
-    seed: Annotated[int, Meta(ge=0, le=2**62)]
+    seed: Seed
     fp32: dict[str, dict[str, Spread]]
     golden: GoldenRows
     config: dict[str, Any]

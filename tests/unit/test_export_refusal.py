@@ -14,7 +14,7 @@ import torch
 
 from pepnet_infer.assemble import Inputs
 from pepnet_infer.config import InputWidths, ModelConfig
-from pepnet_infer.errors import BundleError
+from pepnet_infer.errors import BundleError, ConfigError
 from pepnet_infer.export import write_bundle as module
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.network import build_network, load_dense
@@ -190,3 +190,10 @@ def test_inputs_the_network_does_not_read_stay_declared() -> None:
     assert [v.name for v in small.graph.input] == ["general", "domain", "prior"]
     report = measure(network, ("click",), exported, small, {"normal": normal_inputs(config.inputs, ROWS, 0)})
     assert report["simplified"]["normal"]["rows"] == ROWS
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_out_of_range_is_refused_before_the_work(toy_checkpoint: Checkpoint, tmp_path: Path, seed: int) -> None:
+    with pytest.raises(ConfigError, match=rf"seed: expected an integer from 0 to .*, got {seed}"):
+        module.write_bundle(toy_checkpoint, tmp_path / "bundle", seed=seed)
+    assert not list(tmp_path.iterdir())

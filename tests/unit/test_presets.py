@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer.cost import multiply_adds
-from pepnet_infer.errors import BundleError
+from pepnet_infer.errors import BundleError, ConfigError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.presets import make_preset, preset_names, read_preset
 from pepnet_infer.export.train_config import model_config
@@ -99,3 +99,5 @@ def test_what_is_not_there_is_an_error() -> None:
         make_preset("tiktok")
     with pytest.raises(BundleError, match="preset: table rows: expected 0 or more, got -1"):
         make_preset("seed", table_rows=-1)
+    with pytest.raises(ConfigError, match=r"seed: expected an integer from 0 to .*, got 18446744073709551616"):
+        make_preset("seed", seed=2**64, table_rows=1)

@@ -42,6 +42,8 @@ def sections() -> dict[str, Any]:
         ({"epochs": 0}, r"train: epochs: expected int >= 1, got 0"),
         ({"epochs": "3"}, r"train: epochs: expected int, got '3'"),
         ({"epochs": True}, r"train: epochs: expected int, got True"),
+        ({"seed": -1}, r"train: seed: expected int >= 0, got -1"),
+        ({"seed": 2**70}, r"train: seed: expected int .*, got 1180591620717411303424"),
         ({"refit": 1}, r"train: refit: expected bool, got 1"),
         ({"lr_dense": -1.0}, r"train: lr_dense: expected number > 0.0, got -1\.0"),
         ({"lr_dense": float("nan")}, r"train: lr_dense: expected number .*, got nan"),
