@@ -10,6 +10,7 @@ from pepnet_infer.assemble import Inputs, Matrix
 from pepnet_infer.backends import Backend
 from pepnet_infer.config import InputWidths
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.masked import without_mask
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -43,7 +44,7 @@ def check_dense_inputs(general: object, domain: object, prior: object, widths: I
     """Returns the three matrices as `Inputs`, copied only where one is not C-contiguous and aligned.
 
     Values are not looked at: NaN and infinities go their way through the network, as IEEE 754 says. Raises SchemaError
-    for what is no float32 matrix in native byte order of the model's widths and one number of rows.
+    for what is no float32 matrix in native byte order of the model's widths and one number of rows, or is masked.
     """
     first = _matrix("general", general, widths.general)
     rows = len(first)
@@ -62,7 +63,8 @@ def _matrix(name: str, given: object, width: int) -> Matrix:
         raise SchemaError(f"{name}: expected float32, got {given.dtype}")
     if given.ndim != 2 or given.shape[1] != width:
         raise SchemaError(f"{name}: expected shape [rows, {width}], got {list(given.shape)}")
-    flags = given.flags
+    plain = without_mask(name, given)
+    flags = plain.flags
     if flags.c_contiguous and flags.aligned:
-        return given
-    return np.require(given, requirements=("C", "A"))
+        return plain
+    return np.require(plain, requirements=("C", "A"))

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import BackendError, SchemaError
+from pepnet_infer.masked import without_mask
 from pepnet_infer.quoting import quote
 
 Floats = npt.NDArray[np.float32]
@@ -173,4 +174,4 @@ def _floats(name: str, given: object) -> Floats:
         raise SchemaError(f"{name}: expected a float32 array, got {type(given).__name__}")
     if given.dtype != np.float32:
         raise SchemaError(f"{name}: expected float32, got {given.dtype}")
-    return np.require(given, requirements=("C", "A"))
+    return np.require(without_mask(name, given), requirements=("C", "A"))

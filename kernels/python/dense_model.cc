@@ -245,6 +245,11 @@ class Model {
     if (!py::isinstance<FloatArray>(array)) {
       throw py::type_error(std::string(name) + ": expected float32, got " + python::describe(array));
     }
+    // Subclasses mean something else by their values: masks.
+    if (Py_TYPE(array.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
+      throw py::type_error(std::string(name) + ": expected NumPy's own type of array, got " +
+                           std::string(py::str(py::type::of(array))));
+    }
     if (array.ndim() != 2 || (rows != kAnyRows && array.shape(0) != rows) ||
         static_cast<std::size_t>(array.shape(1)) != width) {
       throw py::value_error(std::string(name) + ": expected [" +

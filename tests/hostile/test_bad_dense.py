@@ -40,6 +40,7 @@ CASES: list[tuple[int, Callable[[Any], Any], str]] = [
     (2, lambda m: m.astype(">f4"), r"prior: expected float32, got >f4"),
     (2, lambda m: m.astype(np.int32), r"prior: expected float32, got int32"),
     (0, lambda m: m.astype(object), r"general: expected float32, got object"),
+    (2, lambda m: np.ma.array(m, mask=m == m[3, 2]), "prior: expected no masked values, got 1"),
     (0, lambda m: m[:, :-1], r"general: expected shape \[rows, 21\], got \[5, 20\]"),
     (0, lambda m: m.T.copy(), r"general: expected shape \[rows, 21\], got \[21, 5\]"),
     (1, lambda m: m[0], r"domain: expected shape \[rows, 4\], got \[4\]"),
@@ -57,6 +58,11 @@ def test_is_refused(engine: Engine, good: Matrices, place: int, change: Callable
     after = engine.stats()
     assert after["errors"] == before["errors"] + 1
     assert after["rows"] == before["rows"]
+
+
+def test_subclasses_of_arrays_are_arrays(engine: Engine, good: Matrices) -> None:
+    unmasked, matrix = np.ma.array(good[1], mask=False), good[2].view(np.matrix)
+    np.testing.assert_array_equal(engine.score_dense(good[0], unmasked, matrix), engine.score_dense(*good))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -145,6 +145,7 @@ def swapped(place: int, change: Callable[[Any], Any]) -> Callable[[Arrays], Arra
         (swapped(0, lambda h: h.tolist()), r"^h: expected a float32 array, got list$"),
         (swapped(0, lambda h: h[:, 1:]), r"^h: expected shape \[B, 5\], got \[4, 4\]$"),
         (swapped(0, lambda h: np.stack([h, h])), r"^h: expected shape \[B, 5\], got \[2, 4, 5\]$"),
+        (swapped(0, lambda h: np.ma.array(h, mask=h == h[0, 0])), r"^h: expected no masked values, got 1$"),
         (swapped(3, lambda u: u[:3]), r"^u: expected 4 rows as in h, got 3$"),
         (swapped(3, lambda u: u[0]), r"^u: expected shape \[B, 2\], got \[2\]$"),
         (
