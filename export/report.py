@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pepnet_infer.export.compare import Outcome
@@ -73,7 +74,7 @@ def _domain_table(outcome: Outcome) -> Table:
         table.add_column(name, justify="right", no_wrap=True, overflow="fold")
     for domain in dict.fromkeys(cell.domain for cell in outcome.cells):
         cells = [cell for cell in outcome.cells if cell.domain == domain]
-        table.add_row(domain, f"{cells[0].rows:,}", *(_value(cell, "auc", spread=False) for cell in cells))
+        table.add_row(escape(domain), f"{cells[0].rows:,}", *(_value(cell, "auc", spread=False) for cell in cells))
     return table
 
 

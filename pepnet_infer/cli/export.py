@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pepnet_infer.bundle import Bundle
 from pepnet_infer.cli.native_figures import native_lines, native_summary
-from pepnet_infer.cli.output import AsJson, as_path, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, progress
 from pepnet_infer.precisions import BUDGETS, Budget
 
 
@@ -105,7 +105,8 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def _render(console: Console, result: dict[str, Any]) -> None:
     worst = ", ".join(f"{stage} {value:.1e}" for stage, value in result["max_abs_difference"].items())
-    console.print(f"[bold]{result['bundle']}[/]  version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
+    path = as_text(result["bundle"])
+    console.print(f"[bold]{path}[/]  version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
     console.print(f"largest difference from float64: {worst} (allowed {result['tolerance']:.0e})", highlight=False)
     for line in native_lines(result["native"]):
         console.print(line, highlight=False)

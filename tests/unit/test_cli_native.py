@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from pepnet_infer import _kernels
 from pepnet_infer.backends import ort
+from pepnet_infer.cli import export
 from pepnet_infer.listing import describe_files
 
 Command = Callable[..., tuple[int, str, str]]
@@ -93,6 +96,28 @@ def test_inspect_shows_text_of_a_bundle_as_it_is(command: Command, toy_bundle: P
     shown = text.replace("\n", " ").replace("\x1b", "\\x1b")
     assert words(out).count(shown) == 7
     assert words(command("inspect", bundle, "--json")[1]).count(json.dumps(text)[1:-1]) >= 7
+
+
+def test_a_folder_with_brackets_in_its_name_is_shown_as_it_is(
+    command: Command, toy_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(toy_bundle, tmp_path / "b[" / "x]"))
+    code, out, _ = command("verify", bundle)
+    assert code == 0
+    assert "b[/x]" in "".join(out.split())  # a long path is folded
+    with io.StringIO() as shown:
+        export._render(
+            Console(file=shown, width=300),
+            {
+                "bundle": str(bundle),
+                "model_version": 1,
+                "bytes": 1,
+                "max_abs_difference": {},
+                "tolerance": 1e-5,
+                "native": {"why": "[/x]"},
+            },
+        )
+        assert f"{bundle}  version 1" in shown.getvalue()
 
 
 def test_inspect_and_cpu_honour_the_variable(
