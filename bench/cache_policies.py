@@ -31,17 +31,25 @@ class Plan:
 def rows_of(capacity: str, distinct: int, dim: int) -> int:
     """Returns the rows that a capacity means. Raises PepnetError for what is none, and for less than one row."""
     text = capacity.strip()
+    expected = f"--capacity: expected rows, a share like 10% or bytes like 64MiB, got {text!r}"
     rows = 0
+    size: int | None = None
     try:
         if text.endswith("%"):
             rows = int(distinct * float(text[:-1]) / 100)
         elif unit := next((unit for unit in _UNITS if text.endswith(unit)), None):
             size = int(float(text.removesuffix(unit)) * _UNITS[unit])
-            rows = _kernels.RowCache(dim, size).capacity_rows
         else:
             rows = int(text)
     except (ValueError, OverflowError) as error:
-        raise PepnetError(f"--capacity: expected rows, a share like 10% or bytes like 64MiB, got {text!r}") from error
+        raise PepnetError(expected) from error
+    if size is not None:
+        if not 0 < size < 1 << 63:
+            raise PepnetError(expected)
+        try:
+            rows = _kernels.RowCache(dim, size).capacity_rows
+        except (ValueError, MemoryError) as error:  # too few bytes for one set, or more than there are
+            raise PepnetError(f"--capacity: {text}: {str(error) or 'there is not so much memory'}") from error
     if rows < 1:
         raise PepnetError(f"--capacity: expected one row at least, got {text!r} of {distinct} distinct ids")
     return rows

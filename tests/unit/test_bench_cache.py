@@ -87,10 +87,12 @@ def test_capacity_in_bytes_is_what_the_cache_holds() -> None:
     assert rows_of("3MB", 5, 16) == _kernels.RowCache(16, 3_000_000).capacity_rows
 
 
-@pytest.mark.parametrize("text", ["", "x", "-3", "0", "0.01%", "nan%", "1e999%", "5QiB", "B"])
+@pytest.mark.parametrize("text", ["", "x", "-3", "0", "0.01%", "nan%", "1e999%", "5QiB", "B", "-5MiB", "1e99B"])
 def test_bad_capacities(text: str) -> None:
     with pytest.raises(PepnetError, match="--capacity: expected"):
         rows_of(text, 1000, 40)
+    with pytest.raises(PepnetError, match=r"--capacity: 64KiB: .*at least 66464 for one set of 8 rows"):
+        rows_of("64KiB", 1000, 40)
 
 
 def _file(folder: Path, **columns: object) -> Path:
