@@ -42,6 +42,8 @@ class Fetch {
   ~Fetch() {
     if (!settled_) PyThread_release_lock(done_);
     PyThread_free_lock(done_);
+    drop(fetched);
+    drop(fault);
   }
   Fetch(const Fetch&) = delete;
   Fetch& operator=(const Fetch&) = delete;
@@ -210,7 +212,10 @@ class Handed {
     fetch_->handed = true;
     fetch_->runner = 0;
   }
-  ~Handed() { drop(); }
+  ~Handed() {
+    end();
+    python::drop(work_);
+  }
   Handed(const Handed&) = delete;
   Handed& operator=(const Handed&) = delete;
 
@@ -220,7 +225,7 @@ class Handed {
     fetch_->runner = PyThread_get_thread_ident();
     (void)call_python(work_, fetch_);
   }
-  void drop() { fetches_->end(*fetch_); }
+  void end() { fetches_->end(*fetch_); }
 
  private:
   std::shared_ptr<Fetches> fetches_;
@@ -249,7 +254,7 @@ void bind_fetches(py::module_& module) {
            "takes.");
   py::class_<Handed>(module, "Handed", "A fetch for another thread; it ends when nobody holds this any more.")
       .def("__call__", &Handed::run, "Runs it, unless it has ended.")
-      .def("drop", &Handed::drop, "Ends it without running it.");
+      .def("drop", &Handed::end, "Ends it without running it.");
   py::class_<Fetches, std::shared_ptr<Fetches>>(module, "Fetches", "Fetches that are under way.")
       .def(py::init<>())
       .def("ask", &Fetches::ask, py::arg("table"), py::arg("keys"), py::arg("since"), py::arg("work"),

@@ -18,9 +18,13 @@ namespace {
 class Pins {
  public:
   struct Pin {
+    Pin(py::object given, std::uint64_t its_number) : object(std::move(given)), number(its_number) {}
+    ~Pin() { drop(object); }
+    Pin(const Pin&) = delete;
+    Pin& operator=(const Pin&) = delete;
     py::object object;
     std::uint64_t number;
-    std::size_t calls;
+    std::size_t calls = 0;
   };
   struct Hold {
     explicit Hold(Pins& all) : pins(all), pin(all.now_) { ++pin->calls; }
@@ -35,7 +39,7 @@ class Pins {
     std::shared_ptr<Pin> pin;
   };
 
-  explicit Pins(py::object first) : now_(std::make_shared<Pin>(Pin{std::move(first), 0, 0})) {}
+  explicit Pins(py::object first) : now_(std::make_shared<Pin>(std::move(first), 0)) {}
 
   py::object use(const py::function& work, const py::args& args) {
     const Hold hold(*this);
@@ -46,7 +50,7 @@ class Pins {
   }
 
   std::uint64_t put(py::object object, bool same) {
-    auto next = std::make_shared<Pin>(Pin{std::move(object), now_->number + (same ? 0 : 1), 0});
+    auto next = std::make_shared<Pin>(std::move(object), now_->number + (same ? 0 : 1));
     if (now_->calls != 0) before_.push_back(now_);
     now_ = std::move(next);
     return now_->number;
@@ -60,7 +64,7 @@ class Pins {
 
   void reset() {
     before_.clear();
-    now_ = std::make_shared<Pin>(Pin{now_->object, now_->number, 0});
+    now_ = std::make_shared<Pin>(now_->object, now_->number);
   }
 
   py::object now() const { return now_->object; }

@@ -38,6 +38,17 @@ pybind11::object call_python(const pybind11::handle& function, Arguments&&... ar
   return call_python_with(function, pybind11::make_tuple(std::forward<Arguments>(arguments)...));
 }
 
+// Lets go of a Python object that C++ held. Its finalizers may take the lock anew, as those do that close a
+// file: in a destructor of pybind11's, which is noexcept, the thread could not be ended there.
+inline void drop(pybind11::object& held) noexcept {
+  PyObject* const object = held.release().ptr();
+  try {
+    Py_XDECREF(object);
+  } catch (const abi::__forced_unwind&) {
+    stay_for_ever();
+  }
+}
+
 // The lock, let go of for the length of a block; in place of pybind11's gil_scoped_release.
 class ReleasedGil {
  public:

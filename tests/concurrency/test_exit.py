@@ -53,6 +53,31 @@ for which in range(4):
 for event in entered:
     event.wait()
 """
+IN_A_FINALIZER = """
+import sys, threading, time
+import numpy as np
+from pepnet_infer import _kernels
+entered = threading.Event()
+class Held:
+    def __call__(self, *arguments):
+        pass
+    def __del__(self, entered=entered, sleep=time.sleep):
+        entered.set()
+        while True:
+            sleep(0.001)
+def pins():
+    _kernels.Pins(Held())
+def fetch():
+    fetches, keys = _kernels.Fetches(), np.arange(3, dtype=np.uint64)
+    fetches.ask(_kernels.FlightTable(), keys, fetches.ended, lambda mine, at, others: mine.settle(Held(), None))
+def handed():
+    fetches, keys = _kernels.Fetches(), np.arange(3, dtype=np.uint64)
+    def hand_over(mine, at, others):
+        fetches.hand_over(mine, Held())
+    fetches.ask(_kernels.FlightTable(), keys, fetches.ended, hand_over)
+threading.Thread(target=globals()[sys.argv[1]], daemon=True).start()
+entered.wait()
+"""
 IN_A_FETCH = """
 import logging, sys, threading
 import numpy as np
@@ -128,6 +153,11 @@ def _ends_well(code: str, *arguments: object) -> None:
 
 def test_daemon_threads_inside_the_kernels() -> None:
     _ends_well(IN_KERNELS)
+
+
+@pytest.mark.parametrize("held_by", ["pins", "fetch", "handed"])
+def test_daemon_threads_in_finalizers_of_what_the_extension_held(held_by: str) -> None:
+    _ends_well(IN_A_FINALIZER, held_by)
 
 
 @pytest.mark.parametrize("arguments", [(), (0.5,)])
