@@ -109,7 +109,8 @@ class FileLock:
     def __init__(self, path: str | os.PathLike[str], flags: int, wait: bool = True, fresh: bool = False) -> None:
         """Opens nothing yet. flags: of `os.open`. wait: for who has the lock; else that is BlockingIOError.
 
-        fresh: a file that has something in it, and that nobody has locked, is removed: the one that is locked is new.
+        fresh: with O_CREAT; a file that is there, and that nobody has locked, is removed: the one that is locked is
+        new.
         """
 
     def __enter__(self) -> int:

@@ -40,7 +40,8 @@ class FileLock final : cache::Forked {
   int enter() {
     if (descriptor_ >= 0) throw std::invalid_argument("expected a lock that is not held, got one that is");
     for (int tries = 0; tries < kMostTries; ++tries) {
-      descriptor_ = ::open(path_.c_str(), flags_, 0666);
+      const bool created = fresh_ && (descriptor_ = ::open(path_.c_str(), flags_ | O_EXCL, 0666)) >= 0;
+      if (!created) descriptor_ = ::open(path_.c_str(), flags_, 0666);
       if (descriptor_ < 0) fail(errno);
       const int code = lock();
       if (code != 0) {
@@ -51,7 +52,7 @@ class FileLock final : cache::Forked {
       struct stat held{}, named{};
       if (::fstat(descriptor_, &held) == 0 && ::lstat(path_.c_str(), &named) == 0 &&
           held.st_dev == named.st_dev && held.st_ino == named.st_ino) {
-        if (!fresh_ || !is_left_over(held)) return descriptor_;
+        if (!fresh_ || created || !is_own(held)) return descriptor_;
         const int code = ::unlink(path_.c_str()) == 0 ? 0 : errno;
         leave();
         if (code != 0) fail(code);
@@ -75,10 +76,8 @@ class FileLock final : cache::Forked {
   // last.
   static constexpr int kMostTries = 1000;
 
-  // Written by somebody who is at it no longer. Other kinds of files are the caller's to refuse.
-  static bool is_left_over(const struct stat& file) {
-    return S_ISREG(file.st_mode) && file.st_nlink == 1 && file.st_size != 0;
-  }
+  // A file with this one name, of somebody who is at it no longer. Others are the caller's to refuse.
+  static bool is_own(const struct stat& file) { return S_ISREG(file.st_mode) && file.st_nlink == 1; }
 
   // Returns 0, or the number of the error; EINTR where a handler of a signal has raised.
   int lock() const {
@@ -117,8 +116,8 @@ void bind_file_lock(py::module_& module) {
       .def(py::init<const py::object&, int, bool, bool>(), py::arg("path"), py::arg("flags"),
            py::arg("wait") = true, py::arg("fresh") = false,
            "Opens nothing yet. flags: of os.open. wait: for who has the lock; else that is BlockingIOError. "
-           "fresh: a file that has something in it, and that nobody has locked, is removed: the one that is "
-           "locked is new.")
+           "fresh: with O_CREAT; a file that is there, and that nobody has locked, is removed: the one that "
+           "is locked is new.")
       .def("__enter__", &FileLock::enter, "Returns the descriptor.")
       .def("__exit__", [](FileLock& lock, const py::args&) { lock.leave(); });
 }

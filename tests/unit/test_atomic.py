@@ -129,10 +129,11 @@ def test_a_hidden_file_has_one_writer_and_what_is_no_file_of_its_own_is_refused(
         pass
 
 
-def test_a_fresh_lock_is_on_a_new_file_where_an_old_one_has_something_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["left over", ""])
+def test_a_fresh_lock_is_on_a_new_file_where_an_old_one_is(content: str, tmp_path: Path) -> None:
     path, second = tmp_path / ".hidden", tmp_path / "second"
     one, other = (FileLock(path, OWN_FILE, wait=False, fresh=True) for _ in range(2))
-    path.write_text("left over")
+    path.write_text(content)
     with path.open() as left, one as handle:
         assert not os.path.samestat(os.fstat(left.fileno()), os.fstat(handle))
         assert os.fstat(handle).st_size == 0
