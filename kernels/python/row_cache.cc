@@ -154,8 +154,9 @@ class Cache {
                          optional_of<bool>("earned", earned, wanted.size())};
     if (update + restore + put > 1)
       throw py::value_error("write: expected one of update, restore and put, got more");
-    if (known && !put) throw py::value_error("known: expected put with it, got none");
-    Write how = update ? Write::kUpdate : restore ? Write::kRestore : Write::kInsert;
+    if (known && !put && !update) throw py::value_error("known: expected update or put with it, got neither");
+    Write how = restore ? Write::kRestore : Write::kInsert;
+    if (update) how = known ? Write::kUpdateKnown : Write::kUpdate;
     if (put) how = known ? Write::kPutKnown : Write::kPut;
     auto* const what = outcomes_of<Written>("results", results, wanted.size());
     const ReleasedGil released;
@@ -296,7 +297,7 @@ void bind_row_cache(py::module_& module) {
            "`results`: 0 stale, 1 inserted, 2 replaced, 3 rejected. `restore`: rows that were in a cache "
            "before are "
            "admitted for certain, with their scores; bool [N] `earned`: those whose score is of accesses. "
-           "`put`: whatever version is there; `known`: only where anything is.")
+           "`put`: whatever version is there; `known`, of an update or a put: only where anything is.")
       .def("forget", &Cache::forget, py::arg("keys"),
            "Lets go of what is known of the keys: the store is asked next. Returns how many were there.")
       .def("mark_absent", &Cache::mark_absent, py::arg("keys"),

@@ -38,8 +38,9 @@ class Flights:
     store is asked: else an id would be asked for twice, and a row that is newer than the cache's would be served and,
     if an update touched it, not kept, so that the next reader is back at the older one.
 
-    The row of an id for which an update came while it was fetched is served and not written: see `FlightTable` in
-    `kernels/src/cache/flights.h`.
+    The row of an id for which an update came while it was fetched is served, and written only in place of an older one:
+    see `FlightTable` in `kernels/src/cache/flights.h`. That comes before anybody is served, so that none who has seen
+    it finds the older row in the cache afterwards.
     """
 
     def __init__(self, cache: EmbeddingCache, store: CheckedStore, counters: MissCounters, fetches: Fetches) -> None:
@@ -75,15 +76,20 @@ class Flights:
         certain: what came is admitted, whatever the fields' probability.
         """
         try:
-            asked, fetched = self._ask(fetch)
+            answer, asked, fetched = self._ask(fetch)
         except StoreError as error:
             self._counters.fault(error)
             fetch.settle(None, error)
             self._counters.warn()
             return
         try:
-            self._fill(asked, fetch.number, fetched, certain)
+            kept = self.cache.flights.land(asked, fetch.number)
+            if kept is not None:
+                self._replace_older(asked, fetched, fetched.found & ~kept)
+            fetch.settle(answer, None)
+            self._fill(asked, kept, fetched, certain)
         except Exception as error:  # the rows are served all the same
+            fetch.settle(answer, None)
             self._counters.fault(error)
             self._counters.warn()
 
@@ -106,8 +112,8 @@ class Flights:
             fetch.settle(None, fault)
             self._counters.warn()
 
-    def _ask(self, fetch: Fetch) -> tuple[Keys, Fetched]:
-        """Settles the fetch, and returns what the store was asked and what it has of that."""
+    def _ask(self, fetch: Fetch) -> tuple[Fetched, Keys, Fetched]:
+        """Returns the answer for a fetch, what the store was asked, and what it has of that."""
         keys, asked = fetch.keys, None
         if fetch.looks_again:
             cached = Fetched.nothing(len(keys), self.cache.dim)
@@ -118,15 +124,11 @@ class Flights:
                 asked = np.flatnonzero(outcomes == 0)
                 keys = keys[asked]
         fetched = self._fetch(keys) if len(keys) else Fetched.nothing(0, self.cache.dim)
-        if asked is None:
-            fetch.settle(fetched, None)
-        else:
-            fetch.settle(cached.put(asked, fetched), None)
         if len(keys):
             self._counters.answered()
         if fetched.damaged is not None and fetched.damaged.any():
             self._counters.damaged(keys[fetched.damaged])
-        return keys, fetched
+        return fetched if asked is None else cached.put(asked, fetched), keys, fetched
 
     def _fetch(self, keys: Keys) -> Fetched:
         begin = monotonic()
@@ -136,11 +138,17 @@ class Flights:
             self._counters.asked(len(keys), monotonic() - begin)
         return fetched
 
-    def _fill(self, keys: Keys, number: int, fetched: Fetched, certain: bool) -> None:
+    def _replace_older(self, keys: Keys, fetched: Fetched, which: npt.NDArray[np.bool_]) -> None:
+        """Writes the rows at `which` [N] in place of older versions that are in the cache, and nowhere else."""
+        if not which.any():
+            return
+        some = fetched.take(which)
+        self.cache.core.write(keys[which], some.rows, some.scores, some.versions, some.expires, update=True, known=True)
+
+    def _fill(self, keys: Keys, kept: npt.NDArray[np.bool_] | None, fetched: Fetched, certain: bool) -> None:
         core = self.cache.core
         if certain and self.cache.policy != "gset":  # a score that is restored counts in lfu, a store's does not
             fetched = fetched._replace(scores=np.full(len(keys), np.nan, np.float32))
-        kept = self.cache.flights.land(keys, number)
         there = fetched.found if kept is None else fetched.found & kept
         if there.all():
             core.write(keys, fetched.rows, fetched.scores, fetched.versions, fetched.expires, restore=certain)

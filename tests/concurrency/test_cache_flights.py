@@ -275,6 +275,28 @@ def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() 
     assert len(cache.flights) == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"budget_ms": 60_000}])
+def test_a_row_that_is_newer_than_an_update_amid_its_fetch_is_not_gone_back_from(options: dict[str, Any]) -> None:
+    """The update of version 1 comes while the store is asked, which answers with version 2, not yet applied."""
+    store, key, out = Versions(4), np.array([3], np.uint64), np.empty((1, DIM), np.float32)
+    rows = rows_over(store, **options)
+    read = store.get_many
+
+    def late(keys: np.ndarray, dim: int) -> Fetched:
+        store.get_many = read  # type: ignore[method-assign]
+        store.versions[3] = 1
+        rows.apply("t", key, row_of(key, 1), np.array([1], np.uint64))
+        store.versions[3] = 2
+        return read(keys, dim)
+
+    store.get_many = late  # type: ignore[method-assign]
+    for _ in range(3):
+        assert rows.lookup("t", key, out) == 0
+        np.testing.assert_array_equal(out, row_of(key, 2))
+    assert store.asked[3] == 1
+    rows.close()
+
+
 def test_an_update_waits_while_a_row_of_its_id_is_being_written() -> None:
     table, keys = _kernels.FlightTable(), np.array([1, 2, 3], np.uint64)
     assert table.begin(keys, 7).tolist() == [7, 7, 7]

@@ -15,7 +15,8 @@ namespace {
 constexpr std::size_t kDim = 5;
 constexpr CachePolicy kPolicies[] = {CachePolicy::kLru, CachePolicy::kGset, CachePolicy::kLfu,
                                      CachePolicy::kSieve, CachePolicy::kS3Fifo};
-constexpr Write kWrites[] = {Write::kInsert, Write::kUpdate, Write::kPut, Write::kPutKnown};
+constexpr Write kWrites[] = {Write::kInsert, Write::kUpdate, Write::kUpdateKnown, Write::kPut,
+                             Write::kPutKnown};
 
 CacheOptions options_of(CachePolicy policy, CacheRow type, std::size_t bytes) {
   CacheOptions options;

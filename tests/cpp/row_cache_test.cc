@@ -27,7 +27,8 @@ constexpr CachePolicy kPolicies[] = {CachePolicy::kLru, CachePolicy::kGset, Cach
                                      CachePolicy::kSieve, CachePolicy::kS3Fifo};
 constexpr CacheRow kTypes[] = {CacheRow::kFloat32, CacheRow::kFloat16, CacheRow::kBfloat16, CacheRow::kInt8};
 
-constexpr Write kWrites[] = {Write::kInsert, Write::kUpdate, Write::kPut, Write::kPutKnown};
+constexpr Write kWrites[] = {Write::kInsert, Write::kUpdate, Write::kUpdateKnown, Write::kPut,
+                             Write::kPutKnown};
 
 PackedArray<std::uint64_t> view_of(const std::vector<std::uint64_t>& keys) {
   return {keys.data(), keys.size()};
@@ -248,10 +249,18 @@ void put_asks_for_no_version() {
       cache->peek(view_of(keys), infos);
       for (int i = 0; i < 3; ++i) CHECK(infos[i].outcome == Outcome::kRow && infos[i].version == 3);
       CHECK(infos[3].outcome == Outcome::kMiss);
+      const std::vector<std::uint64_t> other = {5, 8};
+      const std::uint64_t next[] = {4, 4};
+      CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, low}, Write::kUpdateKnown, results) ==
+            0);
+      CHECK(results[0] == Written::kStale && results[1] == Written::kRejected);
+      CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, next}, Write::kUpdateKnown, results) ==
+            1);
+      CHECK(results[0] == Written::kReplaced && results[1] == Written::kRejected);
       CHECK(cache->write(batch, Write::kPut, results) == 4 && results[3] == Written::kInserted);
       CHECK(look(*cache, keys, kDim).rows == rows);
       const CacheStats stats = cache->stats();
-      CHECK(stats.rows == 4 && stats.negatives == 0 && stats.tombstones == 0 && stats.updates_applied == 3);
+      CHECK(stats.rows == 4 && stats.negatives == 0 && stats.tombstones == 0 && stats.updates_applied == 4);
     }
   }
 }
@@ -341,7 +350,7 @@ void anything_in_any_order(CachePolicy policy, CacheRow type) {
         const std::size_t done = cache->write(
             {view_of(keys), rows.data(), kDim, scores.data(), versions.data(), expires.data()}, how, nullptr);
         inserted += done;
-        applied += how == Write::kUpdate ? done : 0;
+        applied += how == Write::kUpdate || how == Write::kUpdateKnown ? done : 0;
         break;
       }
       case 2:

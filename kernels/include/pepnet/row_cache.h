@@ -69,11 +69,12 @@ struct RowBatch {
 };
 
 enum class Write : std::uint8_t {
-  kInsert,    // by the user or a fill from the store: replaces a row of the same or an older version
-  kUpdate,    // replaces a row of an older version only
-  kRestore,   // kInsert of what was in a cache before: admitted for certain, and lfu takes its score
-  kPut,       // kInsert that replaces whatever is there: who writes knows the order
-  kPutKnown,  // kPut of keys of which something is known here; others are rejected
+  kInsert,       // by the user or a fill from the store: replaces a row of the same or an older version
+  kUpdate,       // replaces a row of an older version only
+  kUpdateKnown,  // kUpdate of keys of which something is known here; others are rejected
+  kRestore,      // kInsert of what was in a cache before: admitted for certain, and lfu takes its score
+  kPut,          // kInsert that replaces whatever is there: who writes knows the order
+  kPutKnown,     // kPut of keys of which something is known here; others are rejected
 };
 
 // What became of a key that was written.
@@ -89,7 +90,7 @@ struct CacheStats {
   std::uint64_t hits = 0, misses = 0, negative_hits = 0;  // keys looked up, every repeat counted
   std::uint64_t inserted = 0, replaced = 0, stale = 0, rejected_admission = 0, rejected_share = 0,
                 rejected_priority = 0;
-  std::uint64_t updates_applied = 0, updates_stale = 0;  // of Write::kUpdate and erase
+  std::uint64_t updates_applied = 0, updates_stale = 0;  // of updates and erase
   std::uint64_t evicted_expired = 0, evicted_policy = 0, evicted_share = 0;
   std::uint64_t erased = 0;
   std::uint64_t rows = 0, negatives = 0, tombstones = 0;  // there now

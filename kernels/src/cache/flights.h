@@ -20,10 +20,11 @@ namespace pepnet::cache {
 //     update                        touch    write to the cache
 //
 // What the store answered may then be older than the update, and the cache cannot be relied on to know: the
-// updated row may have been evicted, or never admitted. So a touched id's row is not written. `touch` comes
-// either before `land`, which reports it, or after; then it waits for `end`, and the update is written over
-// the flight's row. A touched id has no flight for those who come later: they ask the store anew, and never
-// see the older row.
+// updated row may have been evicted, or never admitted. So a touched id's row is not written, unless over an
+// older one: the store may also have answered with a later version than the update's. `touch` comes either
+// before `land`, which reports it, or after; then it waits for `end`, and the update is written over the
+// flight's row. A touched id has no flight for those who come later: they ask the store anew, and never see
+// the older row.
 class FlightTable {
  public:
   FlightTable();

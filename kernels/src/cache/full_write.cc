@@ -39,9 +39,9 @@ Written FullCache::write_one(const NewEntry& row, Write how, double now) noexcep
     const auto* field = fields_.of(row.key);
     fresh.expires = field == nullptr ? kNever : now + field->rule.ttl;
   }
-  const bool update = how == Write::kUpdate;
+  const bool update = how == Write::kUpdate || how == Write::kUpdateKnown;
   const Id id = present(row.key, now);
-  if (how == Write::kPutKnown && id == kNoId) return Written::kRejected;
+  if ((how == Write::kPutKnown || how == Write::kUpdateKnown) && id == kNoId) return Written::kRejected;
   bool newer = true;
   if (how == Write::kPut || how == Write::kPutKnown) {
     // whatever is there

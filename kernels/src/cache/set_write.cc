@@ -149,7 +149,7 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
   RegionCounts& counts = region.counts;
   expect_expiry(region, row, now);
   const Entry entry = find_living(region, home, now);
-  const bool update = how == Write::kUpdate;
+  const bool update = how == Write::kUpdate || how == Write::kUpdateKnown;
   const bool put = how == Write::kPut || how == Write::kPutKnown;
   // A negative entry knows no version: what may be older than a row that was evicted stays out all the same.
   const bool below_floor = update && region.floor != 0 && row.version <= region.floor;
@@ -183,7 +183,7 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
     return Written::kReplaced;
   }
 
-  if (how == Write::kPutKnown) return Written::kRejected;
+  if (how == Write::kPutKnown || how == Write::kUpdateKnown) return Written::kRejected;
   if (below_floor) {
     ++counts.updates_stale;
     return Written::kStale;
