@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import random
 import struct
 from collections.abc import Callable, Mapping, MutableMapping
@@ -297,7 +298,8 @@ def _near(random: Random, value: Any) -> Any:
     if isinstance(value, int):
         return random.choice((value + 1, value - 1, -value, float(value), str(value), [value], value * 2**32))
     if isinstance(value, float):
-        return random.choice((-value, value * 1e30, value * 1e-30, int(value), str(value)))
+        whole = int(value) if math.isfinite(value) else 0  # a change before this one may have made it infinite
+        return random.choice((-value, value * 1e30, value * 1e-30, whole, str(value)))
     if isinstance(value, str):
         return random.choice(
             (value + " ", value.upper(), value[:-1], value * 2, value + "\0", [value], value.encode().hex())
