@@ -5,29 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from offline_runs import contents, run, write_inputs
+from offline_runs import contents, run
 
 from pepnet_infer import Engine, PepnetError, score_parquet
 
 Make = Callable[..., pa.Table]
-
-
-@pytest.fixture(scope="module")
-def engine(toy_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(toy_bundle, check="sizes") as engine:
-        yield engine
-
-
-@pytest.fixture
-def folder(toy_table: Make, tmp_path: Path) -> Path:
-    return write_inputs(toy_table, tmp_path)
 
 
 def test_leftovers_of_a_killed_run_go_away(engine: Engine, folder: Path) -> None:

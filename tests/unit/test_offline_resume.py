@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,12 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from offline_runs import contents, run, write_inputs
+from offline_runs import contents, run
 
 from pepnet_infer import CacheConfig, Engine, PepnetError, score_parquet
 from pepnet_infer.offline import source
 
 Make = Callable[..., pa.Table]
-
-
-@pytest.fixture(scope="module")
-def engine(toy_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(toy_bundle, check="sizes") as engine:
-        yield engine
-
-
-@pytest.fixture
-def folder(toy_table: Make, tmp_path: Path) -> Path:
-    return write_inputs(toy_table, tmp_path)
 
 
 def inodes(out: Path) -> dict[str, int]:

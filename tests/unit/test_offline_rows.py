@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from offline_runs import contents, run, write_inputs
+from offline_runs import contents, run
 
 from pepnet_infer import CacheConfig, Engine, StoreError, score_parquet
 from pepnet_infer.bundle import Bundle
@@ -21,17 +21,6 @@ from pepnet_infer.store import Fetched
 from pepnet_infer.store.mmap import MmapStore
 
 Make = Callable[..., pa.Table]
-
-
-@pytest.fixture(scope="module")
-def engine(toy_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(toy_bundle, check="sizes") as engine:
-        yield engine
-
-
-@pytest.fixture
-def folder(toy_table: Make, tmp_path: Path) -> Path:
-    return write_inputs(toy_table, tmp_path)
 
 
 class Behind:
