@@ -21,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz bench bench-cache clean
+.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz bench bench-cache clean"
+	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache clean"
 
 # Torch is unpacked while the wheel is compiled.
 $(VENV)/deps.stamp: pyproject.toml
@@ -108,6 +108,12 @@ fuzz: install
 	@command -v redis-server >/dev/null || { echo "fuzz: needs redis-server on the PATH (Debian: apt-get install redis-server)"; exit 1; }
 	PYTHONPATH=tests PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	  $(BIN)/python -m fuzz --seconds $(PEPNET_FUZZ_SECONDS) $(FUZZ)
+
+# Builds the commit OLD and this checkout, scores the same inputs with both in every way there is, and compares bits; what the
+# old one writes, the new one must read.
+compare: install
+	@test -n "$(OLD)" || { echo "compare: expected make compare OLD=COMMIT"; exit 2; }
+	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests PYTHONSAFEPATH=1 $(BIN)/python -m compare $(OLD)
 
 bench: install
 	$(BIN)/pytest bench

@@ -1,0 +1,1 @@
+"""Two builds of this package compared: `make compare OLD=COMMIT`."""
