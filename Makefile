@@ -126,9 +126,10 @@ bench-cache: install
 	$(BIN)/cmake --build $(PEERS) --target pepnet_bench_peers
 	$(BIN)/pepnet-infer bench cache-speed --peers-library $(PEERS)/bench/native/libpepnet_bench_peers.so $(BENCH_CACHE)
 
-lint:
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd $(VENV) && bin/lint-imports --config "$(CURDIR)/pyproject.toml"  # of the installed package: its folders are three here
 	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
 types: install

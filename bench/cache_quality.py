@@ -15,7 +15,7 @@ from pepnet_infer.bench.cache_quality_log import BETA, INTERVAL_S, R, RequestLog
 from pepnet_infer.bench.cache_quality_run import Evicted, Setting, most_hits, run
 from pepnet_infer.bench.cache_replay import Policy
 from pepnet_infer.bench.report import Result
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.data.source import Source

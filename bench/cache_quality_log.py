@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.columns import read_columns
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import Encoder
+from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.source import Source, refuse_leakage
-from pepnet_infer.feature_rows import Bag, Features
-from pepnet_infer.features import Encoder
-from pepnet_infer.ids import MISSING_KEY, Keys
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import MISSING_KEY, Keys
 
 BETA, R, INTERVAL_S = 0.1, 3.0, 86_400.0
 _MATCH = 1e-4  # relative: bundles keep scores as float32

@@ -15,10 +15,11 @@ from pepnet_infer.bench.cache_speed_claims import spread
 from pepnet_infer.bench.latency import Plan, settle
 from pepnet_infer.bench.machine import BusyMeter
 from pepnet_infer.bench.summary import describe_times
-from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
-from pepnet_infer.cache.config import CacheConfig
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.store.memory import MemoryStore
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.stores.memory import MemoryStore
 
 MISSED = 0.1
 #: Of the table's rows, what the cache has room for; the store has all.

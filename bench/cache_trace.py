@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.ids import Keys
+from pepnet_infer.schema.ids import Keys
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pepnet_infer.bench.workloads import batches
 from pepnet_infer.errors import BackendError
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs
     from pepnet_infer.bench.peers import Peer, PeerSpec
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 #: Rows every peer's accuracy is taken on, in calls of the batch size measured, and the most such calls.
 ACCURACY_ROWS = 1024

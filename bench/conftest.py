@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends.ort_library import no_telemetry
 from pepnet_infer.bench.workloads import dense_rows
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cpu import available_threads
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.process.cpu import available_threads
+from pepnet_infer.schema.inputs import Inputs
 
 no_telemetry()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends import PRECISIONS
+from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.bench.latency import Plan, interleave
 from pepnet_infer.bench.machine import BusyMeter
 from pepnet_infer.bench.summary import describe_times, speedups
@@ -19,9 +19,9 @@ from pepnet_infer.bench.workloads import Request, Traffic, as_request, as_rows, 
 from pepnet_infer.engine import Engine
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs
     from pepnet_infer.bench.workloads import Column
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 Values = npt.NDArray[np.float32]
 Say = Callable[[str], None]

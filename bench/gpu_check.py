@@ -48,7 +48,7 @@ def main() -> int:
     _source_tree()
     run = Run(words)
 
-    from pepnet_infer.backends.cuda_library import CudaLibrary
+    from pepnet_infer.backends.cuda.library import CudaLibrary
 
     path = words.built or _built(run.say)
     library = CudaLibrary(path)
@@ -163,7 +163,7 @@ def _checks(library: Any, few: bool) -> list[str]:
 
 def _kuaishou() -> tuple[Any, dict[str, np.ndarray]]:
     """The dense part of preset kuaishou, with weights of the size that training begins with."""
-    from pepnet_infer.config import InputWidths, ModelConfig
+    from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
     config = ModelConfig(InputWidths(1216, 48, 120), layers=(512, 256), towers=(64,), experts=8)
     random, tensors = np.random.default_rng(3), {}

@@ -21,7 +21,7 @@ def ours(
     torch: Any, library: Any, config: Any, tensors: dict[str, np.ndarray], tasks: int
 ) -> Iterator[tuple[str, Peer]]:
     """Yields (name, peer) of the kernels by precision, without graphs, and in each tile."""
-    from pepnet_infer.backends.cuda_library import TILES
+    from pepnet_infer.backends.cuda.library import TILES
 
     def peer_of(precision: str, graphs: bool = True, tile: str | None = None) -> Peer:
         model = library.model(config, tasks, tensors, precision == "bf16", 0, graphs, tile)

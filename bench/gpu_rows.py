@@ -19,7 +19,7 @@ class OtherScores(Exception):
 
 def fields_of(config: Any) -> list[Any]:
     """Returns the fields of a model with the widths of preset kuaishou."""
-    from pepnet_infer.backends.cuda_rows import FieldOnDevice, Place
+    from pepnet_infer.backends.cuda.rows import FieldOnDevice, Place
 
     widths = config.inputs
     fields = []

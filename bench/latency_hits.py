@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.assemble import Assembler, Inputs
-from pepnet_infer.backends import PRECISIONS
+from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.bench.latency import Plan, interleave
 from pepnet_infer.bench.latency_misses import Mixer, NewIds, NewIdStore
 from pepnet_infer.bench.machine import BusyMeter
 from pepnet_infer.bench.summary import describe_times, speedups
 from pepnet_infer.bench.workloads import Traffic, batches, dense_rows, rows_beyond_caches, slice_columns
-from pepnet_infer.cache.budget import bytes_for
-from pepnet_infer.cache.config import CacheConfig
-from pepnet_infer.cache.over_bundle import cached_rows
+from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.engine import Engine
-from pepnet_infer.feature_rows import Bag, Features
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.cache.budget import bytes_for
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.over_bundle import cached_rows
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.inputs import Inputs
 
 if TYPE_CHECKING:
     from pepnet_infer.bench.workloads import Column
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
 
 Say = Callable[[str], None]
 HIT_RATES = (1.0, 0.9, 0.5)

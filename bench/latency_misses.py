@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.ids import ID_BITS, MAX_ID, Keys, split_keys
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import ID_BITS, MAX_ID, Keys, split_keys
 
 if TYPE_CHECKING:
     from pepnet_infer.bench.workloads import Column
-    from pepnet_infer.bundle import Bundle
-    from pepnet_infer.feature_rows import Features
-    from pepnet_infer.schema import FeatureSchema
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.encode.features import Features
+    from pepnet_infer.schema.feature_schema import FeatureSchema
 
 _SERIAL_BITS = 31
 _TABLES = 1 << 16

@@ -20,10 +20,10 @@ from pepnet_infer.bench.ratios import named_ratios
 from pepnet_infer.bench.report import Result
 from pepnet_infer.bench.workloads import dense_rows, row_bytes, rows_beyond_caches
 from pepnet_infer.checked import Options, Several
-from pepnet_infer.cost import multiply_adds
+from pepnet_infer.schema.cost import multiply_adds
 
 if TYPE_CHECKING:
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
 
 
 class LatencyOptions(Options, frozen=True):

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pepnet_infer import cpu
+from pepnet_infer.process import cpu
 
 #: Packages whose version changes a figure.
 LIBRARIES = ("numpy", "pyarrow", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "onnxsim")

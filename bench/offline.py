@@ -18,7 +18,7 @@ from pepnet_infer.bench import machine
 from pepnet_infer.bench.machine_table import machine_line, machine_table
 from pepnet_infer.bench.report import Page, Result, Table
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.offline.plan import plan
+from pepnet_infer.parquet.plan import plan
 
 _ROWS_A_BATCH = 65_536
 

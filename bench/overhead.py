@@ -17,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends import Settings
 from pepnet_infer.backends.native import NativeBackend, model_flags, request_prefix, why_not
+from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bench.latency import settle
 from pepnet_infer.bench.workloads import batches, dense_rows
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

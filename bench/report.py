@@ -18,9 +18,9 @@ from rich.box import SIMPLE
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pepnet_infer import __version__
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.storage.atomic import write_file
+from pepnet_infer.version import __version__
 
 FORMAT_VERSION = 1
 

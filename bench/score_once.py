@@ -15,8 +15,8 @@ from typing import cast
 
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.offline import OFFLINE, score_parquet
-from pepnet_infer.offline.options import OnBadRow
+from pepnet_infer.parquet import OFFLINE, score_parquet
+from pepnet_infer.parquet.options import OnBadRow
 
 
 def status_bytes(field: str) -> int:

@@ -29,12 +29,12 @@ from pepnet_infer.bench.report import Result
 from pepnet_infer.bench.sync_publisher import Order, Published, Publisher, Publishing, Times, log_path
 from pepnet_infer.bench.sync_scoring import Scorers, Watch
 from pepnet_infer.bench.workloads import Traffic
-from pepnet_infer.cache.config import Policy
 from pepnet_infer.checked import Count, NotNegative, Options, Positive, Several
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 ORDERS: tuple[Order, ...] = ("idle", "elsewhere", "follow")
 SLICE_S, SAMPLE_S = 1.0, 0.1
@@ -133,7 +133,7 @@ def measure_sync(
     bundle: Path, name: str, command: str, options: SyncOptions, say: Callable[[str], None] = lambda _: None
 ) -> Result:
     """Measures everything `bench sync` reports. Raises PepnetError for a bundle with too few rows for a delta."""
-    from pepnet_infer.cache.config import CacheConfig
+    from pepnet_infer.rows.cache.config import CacheConfig
 
     facts = machine.facts()
     cache = CacheConfig(policy=options.policy)

@@ -21,11 +21,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle import Bundle, read_tensors
+from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 #: What a publisher is told: to publish to the log that is followed, to one that nobody reads, to do nothing, to end.
 Order = Literal["follow", "elsewhere", "idle", "end"]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from pepnet_infer.assemble import Inputs
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 #: Largest difference of a score from float64 by precision: what counts as having done the work.
 BOUNDS = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}

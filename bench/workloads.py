@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from pepnet_infer.assemble import Inputs
 from pepnet_infer.bench.machine import last_level_cache
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.config import InputWidths
-from pepnet_infer.ids import split_keys
-from pepnet_infer.schema import FieldSpec, Transform
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.schema.feature_schema import FieldSpec, Transform
+from pepnet_infer.schema.ids import split_keys
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths
 
 #: Exponent of the Zipf law that ids are drawn by; the hottest ids are those with the highest GSET score.
 ZIPF = 1.05

@@ -42,12 +42,12 @@ from online_report import Served, compared, plot, table
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish import Publisher, Scoring
-from pepnet_infer.ids import Keys
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.ids import Keys
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 if TYPE_CHECKING:
     from pepnet_infer.export.data.dataset import Dataset

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model import Experts, GroupedLinear, Mix, Network, Towers, xavier
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import ModelConfig
 
 
 class Baseline(Network):

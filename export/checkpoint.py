@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle import (
+from pepnet_infer.bundle.bundle import (
     DENSE,
     FORMAT_VERSION,
     check_format_version,
@@ -28,18 +28,18 @@ from pepnet_infer.bundle import (
     side_path,
     table_path,
 )
+from pepnet_infer.bundle.tables import TableInfo
 from pepnet_infer.checked import Finite, convert, untrusted
-from pepnet_infer.config import ModelConfig
+from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
-from pepnet_infer.ids import Keys
-from pepnet_infer.listing import check_files, describe_files
 from pepnet_infer.quoting import quote
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.side import SideTable
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
-from pepnet_infer.tables import TableInfo
-from pepnet_infer.tensorfile import Array, to_bfloat16, write_tensors
+from pepnet_infer.storage.listing import check_files, describe_files
+from pepnet_infer.storage.tensorfile import Array, to_bfloat16, write_tensors
 
 DOCUMENT = "checkpoint.json"
 #: What table rows can be stored as.

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.config import ModelConfig
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import ROWS, measure
 from pepnet_infer.export.simplify import simplify
 from pepnet_infer.export.to_onnx import to_onnx
-from pepnet_infer.golden import normal_inputs
+from pepnet_infer.schema.network_config import ModelConfig
 
 
 def graph_of(config: ModelConfig, tasks: int, dense: Mapping[str, npt.NDArray[np.float32]]) -> bytes:

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.schema import TableSpec
-from pepnet_infer.store.table_file import open_table
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.feature_schema import TableSpec
+from pepnet_infer.storage.tensorfile import Array, from_bfloat16
 from pepnet_infer.sync.delta import DeltaHead, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.tensorfile import Array, from_bfloat16
 
 Floats = npt.NDArray[np.float32]
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.golden import normal_inputs
-from pepnet_infer.input_domain import NAMES, InputDomain, RowLimits
-from pepnet_infer.native_tables import tables, why_none
-from pepnet_infer.precisions import MARGIN, Budget
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.backends.native_tables import tables, why_none
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.input_domain import NAMES, InputDomain, RowLimits
+from pepnet_infer.bundle.precisions import MARGIN, Budget
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.inputs import Inputs
 
 #: How much larger than the rows of requests bf16's domain may be: the largest of these within the budget is taken.
 SCALES = (1.1, 1.25, 1.5, 2.0, 3.0, 4.0)

@@ -12,8 +12,8 @@ import torch
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import CodedIds, Codes
 from pepnet_infer.export.train_config import TrainConfig
-from pepnet_infer.ids import Keys
-from pepnet_infer.schema import INPUTS, FeatureSchema
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
+from pepnet_infer.schema.ids import Keys
 
 Rows = npt.NDArray[np.int64]
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.export.push_policy import PushPolicy
-from pepnet_infer.ids import Keys
-from pepnet_infer.store.key_slots import KeySlots, Positions, grown
-from pepnet_infer.tensorfile import Array
+from pepnet_infer.rows.stores.key_slots import KeySlots, Positions, grown
+from pepnet_infer.schema.ids import Keys
+from pepnet_infer.storage.tensorfile import Array
 
 _KNOWN = np.dtype(
     [

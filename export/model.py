@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pepnet_infer.config import GAMMA, ModelConfig
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.schema.network_config import GAMMA, ModelConfig
 
 
 def xavier(*shape: int) -> nn.Parameter:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cost import multiply_adds
+from pepnet_infer.backends.native_tables import PRECISIONS, Table, not_measured, tables, why_none
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import NATIVE_TOLERANCE
+from pepnet_infer.bundle.precisions import MARGIN, Budget, excess
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.metrics import soft_auc
 from pepnet_infer.export.parity import BATCHES, Run, compare, score
-from pepnet_infer.golden import NATIVE_TOLERANCE
-from pepnet_infer.native_tables import PRECISIONS, Table, not_measured, tables, why_none
-from pepnet_infer.precisions import MARGIN, Budget, excess
+from pepnet_infer.schema.cost import multiply_adds
+from pepnet_infer.schema.inputs import Inputs
 
 #: Rows that are drawn. Of 1,000 rows the worst of the demo's model is off by .011 to .019, depending on the seed, of
 #: 20,000 by .017 to .030, and of as many at the domain's edge by .031 to .051: each far from an allowed 0.1.

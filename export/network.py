@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.baselines import BASELINE_NETWORKS
 from pepnet_infer.export.model import Network, PEPNet
+from pepnet_infer.schema.network_config import ModelConfig
 
 
 def build_network(config: ModelConfig, tasks: int) -> Network:

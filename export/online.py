@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.data.codes import Codes
@@ -18,7 +17,8 @@ from pepnet_infer.export.gset_score import accumulate
 from pepnet_infer.export.network import dense_state
 from pepnet_infer.export.train import Run
 from pepnet_infer.export.train_config import TrainConfig
-from pepnet_infer.ids import Keys
+from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.network_config import ModelConfig
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

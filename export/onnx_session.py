@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pepnet_infer.assemble import Inputs
 from pepnet_infer.backends.ort_library import import_onnxruntime
+from pepnet_infer.schema.inputs import Inputs
 
 
 class OnnxSession:

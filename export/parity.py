@@ -12,14 +12,14 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.config import InputWidths
+from pepnet_infer.bundle.golden_rows import TOLERANCE, normal_inputs
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.culprit import name_culprit
 from pepnet_infer.export.onnx_session import OnnxSession
 from pepnet_infer.export.process_state import one_thread
 from pepnet_infer.export.to_onnx import OUTPUT
-from pepnet_infer.golden import TOLERANCE, normal_inputs
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths
 
 #: Every graph is proved at these batch sizes: 1, the sizes around the export's own, odd ones, and a real request.
 BATCHES = (1, 2, 3, 7, 64, 1000)

@@ -14,8 +14,8 @@ from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.random_init import random_dense
 from pepnet_infer.export.train_config import model_config
-from pepnet_infer.ids import MAX_ID, make_keys
-from pepnet_infer.schema import FeatureSchema, TableSpec
+from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
+from pepnet_infer.schema.ids import MAX_ID, make_keys
 
 PREFIX = "preset:"
 TABLE_ROWS = 10_000

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from pepnet_infer import forks
+from pepnet_infer.process import forks
 
 #: Two exports at once would each put back what the other had set.
 _ONE_AT_A_TIME = threading.RLock()

@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.checked import NotNegative, Options, Positive
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import Chosen, IdBook
 from pepnet_infer.export.publisher_state import Intent, State
 from pepnet_infer.export.push_policy import PushPolicy, by_table
-from pepnet_infer.ids import ID_BITS, MISSING_KEY, Keys
-from pepnet_infer.store.table_file import open_table
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.ids import ID_BITS, MISSING_KEY, Keys
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.sync.transport import Position, Transport
+from pepnet_infer.sync.logs.transport import Position, Transport
 
 Rows = npt.NDArray[np.float32]
 

@@ -13,17 +13,17 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from msgspec import Meta, Struct
 
-from pepnet_infer import forks
-from pepnet_infer.bundle import read_tensors
+from pepnet_infer.bundle.bundle import read_tensors
 from pepnet_infer.checked import Count, Version, convert, untrusted
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.id_book import BOOK, NOTED, IdBook
-from pepnet_infer.listing import check_files, describe_files
+from pepnet_infer.process import forks
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, write_document
+from pepnet_infer.storage.listing import check_files, describe_files
+from pepnet_infer.storage.tensorfile import Array, write_tensors
 from pepnet_infer.sync.delta import DeltaHead, check_head
-from pepnet_infer.tensorfile import Array, write_tensors
 
 _DOCUMENT = "publisher.json"
 _INTENT = "intent"

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from pepnet_infer.checked import Options, Positive, Several
 from pepnet_infer.errors import ConfigError
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 #: Seconds, or inf for a time that never comes.
 Time = Annotated[float, Meta(gt=0)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.config import ModelConfig
+from pepnet_infer.schema.network_config import ModelConfig
 
 Floats = npt.NDArray[np.float64]
 Dense = dict[str, npt.NDArray[np.float32]]

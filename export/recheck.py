@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pepnet_infer.assemble import Assembler
-from pepnet_infer.bundle import DENSE, Bundle
+from pepnet_infer.backends.native_tables import Table
+from pepnet_infer.bundle.bundle import DENSE, Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.export.native_parity import Reference, compare_table
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import ROWS, Run, compare, float64_run, score
 from pepnet_infer.export.rows import random_features
-from pepnet_infer.golden import normal_inputs
-from pepnet_infer.native_tables import Table
-from pepnet_infer.store.mmap import MmapStore
-from pepnet_infer.store.table_file import open_table
+from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.stores.mmap import MmapStore
 
 
 def fresh_rows(bundle: Bundle, seed: int) -> dict[str, Reference]:

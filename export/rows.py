@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.features import Bag, Features
-from pepnet_infer.ids import MAX_ID, MISSING_KEY, Keys, make_keys
-from pepnet_infer.schema import FeatureSchema, FieldSpec
+from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec
+from pepnet_infer.schema.ids import MAX_ID, MISSING_KEY, Keys, make_keys
 
 _UNKNOWN, _MISSING = 0.1, 0.05  # shares of ids; what is left is known to the table
 _MAX_BAG = 12

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 import torch
 
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.process_state import quiet
+from pepnet_infer.schema.network_config import ModelConfig
 
 #: The opset torch's operator library is written in: no version converter runs, and every runtime of the last years
 #: reads it.

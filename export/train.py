@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.embedding import Embeddings
@@ -20,6 +19,7 @@ from pepnet_infer.export.metrics import auc
 from pepnet_infer.export.model import Network
 from pepnet_infer.export.network import build_network
 from pepnet_infer.export.train_config import TrainConfig
+from pepnet_infer.schema.network_config import ModelConfig
 
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]

@@ -12,9 +12,9 @@ import yaml
 from msgspec import Meta
 
 from pepnet_infer.checked import Finite, NotNegative, Options, Positive, Seed, Several, convert
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import ConfigError, SchemaError
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import ModelConfig
 
 
 class Split(Options, frozen=True):

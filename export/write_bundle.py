@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pepnet_infer.assemble import Assembler, Inputs
-from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
+from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
+from pepnet_infer.bundle.golden_rows import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
+from pepnet_infer.bundle.input_domain import InputDomain, inputs_of
+from pepnet_infer.bundle.precisions import BUDGETS, Budget, check_budget
 from pepnet_infer.checked import Seed, check_option
-from pepnet_infer.config import InputWidths, ModelConfig
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.domains import bf16_domain, request_domain
@@ -27,15 +28,15 @@ from pepnet_infer.export.parity import BATCHES, ROWS, Run, float64_run, golden, 
 from pepnet_infer.export.rows import random_features
 from pepnet_infer.export.simplify import simplify
 from pepnet_infer.export.to_onnx import to_onnx
-from pepnet_infer.golden import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
-from pepnet_infer.input_domain import InputDomain, inputs_of
-from pepnet_infer.listing import describe_files
-from pepnet_infer.precisions import BUDGETS, Budget, check_budget
-from pepnet_infer.schema import INPUTS
+from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.feature_schema import INPUTS
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
+from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.storage.local_path import check_local
-from pepnet_infer.store.mmap import MmapStore
 
 _DRAWS_SEED = 2_000_003  # added to the seed of export, so that rows are others than those of the sets
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")

@@ -14,16 +14,15 @@ from pepnet_infer.errors import (
     StoreError,
     UpdateError,
 )
+from pepnet_infer.version import __version__
 
 if TYPE_CHECKING:
-    from pepnet_infer.cache.config import CacheConfig, FieldConfig
-    from pepnet_infer.cache.embedding_cache import EmbeddingCache
-    from pepnet_infer.cache.update_window import UpdateWindow
     from pepnet_infer.engine import Engine
-    from pepnet_infer.offline import Summary, score_parquet
+    from pepnet_infer.parquet import Summary, score_parquet
+    from pepnet_infer.rows.cache.config import CacheConfig, FieldConfig
+    from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
+    from pepnet_infer.rows.cache.update_window import UpdateWindow
     from pepnet_infer.scores import Scores
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
@@ -46,14 +45,14 @@ __all__ = [
 
 # Imported when first asked for: `import pepnet_infer` costs no Arrow, no extension and no backend.
 _LAZY = {
-    "CacheConfig": "pepnet_infer.cache.config",
-    "EmbeddingCache": "pepnet_infer.cache.embedding_cache",
-    "FieldConfig": "pepnet_infer.cache.config",
-    "UpdateWindow": "pepnet_infer.cache.update_window",
+    "CacheConfig": "pepnet_infer.rows.cache.config",
+    "EmbeddingCache": "pepnet_infer.rows.cache.embedding_cache",
+    "FieldConfig": "pepnet_infer.rows.cache.config",
+    "UpdateWindow": "pepnet_infer.rows.cache.update_window",
     "Engine": "pepnet_infer.engine",
     "Scores": "pepnet_infer.scores",
-    "Summary": "pepnet_infer.offline",
-    "score_parquet": "pepnet_infer.offline",
+    "Summary": "pepnet_infer.parquet",
+    "score_parquet": "pepnet_infer.parquet",
 }
 
 

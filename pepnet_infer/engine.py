@@ -9,30 +9,32 @@ from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
-from pepnet_infer import backends, forks
-from pepnet_infer.assemble import Matrix
 from pepnet_infer.backends.dlpack import DeviceArray
-from pepnet_infer.bundle import Bundle, Check
-from pepnet_infer.bundle_watch import BundleWatch
-from pepnet_infer.cache.cached_rows import CachedRows
-from pepnet_infer.cache.config import CacheConfig
-from pepnet_infer.cache.metrics import prometheus_text
-from pepnet_infer.cache.over_bundle import open_rows
+from pepnet_infer.backends.protocol import Backend
+from pepnet_infer.bundle.bundle import Bundle, Check
+from pepnet_infer.bundle.watch import BundleWatch
 from pepnet_infer.checked import check_option
-from pepnet_infer.counters import Counters, by_table
+from pepnet_infer.encode.encoder import Encoded
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import BackendError, ConfigError, UpdateError
-from pepnet_infer.features import Encoded, Features
-from pepnet_infer.identity import identity
-from pepnet_infer.loading import Loading, digest_of
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.process import forks
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.metrics import prometheus_text
+from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.protocols import RowSource, Store
+from pepnet_infer.rows.version_rows import VersionRows, cache_of
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.inputs import Matrix
 from pepnet_infer.scores import Scores
-from pepnet_infer.scoring import Scoring, encode, encode_rows
-from pepnet_infer.served import Served, Versions
-from pepnet_infer.store import RowSource, Store
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
-from pepnet_infer.sync.transport import Transport
-from pepnet_infer.sync.version_rows import VersionRows, cache_of
+from pepnet_infer.sync.logs.transport import Transport
+from pepnet_infer.versions.counters import Counters, by_table
+from pepnet_infer.versions.identity import identity
+from pepnet_infer.versions.loading import Loading, digest_of
+from pepnet_infer.versions.scoring import Scoring, encode, encode_rows
+from pepnet_infer.versions.version import Served, Versions
 
 Out = TypeVar("Out", bound=DeviceArray)
 _Result = TypeVar("_Result")
@@ -45,9 +47,7 @@ class Engine:
     The result of a call does not depend on what other threads do. Use it as a context manager, or call `close`.
     """
 
-    def __init__(
-        self, bundle: Bundle, rows: RowSource, backend: backends.Backend, loading: Loading | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, rows: RowSource, backend: Backend, loading: Loading | None = None) -> None:
         self._versions: Versions | None = Versions(Served.of(bundle, rows, backend))
         self._bundle = bundle  # the last one, once the engine is closed
         self._loading = loading
@@ -148,7 +148,7 @@ class Engine:
         return self._cache if versions is None else cache_of(versions.now.rows)
 
     def identity(self) -> dict[str, Any]:
-        """Returns what scores depend on beside the batch, as plain JSON values; see `pepnet_infer.identity`.
+        """Returns what scores depend on beside the batch, as plain JSON values; see `pepnet_infer.versions.identity`.
 
         Two engines with the same identity score alike, in whichever process, unless `rows` is None.
         """
@@ -262,7 +262,7 @@ class Engine:
         return {"path": str(bundle.path), "state": state, "file": file}
 
     def metrics(self) -> str:
-        """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.cache.metrics.CONTENT_TYPE`."""
+        """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.rows.cache.metrics.CONTENT_TYPE`."""
         return prometheus_text(self.stats())
 
     def follow(self, transport: Transport, config: FollowConfig | None = None) -> Follower:
@@ -355,9 +355,7 @@ def _load_again(kind: type[Engine], path: os.PathLike[str], digest: str, loading
     return kind._of(loading.open_bundle(path, digest), loading)
 
 
-def _on_device(
-    backend: backends.Backend, general: object, domain: object, prior: object, out: object, stream: int
-) -> int:
+def _on_device(backend: Backend, general: object, domain: object, prior: object, out: object, stream: int) -> int:
     run: Callable[..., int] | None = getattr(backend, "run_on_device", None)
     if run is None:
         raise BackendError(f"out: expected backend cuda, which scores arrays where they are, got {backend.name}")

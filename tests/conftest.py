@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 
 from pepnet_infer.backends.ort_library import no_telemetry
-from pepnet_infer.config import InputWidths, ModelConfig
-from pepnet_infer.ids import make_keys
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 if TYPE_CHECKING:
     from pepnet_infer.export.checkpoint import Checkpoint

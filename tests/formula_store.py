@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from pepnet_infer import CacheConfig, EmbeddingCache
-from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
-from pepnet_infer.ids import make_keys
-from pepnet_infer.store import Fetched
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.schema.ids import make_keys
 
 DIM = 6
 KNOWN = 1000  # ids below it exist

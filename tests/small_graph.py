@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pepnet_infer.config import InputWidths
+from pepnet_infer.schema.network_config import InputWidths
 
 WIDTHS = InputWidths(3, 2, 0)
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from pepnet_infer import CacheConfig, EmbeddingCache
-from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
-from pepnet_infer.store import Fetched
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.protocols import Fetched
 
 DIM = 4
 THREADS = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.ids import make_keys
+from pepnet_infer.schema.ids import make_keys
 
 Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pepnet_infer.bench.cache_peers.contender import Batch, Contender, Destination, Floats, Positions, Workload
-from pepnet_infer.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 
 #: What a cache of so many rows is given besides the rows' bytes: metadata a row, and for a small cache a little more.
 ROW_METADATA = 24

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends import BACKENDS, PRECISIONS
+from pepnet_infer.backends.create import BACKENDS
+from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.engine import Engine
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 #: Options by precision: int8 is measured on any bundle, its errors beside it, offered by the bundle or not.
 _OPTIONS: dict[str, dict[str, object]] = {"int8": {"unchecked": True}}

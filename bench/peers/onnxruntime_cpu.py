@@ -10,8 +10,8 @@ import numpy.typing as npt
 from pepnet_infer.backends.ort_library import import_onnxruntime
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 
 class OnnxRuntimePeer:

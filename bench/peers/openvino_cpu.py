@@ -12,8 +12,8 @@ from pepnet_infer.bench.machine import bf16_note
 from pepnet_infer.errors import BackendError
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 
 class OpenVinoPeer:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pepnet_infer.assemble import Inputs
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 #: The peer ratios are printed against unless the command names another.
 BASELINE = "onnxruntime"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pepnet_infer.assemble import Inputs
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 #: Rows the float64 reference takes at a time: the widest activation stays near 40 MB.
 _REFERENCE_ROWS = 1024

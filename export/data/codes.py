@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.ids import MISSING_KEY, Keys
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY, Keys
 
 if TYPE_CHECKING:
-    from pepnet_infer.features import Features
+    from pepnet_infer.encode.features import Features
 
 Codes = npt.NDArray[np.int32]
 

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pepnet_infer.columns import Columns, read_columns
+from pepnet_infer.encode.columns import Columns, read_columns
+from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import CodedIds
 from pepnet_infer.export.data.source import Source, refuse_leakage
 from pepnet_infer.export.train_config import Split, TrainConfig
-from pepnet_infer.features import encode
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.side import SideTable
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 Rows = npt.NDArray[np.int64]
 _RAREST = 1e-4

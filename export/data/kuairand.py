@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.schema import JoinSpec
+from pepnet_infer.schema.feature_schema import JoinSpec
 
 #: Known only after the exposure: what the user did, and for how long.
 OUTCOMES = frozenset(

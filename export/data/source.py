@@ -8,7 +8,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.schema import FeatureSchema, JoinSpec
+from pepnet_infer.schema.feature_schema import FeatureSchema, JoinSpec
 
 
 class Source(Protocol):

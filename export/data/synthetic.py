@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.export.train_config import RunConfig
-from pepnet_infer.schema import JoinSpec
+from pepnet_infer.schema.feature_schema import JoinSpec
 
 Floats = npt.NDArray[np.float64]
 

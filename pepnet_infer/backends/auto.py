@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from pepnet_infer.backends import BACKENDS, Backend, Settings, lacks, native, ort, read_options
+from pepnet_infer.backends import native, ort
+from pepnet_infer.backends.protocol import Backend, Settings, lacks, read_options
 from pepnet_infer.checked import Options
 from pepnet_infer.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+
+
+Loader = Callable[["Bundle", Settings], Backend]
 
 
 @dataclass(frozen=True)
@@ -24,18 +28,18 @@ class Plan:
     settings: Settings
 
 
-def load(bundle: Bundle, settings: Settings) -> Backend:
-    """Returns the backend that `plan` names. A GPU that does not start is passed over, and the reason kept.
+def load(bundle: Bundle, settings: Settings, backends: Mapping[str, Loader]) -> Backend:
+    """Returns the backend that `plan` names, loaded by the one of `backends` under that name.
 
-    Raises what `plan` and the backend raise.
+    A GPU that does not start is passed over, and the reason kept. Raises what `plan` and the backend raise.
     """
     taken = plan(bundle, settings)
     if taken.settings.provider == "cuda" and settings.provider is None:
         try:
-            return BACKENDS[taken.backend](bundle, taken.settings)
+            return backends[taken.backend](bundle, taken.settings)
         except BackendError as error:
             taken = _on_cpu(bundle, settings, f"no GPU: {error}")
-    return BACKENDS[taken.backend](bundle, taken.settings)
+    return backends[taken.backend](bundle, taken.settings)
 
 
 def plan(bundle: Bundle, settings: Settings) -> Plan:

@@ -8,20 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends import PRECISIONS, Settings, lacks, read_options
-from pepnet_infer.bundle import DENSE, PARITY
+from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
+from pepnet_infer.bundle.bundle import DENSE, PARITY
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.input_domain import InputDomain
+from pepnet_infer.bundle.precisions import BUDGETS, MARGIN
 from pepnet_infer.checked import Options, convert
-from pepnet_infer.cpu import available_threads
 from pepnet_infer.errors import BackendError, BundleError
-from pepnet_infer.golden import normal_inputs
-from pepnet_infer.input_domain import InputDomain
-from pepnet_infer.precisions import BUDGETS, MARGIN
+from pepnet_infer.process.cpu import available_threads
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs, Matrix
-    from pepnet_infer.bundle import Bundle
-    from pepnet_infer.config import ModelConfig
-    from pepnet_infer.schema import FeatureSchema
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.feature_schema import FeatureSchema
+    from pepnet_infer.schema.inputs import Inputs, Matrix
+    from pepnet_infer.schema.network_config import ModelConfig
 
 PROVIDERS = ("cpu",)
 _NEWER_ROWS = 512  # that int8 of newer weights is measured on

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from pepnet_infer.store import Rows, RowSource
+from pepnet_infer.rows.protocols import Rows, RowSource
 
 if TYPE_CHECKING:
-    from pepnet_infer.backends import Backend
-    from pepnet_infer.bundle import Bundle
-    from pepnet_infer.features import Features
+    from pepnet_infer.backends.protocol import Backend
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.encode.features import Features
 
 
 class FeatureScorer(Protocol):

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends import PRECISIONS, Settings, lacks, read_options
-from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.backends.ort_graph import check_graph_is_whole
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
+from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
 from pepnet_infer.checked import Options
-from pepnet_infer.cpu import NO_THREAD, available_threads
 from pepnet_infer.errors import BackendError, BundleError
-from pepnet_infer.exits import INSIDE
+from pepnet_infer.process.cpu import NO_THREAD, available_threads
+from pepnet_infer.process.exits import INSIDE
 
 if TYPE_CHECKING:
-    from pepnet_infer.assemble import Inputs
-    from pepnet_infer.bundle import Bundle
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.inputs import Inputs
 
 #: Our word → ONNX Runtime's name and provider options. TF32 keeps 10 bits of mantissa: fp32 was asked for.
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer import forks
+from pepnet_infer.process import forks
 
 #: Batches run with as many rows as the smallest of these that holds them, larger ones in pieces of the largest.
 BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048)

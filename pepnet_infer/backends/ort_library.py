@@ -7,8 +7,8 @@ import threading
 from importlib import import_module
 from typing import Any
 
-from pepnet_infer import forks
 from pepnet_infer.errors import BackendError
+from pepnet_infer.process import forks
 
 #: From 1.29 on onnxruntime sends usage data to its maker and keeps a device id under the home folder, unless this is 1
 #: when it is imported.

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer import forks
 from pepnet_infer.backends.ort_library import OPENING
 from pepnet_infer.errors import BackendError, BundleError
-from pepnet_infer.exits import INSIDE
+from pepnet_infer.process import forks
+from pepnet_infer.process.exits import INSIDE
 from pepnet_infer.quoting import clip
 
 Array = npt.NDArray[np.float32]

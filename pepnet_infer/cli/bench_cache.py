@@ -56,26 +56,26 @@ def cache(
     from pepnet_infer.bench.cache_policies_page import policies_figure, policies_page
     from pepnet_infer.bench.cache_replay import POLICIES, Scoring
     from pepnet_infer.bench.cache_trace import read_trace
-    from pepnet_infer.cli.bench import _names, _need, _Steps, _usage, _write
+    from pepnet_infer.cli.bench_output import Steps, need, peer_names, usage_error, write_result
 
     if (trace is None) == (not quality):
-        raise _usage(
+        raise usage_error(
             "--trace", "expected either a parquet file or --quality BUNDLE, got " + ("both" if trace else "none")
         )
     if ways not in ("full", "auto", "both"):
-        raise _usage("--ways", f"expected full, auto or both, got {ways!r}")
-    wanted = list(POLICIES) if policies == "all" else _names(policies)
+        raise usage_error("--ways", f"expected full, auto or both, got {ways!r}")
+    wanted = list(POLICIES) if policies == "all" else peer_names(policies)
     for name in wanted:
         if name not in POLICIES:
-            raise _usage("--policies", f"expected some of {', '.join(POLICIES)}, got {name!r}")
+            raise usage_error("--policies", f"expected some of {', '.join(POLICIES)}, got {name!r}")
     if html_file or png_file:
-        _need("matplotlib", "bench")
+        need("matplotlib", "bench")
     kept = [policy for policy in POLICIES if policy in wanted]
     if trace is None:
         result, page = _quality(
             quality or [], data, kept, policies, shares, evicted, label_delay, test_day, bool(html_file or png_file)
         )
-        _write(result, page, json_file, html_file, png_file, markdown_file)
+        write_result(result, page, json_file, html_file, png_file, markdown_file)
         return
     plan = Plan(
         capacities=capacity.split(","),
@@ -93,10 +93,10 @@ def cache(
         ("--label-delay", label_delay, None),
     ):
         command += "" if value == default else f" {flag} {value:g}"
-    with _Steps() as say:
+    with Steps() as say:
         result = measure_policies(read_trace(trace), plan, command, say)
     picture = policies_figure(result) if html_file or png_file else None
-    _write(result, policies_page(result, picture), json_file, html_file, png_file, markdown_file)
+    write_result(result, policies_page(result, picture), json_file, html_file, png_file, markdown_file)
 
 
 def _quality(
@@ -113,13 +113,13 @@ def _quality(
     from pepnet_infer.bench.cache_quality import QualityPlan, measure_quality
     from pepnet_infer.bench.cache_quality_page import quality_figure, quality_page
     from pepnet_infer.bench.cache_quality_run import EVICTED
-    from pepnet_infer.cli.bench import _Steps, _usage
+    from pepnet_infer.cli.bench_output import Steps, usage_error
     from pepnet_infer.export.data.source import open_source
 
     if data is None:
-        raise _usage("--data", "expected kuairand:DIR or synthetic[:ROWS] with --quality, got none")
+        raise usage_error("--data", "expected kuairand:DIR or synthetic[:ROWS] with --quality, got none")
     if evicted not in (*EVICTED, "both"):
-        raise _usage("--evicted", f"expected {', '.join(EVICTED)} or both, got {evicted!r}")
+        raise usage_error("--evicted", f"expected {', '.join(EVICTED)} or both, got {evicted!r}")
     plan = QualityPlan(
         policies=kept,
         shares=_shares(shares),
@@ -128,27 +128,27 @@ def _quality(
         first_test_day=test_day,
     )
     command = "pepnet-infer bench cache " + " ".join(f"--quality {path.resolve().name}" for path in bundles)
-    command += f" --data {_public(data)} --shares {shares} --policies {policies} --evicted {evicted}"
+    command += f" --data {public_name(data)} --shares {shares} --policies {policies} --evicted {evicted}"
     command += "" if label_delay is None else f" --label-delay {label_delay:g}"
     command += "" if test_day is None else f" --test-day {test_day}"
-    with _Steps() as say:
+    with Steps() as say:
         result = measure_quality(bundles, open_source(data), plan, command, say)
     return result, quality_page(result, quality_figure(result) if draw else None)
 
 
 def _shares(text: str) -> list[float]:
-    from pepnet_infer.cli.bench import _usage
+    from pepnet_infer.cli.bench_output import usage_error
 
     try:
         shares = [float(part.strip().removesuffix("%")) / 100 for part in text.split(",")]
     except ValueError:
         shares = []
     if not shares or not all(0 < share <= 1 for share in shares) or len(set(shares)) != len(shares):
-        raise _usage("--shares", f"expected different shares above 0 and up to 100%, got {text!r}")
+        raise usage_error("--shares", f"expected different shares above 0 and up to 100%, got {text!r}")
     return shares
 
 
-def _public(data: str) -> str:
+def public_name(data: str) -> str:
     """What a data set is called in a published result: no folder of this machine."""
     kind, _, rest = data.partition(":")
     return f"{kind}:DIR" if rest and not rest.isdecimal() else data

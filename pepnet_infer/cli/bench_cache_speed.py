@@ -33,15 +33,15 @@ def cache_speed(
     from pepnet_infer.bench.cache_speed import CacheSpeedOptions, measure_cache_speed
     from pepnet_infer.bench.cache_speed_page import cache_speed_page
     from pepnet_infer.bench.latency import Plan
-    from pepnet_infer.cli.bench import _integers, _Steps, _usage, _write
+    from pepnet_infer.cli.bench_output import Steps, integers, usage_error, write_result
 
     if peers_library is None:
         expected = "expected the library that `make bench-cache` builds, here or in PEPNET_BENCH_PEERS"
-        raise _usage("--peers-library", f"{expected}, got none")
-    sizes = _integers("--table-mb", table_mb)
+        raise usage_error("--peers-library", f"{expected}, got none")
+    sizes = integers("--table-mb", table_mb)
     for mb in sizes:
         if (mb << 20) // (dim * 4) < rows:
-            raise _usage("--table-mb", f"expected at least {rows} rows of {dim} float32, got {mb} MiB")
+            raise usage_error("--table-mb", f"expected at least {rows} rows of {dim} float32, got {mb} MiB")
     command = f"pepnet-infer bench cache-speed --rows {rows} --dim {dim} --table-mb {table_mb}"
     command += f" --runs {runs} --seconds {seconds:g} --slice-ms {slice_ms:g}"
     command += f" --seed {seed}" if seed else ""
@@ -54,8 +54,8 @@ def cache_speed(
         slice_s=slice_ms / 1e3,
         seed=seed,
     )
-    with _Steps() as say:
+    with Steps() as say:
         result = measure_cache_speed(command, options, say)
     page = cache_speed_page(result)
     progress.print(page.lead, markup=False, highlight=False)
-    _write(result, page, json_file, html_file, markdown_file=markdown_file)
+    write_result(result, page, json_file, html_file, markdown_file=markdown_file)

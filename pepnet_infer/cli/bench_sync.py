@@ -10,7 +10,7 @@ import typer
 from pepnet_infer.cli.output import as_path, progress
 
 if TYPE_CHECKING:
-    from pepnet_infer.cache.config import Policy
+    from pepnet_infer.rows.cache.config import Policy
 
 
 def sync(
@@ -33,23 +33,23 @@ def sync(
     """Publish changed rows and weights from another process while an engine follows and threads score."""
     from pepnet_infer.bench.sync import SyncOptions, measure_sync
     from pepnet_infer.bench.sync_page import noise, sync_page
-    from pepnet_infer.cli.bench import _need, _public, _Steps, _usage, _write
+    from pepnet_infer.cli.bench_output import Steps, need, public_name, usage_error, write_result
 
     if round(rows_per_s * delta_s) < 1:
-        raise _usage("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
+        raise usage_error("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
     if html_file or plot_file:
-        _need("matplotlib", "bench")
-    command = f"pepnet-infer bench sync {_public(str(bundle))} --rows-per-s {rows_per_s} --delta-s {delta_s:g}"
+        need("matplotlib", "bench")
+    command = f"pepnet-infer bench sync {public_name(str(bundle))} --rows-per-s {rows_per_s} --delta-s {delta_s:g}"
     command += f" --dense-every {dense_every} --threads {threads} --seconds {seconds:g} --batch {batch}"
     command += f" --load {load:g} --share {share:g} --policy {policy}" + (f" --seed {seed}" if seed else "")
     asked = (rows_per_s, delta_s, dense_every, threads, seconds, batch, load, share)
     options = SyncOptions(*asked, cast("Policy", policy), seed)
-    with _Steps() as say:
-        result = measure_sync(bundle, _public(str(bundle)), command, options, say)
+    with Steps() as say:
+        result = measure_sync(bundle, public_name(str(bundle)), command, options, say)
     progress.print(noise(result.data), markup=False, highlight=False)
     picture = None
     if html_file or plot_file:
         from pepnet_infer.bench.sync_figure import sync_figure
 
         picture = sync_figure(result)
-    _write(result, sync_page(result, picture), json_file, html_file, plot_file, markdown_file)
+    write_result(result, sync_page(result, picture), json_file, html_file, plot_file, markdown_file)

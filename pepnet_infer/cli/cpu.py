@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends import PRECISIONS
-from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.ort_library import import_onnxruntime
+from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.cli.output import AsJson, emit
-from pepnet_infer.cpu import budget, features
 from pepnet_infer.errors import BackendError
+from pepnet_infer.process.cpu import budget, features
 
 #: Distributions that install the module `onnxruntime`.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.precisions import BUDGETS, Budget
 from pepnet_infer.cli.native_figures import native_lines, native_summary
 from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, progress
-from pepnet_infer.precisions import BUDGETS, Budget
 
 
 def export(

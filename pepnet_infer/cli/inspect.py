@@ -11,13 +11,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from pepnet_infer.backends import PRECISIONS, Settings, auto, native
-from pepnet_infer.bundle import DENSE, Bundle
+from pepnet_infer.backends import auto, native
+from pepnet_infer.backends.protocol import PRECISIONS, Settings
+from pepnet_infer.bundle.bundle import DENSE, Bundle
 from pepnet_infer.cli.native_figures import native_lines, native_summary, native_table
 from pepnet_infer.cli.output import AsJson, as_path, as_text, emit
-from pepnet_infer.cost import multiply_adds
 from pepnet_infer.errors import BackendError
-from pepnet_infer.store.mapped_file import MappedFile
+from pepnet_infer.schema.cost import multiply_adds
+from pepnet_infer.storage.mapped_file import MappedFile
 
 _FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma", "gate_hidden")
 

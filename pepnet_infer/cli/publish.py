@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.quoting import printable
-from pepnet_infer.sync.open_transport import open_transport
-from pepnet_infer.sync.transport import Transport
+from pepnet_infer.sync.logs.open import open_transport
+from pepnet_infer.sync.logs.transport import Transport
 
 
 def publish(

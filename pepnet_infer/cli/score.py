@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from pepnet_infer.cache.config import CacheConfig, Policy
 from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.engine import Engine
-from pepnet_infer.offline import Summary, score_parquet
-from pepnet_infer.offline.options import BATCH_ROWS
-from pepnet_infer.offline.run import OFFLINE
+from pepnet_infer.parquet import Summary, score_parquet
+from pepnet_infer.parquet.options import BATCH_ROWS
+from pepnet_infer.parquet.run import OFFLINE
 from pepnet_infer.quoting import printable
-from pepnet_infer.sync.open_transport import open_transport
+from pepnet_infer.rows.cache.config import CacheConfig, Policy
+from pepnet_infer.sync.logs.open import open_transport
 
 
 class CachePolicy(StrEnum):

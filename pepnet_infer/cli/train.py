@@ -14,7 +14,7 @@ from msgspec import structs
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pepnet_infer.cli.output import AsJson, as_path, emit, progress
-from pepnet_infer.config import MODELS
+from pepnet_infer.schema.network_config import MODELS
 
 if TYPE_CHECKING:
     from pepnet_infer.export.train_config import RunConfig
@@ -56,7 +56,6 @@ def train(
     # torch is imported here and not above, so that the other commands start without it
     import torch
 
-    from pepnet_infer.cpu import available_threads
     from pepnet_infer.export import report
     from pepnet_infer.export.checkpoint import DOCUMENT
     from pepnet_infer.export.compare import train_all, variants
@@ -65,6 +64,7 @@ def train(
     from pepnet_infer.export.data.synthetic import synthetic_run
     from pepnet_infer.export.outcome import to_checkpoint, write_test_rows
     from pepnet_infer.export.train_config import RunConfig
+    from pepnet_infer.process.cpu import available_threads
     from pepnet_infer.storage.atomic import refuse_occupied
 
     refuse_occupied(out, DOCUMENT, overwrite)  # before the minutes, not after

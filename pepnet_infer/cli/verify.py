@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, progress
-from pepnet_infer.verify import verify as verify_bundle
+from pepnet_infer.verify.verify import verify as verify_bundle
 
 
 def verify(

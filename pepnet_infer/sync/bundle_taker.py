@@ -7,11 +7,11 @@ from collections.abc import Callable
 from math import inf
 from time import monotonic
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.seldom import SeldomEach
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, passing
-from pepnet_infer.sync.transport import BundleHead, Position, Transport
+from pepnet_infer.sync.logs.transport import BundleHead, Position, Transport
 from pepnet_infer.sync.updater import Updater
 
 _LOG = logging.getLogger("pepnet_infer.sync")

@@ -10,11 +10,11 @@ from time import monotonic
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.feature_rows import Features
-from pepnet_infer.served import Served
+from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.sync.follow_config import Guard
-from pepnet_infer.sync.pace import Rest, no_rest
+from pepnet_infer.versions.version import Served
 
 _BINS = 10
 _LEAST_SHARE = 1e-4  # an empty bin counts as this much, so that the index stays finite

@@ -20,19 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from pepnet_infer.bundle import DENSE, ONNX, check_dense
-from pepnet_infer.config import ModelConfig
+from pepnet_infer.bundle.bundle import DENSE, ONNX, check_dense
+from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.listing import check_files, describe_files, plain, read_listed
-from pepnet_infer.magnitude import InputBounds, check_magnitudes
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.process.pace import Rest, no_rest
+from pepnet_infer.rows.delta_rows import DeltaRows, checked, read_rows, write_rows
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
-from pepnet_infer.store.mapped_file import MappedFile
-from pepnet_infer.sync.delta_rows import DeltaRows, checked, read_rows, write_rows
+from pepnet_infer.storage.listing import check_files, describe_files, plain, read_listed
+from pepnet_infer.storage.mapped_file import MappedFile
+from pepnet_infer.storage.tensorfile import Array, write_tensors
 from pepnet_infer.sync.entry_faults import reading
-from pepnet_infer.sync.pace import Rest, no_rest
-from pepnet_infer.tensorfile import Array, write_tensors
 
 FORMAT = "pepnet-delta"
 FORMAT_VERSION = 1

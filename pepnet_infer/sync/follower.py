@@ -9,25 +9,25 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
-from pepnet_infer import forks
 from pepnet_infer._kernels import Gate
-from pepnet_infer.cpu import NO_THREAD
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
-from pepnet_infer.feature_rows import Features
-from pepnet_infer.loading import Loading
+from pepnet_infer.process import forks
+from pepnet_infer.process.cpu import NO_THREAD
+from pepnet_infer.process.pace import Pace
 from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.seldom import SeldomEach
-from pepnet_infer.served import Versions
 from pepnet_infer.sync.bundle_taker import BundleTaker
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.newest import Newest
-from pepnet_infer.sync.pace import Pace
 from pepnet_infer.sync.reach import Reach
 from pepnet_infer.sync.sync_stats import SyncStats
-from pepnet_infer.sync.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.updater import Updater
+from pepnet_infer.versions.loading import Loading
+from pepnet_infer.versions.version import Versions
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _LOOK_AGAIN_S = 0.002

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer import forks
 from pepnet_infer._kernels import gather, serve
-from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched, Rows, Store, identity_of
-from pepnet_infer.store.key_slots import KeySlots, Positions, grown
-from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.process import forks
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.protocols import Fetched, Rows, Store, identity_of
+from pepnet_infer.rows.stores.key_slots import KeySlots, Positions, grown
+from pepnet_infer.schema.ids import Keys
 
 _BELOW, _ROW, _GONE = 0, 1, 2  # what is known of a key: nothing here, a row, that there is none
 

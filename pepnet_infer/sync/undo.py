@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched, Store
-from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.protocols import Fetched, Store
+from pepnet_infer.schema.ids import Keys
 
 
 class Undone(NamedTuple):

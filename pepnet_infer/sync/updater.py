@@ -11,27 +11,27 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.cached_rows import CachedRows
-from pepnet_infer.cache.over_bundle import open_rows
-from pepnet_infer.dense_inputs import dense_call
+from pepnet_infer.backends.dense_inputs import dense_call
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, BundleError, UpdateError
-from pepnet_infer.ids import Keys
-from pepnet_infer.loading import Loading
-from pepnet_infer.served import Served, Versions
-from pepnet_infer.store import Rows
-from pepnet_infer.store.empty import EmptyStore
+from pepnet_infer.process.pace import Rest, no_rest
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.overlay import Overlay, over
+from pepnet_infer.rows.protocols import Rows
+from pepnet_infer.rows.stores.empty import EmptyStore
+from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.schema.ids import Keys
 from pepnet_infer.sync.canary import Canary
 from pepnet_infer.sync.delta import Delta
-from pepnet_infer.sync.delta_rows import DeltaRows
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.layered_store import LayeredStore
-from pepnet_infer.sync.overlay import Overlay, over
-from pepnet_infer.sync.pace import Rest, no_rest
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.undo import Undo, Undone, undone
-from pepnet_infer.sync.version_rows import VersionRows
 from pepnet_infer.sync.widths import by_table, by_width
+from pepnet_infer.versions.loading import Loading
+from pepnet_infer.versions.version import Served, Versions
 
 _CHUNK = 1 << 12  # rows that go down in one piece
 #: Seconds that a rollback, or the end of a bundle's use, waits for calls of earlier versions.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pepnet_infer.cache.cached_rows import CachedTable
-from pepnet_infer.ids import ID_BITS
-from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.ids import ID_BITS
 
 
 def by_width(rows: Mapping[str, DeltaRows], tables: Mapping[str, CachedTable]) -> dict[int, DeltaRows]:

@@ -16,8 +16,8 @@ from interrupting import within
 from versioned_store import DIM, THREADS, Versions, all_at_once, row_of, rows_over
 
 from pepnet_infer import StoreError, UpdateWindow, _kernels
-from pepnet_infer.cache.flights import positions
-from pepnet_infer.cache.miss_workers import MissWorkers, Submitted
+from pepnet_infer.rows.cache.flights import positions
+from pepnet_infer.rows.cache.miss_workers import MissWorkers, Submitted
 
 
 @pytest.mark.parametrize("options", [{}, {"budget_ms": 20_000}])

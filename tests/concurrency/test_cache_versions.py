@@ -13,7 +13,7 @@ import pytest
 from versioned_store import DIM, Versions, row_of, rows_over
 
 from pepnet_infer import _kernels
-from pepnet_infer.store import Fetched
+from pepnet_infer.rows.protocols import Fetched
 
 
 @pytest.mark.parametrize("change", ["apply", "delete"])

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer import exits
-from pepnet_infer.exits import Inside
+from pepnet_infer.process import exits
+from pepnet_infer.process.exits import Inside
 
 PATIENCE_S = 60
 #: Lives until the modules go, which is when the interpreter is being finalized: threads that come out of native code
@@ -81,10 +81,10 @@ entered.wait()
 IN_A_FETCH = """
 import logging, sys, threading
 import numpy as np
-from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
-from pepnet_infer.cache.config import CacheConfig
-from pepnet_infer.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.store.memory import MemoryStore
+from pepnet_infer.rows.cache.cached_rows import CachedRows; from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.rows.stores.memory import MemoryStore
 keys = np.arange(2000, dtype=np.uint64)
 store = MemoryStore()
 store.put_many(keys, np.ones((len(keys), 8), np.float32), np.ones(len(keys), np.uint64))

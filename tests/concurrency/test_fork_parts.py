@@ -17,15 +17,15 @@ import pytest
 from children import PATIENCE_S, ended, fork, well_in_a_child
 
 import pepnet_infer
-from pepnet_infer.backends.cuda_library import LOST
+from pepnet_infer.backends.cuda.library import LOST
 from pepnet_infer.backends.ort_library import Opening
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import BackendError, StoreError
-from pepnet_infer.offline.sink import Sink, lock_of
-from pepnet_infer.store.memory import MemoryStore
-from pepnet_infer.store.redis import RedisStore
-from pepnet_infer.sync.directory_log import DirectoryLog
-from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.parquet.sink import Sink, lock_of
+from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.rows.stores.redis import RedisStore
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.redis import RedisLog
 
 DIM = 4
 KEYS = np.arange(50, dtype=np.uint64)

@@ -19,12 +19,12 @@ from interrupting import PATIENCE_S, Interrupt, Tracer, run, within
 import pepnet_infer
 from pepnet_infer import Engine
 from pepnet_infer._kernels import Gate
-from pepnet_infer.offline.resume import REQUEST_KEY
-from pepnet_infer.offline.sink import Sink, alone, lock_of
+from pepnet_infer.parquet.resume import REQUEST_KEY
+from pepnet_infer.parquet.sink import Sink, alone, lock_of
+from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.storage.atomic import new_directory, write_file
-from pepnet_infer.store.lmdb import LmdbStore
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 #: Where something is held: the package, what it makes context managers with, and the blocks of these tests.
 PARTS = (str(Path(pepnet_infer.__file__).parent), contextlib.__file__, __file__)

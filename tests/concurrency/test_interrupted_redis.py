@@ -15,10 +15,10 @@ import redis
 from interrupting import CallTracer, interrupt_each, within
 
 import pepnet_infer
-from pepnet_infer.store.redis import RedisStore
-from pepnet_infer.store.redis_client import open_client
-from pepnet_infer.store.redis_nodes import ClusterNodes, Command, Nodes, OneNode
-from pepnet_infer.sync.redis_server import RedisServer
+from pepnet_infer.rows.stores.redis import RedisStore
+from pepnet_infer.rows.stores.redis_client import open_client
+from pepnet_infer.rows.stores.redis_nodes import ClusterNodes, Command, Nodes, OneNode
+from pepnet_infer.sync.logs.redis_server import RedisServer
 
 Client = Any
 #: Our parts that ask Redis, and redis-py.

@@ -25,27 +25,15 @@ from interrupting import Interrupt, within
 
 import pepnet_infer
 from pepnet_infer import CacheConfig, Engine, StoreError
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.cached_rows import CachedRows
-from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import Keys
 
 PACKAGE = str(Path(pepnet_infer.__file__).parent)
 #: Where a call takes hold of something: all that comes after the batch is encoded.
-PARTS = tuple(
-    f"{PACKAGE}/{part}"
-    for part in (
-        "cache/",
-        "store/",
-        "engine.py",
-        "scoring.py",
-        "served.py",
-        "counters.py",
-        "row_requests.py",
-        "assemble.py",
-    )
-)
+PARTS = tuple(f"{PACKAGE}/{part}" for part in ("rows/", "versions/", "engine.py"))
 Make = Callable[..., dict[str, Any]]
 
 
@@ -242,7 +230,7 @@ def test_nobody_waits_for_a_warning_of_another_call(world: World) -> None:
     def fail() -> None:
         raise StoreError("away")
 
-    handler, log = Handler(), logging.getLogger("pepnet_infer.store")
+    handler, log = Handler(), logging.getLogger("pepnet_infer.stores")
     world.before = fail
     world.forget()
     log.addHandler(handler)

@@ -21,8 +21,8 @@ import pytest
 from children import PATIENCE_S, ended, fork, well_in_a_child
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.store import lmdb_file
-from pepnet_infer.store.lmdb import LmdbStore
+from pepnet_infer.rows.stores import lmdb_file
+from pepnet_infer.rows.stores.lmdb import LmdbStore
 
 DIM = 8
 
@@ -148,7 +148,7 @@ def test_a_fork_from_inside_a_transaction_is_told(tmp_path: Path) -> None:
 READER = """
 import sys, time
 import numpy as np
-from pepnet_infer.store.lmdb import LmdbStore
+from pepnet_infer.rows.stores.lmdb import LmdbStore
 store = LmdbStore(sys.argv[1], readonly=True, max_readers=4)
 assert store.get_many(np.arange(200, dtype=np.uint64), 8).found.all()
 print("reads", flush=True)

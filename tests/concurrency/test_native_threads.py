@@ -15,8 +15,8 @@ import pytest
 from children import PATIENCE_S, well_in_a_child
 
 from pepnet_infer import Engine
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.golden import normal_inputs
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.schema.inputs import Inputs
 
 ROWS = (0, 1, 2, 7, 33, 300)
 CALLERS = 6
@@ -79,7 +79,7 @@ def test_engines_do_not_multiply_threads(toy_bundle: Path) -> None:
 import os
 from pathlib import Path
 from pepnet_infer import Engine
-from pepnet_infer.golden import normal_inputs
+from pepnet_infer.bundle.golden_rows import normal_inputs
 def threads():
     return len(list(Path("/proc/self/task").iterdir()))
 engines, counts = [], []

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from pepnet_infer import _kernels
-from pepnet_infer.cache import snapshot
-from pepnet_infer.cache.update_window import UpdateWindow, WindowedUpdates
+from pepnet_infer.rows.cache import snapshot
+from pepnet_infer.rows.cache.update_window import UpdateWindow, WindowedUpdates
 
 DIM = 24
 IDS = 1500

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.store.mmap import MmapStore
-from pepnet_infer.tensorfile import write_tensors
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.storage.tensorfile import write_tensors
 
 ROWS, DIM, THREADS = 5_000, 8, 8
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pepnet_infer.backends.cuda_library import CudaLibrary, open_library
+from pepnet_infer.backends.cuda.library import CudaLibrary, open_library
 
 ROOT = Path(__file__).parents[2]
 JOBS = str(os.cpu_count() or 2)

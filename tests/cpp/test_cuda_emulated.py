@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from pepnet_infer import Engine, backends
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.backends.cuda import CudaBackend
-from pepnet_infer.backends.cuda_library import TILES, VARIABLE, CudaLibrary
+from pepnet_infer import Engine
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.backends.cuda.backend import CudaBackend
+from pepnet_infer.backends.cuda.library import TILES, VARIABLE, CudaLibrary
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError
+from pepnet_infer.schema.inputs import Inputs
 
 Reference = Callable[..., np.ndarray]
 
@@ -132,7 +133,7 @@ def emulated(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("precision", "options"), [("fp32", {}), ("bf16", {"graphs": False})])
 def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], reference_scores: Reference) -> None:
     bundle, given = checks.Bundle(), checks.inputs_of(checks.Bundle.config, 13)
-    backend = backends.create(bundle, "cuda", precision, options=options)  # type: ignore[arg-type]
+    backend = create_backend(bundle, "cuda", precision, options=options)  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     expected = reference_scores(bundle.config, bundle.dense(), *given)
     np.testing.assert_allclose(backend.run(Inputs(*given)), expected, atol=checks.TOLERANCES[precision][1])
@@ -148,7 +149,7 @@ def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], ref
 @pytest.mark.parametrize("options", [{}, {"graphs": False}])
 def test_arrays_of_torch_stay_where_they_are(library: CudaLibrary, options: dict[str, Any]) -> None:
     bundle = checks.Bundle()
-    backend = backends.create(bundle, "cuda", options=options)  # type: ignore[arg-type]
+    backend = create_backend(bundle, "cuda", options=options)  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     checks.arrays_stay_where_they_are(backend, bundle.config, torch.from_numpy, (0, 1, 8, 13), 0)
     copied, given = ctypes.CDLL(str(library.path)).pepnet_cuda_copied, checks.inputs_of(bundle.config, 13)
@@ -175,7 +176,7 @@ def test_a_stream_that_is_being_captured_is_refused(library: CudaLibrary) -> Non
 def test_arrays_of_more_rows_than_the_largest_bucket() -> None:
     bundle = checks.Bundle()
     bundle.config = checks.config_of(layers=(3,), towers=(), experts=1)
-    backend = backends.create(bundle, "cuda")  # type: ignore[arg-type]
+    backend = create_backend(bundle, "cuda")  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     checks.arrays_stay_where_they_are(backend, bundle.config, torch.from_numpy, (2051,), 0)
 
@@ -209,7 +210,7 @@ def test_an_engine_takes_arrays_of_torch(toy_bundle: Path, toy_batch: Callable[.
 )
 def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        backends.create(checks.Bundle(), "cuda", **asked)  # type: ignore[arg-type]
+        create_backend(checks.Bundle(), "cuda", **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> No
 )
 def test_options_that_cannot_be_are_config_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        backends.create(checks.Bundle(), "cuda", options=options)  # type: ignore[arg-type]
+        create_backend(checks.Bundle(), "cuda", options=options)  # type: ignore[arg-type]
 
 
 def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,4 +233,4 @@ def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(b"no library")
     monkeypatch.setenv(VARIABLE, str(path))
     with pytest.raises(BackendError, match=r"libpepnet_cuda\.so cannot be loaded"):
-        backends.create(checks.Bundle(), "cuda")  # type: ignore[arg-type]
+        create_backend(checks.Bundle(), "cuda")  # type: ignore[arg-type]

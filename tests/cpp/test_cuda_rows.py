@@ -15,9 +15,9 @@ import pytest
 from sync_world import World, scored_meanwhile
 
 from pepnet_infer import Engine
-from pepnet_infer.backends import cuda_features
-from pepnet_infer.backends.cuda_library import VARIABLE, CudaLibrary
-from pepnet_infer.backends.cuda_rows import (
+from pepnet_infer.backends.cuda import features as cuda_features
+from pepnet_infer.backends.cuda.library import VARIABLE, CudaLibrary
+from pepnet_infer.backends.cuda.rows import (
     WAYS,
     DeviceRows,
     Feature,
@@ -28,16 +28,16 @@ from pepnet_infer.backends.cuda_rows import (
     attach,
     declare,
 )
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError, StoreError
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.features import Bag, Features
-from pepnet_infer.ids import MISSING_KEY, Keys, make_keys
-from pepnet_infer.store import Fetched, Store
-from pepnet_infer.store.mmap import MmapStore
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.protocols import Fetched, Store
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import MISSING_KEY, Keys, make_keys
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 Batch = dict[str, Any]
 Load = Callable[..., Engine]

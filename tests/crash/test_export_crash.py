@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.write_bundle import write_bundle

@@ -16,9 +16,9 @@ DRIVER = r"""
 import io, json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import children
-import onnxruntime, pepnet_infer.backends.ort, pyarrow.parquet as pq
+import onnxruntime, pepnet_infer.backends.protocol.ort, pyarrow.parquet as pq
 from pepnet_infer import Engine, score_parquet
-from pepnet_infer.offline import sink
+from pepnet_infer.parquet import sink
 
 root, rng = Path(sys.argv[1]), random.Random(5)
 sink.GROUP_ROWS = 256

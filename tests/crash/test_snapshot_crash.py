@@ -15,7 +15,7 @@ from pathlib import Path
 from children import ended, fork
 import numpy as np
 from pepnet_infer import _kernels
-from pepnet_infer.cache import snapshot
+from pepnet_infer.rows.cache import snapshot
 
 folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 target, dim, rng = folder / "snapshot", 4, random.Random(seed)
@@ -56,7 +56,7 @@ def attempt(generation, fatal, delay):
         fill(generation)
         for name in ("fsync", "replace", "open"):
             setattr(os, name, counted(getattr(os, name), fatal))
-        from pepnet_infer.cache import snapshot_file
+        from pepnet_infer.rows.cache import snapshot_file
         snapshot_file.Writer._put = counted(snapshot_file.Writer._put, fatal)
         os.write(said, b"x")
         snapshot.save(cache, target)

@@ -14,7 +14,7 @@ from children import run_program
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 #: One process kills many: it forks a publisher for each, which is faster than starting an interpreter for each.
 DRIVER = """
@@ -22,12 +22,12 @@ import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from children import ended, fork
 import numpy as np
-from pepnet_infer.listing import check_files, describe_files
+from pepnet_infer.storage.listing import check_files, describe_files
 from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.sync.directory_log import DirectoryLog
-from pepnet_infer.sync.transport import Progress
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.transport import Progress
 
 folder, kills, url = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 rng = random.Random(23)
@@ -35,7 +35,7 @@ rng = random.Random(23)
 def open_log(spool="spool"):
     if not url:
         return DirectoryLog(folder / "log", create=True)
-    from pepnet_infer.sync.redis_log import RedisLog
+    from pepnet_infer.sync.logs.redis import RedisLog
     return RedisLog(url, spool=folder / spool)
 
 bundle = folder / "bundle"
@@ -83,7 +83,7 @@ def attempt(fatal, delay):
         for name in ("fsync", "rename", "link", "mkdir", "rmdir", "unlink"):
             setattr(os, name, counted(getattr(os, name), fatal))
         if url:
-            from pepnet_infer.sync.redis_server import RedisServer
+            from pepnet_infer.sync.logs.redis_server import RedisServer
             RedisServer.ask = counted(RedisServer.ask, fatal)
         publish(say)
     child = fork(work)

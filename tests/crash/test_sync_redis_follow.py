@@ -15,7 +15,7 @@ from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.write_bundle import write_bundle
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.sync.logs.redis import RedisLog
 
 
 def test_followers_of_a_redis_that_restarts_and_is_emptied(

@@ -14,10 +14,10 @@ from fuzz.corpus import ROWS, batch
 from fuzz.directories import Directory, Tree, change_names, read_tree
 from fuzz.mutations import change_bytes, change_json, change_message, change_tensors, dump_json, join_tensors, sign
 from fuzz.target import Outcome, Target, check_scores
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import ModelConfig
 
 MANIFEST, PARITY, ONNX, DENSE = "manifest.json", "parity.json", "dense.onnx", "dense.safetensors"
 _MOST_WEIGHTS = 1 << 16  # of a network that is made anew for a changed config

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pepnet_infer.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle
-from pepnet_infer.cache import snapshot
-from pepnet_infer.cache.over_bundle import open_rows
-from pepnet_infer.columns import read_columns
-from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle
+from pepnet_infer.bundle.precisions import BUDGETS
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.ids import make_keys
-from pepnet_infer.listing import describe_files
-from pepnet_infer.precisions import BUDGETS
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.side import SideTable
+from pepnet_infer.rows.cache import snapshot
+from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.storage.document import write_document
+from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.sync.delta import DeltaHead, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 VERSION, NEXT = 7, 9
 ROWS = 8  # of a batch

@@ -13,9 +13,9 @@ from fuzz.directories import Directory, Tree, change_names, read_tree
 from fuzz.following import OneDelta, follow
 from fuzz.mutations import NUMBERS, TEXTS, change_bytes, change_json, change_tensors, dump_json, sign
 from fuzz.target import Outcome, Target
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.sync.delta import open_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 _POSITION = "00000000000000000007"
 

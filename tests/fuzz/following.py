@@ -10,14 +10,14 @@ from typing import Any
 
 from fuzz.corpus import ROWS, VERSION, batch
 from fuzz.target import Outcome, check_scores
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.over_bundle import open_rows
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.loading import Loading
+from pepnet_infer.rows.cache.over_bundle import open_rows
 from pepnet_infer.sync.delta import DeltaHead, read_head
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.transport import BundleHead, Entry, Position, Progress, Transport
+from pepnet_infer.sync.logs.transport import BundleHead, Entry, Position, Progress, Transport
+from pepnet_infer.versions.loading import Loading
 
 _CONFIG = FollowConfig(name="fuzz", wait_s=0.001, retry_s=0.001, share=1.0)
 _LOADING = Loading("native", "fp32", 1, None, "default", None, {})

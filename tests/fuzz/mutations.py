@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pepnet_infer.tensorfile import DTYPES
+from pepnet_infer.storage.tensorfile import DTYPES
 
 Random = random.Random
 Files = dict[str, bytes]

@@ -221,7 +221,7 @@ def _networks(d: Draw) -> list[Call]:
 
 
 def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    from pepnet_infer.config import InputWidths, ModelConfig
+    from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
     try:
         inputs = InputWidths(flags["general"], flags["domain"], flags["prior"])

@@ -19,7 +19,7 @@ from fuzz.directories import STRANGE, Directory, Tree
 from fuzz.mutations import change_bytes
 from fuzz.target import Outcome, Target, WrongScore, shown
 from pepnet_infer.engine import Engine
-from pepnet_infer.offline.run import score_parquet
+from pepnet_infer.parquet.run import score_parquet
 
 
 @dataclass

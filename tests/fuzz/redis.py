@@ -17,12 +17,12 @@ from fuzz.directories import Tree, read_tree
 from fuzz.following import OneDelta, follow
 from fuzz.mutations import NUMBERS, TEXTS, change_bytes, change_json, dump_json
 from fuzz.target import Outcome, Target, shown
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.sync.delta import open_delta
-from pepnet_infer.sync.redis_log import RedisLog
-from pepnet_infer.sync.redis_spool import Spool
-from pepnet_infer.sync.redis_stream import bundle_head, delta_head, read_entries, read_state
-from pepnet_infer.sync.transport import read_progress
+from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.sync.logs.redis_spool import Spool
+from pepnet_infer.sync.logs.redis_stream import bundle_head, delta_head, read_entries, read_state
+from pepnet_infer.sync.logs.transport import read_progress
 
 LOG, UPLOAD, POSITION = "0123456789abcdef" * 2, "fedcba9876543210", f"{5:020d}-{0:020d}"
 STREAM_ID = b"5-0"

@@ -14,13 +14,13 @@ from fuzz.corpus import ROWS, SCHEMA, batch
 from fuzz.mutations import FLOATS, NUMBERS, change_array, change_bytes
 from fuzz.target import Outcome, Target, check_scores, shown
 from pepnet_infer import _kernels
-from pepnet_infer.backends import create
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache import snapshot, snapshot_rows
-from pepnet_infer.cache.cached_rows import CachedRows
-from pepnet_infer.cache.over_bundle import open_rows
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import StoreError
+from pepnet_infer.rows.cache import snapshot, snapshot_rows
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.over_bundle import open_rows
 
 _HEADER, _BLOCK, _TRAILER, _CRC = "<8sII8s8sd", "<4sIIIIIQ", "<4sIQQI", "<I"
 _INTS = [number for number in NUMBERS if isinstance(number, int)]
@@ -42,7 +42,7 @@ class SnapshotTarget(Target[File]):
         super().__init__(corpus, scratch)
         self._base = {int(path.name): path.read_bytes() for path in (corpus / "snapshots").iterdir()}
         self._bundle = Bundle.open(corpus / "bundle")
-        self._backend = create(self._bundle, "native", "fp32", 1, None, {})
+        self._backend = create_backend(self._bundle, "native", "fp32", 1, None, {})
         self._batch = batch()
         self._path = scratch / "snapshot"
 

@@ -7,7 +7,7 @@ import ctypes
 import pyarrow as pa
 import pytest
 
-from pepnet_infer.arrays import check_type
+from pepnet_infer.encode.arrays import check_type
 from pepnet_infer.errors import SchemaError
 
 

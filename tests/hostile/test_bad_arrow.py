@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import Engine
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.offline import score_parquet
+from pepnet_infer.parquet import score_parquet
 
 INT, TEXT = pa.int64(), pa.string()
 SECRET = b"what lies behind the buffer"

@@ -16,9 +16,9 @@ from broken_bundle import RIGHT
 from broken_bundle_cases import CASES
 from forged import Break, listed, relist
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BundleError, SchemaError
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 
 @pytest.fixture

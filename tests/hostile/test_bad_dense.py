@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer import Engine, SchemaError, _kernels
-from pepnet_infer.golden import normal_inputs
+from pepnet_infer.bundle.golden_rows import normal_inputs
 
 Matrices = list[Any]
 ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "fp32"]

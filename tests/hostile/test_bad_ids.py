@@ -13,10 +13,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.features import Encoder
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 Batch = dict[str, Any]
 Refused = Callable[..., SchemaError]

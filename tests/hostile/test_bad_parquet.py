@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import Engine, PepnetError, SchemaError, score_parquet
-from pepnet_infer.offline import sink
+from pepnet_infer.parquet import sink
 
 Make = Callable[..., pa.Table]
 Change = Callable[[pa.Table], pa.Table]

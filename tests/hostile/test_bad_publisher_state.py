@@ -16,9 +16,9 @@ from pepnet_infer.errors import UpdateError
 from pepnet_infer.export.id_book import IdBook
 from pepnet_infer.export.publisher_state import Intent, State
 from pepnet_infer.export.push_policy import PushPolicy
-from pepnet_infer.listing import describe_files
+from pepnet_infer.storage.listing import describe_files
+from pepnet_infer.storage.tensorfile import write_tensors
 from pepnet_infer.sync.delta import DeltaHead
-from pepnet_infer.tensorfile import write_tensors
 
 HASH = "0" * 64
 

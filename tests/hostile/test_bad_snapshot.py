@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pepnet_infer import _kernels
-from pepnet_infer.cache import snapshot, snapshot_file, snapshot_rows
 from pepnet_infer.errors import StoreError
+from pepnet_infer.rows.cache import snapshot, snapshot_file, snapshot_rows
 
 DIM = 2
 HEADER_BYTES = 8 + 4 + 4 + 8 + 8 + 8 + 4

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pepnet_infer.errors import BundleError
-from pepnet_infer.schema import TableSpec
-from pepnet_infer.store.mapped_file import MappedFile
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.feature_schema import TableSpec
+from pepnet_infer.storage.mapped_file import MappedFile
 
 SPEC = {"t": TableSpec("t", 2, 0)}
 NAMES = {"<u8": "U64", "<f4": "F32", "<f2": "F16", "<f8": "F64", "<i8": "I64"}

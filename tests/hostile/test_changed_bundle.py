@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer import CacheConfig, Engine, bundle_watch
-from pepnet_infer.bundle import Bundle
+from pepnet_infer import CacheConfig, Engine
+from pepnet_infer.bundle import watch as bundle_watch
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import BundleError, StoreError
-from pepnet_infer.store.mapped_file import MappedFile
-from pepnet_infer.store.mmap import MmapStore
-from pepnet_infer.store.table_file import open_table
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.storage.mapped_file import MappedFile
 
 TABLE = "tables/video.safetensors"
 Batch = Callable[[int], dict[str, Any]]
@@ -171,7 +172,7 @@ def test_a_bundle_replaced_by_rename_goes_on_serving(live: Path, toy_batch: Batc
 
 
 def test_a_bundle_that_is_changed_while_it_is_opened_is_refused(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pepnet_infer import bundle as module
+    from pepnet_infer.bundle import bundle as module
 
     def check_payload(*arguments: Any, **named: Any) -> Any:
         found = original(*arguments, **named)
@@ -240,7 +241,7 @@ os.kill(os.getpid(), signal.SIGBUS)
 
 def test_a_manifest_of_another_bundle_than_the_files_is_refused(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its sizes alone the next bundle is the one whose manifest was read just before it came."""
-    from pepnet_infer import bundle as module
+    from pepnet_infer.bundle import bundle as module
 
     def read_document(root: Path, name: str) -> Any:
         found = original(root, name)

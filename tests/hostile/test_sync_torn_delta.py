@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from sync_deltas import BASE, DENSE, USER, VERSION, VIDEO, make, reasons, rows_of, same_content
 
-from pepnet_infer import listing
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.storage import document
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.storage import document, listing
 from pepnet_infer.sync import delta as delta_module
 from pepnet_infer.sync.delta import Delta, DeltaHead, write_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
-from pepnet_infer.sync.transport import Progress
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.transport import Progress
 
 
 def opened(check: Callable[[Path], Delta], root: Path) -> tuple[Delta | None, str]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from small_networks import PRODUCT, TASKS, config_of, inputs_of, tensors_of
 
-from pepnet_infer.backends.cuda_library import TILES, CudaLibrary, CudaModel
-from pepnet_infer.config import ModelConfig
+from pepnet_infer.backends.cuda.library import TILES, CudaLibrary, CudaModel
+from pepnet_infer.schema.network_config import ModelConfig
 
 if TYPE_CHECKING:  # of the package this file needs no more than a machine with a GPU may have
-    from pepnet_infer.backends.cuda import CudaBackend
+    from pepnet_infer.backends.cuda.backend import CudaBackend
 
 Reference = Callable[..., np.ndarray]
 
@@ -151,7 +151,7 @@ def arrays_stay_where_they_are(
     stream: int,
 ) -> None:
     """Inputs and scores of another library have the bits of those by NumPy, rows beside them are not touched."""
-    from pepnet_infer.assemble import Inputs
+    from pepnet_infer.schema.inputs import Inputs
 
     inputs = inputs_of(config, max(rows))
     whole = backend.run(Inputs(*inputs))

@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 from small_networks import TASKS, config_of, tensors_of
 
-from pepnet_infer.backends.cuda_library import CudaLibrary, CudaModel
-from pepnet_infer.backends.cuda_rows import (
+from pepnet_infer.backends.cuda.library import CudaLibrary, CudaModel
+from pepnet_infer.backends.cuda.rows import (
     DeviceRows,
     Feature,
     FieldOnDevice,
@@ -22,7 +22,7 @@ from pepnet_infer.backends.cuda_rows import (
     attach,
     declare,
 )
-from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 INPUTS = ("general", "domain", "prior")
 MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)

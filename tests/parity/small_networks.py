@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
 Arrays = tuple[npt.NDArray[np.float32], ...]
 Flags = tuple[str, str, str, bool, bool, bool]

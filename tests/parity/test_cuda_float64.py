@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from pepnet_infer import Engine, backends
-from pepnet_infer.backends.cuda import CudaBackend
-from pepnet_infer.backends.cuda_driver import no_gpu_because
-from pepnet_infer.backends.cuda_library import CudaLibrary, library_path, open_library
+from pepnet_infer import Engine
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.backends.cuda.backend import CudaBackend
+from pepnet_infer.backends.cuda.driver import no_gpu_because
+from pepnet_infer.backends.cuda.library import CudaLibrary, library_path, open_library
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(no_gpu_because() is not None, reason="no GPU answers")]
 Reference = Callable[..., np.ndarray]
@@ -71,7 +72,7 @@ def test_an_engine_scores_with_it(toy_bundle: Path, toy_batch: Callable[..., dic
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_arrays_of_torch_stay_where_they_are(precision: str) -> None:
     bundle = checks.Bundle()
-    backend = backends.create(bundle, "cuda", precision)  # type: ignore[arg-type]
+    backend = create_backend(bundle, "cuda", precision)  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):
         with torch.cuda.stream(stream):

@@ -11,16 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from pepnet_infer import backends
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.config import BACKBONES, BASELINES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.network import build_network, dense_state, load_dense
 from pepnet_infer.export.random_init import random_dense
 from pepnet_infer.export.write_bundle import write_bundle
-from pepnet_infer.ids import make_keys
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import (
+    BACKBONES,
+    BASELINES,
+    GATE_POSITIONS,
+    GATE_SCOPES,
+    InputWidths,
+    ModelConfig,
+)
 
 Reference = Callable[..., np.ndarray]
 Flags = tuple[str, str, str, bool, bool, bool]
@@ -88,7 +95,7 @@ def agree(made: Checkpoint, folder: Path, reference: Callable[[Bundle, Inputs], 
     bundle = Bundle.open(bundle.path)  # what follows knows the bundle only
     network = build_network(bundle.config, len(bundle.tasks))
     load_dense(network, bundle.dense())
-    backend = backends.create(bundle, "onnxruntime", threads=1)
+    backend = create_backend(bundle, "onnxruntime", threads=1)
     for batch in BATCHES:
         inputs = rows_of(bundle.config.inputs, batch)
         expected = reference(bundle, inputs)

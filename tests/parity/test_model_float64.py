@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pepnet_infer.config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
 Reference = Callable[..., np.ndarray]
 TASKS = 3

@@ -12,7 +12,7 @@ import pytest
 from small_networks import PRODUCT, TASKS, Flags, config_of, inputs_of, tensors_of
 
 from pepnet_infer import _kernels
-from pepnet_infer.config import ModelConfig
+from pepnet_infer.schema.network_config import ModelConfig
 
 Reference = Callable[..., np.ndarray]
 

@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pepnet_infer.config import ModelConfig
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import ModelConfig
 
 SCHEMA: dict[str, Any] = {
     "name": "small",

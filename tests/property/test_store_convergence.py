@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pepnet_infer.store import WritableStore
-from pepnet_infer.store.lmdb import LmdbStore
-from pepnet_infer.store.memory import MemoryStore
-from pepnet_infer.store.redis import RedisStore
+from pepnet_infer.rows.protocols import WritableStore
+from pepnet_infer.rows.stores.lmdb import LmdbStore
+from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.rows.stores.redis import RedisStore
 
 DIM = 2
 KEYS = [0, 1, 5, (3 << 48) | 5, (3 << 48) | 6]

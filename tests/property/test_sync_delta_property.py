@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pepnet_infer.config import InputWidths, ModelConfig
 from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.schema import FeatureSchema, TableSpec
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 SCHEMA = FeatureSchema.from_json(
     {

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pepnet_infer import _kernels
-from pepnet_infer.cache.update_window import UpdateWindow, WindowedUpdates
+from pepnet_infer.rows.cache.update_window import UpdateWindow, WindowedUpdates
 
 DIM = 2
 START = 1_700_000_000.0

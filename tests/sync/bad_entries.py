@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pepnet_infer.sync.directory_log import DirectoryLog
-from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.redis import RedisLog
 
 ROWS = "rows/user.safetensors"
 Files = dict[str, bytes]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pepnet_infer.bundle import read_tensors
-from pepnet_infer.tensorfile import write_tensors
+from pepnet_infer.bundle.bundle import read_tensors
+from pepnet_infer.storage.tensorfile import write_tensors
 
 Break = Callable[[Path], Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pepnet_infer.sync.delta import read_head
-from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.sync.logs.redis import RedisLog
 
 NAMES = (f"redis{number}" for number in itertools.count())
 Delta = Callable[..., Path]

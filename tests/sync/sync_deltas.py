@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
 
 USER, VIDEO, DENSE = "rows/user.safetensors", "rows/video.safetensors", "dense.safetensors"
 BASE, VERSION = 7, 9

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends import Settings
 from pepnet_infer.backends.native import NativeBackend
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.backends.protocol import Settings
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.checkpoint import Checkpoint, Table
-from pepnet_infer.ids import make_keys
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.sync.delta import DeltaHead, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
 
 Integers = npt.NDArray[np.int64]
 FIRST = 7  # the bundle's model version; step s is version FIRST + s

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.export.publish import Publisher
-from pepnet_infer.store.table_file import open_table
 from pepnet_infer.sync.delta import open_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 Rows = dict[str, dict[int, np.ndarray]]
 _ID = (1 << 48) - 1

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from pepnet_infer import Engine
-from pepnet_infer.backends import Settings
 from pepnet_infer.backends.native import NativeBackend
-from pepnet_infer.bundle import Bundle, table_path
+from pepnet_infer.backends.protocol import Settings
+from pepnet_infer.bundle.bundle import Bundle, table_path
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.ids import make_keys
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
 
 #: How long what must come about may take: a machine may stand still for seconds, and who waits in vain fails anyway.
 PATIENCE_S = 60.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pepnet_infer.sync.bundle_taker import BundleTaker
-from pepnet_infer.sync.transport import BundleHead
+from pepnet_infer.sync.logs.transport import BundleHead
 
 
 class Damaged:

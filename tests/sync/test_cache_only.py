@@ -11,13 +11,13 @@ import pytest
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, UpdateError
-from pepnet_infer.cache.config import Policy
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.random_init import random_dense
 from pepnet_infer.export.write_bundle import write_bundle
-from pepnet_infer.ids import make_keys
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.rows.cache.config import Policy
+from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 IDS = 12_000
 CACHE_ONLY = FollowConfig(name="small", wait_s=0.05, guard=None, rows="cache", insert="all", keep=0, share=1)

@@ -14,7 +14,7 @@ import pytest
 from sync_world import World
 
 from pepnet_infer import Engine, UpdateError
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.difference import difference
 from pepnet_infer.export.write_bundle import write_bundle

@@ -16,8 +16,8 @@ from sync_world import PATIENCE_S, World
 from pepnet_infer import CacheConfig, Engine, score_parquet
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.sync.delta import write_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 QUICK = FollowConfig(name="test", wait_s=0.05, guard=None, share=1)
 

@@ -13,16 +13,16 @@ import pytest
 from sync_world import PATIENCE_S, World, scored_meanwhile, until
 
 from pepnet_infer import BackendError, CacheConfig, ConfigError, Engine, UpdateError
-from pepnet_infer.backends import Settings
 from pepnet_infer.backends.native import NativeBackend
-from pepnet_infer.bundle import Bundle, table_path
+from pepnet_infer.backends.protocol import Settings
+from pepnet_infer.bundle.bundle import Bundle, table_path
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.sync.delta import write_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
-from pepnet_infer.sync.redis_log import RedisLog
-from pepnet_infer.sync.transport import Entry, Transport
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.sync.logs.transport import Entry, Transport
 
 Batch = dict[str, Any]
 QUICK = FollowConfig(name="test", wait_s=0.05, guard=None, share=1)

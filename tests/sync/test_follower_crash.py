@@ -16,7 +16,7 @@ import pytest
 from sync_world import World
 
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 Batch = dict[str, Any]
 
@@ -25,7 +25,7 @@ FOLLOW = """
 import json, sys
 import numpy as np
 from pepnet_infer import CacheConfig, Engine
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
 bundle, log, batch = sys.argv[1:]
 loaded = np.load(batch)

@@ -12,19 +12,20 @@ from children import well_in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pepnet_infer.cache.cached_rows import CachedRows, CachedTable
-from pepnet_infer.cache.config import CacheConfig
-from pepnet_infer.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.ids import make_keys
-from pepnet_infer.served import Versions
-from pepnet_infer.store import key_slots
-from pepnet_infer.store.key_slots import KeySlots
-from pepnet_infer.store.memory import MemoryStore
-from pepnet_infer.sync.delta_rows import DeltaRows
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.overlay import Overlay, over
+from pepnet_infer.rows.stores import key_slots
+from pepnet_infer.rows.stores.key_slots import KeySlots
+from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.sync.layered_store import LayeredStore
-from pepnet_infer.sync.overlay import Overlay, over
 from pepnet_infer.sync.undo import Undone, undone
-from pepnet_infer.sync.version_rows import VersionRows
+from pepnet_infer.versions.version import Versions
 
 DIM, TABLE, NOW = 3, 5, 1000.0
 DEFAULT = np.full(DIM, -1, np.float32)

@@ -17,14 +17,14 @@ import pytest
 from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
-from pepnet_infer.cache.metrics import prometheus_text
 from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.rows.cache.metrics import prometheus_text
 from pepnet_infer.sync import reach as reach_module
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.sync.logs.redis_stream import position_of
 from pepnet_infer.sync.reach import Reach
-from pepnet_infer.sync.redis_log import RedisLog
-from pepnet_infer.sync.redis_stream import position_of
 from pepnet_infer.sync.sync_stats import SyncStats
 
 QUICK = FollowConfig(name="test", wait_s=0.05, retry_s=0.05, guard=None, share=1)

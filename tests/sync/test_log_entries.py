@@ -18,16 +18,17 @@ import pytest
 from bad_entries import FOREIGN, FOREIGN_FIELDS, forged, mutated, put, put_fields, put_foreign
 from sync_world import PATIENCE_S, World, until
 
-from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, listing, seldom
+from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, seldom
 from pepnet_infer.errors import BundleError, PepnetError
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.publish import Publisher
-from pepnet_infer.sync import directory_log
+from pepnet_infer.storage import listing
 from pepnet_infer.sync import follower as follower_module
 from pepnet_infer.sync.delta import open_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.sync.logs import directory as directory_log
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.redis import RedisLog
 
 Log = DirectoryLog | RedisLog
 NAMES = (f"entries{number}" for number in itertools.count())

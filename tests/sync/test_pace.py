@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from pepnet_infer.errors import ConfigError
-from pepnet_infer.sync import pace
+from pepnet_infer.process import pace
+from pepnet_infer.process.pace import Pace
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.pace import Pace
 
 
 class Clocks:

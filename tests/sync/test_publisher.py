@@ -25,8 +25,8 @@ from pepnet_infer.export.id_book import IdBook
 from pepnet_infer.export.publish import Publisher
 from pepnet_infer.export.push_policy import PushPolicy
 from pepnet_infer.sync.delta import open_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 Batch = dict[str, Any]
 BETA, R, DAY = 0.1, 3.0, 100.0
@@ -257,7 +257,7 @@ def test_a_publisher_over_redis_feeds_an_engine_on_onnxruntime(
 ) -> None:
     from redis_logs import NAMES
 
-    from pepnet_infer.sync.redis_log import RedisLog
+    from pepnet_infer.sync.logs.redis import RedisLog
 
     name, batch = next(NAMES), toy_batch(40)
     with (

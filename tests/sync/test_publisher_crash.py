@@ -15,7 +15,7 @@ from sync_trainer import Trained
 
 from pepnet_infer.export import publish as module
 from pepnet_infer.export.push_policy import PushPolicy
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 _CALLS = ("fsync", "rename", "replace", "link", "mkdir", "rmdir", "unlink")
 

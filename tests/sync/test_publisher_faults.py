@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from sync_trainer import Trained
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.export.id_book import IdBook
 from pepnet_infer.export.publish import Publisher, Scoring
 from pepnet_infer.export.push_policy import PushPolicy, by_table
-from pepnet_infer.ids import MISSING_KEY
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY
 from pepnet_infer.sync.delta import open_delta
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 
 class Flaky(DirectoryLog):
@@ -275,7 +275,7 @@ def test_ids_as_a_batch_has_them(trained: Trained) -> None:
 
 def test_scores_are_the_formula(trained: Trained, tmp_path: Path) -> None:
     """S ← (1-β)·S + β·(r·c⁺ + c⁻) per interval, from the bundle's score on, whatever calls the touches come in."""
-    from pepnet_infer.store.table_file import open_table
+    from pepnet_infer.bundle.table_file import open_table
 
     scoring = Scoring(beta=0.25, r=2.0, interval=100.0)
     log = DirectoryLog(tmp_path / "other", create=True)

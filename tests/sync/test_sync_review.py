@@ -15,19 +15,19 @@ from children import well_in_a_child
 from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.write_bundle import write_bundle
-from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.fill import fill_from
-from pepnet_infer.store.memory import MemoryStore
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.fill import fill_from
+from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.schema.ids import Keys
 from pepnet_infer.sync import bundle_taker
 from pepnet_infer.sync import updater as updater_module
-from pepnet_infer.sync.directory_log import DirectoryLog
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
-from pepnet_infer.sync.transport import BundleHead, Entry
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.transport import BundleHead, Entry
 
 Batch = dict[str, Any]
 Load = Callable[..., Engine]

@@ -22,11 +22,13 @@ import numpy as np
 import pytest
 from sync_encoded import FIRST, Encoded
 
-from pepnet_infer import CacheConfig, Engine, backends
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer import CacheConfig, Engine
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.backends.protocol import Backend
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 IDS = 5000  # of each of two tables: 1000 rows a delta
 THREADS, BATCH = 2, 64
@@ -53,14 +55,14 @@ class Backends:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Backends:
-    counted, create = Backends(), backends.create
+    counted, create = Backends(), create_backend
 
-    def watched(*arguments: Any, **options: Any) -> backends.Backend:
+    def watched(*arguments: Any, **options: Any) -> Backend:
         backend = create(*arguments, **options)
         counted.watch(backend)
         return backend
 
-    monkeypatch.setattr(backends, "create", watched)
+    monkeypatch.setattr("pepnet_infer.versions.loading.create_backend", watched)
     return counted
 
 

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer.assemble import Assembler, Inputs
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import SchemaError, StoreError
-from pepnet_infer.features import Bag, Features, encode
-from pepnet_infer.ids import MISSING_KEY, make_keys
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.store.mmap import MmapStore
-from pepnet_infer.tensorfile import write_tensors
+from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY, make_keys
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.storage.tensorfile import write_tensors
 
 Tables = dict[str, dict[int, np.ndarray]]
 #: Ids the tables hold; the toy batch asks for 0 to 49, so that some are unknown.

@@ -14,15 +14,17 @@ import onnxruntime
 import pytest
 from small_graph import graph
 
-from pepnet_infer import BackendError, ConfigError, Engine, backends
-from pepnet_infer.assemble import Inputs
+from pepnet_infer import BackendError, ConfigError, Engine
 from pepnet_infer.backends import ort
-from pepnet_infer.backends.cuda_driver import no_gpu_because
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cpu import available_threads
+from pepnet_infer.backends.protocol import Settings
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.process.cpu import available_threads
+from pepnet_infer.schema.inputs import Inputs
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +38,15 @@ def inputs(rows: int) -> Inputs:
 
 
 def test_a_backend_says_what_it_is_and_why(bundle: Bundle) -> None:
-    description = backends.create(bundle, "onnxruntime").describe()
+    description = create_backend(bundle, "onnxruntime").describe()
     assert description["backend"] == "onnxruntime"
     assert description["version"] == onnxruntime.__version__
     assert description["precision"] == "fp32"
     assert description["threads"] == available_threads()
-    named = backends.create(bundle, "onnxruntime", threads=1).describe()
+    named = create_backend(bundle, "onnxruntime", threads=1).describe()
     assert (named["provider"], named["threads"]) == ("cpu", 1)
     assert named["why"] == "asked for; provider cpu: the default"
-    asked = backends.create(bundle, "onnxruntime", provider="cpu").describe()
+    asked = create_backend(bundle, "onnxruntime", provider="cpu").describe()
     assert asked["why"] == "asked for; provider cpu: asked for"
 
 
@@ -110,9 +112,9 @@ def test_cuda_without_a_gpu_is_an_error(toy_bundle: Path) -> None:
 def test_no_onnxruntime_names_the_extra_that_has_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"onnxruntime cannot be imported .*pip install 'pepnet-infer\[cpu\]'"):
-        backends.create(bundle, "onnxruntime")
+        create_backend(bundle, "onnxruntime")
     monkeypatch.setattr(ort, "no_gpu_because", lambda: None)
-    taken = backends.create(bundle).describe()
+    taken = create_backend(bundle).describe()
     assert taken["backend"] == "native"
     assert "; no GPU: backend: onnxruntime cannot be imported" in taken["why"]
 
@@ -165,18 +167,18 @@ def cuda_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
 def test_another_provider_than_the_one_asked_for_is_an_error(bundle: Bundle, cuda_build: type[FakeSession]) -> None:
     for backend in ("auto", "onnxruntime"):
         with pytest.raises(BackendError, match="expected CUDAExecutionProvider, got CPUExecutionProvider"):
-            backends.create(bundle, backend, provider="cuda")
+            create_backend(bundle, backend, provider="cuda")
     ((name, options),) = cuda_build.asked
     assert name == "CUDAExecutionProvider"
     assert options == {"use_tf32": "0", "enable_cuda_graph": "1"}
     with pytest.raises(BackendError, match="expected CUDAExecutionProvider"):
-        backends.create(bundle, "onnxruntime", provider="cuda", options={"graphs": False})
+        create_backend(bundle, "onnxruntime", provider="cuda", options={"graphs": False})
     assert cuda_build.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
 
 
 def test_tensorrt_leaves_the_rest_to_cuda(bundle: Bundle, cuda_build: type[FakeSession]) -> None:
     cuda_build.cuda_starts = True
-    made = backends.create(bundle, "onnxruntime", provider="tensorrt").describe()
+    made = create_backend(bundle, "onnxruntime", provider="tensorrt").describe()
     assert [name for name, _ in cuda_build.asked] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
     assert (made["provider"], made["graphs"], made["tf32"]) == ("tensorrt", False, False)
 
@@ -210,24 +212,24 @@ def test_buckets_score_what_a_plain_run_does(tmp_path: Path, graphs: bool) -> No
 def test_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(
     bundle: Bundle, cuda_build: type[FakeSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = backends.create(bundle).describe()
+    failed = create_backend(bundle).describe()
     assert (failed["backend"], failed["provider"]) == ("native", "cpu")
     assert "no GPU: provider: expected CUDAExecutionProvider, got CPUExecutionProvider" in failed["why"]
     cuda_build.cuda_starts = True
-    taken = backends.create(bundle).describe()
+    taken = create_backend(bundle).describe()
     assert (taken["backend"], taken["provider"]) == ("onnxruntime", "cuda")
     assert taken["why"] == "auto: onnxruntime: a GPU is there, which native cannot use"
-    asked = backends.create(bundle, provider="cuda").describe()
+    asked = create_backend(bundle, provider="cuda").describe()
     assert asked["why"] == "auto: onnxruntime: native cannot: provider: native has cpu, got 'cuda'"
-    assert backends.create(bundle, "onnxruntime").describe()["provider"] == "cpu"
+    assert create_backend(bundle, "onnxruntime").describe()["provider"] == "cpu"
     for words in ({"provider": "cpu"}, {"precision": "bf16"}, {"options": {"isa": "scalar"}}):
-        other: Any = backends.create(bundle, **words).describe()
+        other: Any = create_backend(bundle, **words).describe()
         assert (other["backend"], other["provider"]) == ("native", "cpu")
         assert "GPU" not in other["why"]  # none was asked to do what only native can
     monkeypatch.setattr(ort, "no_gpu_because", lambda: "the driver is on strike")
-    assert "; no GPU: the driver is on strike; isa " in backends.create(bundle).describe()["why"]
+    assert "; no GPU: the driver is on strike; isa " in create_backend(bundle).describe()["why"]
     with pytest.raises(BackendError, match="provider: expected cuda, but the driver is on strike"):
-        backends.create(bundle, provider="cuda")
+        create_backend(bundle, provider="cuda")
 
 
 def test_the_driver_is_asked_not_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +253,7 @@ def test_the_driver_is_asked_not_a_list(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = ort.OrtBackend.load(graph(tmp_path / "g.onnx"), backends.Settings())
+    backend = ort.OrtBackend.load(graph(tmp_path / "g.onnx"), Settings())
     seen: list[int] = []
     run = backend._session.run
 

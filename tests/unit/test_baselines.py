@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pepnet_infer.config import BASELINES, InputWidths, ModelConfig
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.baselines import CGC, Cross, DCNv2, DeepFM
 from pepnet_infer.export.model import Network
 from pepnet_infer.export.network import build_network, dense_state, load_dense
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import BASELINES, InputWidths, ModelConfig
 
 Floats = npt.NDArray[np.float64]
 Extra = dict[str, Any]

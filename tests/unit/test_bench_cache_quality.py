@@ -14,7 +14,7 @@ from pepnet_infer.bench.cache_quality import _Ranked
 from pepnet_infer.bench.cache_quality_log import RequestLog, read_log
 from pepnet_infer.bench.cache_quality_run import Evicted, Setting, most_hits, run
 from pepnet_infer.bench.report import Result
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.cli.bench import bench
 from pepnet_infer.cli.export import export
 from pepnet_infer.cli.train import train
@@ -23,7 +23,7 @@ from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.source import open_source
 from pepnet_infer.export.data.synthetic import synthetic_run
 from pepnet_infer.export.metrics import auc
-from pepnet_infer.ids import MISSING_KEY
+from pepnet_infer.schema.ids import MISSING_KEY
 
 pytest.importorskip("torch")
 DATA = "synthetic:4000"

@@ -9,7 +9,7 @@ import torch
 
 from pepnet_infer.bench.gpu_peers import Network
 from pepnet_infer.bench.gpu_timing import kernels, ratios, table
-from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 
 def test_torchs_network_with_weights_packed_ahead(reference_scores: Callable[..., np.ndarray]) -> None:

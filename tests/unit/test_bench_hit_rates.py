@@ -15,13 +15,13 @@ from pepnet_infer.bench.latency_hits import hit_rates
 from pepnet_infer.bench.latency_hits_table import hit_rate_table
 from pepnet_infer.bench.latency_misses import Mixer, NewIds, NewIdStore, open_columns
 from pepnet_infer.bench.workloads import Traffic
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.config import CacheConfig
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
-from pepnet_infer.ids import Keys, make_keys, split_keys
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.store import Fetched, TableShape
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.protocols import Fetched, TableShape
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import Keys, make_keys, split_keys
 
 QUICK = Plan(runs=6, warm_calls=2, warm_s=0.0, settle_s=0.0)
 

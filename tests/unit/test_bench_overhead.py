@@ -10,7 +10,7 @@ import pytest
 
 from pepnet_infer.bench import overhead
 from pepnet_infer.bench.workloads import dense_rows
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.backends import BACKENDS, PRECISIONS
+from pepnet_infer.backends.create import BACKENDS
+from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.bench import end_to_end as whole_requests
 from pepnet_infer.bench import machine, workloads
 from pepnet_infer.bench.compare import compare
@@ -23,10 +23,11 @@ from pepnet_infer.bench.end_to_end import end_to_end, one_request
 from pepnet_infer.bench.latency import Plan
 from pepnet_infer.bench.peers import PeerSpec, all_peers
 from pepnet_infer.bench.peers.torch_cpu import reference
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.config import InputWidths
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BackendError
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths
 
 QUICK = Plan(runs=4, warm_calls=0, warm_s=0.0, settle_s=0.0)
 

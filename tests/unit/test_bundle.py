@@ -13,15 +13,15 @@ import onnx
 import pytest
 import torch
 
-from pepnet_infer import backends
-from pepnet_infer.bundle import Bundle, read_tensors
-from pepnet_infer.config import InputWidths
-from pepnet_infer.cost import multiply_adds
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.bundle.bundle import Bundle, read_tensors
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import TABLE_DTYPES, Checkpoint, write_table
 from pepnet_infer.export.write_bundle import write_bundle
-from pepnet_infer.golden import normal_inputs
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.cost import multiply_adds
+from pepnet_infer.schema.network_config import InputWidths
 
 
 def test_the_manifest_is_the_contracts(toy_bundle: Path, toy_checkpoint: Checkpoint) -> None:
@@ -76,7 +76,7 @@ def test_the_directory_itself_may_be_a_link(toy_bundle: Path, tmp_path: Path) ->
 def test_opening_needs_no_torch_and_no_onnx(toy_bundle: Path) -> None:
     code = f"""
 import sys
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 bundle = Bundle.open({str(toy_bundle)!r}); bundle.dense(); bundle.sides()
 print([name for name in ("torch", "onnx", "onnxruntime", "pandas") if name in sys.modules])
 """
@@ -148,7 +148,7 @@ def test_stored_rows_are_served_as_rounded(toy_checkpoint: Checkpoint, tmp_path:
 
 
 def test_the_backend_scores_as_the_formulas_say(toy_bundle: Path, toy_checkpoint: Checkpoint, reference_scores) -> None:
-    backend = backends.create(Bundle.open(toy_bundle), "onnxruntime", threads=1)
+    backend = create_backend(Bundle.open(toy_bundle), "onnxruntime", threads=1)
     for rows in (1, 2, 5, 333):
         inputs = normal_inputs(toy_checkpoint.config.inputs, rows, seed=99)
         config, dense = toy_checkpoint.config, toy_checkpoint.dense

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pepnet_infer import CacheConfig, ConfigError, EmbeddingCache, FieldConfig
-from pepnet_infer.cache.budget import bytes_for, divide
-from pepnet_infer.cache.config import DTYPES, POLICIES, parse_bytes
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.rows.cache.budget import bytes_for, divide
+from pepnet_infer.rows.cache.config import DTYPES, POLICIES, parse_bytes
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from snapshots import DIM, NOW, content, ids, make, rows_of
 
 from pepnet_infer import _kernels
-from pepnet_infer.cache import snapshot, snapshot_file
-from pepnet_infer.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.cache.update_window import UpdateWindow
+from pepnet_infer.rows.cache import snapshot, snapshot_file
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.rows.cache.update_window import UpdateWindow
 
 POLICIES = ("lru", "gset", "lfu", "sieve", "s3fifo")
 DTYPES = ("float32", "float16", "bfloat16", "int8")

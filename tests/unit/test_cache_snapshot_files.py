@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from snapshots import content, ids, make, rows_of
 
-from pepnet_infer.cache import snapshot, snapshot_file
 from pepnet_infer.errors import StoreError
+from pepnet_infer.rows.cache import snapshot, snapshot_file
 
 
 def test_what_was_there_is_replaced_and_no_other_file_is(tmp_path: Path) -> None:

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from pepnet_infer import _kernels
-from pepnet_infer.cache import warm as warming
-from pepnet_infer.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.cache.flights import Flights
-from pepnet_infer.cache.miss_counters import MissCounters
-from pepnet_infer.cache.warm import choose, warm
 from pepnet_infer.errors import StoreError
-from pepnet_infer.ids import Keys, make_keys
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.checked import CheckedStore
-from pepnet_infer.store.memory import MemoryStore
+from pepnet_infer.rows.cache import warm as warming
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.rows.cache.flights import Flights
+from pepnet_infer.rows.cache.miss_counters import MissCounters
+from pepnet_infer.rows.cache.warm import choose, warm
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.checked_answers import CheckedStore
+from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.schema.ids import Keys, make_keys
 
 Scored = tuple[Keys, np.ndarray]
 

@@ -10,9 +10,9 @@ import pytest
 from formula_store import DIM, A, Formula, fail, keys_of, rows_of, rows_over
 
 from pepnet_infer import StoreError
-from pepnet_infer.ids import MISSING_KEY
-from pepnet_infer.row_requests import RowRequest
-from pepnet_infer.store import Fetched
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.requests import RowRequest
+from pepnet_infer.schema.ids import MISSING_KEY
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_faults_are_said_at_once_then_seldom_and_their_end_once(
     said = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
     warning = "no answer from the store{}: StoreError: redis: no such host"
     assert said == [
-        ("pepnet_infer.store", "WARNING", text)
+        ("pepnet_infer.stores", "WARNING", text)
         for text in (
             warning.format(""),
             warning.format(" (5 since the last warning)"),

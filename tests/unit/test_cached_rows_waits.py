@@ -11,8 +11,8 @@ import pytest
 from formula_store import DIM, A, Formula, expected, fail, keys_of, rows_of, rows_over, until
 
 from pepnet_infer import EmbeddingCache, StoreError, UpdateWindow
-from pepnet_infer.cache.window_ticks import WindowTicks
-from pepnet_infer.row_requests import RowRequest
+from pepnet_infer.rows.cache.window_ticks import WindowTicks
+from pepnet_infer.rows.requests import RowRequest
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_budget_that_is_too_short_is_said_at_once_then_seldom(
     warning = "no answer from the store within budget_ms=1.5{}: ids that a batch waited for got default rows"
     said = [warning.format(""), warning.format(" (3 since the last warning)")]
     assert [record.getMessage() for record in caplog.records] == said
-    assert {(record.name, record.levelname) for record in caplog.records} == {("pepnet_infer.store", "WARNING")}
+    assert {(record.name, record.levelname) for record in caplog.records} == {("pepnet_infer.stores", "WARNING")}
     gate.set()
     until(lambda: rows.stats()["flights"] == 0)
     store.before = lambda keys: time.sleep(0.05)

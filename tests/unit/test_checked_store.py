@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.checked import checked
-from pepnet_infer.store.memory import MemoryStore
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.checked_answers import checked
+from pepnet_infer.rows.stores.memory import MemoryStore
 
 KEYS = np.arange(4, dtype=np.uint64)
 

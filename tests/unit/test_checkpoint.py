@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint, Table, write_table
 from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.features import Bag, Features
-from pepnet_infer.ids import MISSING_KEY, make_keys
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.side import SideTable
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY, make_keys
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 
 @pytest.fixture(scope="module")

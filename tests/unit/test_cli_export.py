@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import pytest
 
-from pepnet_infer.bundle import Bundle, read_tensors
+from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.cli.main import COMMANDS, app
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.tensorfile import write_tensors
-from pepnet_infer.verify import verify
+from pepnet_infer.storage.tensorfile import write_tensors
+from pepnet_infer.verify.verify import verify
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -81,7 +81,7 @@ def test_it_can_be_verified(run: Run, preset_bundle: Path) -> None:
 
 
 def test_without_torch_the_stored_scores_remain(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pepnet_infer.verify.find_spec", lambda name: None)
+    monkeypatch.setattr("pepnet_infer.verify.verify.find_spec", lambda name: None)
     result = verify(toy_bundle)
     assert result["fresh"] is None
     assert 0 < result["golden"]["max_abs"] <= 1e-5

@@ -17,7 +17,7 @@ from rich.console import Console
 from pepnet_infer import _kernels
 from pepnet_infer.backends import ort
 from pepnet_infer.cli import export
-from pepnet_infer.listing import describe_files
+from pepnet_infer.storage.listing import describe_files
 
 Command = Callable[..., tuple[int, str, str]]
 PRECISIONS = ("fp32", "bf16", "int8")

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import StoreError
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.mmap import MmapStore
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

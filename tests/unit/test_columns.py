@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
 
 NUMBERS = [3, 1, 4, 1, 5]
 WORDS = ["b", "a", "b", "", "é"]

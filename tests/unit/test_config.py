@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from pepnet_infer.config import InputWidths, ModelConfig
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 KUAISHOU = InputWidths(general=1216, domain=48, prior=120)
 

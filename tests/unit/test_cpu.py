@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pepnet_infer import _kernels
 from pepnet_infer.cli import cpu as cli
-from pepnet_infer.cpu import available_threads, budget, features
+from pepnet_infer.process.cpu import available_threads, budget, features
 
 CPUS = len(os.sched_getaffinity(0))
 #: Our name → the kernel's in /proc/cpuinfo.
@@ -68,8 +68,8 @@ def test_caches_are_those_of_the_kernel() -> None:
 
 
 def test_the_cpuset_bounds_the_threads() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from pepnet_infer.cpu import budget; "
-    code += "b = budget(); print(b.threads, b.affinity, b.why)"
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from pepnet_infer.process.cpu import budget; b = budget(); print(b.threads, b.affinity, b.why)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     threads, affinity, *why = ran.stdout.split()
     assert (threads, affinity) == ("1", "1")

@@ -10,12 +10,13 @@ import pytest
 import torch
 from msgspec import structs
 
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.features import Features
 from pepnet_infer.export.data.codes import BagCodes, CodedIds
 from pepnet_infer.export.embedding import Embeddings
 from pepnet_infer.export.train_config import Split, TrainConfig
-from pepnet_infer.features import Features, encode
-from pepnet_infer.schema import INPUTS, FeatureSchema
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 
 ROWS = 200
 SETTINGS = TrainConfig(Split(test=2), init_std=0.5)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, FieldConfig, StoreError
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.budget import bytes_for
-from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.rows.cache.budget import bytes_for
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import Keys
 
 Make = Callable[..., dict[str, Any]]
 #: The least that four widths take.

@@ -16,9 +16,9 @@ import pytest
 
 import pepnet_infer
 from pepnet_infer import errors
-from pepnet_infer.arrays import as_array
+from pepnet_infer.encode.arrays import as_array
 from pepnet_infer.errors import SchemaError, UpdateError
-from pepnet_infer.sync.open_transport import open_transport
+from pepnet_infer.sync.logs.open import open_transport
 
 PATIENCE_S = 60.0
 _CLASS = re.compile(r"^class (\w+)\((?:.*, )?\w*(?:Error|Exception|Warning)\b.*\):", re.MULTILINE)

@@ -12,8 +12,7 @@ import onnx
 import pytest
 import torch
 
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.config import InputWidths, ModelConfig
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.errors import BundleError, ConfigError
 from pepnet_infer.export import write_bundle as module
 from pepnet_infer.export.checkpoint import Checkpoint
@@ -21,7 +20,8 @@ from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import ROWS, measure
 from pepnet_infer.export.simplify import check_folded, simplify
 from pepnet_infer.export.to_onnx import check_graph, declare, to_onnx
-from pepnet_infer.golden import normal_inputs
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 TASKS = ("click", "like")
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer.columns import read_columns
-from pepnet_infer.features import Bag, Features, encode
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 
 def as_lists(found: Bag) -> list[list[int]]:

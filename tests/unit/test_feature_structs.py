@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends.cuda_rows import Feature
+from pepnet_infer.backends.cuda.rows import Feature
 
 
 def fields_of(structs: np.ndarray) -> list[Any]:

@@ -12,14 +12,15 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from pepnet_infer.columns import Columns, read_columns
-from pepnet_infer.decode import IdRule, decode_ids
+from pepnet_infer.encode.columns import Columns, read_columns
+from pepnet_infer.encode.decode import IdRule, decode_ids
+from pepnet_infer.encode.encoder import Encoder, encode
+from pepnet_infer.encode.features import Bag
+from pepnet_infer.encode.numeric import NullRule
+from pepnet_infer.encode.row_errors import Faults
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.faults import Faults
-from pepnet_infer.features import Bag, Encoder, encode
-from pepnet_infer.ids import MISSING_KEY
-from pepnet_infer.numeric import NullRule
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY
 
 MISSING = int(MISSING_KEY)
 

@@ -12,8 +12,8 @@ import pytest
 from children import well_in_a_child
 
 import pepnet_infer
-from pepnet_infer import forks
-from pepnet_infer.forks import Registry, Stage
+from pepnet_infer.process import forks
+from pepnet_infer.process.forks import Registry, Stage
 
 
 class Part:

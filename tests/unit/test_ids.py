@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from pepnet_infer.ids import MAX_ID, MISSING_KEY, hash_integers, hash_strings, make_keys, split_keys
+from pepnet_infer.schema.ids import MAX_ID, MISSING_KEY, hash_integers, hash_strings, make_keys, split_keys
 
 
 def test_key_is_table_number_over_id() -> None:

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 
 from pepnet_infer import BackendError, BundleError, Engine, _kernels
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.backends import create
+from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.native import domain_of
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.config import InputWidths
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.input_domain import InputDomain, RowLimits
 from pepnet_infer.export.domains import bf16_domain, request_domain
 from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.parity import float64_run
 from pepnet_infer.export.rows import random_features
-from pepnet_infer.golden import normal_inputs
-from pepnet_infer.ids import make_keys
-from pepnet_infer.input_domain import InputDomain, RowLimits
-from pepnet_infer.listing import describe_files
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths
+from pepnet_infer.storage.listing import describe_files
 
 Batch = dict[str, Any]
 TABLES = [(t["isa"], t["precision"]) for t in _kernels.isas() if t["usable"] and t["precision"] != "fp32"]
@@ -178,7 +178,7 @@ def error_at(bundle: Bundle, domain: InputDomain) -> float:
     bare = dataclasses.replace(bundle, parity={})
     isas = [isa for isa, precision in TABLES if precision == "bf16" and isa != "scalar"]
     options = [{"isa": isa, "unchecked": True} for isa in isas]
-    narrow, wide = ([create(bare, "native", p, options=o).run(edge) for o in options] for p in ("bf16", "fp32"))
+    narrow, wide = ([create_backend(bare, "native", p, options=o).run(edge) for o in options] for p in ("bf16", "fp32"))
     return max(float(np.abs(a - b).max()) for a, b in zip(narrow, wide, strict=True))
 
 
@@ -192,7 +192,7 @@ def test_rows_outside_are_scored_in_fp32_and_those_inside_are_not(
     if (isa, precision) not in TABLES:
         pytest.skip(f"no {precision} on {isa} here")
     options = {"isa": isa}
-    narrow, wide = (create(bundle, "native", p, threads=1, options=options) for p in (precision, "fp32"))
+    narrow, wide = (create_backend(bundle, "native", p, threads=1, options=options) for p in (precision, "fp32"))
     inside = domain.holds(mixed)
     assert 0.5 < inside.mean() < 0.6
     scores = narrow.run(mixed)
@@ -215,7 +215,7 @@ def test_scores_do_not_depend_on_how_a_batch_is_split(
     if (isa, precision) not in TABLES:
         pytest.skip(f"no {precision} on {isa} here")
     options = {"isa": isa, "spin": False}
-    backend = create(bundle, "native", precision, threads=threads, options=options)
+    backend = create_backend(bundle, "native", precision, threads=threads, options=options)
     whole = backend.run(mixed)
     for size in (1, 7, 64):
         parts = [backend.run(rows_of(mixed, slice(at, at + size))) for at in range(0, 320, size)]
@@ -311,8 +311,8 @@ def test_scores_of_another_domain_have_another_identity(offered: Path, tmp_path:
 
 def test_newer_weights_are_measured_before_int8_takes_them(bundle: Bundle) -> None:
     dense = bundle.dense()
-    create(bundle.with_dense(dense, None, 9), "native", "int8", threads=1)
+    create_backend(bundle.with_dense(dense, None, 9), "native", "int8", threads=1)
     worse = {name: value * np.float32(30) if name.startswith("experts") else value for name, value in dense.items()}
     with pytest.raises(BackendError, match=r"int8 of the weights of version 9 is off by up to [\d.]+ of fp32, allowed"):
-        create(bundle.with_dense(worse, None, 9), "native", "int8", threads=1)
-    create(bundle.with_dense(worse, None, 9), "native", "fp32", threads=1)
+        create_backend(bundle.with_dense(worse, None, 9), "native", "int8", threads=1)
+    create_backend(bundle.with_dense(worse, None, 9), "native", "fp32", threads=1)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pepnet_infer import Engine, _kernels
-from pepnet_infer.counters import Counters
-from pepnet_infer.golden import normal_inputs
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.versions.counters import Counters
 
 Batch = dict[str, Any]
 

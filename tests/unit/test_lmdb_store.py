@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from children import ended, fork
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BundleError, ConfigError, StoreError
-from pepnet_infer.ids import ID_BITS
-from pepnet_infer.store.lmdb import LmdbStore
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.stores.lmdb import LmdbStore
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import ID_BITS
 
 DIM = 16
 
@@ -52,7 +52,9 @@ def store(path: Path) -> Iterator[LmdbStore]:
 
 def in_process(code: str, path: Path) -> str:
     """Runs code with `store`, opened on `path` by a process of its own, and `numpy as np`; returns what it printed."""
-    start = f"import numpy as np\nfrom pepnet_infer.store.lmdb import LmdbStore\nstore = LmdbStore({str(path)!r})\n"
+    start = (
+        f"import numpy as np\nfrom pepnet_infer.rows.stores.lmdb import LmdbStore\nstore = LmdbStore({str(path)!r})\n"
+    )
     done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout

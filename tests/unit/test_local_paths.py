@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BundleError, PepnetError, StoreError, UpdateError
 from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.local_path import check_local
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_whatever_writes_refuses_them(
     toy_checkpoint: Checkpoint, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pepnet_infer.export.write_bundle import write_bundle
-    from pepnet_infer.store.lmdb import LmdbStore
+    from pepnet_infer.rows.stores.lmdb import LmdbStore
 
     monkeypatch.chdir(tmp_path)
     writers: list[tuple[type[PepnetError], Callable[[str], object]]] = [

@@ -8,11 +8,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from pepnet_infer.errors import BundleError, StoreError
-from pepnet_infer.ids import MISSING_KEY, make_keys
-from pepnet_infer.schema import TableSpec
-from pepnet_infer.store import NO_TABLE, RowSource, Store
-from pepnet_infer.store.mmap import MmapStore
-from pepnet_infer.tensorfile import from_bfloat16, to_bfloat16, write_tensors
+from pepnet_infer.rows.protocols import NO_TABLE, RowSource, Store
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.feature_schema import TableSpec
+from pepnet_infer.schema.ids import MISSING_KEY, make_keys
+from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16, write_tensors
 
 DTYPES = ("float32", "float16", "bfloat16")
 

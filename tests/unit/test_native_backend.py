@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pepnet_infer import BackendError, BundleError, ConfigError, Engine, _kernels, backends
-from pepnet_infer.assemble import Inputs
-from pepnet_infer.backends import Settings, auto, native, ort
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cpu import available_threads
-from pepnet_infer.golden import normal_inputs
-from pepnet_infer.listing import describe_files
+from pepnet_infer import BackendError, BundleError, ConfigError, Engine, _kernels
+from pepnet_infer.backends import auto, native, ort
+from pepnet_infer.backends.create import create_backend
+from pepnet_infer.backends.protocol import Settings
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.process.cpu import available_threads
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.storage.listing import describe_files
 
 ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "fp32"]
 #: Largest difference from float64 that a score may have.
@@ -59,7 +61,7 @@ def with_int8(bundle: Bundle, measured: dict[str, object]) -> Bundle:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_auto_takes_native_and_says_why(bundle: Bundle) -> None:
-    said = backends.create(bundle).describe()
+    said = create_backend(bundle).describe()
     best = _kernels.choose("fp32")
     assert (said["backend"], said["provider"], said["precision"]) == ("native", "cpu", "fp32")
     assert (said["isa"], said["how"]) == (best["isa"], best["how"])
@@ -74,11 +76,11 @@ def test_auto_takes_native_and_says_why(bundle: Bundle) -> None:
 
 def test_what_is_asked_for_is_what_runs(bundle: Bundle) -> None:
     for isa in ISAS:
-        said = backends.create(bundle, "native", threads=3, options={"isa": isa, "spin": False}).describe()
+        said = create_backend(bundle, "native", threads=3, options={"isa": isa, "spin": False}).describe()
         runs = _kernels.choose("fp32", isa)["isa"]  # amx has no fp32 of its own
         assert (said["isa"], said["threads"], said["spin"]) == (runs, 3, False)
         assert said["why"] == f"asked for; isa {runs}: asked for"
-    packed = {p: backends.create(bundle, "native", p, options={"unchecked": True}).describe() for p in BOUNDS}
+    packed = {p: create_backend(bundle, "native", p, options={"unchecked": True}).describe() for p in BOUNDS}
     # Not so bf16 and fp32: the toy's matrices are narrower than the padding, and some of bf16's stay float32.
     assert packed["int8"]["packed_bytes"] < min(packed[p]["packed_bytes"] for p in ("bf16", "fp32"))
     assert {p: said["precision"] for p, said in packed.items()} == {p: p for p in BOUNDS}
@@ -97,7 +99,7 @@ def test_stats_have_what_the_backend_says(toy_bundle: Path) -> None:
 def test_scores_are_those_of_float64(
     bundle: Bundle, reference_scores: Callable[..., np.ndarray], isa: str, precision: str
 ) -> None:
-    backend = backends.create(bundle, "native", precision, threads=2, options={"isa": isa, "unchecked": True})
+    backend = create_backend(bundle, "native", precision, threads=2, options={"isa": isa, "unchecked": True})
     for rows in (0, 1, 2, 7, 17, 300):
         inputs = normal_inputs(bundle.config.inputs, rows, seed=rows)
         expected = reference_scores(bundle.config, bundle.dense(), inputs.general, inputs.domain, inputs.prior)
@@ -110,17 +112,17 @@ def test_scores_are_those_of_float64(
 
 def test_the_environment_names_the_isa(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEPNET_ISA", "scalar")
-    said = backends.create(bundle).describe()
+    said = create_backend(bundle).describe()
     assert said["isa"] == "scalar"
     assert said["why"].endswith("isa scalar: PEPNET_ISA=scalar")
     assert (
-        backends.create(bundle, options={"isa": ISAS[-1]}).describe()["isa"] == _kernels.choose("fp32", ISAS[-1])["isa"]
+        create_backend(bundle, options={"isa": ISAS[-1]}).describe()["isa"] == _kernels.choose("fp32", ISAS[-1])["isa"]
     )
     monkeypatch.setenv("PEPNET_ISA", "avx3")
     for backend in ("native", "auto"):  # not a reason to take another backend in silence
         with pytest.raises(BackendError, match="PEPNET_ISA: isa: expected scalar, avx2, avx512 or amx, got 'avx3'"):
-            backends.create(bundle, backend)
-    assert backends.create(baseline(bundle)).describe()["backend"] == "onnxruntime"  # nobody asks for it there
+            create_backend(bundle, backend)
+    assert create_backend(baseline(bundle)).describe()["backend"] == "onnxruntime"  # nobody asks for it there
 
 
 def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,10 +134,10 @@ def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest
     options = {"isa": isa, "unchecked": True}
     for backend in ("native", "auto"):
         with pytest.raises(BackendError, match=message):
-            backends.create(bundle, backend, precision, options=options)
+            create_backend(bundle, backend, precision, options=options)
     monkeypatch.setenv("PEPNET_ISA", isa)
     with pytest.raises(BackendError, match=f"PEPNET_ISA: {message}"):
-        backends.create(bundle, "native", precision, options={"unchecked": True})
+        create_backend(bundle, "native", precision, options={"unchecked": True})
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest
 )
 def test_what_native_does_not_have_is_refused(bundle: Bundle, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        backends.create(with_nothing_measured(bundle), "native", **asked)
+        create_backend(with_nothing_measured(bundle), "native", **asked)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_what_native_does_not_have_is_refused(bundle: Bundle, asked: dict[str, A
 )
 def test_options_that_cannot_be_are_config_errors(bundle: Bundle, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        backends.create(bundle, "native", options=options)
+        create_backend(bundle, "native", options=options)
 
 
 def with_nothing_measured(bundle: Bundle) -> Bundle:
@@ -177,23 +179,23 @@ def test_a_baseline_runs_elsewhere_and_auto_says_why(bundle: Bundle) -> None:
     other = baseline(bundle)
     reason = "model: native runs pepnet, got the baseline 'deepfm'"
     with pytest.raises(BackendError, match=reason):
-        backends.create(other, "native")
-    said = backends.create(other, provider="cpu").describe()
+        create_backend(other, "native")
+    said = create_backend(other, provider="cpu").describe()
     assert (said["backend"], said["provider"]) == ("onnxruntime", "cpu")
     assert said["why"] == f"auto: onnxruntime: native cannot: {reason}"
     message = f"backend: auto found none for this bundle: native: {reason}; onnxruntime: precision: onnxruntime has"
     with pytest.raises(BackendError, match=message):
-        backends.create(other, precision="bf16")
+        create_backend(other, precision="bf16")
 
 
 def test_auto_takes_the_backend_that_has_what_was_asked_for(bundle: Bundle) -> None:
-    said = backends.create(bundle, precision="bf16").describe()
+    said = create_backend(bundle, precision="bf16").describe()
     assert (said["backend"], said["precision"]) == ("native", "bf16")
     assert said["why"].startswith("auto: native: onnxruntime cannot: precision: onnxruntime has fp32, got 'bf16'; isa ")
-    assert backends.create(bundle, options={"isa": "scalar"}).describe()["backend"] == "native"
-    assert backends.create(bundle, "auto", options={"spin": False}).describe()["spin"] is False
+    assert create_backend(bundle, options={"isa": "scalar"}).describe()["backend"] == "native"
+    assert create_backend(bundle, "auto", options={"spin": False}).describe()["spin"] is False
     with pytest.raises(BackendError, match="native: provider: native has cpu, got 'npu'; onnxruntime: provider: onnx"):
-        backends.create(bundle, provider="npu")
+        create_backend(bundle, provider="npu")
 
 
 @pytest.mark.parametrize(
@@ -212,13 +214,13 @@ def test_int8_runs_where_the_export_offers_it(bundle: Bundle, measured: dict[str
     domain = bundle.native["int8"]["domain"]
     given = with_int8(bundle, measured | {"domain": domain})
     if message is None:
-        assert backends.create(given, "native", "int8").describe()["precision"] == "int8"
-        assert backends.create(given, precision="int8").describe()["backend"] == "native"
+        assert create_backend(given, "native", "int8").describe()["precision"] == "int8"
+        assert create_backend(given, precision="int8").describe()["backend"] == "native"
         return
     for backend in ("native", "auto"):
         with pytest.raises(BackendError, match=message):
-            backends.create(given, backend, "int8")
-    said = backends.create(given, "native", "int8", options={"unchecked": True}).describe()
+            create_backend(given, backend, "int8")
+    said = create_backend(given, "native", "int8", options={"unchecked": True}).describe()
     assert said["precision"] == "int8"
 
 
@@ -247,7 +249,7 @@ def test_a_plan_is_what_is_loaded(bundle: Bundle) -> None:
         (bundle, Settings(provider="cpu")),
     ):
         plan = auto.plan(given, settings)
-        said = backends.create(given, "auto", settings.precision, provider=settings.provider).describe()
+        said = create_backend(given, "auto", settings.precision, provider=settings.provider).describe()
         assert (said["backend"], said["provider"]) == (plan.backend, plan.settings.provider)
         assert said["why"].startswith(plan.settings.why)
 
@@ -274,7 +276,7 @@ def test_a_call_costs_little_beside_the_kernels(toy_bundle: Path) -> None:
 
 
 def test_inputs_that_the_kernels_would_misread_are_refused(bundle: Bundle) -> None:
-    backend = backends.create(bundle, "native", threads=1)
+    backend = create_backend(bundle, "native", threads=1)
     good = normal_inputs(bundle.config.inputs, 4, 0)
     for change in (
         {"general": good.general[:, :-1].copy()},

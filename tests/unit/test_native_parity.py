@@ -16,16 +16,16 @@ import pytest
 from wrong_kernels import ABSENT, USABLE, sabotage, shifted
 
 from pepnet_infer import BackendError, BundleError, Engine
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.precisions import BUDGETS, MARGIN, excess
 from pepnet_infer.export import write_bundle as module
 from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.native_parity import Reference, draws_of, measure_native
 from pepnet_infer.export.network import build_network, dense_state, load_dense
 from pepnet_infer.export.parity import ROWS, float64_run
 from pepnet_infer.export.write_bundle import write_bundle
-from pepnet_infer.golden import normal_inputs
-from pepnet_infer.precisions import BUDGETS, MARGIN, excess
-from pepnet_infer.verify import verify
+from pepnet_infer.verify.verify import verify
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -15,10 +15,10 @@ import pytest
 from wrong_kernels import ABSENT, USABLE, sabotage, shifted
 
 from pepnet_infer import BackendError, BundleError, Engine
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.precisions import BUDGETS
-from pepnet_infer.verify import verify
-from pepnet_infer.verify_native import Allowed
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.precisions import BUDGETS
+from pepnet_infer.verify.native import Allowed
+from pepnet_infer.verify.verify import verify
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -42,7 +42,7 @@ def test_verify_scores_on_every_instruction_set(toy_bundle: Path) -> None:
 
 
 def test_without_torch_golden_rows_remain(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pepnet_infer.verify.find_spec", lambda name: None)
+    monkeypatch.setattr("pepnet_infer.verify.verify.find_spec", lambda name: None)
     entry = verify(toy_bundle)["native"]["fp32"][USABLE["fp32"][0]]
     assert entry["fresh"] is None
     assert 0 < entry["golden"]["max_abs"] <= 5e-6

@@ -11,11 +11,11 @@ import pytest
 from children import well_in_a_child
 
 from pepnet_infer import BackendError, CacheConfig, Engine, StoreError, UpdateError, UpdateWindow
-from pepnet_infer.backends import Settings
 from pepnet_infer.backends.ort import OrtBackend
 from pepnet_infer.backends.ort_library import import_onnxruntime
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.backends.protocol import Settings
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 
 def take_threads_away() -> None:

@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pepnet_infer import _kernels, transforms
+from pepnet_infer import _kernels
 from pepnet_infer._kernels import NumberColumns, SideRows
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode import transforms
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import Encoder
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.features import Encoder, Features
-from pepnet_infer.ids import MISSING_KEY
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY
 
 INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 LIMIT = 2**48

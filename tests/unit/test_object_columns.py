@@ -13,11 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import Encoder
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.features import Encoder, Features
-from pepnet_infer.ids import MISSING_KEY, hash_integers, make_keys
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY, hash_integers, make_keys
 
 WIDE = [1, 1 << 48, 1 << 63, (1 << 64) - 1]
 NOTHING = np.array([])

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer import ConfigError, Engine, SchemaError, Scores, __version__, score_parquet
-from pepnet_infer.offline import sink
+from pepnet_infer import ConfigError, Engine, SchemaError, Scores, score_parquet
+from pepnet_infer.parquet import sink
+from pepnet_infer.version import __version__
 
 Make = Callable[..., pa.Table]
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import Engine, SchemaError, score_parquet
-from pepnet_infer.offline.folders import Constant, FolderColumns, folder_values
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.parquet.folders import Constant, FolderColumns, folder_values
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 Make = Callable[..., pa.Table]
 

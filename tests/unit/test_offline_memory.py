@@ -15,7 +15,7 @@ SCORE = """
 import re, sys
 from pathlib import Path
 from pepnet_infer import score_parquet
-from pepnet_infer.offline import sink
+from pepnet_infer.parquet import sink
 sink.GROUP_ROWS = 1 << 14  # so that the smaller file has several of them too
 summary = score_parquet(sys.argv[1], sys.argv[2], sys.argv[3], columns="all")
 print(summary.rows, re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import Engine, PepnetError, score_parquet
-from pepnet_infer.offline.plan import plan
+from pepnet_infer.parquet.plan import plan
 
 Make = Callable[..., pa.Table]
 

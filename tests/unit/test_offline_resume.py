@@ -17,7 +17,7 @@ import pytest
 from offline_runs import contents, run
 
 from pepnet_infer import CacheConfig, Engine, PepnetError, score_parquet
-from pepnet_infer.offline import source
+from pepnet_infer.parquet import source
 
 Make = Callable[..., pa.Table]
 

@@ -16,9 +16,9 @@ import pytest
 from offline_runs import contents, run
 
 from pepnet_infer import CacheConfig, Engine, StoreError, score_parquet
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.mmap import MmapStore
 
 Make = Callable[..., pa.Table]
 

@@ -11,7 +11,7 @@ from pepnet_infer.export.data.dataset import Dataset, build_dataset
 from pepnet_infer.export.data.synthetic import Synthetic, SyntheticConfig, synthetic_run
 from pepnet_infer.export.online import Learnt, OnlineTrainer
 from pepnet_infer.export.train_config import ScoreConfig, Split, TrainConfig, model_config
-from pepnet_infer.ids import MISSING_KEY
+from pepnet_infer.schema.ids import MISSING_KEY
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 GSET = ScoreConfig("like", weight=2.0, decay=0.2, interval_hours=12.0)

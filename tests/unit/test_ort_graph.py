@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper
 from small_graph import graph
 
-from pepnet_infer import BundleError, backends
+from pepnet_infer import BundleError
 from pepnet_infer.backends import ort_graph
+from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.ort_graph import check_graph_is_whole
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 
 
 @pytest.mark.parametrize(
@@ -29,14 +30,14 @@ from pepnet_infer.bundle import Bundle
 def test_a_graph_that_does_not_fit_its_config_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
     fake = graph(tmp_path / "g.onnx", **changes)
     with pytest.raises(BundleError, match=message):
-        backends.create(fake, "onnxruntime")
+        create_backend(fake, "onnxruntime")
 
 
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     fake = graph(tmp_path / "g.onnx")
     fake.onnx_path.write_bytes(b"no graph")
     with pytest.raises(BundleError, match=r"g\.onnx: onnxruntime cannot load it"):
-        backends.create(fake, "onnxruntime")
+        create_backend(fake, "onnxruntime")
 
 
 @pytest.mark.parametrize("name", [b"batch", b"scores"])
@@ -45,7 +46,7 @@ def test_a_graph_whose_names_are_no_text_is_refused(tmp_path: Path, name: bytes)
     data = fake.onnx_path.read_bytes()
     fake.onnx_path.write_bytes(data.replace(name, b"\xff" + name[1:]))
     with pytest.raises(BundleError, match=r"g\.onnx: expected names in UTF-8, got|onnxruntime cannot load it"):
-        backends.create(fake, "onnxruntime")
+        create_backend(fake, "onnxruntime")
 
 
 @pytest.mark.parametrize("inside", ["initializer", "attribute"])
@@ -68,7 +69,7 @@ def test_a_graph_with_values_elsewhere_is_refused(toy_bundle: Path, tmp_path: Pa
     graph = model.SerializeToString()
     (tmp_path / "dense.onnx").write_bytes(graph)
     with pytest.raises(BundleError, match=r"dense\.onnx: expected a graph with all of its values in it"):
-        backends.create(bundle.with_dense(bundle.dense(), graph, 8), "onnxruntime")
+        create_backend(bundle.with_dense(bundle.dense(), graph, 8), "onnxruntime")
     with pytest.raises(BundleError, match=r"x: expected a graph with all of its values in it"):
         check_graph_is_whole("x", str(tmp_path / "dense.onnx"))
 

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from pepnet_infer import BackendError, BundleError, CacheConfig, Engine, FieldConfig, StoreError, UpdateError
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.cache.update_window import UpdateWindow
-from pepnet_infer.store import Fetched
-from pepnet_infer.store.lmdb import LmdbStore
-from pepnet_infer.store.memory import MemoryStore
-from pepnet_infer.sync.directory_log import DirectoryLog
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.rows.cache.update_window import UpdateWindow
+from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.rows.stores.lmdb import LmdbStore
+from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.logs.directory import DirectoryLog
 
 PATIENCE_S = 60.0
 Batches = Callable[..., dict[str, Any]]

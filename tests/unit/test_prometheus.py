@@ -15,10 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pepnet_infer import Engine
-from pepnet_infer.cache.config import CacheConfig
-from pepnet_infer.cache.metrics import prometheus_text
-from pepnet_infer.cache.update_window import UpdateWindow
-from pepnet_infer.ids import make_keys
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.metrics import prometheus_text
+from pepnet_infer.rows.cache.update_window import UpdateWindow
+from pepnet_infer.schema.ids import make_keys
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -12,8 +12,8 @@ import pytest
 
 from pepnet_infer import Engine
 from pepnet_infer.errors import StoreError, UpdateError
-from pepnet_infer.store.redis import RedisStore
-from pepnet_infer.sync.redis_server import RedisServer
+from pepnet_infer.rows.stores.redis import RedisStore
+from pepnet_infer.sync.logs.redis_server import RedisServer
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ hiredis = pytest.importorskip("hiredis")
 from redis.connection import HiredisRespSerializer  # noqa: E402
 from redis.exceptions import DataError  # noqa: E402
 
-from pepnet_infer.store.redis import RedisStore  # noqa: E402
-from pepnet_infer.store.redis_client import open_client  # noqa: E402
-from pepnet_infer.store.redis_packer import CommandPacker  # noqa: E402
-from pepnet_infer.sync.redis_server import RedisServer  # noqa: E402
+from pepnet_infer.rows.stores.redis import RedisStore  # noqa: E402
+from pepnet_infer.rows.stores.redis_client import open_client  # noqa: E402
+from pepnet_infer.rows.stores.redis_packer import CommandPacker  # noqa: E402
+from pepnet_infer.sync.logs.redis_server import RedisServer  # noqa: E402
 
 
 def test_hiredis_gets_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

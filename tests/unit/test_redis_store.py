@@ -17,7 +17,7 @@ from redis.cluster import RedisCluster
 
 from pepnet_infer import CacheConfig, Engine
 from pepnet_infer.errors import ConfigError, StoreError
-from pepnet_infer.store.redis import BUCKETS, RedisStore
+from pepnet_infer.rows.stores.redis import BUCKETS, RedisStore
 
 DIM = 4
 MakeServer = Callable[..., Any]
@@ -252,7 +252,7 @@ def test_a_cluster(cluster: list[Any]) -> None:
 
 
 def test_without_the_package_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['redis'] = None; import pepnet_infer.store.redis"
+    code = "import sys; sys.modules['redis'] = None; import pepnet_infer.rows.stores.redis"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "StoreError: store: the package redis cannot be imported" in done.stderr

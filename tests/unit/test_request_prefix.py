@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pepnet_infer import Engine, _kernels
-from pepnet_infer.backends import PRECISIONS, native
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.backends import native
+from pepnet_infer.backends.protocol import PRECISIONS
+from pepnet_infer.bundle.bundle import Bundle
 
 ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "fp32"]
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 TEXT = """
 name: small

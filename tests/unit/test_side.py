@@ -17,12 +17,13 @@ import pytest
 import xxhash
 from safetensors.numpy import load, save
 
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import Encoder, encode
+from pepnet_infer.encode.features import Features
+from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError, SchemaError
-from pepnet_infer.features import Encoder, Features, encode
-from pepnet_infer.ids import MISSING_KEY
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.side import SideTable
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import MISSING_KEY
 
 MISSING = int(MISSING_KEY)
 SCHEMA: dict[str, Any] = {

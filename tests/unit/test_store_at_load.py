@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from pepnet_infer import CacheConfig, Engine, StoreError
-from pepnet_infer.bundle import Bundle
-from pepnet_infer.ids import Keys
-from pepnet_infer.store import Fetched, Store
-from pepnet_infer.store.checked import checked
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.rows.protocols import Fetched, Store
+from pepnet_infer.rows.stores.checked_answers import checked
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import Keys
 
 
 class Mine:

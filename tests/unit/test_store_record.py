@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.store.record import ROW_DTYPES, RowDtype, decode, encode_deletions, encode_rows, read_states
+from pepnet_infer.rows.stores.record import ROW_DTYPES, RowDtype, decode, encode_deletions, encode_rows, read_states
 
 KEYS = np.array([3, 2**63 + 9], np.uint64)
 ROWS = np.array([[1.5, -2, 0.25], [3, 4, 5]], np.float32)

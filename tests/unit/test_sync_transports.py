@@ -16,12 +16,12 @@ import pytest
 from redis import Redis
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
-from pepnet_infer.sync.delta_rows import DeltaRows
-from pepnet_infer.sync.directory_log import DirectoryLog
-from pepnet_infer.sync.redis_log import RedisLog
-from pepnet_infer.sync.transport import Progress, Transport
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.sync.logs.transport import Progress, Transport
 
 NAMES = (f"log{number}" for number in itertools.count())
 

@@ -13,7 +13,7 @@ from pepnet_infer.export.data.synthetic import PAGES, RATES, Synthetic, Syntheti
 from pepnet_infer.export.metrics import auc
 from pepnet_infer.export.train import train
 from pepnet_infer.export.train_config import model_config
-from pepnet_infer.schema import JoinSpec
+from pepnet_infer.schema.feature_schema import JoinSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

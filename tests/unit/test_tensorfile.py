@@ -10,8 +10,8 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from pepnet_infer.bundle import read_tensors
-from pepnet_infer.tensorfile import from_bfloat16, to_bfloat16, write_tensors
+from pepnet_infer.bundle.bundle import read_tensors
+from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16, write_tensors
 
 
 def tensors() -> dict[str, np.ndarray]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from msgspec import structs
 
-from pepnet_infer.assemble import Assembler
-from pepnet_infer.columns import read_columns
+from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.encode.encoder import encode
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.export import train as training
 from pepnet_infer.export.checkpoint import Checkpoint
@@ -26,9 +26,9 @@ from pepnet_infer.export.network import build_network, load_dense
 from pepnet_infer.export.outcome import to_checkpoint
 from pepnet_infer.export.train import Trained, train
 from pepnet_infer.export.train_config import Split, TrainConfig, model_config
-from pepnet_infer.features import encode
-from pepnet_infer.schema import JoinSpec
-from pepnet_infer.store.mmap import MmapStore
+from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.feature_schema import JoinSpec
 
 RUN = synthetic_run()
 SMALL = SyntheticConfig(rows=3000, users=40, items=60, authors=10)

@@ -13,8 +13,8 @@ import pytest
 from children import well_in_a_child
 
 from pepnet_infer import _kernels
-from pepnet_infer.cache.update_window import UpdateWindow, WindowedUpdates
 from pepnet_infer.errors import ConfigError
+from pepnet_infer.rows.cache.update_window import UpdateWindow, WindowedUpdates
 
 DIM = 4
 START = 1_700_000_000.0

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from pepnet_infer import BundleError, Engine
-from pepnet_infer.config import InputWidths, ModelConfig
 from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.random_init import random_dense
 from pepnet_infer.export.write_bundle import write_bundle
-from pepnet_infer.ids import make_keys
-from pepnet_infer.listing import describe_files
-from pepnet_infer.schema import FeatureSchema
-from pepnet_infer.verify import verify
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.storage.listing import describe_files
+from pepnet_infer.verify.verify import verify
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -86,7 +86,7 @@ def test_verify_finds_a_config_that_is_not_the_graphs(
     copy = resigned(name, value)
     Engine.load(copy, "native").close()
     if not torch:
-        monkeypatch.setattr("pepnet_infer.verify.find_spec", lambda name: None)
+        monkeypatch.setattr("pepnet_infer.verify.verify.find_spec", lambda name: None)
     where = r"dense\.onnx against dense\.safetensors" if torch else r"native fp32 on \w+ against \S+dense\.safetensors"
     with pytest.raises(BundleError, match=rf"{where}: .* rows.*: expected 0\.\d+ within"):
         verify(copy)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer.bundle import Bundle
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import StoreError
-from pepnet_infer.ids import MISSING_KEY, make_keys
-from pepnet_infer.store import WritableStore
-from pepnet_infer.store.fill import fill_from
-from pepnet_infer.store.lmdb import LmdbStore
-from pepnet_infer.store.memory import MemoryStore
-from pepnet_infer.store.mmap import MmapStore
-from pepnet_infer.store.redis import RedisStore
+from pepnet_infer.rows.protocols import WritableStore
+from pepnet_infer.rows.stores.fill import fill_from
+from pepnet_infer.rows.stores.lmdb import LmdbStore
+from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.rows.stores.redis import RedisStore
+from pepnet_infer.schema.ids import MISSING_KEY, make_keys
 
 DIM = 3
 MakeStore = Callable[..., Any]

@@ -12,9 +12,9 @@ import pytest
 from redis import Redis
 from redis_logs import NAMES, Delta
 
-from pepnet_infer.schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.sync.delta import DeltaHead, write_delta
-from pepnet_infer.sync.redis_log import RedisLog
+from pepnet_infer.sync.logs.redis import RedisLog
 
 
 @pytest.fixture

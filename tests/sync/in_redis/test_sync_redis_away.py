@@ -17,8 +17,8 @@ from redis_logs import NAMES, Delta, keys, versions
 
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import read_head
-from pepnet_infer.sync.redis_log import RedisLog
-from pepnet_infer.sync.transport import Progress
+from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.sync.logs.transport import Progress
 
 
 def test_a_server_that_comes_back_loses_nothing(

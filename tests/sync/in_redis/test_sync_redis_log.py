@@ -14,10 +14,10 @@ from redis import Redis
 from redis_logs import NAMES, Delta, keys, versions
 
 from pepnet_infer.errors import ConfigError, UpdateError
-from pepnet_infer.sync import redis_entry
 from pepnet_infer.sync.delta import read_head
-from pepnet_infer.sync.redis_log import RedisLog
-from pepnet_infer.sync.transport import Progress
+from pepnet_infer.sync.logs import redis_entry
+from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.sync.logs.transport import Progress
 
 
 def test_no_value_is_large_and_chunks_go_with_their_entry(

@@ -1,0 +1,1 @@
+"""The CUDA backend: the dense part in fused kernels on an NVIDIA GPU."""

@@ -1,0 +1,212 @@
+"""The cuda backend: the whole dense part in fused kernels of our own on an NVIDIA GPU. Experimental: docs/gpu.md."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from pepnet_infer.backends import dlpack
+from pepnet_infer.backends.cuda.driver import no_gpu_because
+from pepnet_infer.backends.cuda.features import FeatureScorer, fields_on_device
+from pepnet_infer.backends.cuda.library import CudaLibrary, CudaModel, library_path, open_library
+from pepnet_infer.backends.cuda.rows import DeviceRows, attach, rows_beside
+from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
+from pepnet_infer.bundle.bundle import DENSE
+from pepnet_infer.checked import Options
+from pepnet_infer.errors import BackendError, BundleError, SchemaError
+from pepnet_infer.process import forks
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.config import parse_bytes
+from pepnet_infer.rows.version_rows import VersionRows
+
+if TYPE_CHECKING:
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.rows.protocols import RowSource
+    from pepnet_infer.schema.inputs import Inputs
+
+PROVIDERS = ("cuda",)
+_LEAST = (8, 0)  # compute capability: bf16 on the tensor cores, asynchronous copies
+
+
+class CudaOptions(Options, frozen=True):
+    """The backend's own options.
+
+    device: which GPU, from 0. graphs: launches are recorded once for each bucket of rows. rows: memory for embedding
+    rows on the GPU, in bytes or as "4GiB"; without it they stay on the host.
+    """
+
+    device: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
+    graphs: bool = True
+    rows: int | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rows is not None:
+            parse_bytes("options.rows", self.rows)
+
+    @property
+    def rows_bytes(self) -> int | None:
+        """Returns `rows` as a number."""
+        return None if self.rows is None else parse_bytes("options.rows", self.rows)
+
+
+class CudaBackend:
+    """A bundle's dense part on one GPU. Safe to call from many threads.
+
+    Batches run in buckets of 1, 8, 32, 64, 128, 256, 512, 1024 or 2048 rows, larger ones in pieces; a row's scores do
+    not depend on the others of its batch.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        model: CudaModel,
+        bundle: Bundle,
+        device: tuple[int, int],
+        description: dict[str, Any],
+        rows_bytes: int | None = None,
+    ) -> None:
+        """device: what DLPack calls it. rows_bytes: memory for rows."""
+        widths = bundle.config.inputs
+        self._rows_bytes = rows_bytes
+        self._rows: DeviceRows | None = None
+        self._lock = threading.Lock()
+        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
+        self._model = model
+        self._device = device
+        self._columns = {
+            "general": widths.general,
+            "domain": widths.domain,
+            "prior": widths.prior,
+            "out": len(bundle.tasks),
+        }
+        self._description = description
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, bundle: Bundle, settings: Settings) -> CudaBackend:
+        """Packs the weights onto the GPU. Options: `CudaOptions`.
+
+        Raises BackendError for a bundle it cannot run, a precision, provider or device that is not there, a package
+        without libpepnet_cuda and a machine without a GPU, ConfigError for an option, BundleError for weights that do
+        not fit the config.
+        """
+        options = read_options(cls.name, CudaOptions, settings.options)
+        refused = why_not(bundle, settings)
+        if refused is not None:
+            raise BackendError(refused)
+        library, device = _library(), options.device
+        found = _device(library, device)
+        graphs, bf16 = options.graphs, settings.precision == "bf16"
+        try:
+            model = library.model(bundle.config, len(bundle.tasks), bundle.dense(), bf16, device, graphs)
+        except ValueError as error:
+            raise BundleError(f"{bundle.path / DENSE}: {error}") from error
+        description = {
+            "backend": cls.name,
+            "provider": "cuda",
+            "precision": settings.precision,
+            "tf32": False,
+            "device": {"number": device, **found},
+            "graphs": graphs,
+            "packed_bytes": model.facts()["weight_bytes"],
+            "threads": 1,
+            "experimental": True,
+            "why": settings.why,
+        }
+        where = (dlpack.CPU, 0) if library.emulated else (dlpack.CUDA, device)
+        return cls(model, bundle, where, description, options.rows_bytes)
+
+    def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""
+        return self._model.run(*(np.ascontiguousarray(x) for x in (inputs.general, inputs.domain, inputs.prior)))
+
+    def run_on_device(self, general: object, domain: object, prior: object, out: object, stream: int) -> int:
+        """Puts a call into a CUDA stream, 0 for the default one, and returns the number of rows at once.
+
+        All are arrays on this GPU that speak DLPack, float32 and C-contiguous: [B, ·] as in `run`, out [B, T]. They are
+        read and written where they are, in the order of the stream. Raises SchemaError for an array that is not so,
+        BackendError when the GPU fails.
+        """
+        given = {"general": general, "domain": domain, "prior": prior, "out": out}
+        views = [dlpack.view(name, array, self._columns[name], self._device, stream) for name, array in given.items()]
+        rows = views[0].rows
+        for name, one in zip(given, views, strict=True):
+            if one.rows != rows:
+                raise SchemaError(f"{name}: expected {rows} rows as in general, got {one.rows}")
+        if rows > 0:
+            first, second, third, scores = (one.address for one in views)
+            self._model.run_at(first, second, third, scores, rows, stream)
+        return rows
+
+    def feature_scorer(self, bundle: Bundle, rows: RowSource) -> FeatureScorer | None:
+        """Returns what scores features with rows on the GPU, None without the option `rows`.
+
+        Raises BackendError for rows that do not come through a cache on the host, and where the GPU has no room.
+        """
+        if self._rows_bytes is None:
+            return None
+        cached = rows.cached if isinstance(rows, VersionRows) else rows
+        if not isinstance(cached, CachedRows):
+            raise BackendError(f"options.rows: expected rows through a cache on the host, got {type(rows).__name__}")
+        with self._lock:
+            if cached.beside is None:
+                cached.beside = rows_beside(cached, self._model.cuda, self._rows_bytes, self._device[1])
+            device = cached.beside
+            assert isinstance(device, DeviceRows)
+            if self._rows is None:
+                attach(self._model.cuda, self._model.handle, device, fields_on_device(bundle.schema))
+                self._rows = device
+            elif self._rows is not device:
+                raise BackendError("options.rows: expected the rows that the model was loaded with, got others")
+        return FeatureScorer(
+            bundle.schema, len(bundle.tasks), self._model, device, cast("CachedRows | VersionRows", rows)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Returns backend, provider, precision, tf32, device, graphs, packed_bytes, threads, experimental and why."""
+        return dict(self._description)
+
+
+def why_not(bundle: Bundle, settings: Settings) -> str | None:
+    """Returns what keeps this backend from running `bundle` as asked on any machine, None when nothing does."""
+    if settings.provider is not None and settings.provider not in PROVIDERS:
+        return f"provider: cuda has {', '.join(PROVIDERS)}, got {settings.provider!r}"
+    if settings.precision not in (there := PRECISIONS["cuda"]):
+        return f"precision: cuda has {', '.join(there)}, got {settings.precision!r}"
+    lacking = lacks("cuda", CudaOptions, settings.options)
+    if lacking is not None:
+        return lacking
+    if bundle.config.model != "pepnet":
+        return f"model: cuda runs pepnet, got the baseline {bundle.config.model!r}"
+    return None
+
+
+def _library() -> CudaLibrary:
+    path = library_path()
+    if path is None:
+        built = "this package was built without libpepnet_cuda: no nvcc 12.4 or newer was there"
+        raise BackendError(f"backend: cuda: {built} (see docs/gpu.md)")
+    return open_library(path)
+
+
+def _device(library: CudaLibrary, number: int) -> dict[str, Any]:
+    problem = no_gpu_because()
+    if problem is not None and not library.emulated:
+        raise BackendError(f"backend: cuda: {problem}")
+    count = library.devices()
+    if not 0 <= number < count:
+        raise BackendError(f"options.device: expected 0 to {count - 1}, got {number}")
+    found = library.device(number)
+    capability = tuple(int(part) for part in found["capability"].split("."))
+    if capability < _LEAST and not library.emulated:
+        least = ".".join(map(str, _LEAST))
+        raise BackendError(f"backend: cuda: expected compute capability {least} or newer, got {found['capability']}")
+    return found

@@ -1,0 +1,237 @@
+"""Scores from ids on the GPU: what it lacks is asked of the host's rows, patched in, and kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, NewRows, Patches, Place, Scoring, declare
+from pepnet_infer.errors import BackendError, SchemaError
+from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
+from pepnet_infer.rows.protocols import Pooling
+from pepnet_infer.rows.requests import DefaultCounts, RowRequest
+from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.schema.feature_schema import INPUTS
+
+if TYPE_CHECKING:
+    from pepnet_infer.backends.cuda.library import CudaModel
+    from pepnet_infer.encode.features import Features
+    from pepnet_infer.rows.cache.cached_rows import CachedRows
+    from pepnet_infer.rows.protocols import Rows
+    from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec
+    from pepnet_infer.schema.ids import Keys
+
+#: Rows in one call of the library: its largest bucket.
+MOST_ROWS = 2048
+_ROW, _ABSENT = 1, 2  # outcomes of `RowCache.lookup`
+
+
+def fields_on_device(schema: FeatureSchema) -> list[FieldOnDevice]:
+    """Returns the fields of a schema as the library wants them, in the schema's order."""
+    places: dict[str, list[Place]] = {spec.name: [] for spec in schema.fields}
+    for name in INPUTS:
+        for slot in schema.layout[name]:
+            places[slot.field.name].append(Place(name, slot.offset))
+    return [
+        FieldOnDevice(_kind(spec), schema.width(spec), _number(schema, spec), tuple(places[spec.name]))
+        for spec in schema.fields
+    ]
+
+
+class FeatureScorer:
+    """Features → scores, for one version of a model. Any thread may call.
+
+    Same scores as rows from the host would give, bit for bit: bags are added up in the same order.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, tasks: int, model: CudaModel, device: DeviceRows, rows: CachedRows | VersionRows
+    ) -> None:
+        """model: one that `attach` has given `fields_on_device(schema)`. rows: where what lacks comes from."""
+        self.epoch = device.epoch
+        self._schema, self._tasks, self._model, self._device = schema, tasks, model, device
+        self._rows = rows
+        self._cached = rows.cached if isinstance(rows, VersionRows) else rows
+        self._overlay = rows.overlay if isinstance(rows, VersionRows) else None
+        self._tables = rows.tables
+        self._calls = declare(device.cuda)
+        self._specs = schema.fields
+        self._columns = {spec.name: i for i, spec in enumerate(self._specs)}
+        self._embedded = [i for i, spec in enumerate(self._specs) if spec.table is not None]
+        self._counted = tuple(self._specs[i].name for i in self._embedded)
+
+    def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int], dict[str, int]]:
+        """Returns scores float32 [B, T] and, by field, how many ids are unknown and how many unavailable.
+
+        shared: fields of one row that all B rows have. Together they hold every field of the schema once. Raises
+        SchemaError, StoreError, BackendError.
+        """
+        rows = features.num_rows
+        check_fields(self._columns, names(features), () if shared is None else names(shared))
+        structs, counts, held = self._given(features, shared)
+        given = structs.ctypes.data
+        scores = np.empty((rows, self._tasks), np.float32)
+        unknown = np.zeros(len(self._specs), np.uint32)  # by the device
+        lacking = np.zeros(len(self._specs), np.int64)
+        host: Defaulted = []
+        for first in range(0, rows, MOST_ROWS):
+            many = min(MOST_ROWS, rows - first)
+            call = Scoring(given, len(self._specs), first, many, scores.ctypes.data, unknown.ctypes.data)
+            for request, defaults in self._run(call, features, shared):
+                lacking[self._columns[request.field]] += len(request.keys)
+                host.append((request.field, defaults))
+        del held
+        self._device.count(self._counted, np.stack([counts, lacking, unknown], axis=1)[self._embedded])
+        there = [(self._specs[i].name, DefaultCounts(int(unknown[i]), 0)) for i in np.flatnonzero(unknown)]
+        return scores, *by_field([*there, *host])
+
+    def _given(
+        self, features: Features, shared: Features | None
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[npt.NDArray[Any]]]:
+        """Returns what points to the arrays as the library has it, how long each is, and the arrays."""
+        columns = self._columns
+        given: list[tuple[int, Keys | None, npt.NDArray[np.int64] | None, Rows | None, bool]] = []
+        for one in (features,) if shared is None else (features, shared):
+            is_shared = one is shared
+            given += [(columns[name], keys, None, None, is_shared) for name, keys in one.ids.items()]
+            given += [(columns[name], bag.keys, bag.offsets, None, is_shared) for name, bag in one.bags.items()]
+            given += [(columns[name], None, None, values, is_shared) for name, values in one.dense.items()]
+        defaults = [None if spec.table is None else self._tables[spec.table].default_row for spec in self._specs]
+        try:
+            return _kernels.feature_structs(given, defaults, features.num_rows)
+        except ValueError as error:
+            raise SchemaError(f"features: {error}") from error
+
+    def _run(
+        self, call: Scoring, features: Features, shared: Features | None
+    ) -> list[tuple[RowRequest, DefaultCounts]]:
+        """Scores some rows. Returns what was asked of the host, and how many of these keys got the default row."""
+        if self._calls.pepnet_cuda_score(self._model.handle, call) != 0:
+            raise BackendError(f"backend: {self._device.cuda.error()}")
+        if not call.waiting:
+            return []
+        try:
+            lacking = np.ctypeslib.as_array(call.lacking, (call.lacking_count,)).copy()
+            missed = _Missed(self._schema, lacking, features, shared, int(call.first))
+            counts = self._rows.answer(missed.requests)
+            at, begins, values = missed.patches()
+            patches = Patches(at.ctypes.data, begins.ctypes.data, len(at), values.ctypes.data, len(values))
+            if self._calls.pepnet_cuda_finish(call, patches) != 0:
+                raise BackendError(f"backend: {self._device.cuda.error()}")
+        finally:
+            if call.waiting:
+                self._calls.pepnet_cuda_forget(call.waiting)
+        self._keep(missed.requests, call.generation)
+        return list(zip(missed.requests, counts, strict=True))
+
+    def _keep(self, requests: Sequence[RowRequest], generation: int) -> None:
+        """Puts what the host's cache holds by now on the device too.
+
+        Not what was answered: for a row that came too late, or not at all, that was the default row.
+        """
+        if self.epoch != self._device.epoch:
+            return
+        by_width: dict[int, list[RowRequest]] = {}
+        for request in requests:
+            by_width.setdefault(self._tables[request.table].dim, []).append(request)
+        for width, some in by_width.items():
+            kept = [np.ones(len(r.keys), np.bool_) for r in some]
+            if self._overlay is not None:  # rows of this version alone, for now
+                for mine, request in zip(kept, some, strict=True):
+                    if request.table in self._overlay:
+                        mine &= self._overlay.find(request.table, request.keys) < 0
+            keys = np.concatenate([r.keys[mine] for r, mine in zip(some, kept, strict=True)])
+            distinct = _kernels.distinct(keys)[0]
+            rows, outcomes = np.zeros((len(distinct), width), np.float32), np.zeros(len(distinct), np.uint8)
+            core = self._cached.caches[width].core
+            core.lookup(distinct, rows, outcomes, False)
+            known = core.peek(distinct)
+            # What has left between the two is left out: until when it held is not known.
+            there = ((outcomes == _ROW) | (outcomes == _ABSENT)) & (known["outcome"] == outcomes)
+            if not there.any():
+                continue
+            new = NewRows(
+                distinct[there],
+                rows[there],
+                outcomes[there] == _ABSENT,
+                known["high_priority"][there],
+                known["score"][there],
+                known["expires"][there],
+            )
+            if not self._device.insert(width, new, generation):
+                return
+
+
+class _Missed:
+    """What the device lacks of some rows: requests for it, and the columns made of the answers."""
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        lacking: npt.NDArray[np.uint32],
+        features: Features,
+        shared: Features | None,
+        first: int,
+    ) -> None:
+        specs = schema.fields
+        self.requests: list[RowRequest] = []
+        self._parts: list[tuple[npt.NDArray[np.uint32], RowRequest, npt.NDArray[np.int64] | None, FieldSpec]] = []
+        fields, rows = lacking % len(specs), lacking // len(specs)
+        for number in np.unique(fields):
+            spec = specs[int(number)]
+            assert spec.table is not None
+            at = lacking[fields == number]
+            one = features if spec.name in features.ids or spec.name in features.bags else shared
+            assert one is not None
+            wanted = rows[fields == number].astype(np.int64) + (0 if one is shared else first)
+            offsets = None
+            if spec.kind == "id":
+                keys = one.ids[spec.name][wanted]
+            else:
+                bag = one.bags[spec.name].take(wanted)
+                keys, offsets = bag.keys, bag.offsets
+            keys = np.ascontiguousarray(keys)
+            request = RowRequest(spec.name, spec.table, keys, np.empty((len(keys), schema.width(spec)), np.float32))
+            self.requests.append(request)
+            self._parts.append((at, request, offsets, spec))
+
+    def patches(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], Rows]:
+        """Returns where they go, where in the values they begin, and the values."""
+        ats, begins, values, size = [], [], [], 0
+        for at, request, offsets, spec in self._parts:
+            columns = request.out
+            if offsets is not None:
+                pooled = np.empty((len(at), columns.shape[1]), np.float32)
+                positions = np.arange(len(columns))
+                _kernels.pool(
+                    columns,
+                    positions,
+                    offsets,
+                    cast(Pooling, spec.pooling),
+                    np.zeros(columns.shape[1], np.float32),
+                    pooled,
+                )
+                columns = pooled
+            ats.append(at)
+            begins.append(size + columns.shape[1] * np.arange(len(at), dtype=np.uint32))
+            values.append(columns.ravel())
+            size += columns.size
+        return (
+            np.concatenate(ats).astype(np.uint32),
+            np.concatenate(begins).astype(np.uint32),
+            np.concatenate(values),
+        )
+
+
+def _kind(spec: FieldSpec) -> str:
+    if spec.table is None:
+        return "dense"
+    return "id" if spec.kind == "id" else spec.pooling
+
+
+def _number(schema: FeatureSchema, spec: FieldSpec) -> int:
+    return 0 if spec.table is None else schema.table_by_name[spec.table].number

@@ -1,0 +1,1 @@
+"""The directory that export writes and the engine serves."""

@@ -1,0 +1,346 @@
+"""The bundle: a directory with everything scoring needs, checked before any of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
+from pepnet_infer.bundle.manifest import read_manifest, read_parity
+from pepnet_infer.bundle.precisions import BUDGETS, Budget, read_budgets
+from pepnet_infer.bundle.tables import TableInfo, check_table
+from pepnet_infer.checked import check_option, untrusted
+from pepnet_infer.computed_once import computed_once
+from pepnet_infer.encode.side_table import SideTable
+from pepnet_infer.errors import BundleError, SchemaError
+from pepnet_infer.quoting import quote
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import ModelConfig
+from pepnet_infer.storage.document import read_document, typed
+from pepnet_infer.storage.listing import FileState, check_files, file_states
+from pepnet_infer.storage.local_path import check_local
+from pepnet_infer.storage.mapped_file import MappedFile
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ONNX = "dense.onnx"
+DENSE = "dense.safetensors"
+PARITY = "parity.json"
+
+Check = Literal["full", "sizes"]
+
+
+@dataclass(frozen=True)
+class NewerDense:
+    """Dense weights that came after a bundle was written."""
+
+    weights: Mapping[str, npt.NDArray[np.float32]]
+    onnx: bytes | None  # their graph, where one came with them
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that has passed its checks. Tables stay on disk; `dense` and `sides` read theirs when asked."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    schema: FeatureSchema
+    config: ModelConfig
+    model_version: int
+    parity: Mapping[str, Any]
+    tables: Mapping[str, TableInfo]
+    #: dense weights, and their graph, that took the place of those in the directory
+    newer: NewerDense | None = None
+    #: which files they were that were checked, by name
+    files: Mapping[str, FileState] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], check: Check = "full") -> Bundle:
+        """Opens the bundle at `path` (itself allowed to be a symlink; inside it none is).
+
+        "full" compares every hash and looks at every weight and row; "sizes" trusts the bytes and compares names,
+        sizes, dtypes and shapes. Raises BundleError saying what was expected, what came and where.
+        """
+        check_option("check", check, Check)
+        check_local(path, "a bundle's directory", BundleError)
+        root = Path(os.path.realpath(path))
+        with untrusted(root, BundleError):
+            return cls._open(root, check)
+
+    @classmethod
+    def _open(cls, root: Path, check: Check) -> Bundle:
+        read = _state_of(root / MANIFEST)
+        manifest = read_document(root, MANIFEST)
+        where = str(root / MANIFEST)
+        check_format_version(where, manifest)
+        said = read_manifest(where, manifest)
+        schema, config = read_model(where, manifest)
+        for key, expected, got in (("tasks", schema.tasks, said.tasks), ("domains", schema.domains, said.domains)):
+            if got != list(expected):
+                expected_list = quote(list(expected))
+                raise BundleError(f"{where}: {key}: expected {expected_list} as in its schema, got {quote(got)}")
+        listing = said.files
+        for name in (ONNX, PARITY, *payload_names(schema)):
+            if name not in listing:
+                raise BundleError(f"{where}: files: expected {quote(name)} to be listed, got no such entry")
+        files = check_files(root, listing, MANIFEST, hashes=check == "full")
+        read_budgets(where, manifest)
+        tables = check_payload(root, schema, config, values=check == "full")
+        parity = read_document(root, PARITY)
+        measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
+        check_measured(where, config, str(root / PARITY), measured.config)
+        # Sizes alone do not tell the files of one bundle from those of another, which may have come after its manifest.
+        files[MANIFEST] = read or files[MANIFEST]
+        bundle = cls(root, manifest, schema, config, said.model_version, parity, tables, files=files)
+        bundle.check_unchanged()
+        return bundle
+
+    def changed(self) -> tuple[str, str] | None:
+        """Returns what has become of the files since they were checked, and of which; None: nothing.
+
+        "replaced": another file has the name of one, as after a rename, which harms nobody who has the bundle open.
+        "changed": one was written to, or cut.
+        """
+        for name, was in self.files.items():
+            try:
+                now = file_states(self.path, [name])[name]
+            except BundleError:  # there is none of that name now
+                return "replaced", name
+            if now != was:
+                return "changed" if now[:2] == was[:2] else "replaced", name
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raises BundleError unless the files are those that were checked: what was read meanwhile may be of others."""
+        changed = self.changed()
+        if changed is not None:
+            how, name = changed
+            raise BundleError(
+                f"{self.path}: expected a bundle that stays as it was opened, got one of which {name} was {how} "
+                "meanwhile; replace a bundle by rename, and load it again"
+            )
+
+    @property
+    def table_hashes(self) -> dict[str, str]:
+        """Table name → SHA-256 of its file, as the manifest has it."""
+        listing = self.manifest["files"]
+        return {name: listing[table_path(Path(), name).as_posix()]["sha256"] for name in self.table_paths}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The targets, in the order of the score columns."""
+        return self.schema.tasks
+
+    @property
+    def domains(self) -> tuple[int | str, ...]:
+        """The values the domain column may have."""
+        return self.schema.domains
+
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """Precision → what it may cost; none in a bundle from before there were budgets."""
+        return read_budgets(str(self.path / MANIFEST), self.manifest)
+
+    @property
+    def native(self) -> dict[str, Any]:
+        """Precision → what export measured of the native kernels; empty when it measured none."""
+        native: Mapping[str, Any] = self.parity.get("native", {})
+        return {precision: native[precision] for precision in ("fp32", *BUDGETS) if precision in native}
+
+    @computed_once
+    def digests(self) -> Mapping[str, str]:
+        """What scores depend on, as SHA-256 in hex: `weights`, of the config and the files, and each narrow precision.
+
+        A precision's is of the inputs that it was measured on: rows outside of them are scored in another one.
+        """
+        files: Mapping[str, Mapping[str, object]] = self.manifest["files"]
+        listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name != PARITY]
+        domains = {name: found["domain"] for name, found in self.native.items() if "domain" in found}
+        values = {"weights": [self.config.to_json(), listed], **domains}
+        return {
+            name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+            for name, value in values.items()
+        }
+
+    @property
+    def onnx_path(self) -> Path:
+        """The simplified graph: general, domain, prior [batch, ·] float32 → scores [batch, T] float32."""
+        return self.path / ONNX
+
+    @property
+    def table_paths(self) -> dict[str, Path]:
+        """Table name → its file."""
+        return {table.name: table_path(self.path, table.name) for table in self.schema.tables}
+
+    def dense(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Returns the dense weights: the contract's names for PEPNet, the module's own names for a baseline."""
+        if self.newer is not None:
+            return dict(self.newer.weights)
+        weights = read_tensors(self.path / DENSE)
+        self.check_unchanged()
+        return weights
+
+    def onnx(self) -> bytes | Path:
+        """Returns the simplified graph, or where it is. Raises BundleError where newer weights came without one."""
+        if self.newer is None:
+            return self.onnx_path
+        if self.newer.onnx is None:
+            raise BundleError(f"{self.path}: expected {ONNX} with the weights of a later version, got none")
+        return self.newer.onnx
+
+    def with_dense(self, weights: Mapping[str, npt.NDArray[np.float32]], onnx: bytes | None, version: int) -> Bundle:
+        """Returns the same bundle with other dense weights, which fit its config, as a later version."""
+        return replace(self, model_version=version, newer=NewerDense(weights, onnx))
+
+    def sides(self) -> dict[str, SideTable]:
+        """Reads the side tables by name."""
+        sides = read_sides(self.path, self.schema)
+        self.check_unchanged()
+        return sides
+
+
+def _state_of(path: Path) -> FileState | None:
+    """Returns which file is at `path`; None where there is none, of which `read_document` says more."""
+    try:
+        return file_states(path.parent, [path.name])[path.name]
+    except BundleError:
+        return None
+
+
+def table_path(root: Path, name: str) -> Path:
+    """Where table `name` lies in a bundle or checkpoint at `root`."""
+    return root / "tables" / f"{name}.safetensors"
+
+
+def side_path(root: Path, name: str) -> Path:
+    """Where side table `name` lies in a bundle or checkpoint at `root`."""
+    return root / "side" / f"{name}.safetensors"
+
+
+def payload_names(schema: FeatureSchema) -> list[str]:
+    """The files that bundles and checkpoints have in common, relative to their directory."""
+    here = Path()
+    paths = [table_path(here, t.name) for t in schema.tables] + [side_path(here, j.name) for j in schema.joins]
+    return [DENSE, *(path.as_posix() for path in paths)]
+
+
+def check_format_version(where: str, document: Mapping[str, Any]) -> None:
+    """Raises BundleError unless the document's format is the one this code reads."""
+    version = typed(where, document, "format_version", int)
+    if version != FORMAT_VERSION:
+        what = "a newer format: update pepnet-infer" if version > FORMAT_VERSION else "an unknown format"
+        raise BundleError(f"{where}: format_version: expected {FORMAT_VERSION}, got {version}, {what}")
+
+
+def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, ModelConfig]:
+    """Reads `schema`, `schema_hash` and `config` and checks that they belong together. Raises BundleError."""
+    try:
+        schema = FeatureSchema.from_json(typed(where, document, "schema", dict))
+        config = ModelConfig.from_json(typed(where, document, "config", dict))
+    except SchemaError as error:
+        raise BundleError(f"{where}: {error}") from error
+    recorded = typed(where, document, "schema_hash", str)
+    if recorded != schema.hash:
+        raise BundleError(f"{where}: schema_hash: expected {schema.hash} for its schema, got {recorded}")
+    check_widths(where, schema, config)
+    return schema, config
+
+
+def check_measured(where: str, config: ModelConfig, parity: str, measured: Mapping[str, Any]) -> None:
+    """Raises BundleError unless the manifest's config is the one of the network that export measured.
+
+    Tensors do not say all of it: with another γ, or gates at another place where the widths are equal, the native
+    kernels would run another network than that of the graph.
+    """
+    try:
+        expected = ModelConfig.from_json(measured).to_json()
+    except SchemaError as error:
+        raise BundleError(f"{parity}: {error}") from error
+    for name, value in config.to_json().items():
+        if value != expected[name]:
+            raise BundleError(
+                f"{where}: config.{name}: expected {quote(expected[name])} as in {PARITY}, which was measured with it, "
+                f"got {quote(value)}"
+            )
+
+
+def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None:
+    """Raises BundleError when the inputs the schema lays out are not those the network takes."""
+    for name, width in schema.widths.items():
+        got = getattr(config.inputs, name)
+        if got != width:
+            raise BundleError(f"{where}: config.inputs.{name}: expected {width} columns as in its schema, got {got}")
+
+
+def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values: bool) -> dict[str, TableInfo]:
+    """Checks dense weights and tables against schema and config, with `values` also what is in them.
+
+    Numbers then are finite, and so small that no product of them overflows (`check_magnitudes`). Raises BundleError.
+    """
+    dense = MappedFile(root / DENSE)
+    check_dense(dense, config, len(schema.tasks), values)
+    tables = {t.name: check_table(table_path(root, t.name), t, values) for t in schema.tables}
+    if values:
+        largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
+        weights = {name: dense.array(name) for name in dense.tensors}
+        check_magnitudes(str(dense.path), config, weights, InputBounds.of(schema, largest))
+        dense.check(error=BundleError)
+        read_sides(root, schema)
+    else:
+        for join in schema.joins:
+            MappedFile(side_path(root, join.name))
+    return tables
+
+
+def check_dense(file: MappedFile, config: ModelConfig, tasks: int, values: bool) -> None:
+    """Checks names, dtypes and shapes of the dense weights; with `values` also that all are finite."""
+    path, header = file.path, file.tensors
+    if config.model == "pepnet":
+        shapes = config.tensor_shapes(tasks)
+        for name in sorted(set(shapes) - set(header)):
+            raise BundleError(f"{path}: expected tensor {quote(name)} {list(shapes[name])}, got none of that name")
+        for name in sorted(set(header) - set(shapes)):
+            raise BundleError(f"{path}: tensor {quote(name)}: expected only the tensors of its config, got one more")
+        for name, shape in shapes.items():
+            if header[name].shape != shape:
+                got = list(header[name].shape)
+                raise BundleError(f"{path}: tensor {quote(name)}: expected shape {list(shape)}, got {got}")
+    for name, info in header.items():
+        if info.dtype != "F32":
+            raise BundleError(f"{path}: tensor {quote(name)}: expected F32, got {info.dtype}")
+        if values:
+            finite = np.isfinite(file.array(name))
+            if not finite.all():
+                index = [int(i) for i in np.argwhere(~finite)[0]]
+                raise BundleError(
+                    f"{path}: tensor {quote(name)}: expected finite values, got NaN or infinity at {index}"
+                )
+
+
+def read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Returns every tensor of a file, in memory. BF16 comes as uint16."""
+    file = MappedFile(path)
+    tensors = {name: file.array(name).copy() for name in file.tensors}
+    file.check(error=BundleError)
+    return tensors
+
+
+def read_sides(root: Path, schema: FeatureSchema) -> dict[str, SideTable]:
+    """Reads the side tables of a bundle or checkpoint. Raises BundleError when one does not fit the schema."""
+    sides = {}
+    for join in schema.joins:
+        path = side_path(root, join.name)
+        try:
+            with untrusted(path, BundleError):
+                sides[join.name] = SideTable.from_tensors(schema, join, read_tensors(path))
+        except SchemaError as error:
+            raise BundleError(f"{path}: {error}") from error
+    return sides

@@ -1,0 +1,74 @@
+"""Rows that any machine makes alike from a seed: what `parity.json` stores scores of, and `verify` scores again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.errors import BundleError
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths
+
+#: Largest difference from float64 that a score in float32 may have.
+TOLERANCE = 1e-5
+#: The same for our own kernels, whose order of additions is known.
+NATIVE_TOLERANCE = 5e-6
+
+Run = Callable[[Inputs], npt.NDArray[np.float32]]
+
+_STREAMS = {"general": 1, "domain": 2, "prior": 3}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The rows whose float64 scores `parity.json` holds."""
+
+    inputs: Inputs
+    scores: npt.NDArray[np.float64]
+
+    def compare(self, run: Run, where: str, tasks: tuple[str, ...], tolerance: float, same_bits: bool) -> float:
+        """Scores one by one and in one batch, which must give the same bits if asked, and returns the largest
+        difference. Raises BundleError when one is more than `tolerance`.
+        """
+        i = self.inputs
+        rows = [slice(row, row + 1) for row in range(len(self.scores))]
+        one_by_one = np.concatenate([run(Inputs(i.general[r], i.domain[r], i.prior[r])) for r in rows])
+        in_one = run(i)
+        worst = 0.0
+        for how, scores in (("one by one", one_by_one), ("in one batch", in_one)):
+            off = np.abs(scores.astype(np.float64) - self.scores)
+            if not (off <= tolerance).all():
+                row, task = np.argwhere(~(off <= tolerance))[0]
+                raise BundleError(
+                    f"{where}: golden rows {how}: task {tasks[task]!r}: expected {self.scores[row, task]:.9g} within "
+                    f"{tolerance:g}, got {scores[row, task]:.9g} at row {row}"
+                )
+            worst = max(worst, float(off.max()))
+        if same_bits and not np.array_equal(one_by_one, in_one):
+            row, task = np.argwhere(one_by_one != in_one)[0]
+            raise BundleError(
+                f"{where}: golden rows: task {tasks[task]!r}: expected the same bits one by one and in one batch, "
+                f"got {one_by_one[row, task]:.9g} and {in_one[row, task]:.9g} at row {row}"
+            )
+        return worst
+
+
+def normal_inputs(widths: InputWidths, rows: int, seed: int) -> Inputs:
+    """Returns standard normal inputs [rows, ·]. The first n rows do not depend on how many follow."""
+    return Inputs(
+        general=_normal(rows, widths.general, seed, _STREAMS["general"]),
+        domain=_normal(rows, widths.domain, seed, _STREAMS["domain"]),
+        prior=_normal(rows, widths.prior, seed, _STREAMS["prior"]),
+    )
+
+
+def _normal(rows: int, width: int, seed: int, stream: int) -> npt.NDArray[np.float32]:
+    """Box-Muller on the raw words of Philox, a stream that NumPy keeps from version to version, unlike `normal`'s."""
+    raw = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)).random_raw(2 * rows * width)
+    uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # inside (0, 1)
+    first, second = uniform.reshape(-1, 2).T
+    normal = np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * np.pi * second)
+    return normal.astype(np.float32).reshape(rows, width)

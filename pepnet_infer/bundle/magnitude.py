@@ -1,0 +1,123 @@
+"""Whether finite weights and rows can overflow float32 on their way through the network.
+
+Bounds go through the network as intervals do, in float64: |x·w + b| ≤ |x|·|w| + |b|, and so is each of its partial
+sums, whatever their order. A gate is at most γ, a mix of experts no larger than the largest of them. A network whose
+bounds all stay below `LARGEST` never computes an infinity, and so no NaN: in float32, in bf16, which has the same
+exponents, and in int8, whose steps stand for numbers within the same bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.errors import BundleError
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.network_config import ModelConfig
+
+Bounds = npt.NDArray[np.float64]
+
+#: The most a bound may be: float32's largest number is 3.4e38, and rounding may add to a sum.
+LARGEST = 1e38
+#: The most that a number of an embedding row is taken for, unless a bundle's table has larger ones, and a standardised
+#: number of a request, in standard deviations. What comes larger is computed with, and the engine checks the scores.
+NUMBER = 1e6
+#: Of a bag of any length: how many of its rows a sum is taken for.
+_MOST_SUMMED = 1e4
+
+
+@dataclass(frozen=True)
+class InputBounds:
+    """The largest magnitude of each column of the inputs."""
+
+    general: Bounds
+    domain: Bounds
+    prior: Bounds
+
+    @classmethod
+    def of(cls, schema: FeatureSchema, tables: Mapping[str, Bounds]) -> InputBounds:
+        """tables: name → the largest magnitude in each column [dim] of a table's rows, where it is known.
+
+        Rows may come later that are larger, up to `NUMBER`: deltas with more are refused.
+        """
+        inputs = {}
+        for name, width in schema.widths.items():
+            columns = np.full(width, NUMBER)
+            for slot in schema.layout[name]:
+                spec, place = slot.field, slice(slot.offset, slot.offset + slot.width)
+                if spec.table is not None and spec.table in tables:
+                    columns[place] = np.maximum(columns[place], tables[spec.table])
+                if spec.kind == "bag" and spec.pooling == "sum":
+                    columns[place] *= spec.max_len or _MOST_SUMMED
+            inputs[name] = columns
+        return cls(inputs["general"], inputs["domain"], inputs["prior"])
+
+
+def check_magnitudes(
+    where: str, config: ModelConfig, dense: Mapping[str, npt.NDArray[Any]], inputs: InputBounds
+) -> None:
+    """Raises BundleError naming the tensor whose product can overflow. PEPNet only; a baseline passes."""
+    if config.model != "pepnet":
+        return
+    network = _Network(where, config, dense)
+    for name in ("general", "domain", "prior"):
+        network.hold(f"columns of {name}", getattr(inputs, name))
+    network.check(inputs)
+
+
+class _Network:
+    def __init__(self, where: str, config: ModelConfig, dense: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._where, self._config, self._dense = where, config, dense
+
+    def check(self, inputs: InputBounds) -> None:
+        config, gamma = self._config, self._config.gamma
+        o = inputs.general
+        if config.use_epnet:
+            self._gate("epnet.gate", np.concatenate([inputs.domain, o]) if config.epnet_general else inputs.domain)
+            o = self.hold("epnet.gate: γ times columns of general", gamma * o)
+        gates = len(config.gated_widths())
+        for l in range(gates):
+            self._gate(f"ppnet.{l}.gate", np.concatenate([inputs.prior, o]))
+        towers, into = config.backbone == "towers", config.gate_position == "input"
+        h = o
+        for l in range(len(config.layers) + towers):
+            if into and l < gates:
+                h = self.hold(f"ppnet.{l}.gate: γ times its columns", gamma * h)
+            h = self._product(f"experts.{l}", h)
+            if not into and l < gates:
+                h = self.hold(f"ppnet.{l}.gate: γ times its columns", gamma * h)
+        if towers:
+            return
+        self._product("mix", o)
+        h = np.broadcast_to(h.max(axis=0), (self._dense["towers.0.w"].shape[0], h.shape[-1]))
+        for l in range(len(config.towers) + 1):
+            h = self._product(f"towers.{l}", h)
+
+    def hold(self, what: str, bounds: Bounds) -> Bounds:
+        """Returns `bounds`, all of which float32 holds."""
+        most = float(bounds.max(initial=0.0))
+        if not most <= LARGEST:  # NaN is over it too
+            raise BundleError(
+                f"{self._where}: {what}: expected numbers below {LARGEST:g}, so that float32 cannot overflow, "
+                f"got up to {most:.3g}"
+            )
+        return bounds
+
+    def _gate(self, name: str, x: Bounds) -> None:
+        hidden = self._product(name, x, "1")
+        self._product(name, hidden, "2")
+
+    def _product(self, name: str, x: Bounds, number: str = "") -> Bounds:
+        """Bounds of x·w + b: w [in, out], or [G, in, out] with x [in] or [G, in] → [out] or [G, out]."""
+        w, b = self._dense[f"{name}.w{number}"], self._dense[f"{name}.b{number}"]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if w.ndim == 2:
+                bounds = x @ np.abs(w, dtype=np.float64)
+            else:
+                rows = np.broadcast_to(x, (len(w), w.shape[1]))
+                bounds = np.stack([one @ np.abs(part, dtype=np.float64) for one, part in zip(rows, w, strict=True)])
+            return self.hold(f"tensor '{name}.w{number}': sums", bounds + np.abs(b, dtype=np.float64))

@@ -1,0 +1,115 @@
+"""`tables/NAME.safetensors` opened for serving: everything is checked that costs no pass over the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.checked import untrusted
+from pepnet_infer.errors import BundleError
+from pepnet_infer.schema.feature_schema import TableSpec
+from pepnet_infer.schema.ids import ID_BITS, Keys
+from pepnet_infer.storage.mapped_file import Array, MappedFile
+from pepnet_infer.storage.tensorfile import TensorInfo
+
+#: safetensors dtype of `rows` → its name in reports.
+ROW_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_NAMES = ("keys", "rows", "scores", "default")
+_CHUNK = 1 << 18  # values checked in one step, so that the check's own memory stays small
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """The arrays of a table: maps of the file, except `default`, which is copied."""
+
+    keys: Keys  # [N] ascending, distinct, all of one table number
+    rows: Array  # [N, dim] float32, float16, or uint16 holding bfloat16
+    scores: npt.NDArray[np.float32]  # [N]
+    default: npt.NDArray[np.float32]  # [dim]
+    dtype: str  # float32, float16 or bfloat16
+    number: int | None  # the table's number; None for a table of no rows whose spec is not known
+    file: MappedFile  # `check` it after reading
+
+    @property
+    def bytes(self) -> int:
+        """Of the file."""
+        return self.file.bytes
+
+
+def open_table(path: Path, spec: TableSpec | None = None) -> TableFile:
+    """Maps a table. `spec` adds the expected width and table number. Raises BundleError with what is off, and where.
+
+    Keys, scores and the default row are read and checked. Values of rows are not: that would read the whole file, and
+    the bundle's hashes cover it.
+    """
+    with untrusted(path, BundleError):
+        return _open(path, spec)
+
+
+def _open(path: Path, spec: TableSpec | None) -> TableFile:
+    file = MappedFile(path)
+    if set(file.tensors) != set(_NAMES):
+        got = ", ".join(sorted(file.tensors)) or "none"
+        raise BundleError(f"{path}: expected tensors {', '.join(_NAMES)}, got {got}")
+    _check_shapes(path, file.tensors, spec)
+    keys, scores, default = file.array("keys"), file.array("scores"), file.array("default").copy()
+    number = _check_keys(path, keys, spec)
+    _check_finite(path, "scores", scores)
+    _check_finite(path, "default", default)
+    file.check(error=BundleError)
+    return TableFile(keys, file.array("rows"), scores, default, ROW_DTYPES[file.tensors["rows"].dtype], number, file)
+
+
+def _check_shapes(path: Path, tensors: dict[str, TensorInfo], spec: TableSpec | None) -> None:
+    keys, rows = tensors["keys"], tensors["rows"]
+    if rows.dtype not in ROW_DTYPES:
+        raise BundleError(f"{path}: rows: expected one of {', '.join(ROW_DTYPES)}, got {_show(rows)}")
+    count = keys.shape[0] if len(keys.shape) == 1 else None
+    dim = spec.dim if spec is not None else rows.shape[1] if len(rows.shape) == 2 and rows.shape[1] > 0 else None
+    n, d = "N" if count is None else count, "dim" if dim is None else dim
+    for name, dtype, shape in (
+        ("keys", "U64", (n,)),
+        ("rows", rows.dtype, (n, d)),
+        ("scores", "F32", (n,)),
+        ("default", "F32", (d,)),
+    ):
+        got = tensors[name]
+        if got.dtype != dtype or got.shape != shape:
+            raise BundleError(f"{path}: {name}: expected {dtype} [{', '.join(map(str, shape))}], got {_show(got)}")
+
+
+def _check_keys(path: Path, keys: Keys, spec: TableSpec | None) -> int | None:
+    if keys.size == 0:
+        return None if spec is None else spec.number
+    for at in range(0, keys.size, _CHUNK):
+        part = keys[max(at - 1, 0) : at + _CHUNK]  # one key of overlap
+        rising = part[1:] > part[:-1]
+        if not rising.all():
+            row = max(at - 1, 0) + 1 + int(np.argmin(rising))
+            raise BundleError(
+                f"{path}: keys: expected ascending, distinct keys, got {keys[row]} after {keys[row - 1]} at row {row}"
+            )
+    number = int(keys[0]) >> ID_BITS
+    wanted = number if spec is None else spec.number
+    for row in (0, keys.size - 1):  # ascending: the ends bound the rest
+        if int(keys[row]) >> ID_BITS != wanted:
+            got = int(keys[row]) >> ID_BITS
+            raise BundleError(
+                f"{path}: keys: expected table number {wanted}, got {got} in key {keys[row]} at row {row}"
+            )
+    return number
+
+
+def _check_finite(path: Path, name: str, values: npt.NDArray[np.float32]) -> None:
+    for at in range(0, values.size, _CHUNK):
+        finite = np.isfinite(values[at : at + _CHUNK])
+        if not finite.all():
+            row = at + int(np.argmin(finite))
+            raise BundleError(f"{path}: {name}[{row}]: expected a finite number, got {values[row]}")
+
+
+def _show(info: TensorInfo) -> str:
+    return f"{info.dtype} {list(info.shape)}"

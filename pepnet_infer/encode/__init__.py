@@ -1,0 +1,1 @@
+"""A batch of columns → keys, bags and numbers, checked."""

@@ -1,0 +1,192 @@
+"""A batch in any of the accepted forms → `Columns`: the named columns as Arrow arrays of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pepnet_infer.encode.arrays import as_array, check_type, plain, refusal
+from pepnet_infer.encode.arrow_check import FREE_ROWS, ROWS_PER_BYTE
+from pepnet_infer.encode.objects import ARROW_REFUSALS
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.quoting import clip, listed, quote
+
+if TYPE_CHECKING:
+    from pepnet_infer.encode.arrays import PlainArray
+
+Numbers = npt.NDArray[Any]
+
+_PLAIN = frozenset(np.dtype(name) for name in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"))
+
+
+class _DataFrame(Protocol):
+    """What is used of a pandas DataFrame; pandas itself is never imported."""
+
+    columns: Iterable[object]
+
+    def __getitem__(self, name: str) -> object: ...
+
+    def __len__(self) -> int: ...
+
+
+class Columns:
+    """Named Arrow arrays of `num_rows` values each: no chunks, no dictionaries, native byte order.
+
+    Bags are LargeListArrays whose offsets start at 0. Indexing with a name that is not there raises SchemaError.
+    NumPy's plain numbers become Arrow arrays only for whoever asks for one.
+    """
+
+    __slots__ = ("_arrays", "num_rows")
+
+    def __init__(self, arrays: Mapping[str, PlainArray | Numbers], num_rows: int) -> None:
+        self._arrays = arrays
+        self.num_rows = num_rows
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that were asked for, in that order."""
+        return tuple(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def __getitem__(self, name: str) -> PlainArray:
+        array = self._find(name)
+        return as_array(name, array) if isinstance(array, np.ndarray) else array
+
+    def numbers(self, name: str) -> Numbers | None:
+        """Returns the column as NumPy's integers or floats, not copied; None where it is anything else or has nulls."""
+        array = self._find(name)
+        if isinstance(array, np.ndarray):
+            return array
+        kind = array.type
+        if array.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            return None
+        numbers: Numbers = array.to_numpy()
+        return numbers
+
+    def _find(self, name: str) -> PlainArray | Numbers:
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise _missing(name, self._arrays) from None
+
+
+def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> Columns:
+    """Returns the columns `names` of `batch`.
+
+    `batch` is a dict of columns (NumPy arrays, lists, Arrow arrays, series of pandas or polars; a bag also as the pair
+    (values, offsets)), a pandas DataFrame, or anything with `__arrow_c_stream__` or `__arrow_c_array__` (pyarrow,
+    polars, duckdb). Numbers are not copied where the source allows that. Other columns are ignored, or an error with
+    `strict`. Raises SchemaError for a missing or duplicate column, unequal lengths, and data Arrow cannot hold.
+    """
+    wanted = dict.fromkeys(names)
+    if isinstance(batch, Mapping):
+        return _from_mapping(batch, wanted, strict)
+    if _is_data_frame(batch):
+        present = list(batch.columns)
+        _check_names(present, wanted, strict)
+        return Columns({name: as_array(name, batch[name]) for name in wanted}, len(batch))
+    table = _to_table(batch)
+    _check_names(_names(table), wanted, strict)
+    rows = _rows_with_data(table, wanted) if table.num_rows > FREE_ROWS else 0
+    return Columns({name: _from_table(table, name, rows) for name in wanted}, table.num_rows)
+
+
+def _is_data_frame(batch: object) -> TypeGuard[_DataFrame]:
+    return hasattr(batch, "iloc") and hasattr(batch, "columns")
+
+
+def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], strict: bool) -> Columns:
+    if strict:
+        _check_names(list(batch), wanted, strict)
+    arrays: dict[str, PlainArray | Numbers] = {}
+    first, rows = "", -1
+    for name in wanted:
+        if name not in batch:
+            raise _missing(name, batch)
+        data = batch[name]
+        array = data if _is_plain(data) else as_array(name, data, max(rows, 0))
+        if rows < 0:
+            first, rows = name, len(array)
+        elif len(array) != rows:
+            message = f"column {quote(name)}: expected {rows} rows as in column {quote(first)}, got {len(array)}"
+            raise SchemaError(message, name)
+        arrays[name] = array
+    return Columns(arrays, max(rows, 0))
+
+
+def _is_plain(data: object) -> TypeGuard[Numbers]:
+    # Subclasses mean something else by their values: masks, matrices.
+    return type(data) is np.ndarray and data.ndim == 1 and data.dtype in _PLAIN
+
+
+def _to_table(batch: object) -> pa.Table | pa.RecordBatch:
+    if isinstance(batch, (pa.Table, pa.RecordBatch)):
+        return batch
+    expected = "expected a batch (a dict of columns, a DataFrame, or Arrow data)"
+    try:
+        if hasattr(batch, "__arrow_c_stream__"):
+            return pa.table(batch)
+        if hasattr(batch, "__arrow_c_array__"):
+            return pa.record_batch(batch)
+    except ARROW_REFUSALS as error:
+        raise SchemaError(f"{expected}, got {type(batch).__name__}: {clip(error)}") from error
+    raise SchemaError(f"{expected}, got {type(batch).__name__}")
+
+
+def _names(table: pa.Table | pa.RecordBatch) -> list[str]:
+    try:
+        names: list[str] = table.schema.names
+    except UnicodeError as error:
+        raise SchemaError(f"expected names of columns in UTF-8, got: {clip(error)}") from error
+    return names
+
+
+def _rows_with_data(table: pa.Table | pa.RecordBatch, wanted: Iterable[str]) -> int:
+    """Returns the rows of the table if the columns `wanted` have at least a bit of data for each, else 0."""
+    size = sum(_column(table, name).get_total_buffer_size() for name in wanted)
+    return table.num_rows if table.num_rows <= ROWS_PER_BYTE * size else 0
+
+
+def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array[Any] | pa.ChunkedArray[Any]:
+    try:
+        return table.column(name)
+    except KeyError:  # of the type: the name is there
+        check_type(name, table.schema.field(name).type)
+        raise
+
+
+def _from_table(table: pa.Table | pa.RecordBatch, name: str, rows: int) -> PlainArray:
+    try:
+        array = plain(name, _column(table, name), rows)
+    except SchemaError:  # a ValueError too, and says already what is wrong and where
+        raise
+    except ARROW_REFUSALS as error:
+        raise refusal(name, error) from error
+    if len(array) != table.num_rows:
+        got = f"{len(array)} in this column"
+        raise SchemaError(f"column {quote(name)}: expected {table.num_rows} rows as in the batch, got {got}", name)
+    return array
+
+
+def _check_names(present: Sequence[object], wanted: Mapping[str, None], strict: bool) -> None:
+    counts: dict[object, int] = {}
+    for name in present:
+        counts[name] = counts.get(name, 0) + 1
+    for name in wanted:
+        if name not in counts:
+            raise _missing(name, counts)
+        if counts[name] > 1:
+            raise SchemaError(f"column {quote(name)}: expected once, got {counts[name]} columns of that name", name)
+    extra = [name for name in counts if name not in wanted] if strict else []
+    if extra:
+        raise SchemaError(f"unexpected column{'s' * (len(extra) > 1)} {listed(extra)}; expected only {listed(wanted)}")
+
+
+def _missing(name: str, present: Iterable[object]) -> SchemaError:
+    return SchemaError(f"missing column {quote(name)}; got {listed(present) or 'no columns'}", name)

@@ -1,0 +1,202 @@
+"""One plain Arrow array → the ids, the bag or the dense values of one field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pepnet_infer.encode import ragged, transforms
+from pepnet_infer.encode.numeric import NullRule, integers, real_numbers, type_error
+from pepnet_infer.encode.row_errors import Faults, Mask
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.quoting import quote
+from pepnet_infer.schema.feature_schema import FieldSpec, Transform
+from pepnet_infer.schema.ids import MAX_ID, hash_integers, hash_strings
+
+if TYPE_CHECKING:
+    from pepnet_infer.encode.arrays import PlainArray
+
+Ids = npt.NDArray[np.uint64]
+
+_AS_IT_IS = Transform()
+_LIMIT = np.uint64(MAX_ID)
+_RANGE = "ids in [0, 2^48)"
+_WANTED = {"none": "integer ids", "bucketize": "numbers", "hour": "unix milliseconds (integers)"}
+_WANTED["weekday"] = _WANTED["hour"]
+
+
+@dataclass(frozen=True)
+class IdRule:
+    """How a column becomes ids. Fields with equal rules share the work."""
+
+    nulls: NullRule
+    hashed: bool = False
+    transform: Transform = _AS_IT_IS
+
+    @classmethod
+    def of(cls, spec: FieldSpec, messy: bool = False) -> IdRule:
+        """Returns the rule of an id or bag field; `messy` in side tables."""
+        if spec.transform.op not in _WANTED:
+            where = f"schema.fields.{spec.name}.transform"
+            raise SchemaError(f"{where}: expected one of {', '.join(_WANTED)}, got {quote(spec.transform.op)}")
+        if spec.separator is not None and (not spec.separator or spec.transform.op != "none"):
+            got = f"transform {quote(spec.transform.op)}" if spec.separator else "an empty one"
+            raise SchemaError(f"schema.fields.{spec.name}.separator: expected text and no transform, got {got}")
+        return cls(NullRule(spec.column, spec.nullable, messy), spec.hashed, spec.transform)
+
+
+def decode_ids(rule: IdRule, array: PlainArray, faults: Faults, of: str = "") -> tuple[Ids, Mask | None]:
+    """Returns (ids uint64 [n], below 2^48; which of them are missing, or None when none is).
+
+    Missing are nulls and, where `faults` collects, faulty values; their ids are of no use. `of` leads the type in
+    messages ("lists of ", for bags). Raises SchemaError for a type that holds no ids, and for single faults.
+    """
+    kind, op, column = array.type, rule.transform.op, rule.nulls.column
+    wanted = of + _WANTED[op]
+    if pa.types.is_null(kind):
+        return np.zeros(len(array), dtype=np.uint64), rule.nulls.missing(array, faults)
+    if op == "bucketize":
+        values, missing = real_numbers(rule.nulls, array, faults, wanted)
+        return transforms.bucketize(rule.transform, values).astype(np.uint64), missing
+    if op == "none" and is_text(kind):
+        if rule.hashed:
+            return _hashed_texts(rule, array, faults)
+        wanted += " (texts need a field with hashed: true)"
+    numbers, missing = integers(rule.nulls, array, faults, wanted)
+    if op in transforms.OF_TIME:
+        return transforms.of_time(rule.transform, numbers).astype(np.uint64), missing
+    ids = numbers.astype(np.uint64)  # a negative integer becomes one of at least 2^63
+    if len(ids) and ids.max() >= _LIMIT:
+        wide = ids >= _LIMIT
+        if rule.hashed:
+            distinct, places = np.unique(ids[wide], return_inverse=True)
+            ids[wide] = hash_integers(distinct)[places]
+        else:
+            faults.add(column, wide, _RANGE, lambda i: array[i].as_py())
+            missing = wide if missing is None else missing | wide
+    return ids, missing
+
+
+def decode_bag(rule: IdRule, spec: FieldSpec, array: PlainArray, faults: Faults) -> tuple[Ids, ragged.Offsets]:
+    """Returns (ids uint64 [n], offsets int64 [B+1]) of a bag field; the last `spec.max_len` values of a row count.
+
+    A null list is an empty bag and nulls inside a bag are dropped, where the field allows nulls.
+    """
+    rule.nulls.missing(array, faults)
+    missing: Mask | None
+    if pa.types.is_null(array.type):
+        return np.zeros(0, dtype=np.uint64), np.zeros(len(array) + 1, dtype=np.int64)
+    if spec.separator is not None:
+        texts, offsets = _split(spec.column, spec.separator, array)
+        read = _hashed_texts if rule.hashed else _parsed_texts
+        ids, missing = read(rule, texts, faults.within(offsets))
+    elif isinstance(array, pa.LargeListArray):
+        offsets = array.offsets.to_numpy()
+        ids, missing = decode_ids(rule, array.values, faults.within(offsets), "lists of ")
+    else:
+        raise type_error(spec.column, f"lists of {_WANTED[rule.transform.op]}", array)
+    if missing is not None:
+        offsets = ragged.to_offsets((~missing).astype(np.int64))[offsets]
+        ids = ids[~missing]
+    if spec.max_len is not None and len(ids):
+        ids, offsets = _last(ids, offsets, spec.max_len)
+    return ids, offsets
+
+
+def decode_dense(
+    spec: FieldSpec, array: PlainArray, faults: Faults, scale: tuple[float, float] | None, messy: bool = False
+) -> npt.NDArray[np.float32]:
+    """Returns float32 [B]: transformed, then nulls replaced by `spec.fill`, then (x - mean) / std with `scale`."""
+    nulls, op = NullRule(spec.column, spec.nullable, messy), spec.transform.op
+    missing: Mask | None
+    if pa.types.is_null(array.type):
+        values, missing = np.zeros(len(array)), nulls.missing(array, faults)
+    elif op in transforms.OF_TIME:
+        numbers, missing = integers(nulls, array, faults, _WANTED[op])
+        values = transforms.of_time(spec.transform, numbers).astype(np.float64)
+    else:
+        values, missing = real_numbers(nulls, array, faults, "numbers")
+        if op == "log1p":
+            values = transforms.log1p(values)
+        elif op == "bucketize":
+            values = transforms.bucketize(spec.transform, values).astype(np.float64)
+    if missing is not None:
+        values[missing] = spec.fill
+    if scale is not None:
+        values = (values - scale[0]) / scale[1]
+    with np.errstate(over="ignore"):
+        result = values.astype(np.float32)
+    finite = np.isfinite(result)
+    if not finite.all():  # finite in float64, too large for float32
+        faults.add(spec.column, ~finite, "numbers within float32", lambda i: array[i].as_py())
+        result[~finite] = 0.0
+    return result
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds strings."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def distinct_texts(column: str, array: PlainArray) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Returns (the distinct strings, the position of each value among them; 0 for a null)."""
+    encoded = array.dictionary_encode()
+    indices = encoded.indices.fill_null(0) if encoded.indices.null_count else encoded.indices
+    try:
+        texts = [str(text) for text in encoded.dictionary.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise SchemaError(f"column {quote(column)}: expected UTF-8 text, got {error}", column) from error
+    return texts, indices.to_numpy().astype(np.int64, copy=False)
+
+
+def _hashed_texts(rule: IdRule, array: PlainArray, faults: Faults) -> tuple[Ids, Mask | None]:
+    missing = rule.nulls.missing(array, faults)
+    texts, places = distinct_texts(rule.nulls.column, array)
+    return hash_strings(texts or [""])[places], missing
+
+
+def _parsed_texts(rule: IdRule, array: PlainArray, faults: Faults) -> tuple[Ids, Mask | None]:
+    texts, places = distinct_texts(rule.nulls.column, array)
+    # -1: no integer; -2: an integer out of range
+    codes = np.fromiter((_parse(text) for text in texts), dtype=np.int64, count=len(texts))
+    ids = codes[places] if texts else np.zeros(len(array), dtype=np.int64)
+    for code, expected in ((-1, "integers between the separators"), (-2, _RANGE)):
+        if (ids == code).any():
+            faults.add(rule.nulls.column, ids == code, expected, lambda i: array[i].as_py())
+    missing = ids < 0
+    return ids.astype(np.uint64), missing if missing.any() else None
+
+
+def _parse(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        return -1
+    number = int(text) if len(digits) < 32 else MAX_ID
+    return number if 0 <= number < MAX_ID else -2
+
+
+def _split(column: str, separator: str, array: PlainArray) -> tuple[PlainArray, ragged.Offsets]:
+    """Returns (stripped pieces, offsets) of a string column; blank pieces are none, a null is an empty bag."""
+    if not is_text(array.type):
+        raise type_error(column, f"texts separated by {quote(separator)}", array)
+    pieces = pc.split_pattern(array.cast(pa.large_string()).fill_null(""), separator)
+    texts = pc.utf8_trim_whitespace(pieces.values)
+    blank: Mask = pc.equal(texts, pa.scalar("", pa.large_string())).to_numpy(zero_copy_only=False)
+    offsets: ragged.Offsets = pieces.offsets.to_numpy().astype(np.int64)
+    if blank.any():
+        offsets = ragged.to_offsets((~blank).astype(np.int64))[offsets]
+        texts = texts.filter(pa.array(~blank))
+    return texts, offsets
+
+
+def _last(ids: Ids, offsets: ragged.Offsets, most: int) -> tuple[Ids, ragged.Offsets]:
+    lengths = offsets[1:] - offsets[:-1]
+    if lengths.max() <= most:
+        return ids, offsets
+    kept = ragged.to_offsets(np.minimum(lengths, most))
+    return ids[ragged.gather(offsets[1:] - (kept[1:] - kept[:-1]), kept)], kept

@@ -1,0 +1,85 @@
+"""Encoded rows: the keys, bags and dense values of every field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer.encode import ragged
+
+if TYPE_CHECKING:
+    from pepnet_infer.schema.ids import Keys
+
+Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_] | Sequence[int] | slice
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The values of a multi-valued field: row r has keys[offsets[r]:offsets[r + 1]].
+
+    `keys` is uint64 [n], `offsets` int64 [B+1] from 0 to n.
+    """
+
+    keys: Keys
+    offsets: ragged.Offsets
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Bag:
+        """Returns the bags of `rows`, int64 in [0, B)."""
+        starts = self.offsets[rows]
+        offsets = ragged.to_offsets(self.offsets[rows + 1] - starts)
+        return Bag(self.keys[ragged.gather(starts, offsets)], offsets)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the assembler reads, by field name; every array has `num_rows` rows.
+
+    ids: uint64 [B] keys, MISSING_KEY where there is no id. bags: see `Bag`. dense: float32 [B], transformed, filled,
+    normalised.
+    """
+
+    num_rows: int
+    ids: dict[str, Keys] = field(default_factory=dict)
+    bags: dict[str, Bag] = field(default_factory=dict)
+    dense: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def select(self, rows: Rows) -> Features:
+        """Returns the given rows in the given order: positions, a mask [B] or a slice."""
+        picked = np.arange(self.num_rows, dtype=np.int64)[rows]
+        return Features(
+            len(picked),
+            {name: keys[picked] for name, keys in self.ids.items()},
+            {name: bag.take(picked) for name, bag in self.bags.items()},
+            {name: values[picked] for name, values in self.dense.items()},
+        )
+
+    def repeat(self, times: int) -> Features:
+        """Returns every row `times` times, copies beside each other."""
+        return self.select(np.repeat(np.arange(self.num_rows, dtype=np.int64), times))
+
+    def merge(self, other: Features) -> Features:
+        """Returns the fields of both; they have the same rows, and `other` wins for a field that both have."""
+        if other.num_rows != self.num_rows:
+            raise ValueError(f"expected {self.num_rows} rows to merge, got {other.num_rows}")
+        return Features(self.num_rows, self.ids | other.ids, self.bags | other.bags, self.dense | other.dense)
+
+    @staticmethod
+    def concat(parts: Sequence[Features]) -> Features:
+        """Returns the rows of all `parts` (at least one, all with the same fields) one after another."""
+        first = parts[0]
+
+        def joined(name: str) -> Bag:
+            bags = [part.bags[name] for part in parts]
+            lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
+            return Bag(np.concatenate([bag.keys for bag in bags]), ragged.to_offsets(lengths))
+
+        return Features(
+            sum(part.num_rows for part in parts),
+            {name: np.concatenate([part.ids[name] for part in parts]) for name in first.ids},
+            {name: joined(name) for name in first.bags},
+            {name: np.concatenate([part.dense[name] for part in parts]) for name in first.dense},
+        )

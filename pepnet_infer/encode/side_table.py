@@ -1,0 +1,136 @@
+"""Side tables: what is known of an entity (a user, a video), encoded once and joined to the rows by id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer._kernels import SideRows
+from pepnet_infer.encode.decode import IdRule, decode_ids
+from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.encode.field_plan import FieldPlan, join_rule
+from pepnet_infer.encode.numeric import NullRule
+from pepnet_infer.encode.row_errors import Faults
+from pepnet_infer.encode.side_tensors import read_features, write_features
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
+from pepnet_infer.schema.ids import MISSING_KEY
+
+if TYPE_CHECKING:
+    from pepnet_infer.encode.columns import Columns
+    from pepnet_infer.schema.ids import Keys
+
+
+class SideTable:
+    """N entities: `ids` uint64 [N] ascending, `features` of N rows, and in `fills` what a dense field is without one.
+
+    `normalised` says whether dense values are (x - mean) / std. An entity that is not there has MISSING_KEY as id,
+    an empty bag, and the fill. Never changed once made, so many threads may read it.
+    """
+
+    def __init__(
+        self, ids: Keys, features: Features, fills: Mapping[str, float] | None = None, normalised: bool = True
+    ) -> None:
+        if set(fills or ()) != set(features.dense):
+            raise ValueError(f"fills: expected one for each of {sorted(features.dense)}, got {sorted(fills or ())}")
+        if len(ids) != features.num_rows or (len(ids) > 1 and not (ids[1:] > ids[:-1]).all()):
+            raise ValueError(f"ids: expected {features.num_rows} ascending ids, one a row")
+        self.ids = ids
+        self.normalised = normalised
+        self.fills = dict(fills or {})
+        # One more row, the absent entity's, at the end. A row's fields lie side by side: one miss an entity.
+        self._ids = np.full((len(ids) + 1, len(features.ids)), MISSING_KEY, np.uint64)
+        self._dense = np.empty((len(ids) + 1, len(features.dense)), np.float32)
+        self._dense[-1] = [self.fills[name] for name in features.dense]
+        for place, keys in enumerate(features.ids.values()):
+            self._ids[:-1, place] = keys
+        for place, values in enumerate(features.dense.values()):
+            self._dense[:-1, place] = values
+        self._bags = dict(features.bags)
+        self._id_fields, self._dense_fields = tuple(features.ids), tuple(features.dense)
+        bags = [(bag.keys, np.append(bag.offsets, bag.offsets[-1])) for bag in features.bags.values()]
+        self._rows = SideRows(ids, self._ids, self._dense, bags)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def features(self) -> Features:
+        """The encoded fields, a row per entity."""
+        ids = dict(zip(self._id_fields, self._ids[:-1].T, strict=True))
+        dense = dict(zip(self._dense_fields, self._dense[:-1].T, strict=True))
+        return Features(len(self.ids), ids, dict(self._bags), dense)
+
+    @staticmethod
+    def columns(schema: FeatureSchema, join: JoinSpec) -> tuple[str, ...]:
+        """Returns the columns `build` reads: the key and those of the join's fields."""
+        return tuple(dict.fromkeys([join.key, *(spec.column for spec in _fields(schema, join))]))
+
+    @classmethod
+    def build(cls, schema: FeatureSchema, join: JoinSpec, columns: Columns, *, normalise: bool = True) -> SideTable:
+        """Returns the table of `join`, from raw columns; the last row of a repeated key counts.
+
+        Nulls are allowed except in the key, NaN is a null, and ids may come as floats that hold whole numbers.
+        Raises SchemaError for anything else that is off, the table's name in front.
+        """
+        specs = _fields(schema, join)
+        try:
+            faults = Faults(columns.num_rows)
+            keyed = IdRule(NullRule(join.key), hashed=join_rule(schema, join).hashed)
+            ids, _ = decode_ids(keyed, columns[join.key], faults)
+            features, _ = FieldPlan(schema, specs, messy=True).encode(columns, faults, normalise)
+        except SchemaError as error:
+            raise SchemaError(f"side table {join.name!r}: {error}", error.column, error.row) from error
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        last = np.append(ids[1:] != ids[:-1], True)[: len(ids)]
+        return cls(ids[last], features.select(order[last]), _fills(specs, normalise), normalise)
+
+    def take(self, ids: Keys, fields: Collection[str] | None = None) -> Features:
+        """Returns the features of `ids`, uint64 [B]; of some `fields` only if given."""
+        return self.reader(fields)(ids)
+
+    def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
+        """Returns `take` of some fields, for whoever asks for the same ones again and again."""
+        names = [self._id_fields, self._dense_fields, tuple(self._bags)]
+        wanted = [[name for name in part if fields is None or name in fields] for part in names]
+        places = [[part.index(name) for name in some] for part, some in zip(names, wanted, strict=True)]
+
+        def take(ids: Keys) -> Features:
+            keys, values, bags = self._rows.take(ids, *places)
+            return Features(
+                len(ids),
+                dict(zip(wanted[0], keys, strict=True)),
+                {name: Bag(*bag) for name, bag in zip(wanted[2], bags, strict=True)},
+                dict(zip(wanted[1], values, strict=True)),
+            )
+
+        return take
+
+    def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns the arrays of `side/NAME.safetensors`: ids, id.FIELD, bag.FIELD.keys and .offsets, dense.FIELD."""
+        return write_features(self.ids, self.features)
+
+    @classmethod
+    def from_tensors(cls, schema: FeatureSchema, join: JoinSpec, tensors: Mapping[str, npt.NDArray[Any]]) -> SideTable:
+        """Returns the table that `to_tensors` gave. Raises BundleError for tensors that are no such table."""
+        specs = _fields(schema, join)
+        ids, features = read_features(schema, join, specs, tensors)
+        normalise = all(spec.mean is not None for spec in specs if spec.kind == "dense")
+        return cls(ids, features, _fills(specs, normalise), normalise)
+
+
+def _fields(schema: FeatureSchema, join: JoinSpec) -> list[FieldSpec]:
+    return [spec for spec in schema.fields if spec.join == join.name]
+
+
+def _fills(specs: list[FieldSpec], normalise: bool) -> dict[str, float]:
+    fills = {}
+    for spec in specs:
+        if spec.kind == "dense":
+            scaled = normalise and spec.mean is not None and spec.std is not None
+            fills[spec.name] = (spec.fill - (spec.mean or 0.0)) / (spec.std or 1.0) if scaled else spec.fill
+    return fills

@@ -1,6 +1,0 @@
-"""Parquet scoring: files in, files with scores out, each of them whole or not there at all."""
-
-from pepnet_infer.offline.run import OFFLINE, score_parquet
-from pepnet_infer.offline.summary import Summary
-
-__all__ = ["OFFLINE", "Summary", "score_parquet"]

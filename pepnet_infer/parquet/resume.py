@@ -1,0 +1,125 @@
+"""How a later run tells that an output file is finished, and finished for the same request."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from pepnet_infer.errors import PepnetError
+from pepnet_infer.parquet.tree import regular
+from pepnet_infer.quoting import clip
+
+if TYPE_CHECKING:
+    from pepnet_infer.parquet.options import ScoreOptions
+    from pepnet_infer.parquet.source import Source
+
+#: Key of the output file's metadata that holds the request as JSON.
+REQUEST_KEY = "pepnet_infer.request"
+#: Key that is there where default rows were accepted in place of the store's: field → ids that got one, as JSON.
+UNAVAILABLE_KEY = "pepnet_infer.unavailable"
+
+
+#: Key of a hash of all that the output holds before its footer.
+WRITTEN_KEY = "pepnet_infer.written"
+
+_CHUNK = 1 << 20
+_TAIL = struct.Struct("<i4s")  # of a parquet file: the footer's length and a name
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that an output depends on: who scores (see `identity`), options, values from folders' names, the input."""
+
+    scorer: Mapping[str, Any]
+    options: Mapping[str, object]
+    folders: Mapping[str, object]
+    source: Mapping[str, object]
+
+    @classmethod
+    def of(cls, scorer: Mapping[str, Any], options: ScoreOptions, source: Source, carried: Sequence[str]) -> Request:
+        """Returns the request of one input file, but for a hash of its content."""
+        return cls(scorer, options.to_json(), source.folders(carried), source.size())
+
+    def schema_metadata(self) -> dict[bytes | str, bytes | str]:
+        """Returns what the output says of its model, where readers find it in the schema."""
+        names = {"model_version": "model_version", "schema_hash": "schema_hash", "pepnet_infer_version": "tool"}
+        return {name: str(self.scorer[key]) for name, key in names.items()}
+
+    def metadata(self, content: str, unavailable: Mapping[str, int], written: str) -> dict[str, str]:
+        """Returns what the output says of the request and, by the hash `written`, of itself.
+
+        It has no time and no path: equal input gives equal bytes.
+        """
+        request = json.dumps(self._json(content), sort_keys=True, separators=(",", ":"))
+        found = {REQUEST_KEY: request, WRITTEN_KEY: written}
+        if unavailable:
+            found[UNAVAILABLE_KEY] = json.dumps(dict(sorted(unavailable.items())))
+        return found
+
+    def finished(self, target: Path, accept: bool, content: Callable[[], str]) -> bool:
+        """Whether `target` holds the scores of this request.
+
+        It does when its own metadata has the same one, with the hash that `content` returns of the input, and no
+        default rows in place of rows that the store did not deliver, unless the run would `accept` such; and when all
+        before the footer is what was written there. Where the engine's rows cannot be known it never does. Raises
+        PepnetError for a file in the way that is no scored parquet: it may be somebody's only copy.
+        """
+        found = check_replaceable(target)
+        if found is None:
+            return False
+        text = found[REQUEST_KEY.encode()]
+        if self.scorer["rows"] is None or (UNAVAILABLE_KEY.encode() in found and not accept):
+            return False
+        try:
+            said = json.loads(text)
+            hashed = said["source"]["content"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False  # of another version of ours, or of nobody's
+        if said != self._json(hashed) or hashed != content():
+            return False
+        return _written(target) == found.get(WRITTEN_KEY.encode(), b"").decode(errors="replace")
+
+    def _json(self, content: object) -> dict[str, object]:
+        source = {**self.source, "content": content}
+        return {"scorer": self.scorer, "options": self.options, "folders": self.folders, "source": source}
+
+
+def check_replaceable(target: Path) -> dict[bytes, bytes] | None:
+    """Returns the metadata of an earlier output at `target`, None where nothing is.
+
+    Raises PepnetError for any other file: it may be somebody's only copy.
+    """
+    if not os.path.lexists(target):
+        return None
+    try:
+        with open(regular(target), "rb") as file:  # Arrow takes some paths, s3:x/y for one, for URLs
+            found: dict[bytes, bytes] = pq.read_metadata(file).metadata or {}
+    except (PepnetError, pa.ArrowException, OSError, ValueError) as error:
+        raise PepnetError(f"{target}: expected nothing or an earlier output there, got: {clip(error)}") from error
+    if REQUEST_KEY.encode() not in found:
+        raise PepnetError(f"{target}: expected nothing or an earlier output there, got a file of another origin")
+    return found
+
+
+def _written(target: Path) -> str:
+    """Returns a hash of all that a parquet file holds before its footer."""
+    digest = xxhash.xxh3_128()
+    try:
+        with open(target, "rb") as file:
+            footer, _ = _TAIL.unpack(os.pread(file.fileno(), _TAIL.size, os.fstat(file.fileno()).st_size - _TAIL.size))
+            left = os.fstat(file.fileno()).st_size - _TAIL.size - footer
+            while left > 0 and (data := file.read(min(left, _CHUNK))):
+                digest.update(data)
+                left -= len(data)
+    except OSError as error:
+        raise PepnetError(f"{target}: expected a readable file, got: {error.strerror}") from error
+    return digest.hexdigest()

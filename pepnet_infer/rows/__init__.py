@@ -1,0 +1,1 @@
+"""Embedding rows: where they come from, and how a batch asks for them."""

@@ -1,0 +1,149 @@
+"""From features to the three dense inputs: ids looked up, bags pooled, dense values written, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.rows.protocols import Pooling, RowSource
+from pepnet_infer.rows.requests import DefaultCounts, RowRequest, together
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema, FieldSpec
+from pepnet_infer.schema.inputs import Inputs, Matrix
+
+if TYPE_CHECKING:
+    from pepnet_infer.encode.features import Features
+
+#: Fields with ids that got the default row, and how many of them did.
+Defaulted = list[tuple[str, DefaultCounts]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Columns [start, stop) of one of the inputs."""
+
+    input: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One field: where it is computed, and where that is copied to."""
+
+    spec: FieldSpec
+    first: _Place
+    copies: tuple[_Place, ...]
+
+
+class Assembler:
+    """Fills the inputs of `schema` from a row source. Holds no state of a batch: any thread may call it."""
+
+    def __init__(self, schema: FeatureSchema, rows: RowSource) -> None:
+        places: dict[str, list[_Place]] = {spec.name: [] for spec in schema.fields}
+        for name in INPUTS:
+            for slot in schema.layout[name]:
+                places[slot.field.name].append(_Place(name, slot.offset, slot.offset + slot.width))
+        self._plans = {
+            spec.name: _Plan(spec, places[spec.name][0], tuple(places[spec.name][1:])) for spec in schema.fields
+        }
+        self._widths = schema.widths
+        self._ask = together(rows)
+
+    def inputs(self, features: Features) -> Inputs:
+        """Returns the inputs of `features`, which hold every field of the schema.
+
+        Raises SchemaError naming the field that is missing, StoreError when the row source cannot answer.
+        """
+        check_fields(self._plans, names(features), ())
+        matrices = self._empty(features.num_rows)
+        defaults = self._fill(self._plans.values(), features, matrices)
+        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], *by_field(defaults))
+
+    def inputs_ranked(self, shared: Features, per_item: Features) -> Inputs:
+        """Returns the inputs of one request: `shared` has 1 row, `per_item` the other fields of N candidates.
+
+        Shared fields are looked up once and their columns repeated, so that N does not multiply the work on a long
+        history; their unknown and unavailable ids count once.
+        """
+        if shared.num_rows != 1:
+            raise SchemaError(f"shared features: expected 1 row, got {shared.num_rows}")
+        ours, theirs = names(shared), names(per_item)
+        check_fields(self._plans, ours, theirs)
+        matrices = self._empty(per_item.num_rows)
+        single = self._empty(1)
+        plans = [self._plans[name] for name in ours]
+        defaults = self._fill(plans, shared, single)
+        for place in _runs(place for plan in plans for place in (plan.first, *plan.copies)):
+            columns = slice(place.start, place.stop)
+            matrices[place.input][:, columns] = single[place.input][:, columns]
+        defaults += self._fill([self._plans[name] for name in theirs], per_item, matrices)
+        unknown, unavailable = by_field(defaults)
+        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown, unavailable, frozenset(ours))
+
+    def _empty(self, rows: int) -> dict[str, Matrix]:
+        return {name: np.empty((rows, self._widths[name]), np.float32) for name in INPUTS}
+
+    def _fill(self, plans: Iterable[_Plan], features: Features, matrices: dict[str, Matrix]) -> Defaulted:
+        requests: list[RowRequest] = []
+        copies = []
+        for plan in plans:
+            spec, first = plan.spec, plan.first
+            out = matrices[first.input][:, first.start : first.stop]
+            if spec.table is None:
+                out[:, 0] = features.dense[spec.name]
+            elif spec.kind == "id":
+                requests.append(RowRequest(spec.name, spec.table, features.ids[spec.name], out))
+            else:
+                bag, pooling = features.bags[spec.name], cast(Pooling, spec.pooling)
+                requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, pooling))
+            copies += [(place, out) for place in plan.copies]
+        counts = self._ask(requests)
+        for place, out in copies:
+            matrices[place.input][:, place.start : place.stop] = out
+        return [(request.field, count) for request, count in zip(requests, counts, strict=True) if any(count)]
+
+
+def by_field(defaults: Defaulted) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns unknown and unavailable ids by field, fields without one left out."""
+    unknown: dict[str, int] = {}
+    unavailable: dict[str, int] = {}
+    for name, counts in defaults:
+        if counts.unknown:
+            unknown[name] = unknown.get(name, 0) + counts.unknown
+        if counts.unavailable:
+            unavailable[name] = unavailable.get(name, 0) + counts.unavailable
+    return unknown, unavailable
+
+
+def check_fields(fields: Mapping[str, object], one: Iterable[str], other: Iterable[str]) -> None:
+    """Raises SchemaError unless `one` and `other` together name all `fields`, each once."""
+    given = [*one, *other]
+    if len(given) == len(fields) and fields.keys() == set(given):
+        return
+    missing, extra = sorted(fields.keys() - set(given)), sorted(set(given) - fields.keys())
+    if missing:
+        raise SchemaError(f"features: expected every field of the schema, got none for {missing[0]!r}", missing[0])
+    if extra:
+        raise SchemaError(f"features: expected fields of the schema, got {extra[0]!r}", extra[0])
+    twice = next(name for name in given if given.count(name) > 1)
+    raise SchemaError(f"features: expected each field once, got {twice!r} on both sides", twice)
+
+
+def names(features: Features) -> list[str]:
+    """Returns the fields that `features` has."""
+    return [*features.ids, *features.bags, *features.dense]
+
+
+def _runs(places: Iterable[_Place]) -> list[_Place]:
+    """Joins places that touch: one broadcast over 400 columns is cheaper than ten over 40."""
+    runs: list[_Place] = []
+    for place in sorted(places, key=lambda p: (p.input, p.start)):
+        if runs and runs[-1].input == place.input and runs[-1].stop == place.start:
+            runs[-1] = _Place(place.input, runs[-1].start, place.stop)
+        else:
+            runs.append(place)
+    return runs

@@ -1,0 +1,299 @@
+"""The row source with a cache: one `EmbeddingCache` for each width of the tables, a store behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer import _kernels
+from pepnet_infer.errors import StoreError
+from pepnet_infer.process import forks
+from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
+from pepnet_infer.rows.cache.flights import Flights
+from pepnet_infer.rows.cache.miss_batch import MissBatch, Part
+from pepnet_infer.rows.cache.miss_counters import MissCounters
+from pepnet_infer.rows.cache.miss_look import Look, Overlays, look_at
+from pepnet_infer.rows.cache.miss_workers import MissWorkers
+from pepnet_infer.rows.cache.warm import warm
+from pepnet_infer.rows.cache.window_ticks import WindowTicks
+from pepnet_infer.rows.protocols import Pooling, Rows, Store, identity_of
+from pepnet_infer.rows.requests import DefaultCounts, RowRequest
+from pepnet_infer.rows.stores.checked_answers import checked
+from pepnet_infer.schema.ids import ID_BITS, Keys
+
+_PREFETCHED = 1 << 16  # ids in one question to the store
+
+
+def _fetch_certain(
+    flights: Flights, mine: _kernels.Fetch | None, at: object, others: list[tuple[_kernels.Fetch, Any]]
+) -> list[_kernels.Fetch]:
+    """Runs what is its own. Returns all fetches that have some of the keys."""
+    if mine is not None:
+        flights.run(mine, certain=True)
+    return [fetch for fetch, _ in others] + ([] if mine is None else [mine])
+
+
+def _all_came(fetches: list[_kernels.Fetch]) -> bool:
+    """Waits for fetches. Returns False where the call that asked was interrupted. Raises StoreError for a fault."""
+    for fetch in fetches:
+        fetch.wait(None)
+        if fetch.fault is not None:
+            raise StoreError(str(fetch.fault)) from fetch.fault
+    return not any(fetch.given_up for fetch in fetches)
+
+
+class Beside(Protocol):
+    """Copies of rows elsewhere, which must not outlive what they are copies of."""
+
+    #: counts up whenever another version's rows are served, so that none of an earlier one come in after it
+    epoch: int
+
+    def drop(self, width: int, keys: Keys) -> None:
+        """Forgets keys of tables of a width."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counters."""
+        ...
+
+
+class CachedRows:
+    """A `RowSource` over a store. Hot rows are in memory; misses of a batch go to the store in one call a width.
+
+    Unknown ids get the table's default row, as do, counted, keys whose row the store does not deliver in time or at
+    all: see `CacheConfig`. Rows that were fetched are served from the answer itself, so that it makes no difference
+    whether the cache keeps them: with dtype float32 they are the store's, bit for bit. Any thread may ask at any time,
+    and so may a forked child, which begins with what was cached.
+    """
+
+    def __init__(
+        self, store: Store, tables: Sequence[CachedTable], caches: Mapping[int, EmbeddingCache], config: CacheConfig
+    ) -> None:
+        """Puts `caches`, one for each width of `tables`, before `store`."""
+        self.config = config
+        self.tables = {table.name: table for table in tables}
+        self.caches = dict(caches)
+        self._cores = {dim: cache.core for dim, cache in self.caches.items()}
+        self._counters = MissCounters()
+        self._store = checked(store)
+        self._fetches = _kernels.Fetches()
+        self._flights = {
+            dim: Flights(cache, self._store, self._counters, self._fetches) for dim, cache in self.caches.items()
+        }
+        self._filled_from = identity_of(store)
+        self._workers = MissWorkers()
+        self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
+        window = config.update_window
+        #: further copies of rows, on a GPU
+        self.beside: Beside | None = None
+        self._ticks = None if window is None else WindowTicks(list(self.caches.values()), window.interval)
+        forks.register(forks.Stage.CACHES, child=self.reset_after_fork)
+
+    def lookup(self, table: str, keys: Keys, out: Rows) -> int:
+        """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Raises StoreError.
+
+        Returns how many got the default row, unknown and unavailable ones together; `answer` tells them apart.
+        """
+        return sum(self.answer([RowRequest("", table, keys, out)])[0])
+
+    def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
+        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Raises StoreError.
+
+        Returns what `lookup` does.
+        """
+        return sum(self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0])
+
+    def answer(
+        self,
+        requests: Sequence[RowRequest],
+        tables: Mapping[str, CachedTable] | None = None,
+        overlays: Overlays | None = None,
+    ) -> list[DefaultCounts]:
+        """Does all `requests` of a batch. Returns how many keys of each got the default row, and why.
+
+        For a version of the model, tables: the same with default rows of its own; overlays: rows of its own, whose keys
+        are not asked of the cache, and not counted. Keys must be of the request's table, or `MISSING_KEY`. Raises
+        StoreError for a table that is not there and, with `on_fault` "raise", when the store failed.
+        """
+        deadline = None if self._budget is None else monotonic() + self._budget
+        ended = self._fetches.ended
+        found = [self._table(request.table) for request in requests]
+        if tables is not None:
+            found = [tables[table.name] for table in found]
+        looks = look_at(requests, found, self._cores, overlays or {})
+        if any(look.part is not None for look in looks):
+            self._answer_missed(looks, ended, deadline)
+        self._counters.looked_up(looks)
+        return [look.counts() for look in looks]
+
+    def _answer_missed(self, looks: Sequence[Look], ended: int, deadline: float | None) -> None:
+        lacking: dict[int, list[tuple[Look, Part]]] = {}
+        keys = missed = 0
+        for look in looks:
+            keys += look.keys
+            if look.part is not None:
+                missed += len(look.part.keys)
+                lacking.setdefault(look.table.dim, []).append((look, look.part))
+        threshold = self.config.async_above
+        waits = threshold is None or keys - missed < threshold * keys
+        batches = []
+        for dim, some in lacking.items():
+            batch = MissBatch(self._flights[dim], [part for _, part in some], self._counters)
+            batch.start(self._workers, ended, waits, self._budget is not None)
+            batches.append(batch)
+        for batch in batches:
+            batch.finish(deadline)
+        if any(batch.late for batch in batches):
+            self._counters.overrun(self.config.budget_ms)
+        fault = next((batch.fault for batch in batches if batch.fault is not None), None)
+        if fault is not None and self.config.on_fault == "raise":
+            raise StoreError(str(fault)) from fault
+        for batch, some in zip(batches, lacking.values(), strict=True):
+            for (look, _), (defaults, unavailable) in zip(some, batch.serve(), strict=True):
+                look.finish(defaults, unavailable)
+
+    def prefetch(self, table: str, ids: object) -> int:
+        """Fetches what the cache lacks of `ids` (or keys) of a table. Returns how many of them it has then.
+
+        Admits them all, whatever their fields' probability. Waits for the store, whatever the budget. Counts as no
+        lookup. Raises StoreError when the store fails.
+        """
+        dim, keys = self._table(table).dim, self.keys(table, ids)
+        flights, there = self._flights[dim], 0
+        for begin in range(0, len(keys), _PREFETCHED):
+            some = keys[begin : begin + _PREFETCHED]
+            core, done = flights.cache.core, False
+            while not done:
+                ended = flights.ended
+                wanted = _kernels.distinct(some[core.peek(some)["outcome"] == 0])[0]
+                done = not len(wanted) or _all_came(flights.ask(wanted, ended, partial(_fetch_certain, flights)))
+            there += int(np.count_nonzero(core.peek(some)["outcome"] == 1))
+        return there
+
+    def warm(self, scored: Mapping[str, tuple[Keys, Scores]]) -> int:
+        """Fills the caches from the store: table → (keys, scores), highest score first. Returns how many came."""
+        by_width: dict[int, list[tuple[Keys, Scores]]] = {}
+        for name, keys_and_scores in scored.items():
+            by_width.setdefault(self._table(name).dim, []).append(keys_and_scores)
+        return sum(warm(self._flights[dim], tables) for dim, tables in by_width.items())
+
+    def feedback(self, table: str, ids: object, positive: Flags) -> int:
+        """Counts samples that contained `ids` (or keys) of a table: see `EmbeddingCache.feedback`."""
+        return self.cache(table).feedback(self.keys(table, ids), positive)
+
+    def apply(
+        self,
+        table: str,
+        ids: object,
+        rows: Rows,
+        versions: Keys,
+        scores: Scores | None = None,
+        expires: Expires | None = None,
+    ) -> int:
+        """Updates rows of `ids` (or keys) of a table: see `EmbeddingCache.apply`. Write to the store first."""
+        keys = self.keys(table, ids)
+        applied = self.cache(table).apply(keys, rows, versions, scores, expires)
+        self._changed(table, keys)
+        return applied
+
+    def delete(self, table: str, ids: object, versions: Keys, expires: Expires | None = None) -> int:
+        """Deletes `ids` (or keys) of a table: see `EmbeddingCache.delete`. Delete from the store first."""
+        keys = self.keys(table, ids)
+        applied = self.cache(table).delete(keys, versions, expires)
+        self._changed(table, keys)
+        return applied
+
+    def identity(self) -> str | None:
+        """Returns the store's identity (see `Identified`); None once rows came here by another way than from it.
+
+        None as well where the store's is another than it was: rows of before may still be here.
+        """
+        if any(cache.updated for cache in self.caches.values()):
+            return None
+        now = identity_of(self.store)
+        return now if now == self._filled_from else None
+
+    @property
+    def store(self) -> Store:
+        """What is behind the cache."""
+        return self._store.store
+
+    def note_fault(self, error: StoreError) -> None:
+        """Shows in `stats()` as the last fault why the store cannot be read, before anybody has asked it for rows."""
+        self._counters.saw(error)
+
+    def put_before_store(self, store: Store) -> None:
+        """Asks `store` from here on, where the one behind the cache was asked: it must answer the same at first."""
+        self._store = checked(store)
+        for flights in self._flights.values():
+            flights.store = self._store
+
+    def cache(self, table: str) -> EmbeddingCache:
+        """Returns the cache that has the rows of `table`, and those of all tables of its width."""
+        return self.caches[self._table(table).dim]
+
+    def keys(self, table: str, ids: object) -> Keys:
+        """Returns `ids` (integers below 2^48) of a table as keys; keys of the table stay as they are."""
+        number = self._table(table).number
+        given = np.asarray(ids)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise StoreError(f"{table}: expected a vector of integer ids, got {given.dtype} {list(given.shape)}")
+        keys = given.astype(np.uint64)  # a negative one becomes one of no table
+        above = keys >> np.uint64(ID_BITS)
+        bad = (above != 0) & (above != number)
+        if bad.any():
+            got = given[np.argmax(bad)]
+            raise StoreError(f"{table}: expected ids below 2^48 or keys of table number {number}, got {got}")
+        return keys | np.uint64(number << ID_BITS)
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counters since the beginning, without stopping anyone.
+
+        total, fields, tables (each keys, hits, misses, negative_hits, defaults and, of these, unavailable; every repeat
+        counts), defaults (why keys got the default row: see `miss_counters.REASONS`), store (questions and what went
+        wrong), flights (ids asked for right now), widths (`EmbeddingCache.stats` of each), and their sums rows,
+        capacity_rows, memory_bytes. device, where rows are on one: what it was asked and lacked; these lacks alone are
+        the keys of the others.
+        """
+        widths = {str(dim): cache.stats() for dim, cache in self.caches.items()}
+        return {
+            "policy": self.config.policy,
+            "dtype": self.config.dtype,
+            **{name: sum(one[name] for one in widths.values()) for name in ("rows", "capacity_rows", "memory_bytes")},
+            **self._counters.read(),
+            "flights": sum(len(cache.flights) for cache in self.caches.values()),
+            "widths": widths,
+            **({} if self.beside is None else {"device": self.beside.stats()}),
+        }
+
+    def close(self) -> None:
+        """Stops the threads; what they have begun they finish. Calls under way, and later ones, ask the store alone."""
+        self._workers.close()
+        if self._ticks is not None:
+            self._ticks.close()
+
+    def reset_after_fork(self) -> None:
+        """In a child process: threads, and what they were doing, are the parent's."""
+        self._fetches.reset()
+        for flights in self._flights.values():
+            flights.reset_after_fork()
+        self._workers.reset_after_fork()
+        if self._ticks is not None:
+            self._ticks.start()
+
+    def _changed(self, table: str, keys: Keys) -> None:
+        if self.beside is not None:
+            self.beside.drop(self._table(table).dim, keys)
+
+    def _table(self, name: str) -> CachedTable:
+        table = self.tables.get(name)
+        if table is None:
+            raise StoreError(f"table: expected one of {', '.join(sorted(self.tables))}, got {name!r}")
+        return table

@@ -1,0 +1,174 @@
+"""What became of the ids that were looked up, counted so that it can be read at any time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer._kernels import Tally
+from pepnet_infer.schema.ids import ID_BITS
+from pepnet_infer.seldom import Seldom
+
+_LOG = logging.getLogger("pepnet_infer.stores")
+
+#: Why a key got the default row, in the order of the codes: the store has no such id; the budget was over; the store
+#: failed; the batch did not wait (`async_above`), and the fetch goes on or had no place in the queue; what is stored
+#: cannot be served. All but the first are unavailable.
+REASONS = ("absent", "late", "fault", "deferred", "dropped", "damaged")
+ABSENT, LATE, FAULT, DEFERRED, DROPPED, DAMAGED = range(len(REASONS))
+
+
+class Looked(Protocol):
+    """One field of one batch, every repeat counted."""
+
+    place: tuple[str, str]  # (field or "", table)
+    keys: int
+    hits: int
+    negative_hits: int  # known not to exist: the default row, without a question
+    defaults: int  # keys that got the default row, for whatever reason
+    unavailable: int  # of these, those of which it is not known whether there is a row
+
+
+_NAMES = ("keys", "hits", "negative_hits", "defaults", "unavailable")
+
+
+#: Questions to the store, distinct keys, and what went wrong: joined (times that a batch waited for another's fetch),
+#: overruns (batches that ran over their budget), dropped (fetches for which the queue had no place), touched (rows that
+#: were not kept because an update came while they were fetched), again (times that a batch asked anew because the call
+#: that it waited for was interrupted), damaged (keys of which something is stored that cannot be served).
+_STORE = ("calls", "keys", "nanoseconds", "faults", "joined", "overruns", "dropped", "touched", "again", "damaged")
+
+
+class MissCounters:
+    """Totals since the cache was made. Each count is one addition that nothing can interrupt."""
+
+    def __init__(self) -> None:
+        self._looked_up, self._defaults, self._store = Tally(), Tally(), Tally()
+        self._last_fault: str | None = None
+        self._failing = False  # as far as it was said
+        self._warnings = {what: Seldom() for what in ("faults", "overruns", "dropped", "damaged")}
+        self._said = dict.fromkeys(self._warnings, 0)  # of each, when it was last warned of
+
+    def looked_up(self, batch: Iterable[Looked]) -> None:
+        """Counts the fields of one batch."""
+        self._looked_up.add([(l.place, (l.keys, l.hits, l.negative_hits, l.defaults, l.unavailable)) for l in batch])
+
+    def defaults(self, reason: int, keys: int) -> None:
+        """Counts keys that got the default row, by its place in `REASONS`."""
+        self._defaults.add([(reason, (keys,))])
+
+    def asked(self, keys: int, seconds: float) -> None:
+        """Counts one question to the store."""
+        self._store.add([("calls", (1,)), ("keys", (keys,)), ("nanoseconds", (round(seconds * 1e9),))])
+
+    def fault(self, error: Exception) -> None:
+        """Counts one question that was not answered."""
+        self.saw(error)
+        self.count("faults")
+
+    def saw(self, error: Exception) -> None:
+        """Notes why the store cannot be read, where nobody has asked it for rows: as an engine is loaded, say."""
+        self._last_fault = f"{type(error).__name__}: {error}"
+
+    def warn(self) -> None:
+        """Warns of faults that were counted: of the first, and now and then while they last.
+
+        Apart from counting, for when nobody waits any more: a handler of the log may take its time, or never return.
+        """
+        if self._warn_of("faults", "no answer from the store", lambda: self._last_fault or ""):
+            self._failing = True
+
+    def answered(self) -> None:
+        """Says once that the store answers again, after a warning that it did not."""
+        if self._failing:
+            self._failing = False
+            _LOG.warning(
+                "the store answers again, after %d questions without an answer", self._store.read()["faults"][0]
+            )
+
+    def overrun(self, budget_ms: float | None) -> None:
+        """Counts one batch that its budget was too short for, and warns as for a fault, but for a budget of nothing."""
+        self.count("overruns")
+        if budget_ms:
+            self._warn_of(
+                "overruns",
+                f"no answer from the store within budget_ms={budget_ms:g}",
+                lambda: f"ids that a batch waited for got default rows{self._mean_call()}",
+            )
+
+    def dropped(self) -> None:
+        """Counts one fetch that the queue had no place for, and warns as for a fault."""
+        self.count("dropped")
+        self._warn_of(
+            "dropped",
+            "the queue of fetches from the store is full",
+            lambda: f"the ids of a fetch that was not made got default rows{self._mean_call()}",
+        )
+
+    def damaged(self, keys: npt.NDArray[np.uint64]) -> None:
+        """Counts distinct keys of which something is stored that cannot be served, and warns as for a fault."""
+        key = int(keys[0])
+        self._last_fault = (
+            f"StoreError: key {key} (id {key & (1 << ID_BITS) - 1} of table {key >> ID_BITS}): expected a row of the "
+            f"table's width, undamaged, got another"
+        )
+        self.count("damaged", len(keys))
+        self._warn_of("damaged", "the store has a row that cannot be served", lambda: self._last_fault or "")
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Adds to one of the sums that `_STORE` names."""
+        self._store.add([(what, (number,))])
+
+    def _warn_of(self, what: str, said: str, why: Callable[[], str]) -> bool:
+        """Warns of one of the sums where a warning is due, with how far it grew since the last one. Returns whether."""
+        if not self._warnings[what].due():
+            return False
+        total = int(self._store.read()[what][0])
+        since, self._said[what] = total - self._said[what], total
+        more = "" if since == total else f" ({since} since the last warning)"
+        _LOG.warning("%s%s: %s", said, more, why())
+        return True
+
+    def _mean_call(self) -> str:
+        """Returns what a call to the store takes, in words; nothing before the first has come back."""
+        sums = self._store.read()
+        calls = sums.get("calls", (0,))[0]
+        return f"; a call to it has taken {sums['nanoseconds'][0] / calls / 1e6:.3g} ms on average" if calls else ""
+
+    def read(self) -> dict[str, Any]:
+        """Returns total, fields and tables (counts each), defaults by reason, and store."""
+        sums = {place: list(counts) for place, counts in self._looked_up.read().items()}
+        defaults, store = self._defaults.read(), self._store.read()
+        counted: dict[str, Any] = {name: store.get(name, (0,))[0] for name in _STORE}
+        counted["seconds"] = round(counted.pop("nanoseconds") / 1e9, 6)
+        return {
+            "total": _added(sums.values()),
+            "fields": _by(0, sums),
+            "tables": _by(1, sums),
+            "defaults": {reason: defaults.get(code, (0,))[0] for code, reason in enumerate(REASONS)},
+            "store": {**counted, "last_fault": self._last_fault},
+        }
+
+
+def _by(part: int, sums: dict[tuple[str, str], list[int]]) -> dict[str, dict[str, int]]:
+    """Sums by field (0) or table (1)."""
+    names = dict.fromkeys(place[part] for place in sums if place[part])
+    return {name: _added(counts for place, counts in sums.items() if place[part] == name) for name in names}
+
+
+def _added(parts: Iterable[list[int]]) -> dict[str, int]:
+    keys, hits, negative_hits, defaults, unavailable = [sum(column) for column in zip(*parts, strict=True)] or [
+        0
+    ] * len(_NAMES)
+    return {
+        "keys": keys,
+        "hits": hits,
+        "misses": keys - hits - negative_hits,
+        "negative_hits": negative_hits,
+        "defaults": defaults,
+        "unavailable": unavailable,
+    }

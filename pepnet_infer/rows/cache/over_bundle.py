@@ -1,0 +1,133 @@
+"""A bundle's tables behind a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import Literal, TypeGuard
+
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.table_file import open_table
+from pepnet_infer.errors import ConfigError, StoreError
+from pepnet_infer.rows.cache.budget import divide
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.rows.protocols import RowSource, Store, check_reachable
+from pepnet_infer.rows.stores.mmap import MmapStore
+
+_LOG = logging.getLogger("pepnet_infer.stores")
+
+
+def open_rows(
+    bundle: Bundle, cache: CacheConfig | Literal["default"] | None, store: RowSource | Store | None
+) -> RowSource:
+    """Returns where an engine's rows come from: see `Engine.load`.
+
+    A store has `get_many`; a row source without it is asked itself, and a cache that was asked for is an error then, as
+    is no cache before a store that is no row source. Raises ConfigError.
+    """
+    if cache != "default" and cache is not None and not isinstance(cache, CacheConfig):
+        raise ConfigError(f"cache: expected a CacheConfig, None or 'default', got {cache!r}")
+    config = CacheConfig() if isinstance(cache, str) else cache
+    if store is None:
+        if config is not None:
+            return cached_rows(bundle, config)
+        return _own_tables(bundle)
+    kind = type(store).__name__
+    if _is_store(store):
+        if config is not None:
+            return cached_rows(bundle, config, store)
+        if not _is_row_source(store):
+            raise ConfigError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
+    if not _is_row_source(store):
+        raise ConfigError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
+    if isinstance(cache, CacheConfig):
+        raise ConfigError(f"cache: expected a store with get_many behind it, got {kind}")
+    return store
+
+
+def _is_store(store: RowSource | Store) -> TypeGuard[Store]:
+    return callable(getattr(store, "get_many", None))
+
+
+def _is_row_source(store: RowSource | Store) -> TypeGuard[RowSource]:
+    return callable(getattr(store, "lookup", None)) and callable(getattr(store, "pool", None))
+
+
+def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None) -> CachedRows:
+    """Returns `bundle`'s rows through a cache, from `store` or from its own tables, and warm if that is asked for.
+
+    From its own tables, the cache takes no more bytes than all their rows need. From a store they are the size of the
+    tables too when the budget is divided between widths, but not its bound; warm are then the ids that the bundle
+    scores highest, with the rows of the store. Raises StoreError, BundleError, ConfigError for a field's rule.
+    """
+    specs = bundle.schema.table_by_name
+    behind: Store
+    fault: StoreError | None = None
+    if store is None:
+        behind = own = _own_tables(bundle)
+        scored = {name: own.scored_keys(name) for name in specs}
+        defaults = {name: own.default_row(name) for name in specs}
+    else:
+        fault = _check_reachable(store, config)
+        behind = store
+        files = {name: open_table(path, specs[name]) for name, path in bundle.table_paths.items()}
+        scored = {name: (file.keys, file.scores) for name, file in files.items()}
+        defaults = {name: file.default for name, file in files.items()}
+    tables = [
+        CachedTable(name, spec.number, spec.dim, len(scored[name][0]), defaults[name]) for name, spec in specs.items()
+    ]
+    rows: dict[int, int] = {}
+    for table in tables:
+        rows[table.dim] = rows.get(table.dim, 0) + table.rows
+    rules = config.rules(bundle.schema)
+    caches = {
+        dim: EmbeddingCache(
+            dim,
+            size,
+            config.policy,
+            config.dtype,
+            beta=config.beta,
+            r=config.r,
+            interval=config.interval,
+            admission=config.admission,
+            tombstone_ttl=config.tombstone_ttl,
+            negative_ttl=config.negative_ttl,
+            seed=config.seed,
+            fields=[rule for rule in rules if _width(tables, rule["table"]) == dim],
+            update_window=config.update_window,
+        )
+        for dim, size in divide(config.capacity_bytes, rows, config.dtype, config.policy, store is None).items()
+    }
+    cached = CachedRows(behind, tables, caches, config)
+    if fault is not None:
+        cached.note_fault(fault)
+    if config.warm:
+        cached.warm(scored)
+    return cached
+
+
+def _own_tables(bundle: Bundle) -> MmapStore:
+    files: dict[str, dict[str, object]] = bundle.manifest["files"]
+    listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name.startswith("tables/")]
+    known_as = f"tables {hashlib.sha256(json.dumps(listed).encode()).hexdigest()}"
+    return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as, bundle.table_hashes)
+
+
+def _check_reachable(store: Store, config: CacheConfig) -> StoreError | None:
+    """Raises StoreError where a store says that it cannot be read, or warns if that was asked for, and returns it."""
+    try:
+        check_reachable(store)
+    except StoreError as error:
+        if config.on_load == "raise":
+            raise
+        _LOG.warning("the store cannot be read, default rows are served until it can: %s", error)
+        return error
+    return None
+
+
+def _width(tables: list[CachedTable], number: int) -> int:
+    return next(table.dim for table in tables if table.number == number)

@@ -1,0 +1,96 @@
+"""Filling a cache before it serves: the rows that a bundle's tables score highest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer._kernels import Fetch
+from pepnet_infer.rows.cache.flights import Flights
+from pepnet_infer.schema.ids import Keys
+
+if TYPE_CHECKING:
+    Scored = tuple[Keys, npt.NDArray[np.float32]]
+
+_CHUNK = 1 << 16  # keys looked at, or fetched, in one step
+_HALF = 1 << 16
+
+
+def warm(flights: Flights, tables: Sequence[Scored]) -> int:
+    """Fetches the highest scored of `tables`, (keys [N], scores [N]) each, up to the capacity. Returns how many.
+
+    Memory: the keys chosen and one chunk of rows, whatever the tables' size. Ends early when the store fails, which
+    is counted.
+    """
+    cache = flights.cache
+    room = cache.capacity_rows
+    if sum(len(keys) for keys, _ in tables) <= room:
+        chosen = ((keys[at : at + _CHUNK]) for keys, _ in tables for at in range(0, len(keys), _CHUNK))
+    else:
+        keys, scores = choose([(keys, scores) for keys, scores in tables], room)
+        # With scores of its own the cache needs no order; else what was written last is evicted last.
+        order = np.argsort(scores, kind="stable") if cache.policy != "gset" else np.arange(len(keys))
+        chosen = (keys[order[at : at + _CHUNK]] for at in range(0, len(keys), _CHUNK))
+    fetched = 0
+    for some in chosen:
+        mine = flights.ask(np.array(some), flights.ended, partial(_fetch, flights))
+        if mine is None:
+            continue
+        if mine.fetched is None:
+            break
+        fetched += int(np.count_nonzero(mine.fetched.found))
+    return fetched
+
+
+def _fetch(flights: Flights, mine: Fetch | None, *_: object) -> Fetch | None:
+    if mine is not None:
+        flights.run(mine, certain=True)
+    return mine
+
+
+def choose(tables: Sequence[Scored], count: int) -> Scored:
+    """Returns the `count` highest scored of `tables` in their order: (keys, scores). There are more than that.
+
+    Scores are counted by the upper half of their bits and then, where the last place falls, by the lower half: two
+    passes and no copy of the scores.
+    """
+    upper = np.zeros(_HALF, np.int64)
+    for _, bits in _pieces(tables):
+        upper += np.bincount(bits >> np.uint32(16), minlength=_HALF)
+    edge, above = _edge(upper, count)
+    lower = np.zeros(_HALF, np.int64)
+    for _, bits in _pieces(tables):
+        at_edge = bits[bits >> np.uint32(16) == edge]
+        lower += np.bincount(at_edge & np.uint32(_HALF - 1), minlength=_HALF)
+    last, more = _edge(lower, count - above)
+    least = np.uint32(edge << 16 | last)
+    ties = count - above - more  # of those with the lowest score of all, the first ones
+    parts = []
+    for (keys, scores), bits in _pieces(tables):
+        taken = bits > least
+        equal = np.flatnonzero(bits == least)[:ties]
+        ties -= len(equal)
+        taken[equal] = True
+        parts.append((keys[taken], scores[taken]))
+    return np.concatenate([keys for keys, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+
+def _edge(counts: npt.NDArray[np.int64], count: int) -> tuple[int, int]:
+    """Returns the largest value of which `counts` has `count` at or above it, and how many are above it."""
+    reached = np.cumsum(counts[::-1])
+    at = int(np.searchsorted(reached, count))
+    return len(counts) - 1 - at, int(reached[at] - counts[::-1][at])
+
+
+def _pieces(tables: Sequence[Scored]) -> Iterator[tuple[Scored, npt.NDArray[np.uint32]]]:
+    """Yields (keys, scores) piece by piece, and the scores as integers of the same order."""
+    for keys, scores in tables:
+        for at in range(0, len(keys), _CHUNK):
+            some = np.array(scores[at : at + _CHUNK], np.float32)  # a copy: a mapped file may lie at any address
+            bits = some.view(np.uint32)
+            negative = bits >> np.uint32(31) != 0
+            yield (np.array(keys[at : at + _CHUNK]), some), np.where(negative, ~bits, bits | np.uint32(1 << 31))

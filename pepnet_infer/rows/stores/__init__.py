@@ -1,0 +1,1 @@
+"""Stores of embedding rows: memory, LMDB, Redis, and the mapped files of a bundle."""

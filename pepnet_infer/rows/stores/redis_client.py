@@ -1,0 +1,136 @@
+"""Clients of Redis whose connections outlive no exception that comes between two instructions.
+
+redis-py gives a connection back to its pool although replies are still to come, or although it was never logged in nor
+its database selected, where a signal handler's exception, Ctrl-C or `PyThreadState_SetAsyncExc` ends a call outside of
+the few lines that it guards. The next call of any thread would take the replies of the former for its own, or read
+another database. So each connection knows whether all of its commands have their replies, and one of which that is not
+so is made anew before it is used.
+
+The protocol is RESP2: with RESP3 redis-py 8 asks every connection that it makes for notifications of maintenance, takes
+the lock of Python's `logging` to say that a server has none, and no longer looks whether a connection has replies. Up
+to Python 3.12 that lock, which is the process's, stays taken when an exception comes in the instant after it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.cluster import RedisCluster
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    InvalidResponse,
+    RedisClusterException,
+    ResponseError,
+    TimeoutError,
+)
+
+from pepnet_infer.rows.stores.redis_packer import CommandPacker
+
+_Base: Any = object  # each class of redis-py's, which have no types for this
+
+
+class WholeReplies(_Base):  # type: ignore[misc]
+    """Beside a class of redis-py's: a connection that says it cannot be used while replies to it are to come."""
+
+    _command_packer: CommandPacker
+    _sock: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._read, self._ready = 0, False
+        super().__init__(*args, **kwargs)
+
+    def _construct_command_packer(self, packer: Any) -> CommandPacker:
+        return CommandPacker(super()._construct_command_packer(packer))
+
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        """Connects where it is not, and logs in. Without an end the connection is never ready."""
+        if self._sock:
+            return
+        self._ready, self._read = False, self._command_packer.packed
+        super().connect_check_health(*args, **kwargs)
+        self._ready = True
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Reads the reply to one command."""
+        try:
+            reply = super().read_response(*args, **kwargs)
+        except ResponseError:  # it is one; after any other error redis-py has closed the connection
+            self._read += 1
+            raise
+        self._read += 1
+        return reply
+
+    def can_read(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether there is, or will be, something to read: a pool makes such a connection anew."""
+        if self._sock and not (self._ready and self._read == self._command_packer.packed):
+            return True
+        return bool(super().can_read(*args, **kwargs))
+
+
+class _Plain(WholeReplies, Connection):
+    pass
+
+
+class _Tls(WholeReplies, SSLConnection):
+    pass
+
+
+class _Local(WholeReplies, UnixDomainSocketConnection):
+    pass
+
+
+_BY_SCHEME: dict[str, type[WholeReplies]] = {"redis": _Plain, "rediss": _Tls, "unix": _Local}
+
+
+def open_client(url: str, cluster: bool, **options: Any) -> Redis | RedisCluster:
+    """Returns a client of a URL; a single server is not asked yet, a cluster is.
+
+    options: redis-py's. Raises ValueError for a URL that is none, and what a cluster raises.
+    """
+    scheme = urlsplit(url).scheme
+    options = {"protocol": 2, "max_connections": 1 << 31, **_without_notifications(), **options}
+    if scheme in _BY_SCHEME:  # else redis-py says what is wrong with it
+        options["connection_class"] = _BY_SCHEME[scheme]
+    if cluster:
+        # Of a cluster's URL redis-py takes the class that belongs to its scheme, and else the one that is given.
+        plain = "redis" + url[len(scheme) :] if scheme == "rediss" else url
+        return RedisCluster.from_url(plain, **options)
+    return Redis.from_url(url, **options)
+
+
+def _without_notifications() -> dict[str, Any]:
+    """For a URL that asks for RESP3, where redis-py has these notifications."""
+    try:
+        from redis.maint_notifications import MaintNotificationsConfig
+    except ImportError:
+        return {}
+    return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+
+
+def reason_of(error: Exception, url: object) -> str:
+    """Returns what kind of error it is, what server or client said, and what that means where they do not say.
+
+    url: what the client was opened with; a client that was given says nothing of TLS.
+    """
+    if isinstance(error, RedisClusterException):  # its text is redis-py's own guess
+        first: BaseException = error
+        while (before := first.__cause__ or first.__context__) is not None:
+            first = before
+        if isinstance(first, Exception) and not isinstance(first, RedisClusterException):
+            return f"{type(error).__name__}: {str(error).removesuffix(str(first))}{reason_of(first, url)}"
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, AuthenticationError):
+        asked = "HELLO must" in said or "Authentication required" in said  # by newer and older clients
+        return f"{said} (the server wants a password, and got none)" if asked else said
+    if isinstance(error, ConnectionError | TimeoutError) and isinstance(url, str) and url.startswith("rediss:"):
+        return f"{said} (the URL asks for TLS; a server without it does not answer: redis://…)"
+    if isinstance(error, InvalidResponse):
+        return f"{said} (what answers is no Redis server, or one that wants TLS: rediss://…)"
+    closed = ("closed by server", "reset by peer", "Broken pipe")
+    if isinstance(error, ConnectionError) and any(word in said for word in closed):
+        return f"{said} (so ends one without TLS to a server that wants it: rediss://…; or to one in protected mode)"
+    return said

@@ -1,0 +1,154 @@
+"""The files a bundle or checkpoint lists, with size and hash, and the check that its directory is just that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta, Struct
+
+from pepnet_infer.checked import Count, convert
+from pepnet_infer.errors import BundleError
+from pepnet_infer.quoting import quote
+from pepnet_infer.storage.atomic import sha256
+from pepnet_infer.storage.document import check_regular, open_regular
+
+#: What file systems and file managers leave in any folder, and nobody put there. It is never listed, read or opened.
+_OF_THE_SYSTEM = re.compile(
+    r"lost\+found|\.nfs[0-9A-Fa-f]+|\.fuse_hidden[0-9A-Fa-f]+|\.smbdelete[0-9A-Fa-f]+"
+    r"|\.DS_Store|\._.*|\.snapshot|\.Trash-[0-9]+|Thumbs\.db|desktop\.ini",
+    re.DOTALL,
+)
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+_MOST_FOLDERS = 1000  # without a listed file in them
+
+
+class Listed(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a listing."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+class FileState(NamedTuple):
+    """A file, and its content as far as size and time of the last write tell."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+
+def read_listed(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
+    """Reads a file that `check_files` has seen, once, and hashes what was read. Raises BundleError.
+
+    What comes back is what the listing says, whatever is done to the directory at that moment.
+    """
+    path = os.path.join(root, name)
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(entry["bytes"], size) + 1)
+    except OSError as error:
+        raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
+    if len(data) != entry["bytes"]:
+        raise BundleError(f"{path}: expected {entry['bytes']} bytes, got {len(data)} or more")
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry["sha256"]:
+        raise BundleError(f"{path}: expected sha256 {entry['sha256']:.64}, got {found}")
+    return data
+
+
+def describe_files(root: Path) -> dict[str, dict[str, int | str]]:
+    """Returns {name: {bytes, sha256}} of every file below `root`, sorted by name."""
+    return {name: {"bytes": size, "sha256": sha256(root / name)} for name, size in sorted(_walk(root).items())}
+
+
+def file_states(root: Path, names: Iterable[str]) -> dict[str, FileState]:
+    """Returns name → which file has it, and which content of that file. Raises BundleError where there is none."""
+    states = {}
+    for name in names:
+        try:
+            found = os.stat(os.path.join(root, name), follow_symlinks=False)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{root / name!s:.300}: expected a file, got: {error!s:.100}") from error
+        states[name] = FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return states
+
+
+def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> dict[str, FileState]:
+    """Checks that `root` holds `document` and the listed files, whole and unaltered, and nothing else.
+
+    Names are checked before anything is opened: absolute ones, `..` and symlinks are refused, so that nothing outside
+    `root` is ever read. What file systems and file managers leave in a folder (`lost+found`, `.nfs…`, `.DS_Store`) is
+    passed over. `hashes=False` leaves out the reading of every byte. Returns which files they are, `document` included,
+    for `file_states` to tell later whether they still are. Raises BundleError.
+    """
+    for name, entry in listing.items():
+        where = f"{root / document}: files: {quote(name)}"
+        if name == document or not plain(name):
+            raise BundleError(f"{where}: expected a plain path inside the bundle")
+        convert(where, entry, Listed, BundleError)
+    try:
+        return _compare(root, listing, document, hashes)
+    except OSError as error:
+        raise BundleError(f"{error.filename}: expected a readable file, got: {error.strerror}") from error
+
+
+def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> dict[str, FileState]:
+    present = _walk(root, len(listing) + 1)
+    if len(present) <= len(listing) + 1:  # else not all were looked at
+        for name in sorted(set(listing) - set(present)):
+            raise BundleError(f"{root / name}: expected a file of {listing[name]['bytes']} bytes, got no file")
+    for name in sorted(set(present) - set(listing) - {document}):
+        raise BundleError(f"{root / name}: expected only files listed in {document}, got one more")
+    for name, entry in listing.items():
+        if present[name] != entry["bytes"]:
+            raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {present[name]}")
+    states = file_states(root, [*listing, document])  # before a byte is read
+    if hashes:
+        for name, entry in listing.items():
+            found = sha256(root / name)
+            if found != entry["sha256"]:
+                raise BundleError(f"{root / name}: expected sha256 {entry['sha256']}, got {found}")
+    return states
+
+
+def plain(name: str) -> bool:
+    """Whether a name in a listing is a path that stays inside its directory."""
+    if "\0" in name or "\\" in name:
+        return False
+    return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _walk(root: Path, most: int | None = None) -> dict[str, int]:
+    """Returns how many bytes each file below `root` has, by its path from there.
+
+    most: of files that there may be. Of more, one more than that is returned: somebody's folder may have millions.
+    """
+    found: dict[str, int] = {}
+    folders, visited = [""], 0
+    while folders:
+        inside = folders.pop()
+        visited += 1
+        with os.scandir(os.path.join(root, inside)) as entries:
+            for entry in entries:
+                if _OF_THE_SYSTEM.fullmatch(entry.name):
+                    continue
+                mode, name = entry.stat(follow_symlinks=False), inside + entry.name
+                if stat.S_ISDIR(mode.st_mode):
+                    folders.append(f"{name}/")
+                    if most is not None and visited + len(folders) > most + _MOST_FOLDERS:
+                        raise BundleError(f"{root}: expected {most} files at most, got folders without end")
+                else:
+                    check_regular(entry.path, mode)
+                    found[name] = mode.st_size
+                    if most is not None and len(found) > most:
+                        return found
+    return found

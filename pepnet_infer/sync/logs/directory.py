@@ -1,0 +1,345 @@
+"""A log in a directory, on a disk that publisher and followers share. Nothing to install.
+
+    log.json              which log this is; without it there is none
+    deltas/POSITION/      a delta; positions are numbers of 20 digits, from the microsecond in which the log began
+    bundles/POSITION/     a bundle: deltas after POSITION lead on from it
+    followers/NAME.json   how far a follower has come
+    writer.lock           held by a publisher while it appends
+
+Entries are written beside their place, forced to the disk and renamed, so that one is there whole or not at all. What
+else lies in these folders stands in nobody's way: under a position it is refused, and trimmed in its turn; under any
+other name it is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from pepnet_infer._kernels import FileLock
+from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.quoting import clip
+from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
+from pepnet_infer.storage.document import open_regular
+from pepnet_infer.storage.local_path import check_local
+from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head, read_whole_head
+from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
+from pepnet_infer.sync.logs.folders import failures, link, remove
+from pepnet_infer.sync.logs.identity import FILE, begin_log, find_log
+from pepnet_infer.sync.logs.transport import (
+    BundleHead,
+    Entry,
+    Kind,
+    Position,
+    Progress,
+    bundle_version,
+    check_follower,
+    read_progress,
+)
+
+_LOG = logging.getLogger("pepnet_infer.sync")
+#: With a first digit of 0: after a foreign entry at the end of what 20 digits can say there would be no place.
+_POSITION = re.compile(r"0[0-9]{19}")
+_MOST = 10**19 - 1
+_LEFT_OVER = re.compile(r"\.[0-9]{20}(\.gone)?")
+_FOLDERS: dict[Kind, str] = {"delta": "deltas", "bundle": "bundles"}
+_MOST_PROGRESS = 1 << 16  # bytes of a follower's note that are looked at
+#: Seconds between two looks at the directory while nothing is there: a shared disk tells nobody of a rename.
+_LOOK_S = 0.02
+_REST = 5  # times as long as a look took: one at 100,000 entries takes a tenth of a second
+
+
+class DirectoryLog:
+    """A `Transport` over a directory, on a file system that keeps what was forced to it.
+
+    One that this object has seen is never begun again by it: where it has gone, its disk is not mounted, say, every
+    method raises UpdateError "missing".
+    """
+
+    def __init__(self, path: str | os.PathLike[str], create: bool | None = None) -> None:
+        """create: whether this object may begin a log that is not there, apart from what is published, which may.
+
+        True begins one at once. False never does: reading is UpdateError "missing" then. None lets a reader begin one,
+        with a warning, in a folder that has no file or folder of that name yet; an empty folder is what a disk that is
+        not mounted looks like, and is "missing". Raises UpdateError when `create` fails, and for a URL; without it
+        nothing is looked at yet.
+        """
+        check_local(path, "a local folder", partial(UpdateError, "transport"))
+        self.path = Path(os.path.abspath(path))
+        self._found: tuple[tuple[int, ...], str] = ((), "")  # what log.json is on the disk, and the log's identity
+        self._read_from = ""
+        self._put_in = ""  # the log that something was put into
+        self._may_begin = create is None
+        if create:
+            with failures(self.path), self._lock(begin=True):
+                self._begin()
+
+    @property
+    def read_from(self) -> str:
+        """Which log was read last."""
+        return self._read_from
+
+    def identity(self) -> str:
+        """Looks which log there is, and begins one where a reader may."""
+        try:
+            return self._look()
+        except UpdateError:
+            folder = self.path.parent
+            new = self._may_begin and not self._found[1] and not os.path.lexists(self.path) and folder.is_dir()
+            if not new:
+                raise
+        with failures(self.path), self._lock(begin=True):
+            log = self._begin()
+            _LOG.warning("%s: there was no log, so that one was begun; with create=False that is an error", self.path)
+            return log
+
+    def _look(self) -> str:
+        try:
+            found = os.stat(self.path / FILE, follow_symlinks=False)
+            mark: tuple[int, ...] = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        except OSError:
+            mark = ()
+        if not mark or mark != self._found[0]:  # `find_log` says why there is none
+            self._found = mark, find_log(self.path)
+        return self._found[1]
+
+    def append(self, delta: str | os.PathLike[str]) -> Position:
+        """Puts a delta at the end, linked where the file system can; see `Transport.append`.
+
+        Whether it is there already is looked at from the end back to a delta that leads to an earlier version.
+        """
+        version = read_head(delta).model_version
+        with failures(self.path), self._lock(begin=True):
+            log = self._begin()
+            if self._put_in not in ("", log):
+                raise UpdateError(
+                    "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
+                )
+            there = self._find(Path(delta), version)
+            if there is not None:
+                return there
+            with self._writing("delta") as (number, staging):
+                shutil.copytree(delta, staging, symlinks=True, copy_function=link)
+                position = self._place(staging, "delta", number)
+            self._put_in = log
+            return position
+
+    def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
+        """Copies a bundle to the end; see `Transport.append_bundle`. The log may be another than before."""
+        bundle_version(Path(bundle))
+        with failures(self.path), self._lock(begin=True):
+            log = self._begin()
+            with self._writing("bundle") as (number, staging):
+                shutil.copytree(bundle, staging, symlinks=True)
+                position = self._place(staging, "bundle", number)
+        self._put_in = log
+        return position
+
+    def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
+        """Returns deltas after a position; see `Transport.read`."""
+        ends = time.monotonic() + wait_s
+        while True:
+            begun = time.monotonic()
+            log = self.identity()
+            if self._read_from not in ("", log):
+                after = ""
+            self._read_from = log
+            there = self._positions("delta")
+            # Of what was ever read something as late stays: a bundle, when all deltas before it go.
+            if after and after > max([*there, *self._positions("bundle")], default=after):
+                after = ""
+            there = [position for position in there if position > after][:most]
+            now = time.monotonic()
+            if there or now >= ends:
+                return [self._entry("delta", position) for position in there]
+            time.sleep(min(max(_LOOK_S, _REST * (now - begun)), ends - now))
+
+    def bundles(self) -> Iterator[BundleHead]:
+        """Returns the full bundles, the newest first. Their manifests are read as it goes."""
+        if self._is_there():
+            for position in reversed(self._positions("bundle")):
+                entry = self._entry("bundle", position)
+                try:
+                    if entry.fault is not None:
+                        raise entry.fault
+                    yield BundleHead(position, bundle_version(entry.path))
+                except UpdateError as error:
+                    if error.reason in MAY_PASS:
+                        raise UpdateError("transport", str(error)) from error
+                    yield BundleHead(position, -1, error)
+
+    def bundle(self, position: Position) -> Entry | None:
+        """Returns a full bundle where it stands."""
+        entry = self._entry("bundle", position)
+        if entry.fault is not None:
+            raise entry.fault
+        return entry if entry.path.is_dir() else None
+
+    def last_bundle(self) -> tuple[Position, int] | None:
+        """Returns the last full bundle's place and model version."""
+        return next(((head.position, head.model_version) for head in self.bundles() if head.fault is None), None)
+
+    def newest_bundle(self) -> Entry | None:
+        """Returns the last full bundle."""
+        last = self.last_bundle()
+        return None if last is None else self.bundle(last[0])
+
+    def last_delta(self) -> tuple[Position, DeltaHead] | None:
+        """Returns the last delta."""
+        if self._is_there():
+            for position in reversed(self._positions("delta")):
+                head = self._head(self._entry("delta", position))
+                if head is not None:
+                    return position, head
+        return None
+
+    def acknowledge(self, follower: str, progress: Progress) -> None:
+        """Notes durably how far a follower has come."""
+        check_follower(follower)
+        self._look()  # a log that has gone is not begun again by who reads it
+        folder = self.path / "followers"
+        with failures(folder):
+            make_folder(folder)
+            write_file(folder / f"{follower}.json", json.dumps(progress._asdict()).encode())
+
+    def progress(self) -> dict[str, Progress]:
+        """Returns how far each follower has come."""
+        found = {}
+        if self._is_there():
+            for path in sorted((self.path / "followers").glob("*.json")):
+                try:
+                    with failures(path), open_regular(path) as file:
+                        found[path.stem] = read_progress(str(path), file.read(_MOST_PROGRESS))
+                except (BundleError, UpdateError) as error:
+                    if isinstance(error, UpdateError) and error.reason != "progress":
+                        raise
+                    _LOG.warning("passed over: %s", clip(error))
+        return found
+
+    def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
+        """Removes what nobody needs; see `Transport.trim`."""
+        with failures(self.path), self._lock():
+            self._look()
+            last = self.last_bundle()
+            if last is None:
+                return 0
+            deltas = self._positions("delta")
+            progress, since = self.progress(), time.time() - silent_after_s
+            heard = [p.position for p in progress.values() if p.at >= since]
+            for name in [name for name, p in progress.items() if p.at < since]:
+                (self.path / "followers" / f"{name}.json").unlink(missing_ok=True)
+            edge = min([last[0], *heard])
+            old = [p for p in deltas[: max(0, len(deltas) - keep)] if p <= edge]
+            gone = [self._entry("delta", p).path for p in old]
+            gone += [self._entry("bundle", p).path for p in self._positions("bundle") if p < last[0]]
+            hidden = [path.with_name(f".{path.name}.gone") for path in gone]
+            with failures(self.path):
+                # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
+                for away in hidden:  # what an earlier trim could not remove
+                    remove(away)
+                move_all(list(zip(gone, hidden, strict=True)))
+                for away in hidden:
+                    remove(away)
+            return len(gone)
+
+    def _positions(self, kind: Kind) -> list[Position]:
+        folder = self.path / _FOLDERS[kind]
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError as error:
+            if folder.is_symlink():  # to a disk that is not mounted, say: nothing was put there yet, or it is away
+                raise UpdateError("transport", f"{folder}: expected a folder, got a link to nothing") from error
+            return []
+        except OSError as error:
+            raise UpdateError("transport", f"{folder}: cannot be read: {error}") from error
+        return sorted(name for name in names if _POSITION.fullmatch(name))
+
+    def _entry(self, kind: Kind, position: Position) -> Entry:
+        path = self.path / _FOLDERS[kind] / position
+        return Entry(position, kind, path, not_a_directory(path))
+
+    def _head(self, entry: Entry) -> DeltaHead | None:
+        """Returns what a delta says of itself; None for one that is damaged, or none: followers say so."""
+        if entry.fault is not None:
+            return None
+        try:
+            return read_whole_head(entry.path)
+        except UpdateError as error:
+            if error.reason in MAY_PASS:
+                raise UpdateError("transport", str(error)) from error
+            return None
+
+    def _is_there(self) -> bool:
+        """Whether there is a log. Raises UpdateError "missing" where there was one."""
+        try:
+            return bool(self._look())
+        except UpdateError as error:
+            if error.reason != "missing" or self._found[1]:
+                raise
+            return False
+
+    def _lock(self, begin: bool = False) -> FileLock:
+        """Returns the writers' lock, which is taken as it is entered. begin: `_begin` follows.
+
+        Raises UpdateError where there is no log, or with `begin` where there is one no longer.
+        """
+        if not begin:
+            self._look()
+        elif not self._is_there():
+            make_folder(self.path)
+        return FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT)
+
+    def _begin(self) -> str:
+        """Makes a log where none was ever seen, and returns the identity of the one there is. We hold the lock."""
+        if not self._is_there():
+            begin_log(self.path)
+        return self._look()
+
+    @contextlib.contextmanager
+    def _writing(self, kind: Kind) -> Iterator[tuple[int, Path]]:
+        """Yields the next number and a place to build the entry in, which is gone afterwards. We hold the lock."""
+        folder = self.path / _FOLDERS[kind]
+        with failures(folder):
+            make_folder(folder)
+            for left in folder.glob(".*"):
+                if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
+                    remove(left)
+        # A bundle stands where the last delta does: what comes after it leads on from it.
+        there = [*self._positions("delta"), *self._positions("bundle")]
+        number = int(max(there)) + 1 if there else time.time_ns() // 1000
+        if number > _MOST:
+            raise UpdateError("log", f"{folder}: expected positions that leave room, got {max(there)}: remove it")
+        staging = folder / f".{number:020d}"
+        try:
+            with failures(staging):
+                yield number, staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _find(self, delta: Path, version: int) -> Position | None:
+        for position in reversed(self._positions("delta")):
+            path = self.path / _FOLDERS["delta"] / position
+            head = self._head(self._entry("delta", position))
+            if head is None:
+                continue
+            found = head.model_version
+            if found < version:
+                return None
+            if found == version:
+                with failures(path):
+                    if (path / MANIFEST).read_bytes() == (delta / MANIFEST).read_bytes():
+                        return position
+        return None
+
+    def _place(self, staging: Path, kind: Kind, number: int) -> Position:
+        entry = self._entry(kind, f"{number:020d}")
+        put_directory(staging, entry.path)
+        return entry.position

@@ -1,0 +1,100 @@
+"""What an engine has done, counted so that it can be read while it works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from time import perf_counter_ns
+from typing import Any, TypeVar
+
+from pepnet_infer._kernels import Tally
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.seldom import Seldom
+
+_T = TypeVar("_T")
+STAGES = ("encode", "lookup", "dense")
+_LOG = logging.getLogger("pepnet_infer.engine")
+_CAUSE = "their inputs or embedding rows are no numbers or overflow float32"
+_ENGINE, _UNKNOWN, _UNAVAILABLE = "engine", "unknown", "unavailable"  # what sums are of
+
+
+class Stopwatch:
+    """Times the stages of one call: nanoseconds by stage."""
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(STAGES, 0)
+
+    def time(self, stage: str, work: Callable[[], _T]) -> _T:
+        """Returns what `work` returns and adds its time to `stage`."""
+        begin = perf_counter_ns()
+        try:
+            return work()
+        finally:
+            self.spent[stage] += perf_counter_ns() - begin
+
+
+class Counters:
+    """Totals since the engine was loaded. Each count is one addition that nothing can interrupt."""
+
+    def __init__(self) -> None:
+        self._tally = Tally()
+        self._warnings = Seldom()
+
+    def add(self, rows: int, unknown: Mapping[str, int], unavailable: Mapping[str, int], watch: Stopwatch) -> None:
+        """Counts one batch that was scored."""
+        items: list[tuple[Any, tuple[int, ...]]] = [(_ENGINE, (1, rows, 0, 0, *watch.spent.values()))]
+        if unknown:
+            items += [((_UNKNOWN, name), (count,)) for name, count in unknown.items()]
+        if unavailable:
+            items += [((_UNAVAILABLE, name), (count,)) for name, count in unavailable.items()]
+        self._tally.add(items)
+
+    def add_dense(self, rows: int, spent: int) -> None:
+        """Counts one batch of which only the dense part was run here, in `spent` nanoseconds."""
+        self._tally.add([(_ENGINE, (1, rows, 0, 0, 0, 0, spent))])
+
+    def add_time(self, watch: Stopwatch) -> None:
+        """Counts the time of work that was no whole batch: encoding alone, for one."""
+        self._tally.add([(_ENGINE, (0, 0, 0, 0, *watch.spent.values()))])
+
+    def add_invalid(self, rows: int) -> None:
+        """Counts rows of which a score is no number in [0, 1], and logs a warning, the next one a minute later."""
+        self._tally.add([(_ENGINE, (0, 0, 0, rows))])
+        if self._warnings.due():
+            total = self.read()["invalid"]
+            _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
+
+    def add_error(self) -> None:
+        """Counts one call that raised."""
+        self._tally.add([(_ENGINE, (0, 0, 1))])
+
+    def __enter__(self) -> None:
+        """Begins a call: `with counters:` counts it if it raises, and lets the exception pass."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self.add_error()
+
+    def read(self) -> dict[str, Any]:
+        """Returns batches, rows, errors, invalid, unknown and unavailable (by field) and time_us (by stage)."""
+        sums = self._tally.read()
+        engine = sums.pop(_ENGINE, ())
+        batches, rows, errors, invalid, *spent = (*engine, *[0] * (4 + len(STAGES) - len(engine)))
+        return {
+            "batches": batches,
+            "rows": rows,
+            "errors": errors,
+            "invalid": invalid,
+            "unknown": {name: count for (kind, name), (count,) in sums.items() if kind == _UNKNOWN},
+            "unavailable": {name: count for (kind, name), (count,) in sums.items() if kind == _UNAVAILABLE},
+            "time_us": {stage: nanoseconds // 1000 for stage, nanoseconds in zip(STAGES, spent, strict=True)},
+        }
+
+
+def by_table(fields: dict[str, int], schema: FeatureSchema) -> dict[str, dict[str, int]]:
+    """Returns counts by field with their sums by table."""
+    tables: dict[str, int] = {}
+    for name, count in fields.items():
+        table = schema.field_by_name[name].table or ""
+        tables[table] = tables.get(table, 0) + count
+    return {"fields": fields, "tables": tables}

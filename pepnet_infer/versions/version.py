@@ -1,0 +1,121 @@
+"""Which version of the model an engine serves. A call pins one from its first lookup to its last score."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from time import monotonic, sleep
+
+from pepnet_infer._kernels import Pins
+from pepnet_infer.backends.dense_inputs import DenseCall, dense_call
+from pepnet_infer.backends.on_device import FeatureScorer, feature_scorer
+from pepnet_infer.backends.protocol import Backend
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.encode.encoder import Encoder
+from pepnet_infer.encode.request import RequestReader
+from pepnet_infer.process import forks
+from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.protocols import RowSource
+
+_LOOK_AGAIN_S = 0.002  # a rollback waits for calls under way: nothing has to be told when one ends
+
+
+@dataclass(frozen=True)
+class Served:
+    """Everything that scores of one version are made of. Never changed: a later version is another one."""
+
+    bundle: Bundle
+    encoder: Encoder
+    requests: RequestReader
+    assembler: Assembler
+    rows: RowSource
+    backend: Backend
+    dense: DenseCall
+    #: scores features where their rows are; None: rows come from `assembler`
+    features: FeatureScorer | None = None
+    #: the deltas that led here from the bundle, as a hash; "": none; None: rows among them expire, so that time counts
+    applied: str | None = ""
+
+    @classmethod
+    def of(cls, bundle: Bundle, rows: RowSource, backend: Backend) -> Served:
+        """Puts together what scores `bundle` with its rows and its dense part."""
+        sides = bundle.sides()
+        return cls(
+            bundle,
+            Encoder(bundle.schema, sides),
+            RequestReader(bundle.schema, sides),
+            Assembler(bundle.schema, rows),
+            rows,
+            backend,
+            dense_call(backend, bundle.config.inputs),
+            feature_scorer(bundle, rows, backend),
+        )
+
+    def with_rows(self, rows: RowSource) -> Served:
+        """Returns the same with rows from elsewhere."""
+        scorer = feature_scorer(self.bundle, rows, self.backend)
+        return replace(self, rows=rows, assembler=Assembler(self.bundle.schema, rows), features=scorer)
+
+    @property
+    def model_version(self) -> int:
+        """Of rows and weights alike."""
+        return self.bundle.model_version
+
+
+class Versions:
+    """The version that new calls get, and older ones that calls are still using. Any thread may ask at any time.
+
+    Versions are numbered in the order they were put in place, so that what an older one reads can be let go of when no
+    call uses a lower number. A call's hold on its version ends with the call, whatever interrupts it: see
+    `kernels/python/pins.cc`.
+    """
+
+    def __init__(self, served: Served) -> None:
+        self._pins = Pins(served)
+        #: `use(work, *args)` returns `work(served, *args)` with the newest version, which is in use for as long
+        self.use = self._pins.use
+        forks.register(forks.Stage.VERSIONS, child=self.reset_after_fork)
+
+    @property
+    def now(self) -> Served:
+        """What new calls get."""
+        return self._pins.now
+
+    @property
+    def number(self) -> int:
+        """How many versions came before this one."""
+        return self._pins.number
+
+    @property
+    def calls(self) -> int:
+        """How many calls are under way, of any version."""
+        return self._pins.calls
+
+    def pinned(self) -> AbstractContextManager[Served]:
+        """Holds on to the newest version for a block. A call goes through `use`, which no exception can get around."""
+        return self._pins.pinned()
+
+    def put(self, served: Served, same: bool = False) -> int:
+        """Gives `served` to all calls that begin from here on. Returns its number.
+
+        same: it serves what the newest does, only from elsewhere, and has its number.
+        """
+        return self._pins.put(served, same)
+
+    def oldest(self) -> int:
+        """Returns the lowest number that a call is using, or else the newest."""
+        return self._pins.oldest()
+
+    def wait_until(self, number: int, timeout_s: float) -> bool:
+        """Waits until no call uses a version below `number`. Returns whether that is so."""
+        ends = monotonic() + timeout_s
+        while self._pins.oldest() < number:
+            left = ends - monotonic()
+            if left <= 0:
+                return False
+            sleep(min(_LOOK_AGAIN_S, left))
+        return True
+
+    def reset_after_fork(self) -> None:
+        """In a child process: calls under way are the parent's."""
+        self._pins.reset()
