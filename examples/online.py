@@ -46,8 +46,8 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish import Publisher, Scoring
 from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.sync import DirectoryLog
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
-from pepnet_infer.sync.logs.directory import DirectoryLog
 
 if TYPE_CHECKING:
     from pepnet_infer.export.data.dataset import Dataset

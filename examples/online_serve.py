@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 from pepnet_infer import CacheConfig, Engine
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import Policy
-from pepnet_infer.rows.stores.mmap import MmapStore
-from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.stores import MmapStore
+from pepnet_infer.sync import DirectoryLog, FollowConfig
 
 SERVED_AT_ONCE = 128  # exposures of one call
 PATIENCE_S = 120.0

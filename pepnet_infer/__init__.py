@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pepnet_infer.errors import (
@@ -14,6 +13,7 @@ from pepnet_infer.errors import (
     StoreError,
     UpdateError,
 )
+from pepnet_infer.lazy_names import lazily
 from pepnet_infer.version import __version__
 
 if TYPE_CHECKING:
@@ -43,25 +43,20 @@ __all__ = [
     "score_parquet",
 ]
 
-# Imported when first asked for: `import pepnet_infer` costs no Arrow, no extension and no backend.
-_LAZY = {
-    "CacheConfig": "pepnet_infer.rows.cache.config",
-    "EmbeddingCache": "pepnet_infer.rows.cache.embedding_cache",
-    "FieldConfig": "pepnet_infer.rows.cache.config",
-    "UpdateWindow": "pepnet_infer.rows.cache.update_window",
-    "Engine": "pepnet_infer.engine",
-    "Scores": "pepnet_infer.scores",
-    "Summary": "pepnet_infer.parquet",
-    "score_parquet": "pepnet_infer.parquet",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+# `import pepnet_infer` costs no Arrow, no extension and no backend.
+__getattr__ = lazily(
+    __name__,
+    {
+        "CacheConfig": "pepnet_infer.rows.cache.config",
+        "EmbeddingCache": "pepnet_infer.rows.cache.embedding_cache",
+        "FieldConfig": "pepnet_infer.rows.cache.config",
+        "UpdateWindow": "pepnet_infer.rows.cache.update_window",
+        "Engine": "pepnet_infer.engine",
+        "Scores": "pepnet_infer.scores",
+        "Summary": "pepnet_infer.parquet",
+        "score_parquet": "pepnet_infer.parquet",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,17 @@
+"""What users name can be imported from the documented places."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+
+@pytest.mark.parametrize("place", ["pepnet_infer", "pepnet_infer.schema", "pepnet_infer.stores", "pepnet_infer.sync"])
+def test_every_name_of_a_place_is_there(place: str) -> None:
+    module = import_module(place)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+        assert name in dir(module)
+    with pytest.raises(AttributeError, match=f"module '{place}' has no attribute 'Enigne'"):
+        module.Enigne  # noqa: B018
