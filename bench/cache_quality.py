@@ -19,7 +19,7 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.data.source import Source
-from pepnet_infer.export.metrics import auc
+from pepnet_infer.export.train.metrics import auc
 
 #: What the claim compares with: these know how often an id is seen, not whether it matters.
 BASES: tuple[Policy, ...] = ("lru", "lfu")

@@ -48,8 +48,8 @@ def threads() -> int:
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of the preset that was asked for."""
     pytest.importorskip("onnxsim", reason="making a preset's bundle needs the export extra")
-    from pepnet_infer.export.presets import make_preset
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.presets import make_preset
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     folder: Path = tmp_path_factory.mktemp("preset")
     return write_bundle(make_preset(request.config.getoption("--preset")), folder / "bundle")

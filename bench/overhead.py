@@ -23,7 +23,7 @@ from pepnet_infer.bench.latency import settle
 from pepnet_infer.bench.workloads import batches, dense_rows
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
-from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from pepnet_infer.export.metrics import auc, gauc
+from pepnet_infer.export.train.metrics import auc, gauc
 
 LABELS = {
     "click": "is_click",

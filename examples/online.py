@@ -43,7 +43,7 @@ from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.export.publish import Publisher, Scoring
+from pepnet_infer.export.publish.publisher import Publisher, Scoring
 from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.sync import DirectoryLog
@@ -52,7 +52,7 @@ from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 if TYPE_CHECKING:
     from pepnet_infer.export.data.dataset import Dataset
     from pepnet_infer.export.data.source import Source
-    from pepnet_infer.export.online import Floats, Learnt, OnlineTrainer
+    from pepnet_infer.export.train.online import Floats, Learnt, OnlineTrainer
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 STABLE = 20  # positives a day of a task that is shown
@@ -103,8 +103,8 @@ def read_stream(options: argparse.Namespace) -> tuple[Stream, OnlineTrainer]:
     """Reads the log; what is fitted to data (means and deviations of numbers) is fitted to the first day."""
     from pepnet_infer.export.data.dataset import build_dataset
     from pepnet_infer.export.data.source import open_source
-    from pepnet_infer.export.online import OnlineTrainer
-    from pepnet_infer.export.train_config import RunConfig, Split, model_config
+    from pepnet_infer.export.run_config import RunConfig, Split, model_config
+    from pepnet_infer.export.train.online import OnlineTrainer
 
     run = RunConfig.read(options.config)
     source = FewDays(open_source(options.data, options.seed), options.days)
@@ -117,7 +117,7 @@ def read_stream(options: argparse.Namespace) -> tuple[Stream, OnlineTrainer]:
 
 def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) -> dict[str, Any]:
     """Learns the first day and writes what the serving process begins with. Returns the plan."""
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     dataset = stream.dataset
     first, ends = stream.passes[0][1:]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.export.metrics import auc
+from pepnet_infer.export.train.metrics import auc
 
 RESAMPLES = 200
 _COLOURS = ("#5b6675", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#D55E00")

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pepnet_infer.export.model import EPNet, PPNet
-from pepnet_infer.export.plug import EPNetEmbedding, GatedNetwork
+from pepnet_infer.export import EPNet, EPNetEmbedding, GatedNetwork, PPNet
 
 USERS, PAGES, DIM, TOPICS = 100, 20, 8, 8
 GENERAL = DIM + 2 * TOPICS + 4

@@ -22,7 +22,7 @@ from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 if TYPE_CHECKING:
-    from pepnet_infer.export.checkpoint import Checkpoint
+    from pepnet_infer.bundle.checkpoint import Checkpoint
 
 # Python processes that tests start do not import from the working directory: in the repository's root that would be the
 # source tree, without the extension, in place of the installed wheel.
@@ -136,8 +136,8 @@ def toy_table(toy_batch: Callable[..., Batch]) -> Callable[..., pa.Table]:
 @pytest.fixture(scope="session")
 def toy_checkpoint(toy_schema: FeatureSchema) -> Checkpoint:
     """A small mmoe PEPNet with random weights. Its tables know ids 0 to 39, so that ids 40 to 49 are unknown."""
-    from pepnet_infer.export.checkpoint import Checkpoint, Table
-    from pepnet_infer.export.random_init import random_dense
+    from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+    from pepnet_infer.export.model.random_init import random_dense
 
     config = ModelConfig(InputWidths(**toy_schema.widths), layers=(12, 8), towers=(6,), experts=3)
     tables = {}
@@ -156,7 +156,7 @@ def toy_checkpoint(toy_schema: FeatureSchema) -> Checkpoint:
 @pytest.fixture(scope="session")
 def toy_bundle(toy_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `toy_checkpoint`, version 7. Shared: tests that change it copy it first."""
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     return write_bundle(toy_checkpoint, tmp_path_factory.mktemp("toy") / "bundle", model_version=7).path
 

@@ -46,7 +46,7 @@ class TorchPeer:
 
 def network(bundle: Bundle) -> torch.nn.Module:
     """Returns the bundle's network with its weights, float32, for inference only."""
-    from pepnet_infer.export.network import build_network, load_dense
+    from pepnet_infer.export.model.network import build_network, load_dense
 
     module = build_network(bundle.config, len(bundle.tasks))
     load_dense(module, bundle.dense())

@@ -18,7 +18,7 @@ from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import CodedIds
 from pepnet_infer.export.data.source import Source, refuse_leakage
-from pepnet_infer.export.train_config import Split, TrainConfig
+from pepnet_infer.export.run_config import Split, TrainConfig
 from pepnet_infer.schema.feature_schema import FeatureSchema
 
 Rows = npt.NDArray[np.int64]

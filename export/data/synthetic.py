@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pepnet_infer.computed_once import computed_once
-from pepnet_infer.export.train_config import RunConfig
+from pepnet_infer.export.run_config import RunConfig
 from pepnet_infer.schema.feature_schema import JoinSpec
 
 Floats = npt.NDArray[np.float64]

@@ -98,8 +98,8 @@ def make_preset_bundle(name: str, folder: Path, seed: int, rows: int | None) -> 
     """Exports `preset:NAME` below a folder and returns the bundle's path. rows: of each table, None: the preset's."""
     for package in ("onnx", "onnxscript", "onnxsim"):
         need(package, "export")
-    from pepnet_infer.export.presets import TABLE_ROWS, make_preset
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.presets import TABLE_ROWS, make_preset
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     progress.print(f"making {name}", markup=False, highlight=False)
     checkpoint = make_preset(name.removeprefix(PRESET), seed=seed, table_rows=rows or TABLE_ROWS)

@@ -39,9 +39,9 @@ def export(
 ) -> None:
     """Write a verified bundle. Nothing is written when a score differs from float64 by more than 1e-5 (native 5e-6)."""
     # torch is imported here and not above, so that the other commands start without it
-    from pepnet_infer.export.checkpoint import TABLE_DTYPES, Checkpoint
-    from pepnet_infer.export.presets import PREFIX, TABLE_ROWS, make_preset, preset_names
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.bundle.checkpoint import TABLE_DTYPES, Checkpoint
+    from pepnet_infer.export.bundle.presets import PREFIX, TABLE_ROWS, make_preset, preset_names
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     if table_dtype not in TABLE_DTYPES:
         raise typer.BadParameter(f"expected one of {', '.join(TABLE_DTYPES)}, got {table_dtype!r}")

@@ -73,7 +73,7 @@ def publish(
 
 
 def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, Any]:
-    from pepnet_infer.export.difference import write_difference
+    from pepnet_infer.export.publish.difference import write_difference
 
     before, after = Bundle.open(old), Bundle.open(new)
     ends = _ends(transport)

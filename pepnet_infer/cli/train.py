@@ -17,7 +17,7 @@ from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.schema.network_config import MODELS
 
 if TYPE_CHECKING:
-    from pepnet_infer.export.train_config import RunConfig
+    from pepnet_infer.export.run_config import RunConfig
 
 
 def train(
@@ -56,14 +56,14 @@ def train(
     # torch is imported here and not above, so that the other commands start without it
     import torch
 
-    from pepnet_infer.export import report
-    from pepnet_infer.export.checkpoint import DOCUMENT
-    from pepnet_infer.export.compare import train_all, variants
+    from pepnet_infer.bundle.checkpoint import DOCUMENT
     from pepnet_infer.export.data.dataset import build_dataset
     from pepnet_infer.export.data.source import open_source
     from pepnet_infer.export.data.synthetic import synthetic_run
-    from pepnet_infer.export.outcome import to_checkpoint, write_test_rows
-    from pepnet_infer.export.train_config import RunConfig
+    from pepnet_infer.export.run_config import RunConfig
+    from pepnet_infer.export.train import report
+    from pepnet_infer.export.train.compare import train_all, variants
+    from pepnet_infer.export.train.outcome import to_checkpoint, write_test_rows
     from pepnet_infer.process.cpu import available_threads
     from pepnet_infer.storage.atomic import refuse_occupied
 

@@ -42,7 +42,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
     recheck_native: Recheck | None = None
     if find_spec("torch") and find_spec("onnx"):
-        from pepnet_infer.export.recheck import fresh_rows, recheck, recheck_table
+        from pepnet_infer.export.bundle.recheck import fresh_rows, recheck, recheck_table
 
         sets = fresh_rows(bundle, bundle.parity["seed"] + FRESH_SEED)
         result["fresh"] = recheck(bundle, backend.run, sets)

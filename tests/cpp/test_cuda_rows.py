@@ -29,9 +29,9 @@ from pepnet_infer.backends.cuda.rows import (
     declare,
 )
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError, StoreError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.protocols import Fetched, Store
 from pepnet_infer.rows.stores.mmap import MmapStore

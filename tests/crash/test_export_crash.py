@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.export.bundle.write_bundle import write_bundle
 
 #: Loads a checkpoint, then saves it elsewhere and dies at the n-th fsync: after a file, a folder, or the rename.
 SAVE = """
 import os, signal, sys
 from dataclasses import replace
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 source, target, fatal = sys.argv[1], sys.argv[2], int(sys.argv[3])
 checkpoint = Checkpoint.load(source)
 fsync, calls = os.fsync, 0
@@ -37,8 +37,8 @@ print(calls)
 EXPORT = """
 import importlib, os, signal, sys
 import onnx
-from pepnet_infer.export.checkpoint import Checkpoint
-module = importlib.import_module("pepnet_infer.export.write_bundle")
+from pepnet_infer.bundle.checkpoint import Checkpoint
+module = importlib.import_module("pepnet_infer.export.bundle.write_bundle")
 graph = onnx.load(os.path.join(sys.argv[2], "dense.onnx"))
 module.to_onnx = module.simplify = lambda *_: graph
 def step(name):
@@ -51,7 +51,7 @@ module.write_bundle(Checkpoint.load(sys.argv[1]), sys.argv[2], overwrite=True, o
 FULL = """
 import resource, sys
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 checkpoint = Checkpoint.load(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from children import run_program
 
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
 #: One process kills many: it forks a publisher for each, which is faster than starting an interpreter for each.

@@ -12,8 +12,8 @@ from redis import Redis
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.redis import RedisLog
 

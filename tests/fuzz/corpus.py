@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
 from pepnet_infer.bundle.precisions import BUDGETS
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.side_table import SideTable
-from pepnet_infer.export.checkpoint import Checkpoint, Table
-from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.over_bundle import open_rows
 from pepnet_infer.rows.delta_rows import DeltaRows

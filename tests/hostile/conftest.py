@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sync_deltas import make
 
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.sync.delta import Delta, open_delta
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.export.id_book import IdBook
-from pepnet_infer.export.publisher_state import Intent, State
-from pepnet_infer.export.push_policy import PushPolicy
+from pepnet_infer.export.publish.id_book import IdBook
+from pepnet_infer.export.publish.publisher_state import Intent, State
+from pepnet_infer.export.publish.push_policy import PushPolicy
 from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.storage.tensorfile import write_tensors
 from pepnet_infer.sync.delta import DeltaHead
@@ -128,7 +128,7 @@ def test_what_no_check_thought_of(state: State, monkeypatch: pytest.MonkeyPatch)
     def fails(path: Path) -> None:
         raise IndexError("of nobody's making")
 
-    monkeypatch.setattr("pepnet_infer.export.publisher_state.read_tensors", fails)
+    monkeypatch.setattr("pepnet_infer.export.publish.publisher_state.read_tensors", fails)
     refused(state, "content that leads to IndexError: of nobody's making")
 
 

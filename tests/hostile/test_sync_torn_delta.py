@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from sync_deltas import BASE, DENSE, USER, VERSION, VIDEO, make, reasons, rows_of, same_content
 
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.storage import document, listing
 from pepnet_infer.sync import delta as delta_module

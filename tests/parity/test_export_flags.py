@@ -13,10 +13,10 @@ import torch
 
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.export.checkpoint import Checkpoint, Table
-from pepnet_infer.export.network import build_network, dense_state, load_dense
-from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.export.bundle.write_bundle import write_bundle
+from pepnet_infer.export.model.network import build_network, dense_state, load_dense
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.inputs import Inputs

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.model.network import build_network, load_dense
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
 Reference = Callable[..., np.ndarray]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from pepnet_infer.export.model import GroupedLinear
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.export.simplify import simplify
-from pepnet_infer.export.to_onnx import to_onnx
+from pepnet_infer.export.bundle.simplify import simplify
+from pepnet_infer.export.bundle.to_onnx import to_onnx
+from pepnet_infer.export.model.network import build_network, load_dense
+from pepnet_infer.export.model.pepnet import GroupedLinear
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 WIDTHS = InputWidths(general=19, domain=5, prior=7)

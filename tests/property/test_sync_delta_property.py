@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig

@@ -12,7 +12,7 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def one_graph_for_the_same_weights() -> Iterator[None]:
     """Bundles of the same weights share a graph: the seconds that making one takes are not what is tested here."""
-    module = import_module("pepnet_infer.export.write_bundle")  # its name in the package is the function's too
+    module = import_module("pepnet_infer.export.bundle.write_bundle")  # its name in the package is the function's too
     to_onnx, simplify = module.to_onnx, module.simplify
     graphs: dict[Any, Any] = {}
 

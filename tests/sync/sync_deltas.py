@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta

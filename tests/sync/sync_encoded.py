@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.export.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
 from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys

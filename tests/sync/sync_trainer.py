@@ -9,7 +9,7 @@ import numpy as np
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.table_file import open_table
-from pepnet_infer.export.publish import Publisher
+from pepnet_infer.export.publish.publisher import Publisher
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.logs.directory import DirectoryLog
 

@@ -15,8 +15,8 @@ from pepnet_infer import Engine
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle, table_path
-from pepnet_infer.export.checkpoint import Checkpoint, Table
-from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import make_keys

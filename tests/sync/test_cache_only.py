@@ -11,9 +11,9 @@ import pytest
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint, Table
-from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.export.bundle.write_bundle import write_bundle
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.sync.follow_config import FollowConfig

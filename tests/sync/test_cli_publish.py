@@ -15,9 +15,9 @@ from sync_world import World
 
 from pepnet_infer import Engine, UpdateError
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.difference import difference
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.export.bundle.write_bundle import write_bundle
+from pepnet_infer.export.publish.difference import difference
 
 Command = Callable[..., tuple[int, str, str]]
 

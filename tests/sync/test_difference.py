@@ -12,10 +12,10 @@ import pytest
 from sync_world import World
 
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.difference import difference, write_difference
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.export.bundle.write_bundle import write_bundle
+from pepnet_infer.export.publish.difference import difference, write_difference
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.sync.delta import open_delta
 

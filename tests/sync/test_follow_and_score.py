@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, score_parquet
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.sync.delta import write_delta
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog

@@ -16,7 +16,7 @@ from pepnet_infer import BackendError, CacheConfig, ConfigError, Engine, UpdateE
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle, table_path
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.sync.delta import write_delta
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
@@ -169,7 +169,7 @@ def test_a_gap_is_left_by_the_newest_bundle(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     engine, batch = load(), toy_batch(50)
     world.step()  # never published
@@ -273,8 +273,8 @@ def test_the_guard_refuses_weights_that_score_otherwise(
 def test_onnxruntime_takes_the_graph_that_comes_with_weights(
     world: World, log: Transport, toy_bundle: Path, toy_batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    from pepnet_infer.export.network import build_network, load_dense
-    from pepnet_infer.export.to_onnx import to_onnx
+    from pepnet_infer.export.bundle.to_onnx import to_onnx
+    from pepnet_infer.export.model.network import build_network, load_dense
 
     batch = toy_batch(40)
     log.append(world.step())  # without a graph

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sync_world import World
 
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
 Batch = dict[str, Any]

@@ -17,7 +17,7 @@ import pytest
 from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.rows.cache.metrics import prometheus_text
 from pepnet_infer.sync import reach as reach_module
 from pepnet_infer.sync.follow_config import FollowConfig

@@ -19,9 +19,9 @@ from bad_entries import FOREIGN, FOREIGN_FIELDS, forged, mutated, put, put_field
 from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, seldom
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError, PepnetError
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.publish import Publisher
+from pepnet_infer.export.publish.publisher import Publisher
 from pepnet_infer.storage import listing
 from pepnet_infer.sync import follower as follower_module
 from pepnet_infer.sync.delta import open_delta
@@ -362,7 +362,7 @@ def test_somebodys_folder_is_not_looked_through(tmp_path: Path, monkeypatch: pyt
 
 
 def _bundle_of(world: World, version: int, folder: Path) -> Path:
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     target = folder / f"bundle-{version}"
     if not target.exists():

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.id_book import IdBook
-from pepnet_infer.export.publish import Publisher
-from pepnet_infer.export.push_policy import PushPolicy
+from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.export.publish.id_book import IdBook
+from pepnet_infer.export.publish.publisher import Publisher
+from pepnet_infer.export.publish.push_policy import PushPolicy
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
@@ -236,7 +236,7 @@ def test_a_state_is_of_one_process(world: World, toy_bundle: Path, tmp_path: Pat
     log, state = DirectoryLog(tmp_path / "log", create=True), tmp_path / "state"
     Trainer(world, log, toy_bundle, state)
     Trainer(world, log, toy_bundle, state)  # of the same process: it knows what it does
-    code = "import sys; from pepnet_infer.export.publisher_state import State; from pathlib import Path\n"
+    code = "import sys; from pepnet_infer.export.publish.publisher_state import State; from pathlib import Path\n"
     code += "State(Path(sys.argv[1])); print('mine', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code]
     other = subprocess.run([*command, str(state)], capture_output=True, text=True, check=False)

@@ -13,8 +13,8 @@ import pytest
 from children import ended, fork
 from sync_trainer import Trained
 
-from pepnet_infer.export import publish as module
-from pepnet_infer.export.push_policy import PushPolicy
+from pepnet_infer.export.publish import publisher as module
+from pepnet_infer.export.publish.push_policy import PushPolicy
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
 _CALLS = ("fsync", "rename", "replace", "link", "mkdir", "rmdir", "unlink")

@@ -15,9 +15,9 @@ from sync_trainer import Trained
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import ConfigError, UpdateError
-from pepnet_infer.export.id_book import IdBook
-from pepnet_infer.export.publish import Publisher, Scoring
-from pepnet_infer.export.push_policy import PushPolicy, by_table
+from pepnet_infer.export.publish.id_book import IdBook
+from pepnet_infer.export.publish.publisher import Publisher, Scoring
+from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY
 from pepnet_infer.sync.delta import open_delta
@@ -141,7 +141,7 @@ def test_somebody_else_publishes(trained: Trained, toy_bundle: Path, tmp_path: P
 
 
 def test_a_newer_bundle_in_the_log(trained: Trained, toy_bundle: Path, toy_checkpoint: Any, tmp_path: Path) -> None:
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     trained.log.append_bundle(write_bundle(toy_checkpoint, tmp_path / "newer", model_version=20).path)
     trained.train([1])

@@ -16,8 +16,8 @@ from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.fill import fill_from
 from pepnet_infer.rows.stores.memory import MemoryStore

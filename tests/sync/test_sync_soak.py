@@ -73,7 +73,7 @@ def encoded() -> Encoded:
 
 @pytest.fixture(scope="module")
 def encoded_bundle(encoded: Encoded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     folder = tmp_path_factory.mktemp("encoded")
     return write_bundle(encoded.checkpoint(), folder / "bundle", model_version=FIRST, int8_budget=None).path

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.baselines import CGC, Cross, DCNv2, DeepFM
-from pepnet_infer.export.model import Network
-from pepnet_infer.export.network import build_network, dense_state, load_dense
+from pepnet_infer.export.model.baselines import CGC, Cross, DCNv2, DeepFM
+from pepnet_infer.export.model.network import build_network, dense_state, load_dense
+from pepnet_infer.export.model.pepnet import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import BASELINES, InputWidths, ModelConfig
 

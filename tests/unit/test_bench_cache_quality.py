@@ -22,7 +22,7 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.source import open_source
 from pepnet_infer.export.data.synthetic import synthetic_run
-from pepnet_infer.export.metrics import auc
+from pepnet_infer.export.train.metrics import auc
 from pepnet_infer.schema.ids import MISSING_KEY
 
 pytest.importorskip("torch")

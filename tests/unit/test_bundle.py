@@ -15,10 +15,10 @@ import torch
 
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
+from pepnet_infer.bundle.checkpoint import TABLE_DTYPES, Checkpoint, write_table
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.checkpoint import TABLE_DTYPES, Checkpoint, write_table
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.cost import multiply_adds
 from pepnet_infer.schema.network_config import InputWidths
@@ -124,7 +124,7 @@ def test_the_same_again_gives_the_same_bytes(toy_bundle: Path, toy_checkpoint: C
 
 
 def test_versions_grow_by_themselves(toy_bundle: Path, tmp_path: Path) -> None:
-    from pepnet_infer.export.write_bundle import _next_version
+    from pepnet_infer.export.bundle.write_bundle import _next_version
 
     now = _next_version(tmp_path / "new", None, overwrite=False)
     assert 1.7e9 < now < 2**33

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table, write_table
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.checkpoint import Checkpoint, Table, write_table
-from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY, make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig

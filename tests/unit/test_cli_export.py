@@ -14,9 +14,9 @@ import onnx
 import pytest
 
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.cli.main import COMMANDS, app
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.storage.tensorfile import write_tensors
 from pepnet_infer.verify.verify import verify
 

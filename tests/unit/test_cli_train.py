@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.data import synthetic
 
 Run = Callable[..., tuple[int, str, str]]

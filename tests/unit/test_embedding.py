@@ -14,8 +14,8 @@ from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import encode
 from pepnet_infer.encode.features import Features
 from pepnet_infer.export.data.codes import BagCodes, CodedIds
-from pepnet_infer.export.embedding import Embeddings
-from pepnet_infer.export.train_config import Split, TrainConfig
+from pepnet_infer.export.run_config import Split, TrainConfig
+from pepnet_infer.export.train.embedding import Embeddings
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 
 ROWS = 200

@@ -20,7 +20,7 @@ import pytest
 import pepnet_infer
 from pepnet_infer import BackendError, BundleError, ConfigError, Engine, SchemaError
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.export.checkpoint import Checkpoint
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.rows.stores.mmap import MmapStore
 
 Batch = dict[str, Any]

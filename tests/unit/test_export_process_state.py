@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from pepnet_infer.export.process_state import one_thread, quiet
+from pepnet_infer.export.bundle.process_state import one_thread, quiet
 
 
 def _beside(work) -> None:

@@ -12,14 +12,14 @@ import onnx
 import pytest
 import torch
 
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.errors import BundleError, ConfigError
-from pepnet_infer.export import write_bundle as module
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.parity import ROWS, measure
-from pepnet_infer.export.simplify import check_folded, simplify
-from pepnet_infer.export.to_onnx import check_graph, declare, to_onnx
+from pepnet_infer.export.bundle import write_bundle as module
+from pepnet_infer.export.bundle.parity import ROWS, measure
+from pepnet_infer.export.bundle.simplify import check_folded, simplify
+from pepnet_infer.export.bundle.to_onnx import check_graph, declare, to_onnx
+from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 

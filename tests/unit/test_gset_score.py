@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pepnet_infer.errors import ConfigError
-from pepnet_infer.export.gset_score import accumulate, row_weights
-from pepnet_infer.export.train_config import ScoreConfig
+from pepnet_infer.export.run_config import ScoreConfig
+from pepnet_infer.export.train.gset_score import accumulate, row_weights
 
 HOUR = 3_600_000
 

@@ -6,8 +6,10 @@ from importlib import import_module
 
 import pytest
 
+PLACES = [f"pepnet_infer{room}" for room in ("", ".export", ".schema", ".stores", ".sync")]
 
-@pytest.mark.parametrize("place", ["pepnet_infer", "pepnet_infer.schema", "pepnet_infer.stores", "pepnet_infer.sync"])
+
+@pytest.mark.parametrize("place", PLACES)
 def test_every_name_of_a_place_is_there(place: str) -> None:
     module = import_module(place)
     for name in module.__all__:

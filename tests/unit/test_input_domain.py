@@ -18,10 +18,10 @@ from pepnet_infer.backends.native import domain_of
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain, RowLimits
-from pepnet_infer.export.domains import bf16_domain, request_domain
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.parity import float64_run
-from pepnet_infer.export.rows import random_features
+from pepnet_infer.export.bundle.domains import bf16_domain, request_domain
+from pepnet_infer.export.bundle.parity import float64_run
+from pepnet_infer.export.bundle.rows import random_features
+from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.inputs import Inputs

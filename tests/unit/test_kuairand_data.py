@@ -17,7 +17,7 @@ from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.dataset import Dataset, build_dataset
 from pepnet_infer.export.data.kuairand import KuaiRand, watch_history
 from pepnet_infer.export.data.source import open_source
-from pepnet_infer.export.train_config import RunConfig
+from pepnet_infer.export.run_config import RunConfig
 from pepnet_infer.schema.ids import MISSING_KEY
 
 DAYS = [20220424, 20220425, 20220504, 20220505, 20220506]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError, PepnetError, StoreError, UpdateError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.local_path import check_local
@@ -55,7 +55,7 @@ def test_what_names_no_file(path: object, message: str) -> None:
 def test_whatever_writes_refuses_them(
     toy_checkpoint: Checkpoint, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pepnet_infer.export.write_bundle import write_bundle
+    from pepnet_infer.export.bundle.write_bundle import write_bundle
     from pepnet_infer.rows.stores.lmdb import LmdbStore
 
     monkeypatch.chdir(tmp_path)

@@ -12,9 +12,9 @@ import pytest
 from pepnet_infer import _kernels
 from pepnet_infer.backends.native import model_flags
 from pepnet_infer.bundle.bundle import Bundle, check_payload
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.magnitude import NUMBER, InputBounds, check_magnitudes
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16
 

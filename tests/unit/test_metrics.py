@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pepnet_infer.export.metrics import auc, gauc
+from pepnet_infer.export.train.metrics import auc, gauc
 
 
 @pytest.mark.parametrize("seed", range(5))

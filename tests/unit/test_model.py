@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pepnet_infer.errors import BundleError, SchemaError
-from pepnet_infer.export.model import EPNet, Experts, GateNU, GroupedLinear, Mix, PEPNet, PPNet, Towers
-from pepnet_infer.export.network import build_network, dense_state, load_dense
-from pepnet_infer.export.random_init import random_dense
+from pepnet_infer.export.model.network import build_network, dense_state, load_dense
+from pepnet_infer.export.model.pepnet import EPNet, Experts, GateNU, GroupedLinear, Mix, PEPNet, PPNet, Towers
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
 CONFIG = ModelConfig(InputWidths(general=19, domain=5, prior=7), layers=(13, 9), towers=(6,), experts=4)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.export.data.dataset import Dataset, build_dataset
 from pepnet_infer.export.data.synthetic import Synthetic, SyntheticConfig, synthetic_run
-from pepnet_infer.export.online import Learnt, OnlineTrainer
-from pepnet_infer.export.train_config import ScoreConfig, Split, TrainConfig, model_config
+from pepnet_infer.export.run_config import ScoreConfig, Split, TrainConfig, model_config
+from pepnet_infer.export.train.online import Learnt, OnlineTrainer
 from pepnet_infer.schema.ids import MISSING_KEY
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.model import EPNet, PPNet
-from pepnet_infer.export.plug import EPNetEmbedding, GatedNetwork
+from pepnet_infer.export.model.pepnet import EPNet, PPNet
+from pepnet_infer.export.model.plug import EPNetEmbedding, GatedNetwork
 
 
 class Theirs(nn.Module):

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.model import PEPNet
-from pepnet_infer.export.network import load_dense
-from pepnet_infer.export.presets import preset_names, read_preset
-from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.export.train_config import model_config
+from pepnet_infer.export.bundle.presets import preset_names, read_preset
+from pepnet_infer.export.model.network import load_dense
+from pepnet_infer.export.model.pepnet import PEPNet
+from pepnet_infer.export.model.random_init import random_dense
+from pepnet_infer.export.run_config import model_config
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 

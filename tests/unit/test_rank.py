@@ -16,9 +16,9 @@ import pytest
 
 from pepnet_infer import Engine, SchemaError
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.side_table import SideTable
-from pepnet_infer.export.checkpoint import Checkpoint
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Inputs

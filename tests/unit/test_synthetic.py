@@ -10,9 +10,9 @@ from msgspec import structs
 
 from pepnet_infer.export.data.dataset import build_dataset
 from pepnet_infer.export.data.synthetic import PAGES, RATES, Synthetic, SyntheticConfig, synthetic_run
-from pepnet_infer.export.metrics import auc
-from pepnet_infer.export.train import train
-from pepnet_infer.export.train_config import model_config
+from pepnet_infer.export.run_config import model_config
+from pepnet_infer.export.train.metrics import auc
+from pepnet_infer.export.train.train import train
 from pepnet_infer.schema.feature_schema import JoinSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -11,21 +11,21 @@ import pytest
 import torch
 from msgspec import structs
 
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import encode
 from pepnet_infer.errors import PepnetError, SchemaError
-from pepnet_infer.export import train as training
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.compare import train_all, variants
 from pepnet_infer.export.data.dataset import Dataset, build_dataset
 from pepnet_infer.export.data.source import refuse_leakage
 from pepnet_infer.export.data.synthetic import RATES, Synthetic, SyntheticConfig, synthetic_run
-from pepnet_infer.export.evaluate import ALL
-from pepnet_infer.export.metrics import auc
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.outcome import to_checkpoint
-from pepnet_infer.export.train import Trained, train
-from pepnet_infer.export.train_config import Split, TrainConfig, model_config
+from pepnet_infer.export.model.network import build_network, load_dense
+from pepnet_infer.export.run_config import Split, TrainConfig, model_config
+from pepnet_infer.export.train import train as training
+from pepnet_infer.export.train.compare import train_all, variants
+from pepnet_infer.export.train.evaluate import ALL
+from pepnet_infer.export.train.metrics import auc
+from pepnet_infer.export.train.outcome import to_checkpoint
+from pepnet_infer.export.train.train import Trained, train
 from pepnet_infer.rows.assemble import Assembler
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import JoinSpec

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pepnet_infer.errors import ConfigError, SchemaError
-from pepnet_infer.export.train_config import RunConfig, Split, TrainConfig
+from pepnet_infer.export.run_config import RunConfig, Split, TrainConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from pepnet_infer.export.compare import train_all, variants
 from pepnet_infer.export.data.dataset import build_dataset
 from pepnet_infer.export.data.source import open_source
-from pepnet_infer.export.evaluate import ALL
-from pepnet_infer.export.metrics import auc
-from pepnet_infer.export.train import train
-from pepnet_infer.export.train_config import RunConfig, Split, model_config
+from pepnet_infer.export.run_config import RunConfig, Split, model_config
+from pepnet_infer.export.train.compare import train_all, variants
+from pepnet_infer.export.train.evaluate import ALL
+from pepnet_infer.export.train.metrics import auc
+from pepnet_infer.export.train.train import train
 
 FOLDER = os.environ.get("PEPNET_KUAIRAND", "")
 pytestmark = [

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pepnet_infer import BundleError, Engine
-from pepnet_infer.export.checkpoint import Checkpoint, Table
-from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.export.write_bundle import write_bundle
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.export.bundle.write_bundle import write_bundle
+from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.model import Experts, GroupedLinear, Mix, Network, Towers, xavier
+from pepnet_infer.export.model.pepnet import Experts, GroupedLinear, Mix, Network, Towers, xavier
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.data.dataset import Dataset
-from pepnet_infer.export.gset_score import accumulate, row_weights
-from pepnet_infer.export.network import dense_state
-from pepnet_infer.export.train import Trained
-from pepnet_infer.export.train_config import ScoreConfig
+from pepnet_infer.export.model.network import dense_state
+from pepnet_infer.export.run_config import ScoreConfig
+from pepnet_infer.export.train.gset_score import accumulate, row_weights
+from pepnet_infer.export.train.train import Trained
 
 
 def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta: Mapping[str, Any]) -> Checkpoint:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.checkpoint import Checkpoint, Table
 from pepnet_infer.export.data.codes import Codes
 from pepnet_infer.export.data.dataset import Dataset
-from pepnet_infer.export.gset_score import accumulate
-from pepnet_infer.export.network import dense_state
-from pepnet_infer.export.train import Run
-from pepnet_infer.export.train_config import TrainConfig
+from pepnet_infer.export.model.network import dense_state
+from pepnet_infer.export.run_config import TrainConfig
+from pepnet_infer.export.train.gset_score import accumulate
+from pepnet_infer.export.train.train import Run
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.network_config import ModelConfig
 

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from pepnet_infer.bundle.bundle import read_tensors
 from pepnet_infer.checked import Count, Version, convert, untrusted
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.export.id_book import BOOK, NOTED, IdBook
+from pepnet_infer.export.publish.id_book import BOOK, NOTED, IdBook
 from pepnet_infer.process import forks
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.atomic import new_directory

@@ -9,10 +9,10 @@ from pepnet_infer.backends.native_tables import Table
 from pepnet_infer.bundle.bundle import DENSE, Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.table_file import open_table
-from pepnet_infer.export.native_parity import Reference, compare_table
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.parity import ROWS, Run, compare, float64_run, score
-from pepnet_infer.export.rows import random_features
+from pepnet_infer.export.bundle.native_parity import Reference, compare_table
+from pepnet_infer.export.bundle.parity import ROWS, Run, compare, float64_run, score
+from pepnet_infer.export.bundle.rows import random_features
+from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.rows.assemble import Assembler
 from pepnet_infer.rows.stores.mmap import MmapStore
 

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.golden_rows import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain, inputs_of
 from pepnet_infer.bundle.precisions import BUDGETS, Budget, check_budget
 from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.checkpoint import Checkpoint
-from pepnet_infer.export.domains import bf16_domain, request_domain
-from pepnet_infer.export.native_parity import Reference, draws_of, measure_native
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.parity import BATCHES, ROWS, Run, float64_run, golden, measure, spread
-from pepnet_infer.export.rows import random_features
-from pepnet_infer.export.simplify import simplify
-from pepnet_infer.export.to_onnx import to_onnx
+from pepnet_infer.export.bundle.domains import bf16_domain, request_domain
+from pepnet_infer.export.bundle.native_parity import Reference, draws_of, measure_native
+from pepnet_infer.export.bundle.parity import BATCHES, ROWS, Run, float64_run, golden, measure, spread
+from pepnet_infer.export.bundle.rows import random_features
+from pepnet_infer.export.bundle.simplify import simplify
+from pepnet_infer.export.bundle.to_onnx import to_onnx
+from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.rows.assemble import Assembler
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import INPUTS

@@ -19,9 +19,9 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.checked import NotNegative, Options, Positive
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.export.id_book import Chosen, IdBook
-from pepnet_infer.export.publisher_state import Intent, State
-from pepnet_infer.export.push_policy import PushPolicy, by_table
+from pepnet_infer.export.publish.id_book import Chosen, IdBook
+from pepnet_infer.export.publish.publisher_state import Intent, State
+from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
 from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.ids import ID_BITS, MISSING_KEY, Keys
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
@@ -257,7 +257,9 @@ class Publisher:
         try:
             graph = None
             if onnx and dense is not None:
-                from pepnet_infer.export.delta_graph import graph_of  # torch: seconds, and not needed for the rest
+                from pepnet_infer.export.publish.delta_graph import (
+                    graph_of,  # torch: seconds, and not needed for the rest
+                )
 
                 graph = graph_of(config, len(schema.tasks), dense)
             write_delta(target, head, rows, dense, graph)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pepnet_infer.export.onnx_session import OnnxSession
+from pepnet_infer.export.bundle.onnx_session import OnnxSession
 from pepnet_infer.schema.inputs import Inputs
 
 Array = npt.NDArray[np.float32]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.export.data.dataset import Dataset
-from pepnet_infer.export.metrics import auc, gauc
+from pepnet_infer.export.train.metrics import auc, gauc
 
 ALL = "all"
 

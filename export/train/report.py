@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pepnet_infer.export.compare import Outcome
 from pepnet_infer.export.data.dataset import Dataset
-from pepnet_infer.export.evaluate import ALL, Cell, summary
-from pepnet_infer.export.train_config import TrainConfig
+from pepnet_infer.export.run_config import TrainConfig
+from pepnet_infer.export.train.compare import Outcome
+from pepnet_infer.export.train.evaluate import ALL, Cell, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

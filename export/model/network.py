@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from pepnet_infer.errors import BundleError, SchemaError
-from pepnet_infer.export.baselines import BASELINE_NETWORKS
-from pepnet_infer.export.model import Network, PEPNet
+from pepnet_infer.export.model.baselines import BASELINE_NETWORKS
+from pepnet_infer.export.model.pepnet import Network, PEPNet
 from pepnet_infer.schema.network_config import ModelConfig
 
 

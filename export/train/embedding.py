@@ -11,7 +11,7 @@ import torch
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import CodedIds, Codes
-from pepnet_infer.export.train_config import TrainConfig
+from pepnet_infer.export.run_config import TrainConfig
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.ids import Keys
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.export.train_config import ScoreConfig
+from pepnet_infer.export.run_config import ScoreConfig
 
 _HOUR_MS = 3_600_000
 

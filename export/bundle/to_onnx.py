@@ -6,7 +6,7 @@ import onnx
 import torch
 
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.process_state import quiet
+from pepnet_infer.export.bundle.process_state import quiet
 from pepnet_infer.schema.network_config import ModelConfig
 
 #: The opset torch's operator library is written in: no version converter runs, and every runtime of the last years

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pepnet_infer.bundle.checkpoint import Checkpoint, Table
 from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.errors import BundleError, SchemaError
-from pepnet_infer.export.checkpoint import Checkpoint, Table
-from pepnet_infer.export.random_init import random_dense
-from pepnet_infer.export.train_config import model_config
+from pepnet_infer.export.model.random_init import random_dense
+from pepnet_infer.export.run_config import model_config
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.ids import MAX_ID, make_keys
 

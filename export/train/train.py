@@ -14,11 +14,11 @@ import torch
 
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.export.data.dataset import Dataset
-from pepnet_infer.export.embedding import Embeddings
-from pepnet_infer.export.metrics import auc
-from pepnet_infer.export.model import Network
-from pepnet_infer.export.network import build_network
-from pepnet_infer.export.train_config import TrainConfig
+from pepnet_infer.export.model.network import build_network
+from pepnet_infer.export.model.pepnet import Network
+from pepnet_infer.export.run_config import TrainConfig
+from pepnet_infer.export.train.embedding import Embeddings
+from pepnet_infer.export.train.metrics import auc
 from pepnet_infer.schema.network_config import ModelConfig
 
 Rows = npt.NDArray[np.int64]

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.bundle.golden_rows import normal_inputs
-from pepnet_infer.export.network import build_network, load_dense
-from pepnet_infer.export.parity import ROWS, measure
-from pepnet_infer.export.simplify import simplify
-from pepnet_infer.export.to_onnx import to_onnx
+from pepnet_infer.export.bundle.parity import ROWS, measure
+from pepnet_infer.export.bundle.simplify import simplify
+from pepnet_infer.export.bundle.to_onnx import to_onnx
+from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.schema.network_config import ModelConfig
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.export.push_policy import PushPolicy
+from pepnet_infer.export.publish.push_policy import PushPolicy
 from pepnet_infer.rows.stores.key_slots import KeySlots, Positions, grown
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.storage.tensorfile import Array

@@ -14,10 +14,10 @@ import torch
 
 from pepnet_infer.bundle.golden_rows import TOLERANCE, normal_inputs
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.culprit import name_culprit
-from pepnet_infer.export.onnx_session import OnnxSession
-from pepnet_infer.export.process_state import one_thread
-from pepnet_infer.export.to_onnx import OUTPUT
+from pepnet_infer.export.bundle.culprit import name_culprit
+from pepnet_infer.export.bundle.onnx_session import OnnxSession
+from pepnet_infer.export.bundle.process_state import one_thread
+from pepnet_infer.export.bundle.to_onnx import OUTPUT
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths
 

@@ -15,8 +15,8 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import NATIVE_TOLERANCE
 from pepnet_infer.bundle.precisions import MARGIN, Budget, excess
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.metrics import soft_auc
-from pepnet_infer.export.parity import BATCHES, Run, compare, score
+from pepnet_infer.export.bundle.parity import BATCHES, Run, compare, score
+from pepnet_infer.export.train.metrics import soft_auc
 from pepnet_infer.schema.cost import multiply_adds
 from pepnet_infer.schema.inputs import Inputs
 

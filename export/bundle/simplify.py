@@ -11,7 +11,7 @@ import onnx
 
 from pepnet_infer.backends.ort_library import no_telemetry
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.to_onnx import check_graph, declare, strip
+from pepnet_infer.export.bundle.to_onnx import check_graph, declare, strip
 from pepnet_infer.schema.network_config import ModelConfig
 
 TIMEOUT_S = 600.0
