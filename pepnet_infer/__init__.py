@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pepnet_infer.parquet import Summary, score_parquet
     from pepnet_infer.rows.cache.config import CacheConfig, FieldConfig
     from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
-    from pepnet_infer.rows.cache.update_window import UpdateWindow
     from pepnet_infer.scores import Scores
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "StoreError",
     "Summary",
     "UpdateError",
-    "UpdateWindow",
     "__version__",
     "score_parquet",
 ]
@@ -50,7 +48,6 @@ __getattr__ = lazily(
         "CacheConfig": "pepnet_infer.rows.cache.config",
         "EmbeddingCache": "pepnet_infer.rows.cache.embedding_cache",
         "FieldConfig": "pepnet_infer.rows.cache.config",
-        "UpdateWindow": "pepnet_infer.rows.cache.update_window",
         "Engine": "pepnet_infer.engine",
         "Scores": "pepnet_infer.scores",
         "Summary": "pepnet_infer.parquet",

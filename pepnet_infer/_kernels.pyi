@@ -332,20 +332,6 @@ class CachePart(EntryInfos):
     rows: Floats
     order: npt.NDArray[np.uint64]
 
-class UpdateWindow:
-    def __init__(self, core: RowCache, interval: float, limit: int, after_expiry: bool, max_pending: int) -> None: ...
-    def apply(
-        self,
-        keys: Keys,
-        rows: Floats,
-        versions: Keys,
-        scores: Floats | None = None,
-        expires: npt.NDArray[np.float64] | None = None,
-    ) -> int: ...
-    def erase(self, keys: Keys, versions: Keys, expires: npt.NDArray[np.float64] | None = None) -> int: ...
-    def flush(self, now: float | None = None) -> int: ...
-    def stats(self) -> dict[str, int]: ...
-
 class RowCache:
     def __init__(
         self,

@@ -28,6 +28,5 @@ void bind_score_check(pybind11::module_& module);
 void bind_side_rows(pybind11::module_& module);
 void bind_table(pybind11::module_& module);
 void bind_tally(pybind11::module_& module);
-void bind_update_window(pybind11::module_& module);
 
 }  // namespace pepnet::python

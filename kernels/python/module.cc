@@ -25,5 +25,4 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_side_rows(module);
   pepnet::python::bind_table(module);
   pepnet::python::bind_tally(module);
-  pepnet::python::bind_update_window(module);
 }

@@ -100,8 +100,6 @@ class Updater:
         return len(self._layers)
 
     def _adopt(self, cached: CachedRows) -> None:
-        if cached.config.update_window is not None:
-            raise UpdateError("window", "follow: expected a cache without an update window, which would hold rows back")
         self._cached, there = cached, cached.store
         if isinstance(there, LayeredStore):
             before = "cache" if isinstance(there.below, EmptyStore) else "store"

@@ -13,7 +13,6 @@ import pytest
 
 from pepnet_infer import _kernels
 from pepnet_infer.rows.cache import snapshot
-from pepnet_infer.rows.cache.update_window import UpdateWindow, WindowedUpdates
 
 DIM = 24
 IDS = 1500
@@ -27,7 +26,6 @@ def rows_of(keys: npt.NDArray[np.uint64], versions: npt.NDArray[np.uint64]) -> n
 @pytest.mark.parametrize("full", [False, True])
 def test_every_row_of_a_snapshot_was_there(full: bool, tmp_path: Path) -> None:
     cache = _kernels.RowCache(DIM, 1 << 19, "lru", "float32", full)
-    updates = WindowedUpdates(cache, UpdateWindow(0.02))
     stop = threading.Event()
     failures: list[BaseException] = []
     newest = [0, 0]
@@ -38,10 +36,8 @@ def test_every_row_of_a_snapshot_was_there(full: bool, tmp_path: Path) -> None:
         while not stop.is_set():
             keys = rng.integers(0, IDS, 200, np.uint64)
             versions = np.full(200, 2 * version + thread, np.uint64)
-            if thread == 0:
-                cache.write(keys, rows_of(keys, versions), versions=versions, update=True)
-            else:
-                updates.apply(keys, rows_of(keys, versions), versions)
+            cache.write(keys, rows_of(keys, versions), versions=versions, update=True)
+            if thread == 1:
                 cache.erase(keys[:5], versions[:5] + np.uint64(1))
             newest[thread] = 2 * version + thread
             version += 1

@@ -1,4 +1,4 @@
-"""Scenarios of calls of the extension's cache: rows, update windows, lookups of batches, in-flight fetches."""
+"""Scenarios of calls of the extension's cache: rows, lookups of batches, in-flight fetches."""
 
 from __future__ import annotations
 
@@ -91,28 +91,6 @@ def caches(d: Draw) -> list[Call]:
         return r.choice(calls)()
 
     return [_cache(d), *(one() for _ in range(r.choice((3, 6, 12))))]
-
-
-def windows(d: Draw) -> list[Call]:
-    """Calls of an update window over a cache."""
-    r, dim = d.random, d.dim
-
-    def one() -> Call:
-        n = d.count = r.choice(SMALL)
-        calls = (
-            lambda: Call(
-                "UpdateWindow.apply",
-                (Ref(1), d.keys(), d.array("f4", n, dim), d.array("u8", n)),
-                {"scores": d.maybe(lambda: d.array("f4", n)), "expires": d.maybe(lambda: d.array("f8", n))},
-            ),
-            lambda: Call("UpdateWindow.erase", (Ref(1), d.keys(), d.array("u8", n))),
-            lambda: Call("UpdateWindow.flush", (Ref(1), d.maybe(lambda: d.one(0.0, 1e9, 1e12)))),
-            lambda: Call("UpdateWindow.stats", (Ref(1),)),
-        )
-        return r.choice(calls)()
-
-    window = (Ref(0), d.one(1.0, 60.0), d.one(1, 3), d.one(True, False), d.one(1, 10, 1000))
-    return [_cache(d, 1 << 17), Call("UpdateWindow", window), *(one() for _ in range(6))]
 
 
 def looks(d: Draw) -> list[Call]:

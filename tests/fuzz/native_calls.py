@@ -10,7 +10,7 @@ import numpy as np
 
 from fuzz.mutations import NUMBERS, OTHERS, TEXTS
 from fuzz.native_arguments import SMALL, Call, Draw, Ref
-from fuzz.native_cache_calls import caches, flights, looks, windows
+from fuzz.native_cache_calls import caches, flights, looks
 from fuzz.native_held_calls import fetches, file_locks, gates, maps, pins, tallies
 
 
@@ -248,5 +248,5 @@ def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 #: Those with most in them more often than others.
 SCENARIOS: tuple[Callable[[Draw], list[Call]], ...] = (
     *(_functions, _functions, _functions, _indexes, _sides, _numbers, _products, _products, _networks),
-    *(caches, caches, windows, looks, flights, fetches, pins, tallies, maps, gates, file_locks),
+    *(caches, caches, looks, flights, fetches, pins, tallies, maps, gates, file_locks),
 )

@@ -73,7 +73,7 @@ def test_every_part_of_the_extension_is_called() -> None:
     assert parts - {name.partition(".")[0] for name in made} <= {"Ops", "PackedMatrix", "Fetch", "Handed"}
     called = {name.partition(".")[2] for name in made if "." in name} | {"hand_over"}  # by what `ask` calls
     first = {"RowCache", "FlightTable", "DenseModel", "Table", "KeyIndex", "SideRows", "NumberColumns", "Ops"}
-    for kind in first | {"Pins", "Pinned", "Fetches", "Tally", "FileMap", "UpdateWindow", "RowOverlay"}:
+    for kind in first | {"Pins", "Pinned", "Fetches", "Tally", "FileMap", "RowOverlay"}:
         assert {name for name in dir(getattr(_kernels, kind)) if not name.startswith("_")} <= called
 
 

@@ -14,8 +14,6 @@ from snapshots import DIM, NOW, content, ids, make, rows_of
 
 from pepnet_infer import _kernels
 from pepnet_infer.rows.cache import snapshot, snapshot_file
-from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.rows.cache.update_window import UpdateWindow
 
 POLICIES = ("lru", "gset", "lfu", "sieve", "s3fifo")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -276,16 +274,3 @@ def test_a_smaller_cache_remembers_what_it_had_no_room_for(tmp_path: Path) -> No
     snapshot.load(smaller, tmp_path / "saved")
     out = keys[smaller.peek(keys)["outcome"] == 0][:1]
     assert smaller.write(out, rows_of(out), None, ids(6), update=True) == 0
-
-
-def test_what_the_update_window_holds_is_saved(tmp_path: Path) -> None:
-    window = UpdateWindow(interval=3600.0)
-    cache = EmbeddingCache(DIM, 1 << 18, update_window=window)
-    key = ids(5)
-    for version in (1, 2, 3):
-        cache.apply(key, rows_of(key, version), ids(version))
-    assert cache.core.peek(key)["version"][0] == 1
-    cache.save(tmp_path / "saved")
-    loaded = EmbeddingCache(DIM, 1 << 18)
-    loaded.load(tmp_path / "saved")
-    assert loaded.core.peek(key)["version"][0] == 3

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from formula_store import DIM, A, Formula, expected, fail, keys_of, rows_of, rows_over, until
 
-from pepnet_infer import EmbeddingCache, StoreError, UpdateWindow
-from pepnet_infer.rows.cache.window_ticks import WindowTicks
+from pepnet_infer import StoreError
 from pepnet_infer.rows.requests import RowRequest
 
 
@@ -112,23 +111,6 @@ def test_after_closing_calls_ask_for_themselves_and_no_thread_is_left(store: For
     until(lambda: not any(thread.name == "pepnet-misses" for thread in threading.enumerate()))
     assert rows.lookup("a", keys_of(A, 2), out) == 0
     np.testing.assert_array_equal(out, rows_of(keys_of(A, 2)))
-
-
-def test_held_updates_are_applied_when_their_interval_is_over() -> None:
-    out = np.empty((1, DIM), np.float32)
-    cache = EmbeddingCache(DIM, 1 << 20, update_window=UpdateWindow(interval=0.05))
-    ticks = WindowTicks([cache], 0.05)
-    key = keys_of(A, 1)
-    for version in range(1, 40):
-        cache.apply(key, np.full((1, DIM), version, np.float32), np.array([version], np.uint64))
-
-    def last() -> bool:
-        cache.lookup(key, out)
-        return bool((out == 39).all())
-
-    until(last)
-    ticks.close()
-    until(lambda: not any(thread.name == "pepnet-updates" for thread in threading.enumerate()))
 
 
 @pytest.fixture

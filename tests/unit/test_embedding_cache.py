@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pepnet_infer import ConfigError, EmbeddingCache, StoreError, UpdateWindow
+from pepnet_infer import ConfigError, EmbeddingCache, StoreError
 
 DIM = 5
 WAYS = ("auto", "full")
@@ -95,22 +95,6 @@ def test_scores_and_expiry_come_with_rows_or_not_at_all() -> None:
     assert cache.lookup(keys, out).tolist() == [True, False, True]
     assert cache.feedback(keys_of(1, 1, 9), np.array([True, False, True])) == 2
     assert float(cache.core.peek(keys_of(1))["score"][0]) > 2.3  # r·β + β on top of 2
-
-
-def test_an_update_window_holds_back_and_flush_applies() -> None:
-    cache = EmbeddingCache(DIM, 1 << 20, update_window=UpdateWindow(interval=60.0))
-    cache.core.set_time(1000.0)
-    key, out = keys_of(8), np.empty((1, DIM), np.float32)
-    assert [cache.apply(key, rows_of(key, v), keys_of(v)) for v in (1, 2, 3)] == [1, 0, 0]
-    assert cache.flush(ended=True) == 0
-    cache.core.set_time(1061.0)
-    assert cache.flush(ended=True) == 1
-    cache.lookup(key, out)
-    np.testing.assert_array_equal(out, rows_of(key, 3))
-    assert cache.stats()["update_window"]["coalesced"] == 1
-    assert cache.delete(key, keys_of(9)) == 0
-    assert cache.flush() == 1
-    assert EmbeddingCache(DIM, 1 << 20).flush() == 0
 
 
 def test_a_snapshot_comes_back(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from children import well_in_a_child
 
-from pepnet_infer import BackendError, CacheConfig, Engine, StoreError, UpdateError, UpdateWindow
+from pepnet_infer import BackendError, Engine, UpdateError
 from pepnet_infer.backends.ort import OrtBackend
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.protocol import Settings
@@ -59,10 +59,3 @@ def test_an_engine_that_cannot_follow_says_so_and_serves_on(toy_bundle: Path, tm
                 engine.follow(log)
             assert caught.value.reason == "threads"
         assert engine.stats()["sync"] is None
-
-
-@pytest.mark.usefixtures("no_threads")
-def test_a_window_whose_updates_nobody_would_apply_is_refused(toy_bundle: Path) -> None:
-    cache = CacheConfig(update_window=UpdateWindow(interval=5.0))
-    with pytest.raises(StoreError, match=r"update_window: expected a thread .* load without a window"):
-        Engine.load(toy_bundle, "native", threads=1, check="sizes", cache=cache)

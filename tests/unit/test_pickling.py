@@ -19,7 +19,6 @@ import pytest
 
 from pepnet_infer import BackendError, BundleError, CacheConfig, Engine, FieldConfig, StoreError, UpdateError
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.rows.cache.update_window import UpdateWindow
 from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.rows.stores.memory import MemoryStore
@@ -156,6 +155,10 @@ def test_options_and_results_pickle(toy_bundle: Path, toy_batch: Batches, tmp_pa
         assert again(encoded).features.num_rows == 9
         assert again(engine.schema).hash == engine.schema.hash
         assert again(engine.bundle).model_version == 7
-    for options in (CacheConfig(update_window=UpdateWindow(1.0)), FollowConfig(name="one"), FieldConfig(ttl=3.0)):
+    for options in (
+        CacheConfig(fields={"user_id": FieldConfig(ttl=3.0)}),
+        FollowConfig(name="one"),
+        FieldConfig(ttl=3.0),
+    ):
         assert again(options) == options
     assert again(DirectoryLog(tmp_path)).path == tmp_path

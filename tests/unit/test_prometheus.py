@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from pepnet_infer import Engine
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.metrics import prometheus_text
-from pepnet_infer.rows.cache.update_window import UpdateWindow
 from pepnet_infer.schema.ids import make_keys
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -40,7 +39,7 @@ def parsed(text: str) -> tuple[Samples, dict[str, str]]:
 @pytest.fixture
 def stats(toy_bundle: Path, toy_table: Callable[..., pa.Table]) -> dict[str, Any]:
     """What an engine says that has scored, and whose cache has seen updates."""
-    config = CacheConfig(policy="gset", capacity="4MiB", update_window=UpdateWindow(60.0))
+    config = CacheConfig(policy="gset", capacity="4MiB")
     with Engine.load(toy_bundle, cache=config) as engine:
         for seed in range(3):
             engine.score(toy_table(200, seed))
@@ -94,11 +93,6 @@ def test_names_labels_and_values(stats: dict[str, Any]) -> None:
         assert samples["pepnet_cache_occupancy_ratio", (labels,)] == one["occupancy"]
         evicted = samples["pepnet_cache_evicted_total", (("reason", "policy"), labels)]
         assert evicted == one["evicted_policy"]
-        window = one["update_window"]
-        assert window["coalesced"] > 0
-        coalesced = samples["pepnet_cache_window_updates_total", (("result", "coalesced"), labels)]
-        assert coalesced == window["coalesced"]
-        assert samples["pepnet_cache_window_pending", (labels,)] == window["pending"] > 0
     assert samples["pepnet_rows_total", ()] == 600
     assert samples["pepnet_model_version", ()] == 7
     assert samples["pepnet_cache_info", (("dtype", "float32"), ("policy", "gset"))] == 1

@@ -22,7 +22,6 @@ from pepnet_infer.rows.cache.miss_counters import MissCounters
 from pepnet_infer.rows.cache.miss_look import Look, Overlays, look_at
 from pepnet_infer.rows.cache.miss_workers import MissWorkers
 from pepnet_infer.rows.cache.warm import warm
-from pepnet_infer.rows.cache.window_ticks import WindowTicks
 from pepnet_infer.rows.protocols import Pooling, Rows, Store, identity_of
 from pepnet_infer.rows.requests import DefaultCounts, RowRequest
 from pepnet_infer.rows.stores.checked_answers import checked
@@ -90,10 +89,8 @@ class CachedRows:
         self._filled_from = identity_of(store)
         self._workers = MissWorkers()
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
-        window = config.update_window
         #: further copies of rows, on a GPU
         self.beside: Beside | None = None
-        self._ticks = None if window is None else WindowTicks(list(self.caches.values()), window.interval)
         forks.register(forks.Stage.CACHES, child=self.reset_after_fork)
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
@@ -276,8 +273,6 @@ class CachedRows:
     def close(self) -> None:
         """Stops the threads; what they have begun they finish. Calls under way, and later ones, ask the store alone."""
         self._workers.close()
-        if self._ticks is not None:
-            self._ticks.close()
 
     def reset_after_fork(self) -> None:
         """In a child process: threads, and what they were doing, are the parent's."""
@@ -285,8 +280,6 @@ class CachedRows:
         for flights in self._flights.values():
             flights.reset_after_fork()
         self._workers.reset_after_fork()
-        if self._ticks is not None:
-            self._ticks.start()
 
     def _changed(self, table: str, keys: Keys) -> None:
         if self.beside is not None:

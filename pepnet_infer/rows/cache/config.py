@@ -10,7 +10,6 @@ from msgspec import Meta
 
 from pepnet_infer.checked import Count, NotNegative, Options, Positive, Share
 from pepnet_infer.errors import ConfigError
-from pepnet_infer.rows.cache.update_window import UpdateWindow
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import FieldRule
@@ -83,7 +82,7 @@ class CacheConfig(Options, frozen=True):
     an id the store does not have is not asked for again, which takes a place in the cache; None: it is asked for each
     time. tombstone_ttl: seconds for which a deletion is remembered.
 
-    warm: whether the cache begins with the bundle's rows, highest score first. update_window: see `UpdateWindow`.
+    warm: whether the cache begins with the bundle's rows, highest score first.
     """
 
     policy: Policy = "gset"
@@ -101,7 +100,6 @@ class CacheConfig(Options, frozen=True):
     negative_ttl: Positive | None = 60.0
     tombstone_ttl: Positive = 3600.0
     warm: bool = True
-    update_window: UpdateWindow | None = None
     seed: Count = 0
 
     def __post_init__(self) -> None:

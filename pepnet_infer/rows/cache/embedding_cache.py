@@ -14,7 +14,6 @@ from pepnet_infer.checked import check_option
 from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.config import Policy, RowDtype, parse_bytes
-from pepnet_infer.rows.cache.update_window import UpdateWindow, WindowedUpdates
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import FieldRule
@@ -52,7 +51,6 @@ class EmbeddingCache:
         negative_ttl: float | None = 60.0,
         seed: int = 0,
         fields: Sequence[FieldRule] = (),
-        update_window: UpdateWindow | None = None,
     ) -> None:
         """Takes all its memory now.
 
@@ -89,7 +87,6 @@ class EmbeddingCache:
         #: whether an id that the store does not have is remembered as such
         self.remembers_absent = negative_ttl is not None
         self._decay = (beta, interval)
-        self._window = None if update_window is None else WindowedUpdates(self.core, update_window)
         #: the ids that `CachedRows` is fetching: an update must reach them before it reaches the cache
         self.flights = _kernels.FlightTable()
         #: whether rows came here otherwise than from the store: then who is asked, and when, decides what is answered
@@ -168,35 +165,22 @@ class EmbeddingCache:
     ) -> int:
         """Writes rows [N, dim] in place of older versions only, so that replays and reordering do no harm.
 
-        Goes through the update window where there is one. Returns how many were applied now. Where a store stands
-        behind the cache, write to the store first: a row that is not here is fetched from there.
+        Returns how many applied. Where a store stands behind the cache, write to the store first: a row that is not
+        here is fetched from there.
         """
         self.updated = True
         self.flights.touch(keys)
-        if self._window is not None:
-            return self._window.apply(keys, rows, versions, scores, expires)
         return self.core.write(keys, rows, scores, versions, expires, update=True)
 
     def delete(self, keys: Keys, versions: Keys, expires: Expires | None = None) -> int:
-        """Deletes what is not newer than `versions` [N]. Returns how many were applied now.
+        """Deletes what is not newer than `versions` [N]. Returns how many applied.
 
         Until `expires` (Unix seconds; None is after `tombstone_ttl`) the key is known not to exist, and no older
         version is written.
         """
         self.updated = True
         self.flights.touch(keys)
-        if self._window is not None:
-            return self._window.delete(keys, versions, expires)
         return self.core.erase(keys, versions, expires)
-
-    def flush(self, ended: bool = False) -> int:
-        """Applies the updates that the window holds, or with `ended` those of intervals that are over.
-
-        Returns how many applied; without a window nothing is held.
-        """
-        if self._window is None:
-            return 0
-        return self._window.flush(self.core.steady_time if ended else None)
 
     def feedback(self, keys: Keys, positive: Flags) -> int:
         """Counts samples that contained the ids, positive or not, for their scores. Returns how many are here.
@@ -206,11 +190,7 @@ class EmbeddingCache:
         return self.core.feedback(keys, positive)
 
     def save(self, path: str | os.PathLike[str]) -> snapshot.Saved:
-        """Writes all entries to the file `path`, whole or not at all, while the cache serves. Raises StoreError.
-
-        Updates that the window holds are applied first: whoever loads the file would never hear of them.
-        """
-        self.flush()
+        """Writes all entries to the file `path`, whole or not at all, while the cache serves. Raises StoreError."""
         return snapshot.save(self.core, path)
 
     def load(self, path: str | os.PathLike[str]) -> snapshot.Loaded:
@@ -242,5 +222,4 @@ class EmbeddingCache:
             "capacity_rows": self.capacity_rows,
             "memory_bytes": self.memory_bytes,
             "occupancy": counted["rows"] / max(1, self.capacity_rows),
-            **({} if self._window is None else {"update_window": self._window.stats()}),
         }

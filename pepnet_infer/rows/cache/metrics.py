@@ -76,18 +76,6 @@ _WIDTH: dict[str, tuple[str, dict[str, str], _Kind, str]] = {
     "occupancy": ("occupancy_ratio", {}, "gauge", "Rows there now, of those there is room for"),
 }
 
-#: Of `update_window`.
-_WINDOW: dict[str, tuple[str, dict[str, str], _Kind, str]] = {
-    **{
-        name: ("window_updates", {"result": name}, "counter", "Updates that came to the update window, by their end")
-        for name in ("applied", "stale", "rejected", "coalesced", "dropped")
-    },
-    "held": ("window_held", {}, "counter", "Updates held back, whatever became of them"),
-    "early": ("window_early", {}, "counter", "Held updates applied before their interval's end, to make room"),
-    "untracked": ("window_untracked", {}, "counter", "Updates not limited because no more ids could be counted"),
-    "pending": ("window_pending", {}, "gauge", "Updates held back now"),
-}
-
 
 #: Of `sync`: key in the statistics → metric, and what it is.
 _SYNC = {
@@ -162,8 +150,6 @@ def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
     page.add("cache_flights", "gauge", "Ids that the store is being asked for now", cache["flights"])
     for width, one in cache["widths"].items():
         _width(page, str(width), one, _WIDTH)
-        if "update_window" in one:
-            _width(page, str(width), one["update_window"], _WINDOW)
     if "device" in cache:
         _device(page, cache["device"])
 

@@ -98,7 +98,6 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
             negative_ttl=config.negative_ttl,
             seed=config.seed,
             fields=[rule for rule in rules if _width(tables, rule["table"]) == dim],
-            update_window=config.update_window,
         )
         for dim, size in divide(config.capacity_bytes, rows, config.dtype, config.policy, store is None).items()
     }
