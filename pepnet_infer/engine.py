@@ -20,7 +20,6 @@ from pepnet_infer.errors import BackendError, ConfigError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.cache.metrics import prometheus_text
 from pepnet_infer.rows.cache.over_bundle import open_rows
 from pepnet_infer.rows.protocols import RowSource, Store
 from pepnet_infer.rows.version_rows import VersionRows, cache_of
@@ -262,7 +261,9 @@ class Engine:
         return {"path": str(bundle.path), "state": state, "file": file}
 
     def metrics(self) -> str:
-        """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.rows.cache.metrics.CONTENT_TYPE`."""
+        """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.prometheus.CONTENT_TYPE`."""
+        from pepnet_infer.prometheus import prometheus_text  # its imports take longer than those of all else here
+
         return prometheus_text(self.stats())
 
     def follow(self, transport: Transport, config: FollowConfig | None = None) -> Follower:

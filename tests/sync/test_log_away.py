@@ -18,7 +18,7 @@ from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.rows.cache.metrics import prometheus_text
+from pepnet_infer.prometheus import prometheus_text
 from pepnet_infer.sync import reach as reach_module
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
@@ -57,9 +57,9 @@ def is_away(engine: Engine, said: str) -> None:
     stats = sync(engine)
     assert stats["lag_s"] <= stats["last_read_s"] + 0.1
     page = prometheus_text(engine.stats())
-    assert "pepnet_sync_following 0" in page
+    assert "pepnet_sync_following 0.0\n" in page
     assert "pepnet_sync_last_read_seconds " in page
-    assert "pepnet_sync_lag_seconds 0\n" not in page
+    assert "pepnet_sync_lag_seconds 0.0\n" not in page
 
 
 def is_there(engine: Engine) -> None:

@@ -85,7 +85,7 @@ def test_a_default_cache_is_warm_no_larger_than_the_tables_and_hits(toy_bundle: 
         assert engine.cache is not None
         asked = stats["store"]["keys"] - before["store"]["keys"]
     total, fields = stats["total"], stats["fields"]
-    assert f'pepnet_cache_hits_total{{table="user"}} {stats["tables"]["user"]["hits"]}\n' in metrics
+    assert f'pepnet_cache_hits_total{{table="user"}} {stats["tables"]["user"]["hits"]}.0\n' in metrics
     assert set(fields) == {"user_id", "video_id", "watched", "tags", "page"}
     assert set(stats["tables"]) == {"user", "video", "tag", "page"}
     assert total["hits"] + total["misses"] + total["negative_hits"] == total["keys"]

@@ -244,7 +244,7 @@ def test_a_dense_feature_far_from_its_mean_is_scored_in_fp32_and_counted(
     assert said["outside_rows"] == 10
     assert said["wide_bytes"] == wide.stats()["backend"]["packed_bytes"]
     assert list(said["domain"]) == ["general", "domain", "prior"]
-    assert "pepnet_outside_rows_total 10" in narrow.metrics()
+    assert "pepnet_outside_rows_total 10.0\n" in narrow.metrics()
     assert "outside_rows" not in wide.stats()["backend"]
     items = {name: column for name, column in toy_batch(5).items() if name in ("video_id", "tags", "duration")}
     user = {"user_id": 7, "watched": [1, 2], "age": 2000.0}

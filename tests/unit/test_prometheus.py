@@ -15,8 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pepnet_infer import Engine
+from pepnet_infer.prometheus import prometheus_text
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.cache.metrics import prometheus_text
 from pepnet_infer.schema.ids import make_keys
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -107,7 +107,7 @@ def test_the_text_itself(stats: dict[str, Any]) -> None:
     assert lines[:3] == [
         "# HELP pepnet_batches_total Batches scored.",
         "# TYPE pepnet_batches_total counter",
-        "pepnet_batches_total 3",
+        "pepnet_batches_total 3.0",
     ]
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(names) == len(set(names))

@@ -1,17 +1,19 @@
-"""What an engine counts, as Prometheus reads it: the text exposition format, version 0.0.4.
+"""The statistics of an engine as a page of Prometheus' text format.
 
-Serve it as `text/plain; version=0.0.4`. Counters end in `_total` and only grow; freshness is a histogram; everything
+Serve it as `CONTENT_TYPE`. Counters end in `_total` and only grow; freshness is a histogram; everything
 else is a gauge. Times are in seconds. Labels: `table`, `field`, `width` (numbers in a row: tables of one width share a
 cache), `reason`, `result`, `stage`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client import Metric, generate_latest
+
+__all__ = ["CONTENT_TYPE", "prometheus_text"]
 
 _Kind = Literal["counter", "gauge", "histogram"]
 
@@ -104,21 +106,21 @@ def prometheus_text(stats: Mapping[str, Any]) -> str:
     sync: Mapping[str, Any] | None = stats.get("sync")
     if sync is not None:
         _sync(page, sync)
-    return page.text()
+    return generate_latest(page).decode()
 
 
 def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
-    page.add("batches_total", "counter", "Batches scored", stats["batches"])
-    page.add("rows_total", "counter", "Rows scored", stats["rows"])
-    page.add("errors_total", "counter", "Calls that raised", stats["errors"])
-    page.add("invalid_rows_total", "counter", "Rows of which a score is no number in [0, 1]", stats["invalid"])
+    page.add("batches", "counter", "Batches scored", stats["batches"])
+    page.add("rows", "counter", "Rows scored", stats["rows"])
+    page.add("errors", "counter", "Calls that raised", stats["errors"])
+    page.add("invalid_rows", "counter", "Rows of which a score is no number in [0, 1]", stats["invalid"])
     for stage, spent in stats["time_us"].items():
-        page.add("stage_seconds_total", "counter", "Time spent, by stage", spent / 1e6, stage=stage)
+        page.add("stage_seconds", "counter", "Time spent, by stage", spent / 1e6, stage=stage)
     for kind, text in _DEFAULTED.items():
         for name, count in stats[kind]["tables"].items():
-            page.add(f"{kind}_ids_total", "counter", text, count, table=name)
+            page.add(f"{kind}_ids", "counter", text, count, table=name)
         for name, count in stats[kind]["fields"].items():
-            page.add(f"field_{kind}_ids_total", "counter", f"{text}, by field", count, field=name)
+            page.add(f"field_{kind}_ids", "counter", f"{text}, by field", count, field=name)
     page.add("model_version", "gauge", "Version of the model that is loaded", stats["model_version"])
     changed = int(stats["bundle"]["state"] == "changed")
     page.add(
@@ -128,7 +130,7 @@ def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
     labels = {name: str(stats["backend"][name]) for name in known if stats["backend"].get(name) is not None}
     if "outside_rows" in stats["backend"]:
         text = "Rows scored in fp32 because they are outside of the domain of the precision"
-        page.add("outside_rows_total", "counter", text, stats["backend"]["outside_rows"])
+        page.add("outside_rows", "counter", text, stats["backend"]["outside_rows"])
     page.add("backend_info", "gauge", "What the dense part runs on; always 1", 1, **labels)
 
 
@@ -137,16 +139,14 @@ def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
     page.add("cache_info", "gauge", "How rows are kept, and who goes; always 1", 1, **labels)
     for name, sums in cache["tables"].items():
         for key, (metric, text) in _LOOKED_UP.items():
-            page.add(f"cache_{metric}_total", "counter", text, sums[key], table=name)
+            page.add(f"cache_{metric}", "counter", text, sums[key], table=name)
     for name, sums in cache["fields"].items():
         for key, (metric, text) in _LOOKED_UP.items():
-            page.add(f"cache_field_{metric}_total", "counter", f"{text}, by field", sums[key], field=name)
+            page.add(f"cache_field_{metric}", "counter", f"{text}, by field", sums[key], field=name)
     for reason, count in cache["defaults"].items():
-        page.add(
-            "cache_default_rows_total", "counter", "Keys that got the default row, by reason", count, reason=reason
-        )
+        page.add("cache_default_rows", "counter", "Keys that got the default row, by reason", count, reason=reason)
     for key, (metric, text) in _STORE.items():
-        page.add(f"cache_{metric}_total", "counter", text, cache["store"][key])
+        page.add(f"cache_{metric}", "counter", text, cache["store"][key])
     page.add("cache_flights", "gauge", "Ids that the store is being asked for now", cache["flights"])
     for width, one in cache["widths"].items():
         _width(page, str(width), one, _WIDTH)
@@ -158,20 +158,18 @@ def _device(page: _Page, device: Mapping[str, Any]) -> None:
     for name, sums in device["fields"].items():
         for key in sums:
             metric, text = _LOOKED_UP[key]
-            page.add(
-                f"device_field_{metric}_total", "counter", f"{text}, on the device, by field", sums[key], field=name
-            )
+            page.add(f"device_field_{metric}", "counter", f"{text}, on the device, by field", sums[key], field=name)
     for key, (metric, text) in _DEVICE.items():
-        page.add(f"device_{metric}_total", "counter", text, device[key])
+        page.add(f"device_{metric}", "counter", text, device[key])
     page.add("device_capacity_rows", "gauge", "Rows there is room for on the device", device["entries"])
     page.add("device_memory_bytes", "gauge", "Memory of the device taken by rows", device["bytes"])
 
 
 def _sync(page: _Page, sync: Mapping[str, Any]) -> None:
     for key, (metric, text) in _SYNC.items():
-        page.add(f"sync_{metric}_total", "counter", text, sync[key])
+        page.add(f"sync_{metric}", "counter", text, sync[key])
     for reason, count in sync["refused"].items():
-        page.add("sync_refused_total", "counter", "Deltas and bundles not applied, by reason", count, reason=reason)
+        page.add("sync_refused", "counter", "Deltas and bundles not applied, by reason", count, reason=reason)
     page.add("sync_newest_version", "gauge", "Highest model version seen in the log", sync["newest_version"])
     text = "Age of the newest version, 0 when it is served; of the last read while the log is not read"
     page.add("sync_lag_seconds", "gauge", text, sync["lag_s"])
@@ -195,42 +193,22 @@ def _width(
     metrics: Mapping[str, tuple[str, dict[str, str], _Kind, str]],
 ) -> None:
     for key, (metric, labels, kind, text) in metrics.items():
-        name = f"cache_{metric}_total" if kind == "counter" else f"cache_{metric}"
-        page.add(name, kind, text, stats[key], width=width, **labels)
+        page.add(f"cache_{metric}", kind, text, stats[key], width=width, **labels)
 
 
 class _Page:
-    """Metrics in the order in which they first come, all samples of one together."""
+    """The metrics of one answer: a collector that `generate_latest` asks, in the order in which they first come."""
 
     def __init__(self) -> None:
-        self._head: dict[str, str] = {}
-        self._samples: dict[str, list[str]] = {}
+        self._metrics: dict[str, Metric] = {}
 
     def add(self, metric: str, kind: _Kind, text: str, value: float, part: str = "", /, **labels: str) -> None:
-        """Adds one sample of `pepnet_<metric>`, or of a `part` of it."""
+        """Adds one sample of `pepnet_<metric>`, or of a `part` of it, such as a histogram's `_sum`."""
         name = f"pepnet_{metric}"
-        if name not in self._head:
-            self._head[name] = f"# HELP {name} {_escaped(text)}.\n# TYPE {name} {kind}\n"
-            self._samples[name] = []
-        said = ",".join(f'{label}="{_quoted(text)}"' for label, text in labels.items())
-        sample = f"{name}{part}{{{said}}}" if said else f"{name}{part}"
-        self._samples[name].append(f"{sample} {_number(value)}\n")
+        if name not in self._metrics:
+            self._metrics[name] = Metric(name, f"{text}.", kind)
+        self._metrics[name].add_sample(f"{name}_total" if kind == "counter" else f"{name}{part}", labels, value)
 
-    def text(self) -> str:
-        return "".join(head + "".join(self._samples[name]) for name, head in self._head.items())
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n")
-
-
-def _quoted(text: str) -> str:
-    return _escaped(text).replace('"', r"\"")
-
-
-def _number(value: float) -> str:
-    if isinstance(value, int):
-        return str(value)
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return "NaN" if math.isnan(value) else repr(float(value))
+    def collect(self) -> Iterable[Metric]:
+        """Returns the metrics, all samples of one together."""
+        return self._metrics.values()
