@@ -171,15 +171,26 @@ class Engine:
         domain: object,
         context: Mapping[str, object] | None = None,
         strict: bool = False,
+        *,
+        top: int | None = None,
+        by: str | None = None,
     ) -> Scores:
-        """Returns the scores of one request's N candidates.
+        """Returns the scores of one request's N candidates, in their order, or the best ones first.
 
         user, context: one value a column, a list for a bag. items: a batch of N rows. domain: the page, one value.
         Each column the model reads stands in exactly one of them. The same as `score` with user, context and domain
         repeated N times, but these are encoded and looked up once, and their unknown and unavailable ids
-        count once. Raises what `score` raises.
+        count once.
+
+        by: a task, by whose scores the candidates are sorted, the highest first; `Scores.order` says which item each
+        is. top: how many of them are returned at most; None is all. Those whose scores are no numbers are left out.
+
+        Raises what `score` raises; ConfigError for `top` without a task.
         """
-        return self._call(self._scoring.rank, self._follower, user, items, domain, context, strict)
+        if by is None and top is not None:
+            raise ConfigError("by: expected a task to sort by, as top is given, got none")
+        scores = self._call(self._scoring.rank, self._follower, user, items, domain, context, strict)
+        return scores if by is None else scores.top(top, by)
 
     @overload
     def score_dense(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix: ...
