@@ -6,7 +6,7 @@
 #include <cstring>
 #include <memory>
 
-#include "pepnet/huge_buffer.h"
+#include "threads/huge_buffer.h"
 
 namespace pepnet::bench {
 

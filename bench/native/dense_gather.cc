@@ -4,7 +4,7 @@
 #include <new>
 
 #include "peers.h"
-#include "pepnet/huge_buffer.h"
+#include "threads/huge_buffer.h"
 
 namespace {
 

@@ -52,7 +52,7 @@ endif()
 add_library(pepnet_cuda MODULE kernels/cuda/runtime.cu $<TARGET_OBJECTS:pepnet_cuda_host>)
 set_target_properties(pepnet_cuda PROPERTIES
   PREFIX lib CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
-target_include_directories(pepnet_cuda PRIVATE ${PROJECT_SOURCE_DIR}/kernels ${PROJECT_SOURCE_DIR}/kernels/src)
+target_include_directories(pepnet_cuda PRIVATE ${PROJECT_SOURCE_DIR}/kernels)
 # Registers, stack and spills of every kernel go to the build's output.
 target_compile_options(pepnet_cuda PRIVATE
   -Xptxas=-v $<$<BOOL:${PEPNET_WERROR}>:-Werror=all-warnings>)

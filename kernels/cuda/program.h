@@ -12,7 +12,7 @@
 #include "cuda/product.h"
 #include "cuda/row_table.h"
 #include "cuda/rowwise.h"
-#include "pepnet/dense_model.h"
+#include "dense/dense_model.h"
 
 namespace pepnet::cuda {
 

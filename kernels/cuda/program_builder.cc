@@ -3,7 +3,7 @@
 
 #include "cuda/packing.h"
 #include "cuda/program.h"
-#include "engine/tensors.h"
+#include "dense/tensors.h"
 
 namespace pepnet::cuda {
 

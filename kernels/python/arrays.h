@@ -8,9 +8,9 @@
 #include <optional>
 #include <string>
 
-#include "pepnet/packed.h"
-#include "pepnet/pool.h"
-#include "pepnet/rows.h"
+#include "dense/packed.h"
+#include "rows/pool.h"
+#include "rows/rows.h"
 
 namespace pepnet::python {
 

@@ -1,4 +1,4 @@
-#include "cache/belady.h"
+#include "studies/belady.h"
 
 #include "arrays.h"
 #include "bindings.h"

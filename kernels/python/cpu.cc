@@ -3,8 +3,8 @@
 #include <string>
 
 #include "bindings.h"
-#include "pepnet/cpu_budget.h"
-#include "pepnet/cpu_info.h"
+#include "cpu/cpu_budget.h"
+#include "cpu/cpu_info.h"
 
 namespace pepnet::python {
 

@@ -1,4 +1,4 @@
-#include "pepnet/dense_model.h"
+#include "dense/dense_model.h"
 
 #include <pybind11/stl.h>
 
@@ -14,7 +14,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
-#include "pepnet/dispatch.h"
+#include "dense/dispatch.h"
 #include "released_gil.h"
 
 namespace pepnet::python {

@@ -1,4 +1,4 @@
-#include "pepnet/file_map.h"
+#include "rows/file_map.h"
 
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-#include "pepnet/key_index.h"
+#include "rows/key_index.h"
 
 #include <memory>
 

@@ -10,7 +10,7 @@
 
 #include "arrays.h"
 #include "bindings.h"
-#include "pepnet/number_column.h"
+#include "encode/number_column.h"
 #include "released_gil.h"
 
 namespace pepnet::python {

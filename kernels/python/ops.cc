@@ -9,9 +9,9 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "dense/dispatch.h"
+#include "dense/half.h"
 #include "packed_weights.h"
-#include "pepnet/dispatch.h"
-#include "pepnet/half.h"
 #include "released_gil.h"
 
 namespace pepnet::python {

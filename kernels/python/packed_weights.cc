@@ -11,9 +11,9 @@
 
 #include "arrays.h"
 #include "bindings.h"
-#include "engine/pack.h"
-#include "pepnet/dispatch.h"
-#include "pepnet/half.h"
+#include "dense/dispatch.h"
+#include "dense/half.h"
+#include "dense/pack.h"
 #include "released_gil.h"
 
 namespace pepnet::python {

@@ -5,7 +5,7 @@
 #include <memory>
 #include <new>
 
-#include "pepnet/packed_matrix.h"
+#include "dense/packed_matrix.h"
 
 namespace pepnet::python {
 

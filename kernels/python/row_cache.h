@@ -3,7 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "pepnet/row_cache.h"
+#include "cache/row_cache.h"
 
 namespace pepnet::python {
 

@@ -1,8 +1,8 @@
 #include "arrays.h"
 #include "bindings.h"
-#include "pepnet/gather.h"
-#include "pepnet/pool.h"
 #include "released_gil.h"
+#include "rows/gather.h"
+#include "rows/pool.h"
 
 namespace pepnet::python {
 

@@ -1,4 +1,4 @@
-#include "pepnet/side_rows.h"
+#include "encode/side_rows.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -8,8 +8,8 @@
 
 #include "arrays.h"
 #include "bindings.h"
-#include "pepnet/key_index.h"
 #include "released_gil.h"
+#include "rows/key_index.h"
 
 namespace pepnet::python {
 

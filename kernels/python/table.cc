@@ -6,10 +6,10 @@
 
 #include "arrays.h"
 #include "bindings.h"
-#include "pepnet/gather.h"
-#include "pepnet/key_index.h"
-#include "pepnet/pool.h"
 #include "released_gil.h"
+#include "rows/gather.h"
+#include "rows/key_index.h"
+#include "rows/pool.h"
 
 namespace pepnet::python {
 

@@ -3,7 +3,7 @@
 `fork` copies the memory of a process and only the thread that called it. Locks that other threads held stay held in the
 child, and work that they were doing never ends there. Each object that has a lock, a thread, a connection or a handle
 of a library registers what puts it right. The order is given by stages, not by who was imported first. What C++ has of
-its own (`kernels/src/cache/after_fork.cc`, `kernels/src/threads/thread_pool.cc`) is put right by `pthread_atfork`
+its own (`kernels/cache/after_fork.cc`, `kernels/threads/thread_pool.cc`) is put right by `pthread_atfork`
 before any Python runs in the child, so that it also holds for a fork that Python does not know of.
 """
 

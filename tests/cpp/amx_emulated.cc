@@ -1,10 +1,10 @@
 // The tables of isa/amx.cc with emulated tiles, and one float for a register around them.
-#define PEPNET_VECTOR "isa/vec_scalar.h"
+#define PEPNET_VECTOR "dense/isa/vec_scalar.h"
 
 #include "amx_emulated.h"
 
-#include "generic/rows.h"
-#include "generic/tiles.h"
+#include "dense/generic/rows.h"
+#include "dense/generic/tiles.h"
 #include "tile_emulation.h"
 
 namespace pepnet::test {

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "pepnet/ops.h"
+#include "dense/ops.h"
 
 namespace pepnet::test {
 

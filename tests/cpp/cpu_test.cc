@@ -1,6 +1,6 @@
 #include "check.h"
-#include "pepnet/cpu_budget.h"
-#include "pepnet/cpu_info.h"
+#include "cpu/cpu_budget.h"
+#include "cpu/cpu_info.h"
 
 void pepnet::test::cpu() {
   const CpuInfo info = cpu_info();

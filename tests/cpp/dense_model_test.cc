@@ -1,4 +1,4 @@
-#include "pepnet/dense_model.h"
+#include "dense/dense_model.h"
 
 #include <atomic>
 #include <cmath>
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pepnet/dispatch.h"
+#include "dense/dispatch.h"
 
 namespace pepnet::test {
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "check.h"
-#include "pepnet/number_column.h"
-#include "pepnet/side_rows.h"
+#include "encode/number_column.h"
+#include "encode/side_rows.h"
 
 namespace pepnet::test {
 namespace {

@@ -1,4 +1,4 @@
-#include "cache/full_cache.h"
+#include "studies/full_cache.h"
 
 #include <cmath>
 #include <iterator>
@@ -6,8 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "cache/row_cache.h"
 #include "check.h"
-#include "pepnet/row_cache.h"
 
 namespace pepnet::test {
 namespace {

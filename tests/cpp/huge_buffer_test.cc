@@ -1,4 +1,4 @@
-#include "pepnet/huge_buffer.h"
+#include "threads/huge_buffer.h"
 
 #include <cstdint>
 #include <limits>

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "pepnet/half.h"
+#include "dense/half.h"
 
 namespace pepnet::test {
 

@@ -8,8 +8,8 @@
 #include <random>
 #include <vector>
 
-#include "engine/pack.h"
-#include "pepnet/ops.h"
+#include "dense/ops.h"
+#include "dense/pack.h"
 
 namespace pepnet::test {
 

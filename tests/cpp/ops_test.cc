@@ -9,8 +9,8 @@
 
 #include "amx_emulated.h"
 #include "check.h"
+#include "dense/dispatch.h"
 #include "op_case.h"
-#include "pepnet/dispatch.h"
 
 namespace pepnet::test {
 namespace {

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "check.h"
-#include "pepnet/thread_pool.h"
 #include "staged_recorder.h"
+#include "threads/thread_pool.h"
 
 // The thread sanitizer refuses to start threads in the child of a process that had several.
 #if defined(__SANITIZE_THREAD__)

@@ -1,6 +1,6 @@
 // The set-associative cache: what its layout promises, keys that were chosen against it, and anything in any
 // order.
-#include "pepnet/row_cache.h"
+#include "cache/row_cache.h"
 
 #include <algorithm>
 #include <cmath>

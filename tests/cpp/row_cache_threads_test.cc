@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "cache/row_cache.h"
 #include "check.h"
-#include "pepnet/row_cache.h"
 
 namespace pepnet::test {
 namespace {

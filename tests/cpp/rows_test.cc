@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "check.h"
-#include "pepnet/gather.h"
-#include "pepnet/half.h"
-#include "pepnet/pool.h"
+#include "dense/half.h"
+#include "rows/gather.h"
+#include "rows/pool.h"
 
 namespace pepnet::test {
 namespace {

@@ -1,4 +1,4 @@
-#include "pepnet/thread_pool.h"
+#include "threads/thread_pool.h"
 
 #include <sys/resource.h>
 

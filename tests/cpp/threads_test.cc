@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "check.h"
-#include "pepnet/gather.h"
-#include "pepnet/pool.h"
+#include "rows/gather.h"
+#include "rows/pool.h"
 
 void pepnet::test::threads() {
   constexpr std::size_t kRows = 3'000;

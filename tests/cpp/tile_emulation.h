@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "check.h"
-#include "generic/tiles.h"
+#include "dense/generic/tiles.h"
 
 namespace pepnet {
 namespace {

@@ -39,7 +39,7 @@ class Flights:
     if an update touched it, not kept, so that the next reader is back at the older one.
 
     The row of an id for which an update came while it was fetched is served, and written only in place of an older one:
-    see `FlightTable` in `kernels/src/cache/flights.h`. That comes before anybody is served, so that none who has seen
+    see `FlightTable` in `kernels/cache/flights.h`. That comes before anybody is served, so that none who has seen
     it finds the older row in the cache afterwards.
     """
 

@@ -1,0 +1,217 @@
+#include "cache/flights.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <random>
+
+#include "cpu/prefetch.h"
+#include "rows/key_index.h"
+
+namespace pepnet::cache {
+namespace {
+
+constexpr std::size_t kSmallest = 64;
+
+// Drawn anew by every process, so that nobody can choose ids that all fall on one place.
+std::uint64_t seed() noexcept {
+  static const std::uint64_t drawn = (std::uint64_t{std::random_device{}()} << 32) | std::random_device{}();
+  return drawn;
+}
+
+std::size_t place(std::uint64_t key, std::size_t mask) noexcept {
+  return static_cast<std::size_t>(mix(key ^ seed())) & mask;
+}
+
+}  // namespace
+
+FlightTable::FlightTable() : entries_(kSmallest) {}
+
+std::size_t FlightTable::find(std::uint64_t key) const noexcept {
+  const std::size_t mask = entries_.size() - 1;
+  std::size_t at = place(key, mask);
+  while (entries_[at].flight != 0 && entries_[at].key != key) at = (at + 1) & mask;
+  return at;
+}
+
+void FlightTable::reserve(std::size_t more) {
+  const std::size_t wanted = std::bit_ceil(2 * (size_ + more));
+  if (wanted <= entries_.size()) return;
+  std::vector<Entry> before(wanted);
+  before.swap(entries_);
+  for (const Entry& entry : before) {
+    if (entry.flight != 0) entries_[find(entry.key)] = entry;
+  }
+}
+
+void FlightTable::remove(std::size_t at) noexcept {
+  const std::size_t mask = entries_.size() - 1;
+  // Entries behind the gap move into it, unless they would come before the place they are looked for from.
+  for (std::size_t next = (at + 1) & mask; entries_[next].flight != 0; next = (next + 1) & mask) {
+    const std::size_t home = place(entries_[next].key, mask);
+    if (((next - home) & mask) >= ((next - at) & mask)) {
+      entries_[at] = entries_[next];
+      at = next;
+    }
+  }
+  entries_[at] = Entry{};
+  --size_;
+}
+
+FlightTable::Flight* FlightTable::flight_of(std::uint64_t number) noexcept {
+  const auto found =
+      std::ranges::find_if(flights_, [&](const Flight& flight) { return flight.number == number; });
+  return found == flights_.end() ? nullptr : &*found;
+}
+
+void FlightTable::begin(PackedArray<std::uint64_t> keys, std::uint64_t flight, std::uint64_t* owners) {
+  const std::lock_guard lock(mutex_);
+  reserve(keys.size());
+  flights_.reserve(flights_.size() + 1);
+  std::size_t ours = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    Entry& entry = entries_[find(keys[i])];
+    if (entry.flight == 0) {
+      ++size_;
+      ++ours;
+      entry = {keys[i], flight};
+    } else if (entry.touched) {
+      // Whoever had it finds at `land` that it has it no more.
+      if (Flight* const other = flight_of(entry.flight)) --other->keys;
+      ++ours;
+      entry = {keys[i], flight};
+    }
+    owners[i] = entry.flight;
+  }
+  if (ours == 0) return;
+  if (Flight* const known = flight_of(flight)) {
+    known->keys += ours;
+  } else {
+    flights_.push_back({flight, ours});
+  }
+}
+
+std::size_t FlightTable::land(PackedArray<std::uint64_t> keys, std::uint64_t flight, bool* kept) noexcept {
+  const std::lock_guard lock(mutex_);
+  Flight* const known = flight_of(flight);
+  if (known != nullptr) known->landing = true;
+  if (known != nullptr && !known->touched && known->keys == keys.size()) {
+    std::fill_n(kept, keys.size(), true);
+    return keys.size();
+  }
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Entry& entry = entries_[find(keys[i])];
+    kept[i] = entry.flight == flight && !entry.touched;
+    count += kept[i];
+  }
+  return count;
+}
+
+void FlightTable::end(PackedArray<std::uint64_t> keys, std::uint64_t flight) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    Flight* const known = flight_of(flight);
+    if (known != nullptr && known->keys == size_ && known->keys == keys.size()) {
+      std::ranges::fill(entries_, Entry{});  // the only one, as almost always
+      size_ = 0;
+      flights_.clear();
+    } else {
+      for (std::size_t i = 0; i < keys.size(); ++i) {
+        const std::size_t at = find(keys[i]);
+        if (entries_[at].flight != flight) continue;
+        remove(at);
+        if (known != nullptr) --known->keys;
+      }
+      if (known != nullptr && known->keys == 0) {
+        *known = flights_.back();
+        flights_.pop_back();
+      }
+    }
+  }
+  landed_.notify_all();
+}
+
+void FlightTable::touch(PackedArray<std::uint64_t> keys) {
+  std::unique_lock lock(mutex_);
+  for (bool waits = size_ != 0; waits;) {
+    waits = false;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      Entry& entry = entries_[find(keys[i])];
+      if (entry.flight == 0 || entry.touched) continue;
+      Flight* const flight = flight_of(entry.flight);
+      if (flight->landing) {
+        waits = true;
+      } else {
+        entry.touched = flight->touched = true;
+      }
+    }
+    if (waits) landed_.wait(lock);
+  }
+}
+
+std::size_t FlightTable::size() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return size_;
+}
+
+Lacking lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes) {
+  Lacking found;
+  bool absent = false;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const auto outcome = static_cast<Outcome>(outcomes[i]);
+    if (outcome == Outcome::kRow) continue;
+    if (outcome == Outcome::kMiss) {
+      found.asked.push_back(static_cast<std::int64_t>(found.positions.size()));
+      found.keys.push_back(keys[i]);
+    } else {
+      absent = true;
+    }
+    found.positions.push_back(static_cast<std::int64_t>(i));
+  }
+  if (!absent) found.asked.clear();
+  return found;
+}
+
+std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which) {
+  std::vector<std::uint64_t> found;
+  found.reserve(keys.size());
+  std::vector<std::uint32_t> index(std::bit_ceil(2 * keys.size() + 2));  // place → position in `found` + 1
+  const std::size_t mask = index.size() - 1;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const std::uint64_t key = keys[i];
+    std::size_t at = place(key, mask);
+    while (index[at] != 0 && found[index[at] - 1] != key) at = (at + 1) & mask;
+    if (index[at] == 0) {
+      found.push_back(key);
+      index[at] = static_cast<std::uint32_t>(found.size());
+    }
+    which[i] = static_cast<std::int64_t>(index[at]) - 1;
+  }
+  return found;
+}
+
+std::size_t serve(const RowsView& rows, PackedArray<std::int64_t> sources,
+                  PackedArray<std::int64_t> positions, PackedArray<float> default_row, OutView out) noexcept {
+  constexpr std::size_t kAhead = 12;
+  const std::size_t bytes = default_row.size() * sizeof(float);
+  std::size_t defaults = 0;
+  for (std::size_t i = 0; i < positions.size(); ++i) {
+    if (i + kAhead < positions.size()) {
+      const auto next = static_cast<std::size_t>(sources[i + kAhead]);
+      if (next < rows.count) prefetch(rows.row(next));
+    }
+    const auto at = static_cast<std::size_t>(positions[i]);
+    if (at >= out.count) continue;
+    const auto source = static_cast<std::size_t>(sources[i]);
+    if (source < rows.count) {
+      std::memcpy(out.row(at), rows.row(source), bytes);
+    } else {
+      for (std::size_t d = 0; d < default_row.size(); ++d) out.row(at)[d] = default_row[d];
+      ++defaults;
+    }
+  }
+  return defaults;
+}
+
+}  // namespace pepnet::cache

@@ -1,0 +1,130 @@
+// Rows as they are kept: narrowed when written, widened when read.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "cache/row_cache.h"
+#include "dense/half.h"
+
+namespace pepnet::cache {
+
+constexpr std::size_t row_bytes(CacheRow type, std::size_t dim) noexcept {
+  switch (type) {
+    case CacheRow::kFloat32:
+      return dim * 4;
+    case CacheRow::kFloat16:
+    case CacheRow::kBfloat16:
+      return dim * 2;
+    case CacheRow::kInt8:
+      break;
+  }
+  return dim + sizeof(float);  // the scale first
+}
+
+// Rounded to nearest, ties to even; NaN stays NaN.
+inline std::uint16_t bfloat16_from_float(float value) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7FFF'FFFFU) > 0x7F80'0000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+}
+
+// Rounded to nearest, ties to even; above 65504 it is infinity, as IEEE 754 says; NaN stays NaN.
+inline std::uint16_t half_from_float(float value) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000U;
+  const std::uint32_t magnitude = bits & 0x7FFF'FFFFU;
+  if (magnitude > 0x7F80'0000U) return static_cast<std::uint16_t>(sign | 0x7E00U);
+  if (magnitude >= 0x4780'0000U) return static_cast<std::uint16_t>(sign | 0x7C00U);  // from 65536 on
+  if (magnitude < 0x3880'0000U) {  // below 2^-14: steps of 2^-24, which adding 0.5 leaves in the low bits
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
+    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3F00'0000U));
+  }
+  const std::uint32_t rounded = magnitude + 0xFFFU + ((magnitude >> 13) & 1U);
+  return static_cast<std::uint16_t>(sign | ((rounded - (112U << 23)) >> 13));
+}
+
+template <CacheRow type>
+void store_row(const float* values, std::byte* row, std::size_t dim) noexcept {
+  if constexpr (type == CacheRow::kFloat32) {
+    std::memcpy(row, values, dim * sizeof(float));
+  } else if constexpr (type == CacheRow::kInt8) {
+    // Codes have neither: an infinity is kept as the largest finite magnitude of its row, NaN as 0.
+    float largest = 0.0F;
+    for (std::size_t i = 0; i < dim; ++i) {
+      if (std::isfinite(values[i])) largest = std::max(largest, std::fabs(values[i]));
+    }
+    float scale = largest / 127.0F;
+    // Of the largest floats there are, 127 times the rounded scale would be infinite.
+    while (!std::isfinite(127.0F * scale)) scale = std::nextafter(scale, 0.0F);
+    std::memcpy(row, &scale, sizeof scale);
+    for (std::size_t i = 0; i < dim; ++i) {
+      const float code = scale > 0.0F ? std::nearbyint(values[i] / scale) : 0.0F;
+      const float kept = code > 127.0F ? 127.0F : (code >= -127.0F ? code : (code < 0.0F ? -127.0F : 0.0F));
+      row[sizeof(float) + i] = static_cast<std::byte>(static_cast<std::int8_t>(kept));
+    }
+  } else {
+    for (std::size_t i = 0; i < dim; ++i) {
+      const std::uint16_t bits =
+          type == CacheRow::kFloat16 ? half_from_float(values[i]) : bfloat16_from_float(values[i]);
+      std::memcpy(row + 2 * i, &bits, sizeof bits);
+    }
+  }
+}
+
+// Calls `put(i, value)` for each number of a row in order.
+template <CacheRow type, class Put>
+void each_value(const std::byte* row, std::size_t dim, Put&& put) noexcept {
+  if constexpr (type == CacheRow::kFloat32) {
+    for (std::size_t i = 0; i < dim; ++i) {
+      float value;
+      std::memcpy(&value, row + 4 * i, sizeof value);
+      put(i, value);
+    }
+  } else if constexpr (type == CacheRow::kInt8) {
+    float scale;
+    std::memcpy(&scale, row, sizeof scale);
+    for (std::size_t i = 0; i < dim; ++i)
+      put(i, scale * static_cast<float>(static_cast<std::int8_t>(row[sizeof(float) + i])));
+  } else {
+    for (std::size_t i = 0; i < dim; ++i) {
+      std::uint16_t bits;
+      std::memcpy(&bits, row + 2 * i, sizeof bits);
+      put(i, type == CacheRow::kFloat16 ? float_from_half(bits) : float_from_bfloat16(bits));
+    }
+  }
+}
+
+template <CacheRow type>
+void load_row(const std::byte* row, float* out, std::size_t dim) noexcept {
+  if constexpr (type == CacheRow::kFloat32) {
+    // In pieces of a size the compiler knows: a call of memcpy costs as much as the copy.
+    std::size_t i = 0;
+    for (; i + 8 <= dim; i += 8) std::memcpy(out + i, row + 4 * i, 32);
+    for (; i < dim; ++i) std::memcpy(out + i, row + 4 * i, 4);
+  } else {
+    each_value<type>(row, dim, [&](std::size_t i, float value) { out[i] = value; });
+  }
+}
+
+// Calls `body` with the row type as a template argument.
+template <class Body>
+auto with_cache_row(CacheRow type, Body&& body) noexcept {
+  switch (type) {
+    case CacheRow::kFloat32:
+      return body.template operator()<CacheRow::kFloat32>();
+    case CacheRow::kFloat16:
+      return body.template operator()<CacheRow::kFloat16>();
+    case CacheRow::kBfloat16:
+      return body.template operator()<CacheRow::kBfloat16>();
+    case CacheRow::kInt8:
+      break;
+  }
+  return body.template operator()<CacheRow::kInt8>();
+}
+
+}  // namespace pepnet::cache

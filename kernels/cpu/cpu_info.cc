@@ -1,0 +1,162 @@
+#include "cpu/cpu_info.h"
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <string_view>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace pepnet {
+namespace {
+
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// "48K" or "32M", as the kernel writes cache sizes.
+std::size_t parse_size(const std::string& text) {
+  std::size_t value = 0;
+  for (const char c : text) {
+    if (c >= '0' && c <= '9') {
+      value = value * 10 + static_cast<std::size_t>(c - '0');
+    } else if (c == 'K') {
+      value <<= 10;
+    } else if (c == 'M') {
+      value <<= 20;
+    } else if (c == 'G') {
+      value <<= 30;
+    }
+  }
+  return value;
+}
+
+std::vector<CpuCache> read_caches() {
+  std::vector<CpuCache> caches;
+  for (int index = 0;; ++index) {
+    const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+    const std::string level = first_line(folder + "level");
+    if (level.empty()) return caches;
+    std::string type = first_line(folder + "type");
+    for (char& c : type) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+    caches.push_back({level[0] - '0', type, parse_size(first_line(folder + "size"))});
+  }
+}
+
+std::string model_from_kernel() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("model name") && !line.starts_with("Model")) continue;
+    const auto colon = line.find(':');
+    if (colon != std::string::npos && colon + 2 <= line.size()) return line.substr(colon + 2);
+  }
+  return {};
+}
+
+#if defined(__x86_64__)
+
+struct Registers {
+  std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+// All zeros for a leaf above the CPU's highest: every feature bit reads as absent.
+Registers cpuid(std::uint32_t leaf, std::uint32_t subleaf = 0) {
+  Registers r;
+  if (__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
+  return r;
+}
+
+// Which register files the operating system saves (XCR0). In assembly: the intrinsic would need
+// the whole file compiled for XSAVE.
+std::uint64_t saved_state() {
+  if ((cpuid(1).ecx >> 27 & 1) == 0) return 0;  // OSXSAVE
+  std::uint32_t low = 0;
+  std::uint32_t high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return std::uint64_t{high} << 32 | low;
+}
+
+std::string text_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d = 0) {
+  const std::array<std::uint32_t, 4> words{a, b, c, d};
+  std::array<char, sizeof(words) + 1> text{};
+  std::memcpy(text.data(), words.data(), sizeof(words));
+  return text.data();
+}
+
+void read_x86(CpuInfo& info) {
+  constexpr std::uint64_t kAvx = 0x6;        // XMM, YMM
+  constexpr std::uint64_t kAvx512 = 0xE6;    // and opmask, ZMM low, ZMM high
+  constexpr std::uint64_t kTiles = 0x60000;  // XTILECFG, XTILEDATA
+  const Registers top = cpuid(0);
+  const Registers one = cpuid(1);
+  const Registers seven = cpuid(7);
+  const Registers seven_one = seven.eax >= 1 ? cpuid(7, 1) : Registers{};
+  const std::uint64_t saved = saved_state();
+
+  struct Bit {
+    const char* name;
+    std::uint32_t word;
+    unsigned bit;
+    std::uint64_t state;
+  };
+  const Bit bits[] = {
+      {"avx2", seven.ebx, 5, kAvx},
+      {"fma", one.ecx, 12, kAvx},
+      {"f16c", one.ecx, 29, kAvx},
+      {"avx512f", seven.ebx, 16, kAvx512},
+      {"avx512bw", seven.ebx, 30, kAvx512},
+      {"avx512vl", seven.ebx, 31, kAvx512},
+      {"avx512dq", seven.ebx, 17, kAvx512},
+      {"avx512vnni", seven.ecx, 11, kAvx512},
+      {"avx512bf16", seven_one.eax, 5, kAvx512},
+      {"avx512fp16", seven.edx, 23, kAvx512},
+      {"amx_tile", seven.edx, 24, kTiles},
+      {"amx_bf16", seven.edx, 22, kTiles},
+      {"amx_int8", seven.edx, 25, kTiles},
+  };
+  for (const Bit& b : bits) {
+    const bool present = (b.word >> b.bit & 1) != 0;
+    info.features.push_back({b.name, present, present && (saved & b.state) == b.state});
+  }
+  info.vendor = text_of(top.ebx, top.edx, top.ecx);
+  if (cpuid(0x8000'0000).eax >= 0x8000'0004) {
+    for (std::uint32_t leaf = 0x8000'0002; leaf <= 0x8000'0004; ++leaf) {
+      const Registers r = cpuid(leaf);
+      info.model += text_of(r.eax, r.ebx, r.ecx, r.edx);
+    }
+  }
+}
+
+#endif
+
+std::string trimmed(std::string_view text) {
+  const auto first = text.find_first_not_of(' ');
+  if (first == std::string_view::npos) return {};
+  return std::string(text.substr(first, text.find_last_not_of(' ') - first + 1));
+}
+
+}  // namespace
+
+CpuInfo cpu_info() {
+  CpuInfo info;
+#if defined(__x86_64__)
+  info.architecture = "x86_64";
+  read_x86(info);
+#elif defined(__aarch64__)
+  info.architecture = "aarch64";
+#else
+  info.architecture = "other";
+#endif
+  info.model = trimmed(info.model);
+  if (info.model.empty()) info.model = trimmed(model_from_kernel());
+  info.caches = read_caches();
+  return info;
+}
+
+}  // namespace pepnet

@@ -1,0 +1,114 @@
+// The whole dense part of a PEPNet: EPNet → experts × PPNet → mix → towers, from packed weights.
+//
+// The weights are packed once, when a model is made. A run goes one of two ways over the same steps, with the
+// same bits: many rows are cut into blocks that each thread takes through the whole network on its own; of
+// few rows all threads work on one step at a time, each on some of its columns.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dense/ops.h"
+
+namespace pepnet {
+
+// Flags and widths, as `docs/design.md` names them.
+struct DenseConfig {
+  std::size_t general = 0, domain = 0, prior = 0;  // widths of the inputs
+  std::vector<std::size_t> layers, towers;
+  std::size_t experts = 0;  // mmoe only
+  std::size_t tasks = 0;
+  // Of every gate; none takes what the gate's tensors have.
+  static constexpr std::size_t kOutputWidth = 0;
+  std::optional<std::size_t> gate_hidden;
+  bool by_task = false;      // backbone "towers": one network per task, no mix
+  bool input_gates = false;  // gate_position "input"
+  bool group_gates = false;  // gate_scope "group"
+  bool epnet_general = true, use_epnet = true, use_ppnet = true;
+  float gamma = 2.0F;
+
+  std::size_t groups() const { return by_task ? tasks : experts; }
+};
+
+// A tensor of `dense.safetensors`: float32, C-contiguous.
+struct TensorView {
+  const float* data = nullptr;
+  std::vector<std::size_t> shape;
+};
+using Tensors = std::map<std::string, TensorView>;
+
+enum class Split : unsigned char { automatic, rows, columns };
+
+// Limits of general, domain and prior, in this order: of the magnitude in each column, and of a row's
+// Euclidean norm.
+struct InputDomain {
+  std::array<std::vector<float>, 3> largest;
+  std::array<float, 3> norm;
+};
+
+struct DenseOptions {
+  // Columns [begin, end) of `general` that may be equal in all rows of a call, ascending. All of `domain`
+  // may.
+  std::vector<std::pair<std::size_t, std::size_t>> prefix_general;
+  std::size_t block_rows = 0;  // the most rows of a block; 0 goes by the second-level cache
+  Split split = Split::automatic;
+  std::optional<InputDomain> domain = std::nullopt;  // which rows `run` marks as outside; none
+};
+
+// C-contiguous rows. An input of width 0 may be null.
+struct DenseInputs {
+  const float* general = nullptr;
+  const float* domain = nullptr;
+  const float* prior = nullptr;
+  std::size_t rows = 0;
+};
+
+struct DenseInfo {
+  std::size_t packed_bytes;
+  std::size_t block_rows;
+  std::size_t row_bytes;            // scratch for one row of a block
+  std::vector<std::string> stages;  // what happens between two barriers when columns are split
+};
+
+class DenseModel {
+ public:
+  // `main` multiplies; `small`, of the same instruction set in fp32, does the mix, the towers and the scores.
+  // Nothing of `tensors` is kept. Throws std::invalid_argument naming the tensor or flag that is wrong:
+  // missing, not known, of another shape, not finite, or not to be expressed in the precision.
+  DenseModel(const DenseConfig& config, const Tensors& tensors, const Ops& main, const Ops& small,
+             const DenseOptions& options = {});
+  ~DenseModel();
+  DenseModel(const DenseModel&) = delete;
+  DenseModel& operator=(const DenseModel&) = delete;
+
+  // Scores [rows, tasks] to `out`, on at most `threads` threads. With `shared_prefix` the caller promises
+  // that domain and the prefix of general are in every row what they are in the first: their share of EPNet
+  // is then computed once (not with int8, where each row has a scale of its own). Any number of threads may
+  // call at once. Throws std::bad_alloc; allocates only when more calls are under way than ever before, or
+  // more threads asked for. `outside` [rows] is set to 1 for rows outside of the domain, where there is one:
+  // their scores are there, and not to be used. It may be null.
+  void run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool shared_prefix,
+           std::uint8_t* outside = nullptr) const;
+
+  const DenseConfig& config() const;
+  const DenseInfo& info() const;
+  std::size_t memory_bytes() const;  // packed weights, and scratch of all calls so far
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Replaces the scores of rows marked in `outside` by those of a wider model, and returns how many there are.
+// The scores of a row depend on that row alone.
+std::size_t score_outside(const DenseModel& wide, const DenseInputs& inputs, const std::uint8_t* outside,
+                          float* out, unsigned threads, bool spin);
+
+}  // namespace pepnet

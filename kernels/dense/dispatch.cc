@@ -1,0 +1,188 @@
+#include "dense/dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string_view>
+
+#include "cpu/cpu_info.h"
+#include "dense/amx_permission.h"
+#include "dense/isa/tables.h"
+
+namespace pepnet {
+namespace {
+
+// A table and the CPU features it needs, separated by spaces. Of several for one ISA and precision the first
+// that is usable is taken, so the best comes first.
+struct Entry {
+  Isa isa;
+  Precision precision;
+  const Ops* ops;
+  std::string_view needs;
+};
+
+#define PEPNET_AVX512 "avx512f avx512bw avx512vl avx512dq fma"
+
+#ifdef PEPNET_HAS_AVX2
+#define PEPNET_IF_AVX2(table) &table
+#else
+#define PEPNET_IF_AVX2(table) nullptr
+#endif
+#ifdef PEPNET_HAS_AVX512
+#define PEPNET_IF_AVX512(table) &table
+#else
+#define PEPNET_IF_AVX512(table) nullptr
+#endif
+#ifdef PEPNET_HAS_AVX512_BF16
+#define PEPNET_IF_AVX512_BF16(table) &table
+#else
+#define PEPNET_IF_AVX512_BF16(table) nullptr
+#endif
+#ifdef PEPNET_HAS_AVX512_VNNI
+#define PEPNET_IF_AVX512_VNNI(table) &table
+#else
+#define PEPNET_IF_AVX512_VNNI(table) nullptr
+#endif
+#ifdef PEPNET_HAS_AMX
+#define PEPNET_IF_AMX(table) &table
+#else
+#define PEPNET_IF_AMX(table) nullptr
+#endif
+
+constexpr Entry kEntries[] = {
+    {Isa::scalar, Precision::fp32, &kScalarFp32, ""},
+    {Isa::scalar, Precision::bf16, &kScalarBf16, ""},
+    {Isa::scalar, Precision::int8, &kScalarInt8, ""},
+    {Isa::avx2, Precision::fp32, PEPNET_IF_AVX2(kAvx2Fp32), "avx2 fma"},
+    {Isa::avx2, Precision::bf16, PEPNET_IF_AVX2(kAvx2Bf16), "avx2 fma"},
+    {Isa::avx2, Precision::int8, PEPNET_IF_AVX2(kAvx2Int8), "avx2 fma"},
+    {Isa::avx512, Precision::fp32, PEPNET_IF_AVX512(kAvx512Fp32), PEPNET_AVX512},
+    {Isa::avx512, Precision::bf16, PEPNET_IF_AVX512_BF16(kAvx512Bf16), PEPNET_AVX512 " avx512bf16"},
+    {Isa::avx512, Precision::bf16, PEPNET_IF_AVX512(kAvx512Bf16Widened), PEPNET_AVX512},
+    {Isa::avx512, Precision::int8, PEPNET_IF_AVX512_VNNI(kAvx512Int8), PEPNET_AVX512 " avx512vnni"},
+    {Isa::amx, Precision::fp32, PEPNET_IF_AVX512(kAvx512Fp32),
+     "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
+    {Isa::amx, Precision::bf16, PEPNET_IF_AMX(kAmxBf16),
+     "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
+    {Isa::amx, Precision::int8, PEPNET_IF_AMX(kAmxInt8),
+     "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
+};
+
+// The features of `needs` that the CPU or the system lacks.
+std::string missing(std::string_view needs, const CpuInfo& cpu) {
+  std::string result;
+  while (!needs.empty()) {
+    const std::size_t end = needs.find(' ');
+    const std::string_view name = needs.substr(0, end);
+    needs = end == std::string_view::npos ? std::string_view{} : needs.substr(end + 1);
+    bool there = false;
+    for (const CpuFeature& feature : cpu.features) there = there || (feature.usable && feature.name == name);
+    if (!there) result += (result.empty() ? "" : ", ") + std::string(name);
+  }
+  return result;
+}
+
+Candidate examine(const Entry& entry, const CpuInfo& cpu) {
+  Candidate candidate{entry.isa, entry.precision, entry.ops, false, {}};
+  if (entry.ops == nullptr) {
+    candidate.why = "the compiler that built this has no such instructions";
+    return candidate;
+  }
+  const std::string lacking = missing(entry.needs, cpu);
+  if (!lacking.empty()) {
+    candidate.why = "this CPU or system has no " + lacking;
+  } else if (entry.isa == Isa::amx && !amx_permitted()) {
+    candidate.why = "the system refused the AMX registers (arch_prctl)";
+  } else {
+    candidate.usable = true;
+    candidate.why = entry.needs.empty() ? "runs on any CPU" : "the CPU has " + std::string(entry.needs);
+  }
+  return candidate;
+}
+
+std::vector<Candidate> examine_all() {
+  const CpuInfo cpu = cpu_info();
+  std::vector<Candidate> all;
+  for (const Entry& entry : kEntries) {
+    Candidate found = examine(entry, cpu);
+    const bool same = !all.empty() && all.back().isa == entry.isa && all.back().precision == entry.precision;
+    if (!same) {
+      all.push_back(std::move(found));
+    } else if (!all.back().usable && found.ops != nullptr) {
+      found.why +=
+          "; " + (all.back().ops == nullptr ? std::string("better ones were not built") : all.back().why);
+      all.back() = std::move(found);
+    }
+  }
+  return all;
+}
+
+const Candidate& candidate_of(Isa isa, Precision precision) {
+  for (const Candidate& candidate : candidates()) {
+    if (candidate.isa == isa && candidate.precision == precision) return candidate;
+  }
+  throw std::logic_error("dispatch: a pair of ISA and precision without an entry");
+}
+
+}  // namespace
+
+const char* name_of(Isa isa) {
+  constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "amx"};
+  return kNames[static_cast<std::size_t>(isa)];
+}
+
+const char* name_of(Precision precision) {
+  constexpr const char* kNames[] = {"fp32", "bf16", "int8"};
+  return kNames[static_cast<std::size_t>(precision)];
+}
+
+const std::vector<Candidate>& candidates() {
+  static const std::vector<Candidate> all = examine_all();
+  return all;
+}
+
+const Ops& ops_for(Isa isa, Precision precision) {
+  const Candidate& candidate = candidate_of(isa, precision);
+  if (candidate.usable) return *candidate.ops;
+  throw std::invalid_argument(std::string("isa: expected one that runs ") + name_of(precision) +
+                              " here, got " + name_of(isa) + ": " + candidate.why);
+}
+
+Choice choose(Precision precision, const std::string& isa) {
+  if (!isa.empty()) return {&ops_for(isa_named(isa), precision), "asked for"};
+  const char* const variable = std::getenv("PEPNET_ISA");
+  if (variable != nullptr && *variable != '\0') {
+    try {
+      return {&ops_for(isa_named(variable), precision), std::string("PEPNET_ISA=") + variable};
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(std::string("PEPNET_ISA: ") + error.what());
+    }
+  }
+  const Candidate* best = nullptr;
+  std::string passed;
+  for (const Candidate& candidate : candidates()) {
+    if (candidate.precision != precision) continue;
+    if (candidate.usable) {
+      best = &candidate;
+      passed.clear();
+    } else {
+      passed += std::string("; not ") + name_of(candidate.isa) + ": " + candidate.why;
+    }
+  }
+  return {best->ops, std::string("the widest that is usable: ") + best->why + passed};
+}
+
+Isa isa_named(const std::string& name) {
+  for (const Isa isa : kIsas) {
+    if (name == name_of(isa)) return isa;
+  }
+  throw std::invalid_argument("isa: expected scalar, avx2, avx512 or amx, got '" + name + "'");
+}
+
+Precision precision_named(const std::string& name) {
+  for (const Precision precision : kPrecisions) {
+    if (name == name_of(precision)) return precision;
+  }
+  throw std::invalid_argument("precision: expected fp32, bf16 or int8, got '" + name + "'");
+}
+
+}  // namespace pepnet

@@ -1,0 +1,41 @@
+// Doing steps: from a plan's numbers to calls of kernels.
+#pragma once
+
+#include <cstddef>
+
+#include "dense/dense_model.h"
+#include "dense/layout.h"
+#include "dense/plan.h"
+
+namespace pepnet::engine {
+
+struct Range {
+  std::size_t begin, end;
+};
+
+// Rows that go through the network together.
+struct Block {
+  const Plan* plan;
+  const Layout* layout;
+  std::byte* scratch;           // at least rows * layout->row_bytes
+  DenseInputs inputs;           // from the block's first row on
+  float* out;                   // likewise
+  const float* init = nullptr;  // sums of the shared prefix, where it is shared
+};
+
+// `panels` is for products.
+void do_step(const Block& block, const Step& step, Range rows, Range panels);
+
+// The steps from `first` to `last`, all their columns.
+void do_steps(const Block& block, std::size_t first, std::size_t last, Range rows);
+
+// Units of a stage: first those of its products, then those of its chains.
+std::size_t units_of(const Stage& stage, std::size_t rows);
+void do_units(const Block& block, const Stage& stage, Range units);
+
+// The shared prefix of the first row, rounded for `prefix_sums`; and some panels of its sums.
+std::size_t prefix_bytes(const SharedPrefix& prefix);
+void take_prefix(const Plan& plan, const DenseInputs& inputs, std::byte* to);
+void prefix_sums(const Plan& plan, const std::byte* prefix, Range panels, float* sums);
+
+}  // namespace pepnet::engine

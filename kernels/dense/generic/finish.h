@@ -1,0 +1,101 @@
+// What becomes of a tile of sums before it leaves the first-level cache: bias, activation, gate, and
+// rounding.
+//
+// The sums pass through a buffer of at most 3 KiB on the stack, so that one inner loop serves every epilogue;
+// the tile and what it is multiplied with are read once, the result is written once.
+#pragma once
+
+#include "dense/generic/math.h"
+#include "dense/generic/panel.h"
+
+namespace pepnet {
+namespace {
+
+struct TileView {
+  float* sums;         // row r at sums + r * stride; int32 where the step is one of integers
+  std::size_t stride;  // floats
+  std::size_t row, rows;
+  std::size_t panel, panels;
+};
+
+// Integer sums → float32 in place: scale_r * scale_n * (sum - zero_r * sums_n).
+inline void rescale(const Operands& operands, const TileView& tile) {
+  const PackedMatrix& w = *operands.w;
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    const float row_scale = operands.a.scale[tile.row + r];
+    const std::int32_t zero = operands.a.zero[tile.row + r];
+    float* const sums = tile.sums + r * tile.stride;
+    for (std::size_t c = 0; c < tile.panels * kPanel; ++c) {
+      const std::size_t column = tile.panel * kPanel + c;
+      std::int32_t sum;
+      __builtin_memcpy(&sum, sums + c, sizeof(sum));
+      sums[c] = static_cast<float>(sum - zero * w.sums[column]) * (row_scale * w.scale[column]);
+    }
+  }
+}
+
+template <Epilogue E>
+void finish_as(const Product& product, const TileView& tile, const float* factors,
+               std::size_t factor_stride) {
+  const PackedMatrix& w = *product.main.w;
+  const Vec gamma = splat(product.gamma);
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    const std::size_t row = tile.row + r;
+    for (std::size_t p = 0; p < tile.panels; ++p) {
+      const std::size_t begin = (tile.panel + p) * kPanel;
+      for (std::size_t v = 0; v < kVecs; ++v) {
+        const std::size_t column = begin + v * kLanes;
+        const std::size_t left = column < w.out ? w.out - column : 0;
+        Vec x = add(load(tile.sums + r * tile.stride + p * kPanel + v * kLanes), load(w.bias + column));
+        if constexpr (E == Epilogue::relu || E == Epilogue::relu_times) x = relu(x);
+        if constexpr (E == Epilogue::gate || E == Epilogue::gate_times) x = mul(gamma, sigmoid(x));
+        if constexpr (E == Epilogue::gate_times || E == Epilogue::relu_times) {
+          const float* const factor = factors + r * factor_stride + column;
+          x = mul(x, left >= kLanes ? load(factor) : load_first(factor, left));
+        }
+        // Padding must be zero whatever came in: zero weights make NaN of an infinity.
+        if (left < kLanes) x = keep_first(x, left);
+        char* const out = static_cast<char*>(product.out) + row * product.out_stride;
+        if (product.out_bf16) {
+          store_bf16(reinterpret_cast<std::uint16_t*>(out) + column, x);
+        } else {
+          store(reinterpret_cast<float*>(out) + column, x);
+        }
+        if (product.out2 != nullptr) store(product.out2 + row * product.out2_stride + column, x);
+      }
+    }
+  }
+}
+
+// gamma * sigmoid(sum + c), in place.
+inline void finish_gate(const Product& product, const TileView& tile) {
+  const float* const bias = product.gate.w->bias + tile.panel * kPanel;
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    float* const sums = tile.sums + r * tile.stride;
+    for (std::size_t c = 0; c < tile.panels * kPanel; c += kLanes) {
+      store(sums + c, mul(splat(product.gamma), sigmoid(add(load(sums + c), load(bias + c)))));
+    }
+  }
+}
+
+// `gates`: what finish_gate left, for relu_gated only.
+inline void finish(const Product& product, const TileView& tile, const TileView& gates) {
+  const float* const factors = product.mul == nullptr ? nullptr : product.mul + tile.row * product.mul_stride;
+  switch (product.epilogue) {
+    case Epilogue::linear:
+      return finish_as<Epilogue::linear>(product, tile, nullptr, 0);
+    case Epilogue::relu:
+      return finish_as<Epilogue::relu>(product, tile, nullptr, 0);
+    case Epilogue::gate:
+      return finish_as<Epilogue::gate>(product, tile, nullptr, 0);
+    case Epilogue::gate_times:
+      return finish_as<Epilogue::gate_times>(product, tile, factors, product.mul_stride);
+    case Epilogue::relu_times:
+      return finish_as<Epilogue::relu_times>(product, tile, factors, product.mul_stride);
+    case Epilogue::relu_gated:
+      return finish_as<Epilogue::relu_times>(product, tile, gates.sums - tile.panel * kPanel, gates.stride);
+  }
+}
+
+}  // namespace
+}  // namespace pepnet

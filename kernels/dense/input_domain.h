@@ -1,0 +1,17 @@
+// The inputs that a narrow precision was measured on. A row with one value far larger than the others, or
+// with many large ones, is rounded to steps too wide for the rest of it: its scores are another model's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "dense/dense_model.h"
+#include "dense/ops.h"
+
+namespace pepnet::engine {
+
+// outside[r] of rows [begin, end): 1 where a row is not within the limits, or holds NaN. Each row by itself.
+void mark_outside(const DenseConfig& config, const InputDomain& domain, const Ops& ops,
+                  const DenseInputs& inputs, std::size_t begin, std::size_t end, std::uint8_t* outside);
+
+}  // namespace pepnet::engine

@@ -1,0 +1,110 @@
+// What an instruction set implements: plain functions over plain memory, one table per (ISA, precision).
+//
+// Rules of every op. A result does not depend on how many rows or columns a call has: each output value is
+// accumulated over k in ascending order, so that any split of a batch or of the columns gives the same bits.
+// Each row is computed from that row alone. Nothing is allocated. Rows of activations are padded with zeros
+// to as many values as the weights have (PackedMatrix::in), and buffers are readable and writeable up to
+// there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "dense/isa.h"
+#include "dense/packed_matrix.h"
+
+namespace pepnet {
+
+// Formats of activations, which are not always those of the weights: only instructions that multiply bf16 or
+// int8 directly ask for rounded activations; elsewhere narrow weights are widened and activations stay
+// float32.
+enum class Activation : std::uint8_t { f32, bf16, u8 };
+
+static constexpr std::size_t bytes_of(Activation format) {
+  return format == Activation::f32 ? 4 : format == Activation::bf16 ? 2 : 1;
+}
+
+// What becomes of x = a·w + b before it is stored.
+enum class Epilogue : std::uint8_t {
+  linear,      // x
+  relu,        // max(x, 0); NaN stays NaN
+  gate,        // gamma * sigmoid(x)
+  gate_times,  // gamma * sigmoid(x) * mul
+  relu_times,  // max(x, 0) * mul
+  relu_gated,  // max(x, 0) * gamma * sigmoid(u·w_g + c): the fused step; `gate` says what u, w_g and c are
+};
+
+// Rows of activations: row r begins at data + r * stride.
+struct Rows {
+  const void* data = nullptr;
+  std::size_t stride = 0;        // bytes
+  const float* scale = nullptr;  // u8 only: value = scale[r] * (byte - zero[r])
+  const std::int32_t* zero = nullptr;
+};
+
+// One factor pair of a product.
+struct Operands {
+  Rows a;
+  const PackedMatrix* w = nullptr;
+  const float* init =
+      nullptr;  // [panels * 16]: what the accumulators of every row start from; null for zeros. Not int8.
+  std::size_t k_begin = 0;  // values of k to skip, a multiple of k_multiple: their share is in `init`
+};
+
+// out[:, panels] = epilogue(a·w + b) for some rows and some panels of w.
+struct Product {
+  Operands main;
+  Operands gate;  // relu_gated only; its w has the same number of columns
+  std::size_t rows = 0;
+  std::size_t panel_begin = 0, panel_end = 0;
+  Epilogue epilogue = Epilogue::linear;
+  float gamma = 1.0F;
+  const float* mul =
+      nullptr;  // gate_times, relu_times: row r at mul + r * mul_stride, `out` columns, no padding needed
+  std::size_t mul_stride = 0;   // floats; 0 multiplies every row by the same
+  void* out = nullptr;          // panel p begins at column 16 * p; columns beyond w->out are written as zero
+  std::size_t out_stride = 0;   // bytes
+  bool out_bf16 = false;        // else float32
+  float* out2 = nullptr;        // optional second copy in float32
+  std::size_t out2_stride = 0;  // floats
+};
+
+// m = sum over e of softmax(z)_e * h_e for some rows of one task.
+struct Mix {
+  const float* z = nullptr;  // row r at z + r * z_stride: `experts` logits
+  std::size_t z_stride = 0;
+  const float* h = nullptr;  // expert e, row r at h + e * expert_stride + r * h_stride: `width` values
+  std::size_t expert_stride = 0, h_stride = 0;
+  std::size_t experts = 0, width = 0, rows = 0;
+  float* out = nullptr;  // [rows, round_up(width, 16)], padding zero
+  std::size_t out_stride = 0;
+};
+
+// How a row lies within limits of its columns.
+struct Extent {
+  float beyond;   // the most that a magnitude is over its limit, 0 at least; of numbers only
+  float squares;  // sum of squares; NaN if a value is
+};
+
+struct Ops {
+  Isa isa;
+  Precision precision;
+  Activation activation;  // what `product` reads
+  const char* how;        // the instructions, for people: "vdpbf16ps"
+
+  void (*product)(const Product&);
+  // float32 [n] → activations of this table, zero-padded to `padded` values. f32 and bf16 only.
+  void (*convert)(const float* x, std::size_t n, void* out, std::size_t padded);
+  // float32 [n] → u8 [padded] with one scale and zero point (0 when no value is negative, else 128). u8 only.
+  // A row with NaN or an infinity gets the scale NaN, and so does all that is computed from it.
+  void (*quantize)(const float* x, std::size_t n, std::uint8_t* out, std::size_t padded, float* scale,
+                   std::int32_t* zero);
+  void (*mix)(const Mix&);
+  // out[r * out_stride] = sigmoid(h_r · w + b): the last layer, one target wide. Row r at h + r * h_stride.
+  void (*score)(const float* h, std::size_t h_stride, const float* w, float b, std::size_t width,
+                std::size_t rows, float* out, std::size_t out_stride);
+  void (*sigmoid)(const float* x, std::size_t n, float* out);
+  Extent (*extent)(const float* x, const float* limits, std::size_t n);
+};
+
+}  // namespace pepnet

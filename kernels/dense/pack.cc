@@ -1,0 +1,139 @@
+#include "dense/pack.h"
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+
+namespace pepnet {
+namespace {
+
+constexpr std::size_t kLine = 64;
+// A sum of k products of a byte and a signed byte must fit int32.
+constexpr std::size_t kMostInt8 = 0x7FFFFFFFU / (255U * 127U);
+
+// To nearest, ties to even. Infinite when it overflows.
+std::uint16_t bfloat16_of(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+}
+
+// Calls f(row of the source, k).
+template <class F>
+void each_row(const MatrixSpec& spec, F f) {
+  for (const RowRun& run : spec.runs) {
+    for (std::size_t i = 0; i < run.rows; ++i) {
+      f(spec.w + static_cast<std::ptrdiff_t>(run.source + i) * spec.stride, run.k + i);
+    }
+  }
+}
+
+// Where value (k, column) lies, counted in values.
+std::size_t place(const PackedMatrix& matrix, std::size_t step, std::size_t k, std::size_t column) {
+  const std::size_t line = (column / kPanel) * (matrix.in / step) + k / step;
+  return (line * kPanel + column % kPanel) * step + k % step;
+}
+
+void pack_fp32(const MatrixSpec& spec, const PackedMatrix& matrix, float* to) {
+  each_row(spec, [&](const float* row, std::size_t k) {
+    for (std::size_t j = 0; j < spec.out; ++j) to[place(matrix, 1, k, j)] = row[j];
+  });
+}
+
+void pack_bf16(const MatrixSpec& spec, const PackedMatrix& matrix, std::uint16_t* to) {
+  each_row(spec, [&](const float* row, std::size_t k) {
+    for (std::size_t j = 0; j < spec.out; ++j) {
+      const std::uint16_t value = bfloat16_of(row[j]);
+      if ((value & 0x7F80U) == 0x7F80U) {
+        throw std::invalid_argument(spec.name + ": expected values that bf16 can hold, got " +
+                                    std::to_string(row[j]));
+      }
+      to[place(matrix, 2, k, j)] = value;
+    }
+  });
+}
+
+void pack_int8(const MatrixSpec& spec, const PackedMatrix& matrix, std::int8_t* to, float* scale,
+               std::int32_t* sums) {
+  each_row(spec, [&](const float* row, std::size_t) {
+    for (std::size_t j = 0; j < spec.out; ++j) scale[j] = std::fmax(scale[j], std::fabs(row[j]));
+  });
+  // In double: the reciprocal of a tiny column would overflow a float.
+  std::vector<double> inverse(matrix.panels * kPanel);
+  for (std::size_t j = 0; j < inverse.size(); ++j) {
+    const auto most = static_cast<double>(scale[j]);
+    inverse[j] = most > 0 ? 127.0 / most : 0.0;
+    scale[j] = most > 0 ? static_cast<float>(most / 127.0) : 1.0F;
+  }
+  each_row(spec, [&](const float* row, std::size_t k) {
+    for (std::size_t j = 0; j < spec.out; ++j) {
+      const auto value = static_cast<std::int8_t>(std::lrint(static_cast<double>(row[j]) * inverse[j]));
+      to[place(matrix, 4, k, j)] = value;
+      sums[j] += value;
+    }
+  });
+}
+
+MatrixSpec plain(const float* w, std::ptrdiff_t stride, std::size_t in, std::size_t out, const float* bias) {
+  return {"w", w, stride, bias, in, out, {{0, in, 0}}, kPanel};
+}
+
+}  // namespace
+
+PackedMatrix packed_shape(const MatrixSpec& spec, Precision precision) {
+  PackedMatrix matrix;
+  matrix.precision = precision;
+  matrix.in = round_up(spec.in, k_multiple(precision));
+  matrix.out = spec.out;
+  matrix.panels = round_up(spec.out, spec.out_multiple) / kPanel;
+  return matrix;
+}
+
+std::size_t packed_bytes(const MatrixSpec& spec, Precision precision) {
+  const PackedMatrix matrix = packed_shape(spec, precision);
+  const std::size_t vector = round_up(matrix.panels * kPanel * sizeof(float), kLine);
+  return matrix.panels * panel_bytes(matrix) + vector * (precision == Precision::int8 ? 3 : 1);
+}
+
+PackedMatrix pack(const MatrixSpec& spec, Precision precision, void* memory) {
+  PackedMatrix matrix = packed_shape(spec, precision);
+  if (precision == Precision::int8 && matrix.in > kMostInt8) {
+    throw std::invalid_argument(spec.name + ": expected at most " + std::to_string(kMostInt8) +
+                                " rows for int8, whose sums have 32 bits, got " + std::to_string(matrix.in));
+  }
+  const std::size_t columns = matrix.panels * kPanel;
+  auto* const bytes = static_cast<std::byte*>(memory);
+  auto* const bias = reinterpret_cast<float*>(bytes + matrix.panels * panel_bytes(matrix));
+  if (spec.bias != nullptr) std::memcpy(bias, spec.bias, spec.out * sizeof(float));
+  matrix.data = memory;
+  matrix.bias = bias;
+  switch (precision) {
+    case Precision::fp32:
+      pack_fp32(spec, matrix, static_cast<float*>(memory));
+      break;
+    case Precision::bf16:
+      pack_bf16(spec, matrix, static_cast<std::uint16_t*>(memory));
+      break;
+    case Precision::int8: {
+      float* const scale = bias + columns;  // panels are 16 floats, a cache line, each
+      auto* const sums = reinterpret_cast<std::int32_t*>(scale + columns);
+      pack_int8(spec, matrix, static_cast<std::int8_t*>(memory), scale, sums);
+      matrix.scale = scale;
+      matrix.sums = sums;
+      break;
+    }
+  }
+  return matrix;
+}
+
+std::size_t packed_bytes(std::size_t in, std::size_t out, Precision precision) {
+  return packed_bytes(plain(nullptr, 0, in, out, nullptr), precision);
+}
+
+PackedMatrix pack(const float* w, std::ptrdiff_t stride, std::size_t in, std::size_t out, const float* bias,
+                  Precision precision, void* memory) {
+  return pack(plain(w, stride, in, out, bias), precision, memory);
+}
+
+}  // namespace pepnet

@@ -1,0 +1,153 @@
+#include "dense/tensors.h"
+
+#include <cmath>
+#include <optional>
+#include <set>
+#include <stdexcept>
+
+namespace pepnet::engine {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+std::string text_of(const std::vector<std::size_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+class Reader {
+ public:
+  Reader(const Tensors& tensors, std::optional<std::size_t> hidden) : tensors_(tensors), hidden_(hidden) {}
+
+  const TensorView& find(const std::string& name) {
+    const auto it = tensors_.find(name);
+    if (it == tensors_.end()) refuse("tensors: expected '" + name + "', which is missing");
+    read_.insert(name);
+    return it->second;
+  }
+
+  const float* read(const std::string& name, const std::vector<std::size_t>& shape) {
+    const TensorView& tensor = find(name);
+    if (tensor.shape != shape) {
+      refuse(name + ": expected shape " + text_of(shape) + ", got " + text_of(tensor.shape));
+    }
+    std::size_t count = 1;
+    for (const std::size_t n : shape) count *= n;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (!std::isfinite(tensor.data[i])) {
+        refuse(name + ": expected finite values, got " + std::to_string(tensor.data[i]) + " at " +
+               std::to_string(i) + " of " + text_of(shape));
+      }
+    }
+    return tensor.data;
+  }
+
+  GateTensors gate(const std::string& name, std::size_t into, std::size_t out) {
+    const TensorView& first = find(name + ".w1");
+    if (first.shape.size() != 2 || first.shape[1] == 0) {
+      refuse(name + ".w1: expected shape [" + std::to_string(into) + ", hidden width], got " +
+             text_of(first.shape));
+    }
+    std::size_t hidden = first.shape[1];
+    if (hidden_) hidden = *hidden_ == DenseConfig::kOutputWidth ? out : *hidden_;
+    return {name,
+            read(name + ".w1", {into, hidden}),
+            read(name + ".b1", {hidden}),
+            read(name + ".w2", {hidden, out}),
+            read(name + ".b2", {out}),
+            into,
+            hidden,
+            out};
+  }
+
+  LayerTensors layer(const std::string& name, std::size_t copies, std::size_t in, std::size_t out) {
+    return {name, read(name + ".w", {copies, in, out}), read(name + ".b", {copies, out}), in, out};
+  }
+
+  void expect_no_more() const {
+    for (const auto& [name, tensor] : tensors_) {
+      if (!read_.contains(name)) refuse("tensors: '" + name + "' is not one of a network with these flags");
+    }
+  }
+
+ private:
+  const Tensors& tensors_;
+  const std::optional<std::size_t> hidden_;
+  std::set<std::string> read_;
+};
+
+}  // namespace
+
+void check_config(const DenseConfig& config, const DenseOptions& options) {
+  if (config.general == 0) refuse("general: expected a width of at least 1, got 0");
+  if (config.use_epnet && config.domain == 0) refuse("domain: EPNet needs a width of at least 1, got 0");
+  if (config.use_ppnet && config.prior == 0) refuse("prior: PPNet needs a width of at least 1, got 0");
+  if (config.layers.empty()) refuse("layers: expected at least one width, got none");
+  for (const std::size_t width : config.layers) {
+    if (width == 0) refuse("layers: expected widths of at least 1, got 0");
+  }
+  for (const std::size_t width : config.towers) {
+    if (width == 0) refuse("towers: expected widths of at least 1, got 0");
+  }
+  if (config.tasks == 0) refuse("tasks: expected at least 1, got 0");
+  if (!config.by_task && config.experts == 0) refuse("experts: expected at least 1, got 0");
+  if (!(config.gamma > 0.0F) || !std::isfinite(config.gamma)) {
+    refuse("gamma: expected a positive number, got " + std::to_string(config.gamma));
+  }
+  std::size_t end = 0;
+  for (const auto& [first, last] : options.prefix_general) {
+    if (first < end || last < first || last > config.general) {
+      refuse("prefix_general: expected ascending runs within 0 to " + std::to_string(config.general) +
+             ", got " + std::to_string(first) + " to " + std::to_string(last));
+    }
+    end = last;
+  }
+}
+
+std::vector<std::size_t> gated_widths(const DenseConfig& config) {
+  if (!config.use_ppnet) return {};
+  if (!config.input_gates) return config.layers;
+  std::vector<std::size_t> widths{config.general};
+  widths.insert(widths.end(), config.layers.begin(), config.layers.end());
+  if (!config.by_task) widths.pop_back();  // only the network by task has a layer after these
+  return widths;
+}
+
+ModelTensors check_tensors(const DenseConfig& config, const Tensors& tensors) {
+  Reader reader(tensors, config.gate_hidden);
+  ModelTensors model;
+  if (config.use_epnet) {
+    const std::size_t into = config.domain + (config.epnet_general ? config.general : 0);
+    model.epnet.push_back(reader.gate("epnet.gate", into, config.general));
+  }
+  const std::size_t copies = config.group_gates ? config.groups() : 1;
+  for (const std::size_t width : gated_widths(config)) {
+    const std::string name = "ppnet." + std::to_string(model.gates.size()) + ".gate";
+    model.gates.push_back(reader.gate(name, config.prior + config.general, copies * width));
+  }
+  std::vector<std::size_t> outputs = config.layers;
+  if (config.by_task) outputs.push_back(1);
+  std::size_t in = config.general;
+  for (const std::size_t out : outputs) {
+    const std::string name = "experts." + std::to_string(model.experts.size());
+    model.experts.push_back(reader.layer(name, config.groups(), in, out));
+    in = out;
+  }
+  if (!config.by_task) {
+    const std::size_t logits = config.tasks * config.experts;
+    model.mix = {"mix", reader.read("mix.w", {config.general, logits}), reader.read("mix.b", {logits}),
+                 config.general, logits};
+    outputs = config.towers;
+    outputs.push_back(1);
+    for (const std::size_t out : outputs) {
+      const std::string name = "towers." + std::to_string(model.towers.size());
+      model.towers.push_back(reader.layer(name, config.tasks, in, out));
+      in = out;
+    }
+  }
+  reader.expect_no_more();
+  return model;
+}
+
+}  // namespace pepnet::engine

@@ -1,0 +1,150 @@
+#include "rows/row_overlay.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+namespace pepnet {
+namespace {
+
+// Keys that are looked up in one go: their rows stay in the first level cache.
+constexpr std::size_t kBlock = 256;
+
+// Adds rows up by bag, in the order and arithmetic of pepnet::pool.
+class Bags {
+ public:
+  Bags(PackedArray<std::int64_t> offsets, Pooling pooling, OutView out, std::size_t dim) noexcept
+      : offsets_(offsets), pooling_(pooling), out_(out), dim_(dim) {
+    open();
+  }
+  void add(std::size_t key, const float* row) noexcept {
+    while (static_cast<std::int64_t>(key) >= offsets_[bag_ + 1]) close();
+    float* const target = out_.row(bag_);
+    for (std::size_t d = 0; d < dim_; ++d) target[d] += row[d];
+  }
+  void finish() noexcept {
+    while (bag_ < out_.count) close();
+  }
+
+ private:
+  void open() noexcept {
+    if (bag_ < out_.count) std::fill_n(out_.row(bag_), dim_, 0.0F);
+  }
+  void close() noexcept {
+    const std::int64_t length = offsets_[bag_ + 1] - offsets_[bag_];
+    if (pooling_ == Pooling::kMean && length > 1) {
+      const auto divisor = static_cast<float>(length);
+      float* const target = out_.row(bag_);
+      for (std::size_t d = 0; d < dim_; ++d) target[d] /= divisor;
+    }
+    ++bag_;
+    open();
+  }
+
+  PackedArray<std::int64_t> offsets_;
+  Pooling pooling_;
+  OutView out_;
+  std::size_t dim_, bag_ = 0;
+};
+
+std::vector<float>& at_least(std::vector<float>& scratch, std::size_t size) {
+  if (scratch.size() < size) scratch.resize(size);
+  return scratch;
+}
+
+}  // namespace
+
+RowOverlay::RowOverlay(PackedArray<std::uint64_t> keys, RowsView rows, const std::uint8_t* gone,
+                       const double* expires)
+    : index_(keys), rows_(rows), gone_(gone), expires_(expires) {}
+
+Answered RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
+                                  PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                                  bool counted) const {
+  thread_local std::vector<float> scratch;
+  const std::size_t dim = rows_.dim;
+  std::array<std::int64_t, kBlock> places;
+  std::array<std::uint64_t, kBlock> others;
+  std::array<std::uint16_t, kBlock> where;
+  std::size_t lacking = 0;
+  index_.find({keys, count}, places.data());
+  for (std::size_t i = 0; i < count; ++i) {
+    others[lacking] = keys[i];
+    where[lacking] = static_cast<std::uint16_t>(i);
+    lacking += places[i] == KeyIndex::kAbsent;
+  }
+  Answered answered;
+  answered.ours = count - lacking;
+  if (answered.ours == 0) {
+    answered.hits = cache.lookup({keys, count}, out, outcomes, counted);
+    return answered;
+  }
+  const double now = expires_ == nullptr ? 0.0 : cache.unix_time();
+  for (std::size_t i = 0; i < count; ++i) {
+    if (places[i] == KeyIndex::kAbsent) continue;
+    const auto place = static_cast<std::size_t>(places[i]);
+    outcomes[i] = Outcome::kRow;
+    if ((gone_ != nullptr && gone_[place] != 0) || (expires_ != nullptr && !(expires_[place] > now))) {
+      for (std::size_t d = 0; d < dim; ++d) out.row(i)[d] = default_row[d];
+      ++answered.defaults;
+    } else {
+      std::memcpy(out.row(i), rows_.row(place), rows_.row_bytes());
+    }
+  }
+  if (lacking == 0) return answered;
+  std::array<Outcome, kBlock> came;
+  float* const rows = at_least(scratch, lacking * dim).data();
+  answered.hits = cache.lookup({others.data(), lacking}, {rows, lacking, static_cast<std::ptrdiff_t>(dim)},
+                               came.data(), counted);
+  for (std::size_t i = 0; i < lacking; ++i) {
+    outcomes[where[i]] = came[i];
+    if (came[i] == Outcome::kRow) std::copy_n(rows + i * dim, dim, out.row(where[i]));
+  }
+  return answered;
+}
+
+Answered RowOverlay::lookup(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<float> default_row,
+                            OutView out, Outcome* outcomes, bool counted) const {
+  Answered answered;
+  std::array<std::uint64_t, kBlock> block;
+  for (std::size_t begin = 0; begin < keys.size(); begin += kBlock) {
+    const std::size_t count = std::min(kBlock, keys.size() - begin);
+    for (std::size_t i = 0; i < count; ++i) block[i] = keys[begin + i];
+    answered += lookup_block(cache, block.data(), count, default_row, {out.row(begin), count, out.stride},
+                             outcomes + begin, counted);
+  }
+  return answered;
+}
+
+Answered RowOverlay::lookup_pool(RowCache& cache, PackedArray<std::uint64_t> keys,
+                                 PackedArray<std::int64_t> offsets, Pooling pooling,
+                                 PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                                 bool counted) const {
+  const auto first = static_cast<std::size_t>(offsets[0]);
+  const auto last = static_cast<std::size_t>(offsets[out.count]);
+  bool any = false;
+  for (std::size_t i = first; i < last && !any; ++i)
+    any = index_.resolve(keys[i], index_.home(keys[i])) != KeyIndex::kAbsent;
+  Answered answered;
+  if (!any) {
+    answered.hits = cache.lookup_pool(keys, offsets, pooling, out, outcomes, counted);
+    return answered;
+  }
+  thread_local std::vector<float> scratch;
+  const std::size_t dim = rows_.dim;
+  float* const rows = at_least(scratch, kBlock * dim).data();
+  std::array<std::uint64_t, kBlock> block;
+  Bags bags(offsets, pooling, out, dim);
+  for (std::size_t begin = first; begin < last; begin += kBlock) {
+    const std::size_t count = std::min(kBlock, last - begin);
+    for (std::size_t i = 0; i < count; ++i) block[i] = keys[begin + i];
+    answered += lookup_block(cache, block.data(), count, default_row,
+                             {rows, count, static_cast<std::ptrdiff_t>(dim)}, outcomes + begin, counted);
+    for (std::size_t i = 0; i < count; ++i) bags.add(begin + i, rows + i * dim);
+  }
+  bags.finish();
+  return answered;
+}
+
+}  // namespace pepnet

@@ -1,0 +1,60 @@
+// Changed rows in front of a cache, for calls of a version of the model whose rows are not in it yet.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cache/row_cache.h"
+#include "dense/packed.h"
+#include "rows/key_index.h"
+#include "rows/pool.h"
+#include "rows/rows.h"
+
+namespace pepnet {
+
+// What became of the keys of one lookup.
+struct Answered {
+  std::size_t hits = 0;      // rows that came from the cache
+  std::size_t ours = 0;      // keys that the overlay has: the cache neither sees nor counts them
+  std::size_t defaults = 0;  // of ours, those that got the default row
+
+  Answered& operator+=(const Answered& other) noexcept {
+    hits += other.hits;
+    ours += other.ours;
+    defaults += other.defaults;
+    return *this;
+  }
+};
+
+// Never changed: any number of threads may ask at once.
+class RowOverlay {
+ public:
+  // N rows by key. `gone` [N], not 0 for an id that is deleted, and `expires` [N], Unix seconds, may be null.
+  // What they point to must stay; `keys` are copied. Throws DuplicateKey, std::bad_alloc.
+  RowOverlay(PackedArray<std::uint64_t> keys, RowsView rows, const std::uint8_t* gone, const double* expires);
+
+  // RowCache::lookup of the keys that are not here. Those that are get their row, or `default_row` [dim] when
+  // it is deleted or over its time by the cache's clock, and the outcome kRow. Throws std::bad_alloc.
+  Answered lookup(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<float> default_row,
+                  OutView out, Outcome* outcomes, bool counted) const;
+
+  // The same of bags, as RowCache::lookup_pool. `offsets` rise within [0, keys.size()]. Where hits and ours
+  // are not all keys of the bags, `out` is undefined.
+  Answered lookup_pool(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<std::int64_t> offsets,
+                       Pooling pooling, PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                       bool counted) const;
+
+  const KeyIndex& index() const noexcept { return index_; }
+  std::size_t dim() const noexcept { return rows_.dim; }
+
+ private:
+  Answered lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
+                        PackedArray<float> default_row, OutView out, Outcome* outcomes, bool counted) const;
+
+  KeyIndex index_;
+  RowsView rows_;
+  const std::uint8_t* gone_;
+  const double* expires_;
+};
+
+}  // namespace pepnet
