@@ -1,5 +1,5 @@
 // The hot-row cache: a fixed number of bytes that holds the rows of the ids that matter, between an engine
-// and its store. What a caller sees is here; how it is laid out is in src/cache/.
+// and its store. What a caller sees is here; how it is laid out is in set_layout.h.
 #pragma once
 
 #include <cstddef>
