@@ -59,8 +59,8 @@ TYPES := cd $(VENV) && bin/mypy --strict --python-executable bin/python -p pepne
 
 # Three runs of the tests and the types side by side, for two cores: the C++ tests compile for most of their time, and the
 # second run waits for disks, servers and processes that it kills, so that a third has something to do.
-COMPILED := tests/cpp
-WAITING := tests/parity tests/concurrency tests/property tests/sync tests/crash
+COMPILED := tests/kernels/cpp
+WAITING := tests/sync tests/rows tests/process tests/parquet tests/verify
 
 test: install lint
 	@command -v redis-server >/dev/null || echo "no redis-server here: the tests of the Redis store will be skipped"
@@ -80,7 +80,7 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint=tests/lowest.txt \
 	  --config-settings=build-dir="$(LOWEST)/build" ".[cpu,export,lmdb,redis,bench,dev]"
 	PEPNET_BUILD="$(LOWEST)/build" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-	  $(LOWEST)/bin/pytest -m "not slow" --ignore=tests/cpp
+	  $(LOWEST)/bin/pytest -m "not slow" --ignore=tests/kernels/cpp
 
 test-all: install lint types
 	$(PYTEST)
@@ -91,15 +91,15 @@ SOAK := build/soak
 soak: install
 	$(BIN)/cmake -S . -B $(SOAK) -DCMAKE_BUILD_TYPE=Release -DPEPNET_BUILD_PYTHON=OFF -DPEPNET_BUILD_TESTS=ON
 	$(BIN)/cmake --build $(SOAK) --target kernels_test
-	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(SOAK)/tests/cpp/kernels_test row_cache_threads
-	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(PYTEST) tests/concurrency/test_row_cache_threads.py
+	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(SOAK)/tests/kernels/cpp/kernels_test row_cache_threads
+	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(PYTEST) tests/kernels/test_row_cache_threads.py
 
 # Ten thousand versions under scoring threads, and more until the time is over: no score of two versions.
 soak-sync: install
 	PEPNET_SOAK_SECONDS=$(PEPNET_SOAK_SECONDS) $(PYTEST) -m slow tests/sync/test_sync_soak.py
 
 interrupts: install
-	$(PYTEST) -m slow tests/concurrency/test_interrupts.py
+	$(PYTEST) -m slow tests/test_interrupts.py
 
 # Mutants of all that comes from outside, ten minutes of them or as many seconds as told; what they find is in build/fuzz.
 # FUZZ: more options, such as --target delta --seed 7 --only 1234, which shows and tries one mutant again.
@@ -130,7 +130,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(VENV) && bin/lint-imports --config "$(CURDIR)/pyproject.toml"  # of the installed package: its folders are three here
-	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/kernels/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
 types: install
 	$(TYPES)

@@ -164,7 +164,7 @@ def toy_bundle(toy_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def reference_scores() -> Callable[..., np.ndarray]:
     """The formulas in float64 NumPy: `(config, tensors, general, domain, prior) -> scores [B, T]`."""
-    path = Path(__file__).parent / "parity" / "float64_reference.py"
+    path = Path(__file__).parent / "support" / "float64_reference.py"
     spec = importlib.util.spec_from_file_location("float64_reference", path)
     assert spec is not None
     assert spec.loader is not None

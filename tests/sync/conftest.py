@@ -1,12 +1,17 @@
-"""What the tests of following share."""
+"""Fixtures of the tests of following."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sync_deltas import make
+
+from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.sync.delta import Delta, open_delta
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +38,15 @@ def one_graph_for_the_same_weights() -> Iterator[None]:
         patch.setattr(module, "to_onnx", exported)
         patch.setattr(module, "simplify", simplified)
         yield
+
+
+@pytest.fixture
+def root(toy_checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """A delta to break, with a secret beside it."""
+    (tmp_path / "secret").write_text("nobody's business")
+    return make(tmp_path / "delta", toy_checkpoint)
+
+
+@pytest.fixture
+def check(toy_checkpoint: Checkpoint) -> Callable[[Path], Delta]:
+    return lambda root: open_delta(root, toy_checkpoint.schema, toy_checkpoint.config)

@@ -1,0 +1,89 @@
+"""The yaml of a training run: read whole, or refused with the key that is off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pepnet_infer.errors import ConfigError, SchemaError
+from pepnet_infer.export.run_config import RunConfig, Split, TrainConfig
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.mark.parametrize("name", ["kuairand", "synthetic"])
+def test_examples_are_read_and_written_back(name: str) -> None:
+    run = RunConfig.read(EXAMPLES / f"{name}.yaml")
+    assert TrainConfig.from_json(run.train.to_json()) == run.train
+    assert run.schema.tasks == ("click", "long_view", "like", "follow", "forward", "hate")
+
+
+def test_the_kuairand_example_reads_no_outcome_and_splits_as_published() -> None:
+    run = RunConfig.read(EXAMPLES / "kuairand.yaml")
+    assert run.train.split == Split(first=20220425, validation=20220505, test=20220506)
+    assert run.schema.domains == tuple(range(15))
+    read = {f.column for f in run.schema.fields}
+    assert not read & {"play_time_ms", "comment_stay_time", "profile_stay_time", *run.schema.labels}
+    assert {"user_id", "video_id", "author_id"} <= {s.field.name for s in run.schema.layout["prior"]}
+
+
+def sections() -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((EXAMPLES / "synthetic.yaml").read_text())
+    return data
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": 3}, r"train: unknown key 'epoch'"),
+        ({"epochs": 0}, r"train: epochs: expected int >= 1, got 0"),
+        ({"epochs": "3"}, r"train: epochs: expected int, got '3'"),
+        ({"epochs": True}, r"train: epochs: expected int, got True"),
+        ({"seed": -1}, r"train: seed: expected int >= 0, got -1"),
+        ({"seed": 2**70}, r"train: seed: expected int .*, got 1180591620717411303424"),
+        ({"refit": 1}, r"train: refit: expected bool, got 1"),
+        ({"lr_dense": -1.0}, r"train: lr_dense: expected number > 0.0, got -1\.0"),
+        ({"lr_dense": float("nan")}, r"train: lr_dense: expected number .*, got nan"),
+        ({"dropout": 1.0}, r"train: dropout: expected number < 1.0, got 1\.0"),
+        (
+            {"split": {"validation": 6, "test": 5}},
+            r"train: split: expected first < validation < test, got .*6",
+        ),
+        ({"split": {"validation": 4}}, r"train: split: missing key 'test'"),
+        ({"split": {"test": 5, "train": 1}}, r"train: split: unknown key 'train'"),
+        ({"select_by": ["clicks"]}, r"train: expected tasks of click, .*, got 'clicks'"),
+        ({"select_by": "click"}, r"train: select_by: expected a list, got 'click'"),
+        ({"loss_weights": {"clicks": 2.0}}, r"train: expected tasks of click, .*, got 'clicks'"),
+        ({"gset": {"decay": 2.0}}, r"train: gset.decay: expected number <= 1.0, got 2\.0"),
+        ({"gset": {"positive": "buy"}}, r"train: expected tasks of click, .*, got 'buy'"),
+        ({"optional_joins": ["users"]}, r"train\.optional_joins: expected joins of items, got 'users'"),
+    ],
+)
+def test_what_is_off_in_the_train_section_is_named(changes: dict[str, Any], message: str) -> None:
+    data = sections()
+    data["train"] |= changes
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_json(data)
+
+
+def test_sections_and_widths() -> None:
+    data = sections()
+    with pytest.raises(ConfigError, match=r"config: expected the sections schema, model and train, got schema, model"):
+        RunConfig.from_json({k: v for k, v in data.items() if k != "train"})
+    with pytest.raises(SchemaError, match=r"model\.inputs: expected none \(they come from the schema\)"):
+        RunConfig.from_json(data | {"model": data["model"] | {"inputs": {"general": 3}}})
+    with pytest.raises(SchemaError, match=r"config: unknown key 'layer'"):
+        RunConfig.from_json(data | {"model": data["model"] | {"layer": [3]}})
+    with pytest.raises(ConfigError, match=r"train: missing key 'split'"):
+        RunConfig.from_json(data | {"train": {"epochs": 1}})
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config .*nowhere\.yaml: expected a yaml file, got .*No such file"):
+        RunConfig.read(tmp_path / "nowhere.yaml")
+    (tmp_path / "bad.yaml").write_text("train: [1, 2")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: expected yaml, got while parsing"):
+        RunConfig.read(tmp_path / "bad.yaml")
