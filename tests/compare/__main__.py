@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +26,26 @@ def main() -> int:
     parser.add_argument("commit", help="the older build")
     parser.add_argument("--out", type=Path, default=Path("build/compare"), help="where builds and results are kept")
     parser.add_argument("--without-cuda", action="store_true", help="leave out the emulated CUDA library")
+    parser.add_argument("--without-amx", action="store_true", help="leave out the emulated AMX kernels")
     options = parser.parse_args()
     out = options.out.resolve()
-    old = build(options.commit, out / "old", cuda=not options.without_cuda)
-    new = build(None, out / "new", cuda=not options.without_cuda)
+    parts = {"cuda": not options.without_cuda, "amx": not options.without_amx}
+    old = build(options.commit, out / "old", **parts)
+    new = build(None, out / "new", **parts)
     print(f"old {old.name}, new {new.name}", flush=True)
     files = out / "files"
     _run(old, "write_files.py", files)
     for one, folder in ((old, out / "scores-old"), (new, out / "scores-new")):
+        shutil.rmtree(folder, ignore_errors=True)
         _run(one, "write_scores.py", files, folder)
+        if one.amx is not None:
+            _run(
+                replace(one, environment=one.environment | {"PYTHONPATH": one.amx}),
+                "write_scores.py",
+                files,
+                folder,
+                "amx",
+            )
     _run(new, "read_files.py", files)
     differing = compare(out / "scores-old", out / "scores-new")
     for line in differing:
@@ -75,7 +88,7 @@ def _difference(before: np.ndarray, after: np.ndarray) -> str:
     return f"{unequal.sum()} of {unequal.size} values differ, by {np.nanmax(np.abs(before - after)):.3g} at most"
 
 
-def _run(one: Build, script: str, *arguments: Path) -> None:
+def _run(one: Build, script: str, *arguments: str | Path) -> None:
     print(f"{one.name}: {script}", flush=True)
     subprocess.run([sys.executable, WORKERS / script, *arguments], env={**os.environ, **one.environment}, check=True)
 

@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from compare.emulated_amx import emulate_amx
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,12 +20,14 @@ class Build:
 
     name: str  #: the commit, "+" where files differ from it
     environment: dict[str, str]
+    amx: str | None = None  #: PYTHONPATH of the same commit with emulated AMX
 
 
-def build(commit: str | None, folder: Path, cuda: bool) -> Build:
+def build(commit: str | None, folder: Path, *, cuda: bool = True, amx: bool = True) -> Build:
     """Builds a commit, or the checkout where it is None, below `folder`; what is there of it already is used again.
 
     cuda: also the CUDA kernels that run on the CPU, which the build's processes then find.
+    amx: also an extension with emulated AMX, in a second folder of packages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if commit is None:
@@ -34,18 +38,26 @@ def build(commit: str | None, folder: Path, cuda: bool) -> Build:
             _git("worktree", "prune")
             _git("worktree", "add", "--detach", "--force", str(source), commit)
         _git("-C", str(source), "checkout", "--quiet", "--detach", commit)
-    site, objects = folder / "site", folder / "objects"
-    shutil.rmtree(site, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, f"--target={site}", f"--config-settings=build-dir={objects}/wheel", str(source)], check=True)
-    environment = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    objects = folder / "objects"
+    environment = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(_install(source, folder / "site", objects / "wheel"))}
     if cuda:
         tests = objects / "tests"
         flags = ["-DPEPNET_BUILD_PYTHON=OFF", "-DPEPNET_BUILD_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release"]
         _quiet("cmake", "-S", source, "-B", tests, *flags)
         _quiet("cmake", "--build", tests, "--target", "pepnet_cuda_emulated", "--parallel", str(os.cpu_count() or 1))
-        environment["PEPNET_CUDA_LIBRARY"] = str(tests / "tests" / "cpp" / "libpepnet_cuda_emulated.so")
-    return Build(name, environment)
+        (library,) = tests.rglob("libpepnet_cuda_emulated.so")
+        environment["PEPNET_CUDA_LIBRARY"] = str(library)
+    if not amx:
+        return Build(name, environment)
+    copy = emulate_amx(source, folder / "amx-source")
+    return Build(name, environment, str(_install(copy, folder / "amx-site", objects / "amx-wheel")))
+
+
+def _install(source: Path, site: Path, objects: Path) -> Path:
+    shutil.rmtree(site, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, f"--target={site}", f"--config-settings=build-dir={objects}", str(source)], check=True)
+    return site
 
 
 def _quiet(*command: str | Path) -> None:
