@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -186,8 +187,9 @@ class RedisServer:
                 free.bind(("127.0.0.1", 0))
                 self.port = int(free.getsockname()[1])
                 if self.port < 55_000:  # a cluster's servers talk on this port + 10,000
-                    bus.bind(("127.0.0.1", self.port + 10_000))
-                    break
+                    with contextlib.suppress(OSError):  # another program has that one
+                        bus.bind(("127.0.0.1", self.port + 10_000))
+                        break
         fixed = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         folder.mkdir(parents=True, exist_ok=True)
         self._command = [program, *fixed, "--dir", str(folder), *options]

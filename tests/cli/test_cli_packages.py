@@ -33,10 +33,11 @@ def test_every_package_that_may_be_missing_has_its_extra() -> None:
     paths = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith(("test_", "conftest"))]
     imported = {name for path in paths for name in _imported(ast.parse(path.read_text()))}
     project = tomllib.loads(PROJECT.read_text())["project"]
-    always = {"yaml" if name == "pyyaml" else name for name in map(_name, project["dependencies"])}
+    modules = {"pyyaml": "yaml", "prometheus-client": "prometheus_client"}
+    always = {modules.get(name, name) for name in map(_name, project["dependencies"])}
     extras = {extra: set(map(_name, lines)) for extra, lines in project["optional-dependencies"].items()}
     optional = imported - set(sys.stdlib_module_names) - always - {"pepnet_infer"}
-    said_by_the_part_itself = {"onnxruntime", "openvino", "theine"}
+    said_by_the_part_itself = {"onnxruntime", "openvino", "pandas", "theine"}
     assert optional - said_by_the_part_itself <= set(EXTRAS)
     for name, extra in EXTRAS.items():
         assert name in extras[extra]

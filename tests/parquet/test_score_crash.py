@@ -19,7 +19,7 @@ DRIVER = r"""
 import io, json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import children
-import onnxruntime, pepnet_infer.backends.protocol.ort, pyarrow.parquet as pq
+import onnxruntime, pepnet_infer.backends.ort, pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import Engine, score_parquet
