@@ -87,7 +87,7 @@ def one_request(
     contenders = []
     for precision in PRECISIONS[backend]:
         if precision != "int8":
-            engine = Engine.load(bundle.path, backend, precision, threads, check="sizes")
+            engine = Engine.load(bundle.path, backend=backend, precision=precision, threads=threads, check="sizes")
             contenders += [_score(engine, "score request"), _rank(engine, "rank request")]
     meter = BusyMeter()
     rows = _measure(contenders, cases, CANDIDATES, plan, say)

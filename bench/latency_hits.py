@@ -105,7 +105,14 @@ class _Scene:
             if precision not in self.dense:
                 options: dict[str, object] | None = {"unchecked": True} if precision == "int8" else None
                 self.dense[precision] = Engine.load(
-                    path, backend, precision, threads, check="sizes", cache=None, store=self.store, options=options
+                    path,
+                    backend=backend,
+                    precision=precision,
+                    threads=threads,
+                    check="sizes",
+                    cache=None,
+                    store=self.store,
+                    options=options,
                 )
 
     def _fill(self) -> None:

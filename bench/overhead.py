@@ -61,7 +61,7 @@ def clocked_engine(bundle: Bundle, dense: Mapping[str, Floats], threads: int) ->
     """Returns an engine for `score_dense` alone, and its model."""
     fields, columns = request_prefix(bundle.schema, bundle.config)
     model = _kernels.DenseModel(dense, model_flags(bundle.config, len(bundle.tasks)), prefix_general=columns)
-    backend = NativeBackend(model, threads, True, fields, {"backend": "native", "provider": "cpu"})
+    backend = NativeBackend(model, threads, True, fields, {"backend": "native", "device": "cpu"})
     return Engine(bundle, MmapStore({}), backend), model
 
 

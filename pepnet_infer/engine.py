@@ -62,10 +62,11 @@ class Engine:
     def load(
         cls,
         path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
         backend: str = "auto",
         precision: str = "fp32",
         threads: int | None = None,
-        provider: str | None = None,
         cache: CacheConfig | Literal["default"] | None = "default",
         store: RowSource | Store | None = None,
         check: Check = "full",
@@ -73,25 +74,26 @@ class Engine:
     ) -> Engine:
         """Opens the bundle at `path` and everything it takes to score with it.
 
-        backend: "native", "onnxruntime", "cuda" (experimental, docs/gpu.md) or "auto"; `stats()["backend"]["why"]` says
-        what auto took and why. precision: "fp32" or, with native and cuda, "bf16", and with native "int8" where export
-        measured it within the bundle's budget. threads: of the dense part; None is what the process's cpuset and
-        cgroup allow. provider: "cpu" or, with onnxruntime, "cuda" or "tensorrt".
+        device: where the dense part runs: "cpu", "cuda" or "cuda:N" (a GPU: docs/gpu.md), or "auto", which is a GPU
+        where one answers and else the CPU. backend: "native", "onnxruntime" or "auto"; `stats()["backend"]["why"]` says
+        what auto took and why. precision: "fp32" or, with native, "bf16" and, on the CPU, "int8" where export measured
+        it within the bundle's budget. threads: of the dense part; None is what the process's cpuset and cgroup allow.
         cache: how hot rows are kept in memory; "default" is `CacheConfig()`, None is no cache. Of its capacity no more
         is taken than all rows of the bundle need, and before a `store` all of it; with rows of float32 scores are the
         same bits with and without.
         store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a
         `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
         {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native, {"rows": "4GiB"},
-        which keeps rows on the GPU too, for cuda. Rows outside of the range that export measured bf16
-        or int8 on are scored in fp32 by native, and counted in `stats()["backend"]["outside_rows"]`.
+        which keeps rows there too, for native on a GPU, and {"tensorrt": True} for onnxruntime there. Rows outside of
+        the range that export measured bf16 or int8 on are scored in fp32 by native on the CPU, and counted in
+        `stats()["backend"]["outside_rows"]`.
 
         Raises BundleError for a damaged bundle, StoreError for a store that cannot be read (unless the cache's
-        `on_load` is "warn"), BackendError for a backend, provider, precision or instruction set that is not there,
-        ConfigError for threads, options, a cache and a store that cannot be.
+        `on_load` is "warn"), BackendError for a backend, device, precision or instruction set that is not there,
+        ConfigError for a device, threads, options, a cache and a store that cannot be.
         """
         own = check_option("options", {} if options is None else options, Mapping[str, Any])
-        loading = Loading(backend, precision, threads, provider, cache, store, dict(own), check)
+        loading = Loading(backend, precision, threads, device, cache, store, dict(own), check)
         return cls._of(loading.open_bundle(path), loading)
 
     @classmethod
@@ -209,9 +211,10 @@ class Engine:
         view that is not C-contiguous is copied. NaN and infinities are computed with as IEEE 754 says, and never touch
         the scores of other rows; rows of which a score is then no number in [0, 1] are counted in `stats()["invalid"]`.
 
-        With `out` all four are arrays on the GPU that speak DLPack (torch, cupy), C-contiguous, and the backend is
-        "cuda": nothing is copied, the call is put into the CUDA stream `stream` (its handle; 0 is the default one) and
-        returns `out` at once, whose scores are there for what comes later in that stream. Nothing is counted of these.
+        With `out` all four are arrays on the GPU that speak DLPack (torch, cupy), C-contiguous, and the native backend
+        runs there: nothing is copied, the call is put into the CUDA stream `stream` (its handle; 0 is the default one)
+        and returns `out` at once, whose scores are there for what comes later in that stream. Nothing is counted of
+        these.
         """
         values: Matrix | DeviceArray
         begin = perf_counter_ns()  # no generator and no stopwatch here: a call may be a few microseconds long
@@ -248,8 +251,8 @@ class Engine:
         batches, rows, errors (calls that raised), invalid (rows of which a score is no number in [0, 1]); unknown (ids
         that the store does not have, by field and by table), unavailable (ids that got the default row because the
         store failed, was late or was not waited for); time_us (encode, lookup, dense); backend (what
-        `Backend.describe` says: backend, provider, precision, threads, why and, for native, isa, how, spin,
-        packed_bytes); provider, model_version; bundle (path; state: "as loaded", "replaced" by rename or "changed" in
+        `Backend.describe` says: backend, device, precision, threads, why and, for native, isa, how, spin,
+        packed_bytes); model_version; bundle (path; state: "as loaded", "replaced" by rename or "changed" in
         place, and file: which); cache (what `CachedRows.stats` says, None without a cache); sync (what
         `Follower.stats` says, None without one).
         """
@@ -261,7 +264,6 @@ class Engine:
             "bundle": self._bundle_state(),
             "cache": None if cache is None else cache.stats(),
             "backend": description,
-            "provider": description["provider"],
             "model_version": self.model_version,
             "sync": None if self._follower is None else self._follower.stats(),
         }
@@ -370,5 +372,7 @@ def _load_again(kind: type[Engine], path: os.PathLike[str], digest: str, loading
 def _on_device(backend: Backend, general: object, domain: object, prior: object, out: object, stream: int) -> int:
     run: Callable[..., int] | None = getattr(backend, "run_on_device", None)
     if run is None:
-        raise BackendError(f"out: expected backend cuda, which scores arrays where they are, got {backend.name}")
+        raise BackendError(
+            f"out: expected the native backend on a GPU, which scores arrays where they are, got {backend.name}"
+        )
     return run(general, domain, prior, out, stream)

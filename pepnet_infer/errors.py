@@ -39,7 +39,7 @@ class BundleError(PepnetError):
 
 
 class BackendError(PepnetError):
-    """A backend, provider, precision or instruction set was asked for that is not there."""
+    """A backend, device, precision or instruction set was asked for that is not there."""
 
 
 class StoreError(PepnetError):

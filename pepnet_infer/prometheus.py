@@ -126,7 +126,7 @@ def _engine(page: _Page, stats: Mapping[str, Any]) -> None:
     page.add(
         "bundle_changed", "gauge", "1 where a file of the bundle was changed in place after it was loaded", changed
     )
-    known = ("backend", "provider", "precision", "isa", "threads")
+    known = ("backend", "device", "precision", "isa", "threads")
     labels = {name: str(stats["backend"][name]) for name in known if stats["backend"].get(name) is not None}
     if "outside_rows" in stats["backend"]:
         text = "Rows scored in fp32 because they are outside of the domain of the precision"

@@ -175,7 +175,7 @@ def test_stats_count_what_was_done(toy_bundle: Path, toy_batch: Callable[..., Ba
     assert set(stats["time_us"]) == {"encode", "lookup", "dense"}
     assert all(spent > 0 for spent in stats["time_us"].values())
     assert stats["model_version"] == 7
-    assert stats["provider"] == stats["backend"]["provider"] == "cpu"
+    assert stats["backend"]["device"] == "cpu"
     assert stats["backend"]["threads"] == 1
     assert engine.stats()["rows"] == 17  # readable after the end as well
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.concurrency
 
 @pytest.fixture(params=["native", "onnxruntime"])
 def engine(request: pytest.FixtureRequest, toy_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(toy_bundle, request.param, threads=2, check="sizes") as engine:
+    with Engine.load(toy_bundle, backend=request.param, threads=2, check="sizes") as engine:
         yield engine
 
 
@@ -73,7 +73,7 @@ import os, sys, threading
 import pyarrow.parquet as pq
 from children import ended
 from pepnet_infer import Engine
-engine = Engine.load(sys.argv[1], sys.argv[2], threads=2, check="sizes")
+engine = Engine.load(sys.argv[1], backend=sys.argv[2], threads=2, check="sizes")
 batch = pq.read_table(sys.argv[3])
 engine.score(batch)
 for used, closed in ((False, False), (True, False), (True, True)):
@@ -101,7 +101,7 @@ def test_a_child_reads_the_graph_that_the_parent_read(
 ) -> None:
     bundle, batch = tmp_path / "bundle", toy_batch(20)
     shutil.copytree(toy_bundle, bundle)
-    with Engine.load(bundle, "onnxruntime", threads=1, check="sizes") as engine:
+    with Engine.load(bundle, backend="onnxruntime", threads=1, check="sizes") as engine:
         expected = engine.score(batch).values
         os.rename(bundle, tmp_path / "older")  # as a newer bundle takes its place
 

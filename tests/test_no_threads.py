@@ -52,7 +52,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_threads")
 def test_an_engine_that_cannot_follow_says_so_and_serves_on(toy_bundle: Path, tmp_path: Path) -> None:
-    with Engine.load(toy_bundle, "native", threads=1, check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", threads=1, check="sizes") as engine:
         log = DirectoryLog(tmp_path, create=True)
         for _ in range(2):  # and may try again
             with pytest.raises(UpdateError, match="follow: expected a thread to follow with, but") as caught:

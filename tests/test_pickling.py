@@ -40,7 +40,9 @@ def test_an_engine_pickles_as_what_it_was_loaded_with(
     shutil.copytree(toy_bundle, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
     cache = CacheConfig("lru", "1MiB", fields={"user_id": FieldConfig(ttl=60.0)})
-    with Engine.load("bundle", backend, threads=1, cache=cache, check="sizes", options={"spin": False}) as engine:
+    with Engine.load(
+        "bundle", backend=backend, threads=1, cache=cache, check="sizes", options={"spin": False}
+    ) as engine:
         expected = engine.score(toy_batch(30))
         pickled = pickle.dumps(engine)
     monkeypatch.chdir("/")  # another process has another working directory
@@ -53,7 +55,7 @@ def test_an_engine_pickles_as_what_it_was_loaded_with(
 
 
 def test_a_worker_that_is_spawned_scores_with_it(toy_bundle: Path, toy_batch: Batches) -> None:
-    with Engine.load(toy_bundle, "native", threads=1, check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", threads=1, check="sizes") as engine:
         expected = engine.score(toy_batch(30)).values
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             scores = pool.submit(engine.score, toy_batch(30)).result(PATIENCE_S)
@@ -63,7 +65,7 @@ def test_a_worker_that_is_spawned_scores_with_it(toy_bundle: Path, toy_batch: Ba
 def test_another_bundle_in_its_place_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     shutil.copytree(toy_bundle, path)
-    with Engine.load(path, "native", threads=1, check="sizes") as engine:
+    with Engine.load(path, backend="native", threads=1, check="sizes") as engine:
         pickled = pickle.dumps(engine)
     manifest = (path / "manifest.json").read_text()
     (path / "manifest.json").write_text(manifest.replace('"model_version": 7', '"model_version": 8'))
@@ -90,14 +92,14 @@ def test_its_store_pickles_with_it_or_the_error_says_what_to_do(
     bundle = Bundle.open(toy_bundle, "sizes")
     with LmdbStore(tmp_path, durable=False) as store:
         store.import_tables(bundle.table_paths, bundle.schema.table_by_name)
-        with Engine.load(toy_bundle, "native", threads=1, store=store, check="sizes") as engine:
+        with Engine.load(toy_bundle, backend="native", threads=1, store=store, check="sizes") as engine:
             expected = engine.score(toy_batch(30)).values
             pickled = pickle.dumps(engine)
     with pickle.loads(pickled) as other:
         assert np.array_equal(other.score(toy_batch(30)).values, expected)
     for live in (MemoryStore(), Counts()):
         with (
-            Engine.load(toy_bundle, "native", threads=1, store=live, check="sizes") as engine,
+            Engine.load(toy_bundle, backend="native", threads=1, store=live, check="sizes") as engine,
             pytest.raises(StoreError, match=f"store: {type(live).__name__} does not pickle .*load the engine in each"),
         ):
             pickle.dumps(engine)
@@ -112,11 +114,11 @@ def test_a_store_that_fails_in_any_way_is_said_and_what_pickles_more_is_tried(to
         def __reduce__(self) -> tuple[object, ...]:
             raise RuntimeError("no")
 
-    with Engine.load(toy_bundle, "native", threads=1, store=Fails(), check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", threads=1, store=Fails(), check="sizes") as engine:
         for dumps in (pickle.dumps, cloudpickle.dumps):
             with pytest.raises(StoreError, match=r"store: Fails does not pickle \(no\)"):
                 dumps(engine)
-    with Engine.load(toy_bundle, "native", threads=1, store=Local(), check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", threads=1, store=Local(), check="sizes") as engine:
         with pickle.loads(cloudpickle.dumps(engine)) as other:
             assert other._loading.store.read([1, 2]) == 2
         without = {name: None for name in sys.modules if name.endswith("cloudpickle") or name == "dill"}
@@ -125,14 +127,14 @@ def test_a_store_that_fails_in_any_way_is_said_and_what_pickles_more_is_tried(to
 
 
 def test_an_engine_that_is_more_than_its_bundle_does_not_pickle(toy_bundle: Path, tmp_path: Path) -> None:
-    engine = Engine.load(toy_bundle, "native", threads=1, check="sizes")
+    engine = Engine.load(toy_bundle, backend="native", threads=1, check="sizes")
     engine.follow(DirectoryLog(tmp_path, create=True), FollowConfig())
     with pytest.raises(UpdateError, match="load an engine in each worker and call follow there"):
         pickle.dumps(engine)
     engine.close()
     with pytest.raises(BackendError, match="closed"):
         pickle.dumps(engine)
-    with Engine.load(toy_bundle, "native", threads=1, check="sizes") as loaded:
+    with Engine.load(toy_bundle, backend="native", threads=1, check="sizes") as loaded:
         served = loaded._open()
         with (
             Engine(served.bundle, served.rows, served.backend) as made,
@@ -142,7 +144,7 @@ def test_an_engine_that_is_more_than_its_bundle_does_not_pickle(toy_bundle: Path
 
 
 def test_options_and_results_pickle(toy_bundle: Path, toy_batch: Batches, tmp_path: Path) -> None:
-    with Engine.load(toy_bundle, "native", threads=1, check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", threads=1, check="sizes") as engine:
         scores, features, encoded = (
             engine.score(toy_batch(9)),
             engine.encode(toy_batch(9)),

@@ -66,7 +66,7 @@ class Recorder:
         return np.zeros((inputs.num_rows, 2), np.float32)
 
     def describe(self) -> dict[str, Any]:
-        return {"backend": "recorder", "provider": "none", "precision": "fp32", "threads": 1, "why": "a test"}
+        return {"backend": "recorder", "device": "none", "precision": "fp32", "threads": 1, "why": "a test"}
 
 
 class CountingRows:

@@ -1,4 +1,4 @@
-"""Our own engine, one peer per backend and precision that its registry has."""
+"""Our own engine, one peer for each backend and precision it has, on the CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends.create import BACKENDS
-from pepnet_infer.backends.protocol import PRECISIONS
+from pepnet_infer.backends.protocol import GPU_PRECISIONS, PRECISIONS
 from pepnet_infer.engine import Engine
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class EnginePeer:
 
 @dataclass(frozen=True)
 class Variant:
-    """One backend in one precision."""
+    """One backend on one device in one precision."""
 
     name: str
     precision: str
@@ -49,19 +48,36 @@ class Variant:
 
 
 def variants() -> list[Variant]:
-    """Returns every backend of this version in every precision it has, named engine-BACKEND[-PRECISION]."""
+    """Returns every backend of this version in every precision it has, named engine-BACKEND[-PRECISION].
+
+    The native backend on a GPU is called cuda; ONNX Runtime there is a peer of its own.
+    """
     return [
         Variant(
-            f"engine-{backend}" + ("" if precision == "fp32" else f"-{precision}"),
+            f"engine-{name}" + ("" if precision == "fp32" else f"-{precision}"),
             precision,
-            f"Engine.score_dense, backend {backend}",
-            partial(_build, backend, precision),
+            f"Engine.score_dense, backend {backend} on {device}",
+            partial(_build, backend, device, precision),
         )
-        for backend in BACKENDS
-        for precision in PRECISIONS[backend]
+        for name, backend, device, precisions in (
+            ("onnxruntime", "onnxruntime", "cpu", PRECISIONS["onnxruntime"]),
+            ("native", "native", "cpu", PRECISIONS["native"]),
+            ("cuda", "native", "cuda", GPU_PRECISIONS["native"]),
+        )
+        for precision in precisions
     ]
 
 
-def _build(backend: str, precision: str, bundle: Bundle, batch: int, threads: int) -> EnginePeer:
+def _build(backend: str, device: str, precision: str, bundle: Bundle, batch: int, threads: int) -> EnginePeer:
     options = _OPTIONS.get(precision)
-    return EnginePeer(Engine.load(bundle.path, backend, precision, threads, check="sizes", options=options))
+    return EnginePeer(
+        Engine.load(
+            bundle.path,
+            device=device,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            check="sizes",
+            options=options,
+        )
+    )

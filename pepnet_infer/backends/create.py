@@ -1,41 +1,106 @@
-"""The backends there are, and the one that runs a bundle."""
+"""The backends there are, on which devices, and the one that runs a bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from pepnet_infer.errors import BackendError
+from msgspec import structs
+
+from pepnet_infer.backends.protocol import Backend, Settings, lacks, read_options
+from pepnet_infer.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.backends.protocol import Backend, Settings
+    from pepnet_infer.checked import Options
+
+#: What `backend` may be, beside "auto".
+BACKENDS = ("native", "onnxruntime")
 
 
-def _native(bundle: Bundle, settings: Settings) -> Backend:
-    from pepnet_infer.backends.native import NativeBackend
+@dataclass(frozen=True)
+class Way:
+    """A backend on one kind of device."""
 
-    return NativeBackend.load(bundle, settings)
+    backend: str
+    device: Literal["cpu", "cuda"]
+    options: type[Options]
+    #: what keeps it from running a bundle as asked, None when nothing does
+    why_not: Callable[[Bundle, Settings], str | None]
+    load: Callable[[Bundle, Settings], Backend]
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.backend if self.device == "cpu" else f"{self.backend} on {self.device}"
 
 
-def _onnxruntime(bundle: Bundle, settings: Settings) -> Backend:
-    from pepnet_infer.backends.ort import OrtBackend
+def _ways(gpu: bool) -> Iterator[Way]:
+    """Yields all ways in the order of preference, those on a GPU first, if they are wanted.
 
-    return OrtBackend.load(bundle, settings)
+    On a GPU ONNX Runtime comes first, for the kernels there are experimental.
+    """
+    from pepnet_infer.backends import native, ort
+
+    if gpu:
+        from pepnet_infer.backends.cuda import backend as cuda
+
+        yield Way("onnxruntime", "cuda", ort.OrtOptions, ort.why_not, ort.OrtBackend.load)
+        yield Way("native", "cuda", cuda.CudaOptions, cuda.why_not, cuda.CudaBackend.load)
+    yield Way("native", "cpu", native.NativeOptions, native.why_not, native.NativeBackend.load)
+    yield Way("onnxruntime", "cpu", ort.OrtOptions, ort.why_not, ort.OrtBackend.load)
 
 
-def _cuda(bundle: Bundle, settings: Settings) -> Backend:
-    from pepnet_infer.backends.cuda.backend import CudaBackend
+@dataclass(frozen=True)
+class Plan:
+    """Ways to run a bundle, the one to take first, each with what to load it with; `settings.why` says why."""
 
-    return CudaBackend.load(bundle, settings)
+    choices: tuple[tuple[Way, Settings], ...]
+
+    @property
+    def backend(self) -> str:
+        """The backend to take."""
+        return self.choices[0][0].backend
+
+    @property
+    def settings(self) -> Settings:
+        """What to load it with."""
+        return self.choices[0][1]
 
 
-#: Backend name → what makes it.
-BACKENDS: dict[str, Callable[[Bundle, Settings], Backend]] = {
-    "native": _native,
-    "onnxruntime": _onnxruntime,
-    "cuda": _cuda,
-}
+def plan(bundle: Bundle, backend: str, settings: Settings) -> Plan:
+    """Returns the first backend on the first device that has what was asked for and runs `bundle`.
+
+    Raises BackendError with everyone's reason when none is left, ConfigError for an option that none has or that cannot
+    have its value.
+    """
+    named = None if backend == "auto" else backend
+    if named is not None and named not in BACKENDS:
+        hint = ": ask for backend='native', device='cuda'" if named == "cuda" else ""
+        raise BackendError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}{hint}")
+    ways = [
+        way
+        for way in _ways(settings.kind != "cpu")
+        if named in (None, way.backend) and settings.kind in ("auto", way.device)
+    ]
+    _check_options(ways, settings.options)
+    chosen: list[tuple[Way, Settings]] = []
+    passed: list[tuple[Way, str]] = []
+    for way in ways:
+        on = way.device if settings.kind == "auto" else settings.device
+        here = structs.replace(settings, device=on)
+        because = way.why_not(bundle, here)
+        if because is not None:
+            passed.append((way, because))
+            continue
+        chosen.append((way, structs.replace(here, why=_why(named, settings, way, passed))))
+    if chosen:
+        return Plan(tuple(chosen))
+    if len(passed) == 1:
+        raise BackendError(passed[0][1])
+    reasons = "; ".join(f"{way.name}: {because}" for way, because in passed)
+    raise BackendError(f"backend: auto found none for this bundle: {reasons}")
 
 
 def create_backend(
@@ -43,22 +108,43 @@ def create_backend(
     backend: str = "auto",
     precision: str = "fp32",
     threads: int | None = None,
-    provider: str | None = None,
+    device: str = "cpu",
     options: Mapping[str, object] | None = None,
 ) -> Backend:
     """Returns the backend that was asked for, loaded with the bundle's dense part.
 
-    "auto" takes a GPU that works (unless `provider` is "cpu"), else the native kernels, else ONNX Runtime, and of these
-    the first that has what else was asked for; `describe()["why"]` says what it took and why. Everything else is taken
-    literally: raises BackendError for a backend, provider or precision that is not there, ConfigError for threads and
-    options that cannot be, or that no such backend has.
+    backend "auto" takes on the CPU the native kernels, else ONNX Runtime, on a GPU ONNX Runtime, else the native
+    kernels, and of these the first that has what else was asked for. device "auto" takes a GPU that works, else the
+    CPU. `describe()["why"]` says what was taken and why. Everything else is taken literally: raises BackendError for a
+    backend, device or precision that is not there, ConfigError for a device, threads and options that cannot be, or
+    that no such backend has.
     """
-    settings = Settings(precision, threads, provider, options or {})
-    if backend == "auto":
-        from pepnet_infer.backends import auto
+    settings = Settings(precision, threads, device, options or {})
+    choices = plan(bundle, backend, settings).choices
+    why = ""
+    for way, given in choices:
+        if way.device == "cpu" or settings.kind != "auto":
+            return way.load(bundle, structs.replace(given, why=given.why + why))
+        try:
+            return way.load(bundle, given)
+        except BackendError as error:  # a GPU that does not start is passed over where nobody insists on it
+            why += f"; {way.name}: {error}"
+    raise BackendError(f"backend: auto found none for this bundle: {why.removeprefix('; ')}")
 
-        return auto.load(bundle, settings, BACKENDS)
-    if backend not in BACKENDS:
-        there = ", ".join(["auto", *BACKENDS])
-        raise BackendError(f"backend: expected one of {there}, got {backend!r}, which is not in this version")
-    return BACKENDS[backend](bundle, settings)
+
+def _why(named: str | None, settings: Settings, way: Way, passed: list[tuple[Way, str]]) -> str:
+    if named is not None and settings.kind != "auto":
+        return "asked for"
+    reasons = [f"{other.name} cannot: {because}" for other, because in passed]
+    return f"auto: {way.name}: {'; '.join(reasons) or 'it runs this model'}"
+
+
+def _check_options(ways: list[Way], given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an option that none of the ways has, and for a value that one of them refuses."""
+    known = {name for way in ways for name in way.options.__struct_fields__}
+    if not known.issuperset(given):
+        kinds = {way.name: way.options for way in ways}
+        raise ConfigError("; ".join(filter(None, (lacks(name, kind, given) for name, kind in kinds.items()))))
+    for way in ways:
+        there = way.options.__struct_fields__
+        read_options(way.name, way.options, {key: value for key, value in given.items() if key in there})

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pepnet_infer.schema.inputs import Inputs, Matrix
     from pepnet_infer.schema.network_config import ModelConfig
 
-PROVIDERS = ("cpu",)
 _NEWER_ROWS = 512  # that int8 of newer weights is measured on
 #: Sides whose columns are the same for every candidate of a request, unless the request says otherwise.
 _REQUEST_SIDES = ("user", "context", "domain")
@@ -62,7 +61,7 @@ class NativeBackend:
     def load(cls, bundle: Bundle, settings: Settings) -> NativeBackend:
         """Packs the weights. Options: `NativeOptions`.
 
-        Raises BackendError for a bundle it cannot run and for a precision, provider or instruction set that is not
+        Raises BackendError for a bundle it cannot run and for a precision, device or instruction set that is not
         there, ConfigError for an option, BundleError for weights that are not finite or do not fit the config.
         """
         options = read_options(cls.name, NativeOptions, settings.options)
@@ -86,7 +85,7 @@ class NativeBackend:
         packed = model.describe()
         description = {
             "backend": cls.name,
-            "provider": "cpu",
+            "device": "cpu",
             "precision": settings.precision,
             "isa": packed["isa"],
             "how": packed["how"],
@@ -115,7 +114,7 @@ class NativeBackend:
         return self._model.run(general, domain, prior, self._threads, self._spin)
 
     def describe(self) -> dict[str, Any]:
-        """Returns backend, provider, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why.
+        """Returns backend, device, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why.
 
         bf16 and int8 also have domain (of each input the largest value and norm of the rows it is for), wide_bytes
         (memory of the weights in fp32, for the others) and outside_rows (how many others came).
@@ -131,8 +130,6 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
     The instruction set is left to `choose_isa`: one that was asked for and is not there is an error, and no reason to
     take another backend.
     """
-    if settings.provider is not None and settings.provider not in PROVIDERS:
-        return f"provider: native has {', '.join(PROVIDERS)}, got {settings.provider!r}"
     if settings.precision not in (there := PRECISIONS["native"]):
         return f"precision: native has {', '.join(there)}, got {settings.precision!r}"
     lacking = lacks("native", NativeOptions, settings.options)

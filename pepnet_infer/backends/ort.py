@@ -23,14 +23,10 @@ if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle
     from pepnet_infer.schema.inputs import Inputs
 
-#: Our word → ONNX Runtime's name and provider options. TF32 keeps 10 bits of mantissa: fp32 was asked for.
-PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
-    "cpu": ("CPUExecutionProvider", {}),
-    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
-    "tensorrt": ("TensorrtExecutionProvider", {"trt_fp16_enable": "0"}),
-}
-#: Those that run on a GPU. TensorRT leaves what it does not know to CUDA.
-ON_GPU = ("cuda", "tensorrt")
+Provider = tuple[str, dict[str, str]]  # ONNX Runtime's name for what runs a graph, and its options
+
+_TENSORRT = "TensorrtExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
 
 #: Rows per run of the graph. Larger batches are cut at multiples of it, so that activations stay bounded
 #: (a wide model holds about 50 kB a row) and the cuts do not depend on who calls.
@@ -40,12 +36,14 @@ CHUNK_ROWS = 4096
 class OrtOptions(Options, frozen=True):
     """The backend's own options.
 
-    spin: idle threads spin for lower latency. graphs: launches are recorded once for each bucket of rows; provider cuda
-    only, where None is true.
+    spin: idle threads spin for lower latency. On a GPU only: graphs: launches are recorded once for each bucket of
+    rows; None is true but with TensorRT, which has none. tensorrt: TensorRT runs what it knows of the graph, CUDA the
+    rest.
     """
 
     spin: bool = True
     graphs: bool | None = None
+    tensorrt: bool = False
 
 
 class OrtBackend:
@@ -68,15 +66,14 @@ class OrtBackend:
     def load(cls, bundle: Bundle, settings: Settings) -> OrtBackend:
         """Opens the session. Options: `OrtOptions`.
 
-        Raises BackendError for a precision or provider that is not there, ConfigError for an option, BundleError for a
+        Raises BackendError for a precision or device that is not there, ConfigError for an option, BundleError for a
         graph that does not load or has other inputs than the bundle's config.
         """
         own = read_options(cls.name, OrtOptions, settings.options)
-        refused = why_not(settings)
+        refused = why_not(bundle, settings)
         if refused is not None:
             raise BackendError(refused)
         ort = import_onnxruntime()
-        provider, why = _choose_provider(settings)
         threads = settings.threads or available_threads()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -86,9 +83,10 @@ class OrtBackend:
         options.log_severity_level = 3
         options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the bytes look like
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if own.spin else "0")
-        graphs = provider == "cuda" and own.graphs is not False
-        on_gpu = provider in ON_GPU
-        kept = OrtSession(lambda graph: _open(ort, bundle, graph, options, provider, graphs), bundle.onnx(), on_gpu)
+        on_gpu = settings.kind == "cuda"
+        graphs = on_gpu and not own.tensorrt and own.graphs is not False
+        providers = _providers(settings, own, graphs)
+        kept = OrtSession(lambda graph: _open(ort, bundle, graph, options, providers), bundle.onnx(), on_gpu)
         session = kept.session()
         _check_graph(session, bundle)
         buckets = None
@@ -96,18 +94,19 @@ class OrtBackend:
             names = [node.name for node in session.get_inputs()]
             widths = {name: getattr(bundle.config.inputs, name) for name in names}
             output = session.get_outputs()[0].name
-            buckets = BucketSession(ort, session, widths, output, len(bundle.tasks), "cuda", graphs)
+            place = ("cuda", settings.gpu)
+            buckets = BucketSession(ort, session, widths, output, len(bundle.tasks), place, graphs)
         description = {
             "backend": cls.name,
             "version": ort.__version__,
-            "provider": provider,
+            "device": f"cuda:{settings.gpu}" if on_gpu else "cpu",
             "precision": settings.precision,
             "threads": threads,
             "spin": own.spin,
-            "why": why,
+            "why": settings.why,
         }
         if on_gpu:
-            description |= {"tf32": False, "graphs": graphs}
+            description |= {"tensorrt": own.tensorrt, "tf32": False, "graphs": graphs}
         return cls(kept, len(bundle.tasks), description, buckets)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -132,20 +131,28 @@ class OrtBackend:
             return buckets.run(feed, rows)
 
     def describe(self) -> dict[str, Any]:
-        """Returns backend, version, provider, precision, threads, spin and why; on a GPU tf32 and graphs as well."""
+        """Returns backend, version, device, precision, threads, spin, why; on a GPU tensorrt, tf32 and graphs too."""
         return dict(self._description)
 
 
-def why_not(settings: Settings) -> str | None:
-    """Returns what of `settings` this backend does not have, None when it has everything."""
-    if settings.provider is not None and settings.provider not in PROVIDERS:
-        return f"provider: onnxruntime has {', '.join(PROVIDERS)}, got {settings.provider!r}"
+def why_not(bundle: Bundle, settings: Settings) -> str | None:
+    """Returns what keeps this backend from running `bundle` as asked on this machine, None when nothing does."""
     if settings.precision not in (there := PRECISIONS["onnxruntime"]):
         return f"precision: onnxruntime has {', '.join(there)}, got {settings.precision!r}"
-    return lacks("onnxruntime", OrtOptions, settings.options)
+    lacking = lacks("onnxruntime", OrtOptions, settings.options)
+    if lacking is not None:
+        return lacking
+    own = read_options("onnxruntime", OrtOptions, settings.options)
+    if settings.kind == "cpu":
+        only_gpu = "tensorrt" if own.tensorrt else "graphs" if own.graphs is not None else None
+        return None if only_gpu is None else f"options.{only_gpu}: only device cuda has it, got {settings.device}"
+    if own.tensorrt and own.graphs:
+        return "options.graphs: expected none with tensorrt, which has no graphs here, got True"
+    problem = no_cuda_because(_TENSORRT if own.tensorrt else _CUDA)
+    return None if problem is None else f"device: expected {settings.device}, but {problem}"
 
 
-def no_cuda_because(provider: str = "cuda") -> str | None:
+def no_cuda_because(provider: str = _CUDA) -> str | None:
     """Returns None when the driver shows a GPU and onnxruntime was built to use it, else what is wrong."""
     # The list of providers says what was compiled in, not what the machine can run: the driver is asked, and first,
     # because importing onnxruntime takes a tenth of a second.
@@ -156,38 +163,33 @@ def no_cuda_because(provider: str = "cuda") -> str | None:
         ort = import_onnxruntime()
     except BackendError as error:
         return str(error)
-    if PROVIDERS[provider][0] not in ort.get_available_providers():
-        what = "CUDA" if provider == "cuda" else "TensorRT"
+    if provider not in ort.get_available_providers():
+        what = "TensorRT" if provider == _TENSORRT else "CUDA"
         return f"this onnxruntime was built without {what} (pip install 'pepnet-infer[gpu]')"
     return None
 
 
-def _choose_provider(settings: Settings) -> tuple[str, str]:
-    provider = settings.provider or "cpu"
-    problem = no_cuda_because(provider) if provider in ON_GPU else None
-    if problem:
-        raise BackendError(f"provider: expected {provider}, but {problem}")
-    if settings.options.get("graphs") is not None and provider != "cuda":
-        raise BackendError(f"options.graphs: only provider cuda has them, got {provider!r}")
-    if settings.auto:
-        return provider, settings.why
-    return provider, f"{settings.why}; provider {provider}: {'asked for' if settings.provider else 'the default'}"
+def _providers(settings: Settings, own: OrtOptions, graphs: bool) -> list[Provider]:
+    """Returns what is to run the graph, the first one as much of it as it can."""
+    if settings.kind == "cpu":
+        return [("CPUExecutionProvider", {})]
+    where = {"device_id": str(settings.gpu)}
+    # TF32 keeps 10 bits of mantissa: fp32 was asked for.
+    cuda = (_CUDA, {**where, "use_tf32": "0", **({"enable_cuda_graph": "1"} if graphs else {})})
+    return [(_TENSORRT, {**where, "trt_fp16_enable": "0"}), cuda] if own.tensorrt else [cuda]
 
 
-def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, provider: str, graphs: bool) -> Any:
-    if provider in ON_GPU and hasattr(ort, "preload_dlls"):
+def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, providers: list[Provider]) -> Any:
+    wanted, on_gpu = providers[0][0], providers[0][0] in (_CUDA, _TENSORRT)
+    if on_gpu and hasattr(ort, "preload_dlls"):  # not in every release that pyproject allows
         ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
-    wanted, provider_options = PROVIDERS[provider]
-    if graphs:
-        provider_options = {**provider_options, "enable_cuda_graph": "1"}
-    providers = [(wanted, provider_options), *([PROVIDERS["cuda"]] if provider == "tensorrt" else [])]
     path = bundle.onnx_path
     check_graph_is_whole(str(path), graph)
     try:
         session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        if provider in ON_GPU:
-            raise BackendError(f"provider: expected {provider}, but onnxruntime could not start it: {error}") from error
+        if on_gpu:
+            raise BackendError(f"device: expected {wanted}, but onnxruntime could not start it: {error}") from error
         if "pthread_create" in str(error):
             wanted = f"threads: expected {options.intra_op_num_threads} for onnxruntime"
             raise BackendError(f"{wanted}, but {NO_THREAD}, or ask for threads=1") from error
@@ -195,7 +197,7 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, provider: 
     got = session.get_providers()
     if got[0] != wanted:
         # ONNX Runtime goes on with the CPU when a provider fails to start; a GPU job on a CPU must not pass unseen.
-        raise BackendError(f"provider: expected {wanted}, got {', '.join(got)}: onnxruntime could not start it")
+        raise BackendError(f"device: expected {wanted}, got {', '.join(got)}: onnxruntime could not start it")
     if isinstance(graph, Path):  # which may be another version's by now: a forked child opens it anew
         bundle.check_unchanged()
     session.disable_fallback()  # nor may a failing run restart itself on the CPU

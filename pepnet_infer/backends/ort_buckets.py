@@ -31,9 +31,18 @@ class BucketSession:
     """A session whose memory is on a device. One call at a time; others wait for it."""
 
     def __init__(
-        self, ort: Any, session: Any, widths: Mapping[str, int], output: str, tasks: int, device: str, graphs: bool
+        self,
+        ort: Any,
+        session: Any,
+        widths: Mapping[str, int],
+        output: str,
+        tasks: int,
+        device: tuple[str, int],
+        graphs: bool,
     ) -> None:
-        """widths: columns by name of an input. device: ONNX Runtime's word for it. graphs: one is captured a bucket."""
+        """widths: columns by name of an input. device: ONNX Runtime's word for its kind, and its number. graphs: one is
+        captured for each bucket.
+        """
         self._ort, self._session = ort, session
         self._widths, self._output, self._tasks = dict(widths), output, tasks
         self._device, self._graphs = device, graphs
@@ -71,8 +80,8 @@ class BucketSession:
         if made is None:
             host = {name: np.zeros((size, width), np.float32) for name, width in self._widths.items()}
             value = self._ort.OrtValue
-            device = {name: value.ortvalue_from_numpy(array, self._device, 0) for name, array in host.items()}
-            scores = value.ortvalue_from_shape_and_type([size, self._tasks], np.float32, self._device, 0)
+            device = {name: value.ortvalue_from_numpy(array, *self._device) for name, array in host.items()}
+            scores = value.ortvalue_from_shape_and_type([size, self._tasks], np.float32, *self._device)
             binding = self._session.io_binding()
             for name, array in device.items():
                 binding.bind_ortvalue_input(name, array)

@@ -81,7 +81,7 @@ class OrtSession:
             self._reset_after_fork()
         if self._on_gpu:
             raise BackendError(
-                "provider: a GPU cannot be used in a child forked from a process that uses it: load the engine in the "
+                "device: a GPU cannot be used in a child forked from a process that uses it: load the engine in the "
                 "child, and start child processes with spawn or forkserver"
             )
         with self._lock:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from msgspec import Meta
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pepnet_infer.schema.inputs import Inputs
 
 
+_DEVICE = re.compile(r"(cpu|auto|cuda)(?::([0-9]{1,5}))?")
 #: More is a mistake (a count of rows, say), and would be threads started for nothing.
 MAX_THREADS = 1024
 
@@ -35,22 +37,39 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Returns backend, provider, precision, threads and why it was chosen, as plain JSON values."""
+        """Returns backend, device, precision, threads and why it was chosen, as plain JSON values."""
         ...
 
 
 class Settings(Options, frozen=True):
-    """What the caller asked of a backend. None means that the backend decides, and says so in `describe()`.
+    """What the caller asked of a backend.
 
-    Raises ConfigError for what no backend takes.
+    threads: None means that the backend decides, and says so in `describe()`. device: "cpu", "cuda" (the first GPU),
+    "cuda:N" or, until one is chosen, "auto". options: the backend's own; an unknown one is an error. why: why this
+    backend runs on this device. Raises ConfigError for what no backend takes.
     """
 
     precision: str = "fp32"
     threads: Annotated[int, Meta(ge=1, le=MAX_THREADS)] | None = None
-    provider: str | None = None
-    options: Mapping[str, Any] = {}  # the backend's own; an unknown one is an error
+    device: str = "cpu"
+    options: Mapping[str, Any] = {}
     why: str = "asked for"
-    auto: bool = False  # "auto" chose backend and provider, and `why` says so
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        found = _DEVICE.fullmatch(self.device)
+        if found is None or (found[2] is not None and found[1] != "cuda"):
+            raise ConfigError(f"device: expected cpu, cuda, cuda:N or auto, got {quote(self.device)}")
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda", "auto"]:
+        """The kind of device."""
+        return "cpu" if self.device == "cpu" else "auto" if self.device == "auto" else "cuda"
+
+    @property
+    def gpu(self) -> int:
+        """Which GPU, from 0."""
+        return int(self.device.partition(":")[2] or 0)
 
 
 def read_options(backend: str, kind: type[_Options], given: Mapping[str, Any]) -> _Options:
@@ -68,9 +87,13 @@ def lacks(backend: str, kind: type[Options], given: Mapping[str, Any]) -> str | 
     return next((f"options: {backend} has {', '.join(there)}, got {quote(n)}" for n in given if n not in there), None)
 
 
-#: Backend name → the precisions it has, whatever the bundle and the machine.
+#: Backend name → the precisions it has on a CPU, whatever the bundle and the machine.
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "native": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
-    "cuda": ("fp32", "bf16"),
+}
+#: The same on a GPU.
+GPU_PRECISIONS: dict[str, tuple[str, ...]] = {
+    "native": ("fp32", "bf16"),
+    "onnxruntime": ("fp32",),
 }

@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from pepnet_infer.backends import auto, native
+from pepnet_infer.backends import native
+from pepnet_infer.backends.create import plan
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.bundle import DENSE, Bundle
 from pepnet_infer.cli.native_figures import native_lines, native_summary, native_table
@@ -76,12 +77,12 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _auto(bundle: Bundle, precision: str) -> dict[str, Any]:
-    """Returns what backend "auto" takes on this machine: backend, provider, isa and how (native), why; or problem."""
+    """Returns what backend "auto" takes on this machine: backend, device, isa and how (native), why; or problem."""
     settings = Settings(precision)
     try:
-        plan = auto.plan(bundle, settings)
-        taken = {"backend": plan.backend, "provider": plan.settings.provider, "why": plan.settings.why}
-        if plan.backend == native.NativeBackend.name:
+        planned = plan(bundle, "auto", settings)
+        taken = {"backend": planned.backend, "device": planned.settings.device, "why": planned.settings.why}
+        if planned.backend == native.NativeBackend.name:
             choice = native.choose_isa(settings)
             taken |= {"isa": choice["isa"], "how": choice["how"], "isa_why": choice["why"]}
     except BackendError as error:
@@ -130,7 +131,7 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         if "problem" in taken:
             backends.add_row(precision, "none", "", as_text(taken["problem"]))
             continue
-        on = f"{taken['isa']} ({taken['how']})" if "isa" in taken else taken["provider"]
+        on = f"{taken['isa']} ({taken['how']})" if "isa" in taken else taken["device"]
         why = taken["why"] + (f"; {taken['isa']}: {taken['isa_why']}" if "isa" in taken else "")
         backends.add_row(precision, taken["backend"], on, as_text(why))
     console.print(backends)

@@ -60,8 +60,8 @@ def score(
     bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="A local folder for the scored files, under the same names.")],
-    backend: Annotated[str, typer.Option(help="auto, native, onnxruntime, or cuda (experimental).")] = "auto",
-    provider: Annotated[str | None, typer.Option(help="cpu, or with onnxruntime cuda.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where one answers.")] = "cpu",
+    backend: Annotated[str, typer.Option(help="auto, native or onnxruntime.")] = "auto",
     precision: Annotated[
         str, typer.Option(help="fp32, or with native bf16, or int8 if the bundle offers it.")
     ] = "fp32",
@@ -107,9 +107,17 @@ def score(
         if columns is None or columns == "all"
         else [name.strip() for name in columns.split(",") if columns.strip()]
     )
-    options = {} if backend == "cuda" else OFFLINE  # it has no threads that could spin
+    options = OFFLINE if device == "cpu" else {}  # kernels on a GPU have no threads that could spin
     with (
-        Engine.load(bundle, backend, precision, threads, provider, cache, options=options) as engine,
+        Engine.load(
+            bundle,
+            device=device,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            cache=cache,
+            options=options,
+        ) as engine,
         Progress(
             "[progress.description]{task.description}",
             BarColumn(),
@@ -177,7 +185,7 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} s, {result['rows_per_s']:,.0f} rows/s, written to {result['out']}"
     )
     say(
-        f"model version {result['model_version']} on {backend['backend']} {backend.get('isa', backend['provider'])} "
+        f"model version {result['model_version']} on {backend['backend']} {backend.get('isa', backend['device'])} "
         f"{backend['precision']}, {backend['threads']} threads"
     )
     sync = result["sync"]

@@ -18,10 +18,10 @@ def identity(served: Served) -> dict[str, Any]:
     """Returns what scores depend on beside the batch, as plain JSON values.
 
     model_version, schema_hash; weights (a hash over the config and the bundle's files); domain (a hash over the inputs
-    that bf16 or int8 was measured on: other rows are scored in fp32); tool (our version); backend, version,
-    provider, precision, isa and how (kernels differ in the last bits); cached_rows, where the cache rounds rows: all of
-    its options, for what it keeps decides which rows are rounded; rows: where they come from and what was applied to
-    them since, None where that is not known, and then no two scores can be said to be the same.
+    that bf16 or int8 was measured on: other rows are scored in fp32); tool (our version); backend, version, provider
+    (the kind of device), precision, isa and how (kernels differ in the last bits); cached_rows, where the cache rounds
+    rows: all of its options, for what it keeps decides which rows are rounded; rows: where they come from and what was
+    applied to them since, None where that is not known, and then no two scores can be said to be the same.
     """
     bundle, backend = served.bundle, served.backend.describe()
     found: dict[str, Any] = {
@@ -29,7 +29,8 @@ def identity(served: Served) -> dict[str, Any]:
         "schema_hash": bundle.schema.hash,
         "weights": bundle.digests["weights"],
         "tool": __version__,
-        **{name: backend.get(name) for name in ("backend", "version", "provider", "precision")},
+        **{name: backend.get(name) for name in ("backend", "version", "precision")},
+        "provider": backend["device"].partition(":")[0],  # the key in the files that were scored so far
         **{name: backend[name] for name in ("isa", "how") if name in backend},
         "rows": _rows(served),
     }

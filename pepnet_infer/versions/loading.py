@@ -30,7 +30,7 @@ class Loading:
     backend: str
     precision: str
     threads: int | None
-    provider: str | None
+    device: str
     cache: CacheConfig | Literal["default"] | None
     store: RowSource | Store | None
     options: Mapping[str, object]
@@ -58,7 +58,7 @@ class Loading:
 
     def dense(self, bundle: Bundle) -> Backend:
         """Returns what runs the dense part of `bundle`. Raises what `create_backend` raises."""
-        return create_backend(bundle, self.backend, self.precision, self.threads, self.provider, self.options)
+        return create_backend(bundle, self.backend, self.precision, self.threads, self.device, self.options)
 
     def served(self, bundle: Bundle) -> Served:
         """Opens everything that scores of `bundle` are made of."""

@@ -44,10 +44,7 @@ def test_a_backend_says_what_it_is_and_why(bundle: Bundle) -> None:
     assert description["precision"] == "fp32"
     assert description["threads"] == available_threads()
     named = create_backend(bundle, "onnxruntime", threads=1).describe()
-    assert (named["provider"], named["threads"]) == ("cpu", 1)
-    assert named["why"] == "asked for; provider cpu: the default"
-    asked = create_backend(bundle, "onnxruntime", provider="cpu").describe()
-    assert asked["why"] == "asked for; provider cpu: asked for"
+    assert (named["device"], named["threads"], named["why"]) == ("cpu", 1, "asked for")
 
 
 @pytest.mark.parametrize(
@@ -55,19 +52,16 @@ def test_a_backend_says_what_it_is_and_why(bundle: Bundle) -> None:
     [
         (
             {"backend": "tpu"},
-            r"backend: expected one of auto, native, onnxruntime, cuda, got 'tpu', which is not in this versi",
+            r"^backend: expected one of auto, native, onnxruntime, got 'tpu'$",
         ),
-        ({"backend": ""}, r"backend: expected one of auto, native, onnxruntime, cuda, got ''"),
+        ({"backend": ""}, r"^backend: expected one of auto, native, onnxruntime, got ''$"),
+        ({"backend": "cuda"}, r"onnxruntime, got 'cuda': ask for backend='native', device='cuda'$"),
         ({"precision": "fp16"}, r"auto found none .*: native: precision: .* 'fp16'; onnxruntime: precision: .* 'fp16'"),
         ({"backend": "onnxruntime", "precision": "bf16"}, r"^precision: onnxruntime has fp32, got 'bf16'"),
         ({"backend": "onnxruntime", "precision": "int8"}, r"^precision: onnxruntime has fp32, got 'int8'"),
-        ({"backend": "onnxruntime", "provider": "rocm"}, r"^provider: onnxruntime has cpu, cuda, tensorrt, got 'rocm'"),
-        ({"backend": "onnxruntime", "options": {"graphs": True}}, r"^options.graphs: only provider cuda has them, got"),
-        (
-            {"provider": "rocm"},
-            r"native: provider: native has cpu, .*; onnxruntime: provider: onnxruntime has",
-        ),
-        ({"options": {"isa": "scalar", "graphs": True}}, r"onnxruntime has spin, graphs, got 'isa'$"),
+        ({"backend": "onnxruntime", "options": {"graphs": True}}, r"^options.graphs: only device cuda has it, got cpu"),
+        ({"options": {"isa": "scalar", "graphs": True}}, r"onnxruntime has spin, graphs, tensorrt, got 'isa'$"),
+        ({"backend": "onnxruntime", "options": {"tensorrt": True}}, r"^options.tensorrt: only device cuda has it, got"),
     ],
 )
 def test_what_is_not_there_is_refused(toy_bundle: Path, asked: dict[str, Any], message: str) -> None:
@@ -78,15 +72,21 @@ def test_what_is_not_there_is_refused(toy_bundle: Path, asked: dict[str, Any], m
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"backend": "onnxruntime", "options": {"isa": "avx2"}}, r"^options: onnxruntime has spin, graphs, got 'isa'"),
+        (
+            {"backend": "onnxruntime", "options": {"isa": "avx2"}},
+            r"^options: onnxruntime has spin, graphs, tensorrt, got 'isa'",
+        ),
         ({"backend": "onnxruntime", "options": {"spin": 1}}, r"^options\.spin: expected true or false, got 1"),
-        ({"options": {"spinn": True}}, r"^options: native has spin, .*got 'spinn'; options: onnxruntime has spin"),
+        ({"options": {"spinn": True}}, r"^options: native has spin, .*got 'spinn'; options: onnxruntime has"),
         ({"options": {"spin": "yes"}}, r"^options\.spin: expected true or false, got 'yes'"),
         ({"options": {"graphs": "yes"}}, r"^options\.graphs: expected true or false or None, got 'yes'"),
         ({"options": {"isa": 2}}, r"^options\.isa: expected text, got 2"),
         ({"options": 5}, r"^options: expected a mapping"),
         ({"threads": 0}, r"^threads: expected an integer from 1 to 1024 or None, got 0"),
         ({"backend": "native", "threads": True}, r"^threads: expected an integer from 1 to 1024 or None, got True"),
+        ({"device": "gpu"}, r"^device: expected cpu, cuda, cuda:N or auto, got 'gpu'$"),
+        ({"device": "cpu:1"}, r"^device: expected cpu, cuda, cuda:N or auto, got 'cpu:1'$"),
+        ({"device": None}, r"^device: expected text, got None$"),
         ({"check": "some"}, r"^check: expected one of full, sizes, got 'some'"),
     ],
 )
@@ -104,9 +104,10 @@ def test_a_number_of_threads_that_is_none_is_refused(toy_bundle: Path, threads: 
 def test_cuda_without_a_gpu_is_an_error(toy_bundle: Path) -> None:
     if no_gpu_because() is None:
         pytest.skip("this machine has a GPU")
-    for backend in ("auto", "onnxruntime"):
-        with pytest.raises(BackendError, match="provider: expected cuda, but "):
-            Engine.load(toy_bundle, backend, provider="cuda")
+    for backend in ("auto", "onnxruntime", "native"):
+        for device in ("cuda", "cuda:3"):
+            with pytest.raises(BackendError, match=f"device: (expected {device}, but |cuda: )"):
+                Engine.load(toy_bundle, backend=backend, device=device)
 
 
 def test_no_onnxruntime_names_the_extra_that_has_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +115,9 @@ def test_no_onnxruntime_names_the_extra_that_has_it(bundle: Bundle, monkeypatch:
     with pytest.raises(BackendError, match=r"onnxruntime cannot be imported .*pip install 'pepnet-infer\[cpu\]'"):
         create_backend(bundle, "onnxruntime")
     monkeypatch.setattr(ort, "no_gpu_because", lambda: None)
-    taken = create_backend(bundle).describe()
+    taken = create_backend(bundle, device="auto").describe()
     assert taken["backend"] == "native"
-    assert "; no GPU: backend: onnxruntime cannot be imported" in taken["why"]
+    assert "expected cuda, but backend: onnxruntime cannot be imported" in taken["why"]
 
 
 class FakeSession:
@@ -164,23 +165,25 @@ def cuda_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
     return Session
 
 
-def test_another_provider_than_the_one_asked_for_is_an_error(bundle: Bundle, cuda_build: type[FakeSession]) -> None:
+def test_another_device_than_the_one_asked_for_is_an_error(bundle: Bundle, cuda_build: type[FakeSession]) -> None:
     for backend in ("auto", "onnxruntime"):
-        with pytest.raises(BackendError, match="expected CUDAExecutionProvider, got CPUExecutionProvider"):
-            create_backend(bundle, backend, provider="cuda")
+        with pytest.raises(BackendError, match="device: expected CUDAExecutionProvider, got CPUExecutionProvider"):
+            create_backend(bundle, backend, device="cuda")
     ((name, options),) = cuda_build.asked
     assert name == "CUDAExecutionProvider"
-    assert options == {"use_tf32": "0", "enable_cuda_graph": "1"}
+    assert options == {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"}
     with pytest.raises(BackendError, match="expected CUDAExecutionProvider"):
-        create_backend(bundle, "onnxruntime", provider="cuda", options={"graphs": False})
-    assert cuda_build.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+        create_backend(bundle, "onnxruntime", device="cuda:1", options={"graphs": False})
+    assert cuda_build.asked == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
 
 
 def test_tensorrt_leaves_the_rest_to_cuda(bundle: Bundle, cuda_build: type[FakeSession]) -> None:
     cuda_build.cuda_starts = True
-    made = create_backend(bundle, "onnxruntime", provider="tensorrt").describe()
+    made = create_backend(bundle, "onnxruntime", device="cuda:1", options={"tensorrt": True}).describe()
     assert [name for name, _ in cuda_build.asked] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
-    assert (made["provider"], made["graphs"], made["tf32"]) == ("tensorrt", False, False)
+    assert (made["device"], made["tensorrt"], made["graphs"], made["tf32"]) == ("cuda:1", True, False, False)
+    with pytest.raises(BackendError, match=r"options\.graphs: expected none with tensorrt"):
+        create_backend(bundle, "onnxruntime", device="cuda", options={"tensorrt": True, "graphs": True})
 
 
 class Noted(onnxruntime.RunOptions):  # type: ignore[misc]
@@ -201,7 +204,7 @@ def test_buckets_score_what_a_plain_run_does(tmp_path: Path, graphs: bool) -> No
     names = SimpleNamespace(OrtValue=onnxruntime.OrtValue, RunOptions=Noted)
     output = session.get_outputs()[0].name
     width = session.get_inputs()[0].shape[1]
-    buckets = BucketSession(names, session, {"general": width}, output, 2, "cpu", graphs)
+    buckets = BucketSession(names, session, {"general": width}, output, 2, ("cpu", 0), graphs)
     for rows in (5, 0, 1, 8, 9, 2048, 2049, 4100, 5):
         given = inputs(rows).general
         expected = np.repeat(given.sum(axis=1, keepdims=True), 2, axis=1)
@@ -209,27 +212,30 @@ def test_buckets_score_what_a_plain_run_does(tmp_path: Path, graphs: bool) -> No
     assert sorted(Noted.asked) == [("gpu_graph_id", str(n)) for n in (1, 2048, 32, 8)] * graphs
 
 
-def test_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(
+def test_device_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(
     bundle: Bundle, cuda_build: type[FakeSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = create_backend(bundle).describe()
-    assert (failed["backend"], failed["provider"]) == ("native", "cpu")
-    assert "no GPU: provider: expected CUDAExecutionProvider, got CPUExecutionProvider" in failed["why"]
+    def create(**words: Any) -> dict[str, Any]:
+        return create_backend(bundle, **words).describe()
+
+    failed = create(device="auto")
+    assert (failed["backend"], failed["device"]) == ("native", "cpu")
+    assert "onnxruntime on cuda: device: expected CUDAExecutionProvider, got CPUExecutionProvider" in failed["why"]
     cuda_build.cuda_starts = True
-    taken = create_backend(bundle).describe()
-    assert (taken["backend"], taken["provider"]) == ("onnxruntime", "cuda")
-    assert taken["why"] == "auto: onnxruntime: a GPU is there, which native cannot use"
-    asked = create_backend(bundle, provider="cuda").describe()
-    assert asked["why"] == "auto: onnxruntime: native cannot: provider: native has cpu, got 'cuda'"
-    assert create_backend(bundle, "onnxruntime").describe()["provider"] == "cpu"
-    for words in ({"provider": "cpu"}, {"precision": "bf16"}, {"options": {"isa": "scalar"}}):
-        other: Any = create_backend(bundle, **words).describe()
-        assert (other["backend"], other["provider"]) == ("native", "cpu")
-        assert "GPU" not in other["why"]  # none was asked to do what only native can
+    taken = create(device="auto")
+    assert (taken["backend"], taken["device"]) == ("onnxruntime", "cuda:0")
+    assert taken["why"] == "auto: onnxruntime on cuda: it runs this model"
+    assert create(device="cuda")["why"] == taken["why"]
+    for words in ({}, {"device": "cpu"}, {"device": "auto", "options": {"isa": "scalar"}}):
+        other = create(**words)
+        assert (other["backend"], other["device"]) == ("native", "cpu")
+    assert create(backend="onnxruntime")["device"] == "cpu"
     monkeypatch.setattr(ort, "no_gpu_because", lambda: "the driver is on strike")
-    assert "; no GPU: the driver is on strike; isa " in create_backend(bundle).describe()["why"]
-    with pytest.raises(BackendError, match="provider: expected cuda, but the driver is on strike"):
-        create_backend(bundle, provider="cuda")
+    assert "onnxruntime on cuda cannot: device: expected cuda, but the driver is on" in create(device="auto")["why"]
+    with pytest.raises(BackendError, match=r"^device: expected cuda, but the driver is on strike$"):
+        create(backend="onnxruntime", device="cuda")
+    with pytest.raises(BackendError, match=r"auto found none .*: onnxruntime on cuda: device: .*; native on cuda: dev"):
+        create(device="cuda")
 
 
 def test_the_driver_is_asked_not_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,8 +282,11 @@ def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path, monkeyp
 @pytest.mark.gpu
 @pytest.mark.skipif(no_gpu_because() is not None, reason="no GPU answers")
 def test_cuda_scores_are_those_of_the_cpu(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
-    with Engine.load(toy_bundle, provider="cuda") as gpu, Engine.load(toy_bundle, "onnxruntime") as cpu:
-        assert gpu.stats()["provider"] == "cuda"
+    with (
+        Engine.load(toy_bundle, device="cuda", backend="onnxruntime") as gpu,
+        Engine.load(toy_bundle, backend="onnxruntime") as cpu,
+    ):
+        assert gpu.stats()["backend"]["device"] == "cuda:0"
         for rows in (1, 7, 1000):
             batch = toy_batch(rows)
             assert np.abs(gpu.score(batch).values - cpu.score(batch).values).max() <= 1e-5

@@ -20,7 +20,7 @@ ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "
 
 @pytest.fixture(scope="module")
 def engine(toy_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(toy_bundle, "native", threads=2) as engine:
+    with Engine.load(toy_bundle, backend="native", threads=2) as engine:
         yield engine
 
 
@@ -72,7 +72,9 @@ def test_subclasses_of_arrays_are_arrays(engine: Engine, good: Matrices) -> None
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_what_is_not_finite_stays_in_its_row(toy_bundle: Path, precision: str, isa: str, value: float) -> None:
     options = {"isa": isa, "unchecked": True}
-    with Engine.load(toy_bundle, "native", precision, threads=2, check="sizes", options=options) as engine:
+    with Engine.load(
+        toy_bundle, backend="native", precision=precision, threads=2, check="sizes", options=options
+    ) as engine:
         inputs = normal_inputs(engine.bundle.config.inputs, 40, 1)
         matrices = [inputs.general, inputs.domain, inputs.prior]
         expected = engine.score_dense(*matrices)
@@ -89,7 +91,7 @@ def test_what_is_not_finite_stays_in_its_row(toy_bundle: Path, precision: str, i
 
 
 def test_nan_and_infinity_come_out_as_the_formulas_say(toy_bundle: Path, reference_scores: Any) -> None:
-    with Engine.load(toy_bundle, "native", check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", check="sizes") as engine:
         inputs = normal_inputs(engine.bundle.config.inputs, 8, 2)
         matrices = [inputs.general, inputs.domain, inputs.prior]
         for row, value in ((1, np.nan), (4, np.inf), (6, -np.inf)):

@@ -60,7 +60,10 @@ def test_rows_on_the_device(library: CudaLibrary, precision: str) -> None:
 
 
 def test_an_engine_scores_ids_with_rows_on_the_device(toy_bundle: Path, toy_batch: Callable[..., Any]) -> None:
-    with Engine.load(toy_bundle, "cuda") as host, Engine.load(toy_bundle, "cuda", options={"rows": "1MiB"}) as device:
+    with (
+        Engine.load(toy_bundle, backend="native", device="cuda") as host,
+        Engine.load(toy_bundle, backend="native", device="cuda", options={"rows": "1MiB"}) as device,
+    ):
         for seed in (0, 1, 0, 1):
             one, other = device.score(toy_batch(300, seed)), host.score(toy_batch(300, seed))
             np.testing.assert_array_equal(one.values, other.values)
@@ -69,14 +72,17 @@ def test_an_engine_scores_ids_with_rows_on_the_device(toy_bundle: Path, toy_batc
 
 def test_an_engine_scores_with_it(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
     batch = toy_batch(300)
-    with Engine.load(toy_bundle, backend="native", threads=1) as native, Engine.load(toy_bundle, "cuda") as cuda:
+    with (
+        Engine.load(toy_bundle, backend="native", threads=1) as native,
+        Engine.load(toy_bundle, backend="native", device="cuda") as cuda,
+    ):
         np.testing.assert_allclose(cuda.score(batch).values, native.score(batch).values, atol=5e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_arrays_of_torch_stay_where_they_are(precision: str) -> None:
     bundle = checks.Bundle()
-    backend = create_backend(bundle, "cuda", precision)  # type: ignore[arg-type]
+    backend = create_backend(bundle, "native", precision, device="cuda")  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):
         with torch.cuda.stream(stream):

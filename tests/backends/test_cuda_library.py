@@ -21,7 +21,7 @@ NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 def test_a_package_without_the_library_says_so(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "library_path", lambda: None)
     with pytest.raises(BackendError, match="built without libpepnet_cuda: no nvcc"):
-        Engine.load(toy_bundle, backend="cuda")
+        Engine.load(toy_bundle, backend="native", device="cuda")
 
 
 @pytest.mark.skipif(library_path() is None, reason="built without nvcc")
@@ -30,8 +30,8 @@ def test_a_machine_without_a_gpu_is_told_in_one_sentence(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(BackendError, match=r"^backend: cuda: (there is no|the) NVIDIA driver .*$"):
-        Engine.load(toy_bundle, backend="cuda")
+    with pytest.raises(BackendError, match=r"^device: cuda: (there is no|the) NVIDIA driver .*$"):
+        Engine.load(toy_bundle, backend="native", device="cuda")
     said = capfd.readouterr()
     assert said.out + said.err == ""
 

@@ -37,8 +37,8 @@ def score(engine: Engine, rows: int) -> bytes:
 def test_two_engines_and_many_threads(toy_bundle: Path, spin: bool) -> None:
     options = {"spin": spin}
     with (
-        Engine.load(toy_bundle, "native", threads=2, check="sizes", options=options) as one,
-        Engine.load(toy_bundle, "native", "bf16", threads=4, check="sizes", options=options) as other,
+        Engine.load(toy_bundle, backend="native", threads=2, check="sizes", options=options) as one,
+        Engine.load(toy_bundle, backend="native", precision="bf16", threads=4, check="sizes", options=options) as other,
     ):
         alone = {(engine, rows): score(engine, rows) for engine in (one, other) for rows in ROWS}
         assert alone[one, 300] != alone[other, 300]
@@ -63,7 +63,9 @@ def test_the_number_of_threads_changes_no_bit(toy_bundle: Path) -> None:
         found = set()
         for threads in (1, 2, 3, 8):
             options = {"unchecked": True}
-            with Engine.load(toy_bundle, "native", precision, threads, check="sizes", options=options) as engine:
+            with Engine.load(
+                toy_bundle, backend="native", precision=precision, threads=threads, check="sizes", options=options
+            ) as engine:
                 whole = score(engine, 300)
                 given = inputs(engine, 300)
                 for step in (1, 7, 64):
@@ -86,7 +88,7 @@ def threads():
     return len(list(Path("/proc/self/task").iterdir()))
 engines, counts = [], []
 for _ in range(5):
-    engine = Engine.load({str(toy_bundle)!r}, "native", threads=2, check="sizes")
+    engine = Engine.load({str(toy_bundle)!r}, backend="native", threads=2, check="sizes")
     given = normal_inputs(engine.bundle.config.inputs, 2000, 0)
     engine.score_dense(given.general, given.domain, given.prior)
     engines.append(engine)
@@ -101,7 +103,7 @@ print(counts)
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_forked_child_scores_on(toy_bundle: Path, busy: bool) -> None:
-    with Engine.load(toy_bundle, "native", threads=3, check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", threads=3, check="sizes") as engine:
         expected = {rows: score(engine, rows) for rows in ROWS}
         stop = threading.Event()
 
@@ -112,7 +114,7 @@ def test_a_forked_child_scores_on(toy_bundle: Path, busy: bool) -> None:
         def work() -> None:
             for rows in ROWS:
                 assert score(engine, rows) == expected[rows]
-            with Engine.load(toy_bundle, "native", threads=2, check="sizes") as fresh:
+            with Engine.load(toy_bundle, backend="native", threads=2, check="sizes") as fresh:
                 assert score(fresh, 300) == expected[300]
 
         def work_and_fork() -> None:
@@ -143,7 +145,7 @@ def _in_worker(rows: int) -> bytes:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_worker_processes_use_the_engine_they_were_forked_with(toy_bundle: Path) -> None:
     global _engine
-    with Engine.load(toy_bundle, "native", threads=2, check="sizes") as engine:
+    with Engine.load(toy_bundle, backend="native", threads=2, check="sizes") as engine:
         expected = [score(engine, rows) for rows in ROWS]
         _engine = engine
         try:

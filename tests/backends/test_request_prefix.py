@@ -87,7 +87,9 @@ def requests(rows: int) -> Iterator[tuple[Rank, bool]]:
 @pytest.mark.parametrize("isa", ISAS)
 def test_rank_shares_work_and_gives_the_bits_of_score(toy_bundle: Path, isa: str, precision: str) -> None:
     options = {"isa": isa, "unchecked": True}
-    with Engine.load(toy_bundle, "native", precision, threads=2, check="sizes", options=options) as engine:
+    with Engine.load(
+        toy_bundle, backend="native", precision=precision, threads=2, check="sizes", options=options
+    ) as engine:
         backend: Any = engine._open().backend
         backend._model = spy = SpyModel(backend._model)
         for rows in (1, 2, 17, 100):

@@ -225,8 +225,8 @@ def test_scores_do_not_depend_on_how_a_batch_is_split(
 @pytest.fixture
 def engines(offered: Path, precision: str) -> Iterator[tuple[Engine, Engine]]:
     with (
-        Engine.load(offered, "native", precision, threads=1) as narrow,
-        Engine.load(offered, "native", threads=1) as wide,
+        Engine.load(offered, backend="native", precision=precision, threads=1) as narrow,
+        Engine.load(offered, backend="native", threads=1) as wide,
     ):
         yield narrow, wide
 
@@ -282,15 +282,15 @@ def test_a_domain_of_other_columns_is_refused(offered: Path, tmp_path: Path, pre
     copy = with_entries(Path(shutil.copytree(offered, tmp_path / "bundle")), shorten)
     message = rf"parity\.json: native\.{precision}\.domain: expected limits of .*prior=11"
     with pytest.raises(BundleError, match=message):
-        Engine.load(copy, "native", precision)
+        Engine.load(copy, backend="native", precision=precision)
 
 
 def test_a_precision_without_a_domain_is_not_there(offered: Path, tmp_path: Path, precision: str) -> None:
     copy = with_entries(Path(shutil.copytree(offered, tmp_path / "bundle")), lambda entry: entry.pop("domain"))
     message = rf"native {precision} needs the domain that export measured, got none in .*parity"
     with pytest.raises(BackendError, match=message):
-        Engine.load(copy, "native", precision)
-    with Engine.load(copy, "native", precision, options={"unchecked": True}) as engine:
+        Engine.load(copy, backend="native", precision=precision)
+    with Engine.load(copy, backend="native", precision=precision, options={"unchecked": True}) as engine:
         assert "domain" not in engine.stats()["backend"]
 
 
@@ -301,7 +301,7 @@ def test_scores_of_another_domain_have_another_identity(offered: Path, tmp_path:
     copy = with_entries(Path(shutil.copytree(offered, tmp_path / "bundle")), widen)
 
     def identity(path: Path, precision: str) -> dict[str, Any]:
-        with Engine.load(path, "native", precision, check="sizes") as engine:
+        with Engine.load(path, backend="native", precision=precision, check="sizes") as engine:
             return engine.identity()
 
     before, after = identity(offered, precision), identity(copy, precision)

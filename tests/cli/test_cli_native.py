@@ -64,15 +64,15 @@ def test_inspect_says_what_auto_takes_and_why(command: Command, toy_bundle: Path
     for precision in ("fp32", "bf16"):
         best = _kernels.choose(precision)
         said = taken[precision]
-        assert (said["backend"], said["provider"]) == ("native", "cpu")
+        assert (said["backend"], said["device"]) == ("native", "cpu")
         assert (said["isa"], said["how"], said["isa_why"]) == (best["isa"], best["how"], best["why"])
-    assert taken["fp32"]["why"].endswith("no GPU: no GPU in this test")
+    assert taken["fp32"]["why"] == "auto: native: it runs this model"
     assert "int8 is not offered by this bundle" in taken["int8"]["problem"]
     assert "max_abs 0.5, allowed 0.02" in taken["int8"]["problem"]
     code, out, _ = command("inspect", bundle)
     assert code == 0
     assert "what backend auto takes on this machine" in out
-    for text in (f"bf16 native {_kernels.choose('bf16')['isa']} (", "int8 none ", "its kernels run this model"):
+    for text in (f"bf16 native {_kernels.choose('bf16')['isa']} (", "int8 none ", "it runs this model"):
         assert text in words(out), text
 
 

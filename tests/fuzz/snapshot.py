@@ -42,7 +42,7 @@ class SnapshotTarget(Target[File]):
         super().__init__(corpus, scratch)
         self._base = {int(path.name): path.read_bytes() for path in (corpus / "snapshots").iterdir()}
         self._bundle = Bundle.open(corpus / "bundle")
-        self._backend = create_backend(self._bundle, "native", "fp32", 1, None, {})
+        self._backend = create_backend(self._bundle, "native", threads=1)
         self._batch = batch()
         self._path = scratch / "snapshot"
 

@@ -109,7 +109,7 @@ IN_AN_ENGINE = """
 import sys, threading
 import pyarrow.parquet as pq
 from pepnet_infer import Engine
-engine = Engine.load(sys.argv[1], sys.argv[2], threads=2, check="sizes")
+engine = Engine.load(sys.argv[1], backend=sys.argv[2], threads=2, check="sizes")
 batch = pq.read_table(sys.argv[3])
 entered = [threading.Event() for _ in range(3)]
 def work(which):
@@ -134,7 +134,7 @@ atexit.register(end)
 import sys
 import pyarrow.parquet as pq
 from pepnet_infer import Engine
-engine = Engine.load(sys.argv[1], sys.argv[2], threads=2, check="sizes")
+engine = Engine.load(sys.argv[1], backend=sys.argv[2], threads=2, check="sizes")
 batch = pq.read_table(sys.argv[3])
 entered = threading.Event()
 def work():

@@ -84,7 +84,7 @@ def test_verify_finds_a_config_that_is_not_the_graphs(
     resigned: Callable[[str, object], Path], monkeypatch: pytest.MonkeyPatch, name: str, value: object, torch: bool
 ) -> None:
     copy = resigned(name, value)
-    Engine.load(copy, "native").close()
+    Engine.load(copy, backend="native").close()
     if not torch:
         monkeypatch.setattr("pepnet_infer.verify.verify.find_spec", lambda name: None)
     where = r"dense\.onnx against dense\.safetensors" if torch else r"native fp32 on \w+ against \S+dense\.safetensors"

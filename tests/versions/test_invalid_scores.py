@@ -50,7 +50,7 @@ def test_warnings_about_them_are_few(caplog: pytest.LogCaptureFixture) -> None:
 def engine(request: pytest.FixtureRequest, toy_bundle: Path) -> Iterator[Engine]:
     backend, precision = request.param.split()
     options = {"unchecked": True} if precision == "int8" else {}
-    with Engine.load(toy_bundle, backend, precision, threads=1, options=options) as engine:
+    with Engine.load(toy_bundle, backend=backend, precision=precision, threads=1, options=options) as engine:
         yield engine
 
 

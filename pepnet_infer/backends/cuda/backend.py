@@ -1,20 +1,19 @@
-"""The cuda backend: the whole dense part in fused kernels of our own on an NVIDIA GPU. Experimental: docs/gpu.md."""
+"""The native backend on an NVIDIA GPU: the whole dense part in fused kernels of our own. Experimental: docs/gpu.md."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
 
 from pepnet_infer.backends import dlpack
 from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.cuda.features import FeatureScorer, fields_on_device
 from pepnet_infer.backends.cuda.library import CudaLibrary, CudaModel, library_path, open_library
 from pepnet_infer.backends.cuda.rows import DeviceRows, attach, rows_beside
-from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
+from pepnet_infer.backends.protocol import GPU_PRECISIONS, Settings, lacks, read_options
 from pepnet_infer.bundle.bundle import DENSE
 from pepnet_infer.checked import Options
 from pepnet_infer.errors import BackendError, BundleError, SchemaError
@@ -28,18 +27,16 @@ if TYPE_CHECKING:
     from pepnet_infer.rows.protocols import RowSource
     from pepnet_infer.schema.inputs import Inputs
 
-PROVIDERS = ("cuda",)
 _LEAST = (8, 0)  # compute capability: bf16 on the tensor cores, asynchronous copies
 
 
 class CudaOptions(Options, frozen=True):
     """The backend's own options.
 
-    device: which GPU, from 0. graphs: launches are recorded once for each bucket of rows. rows: memory for embedding
+    graphs: launches are recorded once for each bucket of rows. rows: memory for embedding
     rows on the GPU, in bytes or as "4GiB"; without it they stay on the host.
     """
 
-    device: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
     graphs: bool = True
     rows: int | str | None = None
 
@@ -61,7 +58,7 @@ class CudaBackend:
     not depend on the others of its batch.
     """
 
-    name = "cuda"
+    name = "native"
 
     def __init__(
         self,
@@ -94,7 +91,7 @@ class CudaBackend:
     def load(cls, bundle: Bundle, settings: Settings) -> CudaBackend:
         """Packs the weights onto the GPU. Options: `CudaOptions`.
 
-        Raises BackendError for a bundle it cannot run, a precision, provider or device that is not there, a package
+        Raises BackendError for a bundle it cannot run, a precision or device that is not there, a package
         without libpepnet_cuda and a machine without a GPU, ConfigError for an option, BundleError for weights that do
         not fit the config.
         """
@@ -102,8 +99,10 @@ class CudaBackend:
         refused = why_not(bundle, settings)
         if refused is not None:
             raise BackendError(refused)
-        library, device = _library(), options.device
-        found = _device(library, device)
+        path = library_path()
+        assert path is not None  # as `why_not` found
+        library, device = open_library(path), settings.gpu
+        found = _gpu(library, device)
         graphs, bf16 = options.graphs, settings.precision == "bf16"
         try:
             model = library.model(bundle.config, len(bundle.tasks), bundle.dense(), bf16, device, graphs)
@@ -111,10 +110,10 @@ class CudaBackend:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
         description = {
             "backend": cls.name,
-            "provider": "cuda",
+            "device": f"cuda:{device}",
             "precision": settings.precision,
             "tf32": False,
-            "device": {"number": device, **found},
+            "gpu": found,
             "graphs": graphs,
             "packed_bytes": model.facts()["weight_bytes"],
             "threads": 1,
@@ -171,42 +170,34 @@ class CudaBackend:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Returns backend, provider, precision, tf32, device, graphs, packed_bytes, threads, experimental and why."""
+        """Returns backend, device, precision, tf32, gpu, graphs, packed_bytes, threads, experimental and why."""
         return dict(self._description)
 
 
 def why_not(bundle: Bundle, settings: Settings) -> str | None:
-    """Returns what keeps this backend from running `bundle` as asked on any machine, None when nothing does."""
-    if settings.provider is not None and settings.provider not in PROVIDERS:
-        return f"provider: cuda has {', '.join(PROVIDERS)}, got {settings.provider!r}"
-    if settings.precision not in (there := PRECISIONS["cuda"]):
-        return f"precision: cuda has {', '.join(there)}, got {settings.precision!r}"
-    lacking = lacks("cuda", CudaOptions, settings.options)
+    """Returns what keeps this backend from running `bundle` as asked on this machine, None when nothing does."""
+    if settings.precision not in (there := GPU_PRECISIONS["native"]):
+        return f"precision: native on cuda has {', '.join(there)}, got {settings.precision!r}"
+    lacking = lacks("native on cuda", CudaOptions, settings.options)
     if lacking is not None:
         return lacking
     if bundle.config.model != "pepnet":
-        return f"model: cuda runs pepnet, got the baseline {bundle.config.model!r}"
-    return None
-
-
-def _library() -> CudaLibrary:
+        return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
     path = library_path()
     if path is None:
         built = "this package was built without libpepnet_cuda: no nvcc 12.4 or newer was there"
-        raise BackendError(f"backend: cuda: {built} (see docs/gpu.md)")
-    return open_library(path)
-
-
-def _device(library: CudaLibrary, number: int) -> dict[str, Any]:
+        return f"device: cuda: {built} (see docs/gpu.md)"
     problem = no_gpu_because()
-    if problem is not None and not library.emulated:
-        raise BackendError(f"backend: cuda: {problem}")
+    return None if problem is None or open_library(path).emulated else f"device: cuda: {problem}"
+
+
+def _gpu(library: CudaLibrary, number: int) -> dict[str, Any]:
     count = library.devices()
     if not 0 <= number < count:
-        raise BackendError(f"options.device: expected 0 to {count - 1}, got {number}")
+        raise BackendError(f"device: expected cuda:0 to cuda:{count - 1}, got cuda:{number}")
     found = library.device(number)
     capability = tuple(int(part) for part in found["capability"].split("."))
     if capability < _LEAST and not library.emulated:
         least = ".".join(map(str, _LEAST))
-        raise BackendError(f"backend: cuda: expected compute capability {least} or newer, got {found['capability']}")
+        raise BackendError(f"device: cuda: expected compute capability {least} or newer, got {found['capability']}")
     return found

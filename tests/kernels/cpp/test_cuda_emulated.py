@@ -133,15 +133,15 @@ def emulated(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("precision", "options"), [("fp32", {}), ("bf16", {"graphs": False})])
 def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], reference_scores: Reference) -> None:
     bundle, given = checks.Bundle(), checks.inputs_of(checks.Bundle.config, 13)
-    backend = create_backend(bundle, "cuda", precision, options=options)  # type: ignore[arg-type]
+    backend = create_backend(bundle, "native", precision, device="cuda", options=options)  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     expected = reference_scores(bundle.config, bundle.dense(), *given)
     np.testing.assert_allclose(backend.run(Inputs(*given)), expected, atol=checks.TOLERANCES[precision][1])
     said = backend.describe()
-    assert (said["backend"], said["provider"], said["precision"]) == ("cuda", "cuda", precision)
+    assert (said["backend"], said["device"], said["precision"]) == ("native", "cuda:0", precision)
     assert said["graphs"] is not bool(options)
     assert said["tf32"] is False
-    assert said["device"]["name"] == "emulated"
+    assert said["gpu"]["name"] == "emulated"
     assert said["packed_bytes"] > 0
 
 
@@ -149,7 +149,7 @@ def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], ref
 @pytest.mark.parametrize("options", [{}, {"graphs": False}])
 def test_arrays_of_torch_stay_where_they_are(library: CudaLibrary, options: dict[str, Any]) -> None:
     bundle = checks.Bundle()
-    backend = create_backend(bundle, "cuda", options=options)  # type: ignore[arg-type]
+    backend = create_backend(bundle, "native", device="cuda", options=options)  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     checks.arrays_stay_where_they_are(backend, bundle.config, torch.from_numpy, (0, 1, 8, 13), 0)
     copied, given = ctypes.CDLL(str(library.path)).pepnet_cuda_copied, checks.inputs_of(bundle.config, 13)
@@ -176,14 +176,14 @@ def test_a_stream_that_is_being_captured_is_refused(library: CudaLibrary) -> Non
 def test_arrays_of_more_rows_than_the_largest_bucket() -> None:
     bundle = checks.Bundle()
     bundle.config = checks.config_of(layers=(3,), towers=(), experts=1)
-    backend = create_backend(bundle, "cuda")  # type: ignore[arg-type]
+    backend = create_backend(bundle, "native", device="cuda")  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     checks.arrays_stay_where_they_are(backend, bundle.config, torch.from_numpy, (2051,), 0)
 
 
 @pytest.mark.usefixtures("emulated")
 def test_an_engine_takes_arrays_of_torch(toy_bundle: Path, toy_batch: Callable[..., dict[str, Any]]) -> None:
-    with Engine.load(toy_bundle, "cuda") as engine:
+    with Engine.load(toy_bundle, backend="native", device="cuda") as engine:
         inputs = engine.bundle.config.inputs
         given = [torch.rand(5, width) for width in (inputs.general, inputs.domain, inputs.prior)]
         out = torch.empty(5, len(engine.tasks))
@@ -195,7 +195,10 @@ def test_an_engine_takes_arrays_of_torch(toy_bundle: Path, toy_batch: Callable[.
         with pytest.raises(SchemaError, match=r"out: expected shape \[rows, \d\], got \[5, 1\]"):
             engine.score_dense(*given, out=out[:, :1])
         assert engine.stats()["errors"] == 2
-    with Engine.load(toy_bundle, "native") as engine, pytest.raises(BackendError, match="out: expected backend cuda"):
+    with (
+        Engine.load(toy_bundle, backend="native") as engine,
+        pytest.raises(BackendError, match="out: expected the native backend on a GPU"),
+    ):
         engine.score_dense(*given, out=out)
 
 
@@ -203,29 +206,27 @@ def test_an_engine_takes_arrays_of_torch(toy_bundle: Path, toy_batch: Callable[.
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"precision": "int8"}, "precision: cuda has fp32, bf16, got 'int8'"),
-        ({"provider": "cpu"}, "provider: cuda has cuda, got 'cpu'"),
-        ({"options": {"device": 4}}, "options.device: expected 0 to 1, got 4"),
+        ({"precision": "int8"}, "precision: native on cuda has fp32, bf16, got 'int8'"),
+        ({"device": "cuda:4"}, "device: expected cuda:0 to cuda:1, got cuda:4"),
     ],
 )
 def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(BackendError, match=message):
-        create_backend(checks.Bundle(), "cuda", **asked)  # type: ignore[arg-type]
+        create_backend(checks.Bundle(), "native", **{"device": "cuda", **asked})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spin": True}, "options: cuda has device, graphs, rows, got 'spin'"),
+        ({"spin": True}, "options: native on cuda has graphs, rows, got 'spin'"),
         ({"graphs": 1}, "options.graphs: expected true or false, got 1"),
-        ({"device": -1}, "options.device: expected an integer from 0 to 65536, got -1"),
         ({"rows": "much"}, "options.rows: expected bytes, .*, got 'much'"),
         ({"rows": 1.5}, "options.rows: expected an integer or text or None, got 1.5"),
     ],
 )
 def test_options_that_cannot_be_are_config_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        create_backend(checks.Bundle(), "cuda", options=options)  # type: ignore[arg-type]
+        create_backend(checks.Bundle(), "native", device="cuda", options=options)  # type: ignore[arg-type]
 
 
 def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,4 +234,4 @@ def test_a_library_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(b"no library")
     monkeypatch.setenv(VARIABLE, str(path))
     with pytest.raises(BackendError, match=r"libpepnet_cuda\.so cannot be loaded"):
-        create_backend(checks.Bundle(), "cuda")  # type: ignore[arg-type]
+        create_backend(checks.Bundle(), "native", device="cuda")  # type: ignore[arg-type]

@@ -51,7 +51,9 @@ def load(built: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     def loaded(rows: str | None, precision: str = "fp32", **other: Any) -> Engine:
         options = {} if rows is None else {"rows": rows}
-        engines.append(Engine.load(toy_bundle, "cuda", precision, options=options, **other))
+        engines.append(
+            Engine.load(toy_bundle, backend="native", device="cuda", precision=precision, options=options, **other)
+        )
         return engines[-1]
 
     yield loaded
