@@ -1,18 +1,109 @@
-"""The error tree. Every message says what was expected, what came, and where."""
+"""The error tree. An error holds what is wrong and where as fields; `str` makes the sentence of them."""
 
 from __future__ import annotations
 
-from pepnet_infer.quoting import MOST_MESSAGE, clip
+import os
+from typing import Any, Self, TypedDict, Unpack
+
+from pepnet_infer.quoting import MOST_MESSAGE, clip, quote
+
+
+class Fields(TypedDict, total=False):
+    """What is known of an error beside its message; see `PepnetError`."""
+
+    expected: str | None
+    got: str | None
+    within: object
+    file: str | os.PathLike[str] | None
+    column: str | None
+    row: int | None
+    row_group: int | None
+    rows: int | None
+    remarks: tuple[str, ...] | None
 
 
 class PepnetError(Exception):
-    """Base of every error this package raises on purpose. All of them pickle and copy with their attributes.
+    """Base of every error this package raises on purpose. All of them pickle and copy with their fields.
 
-    A message is one line of at most `quoting.MOST_MESSAGE` characters that all print, whatever it repeats.
+    What is wrong is `message`, or the pair of `expected` and `got`. The other fields are set where they are known:
+
+    within: what the place is inside of, outermost first: a file, "items", "side table 'video'".
+    file: path of the file, which is in `within` as well.
+    column, row: the place in a table. Rows count from 0 within the batch, and within `file` where that is a table.
+    row_group: the row group of a parquet file with `row`, or the first one with the fault.
+    rows: how many rows have the same fault; `row` is the first of them.
+    remarks: what else is known of `got`, such as "3 nulls".
+
+    `str` returns one line of at most `quoting.MOST_MESSAGE` characters that all print, whatever the fields hold.
     """
 
-    def __init__(self, message: str = "") -> None:
+    expected: str | None = None
+    got: str | None = None
+    within: tuple[str, ...] = ()
+    file: str | None = None
+    column: str | None = None
+    row: int | None = None
+    row_group: int | None = None
+    rows: int | None = None
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, message: str = "", **fields: Unpack[Fields]) -> None:
         super().__init__(clip(message, MOST_MESSAGE))
+        self._set(fields)
+
+    @classmethod
+    def of(cls, error: PepnetError, *, reason: str | None = None, **fields: Unpack[Fields]) -> Self:
+        """Returns `error` as one of this class, with what else is known.
+
+        within, file: are put around the places that `error` has. Other fields take the place of its own.
+        """
+        made = cls.__new__(cls, *error.args)
+        vars(made).update(vars(error))
+        made._set(fields)
+        if reason is not None:
+            vars(made)["reason"] = reason
+        return made
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the place."""
+        if self.args and self.args[0]:
+            return str(self.args[0])
+        return "" if self.expected is None else f"expected {self.expected}, got {self.got}"
+
+    def fields(self) -> dict[str, Any]:
+        """Returns the fields that are set, by name, as plain JSON values."""
+        fields = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+    def _set(self, fields: Fields) -> None:
+        file, within = fields.pop("file", None), fields.pop("within", None)
+        if within is not None:
+            self.within = (str(within), *self.within)
+        if file is not None:
+            path = os.fspath(file)
+            self.file, self.within = self.file or path, (path, *self.within)
+        vars(self).update((name, value) for name, value in fields.items() if value is not None)
+
+    def __str__(self) -> str:
+        parts = list(self.within)
+        if self.column is not None:
+            parts.append(f"column {quote(self.column)}")
+        text = ": ".join([*parts, self.message])
+        if self.remarks:
+            text += f" ({', '.join(self.remarks)})"
+        if self.row is not None:
+            text += f" at row {self.row}"
+            if self.row_group is not None:
+                text += f" (row group {self.row_group})"
+        elif self.row_group is not None:
+            text += f" at row group {self.row_group}"
+        if self.rows is not None and self.rows > 1:
+            text += f" (and {self.rows - 1} more)"
+        return clip(text, MOST_MESSAGE)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
         # An exception is unpickled by calling its class with `args`, which are those of `Exception.__init__` and not
@@ -22,16 +113,7 @@ class PepnetError(Exception):
 
 
 class SchemaError(PepnetError, ValueError):
-    """A column, a value or a schema does not fit what the model was built for. It is a ValueError too.
-
-    `column` and `row` (counted from 0 within the batch) are set where the fault has a place, so that a caller who
-    reads a file in batches can say where in the file it is.
-    """
-
-    def __init__(self, message: str, column: str | None = None, row: int | None = None) -> None:
-        super().__init__(message)
-        self.column = column
-        self.row = row
+    """A column, a value or a schema does not fit what the model was built for. It is a ValueError too."""
 
 
 class BundleError(PepnetError):
@@ -49,8 +131,10 @@ class StoreError(PepnetError):
 class UpdateError(PepnetError):
     """An update to rows or weights was refused. `reason` is one word, to count by."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+    reason: str = ""
+
+    def __init__(self, reason: str, message: str = "", **fields: Unpack[Fields]) -> None:
+        super().__init__(message, **fields)
         self.reason = reason
 
 

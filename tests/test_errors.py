@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pepnet_infer
 from pepnet_infer import errors
 from pepnet_infer.encode.arrays import as_array
 from pepnet_infer.errors import SchemaError, UpdateError
+from pepnet_infer.quoting import MOST_MESSAGE
 from pepnet_infer.sync.logs.open import open_transport
 
 PATIENCE_S = 60.0
@@ -36,12 +38,16 @@ def _all() -> list[type[Exception]]:
     return kinds
 
 
-def _made(kind: type[Exception]) -> Exception:
-    given = {
+def _made(kind: type[Exception]) -> Any:
+    """One with every field set."""
+    given: dict[str, object] = {
         name: f"the {name}" if parameter.annotation in ("str", "str | None") else 3
         for name, parameter in inspect.signature(kind.__init__).parameters.items()
         if name != "self" and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     }
+    if issubclass(kind, errors.PepnetError):
+        given |= {"within": "items", "file": "a.parquet", "column": "c", "expected": "numbers", "got": "text"}
+        given |= {"row": 3, "row_group": 1, "rows": 2, "remarks": ("3 nulls",)}
     return kind(**given) if given else kind("a message")
 
 
@@ -62,8 +68,19 @@ def test_every_error_of_the_package_pickles_and_copies_with_its_attributes() -> 
             assert type(other) is kind
             assert (str(other), other.args) == (str(error), error.args)
             assert vars(other) == vars(error), kind
-    assert vars(_made(SchemaError)) == {"column": "the column", "row": 3}
-    assert vars(_made(UpdateError)) == {"reason": "the reason"}
+    fields = {
+        "within": ["a.parquet", "items"],
+        "file": "a.parquet",
+        "expected": "numbers",
+        "got": "text",
+        "column": "c",
+        "row": 3,
+        "row_group": 1,
+        "rows": 2,
+        "remarks": ["3 nulls"],
+    }
+    assert _made(SchemaError).fields() == fields
+    assert _made(UpdateError).fields() == {**fields, "reason": "the reason"}
 
 
 class NeedsMore(UpdateError):
@@ -89,8 +106,32 @@ def test_a_pool_of_processes_hands_an_error_back() -> None:
 def test_data_that_does_not_fit_is_a_value_error_too() -> None:
     """As NumPy's and pandas' own: whoever catches that catches ours."""
     assert issubclass(SchemaError, ValueError)
-    error = SchemaError("column 'x': expected numbers", "x", 3)
-    assert (error.column, error.row) == ("x", 3)
+    error = SchemaError(expected="numbers", got="text", column="x", row=3)
+    assert (error.column, error.row, error.message) == ("x", 3, "expected numbers, got text")
+    assert str(error) == "column 'x': expected numbers, got text at row 3"
+
+
+def test_an_error_is_worded_of_its_fields_when_it_is_read() -> None:
+    error = SchemaError(column="x", expected="no nulls", got="null", row=3, rows=5)
+    inside = SchemaError.of(error, within="side table 'video'")
+    located = SchemaError.of(inside, file="a.parquet", row=1003, row_group=2)
+    assert str(inside) == "side table 'video': column 'x': expected no nulls, got null at row 3 (and 4 more)"
+    assert str(located) == (
+        "a.parquet: side table 'video': column 'x': expected no nulls, got null at row 1003 (row group 2) (and 4 more)"
+    )
+    assert (located.file, located.row, error.row, error.within) == ("a.parquet", 1003, 3, ())
+    refused = UpdateError.of(located, reason="files", within="delta 7")
+    assert (refused.reason, refused.file, refused.within[0]) == ("files", "a.parquet", "delta 7")
+    assert str(refused) == f"delta 7: {located}"
+    whole = SchemaError(column="x", expected="ids", got="double", remarks=("1 null", "2 NaN"), row_group=0)
+    assert str(whole) == "column 'x': expected ids, got double (1 null, 2 NaN) at row group 0"
+    assert repr(error) == f"SchemaError({str(error)!r})"
+
+
+def test_a_sentence_is_one_line_of_bounded_length_whatever_the_fields_hold() -> None:
+    error = SchemaError("x" * 5000, column="a\nb" * 1000, within="\x1b[2J" * 1000, row=1)
+    assert len(str(error)) <= MOST_MESSAGE + 1
+    assert str(error).isprintable()
 
 
 def test_what_is_said_of_a_column_is_not_said_again_by_the_net_around_arrow() -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pepnet_infer.encode.columns import read_columns
-from pepnet_infer.encode.numeric import type_error
+from pepnet_infer.encode.decode import type_error
 from pepnet_infer.errors import BundleError, PepnetError, SchemaError
 from pepnet_infer.quoting import MOST_MESSAGE, MOST_VALUE, clip, listed, printable, quote
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pepnet_infer.encode.columns import Columns, read_columns
-from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import CodedIds
@@ -80,7 +80,7 @@ def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) ->
     columns = read_columns(log, schema.columns)
     schema = schema.with_normalisation(_normalisation(schema, columns, raw, parts["train"]))
     sides = {join.name: SideTable.build(schema, join, raw[join.name]) for join in schema.joins}
-    features = encode(schema, columns, sides)
+    features = Encoder(schema, sides).encode(columns)
     return Dataset(
         schema=schema,
         sides=sides,
@@ -128,7 +128,7 @@ def _encoded(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Returns the dense fields `names` at `rows`."""
     sides = {join.name: SideTable.build(schema, join, raw[join.name], normalise=normalise) for join in schema.joins}
-    dense = encode(schema, columns, sides, names, normalise=normalise).dense
+    dense = Encoder(schema, sides, names).encode(columns, normalise=normalise).dense
     return {name: dense[name][rows].astype(np.float64) for name in names}
 
 

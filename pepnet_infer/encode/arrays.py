@@ -78,7 +78,7 @@ def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) 
     if isinstance(array, pa.ChunkedArray):
         combined = array.combine_chunks()
         if isinstance(combined, pa.ChunkedArray):
-            raise SchemaError(f"column {quote(column)}: expected at most 2 GiB of strings, got more", column)
+            raise SchemaError(column=column, expected="at most 2 GiB of strings", got="more")
         array = combined
     return array if most is None else _decoded(column, array, most)
 
@@ -89,13 +89,12 @@ def check_type(column: str, kind: pa.DataType) -> None:
     while level:
         strange = next((inside for inside in level if inside.id in _WITHOUT_ARRAYS), None)
         if strange is not None:
-            message = f"expected a type that pyarrow has arrays of, got {quote(str(strange))}"
-            raise SchemaError(f"column {quote(column)}: {message}", column)
+            raise SchemaError(column=column, expected="a type that pyarrow has arrays of", got=quote(str(strange)))
         level = [inside for outer in level for inside in _inside(outer)]
         depth += 1
         if level and depth > _MOST_DEPTH:
-            message = f"expected types at most {_MOST_DEPTH} deep in each other, got deeper ones"
-            raise SchemaError(f"column {quote(column)}: {message}", column)
+            expected = f"types at most {_MOST_DEPTH} deep in each other"
+            raise SchemaError(column=column, expected=expected, got="deeper ones")
 
 
 def _inside(kind: pa.DataType) -> list[pa.DataType]:
@@ -167,13 +166,11 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
         return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), _from_numpy(column, data.reshape(-1)))
     if data.ndim != 1:
         got = f"{data.ndim} dimensions" if data.ndim else "a single value (0 dimensions)"
-        raise SchemaError(f"column {quote(column)}: expected an array of one dimension, got {got}", column)
+        raise SchemaError(column=column, expected="an array of one dimension", got=got)
     kind = data.dtype.kind
     if kind == "V" or kind == "c":
-        raise SchemaError(
-            f"column {quote(column)}: expected plain values, got a NumPy array of {clip(data.dtype, MOST_VALUE)}",
-            column,
-        )
+        got = f"a NumPy array of {clip(data.dtype, MOST_VALUE)}"
+        raise SchemaError(column=column, expected="plain values", got=got)
     if data.dtype == np.float64 and data.size == 0:  # as NumPy makes an array of nothing: of any type
         return pa.array([], pa.null())
     if kind not in _BYTES and not data.dtype.isnative:
@@ -294,12 +291,9 @@ def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
 
 def refusal(column: str, error: Exception, row: int | None = None) -> SchemaError:
     """Returns the error for a column that Arrow, or we, could not read; `row` is the first that it fails at."""
-    at = "" if row is None else f" at row {row}"
     if isinstance(error, UnicodeEncodeError):
-        return SchemaError(
-            f"column {quote(column)}: expected text in UTF-8, got {quote(error.object)}{at}", column, row
-        )
-    return SchemaError(f"column {quote(column)}: {clip(error)}{at}", column, row)
+        return SchemaError(column=column, expected="text in UTF-8", got=quote(error.object), row=row)
+    return SchemaError(clip(error), column=column, row=row)
 
 
 def _refused_row(column: str, data: Any, error: Exception) -> tuple[int | None, Exception]:

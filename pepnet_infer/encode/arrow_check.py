@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pepnet_infer.encode import ragged
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.quoting import clip, quote
+from pepnet_infer.quoting import clip
 
 if TYPE_CHECKING:
     PlainArray = pa.Array[Any]
@@ -38,12 +38,12 @@ def check(column: str, array: PlainArray | Chunks, rows: int = 0) -> None:
     try:
         array.validate(full=True)
     except (pa.ArrowException, IndexError) as error:
-        raise SchemaError(f"column {quote(column)}: expected valid Arrow data, got: {clip(error)}", column) from error
+        raise SchemaError(column=column, expected="valid Arrow data", got=clip(error)) from error
     if len(array) > max(FREE_ROWS, rows):
         size = array.get_total_buffer_size()
         if len(array) > ROWS_PER_BYTE * size:
-            message = f"expected at most {ROWS_PER_BYTE} rows a byte, got {len(array)} in {size}"
-            raise SchemaError(f"column {quote(column)}: {message}", column)
+            expected = f"at most {ROWS_PER_BYTE} rows a byte"
+            raise SchemaError(column=column, expected=expected, got=f"{len(array)} in {size}")
 
 
 def allowed_size(array: PlainArray | Chunks) -> int:
@@ -54,8 +54,8 @@ def allowed_size(array: PlainArray | Chunks) -> int:
 def check_size(column: str, size: int, most: int) -> None:
     """Raises SchemaError where values would take more than the `most` bytes that `allowed_size` gave."""
     if size > most:
-        message = f"expected at most {most} bytes of decoded values for its size, got {size}"
-        raise SchemaError(f"column {quote(column)}: {message}", column)
+        expected = f"at most {most} bytes of decoded values for its size"
+        raise SchemaError(column=column, expected=expected, got=str(size))
 
 
 def taken_size(values: PlainArray, positions: Lengths) -> int:

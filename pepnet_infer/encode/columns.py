@@ -114,8 +114,8 @@ def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], stric
         if rows < 0:
             first, rows = name, len(array)
         elif len(array) != rows:
-            message = f"column {quote(name)}: expected {rows} rows as in column {quote(first)}, got {len(array)}"
-            raise SchemaError(message, name)
+            expected = f"{rows} rows as in column {quote(first)}"
+            raise SchemaError(column=name, expected=expected, got=str(len(array)))
         arrays[name] = array
     return Columns(arrays, max(rows, 0))
 
@@ -128,22 +128,22 @@ def _is_plain(data: object) -> TypeGuard[Numbers]:
 def _to_table(batch: object) -> pa.Table | pa.RecordBatch:
     if isinstance(batch, (pa.Table, pa.RecordBatch)):
         return batch
-    expected = "expected a batch (a dict of columns, a DataFrame, or Arrow data)"
+    expected, got = "a batch (a dict of columns, a DataFrame, or Arrow data)", type(batch).__name__
     try:
         if hasattr(batch, "__arrow_c_stream__"):
             return pa.table(batch)
         if hasattr(batch, "__arrow_c_array__"):
             return pa.record_batch(batch)
     except ARROW_REFUSALS as error:
-        raise SchemaError(f"{expected}, got {type(batch).__name__}: {clip(error)}") from error
-    raise SchemaError(f"{expected}, got {type(batch).__name__}")
+        raise SchemaError(expected=expected, got=f"{got}: {clip(error)}") from error
+    raise SchemaError(expected=expected, got=got)
 
 
 def _names(table: pa.Table | pa.RecordBatch) -> list[str]:
     try:
         names: list[str] = table.schema.names
     except UnicodeError as error:
-        raise SchemaError(f"expected names of columns in UTF-8, got: {clip(error)}") from error
+        raise SchemaError(expected="names of columns in UTF-8", got=clip(error)) from error
     return names
 
 
@@ -169,8 +169,7 @@ def _from_table(table: pa.Table | pa.RecordBatch, name: str, rows: int) -> Plain
     except ARROW_REFUSALS as error:
         raise refusal(name, error) from error
     if len(array) != table.num_rows:
-        got = f"{len(array)} in this column"
-        raise SchemaError(f"column {quote(name)}: expected {table.num_rows} rows as in the batch, got {got}", name)
+        raise SchemaError(column=name, expected=f"{table.num_rows} rows as in the batch", got=str(len(array)))
     return array
 
 
@@ -182,11 +181,12 @@ def _check_names(present: Sequence[object], wanted: Mapping[str, None], strict: 
         if name not in counts:
             raise _missing(name, counts)
         if counts[name] > 1:
-            raise SchemaError(f"column {quote(name)}: expected once, got {counts[name]} columns of that name", name)
+            raise SchemaError(column=name, expected="one of that name", got=str(counts[name]))
     extra = [name for name in counts if name not in wanted] if strict else []
     if extra:
         raise SchemaError(f"unexpected column{'s' * (len(extra) > 1)} {listed(extra)}; expected only {listed(wanted)}")
 
 
 def _missing(name: str, present: Iterable[object]) -> SchemaError:
-    return SchemaError(f"missing column {quote(name)}; got {listed(present) or 'no columns'}", name)
+    names = listed(present)
+    return SchemaError(column=name, expected="it in the batch", got=f"columns {names}" if names else "no columns")

@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pepnet_infer.encode.domain import DomainCheck
-from pepnet_infer.encode.features import Features
-from pepnet_infer.encode.field_plan import FieldPlan, join_rule
-from pepnet_infer.encode.row_errors import Fault, Faults, Mask
+import numpy as np
+import pyarrow as pa
+
+from pepnet_infer._kernels import NumberColumns
+from pepnet_infer.encode import decode
+from pepnet_infer.encode.decode import IdRule, NullRule
+from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.encode.row_errors import RAISED, Mask, RowErrors
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.quoting import listed
+from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
+from pepnet_infer.schema.ids import MISSING_KEY, Keys, make_keys
 
 if TYPE_CHECKING:
-    from pepnet_infer.encode.columns import Columns
-    from pepnet_infer.encode.side_table import SideTable
+    from pepnet_infer.encode.arrays import PlainArray
+    from pepnet_infer.encode.columns import Columns, Numbers
+
+_QUICK = ("none", "log1p")  # transforms of dense values that are done with many columns at a time
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch of which some rows may be bad (bool [B]): what stands in those is of no use. `faults` says why."""
+    """A batch of which some rows may be bad (bool [B]): what stands in those is of no use. `errors` say why."""
 
     features: Features
     bad: Mask
-    faults: tuple[Fault, ...]
+    errors: tuple[SchemaError, ...]
+
+
+class Side(Protocol):
+    """A side table, as far as encoding knows it."""
+
+    normalised: bool  # whether dense values are (x - mean) / std
+
+    def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
+        """Returns the function from ids uint64 [B] to B rows of some `fields`."""
+        ...
 
 
 class Encoder:
-    """Encodes batches of a schema; `sides` by the name of their join, `fields` as for `encode`.
+    """Encodes batches of a schema, or of some of its `fields`; `sides` by the name of their join.
 
-    Safe to use from many threads. Raises SchemaError for an unknown field and for a side table that is not there.
+    With `normalise=False` dense values are transformed and filled only. Safe to use from many threads.
+    Raises SchemaError for an unknown field and for a side table that is not there.
     """
 
-    def __init__(
-        self, schema: FeatureSchema, sides: Mapping[str, SideTable], fields: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, schema: FeatureSchema, sides: Mapping[str, Side], fields: Sequence[str] | None = None) -> None:
         for name in fields or ():
             if name not in schema.field_by_name:
                 raise SchemaError(f"expected fields of the schema ({', '.join(schema.field_by_name)}), got {name!r}")
@@ -57,19 +74,22 @@ class Encoder:
         self.columns = tuple(dict.fromkeys([*self._plan.columns, *([schema.domain_column] if checked else [])]))
 
     def encode(self, columns: Columns, *, normalise: bool = True) -> Features:
-        """Returns the features of `columns`. Raises SchemaError for whatever is wrong with them."""
-        return self._encode(columns, Faults(columns.num_rows), normalise)
+        """Returns the features of `columns`. Raises SchemaError for the first error found in them."""
+        return self._encode(columns, RAISED, normalise)
 
     def encode_rows(self, columns: Columns, *, normalise: bool = True) -> Encoded:
-        """Returns the features and which rows are bad. Raises SchemaError for what is wrong with a whole column."""
-        faults = Faults(columns.num_rows, collect=True)
-        features = self._encode(columns, faults, normalise)
-        return Encoded(features, faults.bad, tuple(faults.found))
+        """Returns the features and which rows are bad: those with a null, a value out of range, NaN, an unknown domain.
 
-    def _encode(self, columns: Columns, faults: Faults, normalise: bool) -> Features:
-        features, found = self._plan.encode(columns, faults, normalise)
+        Raises SchemaError for what is wrong with a whole column.
+        """
+        errors = RowErrors(columns.num_rows, collect=True)
+        features = self._encode(columns, errors, normalise)
+        return Encoded(features, errors.bad, tuple(errors.found))
+
+    def _encode(self, columns: Columns, errors: RowErrors, normalise: bool) -> Features:
+        features, found = self._plan.encode(columns, errors, normalise)
         if self._domain is not None:
-            self._domain.check(columns, faults)
+            self._domain.check(columns, errors)
         for (name, normalised, take), ids in zip(self._joins, found, strict=True):
             part = take(ids)
             if part.dense and normalised != normalise:
@@ -81,48 +101,144 @@ class Encoder:
         return features
 
 
-@overload
-def encode(
-    schema: FeatureSchema,
-    columns: Columns,
-    sides: Mapping[str, SideTable],
-    fields: Sequence[str] | None = None,
-    *,
-    bad_rows: Literal[False] = False,
-    normalise: bool = True,
-) -> Features: ...
+class _Use(NamedTuple):
+    """A field of ids, or a join: the place of its rule, and the number of its table."""
+
+    place: int
+    table: int
 
 
-@overload
-def encode(
-    schema: FeatureSchema,
-    columns: Columns,
-    sides: Mapping[str, SideTable],
-    fields: Sequence[str] | None = None,
-    *,
-    bad_rows: Literal[True],
-    normalise: bool = True,
-) -> tuple[Features, Mask]: ...
+class FieldPlan:
+    """How fields that are read from the same columns become features; `messy` in side tables (see `NullRule`).
 
-
-def encode(
-    schema: FeatureSchema,
-    columns: Columns,
-    sides: Mapping[str, SideTable],
-    fields: Sequence[str] | None = None,
-    *,
-    bad_rows: bool = False,
-    normalise: bool = True,
-) -> Features | tuple[Features, Mask]:
-    """Returns the features of `columns`, or of some `fields` only; `sides` by the name of their join.
-
-    With `bad_rows` faults of single rows (null, range, NaN, unknown domain) do not raise: the result is (features,
-    bad), bad bool [B], and what stands in a bad row is of no use. `normalise=False` leaves dense values transformed
-    and filled only, to fit mean and std on. Who encodes more than once makes an `Encoder` once instead. Raises
-    SchemaError.
+    `also` are further columns to decode to ids, for joins; `encode` returns them beside the features.
     """
-    encoder = Encoder(schema, sides, fields)
-    if not bad_rows:
-        return encoder.encode(columns, normalise=normalise)
-    result = encoder.encode_rows(columns, normalise=normalise)
-    return result.features, result.bad
+
+    def __init__(
+        self, schema: FeatureSchema, specs: Sequence[FieldSpec], messy: bool = False, also: Sequence[IdRule] = ()
+    ) -> None:
+        self._messy = messy
+        rules: dict[IdRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
+        uses: list[_Use] = []
+        self._bags: list[tuple[FieldSpec, int, IdRule]] = []
+        self._dense = [spec for spec in specs if spec.table is None]
+        self._names: list[str] = []
+        for spec in specs:
+            if spec.table is None:
+                continue
+            number, rule = schema.table_by_name[spec.table].number, IdRule.of(spec, messy)
+            if spec.kind == "bag":
+                self._bags.append((spec, number, rule))
+            else:
+                self._names.append(spec.name)
+                uses.append(_Use(rules.setdefault(rule, len(rules)), number))
+        uses += [_Use(rules.setdefault(rule, len(rules)), 0) for rule in also]  # without a table: ids as they are
+        self._rules, self._uses = list(rules), uses
+        columns = [rule.nulls.column for rule in rules] + [spec.column for spec in specs]
+        self.columns = tuple(dict.fromkeys(columns))
+        self._id_columns = [rule.nulls.column if rule.transform.op == "none" else None for rule in rules]
+        self._dense_columns = [spec.column if spec.transform.op in _QUICK else None for spec in self._dense]
+        self._dense_names = [spec.name for spec in self._dense]
+        self._unfitted = [spec for spec in self._dense if spec.mean is None or spec.std is None]
+        self._raw = self._reader(lambda _: None)
+        self._normalised = None if self._unfitted else self._reader(_scale)
+
+    def encode(self, columns: Columns, errors: RowErrors, normalise: bool) -> tuple[Features, list[Keys]]:
+        """Returns (features, ids of `also`, MISSING_KEY where there is none)."""
+        rows = columns.num_rows
+        ids = [None if name is None else columns.numbers(name) for name in self._id_columns]
+        numbers = [None if name is None else columns.numbers(name) for name in self._dense_columns]
+        reader = self._normalised if normalise and self._normalised is not None else self._raw
+        # What is left out has something to it: a type to look at, values to hash, to fill in, or to refuse.
+        keys, values, left_ids, left_dense = reader.read(ids, numbers, rows)
+        for place in left_ids:
+            rule = self._rules[place]
+            found, missing = decode.decode_ids(rule, columns[rule.nulls.column], errors)
+            for at, use in enumerate(self._uses):
+                if use.place == place:
+                    keys[at] = _keys(use.table, found, missing)
+        bags: dict[str, Bag] = {}
+        for spec, number, rule in self._bags:
+            inside, offsets = decode.decode_bag(rule, spec, columns[spec.column], errors)
+            bags[spec.name] = Bag(make_keys(number, inside), offsets)
+        if normalise and self._unfitted:
+            _scale(self._unfitted[0])
+        for place in left_dense:
+            spec = self._dense[place]
+            scale = _scale(spec) if normalise else None
+            values[place] = decode.decode_dense(spec, columns[spec.column], errors, scale, self._messy)
+        dense = dict(zip(self._dense_names, values, strict=True))
+        return Features(rows, dict(zip(self._names, keys, strict=False)), bags, dense), keys[len(self._names) :]
+
+    def _reader(self, scale: Callable[[FieldSpec], tuple[float, float] | None]) -> NumberColumns:
+        dense = [(spec.transform.op == "log1p", scale(spec)) for spec in self._dense]
+        return NumberColumns(len(self._rules), self._uses, dense)
+
+
+def join_rule(schema: FeatureSchema, join: JoinSpec) -> IdRule:
+    """Returns how the column of a join becomes ids: as in the id field that reads the same column.
+
+    Without such a field, or if it transforms the column, it holds integers in [0, 2^48) without nulls.
+    """
+    for spec in schema.fields:
+        if spec.kind == "id" and spec.join is None and spec.column == join.column and spec.transform.op == "none":
+            return IdRule.of(spec)
+    return IdRule(NullRule(join.column))
+
+
+def _keys(table: int, ids: decode.Ids, missing: Mask | None) -> Keys:
+    keys = make_keys(table, ids)
+    if missing is not None:
+        keys[missing] = MISSING_KEY
+    return keys
+
+
+def _scale(spec: FieldSpec) -> tuple[float, float]:
+    if spec.mean is None or spec.std is None:
+        where = f"schema.fields.{spec.name}"
+        raise SchemaError(f"{where}: expected mean and std, got none: fit them on rows encoded with normalise=False")
+    return spec.mean, spec.std
+
+
+class DomainCheck:
+    """Knows the domains of a schema: integers or strings."""
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        self.column = schema.domain_column
+        self._nulls = NullRule(self.column)
+        self._known = frozenset(schema.domains)
+        self._numbers: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
+        if isinstance(schema.domains[0], int):
+            self._numbers = np.array(sorted(self._known), dtype=np.uint64)
+        self._expected = f"a known domain ({listed(schema.domains)})"
+
+    def check(self, columns: Columns, errors: RowErrors) -> None:
+        """Adds an error for nulls and for values that are no domain. Raises SchemaError for a column of other type."""
+        numbers = columns.numbers(self.column) if self._numbers is not None else None
+        if numbers is None or numbers.dtype.kind == "f" or self._unknown(numbers).any():
+            self._look(columns[self.column], errors)
+
+    def _unknown(self, values: Numbers) -> Mask:
+        assert self._numbers is not None
+        ids = values.astype(np.uint64)
+        places = np.minimum(self._numbers.searchsorted(ids), len(self._numbers) - 1)
+        unknown: Mask = self._numbers[places] != ids
+        return unknown
+
+    def _look(self, array: PlainArray, errors: RowErrors) -> None:
+        if pa.types.is_null(array.type):
+            self._nulls.missing(array, errors)
+            return
+        if self._numbers is not None:
+            values, missing = decode.integers(self._nulls, array, errors, "integer domains")
+            unknown = self._unknown(values)
+        elif decode.is_text(array.type):
+            missing = self._nulls.missing(array, errors)
+            texts, positions = decode.distinct_texts(self.column, array)
+            unknown = np.array([text not in self._known for text in texts] or [False])[positions]
+        else:
+            raise decode.type_error(self.column, "domains as strings", array)
+        if missing is not None:
+            unknown &= ~missing
+        if unknown.any():
+            errors.add(self.column, unknown, self._expected, lambda i: array[i].as_py())

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.quoting import quote
 
 Offsets = npt.NDArray[np.int64]
 
@@ -35,15 +34,15 @@ def row_of(offsets: Offsets, positions: Offsets) -> Offsets:
 def check_offsets(column: str, offsets: Offsets, values: int) -> None:
     """Raises SchemaError unless `offsets` start at 0 or later, never decrease, and end within `values` values."""
     if len(offsets) == 0:
-        raise SchemaError(f"column {quote(column)}: expected one offset more than rows, got no offsets", column)
+        raise SchemaError(column=column, expected="one offset more than rows", got="no offsets")
     if offsets[0] < 0:
-        raise SchemaError(f"column {quote(column)}: expected offsets from 0, got {offsets[0]} at row 0", column, 0)
+        raise SchemaError(column=column, expected="offsets from 0", got=str(offsets[0]), row=0)
     drops = offsets[1:] < offsets[:-1]
     if drops.any():
         row = int(drops.argmax())
-        got = f"{offsets[row + 1]} after {offsets[row]} at row {row}"
-        raise SchemaError(f"column {quote(column)}: expected offsets that never decrease, got {got}", column, row)
+        got = f"{offsets[row + 1]} after {offsets[row]}"
+        raise SchemaError(column=column, expected="offsets that never decrease", got=got, row=row)
     if offsets[-1] > values:
         row = max(0, int(np.searchsorted(offsets, values, side="right")) - 1)
-        got = f"{offsets[row + 1]} with {values} values at row {row}"
-        raise SchemaError(f"column {quote(column)}: expected offsets within the values, got {got}", column, row)
+        got = f"{offsets[row + 1]} with {values} values"
+        raise SchemaError(column=column, expected="offsets within the values", got=got, row=row)

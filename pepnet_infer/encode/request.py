@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from pepnet_infer.encode.columns import read_columns
-from pepnet_infer.encode.domain import DomainCheck
-from pepnet_infer.encode.encoder import Encoder
+from pepnet_infer.encode.encoder import DomainCheck, Encoder
 from pepnet_infer.encode.features import Features
-from pepnet_infer.encode.row_errors import Faults
+from pepnet_infer.encode.row_errors import RAISED
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.quoting import listed, quote
+from pepnet_infer.quoting import listed
 from pepnet_infer.schema.feature_schema import FeatureSchema
 
 
@@ -46,18 +45,17 @@ class RequestReader:
         if isinstance(items, Mapping):
             for name in once:
                 if name in items:
-                    raise SchemaError(
-                        f"items: expected column {quote(name)} once in a request, got it here as well", name
-                    )
+                    expected = "it once in a request"
+                    raise SchemaError(within="items", column=name, expected=expected, got="it here as well")
         shared, per_item = self._split(frozenset(once))
         columns = read_columns({name: _column(value) for name, value in once.items()}, list(once))
         single = shared.encode(columns)
         if self._schema.domain_column not in shared.columns:
-            self._domain.check(columns, Faults(1))
+            self._domain.check(columns, RAISED)
         try:
             return single, per_item.encode(read_columns(items, per_item.columns, strict))
         except SchemaError as error:
-            raise SchemaError(f"items: {error}", error.column, error.row) from error
+            raise SchemaError.of(error, within="items") from error
 
     def _once(
         self, user: Mapping[str, object], context: Mapping[str, object], domain: object, strict: bool
@@ -70,15 +68,16 @@ class RequestReader:
         )
         for place, values in sources:
             if not isinstance(values, Mapping):
-                raise SchemaError(f"{place}: expected a dict with one value a column, got {type(values).__name__}")
+                expected = "a dict with one value a column"
+                raise SchemaError(within=place, expected=expected, got=type(values).__name__)
             for name, value in values.items():
                 if name in once:
-                    raise SchemaError(f"{place}: expected column {quote(name)} once in a request, got it twice", name)
+                    raise SchemaError(within=place, column=name, expected="it once in a request", got="it twice")
                 if name in self._schema.columns:
                     once[name] = value
                 elif strict:
-                    wanted = listed(self._schema.columns)
-                    raise SchemaError(f"{place}: unexpected column {quote(name)}; expected only {wanted}", name)
+                    expected = f"one of the columns {listed(self._schema.columns)}"
+                    raise SchemaError(within=place, column=name, expected=expected, got="another")
         return once
 
     def _split(self, once: frozenset[str]) -> tuple[Encoder, Encoder]:
@@ -87,7 +86,8 @@ class RequestReader:
             shared = [name for name, column in self._column.items() if column in once]
             others = [name for name, column in self._column.items() if column not in once]
             if not others:
-                raise SchemaError("items: expected at least one column of the schema, got all of them as single values")
+                expected = "at least one column of the schema"
+                raise SchemaError(within="items", expected=expected, got="all of them as single values")
             found = Encoder(self._schema, self._sides, shared), Encoder(self._schema, self._sides, others)
             self._splits[once] = found  # two threads may both make it: the same thing twice
         return found

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer._kernels import SideRows
-from pepnet_infer.encode.decode import IdRule, decode_ids
+from pepnet_infer.encode.decode import IdRule, NullRule, decode_ids
+from pepnet_infer.encode.encoder import FieldPlan, join_rule
 from pepnet_infer.encode.features import Bag, Features
-from pepnet_infer.encode.field_plan import FieldPlan, join_rule
-from pepnet_infer.encode.numeric import NullRule
-from pepnet_infer.encode.row_errors import Faults
+from pepnet_infer.encode.row_errors import RAISED
 from pepnet_infer.encode.side_tensors import read_features, write_features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
@@ -78,12 +77,11 @@ class SideTable:
         """
         specs = _fields(schema, join)
         try:
-            faults = Faults(columns.num_rows)
             keyed = IdRule(NullRule(join.key), hashed=join_rule(schema, join).hashed)
-            ids, _ = decode_ids(keyed, columns[join.key], faults)
-            features, _ = FieldPlan(schema, specs, messy=True).encode(columns, faults, normalise)
+            ids, _ = decode_ids(keyed, columns[join.key], RAISED)
+            features, _ = FieldPlan(schema, specs, messy=True).encode(columns, RAISED, normalise)
         except SchemaError as error:
-            raise SchemaError(f"side table {join.name!r}: {error}", error.column, error.row) from error
+            raise SchemaError.of(error, within=f"side table {join.name!r}") from error
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         last = np.append(ids[1:] != ids[:-1], True)[: len(ids)]

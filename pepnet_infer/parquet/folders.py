@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from pepnet_infer.encode.field_plan import join_rule
-from pepnet_infer.encode.transforms import OF_TIME
+from pepnet_infer.encode.decode import OF_TIME
+from pepnet_infer.encode.encoder import join_rule
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec
 
@@ -146,4 +146,4 @@ def _text(part: str) -> str:
 
 def _misfit(path: Path, name: str, wanted: str, text: str | None) -> SchemaError:
     folder = [folder for folder, key, _ in _named(path) if key == name][-1]
-    return SchemaError(f"{folder}: column {name!r}: expected {wanted}, got {text!r}", name)
+    return SchemaError(within=folder, column=name, expected=wanted, got=repr(text))

@@ -62,20 +62,18 @@ class ScoreOptions(Options, frozen=True):
             names = list(self.columns)
         for name in names:
             if names.count(name) > 1:
-                raise SchemaError(f"columns: expected each name once, got {quote(name)} twice", name)
+                raise SchemaError(f"columns: expected each name once, got {quote(name)} twice")
             if not source.has(name):
-                expected = f"expected it to carry it through; the file has {clip(', '.join(there))}"
-                raise SchemaError(f"{source.path}: column {quote(name)}: {expected}", name)
+                got = f"columns {clip(', '.join(there))}"
+                raise SchemaError(file=source.path, column=name, expected="it, to carry it through", got=got)
         names = [name for name in names if name in there or name in outside]
         for name in score_names(schema):
             if name in source.kept:  # who reads the folder would take its value for the score
-                raise SchemaError(
-                    f"{source.path}: column {quote(name)}: expected no folder of a score's name above the output", name
-                )
+                expected = "no folder of a score's name above the output"
+                raise SchemaError(file=source.path, column=name, expected=expected, got="one")
             if name in names:
-                raise SchemaError(
-                    f"{source.path}: column {quote(name)}: expected none to carry of a score's name", name
-                )
+                expected = "no column of a score's name to carry"
+                raise SchemaError(file=source.path, column=name, expected=expected, got="one")
         return names
 
 

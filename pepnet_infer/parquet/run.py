@@ -147,9 +147,8 @@ class _Run:
         if self._options.on_bad_row == "raise":
             return self._engine.encode(rows), None
         encoded = self._engine.encode_rows(rows)
-        for fault in encoded.faults:
-            error = SchemaError(fault.message, fault.column, fault.first)
-            self._summary.faults.setdefault(fault.column, str(source.locate(error, start)))
+        for error in encoded.errors:
+            self._summary.faults.setdefault(str(error.column), str(source.locate(error, start)))
         return encoded.features, encoded.bad
 
     def _available(self, source: Source, start: int, scores: Scores) -> Mapping[str, int]:
@@ -174,7 +173,7 @@ class _Run:
         invalid = scores.invalid if bad is None else scores.invalid & ~bad
         if not invalid.any():
             return bad
-        error = SchemaError("expected scores in [0, 1], got some that are not", row=int(np.argmax(invalid)))
+        error = SchemaError(expected="scores in [0, 1]", got="one that is not", row=int(np.argmax(invalid)))
         located = source.locate(error, start)
         if self._options.on_bad_row == "raise":
             raise located

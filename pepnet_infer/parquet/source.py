@@ -20,7 +20,7 @@ import xxhash
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.parquet.folders import Constant, FolderColumns
 from pepnet_infer.parquet.plan import Job
-from pepnet_infer.quoting import clip, quote
+from pepnet_infer.quoting import clip
 
 if TYPE_CHECKING:
     from pepnet_infer.schema.feature_schema import FeatureSchema
@@ -174,15 +174,10 @@ class Source:
 
     def locate(self, error: SchemaError, start: int) -> SchemaError:
         """Returns `error`, about the batch whose first row is `start`, with its place in the file."""
-        text, row = str(error), error.row
-        if row is None:
-            place = f" at row group {self._group_of(start)}" if self._group_ends else ""
-            return SchemaError(f"{self.path}: {text}{place}", error.column)
-        before, mark, after = text.rpartition(f"at row {row}")
-        row += start
-        place = f"at row {row} (row group {self._group_of(row)})"
-        text = f"{before}{place}{after}" if mark else f"{text}, {place}"
-        return SchemaError(f"{self.path}: {text}", error.column, row)
+        if error.row is None:
+            return SchemaError.of(error, file=self.path, row_group=self._group_of(start) if self._group_ends else None)
+        row = start + error.row
+        return SchemaError.of(error, file=self.path, row=row, row_group=self._group_of(row))
 
     def locate_type(self, error: SchemaError) -> SchemaError:
         """Returns `error`, about the type of a whole column, with the first row group that has nulls there, if any.
@@ -201,8 +196,8 @@ class Source:
             looked = end
             if column.null_count:
                 nulls = f"{column.null_count} null{'s' * (column.null_count > 1)}"
-                return SchemaError(f"{self.path}: {error} ({nulls}) at row group {group}", error.column)
-        return SchemaError(f"{self.path}: {error}", error.column)
+                return SchemaError.of(error, file=self.path, remarks=(nulls,), row_group=group)
+        return SchemaError.of(error, file=self.path)
 
     def _group_of(self, row: int) -> int:
         return min(bisect.bisect_right(self._group_ends, row), max(len(self._group_ends) - 1, 0))
@@ -214,13 +209,12 @@ class Source:
         names = self.schema.names
         for name in dict.fromkeys(names):
             if names.count(name) > 1:
-                raise SchemaError(
-                    f"{self.path}: column {quote(name)}: expected once, got {names.count(name)} of that name"
-                )
+                got = str(names.count(name))
+                raise SchemaError(file=self.path, column=name, expected="one of that name", got=got)
         for name in wanted:
             if not self.has(name):
-                there = clip(", ".join(names))
-                raise SchemaError(f"{self.path}: missing column {quote(name)}; the file has {there}", name)
+                got = f"columns {clip(', '.join(names))}"
+                raise SchemaError(file=self.path, column=name, expected="it in the file", got=got)
 
 
 def _open(path: Path) -> io.FileIO:

@@ -126,11 +126,11 @@ def check_fields(fields: Mapping[str, object], one: Iterable[str], other: Iterab
         return
     missing, extra = sorted(fields.keys() - set(given)), sorted(set(given) - fields.keys())
     if missing:
-        raise SchemaError(f"features: expected every field of the schema, got none for {missing[0]!r}", missing[0])
+        raise SchemaError(f"features: expected every field of the schema, got none for {missing[0]!r}")
     if extra:
-        raise SchemaError(f"features: expected fields of the schema, got {extra[0]!r}", extra[0])
+        raise SchemaError(f"features: expected fields of the schema, got {extra[0]!r}")
     twice = next(name for name in given if given.count(name) > 1)
-    raise SchemaError(f"features: expected each field once, got {twice!r} on both sides", twice)
+    raise SchemaError(f"features: expected each field once, got {twice!r} on both sides")
 
 
 def names(features: Features) -> list[str]:

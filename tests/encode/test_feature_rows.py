@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer.encode.columns import read_columns
-from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.schema.feature_schema import FeatureSchema
 
@@ -20,7 +20,7 @@ def as_lists(found: Bag) -> list[list[int]]:
 
 @pytest.fixture
 def toy(toy_schema: FeatureSchema, toy_batch: Callable[..., Any]) -> Features:
-    return encode(toy_schema, read_columns(toy_batch(40, 1), toy_schema.columns), {})
+    return Encoder(toy_schema, {}).encode(read_columns(toy_batch(40, 1), toy_schema.columns))
 
 
 def row_of(features: Features, row: int) -> list[object]:

@@ -13,11 +13,10 @@ import pytest
 import xxhash
 
 from pepnet_infer.encode.columns import Columns, read_columns
-from pepnet_infer.encode.decode import IdRule, decode_ids
-from pepnet_infer.encode.encoder import Encoder, encode
+from pepnet_infer.encode.decode import IdRule, NullRule, decode_ids
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag
-from pepnet_infer.encode.numeric import NullRule
-from pepnet_infer.encode.row_errors import Faults
+from pepnet_infer.encode.row_errors import RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY
@@ -47,7 +46,7 @@ def schema_of(*fields: dict[str, Any], domains: list[int] | list[str] | None = N
 def encoded(spec: dict[str, Any], data: object, **options: Any) -> Any:
     """Encodes one field `x`; the domain stays out of it."""
     schema = schema_of({"name": "x"} | spec)
-    return encode(schema, read_columns({"x": data}, ["x"]), {}, fields=["x"], **options)
+    return Encoder(schema, {}, ["x"]).encode(read_columns({"x": data}, ["x"]), **options)
 
 
 def ids(spec: dict[str, Any], data: object) -> list[int]:
@@ -215,10 +214,10 @@ def test_the_domain_is_checked_only_where_it_is_read() -> None:
     schema = schema_of(*DOMAIN)
     columns = read_columns({"page": [0, 5], "x": [1, 2]}, ["page", "x"])
     with pytest.raises(SchemaError, match=r"column 'page': expected a known domain \(0, 1\), got 5 at row 1"):
-        encode(schema, columns, {})
+        Encoder(schema, {}).encode(columns)
     with pytest.raises(SchemaError, match="known domain"):
-        encode(schema, columns, {}, fields=["page"])
-    assert encode(schema, columns, {}, fields=["x"]).ids["x"].tolist() == [key(1), key(2)]
+        Encoder(schema, {}, ["page"]).encode(columns)
+    assert Encoder(schema, {}, ["x"]).encode(columns).ids["x"].tolist() == [key(1), key(2)]
     assert Encoder(schema, {}).columns == ("page", "x")
     assert Encoder(schema, {}, ["x"]).columns == ("x",)
 
@@ -227,16 +226,16 @@ def test_a_domain_that_is_no_field_is_checked_too() -> None:
     schema = schema_of(DOMAIN[1])
     assert Encoder(schema, {}).columns == ("x", "page")
     with pytest.raises(SchemaError, match="known domain"):
-        encode(schema, read_columns({"page": [2], "x": [1]}, schema.columns), {})
+        Encoder(schema, {}).encode(read_columns({"page": [2], "x": [1]}, schema.columns))
 
 
 def test_domains_of_strings() -> None:
     page = DOMAIN[0] | {"hashed": True}
     schema = schema_of(page, domains=["home", "search"])
-    good = encode(schema, read_columns({"page": ["search", "home", "search"]}, ["page"]), {})
+    good = Encoder(schema, {}).encode(read_columns({"page": ["search", "home", "search"]}, ["page"]))
     assert good.ids["page"].tolist() == [key("search"), key("home"), key("search")]
     with pytest.raises(SchemaError, match=r"expected a known domain \('home', 'search'\), got 'Home' at row 1"):
-        encode(schema, read_columns({"page": ["home", "Home"]}, ["page"]), {})
+        Encoder(schema, {}).encode(read_columns({"page": ["home", "Home"]}, ["page"]))
 
 
 def test_bad_rows_are_told_from_good_ones() -> None:
@@ -254,13 +253,13 @@ def test_bad_rows_are_told_from_good_ones() -> None:
         "d": [0.0, 1.0, math.nan, 3.0, math.inf, 5.0, 6.0, 7.0],
     }
     columns = read_columns(batch, schema.columns)
-    features, bad = encode(schema, columns, {}, bad_rows=True)
+    result = Encoder(schema, {}).encode_rows(columns)
+    features, bad = result.features, result.bad
     assert bad.tolist() == [False, True, True, True, True, True, True, True]
     assert features.ids["x"].tolist()[2] == MISSING
     assert as_lists(features.bags["b"])[4] == [key(5), key(6)]
     assert features.dense["d"].tolist() == [0.0, 1.0, 9.0, 3.0, 9.0, 5.0, 6.0, 7.0]
-    result = Encoder(schema, {}).encode_rows(columns)
-    assert sorted((f.column, f.rows, f.first) for f in result.faults) == [
+    assert sorted((e.column, e.rows, e.row) for e in result.errors) == [
         ("b", 1, 4),
         ("b", 1, 7),
         ("d", 2, 2),
@@ -276,16 +275,16 @@ def test_a_null_domain_is_not_also_an_unknown_one() -> None:
     for domains, page in (([3, 4], [3, None]), (["a", "b"], ["b", None])):
         schema = schema_of(DOMAIN[1], domains=domains)
         result = Encoder(schema, {}).encode_rows(read_columns({"page": page, "x": [1, 2]}, schema.columns))
-        assert [fault.message for fault in result.faults] == ["column 'page': expected no nulls, got 1, at row 1"]
+        assert [str(error) for error in result.errors] == ["column 'page': expected no nulls, got null at row 1"]
 
 
 def test_messy_numbers_that_are_no_ids_are_missing_once_collected() -> None:
     rule = IdRule(NullRule("x", messy=True))
-    faults = Faults(5, collect=True)
-    found, missing = decode_ids(rule, pa.array([4.0, 2.5, None, math.inf, -1.0]), faults)
+    errors = RowErrors(5, collect=True)
+    found, missing = decode_ids(rule, pa.array([4.0, 2.5, None, math.inf, -1.0]), errors)
     assert missing is not None
     assert missing.tolist() == [False, True, True, True, True]
-    assert faults.bad.tolist() == [False, True, False, True, True]
+    assert errors.bad.tolist() == [False, True, False, True, True]
     assert found[0] == 4
 
 
@@ -318,5 +317,5 @@ def test_a_separator_that_cannot_be_used_is_refused(options: dict[str, str], got
 
 def test_columns_that_were_not_read_are_missing() -> None:
     schema = schema_of(*DOMAIN)
-    with pytest.raises(SchemaError, match="missing column 'x'; got 'page'"):
-        encode(schema, Columns({"page": pa.array([0])}, 1), {})
+    with pytest.raises(SchemaError, match="column 'x': expected it in the batch, got columns 'page'"):
+        Encoder(schema, {}).encode(Columns({"page": pa.array([0])}, 1))

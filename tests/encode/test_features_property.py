@@ -190,7 +190,7 @@ def test_bad_rows_leave_the_good_ones_as_they_were(rows: Rows, data: st.DataObje
     assert result.bad.tolist() == bad
     good = np.flatnonzero(~result.bad)
     assert found(result.features.select(good)) == [expected(rows[i]) for i in good]
-    assert bool(result.faults) == any(bad)
+    assert bool(result.errors) == any(bad)
 
 
 lists = st.lists(st.lists(st.integers(0, LIMIT - 1), max_size=5), min_size=1, max_size=8)

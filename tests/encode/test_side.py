@@ -18,7 +18,7 @@ import xxhash
 from safetensors.numpy import load, save
 
 from pepnet_infer.encode.columns import read_columns
-from pepnet_infer.encode.encoder import Encoder, encode
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Features
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError, SchemaError
@@ -126,7 +126,7 @@ def test_messy_values(schema: FeatureSchema) -> None:
 @pytest.mark.parametrize(
     ("column", "data", "message"),
     [
-        ("uid", [1, None, 3], "expected no nulls, got 1, at row 1"),
+        ("uid", [1, None, 3], "expected no nulls, got null at row 1"),
         ("uid", [1.0, 2.0, 3.0], "expected integer ids, got double"),
         ("uid", ["a", "b", "c"], "expected integer ids (texts need a field with hashed: true), got string"),
         ("uid", [1, -2, 3], "expected ids in [0, 2^48), got -2 at row 1"),
@@ -152,12 +152,12 @@ def test_too_messy(schema: FeatureSchema, column: str, data: object, message: st
 def test_normalisation_of_both_sides_must_agree(schema: FeatureSchema) -> None:
     raw = build(schema, USERS, normalise=False)
     columns = read_columns({"user_id": [20, 5], "tab": [0, 1]}, schema.columns)
-    assert encode(schema, columns, {"users": raw}, normalise=False).dense["days"].tolist() == [20.0, 4.0]
+    assert Encoder(schema, {"users": raw}).encode(columns, normalise=False).dense["days"].tolist() == [20.0, 4.0]
     with pytest.raises(SchemaError, match="side table 'users': expected normalised dense values, got raw ones"):
-        encode(schema, columns, {"users": raw})
+        Encoder(schema, {"users": raw}).encode(columns)
     with pytest.raises(SchemaError, match="side table 'users': expected raw dense values, got normalised ones"):
-        encode(schema, columns, {"users": build(schema, USERS)}, normalise=False)
-    assert encode(schema, columns, {"users": raw}, fields=["level"]).ids["level"].tolist() == [LEVEL + 2, MISSING]
+        Encoder(schema, {"users": build(schema, USERS)}).encode(columns, normalise=False)
+    assert Encoder(schema, {"users": raw}, ["level"]).encode(columns).ids["level"].tolist() == [LEVEL + 2, MISSING]
 
 
 def test_a_joined_batch(schema: FeatureSchema) -> None:
@@ -176,9 +176,9 @@ def test_a_joined_batch(schema: FeatureSchema) -> None:
 def test_a_bad_join_id_is_a_bad_row(schema: FeatureSchema) -> None:
     sides = {"users": build(schema, USERS)}
     columns = read_columns({"user_id": [20, -1, None], "tab": [0, 1, 0]}, schema.columns)
-    features, bad = encode(schema, columns, sides, bad_rows=True)
-    assert bad.tolist() == [False, True, True]
-    assert rows(features) == rows(sides["users"].take(ids_of(20, MISSING, MISSING)))
+    result = Encoder(schema, sides).encode_rows(columns)
+    assert result.bad.tolist() == [False, True, True]
+    assert rows(result.features) == rows(sides["users"].take(ids_of(20, MISSING, MISSING)))
 
 
 @pytest.mark.parametrize("nullable", [False, True])
@@ -188,12 +188,12 @@ def test_a_join_follows_the_field_of_its_column(nullable: bool) -> None:
     sides = {"users": build(schema, USERS | {"uid": ["u3", "u1", "u2"]})}
     columns = read_columns({"user_id": ["u2", "nobody", None], "tab": [0, 0, 0]}, schema.columns)
     if nullable:
-        features = encode(schema, columns, sides)
+        features = Encoder(schema, sides).encode(columns)
         assert features.ids["user_id"].tolist()[2] == MISSING
         assert [row[0] for row in rows(features)] == [LEVEL + 2, MISSING, MISSING]
     else:
-        with pytest.raises(SchemaError, match="column 'user_id': expected no nulls, got 1, at row 2"):
-            encode(schema, columns, sides)
+        with pytest.raises(SchemaError, match="column 'user_id': expected no nulls, got null at row 2"):
+            Encoder(schema, sides).encode(columns)
 
 
 def test_no_entities(schema: FeatureSchema) -> None:
@@ -305,7 +305,7 @@ def test_kuairand_joined_by_hand() -> None:
         for join in schema.joins
     }
     log = pq.read_table(root / "interactions.parquet").slice(100_000, 5_000)
-    features = encode(schema, read_columns(log, schema.columns), sides)
+    features = Encoder(schema, sides).encode(read_columns(log, schema.columns))
 
     frame = log.to_pandas()[["user_id", "video_id", "time_ms"]]
     for join in schema.joins:

@@ -81,10 +81,10 @@ def test_columns_that_cannot_be_carried(engine: Engine, toy_table: Make, tmp_pat
         (
             ["user_id", "colour"],
             SchemaError,
-            r"in\.parquet: column 'colour': expected it to carry it through; the file",
+            r"in\.parquet: column 'colour': expected it, to carry it through, got columns",
         ),
         (["user_id", "user_id"], SchemaError, r"columns: expected each name once, got 'user_id' twice"),
-        ("all", SchemaError, r"column 'score_like': expected none to carry of a score's name"),
+        ("all", SchemaError, r"column 'score_like': expected no column of a score's name to carry"),
         ("user_id", ConfigError, r"columns: expected a list, each text or 'all' or None, got 'user_id'"),
     ):
         with pytest.raises(kind, match=message):
@@ -184,7 +184,7 @@ def test_rows_whose_scores_are_no_probabilities_are_bad_rows(
     scores = pq.read_table(tmp_path / "out" / "in.parquet")["score_like"].to_pylist()
     assert {i for i, value in enumerate(scores) if value is None} == {2, 10, 62, 70}
     assert summary.null_rows == 4
-    assert summary.faults["scores"].endswith("got some that are not, at row 2 (row group 0)")
+    assert summary.faults["scores"].endswith("got one that is not at row 2 (row group 0)")
 
 
 def test_progress_counts_the_rows(engine: Engine, toy_table: Make, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_columns_that_only_a_folder_has_come_out(toy_bundle: Path, toy_table: Ma
         (tmp_path / "out" / "p.parquet").unlink()
         read = pq.read_table(tmp_path / "out")
         assert read.column_names == ["score_click", "score_like", "dt", "tab"]
-        with pytest.raises(SchemaError, match="column 'day': expected it to carry it through"):
+        with pytest.raises(SchemaError, match="column 'day': expected it, to carry it through"):
             score_parquet(engine, path, tmp_path / "out", columns=["day"])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer.encode.columns import read_columns
-from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import SchemaError, StoreError
 from pepnet_infer.rows.assemble import Assembler
@@ -80,7 +80,7 @@ def truth(schema: FeatureSchema, tables: Tables, batch: dict[str, Any], rows: in
 
 
 def features_of(schema: FeatureSchema, batch: dict[str, Any]) -> Features:
-    return encode(schema, read_columns(batch, schema.columns), {})
+    return Encoder(schema, {}).encode(read_columns(batch, schema.columns))
 
 
 def check(inputs: Inputs, expected: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ import torch
 from msgspec import structs
 
 from pepnet_infer.encode.columns import read_columns
-from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Features
 from pepnet_infer.export.data.codes import BagCodes, CodedIds
 from pepnet_infer.export.run_config import Split, TrainConfig
@@ -24,7 +24,7 @@ SETTINGS = TrainConfig(Split(test=2), init_std=0.5)
 
 @pytest.fixture
 def features(toy_schema: FeatureSchema, toy_batch: Callable[..., Any]) -> Features:
-    return encode(toy_schema, read_columns(toy_batch(ROWS), toy_schema.columns), {})
+    return Encoder(toy_schema, {}).encode(read_columns(toy_batch(ROWS), toy_schema.columns))
 
 
 def embeddings(schema: FeatureSchema, features: Features, settings: TrainConfig, min_count: int = 1) -> Embeddings:

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.columns import read_columns
-from pepnet_infer.encode.encoder import encode
+from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.export.data.dataset import Dataset, build_dataset
 from pepnet_infer.export.data.source import refuse_leakage
@@ -167,7 +167,7 @@ def test_what_is_served_is_what_was_trained(data: Dataset, tmp_path: Path) -> No
         assert (least, largest) == (values.min(), values.max()), "of 3,000 rows none is one in ten thousand"
     paths = {t.name: tmp_path / "ckpt" / "tables" / f"{t.name}.safetensors" for t in saved.schema.tables}
     log = data.log.take(data.test)
-    features = encode(saved.schema, read_columns(log, saved.schema.columns), saved.sides)
+    features = Encoder(saved.schema, saved.sides).encode(read_columns(log, saved.schema.columns))
     with MmapStore(paths) as store:
         served = Assembler(saved.schema, store).inputs(features)
     network = build_network(saved.config, len(saved.schema.tasks))
