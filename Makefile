@@ -21,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache clean
+.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache clean"
+	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs clean"
 
 # Torch is unpacked while the wheel is compiled.
 $(VENV)/deps.stamp: pyproject.toml
@@ -132,8 +132,13 @@ lint: install
 	cd $(VENV) && bin/lint-imports --config "$(CURDIR)/pyproject.toml"  # of the installed package: its folders are three here
 	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/kernels/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
+# The site, in site/: a link that leads nowhere, a page that no menu names, and a public symbol without a docstring are errors.
+docs: install
+	$(PIP) "$$(ls $(VENV)/wheels/*.whl)[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file docs/mkdocs.yml
+
 types: install
 	$(TYPES)
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(DEMO) build dist
+	rm -rf $(VENV) $(VENV)-lowest $(DEMO) build dist site

@@ -33,7 +33,7 @@ class InputWidths:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The flags of the model (`docs/design.md`, "The model").
+    """The flags of the model (docs/model.md).
 
     `model` is "pepnet" or the name of a baseline. Baselines read `layers`, `towers`, `experts` and `extra`, and are
     scored through their ONNX graph only; the other flags describe PEPNet.
