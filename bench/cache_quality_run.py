@@ -45,16 +45,13 @@ def run(log: RequestLog, setting: Setting) -> Served:
     had given them by the day before, and labels follow once they are `label_delay` old; in the other policies neither.
     """
     gset = setting.policy == "gset"
-    cache = _kernels.RowCache(
-        1, (setting.rows + 4096) * 512, setting.policy, full=True, max_rows=setting.rows,
-        beta=BETA, r=R, interval=INTERVAL_S, seed=setting.seed,
-    )  # fmt: skip
-    if cache.capacity_rows != setting.rows:
-        raise ValueError(f"expected a cache of {setting.rows} rows, got {cache.capacity_rows}")
+    cache = _kernels.studies.ExactCache(
+        setting.rows, setting.policy, beta=BETA, r=R, interval=INTERVAL_S, seed=setting.seed
+    )
     keys = log.keys[log.places]
     values = np.zeros((len(keys), 1), np.float32)
-    outcomes = np.zeros(len(keys), np.uint8)
-    worth = np.ones((len(log.keys), 1), np.float32)
+    found = np.zeros(len(keys), np.bool_)
+    worth = np.ones(len(log.keys), np.float32)
     scores = _Scores(log) if gset else None
     labelled = 0  # exposures whose labels the cache has seen
     for i in range(len(log.times)):
@@ -67,26 +64,27 @@ def run(log: RequestLog, setting: Setting) -> Served:
                 known = max(labelled, min(known, i))
                 _feed(cache, log, keys, labelled, known)
                 labelled = known
-        cache.lookup(keys[first:last], values[first:last], outcomes[first:last])
-        missed = np.flatnonzero(outcomes[first:last] == 0) + first
+        cache.lookup(keys[first:last], values[first:last], found[first:last])
+        missed = np.flatnonzero(~found[first:last]) + first
         if missed.size:
             places = log.places[missed]
             given = None if scores is None else scores.at(now)[places]
             cache.write(keys[missed], worth[places], given)
             if setting.evicted == "lost":
                 worth[places] = 0.0
-    found = outcomes == 1
     return Served(found, found & (values[:, 0] == 1.0))
 
 
 def most_hits(log: RequestLog, rows: int) -> npt.NDArray[np.bool_]:
     """Returns the hits of Belady's MIN on the same accesses, bool [len(places)]."""
     hits = np.zeros(len(log.places), np.bool_)
-    _kernels.belady(log.keys[log.places], rows, hits)
+    _kernels.studies.belady(log.keys[log.places], rows, hits)
     return hits
 
 
-def _feed(cache: _kernels.RowCache, log: RequestLog, keys: npt.NDArray[np.uint64], begin: int, end: int) -> None:
+def _feed(
+    cache: _kernels.studies.ExactCache, log: RequestLog, keys: npt.NDArray[np.uint64], begin: int, end: int
+) -> None:
     if begin < end:
         counts = np.diff(log.offsets[begin : end + 1])
         cache.feedback(keys[log.offsets[begin] : log.offsets[end]], np.repeat(log.positive[begin:end], counts))

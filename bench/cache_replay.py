@@ -79,14 +79,18 @@ def replay(trace: Trace, policy: Policy, rows: int, full: bool, scoring: Scoring
 def most_hits(trace: Trace, rows: int) -> Replayed:
     """Returns what Belady's MIN has."""
     begin = perf_counter()
-    hits = _kernels.belady(trace.keys, rows)
+    hits = _kernels.studies.belady(trace.keys, rows)
     return Replayed(hits, rows, perf_counter() - begin)
 
 
-def _cache(policy: Policy, rows: int, full: bool, scoring: Scoring, interval: float) -> _kernels.RowCache:
+def _cache(
+    policy: Policy, rows: int, full: bool, scoring: Scoring, interval: float
+) -> _kernels.RowCache | _kernels.studies.ExactCache:
+    if full:
+        return _kernels.studies.ExactCache(rows, policy, beta=scoring.beta, r=scoring.r, interval=interval)
     # One number a row: what a policy decides does not depend on how wide rows are. 512 bytes hold any row's share.
     return _kernels.RowCache(
-        1, (rows + 4096) * 512, policy, full=full, max_rows=rows, beta=scoring.beta, r=scoring.r, interval=interval
+        1, (rows + 4096) * 512, policy, max_rows=rows, beta=scoring.beta, r=scoring.r, interval=interval
     )
 
 

@@ -111,7 +111,7 @@ def _source_tree() -> None:
         package = types.ModuleType(name)
         package.__path__ = [str(folder)]
         sys.modules[name] = package
-    sys.path.insert(0, str(ROOT / "tests" / "parity"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 
 def _module(path: Path) -> Any:
@@ -140,18 +140,18 @@ def _built(say: Callable[[str], None]) -> Path:
 
 def _checks(library: Any, few: bool) -> list[str]:
     checks, reference = (
-        _module(ROOT / "tests" / "parity" / f"{name}.py") for name in ("cuda_checks", "float64_reference")
+        _module(ROOT / "tests" / "support" / f"{name}.py") for name in ("cuda_checks", "float64_reference")
     )
     if few:
         config = checks.config_of(checks.PRODUCT[4])
-        rows = _module(ROOT / "tests" / "parity" / "cuda_rows_checks.py")
+        rows = _module(ROOT / "tests" / "support" / "cuda_rows_checks.py")
         for precision in checks.TOLERANCES:
             checks.agree(library, config, precision, reference.scores, 70)
             rows.rows_on_device(library, precision, (9,))
         return ["a few, for a sanitizer"]
     counts = (0, 1, 8, 9) if library.emulated else (0, 1, 7, 8, 9, 33, 64, 100, 257, 1000, 2048, 4097)
     done: list[str] = checks.everything(library, reference.scores, 17 if library.emulated else 33, counts)
-    rows = _module(ROOT / "tests" / "parity" / "cuda_rows_checks.py")
+    rows = _module(ROOT / "tests" / "support" / "cuda_rows_checks.py")
     done += [
         rows.rows_on_device(library, precision, (1, 7, 20) if library.emulated else (0, 1, 8, 33, 500, 2048))
         for precision in ("fp32", "bf16")
@@ -267,7 +267,7 @@ def _timed(library: Any, run: Run) -> None:
 
 
 def _timed_ids(library: Any, config: Any, tensors: dict[str, np.ndarray], run: Run) -> None:
-    checks = _module(ROOT / "tests" / "parity" / "cuda_rows_checks.py")
+    checks = _module(ROOT / "tests" / "support" / "cuda_rows_checks.py")
     ids = _module(ROOT / "bench" / "gpu_rows.py")
     try:
         run.found["ids"] = ids.time_ids(checks, library, config, tensors, TASKS, IDS_BATCHES, min(40.0, run.left() / 4))

@@ -6,7 +6,7 @@
 #include <random>
 
 #include "cpu/prefetch.h"
-#include "rows/key_index.h"
+#include "rows/slot_index.h"
 
 namespace pepnet::cache {
 namespace {
@@ -176,17 +176,12 @@ Lacking lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outco
 std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which) {
   std::vector<std::uint64_t> found;
   found.reserve(keys.size());
-  std::vector<std::uint32_t> index(std::bit_ceil(2 * keys.size() + 2));  // place → position in `found` + 1
-  const std::size_t mask = index.size() - 1;
+  SlotIndex index(keys.size(), seed());
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    const std::uint64_t key = keys[i];
-    std::size_t at = place(key, mask);
-    while (index[at] != 0 && found[index[at] - 1] != key) at = (at + 1) & mask;
-    if (index[at] == 0) {
-      found.push_back(key);
-      index[at] = static_cast<std::uint32_t>(found.size());
-    }
-    which[i] = static_cast<std::int64_t>(index[at]) - 1;
+    const auto fresh = static_cast<SlotIndex::Place>(found.size());
+    const SlotIndex::Place place = index.find_or_insert(keys[i], fresh, [&](auto at) { return found[at]; });
+    if (place == fresh) found.push_back(keys[i]);
+    which[i] = place;
   }
   return found;
 }

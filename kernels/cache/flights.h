@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cache/row_cache.h"
-#include "dense/packed.h"
+#include "rows/packed.h"
 #include "rows/rows.h"
 
 namespace pepnet::cache {

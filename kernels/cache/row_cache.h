@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "dense/packed.h"
+#include "rows/packed.h"
 #include "rows/pool.h"
 #include "rows/rows.h"
 
@@ -35,10 +35,9 @@ struct CacheOptions {
   CacheRow type = CacheRow::kFloat32;
   std::size_t capacity_bytes = 0;
   CachePolicy policy = CachePolicy::kLru;
-  bool full = false;         // fully associative, one lock: for studies
   std::size_t max_rows = 0;  // a bound on rows below what the bytes allow; 0: none. For studies
-  // S <- (1-β)·S + β·(r·c⁺ + c⁻) per interval (Kraken, SC '20); an access counts as c⁻ = 1 for a row without
-  // a score of its own, in gset, and for every row in lfu.
+  // Of GSET's score (gset.h); an access counts as a negative sample for a row without a score of its own, in
+  // gset, and for every row in lfu.
   double beta = 0.1;
   double r = 3.0;
   double interval = 86400.0;  // seconds
@@ -116,7 +115,7 @@ struct CachePart {
 };
 
 // Every method but set_time may be called from any number of threads at once. Lookups take no lock, wait for
-// nobody and allocate nothing (with `full`, one lock is around everything).
+// nobody and allocate nothing.
 class RowCache {
  public:
   // Throws std::invalid_argument naming the option and what was expected; std::bad_alloc.

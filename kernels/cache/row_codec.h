@@ -2,14 +2,13 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #include "cache/row_cache.h"
-#include "dense/half.h"
+#include "rows/half.h"
 
 namespace pepnet::cache {
 
@@ -24,28 +23,6 @@ constexpr std::size_t row_bytes(CacheRow type, std::size_t dim) noexcept {
       break;
   }
   return dim + sizeof(float);  // the scale first
-}
-
-// Rounded to nearest, ties to even; NaN stays NaN.
-inline std::uint16_t bfloat16_from_float(float value) noexcept {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7FFF'FFFFU) > 0x7F80'0000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
-
-// Rounded to nearest, ties to even; above 65504 it is infinity, as IEEE 754 says; NaN stays NaN.
-inline std::uint16_t half_from_float(float value) noexcept {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t sign = (bits >> 16) & 0x8000U;
-  const std::uint32_t magnitude = bits & 0x7FFF'FFFFU;
-  if (magnitude > 0x7F80'0000U) return static_cast<std::uint16_t>(sign | 0x7E00U);
-  if (magnitude >= 0x4780'0000U) return static_cast<std::uint16_t>(sign | 0x7C00U);  // from 65536 on
-  if (magnitude < 0x3880'0000U) {  // below 2^-14: steps of 2^-24, which adding 0.5 leaves in the low bits
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
-    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3F00'0000U));
-  }
-  const std::uint32_t rounded = magnitude + 0xFFFU + ((magnitude >> 13) & 1U);
-  return static_cast<std::uint16_t>(sign | ((rounded - (112U << 23)) >> 13));
 }
 
 template <CacheRow type>

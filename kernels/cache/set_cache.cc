@@ -66,7 +66,7 @@ SetCache::SetCache(const CacheOptions& options)
       layout_(SetLayout::fit(options)),
       homes_(options.seed, static_cast<std::uint32_t>(layout_.regions),
              static_cast<std::uint32_t>(layout_.sets)),
-      scale_(options.beta, options.r, options.interval),
+      gset_(options.beta, options.r, options.interval),
       recency_slack_(static_cast<std::int32_t>(layout_.rows() / 64 / 512)),
       fields_(options, layout_.rows()),
       buffer_(layout_.bytes, HugeBuffer::Tail::kSmall),
@@ -147,8 +147,8 @@ std::size_t SetCache::memory_bytes() const noexcept { return buffer_.mapped_byte
 
 double SetCache::score_now(const Region& region, std::uint32_t order, double now) const noexcept {
   if (!scores()) return std::numeric_limits<double>::quiet_NaN();
-  return std::exp2(ScoreWord::decode(order) -
-                   scale_.height(now, region.landmark.load(std::memory_order_relaxed)));
+  return gset_.score(ScoreWord::decode(order),
+                     gset_.height(now, region.landmark.load(std::memory_order_relaxed)));
 }
 
 EntryInfo SetCache::info_of(const Region& region, const Entry& entry, double now) const noexcept {

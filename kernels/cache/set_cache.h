@@ -15,7 +15,7 @@
 #include "cache/key_hash.h"
 #include "cache/region.h"
 #include "cache/row_cache.h"
-#include "cache/score.h"
+#include "cache/score_word.h"
 #include "cache/set_layout.h"
 #include "threads/huge_buffer.h"
 
@@ -174,7 +174,7 @@ class SetCache final : public RowCache, private Forked {
   const CacheOptions options_;
   const SetLayout layout_;
   const Homes homes_;
-  const ScoreScale scale_;
+  const Gset gset_;
   // lru: how far a row's clock may lag behind before it is set again, a 64th of the time a full turn-over
   // takes.
   const std::int32_t recency_slack_;

@@ -130,7 +130,7 @@ void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& or
   std::uint32_t word = order.load(std::memory_order_seq_cst);
   // Words and landmark are moved together: what was read on both sides of a move fits to nothing.
   if (region.landmark.load(std::memory_order_seq_cst) != landmark) return;
-  const double added = scale_.of_negative() + scale_.lambda() * (present - landmark);
+  const double added = gset_.of_sample(false, gset_.height_of(present, landmark));
   // Once: if another thread counts at the same moment, or the way changes hands, this access is not counted.
   (void)order.compare_exchange_strong(word,
                                       ScoreWord::encode(log2_sum_of(ScoreWord::decode(word), added), random),
@@ -189,7 +189,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
   static_assert(kRing > kHandOut && kLookAgain > kCompare && kHandOut > kLookAgain);
   const double now = time();
   tend(now);
-  const double present = scale_.interval_of(now);
+  const double present = gset_.interval_of(now);
   const Expiry expiry(now);
   Epochs::Stay stay(epochs_);
   std::size_t hits = 0, absent = 0;

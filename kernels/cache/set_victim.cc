@@ -376,9 +376,9 @@ void SetCache::due_at(double when) noexcept {
 void SetCache::settle(Region& region, double now) noexcept {
   if (!scores()) return;
   const double landmark = region.landmark.load(std::memory_order_relaxed);
-  const double height = scale_.height(now, landmark);
-  if (!(std::fabs(height) > ScoreScale::kRebase)) return;  // so does a clock that is no number
-  region.landmark.store(scale_.interval_of(now), std::memory_order_seq_cst);
+  const double height = gset_.height(now, landmark);
+  if (!(std::fabs(height) > ScoreWord::kRebase)) return;  // so does a clock that is no number
+  region.landmark.store(gset_.interval_of(now), std::memory_order_seq_cst);
   // Of a clock at infinity the shift is as large as any that leaves nothing of a score.
   constexpr double kMost = 0x1p33;
   const auto shift = std::llround(std::clamp(height * ScoreWord::kOne, -kMost, kMost));

@@ -117,12 +117,11 @@ void SetCache::publish(Region& region, const Home& home, Room room, std::uint32_
 
 std::uint32_t SetCache::order_of(Region& region, const Home& home, const NewRow& row, double now) noexcept {
   if (scores()) {
-    const double height = scale_.height(now, region.landmark.load(std::memory_order_relaxed));
+    const double height = gset_.height(now, region.landmark.load(std::memory_order_relaxed));
     if (row.row == nullptr) return ScoreWord::kLowest;
     if (row.score == row.score && (options_.policy == CachePolicy::kGset || row.restored))
-      return ScoreWord::encode(std::log2(static_cast<double>(std::max(row.score, 0.0F))) + height,
-                               region.next_random());
-    return ScoreWord::encode(scale_.of_negative() + height, region.next_random());
+      return ScoreWord::encode(gset_.of_score(static_cast<double>(row.score), height), region.next_random());
+    return ScoreWord::encode(gset_.of_sample(false, height), region.next_random());
   }
   const std::uint32_t tick = tick_.fetch_add(1, std::memory_order_relaxed);
   switch (options_.policy) {
@@ -367,12 +366,13 @@ std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* posi
     ++resident;
     if (!scores()) continue;
     std::atomic<std::uint32_t>& order = entry.set->order[entry.way];
-    const double height = scale_.height(now, region.landmark.load(std::memory_order_relaxed));
-    const double added = (positive[i] ? scale_.of_positive() : scale_.of_negative()) + height;
+    const double height = gset_.height(now, region.landmark.load(std::memory_order_relaxed));
     // Readers that score accesses may be at the same word.
     std::uint32_t word = order.load(std::memory_order_relaxed);
     while (!order.compare_exchange_weak(
-        word, ScoreWord::encode(log2_sum(ScoreWord::decode(word), added), region.next_random()),
+        word,
+        ScoreWord::encode(gset_.with_sample(ScoreWord::decode(word), positive[i], height),
+                          region.next_random()),
         std::memory_order_relaxed)) {
     }
     if (options_.policy == CachePolicy::kGset && (entry.word & kScored) == 0)

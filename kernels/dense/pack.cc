@@ -1,10 +1,11 @@
 #include "dense/pack.h"
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
+
+#include "rows/half.h"
 
 namespace pepnet {
 namespace {
@@ -12,12 +13,6 @@ namespace {
 constexpr std::size_t kLine = 64;
 // A sum of k products of a byte and a signed byte must fit int32.
 constexpr std::size_t kMostInt8 = 0x7FFFFFFFU / (255U * 127U);
-
-// To nearest, ties to even. Infinite when it overflows.
-std::uint16_t bfloat16_of(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
 
 // Calls f(row of the source, k).
 template <class F>
@@ -44,7 +39,7 @@ void pack_fp32(const MatrixSpec& spec, const PackedMatrix& matrix, float* to) {
 void pack_bf16(const MatrixSpec& spec, const PackedMatrix& matrix, std::uint16_t* to) {
   each_row(spec, [&](const float* row, std::size_t k) {
     for (std::size_t j = 0; j < spec.out; ++j) {
-      const std::uint16_t value = bfloat16_of(row[j]);
+      const std::uint16_t value = bfloat16_from_float(row[j]);
       if ((value & 0x7F80U) == 0x7F80U) {
         throw std::invalid_argument(spec.name + ": expected values that bf16 can hold, got " +
                                     std::to_string(row[j]));

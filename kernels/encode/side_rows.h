@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "dense/packed.h"
+#include "rows/packed.h"
 
 namespace pepnet {
 

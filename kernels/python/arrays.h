@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "dense/packed.h"
+#include "rows/packed.h"
 #include "rows/pool.h"
 #include "rows/rows.h"
 

@@ -5,7 +5,6 @@
 
 namespace pepnet::python {
 
-void bind_belady(pybind11::module_& module);
 void bind_cpu(pybind11::module_& module);
 void bind_dense_model(pybind11::module_& module);
 void bind_device_features(pybind11::module_& module);
@@ -26,6 +25,7 @@ void bind_row_cache(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_score_check(pybind11::module_& module);
 void bind_side_rows(pybind11::module_& module);
+void bind_studies(pybind11::module_& module);
 void bind_table(pybind11::module_& module);
 void bind_tally(pybind11::module_& module);
 

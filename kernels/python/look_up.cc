@@ -6,9 +6,9 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "cache/row_overlay.h"
 #include "released_gil.h"
 #include "row_cache.h"
-#include "rows/row_overlay.h"
 
 namespace pepnet::python {
 

@@ -2,7 +2,6 @@
 
 PYBIND11_MODULE(_kernels, module) {
   module.doc() = "Compiled parts of pepnet_infer. Arrays are checked, never converted; the GIL is released.";
-  pepnet::python::bind_belady(module);
   pepnet::python::bind_cpu(module);
   pepnet::python::bind_dense_model(module);
   pepnet::python::bind_device_features(module);
@@ -23,6 +22,7 @@ PYBIND11_MODULE(_kernels, module) {
   pepnet::python::bind_rows(module);
   pepnet::python::bind_score_check(module);
   pepnet::python::bind_side_rows(module);
+  pepnet::python::bind_studies(module);
   pepnet::python::bind_table(module);
   pepnet::python::bind_tally(module);
 }

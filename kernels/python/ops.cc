@@ -10,9 +10,9 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "dense/dispatch.h"
-#include "dense/half.h"
 #include "packed_weights.h"
 #include "released_gil.h"
+#include "rows/half.h"
 
 namespace pepnet::python {
 

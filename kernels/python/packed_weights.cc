@@ -12,9 +12,9 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "dense/dispatch.h"
-#include "dense/half.h"
 #include "dense/pack.h"
 #include "released_gil.h"
+#include "rows/half.h"
 
 namespace pepnet::python {
 

@@ -2,7 +2,6 @@
 
 #include <pybind11/stl.h>
 
-#include <array>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -10,39 +9,17 @@
 
 #include "arrays.h"
 #include "bindings.h"
+#include "names.h"
 #include "released_gil.h"
 
 namespace pepnet::python {
 
 namespace {
 
-constexpr std::array<std::pair<const char*, CachePolicy>, 5> kPolicies{{{"lru", CachePolicy::kLru},
-                                                                        {"gset", CachePolicy::kGset},
-                                                                        {"lfu", CachePolicy::kLfu},
-                                                                        {"sieve", CachePolicy::kSieve},
-                                                                        {"s3fifo", CachePolicy::kS3Fifo}}};
-constexpr std::array<std::pair<const char*, CacheRow>, 4> kTypes{{{"float32", CacheRow::kFloat32},
-                                                                  {"float16", CacheRow::kFloat16},
-                                                                  {"bfloat16", CacheRow::kBfloat16},
-                                                                  {"int8", CacheRow::kInt8}}};
-
-template <class Table>
-auto named(const char* argument, const Table& table, const std::string& name) {
-  std::string known;
-  for (const auto& [text, value] : table) {
-    if (name == text) return value;
-    known += (known.empty() ? "" : ", ") + std::string(text);
-  }
-  throw py::value_error(std::string(argument) + ": expected one of " + known + ", got '" + name + "'");
-}
-
-template <class Table, class Value>
-const char* name_of(const Table& table, Value wanted) {
-  for (const auto& [text, value] : table) {
-    if (value == wanted) return text;
-  }
-  return "";
-}
+constexpr std::pair<const char*, CacheRow> kTypes[] = {{"float32", CacheRow::kFloat32},
+                                                       {"float16", CacheRow::kFloat16},
+                                                       {"bfloat16", CacheRow::kBfloat16},
+                                                       {"int8", CacheRow::kInt8}};
 
 FieldRule rule_of(const py::dict& given) {
   FieldRule rule;
@@ -95,13 +72,12 @@ py::dict columns_of(const std::vector<EntryInfo>& infos) {
 class Cache {
  public:
   Cache(std::size_t dim, std::size_t capacity_bytes, const std::string& policy, const std::string& dtype,
-        bool full, std::size_t max_rows, double beta, double r, double interval, double admission,
-        double tombstone_ttl, double negative_ttl, std::uint64_t seed, const std::vector<py::dict>& fields) {
+        std::size_t max_rows, double beta, double r, double interval, double admission, double tombstone_ttl,
+        double negative_ttl, std::uint64_t seed, const std::vector<py::dict>& fields) {
     options_.dim = dim;
     options_.capacity_bytes = capacity_bytes;
     options_.policy = named("policy", kPolicies, policy);
     options_.type = named("dtype", kTypes, dtype);
-    options_.full = full;
     options_.max_rows = max_rows;
     options_.beta = beta;
     options_.r = r;
@@ -270,14 +246,12 @@ CoreOf core_and_dim_of(const py::handle& row_cache) {
 void bind_row_cache(py::module_& module) {
   py::class_<Cache>(module, "RowCache",
                     "Rows of the ids that matter, in a fixed number of bytes. Safe from any thread.")
-      .def(py::init<std::size_t, std::size_t, const std::string&, const std::string&, bool, std::size_t,
-                    double, double, double, double, double, double, std::uint64_t,
-                    const std::vector<py::dict>&>(),
+      .def(py::init<std::size_t, std::size_t, const std::string&, const std::string&, std::size_t, double,
+                    double, double, double, double, double, std::uint64_t, const std::vector<py::dict>&>(),
            py::arg("dim"), py::arg("capacity_bytes"), py::arg("policy") = "lru", py::arg("dtype") = "float32",
-           py::arg("full") = false, py::kw_only(), py::arg("max_rows") = 0, py::arg("beta") = 0.1,
-           py::arg("r") = 3.0, py::arg("interval") = 86400.0, py::arg("admission") = 1.0,
-           py::arg("tombstone_ttl") = 3600.0, py::arg("negative_ttl") = 60.0, py::arg("seed") = 0,
-           py::arg("fields") = std::vector<py::dict>())
+           py::kw_only(), py::arg("max_rows") = 0, py::arg("beta") = 0.1, py::arg("r") = 3.0,
+           py::arg("interval") = 86400.0, py::arg("admission") = 1.0, py::arg("tombstone_ttl") = 3600.0,
+           py::arg("negative_ttl") = 60.0, py::arg("seed") = 0, py::arg("fields") = std::vector<py::dict>())
       .def("lookup", &Cache::lookup, py::arg("keys"), py::arg("out"), py::arg("outcomes") = py::none(),
            py::arg("counted") = true,
            "Writes the rows that are there to float32 [N, dim] `out`, and to uint8 [N] `outcomes` 0 for a "
@@ -335,7 +309,6 @@ void bind_row_cache(py::module_& module) {
       .def_property_readonly("dim", [](const Cache& c) { return c.options().dim; })
       .def_property_readonly("dtype", [](const Cache& c) { return name_of(kTypes, c.options().type); })
       .def_property_readonly("policy", [](const Cache& c) { return name_of(kPolicies, c.options().policy); })
-      .def_property_readonly("full", [](const Cache& c) { return c.options().full; })
       .def_property_readonly("capacity_rows", [](const Cache& c) { return c.cache().capacity_rows(); })
       .def_property_readonly("memory_bytes", [](const Cache& c) { return c.cache().memory_bytes(); });
 }

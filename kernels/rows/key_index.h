@@ -24,7 +24,7 @@
 #include <stdexcept>
 
 #include "cpu/prefetch.h"
-#include "dense/packed.h"
+#include "rows/packed.h"
 
 namespace pepnet {
 

@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "dense/packed.h"
 #include "rows/key_index.h"
+#include "rows/packed.h"
 #include "rows/rows.h"
 
 namespace pepnet {

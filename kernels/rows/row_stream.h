@@ -6,9 +6,9 @@
 #include <cstring>
 
 #include "cpu/prefetch.h"
-#include "dense/half.h"
-#include "dense/packed.h"
+#include "rows/half.h"
 #include "rows/key_index.h"
+#include "rows/packed.h"
 #include "rows/rows.h"
 
 namespace pepnet {

@@ -3,9 +3,9 @@
 #include <limits>
 #include <vector>
 
-#include "studies/full_index.h"
+#include "rows/slot_index.h"
 
-namespace pepnet {
+namespace pepnet::studies {
 namespace {
 
 constexpr std::size_t kNever64 = std::numeric_limits<std::size_t>::max();
@@ -49,15 +49,14 @@ class NumberSet {
 // next[i]: where the key of access i comes again, kNever64 where it does not.
 std::vector<std::size_t> next_accesses(const PackedArray<std::uint64_t>& keys) {
   std::vector<std::size_t> next(keys.size(), kNever64);
-  full::Index first(keys.size(), 0);  // of the accesses seen so far, from the end
-  const auto key_of = [&](full::Id place) { return keys[place]; };
+  SlotIndex which(keys.size(), 0);  // key → its number, which is the access that comes first from the end
+  std::vector<std::size_t> latest(keys.size());  // by number: the access seen last
   for (std::size_t i = keys.size(); i-- > 0;) {
-    const full::Id later = first.find(keys[i], key_of);
-    if (later != full::kNoId) {
-      next[i] = later;
-      first.erase(keys[i], key_of);
-    }
-    first.insert(keys[i], static_cast<full::Id>(i));
+    const auto own = static_cast<SlotIndex::Place>(i);
+    const SlotIndex::Place number =
+        which.find_or_insert(keys[i], own, [&](auto place) { return keys[place]; });
+    if (number != own) next[i] = latest[number];
+    latest[number] = i;
   }
   return next;
 }
@@ -101,4 +100,4 @@ std::size_t belady(PackedArray<std::uint64_t> keys, std::size_t rows, bool* hits
   return found;
 }
 
-}  // namespace pepnet
+}  // namespace pepnet::studies

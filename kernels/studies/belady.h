@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "dense/packed.h"
+#include "rows/packed.h"
 
-namespace pepnet {
+namespace pepnet::studies {
 
 // Replays `keys` through a cache of `rows` rows that evicts the one whose next access is farthest away (L. A.
 // Belady, IBM Systems Journal 5(2), 1966). hits [N] or null. Returns how many hit. Throws std::bad_alloc.
 std::size_t belady(PackedArray<std::uint64_t> keys, std::size_t rows, bool* hits);
 
-}  // namespace pepnet
+}  // namespace pepnet::studies

@@ -40,7 +40,7 @@ def test_all_policies_against_min() -> None:
         by = {(case["policy"], case["ways"]): case for case in capacity["cases"]}
         assert len(by) == 11
         best = by["min", ""]
-        assert best["hits"] == _kernels.belady(trace.keys, capacity["rows"])
+        assert best["hits"] == _kernels.studies.belady(trace.keys, capacity["rows"])
         assert best["gap_closed"] == 1.0
         assert by["lru", "full"]["gap_closed"] == 0.0
         for (policy, ways), case in by.items():

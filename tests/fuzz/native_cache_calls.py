@@ -17,7 +17,6 @@ def _cache(d: Draw, size: int | None = None) -> Call:
         (d.dim, size or d.one(1 << 17, 1 << 17, 1 << 19), d.one("lru", "gset", "lfu", "sieve", "s3fifo")),
         {
             "dtype": d.one("float32", "float16", "bfloat16", "int8"),
-            "full": d.one(False, False, True),
             "max_rows": d.one(0, 1, 7),
             "beta": d.one(0.1, 0.9),
             "r": d.one(3.0),
@@ -81,7 +80,6 @@ def caches(d: Draw) -> list[Call]:
                         ".capacity_rows",
                         ".memory_bytes",
                         ".policy",
-                        ".full",
                         ".dtype",
                         ".dim",
                     )
@@ -91,6 +89,30 @@ def caches(d: Draw) -> list[Call]:
         return r.choice(calls)()
 
     return [_cache(d), *(one() for _ in range(r.choice((3, 6, 12))))]
+
+
+def exact_caches(d: Draw) -> list[Call]:
+    """Calls of the exact cache that studies use."""
+    r = d.random
+
+    def one() -> Call:
+        n = d.count = r.choice(SMALL)
+        calls = (
+            lambda: Call(".lookup", (d.keys(), d.array("f4", n, 1), d.array("?", n))),
+            lambda: Call(".write", (d.keys(), d.array("f4", n)), {"scores": d.maybe(lambda: d.array("f4", n))}),
+            lambda: Call(".replay", (d.keys(),), {"hits": d.maybe(lambda: d.array("?", n))}),
+            lambda: Call(".feedback", (d.keys(), d.array("?", n))),
+            lambda: Call(".scores", (d.keys(),)),
+            lambda: Call(".set_time", (d.one(0.0, 1e9, np.nan, np.inf, -1.0),)),
+            lambda: Call(r.choice((".capacity_rows", ".__len__"))),
+        )
+        return r.choice(calls)()
+
+    options = {"beta": d.one(0.1, 0.9), "r": d.one(3.0), "interval": d.one(86400.0, 1e-3), "seed": d.one(0, 3)}
+    # Rows are of one number: more of them than these would take gigabytes of a fuzzer's memory.
+    rows = r.choice((1, 2, 7, 40, 0, -1))
+    made = Call("studies.ExactCache", (rows, d.one("lru", "gset", "lfu", "sieve", "s3fifo")), options)
+    return [made, *(one() for _ in range(r.choice((3, 6, 12))))]
 
 
 def looks(d: Draw) -> list[Call]:

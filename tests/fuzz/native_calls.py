@@ -10,7 +10,7 @@ import numpy as np
 
 from fuzz.mutations import NUMBERS, OTHERS, TEXTS
 from fuzz.native_arguments import SMALL, Call, Draw, Ref
-from fuzz.native_cache_calls import caches, flights, looks
+from fuzz.native_cache_calls import caches, exact_caches, flights, looks
 from fuzz.native_held_calls import fetches, file_locks, gates, maps, pins, tallies
 
 
@@ -21,7 +21,7 @@ def _functions(d: Draw) -> list[Call]:
     positions = d.array("i8", r.choice((bags, n)), values=[r.randrange(-1, max(n, 1)) for _ in range(20)])
     size = min(len(positions), 64) if hasattr(positions, "__len__") else 1
     calls = (
-        lambda: Call("belady", (d.keys(), d.one(1, 2, 5, 0)), {"hits": d.maybe(lambda: d.array("?", n))}),
+        lambda: Call("studies.belady", (d.keys(), d.one(1, 2, 5, 0)), {"hits": d.maybe(lambda: d.array("?", n))}),
         lambda: Call("choose", (d.one("fp32", "bf16", "int8"), d.one("", "auto", "scalar", d.isa))),
         lambda: Call("cpu_budget", (d.one("", "/", "/proc", "/nowhere"),)),
         lambda: Call("distinct", (d.keys(),)),
@@ -248,5 +248,5 @@ def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 #: Those with most in them more often than others.
 SCENARIOS: tuple[Callable[[Draw], list[Call]], ...] = (
     *(_functions, _functions, _functions, _indexes, _sides, _numbers, _products, _products, _networks),
-    *(caches, caches, looks, flights, fetches, pins, tallies, maps, gates, file_locks),
+    *(caches, caches, exact_caches, looks, flights, fetches, pins, tallies, maps, gates, file_locks),
 )

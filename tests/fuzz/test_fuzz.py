@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 
@@ -73,8 +74,10 @@ def test_every_part_of_the_extension_is_called() -> None:
     assert parts - {name.partition(".")[0] for name in made} <= {"Ops", "PackedMatrix", "Fetch", "Handed"}
     called = {name.partition(".")[2] for name in made if "." in name} | {"hand_over"}  # by what `ask` calls
     first = {"RowCache", "FlightTable", "DenseModel", "Table", "KeyIndex", "SideRows", "NumberColumns", "Ops"}
-    for kind in first | {"Pins", "Pinned", "Fetches", "Tally", "FileMap", "RowOverlay"}:
-        assert {name for name in dir(getattr(_kernels, kind)) if not name.startswith("_")} <= called
+    first |= {"Pins", "Pinned", "Fetches", "Tally", "FileMap", "RowOverlay", "studies.ExactCache"}
+    for kind in first:
+        assert {name for name in dir(attrgetter(kind)(_kernels)) if not name.startswith("_")} <= called
+    assert {f"studies.{name}" for name in dir(_kernels.studies) if not name.startswith("_")} <= set(made)
 
 
 @pytest.mark.parametrize("scenario", dict.fromkeys(SCENARIOS), ids=lambda scenario: scenario.__name__)

@@ -25,9 +25,8 @@ FOREVER = 2**62
 
 
 def _ours(policy: str, keys: Keys, rows: int) -> Hits:
-    cache = _kernels.RowCache(1, 1 << 30, policy, full=True, max_rows=rows)
+    cache = _kernels.studies.ExactCache(rows, policy)
     assert cache.capacity_rows == rows
-    cache.set_time(0.0)
     hits = np.zeros(len(keys), np.bool_)
     assert cache.replay(keys, hits) == hits.sum()
     return hits
@@ -77,7 +76,7 @@ def test_zipf(policy: str, rows: int) -> None:
 def test_min(rows: int) -> None:
     keys = _zipf(rows, 40_000, 8_000)
     hits = np.zeros(len(keys), np.bool_)
-    assert _kernels.belady(keys, rows, hits) == hits.sum() >= _ours("lru", keys, rows).sum()
+    assert _kernels.studies.belady(keys, rows, hits) == hits.sum() >= _ours("lru", keys, rows).sum()
     np.testing.assert_array_equal(hits, _theirs("Belady", keys, rows, _next_accesses(keys)))
 
 
@@ -97,6 +96,6 @@ def test_real_traces(policy: str) -> None:
 def test_another_extension_leaves_our_errors_alone() -> None:
     """libcachesim catches std::exception for the whole process; ours are still what they were."""
     with pytest.raises(TypeError, match="keys: expected uint64, got int64"):
-        _kernels.belady(np.zeros(3, np.int64), 1)  # type: ignore[arg-type]
+        _kernels.studies.belady(np.zeros(3, np.int64), 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="beta: expected between 0 and 1"):
         _kernels.RowCache(1, 1 << 20, beta=2.0)

@@ -12,15 +12,14 @@ pytestmark = pytest.mark.parity
 
 Floats = npt.NDArray[np.float32]
 DTYPES = ("float32", "float16", "bfloat16", "int8")
-FULL = (False, True)
 MOST = float(np.finfo(np.float32).max)
 HALVES: Floats = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 BFLOATS: Floats = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
 
 
-def through(rows: Floats, dtype: str, full: bool = False) -> Floats:
+def through(rows: Floats, dtype: str) -> Floats:
     """The rows written and looked up again."""
-    cache = _kernels.RowCache(rows.shape[1], 8 << 20, "lru", dtype, full=full)
+    cache = _kernels.RowCache(rows.shape[1], 8 << 20, "lru", dtype)
     keys = np.arange(len(rows), dtype=np.uint64)
     assert cache.write(keys, rows) == len(rows) < cache.capacity_rows / 2
     out = np.full_like(rows, 12345.0)
@@ -67,10 +66,9 @@ def any_floats(count: int, seed: int) -> Floats:
     return np.concatenate([wild, tame])
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize(("dtype", "table"), [("float16", HALVES), ("bfloat16", BFLOATS)])
-def test_every_short_number_comes_back(dtype: str, table: Floats, full: bool) -> None:
-    same_bits(through(table.reshape(-1, 64), dtype, full).ravel(), table)
+def test_every_short_number_comes_back(dtype: str, table: Floats) -> None:
+    same_bits(through(table.reshape(-1, 64), dtype).ravel(), table)
 
 
 @pytest.mark.parametrize(("dtype", "table"), [("float16", HALVES), ("bfloat16", BFLOATS)])
@@ -116,12 +114,11 @@ def int8_bound(rows: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     return target, largest / 254 * (1 + 2**-15) + 128 * 2.0**-149
 
 
-@pytest.mark.parametrize("full", FULL)
-def test_int8_is_within_half_a_step(full: bool) -> None:
+def test_int8_is_within_half_a_step() -> None:
     rng = np.random.default_rng(5)
     rows = (rng.standard_normal((2000, 33)) * np.exp2(rng.uniform(-145, 120, (2000, 1)))).astype(np.float32)
     target, bound = int8_bound(rows)
-    got = through(rows, "int8", full).astype(np.float64)
+    got = through(rows, "int8").astype(np.float64)
     assert (np.abs(got - target) <= bound).all()
     # Each row's largest number is kept as well as float32 can say it.
     largest = np.abs(target).max(axis=1)
@@ -150,16 +147,15 @@ def test_int8_of_the_largest_number_is_finite() -> None:
     np.testing.assert_allclose(through(rows, "int8"), rows, rtol=1e-6)
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_width_and_any_destination(dtype: str, full: bool) -> None:
+def test_every_width_and_any_destination(dtype: str) -> None:
     """Widths 1 to 67: nothing beside the row is written, with and without gaps between rows, and backwards."""
     rng = np.random.default_rng(8)
     keys = rng.integers(0, 2**64, 20, np.uint64)
     asked = keys[rng.integers(0, 20, 50)]
     asked[::7] = 5  # not there
     for dim in range(1, 68):
-        cache = _kernels.RowCache(dim, 1 << 20, "gset", dtype, full=full)
+        cache = _kernels.RowCache(dim, 1 << 20, "gset", dtype)
         rows = rng.integers(-120, 121, (20, dim)).astype(np.float32)
         rows[:, 0] = 127  # int8: a scale of 1
         wide = np.full((20, 2 * dim), np.nan, np.float32)
@@ -178,13 +174,12 @@ def test_every_width_and_any_destination(dtype: str, full: bool) -> None:
             np.testing.assert_array_equal(whole, expected)
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bags_are_the_float64_sums(dtype: str, pooling: str, full: bool) -> None:
+def test_bags_are_the_float64_sums(dtype: str, pooling: str) -> None:
     rng = np.random.default_rng(9)
     dim = 19
-    cache = _kernels.RowCache(dim, 1 << 20, "lru", dtype, full=full)
+    cache = _kernels.RowCache(dim, 1 << 20, "lru", dtype)
     keys = np.arange(100, dtype=np.uint64)
     cache.write(keys, rng.standard_normal((100, dim)).astype(np.float32))
     kept = np.zeros((100, dim), np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from children import well_in_a_child
 from pepnet_infer import _kernels as k
 rules = [{"table": 0, "share": 0.5}]
-cache = k.RowCache(8, 1 << 20, sys.argv[1], full=sys.argv[2] == "full", max_rows=4000, fields=rules)
+cache = k.RowCache(8, 1 << 20, sys.argv[1], max_rows=4000, fields=rules)
 ids = np.arange(8000, dtype=np.uint64)
 ones = np.ones((8000, 8), np.float32)
 stop = False
@@ -50,7 +50,6 @@ for t in threads:
 """
 
 
-@pytest.mark.parametrize("ways", ["auto", "full"])
 @pytest.mark.parametrize("policy", ["lru", "s3fifo"])
-def test_a_child_forked_amid_reads_and_writes_uses_the_cache(policy: str, ways: str) -> None:
-    assert run_program(FORKING, policy, ways, timeout=400) == "child\n" * 6
+def test_a_child_forked_amid_reads_and_writes_uses_the_cache(policy: str) -> None:
+    assert run_program(FORKING, policy, timeout=400) == "child\n" * 6

@@ -13,12 +13,11 @@ from pepnet_infer import _kernels
 pytestmark = pytest.mark.hostile
 
 DIM = 3
-FULL = (False, True)
 Arrays = dict[str, Any]
 
 
-def make(full: bool = False, **options: Any) -> _kernels.RowCache:
-    return _kernels.RowCache(**({"dim": DIM, "capacity_bytes": 1 << 20, "full": full} | options))
+def make(**options: Any) -> _kernels.RowCache:
+    return _kernels.RowCache(**({"dim": DIM, "capacity_bytes": 1 << 20} | options))
 
 
 def arrays(count: int = 4) -> Arrays:
@@ -77,9 +76,9 @@ def unaligned(array: np.ndarray) -> np.ndarray:
     return moved
 
 
-def refused(full: bool, call: str, given: Arrays, error: type[Exception], message: str) -> None:
+def refused(call: str, given: Arrays, error: type[Exception], message: str) -> None:
     """The call raises, and neither the cache nor a destination has changed."""
-    cache = make(full)
+    cache = make()
     cache.write(np.arange(2, dtype=np.uint64), np.full((2, DIM), 5, np.float32))
     before = cache.stats()
     kept = {name: np.array(given[name]) for name in ("out", "outcomes", "results", "pooled", "hits")}
@@ -90,39 +89,35 @@ def refused(full: bool, call: str, given: Arrays, error: type[Exception], messag
         np.testing.assert_array_equal(given[name], array)
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize(("call", "name"), VECTORS)
-def test_vectors_of_a_wrong_kind_are_named(call: str, name: str, full: bool) -> None:
+def test_vectors_of_a_wrong_kind_are_named(call: str, name: str) -> None:
     good = arrays()
-    CALLS[call](make(full), good)
+    CALLS[call](make(), good)
     good = arrays()
     other = np.int64 if good[name].dtype != np.int64 else np.int32
     kind = str(good[name].dtype)
-    refused(full, call, good | {name: good[name].astype(other)}, TypeError, rf"^{name}: expected {kind}.*, got int")
+    refused(call, good | {name: good[name].astype(other)}, TypeError, rf"^{name}: expected {kind}.*, got int")
     swapped = good[name].astype(good[name].dtype.newbyteorder(">"))
     if good[name].itemsize > 1:
-        refused(full, call, good | {name: swapped}, TypeError, rf"^{name}: expected {kind}, got >")
+        refused(call, good | {name: swapped}, TypeError, rf"^{name}: expected {kind}, got >")
         moved = good | {name: unaligned(good[name])}
         if name in ("keys", "offsets"):  # read from any address
-            CALLS[call](make(full), moved)
+            CALLS[call](make(), moved)
         else:
-            refused(full, call, moved, ValueError, rf"^{name}: expected ")
-    refused(full, call, good | {name: gaps(good[name])}, ValueError, rf"^{name}: expected .*without gaps.* with gaps")
+            refused(call, moved, ValueError, rf"^{name}: expected ")
+    refused(call, good | {name: gaps(good[name])}, ValueError, rf"^{name}: expected .*without gaps.* with gaps")
     square = good[name].reshape(1, -1)
-    refused(full, call, good | {name: square}, ValueError, rf"^{name}: expected .*, got {kind} \[1, {square.size}\]")
-    refused(full, call, good | {name: good[name][:0].reshape(0, 4)}, ValueError, rf"^{name}: expected ")
+    refused(call, good | {name: square}, ValueError, rf"^{name}: expected .*, got {kind} \[1, {square.size}\]")
+    refused(call, good | {name: good[name][:0].reshape(0, 4)}, ValueError, rf"^{name}: expected ")
     if name not in ("keys", "offsets"):
-        refused(
-            full, call, good | {name: good[name][:-1]}, ValueError, rf"^{name}: expected .*\[4\].*, got {kind} \[3\]"
-        )
+        refused(call, good | {name: good[name][:-1]}, ValueError, rf"^{name}: expected .*\[4\].*, got {kind} \[3\]")
     if name in WRITTEN:
         frozen = good[name].copy()
         frozen.flags.writeable = False
-        refused(full, call, good | {name: frozen}, ValueError, rf"^{name}: expected .*writeable")
+        refused(call, good | {name: frozen}, ValueError, rf"^{name}: expected .*writeable")
 
 
-@pytest.mark.parametrize("full", FULL)
-def test_destinations_that_do_not_fit_are_refused(full: bool) -> None:
+def test_destinations_that_do_not_fit_are_refused() -> None:
     good = arrays()
     wide = np.zeros((4, 2 * DIM), np.float32)
     narrow = np.zeros(4 * DIM, np.float32)
@@ -141,14 +136,11 @@ def test_destinations_that_do_not_fit_are_refused(full: bool) -> None:
         (frozen, ValueError, r"^out: expected writeable"),
         (overlap, ValueError, r"^out: expected rows that do not overlap"),
     ):
-        refused(full, "lookup", good | {"out": out}, error, message)
-    refused(
-        full, "lookup_pool", good | {"pooled": np.zeros((3, DIM), np.float32)}, ValueError, r"^out: expected \[2, 3\]"
-    )
+        refused("lookup", good | {"out": out}, error, message)
+    refused("lookup_pool", good | {"pooled": np.zeros((3, DIM), np.float32)}, ValueError, r"^out: expected \[2, 3\]")
 
 
-@pytest.mark.parametrize("full", FULL)
-def test_rows_that_do_not_fit_are_refused(full: bool) -> None:
+def test_rows_that_do_not_fit_are_refused() -> None:
     good = arrays()
     for rows, error, message in (
         (np.ones((4, DIM)), TypeError, r"^rows: expected float32, got float64 \[4, 3\]"),
@@ -159,10 +151,9 @@ def test_rows_that_do_not_fit_are_refused(full: bool) -> None:
         (np.ones(4 * DIM, np.float32), ValueError, r"^rows: expected aligned"),
         (unaligned(np.ones((4, DIM), np.float32)), ValueError, r"^rows: expected aligned"),
     ):
-        refused(full, "write", good | {"rows": rows}, error, message)
+        refused("write", good | {"rows": rows}, error, message)
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize(
     ("offsets", "message"),
     [
@@ -174,12 +165,12 @@ def test_rows_that_do_not_fit_are_refused(full: bool) -> None:
         ([0, -(2**63), 4], r"^offsets: expected ascending"),
     ],
 )
-def test_offsets_that_lead_astray_are_refused(offsets: list[int], message: str, full: bool) -> None:
+def test_offsets_that_lead_astray_are_refused(offsets: list[int], message: str) -> None:
     given = arrays() | {
         "offsets": np.array(offsets, np.int64),
         "pooled": np.zeros((max(0, len(offsets) - 1), DIM), "f4"),
     }
-    refused(full, "lookup_pool", given, ValueError, message)
+    refused("lookup_pool", given, ValueError, message)
 
 
 def test_a_pooling_that_is_not_known_is_refused() -> None:
@@ -188,7 +179,6 @@ def test_a_pooling_that_is_not_known_is_refused() -> None:
         make().lookup_pool(given["keys"], given["offsets"], "max", given["pooled"])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -223,40 +213,36 @@ def test_a_pooling_that_is_not_known_is_refused() -> None:
         ({"fields": [{"table": 1, "admission": float("nan")}]}, r"^fields\[0\]: admission: expected at most 1"),
     ],
 )
-def test_options_that_are_off_are_named(options: dict[str, Any], message: str, full: bool) -> None:
+def test_options_that_are_off_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(full, **options)
+        make(**options)
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize(
     "options", [{"dim": -1}, {"capacity_bytes": -5}, {"max_rows": -1}, {"dim": 2**70}, {"dim": 1.5}]
 )
-def test_numbers_of_a_wrong_kind_are_refused(options: dict[str, Any], full: bool) -> None:
+def test_numbers_of_a_wrong_kind_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="incompatible constructor arguments"):
-        make(full, **options)
+        make(**options)
 
 
-@pytest.mark.parametrize("full", FULL)
-def test_more_memory_than_there_can_be_is_an_error(full: bool) -> None:
+def test_more_memory_than_there_can_be_is_an_error() -> None:
     with pytest.raises(MemoryError):
-        make(full, capacity_bytes=2**62)
+        make(capacity_bytes=2**62)
 
 
-@pytest.mark.parametrize("full", FULL)
-def test_a_part_that_is_not_there_is_refused(full: bool) -> None:
-    cache = make(full)
+def test_a_part_that_is_not_there_is_refused() -> None:
+    cache = make()
     with pytest.raises(ValueError, match=rf"^index: expected below {cache.parts}, got {cache.parts}"):
         cache.part(cache.parts)
     with pytest.raises(TypeError, match="incompatible function arguments"):
         cache.part(-1)
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize("policy", ["lru", "gset", "lfu", "sieve", "s3fifo"])
-def test_nothing_is_fine(policy: _kernels.CachePolicy, full: bool) -> None:
+def test_nothing_is_fine(policy: _kernels.CachePolicy) -> None:
     cache, none = (
-        make(full, policy=policy),
+        make(policy=policy),
         arrays(0) | {"offsets": np.zeros(1, np.int64), "pooled": np.zeros((0, DIM), "f4")},
     )
     for call in CALLS.values():
@@ -267,11 +253,10 @@ def test_nothing_is_fine(policy: _kernels.CachePolicy, full: bool) -> None:
     assert sum(cache.stats().values()) == 0
 
 
-@pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize("policy", ["lru", "gset", "lfu", "sieve", "s3fifo"])
-def test_any_numbers_are_lived_with(policy: _kernels.CachePolicy, full: bool) -> None:
+def test_any_numbers_are_lived_with(policy: _kernels.CachePolicy) -> None:
     """Scores, deadlines and clocks of any value: nothing hangs or crashes, and what is served is whole."""
-    cache = make(full, policy=policy, max_rows=64, fields=[{"table": 0xFFFF, "ttl": 1e300, "share": 1e-9}])
+    cache = make(policy=policy, max_rows=64, fields=[{"table": 0xFFFF, "ttl": 1e300, "share": 1e-9}])
     ends = [0.0, -0.0, 1.0, -1.0, 1e-300, 1e300, -1e300, np.inf, -np.inf, np.nan, 2.0**63, -(2.0**63), 1.7e9]
     rng = np.random.default_rng(0)
     keys = np.array([0, 1, 2**64 - 1, 2**63, 2**48 - 1, 2**48], np.uint64)

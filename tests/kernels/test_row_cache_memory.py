@@ -69,27 +69,23 @@ def test_metadata_is_at_most_24_bytes_a_row(policy: _kernels.CachePolicy, dtype:
         assert held - fixed <= allowed * cache.capacity_rows
 
 
-@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_bound_on_rows_is_kept(policy: _kernels.CachePolicy, full: bool) -> None:
+def test_a_bound_on_rows_is_kept(policy: _kernels.CachePolicy) -> None:
     for rows in (8, 9, 100, 4088, 4096, 10_000):
-        cache = _kernels.RowCache(3, 8 << 20, policy, full=full, max_rows=rows)
+        cache = _kernels.RowCache(3, 8 << 20, policy, max_rows=rows)
         assert rows - 8 - rows // 500 <= cache.capacity_rows <= rows
         assert cache.memory_bytes <= 8 << 20
 
 
-@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_budget_that_holds_nothing_is_refused_and_the_least_works(
-    policy: _kernels.CachePolicy, dtype: str, full: bool
-) -> None:
+def test_a_budget_that_holds_nothing_is_refused_and_the_least_works(policy: _kernels.CachePolicy, dtype: str) -> None:
     with pytest.raises(ValueError, match=r"^capacity_bytes: expected at least \d+") as refused:
-        _kernels.RowCache(40, 100, policy, dtype, full=full)
+        _kernels.RowCache(40, 100, policy, dtype)
     least = int(str(refused.value).split("at least ")[1].split()[0].rstrip(","))
-    assert _kernels.RowCache(40, least, policy, dtype, full=full).memory_bytes <= least
+    assert _kernels.RowCache(40, least, policy, dtype).memory_bytes <= least
     with pytest.raises(ValueError, match=r"^capacity_bytes: expected at least"):
-        _kernels.RowCache(40, least - 1, policy, dtype, full=full)
+        _kernels.RowCache(40, least - 1, policy, dtype)
 
 
 STORM = """
@@ -100,17 +96,17 @@ def resident():
     for line in open("/proc/self/status"):
         if line.startswith("VmRSS"):
             return int(line.split()[1]) << 10
-policy, dtype, full = sys.argv[1], sys.argv[2], sys.argv[3] == "full"
+policy, dtype = sys.argv[1], sys.argv[2]
 rng = np.random.default_rng(0)
 batch, dim, capacity = 4096, 40, 24 << 20
 rows = np.ones((batch, dim), np.float32)
 out = np.zeros((batch, dim), np.float32)
-warm = k.RowCache(dim, 1 << 20, policy, dtype, full=full)
+warm = k.RowCache(dim, 1 << 20, policy, dtype)
 keys = rng.integers(0, 1 << 40, batch, np.uint64)
 warm.write(keys, rows, versions=keys); warm.lookup(keys, out); warm.erase(keys, keys); warm.mark_absent(keys)
 del warm
 before = resident()
-cache = k.RowCache(dim, capacity, policy, dtype, full=full)
+cache = k.RowCache(dim, capacity, policy, dtype)
 most, version = resident(), 1
 for step in range(240):
     keys = rng.integers(0, 1 << 20, batch, np.uint64) if step < 160 else keys
@@ -132,13 +128,13 @@ print(json.dumps({"grown": most - before, "memory": cache.memory_bytes, "capacit
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    ("policy", "dtype", "full"),
-    [("lru", "float32", False), ("gset", "float16", False), ("s3fifo", "int8", False), ("sieve", "float32", True)],
+    ("policy", "dtype"),
+    [("lru", "float32"), ("gset", "float16"), ("s3fifo", "int8"), ("sieve", "float32")],
 )
-def test_storms_stay_within_the_budget(policy: str, dtype: str, full: bool) -> None:
+def test_storms_stay_within_the_budget(policy: str, dtype: str) -> None:
     """Resident bytes of the process through insert and update storms, deletions and negative entries."""
     ran = subprocess.run(
-        [sys.executable, "-c", STORM, policy, dtype, "full" if full else "set"],
+        [sys.executable, "-c", STORM, policy, dtype],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     said = json.loads(ran.stdout)

@@ -297,10 +297,8 @@ def test_any_calls(policy: _kernels.CachePolicy, base: type[Calls]) -> None:
 Statement = tuple[int, int, bool]  # key, version, whether it deletes
 
 
-def state_after(
-    policy: _kernels.CachePolicy, full: bool, calls: list[list[Statement]]
-) -> dict[int, tuple[object, ...]]:
-    cache = _kernels.RowCache(DIM, 1 << 20, policy, full=full, max_rows=400)
+def state_after(policy: _kernels.CachePolicy, calls: list[list[Statement]]) -> dict[int, tuple[object, ...]]:
+    cache = _kernels.RowCache(DIM, 1 << 20, policy, max_rows=400)
     cache.set_time(START)
     for call in calls:
         for deletes in (False, True):
@@ -319,9 +317,8 @@ def state_after(
     return {key: (version, gone, tuple(row)) for key, version, gone, row in held}
 
 
-@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_any_order_split_and_replay_of_a_stream_converges(policy: _kernels.CachePolicy, full: bool) -> None:
+def test_any_order_split_and_replay_of_a_stream_converges(policy: _kernels.CachePolicy) -> None:
     @settings(max_examples=20, deadline=None, derandomize=True)
     @given(
         stream=st.lists(st.tuples(keys, st.integers(0, 12), st.booleans()), min_size=1, max_size=40),
@@ -337,7 +334,7 @@ def test_any_order_split_and_replay_of_a_stream_converges(policy: _kernels.Cache
         for key, version, gone in stream:
             newest[key] = max(newest.get(key, (-1, False)), (version, gone))
         expected = {k: (v, gone, (0.0,) * DIM if gone else tuple(rows_of(k, v))) for k, (v, gone) in newest.items()}
-        assert state_after(policy, full, calls) == expected
-        assert state_after(policy, full, [stream]) == expected
+        assert state_after(policy, calls) == expected
+        assert state_after(policy, [stream]) == expected
 
     check()

@@ -41,7 +41,6 @@ class EmbeddingCache:
         capacity_bytes: int | str,
         policy: str = "lru",
         dtype: str = "float32",
-        ways: Literal["auto", "full"] = "auto",
         *,
         beta: float = 0.1,
         r: float = 3.0,
@@ -56,13 +55,11 @@ class EmbeddingCache:
 
         dim: numbers in a row. capacity_bytes: an integer or text such as "64MiB"; `memory_bytes` never exceeds it.
         policy: what is evicted: "lru", "gset", "lfu", "sieve" or "s3fifo". dtype: how rows are kept: "float32",
-        "float16", "bfloat16", or "int8" with a scale a row. ways: "auto" is set-associative; "full" is fully
-        associative behind one lock, for studies. The others: see `CacheConfig`; `fields` by table number. Raises
-        ConfigError for an option that is out of range, StoreError where there is not so much memory.
+        "float16", "bfloat16", or "int8" with a scale a row. The others: see `CacheConfig`; `fields` by table number.
+        Raises ConfigError for an option that is out of range, StoreError where there is not so much memory.
         """
         check_option("policy", policy, Policy)
         check_option("dtype", dtype, RowDtype)
-        check_option("ways", ways, Literal["auto", "full"])
         size = parse_bytes("capacity_bytes", capacity_bytes)
         try:
             self.core = _kernels.RowCache(
@@ -70,7 +67,6 @@ class EmbeddingCache:
                 size,
                 policy,
                 dtype,
-                ways == "full",
                 beta=beta,
                 r=r,
                 interval=interval,

@@ -25,7 +25,7 @@ void dense_model();
 void features();
 void file_map();
 void flights();
-void full_cache();
+void exact_cache();
 void huge_buffer();
 void key_index();
 void ops();

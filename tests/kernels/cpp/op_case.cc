@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "dense/half.h"
+#include "rows/half.h"
 
 namespace pepnet::test {
 

@@ -219,49 +219,45 @@ void repeats_are_counted() {
 
 // Whatever version is there, or said that there is none; the second form only where anything is known.
 void put_asks_for_no_version() {
-  for (const bool full : {false, true}) {
-    for (const CachePolicy policy : kPolicies) {
-      CacheOptions options;
-      options.dim = kDim;
-      options.capacity_bytes = std::size_t{1} << 20;
-      options.policy = policy;
-      options.full = full;
-      const auto cache = RowCache::make(options);
-      const std::vector<std::uint64_t> row = {5}, deleted = {6}, absent = {7}, unknown = {8};
-      const std::vector<float> old_row(kDim, 1.0F);
-      const std::uint64_t high[] = {90};
-      CHECK(cache->write({view_of(row), old_row.data(), kDim, nullptr, high}, Write::kInsert, nullptr) == 1);
-      CHECK(cache->erase(view_of(deleted), high, nullptr) == 1);
-      cache->mark_absent(view_of(absent));
-      const std::vector<std::uint64_t> keys = {5, 6, 7, 8};
-      const std::vector<float> rows(keys.size() * kDim, 2.0F);
-      const std::uint64_t low[] = {3, 3, 3, 3};
-      const RowBatch batch{view_of(keys), rows.data(), kDim, nullptr, low};
-      Written results[4];
-      CHECK(cache->write(batch, Write::kUpdate, results) ==
-            2);  // what says that there is none knows no version
-      CHECK(results[0] == Written::kStale && results[1] == Written::kStale);
-      CHECK(cache->forget(view_of(unknown)) == 1);
-      CHECK(cache->write(batch, Write::kPutKnown, results) == 3);
-      for (int i = 0; i < 3; ++i) CHECK(results[i] == Written::kReplaced);
-      CHECK(results[3] == Written::kRejected);
-      EntryInfo infos[4];
-      cache->peek(view_of(keys), infos);
-      for (int i = 0; i < 3; ++i) CHECK(infos[i].outcome == Outcome::kRow && infos[i].version == 3);
-      CHECK(infos[3].outcome == Outcome::kMiss);
-      const std::vector<std::uint64_t> other = {5, 8};
-      const std::uint64_t next[] = {4, 4};
-      CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, low}, Write::kUpdateKnown, results) ==
-            0);
-      CHECK(results[0] == Written::kStale && results[1] == Written::kRejected);
-      CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, next}, Write::kUpdateKnown, results) ==
-            1);
-      CHECK(results[0] == Written::kReplaced && results[1] == Written::kRejected);
-      CHECK(cache->write(batch, Write::kPut, results) == 4 && results[3] == Written::kInserted);
-      CHECK(look(*cache, keys, kDim).rows == rows);
-      const CacheStats stats = cache->stats();
-      CHECK(stats.rows == 4 && stats.negatives == 0 && stats.tombstones == 0 && stats.updates_applied == 4);
-    }
+  for (const CachePolicy policy : kPolicies) {
+    CacheOptions options;
+    options.dim = kDim;
+    options.capacity_bytes = std::size_t{1} << 20;
+    options.policy = policy;
+    const auto cache = RowCache::make(options);
+    const std::vector<std::uint64_t> row = {5}, deleted = {6}, absent = {7}, unknown = {8};
+    const std::vector<float> old_row(kDim, 1.0F);
+    const std::uint64_t high[] = {90};
+    CHECK(cache->write({view_of(row), old_row.data(), kDim, nullptr, high}, Write::kInsert, nullptr) == 1);
+    CHECK(cache->erase(view_of(deleted), high, nullptr) == 1);
+    cache->mark_absent(view_of(absent));
+    const std::vector<std::uint64_t> keys = {5, 6, 7, 8};
+    const std::vector<float> rows(keys.size() * kDim, 2.0F);
+    const std::uint64_t low[] = {3, 3, 3, 3};
+    const RowBatch batch{view_of(keys), rows.data(), kDim, nullptr, low};
+    Written results[4];
+    CHECK(cache->write(batch, Write::kUpdate, results) ==
+          2);  // what says that there is none knows no version
+    CHECK(results[0] == Written::kStale && results[1] == Written::kStale);
+    CHECK(cache->forget(view_of(unknown)) == 1);
+    CHECK(cache->write(batch, Write::kPutKnown, results) == 3);
+    for (int i = 0; i < 3; ++i) CHECK(results[i] == Written::kReplaced);
+    CHECK(results[3] == Written::kRejected);
+    EntryInfo infos[4];
+    cache->peek(view_of(keys), infos);
+    for (int i = 0; i < 3; ++i) CHECK(infos[i].outcome == Outcome::kRow && infos[i].version == 3);
+    CHECK(infos[3].outcome == Outcome::kMiss);
+    const std::vector<std::uint64_t> other = {5, 8};
+    const std::uint64_t next[] = {4, 4};
+    CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, low}, Write::kUpdateKnown, results) == 0);
+    CHECK(results[0] == Written::kStale && results[1] == Written::kRejected);
+    CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, next}, Write::kUpdateKnown, results) ==
+          1);
+    CHECK(results[0] == Written::kReplaced && results[1] == Written::kRejected);
+    CHECK(cache->write(batch, Write::kPut, results) == 4 && results[3] == Written::kInserted);
+    CHECK(look(*cache, keys, kDim).rows == rows);
+    const CacheStats stats = cache->stats();
+    CHECK(stats.rows == 4 && stats.negatives == 0 && stats.tombstones == 0 && stats.updates_applied == 4);
   }
 }
 

@@ -1,5 +1,5 @@
 // An overlay in front of a cache, against one key after the other.
-#include "rows/row_overlay.h"
+#include "cache/row_overlay.h"
 
 #include <algorithm>
 #include <cmath>

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.h"
-#include "dense/half.h"
 #include "rows/gather.h"
+#include "rows/half.h"
 #include "rows/pool.h"
 
 namespace pepnet::test {

@@ -21,7 +21,7 @@ SUITES = (
     "features",
     "file_map",
     "flights",
-    "full_cache",
+    "exact_cache",
     "huge_buffer",
     "key_index",
     "ops",
@@ -85,7 +85,7 @@ def test_core_is_clean_under_thread(build: Callable[..., Path], call: Call, tmp_
 
 
 def check_suites(folder: Path, call: Call, suites: tuple[str, ...]) -> None:
-    program = folder / "tests" / "cpp" / "kernels_test"
+    program = folder / "tests" / "kernels" / "cpp" / "kernels_test"
     ran = call(program, *suites)
     if "unexpected memory mapping" in ran.stdout and (setarch := shutil.which("setarch")):
         # Older thread sanitizers do not start where the kernel randomises addresses over more than 28 bits.

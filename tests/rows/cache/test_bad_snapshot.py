@@ -24,8 +24,9 @@ BLOCK_BYTES = 4 + 5 * 4 + 8 + 4
 TRAILER_BYTES = 4 + 4 + 8 + 8 + 4 + 4
 
 
-def make(full: bool = False) -> Any:
-    return _kernels.RowCache(DIM, 1 << 18, "lru", "float32", full)
+def make() -> Any:
+    """A cache of one part."""
+    return _kernels.RowCache(DIM, 1 << 18, "lru", "float32", max_rows=4088)
 
 
 def tiny(folder: Path) -> bytes:
@@ -41,7 +42,7 @@ def tiny(folder: Path) -> bytes:
 
 def large(folder: Path) -> bytes:
     """A snapshot of several full blocks."""
-    cache = make(full=True)
+    cache = make()
     keys = np.arange(2 * snapshot_file.BLOCK_RECORDS // 3, dtype=np.uint64)
     cache.write(keys, np.repeat(keys[:, None], DIM, 1).astype(np.float32))
     blocks = [cache.part(0)] * 3  # the same part three times is a file as good as any
@@ -188,7 +189,7 @@ def test_lengths_that_lie(tmp_path: Path) -> None:
 
 
 def test_kinds_that_do_not_exist(tmp_path: Path) -> None:
-    cache = make(full=True)
+    cache = make()
     cache.write(np.array([1], np.uint64), np.zeros((1, DIM), np.float32))
     records = snapshot_rows.pack(cache.part(0), "float32", DIM)
     for flags in (0, 0x10, 0xFF):

@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "cache/row_cache.h"
-#include "dense/packed.h"
 #include "rows/key_index.h"
+#include "rows/packed.h"
 #include "rows/pool.h"
 #include "rows/rows.h"
 

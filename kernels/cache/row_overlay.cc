@@ -1,4 +1,4 @@
-#include "rows/row_overlay.h"
+#include "cache/row_overlay.h"
 
 #include <algorithm>
 #include <array>

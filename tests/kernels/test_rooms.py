@@ -1,0 +1,47 @@
+"""Rooms of kernels/: includes run one way, and what serves is built without the studies."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+#: Each room and those that it may include beside itself.
+ROOMS: dict[str, set[str]] = {
+    "cpu": set(),
+    "threads": {"cpu"},
+    "rows": {"cpu"},
+    "encode": {"cpu", "rows"},
+    "dense": {"cpu", "threads", "rows"},
+    "cache": {"cpu", "threads", "rows"},
+    "studies": {"rows", "cache"},
+    "cuda": {"dense"},
+    "python": {"cpu", "rows", "encode", "dense", "cache", "studies", "cuda"},
+}
+#: Of Python's room the only file that may include the studies.
+STUDIES = "studies.cc"
+
+
+def test_includes_run_one_way() -> None:
+    assert {folder.name for folder in (ROOT / "kernels").iterdir()} == set(ROOMS)
+    found = 0
+    for room, allowed in ROOMS.items():
+        for file in sorted((ROOT / "kernels" / room).rglob("*")):
+            if file.suffix not in (".h", ".cc", ".cu"):
+                continue
+            included = set(re.findall(r'^#include "(\w+)/', file.read_text(), re.MULTILINE)) - {room}
+            found += len(included)
+            if room == "python" and file.name != STUDIES:
+                assert "studies" not in included, file
+            assert included <= allowed, f"{file}: {room} may include {sorted(allowed)}, got {sorted(included)}"
+    assert found > 40
+
+
+def test_what_serves_is_built_without_the_studies() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    libraries = dict(re.findall(r"add_library\((\w+) \w+(?: EXCLUDE_FROM_ALL)?\n((?:  kernels/\S+\n?)+)", text))
+    sources = re.findall(r"kernels/studies/\w+\.cc", text)
+    assert sources
+    assert set(sources) == set(re.findall(r"kernels/\S+\.cc", libraries["pepnet_studies"]))
+    linked = re.findall(r"target_link_libraries\((\w+) [^)]*pepnet_studies[^)]*\)", text)
+    assert linked == ["_kernels"]
