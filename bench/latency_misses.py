@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import ID_BITS, MAX_ID, Keys, split_keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 if TYPE_CHECKING:
     from pepnet_infer.bench.workloads import Column
@@ -82,7 +82,7 @@ class NewIdStore:
     def __init__(self, behind: MmapStore, new: NewIds) -> None:
         self._behind, self._new = behind, new
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what is there of `keys` [N]; see `Store.get_many`."""
         fetched = self._behind.get_many(self._new.stand_ins(keys), dim)
         fetched.scores[self._new.which(keys)] = 0

@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import delta_rows
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, write_delta
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
@@ -134,14 +135,14 @@ class _Trainer:
         head = DeltaHead(base, version, version, time.time(), self._schema.hash)
         return write_delta(self._given.folder / "staged" / f"{order}-{version}", head, rows, dense)
 
-    def _changed(self, name: str, count: int, version: int) -> DeltaRows:
+    def _changed(self, name: str, count: int, version: int) -> RowBatch:
         table = self._tables[name]
         size, first = len(table["keys"]), int(self._random.integers(len(table["keys"])))
         # Ids all over the table, each once, without the cost of a permutation: whoever trains has its own.
         step = max(1, size // count)
         at = np.sort((first + step * np.arange(count)) % size) if step * count <= size else np.arange(count)
         values: npt.NDArray[np.float32] = np.roll(table["rows"][at].astype(np.float32), 1, axis=0)
-        return DeltaRows(
+        return delta_rows(
             table["keys"][at],
             np.ascontiguousarray(values),
             np.full(count, version, np.uint64),

@@ -44,8 +44,8 @@ from rich.progress import Progress
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish.publisher import Publisher, Scoring
-from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync import DirectoryLog
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 
@@ -168,7 +168,7 @@ class Logs:
         self._append(self._rows, delta.head, delta.rows, None)
 
     def _append(
-        self, log: DirectoryLog, head: DeltaHead, rows: Mapping[str, DeltaRows], dense: Mapping[str, Floats] | None
+        self, log: DirectoryLog, head: DeltaHead, rows: Mapping[str, RowBatch], dense: Mapping[str, Floats] | None
     ) -> None:
         made = write_delta(self._folder / "made", head, rows, dense)
         log.append(made)

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 from pepnet_infer.lazy_names import lazily
 
 if TYPE_CHECKING:
-    from pepnet_infer.rows.protocols import Fetched, Identified, ReachableStore, RowSource, Store, WritableStore
+    from pepnet_infer.rows.protocols import Identified, ReachableStore, RowSource, Store, WritableStore
     from pepnet_infer.rows.stores.fill import fill_from
     from pepnet_infer.rows.stores.lmdb import LmdbStore
     from pepnet_infer.rows.stores.memory import MemoryStore
     from pepnet_infer.rows.stores.mmap import MmapStore
     from pepnet_infer.rows.stores.redis import RedisStore
+    from pepnet_infer.schema.row_batch import RowBatch
 
 __all__ = [
-    "Fetched",
     "Identified",
     "LmdbStore",
     "MemoryStore",
     "MmapStore",
     "ReachableStore",
     "RedisStore",
+    "RowBatch",
     "RowSource",
     "Store",
     "WritableStore",
@@ -31,13 +32,13 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "Fetched": "pepnet_infer.rows.protocols",
         "Identified": "pepnet_infer.rows.protocols",
         "LmdbStore": "pepnet_infer.rows.stores.lmdb",
         "MemoryStore": "pepnet_infer.rows.stores.memory",
         "MmapStore": "pepnet_infer.rows.stores.mmap",
         "ReachableStore": "pepnet_infer.rows.protocols",
         "RedisStore": "pepnet_infer.rows.stores.redis",
+        "RowBatch": "pepnet_infer.schema.row_batch",
         "RowSource": "pepnet_infer.rows.protocols",
         "Store": "pepnet_infer.rows.protocols",
         "WritableStore": "pepnet_infer.rows.protocols",

@@ -21,6 +21,7 @@ from pepnet_infer.backends.ort_library import no_telemetry
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.checkpoint import Checkpoint
@@ -137,16 +138,16 @@ def toy_table(toy_batch: Callable[..., Batch]) -> Callable[..., pa.Table]:
 @pytest.fixture(scope="session")
 def toy_checkpoint(toy_schema: FeatureSchema) -> Checkpoint:
     """A small mmoe PEPNet with random weights. Its tables know ids 0 to 39, so that ids 40 to 49 are unknown."""
-    from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+    from pepnet_infer.bundle.checkpoint import Checkpoint
     from pepnet_infer.export.model.random_init import random_dense
 
     config = ModelConfig(InputWidths(**toy_schema.widths), layers=(12, 8), towers=(6,), experts=3)
     tables = {}
     for spec in toy_schema.tables:
         rng = np.random.default_rng(spec.number)
-        tables[spec.name] = Table(
+        tables[spec.name] = RowBatch.of(
+            rng.standard_normal((40, spec.dim), dtype=np.float32),
             keys=make_keys(spec.number, np.arange(40, dtype=np.uint64)),
-            rows=rng.standard_normal((40, spec.dim), dtype=np.float32),
             scores=rng.random(40, dtype=np.float32),
             default=rng.standard_normal(spec.dim, dtype=np.float32),
         )

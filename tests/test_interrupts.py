@@ -27,9 +27,9 @@ import pepnet_infer
 from pepnet_infer import CacheConfig, Engine, StoreError
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 pytestmark = pytest.mark.concurrency
 
@@ -52,7 +52,7 @@ class World:
             self.features = plain.encode(batch)
             self.expected = plain.score_features(self.features)
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         self.before()
         return self.store.get_many(keys, dim)
 

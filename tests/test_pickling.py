@@ -19,9 +19,9 @@ import pytest
 
 from pepnet_infer import BackendError, BundleError, CacheConfig, Engine, FieldConfig, StoreError, UpdateError
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
@@ -82,8 +82,8 @@ class Counts:
     def __init__(self) -> None:
         self.generator = (number for number in range(3))
 
-    def get_many(self, keys: Any, dim: int) -> Fetched:
-        return Fetched.nothing(len(keys), dim)
+    def get_many(self, keys: Any, dim: int) -> RowBatch:
+        return RowBatch.nothing(len(keys), dim)
 
 
 def test_its_store_pickles_with_it_or_the_error_says_what_to_do(

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.export.run_config import model_config
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.ids import MAX_ID, make_keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 PREFIX = "preset:"
 TABLE_ROWS = 10_000
@@ -59,12 +60,12 @@ def read_preset(name: str) -> dict[str, Any]:
     return data
 
 
-def _table(spec: TableSpec, rows: int, seed: int) -> Table:
+def _table(spec: TableSpec, rows: int, seed: int) -> RowBatch:
     rng = np.random.default_rng([seed, spec.number])
     scores = (np.arange(1, rows + 1, dtype=np.float64) ** -_ZIPF).astype(np.float32)
-    return Table(
+    return RowBatch.of(
+        rng.standard_normal((rows, spec.dim), dtype=np.float32),
         keys=make_keys(spec.number, np.arange(rows, dtype=np.uint64)),
-        rows=rng.standard_normal((rows, spec.dim), dtype=np.float32),
         scores=rng.permutation(scores),
         default=rng.standard_normal(spec.dim, dtype=np.float32),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ import numpy.typing as npt
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.feature_schema import TableSpec
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.tensorfile import Array, from_bfloat16
 from pepnet_infer.sync.delta import DeltaHead, write_delta
 
@@ -25,7 +26,7 @@ class Difference(NamedTuple):
     """Dense weights, where any differ, and the rows that do."""
 
     dense: Mapping[str, Array] | None
-    rows: Mapping[str, DeltaRows]
+    rows: Mapping[str, RowBatch]
 
 
 def difference(old: Bundle, new: Bundle) -> Difference:
@@ -61,7 +62,7 @@ def write_difference(old: Bundle, new: Bundle, target: Path, onnx: bool) -> tupl
     return write_delta(target, head, found.rows, found.dense, graph), found
 
 
-def _rows(old: Path, new: Path, spec: TableSpec, version: int) -> DeltaRows:
+def _rows(old: Path, new: Path, spec: TableSpec, version: int) -> RowBatch:
     before, after = open_table(old, spec), open_table(new, spec)
     before_keys, after_keys = np.array(before.keys), np.array(after.keys)
     both, in_old, in_new = np.intersect1d(before_keys, after_keys, assume_unique=True, return_indices=True)
@@ -71,25 +72,12 @@ def _rows(old: Path, new: Path, spec: TableSpec, version: int) -> DeltaRows:
         ours, theirs = _widened(after.rows, in_new[some]), _widened(before.rows, in_old[some])
         changed[in_new[some]] = ~_same(ours, theirs).all(axis=1)
     keys, gone = after_keys[changed], np.setdiff1d(before_keys, after_keys, assume_unique=True)
-    live = DeltaRows(
-        keys,
-        _widened(after.rows, np.flatnonzero(changed)),
-        np.full(len(keys), version, np.uint64),
-        np.array(after.scores, np.float32)[changed],
-        np.full(len(keys), np.inf),
-        np.zeros(len(keys), np.uint8),
-    )
-    away = DeltaRows(
-        gone,
-        np.zeros((len(gone), spec.dim), np.float32),
-        np.full(len(gone), version, np.uint64),
-        np.full(len(gone), np.nan, np.float32),
-        np.full(len(gone), np.inf),
-        np.ones(len(gone), np.uint8),
-    )
+    rows, scores = _widened(after.rows, np.flatnonzero(changed)), np.array(after.scores, np.float32)[changed]
+    live = RowBatch.of(rows, keys=keys, versions=version, scores=scores)
+    away = RowBatch.nothing(len(gone), spec.dim, keys=gone, version=version)
     default = np.array(after.default, np.float32)
     same = _same(default, np.array(before.default, np.float32)).all()
-    return live.merged(away)._replace(default=None if same else default)
+    return replace(RowBatch.concat([live, away]).ordered(), default=None if same else default)
 
 
 def _widened(rows: Array, at: npt.NDArray[np.int64]) -> Floats:

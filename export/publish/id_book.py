@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.export.publish.push_policy import PushPolicy
-from pepnet_infer.rows.stores.key_slots import KeySlots, Positions, grown
+from pepnet_infer.rows.stores.arena import Arena, Records, blank_record
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import Positions
 from pepnet_infer.storage.tensorfile import Array
 
 _KNOWN = np.dtype(
     [
-        ("key", np.uint64),
         ("updates", np.int64),  # occurrences in training; those of the bundle have reached any number
         ("touched", np.float64),  # when last
         ("window", np.int64),  # the interval of the last push
@@ -30,10 +30,12 @@ _KNOWN = np.dtype(
     ]
 )
 #: Names of tensors → their dtypes, as `IdBook.to_tensors` and `Chosen.noted` return them. All have one axis.
-BOOK = {name: _KNOWN[name] for name in _KNOWN.names or ()}
+_FIELDS = {name: _KNOWN[name] for name in _KNOWN.names or ()}
+BOOK = {"key": np.dtype(np.uint64), **_FIELDS}
 NOTED = {"keys": np.dtype(np.uint64), "expires": np.dtype(np.float64), "gone": np.dtype(np.uint64)}
 _OF_THE_BUNDLE = 1 << 40
 _NEVER = np.iinfo(np.int64).min
+_BLANK = blank_record(_KNOWN, window=_NEVER, scored=np.iinfo(np.int32).min, expires=-np.inf)
 _FEW = 1 << 12  # ids whose memory is not worth a thought
 
 
@@ -61,8 +63,7 @@ class IdBook:
         """beta, r; interval in seconds: of the score."""
         self.policy = policy
         self._beta, self._r, self._interval = beta, r, interval
-        self._slots = KeySlots()
-        self._known = np.empty(0, _KNOWN)
+        self._ids = Arena(_BLANK)
 
     def start(self, keys: Keys, scores: npt.NDArray[np.float32], now: float) -> None:
         """Begins with the ids of a bundle: followers have their rows."""
@@ -96,7 +97,7 @@ class IdBook:
 
     def choose(self, now: float, everything: bool = False) -> Chosen:
         """Returns what is pushed now; `everything`: whatever waits. Nothing changes before `pushed`."""
-        policy, known = self.policy, self._known
+        policy, known, keys = self.policy, self._known, self._ids.keys
         there = known["known"] != 0
         waiting = there & (known["pending"] != 0)
         ripe = known["updates"] >= policy.min_updates
@@ -119,15 +120,14 @@ class IdBook:
             rows = np.flatnonzero((there & (known["pushed"] != 0) & ~gone) | chosen)
             over = len(rows) - policy.max_ids
             if over > 0:
-                lowest = rows[np.lexsort((known["key"][rows], scores[rows]))[:over]]
+                lowest = rows[np.lexsort((keys[rows], scores[rows]))[:over]]
                 held["capped"] = over
                 chosen[lowest], gone[lowest] = False, True
         slots, away = self._ordered(chosen), self._ordered(gone)
         expires = np.full(len(slots), now + policy.ttl)
-        keys = known["key"][slots]
         # A deletion is of what followers have; of the others nobody has heard.
-        told = known["key"][away[known["pushed"][away] != 0]]
-        return Chosen(keys, scores[slots].astype(np.float32), expires, told, held, slots, away)
+        told = keys[away[known["pushed"][away] != 0]]
+        return Chosen(keys[slots], scores[slots].astype(np.float32), expires, told, held, slots, away)
 
     def pushed(self, chosen: Chosen, now: float) -> None:
         """Notes that what was chosen is in the log."""
@@ -161,39 +161,41 @@ class IdBook:
 
     def to_tensors(self) -> dict[str, Array]:
         """Returns everything, for `from_tensors`."""
-        known = self._known[self._known["known"] != 0]
-        return {name: np.ascontiguousarray(known[name]) for name in BOOK}
+        there = self._known["known"] != 0
+        known = self._known[there]
+        return {
+            "key": self._ids.keys[there],
+            **{name: np.ascontiguousarray(known[name]) for name in known.dtype.names or ()},
+        }
 
     def from_tensors(self, tensors: dict[str, Any]) -> None:
         """Takes back what `to_tensors` returned."""
         slots = self._add(tensors["key"])
-        for name in BOOK:
+        for name in _FIELDS:
             self._known[name][slots] = tensors[name]
+
+    @property
+    def _known(self) -> Records:
+        return self._ids.known[: len(self._ids)]
 
     def _add(self, keys: Keys) -> Positions:
         order = np.argsort(keys, kind="stable")
         slots = np.empty(len(keys), np.int64)
-        slots[order], _ = self._slots.add(keys[order])
-        before = self._known.size
-        self._known = grown(self._known, len(self._slots))
-        new = self._known[before:]
-        new[:] = np.zeros((), _KNOWN)
-        new["window"], new["scored"], new["expires"] = _NEVER, np.iinfo(np.int32).min, -np.inf
-        self._known["key"][slots] = keys
+        slots[order], _ = self._ids.add(keys[order])
         fresh = slots[self._known["known"][slots] == 0]
         self._known["score"][fresh], self._known["known"][fresh] = 0.0, 1
         return slots
 
     def _shrink(self) -> None:
         """Begins anew with the ids that are known, where most are forgotten: slots are never given twice."""
-        if len(self._slots) > _FEW and 2 * np.count_nonzero(self._known["known"]) < len(self._slots):
+        if len(self._ids) > _FEW and 2 * np.count_nonzero(self._known["known"]) < len(self._ids):
             kept = self.to_tensors()
-            self._slots, self._known = KeySlots(), np.empty(0, _KNOWN)
+            self._ids = Arena(_BLANK)
             self.from_tensors(kept)
 
     def _ordered(self, mask: npt.NDArray[np.bool_]) -> Positions:
         slots = np.flatnonzero(mask)
-        return slots[np.argsort(self._known["key"][slots])]
+        return slots[np.argsort(self._ids.keys[slots])]
 
     def _scores(self, now: float) -> npt.NDArray[np.float64]:
         age = np.maximum(self._score_interval(now) - self._known["scored"], 0)

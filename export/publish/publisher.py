@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -22,8 +23,8 @@ from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.publish.id_book import Chosen, IdBook
 from pepnet_infer.export.publish.publisher_state import Intent, State
 from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
-from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.ids import ID_BITS, MISSING_KEY, Keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 from pepnet_infer.sync.logs.transport import Position, Transport
 
@@ -220,35 +221,20 @@ class Publisher:
 
     def _rows(
         self, table: str, chosen: Chosen, rows: Callable[[str, Keys], Rows], version: int, default: Rows | None
-    ) -> DeltaRows:
+    ) -> RowBatch:
         dim = self.bundle.schema.table_by_name[table].dim
         read = np.asarray(rows(table, chosen.keys), np.float32) if len(chosen.keys) else np.empty((0, dim), np.float32)
         if read.shape != (len(chosen.keys), dim):
             raise UpdateError("shape", f"{table}: rows: expected {[len(chosen.keys), dim]}, got {list(read.shape)}")
-        gone = len(chosen.gone)
-        live = DeltaRows(
-            chosen.keys,
-            read,
-            np.full(len(chosen.keys), version, np.uint64),
-            chosen.scores,
-            chosen.expires,
-            np.zeros(len(chosen.keys), np.uint8),
-        )
-        away = DeltaRows(
-            chosen.gone,
-            np.zeros((gone, dim), np.float32),
-            np.full(gone, version, np.uint64),
-            np.full(gone, np.nan, np.float32),
-            np.full(gone, np.inf),
-            np.ones(gone, np.uint8),
-        )
-        return live.merged(away)._replace(default=default)
+        live = RowBatch.of(read, keys=chosen.keys, versions=version, scores=chosen.scores, expires=chosen.expires)
+        gone = RowBatch.nothing(len(chosen.gone), dim, keys=chosen.gone, version=version)
+        return replace(RowBatch.concat([live, gone]).ordered(), default=default)
 
     def _write(
         self,
         target: Path,
         head: DeltaHead,
-        rows: Mapping[str, DeltaRows],
+        rows: Mapping[str, RowBatch],
         dense: Mapping[str, Rows] | None,
         onnx: bool,
     ) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import Codes
 from pepnet_infer.export.data.dataset import Dataset
@@ -19,6 +19,7 @@ from pepnet_infer.export.train.gset_score import accumulate
 from pepnet_infer.export.train.train import Run
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.network_config import ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -115,7 +116,9 @@ class OnlineTrainer:
         for spec in dataset.schema.tables:
             keys, rows, default = self._run.embeddings.table(spec.name)
             codes = np.searchsorted(dataset.ids.keys[spec.name], keys)
-            tables[spec.name] = Table(keys, rows, self._scores[spec.name][codes].astype(np.float32), default)
+            tables[spec.name] = RowBatch.of(
+                rows, keys=keys, scores=self._scores[spec.name][codes].astype(np.float32), default=default
+            )
         dense = dense_state(self._run.network)
         return Checkpoint(dataset.schema, self.config, tables, dict(dataset.sides), dense, dict(meta), dataset.ranges)
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.network import dense_state
 from pepnet_infer.export.run_config import ScoreConfig
 from pepnet_infer.export.train.gset_score import accumulate, row_weights
 from pepnet_infer.export.train.train import Trained
+from pepnet_infer.schema.row_batch import RowBatch
 
 
 def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta: Mapping[str, Any]) -> Checkpoint:
@@ -29,7 +30,7 @@ def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta
         scores = accumulate(len(dataset.ids.keys[table.name]), weights, ids, [(b.codes, b.offsets) for b in bags])
         codes = trained.embeddings.known[table.name]
         keys, rows, default = trained.embeddings.table(table.name)
-        tables[table.name] = Table(keys, rows, scores[codes].astype(np.float32), default)
+        tables[table.name] = RowBatch.of(rows, keys=keys, scores=scores[codes].astype(np.float32), default=default)
     dense = dense_state(trained.network)
     return Checkpoint(schema, trained.config, tables, dict(dataset.sides), dense, dict(meta), dataset.ranges)
 

@@ -34,8 +34,8 @@ from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
 from pepnet_infer.quoting import quote
 from pepnet_infer.schema.feature_schema import FeatureSchema
-from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.network_config import ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.storage.listing import check_files, describe_files
@@ -50,27 +50,18 @@ Range = tuple[Finite, Finite]
 
 
 @dataclass(frozen=True)
-class Table:
-    """One embedding table: `keys` [N] ascending, `rows` [N, dim], GSET `scores` [N], `default` [dim]."""
-
-    keys: Keys
-    rows: Floats
-    scores: Floats
-    default: Floats
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A trained (or random) model whole: how to read features, how to look them up, and the network's weights.
 
     `dense` has the contract's names for PEPNet and state_dict's names for a baseline, float32. `meta` is plain JSON:
     where the model came from. `ranges` has the least and the largest value of dense fields in training, standardised,
-    but for the rarest ones; a field without is taken to be standard normal.
+    but for the rarest ones; a field without is taken to be standard normal. `tables` have keys (ascending), rows, GSET
+    scores and the default row.
     """
 
     schema: FeatureSchema
     config: ModelConfig
-    tables: Mapping[str, Table]
+    tables: Mapping[str, RowBatch]
     sides: Mapping[str, SideTable]
     dense: Mapping[str, Floats]
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -139,7 +130,7 @@ class Checkpoint:
         for name, info in infos.items():
             if info.dtype != "float32":
                 raise BundleError(f"{table_path(root, name)}: rows: expected F32 in a checkpoint, got {info.dtype}")
-        tables = {t.name: Table(**read_tensors(table_path(root, t.name))) for t in schema.tables}
+        tables = {t.name: RowBatch.of(**read_tensors(table_path(root, t.name))) for t in schema.tables}
         return cls(
             schema=schema,
             config=config,
@@ -166,7 +157,7 @@ class Checkpoint:
         return check_payload(root, self.schema, self.config, values=True)
 
 
-def write_table(path: Path, table: Table, dtype: str) -> None:
+def write_table(path: Path, table: RowBatch, dtype: str) -> None:
     """Writes one table with its rows as float32, float16 or bfloat16. Raises BundleError when a row does not fit."""
     rows: Array = table.rows
     if dtype == "float16":
@@ -177,5 +168,7 @@ def write_table(path: Path, table: Table, dtype: str) -> None:
         rows = to_bfloat16(table.rows)
     elif dtype != "float32":
         raise BundleError(f"table dtype: expected one of {', '.join(TABLE_DTYPES)}, got {dtype!r}")
+    if table.default is None:
+        raise BundleError(f"{path}: default: expected float32 [{rows.shape[1]}], got none")
     tensors = {"keys": table.keys, "rows": rows, "scores": table.scores, "default": table.default}
     write_tensors(path, tensors, frozenset({"rows"}) if dtype == "bfloat16" else frozenset())

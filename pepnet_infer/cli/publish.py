@@ -89,7 +89,7 @@ def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, 
         "model_version": after.model_version,
         "dense": found.dense is not None,
         "rows": {name: len(rows.keys) for name, rows in found.rows.items()},
-        "removed": {name: int(rows.tombstones.sum()) for name, rows in found.rows.items()},
+        "removed": {name: int((~rows.found).sum()) for name, rows in found.rows.items()},
         "defaults": [name for name, rows in found.rows.items() if rows.default is not None],
     }
 

@@ -9,20 +9,20 @@ import numpy.typing as npt
 
 from pepnet_infer._kernels import RowOverlay
 from pepnet_infer.process.pace import Rest, no_rest
-from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 
 class Overlay:
     """Changed rows by table. Never changed itself: any thread may read it."""
 
-    def __init__(self, rows: Mapping[str, DeltaRows], rest: Rest = no_rest) -> None:
+    def __init__(self, rows: Mapping[str, RowBatch], rest: Rest = no_rest) -> None:
         self.rows = {name: table for name, table in rows.items() if len(table.keys)}
         #: what calls look in
         self.by_table: dict[str, RowOverlay] = {}
         for name, table in self.rows.items():
             # Of most tables no row is deleted, and none ever expires: then a call need not look.
-            gone = table.tombstones if table.tombstones.any() else None
+            gone = None if table.found.all() else (~table.found).view(np.uint8)
             until = table.expires if (table.expires != np.inf).any() else None
             self.by_table[name] = RowOverlay(table.keys, table.rows, gone, until)
             rest()
@@ -46,5 +46,6 @@ def over(newer: Overlay, older: Overlay) -> Overlay:
             merged[name] = below
             continue
         above = newer.rows[name]
-        merged[name] = above.merged(below.take(newer.find(name, below.keys) < 0))
+        older_alone = below.take(newer.find(name, below.keys) < 0)
+        merged[name] = RowBatch.concat([above, older_alone]).ordered()
     return Overlay(merged)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -16,11 +15,12 @@ import numpy.typing as npt
 
 from pepnet_infer.errors import StoreError
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
+from pepnet_infer.schema.row_batch import Rows as Rows
 
 _LOG = logging.getLogger("pepnet_infer.stores")
 
 Pooling = Literal["mean", "sum"]
-Rows = npt.NDArray[np.float32]
 
 #: A number that no table has: that of `ids.MISSING_KEY`.
 NO_TABLE = 0xFFFF
@@ -46,76 +46,10 @@ class RowSource(Protocol):
         """
 
 
-class Fetched(NamedTuple):
-    """What a store has of N keys, each array in the order of the keys."""
-
-    rows: Rows  # float32 [N, dim]; zeros where `found` is false
-    found: npt.NDArray[np.bool_]  # [N]
-    versions: npt.NDArray[np.uint64]  # [N]; where not found, of the deletion that the store remembers, else 0
-    scores: npt.NDArray[np.float32]  # [N]; NaN: none
-    expires: npt.NDArray[np.float64]  # [N] Unix seconds; inf: never
-    #: [N] what is stored cannot be served: of another width, or damaged. Such a key is not `found`, and not said to be
-    #: unknown. None: no key is
-    damaged: npt.NDArray[np.bool_] | None = None
-
-    @classmethod
-    def nothing(cls, count: int, dim: int) -> Fetched:
-        """Returns arrays that say of `count` keys that none is there, to be filled in."""
-        return cls(
-            np.zeros((count, dim), np.float32),
-            np.zeros(count, np.bool_),
-            np.zeros(count, np.uint64),
-            np.full(count, np.nan, np.float32),
-            np.full(count, np.inf),
-        )
-
-    def part(self, begin: int, end: int) -> Fetched:
-        """Returns views of what is had of keys `begin` to `end`."""
-        return Fetched(
-            self.rows[begin:end],
-            self.found[begin:end],
-            self.versions[begin:end],
-            self.scores[begin:end],
-            self.expires[begin:end],
-            None if self.damaged is None else self.damaged[begin:end],
-        )
-
-    def take(self, at: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Fetched:
-        """Returns copies of what is had of the keys at some positions."""
-        damaged = None if self.damaged is None else self.damaged[at]
-        return Fetched(self.rows[at], self.found[at], self.versions[at], self.scores[at], self.expires[at], damaged)
-
-    @staticmethod
-    def concat(parts: Sequence[Fetched]) -> Fetched:
-        """Returns what is had of the keys of one or more, one after another."""
-        return Fetched(
-            np.concatenate([part.rows for part in parts]),
-            np.concatenate([part.found for part in parts]),
-            np.concatenate([part.versions for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.expires for part in parts]),
-            None if all(part.damaged is None for part in parts) else np.concatenate([part.damage() for part in parts]),
-        )
-
-    def damage(self) -> npt.NDArray[np.bool_]:
-        """Returns `damaged`, False for every key where it is None."""
-        return np.zeros(len(self.found), np.bool_) if self.damaged is None else self.damaged
-
-    def put(self, at: npt.NDArray[np.int64], part: Fetched) -> Fetched:
-        """Writes what is had of the keys at some positions. Returns the whole, with what is damaged of the part."""
-        damaged = self.damaged
-        if part.damaged is not None:
-            damaged = self.damage()
-            damaged[at] = part.damaged
-        self.rows[at], self.found[at], self.versions[at] = part.rows, part.found, part.versions
-        self.scores[at], self.expires[at] = part.scores, part.expires
-        return self._replace(damaged=damaged)
-
-
 class Store(Protocol):
     """Answers by key alone, whatever the table: the table's number is in the key. Safe from any thread."""
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what is there of `keys` [N], which may come from any tables of width `dim` and may repeat.
 
         A key that is not there has zeros for its row: which row is served in its stead is the caller's business. One

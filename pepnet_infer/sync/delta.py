@@ -24,9 +24,10 @@ from pepnet_infer.bundle.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
-from pepnet_infer.rows.delta_rows import DeltaRows, checked, read_rows, write_rows
+from pepnet_infer.rows.delta_rows import check_rows, checked, read_rows, write_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.storage.listing import check_files, describe_files, plain, read_listed
@@ -60,7 +61,7 @@ class Delta:
     head: DeltaHead
     dense: Mapping[str, Array] | None  #: all weights by name, or None where they are the base's
     onnx: bytes | None  #: their graph, where there is one
-    rows: Mapping[str, DeltaRows]  #: by table; tables without a change are left out
+    rows: Mapping[str, RowBatch]  #: by table; tables without a change are left out
     bytes: int  #: of all its files
     digest: str  #: a hash over its versions and the hashes of all its files
 
@@ -73,7 +74,7 @@ class Delta:
 def write_delta(
     target: str | os.PathLike[str],
     head: DeltaHead,
-    rows: Mapping[str, DeltaRows],
+    rows: Mapping[str, RowBatch],
     dense: Mapping[str, Array] | None = None,
     onnx: bytes | None = None,
 ) -> Path:
@@ -94,7 +95,7 @@ def write_delta(
         if changed:
             (root / ROWS).mkdir()
         for name, table in changed.items():
-            table.check(f"{target}: {name}", head.base_version, head.model_version)
+            check_rows(table, f"{target}: {name}", head.base_version, head.model_version)
             write_rows(_rows_path(root, name), table)
         write_document(
             root / MANIFEST,

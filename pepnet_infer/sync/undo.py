@@ -2,59 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pepnet_infer.rows.delta_rows import DeltaRows
-from pepnet_infer.rows.protocols import Fetched, Store
-from pepnet_infer.schema.ids import Keys
+from pepnet_infer.rows.protocols import Store
+from pepnet_infer.schema.row_batch import Mask, RowBatch
 
 
-class Undone(NamedTuple):
-    """What a layered store had of ascending keys; see `LayeredStore.state`."""
+class BeforeImage(NamedTuple):
+    """What a layered store had of ascending keys before they changed."""
 
-    keys: Keys
-    fetched: Fetched
-    kinds: npt.NDArray[np.uint8]  # 0: nothing, what is below counted; 1: a row; 2: that there is none
+    rows: RowBatch  # with keys; expired rows among those found
+    put: Mask  # [N] False: nothing was put of the key, so that what is below counted
 
     @staticmethod
-    def concat(parts: Sequence[Undone]) -> Undone:
-        """Returns what was there of the keys of one or more, one after another."""
-        if len(parts) == 1:
-            return parts[0]
-        fetched = Fetched.concat([part.fetched for part in parts])
-        return Undone(
-            np.concatenate([part.keys for part in parts]), fetched, np.concatenate([part.kinds for part in parts])
-        )
+    def concat(parts: Sequence[BeforeImage]) -> BeforeImage:
+        """Returns the images of one or more, one after another."""
+        return BeforeImage(RowBatch.concat([part.rows for part in parts]), np.concatenate([part.put for part in parts]))
 
-    def rows(self, below: Store) -> DeltaRows:
-        """Returns the rows as they were, those from the store below among them."""
-        fetched = self.fetched.take(np.arange(len(self.keys)))
-        lacking = np.flatnonzero(self.kinds == 0)
+    def seen(self, below: Store) -> RowBatch:
+        """Returns the rows as they were seen, those of the store below among them."""
+        rows = self.rows.take(np.arange(len(self.put)))
+        lacking = np.flatnonzero(~self.put)
         if lacking.size:
-            fetched.put(lacking, below.get_many(self.keys[lacking], fetched.rows.shape[1]))
-        gone = (~fetched.found).astype(np.uint8)
-        return DeltaRows(self.keys, fetched.rows, fetched.versions, fetched.scores, fetched.expires, gone)
+            rows = rows.put(lacking, below.get_many(rows.keys[lacking], rows.rows.shape[1]))
+        return rows
 
 
 #: By width.
-Undo = dict[int, Undone]
+Undo = Mapping[int, BeforeImage]
 
 
-def undone(steps: Sequence[Undo]) -> Undo:
+def earliest(steps: Sequence[Undo]) -> Undo:
     """Returns what leads back over several deltas, the last one first: of each key, what it was before the first."""
-    together: Undo = {}
+    together: dict[int, BeforeImage] = {}
     for step in steps:
-        for dim, back in step.items():
-            together[dim] = _before(back, together[dim]) if dim in together else back
+        for dim, image in step.items():
+            together[dim] = _earlier(image, together[dim]) if dim in together else image
     return together
 
 
-def _before(earlier: Undone, later: Undone) -> Undone:
-    kept = ~np.isin(later.keys, earlier.keys)
-    both = Undone.concat([earlier, Undone(later.keys[kept], later.fetched.take(kept), later.kinds[kept])])
-    order = np.argsort(both.keys)
-    return Undone(both.keys[order], both.fetched.take(order), both.kinds[order])
+def _earlier(earlier: BeforeImage, later: BeforeImage) -> BeforeImage:
+    kept = ~np.isin(later.rows.keys, earlier.rows.keys)
+    both = BeforeImage.concat([earlier, BeforeImage(later.rows.take(kept), later.put[kept])])
+    return BeforeImage(both.rows.ordered(), both.put[np.argsort(both.rows.keys)])

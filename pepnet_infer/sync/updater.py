@@ -17,18 +17,18 @@ from pepnet_infer.errors import BackendError, BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.over_bundle import open_rows
-from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.rows.overlay import Overlay, over
 from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.rows.stores.empty import EmptyStore
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.canary import Canary
 from pepnet_infer.sync.delta import Delta
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.layered_store import LayeredStore
 from pepnet_infer.sync.sync_stats import SyncStats
-from pepnet_infer.sync.undo import Undo, Undone, undone
+from pepnet_infer.sync.undo import BeforeImage, Undo, earliest
 from pepnet_infer.sync.widths import by_table, by_width
 from pepnet_infer.versions.loading import Loading
 from pepnet_infer.versions.version import Served, Versions
@@ -187,8 +187,8 @@ class Updater:
         else:
             kept = ", ".join(str(past.served.model_version) for past in self._past) or "none"
             raise UpdateError("history", f"rollback: expected one of the versions kept ({kept}), got {version}")
-        target, undo = steps[-1], undone([past.undo for past in steps])
-        before = {dim: back.rows(self._layers.below) for dim, back in undo.items()}  # the store may fail
+        target, undo = steps[-1], earliest([past.undo for past in steps])
+        before = {dim: image.seen(self._layers.below) for dim, image in undo.items()}  # the store may fail
         overlay = Overlay(by_table(before, self._cached.tables))
         for _ in steps:
             self._past.pop()
@@ -257,31 +257,30 @@ class Updater:
         if pending.before is not None:
             pending.before.undo = pending.undo
 
-    def _state(self, dim: int, keys: Keys) -> Undone:
+    def _state(self, dim: int, keys: Keys) -> BeforeImage:
         """Returns what is below of `keys`, all of it before any of it changes."""
         parts = []
         for begin in range(0, len(keys), _CHUNK):
             some = keys[begin : begin + _CHUNK]
-            parts.append(Undone(some, *self._layers.state(some, dim)))
+            parts.append(self._layers.before_image(some, dim))
             self._rest()
-        return Undone.concat(parts)
+        return BeforeImage.concat(parts)
 
     def _put_back(self, undo: Undo) -> None:
-        for dim, back in undo.items():
-            self._layers.restore(back.keys, back.fetched, back.kinds)
+        for dim, image in undo.items():
+            self._layers.restore(image)
             cache = self._cached.caches[dim]
-            cache.flights.touch(back.keys)
-            cache.core.forget(back.keys)
+            cache.flights.touch(image.rows.keys)
+            cache.core.forget(image.rows.keys)
 
-    def _write(self, dim: int, changed: DeltaRows) -> None:
+    def _write(self, dim: int, changed: RowBatch) -> None:
         """Brings the cache up to date. The store, if rows are there, has them: what is not here is fetched from it."""
         cache = self._cached.caches[dim]
         core = cache.core
         cache.flights.touch(changed.keys)
-        gone = changed.tombstones != 0
-        if gone.any():
-            core.forget(changed.keys[gone])
-            changed = changed.take(~gone)
+        if not changed.found.all():
+            core.forget(changed.keys[~changed.found])
+            changed = changed.take(changed.found)
         everything = self._config.insert == "all" or (self._config.insert == "auto" and core.policy == "gset")
         # Whatever is there: deltas come here in order, and all rows of one have one version, of which as updates no
         # more would be taken once a row of it had to leave; a store may number its rows otherwise, and a snapshot be of

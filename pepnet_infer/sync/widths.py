@@ -7,21 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from pepnet_infer.rows.cache.cached_table import CachedTable
-from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.schema.ids import ID_BITS
+from pepnet_infer.schema.row_batch import RowBatch
 
 
-def by_width(rows: Mapping[str, DeltaRows], tables: Mapping[str, CachedTable]) -> dict[int, DeltaRows]:
+def by_width(rows: Mapping[str, RowBatch], tables: Mapping[str, CachedTable]) -> dict[int, RowBatch]:
     """Returns the rows of each width, keys ascending over all its tables, whose numbers are the keys' upper bits."""
-    parts: dict[int, list[DeltaRows]] = {}
+    parts: dict[int, list[RowBatch]] = {}
     for name in sorted(rows, key=lambda name: tables[name].number):
         parts.setdefault(tables[name].dim, []).append(rows[name])
-    return {dim: DeltaRows.concat(some) for dim, some in parts.items()}
+    return {dim: RowBatch.concat(some) for dim, some in parts.items()}
 
 
-def by_table(rows: Mapping[int, DeltaRows], tables: Mapping[str, CachedTable]) -> dict[str, DeltaRows]:
+def by_table(rows: Mapping[int, RowBatch], tables: Mapping[str, CachedTable]) -> dict[str, RowBatch]:
     """Returns what `by_width` was given, but for tables without a row."""
-    apart: dict[str, DeltaRows] = {}
+    apart: dict[str, RowBatch] = {}
     for name, table in tables.items():
         together = rows.get(table.dim)
         if together is None:

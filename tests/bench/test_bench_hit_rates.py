@@ -18,10 +18,11 @@ from pepnet_infer.bench.workloads import Traffic
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.protocols import Fetched, TableShape
+from pepnet_infer.rows.protocols import TableShape
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import Keys, make_keys, split_keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 QUICK = Plan(runs=6, warm_calls=2, warm_s=0.0, settle_s=0.0)
 
@@ -163,7 +164,7 @@ def test_the_verdict_is_on_lookups_that_all_hit(bundle: Bundle, monkeypatch: pyt
 def test_wrong_rows_are_no_figure(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     right = NewIdStore.get_many
 
-    def wrong(self: NewIdStore, keys: Keys, dim: int) -> Fetched:
+    def wrong(self: NewIdStore, keys: Keys, dim: int) -> RowBatch:
         fetched = right(self, keys, dim)
         fetched.rows[self._new.which(keys)] *= 2
         return fetched

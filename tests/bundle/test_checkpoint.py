@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table, write_table
+from pepnet_infer.bundle.checkpoint import Checkpoint, write_table
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
@@ -18,6 +18,7 @@ from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY, make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +52,11 @@ def joined() -> Checkpoint:
     tables = {}
     for spec in schema.tables:
         rng = np.random.default_rng(spec.number)
-        tables[spec.name] = Table(
-            make_keys(spec.number, np.array([4, 7, 2**48 - 1], np.uint64)),
+        tables[spec.name] = RowBatch.of(
             rng.standard_normal((3, spec.dim)).astype(np.float32),
-            rng.random(3).astype(np.float32),
-            rng.standard_normal(spec.dim).astype(np.float32),
+            keys=make_keys(spec.number, np.array([4, 7, 2**48 - 1], np.uint64)),
+            scores=rng.random(3).astype(np.float32),
+            default=rng.standard_normal(spec.dim).astype(np.float32),
         )
     meta = {"seed": 0, "auc": [0.5]}
     ranges = {"length": (-0.25, 1.5)}

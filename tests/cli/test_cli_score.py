@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import StoreError
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.row_batch import RowBatch
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -158,7 +158,7 @@ def test_rows_that_the_store_does_not_deliver_are_told_by_the_exit_code(
 ) -> None:
     rows_of = MmapStore.get_many
 
-    def fail_at(store: MmapStore, keys: Any, dim: int) -> Fetched:
+    def fail_at(store: MmapStore, keys: Any, dim: int) -> RowBatch:
         if (keys & np.uint64((1 << 48) - 1)).max() >= 40:  # what is not in the cache from the start
             raise StoreError("a disk that is gone")
         return rows_of(store, keys, dim)

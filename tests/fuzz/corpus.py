@@ -9,17 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.precisions import BUDGETS
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.over_bundle import open_rows
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.document import write_document
 from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.sync.delta import DeltaHead, write_delta
@@ -83,11 +84,11 @@ def checkpoint() -> Checkpoint:
     tables = {}
     for spec in SCHEMA.tables:
         random = np.random.default_rng(spec.number)
-        tables[spec.name] = Table(
-            make_keys(spec.number, np.arange(KNOWN, dtype=np.uint64)),
+        tables[spec.name] = RowBatch.of(
             random.standard_normal((KNOWN, spec.dim), dtype=np.float32),
-            random.random(KNOWN, dtype=np.float32),
-            random.standard_normal(spec.dim, dtype=np.float32),
+            keys=make_keys(spec.number, np.arange(KNOWN, dtype=np.uint64)),
+            scores=random.random(KNOWN, dtype=np.float32),
+            default=random.standard_normal(spec.dim, dtype=np.float32),
         )
     columns = {
         "video_id": pa.array([0, 1, 2, 5], pa.int64()),
@@ -184,12 +185,12 @@ def write_snapshots(bundle: Bundle, folder: Path) -> None:
         snapshot.save(cache.core, folder / str(dim))
 
 
-def _changed(table: str) -> DeltaRows:
+def _changed(table: str) -> RowBatch:
     spec = SCHEMA.table_by_name[table]
     random = np.random.default_rng(spec.number)
     gone = (np.arange(5) == 2).astype(np.uint8)
     rows = random.standard_normal((5, spec.dim), dtype=np.float32) * (1 - gone[:, None]).astype(np.float32)
-    return DeltaRows(
+    return delta_rows(
         make_keys(spec.number, np.arange(1, 11, 2, dtype=np.uint64)),
         rows,
         np.array([8, 9, 8, 9, 9], np.uint64),

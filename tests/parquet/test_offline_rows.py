@@ -17,8 +17,8 @@ from offline_runs import contents, run
 
 from pepnet_infer import CacheConfig, Engine, StoreError, score_parquet
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.row_batch import RowBatch
 
 Make = Callable[..., pa.Table]
 
@@ -30,7 +30,7 @@ class Behind:
         self._rows = MmapStore(bundle.table_paths, bundle.schema.table_by_name)
         self.down = False
 
-    def get_many(self, keys: Any, dim: int) -> Fetched:
+    def get_many(self, keys: Any, dim: int) -> RowBatch:
         if self.down:
             raise ConnectionError("no route")
         return self._rows.get_many(keys, dim)

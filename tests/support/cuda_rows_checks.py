@@ -15,7 +15,6 @@ from pepnet_infer.backends.cuda.rows import (
     DeviceRows,
     Feature,
     FieldOnDevice,
-    NewRows,
     Patches,
     Place,
     Scoring,
@@ -23,6 +22,7 @@ from pepnet_infer.backends.cuda.rows import (
     declare,
 )
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 
 INPUTS = ("general", "domain", "prior")
 MISSING = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -165,9 +165,10 @@ class OnDevice:
         for number in np.unique(keys >> np.uint64(48)):
             some = keys >> np.uint64(48) == number
             rows[some], absent[some] = self.host.look_up(int(number), keys[some])
-        nothing, never = np.full(count, np.nan, np.float32), np.full(count, np.inf)
-        new = NewRows(keys, rows, absent, np.zeros(count, np.bool_), nothing, never)
-        assert self.rows.insert(width, new, self.rows.generation if generation is None else generation)
+        new = RowBatch.of(rows, keys=keys, found=~absent)
+        assert self.rows.insert(
+            width, new, np.zeros(count, np.bool_), self.rows.generation if generation is None else generation
+        )
 
 
 def small_fields() -> tuple[ModelConfig, list[FieldOnDevice]]:

@@ -11,8 +11,8 @@ import numpy as np
 from pepnet_infer import CacheConfig, EmbeddingCache
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.cached_table import CachedTable
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 DIM = 6
 KNOWN = 1000  # ids below it exist
@@ -36,7 +36,7 @@ class Formula:
     def __init__(self) -> None:
         self.asked: list[np.ndarray] = []
         self.before: Callable[[np.ndarray], None] = lambda keys: None
-        self.change: Callable[[Fetched], Any] = lambda fetched: fetched
+        self.change: Callable[[RowBatch], Any] = lambda fetched: fetched
         self.version = 0
 
     def get_many(self, keys: np.ndarray, dim: int) -> Any:
@@ -46,7 +46,7 @@ class Formula:
         rows = np.where(found[:, None], rows_of(keys, dim), 0).astype(np.float32)
         versions = np.full(len(keys), self.version, np.uint64)
         scores, expires = np.full(len(keys), np.nan, np.float32), np.full(len(keys), np.inf)
-        return self.change(Fetched(rows, found, versions, scores, expires))
+        return self.change(RowBatch(rows, found, versions, scores, expires))
 
 
 def rows_over(store: object, capacity: int = 1 << 20, **options: Any) -> CachedRows:

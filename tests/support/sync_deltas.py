@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta
 
 USER, VIDEO, DENSE = "rows/user.safetensors", "rows/video.safetensors", "dense.safetensors"
 BASE, VERSION = 7, 9
 
 
-def rows_of(schema: FeatureSchema, table: str, seed: int = 0) -> DeltaRows:
+def rows_of(schema: FeatureSchema, table: str, seed: int = 0) -> RowBatch:
     rng, spec = np.random.default_rng(seed), schema.table_by_name[table]
     keys = (np.arange(3, 23, 2) | (spec.number << 48)).astype(np.uint64)
     tombstones = (np.arange(10) == 4).astype(np.uint8)
@@ -24,7 +25,7 @@ def rows_of(schema: FeatureSchema, table: str, seed: int = 0) -> DeltaRows:
     expires = np.where(np.arange(10) % 2 == 0, np.inf, 2e9)
     versions = np.where(np.arange(10) % 2 == 0, VERSION, BASE + 1).astype(np.uint64)
     default = rng.standard_normal(spec.dim, dtype=np.float32) if table == "user" else None
-    return DeltaRows(keys, rows, versions, scores, expires, tombstones, default)
+    return delta_rows(keys, rows, versions, scores, expires, tombstones, default)
 
 
 def make(target: Path, checkpoint: Checkpoint, seed: int = 0) -> Path:
@@ -38,7 +39,7 @@ def same_content(a: Delta, b: Delta) -> bool:
     assert b.dense is not None
     same = all(np.array_equal(a.dense[name], b.dense[name]) for name in b.dense) and a.onnx == b.onnx
     for table, rows in b.rows.items():
-        pairs = zip(a.rows[table], rows, strict=True)
+        pairs = zip(vars(a.rows[table]).values(), vars(rows).values(), strict=True)
         same = same and all((x is None and y is None) or x.tobytes() == y.tobytes() for x, y in pairs)
     return same
 

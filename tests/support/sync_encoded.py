@@ -18,11 +18,12 @@ import numpy.typing as npt
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, write_delta
 
 Integers = npt.NDArray[np.int64]
@@ -61,7 +62,9 @@ class Encoded:
         ids = np.arange(self.ids)
         rows, _ = self._rows(ids, np.zeros_like(ids))
         tables = {
-            spec.name: Table(make_keys(spec.number, ids.astype(np.uint64)), rows, _uniform(ids), _default(0))
+            spec.name: RowBatch.of(
+                rows, keys=make_keys(spec.number, ids.astype(np.uint64)), scores=_uniform(ids), default=_default(0)
+            )
             for spec in SCHEMA.tables
         }
         return Checkpoint(SCHEMA, CONFIG, tables, {}, _weights(0), {})
@@ -72,7 +75,7 @@ class Encoded:
         values, gone = self._rows(ids, np.full_like(ids, step))
         version = FIRST + step
         rows = {
-            spec.name: DeltaRows(
+            spec.name: delta_rows(
                 make_keys(spec.number, ids.astype(np.uint64)),
                 np.where(gone[:, None], np.float32(0), values),
                 np.full(len(ids), version, np.uint64),

@@ -59,7 +59,7 @@ class Trained:
             assert delta.head.base_version == version
             version = delta.head.model_version
             for name, part in delta.rows.items():
-                for key, row, dead in zip(part.keys, part.rows, part.tombstones, strict=True):
+                for key, row, dead in zip(part.keys, part.rows, ~part.found, strict=True):
                     rows[name].pop(int(key) & _ID, None) if dead else rows[name].update({int(key) & _ID: row})
         return rows
 

@@ -15,11 +15,12 @@ from pepnet_infer import Engine
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle, table_path
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.model.random_init import random_dense
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta
 
 #: How long what must come about may take: a machine may stand still for seconds, and who waits in vain fails anyway.
@@ -83,7 +84,7 @@ class World:
         head = DeltaHead(base, after, after, float(self.random.random()), self._schema.hash)
         return write_delta(self.folder / "made" / f"{after}-{self.random.integers(1 << 30)}", head, rows, weights)
 
-    def _row(self, table: Table, scale: float) -> np.ndarray:
+    def _row(self, table: RowBatch, scale: float) -> np.ndarray:
         return (self.random.standard_normal(table.rows.shape[1]) * scale).astype(np.float32)
 
     def open(self, path: Path) -> Delta:
@@ -145,24 +146,24 @@ def until(what: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     assert what()
 
 
-def _table(number: int, rows: Rows, scores: Mapping[int, Any], default: np.ndarray) -> Table:
+def _table(number: int, rows: Rows, scores: Mapping[int, Any], default: np.ndarray) -> RowBatch:
     ids = np.array(sorted(rows), np.uint64)
     dim = default.size
-    return Table(
-        make_keys(number, ids),
+    return RowBatch.of(
         np.array([rows[int(i)] for i in ids], np.float32).reshape(-1, dim),
-        np.array([scores[int(i)] for i in ids], np.float32),
-        default,
+        keys=make_keys(number, ids),
+        scores=np.array([scores[int(i)] for i in ids], np.float32),
+        default=default,
     )
 
 
 def _changed(
     number: int, dim: int, changed: Rows, gone: list[int], scores: Mapping[int, Any], version: int, default: Any
-) -> DeltaRows:
+) -> RowBatch:
     ids = np.array(sorted([*changed, *gone]), np.uint64)
     dead = np.isin(ids, np.array(gone, np.uint64)).astype(np.uint8)
     rows = np.array([changed.get(int(i), np.zeros(dim)) for i in ids], np.float32).reshape(-1, dim)
-    return DeltaRows(
+    return delta_rows(
         make_keys(number, ids),
         rows,
         np.full(len(ids), version, np.uint64),

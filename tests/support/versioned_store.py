@@ -14,7 +14,7 @@ import numpy as np
 from pepnet_infer import CacheConfig, EmbeddingCache
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.cached_table import CachedTable
-from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.schema.row_batch import RowBatch
 
 DIM = 4
 THREADS = 8
@@ -36,7 +36,7 @@ class Versions:
         self.in_call: Callable[[np.ndarray], None] = lambda keys: None
         self._lock = threading.Lock()
 
-    def get_many(self, keys: np.ndarray, dim: int) -> Fetched:
+    def get_many(self, keys: np.ndarray, dim: int) -> RowBatch:
         with self._lock:
             self.asked.update(keys.tolist())
             versions = self.versions[keys]  # read at the beginning: old by the time it is answered
@@ -44,7 +44,7 @@ class Versions:
         if self.seconds:
             time.sleep(self.seconds)
         nan, inf = np.full(len(keys), np.nan, np.float32), np.full(len(keys), np.inf)
-        return Fetched(row_of(keys, versions), np.ones(len(keys), np.bool_), versions, nan, inf)
+        return RowBatch(row_of(keys, versions), np.ones(len(keys), np.bool_), versions, nan, inf)
 
 
 def rows_over(store: object, capacity: int = 1 << 20, policy: str = "lru", **options: Any) -> CachedRows:

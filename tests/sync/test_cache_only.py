@@ -11,11 +11,12 @@ import pytest
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, UpdateError
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
@@ -28,11 +29,11 @@ def large(toy_checkpoint: Checkpoint) -> Checkpoint:
     """The toy model with 12,000 videos."""
     rng = np.random.default_rng(3)
     number = toy_checkpoint.schema.table_by_name["video"].number
-    videos = Table(
-        make_keys(number, np.arange(IDS, dtype=np.uint64)),
+    videos = RowBatch.of(
         rng.standard_normal((IDS, 5), dtype=np.float32),
-        rng.random(IDS, dtype=np.float32),
-        rng.standard_normal(5, dtype=np.float32),
+        keys=make_keys(number, np.arange(IDS, dtype=np.uint64)),
+        scores=rng.random(IDS, dtype=np.float32),
+        default=rng.standard_normal(5, dtype=np.float32),
     )
     dense = random_dense(toy_checkpoint.config, len(toy_checkpoint.schema.tasks), 1)
     tables = {**toy_checkpoint.tables, "video": videos}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def test_rows_that_expire_are_scored_again(
     world: World, log: DirectoryLog, load: Callable[[], Engine], run: Callable[[Engine], bool], tmp_path: Path
 ) -> None:
     delta: Any = world.open(world.step(dense=False))
-    rows = {name: table._replace(expires=np.full(len(table.keys), 4e9)) for name, table in delta.rows.items()}
+    rows = {
+        name: dataclasses.replace(table, expires=np.full(len(table.keys), 4e9)) for name, table in delta.rows.items()
+    }
     log.append(write_delta(tmp_path / "expiring", delta.head, rows))
     engine = load()
     engine.follow(log, QUICK)

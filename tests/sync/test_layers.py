@@ -16,15 +16,16 @@ from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.rows.overlay import Overlay, over
-from pepnet_infer.rows.stores import key_slots
-from pepnet_infer.rows.stores.key_slots import KeySlots
+from pepnet_infer.rows.stores import arena
+from pepnet_infer.rows.stores.arena import RowArena
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.layered_store import LayeredStore
-from pepnet_infer.sync.undo import Undone, undone
+from pepnet_infer.sync.undo import earliest
 from pepnet_infer.versions.version import Versions
 
 DIM, TABLE, NOW = 3, 5, 1000.0
@@ -39,11 +40,11 @@ changes = st.dictionaries(
 )
 
 
-def rows_of(changed: Changes, version: int = 1) -> DeltaRows:
+def rows_of(changed: Changes, version: int = 1) -> RowBatch:
     ids = np.array(sorted(changed), np.uint64)
     values = [changed[int(i)] for i in ids]
     rows = np.array([[v or 0.0] * DIM for v, _ in values], np.float32).reshape(-1, DIM)
-    return DeltaRows(
+    return delta_rows(
         make_keys(TABLE, ids),
         rows,
         np.full(len(ids), version, np.uint64),
@@ -95,22 +96,22 @@ def test_a_layered_store_has_the_last_word_and_can_go_back(steps: list[Changes],
     history, undos = [truth], []
     for number, changed in enumerate(steps):
         delta = rows_of(changed, number + 2)
-        undos.append({DIM: Undone(delta.keys, *store.state(delta.keys, DIM))})
+        undos.append({DIM: store.before_image(delta.keys, DIM)})
         store.put(delta)
         history.append(apply(history[-1], changed))
         _compare(store, every, history[-1])
     back = seed % len(steps)
-    together = undone(undos[: back - 1 if back else None : -1])[DIM]
-    np.testing.assert_array_equal(together.keys, np.unique(together.keys))
-    shown = Overlay({"t": together.rows(below)})
+    together = earliest(undos[: back - 1 if back else None : -1])[DIM]
+    np.testing.assert_array_equal(together.rows.keys, np.unique(together.rows.keys))
+    shown = Overlay({"t": together.seen(below)})
     for i, key in enumerate(every):
         at = int(shown.find("t", every[i : i + 1])[0]) if "t" in shown else -1
         if at >= 0:
-            gone = bool(shown.rows["t"].tombstones[at]) or shown.rows["t"].expires[at] <= NOW
+            gone = not shown.rows["t"].found[at] or shown.rows["t"].expires[at] <= NOW
             np.testing.assert_array_equal(
                 DEFAULT if gone else shown.rows["t"].rows[at], served(history[back], i), str(key)
             )
-    store.restore(together.keys, together.fetched, together.kinds)
+    store.restore(together)
     _compare(store, every, history[back])
 
 
@@ -209,13 +210,13 @@ def test_a_child_process_does_not_wait_for_locks_of_its_parent() -> None:
 
 
 def test_keys_that_there_was_no_memory_for_can_be_added_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    slots, keys = KeySlots(), np.arange(5000, dtype=np.uint64) * 3
+    slots, keys = RowArena(), np.arange(5000, dtype=np.uint64) * 3
 
     def fail(*_: Any) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(key_slots, "KeyIndex", fail)
+        patch.setattr(arena, "KeyIndex", fail)
         with pytest.raises(MemoryError):
             slots.add(keys)
     assert (len(slots), slots.find(keys).max()) == (0, -1)

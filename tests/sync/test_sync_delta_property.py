@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pepnet_infer.export.model.random_init import random_dense
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head, write_delta
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
@@ -49,14 +50,14 @@ def heads(draw: st.DrawFn) -> DeltaHead:
 
 
 @st.composite
-def rows_of(draw: st.DrawFn, spec: TableSpec, head: DeltaHead) -> DeltaRows:
+def rows_of(draw: st.DrawFn, spec: TableSpec, head: DeltaHead) -> RowBatch:
     ids = sorted(draw(st.sets(st.integers(0, 2**48 - 1), max_size=12)))
     count = len(ids)
 
     def array(dtype: Any, shape: Any, elements: st.SearchStrategy[Any]) -> Any:
         return draw(arrays.arrays(dtype, shape, elements=elements))
 
-    return DeltaRows(
+    return delta_rows(
         keys=np.array(ids, np.uint64) | np.uint64(spec.number << 48),
         rows=array(np.float32, (count, spec.dim), VALUES),
         versions=array(np.uint64, count, st.integers(head.base_version + 1, head.model_version)),
@@ -92,7 +93,7 @@ def test_a_delta_is_read_as_it_was_written(data: st.DataObject) -> None:
             changed = {name: table for name, table in rows.items() if len(table.keys) or table.default is not None}
             assert set(found.rows) == set(changed)
             for name, table in changed.items():
-                for got, expected in zip(found.rows[name], table, strict=True):
+                for got, expected in zip(vars(found.rows[name]).values(), vars(table).values(), strict=True):
                     assert (got is None) == (expected is None)
                     if got is not None and expected is not None:
                         assert (got.dtype, got.shape) == (expected.dtype, expected.shape)

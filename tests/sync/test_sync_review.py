@@ -18,10 +18,10 @@ from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.bundle.write_bundle import write_bundle
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.fill import fill_from
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync import bundle_taker
 from pepnet_infer.sync import updater as updater_module
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
@@ -59,7 +59,7 @@ class Broken:
     def bundles(self) -> Iterator[BundleHead]:
         return self._ask("bundles")  # type: ignore[no-any-return]
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         return self._ask("get_many", keys, dim)  # type: ignore[no-any-return]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_a_file_replaced_after_it_was_hashed_changes_nothing(
 def test_a_delta_that_cannot_be_is_not_written(toy_checkpoint: Checkpoint, tmp_path: Path) -> None:
     schema = toy_checkpoint.schema
     head, rows = DeltaHead(BASE, VERSION, 3, 1e9, schema.hash), rows_of(schema, "user")
-    bad = rows._replace(versions=rows.versions + np.uint64(1))
+    bad = replace(rows, versions=rows.versions + np.uint64(1))
     for reason, said, arguments in (
         ("version", "expected 8 to 9", (head, {"user": bad})),
         ("version", "expected a version above", (DeltaHead(9, 9, 0, 1e9, schema.hash), {})),

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from pepnet_infer import BundleError, Engine
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.verify.verify import verify
 
@@ -45,11 +46,11 @@ def even(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(InputWidths(**schema.widths), layers=(WIDTH, WIDTH), towers=(4,), experts=1)
     rng = np.random.default_rng(0)
     tables = {
-        spec.name: Table(
-            make_keys(spec.number, np.arange(9, dtype=np.uint64)),
+        spec.name: RowBatch.of(
             rng.standard_normal((9, spec.dim), dtype=np.float32),
-            rng.random(9, dtype=np.float32),
-            rng.standard_normal(spec.dim, dtype=np.float32),
+            keys=make_keys(spec.number, np.arange(9, dtype=np.uint64)),
+            scores=rng.random(9, dtype=np.float32),
+            default=rng.standard_normal(spec.dim, dtype=np.float32),
         )
         for spec in schema.tables
     }

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, NewRows, Patches, Place, Scoring, declare
+from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Patches, Place, Scoring, declare
 from pepnet_infer.errors import BackendError, SchemaError
 from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
 from pepnet_infer.rows.protocols import Pooling
 from pepnet_infer.rows.requests import DefaultCounts, RowRequest
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.feature_schema import INPUTS
+from pepnet_infer.schema.row_batch import RowBatch
 
 if TYPE_CHECKING:
     from pepnet_infer.backends.cuda.library import CudaModel
@@ -154,15 +155,14 @@ class FeatureScorer:
             there = ((outcomes == _ROW) | (outcomes == _ABSENT)) & (known["outcome"] == outcomes)
             if not there.any():
                 continue
-            new = NewRows(
-                distinct[there],
+            new = RowBatch.of(
                 rows[there],
-                outcomes[there] == _ABSENT,
-                known["high_priority"][there],
-                known["score"][there],
-                known["expires"][there],
+                keys=distinct[there],
+                found=outcomes[there] == _ROW,
+                scores=known["score"][there],
+                expires=known["expires"][there],
             )
-            if not self._device.insert(width, new, generation):
+            if not self._device.insert(width, new, known["high_priority"][there], generation):
                 return
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pepnet_infer.backends.cuda.library import LOST, CudaLibrary
     from pepnet_infer.rows.cache.cached_rows import CachedRows
     from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import Mask, RowBatch
 
 _INPUTS = {"general": 0, "domain": 1, "prior": 2}
 #: Entries of a set.
@@ -110,18 +111,6 @@ class FieldOnDevice:
     places: tuple[Place, ...]
 
 
-@dataclass(frozen=True)
-class NewRows:
-    """What is known of distinct keys [N] of tables of one width."""
-
-    keys: Keys
-    rows: Rows  # float32 [N, width]; of keys without a row not read
-    absent: npt.NDArray[np.bool_]  # [N] known to have no row
-    high: npt.NDArray[np.bool_]  # [N] never make room for others
-    scores: Rows  # [N] NaN: none
-    expires: npt.NDArray[np.float64]  # [N] Unix seconds
-
-
 class DeviceRows:
     """Tables on a GPU, one for each width: 8 entries a set. Any thread may call.
 
@@ -153,13 +142,16 @@ class DeviceRows:
         """Counts up whenever keys are dropped."""
         return int(self._calls.pepnet_cuda_rows_generation(self.handle))
 
-    def insert(self, width: int, new: NewRows, generation: int) -> bool:
-        """Puts rows in that were asked for at a `generation`. Returns False when they may be of before by now."""
+    def insert(self, width: int, new: RowBatch, high: Mask, generation: int) -> bool:
+        """Puts what is known of distinct keys in, as asked for at a `generation`: a row, or that there is none.
+
+        high: bool [N], keys that never make room for others. Returns False when it may be of before by now.
+        """
         arrays = [
             _as(new.keys, np.uint64),
             _as(new.rows, np.float32),
-            _as(new.absent, np.uint8),
-            _as(new.high, np.uint8),
+            _as(~new.found, np.uint8),
+            _as(high, np.uint8),
             _as(new.scores, np.float32),
             _as(new.expires, np.float64),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,9 +14,9 @@ from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.miss_counters import MissCounters
 from pepnet_infer.rows.cache.miss_workers import in_worker
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.checked_answers import CheckedStore
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import Asked
@@ -112,25 +113,25 @@ class Flights:
             fetch.settle(None, fault)
             self._counters.warn()
 
-    def _ask(self, fetch: Fetch) -> tuple[Fetched, Keys, Fetched]:
+    def _ask(self, fetch: Fetch) -> tuple[RowBatch, Keys, RowBatch]:
         """Returns the answer for a fetch, what the store was asked, and what it has of that."""
         keys, asked = fetch.keys, None
         if fetch.looks_again:
-            cached = Fetched.nothing(len(keys), self.cache.dim)
+            cached = RowBatch.nothing(len(keys), self.cache.dim)
             outcomes = np.empty(len(keys), np.uint8)
             self.cache.core.lookup(keys, cached.rows, outcomes, False)
             if outcomes.any():
                 cached.found[:] = outcomes == 1
                 asked = np.flatnonzero(outcomes == 0)
                 keys = keys[asked]
-        fetched = self._fetch(keys) if len(keys) else Fetched.nothing(0, self.cache.dim)
+        fetched = self._fetch(keys) if len(keys) else RowBatch.nothing(0, self.cache.dim)
         if len(keys):
             self._counters.answered()
         if fetched.damaged is not None and fetched.damaged.any():
             self._counters.damaged(keys[fetched.damaged])
         return fetched if asked is None else cached.put(asked, fetched), keys, fetched
 
-    def _fetch(self, keys: Keys) -> Fetched:
+    def _fetch(self, keys: Keys) -> RowBatch:
         begin = monotonic()
         try:
             fetched = self.store.get_many(keys, self.cache.dim)
@@ -138,17 +139,17 @@ class Flights:
             self._counters.asked(len(keys), monotonic() - begin)
         return fetched
 
-    def _replace_older(self, keys: Keys, fetched: Fetched, which: npt.NDArray[np.bool_]) -> None:
+    def _replace_older(self, keys: Keys, fetched: RowBatch, which: npt.NDArray[np.bool_]) -> None:
         """Writes the rows at `which` [N] in place of older versions that are in the cache, and nowhere else."""
         if not which.any():
             return
         some = fetched.take(which)
         self.cache.core.write(keys[which], some.rows, some.scores, some.versions, some.expires, update=True, known=True)
 
-    def _fill(self, keys: Keys, kept: npt.NDArray[np.bool_] | None, fetched: Fetched, certain: bool) -> None:
+    def _fill(self, keys: Keys, kept: npt.NDArray[np.bool_] | None, fetched: RowBatch, certain: bool) -> None:
         core = self.cache.core
         if certain and self.cache.policy != "gset":  # a score that is restored counts in lfu, a store's does not
-            fetched = fetched._replace(scores=np.full(len(keys), np.nan, np.float32))
+            fetched = replace(fetched, scores=np.full(len(keys), np.nan, np.float32))
         there = fetched.found if kept is None else fetched.found & kept
         if there.all():
             core.write(keys, fetched.rows, fetched.scores, fetched.versions, fetched.expires, restore=certain)

@@ -15,8 +15,9 @@ from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache.flights import LONG_AGO, Flights, positions
 from pepnet_infer.rows.cache.miss_counters import ABSENT, DAMAGED, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
 from pepnet_infer.rows.cache.miss_workers import MissWorkers, Submitted
-from pepnet_infer.rows.protocols import Fetched, Rows
+from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 Positions = npt.NDArray[np.int64]
 
@@ -136,7 +137,7 @@ class MissBatch:
             self._counters.defaults(ABSENT, absent)
         return counts
 
-    def _came(self, where: Positions | slice, fetch: Fetch, fetched: Fetched) -> None:
+    def _came(self, where: Positions | slice, fetch: Fetch, fetched: RowBatch) -> None:
         """Notes where the rows of the keys at `where` are, and which are damaged."""
         if fetched.damaged is not None:
             mine = np.arange(len(self._keys))[where]

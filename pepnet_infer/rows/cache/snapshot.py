@@ -140,7 +140,8 @@ def _write(
     older = int(np.count_nonzero(~wanted))
     fresh = fresh[wanted]
     kind = snapshot_rows.kinds(fresh)
-    rows = snapshot_rows.unpack(fresh[kind == snapshot_rows.ROW], core.dtype)
+    live_rows = fresh[kind == snapshot_rows.ROW]
+    rows = snapshot_rows.unpack(live_rows, core.dtype)
     gone = snapshot_rows.unpack(fresh[kind == snapshot_rows.TOMBSTONE], core.dtype)
     absent = fresh["key"][kind == snapshot_rows.NEGATIVE].astype(np.uint64)
     results = np.zeros(len(rows.keys), np.uint8)
@@ -152,7 +153,7 @@ def _write(
         rows.expires,
         results=results,
         restore=True,
-        earned=rows.earned,
+        earned=snapshot_rows.earned(live_rows),
     )
     stale = int(np.count_nonzero(results == 0))
     erased = core.erase(gone.keys, gone.versions, gone.expires)

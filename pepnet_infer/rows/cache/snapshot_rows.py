@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
+from pepnet_infer.schema.row_batch import Mask, RowBatch
 
 Floats = npt.NDArray[np.float32]
 Records = npt.NDArray[np.void]
-Mask = npt.NDArray[np.bool_]
 
 #: How one number of a row lies in a record. bfloat16 is the upper half of a float32; int8 has a float32 scale a row.
 _NUMBERS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "<i1"}
@@ -24,17 +24,6 @@ _SCORED = 0x08
 _KNOWN_FLAGS = _KIND | _HIGH_PRIORITY | _SCORED
 
 _MISS, _ABSENT = 0, 2  # of Outcome
-
-
-class Entries(NamedTuple):
-    """Records as `RowCache.write` takes them. N entries of one kind."""
-
-    keys: _kernels.Keys
-    rows: Floats  #: [N, dim]
-    scores: Floats  #: NaN: the policy keeps none
-    earned: npt.NDArray[np.bool_]  #: whether the score is of accesses
-    versions: _kernels.Keys
-    expires: npt.NDArray[np.float64]  #: Unix seconds, inf: never
 
 
 def record_type(dtype: str, dim: int) -> np.dtype[np.void]:
@@ -83,16 +72,21 @@ def are_known(records: Records) -> bool:
     return bool(np.all((flags & np.uint8(_KIND) != 0) & (flags <= np.uint8(_KNOWN_FLAGS))))
 
 
-def unpack(records: Records, dtype: str) -> Entries:
-    """Returns records as arrays."""
-    return Entries(
-        records["key"].astype(np.uint64),
+def unpack(records: Records, dtype: str) -> RowBatch:
+    """Returns records of one kind as `RowCache.write` takes them; a score of NaN: the policy keeps none."""
+    return RowBatch.of(
         _widen(records, dtype),
-        records["score"].astype(np.float32),
-        (records["flags"] & np.uint8(_SCORED)) == 0,
-        records["version"].astype(np.uint64),
-        records["expires"].astype(np.float64),
+        keys=records["key"].astype(np.uint64),
+        versions=records["version"].astype(np.uint64),
+        scores=records["score"].astype(np.float32),
+        expires=records["expires"].astype(np.float64),
     )
+
+
+def earned(records: Records) -> Mask:
+    """Returns whether the score of each record is of accesses, and not one that was given."""
+    counted: Mask = (records["flags"] & np.uint8(_SCORED)) == 0
+    return counted
 
 
 def _narrow(rows: Floats, records: Records, dtype: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pepnet_infer._kernels import Tally
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.protocols import Fetched, Store, check_reachable
+from pepnet_infer.rows.protocols import Store, check_reachable
+from pepnet_infer.rows.stores.write_batch import nan_expiry
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class CheckedStore:
         self.store = store
         self._tally = Tally()
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what `store` returns, checked. Raises StoreError with the cause, counted as failed or malformed."""
         try:
             answer = self._ask(keys, dim)
@@ -51,7 +53,7 @@ class CheckedStore:
         damaged = 0
         if answer.damaged is not None:
             damaged = int(np.count_nonzero(answer.damaged))
-            answer = answer._replace(found=answer.found & ~answer.damaged)  # whatever the store says of both
+            answer = replace(answer, found=answer.found & ~answer.damaged)  # whatever the store says of both
         self._tally.add([(None, (0, 0, int(np.count_nonzero(answer.found)), 0, 0, damaged))])
         return answer
 
@@ -64,7 +66,7 @@ class CheckedStore:
         """What was asked so far."""
         return StoreCounts(*self._tally.read().get(None, (0, 0, 0, 0, 0, 0)))
 
-    def _ask(self, keys: Keys, dim: int) -> Fetched:
+    def _ask(self, keys: Keys, dim: int) -> RowBatch:
         name, failed, malformed = type(self.store).__name__, 1, 0
         try:
             try:
@@ -85,13 +87,13 @@ class CheckedStore:
         finally:
             self._tally.add([(None, (1, keys.size, 0, failed, malformed, 0))])
 
-    def _in_parts(self, keys: Keys, dim: int, error: _WrongAnswer) -> Fetched:
+    def _in_parts(self, keys: Keys, dim: int, error: _WrongAnswer) -> RowBatch:
         """Returns what is had of `keys`, less those that cannot be answered for. Raises `error` where none can.
 
         A key among N takes 2 log2 N questions; after twice as many the rest counts as damaged.
         """
         depth = int(keys.size).bit_length()
-        got = Fetched.nothing(keys.size, dim)._replace(damaged=np.ones(keys.size, np.bool_))
+        got = replace(RowBatch.nothing(keys.size, dim), damaged=np.ones(keys.size, np.bool_))
         parts, asked, answered = [(0, keys.size)], 0, 0
         while parts and asked <= 4 * depth and (answered or asked <= depth):
             begin, end = parts.pop()
@@ -106,7 +108,7 @@ class CheckedStore:
                     parts.append(half)
                 else:
                     answered += 1
-                    got = got.put(np.arange(*half), part._replace(damaged=part.damage()))
+                    got = got.put(np.arange(*half), replace(part, damaged=part.damage()))
         if not answered:
             raise StoreError(str(error)) from error.__cause__
         return got
@@ -118,32 +120,13 @@ def checked(store: Store) -> CheckedStore:
 
 
 def _problem(answer: object, count: int, dim: int) -> str | None:
-    if not isinstance(answer, Fetched):
-        return f"expected Fetched, got {type(answer).__name__}"
-    for name, dtype, shape in (
-        ("rows", np.float32, (count, dim)),
-        ("found", np.bool_, (count,)),
-        ("versions", np.uint64, (count,)),
-        ("scores", np.float32, (count,)),
-        ("expires", np.float64, (count,)),
-    ):
-        array: object = getattr(answer, name)
-        if isinstance(array, np.ndarray) and array.dtype == dtype and array.shape == shape and array.flags.c_contiguous:
-            continue
-        wanted = f"{name}: expected {np.dtype(dtype).name} {list(shape)}"
-        if not isinstance(array, np.ndarray):
-            return f"{wanted}, got {type(array).__name__}"
-        if array.dtype != dtype or array.shape != shape:
-            return (
-                f"{wanted}, got {array.dtype.str if array.dtype.byteorder == '>' else array.dtype} {list(array.shape)}"
-            )
-        return f"{wanted} without gaps, got one with strides {array.strides}"
-    damaged = answer.damaged
-    if damaged is not None and not (
-        isinstance(damaged, np.ndarray) and damaged.dtype == np.bool_ and damaged.shape == (count,)
-    ):
-        return f"damaged: expected bool [{count}] or None, got {type(damaged).__name__}"
-    nan = np.isnan(answer.expires)
-    if nan.any():
-        return f"expires[{int(np.argmax(nan))}]: expected Unix seconds or inf, got NaN"
-    return None
+    if not isinstance(answer, RowBatch):
+        return f"expected RowBatch, got {type(answer).__name__}"
+    problem = answer.misfit(count, dim)
+    if problem is not None:
+        return problem
+    for name in ("rows", "found", "versions", "scores", "expires"):
+        array = getattr(answer, name)
+        if not array.flags.c_contiguous:
+            return f"{name}: expected an array without gaps, got one with strides {array.strides}"
+    return nan_expiry(answer.expires)

@@ -19,7 +19,7 @@ from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
-from pepnet_infer.rows.protocols import Fetched, Rows
+from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.rows.stores.fill import CHUNK, fill_from
 from pepnet_infer.rows.stores.lmdb_env import LmdbEnv, OpenOptions
 from pepnet_infer.rows.stores.record import (
@@ -31,9 +31,10 @@ from pepnet_infer.rows.stores.record import (
     encode_rows,
     read_states,
 )
-from pepnet_infer.rows.stores.write_batch import Positions, check_deletion, check_keys, checked_batch, rounds
+from pepnet_infer.rows.stores.write_batch import check_deletion, check_keys, checked_batch, rounds
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import Positions, RowBatch
 from pepnet_infer.storage.local_path import check_local
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class LmdbStore:
         given = {**structs.asdict(self._env.options), "dtype": self.dtype, "remember": self._remember}
         return _opened, ({**given, "path": self.path, "clock": self._clock},)
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what is there of `keys` [N], as of one moment; see `Store.get_many`.
 
         A damaged value, or one of another width, is not found, and counted in `damaged`.
@@ -108,7 +109,7 @@ class LmdbStore:
         if damaged.any():
             with self._counting:
                 self.damaged += int(damaged.sum())
-        return Fetched.nothing(keys.size, dim).put(order, sorted_got)
+        return RowBatch.nothing(keys.size, dim).put(order, sorted_got)
 
     def put_many(
         self,
@@ -122,7 +123,7 @@ class LmdbStore:
         batch = checked_batch(keys, rows, versions, scores, expires)
 
         def encode(at: Positions) -> list[bytes]:
-            return encode_rows(*batch.take(at), self.dtype)
+            return encode_rows(batch.take(at), self.dtype)
 
         return self._apply(keys, versions, encode, rows.shape[1])
 

@@ -5,38 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import gather
 from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
-from pepnet_infer.rows.protocols import Fetched, Rows
-from pepnet_infer.rows.stores.key_slots import KeySlots, grown
+from pepnet_infer.rows.protocols import Rows
+from pepnet_infer.rows.stores.arena import GONE, NOTHING, ROW, RowArena
 from pepnet_infer.rows.stores.record import REMEMBER, Remember
 from pepnet_infer.rows.stores.write_batch import (
-    Positions,
-    WriteBatch,
     check_deletion,
     check_keys,
     checked_batch,
     rounds,
 )
 from pepnet_infer.schema.ids import ID_BITS, Keys
-
-# What is known of a key, by slot: on one line, for it is read at random.
-_KNOWN = np.dtype(
-    [
-        ("version", np.uint64),
-        ("expires", np.float64),  # of a deletion: when it was made
-        ("row", np.int64),  # in the rows of its width; -1: never had one
-        ("score", np.float32),
-        ("live", np.bool_),  # False: deleted
-        ("unused", "V3"),
-    ]
-)
+from pepnet_infer.schema.row_batch import RowBatch
 
 
 class MemoryStore:
@@ -46,32 +33,28 @@ class MemoryStore:
         """`remember`: seconds for which deletions and expired rows keep their version; `clock`: Unix seconds."""
         self._remember, self._clock = check_option("remember", remember, Remember), clock
         self._lock = threading.Lock()
-        self._slots = KeySlots()
-        self._known = np.empty(0, _KNOWN)  # by slot
-        self._rows: dict[int, Rows] = {}
-        self._row_count: dict[int, int] = {}
+        self._arena = RowArena()  # of a deletion `expires` is when it was made
         forks.register(forks.Stage.STORES, child=self._reset_after_fork)
         self._widths = np.zeros(1 << 16, np.int64)  # table number → dim; 0: no row of it was put yet
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("rows in this process's memory are not sent to others")
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what is there of `keys` [N]; see `Store.get_many`."""
         check_keys(keys)
         with self._lock:
-            slots, now = self._slots.find(keys), self._clock()
-            known, wrong = slots >= 0, self._of_another_width(keys, dim)
-            damaged = None
-            if wrong is not None:
-                damaged, known = known & wrong, known & ~wrong
-            if not known.all() or keys.size == 0:
-                got = Fetched.nothing(keys.size, dim)
-                if known.any():
-                    at = np.flatnonzero(known)
-                    got.put(at, self._read(slots[at], dim, now))
-                return got if damaged is None else got._replace(damaged=damaged)
-            return self._read(slots, dim, now)
+            records, now = self._arena.look(self._arena.find(keys)), self._clock()
+            wrong = self._of_another_width(keys, dim)
+            damaged = None if wrong is None else wrong & (records["kind"] != NOTHING)
+            found = (records["kind"] == ROW) & (records["expires"] > now)
+            got = self._arena.read(records, found if wrong is None else found & ~wrong, dim)
+        gone = ~got.found
+        if gone.any():
+            forgotten = got.expires + self._remember <= now
+            got.versions[gone & (forgotten if wrong is None else forgotten | wrong)] = 0
+            got.scores[gone], got.expires[gone] = np.nan, np.inf
+        return got if damaged is None else replace(got, damaged=damaged)
 
     def put_many(
         self,
@@ -87,75 +70,36 @@ class MemoryStore:
             self._check_width(keys, rows.shape[1])
             self._widths[keys >> np.uint64(ID_BITS)] = rows.shape[1]
             now = self._clock()
-            return sum(self._put(batch.take(at), now) for at in rounds(keys))
+            return sum(self._write(batch.take(at), now) for at in rounds(keys))
 
     def delete_many(self, keys: Keys, versions: npt.NDArray[np.uint64]) -> int:
         """Deletes what is older; see `WritableStore.delete_many`."""
         check_deletion(keys, versions)
         with self._lock:
             now = self._clock()
-            return sum(self._write(keys[at], versions[at], now, None) for at in rounds(keys))
+            nothing = RowBatch.nothing(keys.size, 0, keys=keys)
+            gone = replace(nothing, versions=versions, expires=np.full(keys.size, now))
+            return sum(self._write(gone.take(at), now) for at in rounds(keys))
 
     def __len__(self) -> int:
         """How many keys have a row that has not expired."""
         with self._lock:
-            return int((self._known["live"] & (self._known["expires"] > self._clock())).sum())
+            known = self._arena.known
+            return int(((known["kind"] == ROW) & (known["expires"] > self._clock())).sum())
 
     def _reset_after_fork(self) -> None:
         self._lock = threading.Lock()
 
-    def _read(self, slots: Positions, dim: int, now: float) -> Fetched:
-        known = self._known.take(slots)
-        # The fields one by one from a copy that is in the processor's cache, each without gaps.
-        versions, expires, scores = known["version"].copy(), known["expires"].copy(), known["score"].copy()
-        found = known["live"] & (expires > now)
-        at = known["row"] if found.all() else np.where(found, known["row"], -1)
-        dim_rows = self._rows.get(dim, np.empty((0, dim), np.float32))
-        rows = np.empty((slots.size, dim), np.float32)
-        if gather(dim_rows, np.ascontiguousarray(at), np.zeros(dim, np.float32), rows):
-            gone = ~found
-            scores[gone] = np.nan
-            versions[gone & (expires + self._remember <= now)] = 0
-            expires[gone] = np.inf
-        return Fetched(rows, found, versions, scores, expires)
-
-    def _put(self, batch: WriteBatch, now: float) -> int:
-        return self._write(batch.keys, batch.versions, now, batch)
-
-    def _write(self, keys: Keys, versions: npt.NDArray[np.uint64], now: float, batch: WriteBatch | None) -> int:
-        """Writes states of distinct, ascending keys: rows, or without `batch` deletions."""
-        slots, known = self._slots.add(keys)
-        self._grow(len(self._slots))
-        before = self._known.take(slots)
+    def _write(self, batch: RowBatch, now: float) -> int:
+        """Writes rows and deletions of distinct, ascending keys that are newer. Returns how many."""
+        slots, had = self._arena.add(batch.keys)
+        before = self._arena.look(slots)
         forgotten = before["expires"] + self._remember <= now
-        newer = ~known | forgotten | (versions > before["version"])
-        at = slots[newer]
-        self._known["version"][at] = versions[newer]
-        self._known["live"][at] = batch is not None
-        if batch is None:
-            self._known["score"][at], self._known["expires"][at] = np.nan, now
-        else:
-            self._known["score"][at], self._known["expires"][at] = batch.scores[newer], batch.expires[newer]
-            self._write_rows(at, batch.rows[newer])
+        newer = ~had | forgotten | (batch.versions > before["version"])
+        at, some = slots[newer], batch.take(newer)
+        self._arena.place(at[some.found], some.rows.shape[1])
+        self._arena.write(at, some, np.where(some.found, ROW, GONE).astype(np.uint8))
         return int(at.size)
-
-    def _write_rows(self, slots: Positions, rows: Rows) -> None:
-        dim = rows.shape[1]
-        place = self._known["row"]
-        count, without = self._row_count.get(dim, 0), slots[place[slots] < 0]
-        place[without] = np.arange(count, count + without.size)
-        self._row_count[dim] = count + without.size
-        held = self._rows.get(dim, np.empty((0, dim), np.float32))
-        self._rows[dim] = grown(held, count + without.size)
-        self._rows[dim][place[slots]] = rows
-
-    def _grow(self, count: int) -> None:
-        before = self._known.size
-        if count <= before:
-            return
-        self._known = grown(self._known, count)
-        new = self._known[before:]
-        new["live"], new["expires"], new["row"] = False, 0, -1
 
     def _of_another_width(self, keys: Keys, dim: int) -> npt.NDArray[np.bool_] | None:
         """Returns which keys are of tables whose rows are of another width than `dim`, None where none is."""

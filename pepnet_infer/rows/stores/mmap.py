@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -14,10 +14,11 @@ import numpy.typing as npt
 from pepnet_infer._kernels import Table, all_as_mapped
 from pepnet_infer.bundle.table_file import TableFile, open_table
 from pepnet_infer.errors import BundleError, StoreError
-from pepnet_infer.rows.protocols import NO_TABLE, Fetched, Pooling, Rows, TableShape, TableStats
+from pepnet_infer.rows.protocols import NO_TABLE, Pooling, Rows, TableShape, TableStats
 from pepnet_infer.rows.requests import NO_DEFAULTS, DefaultCounts, RowRequest
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 _LOG = logging.getLogger("pepnet_infer.stores")
 
@@ -55,7 +56,7 @@ class _Tables:
                     _LOG.warning("%s", error)
                 raise
 
-    def fetch(self, number: int, keys: Keys, got: Fetched) -> Fetched:
+    def fetch(self, number: int, keys: Keys, got: RowBatch) -> RowBatch:
         """Fills in what the table of this number has of `keys`; nothing where no table has the number."""
         name = self.by_number.get(number)
         if name is None:
@@ -63,7 +64,7 @@ class _Tables:
         table, dim = self.tables[name], got.rows.shape[1]
         if table.dim != dim:
             there = table.index.find(keys) >= 0
-            return got._replace(damaged=there) if there.any() else got
+            return replace(got, damaged=there) if there.any() else got
         if table.lookup(keys, got.rows, got.found) == 0:
             got.scores[:] = self.files[name].scores[table.index.find(keys)]
             return got
@@ -141,10 +142,10 @@ class MmapStore:
         held = self._open()
         held.check(held.files)
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns rows and scores of what is there, all of version 0 and without expiry; see `Store.get_many`."""
         held = self._open()
-        got = Fetched.nothing(keys.size, dim)
+        got = RowBatch.nothing(keys.size, dim)
         if keys.size == 0:
             return got
         first, last = int(keys.min()) >> ID_BITS, int(keys.max()) >> ID_BITS
@@ -160,7 +161,7 @@ class MmapStore:
         begin = 0
         for end in ends.tolist():
             number = int(sorted_keys[begin]) >> ID_BITS
-            part = held.fetch(number, sorted_keys[begin:end], Fetched.nothing(end - begin, dim))
+            part = held.fetch(number, sorted_keys[begin:end], RowBatch.nothing(end - begin, dim))
             got = got.put(order[begin:end], part)
             begin = end
         asked = {int(sorted_keys[end - 1]) >> ID_BITS for end in ends.tolist()}

@@ -16,6 +16,7 @@ told from newer ones. After that it is as if it had never been there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Annotated, Literal, NamedTuple
 
@@ -24,8 +25,9 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.protocols import Fetched, Rows
+from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16
 
 RowDtype = Literal["float32", "float16", "bfloat16"]
@@ -54,24 +56,17 @@ _ITEM_BYTES = np.array([0, 4, 2, 2])
 _CHECK_WORD = 1
 
 
-def encode_rows(
-    keys: Keys,
-    rows: Rows,
-    versions: npt.NDArray[np.uint64],
-    scores: npt.NDArray[np.float32],
-    expires: npt.NDArray[np.float64],
-    dtype: RowDtype,
-) -> list[bytes]:
+def encode_rows(batch: RowBatch, dtype: RowDtype) -> list[bytes]:
     """Returns one value a key. Raises StoreError for a width above MAX_DIM and what float16 cannot hold."""
-    kind, dim = ROW_DTYPES.index(dtype) + 1, rows.shape[1]
+    kind, dim = ROW_DTYPES.index(dtype) + 1, batch.rows.shape[1]
     if not 0 < dim <= MAX_DIM:
         raise StoreError(f"rows: expected a width of 1 to {MAX_DIM}, got {dim}")
-    body = _narrowed(keys, rows, dtype)
-    values = np.zeros((keys.size, HEADER.itemsize + _padded(dim * body.itemsize)), np.uint8)
+    body = _narrowed(batch.keys, batch.rows, dtype)
+    values = np.zeros((batch.keys.size, HEADER.itemsize + _padded(dim * body.itemsize)), np.uint8)
     head = values[:, : HEADER.itemsize].view(HEADER)[:, 0]
-    head["kind"], head["dim"], head["score"] = kind, dim, scores
+    head["kind"], head["dim"], head["score"] = kind, dim, batch.scores
     values[:, HEADER.itemsize : HEADER.itemsize + dim * body.itemsize] = body.view(np.uint8)
-    return _sealed(keys, values, versions, expires)
+    return _sealed(batch.keys, values, batch.versions, batch.expires)
 
 
 def encode_deletions(keys: Keys, versions: npt.NDArray[np.uint64], now: float) -> list[bytes]:
@@ -83,12 +78,12 @@ def encode_deletions(keys: Keys, versions: npt.NDArray[np.uint64], now: float) -
 
 def decode(
     keys: Keys, values: Sequence[bytes | None], dim: int, now: float, remember: float
-) -> tuple[Fetched, npt.NDArray[np.bool_]]:
+) -> tuple[RowBatch, npt.NDArray[np.bool_]]:
     """Returns what `values` (None: not there) say of N keys, and which are damaged or of a width other than `dim`.
 
     These are not found.
     """
-    got, damaged = Fetched.nothing(keys.size, dim), np.zeros(keys.size, np.bool_)
+    got, damaged = RowBatch.nothing(keys.size, dim), np.zeros(keys.size, np.bool_)
     for at, words in _by_size(values, damaged):
         head, good = _headers(keys[at], words)
         kind = head["kind"]
@@ -102,7 +97,7 @@ def decode(
         for number in set(kind.tolist()):
             part = slice(None) if (kind == number).all() else kind == number
             got.rows[at[part]] = _widened(words[part], number, dim)
-    return got._replace(damaged=damaged) if damaged.any() else got, damaged
+    return replace(got, damaged=damaged) if damaged.any() else got, damaged
 
 
 class States(NamedTuple):

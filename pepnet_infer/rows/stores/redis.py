@@ -18,10 +18,11 @@ from pepnet_infer._kernels import Gate
 from pepnet_infer.checked import NotNegative, Options, Positive, Several
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
-from pepnet_infer.rows.protocols import Fetched, Rows
+from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.rows.stores.record import HEADER, REMEMBER, Remember, RowDtype, decode, encode_deletions, encode_rows
 from pepnet_infer.rows.stores.write_batch import check_deletion, check_keys, checked_batch
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 try:
     from redis import Redis
@@ -155,7 +156,7 @@ class RedisStore:
             forks.leak(self._opened)
             self._opened = None
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what is there of `keys` [N]; see `Store.get_many`. A damaged value is not found, and counted."""
         check_keys(keys)
         names, buckets = self._names(keys)
@@ -204,7 +205,7 @@ class RedisStore:
         A row of another width raises when the others have been written: widths are compared key by key, on the server.
         """
         batch = checked_batch(keys, rows, versions, scores, expires)
-        return self._write(keys, encode_rows(*batch, self.dtype), batch.expires, rows.shape[1])
+        return self._write(keys, encode_rows(batch, self.dtype), batch.expires, rows.shape[1])
 
     def delete_many(self, keys: Keys, versions: npt.NDArray[np.uint64]) -> int:
         """Deletes what is older; see `WritableStore.delete_many`."""

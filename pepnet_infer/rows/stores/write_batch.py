@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +10,7 @@ import numpy.typing as npt
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.protocols import NO_TABLE, Rows
 from pepnet_infer.schema.ids import ID_BITS, Keys
-
-Positions = npt.NDArray[np.int64]
-
-
-class WriteBatch(NamedTuple):
-    """N rows to be written."""
-
-    keys: Keys  # [N]
-    rows: Rows  # [N, dim]
-    versions: npt.NDArray[np.uint64]  # [N]
-    scores: npt.NDArray[np.float32]  # [N]; NaN: none
-    expires: npt.NDArray[np.float64]  # [N]; inf: never
-
-    def take(self, at: Positions) -> WriteBatch:
-        """Returns the rows at some positions."""
-        return WriteBatch(self.keys[at], self.rows[at], self.versions[at], self.scores[at], self.expires[at])
+from pepnet_infer.schema.row_batch import Positions, RowBatch
 
 
 def checked_batch(
@@ -35,22 +19,22 @@ def checked_batch(
     versions: npt.NDArray[np.uint64],
     scores: npt.NDArray[np.float32] | None,
     expires: npt.NDArray[np.float64] | None,
-) -> WriteBatch:
+) -> RowBatch:
     """Returns the arguments of `put_many` with what was left out filled in. Raises StoreError where they do not fit."""
     check_deletion(keys, versions)
     if rows.dtype != np.float32 or rows.ndim != 2 or len(rows) != keys.size or rows.shape[1] == 0:
         raise StoreError(f"rows: expected float32 [{keys.size}, dim], got {_show(rows)}")
-    if scores is None:
-        scores = np.full(keys.size, np.nan, np.float32)
-    elif scores.dtype != np.float32 or scores.shape != keys.shape:
-        raise StoreError(f"scores: expected float32 [{keys.size}], got {_show(scores)}")
-    if expires is None:
-        expires = np.full(keys.size, np.inf)
-    elif expires.dtype != np.float64 or expires.shape != keys.shape:
-        raise StoreError(f"expires: expected float64 [{keys.size}], got {_show(expires)}")
-    elif np.isnan(expires).any():
-        raise StoreError(f"expires[{int(np.argmax(np.isnan(expires)))}]: expected Unix seconds or inf, got NaN")
-    return WriteBatch(keys, rows, versions, scores, expires)
+    batch = RowBatch.of(rows, keys=keys, versions=versions, scores=scores, expires=expires)
+    problem = batch.misfit(keys.size, rows.shape[1]) or nan_expiry(batch.expires)
+    if problem is not None:
+        raise StoreError(problem)
+    return batch
+
+
+def nan_expiry(expires: npt.NDArray[np.float64]) -> str | None:
+    """Returns what is wrong with times of expiry, None where nothing is."""
+    nan = np.isnan(expires)
+    return f"expires[{int(np.argmax(nan))}]: expected Unix seconds or inf, got NaN" if nan.any() else None
 
 
 def check_keys(keys: Keys) -> None:

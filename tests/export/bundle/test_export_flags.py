@@ -13,7 +13,7 @@ import torch
 
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.checkpoint import Checkpoint, Table
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.export.model.network import build_network, dense_state, load_dense
 from pepnet_infer.export.model.random_init import random_dense
@@ -28,6 +28,7 @@ from pepnet_infer.schema.network_config import (
     InputWidths,
     ModelConfig,
 )
+from pepnet_infer.schema.row_batch import RowBatch
 
 pytestmark = pytest.mark.parity
 
@@ -82,7 +83,9 @@ def checkpoint(features: FeatureSchema, config: ModelConfig, dense: Mapping[str,
         rng = np.random.default_rng(spec.number)
         keys = make_keys(spec.number, np.arange(9, dtype=np.uint64))
         rows, default = rng.standard_normal((9, spec.dim)), rng.standard_normal(spec.dim)
-        tables[spec.name] = Table(keys, rows.astype("f4"), np.ones(9, "f4"), default.astype("f4"))
+        tables[spec.name] = RowBatch.of(
+            rows.astype("f4"), keys=keys, scores=np.ones(9, "f4"), default=default.astype("f4")
+        )
     return Checkpoint(features, config, tables, {}, dense)
 
 

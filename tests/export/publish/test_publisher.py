@@ -192,7 +192,7 @@ def replayed(world: World, log: DirectoryLog) -> dict[str, dict[int, np.ndarray]
         assert delta.head.base_version == version
         version = delta.head.model_version
         for name, changed in delta.rows.items():
-            for key, row, dead in zip(changed.keys, changed.rows, changed.tombstones, strict=True):
+            for key, row, dead in zip(changed.keys, changed.rows, ~changed.found, strict=True):
                 rows[name].pop(int(key), None) if dead else rows[name].update({int(key): row})
     return rows
 

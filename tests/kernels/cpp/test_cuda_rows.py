@@ -22,7 +22,6 @@ from pepnet_infer.backends.cuda.rows import (
     DeviceRows,
     Feature,
     FieldOnDevice,
-    NewRows,
     Place,
     Scoring,
     attach,
@@ -33,9 +32,10 @@ from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError, StoreError
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.protocols import Fetched, Store
+from pepnet_infer.rows.protocols import Store
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import MISSING_KEY, Keys, make_keys
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
@@ -196,7 +196,7 @@ class Flaky:
     def __init__(self, store: Store) -> None:
         self.store, self.questions = store, 0
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         self.questions += 1
         if self.questions <= 4:  # one a width
             raise StoreError("away")
@@ -259,14 +259,14 @@ def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
 def test_what_was_asked_for_before_a_change_does_not_come_in(library: CudaLibrary) -> None:
     rows = DeviceRows(library, {4: 64}, False, 0)
     generation, new = rows.generation, some(4, [1, 2, 3])
-    assert rows.insert(4, new, generation)
+    assert rows.insert(4, new, np.zeros(3, np.bool_), generation)
     rows.drop(4, new.keys[:1])
-    assert not rows.insert(4, new, generation)
-    assert rows.insert(4, new, rows.generation)
+    assert not rows.insert(4, new, np.zeros(3, np.bool_), generation)
+    assert rows.insert(4, new, np.zeros(3, np.bool_), rows.generation)
     said = rows.stats()
     assert (said["inserted"], said["dropped"], said["outdated"], said["entries"]) == (6, 1, 3, 64)
     rows.clear()
-    assert not rows.insert(4, new, generation + 1)
+    assert not rows.insert(4, new, np.zeros(3, np.bool_), generation + 1)
 
 
 def test_widths_that_are_not_there(library: CudaLibrary, load: Load) -> None:
@@ -312,7 +312,8 @@ class Probe:
         return [key for i, key in enumerate(keys) if i not in lacking]
 
     def insert(self, keys: list[int], **given: Any) -> None:
-        assert self.rows.insert(4, some(4, keys, **given), self.rows.generation)
+        high = np.array(given.get("high", [False] * len(keys)))
+        assert self.rows.insert(4, some(4, keys, **given), high, self.rows.generation)
 
 
 def test_the_row_that_was_read_longest_ago_makes_room(library: CudaLibrary) -> None:
@@ -362,13 +363,11 @@ def test_a_row_that_comes_again_takes_its_own_place(library: CudaLibrary) -> Non
     assert len(probe.read([*keys, 103, 201, 202])) == WAYS
 
 
-def some(width: int, keys: list[int], **given: Any) -> NewRows:
+def some(width: int, keys: list[int], **given: Any) -> RowBatch:
     count = len(keys)
-    return NewRows(
-        np.array(keys, np.uint64),
+    return RowBatch.of(
         np.repeat(np.array(keys, np.float32)[:, None], width, axis=1),
-        np.zeros(count, np.bool_),
-        np.array(given.get("high", [False] * count)),
-        np.array(given.get("scores", [np.nan] * count), np.float32),
-        np.array(given.get("expires", [np.inf] * count)),
+        keys=np.array(keys, np.uint64),
+        scores=np.array(given.get("scores", [np.nan] * count), np.float32),
+        expires=np.array(given.get("expires", [np.inf] * count)),
     )

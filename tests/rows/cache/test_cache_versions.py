@@ -13,7 +13,7 @@ import pytest
 from versioned_store import DIM, Versions, row_of, rows_over
 
 from pepnet_infer import _kernels
-from pepnet_infer.rows.protocols import Fetched
+from pepnet_infer.schema.row_batch import RowBatch
 
 pytestmark = pytest.mark.concurrency
 
@@ -106,7 +106,7 @@ def test_a_row_that_is_newer_than_an_update_amid_its_fetch_is_not_gone_back_from
     rows = rows_over(store, **options)
     read = store.get_many
 
-    def late(keys: np.ndarray, dim: int) -> Fetched:
+    def late(keys: np.ndarray, dim: int) -> RowBatch:
         store.get_many = read  # type: ignore[method-assign]
         store.versions[3] = 1
         rows.apply("t", key, row_of(key, 1), np.array([1], np.uint64))

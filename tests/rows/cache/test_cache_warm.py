@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,10 @@ from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.flights import Flights
 from pepnet_infer.rows.cache.miss_counters import MissCounters
 from pepnet_infer.rows.cache.warm import choose, warm
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.checked_answers import CheckedStore
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.schema.ids import Keys, make_keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 Scored = tuple[Keys, np.ndarray]
 
@@ -89,11 +91,11 @@ def test_a_store_that_fails_ends_it_and_is_counted(monkeypatch: pytest.MonkeyPat
     class Failing:
         calls = 0
 
-        def get_many(self, keys: Keys, dim: int) -> Fetched:
+        def get_many(self, keys: Keys, dim: int) -> RowBatch:
             self.calls += 1
             if self.calls == 2:
                 raise StoreError("down")
-            return Fetched.nothing(len(keys), dim)._replace(found=np.ones(len(keys), np.bool_))
+            return replace(RowBatch.nothing(len(keys), dim), found=np.ones(len(keys), np.bool_))
 
     monkeypatch.setattr(warming, "_CHUNK", 50)
     store = Failing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 from formula_store import DIM, A, Formula, fail, keys_of, rows_of, rows_over
 
 from pepnet_infer import StoreError
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.requests import RowRequest
 from pepnet_infer.schema.ids import MISSING_KEY
+from pepnet_infer.schema.row_batch import RowBatch
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def store() -> Formula:
     return Formula()
 
 
-def faulty(before: Exception | None = None, change: Callable[[Fetched], Any] | None = None) -> Formula:
+def faulty(before: Exception | None = None, change: Callable[[RowBatch], Any] | None = None) -> Formula:
     store = Formula()
     if before is not None:
         store.before = fail(before)
@@ -35,14 +36,14 @@ def faulty(before: Exception | None = None, change: Callable[[Fetched], Any] | N
         (lambda: faulty(StoreError("redis: down")), "redis: down"),
         (lambda: faulty(TimeoutError("too slow")), "expected an answer, got TimeoutError: too slow"),
         (lambda: faulty(KeyError("x")), "expected an answer, got KeyError"),
-        (lambda: faulty(change=lambda f: None), "expected Fetched, got NoneType"),
-        (lambda: faulty(change=lambda f: f._replace(rows=f.rows[:, :-1])), r"rows: expected float32 \[2, 6\], got "),
+        (lambda: faulty(change=lambda f: None), "expected RowBatch, got NoneType"),
+        (lambda: faulty(change=lambda f: replace(f, rows=f.rows[:, :-1])), r"rows: expected float32 \[2, 6\], got "),
         (
-            lambda: faulty(change=lambda f: f.part(0, len(f.rows) - 1)),
+            lambda: faulty(change=lambda f: f.take(slice(len(f.rows) - 1))),
             r"rows: expected float32 \[2, 6\], got ",
         ),
-        (lambda: faulty(change=lambda f: f._replace(rows=f.rows.astype(np.float64))), "rows: expected float32 "),
-        (lambda: faulty(change=lambda f: f._replace(found=f.found.astype(np.uint8))), "found: expected bool "),
+        (lambda: faulty(change=lambda f: replace(f, rows=f.rows.astype(np.float64))), "rows: expected float32 "),
+        (lambda: faulty(change=lambda f: replace(f, found=f.found.astype(np.uint8))), "found: expected bool "),
     ],
 )
 def test_a_fault_costs_default_rows_and_a_count_unless_it_is_asked_for(
@@ -113,9 +114,9 @@ def test_a_damaged_row_costs_its_own_id_and_is_asked_for_again(store: Formula) -
     rows, out = rows_over(store, on_fault="raise"), np.empty((4, DIM), np.float32)
     bad = keys_of(A, 2)
 
-    def damage(fetched: Fetched) -> Fetched:
+    def damage(fetched: RowBatch) -> RowBatch:
         wrong = store.asked[-1] == bad
-        return fetched._replace(found=fetched.found & ~wrong, damaged=wrong)
+        return replace(fetched, found=fetched.found & ~wrong, damaged=wrong)
 
     store.change = damage
     for _ in range(2):

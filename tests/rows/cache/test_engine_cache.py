@@ -14,9 +14,9 @@ import pytest
 from pepnet_infer import CacheConfig, ConfigError, Engine, FieldConfig, StoreError
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.rows.cache.budget import bytes_for
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 Make = Callable[..., dict[str, Any]]
 #: The least that four widths take.
@@ -31,7 +31,7 @@ class OneByOne:
         self.fails = False
         self.asked: list[int] = []
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         if self.fails:
             raise OSError("unplugged")
         self.asked.append(dim)

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.protocols import Fetched
 from pepnet_infer.rows.stores.checked_answers import checked
 from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.schema.row_batch import RowBatch
 
 KEYS = np.arange(4, dtype=np.uint64)
 
@@ -30,7 +31,7 @@ def test_a_whole_answer_goes_through_untouched_and_is_counted() -> None:
     store.put_many(KEYS[:2], np.full((2, 3), np.nan, np.float32), KEYS[:2])
     safe = checked(store)
     assert checked(safe) is safe
-    for got, wanted in zip(safe.get_many(KEYS, 3)[:5], store.get_many(KEYS, 3)[:5], strict=True):
+    for got, wanted in zip(astuple(safe.get_many(KEYS, 3))[:5], astuple(store.get_many(KEYS, 3))[:5], strict=True):
         np.testing.assert_array_equal(got, wanted)
     safe.get_many(KEYS[:0], 3)
     counts = safe.counts
@@ -46,31 +47,31 @@ def test_a_store_that_changes_the_keys_it_is_given_changes_its_own() -> None:
             return self.answer
 
     keys = KEYS.copy()
-    checked(Ids(Fetched.nothing(4, 3))).get_many(keys, 3)
+    checked(Ids(RowBatch.nothing(4, 3))).get_many(keys, 3)
     np.testing.assert_array_equal(keys, KEYS)
 
 
-def good() -> Fetched:
-    return Fetched.nothing(4, 3)
+def good() -> RowBatch:
+    return RowBatch.nothing(4, 3)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (None, "Answers: expected Fetched, got NoneType"),
-        ((np.zeros((4, 3), np.float32), np.zeros(4, np.bool_)), "expected Fetched, got tuple"),
-        (Fetched.nothing(3, 3), r"rows: expected float32 \[4, 3\], got float32 \[3, 3\]"),
-        (Fetched.nothing(4, 2), r"rows: expected float32 \[4, 3\], got float32 \[4, 2\]"),
-        (good()._replace(rows=np.zeros((4, 3))), r"rows: expected float32 \[4, 3\], got float64 \[4, 3\]"),
-        (good()._replace(rows=np.zeros((4, 3), ">f4")), r"rows: expected float32 \[4, 3\], got >f4 \[4, 3\]"),
-        (good()._replace(rows=np.zeros((4, 6), np.float32)[:, ::2]), r"rows: .* without gaps, got one with strides"),
-        (good()._replace(rows=[[0.0] * 3] * 4), r"rows: expected float32 \[4, 3\], got list"),
-        (good()._replace(found=np.zeros(3, np.bool_)), r"found: expected bool \[4\], got bool \[3\]"),
-        (good()._replace(found=np.zeros(4, np.uint8)), r"found: expected bool \[4\], got uint8 \[4\]"),
-        (good()._replace(versions=np.zeros(4, np.int64)), r"versions: expected uint64 \[4\], got int64 \[4\]"),
-        (good()._replace(scores=np.zeros(4)), r"scores: expected float32 \[4\], got float64 \[4\]"),
-        (good()._replace(expires=np.zeros((4, 1))), r"expires: expected float64 \[4\], got float64 \[4, 1\]"),
-        (good()._replace(expires=np.array([0, 1, np.nan, 2])), r"expires\[2\]: expected Unix seconds or inf, got NaN"),
+        (None, "Answers: expected RowBatch, got NoneType"),
+        ((np.zeros((4, 3), np.float32), np.zeros(4, np.bool_)), "expected RowBatch, got tuple"),
+        (RowBatch.nothing(3, 3), r"rows: expected float32 \[4, 3\], got float32 \[3, 3\]"),
+        (RowBatch.nothing(4, 2), r"rows: expected float32 \[4, 3\], got float32 \[4, 2\]"),
+        (replace(good(), rows=np.zeros((4, 3))), r"rows: expected float32 \[4, 3\], got float64 \[4, 3\]"),
+        (replace(good(), rows=np.zeros((4, 3), ">f4")), r"rows: expected float32 \[4, 3\], got >f4 \[4, 3\]"),
+        (replace(good(), rows=np.zeros((4, 6), np.float32)[:, ::2]), r"rows: .* without gaps, got one with strides"),
+        (replace(good(), rows=[[0.0] * 3] * 4), r"rows: expected float32 \[4, 3\], got list"),
+        (replace(good(), found=np.zeros(3, np.bool_)), r"found: expected bool \[4\], got bool \[3\]"),
+        (replace(good(), found=np.zeros(4, np.uint8)), r"found: expected bool \[4\], got uint8 \[4\]"),
+        (replace(good(), versions=np.zeros(4, np.int64)), r"versions: expected uint64 \[4\], got int64 \[4\]"),
+        (replace(good(), scores=np.zeros(4)), r"scores: expected float32 \[4\], got float64 \[4\]"),
+        (replace(good(), expires=np.zeros((4, 1))), r"expires: expected float64 \[4\], got float64 \[4, 1\]"),
+        (replace(good(), expires=np.array([0, 1, np.nan, 2])), r"expires\[2\]: expected Unix seconds or inf, got NaN"),
     ],
 )
 def test_anything_else_is_refused(answer: Any, message: str) -> None:
@@ -106,9 +107,9 @@ class Stacked:
     def __init__(self, rows: dict[int, np.ndarray]) -> None:
         self.rows = rows
 
-    def get_many(self, keys: np.ndarray, dim: int) -> Fetched:
+    def get_many(self, keys: np.ndarray, dim: int) -> RowBatch:
         rows = np.stack([self.rows[int(key)] for key in keys]) if len(keys) else np.empty((0, dim), np.float32)
-        return Fetched.nothing(len(keys), dim)._replace(rows=rows, found=np.ones(len(keys), np.bool_))
+        return replace(RowBatch.nothing(len(keys), dim), rows=rows, found=np.ones(len(keys), np.bool_))
 
 
 @pytest.mark.parametrize("wrong", [(0,), (99,), (41, 42), (3, 70)])
@@ -125,7 +126,7 @@ def test_a_row_of_another_width_costs_its_own_key_only(wrong: tuple[int, ...]) -
 
 def test_what_a_store_says_is_damaged_is_not_found() -> None:
     both = np.array([True, False, True, False])
-    said = good()._replace(found=np.ones(4, np.bool_), damaged=both)
+    said = replace(good(), found=np.ones(4, np.bool_), damaged=both)
     got = checked(Answers(said)).get_many(KEYS, 3)
     np.testing.assert_array_equal(got.found, ~both)
     np.testing.assert_array_equal(got.damaged, both)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_get_many_finds_keys_of_several_tables_of_one_width(tmp_path: Path) -> N
     np.testing.assert_array_equal(one.scores, np.array([0, np.nan], np.float32))
     assert one.found.tolist() == [True, False]
     none = store.get_many(np.empty(0, np.uint64), 3)
-    assert [(array.dtype.name, array.shape) for array in none[:5]] == [
+    assert [(array.dtype.name, array.shape) for array in astuple(none)[:5]] == [
         ("float32", (0, 3)),
         ("bool", (0,)),
         ("uint64", (0,)),

@@ -9,10 +9,11 @@ import pytest
 
 from pepnet_infer import CacheConfig, Engine, StoreError
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.rows.protocols import Fetched, Store
+from pepnet_infer.rows.protocols import Store
 from pepnet_infer.rows.stores.checked_answers import checked
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
 
 class Mine:
@@ -21,7 +22,7 @@ class Mine:
     def __init__(self, bundle: Path) -> None:
         self.rows = MmapStore(Bundle.open(bundle).table_paths)
 
-    def get_many(self, keys: Keys, dim: int) -> Fetched:
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
         return self.rows.get_many(keys, dim)
 
     def check(self, key: int) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.stores.record import ROW_DTYPES, RowDtype, decode, encode_deletions, encode_rows, read_states
+from pepnet_infer.schema.row_batch import RowBatch
 
 KEYS = np.array([3, 2**63 + 9], np.uint64)
 ROWS = np.array([[1.5, -2, 0.25], [3, 4, 5]], np.float32)
@@ -16,8 +17,12 @@ VERSIONS = np.array([7, 2**64 - 2], np.uint64)
 SCORES, EXPIRES = np.array([0.5, np.nan], np.float32), np.array([np.inf, 2000.0])
 
 
+def batch_of(keys: np.ndarray, rows: np.ndarray) -> RowBatch:
+    return RowBatch.of(rows, keys=keys, versions=VERSIONS, scores=SCORES, expires=EXPIRES)
+
+
 def values_of(dtype: RowDtype = "float32") -> list[bytes]:
-    return encode_rows(KEYS, ROWS, VERSIONS, SCORES, EXPIRES, dtype)
+    return encode_rows(batch_of(KEYS, ROWS), dtype)
 
 
 @pytest.mark.parametrize(("dtype", "kind", "code"), [("float32", 1, "3f"), ("float16", 2, "3e2x"), ("bfloat16", 3, "")])
@@ -40,7 +45,7 @@ def test_values_of_several_dtypes_and_sizes_are_read_together() -> None:
     rows = np.arange(15, dtype=np.float32).reshape(5, 3)
     versions, scores, expires = keys + np.uint64(1), np.arange(5, dtype=np.float32), np.full(5, 100.0)
     values: list[bytes | None] = [
-        encode_rows(keys, rows, versions, scores, expires, dtype)[i]
+        encode_rows(RowBatch.of(rows, keys=keys, versions=versions, scores=scores, expires=expires), dtype)[i]
         for i, dtype in enumerate(("bfloat16", "float32", "float16"))
     ]
     values += [None, encode_deletions(keys, versions, 50.0)[4]]
@@ -77,7 +82,7 @@ def test_what_a_dtype_cannot_hold_is_an_error() -> None:
     with pytest.raises(
         StoreError, match=r"rows\[1, 1\] of key 9223372036854775817: expected a number that float16 holds, got 70000"
     ):
-        encode_rows(KEYS, rows, VERSIONS, SCORES, EXPIRES, "float16")
-    encode_rows(KEYS, np.array([[np.inf, np.nan]] * 2, np.float32), VERSIONS, SCORES, EXPIRES, "float16")
+        encode_rows(batch_of(KEYS, rows), "float16")
+    encode_rows(batch_of(KEYS, np.array([[np.inf, np.nan]] * 2, np.float32)), "float16")
     with pytest.raises(StoreError, match="rows: expected a width of 1 to 65535, got 65536"):
-        encode_rows(KEYS, np.zeros((2, 65536), np.float32), VERSIONS, SCORES, EXPIRES, "float32")
+        encode_rows(batch_of(KEYS, np.zeros((2, 65536), np.float32)), "float32")

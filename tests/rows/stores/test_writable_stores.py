@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,12 @@ def test_what_was_put_is_got(store: WritableStore) -> None:
     got = store.get_many(asked, DIM)
     assert got.found.tolist() == [True, True, False, False, True, True, True, True]
     there = np.flatnonzero(got.found)
-    for array, wanted in zip(got[:5], (rows, None, versions, scores, expires), strict=True):
+    for array, wanted in zip(astuple(got)[:5], (rows, None, versions, scores, expires), strict=True):
         assert array.flags.c_contiguous
         if wanted is not None:
             np.testing.assert_array_equal(array[there], wanted[order])
     assert got.versions[2:4].tolist() == [0, 0]
-    assert [(a.dtype.name, a.shape) for a in store.get_many(u64(), 5)[:5]] == [
+    assert [(a.dtype.name, a.shape) for a in astuple(store.get_many(u64(), 5))[:5]] == [
         ("float32", (0, 5)),
         ("bool", (0,)),
         ("uint64", (0,)),
@@ -189,7 +190,7 @@ def test_a_bundle_fills_it_and_reads_as_from_its_tables(make_store: MakeStore, t
     for name, shape in tables.tables.items():
         asked = np.append(tables.scored_keys(name)[0][::-1], make_keys(shape.number, u64(999)))
         for got, wanted in zip(
-            store.get_many(asked, shape.dim)[:5], tables.get_many(asked, shape.dim)[:5], strict=True
+            astuple(store.get_many(asked, shape.dim))[:5], astuple(tables.get_many(asked, shape.dim))[:5], strict=True
         ):
             np.testing.assert_array_equal(got, wanted)
     assert fill_from(store, bundle.table_paths, version=2) == 160

@@ -27,7 +27,6 @@ import numpy as np
 from pepnet_infer.storage.listing import check_files, describe_files
 from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
-from pepnet_infer.rows.delta_rows import DeltaRows
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.transport import Progress
 
@@ -47,7 +46,7 @@ write_document(bundle / "manifest.json", {"model_version": 1, "files": describe_
 
 def delta(version):
     count = rng.choice([3, 5000])
-    rows = DeltaRows(np.arange(count, dtype=np.uint64), np.full((count, 8), version, np.float32),
+    rows = delta_rows(np.arange(count, dtype=np.uint64), np.full((count, 8), version, np.float32),
         np.full(count, version, np.uint64), np.zeros(count, np.float32), np.full(count, np.inf),
         np.zeros(count, np.uint8))
     head = DeltaHead(version - 1, version, version, 1e9, "ab" * 32)

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.rows.delta_rows import DeltaRows
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
 from pepnet_infer.sync.logs.directory import DirectoryLog
@@ -55,7 +55,7 @@ def delta(tmp_path: Path, toy_schema: FeatureSchema) -> Callable[..., Path]:
 
     def make(base: int, version: int | None = None, count: int = 2) -> Path:
         version = base + 1 if version is None else version
-        rows = DeltaRows(
+        rows = delta_rows(
             keys=np.arange(count, dtype=np.uint64),
             rows=np.full((count, 6), version % 1000, np.float32),
             versions=np.full(count, version, np.uint64),

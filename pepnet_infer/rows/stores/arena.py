@@ -1,0 +1,184 @@
+"""Slots by key, and arrays by slot that grow: how stores in memory keep what they know of a key."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pepnet_infer._kernels import KeyIndex, gather, serve
+from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import Mask, Positions, RowBatch, Rows
+
+_Number = TypeVar("_Number", bound=np.generic)
+Records = npt.NDArray[np.void]
+
+_FEW = 1024  # keys that are merely kept sorted until they are indexed
+_RATIO = 8  # how much larger than the next a run of indexed keys is, at least
+
+NOTHING, ROW, GONE = 0, 1, 2  # what a `RowArena` knows of a key: nothing, a row, that there is none
+_KNOWN = np.dtype(
+    [
+        ("version", np.uint64),
+        ("expires", np.float64),
+        ("row", np.int64),  # its place among the rows of its width; -1: it never had one
+        ("score", np.float32),
+        ("kind", np.uint8),
+        ("unused", "V3"),
+    ]
+)
+
+
+class _Found(NamedTuple):
+    """What there is to look in. Never changed: what comes after it is another one."""
+
+    runs: tuple[tuple[int, KeyIndex], ...]  # (first slot, index of its keys)
+    keys: Keys  # the last few, ascending
+    slots: Positions  # theirs
+
+
+class Arena:
+    """Keys numbered in the order they came, and a record by slot. A slot is never given twice.
+
+    Keys are in indices over runs, each much larger than the next, and a sorted array of the last few. One thread at a
+    time may add and write. Any thread may find meanwhile: it sees all keys of an `add`, or none, and has a record for
+    each slot that it finds, for growth leaves the arrays that are there as they are.
+    """
+
+    def __init__(self, blank: np.void) -> None:
+        """`blank`: the record of a key of which nothing is known yet."""
+        self._blank = blank
+        self._keys = np.empty(0, np.uint64)  # by slot; only `_count` are in use
+        self._count = 0
+        self._found = _Found((), np.empty(0, np.uint64), np.empty(0, np.int64))
+        #: by slot; beyond those in use it is blank
+        self.known: Records = np.empty(0, blank.dtype)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def keys(self) -> Keys:
+        """The key of each slot."""
+        return self._keys[: self._count]
+
+    def find(self, keys: Keys) -> Positions:
+        """Returns the slot of each key, -1 where there is none."""
+        keys, found = np.ascontiguousarray(keys), self._found
+        if not found.runs:
+            return _find_new(found, keys)
+        slots: Positions = found.runs[0][1].find(keys)
+        for first, index in found.runs[1:]:
+            lacking = np.flatnonzero(slots < 0)
+            if lacking.size == 0:
+                return slots
+            at = index.find(keys[lacking])
+            slots[lacking] = np.where(at < 0, -1, at + first)
+        if found.keys.size:
+            lacking = np.flatnonzero(slots < 0)
+            slots[lacking] = _find_new(found, keys[lacking])
+        return slots
+
+    def add(self, keys: Keys) -> tuple[Positions, Mask]:
+        """Returns (slots, whether the key had it before) of distinct, ascending keys."""
+        slots = self.find(keys)
+        had = slots >= 0
+        new = keys[~had]
+        if new.size == 0:
+            return slots, had
+        count, found = self._count + new.size, self._found
+        numbers = np.arange(self._count, count)
+        slots[~had] = numbers
+        self._keys = _grown(self._keys, count)
+        self._keys[numbers] = new
+        known = _grown(self.known, count)
+        known[self.known.size :] = self._blank
+        self.known = known
+        if found.keys.size + new.size <= _FEW:
+            at = np.searchsorted(found.keys, new)
+            merged = np.insert(found.keys, at, new), np.insert(found.slots, at, numbers)
+            found = _Found(found.runs, *merged)
+        else:
+            found = self._indexed(self._count - found.keys.size, count)
+        self._found, self._count = found, count  # both or, when there is no memory for an index, none
+        return slots, had
+
+    def _indexed(self, first: int, count: int) -> _Found:
+        """Indexes the keys from slot `first` to `count`, and with them the runs before that are not much larger."""
+        runs = list(self._found.runs)
+        while runs and first - runs[-1][0] < _RATIO * (count - first):
+            first = runs.pop()[0]
+        runs.append((first, KeyIndex(self._keys[first:count])))
+        return _Found(tuple(runs), np.empty(0, np.uint64), np.empty(0, np.int64))
+
+
+class RowArena(Arena):
+    """Rows of any widths in memory, by key: 32 bytes and a row for each key that was ever written, and the index."""
+
+    def __init__(self) -> None:
+        super().__init__(blank_record(_KNOWN, row=-1, score=np.nan))
+        self._rows: dict[int, Rows] = {}
+        self._row_count: dict[int, int] = {}
+
+    def look(self, slots: Positions) -> Records:
+        """Returns a copy of what is known at each slot; of slot -1 that it is nothing."""
+        there = slots >= 0
+        if there.all():
+            return self.known.take(slots)
+        records = np.full(slots.size, self._blank)
+        records[there] = self.known.take(slots[there])
+        return records
+
+    def read(self, records: Records, found: Mask, dim: int) -> RowBatch:
+        """Returns the rows of `records`, whose width is `dim`, where they are `found`, and what else they say."""
+        rows = np.empty((len(records), dim), np.float32)
+        at = records["row"] if found.all() else np.where(found, records["row"], -1)
+        gather(self._of_width(dim), np.ascontiguousarray(at), np.zeros(dim, np.float32), rows)
+        # The fields one by one from a copy that is in the processor's cache, each without gaps.
+        return RowBatch(rows, found, records["version"].copy(), records["score"].copy(), records["expires"].copy())
+
+    def place(self, slots: Positions, dim: int) -> None:
+        """Makes room for the rows of width `dim` at some slots, before they are written."""
+        place, count = self.known["row"], self._row_count.get(dim, 0)
+        without = slots[place[slots] < 0]
+        self._rows[dim] = _grown(self._of_width(dim), count + without.size)
+        place[without] = np.arange(count, count + without.size)
+        self._row_count[dim] = count + without.size
+
+    def write(self, slots: Positions, batch: RowBatch, kinds: npt.NDArray[np.uint8]) -> None:
+        """Puts what a batch says, and its rows, where they are found, in their places."""
+        known = self.known
+        known["version"][slots], known["expires"][slots] = batch.versions, batch.expires
+        known["score"][slots], known["kind"][slots] = batch.scores, kinds
+        if batch.found.any():
+            dim, at = batch.rows.shape[1], np.flatnonzero(batch.found)
+            serve(batch.rows, at, known["row"][slots[at]], np.zeros(dim, np.float32), self._rows[dim])
+
+    def _of_width(self, dim: int) -> Rows:
+        return self._rows.get(dim, np.empty((0, dim), np.float32))
+
+
+def blank_record(dtype: np.dtype[Any], **values: float) -> np.void:
+    """Returns a record of zeros but for some fields."""
+    records: Records = np.zeros(1, dtype)
+    for name, value in values.items():
+        records[name] = value
+    blank: np.void = records[0]
+    return blank
+
+
+def _find_new(found: _Found, keys: Keys) -> Positions:
+    if found.keys.size == 0:
+        return np.full(keys.size, -1)
+    at = np.minimum(np.searchsorted(found.keys, keys), found.keys.size - 1)
+    return np.where(found.keys[at] == keys, found.slots[at], -1)
+
+
+def _grown(array: npt.NDArray[_Number], count: int) -> npt.NDArray[_Number]:
+    """Returns an array with room for `count`, and the old content in front. Doubles, so that growth costs little."""
+    if count <= len(array):
+        return array
+    grown = np.empty((max(count, 2 * len(array), 64), *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
