@@ -7,10 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.run_config import TrainConfig
@@ -40,61 +36,46 @@ def report_json(data: str, dataset: Dataset, settings: TrainConfig, outcomes: Se
     }
 
 
-def show(console: Console, dataset: Dataset, settings: TrainConfig, outcomes: Sequence[Outcome]) -> None:
-    """Prints what a person wants to see first: one model by task and domain, or several models side by side."""
-    for note in dataset.notes:
-        console.print(f"note: {note}", markup=False)
-    if len(outcomes) == 1:
-        console.print(_task_table(outcomes[0]))
-        console.print(_domain_table(outcomes[0]))
-    else:
-        console.print(_model_table(outcomes, "auc"))
-        console.print(_model_table(outcomes, "gauc"))
-    console.print(
-        f"Test days, {len(dataset.test):,} rows; mean ± standard deviation of {len(outcomes[0].seeds)} seed(s)."
-        f" {_UNSTABLE} fewer than {settings.min_positives} positives or negatives: not stable.",
-        style="dim",
-        highlight=False,
-    )
+#: What a table is: its title, heading and rows.
+Table = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
-def _task_table(outcome: Outcome) -> Table:
-    table = Table(title=f"{outcome.name}: {_epochs(outcome)}")
-    for name in ("task", "positives", "AUC", "GAUC"):
-        table.add_column(name, justify="left" if name == "task" else "right")
-    for cell in _overall(outcome):
-        table.add_row(cell.task, f"{cell.positives:,}", _value(cell, "auc"), _value(cell, "gauc"))
-    return table
-
-
-def _domain_table(outcome: Outcome) -> Table:
-    tasks = [cell.task for cell in _overall(outcome)]
-    table = Table(title="AUC by domain", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("domain", "rows", *tasks):
-        table.add_column(name, justify="right", no_wrap=True, overflow="fold")
+def tables(outcomes: Sequence[Outcome]) -> list[Table]:
+    """Returns what a person wants to see first: one model by task and domain, or several models side by side."""
+    tasks = tuple(cell.task for cell in _overall(outcomes[0]))
+    if len(outcomes) > 1:
+        return [_by_model(outcomes, metric, tasks) for metric in ("auc", "gauc")]
+    (outcome,) = outcomes
+    overall = [
+        (cell.task, f"{cell.positives:,}", _value(cell, "auc"), _value(cell, "gauc")) for cell in _overall(outcome)
+    ]
+    domains = []
     for domain in dict.fromkeys(cell.domain for cell in outcome.cells):
         cells = [cell for cell in outcome.cells if cell.domain == domain]
-        table.add_row(escape(domain), f"{cells[0].rows:,}", *(_value(cell, "auc", spread=False) for cell in cells))
-    return table
+        domains.append((domain, f"{cells[0].rows:,}", *(_value(cell, "auc", spread=False) for cell in cells)))
+    title = f"{outcome.name}: epochs {', '.join(map(str, outcome.epochs))}; seeds {', '.join(map(str, outcome.seeds))}"
+    return [
+        (title, ("task", "positives", "AUC", "GAUC"), overall),
+        ("AUC by domain", ("domain", "rows", *tasks), domains),
+    ]
 
 
-def _model_table(outcomes: Sequence[Outcome], metric: str) -> Table:
-    table = Table(title=f"{metric.upper()}, all domains", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for cell in _overall(outcomes[0]):
-        table.add_column(cell.task, justify="right", no_wrap=True, overflow="fold")
-    for outcome in outcomes:
-        values = [_value(cell, metric).replace(" ", "\n") for cell in _overall(outcome)]  # the spread below the mean
-        table.add_row(outcome.name, *values)
-    return table
+def notes(dataset: Dataset, settings: TrainConfig, outcomes: Sequence[Outcome]) -> list[str]:
+    """Returns what to know of the data, and how to read the tables."""
+    return [
+        *(f"note: {note}" for note in dataset.notes),
+        f"Test days, {len(dataset.test):,} rows; mean ± standard deviation of {len(outcomes[0].seeds)} seed(s)."
+        f" {_UNSTABLE} fewer than {settings.min_positives} positives or negatives: not stable.",
+    ]
+
+
+def _by_model(outcomes: Sequence[Outcome], metric: str, tasks: tuple[str, ...]) -> Table:
+    rows = [(outcome.name, *(_value(cell, metric) for cell in _overall(outcome))) for outcome in outcomes]
+    return f"{metric.upper()}, all domains", ("model", *tasks), rows
 
 
 def _overall(outcome: Outcome) -> list[Cell]:
     return [cell for cell in outcome.cells if cell.domain == ALL]
-
-
-def _epochs(outcome: Outcome) -> str:
-    return f"epochs {', '.join(map(str, outcome.epochs))}; seeds {', '.join(map(str, outcome.seeds))}"
 
 
 def _value(cell: Cell, metric: str, spread: bool = True) -> str:
@@ -104,7 +85,7 @@ def _value(cell: Cell, metric: str, spread: bool = True) -> str:
     text = f"{stats['mean']:.4f}"
     if spread and stats["std"] is not None:
         text += f" ±{stats['std']:.4f}"
-    return text if cell.stable else f"[dim]{_UNSTABLE}{text}[/]"
+    return text if cell.stable else f"{_UNSTABLE}{text}"
 
 
 def plot(outcomes: Sequence[Outcome]) -> bytes:

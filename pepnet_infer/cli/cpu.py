@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from pepnet_infer import _kernels
 from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.protocol import PRECISIONS
-from pepnet_infer.cli.output import AsJson, emit
+from pepnet_infer.cli.output import AsJson, emit, show_table
 from pepnet_infer.errors import BackendError
 from pepnet_infer.process.cpu import budget, features
 
@@ -95,39 +94,34 @@ def _onnxruntime() -> dict[str, Any]:
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
-    table = Table(show_header=False, title=result["model"] or "unknown CPU", title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("architecture", " ".join(filter(None, (result["architecture"], result["vendor"]))))
-    table.add_row("usable", _join(result["usable"]))
+    rows = [
+        ("architecture", " ".join(filter(None, (result["architecture"], result["vendor"])))),
+        ("usable", _join(result["usable"])),
+    ]
     if result["disabled"]:
-        table.add_row("disabled", _join(result["disabled"]) + " (in the CPU, not enabled by the system)")
-    table.add_row("absent", _join(result["absent"]))
-    table.add_row("caches", _join([f"{name} {_size(size)}" for name, size in result["caches"].items()]))
-    table.add_row("threads", f"{result['threads']['threads']}: {result['threads']['why']}")
-    table.add_row("store", f"{result['store']['path']}: {result['store']['why']}")
-    table.add_row("compiler", result["store"]["compiler"])
+        rows.append(("disabled", _join(result["disabled"]) + " (in the CPU, not enabled by the system)"))
+    rows += [
+        ("absent", _join(result["absent"])),
+        ("caches", _join([f"{name} {_size(size)}" for name, size in result["caches"].items()])),
+        ("threads", f"{result['threads']['threads']}: {result['threads']['why']}"),
+        ("store", f"{result['store']['path']}: {result['store']['why']}"),
+        ("compiler", result["store"]["compiler"]),
+    ]
     runtime = result["onnxruntime"]
-    if runtime["installed"]:
-        versions = ", ".join(f"{name} {version}" for name, version in runtime["installed"].items())
-        table.add_row("onnxruntime", f"{versions}; compiled in: {_join(runtime['providers'])}")
-    if runtime["problem"]:
-        table.add_row("" if runtime["installed"] else "onnxruntime", runtime["problem"])
-    table.add_row("gpu", result["gpu"])
-    table.add_row(_VARIABLE, result["kernels"][_VARIABLE] or "not set")
-    console.print(table)
-    console.print(_kernel_table(result["kernels"]))
+    versions = ", ".join(f"{name} {version}" for name, version in runtime["installed"].items())
+    found = f"{versions}; compiled in: {_join(runtime['providers'])}" if versions else ""
+    rows.append(("onnxruntime", "; ".join(filter(None, (found, runtime["problem"])))))
+    rows.append(("gpu", result["gpu"]))
+    rows.append((_VARIABLE, result["kernels"][_VARIABLE] or "not set"))
+    show_table(console, result["model"] or "unknown CPU", (), rows)
+    head = ("precision", "isa", "", "instructions, or why not")
+    show_table(console, "native kernels", head, _kernel_rows(result["kernels"]), _SPLIT)
 
 
-def _kernel_table(kernels: dict[str, Any]) -> Table:
-    table = Table(title="native kernels", title_justify="left", title_style="bold", box=box.SIMPLE)
-    table.caption, table.caption_justify = _SPLIT, "left"
-    for name in ("precision", "isa", ""):
-        table.add_column(name, no_wrap=True)
-    table.add_column("instructions, or why not", overflow="fold")
+def _kernel_rows(kernels: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for precision, choice in kernels["chosen"].items():
         if "problem" in choice:
-            table.add_row(precision, "", "", choice["problem"])
+            yield precision, "", "", choice["problem"]
         for entry in kernels["tables"]:
             if entry["precision"] == precision:
                 taken = entry["isa"] == choice.get("isa")
@@ -136,9 +130,7 @@ def _kernel_table(kernels: dict[str, Any]) -> Table:
                     text = f"{entry['how']}; {text}"
                 elif not entry["built"]:
                     text = f"not built: {text}"
-                table.add_row(precision, entry["isa"], "chosen" if taken else "", text)
-        table.add_section()
-    return table
+                yield precision, entry["isa"], "chosen" if taken else "", text
 
 
 def _join(names: list[str]) -> str:

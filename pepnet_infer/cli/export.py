@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.precisions import BUDGETS, Budget
-from pepnet_infer.cli.native_figures import native_lines, native_summary
-from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, progress
+from pepnet_infer.cli.native_figures import native_summary, show_native
+from pepnet_infer.cli.output import AsJson, as_path, emit, say
+from pepnet_infer.cli.progress import ProgressMode, ProgressOption, Watch
 
 
 def export(
@@ -35,6 +35,7 @@ def export(
         typer.Option(metavar="MAX|off", help="Offer int8 when no task's AUC loses more; off or 0: do not offer it."),
     ] = str(BUDGETS["int8"]["delta_auc"]),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")] = False,
+    show: ProgressOption = ProgressMode.auto,
     as_json: AsJson = False,
 ) -> None:
     """Write a verified bundle. Nothing is written when a score differs from float64 by more than 1e-5 (native 5e-6)."""
@@ -53,8 +54,8 @@ def export(
     int8_budget = _budget(
         {"max_abs": ("--int8-max-abs", int8_max_abs), "delta_auc": ("--int8-delta-auc", int8_delta_auc)}
     )
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=progress) as bar:
-        line = bar.add_task("read the checkpoint" if preset is None else f"make the preset {preset}", total=None)
+    with Watch(show) as watch:
+        watch.step("read the checkpoint" if preset is None else f"make the preset {preset}")
         if preset is None:
             checkpoint = Checkpoint.load(source)
         else:
@@ -67,9 +68,9 @@ def export(
             model_version=model_version,
             overwrite=overwrite,
             int8_budget=int8_budget,
-            on_step=lambda step: bar.update(line, description=step),
+            on_step=watch.step,
         )
-        bar.update(line, description="bundle written", total=1, completed=1)
+        watch.step("bundle written")
     result = summary(bundle)
     emit(result, as_json, lambda console: _render(console, result))
 
@@ -105,8 +106,6 @@ def summary(bundle: Bundle) -> dict[str, Any]:
 
 def _render(console: Console, result: dict[str, Any]) -> None:
     worst = ", ".join(f"{stage} {value:.1e}" for stage, value in result["max_abs_difference"].items())
-    path = as_text(result["bundle"])
-    console.print(f"[bold]{path}[/]  version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
-    console.print(f"largest difference from float64: {worst} (allowed {result['tolerance']:.0e})", highlight=False)
-    for line in native_lines(result["native"]):
-        console.print(line, highlight=False)
+    say(console, f"{result['bundle']}, version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
+    say(console, f"largest difference from float64: {worst} (allowed {result['tolerance']:.0e})")
+    show_native(console, result["native"])

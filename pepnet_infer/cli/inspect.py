@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Column, Table
 
 from pepnet_infer.backends import native
 from pepnet_infer.backends.create import plan
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.bundle import DENSE, Bundle
-from pepnet_infer.cli.native_figures import native_lines, native_summary, native_table
-from pepnet_infer.cli.output import AsJson, as_path, as_text, emit
+from pepnet_infer.cli.native_figures import native_summary, show_native, show_parity
+from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, say, show_table
 from pepnet_infer.errors import BackendError
 from pepnet_infer.schema.cost import multiply_adds
 from pepnet_infer.storage.mapped_file import MappedFile
@@ -29,6 +28,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show model, fields, tables, parity and files of a bundle. Sizes are checked, hashes are not: see `verify`."""
+    expect_bundle(bundle)
     result = describe(Bundle.open(bundle, check="sizes"))
     emit(result, as_json, lambda console: _render(console, result))
 
@@ -91,69 +91,53 @@ def _auto(bundle: Bundle, precision: str) -> dict[str, Any]:
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
-    config = result["config"]
-    widths = config["inputs"]
-    model = _table(f"{config['model']}, version {result['model_version']}", "", "")
-    model.show_header = False
-    if config["model"] == "pepnet":
-        for flag in _FLAGS:
-            model.add_row(flag, str(config[flag]))
-    model.add_row("inputs", f"general {widths['general']}, domain {widths['domain']}, prior {widths['prior']}")
-    model.add_row("layers", ", ".join(map(str, config["layers"])))
+    config, widths = result["config"], result["config"]["inputs"]
+    model = [(flag, config[flag]) for flag in _FLAGS] if config["model"] == "pepnet" else []
+    model.append(("inputs", f"general {widths['general']}, domain {widths['domain']}, prior {widths['prior']}"))
+    model.append(("layers", ", ".join(map(str, config["layers"]))))
     if config["backbone"] == "mmoe":
-        model.add_row("experts", str(config["experts"]))
-        model.add_row("towers", ", ".join(map(str, config["towers"])) or "none")
+        model.append(("experts", config["experts"]))
+        model.append(("towers", ", ".join(map(str, config["towers"])) or "none"))
     if config["extra"]:
-        model.add_row("extra", as_text(", ".join(f"{k} {v}" for k, v in config["extra"].items())))
+        model.append(("extra", ", ".join(f"{k} {v}" for k, v in config["extra"].items())))
     if result["multiply_adds"] is not None:
-        model.add_row("multiply-adds a row", f"{result['multiply_adds']:,}")
-    model.add_row("dense weights", f"{result['weights']:,}")
-    model.add_row("tasks", ", ".join(result["tasks"]))
-    model.add_row("domains", as_text(f"{result['domain_column']}: {', '.join(map(str, result['domains']))}"))
-    console.print(model)
+        model.append(("multiply-adds a row", f"{result['multiply_adds']:,}"))
+    model.append(("dense weights", f"{result['weights']:,}"))
+    model.append(("tasks", ", ".join(result["tasks"])))
+    model.append(("domains", f"{result['domain_column']}: {', '.join(map(str, result['domains']))}"))
+    show_table(console, f"{config['model']}, version {result['model_version']}", (), model)
 
-    fields = _table("fields", "field", "kind", "side", "table, width", "inputs")
+    fields = []
     for spec in result["fields"]:
         source = f"{spec['join']}.{spec['column']}" if spec["join"] else spec["column"]
         name = spec["name"] if source == spec["name"] else f"{spec['name']} ← {source}"
-        width = f"{spec['table']} {spec['width']}" if spec["table"] else str(spec["width"])
-        fields.add_row(as_text(name), spec["kind"], spec["side"], width, " ".join(spec["inputs"]))
-    console.print(fields)
+        fields.append((name, spec["kind"], spec["side"], spec["table"] or "", spec["width"], " ".join(spec["inputs"])))
+    show_table(console, "fields", ("field", "kind", "side", "table", "width", "inputs"), fields)
 
-    tables = _table("tables", "table", "rows", "dim", "dtype", "MB")
-    for table in result["tables"]:
-        size = f"{table['bytes'] / 1e6:.2f}"
-        tables.add_row(table["name"], f"{table['rows']:,}", str(table["dim"]), table["dtype"], size)
-    console.print(tables)
+    tables = [(t["name"], f"{t['rows']:,}", t["dim"], t["dtype"], f"{t['bytes'] / 1e6:.2f}") for t in result["tables"]]
+    show_table(console, "tables", ("table", "rows", "dim", "dtype", "MB"), tables)
 
-    backends = _table("what backend auto takes on this machine", "precision", "backend", "on", "why, or why none")
-    for precision, taken in result["auto"].items():
-        if "problem" in taken:
-            backends.add_row(precision, "none", "", as_text(taken["problem"]))
-            continue
-        on = f"{taken['isa']} ({taken['how']})" if "isa" in taken else taken["device"]
-        why = taken["why"] + (f"; {taken['isa']}: {taken['isa_why']}" if "isa" in taken else "")
-        backends.add_row(precision, taken["backend"], on, as_text(why))
-    console.print(backends)
+    head = ("precision", "backend", "on", "why, or why none")
+    show_table(console, "what backend auto takes on this machine", head, starmap(_taken, result["auto"].items()))
 
-    parity = _table("differences from float64, measured at export", "stage", "rows", "count", "max", "rms")
-    for stage, sets in result["parity"].get("fp32", {}).items():
-        for name, figures in sets.items():
-            numbers = (str(figures["rows"]), f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
-            parity.add_row(as_text(stage), as_text(name), *numbers)
-    console.print(parity)
-    for line in native_lines(result["native"]):
-        console.print(line, highlight=False)
-    console.print(native_table(result["parity"]))
+    parity = [
+        (stage, name, figures["rows"], f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
+        for stage, sets in result["parity"].get("fp32", {}).items()
+        for name, figures in sets.items()
+    ]
+    figures = ("stage", "rows", "count", "max", "rms")
+    show_table(console, "differences from float64, measured at export", figures, parity)
+    show_native(console, result["native"])
+    show_parity(console, result["parity"])
 
-    files = _table("files", "file", "bytes", "sha256")
-    for name, entry in result["files"].items():
-        files.add_row(as_text(name), f"{entry['bytes']:,}", entry["sha256"][:12])
-    console.print(files)
-    tools = ", ".join(f"{k} {v}" for k, v in result["tools"].items())
-    console.print(f"written with {as_text(tools)}", highlight=False)
+    files = [(name, f"{entry['bytes']:,}", entry["sha256"][:12]) for name, entry in result["files"].items()]
+    show_table(console, "files", ("file", "bytes", "sha256"), files)
+    say(console, f"written with {', '.join(f'{k} {v}' for k, v in result['tools'].items())}")
 
 
-def _table(title: str, *names: str) -> Table:
-    columns = [Column(name, overflow="fold") for name in names]
-    return Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+def _taken(precision: str, taken: dict[str, Any]) -> tuple[str, ...]:
+    if "problem" in taken:
+        return precision, "none", "", taken["problem"]
+    on = f"{taken['isa']} ({taken['how']})" if "isa" in taken else taken["device"]
+    why = taken["why"] + (f"; {taken['isa']}: {taken['isa_why']}" if "isa" in taken else "")
+    return precision, taken["backend"], on, why

@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.cli.output import AsJson, as_path, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress, say
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.quoting import printable
 from pepnet_infer.sync.logs.open import open_transport
 from pepnet_infer.sync.logs.transport import Transport
 
@@ -124,25 +123,23 @@ def _status(transport: Transport) -> dict[str, Any]:
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
-    def say(text: str) -> None:
-        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
     if result["begun"]:
-        say(f"there was no log at {result['log']}: one was begun")
+        say(console, f"there was no log at {result['log']}: one was begun")
     delta, bundle = result.get("delta"), result.get("bundle")
     if delta is not None:
         rows, removed = sum(delta["rows"].values()), sum(delta["removed"].values())
         dense = "new weights" if delta["dense"] else "the same weights"
         say(
+            console,
             f"version {delta['base_version']} to {delta['model_version']}: {rows - removed:,} rows, "
-            f"{removed:,} removed, {len(delta['defaults'])} default rows, {dense}"
+            f"{removed:,} removed, {len(delta['defaults'])} default rows, {dense}",
         )
     if bundle is not None:
-        say(f"bundle of version {bundle['model_version']} appended")
+        say(console, f"bundle of version {bundle['model_version']} appended")
     if "trimmed" in result:
-        say(f"{result['trimmed']} entries removed")
+        say(console, f"{result['trimmed']} entries removed")
     last, newest = result["last"], result["newest_bundle"]
-    say("last delta: none" if last is None else f"last delta: to version {last['model_version']}")
-    say("newest bundle: none" if newest is None else f"newest bundle: version {newest['model_version']}")
+    say(console, "last delta: none" if last is None else f"last delta: to version {last['model_version']}")
+    say(console, "newest bundle: none" if newest is None else f"newest bundle: version {newest['model_version']}")
     for name, said in result["followers"].items():
-        say(f"follower {name}: version {said['model_version']}, heard of {said['heard_s_ago']:.0f} s ago")
+        say(console, f"follower {name}: version {said['model_version']}, heard of {said['heard_s_ago']:.0f} s ago")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import structs
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
 
-from pepnet_infer.cli.output import AsJson, as_path, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress, say, show_table
+from pepnet_infer.cli.progress import ProgressMode, ProgressOption, Watch
 from pepnet_infer.schema.network_config import MODELS
 
 if TYPE_CHECKING:
     from pepnet_infer.export.run_config import RunConfig
+    from pepnet_infer.export.train.report import Table
 
 
 def train(
@@ -41,6 +43,7 @@ def train(
         typer.Option(parser=as_path, metavar="F.parquet", help="Write the raw rows of the test days there, to score."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint that is there.")] = False,
+    show: ProgressOption = ProgressMode.auto,
     as_json: AsJson = False,
 ) -> None:
     """Train a reference model. Reports AUC and GAUC per task and domain, on days that training never sees."""
@@ -72,19 +75,21 @@ def train(
     run = _changed(run, model, seeds, seed, epochs)
     source = open_source(data)
     torch.set_num_threads(available_threads())  # torch knows of cpusets, not of quotas
-    with _Bars() as bars:
-        reading = bars.add_task("read and encode the data", total=1, loss="")
+    with Watch(show) as watch:
+        watch.step("read and encode the data")
         dataset = build_dataset(source, run.schema, run.train)
-        bars.advance(reading)
-        outcomes, kept = train_all(dataset, variants(run.model, dataset, compare), run.train, bars.begin)
+        outcomes, kept = train_all(
+            dataset, variants(run.model, dataset, compare), run.train, lambda name, seed: _shown(watch, name, seed)
+        )
     result = report.report_json(data, dataset, run.train, outcomes)
     meta = {"data": source.name, "seed": run.train.seed, "epochs": kept.result.epochs}
     files = {"report.json": json.dumps(result, indent=1, allow_nan=False).encode(), "report.png": report.plot(outcomes)}
     to_checkpoint(dataset, kept, run.train.gset, meta).save(out, overwrite=overwrite, reports=files)
     if test_rows is not None:
         write_test_rows(dataset, test_rows)
-    emit(result, as_json, lambda console: report.show(console, dataset, run.train, outcomes))
-    progress.print(f"checkpoint {out}, with report.json and report.png", markup=False, highlight=False)
+    notes = report.notes(dataset, run.train, outcomes)
+    emit(result, as_json, lambda console: _render(console, report.tables(outcomes), notes))
+    say(progress, f"checkpoint {out}, with report.json and report.png")
 
 
 def _changed(run: RunConfig, model: str | None, seeds: int | None, seed: int | None, epochs: int | None) -> RunConfig:
@@ -99,24 +104,24 @@ def _changed(run: RunConfig, model: str | None, seeds: int | None, seed: int | N
     return dataclasses.replace(run, model=flags, train=settings)
 
 
-class _Bars(Progress):
-    """A line per training, on stderr."""
+def _shown(watch: Watch, name: str, seed: int) -> Callable[[str, int, int, int, float], None]:
+    """Returns what shows one training: a line an epoch, or a bar."""
+    last = ""
 
-    def __init__(self) -> None:
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[loss]}"),
-            console=progress,
-        )
+    def told(phase: str, epoch: int, done: int, batches: int, loss: float) -> None:
+        nonlocal last
+        what = f"{name}, seed {seed}: {phase}, epoch {epoch + 1}"
+        if what != last:
+            watch.step(what)
+            last = what
+        note = f"loss {loss:.4f}"
+        watch.at(done, batches, note, lambda: f"{what}, batch {done} of {batches}, {note}")
 
-    def begin(self, name: str, seed: int) -> Callable[[str, int, int, int, float], None]:
-        line = self.add_task(f"{name}, seed {seed}", total=None, loss="")
+    return told
 
-        def told(phase: str, epoch: int, done: int, batches: int, loss: float) -> None:
-            what = f"{name}, seed {seed}: {phase}, epoch {epoch + 1}"
-            self.update(line, description=what, completed=done, total=batches, loss=f"loss {loss:.4f}")
 
-        return told
+def _render(console: Console, tables: Iterable[Table], notes: Iterable[str]) -> None:
+    for title, head, rows in tables:
+        show_table(console, title, head, rows)
+    for note in notes:
+        say(console, note)

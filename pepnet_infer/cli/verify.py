@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, progress
+from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, progress, say, show_table
 from pepnet_infer.verify.verify import verify as verify_bundle
 
 
@@ -19,40 +18,38 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's hashes, weights and tables, and measure again that it scores here as its weights say."""
+    expect_bundle(bundle)
     with progress.status("check files, then scores"):
         result = verify_bundle(bundle)
 
     def render(console: Console) -> None:
-        console.print(f"[bold]{as_text(result['bundle'])}[/]  version {result['model_version']}")
-        console.print(f"{result['files']} files, {result['bytes'] / 1e6:.1f} MB: sizes, hashes and values are right")
-        table = Table("rows", "compared with", "count", f"max (≤ {result['tolerance']:.0e})", box=box.SIMPLE)
+        say(console, f"{result['bundle']}, version {result['model_version']}")
+        say(console, f"{result['files']} files, {result['bytes'] / 1e6:.1f} MB: sizes, hashes and values are right")
         golden, fresh = result["golden"], result["fresh"]
-        table.add_row("golden", "float64 scores stored at export", str(golden["rows"]), f"{golden['max_abs']:.1e}")
+        rows = [("golden", "float64 scores stored at export", golden["rows"], f"{golden['max_abs']:.1e}")]
         for name, figures in (fresh or {}).items():
-            table.add_row(name, "dense weights in float64", str(figures["rows"]), f"{figures['max_abs']:.1e}")
-        console.print(table)
-        console.print(_native(result["native"]))
+            rows.append((name, "dense weights in float64", figures["rows"], f"{figures['max_abs']:.1e}"))
+        show_table(console, "", ("rows", "compared with", "count", f"max (≤ {result['tolerance']:.0e})"), rows)
+        show_table(console, "", ("native", "on", "rows", "count", "max", "allowed"), _native(result["native"]))
         if fresh is None:
-            console.print("fresh rows not measured: needs pip install 'pepnet-infer[export]'", markup=False)
+            say(console, "fresh rows not measured: needs pip install 'pepnet-infer[export]'")
 
     emit(result, as_json, render)
 
 
-def _native(native: dict[str, Any]) -> Table:
-    table = Table("native", "on", "rows", "count", "max", "allowed", box=box.SIMPLE)
+def _native(native: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     if "why" in native:
-        table.add_row("none", "", as_text(native["why"]))
-        return table
+        yield "none", "", native["why"]
+        return
     for precision, isas in native.items():
         if "why" in isas:
-            table.add_row(precision, "", as_text(isas["why"]))
+            yield precision, "", isas["why"]
             continue
         for isa, entry in isas.items():
             if "why" in entry:
-                table.add_row(precision, isa, as_text(entry["why"]))
+                yield precision, isa, entry["why"]
                 continue
             for rows, figures in {"golden": entry["golden"], **(entry["fresh"] or {})}.items():
                 most = entry["allowed"]["golden" if rows == "golden" else "fresh"]
                 allowed = "any" if most is None else f"{most:.1e}"
-                table.add_row(precision, isa, rows, str(figures["rows"]), f"{figures['max_abs']:.1e}", allowed)
-    return table
+                yield precision, isa, rows, str(figures["rows"]), f"{figures['max_abs']:.1e}", allowed
