@@ -1,19 +1,17 @@
-"""Entry point of `pepnet-infer`: exit code 0 when all went well, 1 on failure, 2 on wrong usage.
-
-`score` has one more, see there.
-"""
+"""Entry point of `pepnet-infer`. It ends with an `ExitCode`."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from functools import cache
 from importlib import import_module, metadata
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from pepnet_infer.cli.output import progress
+from pepnet_infer.cli.ending import ExitCode, fail
 from pepnet_infer.cli.terminal import write_everything
 from pepnet_infer.errors import PepnetError
 
@@ -25,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+#: What click raises for wrong usage; typer has a click of its own, and shows none of its classes above this one.
+_CLICK_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 #: Package → extra of pepnet-infer that installs it: what a command says when it is not there.
 EXTRAS = {
@@ -60,33 +61,51 @@ def _register() -> None:
 
 
 def main() -> None:
-    """Runs the command line and ends the process."""
+    """Runs the command line and ends the process with an `ExitCode`."""
     write_everything()
-    _register()
+    signal.signal(signal.SIGTERM, _terminate)
+    as_json = "--json" in sys.argv[1:] and sys.argv[1:2] != ["bench"]
     try:
-        try:
-            app()
-        except SystemExit:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # when the interpreter ends, a fault would be exit code 120 and a traceback
-            raise
+        _register()
+        code = app(prog_name="pepnet-infer", standalone_mode=False) or ExitCode.DONE
+        if sys.stdout is not None:
+            sys.stdout.flush()  # when the interpreter ends, a fault would be exit code 120 and a traceback
+    except _CLICK_ERROR as error:
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(error, file=sys.stderr)
+            sys.exit(ExitCode.USAGE)
+        said = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        hint = f"; see {context.command_path} --help" if context is not None else ""
+        fail("UsageError", f"{said}{hint}", ExitCode.USAGE, as_json)
     except PepnetError as error:
-        progress.print(f"[bold red]error:[/] [bold]{type(error).__name__}[/]: ", end="")
-        progress.print(str(error), markup=False, highlight=False)
-        sys.exit(1)
+        fail(type(error).__name__, str(error), ExitCode.FAILED, as_json, error.fields())
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(error.name or "")
         if extra is None:
             raise
-        progress.print(f"error: this command needs {error.name}: pip install 'pepnet-infer[{extra}]'", markup=False)
-        sys.exit(1)
+        said = f"this command needs {error.name}: pip install 'pepnet-infer[{extra}]'"
+        fail("MissingExtra", said, ExitCode.FAILED, as_json)
     except BrokenPipeError:
         _let_go_of_stdout()
-        sys.exit(1)
+        sys.exit(ExitCode.FAILED)
     except OSError as error:  # a full disk under stdout, say
         _let_go_of_stdout()
-        progress.print(f"error: {type(error).__name__}: {error}", markup=False, highlight=False)
-        sys.exit(1)
+        fail(type(error).__name__, str(error), ExitCode.FAILED, as_json)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except SystemExit as end:
+        if end.code is not ExitCode.TERMINATED:
+            raise
+        fail("Terminated", "SIGTERM came before the end", ExitCode.TERMINATED, as_json)
+    if code == ExitCode.INTERRUPTED:  # typer makes it of the interrupt
+        fail("Interrupted", "SIGINT came before the end", ExitCode.INTERRUPTED, as_json)
+    sys.exit(code)
+
+
+def _terminate(*_: object) -> NoReturn:
+    """Ends the process by an exception, so that what is half written goes."""
+    raise SystemExit(ExitCode.TERMINATED)
 
 
 def _let_go_of_stdout() -> None:

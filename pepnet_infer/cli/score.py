@@ -1,27 +1,25 @@
-"""`pepnet-infer score`: parquet in, parquet with scores out.
-
-Exit code 0: every file is finished. 1: an error. 2: wrong usage. 3: all files were scored, some with default rows
-because the store of rows failed, and these are not finished (`--on-fault unfinished`): the same command scores them
-anew.
-"""
+"""`pepnet-infer score`: parquet in, parquet with scores out."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import pyarrow as pa
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
 
-from pepnet_infer.cli.output import AsJson, as_path, emit, progress
+from pepnet_infer.backends.protocol import MAX_THREADS
+from pepnet_infer.cli.ending import ExitCode
+from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, progress, say
+from pepnet_infer.cli.progress import ProgressMode, ProgressOption, Watch
 from pepnet_infer.engine import Engine
-from pepnet_infer.parquet import Summary, score_parquet
+from pepnet_infer.parquet import FileProgress, Progress, Summary, score_parquet
 from pepnet_infer.parquet.options import BATCH_ROWS
 from pepnet_infer.parquet.run import OFFLINE
-from pepnet_infer.quoting import printable
+from pepnet_infer.process.cpu import budget
 from pepnet_infer.rows.cache.config import CacheConfig, Policy
 from pepnet_infer.sync.logs.open import open_transport
 
@@ -52,10 +50,6 @@ class FaultRule(StrEnum):
     accept = "accept"
 
 
-#: The exit code when some files are not finished.
-UNFINISHED = 3
-
-
 def score(
     bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
@@ -65,16 +59,27 @@ def score(
     precision: Annotated[
         str, typer.Option(help="fp32, or with native bf16, or int8 if the bundle offers it.")
     ] = "fp32",
-    threads: Annotated[int | None, typer.Option(help="Default: what the cpuset and the cgroup allow.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MAX_THREADS, help="Of scoring and of reading. Default: what the cpuset and the cgroup allow."
+        ),
+    ] = None,
     cache_policy: Annotated[CachePolicy, typer.Option(help="What the cache of rows evicts; none: no cache.")] = (
         CachePolicy.gset
     ),
-    cache_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Of the cache at most, such as 512MiB.")] = "512MiB",
+    cache_bytes: Annotated[
+        str, typer.Option(metavar="SIZE", help="Maximum size of the cache, e.g. 512MiB.")
+    ] = "512MiB",
     columns: Annotated[
         str | None,
         typer.Option(help="Carried through: all, names with commas, or '' for none. Default: the ids and the domain."),
     ] = None,
     on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
+    max_bad_rows: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --on-bad-row null: exit code 3 when more rows than this have null scores."),
+    ] = None,
     on_fault: Annotated[
         FaultRule,
         typer.Option(
@@ -92,6 +97,7 @@ def score(
             metavar="LOG", help="Keep up with what is published there: a folder or redis://…; an error without a log."
         ),
     ] = None,
+    show: ProgressOption = ProgressMode.auto,
     as_json: AsJson = False,
 ) -> None:
     """Score parquet files: one output file per input file, rows in order, one float32 column score_TASK per task.
@@ -99,8 +105,13 @@ def score(
     A file appears only when it is whole; run the same command again after an interruption. With --follow each file is
     scored by the newest version there is when its turn comes.
 
-    Exit code 0: all files are finished. 1: an error. 2: wrong usage. 3: some are not finished, see --on-fault.
+    Exit code 0: all files are finished. 1: an error. 2: wrong usage. 3: see --on-fault and --max-bad-rows.
+
+    Example: pepnet-infer score bundle/ in/ --out scored/ --on-bad-row null --max-bad-rows 1000
     """
+    if max_bad_rows is not None and on_bad_row is not OnBadRow.null:
+        raise typer.BadParameter("--max-bad-rows counts rows with null scores: add --on-bad-row null")
+    expect_bundle(bundle)
     cache = None if cache_policy is CachePolicy.none else CacheConfig(cast(Policy, cache_policy.value), cache_bytes)
     carried = (
         columns
@@ -108,8 +119,10 @@ def score(
         else [name.strip() for name in columns.split(",") if columns.strip()]
     )
     options = OFFLINE if device == "cpu" else {}  # kernels on a GPU have no threads that could spin
-    with (
-        Engine.load(
+    _set_threads(threads)
+    with Watch(show) as watch:
+        watch.step("load the bundle")
+        with Engine.load(
             bundle,
             device=device,
             backend=backend,
@@ -117,39 +130,68 @@ def score(
             threads=threads,
             cache=cache,
             options=options,
-        ) as engine,
-        Progress(
-            "[progress.description]{task.description}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            _RowsPerSecond(),
-            TimeRemainingColumn(),
-            console=progress,
-        ) as bar,
-    ):
-        if follow is not None:
-            engine.follow(open_transport(follow))
-        task = bar.add_task("rows", total=None)
-        summary = score_parquet(
-            engine,
-            inputs,
-            out,
-            columns=carried,
-            on_bad_row="null" if on_bad_row is OnBadRow.null else "raise",
-            on_fault=on_fault.value,
-            batch_rows=batch_rows,
-            resume=resume,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-        result = _result(summary, engine, out)
+        ) as engine:
+            if follow is not None:
+                engine.follow(open_transport(follow))
+            watch.step("check the inputs")
+            summary = score_parquet(
+                engine,
+                inputs,
+                out,
+                columns=carried,
+                on_bad_row="null" if on_bad_row is OnBadRow.null else "raise",
+                on_fault=on_fault.value,
+                batch_rows=batch_rows,
+                resume=resume,
+                progress=lambda now: _show(watch, now),
+            )
+            result = _result(summary, engine, out)
+    result["incomplete"] = list(_incomplete(summary, max_bad_rows))
     emit(result, as_json, lambda console: _render(console, result))
+    for sentence in result["incomplete"]:
+        say(progress, f"incomplete: {sentence}")
+    if result["incomplete"]:
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _set_threads(threads: int | None) -> None:
+    """Lets pyarrow, which knows of no quota, have no more threads than scoring."""
+    allowed = budget()
+    if threads is not None and threads > allowed.threads:
+        said = f"--threads {threads}: more than the CPUs this process may use ({allowed.why}), so that they take turns"
+        say(progress, f"note: {said}")
+    pa.set_cpu_count(threads or allowed.threads)
+    pa.set_io_thread_count(threads or allowed.threads)
+
+
+def _show(watch: Watch, now: Progress) -> None:
+    file = now.file
+    if file is None:
+        watch.step(f"score {now.of_rows:,} rows in {now.of_files} file{'s' * (now.of_files != 1)}")
+        return
+    if now.event == "file":
+        rate = f"{file.rows / file.seconds:,.0f} rows/s" if file.seconds else ""
+        watch.line(f"{file.path}: {_of_file(file)}, {rate} (file {now.files} of {now.of_files})")
+    watch.at(now.rows, now.of_rows, f"{now.rows / max(now.seconds, 1e-9):,.0f} rows/s", lambda: _where(now, file))
+
+
+def _of_file(file: FileProgress) -> str:
+    rows = f"{file.rows:,} rows" if file.rows == file.of_rows else f"{file.rows:,} of {file.of_rows:,} rows"
+    return f"{rows}, {file.null_rows:,} null rows, {file.seconds:.1f} s"
+
+
+def _where(now: Progress, file: FileProgress) -> str:
+    total = f"{now.rows:,} of {now.of_rows:,} rows, {now.null_rows:,} null rows, {now.files} of {now.of_files} files"
+    return f"{file.path}: {_of_file(file)}; in all {total}, {now.seconds:.1f} s"
+
+
+def _incomplete(summary: Summary, max_bad_rows: int | None) -> Iterator[str]:
+    """Yields why the exit code is 3."""
     if summary.unfinished:
-        raise typer.Exit(UNFINISHED)
-
-
-class _RowsPerSecond(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s")
+        count = len(summary.unfinished)
+        yield f"{count} files have default rows because the store failed; the same command scores them anew"
+    if max_bad_rows is not None and summary.null_rows > max_bad_rows:
+        yield f"{summary.null_rows:,} rows have null scores, more than --max-bad-rows {max_bad_rows:,} allows"
 
 
 def _result(summary: Summary, engine: Engine, out: str) -> dict[str, Any]:
@@ -160,6 +202,7 @@ def _result(summary: Summary, engine: Engine, out: str) -> dict[str, Any]:
         "files": summary.files,
         "seconds": round(summary.seconds, 3),
         "rows_per_s": round(summary.rows_per_s, 1),
+        "skipped_rows": summary.skipped_rows,
         "skipped": [str(path) for path in summary.skipped],
         "null_rows": summary.null_rows,
         "faults": summary.faults,
@@ -176,43 +219,44 @@ def _result(summary: Summary, engine: Engine, out: str) -> dict[str, Any]:
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
-    def say(text: str) -> None:
-        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
     backend = result["backend"]
     say(
+        console,
         f"{result['rows']:,} rows in {result['files']} file{'s' * (result['files'] != 1)} scored in "
-        f"{result['seconds']:.1f} s, {result['rows_per_s']:,.0f} rows/s, written to {result['out']}"
+        f"{result['seconds']:.1f} s, {result['rows_per_s']:,.0f} rows/s, written to {result['out']}",
     )
     say(
+        console,
         f"model version {result['model_version']} on {backend['backend']} {backend.get('isa', backend['device'])} "
-        f"{backend['precision']}, {backend['threads']} threads"
+        f"{backend['precision']}, {backend['threads']} threads",
     )
     sync = result["sync"]
     if sync is not None:
         refused = sum(sync["refused"].values())
-        say(f"followed: {sync['applied']} deltas with {sync['rows']:,} rows applied, {refused} refused")
+        say(console, f"followed: {sync['applied']} deltas with {sync['rows']:,} rows applied, {refused} refused")
         if not sync["following"]:
-            say(f"the log was not read for the last {sync['last_read_s']:.0f} s: {sync['last_fault']}")
+            say(console, f"the log was not read for the last {sync['last_read_s']:.0f} s: {sync['last_fault']}")
     cache = result["cache"]
     if cache is not None and (looked := cache["total"]["keys"]):
         say(
+            console,
             f"{cache['policy']} cache: {cache['total']['hits'] / looked:.1%} of {looked:,} ids were there, "
-            f"{cache['rows']:,} of {cache['capacity_rows']:,} rows in {cache['memory_bytes'] / 2**20:.1f} MiB"
+            f"{cache['rows']:,} of {cache['capacity_rows']:,} rows in {cache['memory_bytes'] / 2**20:.1f} MiB",
         )
     if result["skipped"]:
-        say(f"{len(result['skipped'])} kept that an earlier run had finished")
+        say(console, f"{len(result['skipped'])} kept that an earlier run had finished, {result['skipped_rows']:,} rows")
     if result["null_rows"]:
-        say(f"{result['null_rows']:,} bad rows have null scores; the first of each column:")
+        say(console, f"{result['null_rows']:,} bad rows have null scores; the first of each column:")
         for fault in result["faults"].values():
-            say(f"  {fault}")
-    say(f"ids that the model does not know, scored with the default row: {_counts(result['unknown'])}")
+            say(console, f"  {fault}")
+    say(console, f"ids that the model does not know, scored with the default row: {_counts(result['unknown'])}")
     if result["unavailable"]:
-        say(f"ids scored with the default row because the store of rows failed: {_counts(result['unavailable'])}")
+        counts = _counts(result["unavailable"])
+        say(console, f"ids scored with the default row because the store of rows failed: {counts}")
     if result["unfinished"]:
-        say(f"{len(result['unfinished'])} files are not finished because of that; the same command scores them anew:")
+        say(console, "not finished because of that:")
         for path in result["unfinished"]:
-            say(f"  {path}")
+            say(console, f"  {path}")
 
 
 def _counts(by_field: dict[str, int]) -> str:

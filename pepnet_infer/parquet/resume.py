@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.parquet.summary import Counts
 from pepnet_infer.parquet.tree import regular
 from pepnet_infer.quoting import clip
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 REQUEST_KEY = "pepnet_infer.request"
 #: Key that is there where default rows were accepted in place of the store's: field → ids that got one, as JSON.
 UNAVAILABLE_KEY = "pepnet_infer.unavailable"
-
-
+#: Key that is there where rows have null scores: how many, and column → the first fault there, as JSON.
+BAD_ROWS_KEY = "pepnet_infer.bad_rows"
 #: Key of a hash of all that the output holds before its footer.
 WRITTEN_KEY = "pepnet_infer.written"
 
@@ -54,39 +56,44 @@ class Request:
         names = {"model_version": "model_version", "schema_hash": "schema_hash", "pepnet_infer_version": "tool"}
         return {name: str(self.scorer[key]) for name, key in names.items()}
 
-    def metadata(self, content: str, unavailable: Mapping[str, int], written: str) -> dict[str, str]:
+    def metadata(self, content: str, counts: Counts, written: str) -> dict[str, str]:
         """Returns what the output says of the request and, by the hash `written`, of itself.
 
         It has no time and no path: equal input gives equal bytes.
         """
         request = json.dumps(self._json(content), sort_keys=True, separators=(",", ":"))
         found = {REQUEST_KEY: request, WRITTEN_KEY: written}
-        if unavailable:
-            found[UNAVAILABLE_KEY] = json.dumps(dict(sorted(unavailable.items())))
+        if counts.unavailable:
+            found[UNAVAILABLE_KEY] = json.dumps(dict(sorted(counts.unavailable.items())))
+        if counts.null_rows:
+            found[BAD_ROWS_KEY] = json.dumps([counts.null_rows, counts.faults])
         return found
 
-    def finished(self, target: Path, accept: bool, content: Callable[[], str]) -> bool:
-        """Whether `target` holds the scores of this request.
+    def finished(self, target: Path, accept: bool, content: Callable[[], str]) -> Counts | None:
+        """Returns what `target` tells of its rows where it holds the scores of this request, else None.
 
-        It does when its own metadata has the same one, with the hash that `content` returns of the input, and no
+        It holds them when its own metadata has the same one, with the hash that `content` returns of the input, and no
         default rows in place of rows that the store did not deliver, unless the run would `accept` such; and when all
         before the footer is what was written there. Where the engine's rows cannot be known it never does. Raises
         PepnetError for a file in the way that is no scored parquet: it may be somebody's only copy.
         """
         found = check_replaceable(target)
         if found is None:
-            return False
-        text = found[REQUEST_KEY.encode()]
+            return None
         if self.scorer["rows"] is None or (UNAVAILABLE_KEY.encode() in found and not accept):
-            return False
+            return None
         try:
-            said = json.loads(text)
+            said = json.loads(found[REQUEST_KEY.encode()])
             hashed = said["source"]["content"]
+            unavailable = msgspec.json.decode(found.get(UNAVAILABLE_KEY.encode(), b"{}"), type=dict[str, int])
+            bad = msgspec.json.decode(found.get(BAD_ROWS_KEY.encode(), b"[0,{}]"), type=tuple[int, dict[str, str]])
         except (ValueError, KeyError, TypeError, RecursionError):
-            return False  # of another version of ours, or of nobody's
+            return None  # of another version of ours, or of nobody's
         if said != self._json(hashed) or hashed != content():
-            return False
-        return _written(target) == found.get(WRITTEN_KEY.encode(), b"").decode(errors="replace")
+            return None
+        if _written(target) != found.get(WRITTEN_KEY.encode(), b"").decode(errors="replace"):
+            return None
+        return Counts(*bad, unavailable)
 
     def _json(self, content: object) -> dict[str, object]:
         source = {**self.source, "content": content}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Literal
@@ -20,13 +20,11 @@ from pepnet_infer.parquet.plan import Job, PathLike, plan
 from pepnet_infer.parquet.resume import Request
 from pepnet_infer.parquet.sink import Sink, alone, check_names, lock_of, remove_leftovers
 from pepnet_infer.parquet.source import Source
-from pepnet_infer.parquet.summary import Summary, add_counts
+from pepnet_infer.parquet.summary import Counts, FileProgress, Progress, Summary, add_counts
 from pepnet_infer.scores import Scores
 
 #: Backend options for throughput: threads that spin take the CPU from whatever else runs.
 OFFLINE = {"spin": False}
-#: Called with (rows scored so far, rows to score).
-Progress = Callable[[int, int], None]
 
 
 def score_parquet(
@@ -39,7 +37,7 @@ def score_parquet(
     on_fault: OnFault = "raise",
     batch_rows: int = BATCH_ROWS,
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Scores parquet files and writes one file per input file to `out`, with a column `score_<task>` per task.
 
@@ -59,7 +57,8 @@ def score_parquet(
     updates and store, options and backend, and an output that nobody changed since. Where it cannot be known which rows
     an engine has, because its cache was updated or its store has no `identity`, files are scored anew. The result of a
     killed and repeated run is the same bytes as of one that went through. A file is all or nothing: give inputs of some
-    million rows each rather than one huge file. Memory does not grow with the input.
+    million rows each rather than one huge file. Memory does not grow with the input. progress: called
+    once all files are checked, after each batch and after each file.
 
     All files are opened and their columns checked before the first row is scored. Raises SchemaError for columns and
     values and PepnetError for files and folders, naming the file and the place in it; StoreError for a store that
@@ -75,31 +74,25 @@ def score_parquet(
 
 
 class _Run:
-    def __init__(self, engine: Engine, options: ScoreOptions, progress: Progress | None) -> None:
+    def __init__(self, engine: Engine, options: ScoreOptions, progress: Callable[[Progress], None] | None) -> None:
         self._engine, self._options, self._progress = engine, options, progress
         self._schema = engine.schema
         self._summary = Summary()
-        self._total = 0
+        self._todo: list[Job] = []
+        self._rows = 0  # to score
+        self._begin = perf_counter()
 
     def all(self, jobs: Sequence[Job], resume: bool) -> Summary:
-        begin = perf_counter()
-        todo = []
         for job in jobs:
-            rows = self._check(job, resume)
-            if rows is None:
-                remove_leftovers(job.target)
-                self._summary.skipped.append(job.target)
-            else:
-                self._total += rows
-                todo.append(job)
-        self._report()
-        for job in todo:
+            self._check(job, resume)
+        self._report("checked")
+        for job in self._todo:
             self._score(job)
-        self._summary.seconds = perf_counter() - begin
+        self._summary.seconds = perf_counter() - self._begin
         return self._summary
 
-    def _check(self, job: Job, resume: bool) -> int | None:
-        """Returns the rows there are to score; None if an earlier run did. Raises what can be found without reading."""
+    def _check(self, job: Job, resume: bool) -> None:
+        """Finds what a job is: one to do, or one that an earlier run did. Raises what can be found without reading."""
         check_names(job.target)
         with Source(job, self._schema) as source:
             carried = self._options.carried(source, self._schema)
@@ -108,65 +101,106 @@ class _Run:
                 self._engine.encode(source.empty_batch())
             except SchemaError as error:
                 raise source.locate_type(error) from error
-            done = request.finished(job.target, self._options.on_fault == "accept", source.content)
-            return None if done and resume else source.rows
+            finished = request.finished(job.target, self._options.on_fault == "accept", source.content)
+            if finished is None or not resume:
+                self._rows += source.rows
+                self._todo.append(job)
+                return
+        remove_leftovers(job.target)
+        self._summary.skipped.append(job.target)
+        self._summary.skipped_rows += source.rows
+        self._summary.add(source.told(finished))
 
     def _score(self, job: Job) -> None:
         job.check_inside()
         # All rows of a file are scored by one version of the model, whatever the engine follows.
         with self._engine.hold(), Source(job, self._schema) as source:
+            file = _File(self._engine, self._options, source)
             carried = self._options.carried(source, self._schema)
             request, content = self._request(source, carried), source.content()
             schema = output_schema(source, carried, self._schema, request.schema_metadata())
-            unavailable: dict[str, int] = {}
             with alone(job.target), lock_of(job.target), Sink(job.target, schema) as sink:
                 for start, rows in source.batches(self._options.batch_rows, carried):
-                    with source.located(start):
-                        features, bad = self._encode(source, start, rows)
-                    scores = self._engine.score_features(features)
-                    add_counts(unavailable, self._available(source, start, scores))
-                    bad = self._without_score(source, start, scores, bad)
+                    scores, bad = file.score(start, rows)
+                    add_counts(self._summary.unknown, scores.unknown)
                     columns = [rows.column(name) for name in carried]
                     columns += [pa.array(column, mask=bad) for column in np.ascontiguousarray(scores.values.T)]
                     sink.write(pa.RecordBatch.from_arrays(columns, schema=schema))
-                    self._count(rows.num_rows, bad)
+                    self._summary.rows += rows.num_rows
+                    self._report("batch", file)
                 if not source.unchanged(content):
                     raise PepnetError(f"{source.path}: expected a file that stays as it is, but it changed meanwhile")
                 if self._engine.identity() != request.scorer:  # somebody updated the cache meanwhile
                     request = replace(request, scorer={**request.scorer, "rows": None})
-                finished = not unavailable or self._options.on_fault == "accept"
-                sink.commit(request.metadata(content, unavailable, sink.written()), finished)
+                finished = not file.counts.unavailable or self._options.on_fault == "accept"
+                sink.commit(request.metadata(content, file.counts, sink.written()), finished)
+        self._summary.add(source.told(file.counts))
         self._summary.files += 1
         if not finished:
             self._summary.unfinished.append(job.target)
+        self._report("file", file)
 
     def _request(self, source: Source, carried: Sequence[str]) -> Request:
         return Request.of(self._engine.identity(), self._options, source, carried)
 
-    def _encode(self, source: Source, start: int, rows: pa.RecordBatch) -> tuple[Features, Mask | None]:
+    def _report(self, event: Literal["checked", "batch", "file"], file: _File | None = None) -> None:
+        if self._progress is None:
+            return
+        done, null_rows = self._summary, self._summary.null_rows
+        if event == "batch" and file is not None:  # whose counts are no part of the summary yet
+            null_rows += file.counts.null_rows
+        seconds, at = perf_counter() - self._begin, None if file is None else file.progress()
+        self._progress(Progress(event, done.files, len(self._todo), done.rows, self._rows, null_rows, seconds, at))
+
+
+class _File:
+    """Scores the batches of one file and counts what is wrong with its rows."""
+
+    def __init__(self, engine: Engine, options: ScoreOptions, source: Source) -> None:
+        self._engine, self._options, self._source = engine, options, source
+        self.counts = Counts()
+        self._rows = 0
+        self._begin = perf_counter()
+
+    def progress(self) -> FileProgress:
+        seconds = perf_counter() - self._begin
+        return FileProgress(self._source.path, self._rows, self._source.rows, self.counts.null_rows, seconds)
+
+    def score(self, start: int, rows: pa.RecordBatch) -> tuple[Scores, Mask | None]:
+        """Returns the scores of the batch that begins at row `start`, and which rows get null ones."""
+        with self._source.located(start):
+            features, bad = self._encode(start, rows)
+        scores = self._engine.score_features(features)
+        if scores.unavailable and self._options.on_fault == "raise":
+            raise self._store_failed(start, scores)
+        add_counts(self.counts.unavailable, scores.unavailable)
+        bad = self._without_score(start, scores, bad)
+        self._rows += rows.num_rows
+        self.counts.null_rows += 0 if bad is None else int(bad.sum())
+        return scores, bad
+
+    def _encode(self, start: int, rows: pa.RecordBatch) -> tuple[Features, Mask | None]:
         if self._options.on_bad_row == "raise":
             return self._engine.encode(rows), None
         encoded = self._engine.encode_rows(rows)
         for error in encoded.errors:
-            self._summary.faults.setdefault(str(error.column), str(source.locate(error, start)))
+            self._note(str(error.column), error, start)
         return encoded.features, encoded.bad
 
-    def _available(self, source: Source, start: int, scores: Scores) -> Mapping[str, int]:
-        """Returns which ids of a batch got default rows because of the store. Raises StoreError if that is to stop."""
-        add_counts(self._summary.unknown, scores.unknown)
-        add_counts(self._summary.unavailable, scores.unavailable)
-        if scores.unavailable and self._options.on_fault == "raise":
-            cache = self._engine.cache
-            said = None if cache is None else cache.stats()["store"]["last_fault"]
-            reason = "it was late" if said is None else said.rstrip(".")
-            counts = ", ".join(f"{name} {count}" for name, count in scores.unavailable.items())
-            raise StoreError(
-                f"{source.path}: expected the store's rows, got default rows for ids ({counts}) of the batch from row"
-                f" {start}: {reason}. Run again to go on from this file, or see on_fault"
-            )
-        return scores.unavailable
+    def _note(self, column: str, error: SchemaError, start: int) -> None:
+        self.counts.faults.setdefault(column, str(self._source.place(error, start)))
 
-    def _without_score(self, source: Source, start: int, scores: Scores, bad: Mask | None) -> Mask | None:
+    def _store_failed(self, start: int, scores: Scores) -> StoreError:
+        cache = self._engine.cache
+        said = None if cache is None else cache.stats()["store"]["last_fault"]
+        reason = "it was late" if said is None else said.rstrip(".")
+        counts = ", ".join(f"{name} {count}" for name, count in scores.unavailable.items())
+        return StoreError(
+            f"{self._source.path}: expected the store's rows, got default rows for ids ({counts}) of the batch from row"
+            f" {start}: {reason}. Run again to go on from this file, or see on_fault"
+        )
+
+    def _without_score(self, start: int, scores: Scores, bad: Mask | None) -> Mask | None:
         """Returns the rows to write null scores for: bad ones, and those whose scores are no numbers in [0, 1]."""
         if scores.invalid is None:
             return bad
@@ -174,18 +208,7 @@ class _Run:
         if not invalid.any():
             return bad
         error = SchemaError(expected="scores in [0, 1]", got="one that is not", row=int(np.argmax(invalid)))
-        located = source.locate(error, start)
         if self._options.on_bad_row == "raise":
-            raise located
-        self._summary.faults.setdefault("scores", str(located))
+            raise self._source.locate(error, start)
+        self._note("scores", error, start)
         return invalid if bad is None else bad | invalid
-
-    def _count(self, rows: int, bad: Mask | None) -> None:
-        self._summary.rows += rows
-        if bad is not None:
-            self._summary.null_rows += int(bad.sum())
-        self._report()
-
-    def _report(self) -> None:
-        if self._progress is not None:
-            self._progress(self._summary.rows, self._total)

@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import xxhash
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.parquet.folders import Constant, FolderColumns
 from pepnet_infer.parquet.plan import Job
+from pepnet_infer.parquet.summary import Counts
 from pepnet_infer.quoting import clip
 
 if TYPE_CHECKING:
@@ -174,10 +176,18 @@ class Source:
 
     def locate(self, error: SchemaError, start: int) -> SchemaError:
         """Returns `error`, about the batch whose first row is `start`, with its place in the file."""
+        return SchemaError.of(self.place(error, start), file=self.path)
+
+    def place(self, error: SchemaError, start: int) -> SchemaError:
+        """Returns `error`, about the batch whose first row is `start`, with its row in the file, but not the file."""
         if error.row is None:
-            return SchemaError.of(error, file=self.path, row_group=self._group_of(start) if self._group_ends else None)
+            return SchemaError.of(error, row_group=self._group_of(start) if self._group_ends else None)
         row = start + error.row
-        return SchemaError.of(error, file=self.path, row=row, row_group=self._group_of(row))
+        return SchemaError.of(error, row=row, row_group=self._group_of(row))
+
+    def told(self, counts: Counts) -> Counts:
+        """Returns counts of this file whose faults name it."""
+        return replace(counts, faults={name: f"{self.path}: {text}" for name, text in counts.faults.items()})
 
     def locate_type(self, error: SchemaError) -> SchemaError:
         """Returns `error`, about the type of a whole column, with the first row group that has nulls there, if any.

@@ -26,7 +26,7 @@ def test_a_benchmark_without_its_package(
     monkeypatch.setitem(sys.modules, "safetensors", None)
     code, out, said = command("bench", "sync", toy_bundle)
     assert (code, out) == (1, "")
-    assert said == "error: this command needs safetensors: pip install 'pepnet-infer[bench]'"
+    assert said == "error: MissingExtra: this command needs safetensors: pip install 'pepnet-infer[bench]'"
 
 
 def test_every_package_that_may_be_missing_has_its_extra() -> None:

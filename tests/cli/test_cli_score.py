@@ -44,13 +44,17 @@ def test_scores_a_folder_and_says_what_it_did(run: Run, tmp_path: Path) -> None:
     assert "rows/s, written to out" in done.stdout
     assert re.search(r"model version 7 on (native \w+|onnxruntime cuda) fp32, 1 threads", done.stdout)
     assert "ids that the model does not know, scored with the default row: user_id 33, video_id " in done.stdout
-    assert "150/150" in done.stderr  # the progress bar leaves stdout to the result
+    lines = [line.split(" ", 1)[1] for line in done.stderr.splitlines()]  # without the time
+    assert lines[:3] == ["load the bundle", "check the inputs", "score 150 rows in 2 files"]
+    assert re.fullmatch(r"in/a\.parquet: 100 rows, 0 null rows, \d+\.\d s, [\d,]+ rows/s \(file 1 of 2\)", lines[3])
+    assert lines[4].startswith("in/sub/b.parquet: 50 rows, ")
     for name, rows in (("a", 100), ("sub/b", 50)):
         out = pq.read_table(tmp_path / "out" / f"{name}.parquet")
         assert out.num_rows == rows
         assert out.column_names == ["user_id", "video_id", "tab", "score_click", "score_like"]
     again = run("in", "--out", "out", "--threads", "1", "--batch-rows", "64")
-    assert "2 kept that an earlier run had finished" in again.stdout
+    assert "2 kept that an earlier run had finished, 150 rows" in again.stdout
+    assert run("in", "--out", "out", "--progress", "none").stderr == ""
     assert "2 files" in run("in", "--out", "out", "--batch-rows", "64", "--no-resume").stdout
 
 
@@ -117,7 +121,11 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
             1,
             "BackendError: precision: onnxruntime has fp32, got 'bf16'",
         ),
-        (["in", "--out", "out", "--threads", "0"], 1, "ConfigError: threads: expected an integer from 1"),
+        (["in", "--out", "out", "--threads", "0"], 2, "Invalid value for '--threads': "),
+        (["in", "--out", "out", "--threads", "-2"], 2, "Invalid value for '--threads': "),
+        (["in", "--out", "out", "--threads", "1025"], 2, "Invalid value for '--threads': "),
+        (["in", "--out", "out", "--thread", "1"], 2, "No such option: --thread (Possible options: --threads)"),
+        (["in", "--out", "out", "--max-bad-rows", "3"], 2, "--max-bad-rows counts rows with null scores: add --on-bad"),
         (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
         (
             ["in", "--out", "s3://bucket/out"],
@@ -169,17 +177,18 @@ def test_rows_that_the_store_does_not_deliver_are_told_by_the_exit_code(
     assert code == 1
     assert "error: StoreError: " in said
     assert "a disk that is gone. Run again to go on from this file, or see on_fault" in said
-    code, out, _ = command(*arguments, "--on-fault", "unfinished", "--json")
+    code, out, said = command(*arguments, "--on-fault", "unfinished", "--json")
     result = json.loads(out)
     assert code == 3
     assert result["unfinished"] == [str(tmp_path / "out" / name) for name in ("a.parquet", "sub/b.parquet")]
     assert result["unavailable"] == {"user_id": 33, "video_id": 33, "watched": 159}
     assert result["unknown"] == {}
     assert not (tmp_path / "out" / "a.parquet").exists()
-    code, out, _ = command(*arguments, "--on-fault", "unfinished")
+    code, out, said = command(*arguments, "--on-fault", "unfinished")
     assert code == 3
     assert "ids scored with the default row because the store of rows failed: user_id 33, video_id 33" in out
-    assert "2 files are not finished because of that; the same command scores them anew:" in out
+    assert "not finished because of that:" in out
+    assert "incomplete: 2 files have default rows because the store failed; the same command scores them anew" in said
     assert command(*arguments, "--on-fault", "accept")[0] == 0
     monkeypatch.undo()
     done = run("in", "--out", "out", "--threads", "1", "--json")

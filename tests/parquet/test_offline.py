@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import ConfigError, Engine, SchemaError, Scores, score_parquet
-from pepnet_infer.parquet import sink
+from pepnet_infer.parquet import Progress, sink
 from pepnet_infer.version import __version__
 
 Make = Callable[..., pa.Table]
@@ -187,15 +187,27 @@ def test_rows_whose_scores_are_no_probabilities_are_bad_rows(
     assert summary.faults["scores"].endswith("got one that is not at row 2 (row group 0)")
 
 
-def test_progress_counts_the_rows(engine: Engine, toy_table: Make, tmp_path: Path) -> None:
+def test_progress_says_how_far_run_and_file_are(engine: Engine, toy_table: Make, tmp_path: Path) -> None:
     for name, rows in (("a", 100), ("b", 50)):
-        pq.write_table(toy_table(rows), tmp_path / f"{name}.parquet")
-    seen: list[tuple[int, int]] = []
-    score_parquet(
-        engine,
-        tmp_path,
-        tmp_path.parent / "out",
-        batch_rows=40,
-        progress=lambda done, total: seen.append((done, total)),
-    )
-    assert seen == [(0, 150), (40, 150), (80, 150), (100, 150), (140, 150), (150, 150)]
+        pq.write_table(spoil(toy_table(rows), "user_id", {45: -1}), tmp_path / f"{name}.parquet")
+    seen: list[Progress] = []
+    score_parquet(engine, tmp_path, tmp_path.parent / "out", batch_rows=40, on_bad_row="null", progress=seen.append)
+    assert [(now.event, now.files, now.rows, now.null_rows) for now in seen] == [
+        ("checked", 0, 0, 0),
+        ("batch", 0, 40, 0),
+        ("batch", 0, 80, 1),
+        ("batch", 0, 100, 1),
+        ("file", 1, 100, 1),
+        ("batch", 1, 140, 1),
+        ("batch", 1, 150, 2),
+        ("file", 2, 150, 2),
+    ]
+    assert {(now.of_files, now.of_rows) for now in seen} == {(2, 150)}
+    assert seen[0].file is None
+    files = [now.file for now in seen if now.file is not None]
+    assert [(file.path.name, file.rows, file.of_rows, file.null_rows) for file in files[2:5]] == [
+        ("a.parquet", 100, 100, 1),
+        ("a.parquet", 100, 100, 1),
+        ("b.parquet", 40, 50, 0),
+    ]
+    assert all(0 < file.seconds <= now.seconds for file, now in zip(files, seen[1:], strict=True))

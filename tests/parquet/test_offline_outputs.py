@@ -15,6 +15,7 @@ import pytest
 from offline_runs import contents, run
 
 from pepnet_infer import Engine, PepnetError, score_parquet
+from pepnet_infer.parquet import Progress
 
 Make = Callable[..., pa.Table]
 
@@ -93,8 +94,8 @@ def test_outputs_are_no_urls_whatever_their_folder_is_called(
 
 
 def test_a_file_that_takes_an_outputs_place_meanwhile_stays(engine: Engine, folder: Path) -> None:
-    def write(done: int, total: int) -> None:
-        if done == 70:
+    def write(now: Progress) -> None:
+        if now.rows == 70:
             (folder / "out" / "b.parquet").write_bytes(b"mine")
 
     with pytest.raises(PepnetError, match=r"b\.parquet: expected nothing or an earlier output there, got"):

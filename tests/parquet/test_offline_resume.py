@@ -17,7 +17,7 @@ import pytest
 from offline_runs import contents, run
 
 from pepnet_infer import CacheConfig, Engine, PepnetError, score_parquet
-from pepnet_infer.parquet import source
+from pepnet_infer.parquet import Progress, source
 
 Make = Callable[..., pa.Table]
 
@@ -94,8 +94,8 @@ def test_an_altered_input_scores_again(engine: Engine, folder: Path, toy_table: 
 
 
 def test_an_input_that_changes_meanwhile_is_noticed(engine: Engine, folder: Path) -> None:
-    def touch(done: int, total: int) -> None:
-        if done == 70:
+    def touch(now: Progress) -> None:
+        if now.rows == 70:
             os.utime(folder / "in" / "b.parquet", (1, 1))
 
     with pytest.raises(PepnetError, match=r"b\.parquet: expected a file that stays as it is, but it changed meanwhile"):
@@ -137,8 +137,8 @@ def test_a_file_that_changes_within_a_tick_of_the_clock_is_noticed(
     assert len(other) == len(content)
     assert other != content
 
-    def change(done: int, total: int) -> None:
-        if done == 70:
+    def change(now: Progress) -> None:
+        if now.rows == 70:
             path.write_bytes(other)
 
     with pytest.raises(PepnetError, match=r"b\.parquet: expected a file that stays as it is, but it changed meanwhile"):
@@ -184,3 +184,24 @@ def test_an_output_has_the_column_of_a_folder_only_where_no_folder_of_its_own_sa
         assert len(score_parquet(engine, inputs, out).skipped) == skipped
         names = pq.ParquetFile(tmp_path / "out" / "tab=1" / "p.parquet").schema_arrow.names
         assert names == ["user_id", "video_id", *columns, "score_click", "score_like"]
+
+
+def test_bad_rows_and_default_rows_of_finished_files_are_told_again(engine: Engine, folder: Path) -> None:
+    for name in "ab":
+        path = folder / "in" / f"{name}.parquet"
+        table = pq.read_table(path)
+        spoilt = pa.array([None, *table["user_id"].to_pylist()[1:-1], -5])
+        pq.write_table(table.set_column(0, "user_id", spoilt), path)
+    first = score_parquet(engine, folder / "in", folder / "out", on_bad_row="null", batch_rows=20)
+    assert (first.null_rows, first.skipped_rows) == (4, 0)
+    assert first.faults == {
+        "user_id": f"{folder}/in/a.parquet: column 'user_id': expected no nulls, got null at row 0 (row group 0)"
+    }
+    again = score_parquet(engine, folder / "in", folder / "out", on_bad_row="null", batch_rows=20)
+    assert (again.files, again.rows, again.skipped_rows) == (0, 0, 150)
+    assert (again.null_rows, again.faults, again.unavailable) == (4, first.faults, {})
+    (folder / "out" / "a.parquet").unlink()
+    mixed = score_parquet(engine, folder / "in", folder / "out", on_bad_row="null", batch_rows=20)
+    assert (mixed.files, mixed.null_rows, set(mixed.faults)) == (1, 4, {"user_id"})
+    clean = pq.read_metadata(folder / "out" / "c.parquet").metadata
+    assert b"pepnet_infer.bad_rows" not in clean  # a file without bad rows has the bytes that it always had

@@ -17,6 +17,7 @@ from offline_runs import contents, run
 
 from pepnet_infer import CacheConfig, Engine, StoreError, score_parquet
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.parquet import Progress
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.row_batch import RowBatch
 
@@ -122,8 +123,8 @@ def test_an_updated_cache_scores_again(engine: Engine, folder: Path, load: Calla
 def test_rows_that_change_under_a_run_leave_no_finished_file(folder: Path, load: Callable[..., Engine]) -> None:
     engine = load()
 
-    def update(done: int, total: int) -> None:
-        if done == 70 and engine.cache is not None:
+    def update(now: Progress) -> None:
+        if now.rows == 70 and engine.cache is not None:
             engine.cache.apply("user", np.arange(3), np.ones((3, 6), np.float32), np.ones(3, np.uint64))
 
     assert run(engine, folder, batch_rows=10, progress=update) == (3, [])
@@ -155,7 +156,9 @@ def test_default_rows_of_a_store_that_fails_are_no_finished_file(
     assert sorted(contents(folder / "out")) == [f"{name}.parquet" for name in "abc"]
     said = pq.read_metadata(folder / "out" / "a.parquet").metadata
     assert json.loads(said[b"pepnet_infer.unavailable"])["user_id"] == 50
-    assert run(cold, folder, on_fault="accept")[0] == 0  # who accepted them once does so again
+    again = score_parquet(cold, folder / "in", folder / "out", on_fault="accept")
+    assert again.files == 0  # who accepted them once does so again
+    assert again.unavailable == accepted.unavailable  # and hears of it again
     store.down = False
     assert run(cold, folder, on_fault="unfinished")[0] == 3
     score_parquet(engine, folder / "in", folder / "right")
@@ -180,8 +183,8 @@ def test_a_partly_failed_run_is_gone_on_with(
     store = behind(Named)
     cold = load(store=store, cache=CacheConfig("lru", "1MiB", warm=False))
 
-    def fail(done: int, total: int) -> None:
-        store.down = done == rows
+    def fail(now: Progress) -> None:
+        store.down = now.rows == rows
 
     summary = score_parquet(cold, folder / "in", folder / "out", batch_rows=10, on_fault="unfinished", progress=fail)
     assert summary.unfinished == [folder / "out" / "b.parquet"]
