@@ -13,8 +13,9 @@ from msgspec import Meta
 
 from pepnet_infer.checked import Finite, NotNegative, Options, Positive, Seed, Several, convert
 from pepnet_infer.errors import ConfigError, SchemaError
+from pepnet_infer.quoting import quote
 from pepnet_infer.schema.feature_schema import FeatureSchema
-from pepnet_infer.schema.network_config import ModelConfig
+from pepnet_infer.schema.network_config import ModelConfig, unread
 
 
 class Split(Options, frozen=True):
@@ -127,7 +128,22 @@ class RunConfig:
 
 
 def model_config(flags: Mapping[str, Any], schema: FeatureSchema, **changes: object) -> ModelConfig:
-    """Returns the config of `flags` with `changes`, its input widths those of `schema`."""
+    """Returns the config of `flags` with `changes`, its input widths those of `schema`.
+
+    Flags that the network does not read are refused, but for those of a network that `changes` made another.
+    Raises SchemaError.
+    """
     if "inputs" in flags:
         raise SchemaError("model.inputs: expected none (they come from the schema), got widths")
-    return ModelConfig.from_json({**flags, **changes, "inputs": dict(schema.widths)})
+    if changes:
+        flags = readable({**flags, **changes})
+    for name, why in unread(flags).items():
+        if name in flags:
+            raise SchemaError(f"model.{name}: expected none, for it is not read {why}, got {quote(flags[name])}")
+    return ModelConfig.from_json({**flags, "inputs": dict(schema.widths)})
+
+
+def readable(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `flags` without those that the network does not read."""
+    left_out = unread(flags)
+    return {name: value for name, value in flags.items() if name not in left_out}

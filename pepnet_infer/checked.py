@@ -8,18 +8,18 @@ came.
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from msgspec import inspect as types
 
-from pepnet_infer.errors import ConfigError, PepnetError
-from pepnet_infer.quoting import quote
+from pepnet_infer.errors import ConfigError, Fields, PepnetError
+from pepnet_infer.quoting import clip, quote
 
 _LARGEST = sys.float_info.max
 
@@ -37,24 +37,23 @@ Seed = Annotated[int, Meta(ge=0, le=2**62 - 1)]
 Version = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 _UNEXPECTED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError)
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
+_REFUSALS = (msgspec.ValidationError, UnicodeEncodeError)  # the second: of half a character, which JSON may have
 
 
-def convert(where: str, value: object, kind: Any, error: Callable[[str], PepnetError]) -> Any:
+def convert(where: str, value: object, kind: Any, error: Callable[..., PepnetError], key: str = "") -> Any:
     """Returns `value` as a `kind`: a type with constraints, a Struct or a container of them.
 
-    Nothing is coerced but whole numbers to float. Raises `error` naming `where` and the key inside `value`, with what
-    was expected and what came.
+    Nothing is coerced but whole numbers to float. Raises `error` naming `where`, and what is wrong by its key: `key` is
+    that of `value` itself.
     """
     try:
         return msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError as refused:
-        if " - at `$[...]" in str(refused) and isinstance(value, Mapping):
-            for key, inside in value.items():  # msgspec does not say which
-                convert(f"{where}[{quote(key)}]", inside, get_args(kind)[1], error)
-        raise error(_message(where, value, kind, str(refused))) from refused
-    except UnicodeEncodeError as refused:  # half a character, which JSON may have
-        raise error(f"{where}: expected text in UTF-8, got {quote(refused.object)}") from refused
+    except _REFUSALS as refused:
+        place, what = _refused(key, value, kind, refused)
+        within = ": ".join(part for part in (where, place) if part) or None
+        if isinstance(what, PepnetError):
+            raise type(what).of(what, within=within) from refused
+        raise (error(what, within=within) if isinstance(what, str) else error(within=within, **what)) from refused
 
 
 @contextlib.contextmanager
@@ -76,15 +75,17 @@ def untrusted(where: object, error: type[PepnetError]) -> Iterator[None]:
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every set of options: checked when it is made, whoever makes it, and never changed afterwards.
 
-    Raises ConfigError, which is a ValueError, naming the option, what was expected and what came.
+    Raises `refusal`, ConfigError as a rule, which is a ValueError, naming the option, what was expected and what came.
     """
+
+    refusal: ClassVar[type[PepnetError]] = ConfigError
 
     def __post_init__(self) -> None:
         kinds = kinds_of(type(self))
         for name in self.__struct_fields__:
             value = getattr(self, name)
             plain = value.item() if isinstance(value, np.number | np.bool_) else value
-            checked = convert(name, plain, kinds[name], ConfigError)
+            checked = convert("", plain, kinds[name], self.refusal, name)
             if checked is not value:
                 msgspec.structs.force_setattr(self, name, checked)
 
@@ -92,63 +93,80 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def check_option(name: str, value: object, kind: Any) -> Any:
     """Returns one option that is an argument of its own, checked as those of an `Options`. Raises ConfigError."""
     plain = value.item() if isinstance(value, np.number | np.bool_) else value
-    return convert(name, plain, kind, ConfigError)
+    return convert("", plain, kind, ConfigError, name)
 
 
-_KINDS: dict[type[Options], dict[str, Any]] = {}
+_KINDS: dict[type[msgspec.Struct], dict[str, Any]] = {}
 
 
-def kinds_of(options: type[Options]) -> dict[str, Any]:
-    """Returns the options of a set by name, each with its type and constraints, for `check_option`."""
-    if options not in _KINDS:
-        _KINDS[options] = get_type_hints(options, include_extras=True)
-    return _KINDS[options]
+def kinds_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Returns the fields of a struct by name, each with its type and constraints, for `check_option`."""
+    if struct not in _KINDS:
+        hints = get_type_hints(struct, include_extras=True)
+        _KINDS[struct] = {name: hints[name] for name in struct.__struct_fields__}
+    return _KINDS[struct]
 
 
-def _message(where: str, value: object, kind: Any, refused: str) -> str:
-    text, _, path = refused.partition(" - at `$")
-    path = path.rstrip("`").lstrip(".")
-    where = f"{where}: {path}" if path else where
-    if text.startswith("Object "):  # contains unknown field `x` / missing required field `x`
-        name = text.split("`")[1]
-        return f"{where}: {'unknown' if 'unknown' in text else 'missing'} key {name!r}"
-    got = value
-    for key, index in _STEP.findall(f".{path}" if path else ""):
-        if key and isinstance(got, dict) and key in got:
-            got = got[key]
-        elif index and isinstance(got, list | tuple):
-            got = got[int(index)]
-        else:
-            return f"{where}: {_plain(text)}"  # a mapping's value: msgspec does not say which
-    if not path:
-        expected = describe(kind)
-    elif text.startswith("Invalid enum value"):  # which says what came, and not what was expected
-        expected = _describe(_inside(types.type_info(kind), path))
-    else:
-        expected = _plain(text).removeprefix("expected ").partition(", got ")[0]
-    return f"{where}: expected {expected}, got {quote(got)}"
+def _refused(key: str, value: object, kind: Any, refused: Exception) -> tuple[str, PepnetError | str | Fields]:
+    """Returns the key of the innermost value that is refused, and what is wrong with it.
+
+    msgspec tells both in a sentence only. The parts are tried one by one instead.
+    """
+    for alternative in _alternatives(kind):
+        for name, part, inside in _parts(value, alternative):
+            try:
+                msgspec.convert(part, inside, strict=True)
+            except _REFUSALS as error:
+                named = part.get("name") if isinstance(name, int) and isinstance(part, Mapping) else None
+                place = _joined(key, name) + (f" ({clip(named, 80)})" if isinstance(named, str) else "")
+                return _refused(place, part, inside, error)
+    if isinstance(refused.__cause__, PepnetError):  # of a `__post_init__`
+        return key, refused.__cause__
+    if isinstance(refused, UnicodeEncodeError):
+        return key, {"expected": "text in UTF-8", "got": quote(refused.object)}
+    struct = next((one for one in _alternatives(kind) if _is_struct(one)), None)
+    if struct is not None and isinstance(value, Mapping):
+        known, fields = kinds_of(struct), msgspec.structs.fields(struct)
+        unknown = [name for name in value if name not in known]
+        if unknown and struct.__struct_config__.forbid_unknown_fields:
+            return key, f"unknown key {quote(unknown[0])}; known: {', '.join(known)}"
+        if missing := [field.name for field in fields if field.required and field.name not in value]:
+            return key, f"missing key {missing[0]!r}"
+    got = quote(value)
+    if isinstance(value, list | tuple) and any(get_origin(one) in (list, tuple) for one in _alternatives(kind)):
+        got = f"a list of {len(value)}"  # too short or too long, for none of its values is refused
+    return key, {"expected": describe(kind), "got": got}
 
 
-def _inside(info: types.Type, path: str) -> types.Type:
-    """Returns what stands at a path inside a type."""
-    for key, _ in _STEP.findall(f".{path}"):
-        if isinstance(info, types.Metadata):
-            info = info.type
-        if isinstance(info, types.UnionType):
-            info = next(kind for kind in info.types if not isinstance(kind, types.NoneType))
-        match info:
-            case types.StructType():
-                info = next((field.type for field in info.fields if field.encode_name == key), info)
-            case types.ListType() | types.VarTupleType():
-                info = info.item_type
-            case types.DictType():
-                info = info.value_type
-    return info
+def _alternatives(kind: Any) -> list[Any]:
+    """Returns the types that a value of type `kind` may have, without their constraints."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [one for part in get_args(kind) for one in _alternatives(part)]
+    return [kind]
 
 
-def _plain(text: str) -> str:
-    text = (text[:1].lower() + text[1:]).replace("`", "").replace(" | ", " or ")
-    return text.replace("object", "a mapping").replace("array", "a list").replace("float", "number")
+def _parts(value: object, kind: Any) -> Iterator[tuple[str | int, object, Any]]:
+    """Yields name or place, value and type of what is inside a value, as far as `kind` says what it should be."""
+    origin, args = get_origin(kind), get_args(kind)
+    if isinstance(value, Mapping) and _is_struct(kind):
+        yield from ((name, value[name], inside) for name, inside in kinds_of(kind).items() if name in value)
+    elif isinstance(value, Mapping) and origin in (dict, Mapping):
+        yield from ((name, part, args[1]) for name, part in value.items() if isinstance(name, str))
+    elif isinstance(value, list | tuple) and origin in (list, tuple):
+        each = args[:1] * len(value) if origin is list or args[-1] is ... else args
+        yield from ((at, part, inside) for at, (part, inside) in enumerate(zip(value, each, strict=False)))
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _joined(key: str, name: str | int) -> str:
+    if isinstance(name, int):
+        return f"{key}[{name}]"
+    return f"{key}[{quote(name)}]" if not name.isidentifier() else f"{key}.{name}" if key else name
 
 
 def describe(kind: Any) -> str:
@@ -161,7 +179,8 @@ def _describe(info: types.Type) -> str:
         case types.Metadata():
             return _describe(info.type)
         case types.UnionType():
-            return " or ".join(map(_describe, sorted(info.types, key=lambda t: isinstance(t, types.NoneType))))
+            kinds = sorted(info.types, key=lambda t: isinstance(t, types.NoneType))
+            return " or ".join(_describe(t) for t in kinds if t != types.LiteralType(("",)))  # which is: left out
         case types.NoneType():
             return "None"
         case types.BoolType():
@@ -172,16 +191,24 @@ def _describe(info: types.Type) -> str:
             return ("an integer" if isinstance(info, types.IntType) else "a number") + _range(info)
         case types.StrType():
             return "text"
+        case types.AnyType():
+            return "any value"
         case types.ListType() | types.VarTupleType():
-            return f"a list, each {_describe(info.item_type)}"
+            return f"a list{_lengths(info)}, each {_describe(info.item_type)}"
         case types.DictType():
-            return f"a mapping to {_describe(info.value_type)}"
+            return "a mapping" + ("" if info.value_type == types.AnyType() else f" to {_describe(info.value_type)}")
         case types.StructType() if not issubclass(info.cls, Options):
             return "a mapping with " + ", ".join(field.encode_name for field in info.fields if field.required)
         case types.StructType() | types.DataclassType() | types.CustomType():
             name = info.cls.__name__
             return f"a{'n' if name[0] in 'AEIOU' else ''} {name}"
     return type(info).__name__.removesuffix("Type").lower()
+
+
+def _lengths(info: types.ListType | types.VarTupleType) -> str:
+    if info.max_length is not None:
+        return f" of {info.min_length or 0} to {info.max_length}"
+    return f" of at least {info.min_length}" if info.min_length else ""
 
 
 def _range(info: types.IntType | types.FloatType) -> str:

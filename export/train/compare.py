@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec import structs
 
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.baselines import DeepFM
@@ -53,7 +55,7 @@ def variants(flags: Mapping[str, Any], dataset: Dataset, compare: bool) -> dict[
     if not compare:
         config = model_config(flags, schema)
         if not config.extra:
-            config = replace(config, extra=_extra(config.model, schema))
+            config = structs.replace(config, extra=_extra(config.model, schema))
         return {config.model: config}
     return {
         "pepnet": model_config(flags, schema, model="pepnet"),

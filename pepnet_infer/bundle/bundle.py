@@ -96,7 +96,7 @@ class Bundle:
         tables = check_payload(root, schema, config, values=check == "full")
         parity = read_document(root, PARITY)
         measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
-        check_measured(where, config, str(root / PARITY), measured.config)
+        check_measured(where, said.config, str(root / PARITY), measured.config)
         # Sizes alone do not tell the files of one bundle from those of another, which may have come after its manifest.
         files[MANIFEST] = read or files[MANIFEST]
         bundle = cls(root, manifest, schema, config, said.model_version, parity, tables, files=files)
@@ -244,9 +244,9 @@ def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, 
     """Reads `schema`, `schema_hash` and `config` and checks that they belong together. Raises BundleError."""
     try:
         schema = FeatureSchema.from_json(typed(where, document, "schema", dict))
-        config = ModelConfig.from_json(typed(where, document, "config", dict))
+        config = ModelConfig.from_manifest(typed(where, document, "config", dict))
     except SchemaError as error:
-        raise BundleError(f"{where}: {error}") from error
+        raise BundleError.of(error, within=where) from error
     recorded = typed(where, document, "schema_hash", str)
     if recorded != schema.hash:
         raise BundleError(f"{where}: schema_hash: expected {schema.hash} for its schema, got {recorded}")
@@ -254,21 +254,21 @@ def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, 
     return schema, config
 
 
-def check_measured(where: str, config: ModelConfig, parity: str, measured: Mapping[str, Any]) -> None:
+def check_measured(where: str, config: Mapping[str, Any], parity: str, measured: Mapping[str, Any]) -> None:
     """Raises BundleError unless the manifest's config is the one of the network that export measured.
 
     Tensors do not say all of it: with another γ, or gates at another place where the widths are equal, the native
     kernels would run another network than that of the graph.
     """
     try:
-        expected = ModelConfig.from_json(measured).to_json()
+        ModelConfig.from_manifest(measured)
     except SchemaError as error:
-        raise BundleError(f"{parity}: {error}") from error
-    for name, value in config.to_json().items():
-        if value != expected[name]:
+        raise BundleError.of(error, within=parity) from error
+    for name in {*config, *measured}:
+        if config.get(name) != measured.get(name):
             raise BundleError(
-                f"{where}: config.{name}: expected {quote(expected[name])} as in {PARITY}, which was measured with it, "
-                f"got {quote(value)}"
+                f"{where}: config.{name}: expected {quote(measured.get(name))} as in {PARITY}, which was measured with "
+                f"it, got {quote(config.get(name))}"
             )
 
 
@@ -342,5 +342,5 @@ def read_sides(root: Path, schema: FeatureSchema) -> dict[str, SideTable]:
             with untrusted(path, BundleError):
                 sides[join.name] = SideTable.from_tensors(schema, join, read_tensors(path))
         except SchemaError as error:
-            raise BundleError(f"{path}: {error}") from error
+            raise BundleError.of(error, file=path) from error
     return sides

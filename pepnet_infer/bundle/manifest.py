@@ -10,12 +10,10 @@ from msgspec import Meta, Struct
 from pepnet_infer.bundle.input_domain import InputDomain
 from pepnet_infer.checked import Count, Finite, NotNegative, Positive, Seed, Share, Version, convert
 from pepnet_infer.errors import BundleError
-from pepnet_infer.schema.ids import MAX_ID
+from pepnet_infer.schema.feature_schema import Domain
 
 #: Golden rows of a bundle at most; export writes some dozens. `verify` makes inputs for each.
 MAX_GOLDEN = 4096
-
-Domain = Annotated[int, Meta(ge=0, le=MAX_ID - 1)] | str
 
 
 class Manifest(Struct, frozen=True):

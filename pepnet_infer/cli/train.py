@@ -94,13 +94,15 @@ def train(
 
 def _changed(run: RunConfig, model: str | None, seeds: int | None, seed: int | None, epochs: int | None) -> RunConfig:
     """Returns `run` with what the command line says otherwise."""
+    from pepnet_infer.export.run_config import readable
+
     settings = structs.replace(
         run.train,
         seeds=run.train.seeds if seeds is None else seeds,
         seed=run.train.seed if seed is None else seed,
         epochs=run.train.epochs if epochs is None else epochs,
     )
-    flags = {**run.model, "model": model} if model is not None else run.model
+    flags = readable({**run.model, "model": model}) if model is not None else run.model
     return dataclasses.replace(run, model=flags, train=settings)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.rows.protocols import Pooling, RowSource
+from pepnet_infer.rows.protocols import RowSource
 from pepnet_infer.rows.requests import DefaultCounts, RowRequest, together
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema, FieldSpec
 from pepnet_infer.schema.inputs import Inputs, Matrix
@@ -98,8 +98,8 @@ class Assembler:
             elif spec.kind == "id":
                 requests.append(RowRequest(spec.name, spec.table, features.ids[spec.name], out))
             else:
-                bag, pooling = features.bags[spec.name], cast(Pooling, spec.pooling)
-                requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, pooling))
+                bag = features.bags[spec.name]
+                requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, spec.pooling))
             copies += [(place, out) for place in plan.copies]
         counts = self._ask(requests)
         for place, out in copies:

@@ -9,41 +9,48 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta, Struct
+
+from pepnet_infer.checked import Finite, Options, Positive, convert
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.quoting import clip, quote
+from pepnet_infer.quoting import quote
 from pepnet_infer.schema.ids import MAX_ID, MAX_TABLES
 
-KINDS = ("id", "bag", "dense")
-SIDES = ("user", "item", "author", "context", "domain")
-INPUTS = ("general", "domain", "prior")
-POOLINGS = ("mean", "sum")
-TRANSFORMS = ("none", "hour", "weekday", "bucketize", "log1p")
-_MOST = 2**31 - 1  # of a width, and of the values of a bag
+InputName = Literal["general", "domain", "prior"]
+INPUTS: tuple[InputName, ...] = ("general", "domain", "prior")
 _FLOAT32 = 3.4028234663852886e38
-_MOST_FIELDS = 8192
 _HOURS = 26  # from UTC, either way: no clock on earth is further off
-_T = TypeVar("_T")
 _FIELD_ORDER = {"id": 0, "bag": 1, "dense": 2}  # g = [embedded fields ; pooled bags ; dense fields]
 
+#: Of a width, and of the values of a bag.
+Width = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TableNumber = Annotated[int, Meta(ge=0, le=MAX_TABLES - 1)]
+#: A value that the domain column may have.
+Domain = Annotated[int, Meta(ge=0, le=MAX_ID - 1)] | str
 
-@dataclass(frozen=True)
-class TableSpec:
+
+class _Part(Options, frozen=True):
+    """A part of a schema: its types are checked when it is made."""
+
+    refusal = SchemaError
+
+
+class TableSpec(_Part, frozen=True):
     """One embedding table. `number` is its place in the schema and the top 16 bits of its keys."""
 
     name: str
-    dim: int
-    number: int
+    dim: Width
+    number: TableNumber
 
 
-@dataclass(frozen=True)
-class JoinSpec:
+class JoinSpec(_Part, frozen=True):
     """A side table joined by id: `column` of the scored rows finds the row whose `key` is equal.
 
     `file` is read at training only, relative to the data's folder; the bundle carries the encoded result.
@@ -55,8 +62,7 @@ class JoinSpec:
     file: str
 
 
-@dataclass(frozen=True)
-class Transform:
+class Transform(_Part, frozen=True):
     """What is done to a raw column before it becomes an id or a dense value.
 
     hour: unix milliseconds → hour of day; weekday: → 0 (Monday) to 6; both shifted by `utc_offset` hours.
@@ -64,31 +70,72 @@ class Transform:
     log1p: number → sign(x)·log(1 + |x|).
     """
 
-    op: str = "none"
-    utc_offset: float = 0.0
-    boundaries: tuple[float, ...] = ()
+    op: Literal["none", "hour", "weekday", "bucketize", "log1p"] = "none"
+    utc_offset: Annotated[float, Meta(ge=-_HOURS, le=_HOURS)] = 0.0
+    boundaries: tuple[Finite, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bounds = list(self.boundaries)
+        if self.op == "bucketize" and (not bounds or bounds != sorted(set(bounds))):
+            raise SchemaError(f"boundaries: expected ascending numbers, got {quote(bounds)}")
 
 
-@dataclass(frozen=True)
-class FieldSpec:
+class FieldSpec(_Part, frozen=True):
     """One input column of the model."""
 
     name: str
-    kind: str
-    side: str
-    column: str  # the column it is read from; the field's name unless the yaml says otherwise
+    kind: Literal["id", "bag", "dense"]
+    side: Literal["user", "item", "author", "context", "domain"]
+    column: str = ""  # the column it is read from; the field's name unless the yaml says otherwise
     join: str | None = None  # the side table that has the column; None: the scored rows themselves
     table: str | None = None  # id and bag
-    pooling: str = "mean"  # bag
-    max_len: int | None = None  # bag: the last `max_len` values count
+    pooling: Literal["mean", "sum"] = "mean"  # bag
+    max_len: Width | None = None  # bag: the last `max_len` values count
     separator: str | None = None  # bag: a string column split at this
     hashed: bool = False  # id and bag: strings, wide and negative integers allowed, by hash
     nullable: bool = False  # null → the table's default row, an empty bag, or `fill`; else null is an error
     transform: Transform = Transform()
-    fill: float = 0.0  # dense: what a null counts as, before normalisation
-    mean: float | None = None  # dense: normalisation (value - mean) / std; None until fitted on training rows
-    std: float | None = None
-    inputs: tuple[str, ...] = ("general",)
+    fill: Finite = 0.0  # dense: what a null counts as, before normalisation
+    mean: Finite | None = None  # dense: normalisation (value - mean) / std; None until fitted on training rows
+    std: Positive | None = None
+    inputs: Annotated[tuple[InputName, ...], Meta(min_length=1)] = ("general",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.column:
+            msgspec.structs.force_setattr(self, "column", self.name)
+        if self.kind == "dense" and self.table is not None:
+            raise SchemaError(f"table: a dense field has no table, got {quote(self.table)}")
+        if self.kind == "dense" and not abs(self.fill - (self.mean or 0.0)) / (self.std or 1.0) <= _FLOAT32:
+            raise SchemaError(f"fill: expected one that is finite when it is normalised, got {self.fill}")
+
+
+class _Table(Struct, forbid_unknown_fields=True):
+    dim: Width
+    number: TableNumber | None = None
+
+
+class _Join(Struct, forbid_unknown_fields=True):
+    key: str
+    file: str
+    column: str | None = None
+
+
+class _Domain(Struct, forbid_unknown_fields=True):
+    column: str
+    values: list[Domain]
+
+
+class _Document(Struct, forbid_unknown_fields=True):
+    """A schema as yaml and manifest have it."""
+
+    name: str
+    tables: dict[str, _Table]
+    fields: Annotated[list[FieldSpec], Meta(max_length=8192)]
+    domain: _Domain
+    tasks: dict[str, str]
+    joins: dict[str, _Join] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,35 +166,18 @@ class FeatureSchema:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSchema:
         """Reads the yaml's `schema` section or the manifest's `schema`. Raises SchemaError with the offending path."""
-        _keys("schema", data, {"name", "tables", "fields", "joins", "domain", "tasks"}, {"joins"})
-        tables = []
-        for position, (name, spec) in enumerate(_map("schema.tables", data["tables"]).items()):
-            where = f"schema.tables.{name}"
-            _keys(where, spec, {"dim", "number"}, {"number"})
-            dim, number = spec["dim"], spec.get("number", position)
-            tables.append(TableSpec(name, _typed(f"{where}.dim", dim, int), _typed(f"{where}.number", number, int)))
-        joins = []
-        for name, spec in _map("schema.joins", data.get("joins") or {}).items():
-            where = f"schema.joins.{name}"
-            _keys(where, spec, {"key", "file", "column"}, {"column"})
-            column, key, file = spec.get("column", spec["key"]), spec["key"], spec["file"]
-            joins.append(JoinSpec(name, *(_typed(where, text, str) for text in (column, key, file))))
-        specs = _typed("schema.fields", data["fields"], list)
-        if len(specs) > _MOST_FIELDS:
-            raise SchemaError(f"schema.fields: expected at most {_MOST_FIELDS}, got {len(specs)}")
-        fields = tuple(_field(i, spec) for i, spec in enumerate(specs))
-        domain = data["domain"]
-        _keys("schema.domain", domain, {"column", "values"}, set())
-        tasks = _map("schema.tasks", data["tasks"])
+        read: _Document = convert("", _with_transforms(data), _Document, SchemaError, "schema")
+        tables = enumerate(read.tables.items())
+        joins = (read.joins or {}).items()
         return cls(
-            name=_typed("schema.name", data["name"], str),
-            tables=tuple(tables),
-            fields=fields,
-            joins=tuple(joins),
-            domain_column=_typed("schema.domain.column", domain["column"], str),
-            domains=tuple(_typed("schema.domain.values", domain["values"], list)),
-            tasks=tuple(tasks),
-            labels=tuple(_typed(f"schema.tasks.{task}", label, str) for task, label in tasks.items()),
+            name=read.name,
+            tables=tuple(TableSpec(n, t.dim, place if t.number is None else t.number) for place, (n, t) in tables),
+            fields=tuple(read.fields),
+            joins=tuple(JoinSpec(n, j.key if j.column is None else j.column, j.key, j.file) for n, j in joins),
+            domain_column=read.domain.column,
+            domains=tuple(read.domain.values),
+            tasks=tuple(read.tasks),
+            labels=tuple(read.tasks.values()),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -156,7 +186,7 @@ class FeatureSchema:
             "name": self.name,
             "tables": {t.name: {"dim": t.dim, "number": t.number} for t in self.tables},
             "joins": {j.name: {"column": j.column, "key": j.key, "file": j.file} for j in self.joins},
-            "fields": [_field_json(f) for f in self.fields],
+            "fields": msgspec.json.decode(msgspec.json.encode(self.fields)),
             "domain": {"column": self.domain_column, "values": list(self.domains)},
             "tasks": dict(zip(self.tasks, self.labels, strict=True)),
         }
@@ -214,145 +244,49 @@ class FeatureSchema:
     def with_normalisation(self, stats: Mapping[str, tuple[float, float]]) -> FeatureSchema:
         """Returns the schema with (mean, std) of the named dense fields set."""
         fields = tuple(
-            dataclasses.replace(f, mean=stats[f.name][0], std=stats[f.name][1]) if f.name in stats else f
+            msgspec.structs.replace(f, mean=stats[f.name][0], std=stats[f.name][1]) if f.name in stats else f
             for f in self.fields
         )
         return dataclasses.replace(self, fields=fields)
 
 
-def _field(index: int, spec: object) -> FieldSpec:
-    where = f"schema.fields[{index}]"
-    data = dict(_map(where, spec))
-    where = f"{where} ({clip(data.get('name', '?'), 80)})"
-    known = {f.name for f in dataclasses.fields(FieldSpec)}
-    _keys(where, data, known, known - {"name", "kind", "side"})
-    data.setdefault("column", data["name"])
-    data.setdefault("table", None)
-    for key in ("name", "kind", "side", "column"):
-        _typed(f"{where}.{key}", data[key], str)
-    for key, default in (("join", None), ("table", None), ("separator", None), ("pooling", "mean")):
-        data[key] = _optional(f"{where}.{key}", data.get(key, default), str)
-    data["max_len"] = _optional(f"{where}.max_len", data.get("max_len"), int)
-    transform = data.get("transform", "none")
-    if isinstance(transform, str):
-        transform = {"op": transform}
-    _keys(f"{where}.transform", transform, {"op", "utc_offset", "boundaries"}, {"utc_offset", "boundaries"})
-    boundaries = transform.get("boundaries")
-    boundaries = [] if boundaries is None else _typed(f"{where}.transform.boundaries", boundaries, list)
-    data["transform"] = Transform(
-        _typed(f"{where}.transform.op", transform["op"], str),
-        _number(f"{where}.transform.utc_offset", transform.get("utc_offset", 0.0)),
-        tuple(_number(f"{where}.transform.boundaries", b) for b in boundaries),
-    )
-    inputs = _typed(f"{where}.inputs", data.get("inputs", ["general"]), list)
-    data["inputs"] = tuple(_typed(f"{where}.inputs", name, str) for name in inputs)
-    for key in ("hashed", "nullable"):
-        data[key] = _typed(f"{where}.{key}", data.get(key, False), bool)
-    data["fill"] = _number(f"{where}.fill", data.get("fill", 0.0))
-    for key in ("mean", "std"):
-        data[key] = None if data.get(key) is None else _number(f"{where}.{key}", data[key])
-    return FieldSpec(**data)
-
-
-def _field_json(spec: FieldSpec) -> dict[str, Any]:
-    data = dataclasses.asdict(spec)
-    data["transform"]["boundaries"] = list(spec.transform.boundaries)
-    data["inputs"] = list(spec.inputs)
-    return data
+def _with_transforms(data: object) -> object:
+    """Returns a document in which every transform that is written as a name alone is a mapping."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("fields"), list):
+        return data
+    fields = [
+        {**spec, "transform": {"op": spec["transform"]}}
+        if isinstance(spec, Mapping) and isinstance(spec.get("transform"), str)
+        else spec
+        for spec in data["fields"]
+    ]
+    return {**data, "fields": fields}
 
 
 def _check(schema: FeatureSchema) -> None:
+    """Raises SchemaError unless names are distinct and what refers to something by name finds it."""
     tables, joins = {t.name for t in schema.tables}, {j.name for j in schema.joins}
     numbers = [t.number for t in schema.tables]
-    if len(set(numbers)) != len(numbers) or any(not 0 <= n < MAX_TABLES for n in numbers):
-        raise SchemaError(f"schema.tables: expected distinct numbers from 0 to {MAX_TABLES - 1}, got {quote(numbers)}")
-    for table in schema.tables:
-        if not 1 <= table.dim <= _MOST:
-            raise SchemaError(f"schema.tables.{table.name}.dim: expected 1 to {_MOST}, got {table.dim}")
-        if not (isinstance(table.name, str) and table.name.isidentifier()):
-            raise SchemaError(f"schema.tables: expected a name of letters, digits and _, got {quote(table.name)}")
-    for join in schema.joins:
-        if not (isinstance(join.name, str) and join.name.isidentifier()):
-            raise SchemaError(f"schema.joins: expected a name of letters, digits and _, got {quote(join.name)}")
+    if len(set(numbers)) != len(numbers):
+        raise SchemaError(f"schema.tables: expected distinct numbers, got {quote(numbers)}")
+    for what, given in (("tables", tables), ("joins", joins), ("tasks", schema.tasks)):
+        for name in given:
+            if not name.isidentifier():
+                raise SchemaError(f"schema.{what}: expected a name of letters, digits and _, got {quote(name)}")
     names = [f.name for f in schema.fields]
     if len(set(names)) != len(names):
         twice = next(name for name, after in pairwise(sorted(names)) if name == after)
         raise SchemaError(f"schema.fields: duplicate name {quote(twice)}")
     for spec in schema.fields:
         where = f"schema.fields.{spec.name}"
-        for key, value, allowed in (
-            ("kind", spec.kind, KINDS),
-            ("side", spec.side, SIDES),
-            ("pooling", spec.pooling, POOLINGS),
-            ("transform", spec.transform.op, TRANSFORMS),
-            *(("inputs", name, INPUTS) for name in spec.inputs),
-        ):
-            if value not in allowed:
-                raise SchemaError(f"{where}.{key}: expected one of {', '.join(allowed)}, got {quote(value)}")
-        if not spec.inputs:
-            raise SchemaError(f"{where}.inputs: expected at least one of {', '.join(INPUTS)}, got none")
-        if spec.kind == "dense" and spec.table is not None:
-            raise SchemaError(f"{where}.table: a dense field has no table, got {quote(spec.table)}")
         if spec.kind != "dense" and spec.table not in tables:
             raise SchemaError(f"{where}.table: expected one of {', '.join(sorted(tables))}, got {quote(spec.table)}")
         if spec.join is not None and spec.join not in joins:
-            raise SchemaError(
-                f"{where}.join: expected one of {', '.join(sorted(joins)) or 'none'}, got {quote(spec.join)}"
-            )
-        if spec.max_len is not None and not 1 <= spec.max_len <= _MOST:
-            raise SchemaError(f"{where}.max_len: expected 1 to {_MOST}, got {spec.max_len}")
-        if not abs(spec.transform.utc_offset) <= _HOURS:
-            got = spec.transform.utc_offset
-            raise SchemaError(f"{where}.transform.utc_offset: expected hours from -{_HOURS} to {_HOURS}, got {got}")
-        bounds = spec.transform.boundaries
-        if spec.transform.op == "bucketize" and (not bounds or list(bounds) != sorted(set(bounds))):
-            raise SchemaError(f"{where}.transform.boundaries: expected ascending numbers, got {quote(list(bounds))}")
-        if spec.std is not None and spec.std <= 0:
-            raise SchemaError(f"{where}.std: expected a positive number, got {spec.std}")
-        if spec.kind == "dense" and not abs(spec.fill - (spec.mean or 0.0)) / (spec.std or 1.0) <= _FLOAT32:
-            raise SchemaError(f"{where}.fill: expected one that is finite when it is normalised, got {spec.fill}")
-    for domain in schema.domains:
-        if isinstance(domain, bool) or not isinstance(domain, (int, str)):
-            raise SchemaError(f"schema.domain.values: expected integers or strings, got {quote(domain)}")
-        if isinstance(domain, int) and not 0 <= domain < MAX_ID:
-            raise SchemaError(f"schema.domain.values: expected integers in [0, 2^48), got {domain}")
+            expected = ", ".join(sorted(joins)) or "none"
+            raise SchemaError(f"{where}.join: expected one of {expected}, got {quote(spec.join)}")
     if not schema.domains or len(set(schema.domains)) != len(schema.domains):
         raise SchemaError(f"schema.domain.values: expected distinct values, got {quote(list(schema.domains))}")
     if len({type(v) for v in schema.domains}) > 1:
         raise SchemaError("schema.domain.values: expected all integers or all strings, got both")
     if not schema.tasks:
         raise SchemaError("schema.tasks: expected at least one, got none")
-    for task in schema.tasks:
-        if not (isinstance(task, str) and task.isidentifier()):
-            raise SchemaError(f"schema.tasks: expected a name of letters, digits and _, got {quote(task)}")
-
-
-def _map(where: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SchemaError(f"{where}: expected a mapping, got {quote(value)}")
-    return value
-
-
-def _typed(where: str, value: object, kind: type[_T]) -> _T:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SchemaError(f"{where}: expected {kind.__name__}, got {quote(value)}")
-    return value
-
-
-def _optional(where: str, value: object, kind: type[_T]) -> _T | None:
-    return None if value is None else _typed(where, value, kind)
-
-
-def _number(where: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise SchemaError(f"{where}: expected a finite number, got {quote(value)}")
-    return float(value)
-
-
-def _keys(where: str, value: object, known: set[str], optional: set[str]) -> None:
-    data = _map(where, value)
-    unknown, missing = sorted(set(data) - known, key=str), sorted(known - optional - set(data))
-    if unknown:
-        raise SchemaError(f"{where}: unknown key {quote(unknown[0])}; known: {', '.join(sorted(known))}")
-    if missing:
-        raise SchemaError(f"{where}: missing key {missing[0]!r}")

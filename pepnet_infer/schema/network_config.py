@@ -2,133 +2,102 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, Self, get_args
 
+import msgspec
+from msgspec import Meta
+
+from pepnet_infer.checked import Options, convert
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import quote
+from pepnet_infer.schema.feature_schema import Width
 
-BACKBONES = ("mmoe", "towers")
-GATE_POSITIONS = ("output", "input")
-GATE_SCOPES = ("layer", "group")
-BASELINES = ("deepfm", "dcnv2", "shared_bottom", "mmoe", "ple")
-MODELS = ("pepnet", *BASELINES)
-_MOST = 2**31 - 1  # of a width: what the kernels count with
-_MOST_LAYERS = 256
+Backbone = Literal["mmoe", "towers"]
+GatePosition = Literal["output", "input"]
+GateScope = Literal["layer", "group"]
+Baseline = Literal["deepfm", "dcnv2", "shared_bottom", "mmoe", "ple"]
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
+GATE_POSITIONS: tuple[GatePosition, ...] = get_args(GatePosition)
+GATE_SCOPES: tuple[GateScope, ...] = get_args(GateScope)
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+MODELS: tuple[Baseline | Literal["pepnet"], ...] = ("pepnet", *BASELINES)
 #: Least and most of γ, 2 in the paper: the gates of each layer multiply by it, so that a large one overflows.
 GAMMA = (1e-3, 1e3)
 
+Columns = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_OF_PEPNET = (
+    *("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma", "gate_hidden"),
+)
 
-@dataclass(frozen=True)
-class InputWidths:
+
+class InputWidths(Options, frozen=True):
     """Widths of the three dense inputs; 0 for an input the schema leaves empty."""
 
-    general: int
-    domain: int
-    prior: int
+    refusal = SchemaError
+
+    general: Width
+    domain: Columns
+    prior: Columns
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Options, frozen=True):
     """The flags of the model (docs/model.md).
 
     `model` is "pepnet" or the name of a baseline. Baselines read `layers`, `towers`, `experts` and `extra`, and are
-    scored through their ONNX graph only; the other flags describe PEPNet.
+    scored through their ONNX graph only; the other flags describe PEPNet. Raises SchemaError for a value that a flag
+    cannot have, and for a flag that the network does not read, unless it has its default.
     """
 
+    refusal = SchemaError
+
     inputs: InputWidths
-    layers: tuple[int, ...]
-    towers: tuple[int, ...] = (64,)
-    experts: int = 8
-    backbone: str = "mmoe"
-    gate_position: str = ""  # resolved by __post_init__: output with mmoe, input with towers
-    gate_scope: str = ""  # resolved by __post_init__: layer with mmoe, group with towers
+    layers: Annotated[tuple[Width, ...], Meta(min_length=1, max_length=256)]
+    towers: Annotated[tuple[Width, ...], Meta(max_length=256)] = (64,)
+    experts: Width = 8
+    backbone: Backbone = "mmoe"
+    gate_position: GatePosition | Literal[""] = ""  # "": output with mmoe, input with towers
+    gate_scope: GateScope | Literal[""] = ""  # "": layer with mmoe, group with towers
     epnet_general: bool = True
     use_epnet: bool = True
     use_ppnet: bool = True
-    gamma: float = 2.0
-    gate_hidden: int | None = None
-    model: str = "pepnet"
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    gamma: Annotated[float, Meta(ge=GAMMA[0], le=GAMMA[1])] = 2.0
+    gate_hidden: Width | None = None
+    model: Literal["pepnet"] | Baseline = "pepnet"
+    extra: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
-        towers = self.backbone == "towers"
-        if not self.gate_position:
-            object.__setattr__(self, "gate_position", "input" if towers else "output")
-        if not self.gate_scope:
-            object.__setattr__(self, "gate_scope", "group" if towers else "layer")
-        _one_of("model", self.model, MODELS)
-        _one_of("backbone", self.backbone, BACKBONES)
-        _one_of("gate_position", self.gate_position, GATE_POSITIONS)
-        _one_of("gate_scope", self.gate_scope, GATE_SCOPES)
-        if not self.layers:
-            raise SchemaError("config.layers: expected at least one width, got none")
-        for name, widths in (("layers", self.layers), ("towers", self.towers)):
-            if any(w < 1 for w in widths):
-                raise SchemaError(f"config.{name}: expected widths of at least 1, got {quote(list(widths))}")
-            if len(widths) > _MOST_LAYERS:
-                raise SchemaError(f"config.{name}: expected at most {_MOST_LAYERS} widths, got {len(widths)}")
-        if self.experts < 1:
-            raise SchemaError(f"config.experts: expected at least 1, got {self.experts}")
-        if self.gate_hidden is not None and self.gate_hidden < 1:
-            raise SchemaError(f"config.gate_hidden: expected null or at least 1, got {self.gate_hidden}")
-        if not GAMMA[0] <= self.gamma <= GAMMA[1]:
-            raise SchemaError(f"config.gamma: expected a number from {GAMMA[0]:g} to {GAMMA[1]:g}, got {self.gamma:g}")
-        if self.inputs.general < 1 or self.inputs.domain < 0 or self.inputs.prior < 0:
-            raise SchemaError(f"config.inputs: expected at least 1 general column and none below 0, got {self.inputs}")
+        super().__post_init__()
+        by_task = self.backbone == "towers"
+        defaults = {"gate_position": "input" if by_task else "output", "gate_scope": "group" if by_task else "layer"}
+        for name, value in defaults.items():
+            if not getattr(self, name):
+                msgspec.structs.force_setattr(self, name, value)
         if self.model == "pepnet":
             if self.use_epnet and self.inputs.domain < 1:
-                raise SchemaError("config.inputs.domain: EPNet needs at least one domain column, got 0")
+                raise SchemaError("inputs.domain: EPNet needs at least one domain column, got 0")
             if self.use_ppnet and self.inputs.prior < 1:
-                raise SchemaError("config.inputs.prior: PPNet needs at least one prior column, got 0")
+                raise SchemaError("inputs.prior: PPNet needs at least one prior column, got 0")
+        known: dict[str, Any] = {field.name: field.default for field in msgspec.structs.fields(self)}
+        known |= {**defaults, "extra": {}}
+        for name, why in unread({name: getattr(self, name) for name in self.__struct_fields__}).items():
+            if (got := getattr(self, name)) != known[name]:
+                raise SchemaError(f"{name}: expected none, for it is not read {why}, got {quote(got)}")
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """Reads the manifest's `config`. Raises SchemaError naming the key that is missing, unknown or off."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - known, key=str)
-        if unknown:
-            raise SchemaError(f"config: unknown key {quote(unknown[0])}; known: {', '.join(sorted(known))}")
-        for name in ("inputs", "layers"):
-            if name not in data:
-                raise SchemaError(f"config: missing key {name!r}")
-        values = dict(data)
-        inputs = values["inputs"]
-        if not isinstance(inputs, Mapping) or set(inputs) != {"general", "domain", "prior"}:
-            raise SchemaError(f"config.inputs: expected widths of general, domain and prior, got {quote(inputs)}")
-        values["inputs"] = InputWidths(**{k: _integer(f"inputs.{k}", v) for k, v in inputs.items()})
-        for name in ("layers", "towers"):
-            if name in values:
-                if not isinstance(values[name], (list, tuple)):
-                    raise SchemaError(f"config.{name}: expected a list of widths, got {quote(values[name])}")
-                values[name] = tuple(_integer(name, w) for w in values[name])
-        if "experts" in values:
-            values["experts"] = _integer("experts", values["experts"])
-        if values.get("gate_hidden") is not None:
-            values["gate_hidden"] = _integer("gate_hidden", values["gate_hidden"])
-        for name in ("epnet_general", "use_epnet", "use_ppnet"):
-            if name in values and not isinstance(values[name], bool):
-                raise SchemaError(f"config.{name}: expected true or false, got {quote(values[name])}")
-        for name in ("backbone", "gate_position", "gate_scope", "model"):
-            if name in values and not isinstance(values[name], str):
-                raise SchemaError(f"config.{name}: expected a string, got {quote(values[name])}")
-        if not isinstance(values.get("extra", {}), Mapping):
-            raise SchemaError(f"config.extra: expected a mapping, got {quote(values['extra'])}")
-        if "gamma" in values:
-            gamma = values["gamma"]
-            if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not abs(gamma) <= sys.float_info.max:
-                raise SchemaError(f"config.gamma: expected a finite number, got {quote(gamma)}")
-            values["gamma"] = float(gamma)
-        return cls(**values)
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote, or a part of it. Raises SchemaError naming the key that is missing or off."""
+        config: Self = convert("", data, cls, SchemaError, "config")
+        return config
+
+    @classmethod
+    def from_manifest(cls, data: Mapping[str, Any]) -> Self:
+        """The same for a document of any age: flags that the network does not read may have any value."""
+        return cls.from_json({name: value for name, value in data.items() if name not in unread(data)})
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `from_json` reads, as plain JSON values."""
-        data = dataclasses.asdict(self)
-        data["layers"], data["towers"] = list(self.layers), list(self.towers)
-        data["extra"] = dict(self.extra)
+        """Returns what `from_json` reads, as plain JSON values, with every default written out."""
+        data: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return data
 
     @property
@@ -176,14 +145,23 @@ class ModelConfig:
         return shapes
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SchemaError(f"config.{name}: expected one of {', '.join(allowed)}, got {quote(value)}")
+def unread(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the flags that a network of `flags` does not read, whether or not they are given, and when that is so.
 
-
-def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SchemaError(f"config.{name}: expected an integer, got {quote(value)}")
-    if not -1 <= value <= _MOST:
-        raise SchemaError(f"config.{name}: expected an integer up to {_MOST}, got {quote(value)}")
-    return value
+    flags: of a `ModelConfig`, those left out having their defaults.
+    """
+    model = flags.get("model", "pepnet")
+    if model != "pepnet":
+        left_out = (*_OF_PEPNET, "experts") if model != "mmoe" else _OF_PEPNET
+        return dict.fromkeys(left_out, f"by the baseline {model}")
+    found = {"extra": "by PEPNet"}
+    if flags.get("backbone") == "towers":
+        found |= dict.fromkeys(("experts", "towers"), "with the backbone towers")
+    epnet, ppnet = flags.get("use_epnet", True), flags.get("use_ppnet", True)
+    if epnet is False:
+        found["epnet_general"] = "without EPNet"
+    if ppnet is False:
+        found |= dict.fromkeys(("gate_position", "gate_scope"), "without PPNet")
+    if epnet is False and ppnet is False:
+        found |= dict.fromkeys(("gamma", "gate_hidden"), "without EPNet and PPNet")
+    return found

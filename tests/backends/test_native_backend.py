@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_networks import changed
 
 from pepnet_infer import BackendError, BundleError, ConfigError, Engine, _kernels
 from pepnet_infer.backends import native, ort
@@ -47,7 +48,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def baseline(bundle: Bundle) -> Bundle:
     """The same graph, said to be another model's."""
-    return dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, model="deepfm"))
+    return dataclasses.replace(bundle, config=changed(bundle.config, model="deepfm"))
 
 
 def with_int8(bundle: Bundle, measured: dict[str, object]) -> Bundle:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pepnet_infer import Engine, _kernels
 from pepnet_infer.backends import native
@@ -28,9 +28,9 @@ def test_the_columns_that_a_request_gives_once(bundle: Bundle) -> None:
     # general: user_id 6, video_id 5, watched 5, tags 3, duration, age
     assert fields == {"user_id", "watched", "age", "page"}
     assert columns == [(0, 6), (11, 16), (20, 21)]
-    plain = dataclasses.replace(bundle.config, epnet_general=False)
+    plain = structs.replace(bundle.config, epnet_general=False)
     assert native.request_prefix(bundle.schema, plain) == ({"page"}, [])
-    without = dataclasses.replace(bundle.config, use_epnet=False)
+    without = structs.replace(bundle.config, use_epnet=False)
     assert native.request_prefix(bundle.schema, without) == (frozenset(), [])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pepnet_infer.bundle.checkpoint import Checkpoint, write_table
 from pepnet_infer.encode.features import Bag, Features
@@ -103,14 +104,14 @@ def test_parts_that_do_not_fit_are_refused(joined: Checkpoint) -> None:
         dataclasses.replace(joined, tables={"tag": joined.tables["tag"]})
     with pytest.raises(BundleError, match=r"sides: expected \['videos'\] as in its schema, got \[\]"):
         dataclasses.replace(joined, sides={})
-    wide = dataclasses.replace(joined.config, inputs=InputWidths(99, 1, 3))
+    wide = structs.replace(joined.config, inputs=InputWidths(99, 1, 3))
     with pytest.raises(BundleError, match=r"config\.inputs\.general: expected 8 columns as in its schema, got 99"):
         dataclasses.replace(joined, config=wide)
     with pytest.raises(BundleError, match="ranges: expected names of dense fields, got 'tags'"):
         dataclasses.replace(joined, ranges={"tags": (0.0, 1.0)})
     with pytest.raises(BundleError, match=r"ranges\.page: expected ascending numbers, got 1\.0 and 0\.5"):
         dataclasses.replace(joined, ranges={"page": (1.0, 0.5)})
-    fields = tuple(dataclasses.replace(f, mean=None) if f.name == "length" else f for f in joined.schema.fields)
+    fields = tuple(structs.replace(f, mean=None) if f.name == "length" else f for f in joined.schema.fields)
     with pytest.raises(BundleError, match="expected every dense field to have its mean and std, got null"):
         dataclasses.replace(joined, schema=dataclasses.replace(joined.schema, fields=fields))
 

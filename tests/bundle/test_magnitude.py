@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from small_networks import reading
 
 from pepnet_infer import _kernels
 from pepnet_infer.backends.native import model_flags
@@ -23,7 +24,7 @@ Dense = dict[str, npt.NDArray[np.float32]]
 
 
 def network(**flags: Any) -> tuple[ModelConfig, Dense]:
-    config = ModelConfig(InputWidths(19, 5, 7), layers=(17, 9), towers=(6,), experts=3, **flags)
+    config = reading(InputWidths(19, 5, 7), layers=(17, 9), towers=(6,), experts=3, **flags)
     random = np.random.default_rng(1)
     shapes = config.tensor_shapes(TASKS)
     return config, {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}

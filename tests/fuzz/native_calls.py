@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from small_networks import reading
 
 from fuzz.mutations import NUMBERS, OTHERS, TEXTS
 from fuzz.native_arguments import SMALL, Call, Draw, Ref
@@ -221,7 +222,7 @@ def _networks(d: Draw) -> list[Call]:
 
 
 def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+    from pepnet_infer.schema.network_config import InputWidths
 
     try:
         inputs = InputWidths(flags["general"], flags["domain"], flags["prior"])
@@ -238,7 +239,7 @@ def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
                 "gamma",
             )
         }
-        config = ModelConfig(inputs, layers=tuple(flags["layers"]), towers=tuple(flags["towers"]), **known)
+        config = reading(inputs, layers=tuple(flags["layers"]), towers=tuple(flags["towers"]), **known)
         shapes = config.tensor_shapes(flags["tasks"])
         return dict(shapes) if sum(map(prod, shapes.values())) < 1 << 16 else {}
     except Exception:

@@ -17,8 +17,37 @@ def test_defaults_follow_the_backbone() -> None:
 
 
 def test_round_trip() -> None:
-    config = ModelConfig(KUAISHOU, (512, 256), gate_hidden=64, extra={"levels": 2})
-    assert ModelConfig.from_json(config.to_json()) == config
+    for config in (
+        ModelConfig(KUAISHOU, (512, 256), gate_hidden=64),
+        ModelConfig(KUAISHOU, (512, 256), backbone="towers"),
+        ModelConfig(InputWidths(4, 0, 0), (8,), use_epnet=False, use_ppnet=False),
+        ModelConfig(KUAISHOU, (512, 256), model="ple", extra={"levels": 2}),
+    ):
+        assert ModelConfig.from_json(config.to_json()) == config
+        assert ModelConfig.from_manifest(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"backbone": "towers", "experts": 4}, "experts: .* not read with the backbone towers, got 4"),
+        ({"backbone": "towers", "towers": [8]}, "towers: .* not read with the backbone towers"),
+        ({"use_epnet": False, "epnet_general": False}, "epnet_general: .* not read without EPNet, got False"),
+        ({"use_ppnet": False, "gate_position": "input"}, "gate_position: .* not read without PPNet, got 'input'"),
+        ({"use_epnet": False, "use_ppnet": False, "gamma": 3}, "gamma: .* not read without EPNet and PPNet"),
+        ({"extra": {"levels": 2}}, "extra: .* not read by PEPNet"),
+        ({"model": "deepfm", "experts": 4}, "experts: .* not read by the baseline deepfm, got 4"),
+        ({"model": "mmoe", "gate_hidden": 4}, "gate_hidden: .* not read by the baseline mmoe"),
+    ],
+)
+def test_a_flag_that_the_network_does_not_read_is_refused_unless_an_old_manifest_has_it(
+    flags: dict[str, Any], said: str
+) -> None:
+    data = {"inputs": {"general": 4, "domain": 2, "prior": 2}, "layers": [8], **flags}
+    with pytest.raises(SchemaError, match=f"^config: {said}"):
+        ModelConfig.from_json(data)
+    without = {name: value for name, value in data.items() if not said.startswith(f"{name}:")}
+    assert ModelConfig.from_manifest(data) == ModelConfig.from_json(without)
 
 
 def test_shapes_of_the_kuaishou_preset() -> None:
@@ -63,19 +92,19 @@ def test_absent_gates_have_no_tensors() -> None:
     ("change", "message"),
     [
         ({"backbone": "cnn"}, r"config\.backbone: expected one of mmoe, towers, got 'cnn'"),
-        ({"gate_position": "middle"}, r"config\.gate_position: expected one of output, input, got 'middle'"),
-        ({"layers": []}, r"config\.layers: expected at least one width, got none"),
-        ({"layers": [8, 0]}, r"config\.layers: expected widths of at least 1, got \[8, 0\]"),
-        ({"layers": 8}, r"config\.layers: expected a list of widths, got 8"),
-        ({"experts": 0}, r"config\.experts: expected at least 1, got 0"),
-        ({"experts": True}, r"config\.experts: expected an integer, got True"),
-        ({"gamma": float("nan")}, r"config\.gamma: expected a finite number, got nan"),
-        ({"gamma": 10**400}, r"config\.gamma: expected a finite number, got an integer of 1329 bits"),
+        ({"gate_position": "middle"}, r"config\.gate_position: expected one of input, output, got 'middle'"),
+        ({"layers": []}, r"config\.layers: expected a list of 1 to 256, each an integer .*, got a list of 0"),
+        ({"layers": [8, 0]}, r"config\.layers\[1\]: expected an integer from 1 to 2147483647, got 0"),
+        ({"layers": 8}, r"config\.layers: expected a list of 1 to 256, each an integer .*, got 8"),
+        ({"experts": 0}, r"config\.experts: expected an integer from 1 to 2147483647, got 0"),
+        ({"experts": True}, r"config\.experts: expected an integer from 1 to 2147483647, got True"),
+        ({"gamma": float("nan")}, r"config\.gamma: expected a number from 0\.001 to 1000, got nan"),
+        ({"gamma": 10**400}, r"config\.gamma: expected a number from 0\.001 to 1000, got an integer of 1329 bits"),
         ({"gamma": 1e20}, r"config\.gamma: expected a number from 0\.001 to 1000, got 1e\+20"),
         ({"gamma": 0.0}, r"config\.gamma: expected a number from 0\.001 to 1000, got 0"),
-        ({"gamma": "2"}, r"config\.gamma: expected a finite number, got '2'"),
+        ({"gamma": "2"}, r"config\.gamma: expected a number from 0\.001 to 1000, got '2'"),
         ({"use_epnet": 1}, r"config\.use_epnet: expected true or false, got 1"),
-        ({"inputs": {"general": 4}}, r"config\.inputs: expected widths of general, domain and prior"),
+        ({"inputs": {"general": 4}}, r"config\.inputs: missing key 'domain'"),
         ({"inputs": {"general": 4, "domain": 0, "prior": 2}}, r"EPNet needs at least one domain column, got 0"),
         ({"inputs": {"general": 4, "domain": 2, "prior": 0}}, r"PPNet needs at least one prior column, got 0"),
         ({"widths": [1]}, r"config: unknown key 'widths'"),

@@ -83,8 +83,8 @@ CASES: list[tuple[str, Break, str]] = [
     ("format 0", put("format_version", 0), r"format_version: expected 1, got 0, an unknown format"),
     ("format as text", put("format_version", "1"), r"format_version: expected int, got str '1'"),
     ("format true", put("format_version", True), r"format_version: expected int, got bool True"),
-    ("negative version", put("model_version", -1), r"model_version: expected int >= 0, got -1"),
-    ("version as float", put("model_version", 7.0), r"model_version: expected int, got 7.0"),
+    ("negative version", put("model_version", -1), r"model_version: expected an integer from 0, got -1"),
+    ("version as float", put("model_version", 7.0), r"model_version: expected an integer from 0, got 7.0"),
     (
         "other tasks",
         put("tasks", ["like", "click"]),
@@ -94,21 +94,25 @@ CASES: list[tuple[str, Break, str]] = [
     ("files a list", put("files", []), r"files: expected a mapping, got"),
     ("other hash", put("schema_hash", "0" * 64), r"schema_hash: expected [0-9a-f]{64} for its schema, got 0{64}"),
     ("other schema", put_in("schema", "name", "x"), r"schema_hash: expected [0-9a-f]{64} for its schema, got"),
-    ("bad schema", put_in("schema", "fields", 3), r"manifest\.json: schema\.fields: expected list, got 3"),
+    (
+        "bad schema",
+        put_in("schema", "fields", 3),
+        r"manifest\.json: schema\.fields: expected a list of 0 to 8192, .*, got 3",
+    ),
     (
         "boundaries a number",
         manifest(lambda d: d["schema"]["fields"][0]["transform"].update(boundaries=5)),
-        r"schema\.fields\[0\] \(user_id\)\.transform\.boundaries: expected list, got 5",
+        r"schema\.fields\[0\] \(user_id\)\.transform\.boundaries: expected a list, each a number, got 5",
     ),
     (
         "hours off",
         manifest(lambda d: d["schema"]["fields"][0]["transform"].update(utc_offset=1e15)),
-        r"transform\.utc_offset: expected hours from -26 to 26, got 1000000000000000",
+        r"transform\.utc_offset: expected a number from -26 to 26, got 1000000000000000",
     ),
     (
         "bag beyond counting",
         manifest(lambda d: d["schema"]["fields"][2].update(max_len=2**63)),
-        r"max_len: expected 1 to 2147483647, got 9223372036854775808",
+        r"max_len: expected an integer from 1 to 2147483647 or None, got 9223372036854775808",
     ),
     (
         "field twice",
@@ -118,16 +122,28 @@ CASES: list[tuple[str, Break, str]] = [
     (
         "many fields",
         manifest(lambda d: d["schema"]["fields"].extend([d["schema"]["fields"][0]] * 8192)),
-        r"schema\.fields: expected at most 8192, got 8\d{3}",
+        r"schema\.fields: expected a list of 0 to 8192, .*, got a list of 8\d{3}",
     ),
-    ("many layers", put_in("config", "layers", [1] * 1000), r"config\.layers: expected at most 256 widths, got 1000"),
-    ("wide layer", put_in("config", "layers", [2**40]), r"config\.layers: expected an integer up to 2147483647"),
+    (
+        "many layers",
+        put_in("config", "layers", [1] * 1000),
+        r"layers: expected a list .*, got a list of 1000",
+    ),
+    (
+        "wide layer",
+        put_in("config", "layers", [2**40]),
+        r"layers\[0\]: expected an integer from 1 to 2147483647",
+    ),
     (
         "no hash",
         listed("dense.onnx", {"bytes": 3, "sha256": "x" * 200}),
         r"sha256: expected .*, got 'x{20,99}",
     ),
-    ("golden seed", parity(lambda p: p["golden"].__setitem__("seed", -1)), r"golden\.seed: expected int >= 0, got -1"),
+    (
+        "golden seed",
+        parity(lambda p: p["golden"].__setitem__("seed", -1)),
+        r"golden\.seed: expected an integer",
+    ),
     (
         "golden of another width",
         parity(lambda p: p["golden"].__setitem__("scores", [[0.5, 0.5], [0.5]])),
@@ -136,10 +152,14 @@ CASES: list[tuple[str, Break, str]] = [
     (
         "golden scores beyond 1",
         parity(lambda p: p["golden"].__setitem__("scores", [[0.5, 1.5]])),
-        r"golden\.scores\[0\]\[1\]: expected number <= 1\.0, got 1\.5",
+        r"golden\.scores\[0\]\[1\]: expected a number from 0 to 1, got 1\.5",
     ),
     ("no fp32", parity(lambda p: p.pop("fp32")), r"parity\.json: missing key 'fp32'"),
-    ("bad config", put_in("config", "experts", "3"), r"manifest\.json: config\.experts: expected an integer, got '3'"),
+    (
+        "bad config",
+        put_in("config", "experts", "3"),
+        r"config\.experts: expected an integer .*, got '3'",
+    ),
     ("unknown flag", put_in("config", "turbo", 1), r"manifest\.json: config: unknown key 'turbo'"),
     (
         "other widths",
@@ -167,12 +187,12 @@ CASES: list[tuple[str, Break, str]] = [
     (
         "offered a word",
         parity(lambda p: p["native"]["int8"].__setitem__("offered", "yes")),
-        r"parity\.json: native\.int8: offered: expected bool, got 'yes'",
+        r"parity\.json: native\.int8: offered: expected true or false, got 'yes'",
     ),
     (
         "figure a word",
         parity(lambda p: p["native"]["bf16"].__setitem__("max_abs", "small")),
-        r"parity\.json: native\.bf16: max_abs: expected number or null, got 'small'",
+        r"parity\.json: native\.bf16: max_abs: expected a number or None, got 'small'",
     ),
     ("no reason", parity(lambda p: p["native"]["fp32"].pop("why")), r"native\.fp32: missing key 'why'"),
     # paths
@@ -197,7 +217,7 @@ CASES: list[tuple[str, Break, str]] = [
     # what the listing says
     ("entry a number", listed("dense.onnx", 3), r"'dense\.onnx': expected a mapping with bytes, sha256, got 3"),
     ("no sha256", listed("dense.onnx", {"bytes": 3}), r"files: 'dense\.onnx': missing key 'sha256'"),
-    ("size as text", listed("dense.onnx", {"bytes": "3", "sha256": ""}), r"bytes: expected int, got '3'"),
+    ("size as text", listed("dense.onnx", {"bytes": "3", "sha256": ""}), r"bytes: expected an integer from 0, got '3'"),
     (
         "unlisted",
         manifest(lambda d: d["files"].pop(TABLE)),
@@ -236,7 +256,7 @@ CASES: list[tuple[str, Break, str]] = [
     (
         "a measured config that cannot be",
         parity(lambda p: p["config"].__setitem__("gamma", "2")),
-        r"parity\.json: config\.gamma: expected a finite number, got '2'",
+        r"parity\.json: config\.gamma: expected a number from 0\.001 to 1000, got '2'",
     ),
     ("weight type", set_tensor(DENSE, "mix.w", lambda w: w.astype("f8")), r"'mix\.w': expected F32, got F64"),
     (

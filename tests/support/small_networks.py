@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
-from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+from pepnet_infer.schema.network_config import (
+    BACKBONES,
+    GATE_POSITIONS,
+    GATE_SCOPES,
+    InputWidths,
+    ModelConfig,
+    unread,
+)
 
 Arrays = tuple[npt.NDArray[np.float32], ...]
 Flags = tuple[str, str, str, bool, bool, bool]
@@ -19,11 +27,22 @@ PRODUCT: list[Flags] = list(
 )
 
 
+def reading(inputs: InputWidths, **flags: Any) -> ModelConfig:
+    """Returns the config of `flags`, without those that the network does not read."""
+    left_out = unread(flags)
+    return ModelConfig(inputs, **{name: value for name, value in flags.items() if name not in left_out})
+
+
+def changed(config: ModelConfig, **flags: Any) -> ModelConfig:
+    """Returns `config` with other `flags`, without those that the network then does not read."""
+    return reading(**{**structs.asdict(config), **flags})
+
+
 def config_of(
     flags: Flags = PRODUCT[0], widths: tuple[int, int, int] = (19, 5, 7), layers: tuple[int, ...] = (17, 9), **more: Any
 ) -> ModelConfig:
     backbone, position, scope, epnet_general, use_epnet, use_ppnet = flags
-    return ModelConfig(
+    return reading(
         InputWidths(*widths),
         layers=layers,
         towers=more.pop("towers", (6,)),

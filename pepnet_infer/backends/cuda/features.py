@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from pepnet_infer import _kernels
 from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Patches, Place, Scoring, declare
 from pepnet_infer.errors import BackendError, SchemaError
 from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
-from pepnet_infer.rows.protocols import Pooling
 from pepnet_infer.rows.requests import DefaultCounts, RowRequest
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.feature_schema import INPUTS
@@ -211,7 +210,7 @@ class _Missed:
                     columns,
                     positions,
                     offsets,
-                    cast(Pooling, spec.pooling),
+                    spec.pooling,
                     np.zeros(columns.shape[1], np.float32),
                     pooled,
                 )

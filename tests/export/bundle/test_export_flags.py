@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import reading
 
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.bundle.bundle import Bundle
@@ -129,7 +130,7 @@ def agree(made: Checkpoint, folder: Path, reference: Callable[[Bundle, Inputs], 
 def test_pepnet(flags: Flags, tmp_path: Path, reference_scores: Reference) -> None:
     backbone, position, scope, epnet_general, use_epnet, use_ppnet = flags
     features = schema(with_domain=use_epnet, with_prior=use_ppnet)  # without a gate its input may have width 0
-    config = ModelConfig(
+    config = reading(
         InputWidths(**features.widths),
         layers=(12, 9),
         towers=(6,),
@@ -154,7 +155,7 @@ def test_pepnet(flags: Flags, tmp_path: Path, reference_scores: Reference) -> No
 def test_baseline(model: str, tmp_path: Path) -> None:
     features = schema()
     extra = {"field_width": 5, "fields": 2} if model == "deepfm" else {}
-    config = ModelConfig(InputWidths(**features.widths), (12, 9), (6,), 3, model=model, extra=extra)
+    config = reading(InputWidths(**features.widths), layers=(12, 9), towers=(6,), experts=3, model=model, extra=extra)
     torch.manual_seed(2)
     network = build_network(config, 3)
     with torch.no_grad():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from small_networks import changed
 from wrong_kernels import ABSENT, USABLE, sabotage, shifted
 
 from pepnet_infer import BackendError, BundleError, Engine
@@ -205,7 +206,7 @@ def test_a_budget_that_is_none_is_refused(toy_checkpoint: Checkpoint, tmp_path: 
 
 
 def test_a_baseline_has_none(toy_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    config = replace(toy_checkpoint.config, model="shared_bottom", backbone="mmoe", use_epnet=True)
+    config = changed(toy_checkpoint.config, model="shared_bottom")
     dense = dense_state(build_network(config, 2))
     bundle = write_bundle(replace(toy_checkpoint, config=config, dense=dense), tmp_path / "bundle")
     assert "shared_bottom" in bundle.parity["native"]["why"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import reading
 
 from pepnet_infer.export.bundle.simplify import simplify
 from pepnet_infer.export.bundle.to_onnx import to_onnx
@@ -42,7 +43,7 @@ QUICK = ("mmoe output layer", "towers input group", "ple")
 )
 def test_openvino_agrees_at_any_batch(flags: dict[str, Any]) -> None:
     openvino = pytest.importorskip("openvino")
-    config = ModelConfig(WIDTHS, experts=4, **flags)
+    config = reading(WIDTHS, experts=4, **flags)
     torch.manual_seed(0)
     network = build_network(config, TASKS)
     if config.model == "pepnet":

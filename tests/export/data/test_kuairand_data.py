@@ -183,7 +183,7 @@ def test_normalisation_is_of_training_rows_only(tmp_path: Path, run: RunConfig) 
 
 @pytest.mark.parametrize("outcome", ["play_time_ms", "comment_stay_time", "profile_stay_time", "is_like", "is_comment"])
 def test_an_outcome_is_refused_as_an_input(tmp_path: Path, run: RunConfig, outcome: str) -> None:
-    leaking = dataclasses.replace(run.schema.field_by_name["duration_log"], column=outcome)
+    leaking = structs.replace(run.schema.field_by_name["duration_log"], column=outcome)
     fields = tuple(leaking if f.name == "duration_log" else f for f in run.schema.fields)
     schema = dataclasses.replace(run.schema, fields=fields)
     folder = write_csv(tmp_path / "csv", log())
@@ -201,7 +201,7 @@ def test_an_outcome_is_refused_as_an_input(tmp_path: Path, run: RunConfig, outco
     ],
 )
 def test_a_join_that_leaks_or_is_not_there_is_refused(tmp_path: Path, run: RunConfig, file: str, message: str) -> None:
-    joins = tuple(dataclasses.replace(j, file=file) if j.name == "history" else j for j in run.schema.joins)
+    joins = tuple(structs.replace(j, file=file) if j.name == "history" else j for j in run.schema.joins)
     schema = dataclasses.replace(run.schema, joins=joins)
     folder = write_csv(tmp_path / "csv", log())
     with pytest.raises(SchemaError, match=message):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from small_networks import changed, reading
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model.baselines import CGC, Cross, DCNv2, DeepFM
@@ -35,7 +36,7 @@ CASES = [(name, extra) for name in BASELINES for extra in EXTRAS[name]]
 def make(name: str, extra: Extra, **changes: Any) -> Network:
     """A network in float64, with biases that are not zero."""
     torch.manual_seed(4)
-    network = build_network(dataclasses.replace(CONFIG, model=name, extra=extra, **changes), TASKS).double()
+    network = build_network(changed(CONFIG, model=name, extra=extra, **changes), TASKS).double()
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return network.eval()
@@ -150,7 +151,7 @@ def test_without_domain_or_tower_widths(name: str, extra: Extra) -> None:
 
 @pytest.mark.parametrize(("name", "extra"), CASES)
 def test_tensors_go_in_and_come_out_unchanged(name: str, extra: Extra) -> None:
-    config = dataclasses.replace(CONFIG, model=name, extra=extra)
+    config = changed(CONFIG, model=name, extra=extra)
     one, other = build_network(config, TASKS), build_network(config, TASKS)
     load_dense(other, dense_state(one))
     general, domain, prior = (x.float() for x in rows())
@@ -170,9 +171,9 @@ def test_every_parameter_learns() -> None:
 def test_learns_a_planted_interaction(name: str, extra: Extra) -> None:
     """Labels are the sign of a product of two columns (task 0, XOR), of a sum (1), and of a product with domain (2)."""
     torch.manual_seed(0)
-    config = ModelConfig(InputWidths(6, 2, 0), (24, 12), (6,), 2, model=name)
+    config = reading(InputWidths(6, 2, 0), layers=(24, 12), towers=(6,), experts=2, model=name)
     extra = {"field_width": 2, "fields": 2} if name == "deepfm" else extra  # the product lies across two fields
-    network = build_network(dataclasses.replace(config, extra=extra), TASKS)
+    network = build_network(changed(config, extra=extra), TASKS)
     general, domain, prior = torch.randn(2000, 6), torch.randn(2000, 2), torch.empty(2000, 0)
     truth = torch.stack([general[:, 0] * general[:, 2], general[:, 1] + general[:, 4], general[:, 3] * domain[:, 0]], 1)
     labels = (truth > 0).float()
@@ -233,10 +234,10 @@ def test_deepfm_takes_its_slots_from_a_schema(toy_schema: FeatureSchema) -> None
 )
 def test_refuses_extra_that_does_not_fit(name: str, extra: Extra, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
-        build_network(dataclasses.replace(CONFIG, model=name, extra=extra), TASKS)
+        build_network(changed(CONFIG, model=name, extra=extra), TASKS)
 
 
 def test_dcn_towers_read_cross_and_deep() -> None:
-    network = build_network(dataclasses.replace(CONFIG, model="dcnv2"), TASKS)
+    network = build_network(changed(CONFIG, model="dcnv2"), TASKS)
     assert isinstance(network, DCNv2)
     assert network.state_dict()["towers.0.w"].shape == (TASKS, 19 + 5 + 9, 6)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from small_networks import changed
 
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.model.network import build_network, dense_state, load_dense
@@ -31,7 +31,7 @@ def rows(count: int = 17, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, to
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_tensors_have_the_names_and_shapes_of_the_contract(backbone: str, use_ppnet: bool, use_epnet: bool) -> None:
     for position, scope, hidden in itertools.product(GATE_POSITIONS, GATE_SCOPES, (None, 10)):
-        config = dataclasses.replace(
+        config = changed(
             CONFIG,
             backbone=backbone,
             gate_position=position,
@@ -112,7 +112,7 @@ def test_ppnet_sends_no_gradient_to_general() -> None:
 def test_whole_network_stops_the_gradients_that_the_formulas_stop(backbone: str, position: str) -> None:
     """The gradient to general equals that of a network whose gates are constants of the same value."""
     torch.manual_seed(1)
-    network = PEPNet(dataclasses.replace(CONFIG, backbone=backbone, gate_position=position), TASKS).double()
+    network = PEPNet(changed(CONFIG, backbone=backbone, gate_position=position), TASKS).double()
     load_dense(network, random_dense(network.config, TASKS, 2))
     general, domain, prior = rows()
     general.requires_grad_()
@@ -171,7 +171,7 @@ def test_forward_is_the_sigmoid_of_logits() -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_tensors_go_in_and_come_out_unchanged(backbone: str) -> None:
-    config = dataclasses.replace(CONFIG, backbone=backbone)
+    config = changed(CONFIG, backbone=backbone)
     tensors = random_dense(config, TASKS, seed=1)
     network = build_network(config, TASKS)
     load_dense(network, tensors)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_networks import reading
 
 from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.export.model.random_init import random_dense
@@ -28,10 +29,10 @@ def flags() -> list[Any]:
     for backbone, position, scope in itertools.product(BACKBONES, GATE_POSITIONS, GATE_SCOPES):
         for general, epnet, ppnet in itertools.product((True, False), repeat=3):
             for hidden, (layers, towers) in itertools.product((None, 14), DEPTHS):
-                config = ModelConfig(
+                config = reading(
                     WIDTHS,
-                    layers,
-                    towers,
+                    layers=layers,
+                    towers=towers,
                     experts=4,
                     backbone=backbone,
                     gate_position=position,
@@ -76,7 +77,15 @@ def test_every_combination_is_there() -> None:
 
 def test_each_tensor_reaches_the_scores(reference_scores: Reference) -> None:
     for backbone, position, scope in itertools.product(BACKBONES, GATE_POSITIONS, GATE_SCOPES):
-        config = ModelConfig(WIDTHS, (13, 9), (6,), 4, backbone, position, scope)
+        config = reading(
+            WIDTHS,
+            layers=(13, 9),
+            towers=(6,),
+            experts=4,
+            backbone=backbone,
+            gate_position=position,
+            gate_scope=scope,
+        )
         tensors, rows = random_dense(config, TASKS, seed=5), inputs(config, 33, seed=6)
         expected = reference_scores(config, tensors, *rows)
         for name in tensors:
@@ -87,7 +96,7 @@ def test_each_tensor_reaches_the_scores(reference_scores: Reference) -> None:
 
 def test_group_gates_are_split_group_major(reference_scores: Reference) -> None:
     """Ten times the columns e*width … of a gate's last bias close that gate for group e and for no other."""
-    config = ModelConfig(WIDTHS, (5,), (), 3, backbone="towers", gate_position="output", gate_scope="group")
+    config = ModelConfig(WIDTHS, (5,), backbone="towers", gate_position="output", gate_scope="group")
     tensors, rows = random_dense(config, TASKS, seed=1), inputs(config, 9, seed=2)
     tensors["ppnet.0.gate.b2"][1 * 5 : 2 * 5] = -1e3
     last_bias = tensors["experts.1.b"][:, 0]
@@ -116,5 +125,5 @@ def test_rows_do_not_meet(rows: int) -> None:
 
 def test_no_rows() -> None:
     for backbone in BACKBONES:
-        network = build_network(ModelConfig(WIDTHS, (13, 9), (6,), 4, backbone), TASKS)
+        network = build_network(reading(WIDTHS, layers=(13, 9), towers=(6,), experts=4, backbone=backbone), TASKS)
         assert network(torch.empty(0, 19), torch.empty(0, 5), torch.empty(0, 7)).shape == (0, TASKS)

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from small_networks import reading
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.bundle.presets import preset_names, read_preset
@@ -62,8 +63,18 @@ def test_scores_and_gates_use_their_range(backbone: str, position: str, scope: s
     shapes: list[tuple[tuple[int, ...], tuple[int, ...], int | None]] = [((20,), (), 12), ((24, 16, 10), (9,), None)]
     for seed, (general, epnet, ppnet) in enumerate(itertools.product((True, False), repeat=3)):
         layers, towers, hidden = shapes[(seed + seed // 2) % 2]
-        config = ModelConfig(
-            inputs, layers, towers, 4, backbone, position, scope, general, epnet, ppnet, gate_hidden=hidden
+        config = reading(
+            inputs,
+            layers=layers,
+            towers=towers,
+            experts=4,
+            backbone=backbone,
+            gate_position=position,
+            gate_scope=scope,
+            epnet_general=general,
+            use_epnet=epnet,
+            use_ppnet=ppnet,
+            gate_hidden=hidden,
         )
         # Networks this narrow have heavy tails: 1500 rows say little more than two digits of a deviation.
         check(config, TASKS, seed, 1500, least=0.9)

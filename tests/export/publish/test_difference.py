@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from sync_world import World
 
 from pepnet_infer.bundle.bundle import Bundle
@@ -82,7 +83,7 @@ def test_equal_bundles_differ_in_nothing(pair: tuple[Path, Path], toy_checkpoint
     found = difference(new, again)
     assert found.dense is None
     assert all(len(rows.keys) == 0 and rows.default is None for rows in found.rows.values())
-    other = replace(new, model_version=10, config=replace(new.config, gamma=1.5))
+    other = replace(new, model_version=10, config=structs.replace(new.config, gamma=1.5))
     with pytest.raises(UpdateError, match="expected the same network") as caught:
         difference(new, other)
     assert caught.value.reason == "dense"

@@ -184,7 +184,7 @@ def test_what_is_served_is_what_was_trained(data: Dataset, tmp_path: Path) -> No
 def test_labels_are_refused_as_inputs(column: str, where: str) -> None:
     schema = RUN.schema
     if where == "field":
-        leaking = dataclasses.replace(schema.field_by_name["position"], column=column)
+        leaking = structs.replace(schema.field_by_name["position"], column=column)
         fields = tuple(leaking if f.name == "position" else f for f in schema.fields)
         schema = dataclasses.replace(schema, fields=fields)
     elif where == "domain":

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pepnet_infer.errors import ConfigError, SchemaError
-from pepnet_infer.export.run_config import RunConfig, Split, TrainConfig
+from pepnet_infer.export.run_config import RunConfig, Split, TrainConfig, model_config, readable
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -39,15 +39,15 @@ def sections() -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"epoch": 3}, r"train: unknown key 'epoch'"),
-        ({"epochs": 0}, r"train: epochs: expected int >= 1, got 0"),
-        ({"epochs": "3"}, r"train: epochs: expected int, got '3'"),
-        ({"epochs": True}, r"train: epochs: expected int, got True"),
-        ({"seed": -1}, r"train: seed: expected int >= 0, got -1"),
-        ({"seed": 2**70}, r"train: seed: expected int .*, got 1180591620717411303424"),
-        ({"refit": 1}, r"train: refit: expected bool, got 1"),
-        ({"lr_dense": -1.0}, r"train: lr_dense: expected number > 0.0, got -1\.0"),
-        ({"lr_dense": float("nan")}, r"train: lr_dense: expected number .*, got nan"),
-        ({"dropout": 1.0}, r"train: dropout: expected number < 1.0, got 1\.0"),
+        ({"epochs": 0}, r"train: epochs: expected an integer from 1, got 0"),
+        ({"epochs": "3"}, r"train: epochs: expected an integer from 1, got '3'"),
+        ({"epochs": True}, r"train: epochs: expected an integer from 1, got True"),
+        ({"seed": -1}, r"train: seed: expected an integer .*, got -1"),
+        ({"seed": 2**70}, r"train: seed: expected an integer .*, got 1180591620717411303424"),
+        ({"refit": 1}, r"train: refit: expected true or false, got 1"),
+        ({"lr_dense": -1.0}, r"train: lr_dense: expected a number above 0, got -1\.0"),
+        ({"lr_dense": float("nan")}, r"train: lr_dense: expected a number above 0, got nan"),
+        ({"dropout": 1.0}, r"train: dropout: expected a number from 0 to below 1, got 1\.0"),
         (
             {"split": {"validation": 6, "test": 5}},
             r"train: split: expected first < validation < test, got .*6",
@@ -55,9 +55,9 @@ def sections() -> dict[str, Any]:
         ({"split": {"validation": 4}}, r"train: split: missing key 'test'"),
         ({"split": {"test": 5, "train": 1}}, r"train: split: unknown key 'train'"),
         ({"select_by": ["clicks"]}, r"train: expected tasks of click, .*, got 'clicks'"),
-        ({"select_by": "click"}, r"train: select_by: expected a list, got 'click'"),
+        ({"select_by": "click"}, r"train: select_by: expected a list, each text, got 'click'"),
         ({"loss_weights": {"clicks": 2.0}}, r"train: expected tasks of click, .*, got 'clicks'"),
-        ({"gset": {"decay": 2.0}}, r"train: gset.decay: expected number <= 1.0, got 2\.0"),
+        ({"gset": {"decay": 2.0}}, r"train: gset.decay: expected a number above 0 to 1, got 2\.0"),
         ({"gset": {"positive": "buy"}}, r"train: expected tasks of click, .*, got 'buy'"),
         ({"optional_joins": ["users"]}, r"train\.optional_joins: expected joins of items, got 'users'"),
     ],
@@ -79,6 +79,20 @@ def test_sections_and_widths() -> None:
         RunConfig.from_json(data | {"model": data["model"] | {"layer": [3]}})
     with pytest.raises(ConfigError, match=r"train: missing key 'split'"):
         RunConfig.from_json(data | {"train": {"epochs": 1}})
+
+
+def test_a_flag_that_the_network_does_not_read_is_refused_whatever_its_value() -> None:
+    data = sections()
+    for changes, said in (
+        ({"backbone": "towers"}, "experts: expected none, for it is not read with the backbone towers, got 4"),
+        ({"gamma": 2.0, "model": "mmoe"}, r"gamma: .* by the baseline mmoe, got 2\.0"),
+        ({"use_epnet": False, "epnet_general": True}, "epnet_general: .* without EPNet, got True"),
+    ):
+        with pytest.raises(SchemaError, match=rf"^model\.{said}$"):
+            RunConfig.from_json(data | {"model": data["model"] | changes})
+    run = RunConfig.from_json(data)
+    assert model_config(run.model, run.schema, model="deepfm").experts == 8  # of another network now: left out
+    assert readable({**run.model, "backbone": "towers"}) == {"backbone": "towers", "layers": [64, 32]}
 
 
 def test_files_that_are_no_config(tmp_path: Path) -> None:
