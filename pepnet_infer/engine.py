@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
 from pepnet_infer.backends.dlpack import DeviceArray
-from pepnet_infer.backends.protocol import Backend
+from pepnet_infer.backends.protocol import Backend, DeviceBackend
 from pepnet_infer.bundle.bundle import Bundle, Check
 from pepnet_infer.bundle.watch import BundleWatch
 from pepnet_infer.checked import check_option
@@ -370,9 +370,7 @@ def _load_again(kind: type[Engine], path: os.PathLike[str], digest: str, loading
 
 
 def _on_device(backend: Backend, general: object, domain: object, prior: object, out: object, stream: int) -> int:
-    run: Callable[..., int] | None = getattr(backend, "run_on_device", None)
-    if run is None:
-        raise BackendError(
-            f"out: expected the native backend on a GPU, which scores arrays where they are, got {backend.name}"
-        )
-    return run(general, domain, prior, out, stream)
+    if not isinstance(backend, DeviceBackend):
+        wanted = "expected the native backend on a GPU, which scores arrays where they are"
+        raise BackendError(f"out: {wanted}, got {backend.name} on {backend.describe()['device']}")
+    return backend.run_on_device(general, domain, prior, out, stream)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pepnet_infer.backends.protocol import Backend
+from pepnet_infer.backends.protocol import Backend, MatrixBackend
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.masked import without_mask
 from pepnet_infer.schema.inputs import Inputs, Matrix
@@ -20,16 +20,15 @@ DenseCall = Callable[[Matrix, Matrix, Matrix], Matrix]
 def dense_call(backend: Backend, widths: InputWidths) -> DenseCall:
     """Returns general, domain, prior → scores of `backend`, with the checks of `check_dense_inputs`.
 
-    A backend with `run_matrices` checks by itself, in less time than it takes here: only what it refuses is looked at
-    once more, to be copied or to say what is wrong.
+    What a `MatrixBackend` refuses is looked at once more, to be copied or to say what is wrong.
     """
-    direct: DenseCall | None = getattr(backend, "run_matrices", None)
 
     def checked(general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
         return backend.run(check_dense_inputs(general, domain, prior, widths))
 
-    if direct is None:
+    if not isinstance(backend, MatrixBackend):
         return checked
+    direct = backend.run_matrices
 
     def call(general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
         try:

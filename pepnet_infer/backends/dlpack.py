@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pepnet_infer.errors import SchemaError
 
@@ -17,6 +17,7 @@ _FLOAT = 2  # kDLFloat
 _NAME = b"dltensor"
 
 
+@runtime_checkable
 class DeviceArray(Protocol):
     """An array that speaks DLPack: a torch tensor, a cupy array."""
 
@@ -64,7 +65,7 @@ def view(name: str, array: object, width: int, device: tuple[int, int], stream: 
     stream: a CUDA stream's handle, 0 for the default one, in which it will be read or written; its own library makes
     that wait for what it still has to do. Raises SchemaError naming `name` for anything else.
     """
-    if not (hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__")):
+    if not isinstance(array, DeviceArray):
         raise SchemaError(f"{name}: expected an array that speaks DLPack, got {type(array).__name__}")
     kind, number = array.__dlpack_device__()
     if (int(kind), int(number)) != device:

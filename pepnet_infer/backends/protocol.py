@@ -1,10 +1,14 @@
-"""The protocol of a backend, which runs the dense part of the model, and the settings that it is made with."""
+"""What a backend is, and what some can do beside; the settings that one is made with.
+
+Whether a backend can do more than `Backend` says is asked by `isinstance` of a protocol here, once, when it is put to
+use.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Meta
 
@@ -13,10 +17,10 @@ from pepnet_infer.errors import ConfigError
 from pepnet_infer.quoting import quote
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from pepnet_infer.schema.inputs import Inputs
+    from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.encode.features import Features
+    from pepnet_infer.rows.protocols import Rows, RowSource
+    from pepnet_infer.schema.inputs import Inputs, Matrix
 
 
 _DEVICE = re.compile(r"(cpu|auto|cuda)(?::([0-9]{1,5}))?")
@@ -32,12 +36,48 @@ class Backend(Protocol):
 
     name: str
 
-    def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+    def run(self, inputs: Inputs) -> Matrix:
         """Returns scores float32 [B, T] for general [B, ·], domain [B, ·] and prior [B, ·]; B may be 0."""
         ...
 
     def describe(self) -> dict[str, Any]:
         """Returns backend, device, precision, threads and why it was chosen, as plain JSON values."""
+        ...
+
+
+@runtime_checkable
+class MatrixBackend(Backend, Protocol):
+    """A backend that checks matrices of a caller by itself, in less time than it takes in Python."""
+
+    def run_matrices(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
+        """Returns what `run` does of matrices nobody has looked at; TypeError or ValueError if it cannot take one."""
+        ...
+
+
+class FeatureScorer(Protocol):
+    """Features → scores, with rows on the backend's device."""
+
+    #: of `Beside`, when what it serves was put in place
+    epoch: int
+
+    def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int], dict[str, int]]:
+        """Returns scores float32 [B, T] and, by field, how many ids are unknown and how many unavailable."""
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Backend, Protocol):
+    """A backend on a device with a memory of its own."""
+
+    def run_on_device(self, general: object, domain: object, prior: object, out: object, stream: int) -> int:
+        """Puts a call on arrays of the device into a stream there, and returns the number of rows at once."""
+        ...
+
+    def feature_scorer(self, bundle: Bundle, rows: RowSource) -> FeatureScorer | None:
+        """Returns what scores features of `bundle` with rows on the device, None where they stay on the host.
+
+        Raises BackendError when they cannot be there.
+        """
         ...
 
 

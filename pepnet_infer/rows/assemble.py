@@ -53,22 +53,21 @@ class Assembler:
         self._widths = schema.widths
         self._ask = together(rows)
 
-    def inputs(self, features: Features) -> Inputs:
-        """Returns the inputs of `features`, which hold every field of the schema.
+    def inputs(self, features: Features, shared: Features | None = None) -> Inputs:
+        """Returns the inputs of `features`, which hold every field of the schema but for those of `shared`.
 
-        Raises SchemaError naming the field that is missing, StoreError when the row source cannot answer.
+        shared: the fields of one row that every row of `features` has. They are looked up once and their columns
+        repeated, so that many rows do not multiply the work on a long history; their unknown and unavailable ids count
+        once. Raises SchemaError naming the field that is missing, StoreError when the row source cannot answer.
         """
+        if shared is not None:
+            return self._inputs_ranked(shared, features)
         check_fields(self._plans, names(features), ())
         matrices = self._empty(features.num_rows)
         defaults = self._fill(self._plans.values(), features, matrices)
         return Inputs(matrices["general"], matrices["domain"], matrices["prior"], *by_field(defaults))
 
-    def inputs_ranked(self, shared: Features, per_item: Features) -> Inputs:
-        """Returns the inputs of one request: `shared` has 1 row, `per_item` the other fields of N candidates.
-
-        Shared fields are looked up once and their columns repeated, so that N does not multiply the work on a long
-        history; their unknown and unavailable ids count once.
-        """
+    def _inputs_ranked(self, shared: Features, per_item: Features) -> Inputs:
         if shared.num_rows != 1:
             raise SchemaError(f"shared features: expected 1 row, got {shared.num_rows}")
         ours, theirs = names(shared), names(per_item)

@@ -13,8 +13,7 @@ from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import Encoded
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.rows.assemble import Assembler
-from pepnet_infer.schema.inputs import Inputs, Matrix
+from pepnet_infer.schema.inputs import Matrix
 from pepnet_infer.scores import Scores
 from pepnet_infer.versions.counters import Counters, Stopwatch
 from pepnet_infer.versions.version import Served
@@ -42,7 +41,8 @@ class Scoring:
     def score(self, parts: Served, taker: Taker | None, batch: object, strict: bool) -> Scores:
         """Returns the scores of a batch; see `Engine.score`."""
         watch = Stopwatch()
-        features = watch.time("encode", lambda: encode(parts, batch, strict))
+        with watch.stage("encode"):
+            features = encode(parts, batch, strict)
         if taker is not None:
             taker.offer(features)
         return self._finish(parts, watch, features)
@@ -59,7 +59,8 @@ class Scoring:
     ) -> Scores:
         """Returns the scores of one request's candidates; see `Engine.rank`."""
         watch = Stopwatch()
-        shared, per_item = watch.time("encode", lambda: parts.requests.read(user, items, domain, context, strict))
+        with watch.stage("encode"):
+            shared, per_item = parts.requests.read(user, items, domain, context, strict)
         if taker is not None and taker.wants:
             taker.offer(shared.repeat(per_item.num_rows).merge(per_item))
         return self._finish(parts, watch, per_item, shared)
@@ -78,7 +79,8 @@ class Scoring:
     ) -> _Result:
         """Returns what `work` makes of a batch, `encode` or `encode_rows`, and counts its time."""
         watch = Stopwatch()
-        result = watch.time("encode", lambda: work(parts, batch, strict))
+        with watch.stage("encode"):
+            result = work(parts, batch, strict)
         self._counters.add_time(watch)
         return result
 
@@ -91,15 +93,18 @@ class Scoring:
 
     def _finish(self, parts: Served, watch: Stopwatch, features: Features, shared: Features | None = None) -> Scores:
         if parts.features is None:
-            inputs = watch.time("lookup", lambda: _inputs(parts.assembler, features, shared))
-            values = watch.time("dense", lambda: parts.backend.run(inputs))
+            with watch.stage("lookup"):
+                inputs = parts.assembler.inputs(features, shared)
+            with watch.stage("dense"):
+                values = parts.backend.run(inputs)
             unknown, unavailable = inputs.unknown, inputs.unavailable
         else:
-            scorer = parts.features
-            values, unknown, unavailable = watch.time("dense", lambda: scorer.score(features, shared))
+            with watch.stage("dense"):
+                values, unknown, unavailable = parts.features.score(features, shared)
         self._counters.add(len(values), unknown, unavailable, watch)
-        tasks = parts.bundle.tasks
-        return Scores(values, tasks, parts.model_version, unknown, unavailable, self.invalid(values))
+        return Scores(
+            values, parts.bundle.schema.tasks, parts.model_version, unknown, unavailable, self.invalid(values)
+        )
 
 
 def encode(parts: Served, batch: object, strict: bool) -> Features:
@@ -110,7 +115,3 @@ def encode(parts: Served, batch: object, strict: bool) -> Features:
 def encode_rows(parts: Served, batch: object, strict: bool) -> Encoded:
     """Returns features, which rows are bad, and why; only what is wrong with a whole column raises."""
     return parts.encoder.encode_rows(read_columns(batch, parts.encoder.columns, strict))
-
-
-def _inputs(assembler: Assembler, features: Features, shared: Features | None) -> Inputs:
-    return assembler.inputs(features) if shared is None else assembler.inputs_ranked(shared, features)

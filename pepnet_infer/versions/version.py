@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
 
 from pepnet_infer._kernels import Pins
 from pepnet_infer.backends.dense_inputs import DenseCall, dense_call
-from pepnet_infer.backends.on_device import FeatureScorer, feature_scorer
-from pepnet_infer.backends.protocol import Backend
+from pepnet_infer.backends.protocol import Backend, DeviceBackend, FeatureScorer
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.request import RequestReader
@@ -35,6 +34,11 @@ class Served:
     features: FeatureScorer | None = None
     #: the deltas that led here from the bundle, as a hash; "": none; None: rows among them expire, so that time counts
     applied: str | None = ""
+    #: of rows and weights alike
+    model_version: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_version", self.bundle.model_version)
 
     @classmethod
     def of(cls, bundle: Bundle, rows: RowSource, backend: Backend) -> Served:
@@ -48,18 +52,17 @@ class Served:
             rows,
             backend,
             dense_call(backend, bundle.config.inputs),
-            feature_scorer(bundle, rows, backend),
+            _feature_scorer(bundle, rows, backend),
         )
 
     def with_rows(self, rows: RowSource) -> Served:
         """Returns the same with rows from elsewhere."""
-        scorer = feature_scorer(self.bundle, rows, self.backend)
+        scorer = _feature_scorer(self.bundle, rows, self.backend)
         return replace(self, rows=rows, assembler=Assembler(self.bundle.schema, rows), features=scorer)
 
-    @property
-    def model_version(self) -> int:
-        """Of rows and weights alike."""
-        return self.bundle.model_version
+
+def _feature_scorer(bundle: Bundle, rows: RowSource, backend: Backend) -> FeatureScorer | None:
+    return backend.feature_scorer(bundle, rows) if isinstance(backend, DeviceBackend) else None
 
 
 class Versions:

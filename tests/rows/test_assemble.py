@@ -168,7 +168,7 @@ def test_a_ranked_request_equals_its_rows_written_out(
     theirs = set(toy_schema.field_by_name) - set(shared)
     source = Counting(store)
     assembler = Assembler(toy_schema, source)
-    ranked = assembler.inputs_ranked(only(one, shared), only(many, theirs))
+    ranked = assembler.inputs(only(many, theirs), only(one, shared))
     asked = sum(count for table, count in source.calls if table == "user")
     assert asked == (1 if "user_id" in shared else items)
     written_out = only(one, shared).repeat(items).merge(only(many, theirs))
@@ -187,12 +187,12 @@ def test_features_that_do_not_fit_the_schema_are_refused(
     with pytest.raises(SchemaError, match="expected every field of the schema, got none for 'page'"):
         assembler.inputs(features)
     with pytest.raises(SchemaError, match="expected every field of the schema, got none for 'page'"):
-        assembler.inputs_ranked(Features(1), features)
+        assembler.inputs(features, Features(1))
     features.ids["page"] = page
     with pytest.raises(SchemaError, match="shared features: expected 1 row, got 3"):
-        assembler.inputs_ranked(features, Features(3))
+        assembler.inputs(Features(3), features)
     with pytest.raises(SchemaError, match="expected each field once, got 'user_id' on both sides"):
-        assembler.inputs_ranked(Features(1, {"user_id": page[:1]}), features)
+        assembler.inputs(features, Features(1, {"user_id": page[:1]}))
     features.dense["height"] = features.dense["age"]
     with pytest.raises(SchemaError, match="expected fields of the schema, got 'height'"):
         assembler.inputs(features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -15,37 +14,18 @@ from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
-from pepnet_infer.rows.cache.flights import Flights
-from pepnet_infer.rows.cache.miss_batch import MissBatch, Part
-from pepnet_infer.rows.cache.miss_counters import MissCounters
-from pepnet_infer.rows.cache.miss_look import Look, Overlays, look_at
-from pepnet_infer.rows.cache.miss_workers import MissWorkers
-from pepnet_infer.rows.cache.warm import warm
+from pepnet_infer.rows.cache.misses import Missed, Misses
+from pepnet_infer.rows.cache.warm import prefetch, warm
 from pepnet_infer.rows.protocols import Pooling, Rows, Store, identity_of
-from pepnet_infer.rows.requests import DefaultCounts, RowRequest
+from pepnet_infer.rows.requests import NO_DEFAULTS, DefaultCounts, RowRequest
 from pepnet_infer.rows.stores.checked_answers import checked
 from pepnet_infer.schema.ids import ID_BITS, Keys
 
-_PREFETCHED = 1 << 16  # ids in one question to the store
-
-
-def _fetch_certain(
-    flights: Flights, mine: _kernels.Fetch | None, at: object, others: list[tuple[_kernels.Fetch, Any]]
-) -> list[_kernels.Fetch]:
-    """Runs what is its own. Returns all fetches that have some of the keys."""
-    if mine is not None:
-        flights.run(mine, certain=True)
-    return [fetch for fetch, _ in others] + ([] if mine is None else [mine])
-
-
-def _all_came(fetches: list[_kernels.Fetch]) -> bool:
-    """Waits for fetches. Returns False where the call that asked was interrupted. Raises StoreError for a fault."""
-    for fetch in fetches:
-        fetch.wait(None)
-        if fetch.fault is not None:
-            raise StoreError(str(fetch.fault)) from fetch.fault
-    return not any(fetch.given_up for fetch in fetches)
+#: By table: changed rows that calls of one version see in front of the cache.
+Overlays = Mapping[str, _kernels.RowOverlay]
+_NO_OVERLAYS: Overlays = {}
 
 
 class Beside(Protocol):
@@ -83,11 +63,8 @@ class CachedRows:
         self._counters = MissCounters()
         self._store = checked(store)
         self._fetches = _kernels.Fetches()
-        self._flights = {
-            dim: Flights(cache, self._store, self._counters, self._fetches) for dim, cache in self.caches.items()
-        }
+        self.misses = Misses(self._store, self.caches, config, self._counters, self._fetches)
         self._filled_from = identity_of(store)
-        self._workers = MissWorkers()
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
         #: further copies of rows, on a GPU
         self.beside: Beside | None = None
@@ -111,7 +88,7 @@ class CachedRows:
         self,
         requests: Sequence[RowRequest],
         tables: Mapping[str, CachedTable] | None = None,
-        overlays: Overlays | None = None,
+        overlays: Overlays = _NO_OVERLAYS,
     ) -> list[DefaultCounts]:
         """Does all `requests` of a batch. Returns how many keys of each got the default row, and why.
 
@@ -121,40 +98,33 @@ class CachedRows:
         """
         deadline = None if self._budget is None else monotonic() + self._budget
         ended = self._fetches.ended
-        found = [self._table(request.table) for request in requests]
-        if tables is not None:
-            found = [tables[table.name] for table in found]
-        looks = look_at(requests, found, self._cores, overlays or {})
-        if any(look.part is not None for look in looks):
-            self._answer_missed(looks, ended, deadline)
-        self._counters.looked_up(looks)
-        return [look.counts() for look in looks]
-
-    def _answer_missed(self, looks: Sequence[Look], ended: int, deadline: float | None) -> None:
-        lacking: dict[int, list[tuple[Look, Part]]] = {}
-        keys = missed = 0
-        for look in looks:
-            keys += look.keys
-            if look.part is not None:
-                missed += len(look.part.keys)
-                lacking.setdefault(look.table.dim, []).append((look, look.part))
-        threshold = self.config.async_above
-        waits = threshold is None or keys - missed < threshold * keys
-        batches = []
-        for dim, some in lacking.items():
-            batch = MissBatch(self._flights[dim], [part for _, part in some], self._counters)
-            batch.start(self._workers, ended, waits, self._budget is not None)
-            batches.append(batch)
-        for batch in batches:
-            batch.finish(deadline)
-        if any(batch.late for batch in batches):
-            self._counters.overrun(self.config.budget_ms)
-        fault = next((batch.fault for batch in batches if batch.fault is not None), None)
-        if fault is not None and self.config.on_fault == "raise":
-            raise StoreError(str(fault)) from fault
-        for batch, some in zip(batches, lacking.values(), strict=True):
-            for (look, _), (defaults, unavailable) in zip(some, batch.serve(), strict=True):
-                look.finish(defaults, unavailable)
+        found = self.tables if tables is None else tables
+        jobs: list[_kernels.Job] = []
+        for _, name, keys, out, offsets, pooling in requests:
+            table = found.get(name) or self._table(name)
+            outcomes, core = np.empty(len(keys), np.uint8), self._cores[table.dim]
+            jobs.append((core, overlays.get(name), table.default_row, keys, out, offsets, pooling, outcomes))
+        counts: list[DefaultCounts] = []
+        looked_up: list[tuple[tuple[str, str], tuple[int, ...]]] = []
+        missed: list[Missed] = []
+        asked = 0
+        for request, job, (hits, in_overlay, deleted) in zip(requests, jobs, _kernels.look_up(jobs), strict=True):
+            field, name, keys, _, offsets, _ = request
+            number = (len(keys) if offsets is None else int(offsets[-1]) - int(offsets[0])) - in_overlay
+            if hits != number:
+                missed.append(Missed(request, found[name], job, len(counts)))
+            asked += number
+            looked_up.append(((field, name), (number, hits, 0, 0, 0)))
+            counts.append(DefaultCounts(deleted, 0) if deleted else NO_DEFAULTS)
+        if missed:
+            self.misses.answer(missed, asked, ended, deadline)
+        for one in missed:
+            place, (number, hits, *_) = looked_up[one.at]
+            looked_up[one.at] = place, (number, hits, one.negative_hits, one.defaults, one.unavailable)
+            known = counts[one.at].unknown + one.defaults - one.unavailable
+            counts[one.at] = DefaultCounts(known, one.unavailable)
+        self._counters.looked_up.add(looked_up)
+        return counts
 
     def prefetch(self, table: str, ids: object) -> int:
         """Fetches what the cache lacks of `ids` (or keys) of a table. Returns how many of them it has then.
@@ -162,24 +132,14 @@ class CachedRows:
         Admits them all, whatever their fields' probability. Waits for the store, whatever the budget. Counts as no
         lookup. Raises StoreError when the store fails.
         """
-        dim, keys = self._table(table).dim, self.keys(table, ids)
-        flights, there = self._flights[dim], 0
-        for begin in range(0, len(keys), _PREFETCHED):
-            some = keys[begin : begin + _PREFETCHED]
-            core, done = flights.cache.core, False
-            while not done:
-                ended = flights.ended
-                wanted = _kernels.distinct(some[core.peek(some)["outcome"] == 0])[0]
-                done = not len(wanted) or _all_came(flights.ask(wanted, ended, partial(_fetch_certain, flights)))
-            there += int(np.count_nonzero(core.peek(some)["outcome"] == 1))
-        return there
+        return prefetch(self.misses.fetchers[self._table(table).dim], self.keys(table, ids))
 
     def warm(self, scored: Mapping[str, tuple[Keys, Scores]]) -> int:
         """Fills the caches from the store: table → (keys, scores), highest score first. Returns how many came."""
         by_width: dict[int, list[tuple[Keys, Scores]]] = {}
         for name, keys_and_scores in scored.items():
             by_width.setdefault(self._table(name).dim, []).append(keys_and_scores)
-        return sum(warm(self._flights[dim], tables) for dim, tables in by_width.items())
+        return sum(warm(self.misses.fetchers[dim], tables) for dim, tables in by_width.items())
 
     def feedback(self, table: str, ids: object, positive: Flags) -> int:
         """Counts samples that contained `ids` (or keys) of a table: see `EmbeddingCache.feedback`."""
@@ -229,8 +189,8 @@ class CachedRows:
     def put_before_store(self, store: Store) -> None:
         """Asks `store` from here on, where the one behind the cache was asked: it must answer the same at first."""
         self._store = checked(store)
-        for flights in self._flights.values():
-            flights.store = self._store
+        for fetcher in self.misses.fetchers.values():
+            fetcher.store = self._store
 
     def cache(self, table: str) -> EmbeddingCache:
         """Returns the cache that has the rows of `table`, and those of all tables of its width."""
@@ -254,7 +214,7 @@ class CachedRows:
         """Returns counters since the beginning, without stopping anyone.
 
         total, fields, tables (each keys, hits, misses, negative_hits, defaults and, of these, unavailable; every repeat
-        counts), defaults (why keys got the default row: see `miss_counters.REASONS`), store (questions and what went
+        counts), defaults (why keys got the default row: see `counters.REASONS`), store (questions and what went
         wrong), flights (ids asked for right now), widths (`EmbeddingCache.stats` of each), and their sums rows,
         capacity_rows, memory_bytes. device, where rows are on one: what it was asked and lacked; these lacks alone are
         the keys of the others.
@@ -272,14 +232,12 @@ class CachedRows:
 
     def close(self) -> None:
         """Stops the threads; what they have begun they finish. Calls under way, and later ones, ask the store alone."""
-        self._workers.close()
+        self.misses.workers.close()
 
     def reset_after_fork(self) -> None:
         """In a child process: threads, and what they were doing, are the parent's."""
         self._fetches.reset()
-        for flights in self._flights.values():
-            flights.reset_after_fork()
-        self._workers.reset_after_fork()
+        self.misses.reset_after_fork()
 
     def _changed(self, table: str, keys: Keys) -> None:
         if self.beside is not None:

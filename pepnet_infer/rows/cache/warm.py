@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import Fetch
-from pepnet_infer.rows.cache.flights import Flights
+from pepnet_infer._kernels import Fetch, distinct
+from pepnet_infer.errors import StoreError
+from pepnet_infer.rows.cache.misses import Fetcher, Others
 from pepnet_infer.schema.ids import Keys
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ _CHUNK = 1 << 16  # keys looked at, or fetched, in one step
 _HALF = 1 << 16
 
 
-def warm(flights: Flights, tables: Sequence[Scored]) -> int:
+def warm(fetcher: Fetcher, tables: Sequence[Scored]) -> int:
     """Fetches the highest scored of `tables`, (keys [N], scores [N]) each, up to the capacity. Returns how many.
 
     Memory: the keys chosen and one chunk of rows, whatever the tables' size. Ends early when the store fails, which
     is counted.
     """
-    cache = flights.cache
+    cache = fetcher.cache
     room = cache.capacity_rows
     if sum(len(keys) for keys, _ in tables) <= room:
         chosen = ((keys[at : at + _CHUNK]) for keys, _ in tables for at in range(0, len(keys), _CHUNK))
@@ -37,7 +37,7 @@ def warm(flights: Flights, tables: Sequence[Scored]) -> int:
         chosen = (keys[order[at : at + _CHUNK]] for at in range(0, len(keys), _CHUNK))
     fetched = 0
     for some in chosen:
-        mine = flights.ask(np.array(some), flights.ended, partial(_fetch, flights))
+        mine, _ = fetcher.fetch(np.array(some), fetcher.ended)
         if mine is None:
             continue
         if mine.fetched is None:
@@ -46,10 +46,28 @@ def warm(flights: Flights, tables: Sequence[Scored]) -> int:
     return fetched
 
 
-def _fetch(flights: Flights, mine: Fetch | None, *_: object) -> Fetch | None:
-    if mine is not None:
-        flights.run(mine, certain=True)
-    return mine
+def prefetch(fetcher: Fetcher, keys: Keys) -> int:
+    """Fetches what the cache lacks of `keys`; see `CachedRows.prefetch`."""
+    core, there = fetcher.cache.core, 0
+    for begin in range(0, len(keys), _CHUNK):
+        some = keys[begin : begin + _CHUNK]
+        done = False
+        while not done:
+            ended = fetcher.ended
+            wanted = distinct(some[core.peek(some)["outcome"] == 0])[0]
+            done = not len(wanted) or _all_came(*fetcher.fetch(wanted, ended))
+        there += int(np.count_nonzero(core.peek(some)["outcome"] == 1))
+    return there
+
+
+def _all_came(mine: Fetch | None, others: Others) -> bool:
+    """Waits for fetches. Returns False where the call that asked was interrupted. Raises StoreError for a fault."""
+    fetches = [fetch for fetch, _ in others] + ([] if mine is None else [mine])
+    for fetch in fetches:
+        fetch.wait(None)
+        if fetch.fault is not None:
+            raise StoreError(str(fetch.fault)) from fetch.fault
+    return not any(fetch.given_up for fetch in fetches)
 
 
 def choose(tables: Sequence[Scored], count: int) -> Scored:

@@ -121,7 +121,7 @@ def test_a_request_with_fields_in_common(load: Load, toy_batch: Callable[..., Ba
                 source = features.select([4]) if name in common else features
                 getattr(one if name in common else other, kind)[name] = getattr(source, kind)[name]
         for _ in range(2):
-            inputs = host._open().assembler.inputs_ranked(one, other)
+            inputs = host._open().assembler.inputs(other, one)
             scorer = device._open().features
             assert scorer is not None
             values, unknown, unavailable = scorer.score(other, one)

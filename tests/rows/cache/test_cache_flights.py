@@ -16,8 +16,8 @@ from interrupting import within
 from versioned_store import DIM, THREADS, Versions, all_at_once, row_of, rows_over
 
 from pepnet_infer import StoreError, _kernels
-from pepnet_infer.rows.cache.flights import positions
-from pepnet_infer.rows.cache.miss_workers import MissWorkers, Submitted
+from pepnet_infer.rows.cache.misses import positions
+from pepnet_infer.rows.cache.workers import MissWorkers, Submitted
 
 pytestmark = pytest.mark.concurrency
 

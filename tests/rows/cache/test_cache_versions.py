@@ -75,24 +75,22 @@ def test_who_comes_after_an_update_does_not_join_the_flight_from_before_it() -> 
 def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() -> None:
     store = Versions(10)
     rows = rows_over(store)
-    cache, flights = rows.cache("t"), rows._flights[DIM]
+    cache, fetcher = rows.cache("t"), rows.misses.fetchers[DIM]
     keys = np.arange(4, dtype=np.uint64)
-    missed = flights.ended  # four misses, and before they are asked for:
+    missed = fetcher.ended  # four misses, and before they are asked for:
     rows.lookup("t", keys[:2], np.empty((2, DIM), np.float32))
     cache.core.mark_absent(keys[2:3])
     store.versions[0] = 1  # an update that has reached the store, and not yet the cache
 
-    def run(mine: _kernels.Fetch | None, at: object, others: list[Any]) -> _kernels.Fetch:
-        assert mine is not None
-        assert not others
-        flights.run(mine)
-        return mine
-
-    mine = flights.ask(keys, missed, run)
+    mine, others = fetcher.fetch(keys, missed)
+    assert mine is not None
+    assert not others
     assert mine.fetched.found.tolist() == [True, True, False, True]
     np.testing.assert_array_equal(mine.fetched.rows[[0, 1, 3]], row_of(keys[[0, 1, 3]]))
     assert store.asked == Counter({0: 1, 1: 1, 3: 1})
-    again = flights.ask(keys[:2], flights.ended, lambda mine, at, others: mine)
+    begun: list[_kernels.Fetch | None] = []
+    fetcher.ask(keys[:2], fetcher.ended, lambda mine, at, others: begun.append(mine))
+    (again,) = begun
     assert again is not None
     assert not again.looks_again
     assert again.given_up

@@ -10,9 +10,9 @@ import pytest
 from pepnet_infer import _kernels
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache import warm as warming
+from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.rows.cache.flights import Flights
-from pepnet_infer.rows.cache.miss_counters import MissCounters
+from pepnet_infer.rows.cache.misses import Fetcher
 from pepnet_infer.rows.cache.warm import choose, warm
 from pepnet_infer.rows.stores.checked_answers import CheckedStore
 from pepnet_infer.rows.stores.memory import MemoryStore
@@ -55,16 +55,16 @@ def filled(tables: list[Scored], dim: int) -> MemoryStore:
     return store
 
 
-def flights_over(store: object, policy: str, capacity: int = 100 << 10, dim: int = 30) -> Flights:
+def fetcher_over(store: object, policy: str, capacity: int = 100 << 10, dim: int = 30) -> Fetcher:
     cache = EmbeddingCache(dim, capacity, policy)
-    return Flights(cache, CheckedStore(store), MissCounters(), _kernels.Fetches())  # type: ignore[arg-type]
+    return Fetcher(cache, CheckedStore(store), MissCounters(), _kernels.Fetches())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", ["lru", "gset", "sieve"])
 def test_a_small_cache_begins_with_the_rows_of_the_highest_scores(policy: str) -> None:
     rng = np.random.default_rng(0)
     tables = [table(2, rng.random(2000)), table(3, rng.random(3000) * 2)]
-    flights = flights_over(filled(tables, 30), policy)
+    flights = fetcher_over(filled(tables, 30), policy)
     room = flights.cache.capacity_rows
     assert room < 600
     assert warm(flights, tables) == room
@@ -81,7 +81,7 @@ def test_a_small_cache_begins_with_the_rows_of_the_highest_scores(policy: str) -
 
 def test_a_large_cache_begins_with_everything() -> None:
     tables = [table(2, np.arange(200)), table(3, np.arange(0)), table(4, -np.arange(100))]
-    flights = flights_over(filled(tables, 8), "gset", 1 << 20, 8)
+    flights = fetcher_over(filled(tables, 8), "gset", 1 << 20, 8)
     assert warm(flights, tables) == 300
     assert flights.cache.stats()["rows"] == 300
     assert flights.cache.core.peek(tables[0][0][7:8])["score"][0] == pytest.approx(7.0, rel=0.01)
@@ -99,7 +99,7 @@ def test_a_store_that_fails_ends_it_and_is_counted(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(warming, "_CHUNK", 50)
     store = Failing()
-    flights = flights_over(store, "gset", 1 << 20)
+    flights = fetcher_over(store, "gset", 1 << 20)
     assert warm(flights, [table(1, np.zeros(300))]) == 50
     assert store.calls == 2
     assert len(flights.cache.flights) == 0

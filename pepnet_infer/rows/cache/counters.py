@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +22,6 @@ REASONS = ("absent", "late", "fault", "deferred", "dropped", "damaged")
 ABSENT, LATE, FAULT, DEFERRED, DROPPED, DAMAGED = range(len(REASONS))
 
 
-class Looked(Protocol):
-    """One field of one batch, every repeat counted."""
-
-    place: tuple[str, str]  # (field or "", table)
-    keys: int
-    hits: int
-    negative_hits: int  # known not to exist: the default row, without a question
-    defaults: int  # keys that got the default row, for whatever reason
-    unavailable: int  # of these, those of which it is not known whether there is a row
-
-
-_NAMES = ("keys", "hits", "negative_hits", "defaults", "unavailable")
-
-
 #: Questions to the store, distinct keys, and what went wrong: joined (times that a batch waited for another's fetch),
 #: overruns (batches that ran over their budget), dropped (fetches for which the queue had no place), touched (rows that
 #: were not kept because an update came while they were fetched), again (times that a batch asked anew because the call
@@ -47,19 +33,19 @@ class MissCounters:
     """Totals since the cache was made. Each count is one addition that nothing can interrupt."""
 
     def __init__(self) -> None:
-        self._looked_up, self._defaults, self._store = Tally(), Tally(), Tally()
+        #: by (field or "", table), every repeat of a key: keys, hits, negative_hits (known not to exist: the default
+        #: row without a question), defaults (that got the default row, for whatever reason), unavailable (of these,
+        #: those of which it is not known whether there is a row)
+        self.looked_up = Tally()
+        self._defaults, self._store = Tally(), Tally()
         self._last_fault: str | None = None
         self._failing = False  # as far as it was said
         self._warnings = {what: Seldom() for what in ("faults", "overruns", "dropped", "damaged")}
         self._said = dict.fromkeys(self._warnings, 0)  # of each, when it was last warned of
 
-    def looked_up(self, batch: Iterable[Looked]) -> None:
-        """Counts the fields of one batch."""
-        self._looked_up.add([(l.place, (l.keys, l.hits, l.negative_hits, l.defaults, l.unavailable)) for l in batch])
-
-    def defaults(self, reason: int, keys: int) -> None:
-        """Counts keys that got the default row, by its place in `REASONS`."""
-        self._defaults.add([(reason, (keys,))])
+    def defaults(self, reasons: npt.NDArray[np.int64]) -> None:
+        """Counts keys that got the default row, how many for each of `REASONS`."""
+        self._defaults.add([(int(code), (int(reasons[code]),)) for code in np.flatnonzero(reasons)])
 
     def asked(self, keys: int, seconds: float) -> None:
         """Counts one question to the store."""
@@ -141,7 +127,7 @@ class MissCounters:
 
     def read(self) -> dict[str, Any]:
         """Returns total, fields and tables (counts each), defaults by reason, and store."""
-        sums = {place: list(counts) for place, counts in self._looked_up.read().items()}
+        sums = {place: list(counts) for place, counts in self.looked_up.read().items()}
         defaults, store = self._defaults.read(), self._store.read()
         counted: dict[str, Any] = {name: store.get(name, (0,))[0] for name in _STORE}
         counted["seconds"] = round(counted.pop("nanoseconds") / 1e9, 6)
@@ -161,9 +147,7 @@ def _by(part: int, sums: dict[tuple[str, str], list[int]]) -> dict[str, dict[str
 
 
 def _added(parts: Iterable[list[int]]) -> dict[str, int]:
-    keys, hits, negative_hits, defaults, unavailable = [sum(column) for column in zip(*parts, strict=True)] or [
-        0
-    ] * len(_NAMES)
+    keys, hits, negative_hits, defaults, unavailable = [sum(some) for some in zip(*parts, strict=True)] or [0] * 5
     return {
         "keys": keys,
         "hits": hits,
