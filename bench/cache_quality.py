@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.bench import machine
-from pepnet_infer.bench.cache_quality_log import BETA, INTERVAL_S, R, RequestLog, bundle_keys, read_log
+from pepnet_infer.bench.cache_quality_log import GSET, RequestLog, bundle_keys, read_log
 from pepnet_infer.bench.cache_quality_run import Evicted, Setting, most_hits, run
 from pepnet_infer.bench.cache_replay import Policy
 from pepnet_infer.bench.report import Result
@@ -94,7 +94,7 @@ def measure_quality(
         "rows": len(log.keys),
         "exposures": {"training days": log.test, "test days": len(log.times) - log.test},
         "accesses": {"training days": int(first), "test days": len(log.places) - int(first)},
-        "gset": {"beta": BETA, "r": R, "interval_s": INTERVAL_S, "label_delay_s": plan.label_delay},
+        "gset": {"beta": GSET.beta, "r": GSET.r, "interval_s": GSET.interval, "label_delay_s": plan.label_delay},
         "resamples": plan.resamples,
         "tasks": judge.stable,
         "min_hit_rate": best,

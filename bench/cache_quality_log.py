@@ -13,10 +13,11 @@ from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.source import Source, refuse_leakage
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
 
-BETA, R, INTERVAL_S = 0.1, 3.0, 86_400.0
+GSET = Gset()  # the bundle's and the cache's
 _MATCH = 1e-4  # relative: bundles keep scores as float32
 _CHECKED = 4096  # keys whose scores are compared with the bundle's
 
@@ -28,8 +29,8 @@ class RequestLog:
     """N exposures in time order. A place is that of a key among the M distinct keys of the bundle's tables.
 
     keys uint64 [M] ascending and their scores float64 [M], GSET's, when training ended. Exposure i reads the rows
-    places[offsets[i] : offsets[i+1]], each once. times float64 [N], seconds since training ended. labels [N, T].
-    test: where the test days begin.
+    places[offsets[i] : offsets[i+1]], each once. times float64 [N], unix seconds. labels [N, T]. test: where the test
+    days begin; trained_until: when training ended, unix seconds.
     """
 
     keys: Keys
@@ -42,6 +43,7 @@ class RequestLog:
     users: Places
     domains: npt.NDArray[np.object_]
     test: int
+    trained_until: float
 
     @property
     def positive(self) -> npt.NDArray[np.bool_]:
@@ -113,19 +115,25 @@ def read_log(bundle: Bundle, source: Source, first_test_day: int | None) -> Requ
         features=features,
         places=places,
         offsets=offsets,
-        times=np.maximum.accumulate((millis - millis[:test].max()) / 1000.0),
+        times=np.maximum.accumulate(millis / 1000.0),
         labels=labels,
         users=np.unique(table[source.user_column].to_numpy(), return_inverse=True)[1],
         domains=np.asarray(table[bundle.schema.domain_column].to_pylist(), object),
         test=test,
+        trained_until=float(millis[:test].max()) / 1000.0,
     )
 
 
 def score_of(
-    size: int, places: Places, offsets: Places, ages: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]
+    size: int,
+    places: Places,
+    offsets: Places,
+    seconds: npt.NDArray[np.float64],
+    positive: npt.NDArray[np.bool_],
+    now: float,
 ) -> npt.NDArray[np.float64]:
-    """Returns GSET's score of every place, float64 [size], of exposures that are `ages` [n] whole intervals old."""
-    weights = BETA * (1 - BETA) ** ages * np.where(positive, R, 1.0)
+    """Returns GSET's score of every place as of `now`, float64 [size], of exposures at `seconds` [n]."""
+    weights = GSET.weights(seconds, positive, now)
     return np.asarray(np.bincount(places, np.repeat(weights, np.diff(offsets)), size), np.float64)
 
 
@@ -174,13 +182,13 @@ def _day_after_training(
     places, owners = places[few], np.repeat(np.arange(len(days)), np.diff(offsets))[few]
     for day in np.unique(days)[1:]:
         end = int(np.searchsorted(days, day))
-        ages = np.floor((millis[:end].max() - millis[:end]) / (INTERVAL_S * 1000))
+        seconds = millis[:end] / 1000.0
         part = np.searchsorted(owners, end)
         cuts = np.searchsorted(owners[:part], np.arange(end + 1))
-        ours = score_of(len(keys), places[:part], cuts, ages, positive[:end])[:_CHECKED]
+        ours = score_of(len(keys), places[:part], cuts, seconds, positive[:end], seconds.max())[:_CHECKED]
         if np.mean(np.isclose(ours, scores[:_CHECKED], rtol=_MATCH)) > 0.5:
             return int(day)
     raise SchemaError(
-        f"--test-day: expected a day before which the log explains the bundle's scores (beta {BETA}, r {R}, a day's "
-        "interval), got none: say which day is the first that it was not trained on"
+        f"--test-day: expected a day before which the log explains the bundle's scores ({GSET}), got none: "
+        "say which day is the first that it was not trained on"
     )

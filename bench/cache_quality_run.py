@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.bench.cache_quality_log import BETA, INTERVAL_S, R, RequestLog, score_of
+from pepnet_infer.bench.cache_quality_log import GSET, RequestLog, score_of
 from pepnet_infer.bench.cache_replay import Policy
 
 #: What an evicted row is when its id comes back: the store's trained row again, or one that has to begin anew.
 Evicted = Literal["refilled", "lost"]
 EVICTED: tuple[Evicted, ...] = ("refilled", "lost")
 _STEP = 64  # exposures between two feeds of labels
-_LATE = 1 << 14  # days: keeps the cache's clock positive
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def run(log: RequestLog, setting: Setting) -> Served:
     """
     gset = setting.policy == "gset"
     cache = _kernels.studies.ExactCache(
-        setting.rows, setting.policy, beta=BETA, r=R, interval=INTERVAL_S, seed=setting.seed
+        setting.rows, setting.policy, beta=GSET.beta, r=GSET.r, interval=GSET.interval, seed=setting.seed
     )
     keys = log.keys[log.places]
     values = np.zeros((len(keys), 1), np.float32)
@@ -58,7 +57,7 @@ def run(log: RequestLog, setting: Setting) -> Served:
         first, last = log.offsets[i], log.offsets[i + 1]
         now = float(log.times[i])
         if i % _STEP == 0:
-            cache.set_time(now + _LATE * INTERVAL_S)
+            cache.set_time(now)
             if gset:
                 known = int(np.searchsorted(log.times, now - setting.label_delay, "right"))
                 known = max(labelled, min(known, i))
@@ -91,25 +90,23 @@ def _feed(
 
 
 class _Scores:
-    """The scores that rows come with: training's, of the exposures before the current day; from the test days on the
-    bundle's. NaN where training had not met the id."""
+    """The scores that rows come with: training's, of the exposures before the current interval; from the test days on
+    the bundle's. NaN where training had not met the id."""
 
     def __init__(self, log: RequestLog) -> None:
         self._log = log
-        self._day: float | None = None
+        self._number: float | None = None
         self._now = np.empty(0, np.float32)
 
     def at(self, now: float) -> npt.NDArray[np.float32]:
-        # Days end with training, so that its last one is whole.
-        day = np.ceil(now / INTERVAL_S)
-        if day != self._day:
-            self._day, log = day, self._log
-            if now > 0:
-                scores = log.scores * (1 - BETA) ** day
+        number = float(GSET.interval_of(now))
+        if number != self._number:
+            self._number, log = number, self._log
+            if now > log.trained_until:
+                scores = GSET.decayed(log.scores, number - GSET.interval_of(log.trained_until))
             else:
-                end = int(np.searchsorted(log.times, (day - 1) * INTERVAL_S, "right"))
-                ages = day - np.ceil(log.times[:end] / INTERVAL_S)
+                end = int(np.searchsorted(GSET.interval_of(log.times), number))
                 part = log.places[: log.offsets[end]]
-                scores = score_of(len(log.keys), part, log.offsets[: end + 1], ages, log.positive[:end])
+                scores = score_of(len(log.keys), part, log.offsets[: end + 1], log.times[:end], log.positive[:end], now)
             self._now = np.where(scores > 0, scores, np.nan).astype(np.float32)
         return self._now

@@ -43,7 +43,8 @@ from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.export.publish.publisher import Publisher, Scoring
+from pepnet_infer.export.publish.publisher import Publisher
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync import DirectoryLog
@@ -133,7 +134,7 @@ def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) 
         "rows": sum(trainer.most_rows.values()),
         "needed": needed,
         "capacity": int(share * needed),
-        "gset": {"beta": gset.decay, "r": gset.weight, "interval": gset.interval_hours * 3600.0},
+        "gset": {"beta": gset.beta, "r": gset.r, "interval": gset.interval},
     }
     (folder / "plan.json").write_text(json.dumps(plan))
     return plan
@@ -142,7 +143,7 @@ def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) 
 class Logs:
     """The log that is published to, and two that have of each delta the weights alone and the rows alone."""
 
-    def __init__(self, folder: Path, bundle: Bundle, scoring: Scoring, now: float) -> None:
+    def __init__(self, folder: Path, bundle: Bundle, scoring: Gset, now: float) -> None:
         self._folder, self._bundle = folder, bundle
         self._both, self._dense, self._rows = (
             DirectoryLog(folder / name, create=True) for name in ("both", "dense", "rows")
@@ -237,7 +238,7 @@ def run(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) -> R
     """Trains, publishes and has the stream served."""
     plan = prepare(stream, trainer, share, folder)
     first_ends = stream.passes[0][2]
-    logs = Logs(folder, Bundle.open(folder / "bundle"), Scoring(**plan["gset"]), first_ends / 1000)
+    logs = Logs(folder, Bundle.open(folder / "bundle"), Gset(**plan["gset"]), first_ends / 1000)
     with serving(folder) as scored, Progress(transient=True) as progress:
         for number, (begin, end, ends) in enumerate(progress.track(stream.passes[1:], description="passes"), 1):
             learnt = trainer.learn(np.arange(begin, end), ends)  # beside the serving process

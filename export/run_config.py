@@ -14,6 +14,7 @@ from msgspec import Meta
 from pepnet_infer.checked import Finite, NotNegative, Options, Positive, Seed, Several, convert
 from pepnet_infer.errors import ConfigError, SchemaError
 from pepnet_infer.quoting import quote
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig, unread
 
@@ -35,13 +36,10 @@ class Split(Options, frozen=True):
             raise ConfigError(f"expected first < validation < test, got {days}")
 
 
-class ScoreConfig(Options, frozen=True):
-    """GSET scores: per interval, S ← (1-decay)·S + decay·(weight·c⁺ + c⁻), c⁺ counting positives of task `positive`."""
+class ScoreConfig(Gset, frozen=True):
+    """GSET's scores that the tables carry; c⁺ counts positives of task `positive`."""
 
     positive: str | None = None  # None: the first task
-    weight: NotNegative = 3.0  # r
-    decay: Annotated[float, Meta(gt=0, le=1)] = 0.1  # β; 0.1 with a day as the interval
-    interval_hours: Positive = 24.0
 
 
 class TrainConfig(Options, frozen=True):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.export.publish.push_policy import PushPolicy
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.rows.stores.arena import Arena, Records, blank_record
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import Positions
@@ -57,12 +58,10 @@ class Chosen:
 
 
 class IdBook:
-    """For one thread. Scores are those of `gset_score`: S ← (1-β)·S + β·(r·c⁺ + c⁻) per interval (Kraken, SC '20)."""
+    """For one thread."""
 
-    def __init__(self, policy: PushPolicy, beta: float, r: float, interval: float) -> None:
-        """beta, r; interval in seconds: of the score."""
-        self.policy = policy
-        self._beta, self._r, self._interval = beta, r, interval
+    def __init__(self, policy: PushPolicy, gset: Gset) -> None:
+        self.policy, self._gset = policy, gset
         self._ids = Arena(_BLANK)
 
     def start(self, keys: Keys, scores: npt.NDArray[np.float32], now: float) -> None:
@@ -82,11 +81,10 @@ class IdBook:
         known["touched"][slots] = now
         known["pending"][slots], known["deleted"][slots] = 1, 0
         interval = self._score_interval(now)
-        age = np.maximum(interval - known["scored"][slots], 0)
-        weights = counts.astype(np.float64)
-        if positive is not None:
-            weights += (self._r - 1.0) * np.bincount(which.reshape(-1), weights=positive, minlength=len(distinct))
-        known["score"][slots] = known["score"][slots] * (1.0 - self._beta) ** age + self._beta * weights
+        samples = np.zeros(len(keys)) if positive is None else positive
+        plus = np.bincount(which.reshape(-1), weights=samples, minlength=len(distinct))
+        before = self._gset.decayed(known["score"][slots], interval - known["scored"][slots])
+        known["score"][slots] = before + self._gset.gain(plus, counts - plus)
         known["scored"][slots] = np.maximum(interval, known["scored"][slots])
         return waited
 
@@ -198,11 +196,11 @@ class IdBook:
         return slots[np.argsort(self._ids.keys[slots])]
 
     def _scores(self, now: float) -> npt.NDArray[np.float64]:
-        age = np.maximum(self._score_interval(now) - self._known["scored"], 0)
-        return np.asarray(self._known["score"] * (1.0 - self._beta) ** age, np.float64)
+        age = self._score_interval(now) - self._known["scored"]
+        return np.asarray(self._gset.decayed(self._known["score"], age), np.float64)
 
     def _score_interval(self, now: float) -> int:
-        return int(now // self._interval)
+        return int(self._gset.interval_of(now))
 
     def _window(self, now: float) -> int:
         return int(now // self.policy.interval)

@@ -10,33 +10,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.table_file import open_table
-from pepnet_infer.checked import NotNegative, Options, Positive
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.publish.id_book import Chosen, IdBook
 from pepnet_infer.export.publish.publisher_state import Intent, State
 from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import ID_BITS, MISSING_KEY, Keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 from pepnet_infer.sync.logs.transport import Position, Transport
 
 Rows = npt.NDArray[np.float32]
-
-
-class Scoring(Options, frozen=True):
-    """Of GSET: S ← (1-β)·S + β·(r·c⁺ + c⁻) for each interval. Raises ConfigError for values out of range."""
-
-    beta: Annotated[float, Meta(gt=0, le=1)] = 0.1
-    r: NotNegative = 3.0
-    interval: Positive = 86400.0  #: seconds
 
 
 class Published(NamedTuple):
@@ -65,7 +56,7 @@ class Publisher:
         state: str | os.PathLike[str] | None = None,
         policies: Mapping[str, PushPolicy] | None = None,
         default: PushPolicy | None = None,
-        scoring: Scoring | None = None,
+        scoring: Gset | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Goes on from the last delta in the log, else from `base`, the bundle that followers begin with.
@@ -76,9 +67,9 @@ class Publisher:
         self.bundle = base if isinstance(base, Bundle) else Bundle.open(base)
         self._transport, self._clock = transport, clock
         tables = self.bundle.schema.table_by_name
-        scoring, now = scoring or Scoring(), clock()
+        scoring, now = scoring or Gset(), clock()
         self._books = {
-            name: IdBook(policy, scoring.beta, scoring.r, scoring.interval)
+            name: IdBook(policy, scoring)
             for name, policy in by_table(self.bundle.schema, policies or {}, default).items()
         }
         self._counts: Counter[str] = Counter()

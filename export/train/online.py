@@ -15,7 +15,7 @@ from pepnet_infer.export.data.codes import Codes
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.network import dense_state
 from pepnet_infer.export.run_config import TrainConfig
-from pepnet_infer.export.train.gset_score import accumulate
+from pepnet_infer.export.train.occurrences import sums_by_code
 from pepnet_infer.export.train.train import Run
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.network_config import ModelConfig
@@ -50,9 +50,8 @@ class OnlineTrainer:
     """A model that learns each exposure once, in passes over a log in time order.
 
     An id gets a row of its own in the pass in which it has been seen `settings.min_count` times, as a copy of the
-    default row that it had trained until then. Scores follow S ← (1-β)^(t/interval)·S + β·(r·c⁺ + c⁻) from pass to
-    pass, t being the time between their ends in the log: the recurrence of `settings.gset` for passes shorter than its
-    interval.
+    default row that it had trained until then. Scores are `settings.gset`'s; the exposures of a pass count in the
+    interval in which the pass ends.
     """
 
     def __init__(self, dataset: Dataset, config: ModelConfig, settings: TrainConfig, seed: int) -> None:
@@ -128,12 +127,12 @@ class OnlineTrainer:
         positive = self._positive[rows].astype(np.float64)
         size = len(self._counts[table])
         counted = [
-            accumulate(size, weights, ids, [(bag.codes, bag.offsets) for bag in bags]).astype(np.int64)
+            sums_by_code(size, weights, ids, [(bag.codes, bag.offsets) for bag in bags]).astype(np.int64)
             for weights in (positive, 1.0 - positive)
         ]
         gset = self.settings.gset
         scores = self._scores[table]
         if self._ends is not None:
-            scores *= (1.0 - gset.decay) ** ((ends - self._ends) / (gset.interval_hours * _HOUR_MS))
-        scores += gset.decay * (gset.weight * counted[0] + counted[1])
+            scores[:] = gset.decayed(scores, gset.interval_of(ends / 1000) - gset.interval_of(self._ends / 1000))
+        scores += gset.gain(counted[0], counted[1])
         return counted[0], counted[1]

@@ -14,20 +14,21 @@ from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.network import dense_state
 from pepnet_infer.export.run_config import ScoreConfig
-from pepnet_infer.export.train.gset_score import accumulate, row_weights
+from pepnet_infer.export.train.occurrences import sums_by_code
 from pepnet_infer.export.train.train import Trained
 from pepnet_infer.schema.row_batch import RowBatch
 
 
 def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta: Mapping[str, Any]) -> Checkpoint:
-    """Returns the checkpoint of `trained`. GSET scores count every row before the test days."""
+    """Returns the checkpoint of `trained`. GSET scores are as of the newest row before the test days."""
     schema = dataset.schema
     positive = schema.tasks.index(scoring.positive or schema.tasks[0])
-    weights = row_weights(dataset.times[dataset.train], dataset.labels[dataset.train, positive] > 0.5, scoring)
+    seconds = dataset.times[dataset.train] / 1000.0
+    weights = scoring.weights(seconds, dataset.labels[dataset.train, positive] > 0.5, seconds.max(initial=0.0))
     tables = {}
     for table in schema.tables:
         ids, bags = dataset.ids.of_table(schema, table.name, dataset.train)
-        scores = accumulate(len(dataset.ids.keys[table.name]), weights, ids, [(b.codes, b.offsets) for b in bags])
+        scores = sums_by_code(len(dataset.ids.keys[table.name]), weights, ids, [(b.codes, b.offsets) for b in bags])
         codes = trained.embeddings.known[table.name]
         keys, rows, default = trained.embeddings.table(table.name)
         tables[table.name] = RowBatch.of(rows, keys=keys, scores=scores[codes].astype(np.float32), default=default)

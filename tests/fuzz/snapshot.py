@@ -21,6 +21,7 @@ from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache import snapshot, snapshot_rows
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.gset import Gset
 
 _HEADER, _BLOCK, _TRAILER, _CRC = "<8sII8s8sd", "<4sIIIIIQ", "<4sIQQI", "<I"
 _INTS = [number for number in NUMBERS if isinstance(number, int)]
@@ -69,7 +70,7 @@ class SnapshotTarget(Target[File]):
         alone = _kernels.RowCache(mutant.dim, 1 << 17)
         before = alone.stats()
         try:
-            snapshot.load(alone, self._path, beta=0.1)
+            snapshot.load(alone, self._path, Gset())
         except StoreError:
             if alone.stats() != before:
                 raise AssertionError("a snapshot was refused, and the cache is another one now") from None

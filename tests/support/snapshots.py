@@ -13,8 +13,8 @@ DIM = 6
 NOW = 1_700_000_000.0
 
 
-def make(policy: str = "lru", dtype: str = "float32", full: bool = False, capacity: int = 1 << 18, **more: Any) -> Any:
-    cache = _kernels.RowCache(DIM, capacity, policy, dtype, full, **more)
+def make(policy: str = "lru", dtype: str = "float32", capacity: int = 1 << 18, **more: Any) -> Any:
+    cache = _kernels.RowCache(DIM, capacity, policy, dtype, **more)
     cache.set_time(NOW)
     return cache
 

@@ -14,6 +14,7 @@ from pepnet_infer.checked import check_option
 from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.config import Policy, RowDtype, parse_bytes
+from pepnet_infer.rows.gset import Gset
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import FieldRule
@@ -82,7 +83,7 @@ class EmbeddingCache:
             raise StoreError(f"cache: expected {size} bytes of memory, got none") from error
         #: whether an id that the store does not have is remembered as such
         self.remembers_absent = negative_ttl is not None
-        self._decay = (beta, interval)
+        self._gset = Gset(beta, r, interval)
         #: the ids that `CachedRows` is fetching: an update must reach them before it reaches the cache
         self.flights = _kernels.FlightTable()
         #: whether rows came here otherwise than from the store: then who is asked, and when, decides what is answered
@@ -192,7 +193,7 @@ class EmbeddingCache:
     def load(self, path: str | os.PathLike[str]) -> snapshot.Loaded:
         """Writes the entries of a snapshot into the cache, in which newer versions stay. Raises StoreError."""
         self.updated = True
-        return snapshot.load(self.core, path, *self._decay)
+        return snapshot.load(self.core, path, self._gset)
 
     def clear(self) -> None:
         """Forgets everything, versions and deletions included."""

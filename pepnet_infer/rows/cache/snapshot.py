@@ -17,6 +17,7 @@ from pepnet_infer import _kernels
 from pepnet_infer.checked import untrusted
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache import snapshot_file, snapshot_rows
+from pepnet_infer.rows.gset import Gset
 
 #: A part is loaded in this many rounds, the worst sixteenth of every part first: so the order of eviction is kept
 #: within a part, and across parts to a sixteenth, while no more than a block is held.
@@ -67,15 +68,15 @@ def save(core: _kernels.RowCache, path: str | os.PathLike[str]) -> Saved:
     return Saved(rows, negatives, tombstones, size)
 
 
-def load(core: _kernels.RowCache, path: str | os.PathLike[str], beta: float = 0.0, interval: float = 86400.0) -> Loaded:
+def load(core: _kernels.RowCache, path: str | os.PathLike[str], gset: Gset | None = None) -> Loaded:
     """Writes the entries of the snapshot at `path` into a cache, which may be in use.
 
     Every byte of the file is checked before the first entry is written: a damaged one raises StoreError that names the
     block and its offset, and leaves the cache as it was. The cache may have another capacity, associativity or policy:
     one that is too small gets the entries that would have been evicted last. Dim and dtype must be the file's. An
     entry in the cache stays unless the snapshot has a newer version of it. Whatever has expired is left out; negative
-    entries begin their time anew. beta, interval: scores decay by (1-beta) for each interval since the snapshot, as
-    they would have in the cache; 0 leaves them.
+    entries begin their time anew. gset: scores decay for the time since the snapshot, as they would have in the cache;
+    None leaves them.
     """
     path = Path(path)
     try:
@@ -87,7 +88,7 @@ def load(core: _kernels.RowCache, path: str | os.PathLike[str], beta: float = 0.
             with untrusted(path, StoreError):
                 reader = snapshot_file.Reader(path, file)
                 _check_fits(path, reader.header, core)
-                return _load(core, reader, beta, interval)
+                return _load(core, reader, gset)
         except OSError as error:
             raise StoreError(f"{path}: cannot read: {error}") from error
 
@@ -100,10 +101,11 @@ def _check_fits(path: Path, header: snapshot_file.Header, core: _kernels.RowCach
         )
 
 
-def _load(core: _kernels.RowCache, reader: snapshot_file.Reader, beta: float, interval: float) -> Loaded:
+def _load(core: _kernels.RowCache, reader: snapshot_file.Reader, gset: Gset | None) -> Loaded:
     now = core.time
-    elapsed = np.floor(now / interval) - np.floor(reader.header.saved_at / interval)
-    decay = np.float32((1.0 - beta) ** max(float(elapsed), 0.0))
+    decay = np.float32(1.0)
+    if gset is not None:
+        decay = np.float32(gset.decayed(1.0, gset.interval_of(now) - gset.interval_of(reader.header.saved_at)))
     # Of a part that is larger than its portion of the cache, only the best are taken.
     skipped = max(0.0, 1.0 - core.capacity_rows / max(reader.entries, 1))
     totals = np.zeros(len(Loaded._fields), np.int64)

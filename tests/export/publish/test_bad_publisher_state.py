@@ -16,6 +16,7 @@ from pepnet_infer.errors import UpdateError
 from pepnet_infer.export.publish.id_book import IdBook
 from pepnet_infer.export.publish.publisher_state import Intent, State
 from pepnet_infer.export.publish.push_policy import PushPolicy
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.storage.tensorfile import write_tensors
 from pepnet_infer.sync.delta import DeltaHead
@@ -26,7 +27,7 @@ HASH = "0" * 64
 
 
 def book() -> IdBook:
-    return IdBook(PushPolicy(), beta=0.1, r=3.0, interval=86400.0)
+    return IdBook(PushPolicy(), Gset())
 
 
 def noted() -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.publish.id_book import IdBook
 from pepnet_infer.export.publish.publisher import Publisher
 from pepnet_infer.export.publish.push_policy import PushPolicy
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
@@ -108,7 +109,7 @@ passes = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(policies, passes, st.booleans())
 def test_policies_one_id_at_a_time(policy: PushPolicy, steps: list[Any], restarts: bool) -> None:
-    book, plain, now = IdBook(policy, BETA, R, DAY), Plain(policy), 1000.0
+    book, plain, now = IdBook(policy, Gset(BETA, R, DAY)), Plain(policy), 1000.0
     for wait, touched, deleted in steps:
         now += wait
         ids, positive = [i for i, _ in touched], [good for _, good in touched]
@@ -128,7 +129,7 @@ def test_policies_one_id_at_a_time(policy: PushPolicy, steps: list[Any], restart
         book.pushed(chosen, now)
         if restarts:
             saved = book.to_tensors()
-            book = IdBook(policy, BETA, R, DAY)
+            book = IdBook(policy, Gset(BETA, R, DAY))
             book.from_tensors(saved)
 
 

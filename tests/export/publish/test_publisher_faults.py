@@ -16,8 +16,9 @@ from sync_trainer import Trained
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.export.publish.id_book import IdBook
-from pepnet_infer.export.publish.publisher import Publisher, Scoring
+from pepnet_infer.export.publish.publisher import Publisher
 from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY
 from pepnet_infer.sync.delta import open_delta
@@ -181,14 +182,14 @@ def test_a_full_disk(trained: Trained, size: int, restarts: bool) -> None:
 
 
 def test_a_clock_that_goes_back_holds_nothing_for_ever() -> None:
-    book = IdBook(PushPolicy(mode="after_expiry", ttl=10.0), 0.1, 3.0, 100.0)
+    book = IdBook(PushPolicy(mode="after_expiry", ttl=10.0), Gset(interval=100.0))
     ids = np.array([4], np.uint64)
     for now, pushed in ((1e9, 1), (1e9 + 5, 0), (1e9 + 10, 1), (1000.0, 1), (1005.0, 0), (1010.0, 1)):
         book.touch(ids, None, now)
         chosen = book.choose(now)
         assert len(chosen.keys) == pushed, now
         book.pushed(chosen, now)
-    book = IdBook(PushPolicy(limit=1, interval=60.0), 0.1, 3.0, 100.0)
+    book = IdBook(PushPolicy(limit=1, interval=60.0), Gset(interval=100.0))
     for now, pushed in ((1e9, 1), (1e9 + 1, 0), (1000.0, 1), (1001.0, 0), (1100.0, 1)):
         book.touch(ids, None, now)
         chosen = book.choose(now)
@@ -198,7 +199,7 @@ def test_a_clock_that_goes_back_holds_nothing_for_ever() -> None:
 
 
 def test_forgotten_ids_take_no_memory() -> None:
-    book = IdBook(PushPolicy(min_updates=2, unseen_after=5.0), 0.1, 3.0, 100.0)
+    book = IdBook(PushPolicy(min_updates=2, unseen_after=5.0), Gset(interval=100.0))
     book.start(np.arange(100, dtype=np.uint64), np.ones(100, np.float32), 0.0)
     for step in range(40):
         book.touch(np.arange(1000, dtype=np.uint64) + np.uint64(1000 * (step + 1)), None, 10.0 * step)
@@ -240,7 +241,7 @@ def test_policies_by_field_or_table(toy_schema: FeatureSchema) -> None:
         (lambda: Guard(rows=0), "rows: expected an integer from 1, got 0"),
         (lambda: FollowConfig(wait_s=0), "wait_s: expected a number above 0, got 0"),
         (lambda: FollowConfig(guard="strict"), "guard: expected a Guard or None, got 'strict'"),  # type: ignore
-        (lambda: Scoring(beta=0.0), "beta: expected a number above 0 to 1, got 0.0"),
+        (lambda: Gset(beta=0.0), "beta: expected a number above 0 to 1, got 0.0"),
     ],
 )
 def test_options_are_checked_when_they_are_made(make: Callable[[], object], said: str) -> None:
@@ -277,7 +278,7 @@ def test_scores_are_the_formula(trained: Trained, tmp_path: Path) -> None:
     """S ← (1-β)·S + β·(r·c⁺ + c⁻) per interval, from the bundle's score on, whatever calls the touches come in."""
     from pepnet_infer.bundle.table_file import open_table
 
-    scoring = Scoring(beta=0.25, r=2.0, interval=100.0)
+    scoring = Gset(beta=0.25, r=2.0, interval=100.0)
     log = DirectoryLog(tmp_path / "other", create=True)
     trained = Trained(log, trained.path, tmp_path / "scored", default=PushPolicy(limit=100), scoring=scoring)
     expected = float(open_table(trained.bundle.table_paths["user"]).scores[7])

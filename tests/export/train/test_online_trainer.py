@@ -14,7 +14,7 @@ from pepnet_infer.export.train.online import Learnt, OnlineTrainer
 from pepnet_infer.schema.ids import MISSING_KEY
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-GSET = ScoreConfig("like", weight=2.0, decay=0.2, interval_hours=12.0)
+GSET = ScoreConfig(beta=0.2, r=2.0, interval=12 * 3600.0, positive="like")
 SETTINGS = TrainConfig(Split(test=1), batch=64, min_count=3, id_dropout=0.05, gset=GSET)
 HOUR_MS = 3_600_000
 
@@ -94,13 +94,17 @@ def test_counts_and_scores_are_those_of_a_plain_loop(dataset: Dataset) -> None:
     positive = dataset.labels[:, dataset.schema.tasks.index("like")] > 0
     codes, keys = dataset.ids.ids["user_id"], dataset.ids.keys["user"]
     scores = dict.fromkeys(range(len(keys)), 0.0)
+    before = None
     for rows, ends in passes(dataset):
+        number = ends // (12 * 3_600_000)
         part = trainer.learn(rows, ends).tables["user"]
         hits, others = dict.fromkeys(scores, 0), dict.fromkeys(scores, 0)
         for row in rows:
             (hits if positive[row] else others)[int(codes[row])] += 1
-        for code in scores:  # passes of 6 hours are half an interval
-            scores[code] = 0.8**0.5 * scores[code] + 0.2 * (2.0 * hits[code] + others[code])
+        kept = 1.0 if before is None else 0.8 ** (number - before)  # two passes of 6 hours are an interval
+        before = number
+        for code in scores:
+            scores[code] = kept * scores[code] + 0.2 * (2.0 * hits[code] + others[code])
         touched = np.searchsorted(keys, part.keys).tolist()
         np.testing.assert_array_equal(part.positives, [hits[code] for code in touched])
         np.testing.assert_array_equal(part.negatives, [others[code] for code in touched])

@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
                       {"features", features},
                       {"file_map", file_map},
                       {"flights", flights},
-                      {"exact_cache", full_cache},
+                      {"exact_cache", exact_cache},
                       {"huge_buffer", huge_buffer},
                       {"key_index", key_index},
                       {"ops", ops},

@@ -85,12 +85,11 @@ void fill(RowCache& cache, std::mt19937_64& random, std::size_t ids) {
   }
 }
 
-void looked_up(bool full, std::size_t changes, std::size_t count, std::uint64_t seed) {
+void looked_up(std::size_t changes, std::size_t count, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   CacheOptions options;
   options.dim = kDim;
   options.capacity_bytes = std::size_t{1} << 20;
-  options.full = full;
   const auto cache = RowCache::make(options);
   fill(*cache, random, 900);
   const Changed changed = draw(random, changes);
@@ -176,12 +175,10 @@ void pooled(std::size_t changes, std::size_t count, bool all_there, std::uint64_
 
 void row_overlay() {
   std::uint64_t seed = 0;
-  for (const bool full : {false, true}) {
-    for (const std::size_t changes : {std::size_t{1}, std::size_t{40}, std::size_t{300}}) {
-      for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{255}, std::size_t{256},
-                                      std::size_t{257}, std::size_t{1'500}})
-        looked_up(full, changes, count, seed++);
-    }
+  for (const std::size_t changes : {std::size_t{1}, std::size_t{40}, std::size_t{300}}) {
+    for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{255}, std::size_t{256},
+                                    std::size_t{257}, std::size_t{1'500}})
+      looked_up(changes, count, seed++);
   }
   for (const bool all_there : {false, true}) {
     for (const std::size_t changes : {std::size_t{1}, std::size_t{300}}) {

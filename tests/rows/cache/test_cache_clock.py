@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pytest
 
@@ -14,12 +12,9 @@ KEY, ROW = np.array([7], np.uint64), np.ones((1, 4), np.float32)
 VERSION = np.array([1], np.uint64)
 
 
-@pytest.fixture(params=["auto", "full"])
-def cache(request: pytest.FixtureRequest) -> EmbeddingCache:
-    ways: Literal["auto", "full"] = request.param
-    made = EmbeddingCache(
-        4, 1 << 20, ways=ways, negative_ttl=60.0, tombstone_ttl=100.0, fields=[{"table": 0, "ttl": 30.0}]
-    )
+@pytest.fixture
+def cache() -> EmbeddingCache:
+    made = EmbeddingCache(4, 1 << 20, negative_ttl=60.0, tombstone_ttl=100.0, fields=[{"table": 0, "ttl": 30.0}])
     made.core.set_time(NOW)
     return made
 

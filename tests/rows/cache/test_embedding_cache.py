@@ -10,7 +10,6 @@ import pytest
 from pepnet_infer import ConfigError, EmbeddingCache, StoreError
 
 DIM = 5
-WAYS = ("auto", "full")
 
 
 def keys_of(*ids: int) -> np.ndarray:
@@ -23,9 +22,8 @@ def rows_of(keys: np.ndarray, version: int = 0) -> np.ndarray:
     return (seed[:, None] + np.arange(DIM)).astype(np.float32)
 
 
-@pytest.mark.parametrize("ways", WAYS)
-def test_rows_that_are_there_are_written_and_others_left(ways: str) -> None:
-    cache = EmbeddingCache(dim=DIM, capacity_bytes="1MiB", policy="lru", dtype="float32", ways=ways)
+def test_rows_that_are_there_are_written_and_others_left() -> None:
+    cache = EmbeddingCache(dim=DIM, capacity_bytes="1MiB", policy="lru", dtype="float32")
     known = keys_of(0, 1, 2**64 - 1, 77)
     assert cache.insert(known, rows_of(known)) == 4
     asked = keys_of(77, 5, 0, 2**64 - 1, 77)
@@ -45,9 +43,8 @@ def test_rows_that_are_there_are_written_and_others_left(ways: str) -> None:
     assert not cache.lookup(asked, out[:, 2 : 2 + DIM]).any()
 
 
-@pytest.mark.parametrize("ways", WAYS)
-def test_bags_are_pooled_and_say_what_they_lacked(ways: str) -> None:
-    cache = EmbeddingCache(DIM, 1 << 20, "gset", ways=ways)
+def test_bags_are_pooled_and_say_what_they_lacked() -> None:
+    cache = EmbeddingCache(DIM, 1 << 20, "gset")
     cache.insert(keys_of(1, 2, 3), rows_of(keys_of(1, 2, 3)))
     keys, offsets = keys_of(1, 2, 3, 4), np.array([0, 2, 2, 4])
     out = np.empty((3, DIM), np.float32)
@@ -57,9 +54,8 @@ def test_bags_are_pooled_and_say_what_they_lacked(ways: str) -> None:
     assert (out[1] == 0).all()
 
 
-@pytest.mark.parametrize("ways", WAYS)
-def test_the_newest_version_wins_whatever_the_order(ways: str) -> None:
-    cache = EmbeddingCache(DIM, 1 << 20, ways=ways)
+def test_the_newest_version_wins_whatever_the_order() -> None:
+    cache = EmbeddingCache(DIM, 1 << 20)
     key, out = keys_of(4), np.empty((1, DIM), np.float32)
 
     def apply(version: int) -> int:
@@ -113,8 +109,6 @@ def test_a_snapshot_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ways": 16}, "ways: expected one of auto, full, got 16"),
-        ({"ways": "half"}, "ways: expected one of auto, full, got 'half'"),
         ({"policy": "LRU"}, "policy: expected one of gset, lfu, lru, s3fifo, sieve, got 'LRU'"),
         ({"dtype": "float"}, "dtype: expected one of bfloat16, float16, float32, int8, got 'float'"),
         ({"capacity_bytes": 100}, "cache: capacity_bytes: expected at least "),
