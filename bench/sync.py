@@ -108,7 +108,7 @@ class _Run:
             got = self.follower.stats()
             raise PepnetError(f"follower: expected version {last} within {_PATIENCE_S:g} s, got {got}")
         ends = time.monotonic() + _PATIENCE_S
-        while self.follower.stats()["folded"] < self.follower.stats()["applied"]:
+        while self.follower.stats()["written_back"] < self.follower.stats()["applied"]:
             if time.monotonic() > ends:
                 raise PepnetError(f"follower: expected all rows in the cache within {_PATIENCE_S:g} s, they are not")
             time.sleep(0.01)

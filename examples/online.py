@@ -38,7 +38,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import structs
-from online_report import Served, compared, plot, table
+from online_report import Exposures, compared, plot, table
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
@@ -207,7 +207,7 @@ class Result:
     plan: dict[str, Any]
     stats: dict[str, Any]  # of each engine
 
-    def tasks(self) -> dict[str, Served]:
+    def tasks(self) -> dict[str, Exposures]:
         """Returns labels and scores by task, those with enough of both kinds of labels."""
         dataset, tasks = self.stream.dataset, {}
         served = slice(self.stream.passes[0][1], None)
@@ -215,7 +215,7 @@ class Result:
             labels = dataset.labels[served, place] > 0.5
             if min(labels.sum(), (~labels).sum()) >= STABLE * len(np.unique(self.stream.days)):
                 days, users, pages = self.stream.days[served], dataset.users[served], dataset.domains[served]
-                tasks[task] = Served(labels, self.scores[:, :, place], days, users, pages)
+                tasks[task] = Exposures(labels, self.scores[:, :, place], days, users, pages)
         return tasks
 
     def facts(self) -> list[str]:

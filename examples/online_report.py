@@ -16,7 +16,7 @@ _COLOURS = ("#5b6675", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#
 
 
 @dataclass(frozen=True)
-class Served:
+class Exposures:
     """N exposures after the first day and what V variants scored for one task."""
 
     labels: npt.NDArray[np.bool_]  # [N]
@@ -75,7 +75,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def table(names: Sequence[str], tasks: dict[str, Served]) -> str:
+def table(names: Sequence[str], tasks: dict[str, Exposures]) -> str:
     """Returns AUC by day of the first task, then over all days of each."""
     first = next(iter(tasks.values()))
     days, counts = np.unique(first.days, return_counts=True)
@@ -89,7 +89,7 @@ def table(names: Sequence[str], tasks: dict[str, Served]) -> str:
     return markdown([f"AUC of {next(iter(tasks))}", "exposures", *names], rows)
 
 
-def compared(names: Sequence[str], tasks: dict[str, Served], pairs: Sequence[tuple[str, str]]) -> str:
+def compared(names: Sequence[str], tasks: dict[str, Exposures], pairs: Sequence[tuple[str, str]]) -> str:
     """Returns differences of AUC over all days × 1000, each ± half its 95 % interval."""
     places = [(names.index(a), names.index(b)) for a, b in pairs]
     found = {task: served.differences(places) for task, served in tasks.items()}

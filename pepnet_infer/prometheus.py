@@ -85,7 +85,7 @@ _SYNC = {
     "dense": ("weights_applied", "Deltas that became visible and had dense weights"),
     "rows": ("rows_applied", "Rows of deltas that became visible"),
     "bytes": ("bytes", "Bytes of deltas that became visible"),
-    "folded": ("deltas_folded", "Deltas whose rows went down to store and cache"),
+    "written_back": ("deltas_written_back", "Deltas whose rows were written back to store and cache"),
     "skipped": ("deltas_skipped", "Deltas that led no further"),
     "gaps": ("gaps", "Deltas that came before the one they are on"),
     "bundles": ("bundles", "Times that a whole bundle took the place of deltas"),

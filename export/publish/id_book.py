@@ -30,7 +30,7 @@ _KNOWN = np.dtype(
         ("known", np.uint8),  # 0: forgotten
     ]
 )
-#: Names of tensors → their dtypes, as `IdBook.to_tensors` and `Chosen.noted` return them. All have one axis.
+#: Names of tensors → their dtypes, as `IdBook.to_tensors` and `Selection.noted` return them. All have one axis.
 _FIELDS = {name: _KNOWN[name] for name in _KNOWN.names or ()}
 BOOK = {"key": np.dtype(np.uint64), **_FIELDS}
 NOTED = {"keys": np.dtype(np.uint64), "expires": np.dtype(np.float64), "gone": np.dtype(np.uint64)}
@@ -41,7 +41,7 @@ _FEW = 1 << 12  # ids whose memory is not worth a thought
 
 
 @dataclass
-class Chosen:
+class Selection:
     """What one pass pushes."""
 
     keys: Keys  # ascending
@@ -93,7 +93,7 @@ class IdBook:
         slots = self._add(np.unique(keys))
         self._known["deleted"][slots], self._known["pending"][slots] = 1, 0
 
-    def choose(self, now: float, everything: bool = False) -> Chosen:
+    def choose(self, now: float, everything: bool = False) -> Selection:
         """Returns what is pushed now; `everything`: whatever waits. Nothing changes before `pushed`."""
         policy, known, keys = self.policy, self._known, self._ids.keys
         there = known["known"] != 0
@@ -125,9 +125,9 @@ class IdBook:
         expires = np.full(len(slots), now + policy.ttl)
         # A deletion is of what followers have; of the others nobody has heard.
         told = keys[away[known["pushed"][away] != 0]]
-        return Chosen(keys[slots], scores[slots].astype(np.float32), expires, told, held, slots, away)
+        return Selection(keys[slots], scores[slots].astype(np.float32), expires, told, held, slots, away)
 
-    def pushed(self, chosen: Chosen, now: float) -> None:
+    def pushed(self, chosen: Selection, now: float) -> None:
         """Notes that what was chosen is in the log."""
         known, slots, window = self._known, chosen.slots, self._window(now)
         again = known["window"][slots] == window
@@ -141,7 +141,7 @@ class IdBook:
         self._shrink()
 
     def may_be_pushed(self, noted: dict[str, Any], now: float) -> None:
-        """Takes what `Chosen.noted` returned for pushed; all of it waits still, for it may have been touched since."""
+        """Takes what `Selection.noted` returned for pushed; all of it still waits: it may have been touched since."""
         slots, away = self._add(noted["keys"]), self._add(noted["gone"])
         known = self._known  # which may have grown
         known["window"][slots], known["pushes"][slots] = self._window(now), 1

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.export.publish.id_book import Chosen, IdBook
+from pepnet_infer.export.publish.id_book import IdBook, Selection
 from pepnet_infer.export.publish.publisher_state import Intent, State
 from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
 from pepnet_infer.rows.gset import Gset
@@ -30,7 +30,7 @@ from pepnet_infer.sync.logs.transport import Position, Transport
 Rows = npt.NDArray[np.float32]
 
 
-class Published(NamedTuple):
+class Publication(NamedTuple):
     """One pass."""
 
     position: Position
@@ -119,7 +119,7 @@ class Publisher:
         onnx: bool = False,
         defaults: Mapping[str, Rows] | None = None,
         everything: bool = False,
-    ) -> Published | None:
+    ) -> Publication | None:
         """Ends a pass. Returns what was published, None when nothing was to be.
 
         rows: (table, keys [N] ascending) → float32 [N, dim], the rows as they are now. dense: all weights, where they
@@ -158,7 +158,7 @@ class Publisher:
         pushed, removed = (sum(len(getattr(one, name)) for one in chosen.values()) for name in ("keys", "gone"))
         self._counts.update(passes=1, pushed=pushed, removed=removed, bytes=size, dense=int(dense is not None))
         self._save()
-        return Published(position, version, pushed, removed, size)
+        return Publication(position, version, pushed, removed, size)
 
     def publish_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Puts a bundle of the version published last into the log, for followers that lack deltas.
@@ -211,7 +211,7 @@ class Publisher:
         return np.where(keys == MISSING_KEY, keys, keys | np.uint64(spec.number << ID_BITS))
 
     def _rows(
-        self, table: str, chosen: Chosen, rows: Callable[[str, Keys], Rows], version: int, default: Rows | None
+        self, table: str, chosen: Selection, rows: Callable[[str, Keys], Rows], version: int, default: Rows | None
     ) -> RowBatch:
         dim = self.bundle.schema.table_by_name[table].dim
         read = np.asarray(rows(table, chosen.keys), np.float32) if len(chosen.keys) else np.empty((0, dim), np.float32)
@@ -244,7 +244,7 @@ class Publisher:
             raise UpdateError("delta", str(error)) from error
         return open_delta(target, schema, config).bytes
 
-    def _settle(self, chosen: Mapping[str, Chosen], now: float) -> None:
+    def _settle(self, chosen: Mapping[str, Selection], now: float) -> None:
         for name, one in chosen.items():
             self._books[name].pushed(one, now)
             self._held.update({reason: count for reason, count in one.held.items() if count})

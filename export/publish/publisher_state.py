@@ -33,7 +33,7 @@ class Intent(NamedTuple):
     """A delta that was about to be appended. Whether it was, the log tells."""
 
     head: DeltaHead
-    noted: Mapping[str, dict[str, Array]]  # by table, of `Chosen.noted`
+    noted: Mapping[str, dict[str, Array]]  # by table, of `Selection.noted`
 
 
 class _Document(Struct, frozen=True, forbid_unknown_fields=True):

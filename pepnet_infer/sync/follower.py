@@ -17,13 +17,13 @@ from pepnet_infer.process.cpu import NO_THREAD
 from pepnet_infer.process.pace import Pace
 from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.seldom import SeldomEach
-from pepnet_infer.sync.bundle_taker import BundleTaker
+from pepnet_infer.sync.bundle_switch import BundleSwitch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.log_health import LogHealth
 from pepnet_infer.sync.logs.transport import Entry, Position, Progress, Transport
-from pepnet_infer.sync.newest import Newest
-from pepnet_infer.sync.reach import Reach
+from pepnet_infer.sync.newest_version import NewestVersion
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.updater import Updater
 from pepnet_infer.versions.loading import Loading
@@ -50,17 +50,17 @@ class Follower:
         self._versions, self._transport, self._config = versions, transport, config
         self._name = config.own_name()
         self._stats = SyncStats()
-        self._gate = Gate()  # had around every change of the version; who holds may go back
+        self._gate = Gate()  # held around every change of the version
         self._pace = Pace(config.share)
         self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
-        self._newest = Newest()
+        self._newest = NewestVersion()
         self._refusals, self._errors = SeldomEach(), SeldomEach()  # by reason; of ours, by type
-        self._reach = Reach(self._stats, config.wait_s)
+        self._health = LogHealth(self._stats, config.wait_s)
         self._said: Progress | None = None
-        self._bundles = BundleTaker(transport, self._updater, self._refuse, self._bundle_taken)
+        self._bundles = BundleSwitch(transport, self._updater, self._refuse, self._bundle_taken)
         self._held_up: tuple[Position, float] = ("", 0.0)  # by an entry that cannot be read, and since when
-        self._fold_again = 0.0  # not before then, of `monotonic`
+        self._write_back_again = 0.0  # not before then, of `monotonic`
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pepnet-follow", daemon=True)
@@ -71,8 +71,8 @@ class Follower:
         self._gate, self._stop = Gate(), threading.Event()
         self._stop.set()
         self._stats.reset_after_fork()
-        if self._updater.canary is not None:
-            self._updater.canary.reset_after_fork()
+        if self._updater.drift_guard is not None:
+            self._updater.drift_guard.reset_after_fork()
 
     def start(self) -> None:
         """Catches up with what is in the log now, then goes on in the background.
@@ -117,38 +117,38 @@ class Follower:
 
     def offer(self, features: Features) -> None:
         """Keeps some rows of a call for the guard, now and then."""
-        canary = self._updater.canary
-        if canary is not None and canary.due():
-            canary.offer(features)
+        guard = self._updater.drift_guard
+        if guard is not None and guard.due():
+            guard.offer(features)
 
     @property
     def wants(self) -> bool:
         """Whether `offer` would keep anything now."""
-        canary = self._updater.canary
-        return canary is not None and canary.due()
+        guard = self._updater.drift_guard
+        return guard is not None and guard.due()
 
     def stats(self) -> dict[str, Any]:
         """Returns counters since the engine began to follow, as plain JSON values.
 
-        applied, dense (of these, with weights), rows, bytes; folded (deltas that went down to the cache); skipped (led
-        no further); refused (by reason) and last_refusal; gaps, bundles, rollbacks; unguarded (weights that went live
-        with too few recent rows to try them on); replaced (times that the log was another one than before); faults and
-        last_fault (of the log, or of what an entry that is tried again needs); freshness (a histogram of the seconds
-        from production to visibility: counts up to each of edges_s, and above); model_version, newest_version; lag_s
-        (how long the newest has been there, 0 when it is served; while the log is not read, at least how long ago it
-        was); last_read_s (seconds since the log was read, whether there was anything new in it or not); layered_rows
-        (ids kept in memory because their rows came after the bundle); following (whether it follows now: the thread
-        runs, and the log can be read).
+        applied, dense (of these, with weights), rows, bytes; written_back (deltas whose rows are in store and cache);
+        skipped (led no further); refused (by reason) and last_refusal; gaps, bundles, rollbacks; unguarded (weights
+        that went live with too few recent rows to try them on); replaced (times that the log was another one than
+        before); faults and last_fault (of the log, or of what an entry that is tried again needs); freshness (a
+        histogram of the seconds from production to visibility: counts up to each of edges_s, and above);
+        model_version, newest_version; lag_s (how long the newest has been there, 0 when it is served; while the log is
+        not read, at least how long ago it was); last_read_s (seconds since the log was read, whether there was anything
+        new in it or not); layered_rows (ids kept in memory because their rows came after the bundle); following
+        (whether it follows now: the thread runs, and the log can be read).
         """
         version = self._versions.now.model_version
         return {
             **self._stats.read(),
             "model_version": version,
             "newest_version": max(self._newest.version, version),
-            "lag_s": round(max(self._newest.lag_s(version), self._reach.unread_s), 3),
-            "last_read_s": round(self._reach.last_read_s, 3),
+            "lag_s": round(max(self._newest.lag_s(version), self._health.unread_s), 3),
+            "last_read_s": round(self._health.last_read_s, 3),
             "layered_rows": self._updater.layered_rows,
-            "following": self._thread.is_alive() and not self._reach.away,
+            "following": self._thread.is_alive() and not self._health.away,
         }
 
     def close(self) -> None:
@@ -170,27 +170,27 @@ class Follower:
                     self._look_for_bundle()
                 self._acknowledge()
             except UpdateError as error:
-                if not self._reach.has_said(error):
-                    self._reach.fault(error.reason, "not done yet, and tried again", error)
+                if not self._health.has_said(error):
+                    self._health.fault(error.reason, "not done yet, and tried again", error)
                 self._stop.wait(self._config.retry_s)
             except Exception as error:  # a thread that dies would leave the engine behind
                 if self._errors.due(type(error).__name__):
                     _LOG.exception("the follower goes on after an error of its own")
-                self._reach.fault("internal", "an error of the follower", error)
+                self._health.fault("internal", "an error of the follower", error)
                 self._stop.wait(self._config.retry_s)
 
     def _step(self, wait_s: float) -> bool:
         """Takes what is in the log after the last position. Returns whether there was anything."""
-        with self._reach.reading():
-            entries = self._transport.read(self._position, min(wait_s, self._fold_soon()))
+        with self._health.reading():
+            entries = self._transport.read(self._position, min(wait_s, self._write_back_soon()))
             log = self._transport.read_from
-        if self._reach.is_other(log):
+        if self._health.is_other(log):
             self._stats.count("replaced")
             self._early.clear()
             _LOG.warning("the log is another one than before: %s", log)
         elif entries and entries[0].position <= self._position:
             got = f"expected entries after {self._position}, got {entries[0].position}"
-            self._reach.fault("end", "the log lost its end: it is read from its start", UpdateError("log", got))
+            self._health.fault("end", "the log lost its end: it is read from its start", UpdateError("log", got))
         with self._changing() as may:
             self._pace.begin(hurry=wait_s == 0 or len(entries) > 1)
             for entry in entries:
@@ -200,25 +200,25 @@ class Follower:
                 self._position = entry.position  # an earlier one where the log begins anew, or lost its end
                 self._take_early()
             if may:
-                self._fold()
+                self._write_back()
         return bool(entries)
 
-    def _fold(self) -> None:
-        """Puts rows down that no call reads past any more. Where that fails they are seen all the same."""
-        if monotonic() < self._fold_again:
+    def _write_back(self) -> None:
+        """Writes rows back. Where that fails, calls see them through the overlay all the same."""
+        if monotonic() < self._write_back_again:
             return
         try:
-            self._updater.fold()
+            self._updater.write_back()
         except Exception as error:  # of memory, or of the store: nothing that stands in the way of what comes next
-            self._fold_again = monotonic() + self._config.retry_s
-            self._reach.fault("fold", "rows of a version do not go down yet", error)
+            self._write_back_again = monotonic() + self._config.retry_s
+            self._health.fault("write-back", "rows of a version cannot be written back yet", error)
 
     def _changing(self) -> AbstractContextManager[bool]:
-        """Has the gate alone. It is False without it when the follower is closed meanwhile, by who holds for one."""
+        """Holds the gate alone; False, without it, when the follower is closed meanwhile."""
         return self._gate.alone(unless=self._stop.is_set)
 
-    def _fold_soon(self) -> float:
-        """Seconds until rows that calls still read past should be looked at again."""
+    def _write_back_soon(self) -> float:
+        """Returns the seconds until a write-back that waits for calls should be tried again."""
         return 0.005 if self._updater.waiting else self._config.wait_s
 
     def _take(self, entry: Entry) -> None:
@@ -270,7 +270,7 @@ class Follower:
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
         self._newest.reached(head.model_version)
-        self._fold()
+        self._write_back()
 
     def _wait_or_refuse(self, entry: Entry, head: DeltaHead | None, error: UpdateError) -> None:
         """Raises `error` where the entry is to be tried again; else refuses it."""
@@ -327,7 +327,7 @@ class Follower:
         if said is None or progress[:2] != said[:2] or abs(now - said.at) >= _SAY_AGAIN_S:
             self._said = progress
             try:
-                with self._reach.asking():
+                with self._health.asking():
                     self._transport.acknowledge(self._name, progress)
             except UpdateError as error:  # a log that one may only read can be followed all the same
-                self._reach.fault("acknowledge", "the log does not take how far this follower is", error)
+                self._health.fault("acknowledge", "the log does not take how far this follower is", error)

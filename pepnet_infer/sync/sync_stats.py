@@ -57,7 +57,7 @@ class SyncStats:
 
     def read(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        deltas = ("applied", "dense", "rows", "bytes", "folded", "skipped")
+        deltas = ("applied", "dense", "rows", "bytes", "written_back", "skipped")
         names = (*deltas, "bundles", "gaps", "rollbacks", "unguarded", "replaced")
         with self._lock:
             return {

@@ -1,7 +1,7 @@
 """Putting versions in place: rows and weights together, while calls of earlier versions go on.
 
-A delta's rows are first seen through an overlay, by calls of its version alone. Once no call uses an earlier version
-they go down to the store and the cache, where all read them, and the overlay goes.
+Calls of a delta's version alone see its rows, through an overlay, at first. Once no call uses an earlier version, the
+rows are written back to the store and the cache, where all calls read them, and the overlay is dropped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pepnet_infer.rows.stores.empty import EmptyStore
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.sync.canary import Canary
 from pepnet_infer.sync.delta import Delta
+from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.layered_store import LayeredStore
 from pepnet_infer.sync.sync_stats import SyncStats
@@ -33,29 +33,29 @@ from pepnet_infer.sync.widths import by_table, by_width
 from pepnet_infer.versions.loading import Loading
 from pepnet_infer.versions.version import Served, Versions
 
-_CHUNK = 1 << 12  # rows that go down in one piece
+_CHUNK = 1 << 12  # rows that are written back in one piece
 #: Seconds that a rollback, or the end of a bundle's use, waits for calls of earlier versions.
 _PATIENCE_S = 30.0
 
 
 @dataclass
-class _Past:
-    """A version that can be gone back to."""
+class _EarlierVersion:
+    """A version that a rollback can lead to."""
 
     served: Served
     defaults: Mapping[str, Rows]
-    undo: Undo = field(default_factory=dict)  # of what came after it; filled in when that goes down
+    undo: Undo = field(default_factory=dict)  # of what came after it; known when that was written back
 
 
 @dataclass
-class _Pending:
-    """Rows that are seen through the overlay."""
+class _PendingWrite:
+    """Rows that calls see through an overlay, and that wait for their write-back."""
 
     number: int  # of the version that they came with
     overlay: Overlay
-    before: _Past | None = None  # the version they were put on
-    back: Undo | None = None  # they lead back, and this is what to restore
-    undo: Undo | None = None  # what was below before they went down, also where that broke off and is done again
+    before: _EarlierVersion | None = None  # the version that they were put on
+    back: Undo | None = None  # of a rollback: what to restore
+    undo: Undo | None = None  # what was below before the write-back, which may have broken off and be done again
 
 
 class Updater:
@@ -66,18 +66,18 @@ class Updater:
     ) -> None:
         self._versions, self._loading, self._config, self._stats = versions, loading, config, stats
         self._rest = rest
-        self.canary = None if config.guard is None else Canary(config.guard)
-        self._pending: list[_Pending] = []
-        self._past: deque[_Past] = deque(maxlen=config.keep or None)
+        self.drift_guard = None if config.guard is None else DriftGuard(config.guard)
+        self._pending: list[_PendingWrite] = []
+        self._past: deque[_EarlierVersion] = deque(maxlen=config.keep or None)
         self._defaults: dict[str, Rows] = {}
-        #: versions up to this one were gone back from: their deltas do not come again
+        #: A rollback left versions up to this one: their deltas are refused.
         self.left_behind = -1
         rows = versions.now.rows
         if isinstance(rows, VersionRows):  # it followed before: in the parent process, or until its log was away
             self._adopt(rows.cached)
             self._defaults = dict(rows.defaults)
             if rows.overlay is not None:
-                self._pending.append(_Pending(versions.number, rows.overlay))
+                self._pending.append(_PendingWrite(versions.number, rows.overlay))
             return
         if not isinstance(rows, CachedRows):
             got = type(rows).__name__
@@ -91,7 +91,7 @@ class Updater:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are rows that have not gone down."""
+        """Whether there are rows that were not written back yet."""
         return bool(self._pending)
 
     @property
@@ -111,7 +111,7 @@ class Updater:
         cached.put_before_store(self._layers)
 
     def apply(self, delta: Delta) -> None:
-        """Makes the delta's version the one that new calls get. `fold` comes after it.
+        """Makes the delta's version the one that new calls get. `write_back` comes after it.
 
         Raises UpdateError, with everything as it was: for another base than the version in place, for weights that the
         backend does not take, and for scores that drift.
@@ -133,16 +133,16 @@ class Updater:
         defaults = {**self._defaults, **{n: t.default for n, t in delta.rows.items() if t.default is not None}}
         overlay = Overlay(delta.rows, self._rest)
         served = replace(now, bundle=bundle, backend=backend, dense=dense, applied=_applied(now.applied, delta))
-        served = self._with_rows(served, self._seen([*self._pending, _Pending(0, overlay)]), defaults)
-        guarded = delta.dense is not None and self.canary is not None
-        if guarded and self.canary is not None and not self.canary.check(now, served, bundle.tasks, self._rest):
+        served = self._with_rows(served, self._seen([*self._pending, _PendingWrite(0, overlay)]), defaults)
+        guard = None if delta.dense is None else self.drift_guard
+        if guard is not None and not guard.check(now, served, bundle.tasks, self._rest):
             self._stats.count("unguarded")
-        before = _Past(self._with_rows(now, None, self._defaults), self._defaults)
+        before = _EarlierVersion(self._with_rows(now, None, self._defaults), self._defaults)
         number = self._swap(served, overlay)  # what fails before it has changed nothing
         if self._config.keep:
             self._past.append(before)
         self._defaults = defaults
-        self._pending.append(_Pending(number, overlay, before))
+        self._pending.append(_PendingWrite(number, overlay, before))
 
     def replace_bundle(self, bundle: Bundle) -> None:
         """Makes a whole bundle the version that new calls get: its rows, weights and side tables.
@@ -178,7 +178,7 @@ class Updater:
 
     def rollback(self, version: int) -> None:
         """Makes an earlier version the one that new calls get. Raises UpdateError when it is not kept any more."""
-        self._fold_all()
+        self._write_back_all()
         steps = []
         for past in reversed(self._past):
             steps.append(past)
@@ -195,30 +195,30 @@ class Updater:
         self.left_behind = max(self.left_behind, self.model_version)
         self._defaults = dict(target.defaults)
         served = self._with_rows(target.served, overlay, self._defaults)
-        self._pending.append(_Pending(self._swap(served, overlay), overlay, back=undo))
+        self._pending.append(_PendingWrite(self._swap(served, overlay), overlay, back=undo))
         self._stats.count("rollbacks")
-        self.fold()
+        self.write_back()
 
-    def fold(self) -> None:
-        """Puts rows down that no call reads past any more."""
+    def write_back(self) -> None:
+        """Writes back the rows of which no call reads an earlier state any more."""
         oldest = self._versions.oldest()
         ready = [pending for pending in self._pending if pending.number <= oldest]
         if not ready:
             return
         for pending in ready:
             if pending.back is None:
-                self._put_down(pending)
+                self._write_rows(pending)
             else:
-                self._put_back(pending.back)
+                self._restore(pending.back)
             self._pending.remove(pending)
-            self._stats.count("folded")
+            self._stats.count("written_back")
         served = self._with_rows(self._versions.now, self._seen(self._pending), self._defaults)
         self._versions.put(served, same=True)
 
-    def _fold_all(self) -> None:
+    def _write_back_all(self) -> None:
         if not self._versions.wait_until(self._versions.number, _PATIENCE_S):
             raise UpdateError("busy", f"rollback: expected calls under way to end within {_PATIENCE_S:g} s, got longer")
-        self.fold()
+        self.write_back()
 
     def _with_rows(self, served: Served, overlay: Overlay | None, defaults: Mapping[str, Rows]) -> Served:
         return served.with_rows(VersionRows(self._cached, overlay, defaults))
@@ -235,13 +235,13 @@ class Updater:
         return self._versions.put(served)
 
     @staticmethod
-    def _seen(pending: list[_Pending]) -> Overlay | None:
+    def _seen(pending: list[_PendingWrite]) -> Overlay | None:
         seen: Overlay | None = None
         for one in pending:
             seen = one.overlay if seen is None else over(one.overlay, seen)
         return seen
 
-    def _put_down(self, pending: _Pending) -> None:
+    def _write_rows(self, pending: _PendingWrite) -> None:
         changes = by_width(pending.overlay.rows, self._cached.tables)
         stored = self._config.rows == "store"
         if pending.undo is None:
@@ -266,7 +266,7 @@ class Updater:
             self._rest()
         return BeforeImage.concat(parts)
 
-    def _put_back(self, undo: Undo) -> None:
+    def _restore(self, undo: Undo) -> None:
         for dim, image in undo.items():
             self._layers.restore(image)
             cache = self._cached.caches[dim]

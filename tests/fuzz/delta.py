@@ -97,7 +97,7 @@ class DeltaTarget(Target[Log]):
         with self._log.holding(Tree(files, [*mutant.strange, *strange])) as root:
             log = DirectoryLog(root)
             outcome = follow(self._bundle, log)
-            for look in (log.progress, log.last_delta, log.last_bundle, log.newest_bundle, lambda: log.trim(0)):
+            for look in (log.progress, log.last_delta, log.last_bundle, lambda: log.trim(0)):
                 try:
                     look()
                 except self.refusals:

@@ -48,9 +48,6 @@ class OneDelta:
     def bundle(self, position: Position) -> Entry | None:
         return None
 
-    def newest_bundle(self) -> Entry | None:
-        return None
-
     def last_bundle(self) -> tuple[Position, int] | None:
         return None
 

@@ -150,7 +150,7 @@ class RedisServerTarget(RedisTarget):
                 outcome = "refused"
             if outcome == "accepted" or mutant.followed:
                 outcome = follow(self._bundle, log_there)
-            for look in (log_there.progress, log_there.last_delta, log_there.last_bundle, log_there.newest_bundle):
+            for look in (log_there.progress, log_there.last_delta, log_there.last_bundle):
                 try:
                     look()
                 except self.refusals:

@@ -114,10 +114,10 @@ def test_a_call_keeps_its_version_while_others_come(
             check(world, engine, batch)  # new calls get the new version, through the overlay
             inputs = old.assembler.inputs(features)
             np.testing.assert_array_equal(old.backend.run(inputs), world.scores(first, batch))
-        assert engine.stats()["sync"]["folded"] == 0
+        assert engine.stats()["sync"]["written_back"] == 0
     log.append(world.step())
     assert follower.wait_for(world.version, PATIENCE_S)
-    until(lambda: engine.stats()["sync"]["folded"] == 4)
+    until(lambda: engine.stats()["sync"]["written_back"] == 4)
     for version in range(world.version, first, -1):
         if version == world.version:
             check(world, engine, batch)

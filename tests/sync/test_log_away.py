@@ -19,12 +19,12 @@ from sync_world import PATIENCE_S, World, until
 from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.prometheus import prometheus_text
-from pepnet_infer.sync import reach as reach_module
+from pepnet_infer.sync import log_health
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.log_health import LogHealth
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.redis_stream import position_of
-from pepnet_infer.sync.reach import Reach
 from pepnet_infer.sync.sync_stats import SyncStats
 
 QUICK = FollowConfig(name="test", wait_s=0.05, retry_s=0.05, guard=None, share=1)
@@ -366,7 +366,7 @@ def test_a_follower_whose_thread_ended_says_so(engine: Engine, tmp_path: Path, m
 def test_what_is_said_and_when(caplog: pytest.LogCaptureFixture) -> None:
     now = [100.0]
     stats = SyncStats()
-    reach = Reach(stats, wait_s=1.0, clock=lambda: now[0])
+    reach = LogHealth(stats, wait_s=1.0, clock=lambda: now[0])
     for second in range(150):
         now[0] = 101.0 + second
         with pytest.raises(UpdateError, match="away") as error, reach.reading():
@@ -390,7 +390,7 @@ def test_what_is_said_and_when(caplog: pytest.LogCaptureFixture) -> None:
     with reach.reading():
         now[0] += 1.5
         assert not reach.away
-        now[0] += reach_module._LATE_S
+        now[0] += log_health._LATE_S
         assert reach.away
         assert reach.unread_s == 2.5
     assert not reach.away

@@ -22,7 +22,7 @@ from pepnet_infer.rows.stores.fill import fill_from
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.sync import bundle_taker
+from pepnet_infer.sync import bundle_switch
 from pepnet_infer.sync import updater as updater_module
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
@@ -156,7 +156,7 @@ def test_a_rollback_that_the_store_fails_can_be_done_again(
     follower = engine.follow(log, QUICK)
     log.append(world.step())
     assert follower.wait_for(8, PATIENCE_S)
-    until(lambda: follower.stats()["folded"] == 1)
+    until(lambda: follower.stats()["written_back"] == 1)
     store.broken = {"get_many"}
     with pytest.raises(StoreError, match="away"):
         engine.rollback(7)
@@ -174,7 +174,7 @@ def test_rows_that_went_down_half_way_lead_back_all_the_same(
     once(monkeypatch, follower._updater, "_write", 2, MemoryError("expected memory"))
     log.append(world.step())
     assert follower.wait_for(8, PATIENCE_S)
-    until(lambda: follower.stats()["folded"] == 1)
+    until(lambda: follower.stats()["written_back"] == 1)
     assert (follower.stats()["applied"], follower.stats()["faults"]) == (1, 1)
     check(world, engine, toy_batch)
     engine.rollback(7)
@@ -207,7 +207,7 @@ def test_a_store_that_numbers_its_rows_otherwise(
     for _ in range(3):
         log.append(world.step())
         assert follower.wait_for(world.version, PATIENCE_S)
-    until(lambda: follower.stats()["folded"] == 3)
+    until(lambda: follower.stats()["written_back"] == 3)
     check(world, engine, toy_batch)
 
 
@@ -220,7 +220,7 @@ def test_a_bundle_in_the_log_brings_its_own_rows(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bundle_taker, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(bundle_switch, "_AGAIN_S", 0.1)
     once(monkeypatch, updater_module, "open_rows", 1, StoreError("cache: expected memory, got none"))
     engine = load(filled)
     world.step()
@@ -318,7 +318,7 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
     assert follower.wait_for(8, PATIENCE_S)
     later = world.step()
     expected = world.scores(9, batch)
-    assert follower._updater.canary is not None
+    assert follower._updater.drift_guard is not None
 
     def work() -> None:
         with engine.hold():
@@ -329,5 +329,5 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
         assert scores.model_version == 9
         assert np.array_equal(scores.values, expected)
 
-    with follower._updater.canary._lock, follower._gate.alone(), follower._stats._lock:
+    with follower._updater.drift_guard._lock, follower._gate.alone(), follower._stats._lock:
         well_in_a_child(work)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
+from pepnet_infer.process.closing import Closing
 from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.rows.stores.fill import CHUNK, fill_from
 from pepnet_infer.rows.stores.lmdb_env import LmdbEnv, OpenOptions
@@ -44,7 +44,7 @@ _ROWS, _DEFAULTS = b"rows", b"defaults"
 _PURGE = 1 << 14  # keys looked at in one transaction
 
 
-class LmdbStore:
+class LmdbStore(Closing):
     """A `WritableStore`. Any number of threads and processes read while one writes; readers never wait for it.
 
     Keys are the 8 bytes of the number, the largest first, so that a table's rows lie together; values are laid out in
@@ -203,14 +203,6 @@ class LmdbStore:
     def close(self) -> None:
         """Closes the file when all calls under way have ended; later ones raise StoreError."""
         self._env.close()
-
-    def __enter__(self) -> LmdbStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _apply(
         self,

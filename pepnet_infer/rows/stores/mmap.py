@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from pepnet_infer._kernels import Table, all_as_mapped
 from pepnet_infer.bundle.table_file import TableFile, open_table
 from pepnet_infer.errors import BundleError, StoreError
+from pepnet_infer.process.closing import Closing
 from pepnet_infer.rows.protocols import NO_TABLE, Pooling, Rows, TableShape, TableStats
 from pepnet_infer.rows.requests import NO_DEFAULTS, DefaultCounts, RowRequest
 from pepnet_infer.schema.feature_schema import TableSpec
@@ -73,7 +73,7 @@ class _Tables:
         return got
 
 
-class MmapStore:
+class MmapStore(Closing):
     """A `RowSource` and a `Store` over table files. Any thread may ask at any time.
 
     Files are mapped once, here: a bundle that is replaced by rename while this store serves changes nothing. Of a file
@@ -205,14 +205,6 @@ class MmapStore:
     def close(self) -> None:
         """Lets go of the tables: later calls raise StoreError, calls under way finish and keep their maps alive."""
         self._held = None
-
-    def __enter__(self) -> MmapStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _open(self) -> _Tables:
         held = self._held

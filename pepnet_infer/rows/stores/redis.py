@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pepnet_infer._kernels import Gate
 from pepnet_infer.checked import NotNegative, Options, Positive, Several
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
+from pepnet_infer.process.closing import Closing
 from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.rows.stores.record import HEADER, REMEMBER, Remember, RowDtype, decode, encode_deletions, encode_rows
 from pepnet_infer.rows.stores.write_batch import check_deletion, check_keys, checked_batch
@@ -81,7 +81,7 @@ class RedisOptions(Options, frozen=True):
     remember: Remember
 
 
-class RedisStore:
+class RedisStore(Closing):
     """A `WritableStore`. Any thread may call at any time, and any number of machines.
 
     A key is `PREFIX:{BUCKET}:` and the 8 bytes of the number, the largest first; values are laid out in `record.py`.
@@ -217,14 +217,6 @@ class RedisStore:
         """Closes the connections, unless the client was given: then it is the giver's."""
         if self._owned:
             self._nodes.close()
-
-    def __enter__(self) -> RedisStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _write(self, keys: Keys, values: Sequence[bytes], expires: npt.NDArray[np.float64], dim: int) -> int:
         names, _ = self._names(keys)

@@ -113,6 +113,8 @@ def _pipelined(client: Redis, commands: Sequence[Command], script: str | None) -
     """Returns one reply a command, an exception for one that failed. Raises when the server could not be asked."""
     pipeline: Any = client.pipeline(transaction=False)
     if script is not None:
+        # Not a registered script: its pipeline asks for EXISTS in a round trip of its own, whose answer it does not
+        # check, and the script may be flushed before it is run.
         pipeline.execute_command("SCRIPT LOAD", script)
     for command in commands:
         pipeline.execute_command(*command.args)

@@ -40,6 +40,7 @@ from pepnet_infer.sync.logs.transport import (
     Kind,
     Position,
     Progress,
+    Transport,
     bundle_version,
     check_follower,
     read_progress,
@@ -57,7 +58,7 @@ _LOOK_S = 0.02
 _REST = 5  # times as long as a look took: one at 100,000 entries takes a tenth of a second
 
 
-class DirectoryLog:
+class DirectoryLog(Transport):
     """A `Transport` over a directory, on a file system that keeps what was forced to it.
 
     One that this object has seen is never begun again by it: where it has gone, its disk is not mounted, say, every
@@ -182,15 +183,6 @@ class DirectoryLog:
         if entry.fault is not None:
             raise entry.fault
         return entry if entry.path.is_dir() else None
-
-    def last_bundle(self) -> tuple[Position, int] | None:
-        """Returns the last full bundle's place and model version."""
-        return next(((head.position, head.model_version) for head in self.bundles() if head.fault is None), None)
-
-    def newest_bundle(self) -> Entry | None:
-        """Returns the last full bundle."""
-        last = self.last_bundle()
-        return None if last is None else self.bundle(last[0])
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta."""

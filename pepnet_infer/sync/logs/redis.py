@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 from msgspec import Meta
@@ -19,6 +18,7 @@ from msgspec import Meta
 from pepnet_infer.checked import check_option
 from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.process import forks
+from pepnet_infer.process.closing import Closing
 from pepnet_infer.quoting import clip, quote
 from pepnet_infer.sync.delta import DeltaHead
 from pepnet_infer.sync.logs.redis_entry import CHUNK, MOST_BYTES
@@ -27,8 +27,8 @@ from pepnet_infer.sync.logs.redis_server import RedisServer
 from pepnet_infer.sync.logs.redis_spool import Spool
 from pepnet_infer.sync.logs.redis_stream import (
     LAST_ID,
-    Found,
     State,
+    StreamEntry,
     bundle_head,
     delta_head,
     position_of,
@@ -37,7 +37,16 @@ from pepnet_infer.sync.logs.redis_stream import (
     stream_id_of,
 )
 from pepnet_infer.sync.logs.redis_writer import RedisWriter, blob
-from pepnet_infer.sync.logs.transport import BundleHead, Entry, Kind, Position, Progress, check_follower, read_progress
+from pepnet_infer.sync.logs.transport import (
+    BundleHead,
+    Entry,
+    Kind,
+    Position,
+    Progress,
+    Transport,
+    check_follower,
+    read_progress,
+)
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -47,7 +56,7 @@ _TRIM_AT_ONCE = 256  # entries in a script, which holds up everybody
 _AT_ONCE = 16 << 20  # bytes of entries in one answer
 
 
-class RedisLog:
+class RedisLog(Closing, Transport):
     """A `Transport` over one Redis stream. One object serves any number of threads.
 
     A position is a stream id, both parts padded to 20 digits: deltas and bundles are in one stream, so their order is
@@ -182,18 +191,6 @@ class RedisLog:
             raise entry.fault
         return entry
 
-    def last_bundle(self) -> tuple[Position, int] | None:
-        """Returns the last full bundle's place and model version."""
-        return next(((head.position, head.model_version) for head in self.bundles() if head.fault is None), None)
-
-    def newest_bundle(self) -> Entry | None:
-        """Returns the last full bundle, fetched if it is not in the spool."""
-        while (last := self.last_bundle()) is not None:
-            entry = self.bundle(last[0])
-            if entry is not None or self.last_bundle() == last:
-                return entry
-        return None
-
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta; nothing of it is fetched."""
         last = self._look().delta
@@ -255,14 +252,6 @@ class RedisLog:
         """Closes the connections. The spool stays."""
         self._server.close()
 
-    def __enter__(self) -> RedisLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _there(self, until: float | None = None) -> State:
         """Looks what there is. Raises UpdateError "missing" where that is no log."""
         state = self._look(until)
@@ -283,7 +272,9 @@ class RedisLog:
             self._swept = swept
         return state
 
-    def _range(self, log: str, first: str, last: str, most: int, kind: Kind, until: float | None = None) -> list[Found]:
+    def _range(
+        self, log: str, first: str, last: str, most: int, kind: Kind, until: float | None = None
+    ) -> list[StreamEntry]:
         """Reads entries of the stream, and of bundles what they hold only where one is asked for."""
         bounds = most, MOST_BYTES[kind], _AT_ONCE, "yes" if kind == "bundle" else ""
         found = self._server.run(READ, [self._state, self._stream], first, last, *bounds, until=until)
@@ -292,7 +283,7 @@ class RedisLog:
             raise UpdateError("transport", f"redis: expected the log {log}, got {there[:80]!r}: it was just replaced")
         return entries
 
-    def _spooled(self, kind: Kind, found: Found, log: str) -> Entry | None:
+    def _spooled(self, kind: Kind, found: StreamEntry, log: str) -> Entry | None:
         """Writes an entry into the spool. Returns None for one that was trimmed while it was read."""
         position = position_of(found.stream_id)
         whose = found.fields.get(b"log", b"").decode("ascii", "replace")

@@ -35,7 +35,7 @@ _MOST_FILES = 100_000
 MOST_BYTES: dict[Kind, int] = {"delta": 4 << 20, "bundle": 64 << 20}
 
 
-class Packed(NamedTuple):
+class PackedEntry(NamedTuple):
     """What is to be put into the stream, once all chunks are there."""
 
     fields: list[bytes | str]  #: name, value, name, value
@@ -43,7 +43,7 @@ class Packed(NamedTuple):
     chunks: int
 
 
-def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None]) -> Packed:
+def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None]) -> PackedEntry:
     """Reads a delta or bundle, as its manifest lists it, and hands on the chunks, by number.
 
     Raises UpdateError "files" when it is not what the manifest says, as far as sizes and hashes tell.
@@ -85,7 +85,7 @@ def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None])
     size = sum(map(len, fields)) + 100
     if size > MOST_BYTES[kind]:
         raise UpdateError("files", f"{root}: expected fewer files: its entry would take {size} bytes")
-    return Packed(fields, found[MANIFEST][1], chunks)
+    return PackedEntry(fields, found[MANIFEST][1], chunks)
 
 
 def unpack(fields: Mapping[bytes, bytes], target: Path, get: Callable[[str, int], bytes | None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pepnet_infer.errors import UpdateError
@@ -10,7 +11,7 @@ from pepnet_infer.process import forks
 from pepnet_infer.quoting import clip
 
 try:
-    from redis.backoff import NoBackoff
+    from redis.backoff import ExponentialBackoff, NoBackoff
     from redis.exceptions import (
         AuthenticationError,
         AuthorizationError,
@@ -42,8 +43,18 @@ _PASSING = (
     RedisClusterException,
     OSError,
 )
-_FOR_GOOD = (AuthenticationError, AuthorizationError)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+_FOR_GOOD = (AuthenticationError, AuthorizationError)  # of those above
+
+
+class _Pauses(ExponentialBackoff):
+    """0.02 s, then twice as long each time, up to 0.5 s."""
+
+    def __init__(self) -> None:
+        super().__init__(cap=0.5, base=0.01)
+
+    def compute(self, failures: int) -> float:
+        """Returns the seconds after so many failures; redis-py's own number overflows after a thousand."""
+        return float(super().compute(min(failures, 16)))
 
 
 class RedisServer:
@@ -55,7 +66,7 @@ class RedisServer:
         self._options: dict[str, Any] = {
             "socket_connect_timeout": min(timeout_s, 1.0),
             "socket_timeout": timeout_s,
-            "retry": Retry(NoBackoff(), 0),  # `ask` does that
+            "retry": Retry(NoBackoff(), 0),  # `_attempt` does that: it knows for how long
         }
         forks.register(forks.Stage.STORES, child=self._reset_after_fork)
         self._client: Any = None  # of its methods each returns a value or an awaitable, by their types
@@ -76,26 +87,35 @@ class RedisServer:
 
         Raises UpdateError "transport" when there is no answer.
         """
-        until, pause = time.monotonic() + self._patience if until is None else until, _FIRST_PAUSE_S
-        while True:
-            try:
-                return self._connected().execute_command(*command)
-            except _FOR_GOOD as error:
-                raise self._failure(command, error) from error
-            except _PASSING as error:
-                if time.monotonic() + pause > until:
-                    raise self._failure(command, error) from error
-            except (RedisError, ValueError) as error:
-                raise self._failure(command, error) from error
-            except BaseException:
-                self._client = None  # Ctrl-C: the client may have lost a connection, and count it as in use for ever
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        return self._attempt(str(command[0]), lambda client: client.execute_command(*command), until)
 
     def run(self, script: str, keys: list[str], *args: bytes | str | int | float, until: float | None = None) -> Any:
         """Runs a script that may be run twice. See `ask`."""
-        return self.ask("EVAL", script, len(keys), *keys, *args, until=until)
+        if self._cluster:
+            # A registered script is loaded on every master of a cluster, so that one that is away, and has nothing of
+            # the log, would stand in its way.
+            return self.ask("EVAL", script, len(keys), *keys, *args, until=until)
+        return self._attempt("EVALSHA", lambda client: client.register_script(script)(keys, args), until)
+
+    def _attempt(self, name: str, work: Callable[[Any], Any], until: float | None) -> Any:
+        until, pauses, failures = time.monotonic() + self._patience if until is None else until, _Pauses(), 0
+
+        def look_at(error: Exception) -> None:
+            """Called by redis-py after each failure; it tries again unless this raises."""
+            nonlocal failures
+            failures += 1
+            if isinstance(error, _FOR_GOOD) or time.monotonic() + pauses.compute(failures) > until:
+                raise error
+
+        try:
+            return Retry(pauses, -1, _PASSING).call_with_retry(lambda: work(self._connected()), look_at)
+        except (RedisError, ValueError, OSError) as error:
+            raise UpdateError(
+                "transport", f"redis: {name}: expected an answer, got: {clip(reason_of(error, self._url))}"
+            ) from error
+        except BaseException:
+            self._client = None  # Ctrl-C: the client may have lost a connection, and count it as in use for ever
+            raise
 
     def close(self) -> None:
         """Closes the connections."""
@@ -106,7 +126,3 @@ class RedisServer:
         if self._client is None:
             self._client = open_client(self._url, self._cluster, **self._options)
         return self._client
-
-    def _failure(self, command: tuple[bytes | str | int | float, ...], error: Exception) -> UpdateError:
-        said = clip(reason_of(error, self._url))
-        return UpdateError("transport", f"redis: {command[0]!s}: expected an answer, got: {said}")

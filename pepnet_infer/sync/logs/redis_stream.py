@@ -29,7 +29,7 @@ class State(NamedTuple):
     bell: str  # a stream id
 
 
-class Found(NamedTuple):
+class StreamEntry(NamedTuple):
     """An entry of the stream."""
 
     stream_id: str
@@ -53,13 +53,13 @@ def read_state(found: Any) -> State:
         raise UpdateError("log", f"redis: expected the state of a log, got: {error!s:.200}") from error
 
 
-def read_entries(found: Any) -> tuple[str, list[Found]]:
+def read_entries(found: Any) -> tuple[str, list[StreamEntry]]:
     """Returns what the script READ found: the log's id, and entries."""
     entries = []
     for stream_id, kind, size, values in found[1:]:
         known: Kind | None = "delta" if kind == b"delta" else "bundle" if kind == b"bundle" else None
         fields = dict(zip(values[::2], values[1::2], strict=True))
-        entries.append(Found(stream_id.decode(), known, int(size), fields))
+        entries.append(StreamEntry(stream_id.decode(), known, int(size), fields))
     return found[0].decode("utf-8", "replace"), entries
 
 

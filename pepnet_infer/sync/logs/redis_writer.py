@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import read_head
-from pepnet_infer.sync.logs.redis_entry import Packed, pack
+from pepnet_infer.sync.logs.redis_entry import PackedEntry, pack
 from pepnet_infer.sync.logs.redis_scripts import PUT
 from pepnet_infer.sync.logs.redis_server import RedisServer
 from pepnet_infer.sync.logs.transport import Kind, Position, bundle_version
@@ -76,7 +76,7 @@ class RedisWriter:
         return at
 
     def _enter(
-        self, kind: Kind, upload: str, packed: Packed, expected: tuple[str, Position], version: str, said: str
+        self, kind: Kind, upload: str, packed: PackedEntry, expected: tuple[str, Position], version: str, said: str
     ) -> tuple[str, str, str]:
         prefix = f"{self._prefix}blob:{upload}:"
         args: list[str | int] = [

@@ -109,9 +109,7 @@ class Transport(Protocol):
 
     def last_bundle(self) -> tuple[Position, int] | None:
         """Returns where the last full bundle stands that says its model version, and that, without fetching it."""
-
-    def newest_bundle(self) -> Entry | None:
-        """Fetches what `last_bundle` says."""
+        return next(((head.position, head.model_version) for head in self.bundles() if head.fault is None), None)
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta in the log that says what it is, and is whole: what a publisher goes on from."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from children import run_program
+from log_bundles import newest_bundle
 
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError, UpdateError
@@ -24,6 +25,8 @@ import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from children import ended, fork
 import numpy as np
+from log_bundles import newest_bundle
+from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.storage.listing import check_files, describe_files
 from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
@@ -100,7 +103,7 @@ def attempt(fatal, delay):
 
 def check(log):
     entries = log.read("", most=10_000)
-    found = log.newest_bundle()
+    found = newest_bundle(log)
     for entry in [*entries, *([found] if found else [])]:
         check_files(entry.path, read_document(entry.path, "manifest.json")["files"], "manifest.json", hashes=True)
     heads = [read_head(entry.path) for entry in entries]
@@ -184,7 +187,7 @@ def test_a_full_disk_leaves_no_half_entry(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert log.read("") == []
-    assert log.newest_bundle() is None
+    assert newest_bundle(log) is None
     assert not (tmp_path / "other").exists()
     assert list((tmp_path / "log").rglob(".*")) == []
     position = log.append(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import select
 import signal
 import socket
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from log_bundles import newest_bundle
 from redis import Redis
 from redis_logs import NAMES, Delta, keys, versions
 
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import read_head
 from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.sync.logs.redis_scripts import PUT
+from pepnet_infer.sync.logs.redis_server import _Pauses
 from pepnet_infer.sync.logs.transport import Progress
 
 
@@ -80,7 +84,7 @@ def test_a_server_that_stays_away(make_redis_server: Callable[..., Any], tmp_pat
         lambda: log.append(made),
         lambda: log.read(""),
         lambda: log.read("", wait_s=0.4),
-        log.newest_bundle,
+        lambda: newest_bundle(log),
         log.last_delta,
         log.progress,
         lambda: log.trim(0),
@@ -142,6 +146,9 @@ def test_memory_at_its_end_is_told_at_once(make_redis_server: Callable[..., Any]
     assert versions(log) == [1, 2]
 
 
+PUT_SHA = hashlib.sha1(PUT.encode()).hexdigest().encode()
+
+
 class Deaf:
     """Passes commands on to Redis and drops the first answer to a script that puts, and the connection with it."""
 
@@ -167,7 +174,7 @@ class Deaf:
                     passed = ready.recv(1 << 20)
                     if not passed:
                         return
-                    deaf = deaf or (ready is near and b"XADD" in passed and self.dropped == 0)
+                    deaf = deaf or (ready is near and PUT_SHA in passed and self.dropped == 0)
                     if deaf and ready is far:
                         self.dropped += 1
                         return
@@ -181,6 +188,7 @@ class Deaf:
 def test_an_append_whose_answer_was_lost_is_there_once(
     kind: str, redis_server: Any, client: Any, tmp_path: Path, delta: Delta, toy_bundle: Path
 ) -> None:
+    client.script_load(PUT)  # so that the first answer that is dropped is to the script itself
     deaf = Deaf(redis_server.port)
     log = RedisLog(deaf.url, next(NAMES), spool=tmp_path / "spool", timeout_s=1.0)
     if kind == "delta":
@@ -188,7 +196,7 @@ def test_an_append_whose_answer_was_lost_is_there_once(
         [entry] = log.read("")
     else:
         position = log.append_bundle(toy_bundle)
-        found = log.newest_bundle()
+        found = newest_bundle(log)
         assert found is not None
         entry = found
     assert deaf.dropped == 1
@@ -259,3 +267,18 @@ def test_waiting_is_no_silence(redis_server: Any, tmp_path: Path) -> None:
     begin = time.monotonic()
     assert short.read("", wait_s=0.8) == []
     assert 0.7 < time.monotonic() - begin < 20
+
+
+def test_pauses_grow_up_to_half_a_second_however_long_a_server_is_away() -> None:
+    pauses = _Pauses()
+    assert [pauses.compute(n) for n in (1, 2, 3, 4, 5, 6, 2000, 10**6)] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5, 0.5]
+
+
+def test_a_script_that_redis_forgot_is_loaded_again(
+    redis_server: Any, client: Any, log: RedisLog, delta: Delta
+) -> None:
+    log.append(delta(1))
+    client.script_flush()
+    log.append(delta(2))
+    client.script_flush()
+    assert versions(log) == [1, 2]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from log_bundles import newest_bundle
 from redis import Redis
 from redis_logs import NAMES, Delta, keys, versions
 
@@ -65,7 +66,7 @@ def test_a_cluster_carries_a_log(
         log.acknowledge("f", Progress(position, 1, time.time()))
         assert versions(log) == [1, 2]
         assert versions(log, position, wait_s=1.0) == [2]
-        assert log.newest_bundle() is not None
+        assert newest_bundle(log) is not None
         assert log.progress() == {"f": Progress(position, 1, log.progress()["f"].at)}
         assert log.trim(0) == 1
         assert versions(log) == [2]

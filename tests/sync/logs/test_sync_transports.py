@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from log_bundles import newest_bundle
 from redis import Redis
 
 from pepnet_infer.errors import UpdateError
@@ -79,7 +80,7 @@ def versions(log: Transport, after: str = "", **options: Any) -> list[int]:
 
 def test_an_empty_log_has_nothing(log: Transport) -> None:
     assert log.read("") == []
-    assert log.newest_bundle() is None
+    assert newest_bundle(log) is None
     assert log.last_delta() is None
     assert log.progress() == {}
     assert log.trim(0) == 0
@@ -184,15 +185,15 @@ def test_bundles_stand_in_the_same_order(
     second = log.append(delta(7))
     assert first < bundle < second
     reader = open_log()
-    found = reader.newest_bundle()
+    found = newest_bundle(reader)
     assert found is not None
     assert (found.position, found.kind) == (bundle, "bundle")
     assert files(found.path) == files(toy_bundle)
-    assert reader.newest_bundle() == found
+    assert newest_bundle(reader) == found
     assert versions(reader) == [7, 8]
     assert versions(reader, bundle) == [8]
     newer = log.append_bundle(toy_bundle)
-    found = reader.newest_bundle()
+    found = newest_bundle(reader)
     assert found is not None
     assert found.position == newer > second
     assert reader.read(newer) == []
@@ -277,7 +278,7 @@ def test_trim_leaves_one_bundle(
     old = reader.read("")
     assert log.trim(1) == 2 + 2
     assert versions(reader) == [3]
-    found = reader.newest_bundle()
+    found = newest_bundle(reader)
     assert found is not None
     assert files(found.path) == files(toy_bundle)
     assert [entry.path.exists() for entry in old] == [False, False, True]

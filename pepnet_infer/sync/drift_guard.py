@@ -20,7 +20,7 @@ _BINS = 10
 _LEAST_SHARE = 1e-4  # an empty bin counts as this much, so that the index stays finite
 
 
-class Canary:
+class DriftGuard:
     """Keeps some rows of recent calls, features and not inputs: new rows are part of what is tried."""
 
     def __init__(self, guard: Guard) -> None:

@@ -18,7 +18,7 @@ _LOG = logging.getLogger("pepnet_infer.sync")
 _AGAIN_S = 60.0  # after a bundle that something else than the bundle stood in the way of
 
 
-class BundleTaker:
+class BundleSwitch:
     """Of one follower's thread. A bundle that cannot be used is refused once, and the one before it tried."""
 
     def __init__(

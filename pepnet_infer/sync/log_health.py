@@ -16,7 +16,7 @@ _SAY_AGAIN_S = 60.0  # between two warnings of what goes on
 _LATE_S = 1.0  # beyond what a read may wait: a log that answers later than that is not followed
 
 
-class Reach:
+class LogHealth:
     """Of one follower's thread; its figures may be read from any."""
 
     def __init__(self, stats: SyncStats, wait_s: float, clock: Callable[[], float] = monotonic) -> None:

@@ -6,7 +6,7 @@ import time
 from time import monotonic
 
 
-class Newest:
+class NewestVersion:
     """Of one follower's thread; its figures may be read from any.
 
     A delta that was refused still counts: the engine is behind what was published. Once a later entry was put in place,
