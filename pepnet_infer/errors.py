@@ -20,6 +20,7 @@ class Fields(TypedDict, total=False):
     row_group: int | None
     rows: int | None
     remarks: tuple[str, ...] | None
+    cause: str | None
 
 
 class PepnetError(Exception):
@@ -33,6 +34,7 @@ class PepnetError(Exception):
     row_group: the row group of a parquet file with `row`, or the first one with the fault.
     rows: how many rows have the same fault; `row` is the first of them.
     remarks: what else is known of `got`, such as "3 nulls".
+    cause: what led to it, said after a semicolon.
 
     `str` returns one line of at most `quoting.MOST_MESSAGE` characters that all print, whatever the fields hold.
     """
@@ -46,6 +48,7 @@ class PepnetError(Exception):
     row_group: int | None = None
     rows: int | None = None
     remarks: tuple[str, ...] = ()
+    cause: str | None = None
 
     def __init__(self, message: str = "", **fields: Unpack[Fields]) -> None:
         super().__init__(clip(message, MOST_MESSAGE))
@@ -100,6 +103,8 @@ class PepnetError(Exception):
             text += f" at row group {self.row_group}"
         if self.rows is not None and self.rows > 1:
             text += f" (and {self.rows - 1} more)"
+        if self.cause is not None:
+            text += f"; {self.cause}"
         return clip(text, MOST_MESSAGE)
 
     def __repr__(self) -> str:

@@ -47,7 +47,7 @@ def _made(kind: type[Exception]) -> Any:
     }
     if issubclass(kind, errors.PepnetError):
         given |= {"within": "items", "file": "a.parquet", "column": "c", "expected": "numbers", "got": "text"}
-        given |= {"row": 3, "row_group": 1, "rows": 2, "remarks": ("3 nulls",)}
+        given |= {"row": 3, "row_group": 1, "rows": 2, "remarks": ("3 nulls",), "cause": "of a join"}
     return kind(**given) if given else kind("a message")
 
 
@@ -78,6 +78,7 @@ def test_every_error_of_the_package_pickles_and_copies_with_its_attributes() -> 
         "row_group": 1,
         "rows": 2,
         "remarks": ["3 nulls"],
+        "cause": "of a join",
     }
     assert _made(SchemaError).fields() == fields
     assert _made(UpdateError).fields() == {**fields, "reason": "the reason"}
@@ -125,6 +126,7 @@ def test_an_error_is_worded_of_its_fields_when_it_is_read() -> None:
     assert str(refused) == f"delta 7: {located}"
     whole = SchemaError(column="x", expected="ids", got="double", remarks=("1 null", "2 NaN"), row_group=0)
     assert str(whole) == "column 'x': expected ids, got double (1 null, 2 NaN) at row group 0"
+    assert str(SchemaError.of(error, cause="a join")).endswith("got null at row 3 (and 4 more); a join")
     assert repr(error) == f"SchemaError({str(error)!r})"
 
 

@@ -20,7 +20,7 @@ _ROWS = 7
 def name_culprit(
     model: onnx.ModelProto, exported: onnx.ModelProto, weights: Mapping[str, Array], inputs: Inputs
 ) -> str:
-    """Returns what to add to the message: the tensor found wrong and how, or an empty string if none can be told.
+    """Returns the tensor found wrong and how, or an empty string if none can be told.
 
     Weights are compared by value, since folding transposes and joins them: every number of a weight in the graph must
     be a number of the model's weights. If all are, the values inside `model` are compared with those of `exported`.
@@ -54,7 +54,7 @@ def wrong_weight(model: onnx.ModelProto, weights: Mapping[str, Array]) -> str:
         else:
             source = f"{tensor.name}, made of {names[int(np.bincount(owner[place[known]]).argmax())]}"
         return (
-            f"; tensor {source}: {int((~known).sum())} of {flat.size} numbers are not the model's, "
+            f"tensor {source}: {int((~known).sum())} of {flat.size} numbers are not the model's, "
             f"the first is {flat[stray]:.9g} at {index}"
         )
     return ""
@@ -68,11 +68,11 @@ def wrong_value(model: onnx.ModelProto, exported: onnx.ModelProto, inputs: Input
     for name in names:
         a, b = found[name], expected[name]
         if a.shape != b.shape:
-            return f"; tensor {name}: expected shape {list(b.shape)} as before simplification, got {list(a.shape)}"
+            return f"tensor {name}: expected shape {list(b.shape)} as before simplification, got {list(a.shape)}"
         if a.dtype.kind == "f" and not np.allclose(a, b, rtol=1e-4, atol=1e-5):
             node = next(n for n in model.graph.node if name in n.output)
             off = float(np.abs(a - b).max())
-            return f"; tensor {name}, {node.op_type} of {', '.join(node.input)}: {off:.3g} off after simplification"
+            return f"tensor {name}, {node.op_type} of {', '.join(node.input)}: {off:.3g} off after simplification"
     return ""
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.backends.native_tables import tables, why_none
+from pepnet_infer.bundle.accuracy import MARGIN, Budget, Difference
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import NAMES, InputDomain, RowLimits
-from pepnet_infer.bundle.precisions import MARGIN, Budget
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Inputs
 
@@ -73,8 +73,8 @@ def bf16_domain(bundle: Bundle, domain: InputDomain, rows: Inputs, budget: Budge
         """How many times the budget bf16 is off at the edge."""
         edge, most = tried.edge(normal), 0.0
         for isa, run in narrow.items():
-            off = np.abs(run(edge).astype(np.float64) - wide[isa](edge))
-            most = max(most, float(off.max()) / budget["max_abs"], float(np.sqrt(np.mean(off**2))) / budget["rms"])
+            off = Difference.of(run(edge), wide[isa](edge))
+            most = max(most, off.max_abs / budget["max_abs"], off.rms / budget["rms"])
         return most
 
     if over(domain) > MARGIN:

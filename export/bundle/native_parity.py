@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.backends.native_tables import PRECISIONS, Table, not_measured, tables, why_none
+from pepnet_infer.bundle.accuracy import MARGIN, NATIVE_TOLERANCE, Budget, Difference, delta_auc, excess
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.golden_rows import NATIVE_TOLERANCE
-from pepnet_infer.bundle.precisions import MARGIN, Budget, excess
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.parity import BATCHES, Run, compare, score
-from pepnet_infer.export.train.metrics import soft_auc
 from pepnet_infer.schema.cost import multiply_adds
 from pepnet_infer.schema.inputs import Inputs
 
@@ -121,14 +119,9 @@ def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], 
     if not np.isfinite(scores).all():
         raise BundleError(f"parity: {table} on draws: expected finite scores, got NaN or infinity")
     if table.precision != "fp32":
-        entry["draws"] = _spread(scores, draws.scores)
-    entry["auc"] = _auc(bundle, scores, draws)
+        entry["draws"] = Difference.of(scores, draws.scores).to_json()
+    entry["auc"] = {"rows": len(scores), "delta": delta_auc(scores, draws.scores, bundle.tasks)}
     return entry
-
-
-def _spread(scores: npt.NDArray[np.float32], expected: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
-    off = np.abs(scores - expected)
-    return {"rows": len(off), "max_abs": float(off.max()), "rms": float(np.sqrt(np.mean(off**2)))}
 
 
 def compare_table(
@@ -137,17 +130,7 @@ def compare_table(
     """Scores rows in the batches that `table` has the speed for; figures and errors are those of `parity.compare`."""
     slow = table.isa == _SLOW and _cost(bundle) * sum(BATCHES) > _SCALAR_WORK
     parts = score(run, rows.inputs, len(bundle.tasks), where, BATCHES[:-1] if slow else BATCHES)
-    return compare(parts, rows.scores, bundle.tasks, where, tolerance).to_json()
-
-
-def _auc(bundle: Bundle, scores: npt.NDArray[np.float32], draws: Reference) -> dict[str, Any]:
-    """What ordering rows by `scores` instead of float64's changes, with float64's as probabilities."""
-    delta: dict[str, float | None] = {}
-    for t, task in enumerate(bundle.tasks):
-        p = draws.scores[:, t]
-        lost = soft_auc(p, scores[:, t]) - soft_auc(p, p)
-        delta[task] = None if math.isnan(lost) else lost  # no pair of rows that could be ordered
-    return {"rows": len(scores), "delta": delta}
+    return compare(parts, rows.scores, bundle.tasks, where, tolerance)
 
 
 def _why(precision: str, over: list[str], budget: Budget) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 
-from pepnet_infer.bundle.golden_rows import TOLERANCE, normal_inputs
+from pepnet_infer.bundle.accuracy import TOLERANCE, Difference, Scores, within
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.culprit import name_culprit
 from pepnet_infer.export.bundle.onnx_session import OnnxSession
@@ -26,24 +25,7 @@ BATCHES = (1, 2, 3, 7, 64, 1000)
 ROWS = sum(BATCHES)
 GOLDEN_ROWS = 16
 
-Scores = npt.NDArray[np.floating[Any]]
 Run = Callable[[Inputs], Scores]
-
-
-@dataclass
-class Difference:
-    """What one stage's scores on one set of rows differ from the float64 reference by."""
-
-    rows: int = 0
-    max_abs: float = 0.0
-    squares: float = 0.0
-    tasks: dict[str, float] = field(default_factory=dict)
-    batches: dict[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the figures as plain JSON values."""
-        rms = (self.squares / (self.rows * len(self.tasks))) ** 0.5
-        return {"max_abs": self.max_abs, "rms": rms, "rows": self.rows, "tasks": self.tasks, "batches": self.batches}
 
 
 def float64_run(network: torch.nn.Module) -> Run:
@@ -96,11 +78,11 @@ def measure(
             where = f"parity: {stage} on {name} rows"
             scores = score(run, inputs, len(tasks), where)
             try:
-                report[stage][name] = compare(scores, expected[name], tasks, where).to_json()
+                report[stage][name] = compare(scores, expected[name], tasks, where)
             except BundleError as error:
                 weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
                 culprit = "" if model is None else name_culprit(model, exported, weights, inputs)
-                raise BundleError(f"{error}{culprit}") from error
+                raise BundleError.of(error, cause=culprit or None) from error
     return report
 
 
@@ -122,27 +104,19 @@ def score(run: Run, inputs: Inputs, tasks: int, where: str, batches: tuple[int, 
 
 def compare(
     parts: list[Scores], expected: Scores, tasks: tuple[str, ...], where: str, tolerance: float = TOLERANCE
-) -> Difference:
-    """Compares the scores of each batch with `expected` [rows, T]. Raises BundleError when one is off, or no number."""
-    found, at = Difference(), 0
+) -> dict[str, Any]:
+    """Compares the scores of each batch with `expected` [rows, T]; returns figures of all, by task and by batch.
+
+    Raises BundleError when a score is off, or no number.
+    """
+    batches, at = {}, 0
     for scores in parts:
-        batch = len(scores)
-        off = np.abs(scores.astype(np.float64) - expected[at : at + batch])
-        bad = ~(off <= tolerance)  # NaN is bad too
-        if bad.any():
-            row, task = np.argwhere(bad)[0]
-            raise BundleError(
-                f"{where}, batch {batch}: task {tasks[task]!r}: expected {expected[at + row, task]:.9g} within "
-                f"{tolerance:g}, got {scores[row, task]:.9g} at row {row}"
-            )
-        found.rows += batch
-        found.squares += float((off**2).sum())
-        found.max_abs = max(found.max_abs, float(off.max()))
-        found.batches[str(batch)] = float(off.max())
-        for task, worst in zip(tasks, off.max(axis=0), strict=True):
-            found.tasks[task] = max(found.tasks.get(task, 0.0), float(worst))
-        at += batch
-    return found
+        size = len(scores)
+        found = within(scores, expected[at : at + size], tasks, f"{where}, batch {size}", tolerance)
+        batches[str(size)] = found.max_abs
+        at += size
+    whole = Difference.of(np.concatenate(parts), expected[:at])
+    return {**whole.to_json(), "tasks": dict(zip(tasks, whole.tasks, strict=True)), "batches": batches}
 
 
 def golden(network: torch.nn.Module, widths: InputWidths, seed: int) -> dict[str, Any]:

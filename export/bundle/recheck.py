@@ -37,7 +37,7 @@ def recheck(bundle: Bundle, run: Run, sets: Mapping[str, Reference]) -> dict[str
     for name, rows in sets.items():
         where = f"{bundle.onnx_path} against {DENSE}: {name} rows"
         scores = score(run, rows.inputs, len(bundle.tasks), where)
-        report[name] = compare(scores, rows.scores, bundle.tasks, where).to_json()
+        report[name] = compare(scores, rows.scores, bundle.tasks, where)
     return report
 
 

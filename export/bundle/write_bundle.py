@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pepnet_infer.bundle.accuracy import BUDGETS, NATIVE_TOLERANCE, TOLERANCE, Budget, check_budget
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.bundle.golden_rows import NATIVE_TOLERANCE, TOLERANCE, normal_inputs
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain, inputs_of
-from pepnet_infer.bundle.precisions import BUDGETS, Budget, check_budget
 from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.domains import bf16_domain, request_domain

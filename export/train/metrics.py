@@ -1,4 +1,4 @@
-"""How well scores order rows: AUC, also with probabilities for labels, and GAUC, the AUC inside each user."""
+"""How well scores order rows: AUC, and GAUC, the AUC inside each user."""
 
 from __future__ import annotations
 
@@ -22,23 +22,6 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     ends = np.cumsum(count, dtype=np.float64)
     ranks = (ends - (count - 1) / 2)[place]  # tied scores share the mean of their ranks
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def soft_auc(probabilities: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Returns the AUC of `scores` that labels drawn with `probabilities` are expected to give; NaN if there is none.
-
-    Σ_ij p_i·(1 - p_j)·[s_i > s_j] / Σ_ij p_i·(1 - p_j), ties counting half: every row is a positive of weight p and a
-    negative of weight 1 - p. No order of the rows has a larger one than that of the probabilities themselves, so the
-    difference between the two is what scores that are off cost. Both are [N]; sorts once, in float64.
-    """
-    p = np.asarray(probabilities, dtype=np.float64)
-    _, place = np.unique(np.asarray(scores), return_inverse=True)
-    positive, negative = np.bincount(place, weights=p), np.bincount(place, weights=1.0 - p)
-    pairs = float(positive.sum() * negative.sum())
-    if pairs == 0.0:
-        return float("nan")
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + 0.5 * negative)).sum()) / pairs
 
 
 def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike) -> float:

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
+from pepnet_infer.bundle.accuracy import BUDGETS, MARGIN, Difference
 from pepnet_infer.bundle.bundle import DENSE, PARITY
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain
-from pepnet_infer.bundle.precisions import BUDGETS, MARGIN
 from pepnet_infer.checked import Options, convert
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import available_threads
@@ -224,7 +224,7 @@ def _check_newer(bundle: Bundle, domain: InputDomain, model: _kernels.DenseModel
     most = bundle.budgets.get("int8", BUDGETS["int8"])["max_abs"]
     rows = domain.edge(normal_inputs(bundle.config.inputs, _NEWER_ROWS, bundle.model_version % 1_000_003))
     matrices = (rows.general, rows.domain, rows.prior)
-    off = MARGIN * float(np.abs(model.run(*matrices).astype(np.float64) - model.run_wide(*matrices)).max())
+    off = MARGIN * Difference.of(model.run(*matrices), model.run_wide(*matrices)).max_abs
     if not off <= most:
         raise BackendError(
             f"precision: int8 of the weights of version {bundle.model_version} is off by up to {off:.2g} of fp32, "

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.bundle.accuracy import BUDGETS, Budget, read_budgets
 from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.bundle.manifest import read_manifest, read_parity
-from pepnet_infer.bundle.precisions import BUDGETS, Budget, read_budgets
 from pepnet_infer.bundle.tables import TableInfo, check_table
 from pepnet_infer.checked import check_option, untrusted
 from pepnet_infer.computed_once import computed_once

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.bundle.accuracy import within
 from pepnet_infer.errors import BundleError
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths
-
-#: Largest difference from float64 that a score in float32 may have.
-TOLERANCE = 1e-5
-#: The same for our own kernels, whose order of additions is known.
-NATIVE_TOLERANCE = 5e-6
 
 Run = Callable[[Inputs], npt.NDArray[np.float32]]
 
@@ -37,16 +33,10 @@ class Golden:
         rows = [slice(row, row + 1) for row in range(len(self.scores))]
         one_by_one = np.concatenate([run(Inputs(i.general[r], i.domain[r], i.prior[r])) for r in rows])
         in_one = run(i)
-        worst = 0.0
-        for how, scores in (("one by one", one_by_one), ("in one batch", in_one)):
-            off = np.abs(scores.astype(np.float64) - self.scores)
-            if not (off <= tolerance).all():
-                row, task = np.argwhere(~(off <= tolerance))[0]
-                raise BundleError(
-                    f"{where}: golden rows {how}: task {tasks[task]!r}: expected {self.scores[row, task]:.9g} within "
-                    f"{tolerance:g}, got {scores[row, task]:.9g} at row {row}"
-                )
-            worst = max(worst, float(off.max()))
+        worst = max(
+            within(scores, self.scores, tasks, f"{where}: golden rows {how}", tolerance).max_abs
+            for how, scores in (("one by one", one_by_one), ("in one batch", in_one))
+        )
         if same_bits and not np.array_equal(one_by_one, in_one):
             row, task = np.argwhere(one_by_one != in_one)[0]
             raise BundleError(

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pepnet_infer.bundle.accuracy import BUDGETS, Budget
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.precisions import BUDGETS, Budget
 from pepnet_infer.cli.native_figures import native_summary, show_native
 from pepnet_infer.cli.output import AsJson, as_path, emit, say
 from pepnet_infer.cli.progress import ProgressMode, ProgressOption, Watch

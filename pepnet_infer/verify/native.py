@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pepnet_infer.backends.native_tables import PRECISIONS, Table, not_measured, tables, why_none
+from pepnet_infer.bundle.accuracy import NATIVE_TOLERANCE
 from pepnet_infer.bundle.bundle import DENSE, Bundle
-from pepnet_infer.bundle.golden_rows import NATIVE_TOLERANCE, Golden, Run
+from pepnet_infer.bundle.golden_rows import Golden, Run
 
 Recheck = Callable[[Table, Run, float], dict[str, Any]]
 

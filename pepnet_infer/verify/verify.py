@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from pepnet_infer.backends.create import create_backend
+from pepnet_infer.bundle.accuracy import TOLERANCE
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.golden_rows import TOLERANCE, Golden, normal_inputs
+from pepnet_infer.bundle.golden_rows import Golden, normal_inputs
 from pepnet_infer.verify.native import Recheck, verify_native
 
 FRESH_SEED = 1_000_003  # added to the seed of export, so that the rows are others

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pepnet_infer.bundle.accuracy import BUDGETS
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.bundle.precisions import BUDGETS
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.export.model.random_init import random_dense

@@ -15,8 +15,8 @@ import pytest
 from wrong_kernels import ABSENT, USABLE, sabotage, shifted
 
 from pepnet_infer import BackendError, BundleError, Engine
+from pepnet_infer.bundle.accuracy import BUDGETS
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.precisions import BUDGETS
 from pepnet_infer.verify.native import Allowed
 from pepnet_infer.verify.verify import verify
 

@@ -17,10 +17,10 @@ from small_networks import changed
 from wrong_kernels import ABSENT, USABLE, sabotage, shifted
 
 from pepnet_infer import BackendError, BundleError, Engine
+from pepnet_infer.bundle.accuracy import BUDGETS, MARGIN, excess
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.golden_rows import normal_inputs
-from pepnet_infer.bundle.precisions import BUDGETS, MARGIN, excess
 from pepnet_infer.export.bundle import write_bundle as module
 from pepnet_infer.export.bundle.native_parity import Reference, draws_of, measure_native
 from pepnet_infer.export.bundle.parity import ROWS, float64_run

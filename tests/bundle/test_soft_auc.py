@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pepnet_infer.export.train.metrics import soft_auc
+from pepnet_infer.bundle.accuracy import soft_auc
 
 
 def brute_force(p: np.ndarray, s: np.ndarray) -> float:
