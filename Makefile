@@ -21,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs clean
+.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs wheels test-wheels clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs clean"
+	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs wheels test-wheels clean"
 
 # Torch is unpacked while the wheel is compiled.
 $(VENV)/deps.stamp: pyproject.toml
@@ -131,6 +131,16 @@ lint: install
 	$(BIN)/ruff format --check .
 	cd $(VENV) && bin/lint-imports --config "$(CURDIR)/pyproject.toml"  # of the installed package: its folders are three here
 	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/kernels/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
+
+# One x86-64 wheel for each of PYTHONS, for Linux with glibc 2.28 or newer (manylinux_2_28), in dist/. Needs g++ and these
+# interpreters with their headers; the names may be paths.
+PYTHONS ?= python3.11 python3.12 python3.13
+wheels:
+	$(PYTHON) kernels/wheel/build.py $(PYTHONS)
+
+# What is in them, and that README's example runs where nothing else is installed.
+test-wheels: install wheels
+	PEPNET_WHEELS="$(CURDIR)/dist" $(PYTEST) tests/wheel
 
 # The site, in site/: a link that leads nowhere, a page that no menu names, and a public symbol without a docstring are errors.
 docs: install

@@ -164,6 +164,23 @@ def toy_bundle(toy_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with demo-out/, smaller: checkpoint, bundle and traffic.parquet, by the commands of `make demo`."""
+    from pepnet_infer.cli.main import main
+
+    folder = tmp_path_factory.mktemp("demo")
+    out = folder / "demo-out"
+    train = ["train", "synthetic:3000", "--seeds", "1", "--epochs", "1", "--test-rows", f"{out}/traffic.parquet"]
+    for words in ([*train, "--out", f"{out}/checkpoint"], ["export", f"{out}/checkpoint", "--out", f"{out}/bundle"]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["pepnet-infer", *words])
+            with pytest.raises(SystemExit) as end:
+                main()
+        assert not end.value.code
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reference_scores() -> Callable[..., np.ndarray]:
     """The formulas in float64 NumPy: `(config, tensors, general, domain, prior) -> scores [B, T]`."""
     path = Path(__file__).parent / "support" / "float64_reference.py"
