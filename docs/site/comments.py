@@ -1,4 +1,8 @@
-"""Griffe's view of this package's habits: a comment `#: …` above an attribute is its docstring."""
+"""What griffe has to know of this package.
+
+A comment `#: …` above an attribute, or behind it, is its docstring. What a method puts into `self` without such a
+comment is the class's own business.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,26 @@ import griffe
 
 
 class AttributeComments(griffe.Extension):
-    """Takes `#:` comments for docstrings of the attributes below them."""
+    """Takes `#:` comments for docstrings of attributes, and leaves out attributes that only methods make."""
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
-        """Reads the lines above the attribute."""
-        if attr.docstring is not None or attr.lineno is None or not attr.filepath:
+        """Reads the comments of an attribute."""
+        if attr.docstring is not None or attr.lineno is None:
             return
         lines, above = attr.lines_collection[attr.filepath], attr.lineno - 1  # numbers of lines begin with 1
         said: list[str] = []
         while above and lines[above - 1].lstrip().startswith("#:"):
             said.insert(0, lines[above - 1].lstrip().removeprefix("#:").strip())
             above -= 1
+        if "  #: " in lines[attr.lineno - 1]:
+            said.append(lines[attr.lineno - 1].partition("  #: ")[2].strip())
         if said:
             attr.docstring = griffe.Docstring("\n".join(said), lineno=above + 1, parent=attr)
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Drops what is only put into `self`."""
+        for name, member in list(cls.members.items()):
+            if member.is_attribute and not member.is_alias and not member.has_docstring:
+                lines = member.lines
+                if lines and "self." in lines[0]:
+                    cls.del_member(name)

@@ -7,6 +7,7 @@ path in the repository. Only the addresses of the site lack the folder `docs/`.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
             if path.is_file():
                 name = path.relative_to(ROOT).as_posix()
                 _add(files, File.generated(config, name, abs_src_path=str(path)))
-    package = griffe.load("pepnet_infer", try_relative_path=False, resolve_aliases=True, resolve_external=False)
+    package = griffe.load(
+        "pepnet_infer", try_relative_path=False, resolve_aliases=True, resolve_external=False, extensions=_extensions()
+    )
     for place, page in PLACES.items():
         module = package[place.removeprefix("pepnet_infer").lstrip(".")] if "." in place else package
         assert isinstance(module, griffe.Module)
@@ -55,6 +58,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         _add(files, File.generated(config, page, content=_reference(place, module)))
     _add(files, File.generated(config, "docs/reference/cli.md", content=_command_line()))
     return files
+
+
+def _extensions() -> griffe.Extensions:
+    return griffe.load_extensions(str(Path(__file__).with_name("comments.py")))
 
 
 def _add(files: Files, file: File) -> None:
@@ -70,7 +77,7 @@ def public_names(module: griffe.Module) -> list[str]:
 def undocumented(module: griffe.Module) -> Iterator[str]:
     """Yields paths of what can be imported from a module, and of its public members, that have no docstring.
 
-    An attribute of a class may be described in the class's own docstring, by its name and a colon.
+    An attribute of a class may be described in the class's own docstring, by its name.
     """
     if not module.has_docstring:
         yield module.path
@@ -85,7 +92,7 @@ def undocumented(module: griffe.Module) -> Iterator[str]:
         for member in target.members.values():
             if member.name.startswith("_") or member.is_alias or member.has_docstring:
                 continue
-            if member.is_attribute:
+            if member.is_attribute and re.search(rf"\b{member.name}\b", described):
                 continue
             yield f"{module.path}.{name}.{member.name}"
 
