@@ -92,7 +92,7 @@ class TrainConfig(Options, frozen=True):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole yaml: the features, the model's flags (its `inputs` come from the schema's widths) and the training."""
+    """A whole yaml: the features, the flags of `model` (its `inputs` are the schema's widths), and how to `train`."""
 
     schema: FeatureSchema
     model: Mapping[str, Any]

@@ -1,7 +1,7 @@
 """What griffe has to know of this package.
 
-A comment `#: …` above an attribute, or behind it, is its docstring. What a method puts into `self` without such a
-comment is the class's own business.
+A comment `#: …` above an attribute, or behind it, is its docstring. What a method puts into `self`, or has
+no type, and has no such comment, is the class's own business.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class AttributeComments(griffe.Extension):
             attr.docstring = griffe.Docstring("\n".join(said), lineno=above + 1, parent=attr)
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Drops what is only put into `self`."""
+        """Drops what is no field of the class."""
         for name, member in list(cls.members.items()):
-            if member.is_attribute and not member.is_alias and not member.has_docstring:
-                lines = member.lines
-                if lines and "self." in lines[0]:
-                    cls.del_member(name)
+            if not isinstance(member, griffe.Attribute) or member.has_docstring:
+                continue
+            if member.annotation is None or (member.lines and "self." in member.lines[0]):
+                cls.del_member(name)

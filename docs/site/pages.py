@@ -39,6 +39,9 @@ PLACES = {
     "pepnet_infer.export": "docs/reference/export.md",
 }
 
+#: What has fields of a class that nobody imports.
+INHERITED = {"pepnet_infer.Summary": "\n    options: {inherited_members: true}"}
+
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the repository's pages and the generated ones."""
@@ -99,7 +102,8 @@ def undocumented(module: griffe.Module) -> Iterator[str]:
 
 def _reference(place: str, module: griffe.Module) -> str:
     docstring = module.docstring.value if module.docstring else ""
-    return "\n\n".join([f"# {place}", docstring, *(f"::: {place}.{name}" for name in public_names(module))]) + "\n"
+    symbols = [f"::: {place}.{name}{INHERITED.get(f'{place}.{name}', '')}" for name in public_names(module)]
+    return "\n\n".join([f"# {place}", docstring, *symbols]) + "\n"
 
 
 def _command_line() -> str:

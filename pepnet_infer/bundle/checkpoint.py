@@ -53,7 +53,8 @@ Range = tuple[Finite, Finite]
 class Checkpoint:
     """A trained (or random) model whole: how to read features, how to look them up, and the network's weights.
 
-    `dense` has the contract's names for PEPNet and state_dict's names for a baseline, float32. `meta` is plain JSON:
+    `schema` says how features are read, `config` what the network is, `sides` has the side table of each join. `dense`
+    has the contract's names for PEPNet and state_dict's names for a baseline, float32. `meta` is plain JSON:
     where the model came from. `ranges` has the least and the largest value of dense fields in training, standardised,
     but for the rarest ones; a field without is taken to be standard normal. `tables` have keys (ascending), rows, GSET
     scores and the default row.

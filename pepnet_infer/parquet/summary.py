@@ -12,8 +12,8 @@ from typing import Literal
 class Counts:
     """What has to be told about the rows of an output. Its metadata keep this, so that a resumed run tells it too."""
 
-    null_rows: int = 0  # bad rows, written with null scores
-    faults: dict[str, str] = field(default_factory=dict)  # column → the first bad row's fault there, and where
+    null_rows: int = 0  #: bad rows, written with null scores
+    faults: dict[str, str] = field(default_factory=dict)  #: column → the first bad row's fault there, and where
     #: field → ids that got the default row because the store failed or was late
     unavailable: dict[str, int] = field(default_factory=dict)
 
@@ -28,12 +28,12 @@ class Counts:
 class Summary(Counts):
     """What a run did. `Counts` include the files that an earlier run had finished; all else is of this run."""
 
-    files: int = 0  # scored, those in `unfinished` among them
-    rows: int = 0
-    seconds: float = 0.0
-    skipped: list[Path] = field(default_factory=list)  # outputs that an earlier run had finished
-    skipped_rows: int = 0
-    unknown: dict[str, int] = field(default_factory=dict)  # field → ids that the store does not have
+    files: int = 0  #: scored, those in `unfinished` among them
+    rows: int = 0  #: that were scored, bad ones included
+    seconds: float = 0.0  #: reading and writing included
+    skipped: list[Path] = field(default_factory=list)  #: outputs that an earlier run had finished
+    skipped_rows: int = 0  #: rows of these
+    unknown: dict[str, int] = field(default_factory=dict)  #: field → ids that the store does not have
     #: outputs that did not take their names because ids were unavailable: the next run scores them anew
     unfinished: list[Path] = field(default_factory=list)
 

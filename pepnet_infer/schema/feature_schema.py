@@ -43,9 +43,9 @@ class _Part(Options, frozen=True):
 
 
 class TableSpec(_Part, frozen=True):
-    """One embedding table. `number` is its place in the schema and the top 16 bits of its keys."""
+    """One embedding table, of rows [`dim`]. `number` is its place in the schema and the top 16 bits of its keys."""
 
-    name: str
+    name: str  #: as fields name it
     dim: Width
     number: TableNumber
 
@@ -56,7 +56,7 @@ class JoinSpec(_Part, frozen=True):
     `file` is read at training only, relative to the data's folder; the bundle carries the encoded result.
     """
 
-    name: str
+    name: str  #: as fields name it
     column: str
     key: str
     file: str
@@ -70,7 +70,7 @@ class Transform(_Part, frozen=True):
     log1p: number → sign(x)·log(1 + |x|).
     """
 
-    op: Literal["none", "hour", "weekday", "bucketize", "log1p"] = "none"
+    op: Literal["none", "hour", "weekday", "bucketize", "log1p"] = "none"  #: which one
     utc_offset: Annotated[float, Meta(ge=-_HOURS, le=_HOURS)] = 0.0
     boundaries: tuple[Finite, ...] = ()
 
@@ -84,22 +84,22 @@ class Transform(_Part, frozen=True):
 class FieldSpec(_Part, frozen=True):
     """One input column of the model."""
 
-    name: str
-    kind: Literal["id", "bag", "dense"]
-    side: Literal["user", "item", "author", "context", "domain"]
-    column: str = ""  # the column it is read from; the field's name unless the yaml says otherwise
-    join: str | None = None  # the side table that has the column; None: the scored rows themselves
-    table: str | None = None  # id and bag
-    pooling: Literal["mean", "sum"] = "mean"  # bag
-    max_len: Width | None = None  # bag: the last `max_len` values count
-    separator: str | None = None  # bag: a string column split at this
-    hashed: bool = False  # id and bag: strings, wide and negative integers allowed, by hash
-    nullable: bool = False  # null → the table's default row, an empty bag, or `fill`; else null is an error
-    transform: Transform = Transform()
-    fill: Finite = 0.0  # dense: what a null counts as, before normalisation
-    mean: Finite | None = None  # dense: normalisation (value - mean) / std; None until fitted on training rows
-    std: Positive | None = None
-    inputs: Annotated[tuple[InputName, ...], Meta(min_length=1)] = ("general",)
+    name: str  #: unique within the schema
+    kind: Literal["id", "bag", "dense"]  #: one embedding row, several that are pooled, or a number
+    side: Literal["user", "item", "author", "context", "domain"]  #: `rank` reads all but item and author once
+    column: str = ""  #: the column it is read from; the field's name unless the yaml says otherwise
+    join: str | None = None  #: the side table that has the column; None: the scored rows themselves
+    table: str | None = None  #: id and bag: the embedding table
+    pooling: Literal["mean", "sum"] = "mean"  #: bag
+    max_len: Width | None = None  #: bag: the last `max_len` values count
+    separator: str | None = None  #: bag: a string column split at this
+    hashed: bool = False  #: id and bag: strings, wide and negative integers allowed, by hash
+    nullable: bool = False  #: null → the table's default row, an empty bag, or `fill`; else null is an error
+    transform: Transform = Transform()  #: id and dense
+    fill: Finite = 0.0  #: dense: what a null counts as, before normalisation
+    mean: Finite | None = None  #: dense: normalisation (value - mean) / std; None until fitted on training rows
+    std: Positive | None = None  #: see `mean`
+    inputs: Annotated[tuple[InputName, ...], Meta(min_length=1)] = ("general",)  #: of the model
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,16 +149,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """All fields, tables and joins of a model, its domains and its tasks."""
+    """All `fields`, `tables` and `joins` of a model, its `domains` and its `tasks`."""
 
-    name: str
+    name: str  #: for people
     tables: tuple[TableSpec, ...]
     fields: tuple[FieldSpec, ...]
     joins: tuple[JoinSpec, ...]
-    domain_column: str
+    domain_column: str  #: the column that says on which page a row is shown
     domains: tuple[int | str, ...]
     tasks: tuple[str, ...]
-    labels: tuple[str, ...]  # the label column of each task; read at training only
+    labels: tuple[str, ...]  #: the label column of each task; read at training only
 
     def __post_init__(self) -> None:
         _check(self)

@@ -32,7 +32,7 @@ _OF_PEPNET = (
 
 
 class InputWidths(Options, frozen=True):
-    """Widths of the three dense inputs; 0 for an input the schema leaves empty."""
+    """Widths of the three dense inputs, general, domain and prior; 0 for one that the schema leaves empty."""
 
     refusal = SchemaError
 
@@ -51,18 +51,18 @@ class ModelConfig(Options, frozen=True):
 
     refusal = SchemaError
 
-    inputs: InputWidths
+    inputs: InputWidths  #: those of the schema
     layers: Annotated[tuple[Width, ...], Meta(min_length=1, max_length=256)]
     towers: Annotated[tuple[Width, ...], Meta(max_length=256)] = (64,)
     experts: Width = 8
-    backbone: Backbone = "mmoe"
-    gate_position: GatePosition | Literal[""] = ""  # "": output with mmoe, input with towers
-    gate_scope: GateScope | Literal[""] = ""  # "": layer with mmoe, group with towers
-    epnet_general: bool = True
-    use_epnet: bool = True
-    use_ppnet: bool = True
-    gamma: Annotated[float, Meta(ge=GAMMA[0], le=GAMMA[1])] = 2.0
-    gate_hidden: Width | None = None
+    backbone: Backbone = "mmoe"  #: experts, mixture and towers; or a stack of layers for each task
+    gate_position: GatePosition | Literal[""] = ""  #: what gates multiply; "": output with mmoe, input with towers
+    gate_scope: GateScope | Literal[""] = ""  #: who shares a gate; "": layer with mmoe, group with towers
+    epnet_general: bool = True  #: whether the gate of EPNet reads the general features too
+    use_epnet: bool = True  #: whether EPNet is there
+    use_ppnet: bool = True  #: whether PPNet is there
+    gamma: Annotated[float, Meta(ge=GAMMA[0], le=GAMMA[1])] = 2.0  #: what a gate multiplies by at most
+    gate_hidden: Width | None = None  #: the width inside a gate; None: that of its output
     model: Literal["pepnet"] | Baseline = "pepnet"
     extra: Mapping[str, Any] = {}
 

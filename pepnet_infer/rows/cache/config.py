@@ -82,7 +82,8 @@ class CacheConfig(Options, frozen=True):
     an id the store does not have is not asked for again, which takes a place in the cache; None: it is asked for each
     time. tombstone_ttl: seconds for which a deletion is remembered.
 
-    warm: whether the cache begins with the bundle's rows, highest score first.
+    warm: whether the cache begins with the bundle's rows, highest score first. seed: of random draws (admission,
+    rounding).
     """
 
     policy: Policy = "gset"
