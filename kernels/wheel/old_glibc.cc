@@ -1,5 +1,5 @@
-// What the headers and the libstdc++ of a newer system expect of glibc, for a wheel that is linked with an older
-// one (glibc_stubs.py).
+// What the headers and the libstdc++ of a newer system expect of glibc, for a wheel that is linked with an
+// older one (glibc_stubs.py).
 #include <unistd.h>
 
 #include <cstdint>
@@ -15,7 +15,8 @@ char __libc_single_threaded = 0;
 std::uint32_t arc4random();
 std::uint32_t arc4random() {
   std::uint32_t drawn = 0;
-  if (getentropy(&drawn, sizeof drawn) != 0) std::abort();  // as glibc's does: whoever asks cannot go on without
+  // As glibc's does: whoever asks cannot go on without.
+  if (getentropy(&drawn, sizeof drawn) != 0) std::abort();
   return drawn;
 }
 }
