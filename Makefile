@@ -21,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs wheels test-wheels clean
+.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench-cache docs wheels test-wheels clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs wheels test-wheels clean"
+	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench-cache docs wheels test-wheels clean"
 
 # Torch is unpacked while the wheel is compiled.
 $(VENV)/deps.stamp: pyproject.toml
@@ -115,22 +115,19 @@ compare: install
 	@test -n "$(OLD)" || { echo "compare: expected make compare OLD=COMMIT"; exit 2; }
 	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests PYTHONSAFEPATH=1 $(BIN)/python -m compare $(OLD)
 
-bench: install
-	$(BIN)/pytest bench
-
 # The peers in C++ are no part of the wheel. robin-map-dev and libabsl-dev (Debian) bring two of them; what is missing
 # is left out, and the table says so. BENCH_CACHE: more options, such as --json result.json.
 PEERS := build/bench
 bench-cache: install
 	$(BIN)/cmake -S . -B $(PEERS) -DPEPNET_BUILD_PYTHON=OFF -DPEPNET_BUILD_BENCH=ON
 	$(BIN)/cmake --build $(PEERS) --target pepnet_bench_peers
-	$(BIN)/pepnet-infer bench cache-speed --peers-library $(PEERS)/bench/native/libpepnet_bench_peers.so $(BENCH_CACHE)
+	$(BIN)/pepnet-infer bench cache-speed --peers-library $(PEERS)/bench/cache/native/libpepnet_bench_peers.so $(BENCH_CACHE)
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(VENV) && bin/lint-imports --config "$(CURDIR)/pyproject.toml"  # of the installed package: its folders are three here
-	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/kernels/cpp bench/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
+	$(BIN)/clang-format --dry-run --Werror $$(find kernels tests/kernels/cpp bench/cache/native -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
 # One x86-64 wheel for each of PYTHONS, for Linux with glibc 2.28 or newer (manylinux_2_28), in dist/. Needs g++ and these
 # interpreters with their headers; the names may be paths.

@@ -3,15 +3,15 @@
     python bench/gpu_check.py [--json FILE] [--onnx dense.onnx] [--seconds 540] [--checks-only] [--library FILE]
 
 One process, no network, done after `--seconds`, about: what there is no time for is left out. Of this package it needs
-only the source tree and numpy; torch for the timings, onnxruntime-gpu with `--onnx` (a bundle's, of preset kuaishou)
-for one more peer, compute-sanitizer where it is installed. What is missing is said, not passed over. A table comes
-last, and JSON beside it, which is written anew after each step.
+only the source tree, numpy and msgspec; torch for the timings, onnxruntime-gpu with `--onnx` (a bundle's, of preset
+kuaishou) for one more peer, compute-sanitizer where it is installed. What is missing is said, not passed over. Tables
+come last, and JSON beside them, which is written anew after each step.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import shutil
 import subprocess
@@ -63,10 +63,10 @@ def main() -> int:
     _sanitized(path, library.emulated, run)
     for note in run.found["notes"]:
         run.say(f"left out: {note}")
+    timing, ids = (importlib.import_module(f"pepnet_infer.bench.gpu.{name}") for name in ("timing", "ids"))
     if "ids" in run.found:
-        print(_module(ROOT / "bench" / "gpu_rows.py").table(run.found["ids"]))
-    timing = _module(ROOT / "bench" / "gpu_timing.py")
-    print(timing.table(run.found))
+        print(ids.table(run.found["ids"]).text())
+    print(timing.table(run.found).text() if run.found.get("timings") else "no timings")
     for line in (*timing.ratios(run.found), *(f"FAILED: {line}" for line in run.found["failed"])):
         print(line)
     return 1 if run.found["failed"] else 0
@@ -104,24 +104,11 @@ class Run:
 
 def _source_tree() -> None:
     """Makes modules of the source tree importable one by one, without what the whole package needs."""
-    for name, folder in (
-        ("pepnet_infer", ROOT / "pepnet_infer"),
-        ("pepnet_infer.export", ROOT / "export"),
-    ):
+    for name, folder in (("pepnet_infer", "pepnet_infer"), ("pepnet_infer.bench", "bench")):
         package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
+        package.__path__ = [str(ROOT / folder)]
         sys.modules[name] = package
     sys.path.insert(0, str(ROOT / "tests" / "support"))
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _built(say: Callable[[str], None]) -> Path:
@@ -139,25 +126,17 @@ def _built(say: Callable[[str], None]) -> Path:
 
 
 def _checks(library: Any, few: bool) -> list[str]:
-    checks, reference = (
-        _module(ROOT / "tests" / "support" / f"{name}.py") for name in ("cuda_checks", "float64_reference")
-    )
+    checks, rows, reference = map(importlib.import_module, ("cuda_checks", "cuda_rows_checks", "float64_reference"))
     if few:
         config = checks.config_of(checks.PRODUCT[4])
-        rows = _module(ROOT / "tests" / "support" / "cuda_rows_checks.py")
         for precision in checks.TOLERANCES:
             checks.agree(library, config, precision, reference.scores, 70)
             rows.rows_on_device(library, precision, (9,))
         return ["a few, for a sanitizer"]
     counts = (0, 1, 8, 9) if library.emulated else (0, 1, 7, 8, 9, 33, 64, 100, 257, 1000, 2048, 4097)
     done: list[str] = checks.everything(library, reference.scores, 17 if library.emulated else 33, counts)
-    rows = _module(ROOT / "tests" / "support" / "cuda_rows_checks.py")
-    done += [
-        rows.rows_on_device(library, precision, (1, 7, 20) if library.emulated else (0, 1, 8, 33, 500, 2048))
-        for precision in ("fp32", "bf16")
-    ]
-    if not library.emulated:
-        done.append(_kuaishou_is_right(library, reference.scores))
+    batches = (1, 7, 20) if library.emulated else (0, 1, 8, 33, 500, 2048)
+    done += [rows.rows_on_device(library, precision, batches) for precision in ("fp32", "bf16")]
     return done
 
 
@@ -179,22 +158,6 @@ def _inputs(config: Any, rows: int, seed: int) -> tuple[np.ndarray, ...]:
         random.standard_normal((rows, width), dtype=np.float32)
         for width in (widths.general, widths.domain, widths.prior)
     )
-
-
-def _kuaishou_is_right(library: Any, reference: Any) -> str:
-    config, tensors = _kuaishou()
-    inputs = _inputs(config, 1000, 11)
-    expected, said = reference(config, tensors, *inputs), []
-    for precision in ("fp32", "bf16"):
-        difference = library.model(config, TASKS, tensors, precision == "bf16", 0, True).run(*inputs) - expected
-        rms, most = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
-        if not (rms <= RMS[precision] and most <= MOST[precision]):
-            raise SystemExit(
-                f"kuaishou {precision}: expected rms {RMS[precision]}, max {MOST[precision]}, got {rms}, {most}"
-            )
-        relative = float(np.linalg.norm(difference) / np.linalg.norm(expected))
-        said.append(f"{precision} rms {rms:.1e}, max {most:.1e}, relative {relative:.1e}")
-    return "preset kuaishou, 1000 rows: " + "; ".join(said)
 
 
 def _sanitized(path: Path, emulated: bool, run: Run) -> None:
@@ -233,13 +196,15 @@ def _timed(library: Any, run: Run) -> None:
         notes.append("timings: no GPU")
         return
     cuda: Any = torch.cuda
-    timing, peers = (_module(ROOT / "bench" / f"{name}.py") for name in ("gpu_timing", "gpu_peers"))
+    timing, peers, busy = (
+        importlib.import_module(f"pepnet_infer.bench.{name}") for name in ("gpu.timing", "gpu.peers", "harness.busy")
+    )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    meter = busy.BusyMeter()
     with cuda.stream(cuda.Stream()), torch.inference_mode():
         run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
         run.say(f"limits of this card: {run.found['limits']}")
         config, tensors = _kuaishou()
-        model = library.model(config, TASKS, tensors, False, 0, True)  # checked against float64 by now
         run.found["kernels"] = {p: library.model(config, TASKS, tensors, p == "bf16", 0, True).facts() for p in RMS}
         run.say(timing.kernels(run.found["kernels"]["bf16"]))
         named = dict(peers.ours(torch, library, config, tensors, TASKS))
@@ -248,7 +213,7 @@ def _timed(library: Any, run: Run) -> None:
             named["onnxruntime-fp32"] = onnx
         named |= dict(peers.torch_peers(torch, config, tensors))
         compiled = peers.torch_compiled(torch, config, tensors)
-        run.found["timings"] = {}
+        run.found["timings"] = timings = []
         for number, rows in enumerate(BATCHES):
             # For each batch still to come 25 s, and for ids 40 s.
             others = 25.0 * (len(BATCHES) - number - 1) + (40.0 if number < 2 else 0.0)
@@ -258,34 +223,42 @@ def _timed(library: Any, run: Run) -> None:
             these = dict(named)
             if rows in COMPILED and run.left() - others > 90.0:
                 these["torch-compile-bf16"] = compiled
-            calls = _ready(torch, these, config, model, rows, run)
+            calls, about = _ready(torch, these, config, tensors, rows, run)
             seconds = min(30.0, max(10.0, run.left() - others))
-            run.found["timings"][str(rows)] = timed = timing.interleaved(torch, calls, time.monotonic() + seconds)
-            run.say(f"{rows} rows: " + ", ".join(f"{n} {t['p50_us']:.1f}" for n, t in timed.items()))
+            timed = timing.time_peers(timing.clocks(torch), calls, about, seconds, lambda _: None)
+            timings += timed
+            run.found["noise"] = busy.noise(meter.others())
+            run.say(f"{rows} rows: " + ", ".join(f"{row['name']} {row['p50_us']:.1f}" for row in timed))
             if number == 1:
                 _timed_ids(library, config, tensors, run)
 
 
 def _timed_ids(library: Any, config: Any, tensors: dict[str, np.ndarray], run: Run) -> None:
-    checks = _module(ROOT / "tests" / "support" / "cuda_rows_checks.py")
-    ids = _module(ROOT / "bench" / "gpu_rows.py")
+    checks, ids = map(importlib.import_module, ("cuda_rows_checks", "pepnet_infer.bench.gpu.ids"))
+
+    def model_of(precision: str) -> Any:
+        return library.model(config, TASKS, tensors, precision == "bf16", 0, True)
+
+    seconds = min(40.0, run.left() / 4)
     try:
-        run.found["ids"] = ids.time_ids(checks, library, config, tensors, TASKS, IDS_BATCHES, min(40.0, run.left() / 4))
-    except ids.OtherScores as error:
+        run.found["ids"] = list(ids.time_ids(checks, model_of, library, config, IDS_BATCHES, seconds, lambda _: None))
+    except RuntimeError as error:
         run.failed(str(error))
         return
-    for rows, ways in run.found["ids"].items():
-        run.say(f"{rows} rows of ids: " + ", ".join(f"{way} {t['p50_us']:.0f}" for way, t in ways.items()))
+    for row in run.found["ids"]:
+        run.say(f"{row['batch']} rows of ids, {row['name']}: {1e3 * row['p50_ms']:.0f} us")
 
 
 def _ready(
-    torch: Any, peers: dict[str, Any], config: Any, model: Any, rows: int, run: Run
-) -> dict[str, list[Callable[[], Any]]]:
-    """Returns the calls of each peer with four sets of inputs, warm, and of those alone whose scores are right."""
+    torch: Any, peers: dict[str, Any], config: Any, tensors: dict[str, np.ndarray], rows: int, run: Run
+) -> tuple[dict[str, list[Callable[[], Any]]], dict[str, dict[str, Any]]]:
+    """Returns the calls of each peer with four sets of inputs, warm, and its errors, of those alone that are right."""
+    reference = importlib.import_module("float64_reference")
     from_host = [_inputs(config, rows, seed) for seed in range(4)]
     sets = [tuple(torch.from_numpy(x).cuda() for x in inputs) for inputs in from_host]
-    expected = [model.run(*inputs) for inputs in from_host]
+    expected = np.concatenate([reference.scores(config, tensors, *inputs) for inputs in from_host])
     ready: dict[str, list[Callable[[], Any]]] = {}
+    about: dict[str, dict[str, Any]] = {}
     for name, peer in peers.items():
         if name == "torch-compile-bf16":
             run.say(f"torch.compile for {rows} rows")
@@ -299,14 +272,14 @@ def _ready(
             else:
                 run.found["notes"].append(said)
             continue
-        difference = np.concatenate(scores) - np.concatenate(expected)
+        difference = np.concatenate(scores) - expected
         kind, slack = "bf16" if "bf16" in name else "fp32", 1 if name.startswith("cuda") else 2
         rms, most = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
         if rms <= slack * RMS[kind] and most <= slack * MOST[kind]:
-            ready[name] = calls
+            ready[name], about[name] = calls, {"batch": rows, "precision": kind, "rms": rms, "max_abs": most}
         else:
             run.failed(f"{name} at {rows} rows: scores off by rms {rms:.1e}, max {most:.1e}")
-    return ready
+    return ready, about
 
 
 if __name__ == "__main__":

@@ -54,9 +54,13 @@ def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Check
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Returns the yaml of preset `name`: sections schema, model and cardinality."""
+    """Returns the yaml of preset `name`: sections schema, model and cardinality. One may have the inputs of another."""
     text = resources.files("pepnet_infer.bench").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
+    like = data.pop("inputs_of", None)
+    if like is not None:
+        other = read_preset(like)
+        data = {**data, "schema": {**other["schema"], "name": name}, "cardinality": other["cardinality"]}
     return data
 
 

@@ -1,147 +1,309 @@
-"""`pepnet-infer bench`: latency beside its peers, and parquet scoring's speed and memory."""
+"""`pepnet-infer bench`: latency beside its peers, parquet scoring, the cache's policies and speed, following a log."""
 
 from __future__ import annotations
 
 import tempfile
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from msgspec import structs
 
-from pepnet_infer.cli.bench_cache import cache
-from pepnet_infer.cli.bench_cache_speed import cache_speed
 from pepnet_infer.cli.bench_output import (
     PRESET,
-    HtmlFile,
     JsonFile,
     MarkdownFile,
     PngFile,
+    Quick,
+    Seed,
     Steps,
     Threads,
+    chosen,
     integers,
     make_preset_bundle,
     need,
-    peer_names,
     public_name,
     usage_error,
-    write_result,
+    write,
 )
-from pepnet_infer.cli.bench_sync import sync
-from pepnet_infer.cli.output import as_path, progress
+from pepnet_infer.cli.output import as_path
 from pepnet_infer.cli.score import OnBadRow
 from pepnet_infer.process.cpu import available_threads
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Sequence
 
-bench = typer.Typer(help="Measure latency beside other engines, and scoring's speed and memory.", no_args_is_help=True)
-bench.command()(cache)
-bench.command()(cache_speed)
-bench.command()(sync)
+    from pepnet_infer.bench.cache.policies import Policy as CachePolicy
+    from pepnet_infer.bench.harness.report import Report
+    from pepnet_infer.rows.cache.config import Policy
+
+bench = typer.Typer(help="Measure latency beside other engines, scoring, the cache and sync.", no_args_is_help=True)
+BundleFolder = Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")]
+
+
+class Ways(StrEnum):
+    """Which form of the cache a policy is replayed in."""
+
+    full = "full"
+    auto = "auto"
+    both = "both"
+
+
+class Gone(StrEnum):
+    """What an evicted row is when its id comes back."""
+
+    refilled = "refilled"
+    lost = "lost"
+    both = "both"
+
+
+@bench.callback(invoke_without_command=True)
+def _first_look(
+    context: typer.Context,
+    quick: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="A first look, in under 20 s: latency BUNDLE --quick.")
+    ] = None,
+) -> None:
+    if quick is not None:
+        latency(context, quick, quick=True)
+        raise typer.Exit
 
 
 @bench.command()
 def latency(
+    context: typer.Context,
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or preset:NAME.")],
     batch: Annotated[str, typer.Option(help="Batch sizes, with commas between.")] = "1,64,1024",
     peers: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
+    peer: Annotated[list[str] | None, typer.Option(metavar="MODULE:BUILD", help="Your own beside them.")] = None,
     baseline: Annotated[str | None, typer.Option(help="The peer to compare with; default onnxruntime.")] = None,
     threads: Threads = None,
     runs: Annotated[int, typer.Option(min=30, help="Timed calls of every peer, at least.")] = 30,
     seconds: Annotated[float, typer.Option(min=0, help="Go on measuring each batch size for this long.")] = 10.0,
     cold: Annotated[bool, typer.Option("--cold", help="No untimed calls before each timed one.")] = False,
+    quick: Quick = False,
     end_to_end: Annotated[bool, typer.Option(help="Measure whole requests too, ids in.")] = True,
     rows_per_table: Annotated[int | None, typer.Option(min=1, help="Rows of each table; presets only.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of inputs, requests and preset weights.")] = 0,
+    seed: Seed = 0,
     json_file: JsonFile = None,
-    html_file: HtmlFile = None,
-    png_file: PngFile = None,
     markdown_file: MarkdownFile = None,
+    png_file: PngFile = None,
 ) -> None:
     """Compare the dense part with its peers on the same bundle and rows, and time whole requests."""
     need("torch", "export")
-    if html_file or png_file:
+    if png_file:
         need("matplotlib", "bench")
-    from pepnet_infer.bench.latency import Plan
-    from pepnet_infer.bench.latency_page import latency_page, noise
+    from pepnet_infer.bench.harness.interleave import Plan
+    from pepnet_infer.bench.latency.peers import BASELINE, QUICK, all_peers
     from pepnet_infer.bench.latency_run import LatencyOptions, measure_latency
-    from pepnet_infer.bench.peers import BASELINE, all_peers
     from pepnet_infer.bundle.bundle import Bundle
 
-    known = [peer.name for peer in all_peers()]
-    names = known if peers == "all" else peer_names(peers)
-    for name in names:
-        if name not in known:
-            raise usage_error("--peers", f"expected some of {', '.join(known)}, got {name!r}")
-    if baseline is not None and baseline not in names:
+    known = [spec.name for spec in all_peers()]
+    names = QUICK if quick and peers == "all" else chosen("--peers", peers, known)
+    if baseline is not None and baseline not in (*names, *(peer or ())):
         raise usage_error("--baseline", f"expected one of the peers {', '.join(names)}, got {baseline!r}")
     if rows_per_table is not None and not bundle.startswith(PRESET):
         raise usage_error("--rows-per-table", f"expected it with preset:NAME only, got {bundle}, whose tables are full")
-    sizes = integers("--batch", batch)
+    plan = Plan(10, 1.0, warm_s=0.01) if quick else Plan(runs, seconds)
     options = LatencyOptions(
-        batch_sizes=sizes,
+        batch_sizes=integers("--batch", batch),
         peers=names,
-        required=peers != "all",
+        own=peer or (),
+        required=names if peers != "all" else (),
         baseline=baseline or (BASELINE if BASELINE in names else names[0]),
         threads=threads or available_threads(),
-        plan=Plan(runs, seconds, warm_calls=0, warm_s=0.0) if cold else Plan(runs, seconds),
+        plan=structs.replace(plan, warm_calls=0, warm_s=0.0) if cold else plan,
         end_to_end=end_to_end,
+        quick=quick,
         seed=seed,
     )
-    command = f"pepnet-infer bench latency {public_name(bundle)} --batch {batch} --threads {options.threads}"
-    command += f" --runs {runs} --seconds {seconds:g}"
-    for flag, on in (
-        (f" --peers {peers}", peers != "all"),
-        (f" --baseline {baseline}", baseline is not None),
-        (" --cold", cold),
-        (" --no-end-to-end", not end_to_end),
-        (f" --rows-per-table {rows_per_table}", rows_per_table is not None),
-        (f" --seed {seed}", seed != 0),
-    ):
-        command += flag if on else ""
-    with tempfile.TemporaryDirectory(prefix="pepnet-bench-") as folder, Steps() as say:
+    with tempfile.TemporaryDirectory(prefix="pepnet-bench-") as folder, Steps.shown() as say:
         path = Path(bundle)
         if bundle.startswith(PRESET):
             path = make_preset_bundle(bundle, Path(folder), seed, rows_per_table)
-        result = measure_latency(Bundle.open(path), public_name(bundle), command, options, say)
-    progress.print(noise(result.data), markup=False)
-    picture = None
-    if html_file or png_file:
-        from pepnet_infer.bench.latency_figure import latency_figure
-
-        picture = latency_figure(result)
-    write_result(result, latency_page(result, picture), json_file, html_file, png_file, markdown_file)
+        report = measure_latency(Bundle.open(path), public_name(bundle), options, say)
+    write(context, report, json_file, markdown_file, png_file)
 
 
 @bench.command()
 def offline(
-    bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
+    context: typer.Context,
+    bundle: BundleFolder,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
     scale: Annotated[str, typer.Option(help="How many times over the input is scored, with commas.")] = "1,10",
     runs: Annotated[int, typer.Option(min=1, help="Runs of each; rows/s is their median.")] = 1,
     threads: Threads = None,
     on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
     json_file: JsonFile = None,
-    html_file: HtmlFile = None,
     markdown_file: MarkdownFile = None,
 ) -> None:
     """Measure parquet scoring: rows a second, and peak memory when the input is so many times as long."""
-    from pepnet_infer.bench.offline import measure_offline, offline_page
+    from pepnet_infer.bench.parquet.offline import measure_offline
 
-    scales = integers("--scale", scale)
-    number = threads or available_threads()
-    names = " ".join(Path(path).name for path in inputs)
-    command = f"pepnet-infer bench offline {public_name(str(bundle))} {names} --scale {scale} --threads {number}"
-    command += f" --runs {runs} --on-bad-row {on_bad_row.value}"
-    with Steps() as say:
-        result = measure_offline(
-            bundle,
-            inputs,
-            command,
-            threads=number,
-            scales=scales,
-            runs=runs,
-            on_bad_row=on_bad_row.value,
-            say=say,
-        )
-    write_result(result, offline_page(result), json_file, html_file, markdown_file=markdown_file)
+    scales, number = integers("--scale", scale), threads or available_threads()
+    bad = on_bad_row.value
+    with Steps.shown() as say:
+        report = measure_offline(bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=bad, say=say)
+    write(context, report, json_file, markdown_file)
+
+
+@bench.command()
+def sync(
+    context: typer.Context,
+    bundle: BundleFolder,
+    rows_per_s: Annotated[
+        int | None, typer.Option(min=1, help="Rows that change in a second; default: what the bundle can bear.")
+    ] = None,
+    delta_s: Annotated[float, typer.Option(min=0.01, help="Seconds between two deltas.")] = 0.25,
+    dense_every: Annotated[int, typer.Option(min=0, help="Dense weights come with every Nth delta; 0: never.")] = 20,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that score.")] = 2,
+    seconds: Annotated[float, typer.Option(min=6, help="Measure for this long.")] = 30.0,
+    quick: Quick = False,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of a call.")] = 256,
+    load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the time that each thread scores.")] = 1.0,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of one CPU, that the follower may take.")] = 0.15,
+    policy: Annotated[str, typer.Option(help="The cache's policy.")] = "gset",
+    seed: Seed = 0,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
+    png_file: PngFile = None,
+) -> None:
+    """Publish changed rows and weights from another process while an engine follows and threads score."""
+    from pepnet_infer.bench.sync.run import SyncOptions, measure_sync
+
+    if rows_per_s is not None and round(rows_per_s * delta_s) < 1:
+        raise usage_error("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
+    if png_file:
+        need("matplotlib", "bench")
+    time = 6.0 if quick else seconds
+    options = SyncOptions(
+        rows_per_s, delta_s, dense_every, threads, time, batch, load, share, cast("Policy", policy), seed
+    )
+    with Steps.shown() as say:
+        report = measure_sync(bundle, public_name(bundle), options, say)
+    write(context, report, json_file, markdown_file, png_file)
+
+
+@bench.command()
+def cache_speed(
+    context: typer.Context,
+    table_mb: Annotated[str, typer.Option(help="Sizes of the table in MiB, with commas between.")] = "64,800",
+    rows: Annotated[int, typer.Option(min=1, help="Ids of a call.")] = 20480,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers of a row.")] = 40,
+    runs: Annotated[int, typer.Option(min=30, help="Timed calls of every contender, at least.")] = 30,
+    seconds: Annotated[float, typer.Option(min=0, help="Go on measuring lookups of each table for this long.")] = 5.0,
+    slice_ms: Annotated[float, typer.Option(min=5, help="Length of a slice with threads.")] = 100.0,
+    rounds: Annotated[int, typer.Option(min=2, help="Slices of each kind with threads.")] = 30,
+    seed: Seed = 0,
+    peers_library: Annotated[
+        Path | None,
+        typer.Option(envvar="PEPNET_BENCH_PEERS", help="The C++ peers, as `make bench-cache` builds them."),
+    ] = None,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
+) -> None:
+    """Compare the embedding cache with a gather, hash maps and other caches, on one thread and on two."""
+    from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
+    from pepnet_infer.bench.harness.interleave import Plan
+
+    if peers_library is None:
+        expected = "expected the library that `make bench-cache` builds, here or in PEPNET_BENCH_PEERS"
+        raise usage_error("--peers-library", f"{expected}, got none")
+    sizes = integers("--table-mb", table_mb)
+    for mb in sizes:
+        if (mb << 20) // (dim * 4) < rows:
+            raise usage_error("--table-mb", f"expected at least {rows} rows of {dim} float32, got {mb} MiB")
+    # Untimed calls for so long: then the last-level cache holds what it would in a busy server.
+    plan = Plan(runs, seconds, warm_s=0.015)
+    options = CacheSpeedOptions(peers_library, sizes, rows, dim, plan, slice_ms / 1e3, rounds, seed)
+    with Steps.shown() as say:
+        report = measure_cache_speed(options, say)
+    write(context, report, json_file, markdown_file)
+
+
+@bench.command()
+def cache(
+    context: typer.Context,
+    trace: Annotated[
+        Path | None, typer.Option(help="A parquet file: key, and if there are time (s) and positive (bool).")
+    ] = None,
+    capacity: Annotated[
+        str, typer.Option(help="With commas between: rows, shares of the distinct ids like 10%, bytes like 64MiB.")
+    ] = "1%,5%,10%,20%,40%",
+    policies: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
+    ways: Annotated[Ways, typer.Option(help="full: exact; auto: set-associative, as it serves.")] = Ways.both,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers of a row, for capacities in bytes.")] = 40,
+    beta: Annotated[float, typer.Option(help="What a score loses an interval.")] = 0.1,
+    r: Annotated[float, typer.Option(help="What a positive sample counts.")] = 3.0,
+    interval: Annotated[
+        float | None, typer.Option(help="Seconds; without times, accesses. Default a day; the cache's rows.")
+    ] = None,
+    label_delay: Annotated[
+        float | None, typer.Option(help="When labels are known: seconds (default 60; 600), or accesses (1000).")
+    ] = None,
+    quality: Annotated[
+        list[Path] | None, typer.Option(metavar="BUNDLE", help="Instead of a trace: bundles, one a seed; needs --data.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="kuairand:DIR|synthetic[:ROWS]", help="The log they are of.")
+    ] = None,
+    shares: Annotated[str, typer.Option(help="Percent of a bundle's rows that the cache holds, with commas.")] = (
+        "5%,10%,20%,40%,60%"
+    ),
+    evicted: Annotated[Gone, typer.Option(help="What comes back: the trained row, or one that begins anew.")] = (
+        Gone.both
+    ),
+    test_day: Annotated[
+        int | None, typer.Option(help="The first day not trained on; default: what the bundle's scores tell.")
+    ] = None,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
+    png_file: PngFile = None,
+) -> None:
+    """Replay a trace of ids, or a log and its model, through every policy and MIN, which knows the future."""
+    from pepnet_infer.bench.cache.policies import POLICIES, Plan, Scoring, measure_policies
+    from pepnet_infer.bench.cache.trace import read_trace
+
+    if (trace is None) == (not quality):
+        got = "both" if trace else "none"
+        raise usage_error("--trace", f"expected either a parquet file or --quality BUNDLE, got {got}")
+    wanted = chosen("--policies", policies, list(POLICIES))
+    kept = [policy for policy in POLICIES if policy in wanted]
+    if png_file:
+        need("matplotlib", "bench")
+    with Steps.shown() as say:
+        if trace is not None:
+            forms = ("full", "auto") if ways is Ways.both else (ways.value,)
+            plan = Plan(capacity.split(","), kept, forms, dim, Scoring(beta, r, interval, label_delay))
+            report = measure_policies(read_trace(trace), plan, say)
+        else:
+            report = _quality(quality or [], data, kept, shares, evicted, label_delay, test_day, say)
+    write(context, report, json_file, markdown_file, png_file)
+
+
+def _quality(
+    bundles: list[Path],
+    data: str | None,
+    kept: Sequence[CachePolicy],
+    shares: str,
+    evicted: Gone,
+    label_delay: float | None,
+    test_day: int | None,
+    say: Steps,
+) -> Report:
+    from pepnet_infer.bench.cache.quality import QualityPlan, measure_quality
+    from pepnet_infer.bench.cache.quality_run import EVICTED
+    from pepnet_infer.export.data.source import open_source
+
+    if data is None:
+        raise usage_error("--data", "expected kuairand:DIR or synthetic[:ROWS] with --quality, got none")
+    try:
+        parts = [float(part.strip().removesuffix("%")) / 100 for part in shares.split(",")]
+    except ValueError:
+        parts = []
+    if not parts or not all(0 < part <= 1 for part in parts) or len(set(parts)) != len(parts):
+        raise usage_error("--shares", f"expected different shares above 0 and up to 100%, got {shares!r}")
+    gone = [name for name in EVICTED if evicted.value in (name, "both")]
+    plan = QualityPlan(kept, parts, gone, 600.0 if label_delay is None else label_delay, test_day)
+    return measure_quality(bundles, open_source(data), plan, say)

@@ -1,86 +1,44 @@
-"""What the commands of `pepnet-infer bench` share: options, progress, and where results are written."""
+"""What the commands of `pepnet-infer bench` share: progress, the command to type again, and where results go."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from pepnet_infer.cli.output import progress
+from pepnet_infer.errors import PepnetError
 
 if TYPE_CHECKING:
-    from pepnet_infer.bench.report import Page, Result
-
+    from pepnet_infer.bench.harness.report import Report
 
 PRESET = "preset:"
 
-
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
-
-
-HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page with tables and picture to this file.")]
-
-
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")]
+MarkdownFile = Annotated[Path | None, typer.Option("--markdown", help="Write the page to this file.")]
 PngFile = Annotated[Path | None, typer.Option("--png", help="Write the picture to this file.")]
-
-
-MarkdownFile = Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file.")]
-
-
+Quick = Annotated[bool, typer.Option("--quick", help="A first look, in under 20 seconds.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every peer; default: what this process may use.")]
-
-
-def write_result(
-    result: Result,
-    page: Page,
-    json_file: Path | None,
-    html_file: Path | None,
-    png_file: Path | None = None,
-    markdown_file: Path | None = None,
-) -> None:
-    """Writes a result to the files that were asked for, and its tables to stdout."""
-    from pepnet_infer.bench.report import write_whole
-
-    for path, content in (
-        (json_file, result.to_json()),
-        (html_file, page.html()),
-        (png_file, page.picture),
-        (markdown_file, page.markdown()),
-    ):
-        if path is not None and content is not None:
-            write_whole(path, content)
-            progress.print(f"wrote {path}", markup=False, highlight=False)
-    console = Console() if sys.stdout.isatty() else Console(width=120)  # a pipe has no width to keep to
-    console.print(page.lead, markup=False, highlight=False)
-    for table in page.tables:
-        console.print(table.rich())
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
+_FILES = ("json_file", "markdown_file", "png_file", "peers_library")
 
 
 class Steps:
-    """Shows what is being done: one line that changes on a terminal, a line for each new step elsewhere.
-
-    Nothing refreshes by itself: a thread that draws would disturb what is measured.
-    """
+    """Progress on stderr: the current step, on a terminal with its details as they change."""
 
     def __init__(self) -> None:
-        self._live = Live(console=progress, auto_refresh=False, transient=True)
-        self._drawn = 0.0
-        self._last = ""
-
-    def __enter__(self) -> Steps:
-        if progress.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        self._live = Live(console=progress, transient=True, auto_refresh=False)
+        self._last, self._drawn = "", 0.0
 
     def __call__(self, step: str) -> None:
         """Says what is done from here on; what follows a semicolon is a detail, shown on a terminal only."""
@@ -92,6 +50,69 @@ class Steps:
             self._live.update(Text(f"{text} {detail}"), refresh=True)
             self._drawn = time.monotonic()
         self._last = text
+
+    @classmethod
+    @contextmanager
+    def shown(cls) -> Iterator[Steps]:
+        """Shows steps while the block runs."""
+        steps = cls()
+        with steps._live:
+            yield steps
+
+
+def write(
+    context: typer.Context,
+    report: Report,
+    json_file: Path | None,
+    markdown_file: Path | None,
+    png_file: Path | None = None,
+) -> None:
+    """Prints the tables to stdout, and writes the files that were asked for."""
+    from pepnet_infer.storage.atomic import write_file
+
+    command = command_line(context)
+    for path, content in (
+        (json_file, lambda: report.to_json(command).encode()),
+        (png_file, report.picture),
+        (markdown_file, lambda: report.markdown(command, png_file.name if png_file else None).encode()),
+    ):
+        if path is None or content is None:
+            continue
+        try:
+            write_file(path, content())
+        except OSError as error:
+            raise PepnetError(f"{path}: cannot write: {error}") from error
+        progress.print(f"wrote {path}", markup=False, highlight=False)
+    asked = os.environ.get("COLUMNS", "")
+    width = int(asked) if asked.isdecimal() and int(asked) else None
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    print(report.lead, *(table.text(width) for table in report.tables), sep="\n\n")
+
+
+def command_line(context: typer.Context) -> str:
+    """Returns what was typed, without what is written and without the folders of this machine."""
+    words = ["pepnet-infer", "bench", *([context.command.name] if context.parent and context.command.name else [])]
+    for parameter in context.command.params:
+        name, source = parameter.name or "", context.get_parameter_source(parameter.name or "")
+        if name in _FILES or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[name]
+        flag = parameter.opts[:1] if parameter.param_type_name == "option" else []
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, bool):
+                words.append((parameter.opts if one else parameter.secondary_opts)[0])
+            else:
+                words += [*flag, public_name(getattr(one, "value", one))]
+    return " ".join(words)
+
+
+def public_name(value: object) -> str:
+    """What a path, bundle or data set is called in a published result: no folder of this machine."""
+    kind, _, rest = str(value).partition(":")
+    if rest and kind == "kuairand":
+        return f"{kind}:DIR"
+    return Path(str(value)).resolve().name if isinstance(value, Path) or "/" in str(value) else str(value)
 
 
 def make_preset_bundle(name: str, folder: Path, seed: int, rows: int | None) -> Path:
@@ -117,11 +138,14 @@ def need(package: str, extra: str) -> None:
         raise typer.BadParameter(f"this needs {package}: pip install 'pepnet-infer[{extra}]'")
 
 
-def peer_names(text: str) -> list[str]:
-    """Returns the names in a list with commas. Raises a usage error for one that comes twice."""
-    names = [name.strip() for name in text.split(",")]
+def chosen(option: str, text: str, known: list[str]) -> list[str]:
+    """Returns the names in a list with commas, or all. Raises a usage error for one twice or not known."""
+    names = known if text == "all" else [name.strip() for name in text.split(",")]
     if len(set(names)) != len(names):
-        raise usage_error("--peers", f"expected each name once, got {text!r}")
+        raise usage_error(option, f"expected each name once, got {text!r}")
+    for name in names:
+        if name not in known:
+            raise usage_error(option, f"expected some of {', '.join(known)}, got {name!r}")
     return names
 
 
@@ -131,8 +155,3 @@ def integers(option: str, text: str) -> list[int]:
     if min(numbers) < 1 or len(set(numbers)) != len(numbers):
         raise usage_error(option, f"expected distinct positive integers with commas, got {text!r}")
     return numbers
-
-
-def public_name(bundle: str) -> str:
-    """What a bundle is called in a published result: a preset's name, or the last part of a path."""
-    return bundle if bundle.startswith(PRESET) else Path(bundle).resolve().name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,14 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pepnet_infer.bench import end_to_end, latency, latency_run, limits, overhead
-from pepnet_infer.bench.latency import Plan
-from pepnet_infer.bench.latency_hits import hit_rates
-from pepnet_infer.bench.report import Result as BenchResult
+from pepnet_infer.bench import latency_run
+from pepnet_infer.bench.harness import interleave
+from pepnet_infer.bench.harness.interleave import Plan
+from pepnet_infer.bench.latency import limits, overhead, requests
+from pepnet_infer.bench.latency.hits import hit_rates
 from pepnet_infer.cli.bench import bench
 from pepnet_infer.errors import BackendError, BundleError, PepnetError
 
 PEERS = "onnxruntime,engine-onnxruntime,engine-native"
+GUIDE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
 @pytest.fixture
@@ -32,9 +35,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setattr(limits, "SHAPES", ((16, 32, 32),))
     monkeypatch.setattr(limits, "SECONDS_A_TRY", 0.01)
     monkeypatch.setattr(limits, "last_level_cache", lambda: 1 << 20)
-    monkeypatch.setattr(end_to_end, "CANDIDATES", 20)
+    monkeypatch.setattr(requests, "CANDIDATES", 20)
     monkeypatch.setattr(overhead, "CALLS", 50)
-    monkeypatch.setattr(latency, "Plan", functools.partial(Plan, warm_s=0.002))  # a tenth: hundreds of turns warm up
+    monkeypatch.setattr(interleave, "Plan", functools.partial(Plan, warm_s=0.002))  # a tenth: hundreds of turns warm up
     quick = Plan(runs=3, warm_calls=0, warm_s=0.0, settle_s=0.0)
     monkeypatch.setattr(
         latency_run, "hit_rates", lambda b, sizes, threads, _, *more: hit_rates(b, sizes, threads, quick, *more)
@@ -64,16 +67,17 @@ def interactions(tmp_path: Path, toy_batch: Callable[..., dict[str, Any]]) -> Pa
 
 
 def test_latency_writes_all_it_was_asked_for(run: Callable[..., Result], toy_bundle: Path, tmp_path: Path) -> None:
-    files = {kind: tmp_path / f"result.{kind}" for kind in ("json", "html", "png", "markdown")}
+    files = {kind: tmp_path / f"result.{kind}" for kind in ("json", "png", "markdown")}
     options = [argument for kind, path in files.items() for argument in (f"--{kind}", path)]
     done = run("latency", toy_bundle, "--batch", "1,8", "--seconds", 0, "--threads", 1, "--peers", PEERS, *options)
     assert done.exit_code == 0, done.output
     text = files["json"].read_text()
     assert str(tmp_path) not in text
     assert str(toy_bundle.parent) not in text
-    result = BenchResult.from_json(text)
-    rows = result.data["rows"]
-    assert [(r["peer"], r["batch"]) for r in rows] == [(p, b) for b in (1, 8) for p in PEERS.split(",")]
+    result = json.loads(text)
+    data = result["data"]
+    rows = data["rows"]
+    assert [(r["name"], r["batch"]) for r in rows] == [(p, b) for b in (1, 8) for p in PEERS.split(",")]
     for row in rows:
         assert row["runs"] >= 30
         assert 0 < row["p50_ms"] <= row["p99_ms"]
@@ -82,32 +86,73 @@ def test_latency_writes_all_it_was_asked_for(run: Callable[..., Result], toy_bun
         assert row["matrix_share"] > 0
         for versus in row["speedups"].values():
             assert versus["low"] <= versus["ratio"] <= versus["high"]
-    assert result.data["missing"] == []
-    requests = ["score request", "rank request"] * 2
-    assert [r["call"] for r in result.data["end_to_end"]] == [*["score", "rank", "score_dense"] * 2, *requests]
-    at_rates = result.data["hit_rates"]["rows"]
+    assert data["missing"] == []
+    requests_of = ["score request", "rank request"] * 2
+    assert [r["call"] for r in data["end_to_end"]] == [*["score", "rank", "score_dense"] * 2, *requests_of]
+    at_rates = data["hit_rates"]["rows"]
     assert [(r["call"], r["batch"], r["asked_hit_rate"]) for r in at_rates if r["call"] != "dense"] == [
         (call, size, rate) for size in (1, 8) for call in ("score", "lookup") for rate in (1.0, 0.9, 0.5, None)
     ]
-    assert {"hit rates, batch 1", "hit rates, batch 8"} < set(result.data["others_busy"])
-    assert [(r["peer"], r["against"], r["batch"]) for r in result.data["ratios"]] == [
+    assert {"hit rates, batch 1", "hit rates, batch 8"} < set(data["others_busy"])
+    assert [(r["name"], r["against"], r["batch"]) for r in data["ratios"]] == [
         ("engine-native", "onnxruntime", 1),
         ("engine-native", "onnxruntime", 8),
     ]
-    assert [(e["model"], e["rows"]) for e in result.data["overhead_us"]] == [
-        (model, rows) for model in ("bundle", "tiny") for rows in (1, 64)
-    ]
-    assert result.command == (
-        f"pepnet-infer bench latency bundle --batch 1,8 --threads 1 --runs 30 --seconds 0 --peers {PEERS}"
+    assert [entry["rows"] for entry in data["overhead_us"]] == [1, 64]
+    assert result["command"] == (
+        f"pepnet-infer bench latency bundle --batch 1,8 --peers {PEERS} --threads 1 --seconds 0.0"
     )
     assert files["png"].read_bytes().startswith(b"\x89PNG")
-    assert "data:image/png;base64," in files["html"].read_text()
-    assert files["markdown"].read_text().count("| engine-onnxruntime |") == 2
-    assert "Overhead of a call of score_dense" in files["markdown"].read_text()
-    for text in (done.stdout, files["html"].read_text(), files["markdown"].read_text()):
-        assert "End to end at given hit rates" in text
-    assert "engine-onnxruntime" in done.stdout
+    page = files["markdown"].read_text()
+    assert "![Latency of bundle](result.png)" in page
+    for title in ("Times in milliseconds", "Peers", "Machine"):  # on the page, not on the terminal
+        assert f"**{title}**" in page
+        assert f"\n{title}\n" not in done.stdout
+    for text in (done.stdout, page):
+        for said in ("End to end at given hit rates", "Overhead of a call of score_dense", "engine-onnxruntime"):
+            assert said in text
+        assert "1 threads for every peer; other processes used" in text
     assert "wrote" in done.stderr
+
+
+def test_a_quick_look_has_the_guide_s_own_peer_beside_it(
+    run: Callable[..., Result], toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (tmp_path / "my_peer.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    done = run(
+        "latency", toy_bundle, "--quick", "--batch", 4, "--threads", 1, "--peer", "my_peer:build", "--json", "r.json"
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(Path("r.json").read_text())
+    rows = {row["name"]: row for row in result["data"]["rows"]}
+    assert list(rows) == ["onnxruntime", "engine-native", "engine-native-bf16", "engine-native-int8", "my_peer:build"]
+    own = rows["my_peer:build"]
+    assert (own["precision"], own["settings"]) == ("fp32", {"threads": 1, "weights": "float16"})
+    assert 1e-6 < own["rms"] < 0.01
+    assert result["data"]["end_to_end"] == result["data"]["hit_rates"]["rows"] == result["data"]["overhead_us"] == []
+    assert result["command"] == "pepnet-infer bench latency bundle --batch 4 --peer my_peer:build --threads 1 --quick"
+    assert "my_peer:build" in done.stdout
+
+
+def test_a_quick_look_at_a_bundle_needs_no_subcommand(run: Callable[..., Result], toy_bundle: Path) -> None:
+    done = run("--quick", toy_bundle)
+    assert done.exit_code == 0, done.output
+    for size in (1, 64, 1024):
+        assert f"Dense part, batch {size}; speed-up against onnxruntime" in done.stdout
+
+
+def test_tables_keep_to_the_columns_there_are(
+    run: Callable[..., Result], toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    done = run("latency", toy_bundle, "--quick", "--batch", 4, "--peers", PEERS)
+    assert done.exit_code == 0, done.output
+    table = done.stdout[done.stdout.index("Dense part, batch 4") :]
+    assert max(map(len, table.splitlines())) <= 60
+    assert sum(line.startswith("engine-onnxruntime ") for line in table.splitlines()) > 1  # in every block
 
 
 def test_latency_without_end_to_end_and_cold(run: Callable[..., Result], toy_bundle: Path, tmp_path: Path) -> None:
@@ -119,7 +164,7 @@ def test_latency_without_end_to_end_and_cold(run: Callable[..., Result], toy_bun
     assert done.exit_code == 0, done.output
     data = json.loads(target.read_text())["data"]
     assert data["end_to_end"] == []
-    assert data["hit_rates"] is None
+    assert data["hit_rates"]["rows"] == []
     assert data["baseline"] == "openvino"
     assert data["plan"]["warm_calls"] == data["plan"]["warm_s"] == 0
     assert "speed-up against openvino" in done.stdout
@@ -135,7 +180,7 @@ def test_latency_makes_a_preset_first(run: Callable[..., Result], tmp_path: Path
     assert done.exit_code == 0, done.output
     result = json.loads(target.read_text())
     assert result["data"]["bundle"] == "preset:seed"
-    assert result["command"].endswith("--peers onnxruntime --rows-per-table 50")
+    assert result["command"].endswith("--peers onnxruntime --seconds 0.0 --rows-per-table 50")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +190,7 @@ def test_latency_makes_a_preset_first(run: Callable[..., Result], tmp_path: Path
         (("--peers", "onnxruntime,onnxruntime"), "expected each name once"),
         (
             ("--peers", "engine-onnxruntime-bf16"),
-            "engine-native-int8, engine-onnxruntime, engine-cuda, engine-cuda-bf16, got 'engine-onnxruntime-bf16'",
+            "engine-cuda, engine-cuda-bf16, got 'engine-onnxruntime-bf16'",
         ),
         (("--peers", "onnxruntime", "--baseline", "torch"), "expected one of the peers onnxruntime, got 'torch'"),
         (("--batch", "1,x"), "expected distinct positive integers with commas, got '1,x'"),
@@ -184,22 +229,22 @@ def test_latency_of_nothing(run: Callable[..., Result], tmp_path: Path) -> None:
 def test_offline_scores_the_input_so_many_times(
     run: Callable[..., Result], toy_bundle: Path, interactions: Path, tmp_path: Path
 ) -> None:
-    target, page = tmp_path / "r.json", tmp_path / "r.html"
+    target, page = tmp_path / "r.json", tmp_path / "r.md"
     done = run(
         *("offline", toy_bundle, interactions, "--scale", "1,3", "--threads", 1, "--runs", 2),
-        *("--json", target, "--html", page),
+        *("--json", target, "--markdown", page),
     )
     assert done.exit_code == 0, done.output
     text = target.read_text()
     assert str(tmp_path) not in text
-    result = BenchResult.from_json(text)
-    once, thrice = result.data["rows"]
+    result = json.loads(text)
+    once, thrice = result["data"]["rows"]
     assert (once["scale"], once["rows"], once["files"], once["runs"]) == (1, 500, 2, 2)
     assert (thrice["scale"], thrice["rows"], thrice["files"]) == (3, 1500, 2)
     for row in (once, thrice):
         assert row["rows_per_s"] == pytest.approx(row["rows"] / row["seconds"])
         assert 10 << 20 < row["loaded_rss"] <= row["peak_rss"] < 2 << 30
-    assert result.command.startswith("pepnet-infer bench offline bundle in --scale 1,3 --threads 1 --runs 2")
+    assert result["command"] == "pepnet-infer bench offline bundle in --scale 1,3 --runs 2 --threads 1"
     assert "Peak at 3× over that at 1×" in page.read_text()
     assert "1500" in done.stdout
 

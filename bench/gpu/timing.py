@@ -1,0 +1,131 @@
+"""Timing on a GPU, by the harness of all benchmarks with clocks of its own, and what is made of the figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pepnet_infer.bench.harness.interleave import Clock, Plan
+from pepnet_infer.bench.harness.measure import Row, Say, measure
+from pepnet_infer.bench.harness.report import Table
+
+REPEATS = 20  # calls between two events
+SETS = 4  # of inputs, in turn
+Calls = Sequence[Callable[[], Any]]  # of a peer, one a set of inputs
+
+_COLUMNS = {
+    "peer": "{name}",
+    "rows": "{batch:d}",
+    "p50 µs": "{p50_us:.1f}",
+    "p99 µs": "{p99_us:.1f}",
+    "to scores µs": "{call_p50_us:.1f}",
+    "p99": "{call_p99_us:.1f}",
+    "max error": "{max_abs:.1e}",
+    "rms error": "{rms:.1e}",
+    "runs": "{runs:d}",
+}
+
+
+def on_device(torch: Any, call: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, Any]:
+    """Returns seconds of a call on the device, behind a wait there that is long enough to put in all of them."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    started = time.perf_counter()
+    output = call()
+    put_in = time.perf_counter() - started
+    torch.cuda._sleep(int(2e9 * (1.5 * put_in * repeats + 1e-4)))  # cycles of at most 2 GHz
+    begin.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / repeats, output
+
+
+def clocks(torch: Any) -> dict[str, Clock]:
+    """Returns the clocks: the device's own events, and from a call to its scores on a device that is idle before."""
+
+    def device(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
+        seconds, output = on_device(torch, lambda: call(item))
+        return 1e9 * seconds, output
+
+    def to_scores(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
+        torch.cuda.current_stream().synchronize()
+        begin = time.perf_counter_ns()
+        output = call(item)
+        torch.cuda.current_stream().synchronize()
+        return time.perf_counter_ns() - begin, output
+
+    return {"": device, "call_": to_scores}
+
+
+def time_peers(
+    clocks: Mapping[str, Clock], calls: Mapping[str, Calls], about: Mapping[str, Row], seconds: float, say: Say
+) -> list[Row]:
+    """Times all peers in turn for `seconds`, half by each clock, a few rounds at least. Returns a row each."""
+
+    def call_of(name: str) -> Callable[[int], Any]:
+        return lambda item: calls[name][item]()
+
+    plan = Plan(5, seconds / len(clocks), warm_calls=1, warm_s=0.0, settle_s=0.0)
+    rows: dict[str, Row] = {}
+    for prefix, clock in clocks.items():
+        these = {name: call_of(name) for name in calls}
+        figures = measure("on the GPU", these, range(SETS), plan, say, about=about, clock=clock)
+        for name, row in figures.rows.items():
+            took = {f"{prefix}{mark}_us": 1e3 * row[f"{mark}_ms"] for mark in ("p50", "p99")}
+            rows[name] = {**row, **rows.get(name, {}), **took}
+    return list(rows.values())
+
+
+def limits(torch: Any) -> dict[str, float]:
+    """Returns copy bandwidth and bf16 rate of this card, as far as plain torch reaches them."""
+    one = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    other = torch.empty_like(one)
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    copy = min(on_device(torch, lambda: other.copy_(one), 5)[0] for _ in range(5))
+    product = min(on_device(torch, lambda: a @ a, 5)[0] for _ in range(5))
+    return {"copy_gb_per_s": 2 * one.numel() / copy / 1e9, "bf16_tflops": 2 * 8192**3 / product / 1e12}
+
+
+def kernels(facts: dict[str, Any]) -> str:
+    """Returns the tile of each launch of products, and what it took where it was measured, launch to launch."""
+    names: dict[int, str] = {}
+    for product in facts["products"]:
+        names[product["launch"]] = " + ".join(filter(None, (names.get(product["launch"]), product["name"])))
+    lines = ["launches of products in bf16 by rows: tile, us"]
+    for rows, launches in facts["tiles"].items():
+        took = (f"{names[i]}: {one['tile']} {one['microseconds'][one['tile']]:.1f}" for i, one in enumerate(launches))
+        lines.append(f"  {rows:>5}: " + ", ".join(took))
+    return "\n".join(lines)
+
+
+def table(found: dict[str, Any]) -> Table:
+    """Returns the figures of the dense part."""
+    title = (
+        f"{found['gpu']}, torch {found['torch']}: dense part of preset kuaishou, inputs on the device, weights warm in "
+        "its cache, a call on the device, and from call to scores"
+    )
+    note = f"Errors: of scores from float64. {found['noise']}."
+    return Table(title, found["timings"], _COLUMNS, note)
+
+
+def ratios(found: dict[str, Any]) -> Iterator[str]:
+    """Yields what the table is read for: bf16 against the peers, and against what this card cannot be faster than."""
+    took = {(row["name"], row["batch"]): row["p50_us"] for row in found.get("timings", ())}
+    ids = {(row["name"], row["batch"]): row["p50_ms"] * 1e3 for row in found.get("ids", ())}
+    for (name, rows), mine in took.items():
+        if name != "cuda-bf16":
+            continue
+        said = [
+            f"{took[other, rows] / mine:.2f} x as fast as {other}"
+            for other in ("onnxruntime-fp32", "torch-compile-bf16")
+            if (other, rows) in took
+        ]
+        products, limit = found["kernels"]["bf16"]["products"], found["limits"]
+        flops = rows * sum(p["flops_a_row"] for p in products) / limit["bf16_tflops"] / 1e6
+        weights = sum(p["weight_bytes"] for p in products) / limit["copy_gb_per_s"] / 1e3
+        said.append(f"{mine / max(flops, weights):.1f} x its bound of {max(flops, weights):.1f} us")
+        if ("bf16, rows on GPU", rows) in ids:
+            said.append(f"ids -> scores {ids['bf16, rows on GPU', rows] / mine:.2f} x that")
+        yield f"cuda-bf16, {rows} rows: {mine:.1f} us, " + ", ".join(said)

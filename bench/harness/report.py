@@ -1,0 +1,147 @@
+"""Results for people: tables on a terminal, a page in Markdown, and the raw figures as JSON.
+
+A table is rows of values and, by heading, a template for its cells: `{"p50 ms": "{p50_ms:ms}"}`. A value that a row
+lacks, or None, is a dash. A template with a format sets figures to the right; one without holds words.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pepnet_infer.version import __version__
+
+#: How everything is measured and what the columns mean is told once.
+METHOD = "How it is measured, and how to read it: docs/benchmarks.md and docs/cache_study.md."
+
+_GAP = "  "
+_NARROWEST = 20  # to which a column of words is wrapped
+
+
+class _Cells(string.Formatter):
+    """Formats with units: `ms` and `us` with the digits that matter, `MiB`."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            raise LookupError
+        units: Mapping[str, Callable[[Any], str]] = {"ms": show_ms, "MiB": lambda size: f"{size / (1 << 20):,.0f}"}
+        return units[format_spec](value) if format_spec in units else str(super().format_field(value, format_spec))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under headings. `columns`: heading → template, or names of values that are words."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, str] | Sequence[str]
+    note: str = ""
+
+    def _templates(self) -> dict[str, str]:
+        given = self.columns
+        return dict(given) if isinstance(given, Mapping) else {name: f"{{{name}}}" for name in given}
+
+    def cells(self) -> list[list[str]]:
+        """Returns the rows as text."""
+        return [[_cell(template, row) for template in self._templates().values()] for row in self.rows]
+
+    def _words(self) -> list[bool]:
+        return [":" not in template for template in self._templates().values()]
+
+    def markdown(self) -> str:
+        """Returns the table padded, so that its source reads as a table too."""
+        lines = [[cell.replace("|", "\\|") for cell in line] for line in (list(self._templates()), *self.cells())]
+        widths, words = [max(3, *map(len, column)) for column in zip(*lines, strict=True)], self._words()
+        rule = ["-" * w if word else "-" * (w - 1) + ":" for w, word in zip(widths, words, strict=True)]
+        return "\n".join(f"| {' | '.join(_pad(line, widths, words))} |" for line in (lines[0], rule, *lines[1:]))
+
+    def text(self, width: int | None = None) -> str:
+        """Returns the table for a terminal of `width` characters; None: as wide as it is.
+
+        The first column is never cut. Columns that do not fit beside it follow below, with the first one again; words
+        that are longer than a line are wrapped.
+        """
+        heads, words = list(self._templates()), self._words()
+        columns = [list(column) for column in zip(heads, *self.cells(), strict=True)]
+        longest = [max(map(len, column[1:]), default=0) for column in columns]
+        widths = [max(longest[0], len(heads[0]))]
+        room = None if width is None else max(_NARROWEST, width - widths[0] - len(_GAP))
+        for head, cells, word in zip(heads[1:], longest[1:], words[1:], strict=True):
+            # Headings of figures are wrapped to what the figures need, words to what there is room for.
+            need = max(cells, len(head) if word else max(map(len, head.split())))
+            widths.append(need if room is None or not word else min(need, room))
+        blocks = []
+        for at in _blocks(widths, room):
+            rows = [[columns[i][r] for i in at] for r in range(len(self.rows) + 1)]
+            blocks.append("\n".join(_lines(rows, [widths[i] for i in at], [words[i] for i in at])))
+        notes = textwrap.wrap(self.note, width or 120)
+        return "\n".join([self.title, *blocks, *notes])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command measured. `data` is everything as JSON values; the rest is what a person reads of it."""
+
+    kind: str  # "latency", "offline", ...
+    title: str
+    lead: str
+    data: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    tables: Sequence[Table]
+    details: Sequence[Table] = ()  # on the page only
+    notes: Sequence[str] = ()
+    picture: Callable[[], bytes] | None = field(default=None, compare=False)  # makes the PNG
+
+    def to_json(self, command: str) -> str:
+        """Returns the figures as JSON text. command: what to type to measure them again."""
+        head = {"kind": self.kind, "command": command, "version": __version__, "machine": self.machine}
+        return json.dumps({**head, "data": self.data}, indent=1, allow_nan=False) + "\n"
+
+    def markdown(self, command: str, picture: str | None = None) -> str:
+        """Returns the page. picture: the name of the PNG beside it."""
+        parts = [f"# {self.title}", self.lead, f"    {command}"]
+        parts += [f"![{self.title}]({picture})"] if picture else []
+        for table in (*self.tables, *self.details):
+            parts += [f"**{table.title}**", table.markdown(), *([table.note] if table.note else [])]
+        return "\n\n".join([*parts, *(f"- {note}" for note in self.notes)]) + "\n"
+
+
+def show_ms(millis: float) -> str:
+    """Returns milliseconds with the digits that matter."""
+    return f"{millis:.3f}" if millis < 1 else f"{millis:.2f}" if millis < 100 else f"{millis:.0f}"
+
+
+def _cell(template: str, row: Mapping[str, Any]) -> str:
+    try:
+        return _Cells().vformat(template, (), row)
+    except LookupError:
+        return "–"
+
+
+def _pad(line: Sequence[str], widths: Sequence[int], words: Sequence[bool]) -> list[str]:
+    return [c.ljust(w) if word else c.rjust(w) for c, w, word in zip(line, widths, words, strict=True)]
+
+
+def _blocks(widths: Sequence[int], room: int | None) -> Iterator[list[int]]:
+    """Yields the places of the columns of each block: as many as there is room for beside the first one."""
+    chosen, used = [0], 0
+    for at in range(1, len(widths)):
+        if room is not None and len(chosen) > 1 and used + widths[at] > room:
+            yield chosen
+            chosen, used = [0], 0
+        chosen.append(at)
+        used += widths[at] + len(_GAP)
+    yield chosen
+
+
+def _lines(rows: Sequence[list[str]], widths: Sequence[int], words: Sequence[bool]) -> Iterator[str]:
+    rule = ["─" * width for width in widths]
+    for row in (rows[0], rule, *rows[1:]):
+        parts = [textwrap.wrap(cell, w) if len(cell) > w else [cell] for cell, w in zip(row, widths, strict=True)]
+        for line in range(max(map(len, parts))):
+            cells = [part[line] if line < len(part) else "" for part in parts]
+            yield _GAP.join(_pad(cells, widths, words)).rstrip()

@@ -1,0 +1,1 @@
+"""`bench offline`: parquet scoring, rows a second and memory."""

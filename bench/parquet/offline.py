@@ -1,0 +1,144 @@
+"""Parquet scoring: rows a second, and whether memory stays the same when the input grows.
+
+Run as a module it scores once, in a process of its own, and prints one JSON object:
+
+    python -m pepnet_infer.bench.parquet.offline BUNDLE IN OUT THREADS raise|null
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow.parquet as pq
+
+from pepnet_infer.bench.harness import machine
+from pepnet_infer.bench.harness.measure import Row, Say
+from pepnet_infer.bench.harness.report import Report, Table
+from pepnet_infer.engine import Engine
+from pepnet_infer.errors import PepnetError
+from pepnet_infer.parquet import OFFLINE, score_parquet
+from pepnet_infer.parquet.options import OnBadRow
+from pepnet_infer.parquet.plan import plan
+
+_ROWS_A_BATCH = 65_536
+_COLUMNS = {
+    "input": "{scale}×",
+    "files": "{files:d}",
+    "rows": "{rows:d}",
+    "rows/s": "{rows_per_s:.0f}",
+    "seconds": "{seconds:.1f}",
+    "load s": "{load_s:.2f}",
+    "MiB loaded": "{loaded_rss:MiB}",
+    "MiB at most": "{peak_rss:MiB}",
+    "runs": "{runs:d}",
+}
+
+
+def measure_offline(
+    bundle: Path,
+    inputs: Sequence[str],
+    *,
+    threads: int,
+    scales: Sequence[int] = (1, 10),
+    runs: int = 1,
+    on_bad_row: str = "raise",
+    say: Say = lambda _: None,
+) -> Report:
+    """Scores copies of `inputs` with every row `scale` times, `runs` times each, in a fresh process each time.
+
+    A copy has the files of the input under the same names, each `scale` times as long, so that the largest file grows
+    with it. Raises PepnetError for what scoring refuses, and for a temporary folder that runs full.
+    """
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="pepnet-bench-") as folder:
+        for scale in scales:
+            say(f"writing the input at {scale}×")
+            source, out = Path(folder) / f"in-{scale}", Path(folder) / "out"
+            files = _copy(inputs, source, scale)
+            tries = []
+            for run in range(runs):
+                say(f"scoring at {scale}×; run {run + 1} of {runs}")
+                tries.append(_in_a_process([str(bundle), str(source), str(out), str(threads), on_bad_row]))
+                shutil.rmtree(out)
+            shutil.rmtree(source)
+            seconds = statistics.median(t["seconds"] for t in tries)
+            row = {"scale": scale, "files": files, "runs": runs, "seconds": seconds}
+            row |= {name: tries[0][name] for name in ("rows", "null_rows")}
+            row |= {name: max(t[name] for t in tries) for name in ("loaded_rss", "peak_rss")}
+            row["load_s"] = statistics.median(t["load_s"] for t in tries)
+            rows.append(row | {"rows_per_s": tries[0]["rows"] / seconds})
+    note = "Rows/s: median of the runs, loading left out. MiB: resident memory of the process, mapped tables included."
+    if len(rows) > 1:
+        growth = rows[-1]["peak_rss"] / rows[0]["peak_rss"]
+        note += f" Peak at {rows[-1]['scale']}× over that at {rows[0]['scale']}×: {growth:.2f}."
+    name, facts = bundle.resolve().name, machine.facts()
+    data = {"bundle": name, "threads": threads, "on_bad_row": on_bad_row, "rows": rows}
+    lead = f"{machine.machine_line(facts)}, {threads} threads."
+    table = Table("Parquet scoring", rows, _COLUMNS, note)
+    return Report("offline", f"Parquet scoring with {name}", lead, data, facts, [table], [machine.machine_table(facts)])
+
+
+def _copy(inputs: Sequence[str], target: Path, scale: int) -> int:
+    """Writes each input file `scale` times over into one file under `target`. Returns how many files there are."""
+    jobs = plan(list(inputs), target.with_name("planned"))
+    for job in jobs:
+        path = target / job.relative
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with pq.ParquetFile(job.source) as source, pq.ParquetWriter(path, source.schema_arrow) as writer:
+                for _ in range(scale):
+                    for batch in source.iter_batches(_ROWS_A_BATCH):
+                        writer.write_batch(batch)
+        except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
+            raise PepnetError(f"{job.source}: cannot be copied: {error}") from error
+    return len(jobs)
+
+
+def _in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
+    command = [sys.executable, "-P", "-m", "pepnet_infer.bench.parquet.offline", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise PepnetError(f"scoring ended with exit code {done.returncode}: {last}")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def _score_once(bundle: str, source: str, out: str, threads: str, on_bad_row: str) -> None:
+    """Scores all of `source` to `out` and prints rows, null_rows, seconds of scoring, load_s and memory in bytes."""
+    start = time.perf_counter()
+    with Engine.load(bundle, threads=int(threads), options=OFFLINE) as engine:
+        load_s, loaded = time.perf_counter() - start, _status_bytes("VmRSS")
+        start = time.perf_counter()
+        summary = score_parquet(engine, source, out, on_bad_row=cast(OnBadRow, on_bad_row))
+        seconds = time.perf_counter() - start
+    figures = {"rows": summary.rows, "null_rows": summary.null_rows, "seconds": seconds, "load_s": load_s}
+    print(json.dumps(figures | {"loaded_rss": loaded, "peak_rss": _status_bytes("VmHWM")}))
+
+
+def _status_bytes(field: str) -> int:
+    """Returns a memory figure of this process, such as VmHWM, its peak resident set since the program started.
+
+    `ru_maxrss` will not do: it begins with the size of the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status: expected a line {field}, got none")
+
+
+if __name__ == "__main__":
+    try:
+        _score_once(*sys.argv[1:])
+    except PepnetError as refused:
+        print(f"{type(refused).__name__}: {refused}", file=sys.stderr)
+        sys.exit(1)
