@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
@@ -96,14 +97,14 @@ def check_option(name: str, value: object, kind: Any) -> Any:
     return convert("", plain, kind, ConfigError, name)
 
 
-_KINDS: dict[type[msgspec.Struct], dict[str, Any]] = {}
+_KINDS: dict[type, dict[str, Any]] = {}
 
 
-def kinds_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Returns the fields of a struct by name, each with its type and constraints, for `check_option`."""
+def kinds_of(struct: type) -> dict[str, Any]:
+    """Returns the fields of a struct or dataclass by name, each with its type and constraints, for `check_option`."""
     if struct not in _KINDS:
         hints = get_type_hints(struct, include_extras=True)
-        _KINDS[struct] = {name: hints[name] for name in struct.__struct_fields__}
+        _KINDS[struct] = {field.name: hints[field.name] for field in _fields(struct)}
     return _KINDS[struct]
 
 
@@ -126,11 +127,11 @@ def _refused(key: str, value: object, kind: Any, refused: Exception) -> tuple[st
         return key, {"expected": "text in UTF-8", "got": quote(refused.object)}
     struct = next((one for one in _alternatives(kind) if _is_struct(one)), None)
     if struct is not None and isinstance(value, Mapping):
-        known, fields = kinds_of(struct), msgspec.structs.fields(struct)
+        known = kinds_of(struct)
         unknown = [name for name in value if name not in known]
-        if unknown and struct.__struct_config__.forbid_unknown_fields:
+        if unknown and _strict(struct):
             return key, f"unknown key {quote(unknown[0])}; known: {', '.join(known)}"
-        if missing := [field.name for field in fields if field.required and field.name not in value]:
+        if missing := [field.name for field in _fields(struct) if field.required and field.name not in value]:
             return key, f"missing key {missing[0]!r}"
     got = quote(value)
     if isinstance(value, list | tuple) and any(get_origin(one) in (list, tuple) for one in _alternatives(kind)):
@@ -160,7 +161,16 @@ def _parts(value: object, kind: Any) -> Iterator[tuple[str | int, object, Any]]:
 
 
 def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return isinstance(kind, type) and (issubclass(kind, msgspec.Struct) or is_dataclass(kind))
+
+
+def _strict(struct: type) -> bool:
+    return issubclass(struct, msgspec.Struct) and struct.__struct_config__.forbid_unknown_fields
+
+
+def _fields(struct: type) -> tuple[types.Field, ...]:
+    info = types.type_info(struct)
+    return info.fields if isinstance(info, types.StructType | types.DataclassType) else ()
 
 
 def _joined(key: str, name: str | int) -> str:

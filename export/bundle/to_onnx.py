@@ -75,19 +75,19 @@ def declare(model: onnx.ModelProto, config: ModelConfig, tasks: int) -> None:
 def check_graph(model: onnx.ModelProto, config: ModelConfig, tasks: int, where: str) -> None:
     """Raises BundleError unless the graph is valid ONNX, below 2 GB, and its shapes follow from [batch, ·] inputs."""
     if model.ByteSize() > MAX_BYTES:
-        raise BundleError(f"{where}: expected a graph below {MAX_BYTES} bytes, got {model.ByteSize()}")
+        raise BundleError(f"expected a graph below {MAX_BYTES} bytes, got {model.ByteSize()}", within=where)
     try:
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BundleError(f"{where}: expected a valid ONNX graph, got: {error}") from error
+        raise BundleError(f"expected a valid ONNX graph, got: {error}", within=where) from error
     for values in (inferred.graph.input, inferred.graph.output):
         for value in values:
             dims = value.type.tensor_type.shape.dim
             wide = tasks if value.name == OUTPUT else getattr(config.inputs, value.name)
             got = [d.dim_param or d.dim_value for d in dims]
             if got != ["batch", wide]:
-                raise BundleError(f"{where}: {value.name}: expected ['batch', {wide}], got {got}")
+                raise BundleError(f"{value.name}: expected ['batch', {wide}], got {got}", within=where)
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -241,7 +241,7 @@ class Publisher:
                 graph = graph_of(config, len(schema.tasks), dense)
             write_delta(target, head, rows, dense, graph)
         except BundleError as error:
-            raise UpdateError("delta", str(error)) from error
+            raise UpdateError.of(error, reason="delta") from error
         return open_delta(target, schema, config).bytes
 
     def _settle(self, chosen: Mapping[str, Selection], now: float) -> None:

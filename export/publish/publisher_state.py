@@ -117,7 +117,7 @@ class State:
                     },
                 )
         except BundleError as error:
-            raise UpdateError("state", str(error)) from error
+            raise UpdateError.of(error, reason="state") from error
 
     def load(self, schema_hash: str, books: Mapping[str, IdBook]) -> Saved | None:
         """Fills the books from what was saved; None where nothing was. Raises UpdateError for what is damaged."""

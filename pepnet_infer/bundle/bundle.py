@@ -86,11 +86,11 @@ class Bundle:
         for key, expected, got in (("tasks", schema.tasks, said.tasks), ("domains", schema.domains, said.domains)):
             if got != list(expected):
                 expected_list = quote(list(expected))
-                raise BundleError(f"{where}: {key}: expected {expected_list} as in its schema, got {quote(got)}")
+                raise BundleError(f"{key}: expected {expected_list} as in its schema, got {quote(got)}", within=where)
         listing = said.files
         for name in (ONNX, PARITY, *payload_names(schema)):
             if name not in listing:
-                raise BundleError(f"{where}: files: expected {quote(name)} to be listed, got no such entry")
+                raise BundleError(f"files: expected {quote(name)} to be listed, got no such entry", within=where)
         files = check_files(root, listing, MANIFEST, hashes=check == "full")
         read_budgets(where, manifest)
         tables = check_payload(root, schema, config, values=check == "full")
@@ -124,8 +124,9 @@ class Bundle:
         if changed is not None:
             how, name = changed
             raise BundleError(
-                f"{self.path}: expected a bundle that stays as it was opened, got one of which {name} was {how} "
-                "meanwhile; replace a bundle by rename, and load it again"
+                f"expected a bundle that stays as it was opened, got one of which {name} was {how} "
+                "meanwhile; replace a bundle by rename, and load it again",
+                file=self.path,
             )
 
     @property
@@ -193,7 +194,7 @@ class Bundle:
         if self.newer is None:
             return self.onnx_path
         if self.newer.onnx is None:
-            raise BundleError(f"{self.path}: expected {ONNX} with the weights of a later version, got none")
+            raise BundleError(f"expected {ONNX} with the weights of a later version, got none", file=self.path)
         return self.newer.onnx
 
     def with_dense(self, weights: Mapping[str, npt.NDArray[np.float32]], onnx: bytes | None, version: int) -> Bundle:
@@ -237,7 +238,7 @@ def check_format_version(where: str, document: Mapping[str, Any]) -> None:
     version = typed(where, document, "format_version", int)
     if version != FORMAT_VERSION:
         what = "a newer format: update pepnet-infer" if version > FORMAT_VERSION else "an unknown format"
-        raise BundleError(f"{where}: format_version: expected {FORMAT_VERSION}, got {version}, {what}")
+        raise BundleError(f"format_version: expected {FORMAT_VERSION}, got {version}, {what}", within=where)
 
 
 def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, ModelConfig]:
@@ -249,7 +250,7 @@ def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, 
         raise BundleError.of(error, within=where) from error
     recorded = typed(where, document, "schema_hash", str)
     if recorded != schema.hash:
-        raise BundleError(f"{where}: schema_hash: expected {schema.hash} for its schema, got {recorded}")
+        raise BundleError(f"schema_hash: expected {schema.hash} for its schema, got {recorded}", within=where)
     check_widths(where, schema, config)
     return schema, config
 
@@ -267,8 +268,9 @@ def check_measured(where: str, config: Mapping[str, Any], parity: str, measured:
     for name in {*config, *measured}:
         if config.get(name) != measured.get(name):
             raise BundleError(
-                f"{where}: config.{name}: expected {quote(measured.get(name))} as in {PARITY}, which was measured with "
-                f"it, got {quote(config.get(name))}"
+                f"config.{name}: expected {quote(measured.get(name))} as in {PARITY}, which was measured with "
+                f"it, got {quote(config.get(name))}",
+                within=where,
             )
 
 
@@ -277,7 +279,9 @@ def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None
     for name, width in schema.widths.items():
         got = getattr(config.inputs, name)
         if got != width:
-            raise BundleError(f"{where}: config.inputs.{name}: expected {width} columns as in its schema, got {got}")
+            raise BundleError(
+                f"config.inputs.{name}: expected {width} columns as in its schema, got {got}", within=where
+            )
 
 
 def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values: bool) -> dict[str, TableInfo]:
@@ -306,22 +310,22 @@ def check_dense(file: MappedFile, config: ModelConfig, tasks: int, values: bool)
     if config.model == "pepnet":
         shapes = config.tensor_shapes(tasks)
         for name in sorted(set(shapes) - set(header)):
-            raise BundleError(f"{path}: expected tensor {quote(name)} {list(shapes[name])}, got none of that name")
+            raise BundleError(f"expected tensor {quote(name)} {list(shapes[name])}, got none of that name", file=path)
         for name in sorted(set(header) - set(shapes)):
-            raise BundleError(f"{path}: tensor {quote(name)}: expected only the tensors of its config, got one more")
+            raise BundleError(f"tensor {quote(name)}: expected only the tensors of its config, got one more", file=path)
         for name, shape in shapes.items():
             if header[name].shape != shape:
                 got = list(header[name].shape)
-                raise BundleError(f"{path}: tensor {quote(name)}: expected shape {list(shape)}, got {got}")
+                raise BundleError(f"tensor {quote(name)}: expected shape {list(shape)}, got {got}", file=path)
     for name, info in header.items():
         if info.dtype != "F32":
-            raise BundleError(f"{path}: tensor {quote(name)}: expected F32, got {info.dtype}")
+            raise BundleError(f"tensor {quote(name)}: expected F32, got {info.dtype}", file=path)
         if values:
             finite = np.isfinite(file.array(name))
             if not finite.all():
                 index = [int(i) for i in np.argwhere(~finite)[0]]
                 raise BundleError(
-                    f"{path}: tensor {quote(name)}: expected finite values, got NaN or infinity at {index}"
+                    f"tensor {quote(name)}: expected finite values, got NaN or infinity at {index}", file=path
                 )
 
 

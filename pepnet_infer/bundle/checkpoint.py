@@ -125,12 +125,12 @@ class Checkpoint:
         listing = typed(where, document, "files", dict)
         for name in payload_names(schema):
             if name not in listing:
-                raise BundleError(f"{where}: files: expected {name!r} to be listed, got no such entry")
+                raise BundleError(f"files: expected {name!r} to be listed, got no such entry", within=where)
         check_files(root, listing, DOCUMENT, hashes=True)
         infos = check_payload(root, schema, config, values=True)
         for name, info in infos.items():
             if info.dtype != "float32":
-                raise BundleError(f"{table_path(root, name)}: rows: expected F32 in a checkpoint, got {info.dtype}")
+                raise BundleError(f"rows: expected F32 in a checkpoint, got {info.dtype}", file=table_path(root, name))
         tables = {t.name: RowBatch.of(**read_tensors(table_path(root, t.name))) for t in schema.tables}
         return cls(
             schema=schema,
@@ -163,13 +163,13 @@ def write_table(path: Path, table: RowBatch, dtype: str) -> None:
     rows: Array = table.rows
     if dtype == "float16":
         if rows.size and float(np.abs(rows).max()) > float(np.finfo(np.float16).max):
-            raise BundleError(f"{path}: rows: expected values within float16, got {np.abs(rows).max()}")
+            raise BundleError(f"rows: expected values within float16, got {np.abs(rows).max()}", file=path)
         rows = rows.astype(np.float16)
     elif dtype == "bfloat16":
         rows = to_bfloat16(table.rows)
     elif dtype != "float32":
         raise BundleError(f"table dtype: expected one of {', '.join(TABLE_DTYPES)}, got {dtype!r}")
     if table.default is None:
-        raise BundleError(f"{path}: default: expected float32 [{rows.shape[1]}], got none")
+        raise BundleError(f"default: expected float32 [{rows.shape[1]}], got none", file=path)
     tensors = {"keys": table.keys, "rows": rows, "scores": table.scores, "default": table.default}
     write_tensors(path, tensors, frozenset({"rows"}) if dtype == "bfloat16" else frozenset())

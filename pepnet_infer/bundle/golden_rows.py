@@ -40,8 +40,9 @@ class Golden:
         if same_bits and not np.array_equal(one_by_one, in_one):
             row, task = np.argwhere(one_by_one != in_one)[0]
             raise BundleError(
-                f"{where}: golden rows: task {tasks[task]!r}: expected the same bits one by one and in one batch, "
-                f"got {one_by_one[row, task]:.9g} and {in_one[row, task]:.9g} at row {row}"
+                f"golden rows: task {tasks[task]!r}: expected the same bits one by one and in one batch, "
+                f"got {one_by_one[row, task]:.9g} and {in_one[row, task]:.9g} at row {row}",
+                within=where,
             )
         return worst
 

@@ -102,8 +102,8 @@ class _Network:
         most = float(bounds.max(initial=0.0))
         if not most <= LARGEST:  # NaN is over it too
             raise BundleError(
-                f"{self._where}: {what}: expected numbers below {LARGEST:g}, so that float32 cannot overflow, "
-                f"got up to {most:.3g}"
+                f"{what}: expected numbers below {LARGEST:g}, so that float32 cannot overflow, got up to {most:.3g}",
+                within=self._where,
             )
         return bounds
 

@@ -103,7 +103,7 @@ def read_parity(where: str, document: Mapping[str, Any], tasks: int) -> Parity:
     parity: Parity = convert(where, document, Parity, BundleError)
     for row, scores in enumerate(parity.golden.scores):
         if len(scores) != tasks:
-            raise BundleError(f"{where}: golden.scores[{row}]: expected {tasks} numbers, got {len(scores)}")
+            raise BundleError(f"golden.scores[{row}]: expected {tasks} numbers, got {len(scores)}", within=where)
     for precision, entry in parity.native.items():
         here = f"{where}: native.{precision}"
         if precision == "why":

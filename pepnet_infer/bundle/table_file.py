@@ -53,7 +53,7 @@ def _open(path: Path, spec: TableSpec | None) -> TableFile:
     file = MappedFile(path)
     if set(file.tensors) != set(_NAMES):
         got = ", ".join(sorted(file.tensors)) or "none"
-        raise BundleError(f"{path}: expected tensors {', '.join(_NAMES)}, got {got}")
+        raise BundleError(f"expected tensors {', '.join(_NAMES)}, got {got}", file=path)
     _check_shapes(path, file.tensors, spec)
     keys, scores, default = file.array("keys"), file.array("scores"), file.array("default").copy()
     number = _check_keys(path, keys, spec)
@@ -66,7 +66,7 @@ def _open(path: Path, spec: TableSpec | None) -> TableFile:
 def _check_shapes(path: Path, tensors: dict[str, TensorInfo], spec: TableSpec | None) -> None:
     keys, rows = tensors["keys"], tensors["rows"]
     if rows.dtype not in ROW_DTYPES:
-        raise BundleError(f"{path}: rows: expected one of {', '.join(ROW_DTYPES)}, got {_show(rows)}")
+        raise BundleError(f"rows: expected one of {', '.join(ROW_DTYPES)}, got {_show(rows)}", file=path)
     count = keys.shape[0] if len(keys.shape) == 1 else None
     dim = spec.dim if spec is not None else rows.shape[1] if len(rows.shape) == 2 and rows.shape[1] > 0 else None
     n, d = "N" if count is None else count, "dim" if dim is None else dim
@@ -78,7 +78,7 @@ def _check_shapes(path: Path, tensors: dict[str, TensorInfo], spec: TableSpec | 
     ):
         got = tensors[name]
         if got.dtype != dtype or got.shape != shape:
-            raise BundleError(f"{path}: {name}: expected {dtype} [{', '.join(map(str, shape))}], got {_show(got)}")
+            raise BundleError(f"{name}: expected {dtype} [{', '.join(map(str, shape))}], got {_show(got)}", file=path)
 
 
 def _check_keys(path: Path, keys: Keys, spec: TableSpec | None) -> int | None:
@@ -90,7 +90,8 @@ def _check_keys(path: Path, keys: Keys, spec: TableSpec | None) -> int | None:
         if not rising.all():
             row = max(at - 1, 0) + 1 + int(np.argmin(rising))
             raise BundleError(
-                f"{path}: keys: expected ascending, distinct keys, got {keys[row]} after {keys[row - 1]} at row {row}"
+                f"keys: expected ascending, distinct keys, got {keys[row]} after {keys[row - 1]} at row {row}",
+                file=path,
             )
     number = int(keys[0]) >> ID_BITS
     wanted = number if spec is None else spec.number
@@ -98,7 +99,7 @@ def _check_keys(path: Path, keys: Keys, spec: TableSpec | None) -> int | None:
         if int(keys[row]) >> ID_BITS != wanted:
             got = int(keys[row]) >> ID_BITS
             raise BundleError(
-                f"{path}: keys: expected table number {wanted}, got {got} in key {keys[row]} at row {row}"
+                f"keys: expected table number {wanted}, got {got} in key {keys[row]} at row {row}", file=path
             )
     return number
 
@@ -108,7 +109,7 @@ def _check_finite(path: Path, name: str, values: npt.NDArray[np.float32]) -> Non
         finite = np.isfinite(values[at : at + _CHUNK])
         if not finite.all():
             row = at + int(np.argmin(finite))
-            raise BundleError(f"{path}: {name}[{row}]: expected a finite number, got {values[row]}")
+            raise BundleError(f"{name}[{row}]: expected a finite number, got {values[row]}", file=path)
 
 
 def _show(info: TensorInfo) -> str:

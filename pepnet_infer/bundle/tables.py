@@ -51,6 +51,6 @@ def _largest(path: Path, rows: Array, bfloat16: bool) -> npt.NDArray[np.float64]
         here = np.maximum(values.max(axis=0), -values.min(axis=0))  # NaN where any is
         if not np.isfinite(here).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
-            raise BundleError(f"{path}: rows[{at + row}, {column}]: expected a finite number, got NaN or infinity")
+            raise BundleError(f"rows[{at + row}, {column}]: expected a finite number, got NaN or infinity", file=path)
         largest = np.maximum(largest, here)
     return largest

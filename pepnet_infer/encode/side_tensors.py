@@ -78,7 +78,7 @@ class _Reader:
 
     def take(self, name: str, dtype: type[np.generic], length: int | None) -> npt.NDArray[Any]:
         if name not in self._tensors:
-            raise BundleError(f"{self._where}: missing tensor {quote(name)}")
+            raise BundleError(f"missing tensor {quote(name)}", within=self._where)
         tensor = self._tensors.pop(name)
         if tensor.dtype != dtype or tensor.ndim != 1 or (length is not None and len(tensor) != length):
             wanted = f"{np.dtype(dtype)} [{'n' if length is None else length}]"
@@ -86,8 +86,8 @@ class _Reader:
         return tensor
 
     def error(self, name: str, expected: str, got: str) -> BundleError:
-        return BundleError(f"{self._where}: tensor {quote(name)}: expected {expected}, got {got}")
+        return BundleError(f"tensor {quote(name)}: expected {expected}, got {got}", within=self._where)
 
     def finish(self) -> None:
         if self._tensors:
-            raise BundleError(f"{self._where}: unexpected tensor {quote(min(self._tensors))}")
+            raise BundleError(f"unexpected tensor {quote(min(self._tensors))}", within=self._where)

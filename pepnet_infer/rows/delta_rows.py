@@ -93,7 +93,7 @@ def read_rows(path: Path, data: bytes, spec: TableSpec) -> RowBatch:
             raise UpdateError("shape", f"{path}: expected tensors {sorted(_TENSORS)}, got {sorted(file.tensors)}")
         tensors = {name: file.array(name) for name in file.tensors}
     except BundleError as error:
-        raise UpdateError("files", str(error)) from error
+        raise UpdateError.of(error, reason="files") from error
     keys, gone = tensors["keys"], tensors["tombstones"]
     if keys.ndim != 1:
         raise UpdateError("shape", f"{path}: keys: expected [N], got {list(keys.shape)} in table {spec.name}")

@@ -126,15 +126,15 @@ def refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():
-        raise BundleError(f"{target}: expected a directory or nothing there, got a file or link")
+        raise BundleError("expected a directory or nothing there, got a file or link", file=target)
     if not any(target.iterdir()):
         return
     if not (target / document).is_file():
-        raise BundleError(f"{target}: expected nothing there or a directory with {document}, got other files")
+        raise BundleError(f"expected nothing there or a directory with {document}, got other files", file=target)
     if not overwrite:
         raise BundleError(
-            f"{target}: expected nothing there, got an existing {document}; to replace it, pass overwrite=True "
-            "(--overwrite)"
+            f"expected nothing there, got an existing {document}; to replace it, pass overwrite=True (--overwrite)",
+            file=target,
         )
 
 
@@ -252,4 +252,4 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _failure(target: Path, error: OSError) -> BundleError:
-    return BundleError(f"{target}: cannot write: {error}")
+    return BundleError(f"cannot write: {error}", file=target)

@@ -43,18 +43,18 @@ def read_document(root: Path, name: str) -> dict[str, Any]:
     try:
         if not root.is_dir():
             got = "a file" if root.exists() else "nothing"
-            raise BundleError(f"{root}: expected a directory with {name}, got {got}")
+            raise BundleError(f"expected a directory with {name}, got {got}", file=root)
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
-                raise BundleError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
+                raise BundleError(f"expected at most {MAX_BYTES} bytes, got {size}", file=path)
             text = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         other = next((other for other in _DOCUMENTS if (root / other).is_file()), None)
         got = "one without" if other is None else f"one with {other}"
-        raise BundleError(f"{root}: expected a directory with {name}, got {got}") from error
+        raise BundleError(f"expected a directory with {name}, got {got}", file=root) from error
     except OSError as error:
-        raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
+        raise BundleError(f"expected a file, got: {error.strerror}", file=path) from error
     return parse_document(str(path), text)
 
 
@@ -65,10 +65,10 @@ def parse_document(where: str, text: bytes) -> dict[str, Any]:
     for more bytes, values or depth than the limits of this module.
     """
     if len(text) > MAX_BYTES:
-        raise BundleError(f"{where}: expected at most {MAX_BYTES} bytes of JSON, got {len(text)}")
+        raise BundleError(f"expected at most {MAX_BYTES} bytes of JSON, got {len(text)}", within=where)
     values = text.count(b",") + text.count(b"{") + text.count(b"[")
     if values > MAX_VALUES:
-        raise BundleError(f"{where}: expected JSON of at most {MAX_VALUES} values, got about {values}")
+        raise BundleError(f"expected JSON of at most {MAX_VALUES} values, got about {values}", within=where)
     try:
         data = json.loads(
             text.decode(),
@@ -78,9 +78,9 @@ def parse_document(where: str, text: bytes) -> dict[str, Any]:
             object_pairs_hook=_distinct,
         )
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where}: expected JSON, got: {error!s:.200}") from error
+        raise BundleError(f"expected JSON, got: {error!s:.200}", within=where) from error
     if not isinstance(data, dict):
-        raise BundleError(f"{where}: expected a JSON object, got {type(data).__name__}")
+        raise BundleError(f"expected a JSON object, got {type(data).__name__}", within=where)
     _check_depth(where, data)
     if b"\\u" in text:
         _check_text(where, data)
@@ -104,18 +104,18 @@ def open_regular(path: str | Path) -> BinaryIO:
 def check_regular(path: str | Path, mode: os.stat_result) -> None:
     """Raises BundleError unless `mode` is that of a regular file."""
     if stat.S_ISLNK(mode.st_mode):
-        raise BundleError(f"{path}: expected a regular file, got a symbolic link")
+        raise BundleError("expected a regular file, got a symbolic link", file=path)
     if not stat.S_ISREG(mode.st_mode):
-        raise BundleError(f"{path}: expected a regular file, got a special file")
+        raise BundleError("expected a regular file, got a special file", file=path)
 
 
 def typed(where: str, data: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     """Returns `data[key]`, which must be a `kind`. Raises BundleError naming `where` and the key."""
     if key not in data:
-        raise BundleError(f"{where}: missing key {quote(key)}")
+        raise BundleError(f"missing key {quote(key)}", within=where)
     value = data[key]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise BundleError(f"{where}: {key}: expected {kind.__name__}, got {type(value).__name__} {quote(value)}")
+        raise BundleError(f"{key}: expected {kind.__name__}, got {type(value).__name__} {quote(value)}", within=where)
     return value
 
 
@@ -130,7 +130,7 @@ def _check_depth(where: str, data: object) -> None:
         ]
         if not level:
             return
-    raise BundleError(f"{where}: expected JSON, at most {MAX_DEPTH} values deep, got deeper")
+    raise BundleError(f"expected JSON, at most {MAX_DEPTH} values deep, got deeper", within=where)
 
 
 def _check_text(where: str, data: object) -> None:
@@ -138,7 +138,7 @@ def _check_text(where: str, data: object) -> None:
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise BundleError(f"{where}: expected JSON, got: {error!s:.200}") from error
+        raise BundleError(f"expected JSON, got: {error!s:.200}", within=where) from error
 
 
 def _no_constant(name: str) -> float:

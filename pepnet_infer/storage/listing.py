@@ -56,12 +56,12 @@ def read_listed(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
             size = os.fstat(file.fileno()).st_size
             data = file.read(min(entry["bytes"], size) + 1)
     except OSError as error:
-        raise BundleError(f"{path}: expected a file, got: {error.strerror}") from error
+        raise BundleError(f"expected a file, got: {error.strerror}", file=path) from error
     if len(data) != entry["bytes"]:
-        raise BundleError(f"{path}: expected {entry['bytes']} bytes, got {len(data)} or more")
+        raise BundleError(f"expected {entry['bytes']} bytes, got {len(data)} or more", file=path)
     found = hashlib.sha256(data).hexdigest()
     if found != entry["sha256"]:
-        raise BundleError(f"{path}: expected sha256 {entry['sha256']:.64}, got {found}")
+        raise BundleError(f"expected sha256 {entry['sha256']:.64}, got {found}", file=path)
     return data
 
 
@@ -93,30 +93,30 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
     for name, entry in listing.items():
         where = f"{root / document}: files: {quote(name)}"
         if name == document or not plain(name):
-            raise BundleError(f"{where}: expected a plain path inside the bundle")
+            raise BundleError("expected a plain path inside the bundle", within=where)
         convert(where, entry, Listed, BundleError)
     try:
         return _compare(root, listing, document, hashes)
     except OSError as error:
-        raise BundleError(f"{error.filename}: expected a readable file, got: {error.strerror}") from error
+        raise BundleError(f"expected a readable file, got: {error.strerror}", file=error.filename) from error
 
 
 def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> dict[str, FileState]:
     present = _walk(root, len(listing) + 1)
     if len(present) <= len(listing) + 1:  # else not all were looked at
         for name in sorted(set(listing) - set(present)):
-            raise BundleError(f"{root / name}: expected a file of {listing[name]['bytes']} bytes, got no file")
+            raise BundleError(f"expected a file of {listing[name]['bytes']} bytes, got no file", file=root / name)
     for name in sorted(set(present) - set(listing) - {document}):
-        raise BundleError(f"{root / name}: expected only files listed in {document}, got one more")
+        raise BundleError(f"expected only files listed in {document}, got one more", file=root / name)
     for name, entry in listing.items():
         if present[name] != entry["bytes"]:
-            raise BundleError(f"{root / name}: expected {entry['bytes']} bytes, got {present[name]}")
+            raise BundleError(f"expected {entry['bytes']} bytes, got {present[name]}", file=root / name)
     states = file_states(root, [*listing, document])  # before a byte is read
     if hashes:
         for name, entry in listing.items():
             found = sha256(root / name)
             if found != entry["sha256"]:
-                raise BundleError(f"{root / name}: expected sha256 {entry['sha256']}, got {found}")
+                raise BundleError(f"expected sha256 {entry['sha256']}, got {found}", file=root / name)
     return states
 
 
@@ -145,7 +145,7 @@ def _walk(root: Path, most: int | None = None) -> dict[str, int]:
                 if stat.S_ISDIR(mode.st_mode):
                     folders.append(f"{name}/")
                     if most is not None and visited + len(folders) > most + _MOST_FOLDERS:
-                        raise BundleError(f"{root}: expected {most} files at most, got folders without end")
+                        raise BundleError(f"expected {most} files at most, got folders without end", file=root)
                 else:
                     check_regular(entry.path, mode)
                     found[name] = mode.st_size

@@ -16,7 +16,7 @@ _MOST_BYTES = 4095  # of a path, on Linux
 _HOME = re.compile(r"~[^/]*(/|$)")
 
 
-def check_local(path: object, wanted: str, error: Callable[[str], PepnetError] = PepnetError) -> None:
+def check_local(path: object, wanted: str, error: Callable[..., PepnetError] = PepnetError) -> None:
     """Raises `error` for what names no file or folder of this machine; `wanted` says what, such as "a local folder".
 
     That is anything but text and path-like objects of text, an empty name, a name that no file system takes, a URL as
@@ -29,15 +29,15 @@ def check_local(path: object, wanted: str, error: Callable[[str], PepnetError] =
     if not text:  # a variable that a shell script did not set: `Path` takes it as the working directory
         raise error(f"expected {wanted}, got an empty name; the working directory is '.'")
     if "\0" in text or not _encodable(text):
-        raise error(f"{quote(text)}: expected {wanted}, got a name that no file can have")
+        raise error(f"expected {wanted}, got a name that no file can have", within=quote(text))
     if len(os.fsencode(text)) > _MOST_BYTES:
-        raise error(f"{quote(text)}: expected {wanted}, got a name longer than {_MOST_BYTES} bytes")
+        raise error(f"expected {wanted}, got a name longer than {_MOST_BYTES} bytes", within=quote(text))
     local = f"(a local path of that name is written ./{text})"
     if _URL.match(text):
         fix = "copy the files to or from a local disk, or mount their store"
-        raise error(f"{text}: expected {wanted}, got a URL; {fix} {local}")
+        raise error(f"expected {wanted}, got a URL; {fix} {local}", within=text)
     if _HOME.match(text):
-        raise error(f"{text}: expected {wanted}, got '~', which only a shell reads, in a word of its own {local}")
+        raise error(f"expected {wanted}, got '~', which only a shell reads, in a word of its own {local}", within=text)
 
 
 def _encodable(text: str) -> bool:

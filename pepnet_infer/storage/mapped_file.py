@@ -7,21 +7,20 @@ import math
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 
 from pepnet_infer._kernels import FileMap
+from pepnet_infer.checked import Count, convert
 from pepnet_infer.errors import BundleError, PepnetError, StoreError
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.document import MAX_BYTES, parse_document
-from pepnet_infer.storage.tensorfile import DTYPES, TensorInfo
+from pepnet_infer.storage.tensorfile import DTYPES, Dtype, TensorInfo
 
 Array = npt.NDArray[Any]
-
-_MAX_DIMS = 8
-_ITEMSIZE = {name: np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
 
 
 class MappedFile:
@@ -39,13 +38,13 @@ class MappedFile:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise BundleError(f"{path}: expected a readable file, got: {error.strerror}") from error
+            raise BundleError(f"expected a readable file, got: {error.strerror}", file=path) from error
         try:
             if (size := os.fstat(descriptor).st_size) < 8:
-                raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {size}")
+                raise BundleError(f"expected a safetensors file of at least 8 bytes, got {size}", file=path)
             self.map = FileMap(descriptor)
         except (OSError, ValueError) as error:  # a ValueError: it was emptied just now
-            raise BundleError(f"{path}: expected a file that can be mapped, got: {error}") from error
+            raise BundleError(f"expected a file that can be mapped, got: {error}", file=path) from error
         finally:
             os.close(descriptor)
         self._data = memoryview(self.map)
@@ -58,7 +57,7 @@ class MappedFile:
         file = cls.__new__(cls)
         file.path, file.bytes, file.map, file._data = path, len(data), None, memoryview(data)
         if file.bytes < 8:
-            raise BundleError(f"{path}: expected a safetensors file of at least 8 bytes, got {file.bytes}")
+            raise BundleError(f"expected a safetensors file of at least 8 bytes, got {file.bytes}", file=path)
         file.tensors = file._read_header()
         return file
 
@@ -84,8 +83,9 @@ class MappedFile:
                 return
             problem = "its content is another"
         raise error(
-            f"{self.path}: expected a file that stays as it was opened, got one that was changed in place: {problem}. "
-            "Replace a bundle by rename, never by writing into it, and load it again"
+            f"expected a file that stays as it was opened, got one that was changed in place: {problem}. "
+            "Replace a bundle by rename, never by writing into it, and load it again",
+            file=self.path,
         )
 
     def _read_header(self) -> dict[str, TensorInfo]:
@@ -93,7 +93,7 @@ class MappedFile:
         (length,) = struct.unpack("<Q", self._data[:8])
         most = min(MAX_BYTES, self.bytes - 8)
         if length > most:
-            raise BundleError(f"{path}: header: expected at most {most} bytes, got a length of {length}")
+            raise BundleError(f"header: expected at most {most} bytes, got a length of {length}", file=path)
         data = 8 + length
         header = parse_document(f"{path}: header", bytes(self._data[8:data]))
         header.pop("__metadata__", None)
@@ -105,30 +105,31 @@ class MappedFile:
         for begin, end, name in sorted(spans):
             if begin != at:
                 raise BundleError(
-                    f"{path}: tensor {quote(name)}: expected data at byte {at}, got {begin}: gap or overlap"
+                    f"tensor {quote(name)}: expected data at byte {at}, got {begin}: gap or overlap", file=path
                 )
             at = end
         if data + at != self.bytes:
-            raise BundleError(f"{path}: expected {data + at} bytes by its header, got {self.bytes}")
+            raise BundleError(f"expected {data + at} bytes by its header, got {self.bytes}", file=path)
         return tensors
 
 
-def _read_entry(where: str, entry: object, data: int, size: int) -> tuple[TensorInfo, tuple[int, int]]:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise BundleError(f"{where}: expected dtype, shape and data_offsets, got {quote(entry)}")
-    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise BundleError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {quote(dtype)}")
-    for key, value in (("shape", shape), ("data_offsets", span)):
-        if not isinstance(value, list) or any(type(v) is not int or not 0 <= v < 2**63 for v in value):
-            raise BundleError(f"{where}: {key}: expected a list of whole numbers, got {quote(value)}")
-    if len(shape) > _MAX_DIMS:
-        raise BundleError(f"{where}: shape: expected at most {_MAX_DIMS} dimensions, got {len(shape)}")
-    bytes_ = math.prod(shape) * _ITEMSIZE[dtype]
+class _Entry(Struct, forbid_unknown_fields=True):
+    """A tensor in a header."""
+
+    dtype: Dtype
+    shape: Annotated[tuple[Count, ...], Meta(max_length=8)]
+    data_offsets: tuple[Count, Count]
+
+
+def _read_entry(where: str, given: object, data: int, size: int) -> tuple[TensorInfo, tuple[int, int]]:
+    entry: _Entry = convert(where, given, _Entry, BundleError)
+    dtype, shape, (begin, end) = entry.dtype, entry.shape, entry.data_offsets
+    bytes_ = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if bytes_ == 0 and math.prod(max(size, 1) for size in shape) >= 2**48:
-        raise BundleError(f"{where}: shape: expected one that an array can have, got {quote(shape)}")
-    if len(span) != 2 or span[1] - span[0] != bytes_:
-        raise BundleError(f"{where}: expected {bytes_} bytes for {dtype} {quote(shape)}, got data at {quote(span)}")
-    if data + span[1] > size:
-        raise BundleError(f"{where}: expected data within {size} bytes, got an end at {data + span[1]}")
-    return TensorInfo(dtype, tuple(shape), data + span[0]), (span[0], span[1])
+        raise BundleError(within=where, expected="a shape that an array can have", got=quote(list(shape)))
+    if end - begin != bytes_:
+        expected = f"{bytes_} bytes for {dtype} {quote(list(shape))}"
+        raise BundleError(within=where, expected=expected, got=f"data at {quote([begin, end])}")
+    if data + end > size:
+        raise BundleError(within=where, expected=f"data within {size} bytes", got=f"an end at {data + end}")
+    return TensorInfo(dtype, shape, data + begin), (begin, end)

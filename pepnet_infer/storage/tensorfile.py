@@ -7,15 +7,16 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+Dtype = Literal["F64", "F32", "F16", "BF16", "U64", "I64", "I32", "U32", "U16", "U8"]
 #: safetensors dtype → how NumPy holds its bytes. BF16 is the upper half of a float32, held as uint16.
-DTYPES: dict[str, str] = {
+DTYPES: dict[Dtype, str] = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
@@ -34,7 +35,7 @@ _NAMES = {np.dtype(held): name for name, held in DTYPES.items() if name != "BF16
 class TensorInfo:
     """One tensor of a file: its dtype, shape, and where its bytes begin, counted from the start of the file."""
 
-    dtype: str
+    dtype: Dtype
     shape: tuple[int, ...]
     begin: int
 

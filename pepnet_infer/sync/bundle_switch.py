@@ -76,7 +76,9 @@ class BundleSwitch:
     def _refusal(self, head: BundleHead, error: Exception) -> UpdateError:
         if isinstance(error, UpdateError) and error.reason != "files":
             return error
-        if isinstance(error, PepnetError | MemoryError | OSError):
+        if isinstance(error, PepnetError):
+            return UpdateError.of(error, reason="bundle", within=f"bundle at {head.position}")
+        if isinstance(error, MemoryError | OSError):
             return UpdateError("bundle", f"bundle at {head.position}: {error}")
         if self._errors.due(type(error).__name__):  # a log full of such bundles would fill the process's own
             _LOG.error("bundle at %s: an error of the follower", head.position, exc_info=error)

@@ -190,7 +190,7 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, mo
             rest()
             read[name] = read_listed(root, name, entry)
     except BundleError as error:
-        raise UpdateError("files", str(error)) from error
+        raise UpdateError.of(error, reason="files") from error
     dense = _dense(root, read.pop(DENSE), schema, config) if DENSE in read else None
     onnx = read.pop(ONNX, None)
     given = []
@@ -224,7 +224,7 @@ def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:
             typed(where, document, "schema_hash", str),
         )
     except BundleError as error:
-        raise UpdateError("format", str(error)) from error
+        raise UpdateError.of(error, reason="format") from error
     check_head(where, head)
     return head, document
 
@@ -247,7 +247,7 @@ def _dense(root: Path, data: bytes, schema: FeatureSchema, config: ModelConfig) 
         dense = {name: file.array(name).copy() for name in file.tensors}
         check_magnitudes(str(root / DENSE), config, dense, InputBounds.of(schema, {}))
     except BundleError as error:
-        raise UpdateError("dense", str(error)) from error
+        raise UpdateError.of(error, reason="dense") from error
     return dense
 
 

@@ -40,7 +40,7 @@ def reading(where: object) -> Iterator[None]:
         yield
     except UpdateError as error:
         if error.reason not in OUT_OF_REACH | MAY_PASS and (cause := passing(error)) is not None:
-            raise UpdateError("unreadable", str(error)) from cause
+            raise UpdateError.of(error, reason="unreadable") from cause
         raise
     except MemoryError as error:
         raise UpdateError("memory", f"{where}: expected memory to read it, got none") from error
@@ -49,7 +49,7 @@ def reading(where: object) -> Iterator[None]:
         raise UpdateError(reason, f"{where}: expected files that can be read, got: {error!s:.200}") from error
     except PepnetError as error:
         reason = "unreadable" if passing(error) is not None else "files"
-        raise UpdateError(reason, str(error)) from error
+        raise UpdateError.of(error, reason=reason) from error
     except Exception as error:  # the boundary: content from outside may lead to anything
         got = f"{type(error).__name__}: {error!s:.200}"
         raise UpdateError("malformed", f"{where}: expected an entry, got content that leads to {got}") from error

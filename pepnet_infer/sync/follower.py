@@ -237,9 +237,9 @@ class Follower:
         except UpdateError as error:
             self._wait_or_refuse(entry, head, error)
         except StoreError as error:  # of rows that were looked up for the guard: the delta is tried again
-            raise UpdateError("failed", f"{entry.path}: {error}") from error
+            raise UpdateError.of(error, reason="failed", within=entry.path) from error
         except PepnetError as error:
-            self._wait_or_refuse(entry, head, UpdateError("failed", f"{entry.path}: {error}"))
+            self._wait_or_refuse(entry, head, UpdateError.of(error, reason="failed", within=entry.path))
         except MemoryError as error:
             self._wait_or_refuse(entry, head, UpdateError("memory", f"{entry.path}: expected memory, got: {error}"))
         except Exception as error:

@@ -128,7 +128,7 @@ class Updater:
             try:
                 backend = self._loading.dense(bundle)
             except (BackendError, BundleError) as error:
-                raise UpdateError("dense", f"{delta.path}: {error}") from error
+                raise UpdateError.of(error, reason="dense", within=delta.path) from error
             dense = dense_call(backend, bundle.config.inputs)
         defaults = {**self._defaults, **{n: t.default for n, t in delta.rows.items() if t.default is not None}}
         overlay = Overlay(delta.rows, self._rest)
@@ -157,7 +157,7 @@ class Updater:
             backend = self._loading.dense(bundle)
             rows = open_rows(bundle, self._loading.cache, None)
         except (BackendError, BundleError) as error:
-            raise UpdateError("dense", f"{bundle.path}: {error}") from error
+            raise UpdateError.of(error, reason="dense", within=bundle.path) from error
         if not isinstance(rows, CachedRows):
             raise UpdateError("cache", f"{bundle.path}: expected rows through a cache, got {type(rows).__name__}")
         old, layers = self._cached, self._layers
@@ -169,7 +169,7 @@ class Updater:
             self._cached, self._layers = old, layers
             rows.close()
             if isinstance(error, BundleError):
-                raise UpdateError("bundle", str(error)) from error
+                raise UpdateError.of(error, reason="bundle") from error
             raise
         self._pending, self._defaults = [], {}
         self._past.clear()

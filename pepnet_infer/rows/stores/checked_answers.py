@@ -110,7 +110,7 @@ class CheckedStore:
                     answered += 1
                     got = got.put(np.arange(*half), replace(part, damaged=part.damage()))
         if not answered:
-            raise StoreError(str(error)) from error.__cause__
+            raise StoreError.of(error) from error.__cause__
         return got
 
 

@@ -174,7 +174,7 @@ class DirectoryLog(Transport):
                     yield BundleHead(position, bundle_version(entry.path))
                 except UpdateError as error:
                     if error.reason in MAY_PASS:
-                        raise UpdateError("transport", str(error)) from error
+                        raise UpdateError.of(error, reason="transport") from error
                     yield BundleHead(position, -1, error)
 
     def bundle(self, position: Position) -> Entry | None:
@@ -266,7 +266,7 @@ class DirectoryLog(Transport):
             return read_whole_head(entry.path)
         except UpdateError as error:
             if error.reason in MAY_PASS:
-                raise UpdateError("transport", str(error)) from error
+                raise UpdateError.of(error, reason="transport") from error
             return None
 
     def _is_there(self) -> bool:

@@ -54,7 +54,7 @@ def find_log(path: Path) -> str:
         raise UpdateError("transport", f"{path}: expected a log, got a folder that cannot be read: {error}") from error
     except BundleError as error:
         reason = "transport" if isinstance(error.__cause__, OSError) else "log"
-        raise UpdateError(reason, str(error)) from error
+        raise UpdateError.of(error, reason=reason) from error
     log: _Log = convert(str(path / FILE), document, _Log, partial(UpdateError, "log"))
     return log.id
 

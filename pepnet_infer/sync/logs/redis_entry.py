@@ -78,7 +78,7 @@ def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None])
                     raise BundleError(f"{root / name}: expected {size} bytes of sha256 {expected}, got others")
             index.append((name, size, first, chunks - first))
     except BundleError as error:
-        raise UpdateError("files", str(error)) from error
+        raise UpdateError.of(error, reason="files") from error
     except OSError as error:
         raise UpdateError("files", f"{root}: cannot be read: {error}") from error
     fields += ["index", json.dumps(index)]

@@ -161,7 +161,7 @@ def bundle_version(path: Path) -> int:
         try:
             version = typed(str(path), read_document(path, BUNDLE_MANIFEST), "model_version", int)
         except BundleError as error:
-            raise UpdateError("files", str(error)) from error
+            raise UpdateError.of(error, reason="files") from error
         if not 0 <= version < 1 << 63:
             raise UpdateError("version", f"{path}: model_version: expected 0 to 2^63 - 1, got {version!s:.40}")
         return version
