@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pepnet_infer.errors import (
     BackendError,
     BundleError,
+    ClosedError,
     ConfigError,
     PepnetError,
     SchemaError,
@@ -17,20 +18,33 @@ from pepnet_infer.lazy_names import lazily
 from pepnet_infer.version import __version__
 
 if TYPE_CHECKING:
+    from pepnet_infer.encode.columns import BatchLike
+    from pepnet_infer.encode.encoder import Encoded
+    from pepnet_infer.encode.features import Features
     from pepnet_infer.engine import Engine
     from pepnet_infer.parquet import Summary, score_parquet
+    from pepnet_infer.rows.cache.cached_rows import CachedRows
     from pepnet_infer.rows.cache.config import CacheConfig, FieldConfig
     from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
     from pepnet_infer.scores import Scores
+    from pepnet_infer.stats import CacheStats, EngineStats, FollowStats
 
 __all__ = [
     "BackendError",
+    "BatchLike",
     "BundleError",
     "CacheConfig",
+    "CacheStats",
+    "CachedRows",
+    "ClosedError",
     "ConfigError",
     "EmbeddingCache",
+    "Encoded",
     "Engine",
+    "EngineStats",
+    "Features",
     "FieldConfig",
+    "FollowStats",
     "PepnetError",
     "SchemaError",
     "Scores",
@@ -45,7 +59,14 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "BatchLike": "pepnet_infer.encode.columns",
         "CacheConfig": "pepnet_infer.rows.cache.config",
+        "CacheStats": "pepnet_infer.stats",
+        "CachedRows": "pepnet_infer.rows.cache.cached_rows",
+        "Encoded": "pepnet_infer.encode.encoder",
+        "EngineStats": "pepnet_infer.stats",
+        "Features": "pepnet_infer.encode.features",
+        "FollowStats": "pepnet_infer.stats",
         "EmbeddingCache": "pepnet_infer.rows.cache.embedding_cache",
         "FieldConfig": "pepnet_infer.rows.cache.config",
         "Engine": "pepnet_infer.engine",

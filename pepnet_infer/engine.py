@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
-from types import TracebackType
-from typing import Any, Literal, TypeVar, TypeVarTuple, overload
+from typing import Any, Literal, TypeVar, TypeVarTuple, cast, overload
 
+from pepnet_infer.backends.dense_inputs import run_on_device
 from pepnet_infer.backends.dlpack import DeviceArray
-from pepnet_infer.backends.protocol import Backend, DeviceBackend
+from pepnet_infer.backends.protocol import Backend
 from pepnet_infer.bundle.bundle import Bundle, Check
 from pepnet_infer.bundle.watch import BundleWatch
 from pepnet_infer.checked import check_option
+from pepnet_infer.encode.columns import BatchLike
 from pepnet_infer.encode.encoder import Encoded
 from pepnet_infer.encode.features import Features
-from pepnet_infer.errors import BackendError, ConfigError, UpdateError
+from pepnet_infer.errors import BackendError, ClosedError, ConfigError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
@@ -26,10 +27,11 @@ from pepnet_infer.rows.version_rows import VersionRows, cache_of
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Matrix
 from pepnet_infer.scores import Scores
+from pepnet_infer.stats import EngineStats, FollowStats
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
-from pepnet_infer.sync.logs.transport import Transport
-from pepnet_infer.versions.counters import Counters, by_table
+from pepnet_infer.sync.logs.transport import Readable, Transport
+from pepnet_infer.versions.counters import Counters
 from pepnet_infer.versions.identity import identity
 from pepnet_infer.versions.loading import Loading, digest_of
 from pepnet_infer.versions.scoring import Scoring, encode, encode_rows
@@ -48,14 +50,11 @@ class Engine:
 
     def __init__(self, bundle: Bundle, rows: RowSource, backend: Backend, loading: Loading | None = None) -> None:
         self._versions: Versions | None = Versions(Served.of(bundle, rows, backend))
-        self._bundle = bundle  # the last one, once the engine is closed
         self._loading = loading
         self._counters = Counters()
         self._scoring = Scoring(self._counters)
         self._watch = BundleWatch()
         self._follower: Follower | None = None
-        self._cache: CachedRows | None = None  # these as well
-        self._last_description: dict[str, Any] = {}
         forks.register(forks.Stage.ENGINES, child=self.reset_after_fork)
 
     @classmethod
@@ -84,9 +83,7 @@ class Engine:
         store: where embedding rows come from instead of the bundle's tables: a `Store`, behind the cache, or a
         `RowSource`, which is asked itself. check: "sizes" skips the hashes. options: the backend's own, such as
         {"spin": False}, which leaves the CPU to others between calls, or {"isa": "avx2"} for native, {"rows": "4GiB"},
-        which keeps rows there too, for native on a GPU, and {"tensorrt": True} for onnxruntime there. Rows outside of
-        the range that export measured bf16 or int8 on are scored in fp32 by native on the CPU, and counted in
-        `stats()["backend"]["outside_rows"]`.
+        which keeps rows there too, for native on a GPU, and {"tensorrt": True} for onnxruntime there.
 
         Raises BundleError for a damaged bundle, StoreError for a store that cannot be read (unless the cache's
         `on_load` is "warn"), BackendError for a backend, device, precision or instruction set that is not there,
@@ -106,26 +103,22 @@ class Engine:
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles as the arguments of `load`: who unpickles it loads the bundle, which must be the same, from its path.
 
-        Raises BackendError for an engine that is closed or was not made by `load`, UpdateError for one that follows,
+        Raises ClosedError, BackendError for an engine that was not made by `load`, UpdateError for one that follows,
         or has followed, a log, StoreError for one whose store does not pickle. See docs/processes.md.
         """
         served, loading = self._open(), self._loading
         if loading is None:
             raise BackendError("engine: expected one made by Engine.load, got another: load an engine in each worker")
         if self._follower is not None or isinstance(served.rows, VersionRows):
-            raise UpdateError(
-                "engine",
-                "pickle: expected an engine that serves its bundle as it is, got one that follows a log: load an "
-                "engine in each worker and call follow there",
-            )
+            said = "pickle: expected an engine that serves its bundle as it is, got one that follows a log"
+            raise UpdateError("engine", f"{said}: load an engine in each worker and call follow there")
         loading.check_pickles()
         return _load_again, (type(self), served.bundle.path, digest_of(served.bundle), loading)
 
     @property
     def bundle(self) -> Bundle:
         """The bundle that new calls are scored with; with later weights where the engine follows."""
-        versions = self._versions
-        return self._bundle if versions is None else versions.now.bundle
+        return self._open().bundle
 
     @property
     def schema(self) -> FeatureSchema:
@@ -145,8 +138,7 @@ class Engine:
     @property
     def cache(self) -> CachedRows | None:
         """The cache that rows come through: updates, feedback, prefetch, snapshots. None where there is none."""
-        versions = self._versions
-        return self._cache if versions is None else cache_of(versions.now.rows)
+        return cache_of(self._open().rows)
 
     def identity(self) -> dict[str, Any]:
         """Returns what scores depend on beside the batch, as plain JSON values; see `pepnet_infer.versions.identity`.
@@ -155,13 +147,13 @@ class Engine:
         """
         return identity(self._open())
 
-    def score(self, batch: object, strict: bool = False) -> Scores:
+    def score(self, batch: BatchLike, strict: bool = False) -> Scores:
         """Returns the scores of `batch`: rows in = rows out, 0 included.
 
         batch: a dict of columns, a pandas DataFrame, or anything that speaks Arrow (pyarrow, polars, duckdb), with
         the columns in `schema.columns`; what else it has is ignored, or an error with `strict`. Raises SchemaError
         for a missing column, a wrong type, a null, an id out of range, NaN, an unknown domain; StoreError when rows
-        cannot be read and the cache's `on_fault` is "raise", or there is no cache; BackendError once the engine is
+        cannot be read and the cache's `on_fault` is "raise", or there is no cache; ClosedError once the engine is
         closed.
         """
         return self._call(self._scoring.score, self._follower, batch, strict)
@@ -169,7 +161,7 @@ class Engine:
     def rank(
         self,
         user: Mapping[str, object],
-        items: object,
+        items: BatchLike,
         domain: object,
         context: Mapping[str, object] | None = None,
         strict: bool = False,
@@ -213,28 +205,28 @@ class Engine:
 
         With `out` all four are arrays on the GPU that speak DLPack (torch, cupy), C-contiguous, and the native backend
         runs there: nothing is copied, the call is put into the CUDA stream `stream` (its handle; 0 is the default one)
-        and returns `out` at once, whose scores are there for what comes later in that stream. Nothing is counted of
-        these.
+        and returns `out` at once, whose scores are there for what comes later in that stream, and are not looked at.
         """
         values: Matrix | DeviceArray
         begin = perf_counter_ns()  # no generator and no stopwatch here: a call may be a few microseconds long
         with self._counters:
+            served = self._open()
             if out is None:
-                values = self._open().dense(general, domain, prior)
+                values = served.dense(general, domain, prior)
                 rows = len(values)
                 self._scoring.invalid(values)
             else:
-                values, rows = out, _on_device(self._open().backend, general, domain, prior, out, stream)
+                values, rows = out, run_on_device(served.backend, general, domain, prior, out, stream)
         self._counters.add_dense(rows, perf_counter_ns() - begin)
         if begin >= self._watch.due:
-            self._watch.look(self.bundle)
+            self._watch.look(served.bundle)
         return values
 
-    def encode(self, batch: object, strict: bool = False) -> Features:
+    def encode(self, batch: BatchLike, strict: bool = False) -> Features:
         """Returns what `score_features` reads. Raises what `score` raises for a batch it refuses."""
         return self._call(self._scoring.encoded, encode, batch, strict)
 
-    def encode_rows(self, batch: object, strict: bool = False) -> Encoded:
+    def encode_rows(self, batch: BatchLike, strict: bool = False) -> Encoded:
         """Returns features, which rows are bad, and why; only what is wrong with a whole column raises."""
         return self._call(self._scoring.encoded, encode_rows, batch, strict)
 
@@ -245,33 +237,19 @@ class Engine:
         """
         return self._call(self._scoring.score_features, self._follower, features)
 
-    def stats(self) -> dict[str, Any]:
-        """Returns counters since loading, without stopping anyone.
-
-        batches, rows, errors (calls that raised), invalid (rows of which a score is no number in [0, 1]); unknown (ids
-        that the store does not have, by field and by table), unavailable (ids that got the default row because the
-        store failed, was late or was not waited for); time_us (encode, lookup, dense); backend (what
-        `Backend.describe` says: backend, device, precision, threads, why and, for native, isa, how, spin,
-        packed_bytes); model_version; bundle (path; state: "as loaded", "replaced" by rename or "changed" in
-        place, and file: which); cache (what `CachedRows.stats` says, None without a cache); sync (what
-        `Follower.stats` says, None without one).
-        """
-        counted, cache, description = self._counters.read(), self.cache, self._describe()
-        return {
-            **counted,
-            "unknown": by_table(counted["unknown"], self.schema),
-            "unavailable": by_table(counted["unavailable"], self.schema),
-            "bundle": self._bundle_state(),
-            "cache": None if cache is None else cache.stats(),
-            "backend": description,
-            "model_version": self.model_version,
-            "sync": None if self._follower is None else self._follower.stats(),
-        }
-
-    def _bundle_state(self) -> dict[str, str]:
-        bundle = self.bundle
+    def stats(self) -> EngineStats:
+        """Returns counters since loading, without stopping anyone: see `EngineStats`."""
+        served, follower = self._open(), self._follower
+        bundle, cache = served.bundle, cache_of(served.rows)
         state, file = self._watch.look(bundle)
-        return {"path": str(bundle.path), "state": state, "file": file}
+        return {
+            **self._counters.read(bundle.schema),
+            "model_version": served.model_version,
+            "bundle": {"path": str(bundle.path), "state": state, "file": file},
+            "cache": None if cache is None else cache.stats(),
+            "backend": served.backend.describe(),
+            "sync": None if follower is None else cast(FollowStats, follower.stats()),
+        }
 
     def metrics(self) -> str:
         """Returns `stats()` as Prometheus text; serve it as `pepnet_infer.prometheus.CONTENT_TYPE`."""
@@ -285,14 +263,14 @@ class Engine:
         Returns when the engine has caught up with what is published now. Calls keep the version they began with; each
         says which one in `Scores.model_version`. transport: a `DirectoryLog`, a `RedisLog`, or a log of your own.
         Raises UpdateError when the engine cannot follow, or the log cannot be read; ConfigError for anything that is
-        no log; BackendError once the engine is closed.
+        no log; ClosedError once the engine is closed.
         """
         served = self._serving()
         if self._follower is not None:
             raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
         if self._loading is None:
             raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
-        if not callable(getattr(transport, "read", None)):  # a path, say, which commands take for a log
+        if not isinstance(transport, Readable):  # a path, say, which commands take for a log
             wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
             raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
         follower = Follower(served, self._loading, transport, config or FollowConfig())
@@ -314,26 +292,31 @@ class Engine:
 
     def hold(self) -> AbstractContextManager[object]:
         """Keeps the version that new calls get for as long as the block lasts, for work that takes many calls."""
+        self._serving()
         return nullcontext() if self._follower is None else self._follower.hold()
 
     def close(self) -> None:
-        """Lets go of backend and tables; later calls raise BackendError. Calls under way finish."""
+        """Lets go of backend and tables. Calls under way finish; whatever is asked of it later raises ClosedError."""
         if self._follower is not None:
             self._follower.close()
         versions, self._versions = self._versions, None
-        if versions is None:
-            return
-        self._bundle, self._cache = versions.now.bundle, cache_of(versions.now.rows)
-        self._last_description = versions.now.backend.describe()
-        if self._cache is not None:
-            self._cache.close()
+        cache = None if versions is None else cache_of(versions.now.rows)
+        if cache is not None:
+            cache.close()
+
+    def __repr__(self) -> str:
+        if (versions := self._versions) is None:
+            return "<Engine: closed>"
+        served, follows = versions.now, "" if self._follower is None else "; follows a log"
+        about, cache = served.backend.describe(), cache_of(served.rows)
+        runs = f"{about['backend']} {about['precision']} on {about['device']}"
+        kept = "no cache" if cache is None else f"cache {cache.config.policy}"
+        return f"<Engine: {served.bundle.path}; model_version {served.model_version}; {runs}; {kept}{follows}>"
 
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def reset_after_fork(self) -> None:
@@ -343,34 +326,24 @@ class Engine:
     def _serving(self) -> Versions:
         versions = self._versions
         if versions is None:
-            raise BackendError("engine: expected an open one, got one that was closed")
+            raise ClosedError("Engine is closed.")
         return versions
 
     def _open(self) -> Served:
         return self._serving().now
 
-    def _describe(self) -> dict[str, Any]:
-        versions = self._versions
-        return dict(self._last_description) if versions is None else versions.now.backend.describe()
-
     def _call(self, work: Callable[[Served, *_Args], _Result], *args: *_Args) -> _Result:
         """Returns what `work` does with the newest version, which is held until it ends; counts it if it raises."""
         try:
-            result = self._serving().use(work, *args)
+            versions = self._serving()
+            result = versions.use(work, *args)
         except Exception:
             self._counters.add_error()
             raise
         if perf_counter_ns() >= self._watch.due:
-            self._watch.look(self.bundle)
+            self._watch.look(versions.now.bundle)
         return result
 
 
 def _load_again(kind: type[Engine], path: os.PathLike[str], digest: str, loading: Loading) -> Engine:
     return kind._of(loading.open_bundle(path, digest), loading)
-
-
-def _on_device(backend: Backend, general: object, domain: object, prior: object, out: object, stream: int) -> int:
-    if not isinstance(backend, DeviceBackend):
-        wanted = "expected the native backend on a GPU, which scores arrays where they are"
-        raise BackendError(f"out: {wanted}, got {backend.name} on {backend.describe()['device']}")
-    return backend.run_on_device(general, domain, prior, out, stream)

@@ -133,6 +133,10 @@ class StoreError(PepnetError):
     """The store that holds the embedding rows cannot answer."""
 
 
+class ClosedError(PepnetError):
+    """Something was asked of an engine that was closed."""
+
+
 class UpdateError(PepnetError):
     """An update to rows or weights was refused. `reason` is one word, to count by."""
 

@@ -150,7 +150,7 @@ def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
     page.add("cache_flights", "gauge", "Ids that the store is being asked for now", cache["flights"])
     for width, one in cache["widths"].items():
         _width(page, str(width), one, _WIDTH)
-    if "device" in cache:
+    if cache["device"] is not None:
         _device(page, cache["device"])
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import pickle
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import duckdb
 import numpy as np
@@ -18,7 +21,17 @@ import pyarrow as pa
 import pytest
 
 import pepnet_infer
-from pepnet_infer import BackendError, BundleError, ConfigError, Engine, SchemaError
+from pepnet_infer import (
+    BundleError,
+    CacheStats,
+    ClosedError,
+    ConfigError,
+    Engine,
+    EngineStats,
+    Features,
+    SchemaError,
+    stats,
+)
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.rows.stores.mmap import MmapStore
@@ -177,15 +190,73 @@ def test_stats_count_what_was_done(toy_bundle: Path, toy_batch: Callable[..., Ba
     assert stats["model_version"] == 7
     assert stats["backend"]["device"] == "cpu"
     assert stats["backend"]["threads"] == 1
-    assert engine.stats()["rows"] == 17  # readable after the end as well
 
 
-def test_a_closed_engine_says_so(toy_bundle: Path, toy_batch: Callable[..., Batch]) -> None:
-    engine = Engine.load(toy_bundle)
+def test_repr_says_what_an_engine_is(toy_bundle: Path) -> None:
+    with Engine.load(toy_bundle, precision="bf16", threads=1) as engine:
+        assert repr(engine) == f"<Engine: {toy_bundle}; model_version 7; native bf16 on cpu; cache gset>"
+    assert repr(engine) == "<Engine: closed>"
+    with Engine.load(toy_bundle, backend="onnxruntime", cache=None) as engine:
+        assert repr(engine).endswith("; onnxruntime fp32 on cpu; no cache>")
+
+
+CLOSED: dict[str, Callable[[Engine, Any], object]] = {
+    "score": lambda engine, batch: engine.score(batch),
+    "score_dense": lambda engine, batch: engine.score_dense(*[np.zeros((1, 3), np.float32)] * 3),
+    "score_features": lambda engine, batch: engine.score_features(Features(0)),
+    "rank": lambda engine, batch: engine.rank({}, batch, 1),
+    "encode": lambda engine, batch: engine.encode(batch),
+    "encode_rows": lambda engine, batch: engine.encode_rows(batch),
+    "follow": lambda engine, batch: engine.follow("a folder"),  # type: ignore[arg-type]
+    "rollback": lambda engine, batch: engine.rollback(3),
+    "hold": lambda engine, batch: engine.hold(),
+    "stats": lambda engine, batch: engine.stats(),
+    "metrics": lambda engine, batch: engine.metrics(),
+    "identity": lambda engine, batch: engine.identity(),
+    "pickle": lambda engine, batch: pickle.dumps(engine),
+    "cache": lambda engine, batch: engine.cache,
+    "bundle": lambda engine, batch: engine.bundle,
+    "schema": lambda engine, batch: engine.schema,
+    "tasks": lambda engine, batch: engine.tasks,
+    "model_version": lambda engine, batch: engine.model_version,
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_closed_engine_says_so(toy_bundle: Path, toy_batch: Callable[..., Batch], name: str) -> None:
+    engine = Engine.load(toy_bundle, check="sizes", threads=1)
     engine.close()
     engine.close()
-    with pytest.raises(BackendError, match="engine: expected an open one, got one that was closed"):
-        engine.score(toy_batch(1))
+    with pytest.raises(ClosedError, match=r"^Engine is closed\.$"):
+        CLOSED[name](engine, toy_batch(1))
+
+
+def test_nothing_else_can_be_asked_of_a_closed_engine() -> None:
+    public = {name for name in vars(Engine) if not name.startswith("_")}
+    assert public - set(CLOSED) == {"load", "close", "reset_after_fork"}
+
+
+def test_stats_have_the_shape_that_is_documented(toy_bundle: Path, toy_batch: Callable[..., Batch]) -> None:
+    with Engine.load(toy_bundle, threads=1) as engine:
+        engine.score(toy_batch(10))
+        found = engine.stats()
+    _fits(found, EngineStats)
+    _fits(found["cache"], CacheStats)
+    for counts in (found["cache"]["total"], *found["cache"]["fields"].values()):  # type: ignore[index]
+        _fits(counts, stats.LookupCounts)
+    _fits(found["unknown"], stats.DefaultedIds)
+    _fits(found["bundle"], stats.BundleState)
+    tree = ast.parse(inspect.getsource(stats))
+    for shape in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        assert ast.get_docstring(shape), shape.name
+        keys = shape.body[1:]
+        for key, text in zip(keys[::2], keys[1::2], strict=True):
+            assert isinstance(key, ast.AnnAssign)
+            assert isinstance(text, ast.Expr), f"{shape.name}: {ast.unparse(key)} is not documented"
+
+
+def _fits(found: Any, shape: Any) -> None:
+    assert set(found) == set(get_type_hints(shape))
 
 
 def test_features_are_what_encode_returns(toy_bundle: Path, toy_batch: Callable[..., Batch]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pepnet_infer import BackendError, Engine, PepnetError, SchemaError
+from pepnet_infer import ClosedError, Engine, PepnetError, SchemaError
 
 pytestmark = pytest.mark.concurrency
 
@@ -74,7 +74,7 @@ def test_closing_while_others_score_lets_calls_under_way_finish(toy_bundle: Path
             try:
                 scores = engine.score(batch).values
             except PepnetError as error:
-                if isinstance(error, BackendError) and "got one that was closed" in str(error):
+                if isinstance(error, ClosedError):
                     return calls
                 raise
             assert np.array_equal(scores, expected)

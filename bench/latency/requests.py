@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from pepnet_infer.bench.harness.measure import Figures, Say, measure
 from pepnet_infer.bench.harness.workloads import Request, Traffic, as_request, as_rows, dense_rows
 from pepnet_infer.bench.latency.peers import load_engine
 from pepnet_infer.engine import Engine
+from pepnet_infer.stats import EngineStats
 
 if TYPE_CHECKING:
     from pepnet_infer.bench.harness.workloads import Column
@@ -92,7 +93,7 @@ def _measure(what: str, engines: dict[str, Engine], cases: Sequence[Case], size:
 
     Stage times are means over all calls of a contender, warm ones included, from its engine's own counters.
     """
-    kept: dict[int, dict[str, Any]] = {}
+    kept: dict[int, EngineStats] = {}
     spent = {name: dict.fromkeys((*STAGES, "unknown", "batches"), 0) for name in engines}
 
     def book(name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,40 @@ Numbers = npt.NDArray[Any]
 _PLAIN = frozenset(np.dtype(name) for name in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"))
 
 
-class _DataFrame(Protocol):
+@runtime_checkable
+class ArrowStream(Protocol):
+    """Tables of Arrow's C stream interface: pyarrow, polars, duckdb, pandas from 2.2 on."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Returns a capsule of an ArrowArrayStream."""
+
+
+@runtime_checkable
+class ArrowArray(Protocol):
+    """Record batches of Arrow's C data interface."""
+
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
+        """Returns capsules of an ArrowSchema and an ArrowArray."""
+
+
+class DataFrameLike(Protocol):
     """What is used of a pandas DataFrame; pandas itself is never imported."""
 
-    columns: Iterable[object]
+    @property
+    def columns(self) -> Iterable[Any]:
+        """The names of the columns."""
 
-    def __getitem__(self, name: str) -> object: ...
+    def __getitem__(self, name: Any, /) -> Any:
+        """Returns a column."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+
+
+BatchLike: TypeAlias = Mapping[str, Any] | ArrowStream | ArrowArray | DataFrameLike
+"""A batch of rows: a dict of columns, a data frame, or whatever has Arrow's interface. A column of a dict is a NumPy
+array, a list, an Arrow array or a series of pandas or polars; that of a bag also a pair (values, offsets), where row r
+has values[offsets[r]:offsets[r + 1]]."""
 
 
 class Columns:
@@ -97,7 +123,7 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
     return Columns({name: _from_table(table, name, rows) for name in wanted}, table.num_rows)
 
 
-def _is_data_frame(batch: object) -> TypeGuard[_DataFrame]:
+def _is_data_frame(batch: object) -> TypeGuard[DataFrameLike]:
     return hasattr(batch, "iloc") and hasattr(batch, "columns")
 
 
@@ -130,9 +156,9 @@ def _to_table(batch: object) -> pa.Table | pa.RecordBatch:
         return batch
     expected, got = "a batch (a dict of columns, a DataFrame, or Arrow data)", type(batch).__name__
     try:
-        if hasattr(batch, "__arrow_c_stream__"):
+        if isinstance(batch, ArrowStream):
             return pa.table(batch)
-        if hasattr(batch, "__arrow_c_array__"):
+        if isinstance(batch, ArrowArray):
             return pa.record_batch(batch)
     except ARROW_REFUSALS as error:
         raise SchemaError(expected=expected, got=f"{got}: {clip(error)}") from error

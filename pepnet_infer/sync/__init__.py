@@ -12,6 +12,7 @@ from pepnet_infer.lazy_names import lazily
 
 if TYPE_CHECKING:
     from pepnet_infer.sync.follow_config import FollowConfig, Guard
+    from pepnet_infer.sync.follower import Follower
     from pepnet_infer.sync.logs.directory import DirectoryLog
     from pepnet_infer.sync.logs.open import open_transport
     from pepnet_infer.sync.logs.redis import RedisLog
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DirectoryLog",
     "FollowConfig",
+    "Follower",
     "Guard",
     "RedisLog",
     "Transport",
@@ -31,6 +33,7 @@ __getattr__ = lazily(
     {
         "DirectoryLog": "pepnet_infer.sync.logs.directory",
         "FollowConfig": "pepnet_infer.sync.follow_config",
+        "Follower": "pepnet_infer.sync.follower",
         "Guard": "pepnet_infer.sync.follow_config",
         "RedisLog": "pepnet_infer.sync.logs.redis",
         "Transport": "pepnet_infer.sync.logs.transport",

@@ -10,6 +10,7 @@ from typing import Any
 from pepnet_infer._kernels import Tally
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.seldom import Seldom
+from pepnet_infer.stats import CallCounts, DefaultedIds
 
 STAGES = ("encode", "lookup", "dense")
 _LOG = logging.getLogger("pepnet_infer.engine")
@@ -65,7 +66,7 @@ class Counters:
         """Counts rows of which a score is no number in [0, 1], and logs a warning, the next one a minute later."""
         self._tally.add([(_ENGINE, (0, 0, 0, rows))])
         if self._warnings.due():
-            total = self.read()["invalid"]
+            total = self._tally.read()[_ENGINE][3]
             _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
 
     def add_error(self) -> None:
@@ -79,8 +80,8 @@ class Counters:
         if kind is not None and issubclass(kind, Exception):
             self.add_error()
 
-    def read(self) -> dict[str, Any]:
-        """Returns batches, rows, errors, invalid, unknown and unavailable (by field) and time_us (by stage)."""
+    def read(self, schema: FeatureSchema) -> CallCounts:
+        """Returns all counts; fields have the tables that `schema` says."""
         sums = self._tally.read()
         engine = sums.pop(_ENGINE, ())
         batches, rows, errors, invalid, *spent = (*engine, *[0] * (4 + len(STAGES) - len(engine)))
@@ -89,14 +90,15 @@ class Counters:
             "rows": rows,
             "errors": errors,
             "invalid": invalid,
-            "unknown": {name: count for (kind, name), (count,) in sums.items() if kind == _UNKNOWN},
-            "unavailable": {name: count for (kind, name), (count,) in sums.items() if kind == _UNAVAILABLE},
+            "unknown": _by_table(_UNKNOWN, sums, schema),
+            "unavailable": _by_table(_UNAVAILABLE, sums, schema),
             "time_us": {stage: nanoseconds // 1000 for stage, nanoseconds in zip(STAGES, spent, strict=True)},
         }
 
 
-def by_table(fields: dict[str, int], schema: FeatureSchema) -> dict[str, dict[str, int]]:
-    """Returns counts by field with their sums by table."""
+def _by_table(kind: str, sums: Mapping[Any, tuple[int, ...]], schema: FeatureSchema) -> DefaultedIds:
+    """Returns counts of a kind by field, and their sums by table."""
+    fields = {name: count for (which, name), (count,) in sums.items() if which == kind}
     tables: dict[str, int] = {}
     for name, count in fields.items():
         table = schema.field_by_name[name].table or ""

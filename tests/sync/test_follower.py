@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sync_world import PATIENCE_S, World, scored_meanwhile, until
 
-from pepnet_infer import BackendError, CacheConfig, ConfigError, Engine, UpdateError
+from pepnet_infer import CacheConfig, ClosedError, ConfigError, Engine, UpdateError
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle, table_path
@@ -352,9 +352,9 @@ def test_who_cannot_follow_is_told_why(
         engine.follow(log, QUICK)
     engine.close()
     engine.close()
-    with pytest.raises(BackendError, match="expected an open one, got one that was closed"):
+    with pytest.raises(ClosedError, match="Engine is closed"):
         engine.follow(log, QUICK)
-    with pytest.raises(BackendError, match="expected an open one, got one that was closed"):
+    with pytest.raises(ClosedError, match="Engine is closed"):
         engine.rollback(3)
 
 

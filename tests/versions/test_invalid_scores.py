@@ -12,6 +12,7 @@ import pytest
 
 from pepnet_infer import Engine, _kernels
 from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.versions.counters import Counters
 
 Batch = dict[str, Any]
@@ -36,12 +37,12 @@ def test_whatever_is_no_probability_is_found_in_its_row(value: float) -> None:
         assert np.flatnonzero(mask).tolist() == [4, 69]
 
 
-def test_warnings_about_them_are_few(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_about_them_are_few(caplog: pytest.LogCaptureFixture, toy_schema: FeatureSchema) -> None:
     counters = Counters()
     with caplog.at_level(logging.WARNING, "pepnet_infer.engine"):
         for _ in range(5):
             counters.add_invalid(3)
-    assert counters.read()["invalid"] == 15
+    assert counters.read(toy_schema)["invalid"] == 15
     assert len(caplog.records) == 1
     assert "3 rows have scores that are no numbers in [0, 1], of 3 so far" in caplog.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Protocol
@@ -17,11 +18,15 @@ from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
 from pepnet_infer.rows.cache.misses import Missed, Misses
+from pepnet_infer.rows.cache.snapshot import Loaded, Saved
+from pepnet_infer.rows.cache.snapshot_folder import check_identity, load_folder, save_folder
 from pepnet_infer.rows.cache.warm import prefetch, warm
+from pepnet_infer.rows.gset import Gset
 from pepnet_infer.rows.protocols import Pooling, Rows, Store, identity_of
 from pepnet_infer.rows.requests import NO_DEFAULTS, DefaultCounts, RowRequest
 from pepnet_infer.rows.stores.checked_answers import checked
 from pepnet_infer.schema.ids import ID_BITS, Keys
+from pepnet_infer.stats import CacheStats
 
 #: By table: changed rows that calls of one version see in front of the cache.
 Overlays = Mapping[str, _kernels.RowOverlay]
@@ -65,6 +70,7 @@ class CachedRows:
         self._fetches = _kernels.Fetches()
         self.misses = Misses(self._store, self.caches, config, self._counters, self._fetches)
         self._filled_from = identity_of(store)
+        self._gset = Gset(config.beta, config.r, config.interval)
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
         #: further copies of rows, on a GPU
         self.beside: Beside | None = None
@@ -167,6 +173,28 @@ class CachedRows:
         self._changed(table, keys)
         return applied
 
+    def save(self, folder: str | os.PathLike[str]) -> Saved:
+        """Writes all entries of all widths to files in `folder`, in place of a snapshot there, while the cache serves.
+
+        Returns what it holds. The folder appears whole or not at all. Raises StoreError.
+        """
+        return save_folder(self._cores, folder, self.identity())
+
+    def load(self, folder: str | os.PathLike[str]) -> Loaded:
+        """Writes the entries of a snapshot of `save` into the cache, in which newer versions stay.
+
+        Returns what became of them. Whether its rows are still those of the store is for the caller to know:
+        `CacheConfig.warm_from` asks. Raises StoreError, with the cache as it was for each width whose file is damaged.
+        """
+        for cache in self.caches.values():
+            cache.updated = True
+        return load_folder(self._cores, folder, self._gset)
+
+    def warm_from(self, folder: str | os.PathLike[str]) -> Loaded:
+        """Does what `load` does with a snapshot of the store's own rows. Raises StoreError for one of other rows."""
+        check_identity(folder, self.identity())
+        return load_folder(self._cores, folder, self._gset)
+
     def identity(self) -> str | None:
         """Returns the store's identity (see `Identified`); None once rows came here by another way than from it.
 
@@ -210,24 +238,19 @@ class CachedRows:
             raise StoreError(f"{table}: expected ids below 2^48 or keys of table number {number}, got {got}")
         return keys | np.uint64(number << ID_BITS)
 
-    def stats(self) -> dict[str, Any]:
-        """Returns counters since the beginning, without stopping anyone.
-
-        total, fields, tables (each keys, hits, misses, negative_hits, defaults and, of these, unavailable; every repeat
-        counts), defaults (why keys got the default row: see `counters.REASONS`), store (questions and what went
-        wrong), flights (ids asked for right now), widths (`EmbeddingCache.stats` of each), and their sums rows,
-        capacity_rows, memory_bytes. device, where rows are on one: what it was asked and lacked; these lacks alone are
-        the keys of the others.
-        """
+    def stats(self) -> CacheStats:
+        """Returns counters since the beginning, without stopping anyone: see `CacheStats`."""
         widths = {str(dim): cache.stats() for dim, cache in self.caches.items()}
         return {
             "policy": self.config.policy,
             "dtype": self.config.dtype,
-            **{name: sum(one[name] for one in widths.values()) for name in ("rows", "capacity_rows", "memory_bytes")},
+            "rows": sum(one["rows"] for one in widths.values()),
+            "capacity_rows": sum(one["capacity_rows"] for one in widths.values()),
+            "memory_bytes": sum(one["memory_bytes"] for one in widths.values()),
             **self._counters.read(),
             "flights": sum(len(cache.flights) for cache in self.caches.values()),
             "widths": widths,
-            **({} if self.beside is None else {"device": self.beside.stats()}),
+            "device": None if self.beside is None else self.beside.stats(),
         }
 
     def close(self) -> None:

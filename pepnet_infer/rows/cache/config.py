@@ -82,8 +82,10 @@ class CacheConfig(Options, frozen=True):
     an id the store does not have is not asked for again, which takes a place in the cache; None: it is asked for each
     time. tombstone_ttl: seconds for which a deletion is remembered.
 
-    warm: whether the cache begins with the bundle's rows, highest score first. seed: of random draws (admission,
-    rounding).
+    warm: whether the cache begins with the bundle's rows, highest score first. warm_from: a folder that
+    `CachedRows.save` wrote, whose rows it begins with instead; it must be of the same rows as the store's. One that is
+    not there, is damaged or of other rows is a StoreError or, where `on_load` is "warn", a warning, and `warm` holds.
+    seed: of random draws (admission, rounding).
     """
 
     policy: Policy = "gset"
@@ -101,6 +103,7 @@ class CacheConfig(Options, frozen=True):
     negative_ttl: Positive | None = 60.0
     tombstone_ttl: Positive = 3600.0
     warm: bool = True
+    warm_from: str | None = None
     seed: Count = 0
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pepnet_infer._kernels import Tally
 from pepnet_infer.schema.ids import ID_BITS
 from pepnet_infer.seldom import Seldom
+from pepnet_infer.stats import LookupCounts, MissCounts
 
 _LOG = logging.getLogger("pepnet_infer.stores")
 
@@ -125,7 +126,7 @@ class MissCounters:
         calls = sums.get("calls", (0,))[0]
         return f"; a call to it has taken {sums['nanoseconds'][0] / calls / 1e6:.3g} ms on average" if calls else ""
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> MissCounts:
         """Returns total, fields and tables (counts each), defaults by reason, and store."""
         sums = {place: list(counts) for place, counts in self.looked_up.read().items()}
         defaults, store = self._defaults.read(), self._store.read()
@@ -140,13 +141,13 @@ class MissCounters:
         }
 
 
-def _by(part: int, sums: dict[tuple[str, str], list[int]]) -> dict[str, dict[str, int]]:
+def _by(part: int, sums: dict[tuple[str, str], list[int]]) -> dict[str, LookupCounts]:
     """Sums by field (0) or table (1)."""
     names = dict.fromkeys(place[part] for place in sums if place[part])
     return {name: _added(counts for place, counts in sums.items() if place[part] == name) for name in names}
 
 
-def _added(parts: Iterable[list[int]]) -> dict[str, int]:
+def _added(parts: Iterable[list[int]]) -> LookupCounts:
     keys, hits, negative_hits, defaults, unavailable = [sum(some) for some in zip(*parts, strict=True)] or [0] * 5
     return {
         "keys": keys,

@@ -104,9 +104,23 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
     cached = CachedRows(behind, tables, caches, config)
     if fault is not None:
         cached.note_fault(fault)
-    if config.warm:
+    if not _warm_from(cached, config) and config.warm:
         cached.warm(scored)
     return cached
+
+
+def _warm_from(cached: CachedRows, config: CacheConfig) -> bool:
+    """Begins with the rows of a snapshot where that was asked for. Returns whether it did."""
+    if config.warm_from is None:
+        return False
+    try:
+        cached.warm_from(config.warm_from)
+    except StoreError as error:
+        if config.on_load == "raise":
+            raise
+        _LOG.warning("the cache does not begin with the rows of its snapshot: %s", error)
+        return False
+    return True
 
 
 def _own_tables(bundle: Bundle) -> MmapStore:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -59,7 +59,15 @@ class _Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at: Finite
 
 
-class Transport(Protocol):
+@runtime_checkable
+class Readable(Protocol):
+    """What any log can be told by."""
+
+    def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
+        """See `Transport.read`."""
+
+
+class Transport(Readable, Protocol):
     """A log of deltas, and of the full bundles that some of them led to. Safe from any thread and process.
 
     There is one publisher at a time. Every method raises UpdateError with reason "transport" when the log cannot be

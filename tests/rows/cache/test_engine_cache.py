@@ -198,3 +198,63 @@ def test_a_row_source_is_asked_itself(toy_bundle: Path, toy_batch: Make) -> None
         assert plain.cache is None
     with pytest.raises(ConfigError, match="cache: expected a store with get_many behind it, got Source"):
         Engine.load(toy_bundle, store=Source(store), cache=CacheConfig())
+
+
+def test_all_widths_are_saved_to_one_folder_and_an_engine_begins_with_them(
+    toy_bundle: Path, toy_batch: Make, tmp_path: Path
+) -> None:
+    folder, batch = tmp_path / "kept", toy_batch(50)
+    with Engine.load(toy_bundle, threads=1, cache=CacheConfig(warm=False)) as engine:
+        assert engine.cache is not None
+        expected = engine.score(batch)
+        for _ in range(2):  # the second in place of the first
+            saved = engine.cache.save(folder)
+        rows = engine.cache.stats()["rows"]
+        assert saved.rows == rows > 0
+        assert saved.bytes == sum(path.stat().st_size for path in folder.glob("*.snapshot"))
+    with Engine.load(toy_bundle, threads=1, cache=CacheConfig(warm_from=str(folder))) as engine:
+        assert engine.cache is not None
+        assert engine.cache.stats()["rows"] == rows
+        scores = engine.score(batch)
+        assert np.array_equal(scores.values, expected.values)
+        counted = engine.cache.stats()["total"]
+        assert (counted["misses"], counted["keys"]) == (0, counted["hits"] + counted["negative_hits"])
+        assert engine.identity()["rows"] is not None  # they are the store's
+        assert engine.cache.load(folder).older == saved.rows + saved.negatives
+        assert engine.identity()["rows"] is None  # by now nobody has asked whose they are
+
+
+def test_an_engine_does_not_begin_with_the_rows_of_another_store(
+    toy_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, updated, damaged = (tmp_path / name for name in ("own", "updated", "damaged"))
+    with Engine.load(toy_bundle, threads=1) as engine:
+        assert engine.cache is not None
+        for folder in (own, damaged):
+            engine.cache.save(folder)
+        engine.cache.delete("user", [3], np.array([9], np.uint64))
+        engine.cache.save(updated)
+    for path in damaged.glob("*.snapshot"):
+        path.write_bytes(path.read_bytes()[:-1])
+    (tmp_path / "file").write_text("no cache")
+    refused: dict[Path, tuple[str, dict[str, Any]]] = {
+        own: ("expected a store that can tell its rows from others", {"store": OneByOne(toy_bundle)}),
+        updated: ("expected the rows of tables .*, got rows that were updated", {}),
+        damaged: ("the file was cut", {}),
+        tmp_path / "none": ("expected a directory with cache.json, got nothing", {}),
+        tmp_path / "file": ("expected a directory with cache.json, got a file", {}),
+    }
+    for folder, (message, options) in refused.items():
+        with pytest.raises(StoreError, match=message):
+            Engine.load(toy_bundle, cache=CacheConfig(warm_from=str(folder)), **options)
+        with Engine.load(toy_bundle, cache=CacheConfig(warm_from=str(folder), on_load="warn"), **options) as engine:
+            assert engine.stats()["cache"]["rows"] == 160  # type: ignore[index]
+        assert "does not begin with the rows of its snapshot" in caplog.text
+        caplog.clear()
+    with Engine.load(toy_bundle, threads=1) as engine:
+        assert engine.cache is not None
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "mine.txt").write_text("a file of mine")
+        with pytest.raises(StoreError, match="kept"):
+            engine.cache.save(tmp_path / "kept")
+        assert (tmp_path / "kept" / "mine.txt").exists()
