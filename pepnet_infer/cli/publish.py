@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import structs
 from rich.console import Console
 
 from pepnet_infer.bundle.bundle import Bundle
@@ -116,7 +117,7 @@ def _status(transport: Transport) -> dict[str, Any]:
         "last": None if last is None else {"position": last[0], **vars(last[1])},
         "newest_bundle": None if bundle is None else {"position": bundle[0], "model_version": bundle[1]},
         "followers": {
-            name: {**said._asdict(), "heard_s_ago": round(max(0.0, now - said.at), 1)}
+            name: {**structs.asdict(said), "heard_s_ago": round(max(0.0, now - said.at), 1)}
             for name, said in transport.progress().items()
         },
     }

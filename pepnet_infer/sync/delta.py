@@ -113,21 +113,16 @@ def write_delta(
     return Path(os.path.abspath(target))
 
 
-def read_head(path: str | os.PathLike[str]) -> DeltaHead:
-    """Reads what a delta says of itself and looks at nothing else. Raises UpdateError."""
-    with reading(path):
-        return _head(Path(path))[0]
+def read_head(path: str | os.PathLike[str], whole: bool = False) -> DeltaHead:
+    """Reads what a delta says of itself. Raises UpdateError.
 
-
-def read_whole_head(path: str | os.PathLike[str]) -> DeltaHead:
-    """Reads what a delta says of itself, and looks whether the files that it lists are there, by their sizes.
-
-    Raises UpdateError. Nothing of the files is read: one that passes may still be refused.
+    whole: looks too whether the files that it lists are there, by their sizes; one that passes may still be refused.
     """
     root = Path(path)
     with reading(root):
         head, document = _head(root)
-        check_files(root, typed(str(root / MANIFEST), document, "files", dict), MANIFEST, hashes=False)
+        if whole:
+            check_files(root, typed(str(root / MANIFEST), document, "files", dict), MANIFEST, hashes=False)
         return head
 
 

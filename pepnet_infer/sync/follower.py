@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
+from msgspec import structs
+
 from pepnet_infer._kernels import Gate
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
@@ -324,7 +326,7 @@ class Follower:
         """Tells the log how far this engine is, when that is news or has not been said for some time."""
         now = time.time()
         said, progress = self._said, Progress(self._position, self._versions.now.model_version, now)
-        if said is None or progress[:2] != said[:2] or abs(now - said.at) >= _SAY_AGAIN_S:
+        if said is None or progress != structs.replace(said, at=now) or abs(now - said.at) >= _SAY_AGAIN_S:
             self._said = progress
             try:
                 with self._health.asking():

@@ -45,9 +45,7 @@ SCHEMA = FeatureSchema.from_json(
         "tasks": {"one": "one", "two": "two"},
     }
 )
-CONFIG = ModelConfig(
-    InputWidths(**SCHEMA.widths), layers=(3,), towers=(), backbone="towers", use_epnet=False, use_ppnet=False
-)
+CONFIG = ModelConfig(InputWidths(**SCHEMA.widths), layers=(3,), backbone="towers", use_epnet=False, use_ppnet=False)
 
 
 class Encoded:

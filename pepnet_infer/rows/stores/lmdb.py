@@ -6,9 +6,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +90,7 @@ class LmdbStore(Closing):
     def __reduce__(self) -> tuple[object, ...]:
         """A store pickles as what it was opened with: who unpickles it, in a process of its own, opens it."""
         given = {**structs.asdict(self._env.options), "dtype": self.dtype, "remember": self._remember}
-        return _opened, ({**given, "path": self.path, "clock": self._clock},)
+        return partial(LmdbStore, self.path, clock=self._clock, **given), ()
 
     def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what is there of `keys` [N], as of one moment; see `Store.get_many`.
@@ -230,10 +231,6 @@ class LmdbStore(Closing):
 
     def _reset_after_fork(self) -> None:
         self._counting = threading.Lock()
-
-
-def _opened(given: Mapping[str, Any]) -> LmdbStore:
-    return LmdbStore(**given)
 
 
 def _names(keys: Keys) -> list[bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class RedisStore(Closing):
         """A store of a URL pickles as what it was opened with, the password in the URL included."""
         if not self._owned:
             raise TypeError("a store with a client that was given: give it a URL instead")
-        return _opened, (self._given,)
+        return partial(RedisStore, **self._given), ()
 
     @property
     def _nodes(self) -> OneNode | ClusterNodes:
@@ -275,10 +276,6 @@ class RedisStore(Closing):
                 self._opened = None
             raise
         self._resume = 0.0
-
-
-def _opened(given: Mapping[str, Any]) -> RedisStore:
-    return RedisStore(**given)
 
 
 def _connect(url: Any, cluster: Any, connect_timeout: Any, timeout: Any) -> Redis | RedisCluster:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.cluster import RedisCluster
@@ -19,19 +19,6 @@ class Command(NamedTuple):
     key: bytes  # one of its keys: says which server it goes to
 
 
-class Nodes(Protocol):
-    """Where commands go. Raises what the client raises."""
-
-    def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
-        """Returns one reply a command. `script` is loaded before them wherever they go: EVALSHA always finds it."""
-
-    def refresh(self) -> None:
-        """Looks anew which server has what, after one could not be reached."""
-
-    def close(self) -> None:
-        """Closes the connections."""
-
-
 class OneNode:
     """A single server."""
 
@@ -42,7 +29,10 @@ class OneNode:
         self._client = client
 
     def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
-        """See `Nodes.run`."""
+        """Returns one reply a command; raises what the client raises.
+
+        `script` is loaded before them wherever they go, so that EVALSHA always finds it.
+        """
         replies = _pipelined(self._client, commands, script)
         for reply in replies:
             if isinstance(reply, Exception):
@@ -53,7 +43,7 @@ class OneNode:
         """There is one place to look."""
 
     def close(self) -> None:
-        """See `Nodes.close`."""
+        """Closes the connections."""
         self._client.close()
 
 
@@ -70,7 +60,7 @@ class ClusterNodes:
         self._client: Any = client  # most of its methods have no types
 
     def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
-        """See `Nodes.run`. Where slots have moved the map of slots is read anew, once."""
+        """See `OneNode.run`. Where slots have moved the map of slots is read anew, once."""
         replies: list[Reply] = [None] * len(commands)
         self._ask(commands, range(len(commands)), replies, script)
         moved = [i for i, reply in enumerate(replies) if isinstance(reply, MovedError)]
@@ -86,11 +76,11 @@ class ClusterNodes:
         return replies
 
     def refresh(self) -> None:
-        """See `Nodes.refresh`."""
+        """Looks anew which server has what, after one could not be reached."""
         self._client.nodes_manager.initialize()
 
     def close(self) -> None:
-        """See `Nodes.close`."""
+        """Closes the connections."""
         self._client.close()
 
     def _ask(self, commands: Sequence[Command], which: Sequence[int], replies: list[Reply], script: str | None) -> None:

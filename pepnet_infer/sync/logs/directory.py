@@ -24,13 +24,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from msgspec import structs
+
 from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
 from pepnet_infer.storage.document import open_regular
 from pepnet_infer.storage.local_path import check_local
-from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head, read_whole_head
+from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
 from pepnet_infer.sync.logs.folders import failures, link, remove
 from pepnet_infer.sync.logs.identity import FILE, begin_log, find_log
@@ -200,7 +202,7 @@ class DirectoryLog(Transport):
         folder = self.path / "followers"
         with failures(folder):
             make_folder(folder)
-            write_file(folder / f"{follower}.json", json.dumps(progress._asdict()).encode())
+            write_file(folder / f"{follower}.json", json.dumps(structs.asdict(progress)).encode())
 
     def progress(self) -> dict[str, Progress]:
         """Returns how far each follower has come."""
@@ -263,7 +265,7 @@ class DirectoryLog(Transport):
         if entry.fault is not None:
             return None
         try:
-            return read_whole_head(entry.path)
+            return read_head(entry.path, whole=True)
         except UpdateError as error:
             if error.reason in MAY_PASS:
                 raise UpdateError.of(error, reason="transport") from error

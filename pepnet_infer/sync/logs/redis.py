@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from pepnet_infer.checked import check_option
 from pepnet_infer.errors import ConfigError, UpdateError
@@ -211,7 +211,7 @@ class RedisLog(Closing, Transport):
         position. Nothing is pending in it: every follower reads the whole log.
         """
         check_follower(follower)
-        said = json.dumps(progress._asdict())
+        said = json.dumps(structs.asdict(progress))
         keys = [self._stream, self._followers, self._state]
         self._server.run(ACKNOWLEDGE, keys, follower, stream_id_of(progress.position), said, until=0.0)
 

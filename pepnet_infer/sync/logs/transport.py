@@ -43,20 +43,12 @@ class BundleHead(NamedTuple):
     fault: UpdateError | None = None  #: why its version is not known; it is -1 then
 
 
-class Progress(NamedTuple):
+class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a follower has come, by its own word."""
 
     position: Position
-    model_version: int
-    at: float  #: Unix seconds by the follower's clock
-
-
-class _Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The same as a document from outside."""
-
-    position: str
     model_version: Version
-    at: Finite
+    at: Finite  #: Unix seconds by the follower's clock
 
 
 @runtime_checkable
@@ -157,10 +149,10 @@ def read_progress(where: str, text: str | bytes) -> Progress:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise refused(f"{where}: expected JSON, got: {clip(error, MOST_VALUE)}") from error
-    read: _Progress = convert(where, data, _Progress, refused)
+    read: Progress = convert(where, data, Progress, refused)
     if read.at > time.time() + _MOST_AHEAD_S:
         raise refused(f"{where}: at: expected a time, got one in a year or later: {read.at:g}")
-    return Progress(read.position, read.model_version, read.at)
+    return read
 
 
 def bundle_version(path: Path) -> int:
