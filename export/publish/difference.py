@@ -16,10 +16,8 @@ from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.storage.tensorfile import Array, from_bfloat16
+from pepnet_infer.storage.tensorfile import Array
 from pepnet_infer.sync.delta import DeltaHead, write_delta
-
-Floats = npt.NDArray[np.float32]
 
 
 class Difference(NamedTuple):
@@ -69,20 +67,15 @@ def _rows(old: Path, new: Path, spec: TableSpec, version: int) -> RowBatch:
     changed = np.ones(len(after_keys), np.bool_)
     for begin in range(0, len(both), 1 << 16):
         some = slice(begin, begin + (1 << 16))
-        ours, theirs = _widened(after.rows, in_new[some]), _widened(before.rows, in_old[some])
-        changed[in_new[some]] = ~_same(ours, theirs).all(axis=1)
-    keys, gone = after_keys[changed], np.setdiff1d(before_keys, after_keys, assume_unique=True)
-    rows, scores = _widened(after.rows, np.flatnonzero(changed)), np.array(after.scores, np.float32)[changed]
-    live = RowBatch.of(rows, keys=keys, versions=version, scores=scores)
-    away = RowBatch.nothing(len(gone), spec.dim, keys=gone, version=version)
+        same = _same(after.take(in_new[some]).rows, before.take(in_old[some]).rows)
+        changed[in_new[some]] = ~same.all(axis=1)
+    live = after.take(changed)
+    gone = np.setdiff1d(before_keys, after_keys, assume_unique=True)
+    rows = RowBatch.concat([live, RowBatch.nothing(len(gone), spec.dim, keys=gone)]).ordered()
     default = np.array(after.default, np.float32)
-    same = _same(default, np.array(before.default, np.float32)).all()
-    return replace(RowBatch.concat([live, away]).ordered(), default=None if same else default)
-
-
-def _widened(rows: Array, at: npt.NDArray[np.int64]) -> Floats:
-    some = rows[at]
-    return from_bfloat16(some) if some.dtype == np.uint16 else some.astype(np.float32)
+    unchanged = _same(default, np.array(before.default, np.float32)).all()
+    versions = np.full(len(rows.keys), version, np.uint64)
+    return replace(rows, versions=versions, default=None if unchanged else default)
 
 
 def _same(a: Array, b: Array) -> npt.NDArray[np.bool_]:

@@ -12,8 +12,9 @@ from pepnet_infer.checked import untrusted
 from pepnet_infer.errors import BundleError
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
+from pepnet_infer.schema.row_batch import Mask, Positions, RowBatch
 from pepnet_infer.storage.mapped_file import Array, MappedFile
-from pepnet_infer.storage.tensorfile import TensorInfo
+from pepnet_infer.storage.tensorfile import TensorInfo, from_bfloat16
 
 #: safetensors dtype of `rows` → its name in reports.
 ROW_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -37,6 +38,12 @@ class TableFile:
     def bytes(self) -> int:
         """Of the file."""
         return self.file.bytes
+
+    def take(self, at: slice | Positions | Mask) -> RowBatch:
+        """Returns copies of some rows as float32, with their keys and scores. `default` is left out."""
+        rows = self.rows[at]
+        wide = from_bfloat16(rows) if self.dtype == "bfloat16" else rows.astype(np.float32)
+        return RowBatch.of(wide, keys=np.array(self.keys[at]), scores=np.array(self.scores[at]))
 
 
 def open_table(path: Path, spec: TableSpec | None = None) -> TableFile:

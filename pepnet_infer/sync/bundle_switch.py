@@ -1,4 +1,4 @@
-"""Going on from a full bundle in the log, where deltas lead no further."""
+"""The switch to a full bundle of the log, where its deltas lead no further."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pepnet_infer.sync.logs.transport import BundleHead, Position, Transport
 from pepnet_infer.sync.updater import Updater
 
 _LOG = logging.getLogger("pepnet_infer.sync")
-_AGAIN_S = 60.0  # after a bundle that something else than the bundle stood in the way of
+_AGAIN_S = 60.0  # until a bundle is tried again that failed for another reason than its content
 
 
 class BundleSwitch:
-    """Of one follower's thread. A bundle that cannot be used is refused once, and the one before it tried."""
+    """Belongs to one follower's thread. A bundle that cannot be used is refused once, and the one before it tried."""
 
     def __init__(
         self,
@@ -30,8 +30,8 @@ class BundleSwitch:
     ) -> None:
         """refuse: called for each bundle that is not taken, with the reason. taken: called after one that is."""
         self._transport, self._updater, self._refuse, self._taken = transport, updater, refuse, taken
-        self._errors = SeldomEach()  # of ours, by type
-        self._refused: dict[tuple[Position, int], float] = {}  # not opened again before then, of `monotonic`
+        self._errors = SeldomEach()  # tracebacks of the follower's own errors, by type
+        self._refused: dict[tuple[Position, int], float] = {}  # not opened again before this time of `monotonic`
 
     def take(self) -> None:
         """Goes on from the newest bundle in the log that can be used, if it is ahead."""

@@ -5,7 +5,7 @@
     dense.onnx               the same weights as a graph, where engines on ONNX Runtime follow
     rows/TABLE.safetensors   the rows of a table that changed
 
-A delta leads from one version of the model, `base_version`, to the next, `model_version`, and is of use to nobody else.
+A delta leads from one version of the model, `base_version`, to the next, `model_version`.
 """
 
 from __future__ import annotations

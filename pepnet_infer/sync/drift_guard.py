@@ -1,4 +1,4 @@
-"""The guard before new dense weights go live: do they score recent rows much as the old ones did?"""
+"""The drift guard: new dense weights go live only if they score recent rows much as the old ones do."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pepnet_infer.sync.follow_config import Guard
 from pepnet_infer.versions.version import Served
 
 _BINS = 10
-_LEAST_SHARE = 1e-4  # an empty bin counts as this much, so that the index stays finite
+_LEAST_SHARE = 1e-4  # the share of an empty bin, so that the index stays finite
 
 
 class DriftGuard:
-    """Keeps some rows of recent calls, features and not inputs: new rows are part of what is tried."""
+    """Keeps the features of some rows of recent calls, so that a trial looks their embedding rows up anew."""
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
@@ -36,7 +36,7 @@ class DriftGuard:
         self._lock = threading.Lock()
 
     def due(self) -> bool:
-        """Whether a call's rows would be kept now: cheap, for every call asks."""
+        """Whether a call's rows would be kept now. Cheap, because every call asks."""
         return monotonic() >= self._due
 
     def offer(self, features: Features) -> None:

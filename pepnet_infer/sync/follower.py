@@ -32,10 +32,10 @@ from pepnet_infer.versions.loading import Loading
 from pepnet_infer.versions.version import Versions
 
 _LOG = logging.getLogger("pepnet_infer.sync")
-_LOOK_AGAIN_S = 0.002
-_SAY_AGAIN_S = 10.0  # an engine that is up to date is there all the same
+_LOOK_AGAIN_S = 0.002  # between two looks of `wait_for`
+_SAY_AGAIN_S = 10.0  # between two acknowledgements of an engine that has nothing new
 _MOST_EARLY = 64  # deltas that wait for one before them
-_ENTRY_PATIENCE_S = 60.0  # for an entry that cannot be read, of a log that can
+_ENTRY_PATIENCE_S = 60.0  # for an entry that cannot be read in a log that can be
 
 
 class Follower:
@@ -57,11 +57,12 @@ class Follower:
         self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
         self._newest = NewestVersion()
-        self._refusals, self._errors = SeldomEach(), SeldomEach()  # by reason; of ours, by type
+        self._refusals = SeldomEach()  # log lines, by reason
+        self._errors = SeldomEach()  # log lines of the follower's own errors, by type
         self._health = LogHealth(self._stats, config.wait_s)
         self._said: Progress | None = None
         self._bundles = BundleSwitch(transport, self._updater, self._refuse, self._bundle_taken)
-        self._held_up: tuple[Position, float] = ("", 0.0)  # by an entry that cannot be read, and since when
+        self._held_up: tuple[Position, float] = ("", 0.0)  # the entry that cannot be read, and since when
         self._write_back_again = 0.0  # not before then, of `monotonic`
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
         self._stop = threading.Event()

@@ -1,4 +1,4 @@
-"""Whether a follower can read its log now: what is counted, what is logged, and since when it knows nothing new."""
+"""Whether a follower can read its log now, since when it cannot, and what is counted and logged about that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LATE_S = 1.0  # beyond what a read may wait: a log that answers later than that
 
 
 class LogHealth:
-    """Of one follower's thread; its figures may be read from any."""
+    """Belongs to one follower's thread; any thread may read its figures."""
 
     def __init__(self, stats: SyncStats, wait_s: float, clock: Callable[[], float] = monotonic) -> None:
         """`wait_s`: how long a read waits at most for something new."""
@@ -36,19 +36,19 @@ class LogHealth:
 
     @property
     def unread_s(self) -> float:
-        """The same, where it is longer than a follower takes that reads on; else 0: it knows what there is."""
+        """Seconds since the log was read last, where that is longer than a healthy read takes; else 0."""
         unread = self.last_read_s
         return unread if self._lost is not None or unread > self._patience else 0.0
 
     @property
     def away(self) -> bool:
-        """Whether the log cannot be read: an error says so, or nothing does, as of a server that hangs."""
+        """Whether the log cannot be read: a read failed, or one does not come back, as of a server that hangs."""
         asked = self._asked
         return self._lost is not None or (asked is not None and self._clock() - asked > self._patience)
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
-        """Around all else that is asked of the log: one that answers late is away then too."""
+        """Wraps every other question to the log: a log that answers late counts as away too."""
         self._asked = self._clock()
         try:
             yield
@@ -57,7 +57,7 @@ class LogHealth:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Around each read of the log. Raises UpdateError, whatever goes wrong; `fault` is not called for it."""
+        """Wraps each read of the log. Counts what goes wrong and raises it as UpdateError."""
         self._asked = self._clock()
         try:
             yield

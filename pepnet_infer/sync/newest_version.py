@@ -7,7 +7,7 @@ from time import monotonic
 
 
 class NewestVersion:
-    """Of one follower's thread; its figures may be read from any.
+    """Belongs to one follower's thread; any thread may read its figures.
 
     A delta that was refused still counts: the engine is behind what was published. Once a later entry was put in place,
     it does not: whatever version a damaged or foreign delta claims, the engine is not behind for ever.
@@ -19,7 +19,7 @@ class NewestVersion:
 
     @property
     def version(self) -> int:
-        """The highest version that the log leads to, as far as it was read; -1: nothing was."""
+        """The highest version that the log leads to, as far as it was read; -1 before anything was read."""
         seen = self._seen
         return -1 if seen is None else seen[0]
 

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Any
 
-#: Upper edges in seconds of the histogram of freshness; what is above the last is in one more.
+#: Upper edges in seconds of the histogram of freshness; one more bin has what is above the last.
 EDGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
@@ -50,7 +50,7 @@ class SyncStats:
             return self._refused[reason]
 
     def fault(self, message: str) -> None:
-        """Counts something that stood in the way and is tried again: a log that could not be reached, say."""
+        """Counts an obstacle that is tried again, such as a log that could not be reached."""
         with self._lock:
             self._counts["faults"] += 1
             self._last_fault = message

@@ -160,7 +160,7 @@ def _uniform(ids: Integers) -> npt.NDArray[np.float32]:
 def _scores_of_integers() -> npt.NDArray[np.float32]:
     """Returns the score of every integer m, from a backend that is nothing but the scale and the sigmoid."""
     widths = InputWidths(1, 0, 0)
-    config = ModelConfig(widths, layers=(1,), towers=(), backbone="towers", use_epnet=False, use_ppnet=False)
+    config = ModelConfig(widths, layers=(1,), backbone="towers", use_epnet=False, use_ppnet=False)
     weights = {
         "experts.0.w": np.ones((2, 1, 1), np.float32),
         "experts.0.b": np.zeros((2, 1), np.float32),

@@ -10,7 +10,6 @@ import numpy as np
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.rows.protocols import WritableStore
 from pepnet_infer.schema.feature_schema import TableSpec
-from pepnet_infer.storage.tensorfile import from_bfloat16
 
 CHUNK = 1 << 14  # rows a call
 
@@ -21,7 +20,6 @@ def fill_from(
     specs: Mapping[str, TableSpec] | None = None,
     *,
     version: int = 0,
-    chunk: int = CHUNK,
 ) -> int:
     """Puts every row of table files (name → file, as `Bundle.table_paths` has them) with its score.
 
@@ -31,10 +29,8 @@ def fill_from(
     applied = 0
     for name, path in paths.items():
         table = open_table(path, None if specs is None else specs[name])
-        for at in range(0, table.keys.size, chunk):
-            rows = table.rows[at : at + chunk]
-            wide = from_bfloat16(rows) if table.dtype == "bfloat16" else rows.astype(np.float32)
-            keys = table.keys[at : at + chunk].copy()  # a map's arrays may lie at odd addresses
-            versions = np.full(keys.size, version, np.uint64)
-            applied += store.put_many(keys, wide, versions, table.scores[at : at + chunk].copy())
+        for begin in range(0, table.keys.size, CHUNK):
+            batch = table.take(slice(begin, begin + CHUNK))
+            versions = np.full(batch.keys.size, version, np.uint64)
+            applied += store.put_many(batch.keys, batch.rows, versions, batch.scores)
     return applied

@@ -21,7 +21,7 @@ from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.process.closing import Closing
 from pepnet_infer.rows.protocols import Rows
-from pepnet_infer.rows.stores.fill import CHUNK, fill_from
+from pepnet_infer.rows.stores.fill import fill_from
 from pepnet_infer.rows.stores.lmdb_env import LmdbEnv, OpenOptions
 from pepnet_infer.rows.stores.record import (
     REMEMBER,
@@ -143,7 +143,6 @@ class LmdbStore(Closing):
         specs: Mapping[str, TableSpec] | None = None,
         *,
         version: int = 0,
-        chunk: int = CHUNK,
     ) -> int:
         """Puts the rows of table files, as `fill_from` does, and their default rows. Returns how many were applied."""
         defaults = {n: open_table(p, None if specs is None else specs[n]).default for n, p in paths.items()}
@@ -153,7 +152,7 @@ class LmdbStore(Closing):
                 txn.put(name.encode(), row.astype("<f4").tobytes(), db=self._env.databases[1])
 
         self._env.write(write, sum(row.nbytes for row in defaults.values()))
-        return fill_from(self, paths, specs, version=version, chunk=chunk)
+        return fill_from(self, paths, specs, version=version)
 
     def default_row(self, table: str) -> npt.NDArray[np.float32]:
         """Returns the default row [dim] of an imported table. Raises StoreError when there is none of that name."""

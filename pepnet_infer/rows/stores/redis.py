@@ -15,7 +15,7 @@ import numpy.typing as npt
 from msgspec import structs
 
 from pepnet_infer._kernels import Gate
-from pepnet_infer.checked import NotNegative, Options, Positive, Several
+from pepnet_infer.checked import NotNegative, Options, Positive
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.process.closing import Closing
@@ -47,6 +47,7 @@ except ImportError as problem:
 
 #: Keys are spread over this many hash tags, so that a batch to a cluster is at most as many commands.
 BUCKETS = 256
+_KEYS = 512  # of one command
 _COMMANDS = 1024  # of a write, in one pipeline
 _UNREACHABLE = (ConnectionError, TimeoutError, ClusterDownError, RedisClusterException, OSError)
 _MAX_MILLISECONDS = 2.0**53
@@ -78,7 +79,6 @@ class RedisOptions(Options, frozen=True):
     connect_timeout: Positive
     timeout: Positive
     pause: NotNegative
-    chunk: Several
     remember: Remember
 
 
@@ -100,7 +100,6 @@ class RedisStore(Closing):
         connect_timeout: float = 0.1,
         timeout: float = 0.25,
         pause: float = 1.0,
-        chunk: int = 512,
         remember: float = REMEMBER,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -108,14 +107,13 @@ class RedisStore(Closing):
 
         `connect_timeout`, `timeout`: seconds that a server may take, with a URL; what fails is not tried again, but for
         a connection found closed. `pause`: seconds for which nobody asks after no server was reached; then one caller
-        tries. `dtype`: of rows that are written. `chunk`: keys in a command. `remember`: seconds for which deletions
-        and expired rows keep their version. Raises StoreError, ConfigError for an option; a single server is not asked
-        yet, a cluster is.
+        tries. `dtype`: of rows that are written. `remember`: seconds for which deletions and expired rows keep their
+        version. Raises StoreError, ConfigError for an option; a single server is not asked yet, a cluster is.
         """
-        options = RedisOptions(cluster, prefix, dtype, connect_timeout, timeout, pause, chunk, remember)
+        options = RedisOptions(cluster, prefix, dtype, connect_timeout, timeout, pause, remember)
         self.dtype = dtype
         self.damaged = 0  # values read that were damaged, and so not found
-        self._chunk, self._remember, self._clock = chunk, remember, clock
+        self._remember, self._clock = remember, clock
         self._tags = [f"{prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
         self._lock, self._pause, self._resume = Gate(), pause, 0.0
         self._reason = ""  # why no server was reached
@@ -165,8 +163,8 @@ class RedisStore(Closing):
         ends = [] if self._nodes.any_slots else (np.flatnonzero(np.diff(buckets[order])) + 1).tolist()
         commands, at = [], order.tolist()
         for begin, end in zip([0, *ends], [*ends, keys.size], strict=True):
-            for first in range(begin, end, self._chunk):
-                some = [names[i] for i in at[first : min(end, first + self._chunk)]]
+            for first in range(begin, end, _KEYS):
+                some = [names[i] for i in at[first : min(end, first + _KEYS)]]
                 commands.append(Command(("MGET", *some), some[0]))
         values: list[bytes | None] = [None] * keys.size
         with self._asking():

@@ -193,7 +193,7 @@ def test_tables_are_imported_with_their_default_rows(path: Path, dtype: str, toy
     bundle = Bundle.open(toy_bundle)
     tables = MmapStore(bundle.table_paths)
     with LmdbStore(path, map_bytes=1 << 16, durable=False, dtype=dtype) as store:  # type: ignore[arg-type]
-        assert store.import_tables(bundle.table_paths, bundle.schema.table_by_name, version=3, chunk=11) == 160
+        assert store.import_tables(bundle.table_paths, bundle.schema.table_by_name, version=3) == 160
         for name, shape in tables.tables.items():
             np.testing.assert_array_equal(store.default_row(name), tables.default_row(name))
             keys, scores = tables.scored_keys(name)

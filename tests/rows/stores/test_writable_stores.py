@@ -14,6 +14,7 @@ import pytest
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.protocols import WritableStore
+from pepnet_infer.rows.stores import fill
 from pepnet_infer.rows.stores.fill import fill_from
 from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.rows.stores.memory import MemoryStore
@@ -182,10 +183,13 @@ def test_what_does_not_fit_is_refused_whole(store: WritableStore, arguments: tup
         store.delete_many(u64(1), u64(1, 2))
 
 
-def test_a_bundle_fills_it_and_reads_as_from_its_tables(make_store: MakeStore, toy_bundle: Path) -> None:
+def test_a_bundle_fills_it_and_reads_as_from_its_tables(
+    make_store: MakeStore, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "CHUNK", 13)
     bundle = Bundle.open(toy_bundle)
     tables, store = MmapStore(bundle.table_paths), make_store()
-    assert fill_from(store, bundle.table_paths, bundle.schema.table_by_name, chunk=13) == 160
+    assert fill_from(store, bundle.table_paths, bundle.schema.table_by_name) == 160
     assert fill_from(store, bundle.table_paths) == 0
     for name, shape in tables.tables.items():
         asked = np.append(tables.scored_keys(name)[0][::-1], make_keys(shape.number, u64(999)))
