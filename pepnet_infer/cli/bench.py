@@ -28,7 +28,7 @@ from pepnet_infer.cli.bench_output import (
     write,
 )
 from pepnet_infer.cli.output import as_path
-from pepnet_infer.cli.score import OnBadRow
+from pepnet_infer.parquet.options import OnBadRow
 from pepnet_infer.process.cpu import available_threads
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def offline(
     scale: Annotated[str, typer.Option(help="How many times over the input is scored, with commas.")] = "1,10",
     runs: Annotated[int, typer.Option(min=1, help="Runs of each; rows/s is their median.")] = 1,
     threads: Threads = None,
-    on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
+    on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = "raise",
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
 ) -> None:
@@ -142,7 +142,7 @@ def offline(
     from pepnet_infer.bench.parquet.offline import measure_offline
 
     scales, number = integers("--scale", scale), threads or available_threads()
-    bad = on_bad_row.value
+    bad = on_bad_row
     with Steps.shown() as say:
         report = measure_offline(bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=bad, say=say)
     write(context, report, json_file, markdown_file)

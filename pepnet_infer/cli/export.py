@@ -13,7 +13,7 @@ from pepnet_infer.bundle.accuracy import BUDGETS, Budget
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.cli.native_figures import native_summary, show_native
 from pepnet_infer.cli.output import AsJson, as_path, emit, say
-from pepnet_infer.cli.progress import ProgressMode, ProgressOption, Watch
+from pepnet_infer.cli.progress import ProgressOption, Watch
 
 
 def export(
@@ -35,7 +35,7 @@ def export(
         typer.Option(metavar="MAX|off", help="Offer int8 when no task's AUC loses more; off or 0: do not offer it."),
     ] = str(BUDGETS["int8"]["delta_auc"]),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")] = False,
-    show: ProgressOption = ProgressMode.auto,
+    show: ProgressOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Write a verified bundle. Nothing is written when a score differs from float64 by more than 1e-5 (native 5e-6)."""

@@ -8,9 +8,8 @@ import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from enum import StrEnum
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,15 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pepnet_infer.cli.output import progress, say
 from pepnet_infer.quoting import printable
 
-
-class ProgressMode(StrEnum):
-    """How progress is shown."""
-
-    auto = "auto"
-    plain = "plain"
-    none = "none"
-
-
+ProgressMode = Literal["auto", "plain", "none"]
 ProgressOption = Annotated[
     ProgressMode,
     typer.Option(
@@ -44,9 +35,9 @@ class Watch:
     """
 
     def __init__(self, mode: ProgressMode) -> None:
-        self._plain = mode is ProgressMode.plain or (mode is ProgressMode.auto and not progress.is_terminal)
+        self._plain = mode == "plain" or (mode == "auto" and not progress.is_terminal)
         self._bars: Progress | None = None
-        if mode is ProgressMode.auto and not self._plain:
+        if mode == "auto" and not self._plain:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
             self._bars = Progress(TextColumn("{task.description}", markup=False), *columns, console=progress)
         self._now: Callable[[], str] = lambda: "starting"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import typer
@@ -14,40 +13,16 @@ from rich.console import Console
 from pepnet_infer.backends.protocol import MAX_THREADS
 from pepnet_infer.cli.ending import ExitCode
 from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, progress, say
-from pepnet_infer.cli.progress import ProgressMode, ProgressOption, Watch
+from pepnet_infer.cli.progress import ProgressOption, Watch
 from pepnet_infer.engine import Engine
 from pepnet_infer.parquet import FileProgress, Progress, Summary, score_parquet
-from pepnet_infer.parquet.options import BATCH_ROWS
+from pepnet_infer.parquet.options import BATCH_ROWS, OnBadRow, OnFault
 from pepnet_infer.parquet.run import OFFLINE
 from pepnet_infer.process.cpu import budget
 from pepnet_infer.rows.cache.config import CacheConfig, Policy
 from pepnet_infer.sync.logs.open import open_transport
 
-
-class CachePolicy(StrEnum):
-    """What the cache evicts."""
-
-    gset = "gset"
-    lru = "lru"
-    lfu = "lfu"
-    sieve = "sieve"
-    s3fifo = "s3fifo"
-    none = "none"
-
-
-class OnBadRow(StrEnum):
-    """What a row with a fault does."""
-
-    raise_ = "raise"
-    null = "null"
-
-
-class FaultRule(StrEnum):
-    """What default rows mean that are there because the store failed or was late."""
-
-    raise_ = "raise"
-    unfinished = "unfinished"
-    accept = "accept"
+CachePolicy = Literal[Policy, "none"]
 
 
 def score(
@@ -65,9 +40,7 @@ def score(
             min=1, max=MAX_THREADS, help="Of scoring and of reading. Default: what the cpuset and the cgroup allow."
         ),
     ] = None,
-    cache_policy: Annotated[CachePolicy, typer.Option(help="What the cache of rows evicts; none: no cache.")] = (
-        CachePolicy.gset
-    ),
+    cache_policy: Annotated[CachePolicy, typer.Option(help="What the cache of rows evicts; none: no cache.")] = "gset",
     cache_bytes: Annotated[
         str, typer.Option(metavar="SIZE", help="Maximum size of the cache, e.g. 512MiB.")
     ] = "512MiB",
@@ -75,18 +48,18 @@ def score(
         str | None,
         typer.Option(help="Carried through: all, names with commas, or '' for none. Default: the ids and the domain."),
     ] = None,
-    on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = OnBadRow.raise_,
+    on_bad_row: Annotated[OnBadRow, typer.Option(help="Stop at a bad row, or give it null scores.")] = "raise",
     max_bad_rows: Annotated[
         int | None,
         typer.Option(min=0, help="With --on-bad-row null: exit code 3 when more rows than this have null scores."),
     ] = None,
     on_fault: Annotated[
-        FaultRule,
+        OnFault,
         typer.Option(
             help="When ids get default rows because their store fails: stop; go on, but leave the file unfinished "
             "under a hidden name (exit code 3); or accept the file as it is."
         ),
-    ] = FaultRule.raise_,
+    ] = "raise",
     batch_rows: Annotated[int, typer.Option(help="Rows scored at a time.")] = BATCH_ROWS,
     resume: Annotated[
         bool, typer.Option(help="Keep files that an earlier run finished for the same input, model and options.")
@@ -97,7 +70,7 @@ def score(
             metavar="LOG", help="Keep up with what is published there: a folder or redis://…; an error without a log."
         ),
     ] = None,
-    show: ProgressOption = ProgressMode.auto,
+    show: ProgressOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score parquet files: one output file per input file, rows in order, one float32 column score_TASK per task.
@@ -109,15 +82,13 @@ def score(
 
     Example: pepnet-infer score bundle/ in/ --out scored/ --on-bad-row null --max-bad-rows 1000
     """
-    if max_bad_rows is not None and on_bad_row is not OnBadRow.null:
+    if max_bad_rows is not None and on_bad_row != "null":
         raise typer.BadParameter("--max-bad-rows counts rows with null scores: add --on-bad-row null")
     expect_bundle(bundle)
-    cache = None if cache_policy is CachePolicy.none else CacheConfig(cast(Policy, cache_policy.value), cache_bytes)
-    carried = (
-        columns
-        if columns is None or columns == "all"
-        else [name.strip() for name in columns.split(",") if columns.strip()]
-    )
+    cache = None if cache_policy == "none" else CacheConfig(cache_policy, cache_bytes)
+    carried: list[str] | Literal["all"] | None = "all" if columns == "all" else None
+    if columns is not None and columns != "all":
+        carried = [name.strip() for name in columns.split(",") if columns.strip()]
     options = OFFLINE if device == "cpu" else {}  # kernels on a GPU have no threads that could spin
     _set_threads(threads)
     with Watch(show) as watch:
@@ -139,8 +110,8 @@ def score(
                 inputs,
                 out,
                 columns=carried,
-                on_bad_row="null" if on_bad_row is OnBadRow.null else "raise",
-                on_fault=on_fault.value,
+                on_bad_row=on_bad_row,
+                on_fault=on_fault,
                 batch_rows=batch_rows,
                 resume=resume,
                 progress=lambda now: _show(watch, now),

@@ -14,7 +14,7 @@ from msgspec import structs
 from rich.console import Console
 
 from pepnet_infer.cli.output import AsJson, as_path, emit, progress, say, show_table
-from pepnet_infer.cli.progress import ProgressMode, ProgressOption, Watch
+from pepnet_infer.cli.progress import ProgressOption, Watch
 from pepnet_infer.schema.network_config import MODELS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def train(
         typer.Option(parser=as_path, metavar="F.parquet", help="Write the raw rows of the test days there, to score."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint that is there.")] = False,
-    show: ProgressOption = ProgressMode.auto,
+    show: ProgressOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train a reference model. Reports AUC and GAUC per task and domain, on days that training never sees."""

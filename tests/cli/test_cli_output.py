@@ -64,10 +64,12 @@ def test_the_width_is_what_columns_says_or_none(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("mode", "terminal"), [("auto", True), ("auto", False), ("plain", True), ("none", True)])
-def test_a_bar_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, mode: str, terminal: bool) -> None:
+def test_a_bar_is_shown_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, mode: ProgressMode, terminal: bool
+) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
     monkeypatch.setattr(progress_module, "progress", console)
-    with Watch(ProgressMode(mode)) as watch:
+    with Watch(mode) as watch:
         watch.step("read")
         watch.step("score")
         watch.at(3, 7, "fast", lambda: "3 of 7")
