@@ -13,9 +13,8 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
 
+from pepnet_infer.cli.output import results, show_table
 from pepnet_infer.export.train.metrics import auc, gauc
 
 LABELS = {
@@ -64,14 +63,13 @@ def main() -> None:
         }
         print(json.dumps(finite, indent=2, allow_nan=False))
         return
-    table = Table(title=f"AUC of {keep.sum():,} rows from {args.first_date} on")
-    for name in ("task", "positives", "AUC", "GAUC", *(f"tab {p} ({(domain == p).sum():,})" for p in pages)):
-        table.add_column(name, justify="left" if name == "task" else "right")
+    rows = []
     for task, cells in result.items():
-        shown = ["–" if c["positives"] < args.min_positives else f"{c['auc']:.4f}" for c in cells.values()]
-        gauc_all = "–" if cells["all"]["positives"] < args.min_positives else f"{cells['all']['gauc']:.4f}"
-        table.add_row(task, f"{cells['all']['positives']:,}", shown[0], gauc_all, *shown[1:])
-    Console(width=220).print(table)
+        figures = [(c["positives"], c[k]) for c in cells.values() for k in ("auc", "gauc") if k in c]
+        shown = ["–" if positives < args.min_positives else f"{value:.4f}" for positives, value in figures]
+        rows.append((task, f"{cells['all']['positives']:,}", *shown))
+    head = ("task", "positives", "AUC", "GAUC", *(f"tab {p} ({(domain == p).sum():,})" for p in pages))
+    show_table(results(), f"AUC of {keep.sum():,} rows from {args.first_date} on", head, rows)
 
 
 if __name__ == "__main__":

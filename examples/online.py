@@ -28,17 +28,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import structs
-from online_report import Exposures, compared, plot, table
+from online_report import Served, plot, tables
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
@@ -46,82 +43,52 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish.publisher import Publisher
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import Keys
-from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync import DirectoryLog
-from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
+from pepnet_infer.sync.delta import open_delta, write_delta
 
 if TYPE_CHECKING:
     from pepnet_infer.export.data.dataset import Dataset
-    from pepnet_infer.export.data.source import Source
     from pepnet_infer.export.train.online import Floats, Learnt, OnlineTrainer
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 STABLE = 20  # positives a day of a task that is shown
 BYTES_BESIDE = 24  # what the cache takes for a row beside its numbers
+PAIRS = [("dense only", "frozen"), ("rows only", "frozen"), ("both", "frozen"), ("both", "dense only")]
+PAIRS += [("both", "rows only"), ("both, gset", "both"), ("both, gset", "both, lru"), ("both, gset", "both, lfu")]
+
+#: Exposures [begin, end) of a pass in the order of time, and the time when it ends. Pass 0 is the first day.
+Pass = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Stream:
-    """The log cut into passes: exposures [begin, end) of pass n, from 1, in the order of time."""
-
-    dataset: Dataset
-    passes: list[tuple[int, int, int]]  # begin, end, the time when it ends; pass 0 is the first day
-    days: npt.NDArray[np.int64]  # [N], 0 for the first
-
-    @classmethod
-    def of(cls, dataset: Dataset, pass_ms: int) -> Stream:
-        """Cuts by the clock of the log; hours without exposures make no pass."""
-        times = dataset.times
-        start = int(times[0]) // HOUR_MS * HOUR_MS
-        first_ends = start + DAY_MS
-        edges = [*range(first_ends, int(times[-1]) + pass_ms + 1, pass_ms)]
-        cuts = np.searchsorted(times, edges)
-        passes = [(0, int(cuts[0]), first_ends)]
-        for begin, end, ends in zip(cuts[:-1], cuts[1:], edges[1:], strict=True):
-            if begin < end:
-                passes.append((int(begin), int(end), ends))
-        return cls(dataset, passes, (times - start) // DAY_MS)
-
-
-class FewDays:
-    """The first days of a `Source`."""
-
-    def __init__(self, source: Source, days: int) -> None:
-        self.name, self.outcomes = source.name, source.outcomes
-        self.day_column, self.time_column, self.user_column = source.day_column, source.time_column, source.user_column
-        self.side = source.side
-        log = source.interactions()
-        times = log[self.time_column].to_numpy()
-        ends = int(times[0]) // HOUR_MS * HOUR_MS + days * DAY_MS
-        self._log = log.slice(0, int(np.searchsorted(times, ends)))
-
-    def interactions(self) -> pa.Table:
-        """Returns the log in time order."""
-        return self._log
-
-
-def read_stream(options: argparse.Namespace) -> tuple[Stream, OnlineTrainer]:
-    """Reads the log; what is fitted to data (means and deviations of numbers) is fitted to the first day."""
+def read_log(options: argparse.Namespace) -> tuple[Dataset, OnlineTrainer, list[Pass]]:
+    """Reads the log, and cuts it by its clock; means and deviations of numbers are fitted to the first day."""
     from pepnet_infer.export.data.dataset import build_dataset
     from pepnet_infer.export.data.source import open_source
     from pepnet_infer.export.run_config import RunConfig, Split, model_config
     from pepnet_infer.export.train.online import OnlineTrainer
 
-    run = RunConfig.read(options.config)
-    source = FewDays(open_source(options.data, options.seed), options.days)
-    second = int(np.unique(source.interactions()[source.day_column].to_numpy())[1])
+    run, source = RunConfig.read(options.config), open_source(options.data, options.seed)
+    log = source.interactions()
+    times = log[source.time_column].to_numpy()
+    start = int(times[0]) // HOUR_MS * HOUR_MS
+    log = log.slice(0, int(np.searchsorted(times, start + options.days * DAY_MS)))
+    source.interactions = lambda: log  # type: ignore[method-assign]
+    second = int(np.unique(log[source.day_column].to_numpy())[1])
     settings = structs.replace(run.train, split=Split(test=second), batch=options.batch)
     dataset = build_dataset(source, run.schema, settings)
     trainer = OnlineTrainer(dataset, model_config(run.model, dataset.schema), settings, options.seed)
-    return Stream.of(dataset, round(options.every * HOUR_MS)), trainer
+    step = round(options.every * HOUR_MS)
+    ends = [*range(start + DAY_MS, int(dataset.times[-1]) + step + 1, step)]
+    cuts = [0, *np.searchsorted(dataset.times, ends).tolist()]
+    passes = [each for each in zip(cuts, cuts[1:], ends, strict=False) if each[0] < each[1]]  # hours without exposures
+    return dataset, trainer, passes
 
 
-def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) -> dict[str, Any]:
+def prepare(dataset: Dataset, trainer: OnlineTrainer, passes: list[Pass], share: float, folder: Path) -> dict[str, Any]:
     """Learns the first day and writes what the serving process begins with. Returns the plan."""
     from pepnet_infer.export.bundle.write_bundle import write_bundle
 
-    dataset = stream.dataset
-    first, ends = stream.passes[0][1:]
+    _, first, ends = passes[0]
     trainer.learn(np.arange(first), ends)
     write_bundle(trainer.checkpoint({}), folder / "bundle", model_version=FIRST_VERSION, int8_budget=None)
     features = dataset.log.select([name for name in dataset.log.column_names if name in dataset.schema.columns])
@@ -130,7 +97,7 @@ def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) 
     needed = sum(count * (4 * dims[name] + BYTES_BESIDE) for name, count in trainer.most_rows.items())
     gset = trainer.settings.gset
     plan = {
-        "passes": [(begin - first, end - first, dataset.times[begin] / 1000) for begin, end, _ in stream.passes[1:]],
+        "passes": [(begin - first, end - first, dataset.times[begin] / 1000) for begin, end, _ in passes[1:]],
         "rows": sum(trainer.most_rows.values()),
         "needed": needed,
         "capacity": int(share * needed),
@@ -143,15 +110,12 @@ def prepare(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) 
 class Logs:
     """The log that is published to, and two that have of each delta the weights alone and the rows alone."""
 
-    def __init__(self, folder: Path, bundle: Bundle, scoring: Gset, now: float) -> None:
-        self._folder, self._bundle = folder, bundle
-        self._both, self._dense, self._rows = (
-            DirectoryLog(folder / name, create=True) for name in ("both", "dense", "rows")
-        )
-        self._now = now
+    def __init__(self, folder: Path, scoring: Gset, now: float) -> None:
+        self._folder, self._bundle = folder, Bundle.open(folder / "bundle")
+        self._logs = {name: DirectoryLog(folder / name, create=True) for name in ("both", "dense", "rows")}
+        self._now, self._position = now, ""
         # The publisher's clock is that of the log: scores decay, and pushes are limited, by the time of the exposures.
-        self._publisher = Publisher(self._both, bundle, scoring=scoring, clock=lambda: self._now)
-        self._position = ""
+        self._publisher = Publisher(self._logs["both"], self._bundle, scoring=scoring, clock=lambda: self._now)
 
     def publish(self, learnt: Learnt, rows: Callable[[str, Keys], Floats], now: float) -> None:
         """Publishes what a pass that ended at `now`, Unix seconds, has changed."""
@@ -162,18 +126,13 @@ class Logs:
         defaults = {name: part.default for name, part in learnt.tables.items() if part.default is not None}
         if self._publisher.publish(rows, learnt.dense, defaults=defaults) is None:
             raise SystemExit("publisher: expected a delta with weights, got none")
-        (entry,) = self._both.read(self._position)
+        (entry,) = self._logs["both"].read(self._position)
         self._position = entry.position
         delta = open_delta(entry.path, self._bundle.schema, self._bundle.config)
-        self._append(self._dense, delta.head, {}, delta.dense)
-        self._append(self._rows, delta.head, delta.rows, None)
-
-    def _append(
-        self, log: DirectoryLog, head: DeltaHead, rows: Mapping[str, RowBatch], dense: Mapping[str, Floats] | None
-    ) -> None:
-        made = write_delta(self._folder / "made", head, rows, dense)
-        log.append(made)
-        shutil.rmtree(made)
+        for name, halves in (("dense", ({}, delta.dense)), ("rows", (delta.rows, None))):
+            made = write_delta(self._folder / "made", delta.head, *halves)
+            self._logs[name].append(made)
+            shutil.rmtree(made)
 
 
 @contextlib.contextmanager
@@ -198,59 +157,37 @@ def serving(folder: Path) -> Iterator[Callable[[int], None]]:
         process.wait()
 
 
-@dataclass(frozen=True)
-class Result:
-    """What was served."""
-
-    stream: Stream
-    scores: npt.NDArray[np.float32]  # [V, N, T]
-    plan: dict[str, Any]
-    stats: dict[str, Any]  # of each engine
-
-    def tasks(self) -> dict[str, Exposures]:
-        """Returns labels and scores by task, those with enough of both kinds of labels."""
-        dataset, tasks = self.stream.dataset, {}
-        served = slice(self.stream.passes[0][1], None)
-        for place, task in enumerate(dataset.schema.tasks):
-            labels = dataset.labels[served, place] > 0.5
-            if min(labels.sum(), (~labels).sum()) >= STABLE * len(np.unique(self.stream.days)):
-                days, users, pages = self.stream.days[served], dataset.users[served], dataset.domains[served]
-                tasks[task] = Exposures(labels, self.scores[:, :, place], days, users, pages)
-        return tasks
-
-    def facts(self) -> list[str]:
-        """Returns in words what the engines held and how fresh they were."""
-        lines = []
-        for variant in VARIANTS:
-            cache, sync = self.stats[variant.name]["cache"], self.stats[variant.name]["sync"]
-            total = cache["total"]
-            said = f"{variant.name}: {1 - total['defaults'] / total['keys']:.2%} of the ids asked for had a row"
-            if variant.policy is not None:
-                said += f"; {cache['capacity_rows'] / self.plan['rows']:.1%} of all rows fit,"
-                said += f" {cache['memory_bytes'] / self.plan['needed']:.1%} of their bytes"
-            if sync is not None:
-                said += f"; {sync['applied']} deltas, {sync['rows']:,} rows, {sync['bytes'] / 1e6:.0f} MB applied"
-            lines.append(f"- {said}")
-        return ["\n".join(lines), f"In the end {self.plan['rows']:,} ids have a row."]
+def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, Served]:
+    """Returns labels and scores [V, N, T] by task, those with enough of both kinds of labels."""
+    days = (dataset.times - dataset.times[0] // HOUR_MS * HOUR_MS) // DAY_MS
+    served = slice(passes[0][1], None)
+    tasks = {}
+    for place, task in enumerate(dataset.schema.tasks):
+        labels = dataset.labels[served, place] > 0.5
+        if min(labels.sum(), (~labels).sum()) >= STABLE * len(np.unique(days)):
+            columns = days[served], dataset.users[served], dataset.domains[served]
+            tasks[task] = Served(labels, scores[:, :, place], *columns)
+    return tasks
 
 
-def run(stream: Stream, trainer: OnlineTrainer, share: float, folder: Path) -> Result:
-    """Trains, publishes and has the stream served."""
-    plan = prepare(stream, trainer, share, folder)
-    first_ends = stream.passes[0][2]
-    logs = Logs(folder, Bundle.open(folder / "bundle"), Gset(**plan["gset"]), first_ends / 1000)
-    with serving(folder) as scored, Progress(transient=True) as progress:
-        for number, (begin, end, ends) in enumerate(progress.track(stream.passes[1:], description="passes"), 1):
-            learnt = trainer.learn(np.arange(begin, end), ends)  # beside the serving process
-            scored(number - 1)
-            if number < len(stream.passes) - 1:
-                logs.publish(learnt, trainer.rows, ends / 1000)
-    stats = json.loads((folder / "stats.json").read_text())
-    return Result(stream, np.load(folder / "scores.npy"), plan, stats)
+def facts(plan: dict[str, Any], stats: dict[str, Any]) -> str:
+    """Returns in words what the engines held and how fresh they were."""
+    lines = []
+    for variant in VARIANTS:
+        cache, sync = stats[variant.name]["cache"], stats[variant.name]["sync"]
+        total = cache["total"]
+        said = f"{variant.name}: {1 - total['defaults'] / total['keys']:.2%} of the ids asked for had a row"
+        if variant.policy is not None:
+            said += f"; {cache['capacity_rows'] / plan['rows']:.1%} of all rows fit,"
+            said += f" {cache['memory_bytes'] / plan['needed']:.1%} of their bytes"
+        if sync is not None:
+            said += f"; {sync['applied']} deltas, {sync['rows']:,} rows, {sync['bytes'] / 1e6:.0f} MB applied"
+        lines.append(f"- {said}")
+    return "\n".join(lines) + f"\n\nIn the end {plan['rows']:,} ids have a row."
 
 
 def main() -> None:
-    """Reads options, runs both processes, writes table and plot."""
+    """Reads options, runs both processes, writes tables and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = os.environ.get("PEPNET_KUAIRAND")
     parser.add_argument("--data", default=f"kuairand:{here}" if here else None, help="default: $PEPNET_KUAIRAND")
@@ -273,25 +210,27 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     began = time.perf_counter()
-    stream, trainer = read_stream(options)
-    with tempfile.TemporaryDirectory(prefix="pepnet-online-") as folder:
-        result = run(stream, trainer, options.share, Path(folder))
-    names, tasks = [variant.name for variant in VARIANTS], result.tasks()
-    pairs = [("dense only", "frozen"), ("rows only", "frozen"), ("both", "frozen"), ("both", "dense only")]
-    pairs += [("both", "rows only"), ("both, gset", "both"), ("both, gset", "both, lru"), ("both, gset", "both, lfu")]
-    text = [
-        table(names, tasks),
-        compared(names, tasks, pairs),
-        *result.facts(),
-        f"{time.perf_counter() - began:.0f} s in all.",
-    ]
+    dataset, trainer, passes = read_log(options)
+    with tempfile.TemporaryDirectory(prefix="pepnet-online-") as name:
+        folder = Path(name)
+        plan = prepare(dataset, trainer, passes, options.share, folder)
+        logs = Logs(folder, Gset(**plan["gset"]), passes[0][2] / 1000)
+        with serving(folder) as scored, Progress(transient=True) as progress:
+            for number, (begin, end, ends) in enumerate(progress.track(passes[1:], description="passes"), 1):
+                learnt = trainer.learn(np.arange(begin, end), ends)  # beside the serving process
+                scored(number - 1)
+                if number < len(passes) - 1:
+                    logs.publish(learnt, trainer.rows, ends / 1000)
+        tasks = by_task(dataset, passes, np.load(folder / "scores.npy"))
+        said = facts(plan, json.loads((folder / "stats.json").read_text()))
+    names = [variant.name for variant in VARIANTS]
+    text = "\n\n".join([*tables(names, tasks, PAIRS), said, f"{time.perf_counter() - began:.0f} s in all."])
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "online.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    first = next(iter(tasks))
-    title = f"AUC of {first}, scored before it was learnt: passes of {options.every:g} h"
-    days = np.unique(tasks[first].days) + 1
-    plot(options.out / "online.png", title, names, [names[:4], names[3:]], days, tasks[first].by_day())
-    print("\n\n".join(text))
+    (options.out / "online.md").write_text(text + "\n", encoding="utf-8")
+    task = next(iter(tasks))
+    title = f"AUC of {task}, scored before it was learnt: passes of {options.every:g} h"
+    plot(options.out / "online.png", title, names, [names[:4], names[3:]], tasks[task])
+    print(text)
 
 
 if __name__ == "__main__":

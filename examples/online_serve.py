@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pepnet_infer import CacheConfig, Engine
-from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.stores import MmapStore
 from pepnet_infer.sync import DirectoryLog, FollowConfig
+from pepnet_infer.sync.follower import Follower
 
 SERVED_AT_ONCE = 128  # exposures of one call
 PATIENCE_S = 120.0
 FIRST_VERSION = 1  # of the first day's bundle; pass n, from 1, makes version FIRST_VERSION + n
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """One engine: the log it follows, and the policy that decides what it keeps where memory is short."""
 
     name: str
@@ -56,11 +54,7 @@ def serve(folder: Path) -> None:
     traffic = pq.read_table(folder / "traffic.parquet")
     with contextlib.ExitStack() as stack:
         engines = {v.name: stack.enter_context(_engine(folder, v, plan)) for v in VARIANTS}
-        followers = {
-            v.name: engines[v.name].follow(DirectoryLog(folder / v.log, create=True), _how(v))
-            for v in VARIANTS
-            if v.log
-        }
+        followers = {v.name: _follow(engines[v.name], v, folder) for v in VARIANTS if v.log}
         scores = np.empty((len(VARIANTS), traffic.num_rows, len(engines["frozen"].tasks)), np.float32)
         for number, (begin, end, at) in enumerate(plan["passes"]):
             for name, follower in followers.items():
@@ -80,19 +74,19 @@ def _engine(folder: Path, variant: Variant, plan: dict[str, Any]) -> Engine:
         cache = CacheConfig(variant.policy, plan["capacity"], negative_ttl=None, warm=False, **plan["gset"])
     options = {"spin": False}  # seven engines, one at work at a time
     engine = Engine.load(folder / "bundle", backend="native", threads=1, cache=cache, options=options)
-    if variant.policy is not None:
+    if variant.policy is not None and engine.cache is not None:
         _set_time(engine, plan["passes"][0][2])
         store = MmapStore(engine.bundle.table_paths, engine.schema.table_by_name)
-        _cache(engine).warm({table.name: store.scored_keys(table.name) for table in engine.schema.tables})
+        engine.cache.warm({table.name: store.scored_keys(table.name) for table in engine.schema.tables})
     return engine
 
 
-def _how(variant: Variant) -> FollowConfig:
-    # The guard keeps rows by the clock, and what it refuses would depend on that.
+def _follow(engine: Engine, variant: Variant, folder: Path) -> Follower:
     name = variant.name.replace(", ", "-").replace(" ", "-")
-    if variant.policy is None:
-        return FollowConfig(name=name, guard=None, keep=0)
-    return FollowConfig(name=name, guard=None, keep=0, rows="cache", insert="all")
+    bounded: dict[str, Any] = {"rows": "cache", "insert": "all"} if variant.policy is not None else {}
+    # The guard keeps rows by the clock, and what it refuses would depend on that.
+    config = FollowConfig(name=name, guard=None, keep=0, **bounded)
+    return engine.follow(DirectoryLog(folder / str(variant.log), create=True), config)
 
 
 def _score(engine: Engine, batch: pa.Table, version: int, at: float, out: npt.NDArray[np.float32]) -> None:
@@ -107,14 +101,9 @@ def _score(engine: Engine, batch: pa.Table, version: int, at: float, out: npt.ND
 
 def _set_time(engine: Engine, at: float) -> None:
     """Makes it `at` in the log for the cache: what ids score decays with time."""
-    for cache in _cache(engine).caches.values():
-        cache.core.set_time(at)
-
-
-def _cache(engine: Engine) -> CachedRows:
-    if engine.cache is None:
-        raise SystemExit("expected an engine with a cache, got one without")
-    return engine.cache
+    if engine.cache is not None:
+        for cache in engine.cache.caches.values():
+            cache.core.set_time(at)
 
 
 if __name__ == "__main__":
