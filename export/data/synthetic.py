@@ -114,7 +114,7 @@ class Synthetic:
 
 
 def synthetic_run() -> RunConfig:
-    """Returns the built-in config: what `examples/synthetic.yaml` says."""
+    """Returns the built-in config, `synthetic.yaml` beside this file."""
     return RunConfig.read(Path(__file__).with_name("synthetic.yaml"))
 
 

@@ -18,6 +18,12 @@ from pepnet_infer.errors import PepnetError
 app = typer.Typer(
     name="pepnet-infer",
     help="PEPNet from PyTorch to ONNX to scores.",
+    epilog="""Examples, in the order of a first day:\n
+    pepnet-infer train synthetic:40000 --out checkpoint --test-rows traffic.parquet\n
+    pepnet-infer export checkpoint --out bundle\n
+    pepnet-infer verify bundle\n
+    pepnet-infer score bundle traffic.parquet --out scored\n
+    pepnet-infer bench latency bundle""",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -67,7 +67,7 @@ def test_people_get_tables_on_stdout_and_progress_on_stderr(run: Run, tmp_path: 
 
 
 def test_compare_prints_all_models_and_keeps_pepnet(run: Run, tmp_path: Path) -> None:
-    config = Path(__file__).parents[2] / "examples" / "synthetic.yaml"
+    config = Path(synthetic.__file__).with_name("synthetic.yaml")
     words = ("--out", tmp_path / "ckpt", "--config", config, "--epochs", 1, "--compare")
     code, said, err = run("synthetic:2000", *words)
     assert code == 0, err

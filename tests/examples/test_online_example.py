@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SYNTHETIC = EXAMPLES.parent / "export" / "data" / "synthetic.yaml"
 NAMES = ["frozen", "dense only", "rows only", "both", "both, gset", "both, lru", "both, lfu"]
 
 
@@ -36,7 +37,16 @@ def cells(text: str, row: str) -> list[str]:
 
 @pytest.mark.slow
 def test_on_generated_traffic_twice(tmp_path: Path) -> None:
-    words = ["--data", "synthetic:4000", "--config", str(EXAMPLES / "synthetic.yaml"), "--every", "8", "--days", "3"]
+    words = [
+        "--data",
+        "synthetic:4000",
+        "--config",
+        str(SYNTHETIC),
+        "--every",
+        "8",
+        "--days",
+        "3",
+    ]
     words += ["--share", "10"]  # so little is known here that all of it fits: bounded caches lose nothing
     one, other = (run(tmp_path / name, *words) for name in ("one", "other"))
     figures = [text[: text.index("In the end")] for text in (one, other)]

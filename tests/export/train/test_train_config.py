@@ -12,11 +12,12 @@ from pepnet_infer.errors import ConfigError, SchemaError
 from pepnet_infer.export.run_config import RunConfig, Split, TrainConfig, model_config, readable
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+SYNTHETIC = EXAMPLES.parent / "export" / "data" / "synthetic.yaml"
 
 
-@pytest.mark.parametrize("name", ["kuairand", "synthetic"])
-def test_examples_are_read_and_written_back(name: str) -> None:
-    run = RunConfig.read(EXAMPLES / f"{name}.yaml")
+@pytest.mark.parametrize("path", [EXAMPLES / "kuairand.yaml", SYNTHETIC], ids=["kuairand", "synthetic"])
+def test_examples_are_read_and_written_back(path: Path) -> None:
+    run = RunConfig.read(path)
     assert TrainConfig.from_json(run.train.to_json()) == run.train
     assert run.schema.tasks == ("click", "long_view", "like", "follow", "forward", "hate")
 
@@ -31,7 +32,7 @@ def test_the_kuairand_example_reads_no_outcome_and_splits_as_published() -> None
 
 
 def sections() -> dict[str, Any]:
-    data: dict[str, Any] = yaml.safe_load((EXAMPLES / "synthetic.yaml").read_text())
+    data: dict[str, Any] = yaml.safe_load(SYNTHETIC.read_text())
     return data
 
 
