@@ -20,7 +20,7 @@ from pepnet_infer.bench.latency.page import latency_page
 from pepnet_infer.bench.latency.peers import all_peers, own_peer, reference
 from pepnet_infer.bench.latency.requests import end_to_end, one_request
 from pepnet_infer.checked import Options, Several
-from pepnet_infer.schema.cost import multiply_adds
+from pepnet_infer.schema.network_config import multiply_adds
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle

@@ -130,7 +130,7 @@ def _refused(key: str, value: object, kind: Any, refused: Exception) -> tuple[st
         known = kinds_of(struct)
         unknown = [name for name in value if name not in known]
         if unknown and _strict(struct):
-            return key, f"unknown key {quote(unknown[0])}; known: {', '.join(known)}"
+            return key, f"unknown key {quote(unknown[0])}; known: {', '.join(known) or 'none'}"
         if missing := [field.name for field in _fields(struct) if field.required and field.name not in value]:
             return key, f"missing key {missing[0]!r}"
     got = quote(value)

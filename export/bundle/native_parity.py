@@ -15,8 +15,8 @@ from pepnet_infer.bundle.accuracy import MARGIN, NATIVE_TOLERANCE, Budget, Diffe
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.parity import BATCHES, Run, compare, score
-from pepnet_infer.schema.cost import multiply_adds
 from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import multiply_adds
 
 #: Rows that are drawn. Of 1,000 rows the worst of the demo's model is off by .011 to .019, depending on the seed, of
 #: 20,000 by .017 to .030, and of as many at the domain's edge by .031 to .051: each far from an allowed 0.1.

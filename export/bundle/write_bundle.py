@@ -136,7 +136,7 @@ def _next_version(out: Path, asked: int | None, overwrite: bool) -> int:
         return max(int(time.time()), before + 1)
     if asked <= before:
         raise BundleError(
-            f"model_version: expected more than that of the bundle there, {before}, got {asked}", file=out
+            f"model_version: expected more than {before}, that of the bundle there, got {asked}", file=out
         )
     if asked < 0:
         raise BundleError(f"model_version: expected 0 or more, got {asked}")

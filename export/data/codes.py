@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.encode import ragged
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
 
@@ -28,9 +29,8 @@ class BagCodes:
     def take(self, rows: npt.NDArray[np.int64]) -> BagCodes:
         """Returns the bags of `rows`."""
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return BagCodes(self.codes[np.repeat(starts, lengths) + within], offsets)
+        offsets = ragged.to_offsets(lengths)
+        return BagCodes(self.codes[ragged.gather(starts, offsets)], offsets)
 
 
 @dataclass(frozen=True)

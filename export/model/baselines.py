@@ -8,15 +8,57 @@ that general already holds and would add nothing; it is accepted and left unread
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from pepnet_infer.checked import Options, convert
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model.pepnet import Experts, GroupedLinear, Mix, Network, Towers, xavier
-from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema, Width
 from pepnet_infer.schema.network_config import ModelConfig
+
+Extra = TypeVar("Extra", bound=Options)
+
+
+class NoExtra(Options, frozen=True):
+    """The `extra` of a baseline without flags of its own, and the base of the others."""
+
+    refusal = SchemaError
+
+
+class PleExtra(NoExtra, frozen=True):
+    """The `extra` of PLE."""
+
+    levels: Width = 1  #: 1 is CGC itself
+    specific: Width = 1  #: experts of each task
+    shared: Width = 2  #: experts of all tasks
+
+
+class DcnExtra(NoExtra, frozen=True):
+    """The `extra` of DCN-v2."""
+
+    cross_layers: Width = 3
+    rank: Width | None = None  #: None: full matrices
+
+
+class DeepFmExtra(NoExtra, frozen=True):
+    """The `extra` of DeepFM. Without slots and fields every column of x is a feature of its own."""
+
+    field_width: Width = 16
+    slots: tuple[Width, ...] | None = None  #: widths of the leading slots
+    fields: Width | None = None  #: or how many of field_width each there are
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slots is not None and self.fields is not None:
+            raise SchemaError("expected fields or slots, got both")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the leading slots."""
+        return (self.field_width,) * self.fields if self.fields is not None else self.slots or ()
 
 
 class Baseline(Network):
@@ -41,7 +83,7 @@ class SharedBottom(Baseline):
 
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
-        _extra(config, {})
+        read_extra(config, NoExtra)
         self.bottom = Experts(1, self.width, config.layers)
         self.towers = Towers(tasks, config.layers[-1], config.towers)
 
@@ -59,7 +101,7 @@ class MMoE(Baseline):
 
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
-        _extra(config, {})
+        read_extra(config, NoExtra)
         self.experts = Experts(config.experts, self.width, config.layers)
         self.mix = Mix(self.width, tasks, config.experts)
         self.towers = Towers(tasks, config.layers[-1], config.towers)
@@ -106,17 +148,15 @@ class CGC(nn.Module):
 class PLE(Baseline):
     """Progressive Layered Extraction: `levels` of CGC, then the towers; Tang et al., RecSys 2020.
 
-    `extra`: levels (1, which is CGC itself), specific (experts of each task, 1), shared (2). The experts of every
-    level are ReLU stacks of `layers`.
+    The experts of every level are ReLU stacks of `layers`; `extra` is a `PleExtra`.
     """
 
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
-        extra = _extra(config, {"levels": 1, "shared": 2, "specific": 1})
-        levels, shared, specific = (_count(extra, name) for name in ("levels", "shared", "specific"))
-        into = (self.width, *[config.layers[-1]] * (levels - 1))
+        extra = read_extra(config, PleExtra)
+        into = (self.width, *[config.layers[-1]] * (extra.levels - 1))
         self.levels = nn.ModuleList(
-            CGC(width, config.layers, tasks, specific, shared, pass_on=level < levels - 1)
+            CGC(width, config.layers, tasks, extra.specific, extra.shared, pass_on=level < extra.levels - 1)
             for level, width in enumerate(into)
         )
         self.towers = Towers(tasks, config.layers[-1], config.towers)
@@ -152,16 +192,12 @@ class Cross(nn.Module):
 
 
 class DCNv2(Baseline):
-    """Cross network beside a ReLU stack of `layers`, both into the towers (the paper's parallel structure).
-
-    `extra`: cross_layers (3), rank (null: full matrices).
-    """
+    """Cross network beside a ReLU stack of `layers`, both into the towers (the paper's parallel structure)."""
 
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
-        extra = _extra(config, {"cross_layers": 3, "rank": None})
-        rank = None if extra["rank"] is None else _count(extra, "rank")
-        self.cross = Cross(self.width, _count(extra, "cross_layers"), rank)
+        extra = read_extra(config, DcnExtra)
+        self.cross = Cross(self.width, extra.cross_layers, extra.rank)
         self.deep = Experts(1, self.width, config.layers)
         self.towers = Towers(tasks, self.width + config.layers[-1], config.towers)
 
@@ -178,18 +214,14 @@ class DeepFM(Baseline):
     leading slots of general, one for each field's embedding (a slot of another width through a learned matrix, since
     the paper's fields are all of one width), and z_j·V_j with a learned V_j for every other column z_j of x (dense
     fields, domain). s_t starts at 1: with one task that is the paper's sum.
-
-    `extra`: field_width (16); slots, the widths of the leading slots, or fields, how many there are of field_width
-    each. Neither: every column of x is a feature of its own. `DeepFM.slots` reads them from a schema.
+    `extra` is a `DeepFmExtra`, which `DeepFM.slots` makes of a schema.
     """
 
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
-        extra = _extra(config, {"field_width": 16, "fields": None, "slots": None})
-        k = self.field_width = _count(extra, "field_width")
-        if extra["fields"] is not None and extra["slots"] is not None:
-            raise SchemaError("config.extra: expected fields or slots, got both")
-        self.slot_widths = [k] * _count(extra, "fields") if extra["fields"] is not None else _widths(extra, "slots")
+        extra = read_extra(config, DeepFmExtra)
+        k = self.field_width = extra.field_width
+        self.slot_widths = extra.widths
         self.embedded = sum(self.slot_widths)
         if self.embedded > config.inputs.general:
             raise SchemaError(
@@ -238,25 +270,7 @@ BASELINE_NETWORKS: Mapping[str, Callable[[ModelConfig, int], Baseline]] = {
 }
 
 
-def _extra(config: ModelConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(config.extra) - set(defaults))
-    if unknown:
-        known = ", ".join(defaults) or "none"
-        raise SchemaError(f"config.extra: unknown key {unknown[0]!r} for {config.model!r}; known: {known}")
-    return {**defaults, **config.extra}
-
-
-def _count(extra: Mapping[str, Any], name: str) -> int:
-    value = extra[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SchemaError(f"config.extra.{name}: expected an integer of at least 1, got {value!r}")
-    return value
-
-
-def _widths(extra: Mapping[str, Any], name: str) -> list[int]:
-    value = [] if extra[name] is None else extra[name]
-    if not isinstance(value, (list, tuple)) or any(
-        isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in value
-    ):
-        raise SchemaError(f"config.extra.{name}: expected a list of integers of at least 1, got {value!r}")
-    return list(value)
+def read_extra(config: ModelConfig, kind: type[Extra]) -> Extra:
+    """Returns the flags of a baseline's own. Raises SchemaError naming the one that is unknown or off."""
+    extra: Extra = convert("", config.extra, kind, SchemaError, "config.extra")
+    return extra

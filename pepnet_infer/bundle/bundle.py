@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from pepnet_infer.bundle.accuracy import BUDGETS, Budget, read_budgets
 from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.bundle.manifest import read_manifest, read_parity
-from pepnet_infer.bundle.tables import TableInfo, check_table
+from pepnet_infer.bundle.table_file import TableInfo, check_table
 from pepnet_infer.checked import check_option, untrusted
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.encode.side_table import SideTable
@@ -77,7 +78,9 @@ class Bundle:
 
     @classmethod
     def _open(cls, root: Path, check: Check) -> Bundle:
-        read = _state_of(root / MANIFEST)
+        read: dict[str, FileState] = {}
+        with contextlib.suppress(BundleError):  # of one that is not there, of which `read_document` says more
+            read = file_states(root, [MANIFEST])
         manifest = read_document(root, MANIFEST)
         where = str(root / MANIFEST)
         check_format_version(where, manifest)
@@ -88,9 +91,7 @@ class Bundle:
                 expected_list = quote(list(expected))
                 raise BundleError(f"{key}: expected {expected_list} as in its schema, got {quote(got)}", within=where)
         listing = said.files
-        for name in (ONNX, PARITY, *payload_names(schema)):
-            if name not in listing:
-                raise BundleError(f"files: expected {quote(name)} to be listed, got no such entry", within=where)
+        check_listed(where, listing, (ONNX, PARITY, *payload_names(schema)))
         files = check_files(root, listing, MANIFEST, hashes=check == "full")
         read_budgets(where, manifest)
         tables = check_payload(root, schema, config, values=check == "full")
@@ -98,7 +99,7 @@ class Bundle:
         measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
         check_measured(where, said.config, str(root / PARITY), measured.config)
         # Sizes alone do not tell the files of one bundle from those of another, which may have come after its manifest.
-        files[MANIFEST] = read or files[MANIFEST]
+        files |= read
         bundle = cls(root, manifest, schema, config, said.model_version, parity, tables, files=files)
         bundle.check_unchanged()
         return bundle
@@ -208,14 +209,6 @@ class Bundle:
         return sides
 
 
-def _state_of(path: Path) -> FileState | None:
-    """Returns which file is at `path`; None where there is none, of which `read_document` says more."""
-    try:
-        return file_states(path.parent, [path.name])[path.name]
-    except BundleError:
-        return None
-
-
 def table_path(root: Path, name: str) -> Path:
     """Where table `name` lies in a bundle or checkpoint at `root`."""
     return root / "tables" / f"{name}.safetensors"
@@ -231,6 +224,13 @@ def payload_names(schema: FeatureSchema) -> list[str]:
     here = Path()
     paths = [table_path(here, t.name) for t in schema.tables] + [side_path(here, j.name) for j in schema.joins]
     return [DENSE, *(path.as_posix() for path in paths)]
+
+
+def check_listed(where: str, listing: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises BundleError unless the files that a bundle or checkpoint must have are listed."""
+    for name in names:
+        if name not in listing:
+            raise BundleError(f"files: expected {quote(name)} to be listed, got no such entry", within=where)
 
 
 def check_format_version(where: str, document: Mapping[str, Any]) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from pepnet_infer.bundle.bundle import (
     DENSE,
     FORMAT_VERSION,
     check_format_version,
+    check_listed,
     check_payload,
     check_widths,
     payload_names,
@@ -28,7 +30,7 @@ from pepnet_infer.bundle.bundle import (
     side_path,
     table_path,
 )
-from pepnet_infer.bundle.tables import TableInfo
+from pepnet_infer.bundle.table_file import TableInfo
 from pepnet_infer.checked import Finite, convert, untrusted
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
@@ -37,7 +39,7 @@ from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.atomic import new_directory
-from pepnet_infer.storage.document import read_document, typed, write_document
+from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.storage.listing import check_files, describe_files
 from pepnet_infer.storage.tensorfile import Array, to_bfloat16, write_tensors
 
@@ -47,6 +49,14 @@ TABLE_DTYPES = ("float32", "float16", "bfloat16")
 
 Floats = npt.NDArray[np.float32]
 Range = tuple[Finite, Finite]
+
+
+class _Document(Struct):
+    """`checkpoint.json`, but for the schema and the config, which `read_model` reads."""
+
+    meta: dict[str, Any]
+    ranges: dict[str, Range]
+    files: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,12 +131,10 @@ class Checkpoint:
         document = read_document(root, DOCUMENT)
         where = str(root / DOCUMENT)
         check_format_version(where, document)
+        said: _Document = convert(where, document, _Document, BundleError)
         schema, config = read_model(where, document)
-        listing = typed(where, document, "files", dict)
-        for name in payload_names(schema):
-            if name not in listing:
-                raise BundleError(f"files: expected {name!r} to be listed, got no such entry", within=where)
-        check_files(root, listing, DOCUMENT, hashes=True)
+        check_listed(where, said.files, payload_names(schema))
+        check_files(root, said.files, DOCUMENT, hashes=True)
         infos = check_payload(root, schema, config, values=True)
         for name, info in infos.items():
             if info.dtype != "float32":
@@ -138,8 +146,8 @@ class Checkpoint:
             tables=tables,
             sides=read_sides(root, schema),
             dense=read_tensors(root / DENSE),
-            meta=typed(where, document, "meta", dict),
-            ranges=convert(f"{where}: ranges", typed(where, document, "ranges", dict), dict[str, Range], BundleError),
+            meta=said.meta,
+            ranges=said.ranges,
         )
 
     def write_payload(self, root: Path, table_dtype: str) -> dict[str, TableInfo]:

@@ -1,4 +1,4 @@
-"""`tables/NAME.safetensors` opened for serving: everything is checked that costs no pass over the rows."""
+"""`tables/NAME.safetensors`: opened with the checks that cost no pass over the rows, or checked in full."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pepnet_infer.storage.tensorfile import TensorInfo, from_bfloat16
 #: safetensors dtype of `rows` → its name in reports.
 ROW_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NAMES = ("keys", "rows", "scores", "default")
-_CHUNK = 1 << 18  # values checked in one step, so that the check's own memory stays small
+_CHUNK = 1 << 18  # keys or scores checked in one step, so that the check's own memory stays small
+_NUMBERS = 1 << 20  # numbers of rows in one step
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,43 @@ def _check_finite(path: Path, name: str, values: npt.NDArray[np.float32]) -> Non
 
 def _show(info: TensorInfo) -> str:
     return f"{info.dtype} {list(info.shape)}"
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """One table file."""
+
+    rows: int
+    dim: int
+    dtype: str  # of the rows: float32, float16 or bfloat16
+    bytes: int  # of the file
+    #: the largest magnitude in each column [dim] of the rows and of the default row; None where they were not looked at
+    largest: npt.NDArray[np.float64] | None = None
+
+
+def check_table(path: Path, spec: TableSpec, values: bool) -> TableInfo:
+    """Checks a table against `spec` as the store does, with `values` also that all rows are finite.
+
+    Raises BundleError.
+    """
+    file = open_table(path, spec)
+    largest = None
+    if values:
+        largest = np.maximum(_largest(path, file.rows, file.dtype == "bfloat16"), np.abs(file.default))
+        file.file.check(error=BundleError)
+    return TableInfo(file.keys.size, spec.dim, file.dtype, file.bytes, largest)
+
+
+def _largest(path: Path, rows: Array, bfloat16: bool) -> npt.NDArray[np.float64]:
+    """Returns the largest magnitude in each column. Raises BundleError for a row that is not finite."""
+    largest = np.zeros(rows.shape[1])
+    step = max(1, _NUMBERS // rows.shape[1])
+    for at in range(0, len(rows), step):
+        part = rows[at : at + step]
+        values = from_bfloat16(part) if bfloat16 else part
+        here = np.maximum(values.max(axis=0), -values.min(axis=0))  # NaN where any is
+        if not np.isfinite(here).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            raise BundleError(f"rows[{at + row}, {column}]: expected a finite number, got NaN or infinity", file=path)
+        largest = np.maximum(largest, here)
+    return largest

@@ -20,8 +20,7 @@ from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.rows.stores.mmap import MmapStore
-from pepnet_infer.schema.cost import multiply_adds
-from pepnet_infer.schema.network_config import InputWidths
+from pepnet_infer.schema.network_config import InputWidths, multiply_adds
 
 
 def test_the_manifest_is_the_contracts(toy_bundle: Path, toy_checkpoint: Checkpoint) -> None:

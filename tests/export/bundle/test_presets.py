@@ -11,9 +11,9 @@ from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError, ConfigError
 from pepnet_infer.export.bundle.presets import make_preset, preset_names, read_preset
 from pepnet_infer.export.run_config import model_config
-from pepnet_infer.schema.cost import multiply_adds
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import split_keys
+from pepnet_infer.schema.network_config import multiply_adds
 
 
 @pytest.fixture(scope="module")

@@ -221,15 +221,19 @@ def test_deepfm_takes_its_slots_from_a_schema(toy_schema: FeatureSchema) -> None
 @pytest.mark.parametrize(
     ("name", "extra", "message"),
     [
-        ("deepfm", {"fields": 0}, r"config\.extra\.fields: expected an integer of at least 1, got 0"),
+        ("deepfm", {"fields": 0}, r"config\.extra\.fields: expected an integer from 1 to 2147483647 or None, got 0"),
         ("deepfm", {"fields": 7, "field_width": 3}, r"slots of at most 19 columns together .*, got 21"),
-        ("deepfm", {"slots": [3, 0]}, r"config\.extra\.slots: expected a list of integers of at least 1, got \[3, 0\]"),
+        ("deepfm", {"slots": [3, 0]}, r"config\.extra\.slots\[1\]: expected an integer from 1 to 2147483647, got 0"),
         ("deepfm", {"slots": [3], "fields": 1}, r"config\.extra: expected fields or slots, got both"),
-        ("dcnv2", {"rank": 0}, r"config\.extra\.rank: expected an integer of at least 1, got 0"),
-        ("dcnv2", {"cross_layers": True}, r"config\.extra\.cross_layers: expected an integer of at least 1, got True"),
-        ("ple", {"level": 2}, r"unknown key 'level' for 'ple'; known: levels, shared, specific"),
-        ("mmoe", {"levels": 2}, r"unknown key 'levels' for 'mmoe'; known: none"),
-        ("shared_bottom", {"rank": 2}, r"unknown key 'rank' for 'shared_bottom'; known: none"),
+        ("dcnv2", {"rank": 0}, r"config\.extra\.rank: expected an integer from 1 to 2147483647 or None, got 0"),
+        (
+            "dcnv2",
+            {"cross_layers": True},
+            r"config\.extra\.cross_layers: expected an integer from 1 to 2147483647, got True",
+        ),
+        ("ple", {"level": 2}, r"config.extra: unknown key 'level'; known: levels, specific, shared"),
+        ("mmoe", {"levels": 2}, r"config.extra: unknown key 'levels'; known: none"),
+        ("shared_bottom", {"rank": 2}, r"config.extra: unknown key 'rank'; known: none"),
     ],
 )
 def test_refuses_extra_that_does_not_fit(name: str, extra: Extra, message: str) -> None:
