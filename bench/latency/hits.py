@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.bench.harness.interleave import Plan
-from pepnet_infer.bench.harness.measure import Figures, Say, measure
+from pepnet_infer.bench.harness.measure import Figures, Row, Say, measure
 from pepnet_infer.bench.harness.workloads import Traffic, batches, dense_rows, rows_beyond_caches, slice_columns
 from pepnet_infer.bench.latency.new_ids import Mixer, NewIds, NewIdStore
 from pepnet_infer.bench.latency.peers import load_engine
@@ -48,23 +48,6 @@ class Case:
     inputs: Inputs
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One call: `hit_rate` is the one asked for, None without a cache. Dense ones have a precision."""
-
-    call: str  # score, lookup or dense
-    hit_rate: float | None
-    precision: str
-    run: Callable[[Case], Written]
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        if self.call == "dense":
-            return f"dense {self.precision}"
-        return f"{self.call} " + ("without cache" if self.hit_rate is None else f"at hit rate {self.hit_rate:g}")
-
-
 class Scene:
     """A bundle's engines, with the cache full: all its rows, and beside them ids that nobody asks for again."""
 
@@ -91,13 +74,16 @@ class Scene:
             for precision in PRECISIONS[backend]
         }
         self.wanted = Assembler(bundle.schema, self.store)
-        rates = (*HIT_RATES, None)
-        made = [
-            *(Contender("score", rate, own, self._score(rate)) for rate in rates),
-            *(Contender("lookup", rate, "float32", self._lookup(rate)) for rate in rates),
-            *(Contender("dense", None, precision, _dense(engine)) for precision, engine in self.dense.items()),
-        ]
-        self.contenders = {contender.name: contender for contender in made}
+        self.calls: dict[str, Callable[[Case], Written]] = {}
+        self.about: dict[str, Row] = {}  # of each call; the hit rate is the one asked for, None without a cache
+        for call, kind, make in (("score", own, self._score), ("lookup", "float32", self._lookup)):
+            for rate in (*HIT_RATES, None):
+                name = f"{call} " + ("without cache" if rate is None else f"at hit rate {rate:g}")
+                self.calls[name] = make(rate)
+                self.about[name] = {"call": call, "precision": kind, "asked_hit_rate": rate}
+        for precision, engine in self.dense.items():
+            self.calls[f"dense {precision}"] = _dense(engine)
+            self.about[f"dense {precision}"] = {"call": "dense", "precision": precision, "asked_hit_rate": None}
 
     def _fill(self) -> None:
         """Leaves no free slot, so that every miss evicts: twice as many new ids as there are places."""
@@ -122,16 +108,14 @@ class Scene:
         parts = [slice_columns(drawn, at, at + size) for at in range(0, count * size, size)]
         return [Case(columns, self.plain.encode(columns), next(inputs)) for columns in parts]
 
-    def fresh(self, contender: Contender, case: Case) -> Case:
-        """Returns the case with new ids where the contender is to miss."""
-        if contender.call == "dense":
+    def fresh(self, name: str, case: Case) -> Case:
+        """Returns the case with new ids where the call is to miss."""
+        call, rate = self.about[name]["call"], self.about[name]["asked_hit_rate"]
+        if call == "dense":
             return case
-        misses = 0.0 if contender.hit_rate is None else 1.0 - contender.hit_rate
-        share = self.mixer.share(self.bundle.schema, case.columns, case.features, misses)
+        share = self.mixer.share(self.bundle.schema, case.columns, case.features, 0.0 if rate is None else 1.0 - rate)
         columns = self.mixer.mixed(case.columns, share)
-        if contender.call == "score":
-            return replace(case, columns=columns)
-        return replace(case, features=self.plain.encode(columns))
+        return replace(case, columns=columns) if call == "score" else replace(case, features=self.plain.encode(columns))
 
     def expected(self, features: Features) -> Inputs:
         """Returns the inputs of `features` by the store alone: what any lookup of them must write, bit for bit."""
@@ -188,14 +172,14 @@ def _dense(engine: Engine) -> Callable[[Case], Written]:
 def _measure(scene: Scene, size: int, plan: Plan, say: Say) -> Figures:
     """Raises RuntimeError when a contender fails or what it wrote is wrong."""
     say(f"hit rates, batch {size}: drawing requests")
-    contenders, cases = scene.contenders, scene.cases(size)
-    counted = {name: np.zeros(3, np.int64) for name in contenders}
-    calls = dict.fromkeys(contenders, 0)
+    cases = scene.cases(size)
+    counted = {name: np.zeros(3, np.int64) for name in scene.calls}
+    calls = dict.fromkeys(scene.calls, 0)
     given, last = cases[0], scene.counts()
 
     def prepare(name: str, case: Case) -> Case:
         nonlocal given
-        given = scene.fresh(contenders[name], case)
+        given = scene.fresh(name, case)
         calls[name] += 1
         return given
 
@@ -213,21 +197,20 @@ def _measure(scene: Scene, size: int, plan: Plan, say: Say) -> Figures:
             if not np.array_equal(getattr(output, part), getattr(wanted, part)):
                 raise ValueError(f"{part}: expected the rows that the store has, got others")
 
-    for name, contender in contenders.items():
-        contender.run(prepare(name, cases[-1]))  # what is done at the first call only is no part of any figure
-    last, calls = scene.counts(), dict.fromkeys(contenders, 0)
-    runs = {name: contender.run for name, contender in contenders.items()}
-    figures = measure(f"hit rates, batch {size}", runs, cases, plan, say, prepare=prepare, check=check)
-    dense = {name: figures.rows[name] for name, contender in contenders.items() if contender.call == "dense"}
+    for name, call in scene.calls.items():
+        call(prepare(name, cases[-1]))  # what is done at the first call only is no part of any figure
+    last, calls = scene.counts(), dict.fromkeys(scene.calls, 0)
+    what = f"hit rates, batch {size}"
+    figures = measure(what, scene.calls, cases, plan, say, about=scene.about, prepare=prepare, check=check)
+    dense = {name: row for name, row in figures.rows.items() if row["call"] == "dense"}
     fastest = min(dense, key=lambda name: float(dense[name]["p50_ms"]))
     for name, row in figures.rows.items():
-        contender, (keys, misses, asked) = contenders[name], counted[name].tolist()
+        keys, misses, asked = counted[name].tolist()
         over = row["speedups"].get(fastest, {"ratio": 1.0, "low": 1.0, "high": 1.0})
-        judged = contender.call == "lookup" and contender.hit_rate == 1.0 and size == ASKED_BATCH
-        row |= {"call": contender.call, "batch": size, "precision": contender.precision}
-        row |= {"asked_hit_rate": contender.hit_rate, "hit_rate": 1.0 - misses / keys if keys else None}
+        judged = row["call"] == "lookup" and row["asked_hit_rate"] == 1.0 and size == ASKED_BATCH
+        row |= {"batch": size, "hit_rate": 1.0 - misses / keys if keys else None}
         row |= {"ids_a_call": keys / calls[name], "fetched_a_call": asked / calls[name] if keys else None}
-        row |= {"fastest_dense": contenders[fastest].precision}
+        row["fastest_dense"] = dense[fastest]["precision"]
         # Of its time to that of the fastest dense part; the interval is that of the reciprocal, turned round.
         row |= {"over_dense": 1 / over["ratio"], "low": 1 / over["high"], "high": 1 / over["low"]}
         row["enough"] = ("yes" if row["over_dense"] <= ASKED else "no") if judged else ""
