@@ -123,6 +123,8 @@ def draw_lines(title: str, subtitle: str, charts: Sequence[Chart], columns: int 
     for place, chart in enumerate(charts):
         axis = figure.add_subplot(grid[place // columns, place % columns])
         axis.set_xscale("log" if chart.log else "linear")
+        if chart.shades:
+            axis.set_ylim(bottom=0)
         for begin, end, group in chart.shades:
             axis.axvspan(begin, end, color=colours[group], alpha=0.1, linewidth=0, zorder=1)
         for line in chart.lines:

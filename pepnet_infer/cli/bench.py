@@ -74,7 +74,9 @@ def _first_look(
 def latency(
     context: typer.Context,
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or preset:NAME.")],
-    batch: Annotated[str, typer.Option(help="Batch sizes, with commas between.")] = "1,64,1024",
+    batch: Annotated[
+        str | None, typer.Option(help="Batch sizes, with commas; default 1,64,1024, with --quick 1,64,256.")
+    ] = None,
     peers: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
     peer: Annotated[list[str] | None, typer.Option(metavar="MODULE:BUILD", help="Your own beside them.")] = None,
     baseline: Annotated[str | None, typer.Option(help="The peer to compare with; default onnxruntime.")] = None,
@@ -107,7 +109,7 @@ def latency(
         raise usage_error("--rows-per-table", f"expected it with preset:NAME only, got {bundle}, whose tables are full")
     plan = Plan(10, 1.0, warm_s=0.01) if quick else Plan(runs, seconds)
     options = LatencyOptions(
-        batch_sizes=integers("--batch", batch),
+        batch_sizes=integers("--batch", batch or ("1,64,256" if quick else "1,64,1024")),
         peers=names,
         own=peer or (),
         required=names if peers != "all" else (),
