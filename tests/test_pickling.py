@@ -17,7 +17,16 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from pepnet_infer import BackendError, BundleError, CacheConfig, Engine, FieldConfig, StoreError, UpdateError
+from pepnet_infer import (
+    BackendError,
+    BundleError,
+    CacheConfig,
+    ClosedError,
+    Engine,
+    FieldConfig,
+    StoreError,
+    UpdateError,
+)
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.rows.stores.memory import MemoryStore
@@ -132,7 +141,7 @@ def test_an_engine_that_is_more_than_its_bundle_does_not_pickle(toy_bundle: Path
     with pytest.raises(UpdateError, match="load an engine in each worker and call follow there"):
         pickle.dumps(engine)
     engine.close()
-    with pytest.raises(BackendError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         pickle.dumps(engine)
     with Engine.load(toy_bundle, backend="native", threads=1, check="sizes") as loaded:
         served = loaded._open()

@@ -17,8 +17,8 @@ from pepnet_infer.bench.harness.measure import Say, measure
 from pepnet_infer.bench.harness.statistics import Ratio
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.requests import CachedTable
 from pepnet_infer.rows.stores.memory import MemoryStore
 
 MISSED = 0.1

@@ -52,28 +52,11 @@ def _ways(gpu: bool) -> Iterator[Way]:
     yield Way("onnxruntime", "cpu", ort.OrtOptions, ort.why_not, ort.OrtBackend.load)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Ways to run a bundle, the one to take first, each with what to load it with; `settings.why` says why."""
+def plan(bundle: Bundle, backend: str, settings: Settings) -> list[tuple[Way, Settings]]:
+    """Returns the ways that have what was asked for and run `bundle`, the one to take first, each with its settings.
 
-    choices: tuple[tuple[Way, Settings], ...]
-
-    @property
-    def backend(self) -> str:
-        """The backend to take."""
-        return self.choices[0][0].backend
-
-    @property
-    def settings(self) -> Settings:
-        """What to load it with."""
-        return self.choices[0][1]
-
-
-def plan(bundle: Bundle, backend: str, settings: Settings) -> Plan:
-    """Returns the first backend on the first device that has what was asked for and runs `bundle`.
-
-    Raises BackendError with everyone's reason when none is left, ConfigError for an option that none has or that cannot
-    have its value.
+    `Settings.why` says why. Raises BackendError with everyone's reason when there is none, ConfigError for an option
+    that none has or that cannot have its value.
     """
     named = None if backend == "auto" else backend
     if named is not None and named not in BACKENDS:
@@ -96,7 +79,7 @@ def plan(bundle: Bundle, backend: str, settings: Settings) -> Plan:
             continue
         chosen.append((way, structs.replace(here, why=_why(named, settings, way, passed))))
     if chosen:
-        return Plan(tuple(chosen))
+        return chosen
     if len(passed) == 1:
         raise BackendError(passed[0][1])
     reasons = "; ".join(f"{way.name}: {because}" for way, because in passed)
@@ -120,9 +103,8 @@ def create_backend(
     that no such backend has.
     """
     settings = Settings(precision, threads, device, options or {})
-    choices = plan(bundle, backend, settings).choices
     why = ""
-    for way, given in choices:
+    for way, given in plan(bundle, backend, settings):
         if way.device == "cpu" or settings.kind != "auto":
             return way.load(bundle, structs.replace(given, why=given.why + why))
         try:

@@ -88,7 +88,10 @@ class OrtBackend:
         providers = _providers(settings, own, graphs)
         kept = OrtSession(lambda graph: _open(ort, bundle, graph, options, providers), bundle.onnx(), on_gpu)
         session = kept.session()
-        _check_graph(session, bundle)
+        try:
+            _check_ends(session, bundle)
+        except UnicodeDecodeError as error:  # of a name in it: ONNX has text there, onnxruntime looks at no byte of it
+            raise BundleError(f"{bundle.onnx_path}: expected names in UTF-8, got: {error}") from error
         buckets = None
         if on_gpu:
             names = [node.name for node in session.get_inputs()]
@@ -114,7 +117,9 @@ class OrtBackend:
         feed: dict[str, npt.NDArray[np.float32]] = {name: getattr(inputs, name) for name in self._names}
         rows = inputs.general.shape[0]
         if self._buckets is not None:
-            return self._run_buckets(self._buckets, feed, rows)
+            self._session.session()  # raises in a forked child
+            with INSIDE:
+                return self._buckets.run(feed, rows)
         if 0 < rows <= CHUNK_ROWS:
             return self._session.run(self._output, feed)[0]
         out = np.empty((rows, self._tasks), dtype=np.float32)
@@ -122,13 +127,6 @@ class OrtBackend:
             part = slice(start, min(start + CHUNK_ROWS, rows))
             out[part] = self._session.run(self._output, {name: x[part] for name, x in feed.items()})[0]
         return out
-
-    def _run_buckets(
-        self, buckets: BucketSession, feed: dict[str, npt.NDArray[np.float32]], rows: int
-    ) -> npt.NDArray[np.float32]:
-        self._session.session()  # raises in a forked child
-        with INSIDE:
-            return buckets.run(feed, rows)
 
     def describe(self) -> dict[str, Any]:
         """Returns backend, version, device, precision, threads, spin, why; on a GPU tensorrt, tf32 and graphs too."""
@@ -204,14 +202,8 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, providers:
     return session
 
 
-def _check_graph(session: Any, bundle: Bundle) -> None:
-    try:
-        _check_ends(session, bundle)
-    except UnicodeDecodeError as error:  # of a name in it: ONNX has text there, onnxruntime looks at no byte of it
-        raise BundleError(f"{bundle.onnx_path}: expected names in UTF-8, got: {error}") from error
-
-
 def _check_ends(session: Any, bundle: Bundle) -> None:
+    """Raises BundleError unless the graph's inputs and its output are those of the bundle."""
     where = str(bundle.onnx_path)
     widths = bundle.config.inputs
     known = {"general": widths.general, "domain": widths.domain, "prior": widths.prior}

@@ -80,9 +80,9 @@ def _auto(bundle: Bundle, precision: str) -> dict[str, Any]:
     """Returns what backend "auto" takes on this machine: backend, device, isa and how (native), why; or problem."""
     settings = Settings(precision)
     try:
-        planned = plan(bundle, "auto", settings)
-        taken = {"backend": planned.backend, "device": planned.settings.device, "why": planned.settings.why}
-        if planned.backend == native.NativeBackend.name:
+        way, chosen = plan(bundle, "auto", settings)[0]
+        taken = {"backend": way.backend, "device": chosen.device, "why": chosen.why}
+        if way.backend == native.NativeBackend.name:
             choice = native.choose_isa(settings)
             taken |= {"isa": choice["isa"], "how": choice["how"], "isa_why": choice["why"]}
     except BackendError as error:

@@ -26,6 +26,7 @@ Pooling = Literal["mean", "sum"]
 NO_TABLE = 0xFFFF
 
 
+@runtime_checkable
 class RowSource(Protocol):
     """Answers by table. Unknown keys are served the table's default row and counted. Safe from any thread.
 
@@ -46,6 +47,7 @@ class RowSource(Protocol):
         """
 
 
+@runtime_checkable
 class Store(Protocol):
     """Answers by key alone, whatever the table: the table's number is in the key. Safe from any thread."""
 
@@ -58,6 +60,7 @@ class Store(Protocol):
         """
 
 
+@runtime_checkable
 class Identified(Protocol):
     """A store or a row source that can tell its rows from others, which those are free not to do."""
 
@@ -94,11 +97,10 @@ def identity_of(store: object) -> str | None:
 
     Raises StoreError for an identity that is no text.
     """
-    identity = getattr(store, "identity", None)  # see `Identified`; a look for its type takes as long as ten of these
-    if identity is None:
+    if not isinstance(store, Identified):
         return None
     try:
-        found = identity()
+        found: object = store.identity()
     except Exception as error:  # a server that is away, say: rows that are not known cost time, and no wrong scores
         _LOG.warning("store: identity: expected a text or None, got %s: %s", type(error).__name__, error)
         return None

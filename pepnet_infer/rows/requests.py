@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,6 +30,17 @@ class DefaultCounts(NamedTuple):
     unknown: int  # the store has no such id
     #: the store was not asked or gave no answer in time: it failed, was late, or the fetch was deferred or dropped
     unavailable: int
+
+
+@dataclass(frozen=True)
+class CachedTable:
+    """A table of the bundle as a cache sees it: what its keys, its rows and its default row are."""
+
+    name: str
+    number: int
+    dim: int
+    rows: int
+    default_row: npt.NDArray[np.float32]  #: [dim]
 
 
 #: What almost every request of a warm cache is answered with.

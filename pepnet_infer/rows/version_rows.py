@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.rows.cache.cached_rows import CachedRows, Overlays
-from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.overlay import Overlay
 from pepnet_infer.rows.protocols import Pooling, Rows, RowSource
-from pepnet_infer.rows.requests import DefaultCounts, RowRequest
+from pepnet_infer.rows.requests import CachedTable, DefaultCounts, RowRequest
 from pepnet_infer.schema.ids import Keys
 
 

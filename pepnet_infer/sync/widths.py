@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pepnet_infer.rows.cache.cached_table import CachedTable
+from pepnet_infer.rows.requests import CachedTable
 from pepnet_infer.schema.ids import ID_BITS
 from pepnet_infer.schema.row_batch import RowBatch
 

@@ -246,10 +246,10 @@ def test_a_plan_is_what_is_loaded(bundle: Bundle) -> None:
         (baseline(bundle), Settings()),
         (bundle, Settings(device="auto")),
     ):
-        planned = plan(given, "auto", settings)
+        way, planned = plan(given, "auto", settings)[0]
         said = create_backend(given, "auto", settings.precision, device=settings.device).describe()
-        assert (said["backend"], said["device"]) == (planned.backend, planned.settings.device)
-        assert said["why"].startswith(planned.settings.why)
+        assert (said["backend"], said["device"]) == (way.backend, planned.device)
+        assert said["why"].startswith(planned.why)
 
 
 def test_a_call_costs_little_beside_the_kernels(toy_bundle: Path) -> None:

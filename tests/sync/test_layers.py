@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.rows.overlay import Overlay, over
+from pepnet_infer.rows.requests import CachedTable
 from pepnet_infer.rows.stores import arena
 from pepnet_infer.rows.stores.arena import RowArena
 from pepnet_infer.rows.stores.memory import MemoryStore

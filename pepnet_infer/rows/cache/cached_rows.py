@@ -13,7 +13,6 @@ import numpy.typing as npt
 from pepnet_infer import _kernels
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
-from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
@@ -23,7 +22,7 @@ from pepnet_infer.rows.cache.snapshot_folder import check_identity, load_folder,
 from pepnet_infer.rows.cache.warm import prefetch, warm
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.rows.protocols import Pooling, Rows, Store, identity_of
-from pepnet_infer.rows.requests import NO_DEFAULTS, DefaultCounts, RowRequest
+from pepnet_infer.rows.requests import NO_DEFAULTS, CachedTable, DefaultCounts, RowRequest
 from pepnet_infer.rows.stores.checked_answers import checked
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.stats import CacheStats

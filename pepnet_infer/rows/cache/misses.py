@@ -28,13 +28,12 @@ import numpy.typing as npt
 from pepnet_infer import _kernels
 from pepnet_infer._kernels import Fetch
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.counters import ABSENT, DAMAGED, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.workers import MissWorkers, Submitted, in_worker
 from pepnet_infer.rows.protocols import Rows
-from pepnet_infer.rows.requests import RowRequest
+from pepnet_infer.rows.requests import CachedTable, RowRequest
 from pepnet_infer.rows.stores.checked_answers import CheckedStore
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
 from pepnet_infer.schema.row_batch import RowBatch

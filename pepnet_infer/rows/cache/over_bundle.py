@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from typing import Literal, TypeGuard
+from typing import Literal
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.rows.cache.budget import divide
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.cache.cached_table import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.protocols import RowSource, Store, check_reachable
+from pepnet_infer.rows.requests import CachedTable
 from pepnet_infer.rows.stores.mmap import MmapStore
 
 _LOG = logging.getLogger("pepnet_infer.stores")
@@ -37,24 +37,16 @@ def open_rows(
             return cached_rows(bundle, config)
         return _own_tables(bundle)
     kind = type(store).__name__
-    if _is_store(store):
+    if isinstance(store, Store):
         if config is not None:
             return cached_rows(bundle, config, store)
-        if not _is_row_source(store):
+        if not isinstance(store, RowSource):
             raise ConfigError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
-    if not _is_row_source(store):
+    if not isinstance(store, RowSource):
         raise ConfigError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
     if isinstance(cache, CacheConfig):
         raise ConfigError(f"cache: expected a store with get_many behind it, got {kind}")
     return store
-
-
-def _is_store(store: RowSource | Store) -> TypeGuard[Store]:
-    return callable(getattr(store, "get_many", None))
-
-
-def _is_row_source(store: RowSource | Store) -> TypeGuard[RowSource]:
-    return callable(getattr(store, "lookup", None)) and callable(getattr(store, "pool", None))
 
 
 def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None) -> CachedRows:
