@@ -13,8 +13,9 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
 
-from pepnet_infer.cli.output import results, show_table
+from pepnet_infer.cli.output import show_table
 from pepnet_infer.export.train.metrics import auc, gauc
 
 LABELS = {
@@ -69,7 +70,7 @@ def main() -> None:
         shown = ["–" if positives < args.min_positives else f"{value:.4f}" for positives, value in figures]
         rows.append((task, f"{cells['all']['positives']:,}", *shown))
     head = ("task", "positives", "AUC", "GAUC", *(f"tab {p} ({(domain == p).sum():,})" for p in pages))
-    show_table(results(), f"AUC of {keep.sum():,} rows from {args.first_date} on", head, rows)
+    show_table(Console(), f"AUC of {keep.sum():,} rows from {args.first_date} on", head, rows)
 
 
 if __name__ == "__main__":

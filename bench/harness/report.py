@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 import string
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pepnet_infer.text_table import pad, text_table
 from pepnet_infer.version import __version__
 
 #: How everything is measured and what the columns mean is told once.
 METHOD = "How it is measured, and how to read it: docs/benchmarks.md and docs/cache_study.md."
-
-_GAP = "  "
-_NARROWEST = 20  # to which a column of words is wrapped
 
 
 class _Cells(string.Formatter):
@@ -57,7 +55,7 @@ class Table:
         lines = [[cell.replace("|", "\\|") for cell in line] for line in (list(self._templates()), *self.cells())]
         widths, words = [max(3, *map(len, column)) for column in zip(*lines, strict=True)], self._words()
         rule = ["-" * w if word else "-" * (w - 1) + ":" for w, word in zip(widths, words, strict=True)]
-        return "\n".join(f"| {' | '.join(_pad(line, widths, words))} |" for line in (lines[0], rule, *lines[1:]))
+        return "\n".join(f"| {' | '.join(pad(line, widths, words))} |" for line in (lines[0], rule, *lines[1:]))
 
     def text(self, width: int | None = None) -> str:
         """Returns the table for a terminal of `width` characters; None: as wide as it is.
@@ -65,21 +63,9 @@ class Table:
         The first column is never cut. Columns that do not fit beside it follow below, with the first one again; words
         that are longer than a line are wrapped.
         """
-        heads, words = list(self._templates()), self._words()
-        columns = [list(column) for column in zip(heads, *self.cells(), strict=True)]
-        longest = [max(map(len, column[1:]), default=0) for column in columns]
-        widths = [max(longest[0], len(heads[0]))]
-        room = None if width is None else max(_NARROWEST, width - widths[0] - len(_GAP))
-        for head, cells, word in zip(heads[1:], longest[1:], words[1:], strict=True):
-            # Headings of figures are wrapped to what the figures need, words to what there is room for.
-            need = max(cells, len(head) if word else max(map(len, head.split())))
-            widths.append(need if room is None or not word else min(need, room))
-        blocks = []
-        for at in _blocks(widths, room):
-            rows = [[columns[i][r] for i in at] for r in range(len(self.rows) + 1)]
-            blocks.append("\n".join(_lines(rows, [widths[i] for i in at], [words[i] for i in at])))
+        table = text_table(list(self._templates()), self.cells(), self._words(), width)
         notes = textwrap.wrap(self.note, width or 120)
-        return "\n".join([self.title, *blocks, *notes])
+        return "\n".join([self.title, table, *notes])
 
 
 @dataclass(frozen=True)
@@ -120,28 +106,3 @@ def _cell(template: str, row: Mapping[str, Any]) -> str:
         return _Cells().vformat(template, (), row)
     except LookupError:
         return "–"
-
-
-def _pad(line: Sequence[str], widths: Sequence[int], words: Sequence[bool]) -> list[str]:
-    return [c.ljust(w) if word else c.rjust(w) for c, w, word in zip(line, widths, words, strict=True)]
-
-
-def _blocks(widths: Sequence[int], room: int | None) -> Iterator[list[int]]:
-    """Yields the places of the columns of each block: as many as there is room for beside the first one."""
-    chosen, used = [0], 0
-    for at in range(1, len(widths)):
-        if room is not None and len(chosen) > 1 and used + widths[at] > room:
-            yield chosen
-            chosen, used = [0], 0
-        chosen.append(at)
-        used += widths[at] + len(_GAP)
-    yield chosen
-
-
-def _lines(rows: Sequence[list[str]], widths: Sequence[int], words: Sequence[bool]) -> Iterator[str]:
-    rule = ["─" * width for width in widths]
-    for row in (rows[0], rule, *rows[1:]):
-        parts = [textwrap.wrap(cell, w) if len(cell) > w else [cell] for cell, w in zip(row, widths, strict=True)]
-        for line in range(max(map(len, parts))):
-            cells = [part[line] if line < len(part) else "" for part in parts]
-            yield _GAP.join(_pad(cells, widths, words)).rstrip()

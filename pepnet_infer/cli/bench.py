@@ -144,9 +144,10 @@ def offline(
     from pepnet_infer.bench.parquet.offline import measure_offline
 
     scales, number = integers("--scale", scale), threads or available_threads()
-    bad = on_bad_row
     with Steps.shown() as say:
-        report = measure_offline(bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=bad, say=say)
+        report = measure_offline(
+            bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=on_bad_row, say=say
+        )
     write(context, report, json_file, markdown_file)
 
 

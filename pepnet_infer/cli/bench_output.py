@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +13,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from pepnet_infer.cli.output import progress
+from pepnet_infer.cli.output import progress, table_width
 from pepnet_infer.errors import PepnetError
 
 if TYPE_CHECKING:
@@ -83,11 +80,7 @@ def write(
         except OSError as error:
             raise PepnetError(f"{path}: cannot write: {error}") from error
         progress.print(f"wrote {path}", markup=False, highlight=False)
-    asked = os.environ.get("COLUMNS", "")
-    width = int(asked) if asked.isdecimal() and int(asked) else None
-    if width is None and sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-    print(report.lead, *(table.text(width) for table in report.tables), sep="\n\n")
+    print(report.lead, *(table.text(table_width()) for table in report.tables), sep="\n\n")
 
 
 def command_line(context: typer.Context) -> str:

@@ -114,14 +114,14 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     rows.append(("gpu", result["gpu"]))
     rows.append((_VARIABLE, result["kernels"][_VARIABLE] or "not set"))
     show_table(console, result["model"] or "unknown CPU", (), rows)
-    head = ("precision", "isa", "", "instructions, or why not")
+    head = ("kernels", "", "instructions, or why not")
     show_table(console, "native kernels", head, _kernel_rows(result["kernels"]), _SPLIT)
 
 
 def _kernel_rows(kernels: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for precision, choice in kernels["chosen"].items():
         if "problem" in choice:
-            yield precision, "", "", choice["problem"]
+            yield precision, "", choice["problem"]
         for entry in kernels["tables"]:
             if entry["precision"] == precision:
                 taken = entry["isa"] == choice.get("isa")
@@ -130,7 +130,7 @@ def _kernel_rows(kernels: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                     text = f"{entry['how']}; {text}"
                 elif not entry["built"]:
                     text = f"not built: {text}"
-                yield precision, entry["isa"], "chosen" if taken else "", text
+                yield f"{precision} {entry['isa']}", "chosen" if taken else "", text
 
 
 def _join(names: list[str]) -> str:

@@ -44,13 +44,13 @@ def show_parity(console: Console, parity: Mapping[str, Any]) -> None:
     for precision, entry in parity.get("native", {}).items():
         for isa, measured in entry["isas"].items() if precision != "why" else ():
             if "auc" not in measured:
-                rows.append((precision, isa, measured["why"]))
+                rows.append((f"{precision} {isa}", "", "", "", "", "", measured["why"]))
                 continue
             lost = [delta for delta in measured["auc"]["delta"].values() if delta is not None]
             worst = f"{min(lost):.1e}" if lost else ""
             for name in ("normal", "schema"):
                 figures = measured[name]
                 numbers = (str(figures["rows"]), f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
-                rows.append((precision, isa, name, *numbers, worst if name == "normal" else ""))
-    head = ("precision", "on", "rows", "count", "max", "rms", "ΔAUC")
+                rows.append((f"{precision} {isa}", name, *numbers, worst if name == "normal" else ""))
+    head = ("kernels", "rows", "count", "max", "rms", "ΔAUC", "why not")
     show_table(console, "native kernels, measured at export", head, rows)

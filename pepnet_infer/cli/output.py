@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Column, Table
 from rich.text import Text
 
 from pepnet_infer.bundle.bundle import MANIFEST
 from pepnet_infer.bundle.checkpoint import DOCUMENT
 from pepnet_infer.errors import BundleError
 from pepnet_infer.quoting import printable
+from pepnet_infer.text_table import text_table
 
 #: Progress and messages. Results go to stdout, so that they can be piped.
 progress = Console(stderr=True)
@@ -30,10 +29,6 @@ progress = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the error, as JSON on stdout.")]
 
 _FIGURE = re.compile(r"[-–+±≈\d.,e×%\s]*")
-#: Columns of words are folded, but to no less than this many characters.
-_LEAST = 12
-#: The width where there is no terminal and COLUMNS says none: a row of a table is a line, so that it can be searched.
-_UNLIMITED = 10_000
 
 
 def as_path(text: str) -> Path:
@@ -68,13 +63,7 @@ def emit(result: dict[str, Any], as_json: bool, render: Callable[[Console], None
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        render(results())
-
-
-def results() -> Console:
-    """Returns the console for results: as wide as the terminal, or as COLUMNS says; else a row of a table is a line."""
-    given = os.environ.get("COLUMNS", "")
-    return Console() if given.isdigit() or sys.stdout.isatty() else Console(width=_UNLIMITED)
+        render(Console())
 
 
 def say(console: Console, text: str) -> None:
@@ -82,34 +71,29 @@ def say(console: Console, text: str) -> None:
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
+def table_width() -> int | None:
+    """Returns how wide a table on stdout may be: what COLUMNS says, or the terminal; else a row is a line."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def show_table(
     console: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[object]], note: str = ""
 ) -> None:
-    """Prints a table whose first column is whole, whatever the width: other columns are folded, and none is cut.
+    """Prints a table; see `text_table`. Columns without letters are figures, empty ones are left out.
 
-    Where even that is too wide, lines run over the edge. Columns of figures are set to the right. Cells are text as it
-    is, not markup, except those that are a `Text`. An empty `head` shows no heading.
+    Rows may lack their last cells. An empty `head` shows no headings.
     """
-    lines = [[cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row] for row in rows]
+    lines = [[printable(str(cell)) for cell in row] for row in rows]
     count = max(map(len, [head, *lines]))
-    lines = [[*line, *[Text()] * (count - len(line))] for line in lines]
-    columns = []
-    for at in range(count):
-        cells = [line[at].plain for line in lines]
-        name = head[at] if head else ""
-        figures = at > 0 and all(map(_FIGURE.fullmatch, cells))
-        parts = [name, *cells] if at == 0 else [part for cell in [name, *cells] for part in cell.split()]
-        least = max(map(len, parts), default=0)
-        justify: Literal["right", "left"] = "right" if figures else "left"
-        least = least if figures or at == 0 else min(least, _LEAST)
-        columns.append(Column(name, justify=justify, no_wrap=at == 0, overflow="fold", min_width=least))
-    table = Table(*columns, title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE)
-    table.show_header = bool(head)
-    table.caption, table.caption_justify = note or None, "left"
-    for line in lines:
-        table.add_row(*line)
-    width = console.width
-    free = console.options.update(width=_UNLIMITED)
-    console.width = max(width, Measurement.get(console, free, table).minimum)
-    console.print(table, crop=False)
-    console.width = width
+    lines = [line + [""] * (count - len(line)) for line in lines]
+    used = [at for at in range(count) if at == 0 or any(line[at] for line in lines)]
+    head, lines, count = [head[at] for at in used if head], [[line[at] for at in used] for line in lines], len(used)
+    words = [at == 0 or not all(_FIGURE.fullmatch(line[at]) for line in lines) for at in range(count)]
+    if title:
+        console.print(Text(printable(title), style="bold"), soft_wrap=True)
+    table = text_table(list(head) or [""] * count, lines, words, table_width())
+    for line in [*table.split("\n"), *([note] if note else []), ""]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -30,7 +30,7 @@ def verify(
         for name, figures in (fresh or {}).items():
             rows.append((name, "dense weights in float64", figures["rows"], f"{figures['max_abs']:.1e}"))
         show_table(console, "", ("rows", "compared with", "count", f"max (≤ {result['tolerance']:.0e})"), rows)
-        show_table(console, "", ("native", "on", "rows", "count", "max", "allowed"), _native(result["native"]))
+        show_table(console, "", ("kernels", "rows", "count", "max", "allowed", "why not"), _native(result["native"]))
         if fresh is None:
             say(console, "fresh rows not measured: needs pip install 'pepnet-infer[export]'")
 
@@ -39,17 +39,17 @@ def verify(
 
 def _native(native: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     if "why" in native:
-        yield "none", "", native["why"]
+        yield "native", "", "", "", "", native["why"]
         return
     for precision, isas in native.items():
         if "why" in isas:
-            yield precision, "", isas["why"]
+            yield precision, "", "", "", "", isas["why"]
             continue
         for isa, entry in isas.items():
             if "why" in entry:
-                yield precision, isa, entry["why"]
+                yield f"{precision} {isa}", "", "", "", "", entry["why"]
                 continue
             for rows, figures in {"golden": entry["golden"], **(entry["fresh"] or {})}.items():
                 most = entry["allowed"]["golden" if rows == "golden" else "fresh"]
                 allowed = "any" if most is None else f"{most:.1e}"
-                yield precision, isa, rows, str(figures["rows"]), f"{figures['max_abs']:.1e}", allowed
+                yield f"{precision} {isa}", rows, str(figures["rows"]), f"{figures['max_abs']:.1e}", allowed

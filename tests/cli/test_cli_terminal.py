@@ -54,7 +54,7 @@ def test_a_bundle_is_shown_and_verified(run: Run, toy_bundle: Path) -> None:
         assert ("page ← tab" if encoding == "utf-8" else "page <- tab") in out
         code, out, _ = run(encoding, "verify", toy_bundle)
         assert code == 0
-        assert ("max (≤ " if encoding == "utf-8" else "max (<= ") in out
+        assert ("(≤" if encoding == "utf-8" else "(<=") in out
 
 
 def test_files_are_scored_and_published(
