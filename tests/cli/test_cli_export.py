@@ -126,9 +126,9 @@ def test_weights_that_are_not_the_graphs_are_found(toy_bundle: Path, tmp_path: P
     ("golden", "message"),
     [
         ({"seed": 0}, r"parity\.json: golden: missing key 'scores'"),
-        ({"seed": 0, "scores": []}, r"golden\.scores: expected a list of length >= 1, got \[\]"),
+        ({"seed": 0, "scores": []}, r"golden\.scores: expected a list of 1 to .*, got a list of 0"),
         ({"seed": 0, "scores": [[0.5]]}, r"golden\.scores\[0\]: expected 2 numbers, got 1"),
-        ({"seed": 0, "scores": [["a", "b"]]}, r"golden\.scores\[0\]\[0\]: expected number, got 'a\'"),
+        ({"seed": 0, "scores": [["a", "b"]]}, r"golden\.scores\[0\]\[0\]: expected .*number.*, got 'a'"),
         ({"seed": "0", "scores": [[0.5, 0.5]]}, r"golden\.seed: expected an integer .*, got '0'"),
     ],
 )
