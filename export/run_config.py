@@ -1,4 +1,4 @@
-"""What a training run is told: the `train` section of its yaml."""
+"""Training configuration: the sections of the yaml and their validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one way to check options and documents: types with constraints, read by msgspec.
+"""Validation of options and documents by types with constraints, which msgspec reads.
 
 A document from outside is checked with `convert`. Options are a subclass of `Options`, whose fields say what they may
 be: `beta: Annotated[float, Meta(gt=0, le=1)] = 0.1`. Either way the message names the key, what was expected and what
@@ -74,7 +74,7 @@ def untrusted(where: object, error: type[PepnetError]) -> Iterator[None]:
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every set of options: checked when it is made, whoever makes it, and never changed afterwards.
+    """Base of every set of options: validated when it is created, and immutable.
 
     Raises `refusal`, ConfigError as a rule, which is a ValueError, naming the option, what was expected and what came.
     """

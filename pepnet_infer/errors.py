@@ -1,4 +1,4 @@
-"""The error tree. An error holds what is wrong and where as fields; `str` makes the sentence of them."""
+"""The error classes. An error holds what is wrong, and where, as fields; `str` composes the sentence."""
 
 from __future__ import annotations
 

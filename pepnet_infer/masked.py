@@ -1,4 +1,4 @@
-"""Masked arrays where numbers are computed with as they stand: what a mask hides is no value."""
+"""NumPy's masked arrays: refused where numbers are read without their mask."""
 
 from __future__ import annotations
 

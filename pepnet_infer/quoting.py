@@ -1,4 +1,4 @@
-"""Text from outside inside a message: cut to a stated length, on one line, without control characters.
+"""Quotes text from outside in messages: cut to a maximum length, on one line, without control characters.
 
 Column names, values, file names and the messages of other libraries are written by whoever wrote the data. A message
 that repeats them whole fills a log with a megabyte of it, and one that repeats an escape sequence moves the cursor of
@@ -54,7 +54,7 @@ def clip(text: object, most: int = MOST_TEXT) -> str:
     return f"{line[:most]}…" if len(whole) > most or len(line) > most else line
 
 
-def listed(names: Iterable[object]) -> str:
+def name_list(names: Iterable[object]) -> str:
     """Returns the first `MOST_NAMES` of `names`, quoted, and how many more there are."""
     given = list(names)
     rest = f" and {len(given) - MOST_NAMES} more" if len(given) > MOST_NAMES else ""

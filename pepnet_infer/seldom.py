@@ -1,4 +1,4 @@
-"""Warnings that are said at once, and then only now and then while their cause lasts."""
+"""Throttled warnings: the first one at once, later ones at most once a minute while their cause lasts."""
 
 from __future__ import annotations
 

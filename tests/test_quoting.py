@@ -11,7 +11,7 @@ import pytest
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.decode import type_error
 from pepnet_infer.errors import BundleError, PepnetError, SchemaError
-from pepnet_infer.quoting import MOST_MESSAGE, MOST_VALUE, clip, listed, printable, quote
+from pepnet_infer.quoting import MOST_MESSAGE, MOST_VALUE, clip, name_list, printable, quote
 
 
 @pytest.mark.parametrize("value", [7, -1.5, "text", b"bytes", None, True, ["a", 1], {"a": 1}, "it's", 'say "it"', ""])
@@ -47,8 +47,8 @@ def test_what_does_not_print_is_escaped() -> None:
 
 
 def test_lists_of_names_are_cut() -> None:
-    assert listed(["a", "b"]) == "'a', 'b'"
-    assert listed(range(25)).endswith("18, 19 and 5 more")
+    assert name_list(["a", "b"]) == "'a', 'b'"
+    assert name_list(range(25)).endswith("18, 19 and 5 more")
 
 
 def test_errors_are_one_line_of_stated_length_and_survive_pickling() -> None:

@@ -17,7 +17,7 @@ _BF16_FEATURES = {"avx512bf16", "amx_bf16"}
 
 def facts() -> dict[str, Any]:
     """Returns CPU, its features and caches, what of it this process may use, memory and versions, as JSON values."""
-    has, budget = cpu.features(), cpu.budget()
+    has, budget = cpu.features(), cpu.cpu_limits()
     return {
         "cpu": has.model,
         "architecture": has.architecture,

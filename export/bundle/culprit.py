@@ -1,4 +1,4 @@
-"""Which tensor is wrong, once scores are off: first the weights of the graph, then the values inside it."""
+"""Finds the wrong tensor after a failed parity check: first among the weights of the graph, then among its values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs that export measures the narrow precisions on, and in whose limits they are used."""
+"""Computes the input domains of bf16 and int8: the limits within which they are measured and used."""
 
 from __future__ import annotations
 

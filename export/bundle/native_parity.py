@@ -1,4 +1,4 @@
-"""What the native kernels' scores differ from float64 by: every instruction set of this machine, every precision."""
+"""Measures the native kernels against float64, for every instruction set of this machine and every precision."""
 
 from __future__ import annotations
 

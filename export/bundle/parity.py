@@ -1,4 +1,4 @@
-"""Whether ONNX says what PyTorch says: torch, the exported graph and the simplified one against torch in float64."""
+"""Parity: torch, the exported graph and the simplified graph against torch in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What export changes of the whole process while it works: one thread at a time does, and puts it back."""
+"""Process-wide settings that export changes and restores, one thread at a time."""
 
 from __future__ import annotations
 

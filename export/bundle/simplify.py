@@ -1,4 +1,4 @@
-"""onnxsim in a process of its own: it is native code, and a crash or a hang there must not take the export with it."""
+"""Runs onnxsim in a subprocess: it is native code, and a crash or a hang in it must not end the export."""
 
 from __future__ import annotations
 

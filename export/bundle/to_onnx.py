@@ -1,4 +1,4 @@
-"""PyTorch network → ONNX graph with a batch dimension that is truly dynamic, nothing checked yet."""
+"""PyTorch network → ONNX graph with a dynamic batch dimension. Parity is checked elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PEPNet, the readable truth: every formula of docs/model.md as one small module.
+"""The reference implementation of PEPNet: every formula of docs/model.md as one small module.
 
 Chang et al., "PEPNet: Parameter and Embedding Personalized Network for Infusing with Personalized Prior Information",
 KDD 2023, arXiv 2302.01115. B rows, D general width, G groups (experts, or tasks with the `towers` backbone), T tasks.

@@ -1,4 +1,4 @@
-"""PEPNet's two halves around another team's modules, which need no change: "plug and play" as the paper means it."""
+"""EPNet and PPNet around existing modules, which need no change: the paper's "plug and play"."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Training: a log of exposures → a checkpoint, and what the model is worth."""
+"""Training: a log of exposures → a checkpoint, and its evaluation."""

@@ -1,4 +1,4 @@
-"""Which models a training run trains: one, or PEPNet beside its ablations and the baselines."""
+"""The models of a training run: one, or PEPNet with its ablations and the baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained model is worth: AUC and GAUC per task, overall and per domain, over seeds."""
+"""Evaluation of a trained model: AUC and GAUC per task, overall and per domain, over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well scores order rows: AUC, and GAUC, the AUC inside each user."""
+"""Ranking metrics: AUC, and GAUC, the AUC inside each user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training that goes on: a log in time order, one pass after another, and what each pass changed."""
+"""Online training: passes over a log in time order, and the rows and weights that each pass changed."""
 
 from __future__ import annotations
 

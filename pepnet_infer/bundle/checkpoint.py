@@ -1,4 +1,4 @@
-"""What training leaves and export reads: a bundle without its ONNX graph.
+"""The checkpoint, which training writes and export reads: a bundle without its ONNX graph.
 
 checkpoint.json   format_version, schema, config, schema_hash, meta, files
 dense.safetensors   tables/NAME.safetensors   side/NAME.safetensors       as in a bundle, rows in float32

@@ -1,4 +1,4 @@
-"""Rows that any machine makes alike from a seed: what `parity.json` stores scores of, and `verify` scores again."""
+"""Golden rows: inputs that every machine generates identically from a seed. `parity.json` stores their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs that a narrow precision was measured on: how large their rows are at most.
+"""The input domain of a narrow precision: the maximum magnitudes of the rows that it was measured on.
 
 int8 rounds a row to steps of its largest value's 127th, so that one large value takes the others' digits, and its
 error in the first sums grows with the row's norm. bf16 rounds each number by itself, but the error of its sums grows

@@ -1,4 +1,4 @@
-"""Whether finite weights and rows can overflow float32 on their way through the network.
+"""The check that finite weights and rows cannot overflow float32 inside the network.
 
 Bounds go through the network as intervals do, in float64: |x·w + b| ≤ |x|·|w| + |b|, and so is each of its partial
 sums, whatever their order. A gate is at most γ, a mix of experts no larger than the largest of them. A network whose

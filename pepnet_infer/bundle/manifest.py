@@ -1,4 +1,4 @@
-"""What a bundle's `manifest.json` and `parity.json` hold, as types: whatever reads them later finds what it expects."""
+"""The types of a bundle's `manifest.json` and `parity.json`, checked when the bundle is opened."""
 
 from __future__ import annotations
 

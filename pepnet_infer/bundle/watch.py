@@ -1,4 +1,4 @@
-"""Looking now and then whether the files of a bundle that is served are still those that were loaded."""
+"""Periodic checks that the files of a bundle in use are still those that were loaded."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.cli.output import AsJson, emit, show_table
 from pepnet_infer.errors import BackendError
-from pepnet_infer.process.cpu import budget, features
+from pepnet_infer.process.cpu import cpu_limits, features
 
 #: Distributions that install the module `onnxruntime`.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -31,7 +31,7 @@ def cpu(as_json: AsJson = False) -> None:
 
 def describe() -> dict[str, Any]:
     """Returns what the command prints, as plain JSON values."""
-    has, limits, build = features(), budget(), _kernels.build_info()
+    has, limits, build = features(), cpu_limits(), _kernels.build_info()
     return {
         "architecture": has.architecture,
         "vendor": has.vendor,

@@ -18,7 +18,7 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.parquet import FileProgress, Progress, Summary, score_parquet
 from pepnet_infer.parquet.options import BATCH_ROWS, OnBadRow, OnFault
 from pepnet_infer.parquet.run import OFFLINE
-from pepnet_infer.process.cpu import budget
+from pepnet_infer.process.cpu import cpu_limits
 from pepnet_infer.rows.cache.config import CacheConfig, Policy
 from pepnet_infer.sync.logs.open import open_transport
 
@@ -127,7 +127,7 @@ def score(
 
 def _set_threads(threads: int | None) -> None:
     """Lets pyarrow, which knows of no quota, have no more threads than scoring."""
-    allowed = budget()
+    allowed = cpu_limits()
     if threads is not None and threads > allowed.threads:
         said = f"--threads {threads}: more than the CPUs this process may use ({allowed.why}), so that they take turns"
         say(progress, f"note: {said}")

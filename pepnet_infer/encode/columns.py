@@ -13,7 +13,7 @@ from pepnet_infer.encode.arrays import as_array, check_type, plain, refusal
 from pepnet_infer.encode.arrow_check import FREE_ROWS, ROWS_PER_BYTE
 from pepnet_infer.encode.objects import ARROW_REFUSALS
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.quoting import clip, listed, quote
+from pepnet_infer.quoting import clip, name_list, quote
 
 if TYPE_CHECKING:
     from pepnet_infer.encode.arrays import PlainArray
@@ -210,9 +210,11 @@ def _check_names(present: Sequence[object], wanted: Mapping[str, None], strict: 
             raise SchemaError(column=name, expected="one of that name", got=str(counts[name]))
     extra = [name for name in counts if name not in wanted] if strict else []
     if extra:
-        raise SchemaError(f"unexpected column{'s' * (len(extra) > 1)} {listed(extra)}; expected only {listed(wanted)}")
+        raise SchemaError(
+            f"unexpected column{'s' * (len(extra) > 1)} {name_list(extra)}; expected only {name_list(wanted)}"
+        )
 
 
 def _missing(name: str, present: Iterable[object]) -> SchemaError:
-    names = listed(present)
+    names = name_list(present)
     return SchemaError(column=name, expected="it in the batch", got=f"columns {names}" if names else "no columns")

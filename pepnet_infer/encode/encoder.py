@@ -15,7 +15,7 @@ from pepnet_infer.encode.decode import IdRule, NullRule
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.encode.row_errors import RAISED, Mask, RowErrors
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.quoting import listed
+from pepnet_infer.quoting import name_list
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
 from pepnet_infer.schema.ids import MISSING_KEY, Keys, make_keys
 
@@ -210,7 +210,7 @@ class DomainCheck:
         self._numbers: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
         if isinstance(schema.domains[0], int):
             self._numbers = np.array(sorted(self._known), dtype=np.uint64)
-        self._expected = f"a known domain ({listed(schema.domains)})"
+        self._expected = f"a known domain ({name_list(schema.domains)})"
 
     def check(self, columns: Columns, errors: RowErrors) -> None:
         """Adds an error for nulls and for values that are no domain. Raises SchemaError for a column of other type."""

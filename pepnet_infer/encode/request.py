@@ -1,4 +1,4 @@
-"""One request: a user, where he is, and N candidates, split so that the user's side is worked on once."""
+"""One request: a user, a context and N candidates, split so that the user's columns are encoded once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pepnet_infer.encode.features import Features
 from pepnet_infer.encode.row_errors import RAISED
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.quoting import listed
+from pepnet_infer.quoting import name_list
 from pepnet_infer.schema.feature_schema import FeatureSchema
 
 
@@ -76,7 +76,7 @@ class RequestReader:
                 if name in self._schema.columns:
                     once[name] = value
                 elif strict:
-                    expected = f"one of the columns {listed(self._schema.columns)}"
+                    expected = f"one of the columns {name_list(self._schema.columns)}"
                     raise SchemaError(within=place, column=name, expected=expected, got="another")
         return once
 

@@ -1,4 +1,4 @@
-"""Side tables: what is known of an entity (a user, a video), encoded once and joined to the rows by id."""
+"""Side tables: features of an entity (a user, a video), encoded once and joined to the rows by id."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class SideTable:
         return self.reader(fields)(ids)
 
     def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
-        """Returns `take` of some fields, for whoever asks for the same ones again and again."""
+        """Returns `take` for some fields, prepared once for many calls."""
         names = [self._id_fields, self._dense_fields, tuple(self._bags)]
         wanted = [[name for name in part if fields is None or name in fields] for part in names]
         places = [[part.index(name) for name in some] for part, some in zip(names, wanted, strict=True)]

@@ -1,4 +1,4 @@
-"""How a side table lies in a bundle: its tensors, written and checked."""
+"""The tensors of a side table in a bundle: written, and checked when they are read."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def read_features(
 
 
 class _Reader:
-    """Hands out tensors one by one, and knows which nobody asked for."""
+    """Checks tensors one by one, and finds those that no field has."""
 
     def __init__(self, where: str, tensors: Tensors) -> None:
         self._where = where

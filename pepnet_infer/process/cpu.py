@@ -1,4 +1,4 @@
-"""What this machine's CPU has, and how much of it this process may use."""
+"""Features of the CPU, and the limits on how many CPUs this process may use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 from pepnet_infer import _kernels
 
-#: How errors end where a thread cannot be had.
+#: End of the errors about threads that cannot be started.
 NO_THREAD = "this process can have no more: raise its limit (ulimit -u, ulimit -v, the cgroup's pids.max)"
 
 
@@ -25,8 +25,8 @@ class Cpu:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How many CPUs this process may keep busy."""
+class CpuLimits:
+    """Limits on the CPUs that this process may keep busy."""
 
     machine: int  # CPUs online
     affinity: int  # CPUs in the process's cpuset
@@ -60,11 +60,11 @@ def features() -> Cpu:
     )
 
 
-def budget(root: str = "") -> Budget:
+def cpu_limits(root: str = "") -> CpuLimits:
     """Returns the limits as they are now. `root` is put before /proc and /sys paths."""
-    return Budget(**_kernels.cpu_budget(root))
+    return CpuLimits(**_kernels.cpu_budget(root))
 
 
 def available_threads() -> int:
     """Returns how many threads to start: never more than the cpuset or the cgroup's CPU quota allows."""
-    return budget().threads
+    return cpu_limits().threads

@@ -1,4 +1,4 @@
-"""What is done around a fork: one registry for the whole package.
+"""Fork handlers: one registry for the whole package.
 
 `fork` copies the memory of a process and only the thread that called it. Locks that other threads held stay held in the
 child, and work that they were doing never ends there. Each object that has a lock, a thread, a connection or a handle

@@ -1,4 +1,4 @@
-"""How the follower's thread leaves the CPU, and the interpreter's lock, to the threads that score."""
+"""Pauses of the follower's thread, which yield the CPU and the interpreter's lock to the threads that score."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ Rest = Callable[[], None]
 
 
 def no_rest() -> None:
-    """For work that nobody should wait for."""
+    """No-op: never yields the CPU."""

@@ -1,4 +1,4 @@
-"""What a model reads and what it computes: the feature schema and the network's configuration."""
+"""The feature schema, the network's configuration, and the keys of rows."""
 
 from __future__ import annotations
 

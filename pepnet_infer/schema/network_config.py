@@ -1,4 +1,4 @@
-"""What network a bundle holds: the flags and widths of the model, and the tensors that follow from them."""
+"""The configuration of the network: its flags, its widths, and the tensors that follow from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files a bundle or checkpoint lists, with size and hash, and the check that its directory is just that."""
+"""The list of files in a manifest, with sizes and hashes, and the check that a directory has exactly these files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pepnet_infer.quoting import quote
 from pepnet_infer.storage.atomic import sha256
 from pepnet_infer.storage.document import check_regular, open_regular
 
-#: What file systems and file managers leave in any folder, and nobody put there. It is never listed, read or opened.
+#: Files that file systems and file managers create in any folder. They are ignored.
 _OF_THE_SYSTEM = re.compile(
     r"lost\+found|\.nfs[0-9A-Fa-f]+|\.fuse_hidden[0-9A-Fa-f]+|\.smbdelete[0-9A-Fa-f]+"
     r"|\.DS_Store|\._.*|\.snapshot|\.Trash-[0-9]+|Thumbs\.db|desktop\.ini",
@@ -29,7 +29,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 _MOST_FOLDERS = 1000  # without a listed file in them
 
 
-class Listed(Struct, frozen=True, forbid_unknown_fields=True):
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """A file of a listing."""
 
     bytes: Count
@@ -45,7 +45,7 @@ class FileState(NamedTuple):
     modified_ns: int
 
 
-def read_listed(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
+def read_entry(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
     """Reads a file that `check_files` has seen, once, and hashes what was read. Raises BundleError.
 
     What comes back is what the listing says, whatever is done to the directory at that moment.
@@ -94,7 +94,7 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
         where = f"{root / document}: files: {quote(name)}"
         if name == document or not plain(name):
             raise BundleError("expected a plain path inside the bundle", within=where)
-        convert(where, entry, Listed, BundleError)
+        convert(where, entry, FileEntry, BundleError)
     try:
         return _compare(root, listing, document, hashes)
     except OSError as error:
@@ -130,7 +130,7 @@ def plain(name: str) -> bool:
 def _walk(root: Path, most: int | None = None) -> dict[str, int]:
     """Returns how many bytes each file below `root` has, by its path from there.
 
-    most: of files that there may be. Of more, one more than that is returned: somebody's folder may have millions.
+    most: maximum number of files. The walk stops after one more than that: a wrong folder may have millions.
     """
     found: dict[str, int] = {}
     folders, visited = [""], 0

@@ -1,4 +1,4 @@
-"""Paths are local: a URL of an object store would make a folder `s3:` on the disk."""
+"""The check that a path is local: a URL of an object store would create a folder `s3:` on the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A safetensors file mapped once: header and data are of one file, whatever happens to its name afterwards."""
+"""A memory-mapped safetensors file: header and data are read from one file, even if its name is given to another."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
-from pepnet_infer.storage.listing import check_files, describe_files, plain, read_listed
+from pepnet_infer.storage.listing import check_files, describe_files, plain, read_entry
 from pepnet_infer.storage.mapped_file import MappedFile
 from pepnet_infer.storage.tensorfile import Array, write_tensors
 from pepnet_infer.sync.entry_faults import reading
@@ -183,7 +183,7 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, mo
         read = {}
         for name, entry in listing.items():
             rest()
-            read[name] = read_listed(root, name, entry)
+            read[name] = read_entry(root, name, entry)
     except BundleError as error:
         raise UpdateError.of(error, reason="files") from error
     dense = _dense(root, read.pop(DENSE), schema, config) if DENSE in read else None

@@ -1,1 +1,1 @@
-"""Whether a bundle still is what export measured."""
+"""Verification of a bundle: its bytes and its scores are those that export measured."""

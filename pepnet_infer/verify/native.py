@@ -1,4 +1,4 @@
-"""The native kernels on the machine at hand against float64: every instruction set it has, every precision offered."""
+"""Verification of the native kernels against float64, for every instruction set and precision of this machine."""
 
 from __future__ import annotations
 

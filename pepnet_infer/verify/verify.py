@@ -1,4 +1,4 @@
-"""Whether a bundle on this machine still is what export measured: its bytes, and the scores its graph gives here."""
+"""Verification of a bundle on this machine: its bytes, and the scores of its graph, against those of the export."""
 
 from __future__ import annotations
 

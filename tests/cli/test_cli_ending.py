@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer.cli.ending import ExitCode
-from pepnet_infer.process.cpu import budget
+from pepnet_infer.process.cpu import cpu_limits
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -148,7 +148,7 @@ def test_threads_hold_for_reading_and_more_than_the_machine_has_are_told(
 ) -> None:
     before = pa.cpu_count(), pa.io_thread_count()
     try:
-        many = budget().threads + 3
+        many = cpu_limits().threads + 3
         for threads in (1, many):
             words = (toy_bundle, folder / "in" / "a.parquet", "--out", folder / "out", "--threads", threads, "--json")
             code, out, said = command("score", *words, "--no-resume")

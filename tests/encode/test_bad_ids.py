@@ -119,3 +119,13 @@ def test_domains_of_another_type(toy_schema: FeatureSchema, batch: Batch) -> Non
     ):
         with pytest.raises(SchemaError, match=f"^column 'tab': {message}$"):
             Encoder(s, {}).encode(read_columns(batch | {"tab": tab}, s.columns))
+
+
+def test_an_unknown_domain_is_told_the_known_ones_of_which_a_long_list_is_cut(toy_schema: FeatureSchema) -> None:
+    schema = FeatureSchema.from_json(toy_schema.to_json() | {"domain": {"column": "tab", "values": list(range(25))}})
+    encoder = Encoder(schema, {}, ["page"])
+    with pytest.raises(
+        SchemaError, match=r"expected a known domain \(0, 1, .*, 19 and 5 more\), got 30 at row 1$"
+    ) as told:
+        encoder.encode(read_columns({"tab": [24, 30]}, encoder.columns))
+    assert (told.value.column, told.value.row, told.value.got) == ("tab", 1, "30")

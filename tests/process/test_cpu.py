@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pepnet_infer import _kernels
 from pepnet_infer.cli import cpu as cli
-from pepnet_infer.process.cpu import available_threads, budget, features
+from pepnet_infer.process.cpu import available_threads, cpu_limits, features
 
 CPUS = len(os.sched_getaffinity(0))
 #: Our name → the kernel's in /proc/cpuinfo.
@@ -69,7 +69,7 @@ def test_caches_are_those_of_the_kernel() -> None:
 
 def test_the_cpuset_bounds_the_threads() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code += "from pepnet_infer.process.cpu import budget; b = budget(); print(b.threads, b.affinity, b.why)"
+    code += "from pepnet_infer.process.cpu import cpu_limits; b = cpu_limits(); print(b.threads, b.affinity, b.why)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     threads, affinity, *why = ran.stdout.split()
     assert (threads, affinity) == ("1", "1")
@@ -112,7 +112,7 @@ V1 = (
 )
 def test_a_quota_of_version_2_is_rounded_down(limit: str, quota: float | None, threads: int, tmp_path: Path) -> None:
     root = cgroups(tmp_path, V2, "0::/pod\n", {"/sys/fs/cgroup/pod/cpu.max": limit})
-    found = budget(root)
+    found = cpu_limits(root)
     assert found.quota == quota
     assert found.threads == threads
     assert found.quota_source == (f"{root}/sys/fs/cgroup/pod/cpu.max" if quota else "")
@@ -125,7 +125,7 @@ def test_the_tightest_group_above_the_process_counts(tmp_path: Path) -> None:
         "/sys/fs/cgroup/a/b/cpu.max": "400000 100000",
         "/sys/fs/cgroup/other/cpu.max": "10000 100000",
     }
-    found = budget(cgroups(tmp_path, V2, "0::/a/b\n", files))
+    found = cpu_limits(cgroups(tmp_path, V2, "0::/a/b\n", files))
     assert found.quota == 1.5
     assert found.threads == 1
     if CPUS > 1:
@@ -143,14 +143,14 @@ def test_a_quota_of_version_1_is_found_where_the_container_mounts_it(tmp_path: P
         "/sys/fs/cgroup/cpuset/cpu.cfs_period_us": "100000",
     }
     groups = "5:cpuset:/docker/4f\n4:cpu,cpuacct:/docker/4f/inner\n0::/\n"
-    found = budget(cgroups(tmp_path, V1, groups, files))
+    found = cpu_limits(cgroups(tmp_path, V1, groups, files))
     assert found.quota == 3.0
     assert found.quota_source.endswith(f"{folder}/cpu.cfs_quota_us")
 
 
 def test_this_process_has_at_least_one_thread() -> None:
     assert 1 <= available_threads() <= CPUS
-    assert available_threads() == budget().threads
+    assert available_threads() == cpu_limits().threads
 
 
 def run(*arguments: str) -> str:
