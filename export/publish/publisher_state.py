@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from msgspec import Meta, Struct
 
+from pepnet_infer._kernels import FileLock
 from pepnet_infer.bundle.bundle import read_tensors
 from pepnet_infer.checked import Count, Version, convert, untrusted
 from pepnet_infer.errors import BundleError, UpdateError
@@ -56,8 +56,9 @@ class Saved:
     intent: Intent | None
 
 
-#: Files that this process has locked, by path: a lock goes with the process, however it ends.
-_LOCKS: dict[str, int] = {}
+#: Locks that this process has, by path: a lock goes with the process, however it ends, and no forked child has it.
+_LOCKS: dict[str, FileLock] = {}
+forks.register(forks.Stage.FILES, child=_LOCKS.clear)
 
 
 class State:
@@ -69,23 +70,20 @@ class State:
         self._lock()
 
     def _lock(self) -> None:
-        lock = os.path.abspath(self.path.with_name(f"{self.path.name}.lock"))
-        if lock in _LOCKS:
+        path = os.path.abspath(self.path.with_name(f"{self.path.name}.lock"))
+        if path in _LOCKS:
             return
-        handle = -1
+        lock = FileLock(path, os.O_RDWR | os.O_CREAT, wait=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.__enter__()
+        except BlockingIOError as error:
+            raise UpdateError(
+                "state", f"{self.path}: expected a state that no other process uses, got one with another publisher"
+            ) from error
         except OSError as error:
-            if handle >= 0:
-                os.close(handle)
-            if isinstance(error, BlockingIOError | PermissionError) and handle >= 0:
-                raise UpdateError(
-                    "state", f"{self.path}: expected a state that no other process uses, got one with another publisher"
-                ) from error
-            raise UpdateError("state", f"{lock}: cannot be locked: {error}") from error
-        _LOCKS[lock] = handle
+            raise UpdateError("state", f"{path}: cannot be locked: {error}") from error
+        _LOCKS[path] = lock
 
     def staging(self, version: int) -> Path:
         """Returns where a delta is made; what a killed publisher left there goes."""
@@ -163,12 +161,3 @@ def _read(path: Path, layout: Mapping[str, np.dtype[Any]], alike: Sequence[str])
     if len(np.unique(tensors[alike[0]])) != len(tensors[alike[0]]):
         raise BundleError(f"{path}: {alike[0]}: expected each id once, got one that comes twice")
     return tensors
-
-
-def _after_fork() -> None:
-    for handle in _LOCKS.values():  # the parent's: a child has none
-        os.close(handle)
-    _LOCKS.clear()
-
-
-forks.register(forks.Stage.FILES, child=_after_fork)

@@ -20,7 +20,7 @@ from pepnet_infer.sync.logs.transport import BundleHead, Entry, Position, Progre
 from pepnet_infer.versions.loading import Loading
 
 _CONFIG = FollowConfig(name="fuzz", wait_s=0.001, retry_s=0.001, share=1.0)
-_LOADING = Loading("native", "fp32", 1, None, "default", None, {})
+_LOADING = Loading("native", "fp32", 1, "cpu", "default", None, {})
 _BATCH = batch()
 #: Errors that a fault or a refusal may name: ours, and what a server or a disk says.
 _EXPECTED = ("UpdateError", "StoreError", "BundleError", "ResponseError", "ConnectionError", "TimeoutError")

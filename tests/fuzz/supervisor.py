@@ -161,7 +161,8 @@ class _Worker:
             "until": self._until,
         }
         words = [f"--{name}={value}" for name, value in options.items()]
-        folder = str(Path(__file__).parents[1])
+        tests = Path(__file__).parents[1]
+        folder = os.pathsep.join([str(tests), str(tests / "support")])
         # glibc would set aside 64 MiB of addresses for each thread, and the limit on memory counts addresses.
         environment = {**os.environ, "PYTHONPATH": _prefixed(folder), "MALLOC_ARENA_MAX": "1", "PYTHONSAFEPATH": "1"}
         with open(self._folder / "said", "wb") as said:
