@@ -65,11 +65,14 @@ def test_wheel_needs_no_newer_system_than_its_name_says(wheel: Path, tmp_path: P
     said = subprocess.run(["readelf", "--wide", "--dyn-syms", extension], capture_output=True, text=True, check=True)
     symbols = [line.split() for line in said.stdout.splitlines() if re.match(r"\s*\d+:", line)]
     missing = [words[7] for words in symbols if len(words) > 7 and words[6] == "UND" and words[4] != "WEAK"]
-    versions = [re.search(r"@(?:GLIBC|GCC)_([\d.]+)", name) for name in missing]
+    versions = [re.search(r"@(GLIBC|GCC|GLIBCXX|CXXABI)_([\d.]+)", name) for name in missing]
     without = {name for name, version in zip(missing, versions, strict=True) if not version}
     # Of the interpreter alone: another one without a version would be looked for when it is called, and not be there.
     assert {name for name in without if not name.startswith(("Py", "_Py"))} == set()
-    assert max(tuple(map(int, version[1].split("."))) for version in versions if version) <= (2, 28)
+    asked = {version.groups() for version in versions if version}
+    assert {library for library, _ in asked} == {"GLIBC", "GCC"}
+    for library, newest in (("GLIBC", (2, 28)), ("GCC", (7, 0, 0))):
+        assert max(tuple(map(int, number.split("."))) for name, number in asked if name == library) <= newest
     shown = {words[7] for words in symbols if len(words) > 7 and words[6] != "UND" and words[4] != "LOCAL"}
     assert shown == {"PyInit__kernels"}
 
