@@ -18,7 +18,7 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md")
 _FILE = re.compile(r"`([\w./-]*\w\.(?:py|pyi|cc|h|cu|yaml|cmake|sh))`")
 _FOLDER = re.compile(r"`((?:pepnet_infer|export|kernels|bench|tests|examples)(?:/[\w.-]+)*/)`")
 #: Of a reader's own, in examples.
-THEIRS = {"gunicorn_conf.py", "app.py", "F.yaml"}
+THEIRS = {"gunicorn_conf.py", "app.py", "F.yaml", "my_peer.py"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
