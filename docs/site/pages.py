@@ -28,6 +28,7 @@ PATTERNS = (
     "bench/results/*.md",
     "bench/results/*.png",
     "examples/*",
+    "export/data/*.yaml",
 )
 
 #: Import place → what its page is called, and how it begins where the module's docstring is not enough.

@@ -28,7 +28,7 @@ _QUICK = ("none", "log1p")  # transforms of dense values that are done with many
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch of which some rows may be bad (bool [B]): what stands in those is of no use. `errors` say why."""
+    """The `features` of a batch of which rows may be `bad` (bool [B]), whose values mean nothing. `errors` say why."""
 
     features: Features
     bad: Mask
