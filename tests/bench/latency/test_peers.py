@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from pepnet_infer.bench.latency.dense import compare
 from pepnet_infer.bench.latency.peers import PeerSpec, all_peers, own_peer, reference
 from pepnet_infer.bench.latency_run import PAIRS
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BackendError, ConfigError
 from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.storage.listing import describe_files
 
 QUICK = Plan(runs=4, warm_calls=0, warm_s=0.0, settle_s=0.0)
 
@@ -124,6 +128,29 @@ def test_comparison_reports_speed_accuracy_and_who_is_missing(bundle: Bundle, in
         assert list(got.failed) == ["wrong", "broken"]
         assert got.failed["wrong"].startswith("ValueError: expected scores within ")
         assert got.failed["broken"] == "ImportError: no such library"
+
+
+def test_a_precision_that_the_bundle_does_not_offer_has_a_figure_beside_its_errors(
+    toy_bundle: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(toy_bundle, tmp_path / "bundle"))
+    parity, manifest = (json.loads((path / f"{name}.json").read_text()) for name in ("parity", "manifest"))
+    for precision in ("bf16", "int8"):
+        parity["native"][precision] |= {"offered": False, "why": "over its budget", "domain": None}
+    (path / "parity.json").write_text(json.dumps(parity))
+    manifest["files"]["parity.json"] = describe_files(path)["parity.json"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    bundle = Bundle.open(path)
+    with pytest.raises(BackendError, match="int8"):
+        Engine.load(path, backend="native", precision="int8")
+    specs = [spec for spec in all_peers() if spec.name.startswith("engine-native")]
+    got = compare(bundle, specs, inputs, reference(bundle, inputs), 64, 1, QUICK)
+    assert got.failed == {}
+    assert [(name, row["rms"] > 1e-4) for name, row in got.rows.items()] == [
+        ("engine-native", False),
+        ("engine-native-bf16", True),
+        ("engine-native-int8", True),
+    ]
 
 
 def test_a_required_peer_that_is_missing_is_an_error(bundle: Bundle, inputs: Inputs) -> None:
