@@ -9,8 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
-from pepnet_infer.bench.cache import claims as asked
-from pepnet_infer.bench.cache.claims import Claim
+from pepnet_infer.bench.cache.claims import READERS_UPDATED, UPDATES_A_SECOND, claim, lookup_claims
 from pepnet_infer.bench.cache.contender import contiguous
 from pepnet_infer.bench.cache.lookups import Stage, compare_lookups, prepared
 from pepnet_infer.bench.cache.misses import measure_misses
@@ -21,7 +20,7 @@ from pepnet_infer.bench.cache.threads import Load, Updates, run_loads, visibilit
 from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.busy import BusyMeter
 from pepnet_infer.bench.harness.interleave import Plan
-from pepnet_infer.bench.harness.measure import Say
+from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import Report
 from pepnet_infer.bench.harness.statistics import median_ratio, p99_ratio
 from pepnet_infer.checked import Options, Positive, Several
@@ -51,15 +50,15 @@ def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -
     library = PeerLibrary(options.peers)
     _check_memory(max(options.tables_mb))
     facts = machine.facts()
-    claims: list[Claim] = []
+    claims: list[Row] = []
     tables = []
     for mb in options.tables_mb:
         with prepared(library, mb, options.dim, options.rows, options.seed, say) as stage:
             lookups = compare_lookups(library, stage, options.plan, say)
-            claims += asked.lookup_claims(mb, lookups["table_rows"], lookups["contenders"], list(stage.caches))
+            claims += lookup_claims(mb, lookups["table_rows"], lookups["contenders"], list(stage.caches))
             for cache in lookups["caches"]:
                 got = cache["metadata_bytes_a_row"]
-                claims.append(Claim("metadata a row", mb, cache["policy"], asked.METADATA, False, got, " bytes"))
+                claims.append(claim("metadata a row", mb, cache["policy"], got))
             entry: dict[str, Any] = {"lookups": lookups, "huge_bytes": _kib("/proc/self/smaps_rollup", "AnonHugePages")}
             entry["threads"] = {policy: _with_threads(stage, policy, lookups, options, say) for policy in stage.caches}
             claims += [
@@ -68,7 +67,7 @@ def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -
             if len(stage.workload.keys) <= MISS_ROWS:
                 entry["misses"] = misses = measure_misses(stage.workload, options.rows, options.plan, options.seed, say)
                 what = "time with 10 % misses over none"
-                claims.append(Claim.of(what, mb, "lru", asked.MISSES, False, misses["ratio"]))
+                claims.append(claim(what, mb, "lru", misses["ratio"]))
             tables.append(entry)
     data = {
         "rows": options.rows,
@@ -76,7 +75,7 @@ def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -
         "plan": structs.asdict(options.plan),
         "slices": {"rounds": options.rounds, "seconds": options.slice_s},
         "huge_pages": Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text().strip(),
-        "claims": [claim.entry() for claim in claims],
+        "claims": claims,
         "tables": tables,
     }
     return cache_speed_page(data, facts)
@@ -94,7 +93,7 @@ def _with_threads(
     loads = [
         Load("1 reader", readers[:1]),
         Load("2 readers", readers),
-        Load("2 readers, paced writer", readers, float(asked.UPDATES_A_SECOND)),
+        Load("2 readers, paced writer", readers, float(UPDATES_A_SECOND)),
         Load("1 reader, writer", readers[:1], math.inf),
         Load("writer", [], math.inf),
         Load("1 floor", floors[:1]),
@@ -117,18 +116,13 @@ def _with_threads(
     }
 
 
-def _thread_claims(mb: int, policy: str, got: dict[str, Any]) -> list[Claim]:
-    updated, written = (
-        f"2 readers over 1, {asked.UPDATES_A_SECOND:,} updates/s",
-        got["loads"]["writer"]["updates_per_s"],
-    )
-    seen = got["visibility"]["max_ms"]
+def _thread_claims(mb: int, policy: str, got: dict[str, Any]) -> list[Row]:
     return [
-        Claim.of("2 readers over 1", mb, policy, asked.READERS, True, got["two_readers"]),
-        Claim.of(updated, mb, policy, asked.READERS_UPDATED, True, got["two_readers_updated"]),
-        Claim("updates by one writer", mb, policy, asked.WRITER, True, written, " rows/s"),
-        Claim.of("reader p99 beside a writer", mb, policy, asked.READER_P99, False, got["reader_p99"]),
-        Claim("an update is seen after", mb, policy, asked.VISIBLE_MS, False, seen, " ms"),
+        claim("2 readers over 1", mb, policy, got["two_readers"]),
+        claim(READERS_UPDATED, mb, policy, got["two_readers_updated"]),
+        claim("updates by one writer", mb, policy, got["loads"]["writer"]["updates_per_s"]),
+        claim("reader p99 beside a writer", mb, policy, got["reader_p99"]),
+        claim("an update is seen after", mb, policy, got["visibility"]["max_ms"]),
     ]
 
 
