@@ -81,6 +81,12 @@ class EmbeddingCache:
             raise ConfigError(f"cache: {error}") from error
         except MemoryError as error:
             raise StoreError(f"cache: expected {size} bytes of memory, got none") from error
+        self.dim = self.core.dim  #: numbers in a row
+        self.dtype = self.core.dtype  #: how rows are kept
+        self.policy = self.core.policy  #: what decides who is evicted
+        self.capacity_rows = self.core.capacity_rows  #: how many rows there is room for
+        #: what the cache takes, all of it from the beginning: never more than `capacity_bytes`
+        self.memory_bytes = self.core.memory_bytes
         #: whether an id that the store does not have is remembered as such
         self.remembers_absent = negative_ttl is not None
         self._gset = Gset(beta, r, interval)
@@ -88,31 +94,6 @@ class EmbeddingCache:
         self.flights = _kernels.FlightTable()
         #: whether rows came here otherwise than from the store: then who is asked, and when, decides what is answered
         self.updated = False
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a row."""
-        return self.core.dim
-
-    @property
-    def dtype(self) -> str:
-        """How rows are kept."""
-        return self.core.dtype
-
-    @property
-    def policy(self) -> str:
-        """What decides who is evicted."""
-        return self.core.policy
-
-    @property
-    def capacity_rows(self) -> int:
-        """How many rows there is room for."""
-        return self.core.capacity_rows
-
-    @property
-    def memory_bytes(self) -> int:
-        """What the cache takes, all of it from the beginning: never more than `capacity_bytes`."""
-        return self.core.memory_bytes
 
     def lookup(self, keys: Keys, out: Rows) -> Flags:
         """Writes the row of each of N keys that is there to `out` [N, dim], whose rows may be any distance apart.
