@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
+from typing import TYPE_CHECKING
 
 from pepnet_infer._kernels import Pins
 from pepnet_infer.backends.dense_inputs import DenseCall, dense_call
@@ -65,54 +65,35 @@ def _feature_scorer(bundle: Bundle, rows: RowSource, backend: Backend) -> Featur
     return backend.feature_scorer(bundle, rows) if isinstance(backend, DeviceBackend) else None
 
 
-class Versions:
+if TYPE_CHECKING:
+    _Pins = Pins[Served]
+else:
+    _Pins = Pins  # which is of C++
+
+
+class Versions(_Pins):
     """The version that new calls get, and older ones that calls are still using. Any thread may ask at any time.
 
     Versions are numbered in the order they were put in place, so that what an older one reads can be let go of when no
-    call uses a lower number. A call's hold on its version ends with the call, whatever interrupts it: see
-    `kernels/python/pins.cc`.
+    call uses a lower number. A call goes through `use`: its hold on its version ends with it, whatever interrupts it.
+    See `kernels/python/pins.cc`.
     """
 
     def __init__(self, served: Served) -> None:
-        self._pins = Pins(served)
-        #: `use(work, *args)` returns `work(served, *args)` with the newest version, which is in use for as long
-        self.use = self._pins.use
+        super().__init__(served)
         forks.register(forks.Stage.VERSIONS, child=self.reset_after_fork)
-
-    @property
-    def now(self) -> Served:
-        """What new calls get."""
-        return self._pins.now
-
-    @property
-    def number(self) -> int:
-        """How many versions came before this one."""
-        return self._pins.number
-
-    @property
-    def calls(self) -> int:
-        """How many calls are under way, of any version."""
-        return self._pins.calls
-
-    def pinned(self) -> AbstractContextManager[Served]:
-        """Holds on to the newest version for a block. A call goes through `use`, which no exception can get around."""
-        return self._pins.pinned()
 
     def put(self, served: Served, same: bool = False) -> int:
         """Gives `served` to all calls that begin from here on. Returns its number.
 
         same: it serves what the newest does, only from elsewhere, and has its number.
         """
-        return self._pins.put(served, same)
-
-    def oldest(self) -> int:
-        """Returns the lowest number that a call is using, or else the newest."""
-        return self._pins.oldest()
+        return super().put(served, same)
 
     def wait_until(self, number: int, timeout_s: float) -> bool:
         """Waits until no call uses a version below `number`. Returns whether that is so."""
         ends = monotonic() + timeout_s
-        while self._pins.oldest() < number:
+        while self.oldest() < number:
             left = ends - monotonic()
             if left <= 0:
                 return False
@@ -121,4 +102,4 @@ class Versions:
 
     def reset_after_fork(self) -> None:
         """In a child process: calls under way are the parent's."""
-        self._pins.reset()
+        self.reset()
