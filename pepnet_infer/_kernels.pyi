@@ -1,6 +1,7 @@
 """The compiled extension. Arrays are checked, never converted; the GIL is released around the work.
 
-A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument.
+A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument. What each
+part does is said where it is bound, in kernels/python: `help(_kernels)`.
 """
 
 import os
@@ -101,21 +102,8 @@ def pool(
 ) -> int: ...
 
 class FileLock:
-    """A file or directory, opened and locked by `flock` while a `with` is in it. A forked child closes its copy.
-
-    Whatever leaves the block lets go of the lock: it is held by an object of C++, also where a traceback keeps frames.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], flags: int, wait: bool = True, fresh: bool = False) -> None:
-        """Opens nothing yet. flags: of `os.open`. wait: for who has the lock; else that is BlockingIOError.
-
-        fresh: with O_CREAT; a file that is there, and that nobody has locked, is removed: the one that is locked is
-        new.
-        """
-
-    def __enter__(self) -> int:
-        """Opens and locks what has the name then. Returns the descriptor. Raises OSError."""
-
+    def __init__(self, path: str | os.PathLike[str], flags: int, wait: bool = True, fresh: bool = False) -> None: ...
+    def __enter__(self) -> int: ...
     def __exit__(self, *error: object) -> None: ...
 
 class FileMap:
@@ -414,8 +402,6 @@ class FlightTable:
     def __len__(self) -> int: ...
 
 class Fetch:
-    """One question to the store, which many calls may wait for."""
-
     @property
     def keys(self) -> Keys: ...
     @property
@@ -435,8 +421,6 @@ class Fetch:
     def wait(self, seconds: float | None) -> bool: ...
 
 class Handed:
-    """A fetch for another thread; it ends when nobody holds this any more."""
-
     def __call__(self) -> None: ...
     def drop(self) -> None: ...
 
@@ -445,8 +429,6 @@ class Handed:
 Asked = Callable[[Fetch | None, npt.NDArray[np.int64] | None, list[tuple[Fetch, npt.NDArray[np.int64]]]], _Result]
 
 class Fetches:
-    """Fetches that are under way."""
-
     def __init__(self) -> None: ...
     def ask(self, table: FlightTable, keys: Keys, since: int, work: Asked[_Result]) -> _Result: ...
     def hand_over(self, fetch: Fetch, work: Callable[[Fetch], None]) -> Handed: ...
@@ -456,14 +438,10 @@ class Fetches:
     def __len__(self) -> int: ...
 
 class Pinned(Generic[_Object]):
-    """An object that is in use."""
-
     def __enter__(self) -> _Object: ...
     def __exit__(self, *error: object) -> None: ...
 
 class Pins(Generic[_Object]):
-    """The object that new calls get, and earlier ones that calls still use."""
-
     def __init__(self, first: _Object) -> None: ...
     def use(self, work: Callable[[_Object, *_Args], _Result], *args: *_Args) -> _Result: ...
     def pinned(self) -> Pinned[_Object]: ...
@@ -478,41 +456,21 @@ class Pins(Generic[_Object]):
     def calls(self) -> int: ...
 
 class SharedGate:
-    """A gate that is shared, until this is left or nobody holds it."""
-
     def __enter__(self) -> None: ...
     def __exit__(self, *error: object) -> None: ...
 
 class AloneGate:
-    """A gate that one thread has from when it enters, until it is left or nobody holds it."""
-
     def __enter__(self) -> bool: ...
     def __exit__(self, *error: object) -> None: ...
 
 class Gate:
-    """A lock that many may share and one may have alone. Who waits to have it alone goes before new sharers.
-
-    A hold is an object of C++: whatever exception leaves the block that it is for, it ends with it, also where a
-    traceback keeps the frames. A thread that has it alone may enter again; one that shares it must not ask again.
-    """
-
     def __init__(self) -> None: ...
-    def shared(self) -> SharedGate:
-        """Waits until nobody has it alone. Returns a context manager that holds it already."""
-
-    def alone(self, unless: Callable[[], bool] | None = None) -> AloneGate:
-        """Returns a context manager that waits until everybody else has left, and is True then.
-
-        unless: asked while it waits; once it says True the manager is False, and holds nothing.
-        """
-
+    def shared(self) -> SharedGate: ...
+    def alone(self, unless: Callable[[], bool] | None = None) -> AloneGate: ...
     @property
-    def is_sharing(self) -> bool:
-        """Whether this thread shares it."""
+    def is_sharing(self) -> bool: ...
 
 class Tally:
-    """Sums of integers by key, in the order in which keys first came."""
-
     def __init__(self) -> None: ...
     def add(self, items: list[tuple[Any, tuple[int, ...]]]) -> None: ...
     def read(self) -> dict[Any, tuple[int, ...]]: ...

@@ -1,24 +1,25 @@
-// A process forked from one whose other threads were at work has their marks, but not the threads.
+// Objects that must be repaired in the child of a fork: it has the locks and marks of other threads, but not
+// the threads.
 #pragma once
 
 namespace pepnet::cache {
 
-// Whoever has locks or marks that other threads leave behind.
-class Forked {
+// Base of every object with locks or marks that another thread may hold at the moment of a fork.
+class ForkHandler {
  public:
-  Forked(const Forked&) = delete;
-  Forked& operator=(const Forked&) = delete;
+  ForkHandler(const ForkHandler&) = delete;
+  ForkHandler& operator=(const ForkHandler&) = delete;
   // In the child, before anything else runs there: its only thread.
   virtual void after_fork() noexcept = 0;
 
  protected:
-  Forked();
-  virtual ~Forked();
+  ForkHandler();
+  virtual ~ForkHandler();
 
  private:
-  friend struct ForkedList;
-  Forked* before_ = nullptr;
-  Forked* next_ = nullptr;
+  friend struct ForkHandlers;
+  ForkHandler* before_ = nullptr;
+  ForkHandler* next_ = nullptr;
 };
 
 }  // namespace pepnet::cache

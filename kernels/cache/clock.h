@@ -1,4 +1,4 @@
-// What time it is for a cache.
+// The clocks of a cache.
 #pragma once
 
 #include <atomic>
@@ -8,13 +8,12 @@
 
 namespace pepnet::cache {
 
-// Seconds that pass evenly, and Unix seconds. The wall clock is set: back by a day, when somebody had it
-// wrong. What lasts for some time (that there is no such id, a deletion, a field's ttl) is counted on a clock
-// that cannot be set; until when a row holds is said in Unix seconds, of which the time left is taken when
-// the row comes.
+// A steady clock and Unix seconds. Durations (a negative entry, a tombstone, a field's ttl) are counted on
+// the steady clock, because the wall clock may be set, by a day or more. Expiries come as Unix seconds; the
+// time left is computed when the row comes.
 class Clock {
  public:
-  // Began as Unix seconds, so that intervals are those of the wall clock unless that is set.
+  // Starts at the Unix time, so that intervals are those of the wall clock unless it is set.
   double now() const noexcept {
     const double manual = manual_.load(std::memory_order_relaxed);
     return manual == manual ? manual : begin_ + steady();
@@ -25,8 +24,7 @@ class Clock {
     return (manual == manual ? manual : wall()) + step_.load(std::memory_order_relaxed);
   }
 
-  // Unix seconds less `now()`: 0 unless the wall clock was set, for less than what an expiry is kept to is
-  // drift.
+  // Unix seconds minus `now()`. Less than the resolution of an expiry is drift and counts as 0.
   double ahead() const noexcept {
     const double by = unix_now() - now();
     return std::fabs(by) < 0.25 ? 0.0 : by;

@@ -21,7 +21,7 @@
 
 namespace pepnet::cache {
 
-// A reader's place, and what it has counted there.
+// The announcement of one reader, and its counters.
 struct alignas(2 * kCacheLine) ReaderPlace {  // two lines: neighbours are fetched together
   std::atomic<std::uint64_t> epoch;           // 0: free
   std::atomic<std::uint64_t> hits, misses, negative_hits;
@@ -34,7 +34,7 @@ class Epochs {
   // `places` [kPlaces] zeroed.
   explicit Epochs(ReaderPlace* places) noexcept : places_(places) {}
 
-  // A reader's stay: one a call.
+  // Announces a reader for the length of a call.
   class Stay {
    public:
     explicit Stay(Epochs& epochs) noexcept : epochs_(epochs), place_(epochs.enter()) {}
@@ -42,7 +42,7 @@ class Epochs {
     Stay& operator=(const Stay&) = delete;
     ~Stay() { place_->epoch.store(0, std::memory_order_release); }
 
-    // What was read so far is let go of: a long batch holds no writer up.
+    // Ends the announcement for what was read so far, so that a long batch delays no writer.
     void renew() noexcept { place_->epoch.store(epochs_.epoch_.load(), std::memory_order_seq_cst); }
     void count(std::uint64_t hits, std::uint64_t misses, std::uint64_t negative_hits) noexcept {
       add(place_->hits, hits);

@@ -1,4 +1,4 @@
-// What each field's rows are treated like, and how many of them there are.
+// The rules of fields (ttl, share, admission, priority), and how many rows each field has.
 #pragma once
 
 #include <atomic>

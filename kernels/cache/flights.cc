@@ -155,8 +155,8 @@ std::size_t FlightTable::size() const noexcept {
   return size_;
 }
 
-Lacking lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes) {
-  Lacking found;
+Misses lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes) {
+  Misses found;
   bool absent = false;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const auto outcome = static_cast<Outcome>(outcomes[i]);

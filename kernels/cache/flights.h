@@ -1,4 +1,5 @@
-// Which ids are being fetched from the store, and by which flight: one flight an id, whatever the threads.
+// In-flight fetches: which ids are being fetched from the store and by which flight, so that an id is fetched
+// once however many threads miss it.
 #pragma once
 
 #include <condition_variable>
@@ -70,15 +71,15 @@ class FlightTable {
   std::vector<Flight> flights_;  // few
 };
 
-// What a lookup left to be done.
-struct Lacking {
+// The misses of a lookup.
+struct Misses {
   std::vector<std::int64_t> positions;  // of all keys without a row
   std::vector<std::int64_t> asked;      // which of `positions` are not known to be absent; empty: all of them
   std::vector<std::uint64_t> keys;      // theirs
 };
 
 // `outcomes` [keys] are of `Outcome`.
-Lacking lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes);
+Misses lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes);
 
 // Distinct keys in the order in which they first come, and for each of `keys` which of them it is [keys].
 std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which);

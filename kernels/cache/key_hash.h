@@ -1,4 +1,5 @@
-// Where a key lives: a bijection of the 64 bits, so that the table keeps the key without keeping it twice.
+// From a key to its region and its two sets. The hash is a bijection of 64 bits, so that tag and slot
+// together give the key back.
 #pragma once
 
 #include <cstddef>

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "cache/epochs.h"
+#include "cache/row_cache.h"
 #include "cache/set_layout.h"
 
 namespace pepnet::cache {
@@ -29,17 +30,12 @@ class Count {
   std::atomic<std::uint64_t> value_{0};
 };
 
-struct RegionCounts {
-  Count inserted, replaced, stale, rejected_admission, rejected_share, rejected_priority;
-  Count updates_applied, updates_stale;
-  Count evicted_expired, evicted_policy, evicted_share, erased;
-  Count rows, negatives, tombstones;
-};
+using RegionCounts = EntryCounts<Count>;
 
 struct alignas(2 * kCacheLine) Region {
   static constexpr std::uint32_t kLimbo = 64;
 
-  struct Retired {
+  struct RetiredSlot {
     std::uint64_t epoch;
     std::uint32_t slot;
   };
@@ -47,7 +43,7 @@ struct alignas(2 * kCacheLine) Region {
   // Read by readers that score accesses: the interval that order words count from.
   std::atomic<double> landmark{0.0};
 
-  // A guess at the slot that the next row is written to, for prefetching.
+  // The slot that the next row is probably written to, for prefetching.
   std::atomic<std::uint32_t> next_slot{0};
 
   std::mutex lock;
@@ -64,7 +60,7 @@ struct alignas(2 * kCacheLine) Region {
   std::uint64_t random = 0;
   double known = 0.0;         // expiry codes are read as seen from here: see Expiry
   unsigned least_scale = 16;  // the finest unit of any expiry in the region
-  Retired limbo[kLimbo] = {};
+  RetiredSlot limbo[kLimbo] = {};
   std::uint16_t free[kLimbo] = {};
   RegionCounts counts;
 

@@ -1,7 +1,8 @@
-// The hot-row cache: a fixed number of bytes that holds the rows of the ids that matter, between an engine
-// and its store. What a caller sees is here; how it is laid out is in set_layout.h.
+// The hot-row cache between an engine and its store: the rows of the most valuable ids in a fixed number of
+// bytes. This header is the contract; the layout in memory is in set_layout.h.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -77,7 +78,7 @@ enum class Write : std::uint8_t {
 };
 
 // What became of a key that was written.
-enum class Written : std::uint8_t {
+enum class WriteResult : std::uint8_t {
   kStale = 0,     // a newer version is there, or may have been evicted since
   kInserted = 1,  // was not there
   kReplaced = 2,
@@ -85,14 +86,37 @@ enum class Written : std::uint8_t {
       3,  // not admitted: by probability, by its field's share, or only high-priority rows stand in the way
 };
 
-struct CacheStats {
+// What became of entries: in numbers of any kind.
+template <class Number>
+struct EntryCounts {
+  Number inserted{}, replaced{}, stale{}, rejected_admission{}, rejected_share{}, rejected_priority{};
+  Number updates_applied{}, updates_stale{};  // of updates and erase
+  Number evicted_expired{}, evicted_policy{}, evicted_share{}, erased{};
+  Number rows{}, negatives{}, tombstones{};  // there now
+};
+template <class Number>
+constexpr std::array kEntryCounters{&EntryCounts<Number>::inserted,
+                                    &EntryCounts<Number>::replaced,
+                                    &EntryCounts<Number>::stale,
+                                    &EntryCounts<Number>::rejected_admission,
+                                    &EntryCounts<Number>::rejected_share,
+                                    &EntryCounts<Number>::rejected_priority,
+                                    &EntryCounts<Number>::updates_applied,
+                                    &EntryCounts<Number>::updates_stale,
+                                    &EntryCounts<Number>::evicted_expired,
+                                    &EntryCounts<Number>::evicted_policy,
+                                    &EntryCounts<Number>::evicted_share,
+                                    &EntryCounts<Number>::erased,
+                                    &EntryCounts<Number>::rows,
+                                    &EntryCounts<Number>::negatives,
+                                    &EntryCounts<Number>::tombstones};
+constexpr std::array kEntryCounterNames{
+    "inserted",          "replaced",        "stale",         "rejected_admission", "rejected_share",
+    "rejected_priority", "updates_applied", "updates_stale", "evicted_expired",    "evicted_policy",
+    "evicted_share",     "erased",          "rows",          "negatives",          "tombstones"};
+
+struct CacheStats : EntryCounts<std::uint64_t> {
   std::uint64_t hits = 0, misses = 0, negative_hits = 0;  // keys looked up, every repeat counted
-  std::uint64_t inserted = 0, replaced = 0, stale = 0, rejected_admission = 0, rejected_share = 0,
-                rejected_priority = 0;
-  std::uint64_t updates_applied = 0, updates_stale = 0;  // of updates and erase
-  std::uint64_t evicted_expired = 0, evicted_policy = 0, evicted_share = 0;
-  std::uint64_t erased = 0;
-  std::uint64_t rows = 0, negatives = 0, tombstones = 0;  // there now
 };
 
 // What is known of one entry; for tests, tools and snapshots.
@@ -135,7 +159,7 @@ class RowCache {
 
   // Writes rows; later ones of the batch see earlier ones. results [N] or null. Returns how many were
   // inserted or replaced.
-  virtual std::size_t write(const RowBatch& batch, Write how, Written* results) noexcept = 0;
+  virtual std::size_t write(const RowBatch& batch, Write how, WriteResult* results) noexcept = 0;
 
   // Remembers that the store has no such id, for negative_ttl. Never replaces an entry.
   virtual void mark_absent(PackedArray<std::uint64_t> keys) noexcept = 0;

@@ -1,4 +1,4 @@
-// Rows as they are kept: narrowed when written, widened when read.
+// The formats of cached rows: narrowed when written, widened when read.
 #pragma once
 
 #include <algorithm>

@@ -5,48 +5,13 @@
 #include <cstring>
 #include <vector>
 
+#include "rows/bag_sums.h"
+
 namespace pepnet {
 namespace {
 
 // Keys that are looked up in one go: their rows stay in the first level cache.
 constexpr std::size_t kBlock = 256;
-
-// Adds rows up by bag, in the order and arithmetic of pepnet::pool.
-class Bags {
- public:
-  Bags(PackedArray<std::int64_t> offsets, Pooling pooling, OutView out, std::size_t dim) noexcept
-      : offsets_(offsets), pooling_(pooling), out_(out), dim_(dim) {
-    open();
-  }
-  void add(std::size_t key, const float* row) noexcept {
-    while (static_cast<std::int64_t>(key) >= offsets_[bag_ + 1]) close();
-    float* const target = out_.row(bag_);
-    for (std::size_t d = 0; d < dim_; ++d) target[d] += row[d];
-  }
-  void finish() noexcept {
-    while (bag_ < out_.count) close();
-  }
-
- private:
-  void open() noexcept {
-    if (bag_ < out_.count) std::fill_n(out_.row(bag_), dim_, 0.0F);
-  }
-  void close() noexcept {
-    const std::int64_t length = offsets_[bag_ + 1] - offsets_[bag_];
-    if (pooling_ == Pooling::kMean && length > 1) {
-      const auto divisor = static_cast<float>(length);
-      float* const target = out_.row(bag_);
-      for (std::size_t d = 0; d < dim_; ++d) target[d] /= divisor;
-    }
-    ++bag_;
-    open();
-  }
-
-  PackedArray<std::int64_t> offsets_;
-  Pooling pooling_;
-  OutView out_;
-  std::size_t dim_, bag_ = 0;
-};
 
 std::vector<float>& at_least(std::vector<float>& scratch, std::size_t size) {
   if (scratch.size() < size) scratch.resize(size);
@@ -59,9 +24,9 @@ RowOverlay::RowOverlay(PackedArray<std::uint64_t> keys, RowsView rows, const std
                        const double* expires)
     : index_(keys), rows_(rows), gone_(gone), expires_(expires) {}
 
-Answered RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
-                                  PackedArray<float> default_row, OutView out, Outcome* outcomes,
-                                  bool counted) const {
+OverlayLookup RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
+                                       PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                                       bool counted) const {
   thread_local std::vector<float> scratch;
   const std::size_t dim = rows_.dim;
   std::array<std::int64_t, kBlock> places;
@@ -74,7 +39,7 @@ Answered RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* keys, st
     where[lacking] = static_cast<std::uint16_t>(i);
     lacking += places[i] == KeyIndex::kAbsent;
   }
-  Answered answered;
+  OverlayLookup answered;
   answered.ours = count - lacking;
   if (answered.ours == 0) {
     answered.hits = cache.lookup({keys, count}, out, outcomes, counted);
@@ -104,9 +69,10 @@ Answered RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* keys, st
   return answered;
 }
 
-Answered RowOverlay::lookup(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<float> default_row,
-                            OutView out, Outcome* outcomes, bool counted) const {
-  Answered answered;
+OverlayLookup RowOverlay::lookup(RowCache& cache, PackedArray<std::uint64_t> keys,
+                                 PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                                 bool counted) const {
+  OverlayLookup answered;
   std::array<std::uint64_t, kBlock> block;
   for (std::size_t begin = 0; begin < keys.size(); begin += kBlock) {
     const std::size_t count = std::min(kBlock, keys.size() - begin);
@@ -117,16 +83,16 @@ Answered RowOverlay::lookup(RowCache& cache, PackedArray<std::uint64_t> keys, Pa
   return answered;
 }
 
-Answered RowOverlay::lookup_pool(RowCache& cache, PackedArray<std::uint64_t> keys,
-                                 PackedArray<std::int64_t> offsets, Pooling pooling,
-                                 PackedArray<float> default_row, OutView out, Outcome* outcomes,
-                                 bool counted) const {
+OverlayLookup RowOverlay::lookup_pool(RowCache& cache, PackedArray<std::uint64_t> keys,
+                                      PackedArray<std::int64_t> offsets, Pooling pooling,
+                                      PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                                      bool counted) const {
   const auto first = static_cast<std::size_t>(offsets[0]);
   const auto last = static_cast<std::size_t>(offsets[out.count]);
   bool any = false;
   for (std::size_t i = first; i < last && !any; ++i)
     any = index_.resolve(keys[i], index_.home(keys[i])) != KeyIndex::kAbsent;
-  Answered answered;
+  OverlayLookup answered;
   if (!any) {
     answered.hits = cache.lookup_pool(keys, offsets, pooling, out, outcomes, counted);
     return answered;
@@ -135,15 +101,18 @@ Answered RowOverlay::lookup_pool(RowCache& cache, PackedArray<std::uint64_t> key
   const std::size_t dim = rows_.dim;
   float* const rows = at_least(scratch, kBlock * dim).data();
   std::array<std::uint64_t, kBlock> block;
-  Bags bags(offsets, pooling, out, dim);
+  BagSums sums(offsets, pooling, out, dim, offsets[0], offsets[out.count]);
   for (std::size_t begin = first; begin < last; begin += kBlock) {
     const std::size_t count = std::min(kBlock, last - begin);
     for (std::size_t i = 0; i < count; ++i) block[i] = keys[begin + i];
     answered += lookup_block(cache, block.data(), count, default_row,
                              {rows, count, static_cast<std::ptrdiff_t>(dim)}, outcomes + begin, counted);
-    for (std::size_t i = 0; i < count; ++i) bags.add(begin + i, rows + i * dim);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (float* const target = sums.target(begin + i))
+        for (std::size_t d = 0; d < dim; ++d) target[d] += rows[i * dim + d];
+    }
   }
-  bags.finish();
+  sums.finish();
   return answered;
 }
 

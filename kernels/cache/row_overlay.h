@@ -13,12 +13,12 @@
 namespace pepnet {
 
 // What became of the keys of one lookup.
-struct Answered {
+struct OverlayLookup {
   std::size_t hits = 0;      // rows that came from the cache
   std::size_t ours = 0;      // keys that the overlay has: the cache neither sees nor counts them
   std::size_t defaults = 0;  // of ours, those that got the default row
 
-  Answered& operator+=(const Answered& other) noexcept {
+  OverlayLookup& operator+=(const OverlayLookup& other) noexcept {
     hits += other.hits;
     ours += other.ours;
     defaults += other.defaults;
@@ -35,21 +35,23 @@ class RowOverlay {
 
   // RowCache::lookup of the keys that are not here. Those that are get their row, or `default_row` [dim] when
   // it is deleted or over its time by the cache's clock, and the outcome kRow. Throws std::bad_alloc.
-  Answered lookup(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<float> default_row,
-                  OutView out, Outcome* outcomes, bool counted) const;
+  OverlayLookup lookup(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<float> default_row,
+                       OutView out, Outcome* outcomes, bool counted) const;
 
   // The same of bags, as RowCache::lookup_pool. `offsets` rise within [0, keys.size()]. Where hits and ours
   // are not all keys of the bags, `out` is undefined.
-  Answered lookup_pool(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<std::int64_t> offsets,
-                       Pooling pooling, PackedArray<float> default_row, OutView out, Outcome* outcomes,
-                       bool counted) const;
+  OverlayLookup lookup_pool(RowCache& cache, PackedArray<std::uint64_t> keys,
+                            PackedArray<std::int64_t> offsets, Pooling pooling,
+                            PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                            bool counted) const;
 
   const KeyIndex& index() const noexcept { return index_; }
   std::size_t dim() const noexcept { return rows_.dim; }
 
  private:
-  Answered lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
-                        PackedArray<float> default_row, OutView out, Outcome* outcomes, bool counted) const;
+  OverlayLookup lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
+                             PackedArray<float> default_row, OutView out, Outcome* outcomes,
+                             bool counted) const;
 
   KeyIndex index_;
   RowsView rows_;

@@ -98,7 +98,7 @@ SetCache::~SetCache() {
 
 void SetCache::after_fork() noexcept {
   for (std::size_t i = 0; i < Epochs::kPlaces; ++i) places_[i].epoch.store(0, std::memory_order_relaxed);
-  new (&tending_) std::mutex;
+  new (&sweeping_) std::mutex;
   bool forgotten = false;
   for (std::size_t i = 0; i < layout_.regions; ++i) {
     Region& region = regions_[i];
@@ -172,7 +172,7 @@ EntryInfo SetCache::info_of(const Region& region, const Entry& entry, double now
 
 void SetCache::peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noexcept {
   const double now = time();
-  const_cast<SetCache*>(this)->tend(now);
+  const_cast<SetCache*>(this)->sweep_expired(now);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Home home = homes_.of(keys[i]);
     Region& region = regions_[home.region];
@@ -184,7 +184,7 @@ void SetCache::peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noe
 CachePart SetCache::part(std::size_t index) const {
   CachePart part;
   const double now = time();
-  const_cast<SetCache*>(this)->tend(now);
+  const_cast<SetCache*>(this)->sweep_expired(now);
   Region& region = regions_[index];
   const auto number = static_cast<std::uint32_t>(index);
   const std::uint32_t present = tick_.load(std::memory_order_relaxed);
@@ -275,22 +275,8 @@ CacheStats SetCache::stats() const noexcept {
     total.negative_hits += place.negative_hits.load(std::memory_order_relaxed);
   });
   for (std::size_t i = 0; i < layout_.regions; ++i) {
-    const RegionCounts& counts = regions_[i].counts;
-    total.inserted += counts.inserted.read();
-    total.replaced += counts.replaced.read();
-    total.stale += counts.stale.read();
-    total.rejected_admission += counts.rejected_admission.read();
-    total.rejected_share += counts.rejected_share.read();
-    total.rejected_priority += counts.rejected_priority.read();
-    total.updates_applied += counts.updates_applied.read();
-    total.updates_stale += counts.updates_stale.read();
-    total.evicted_expired += counts.evicted_expired.read();
-    total.evicted_policy += counts.evicted_policy.read();
-    total.evicted_share += counts.evicted_share.read();
-    total.erased += counts.erased.read();
-    total.rows += counts.rows.read();
-    total.negatives += counts.negatives.read();
-    total.tombstones += counts.tombstones.read();
+    for (std::size_t c = 0; c < kEntryCounterNames.size(); ++c)
+      total.*kEntryCounters<std::uint64_t>[c] += (regions_[i].counts.*kEntryCounters<Count>[c]).read();
   }
   return total;
 }

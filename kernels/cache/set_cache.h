@@ -36,7 +36,7 @@ struct SetLayout {
   static SetLayout fit(const CacheOptions& options);
 };
 
-class SetCache final : public RowCache, private Forked {
+class SetCache final : public RowCache, private ForkHandler {
  public:
   explicit SetCache(const CacheOptions& options);
   ~SetCache() override;
@@ -45,7 +45,7 @@ class SetCache final : public RowCache, private Forked {
                      bool counted) noexcept override;
   std::size_t lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<std::int64_t> offsets, Pooling pooling,
                           OutView out, Outcome* outcomes, bool counted) noexcept override;
-  std::size_t write(const RowBatch& batch, Write how, Written* results) noexcept override;
+  std::size_t write(const RowBatch& batch, Write how, WriteResult* results) noexcept override;
   void mark_absent(PackedArray<std::uint64_t> keys) noexcept override;
   std::size_t erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                     const double* expires) noexcept override;
@@ -85,7 +85,7 @@ class SetCache final : public RowCache, private Forked {
     Set* set = nullptr;  // nullptr: none could be made
     unsigned way = 0;
   };
-  enum class Reason : std::uint8_t { kExpired, kPolicy, kShare };
+  enum class EvictionReason : std::uint8_t { kExpired, kPolicy, kShare };
   struct NewRow {
     std::uint64_t key = 0;
     const float* row = nullptr;  // nullptr: no row, a tombstone or a negative entry by `flags`
@@ -116,14 +116,18 @@ class SetCache final : public RowCache, private Forked {
   std::size_t read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
                    Outcome* outcomes, bool counted) noexcept;
   Entry find(const Home& home) const noexcept;
-  [[gnu::noinline]] Answer look_closer(std::uint64_t hash, const Expiry& expiry) const noexcept;
+  [[gnu::noinline]] Answer look_up_rare(std::uint64_t hash, const Expiry& expiry) const noexcept;
   void touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word, std::uint32_t tick,
              std::int32_t slack, double present) noexcept;
   void score_access(const Region& region, std::atomic<std::uint32_t>& order, double present) noexcept;
 
+  // Calls work(i, home, region) for each key in order, with its region settled and locked.
+  template <class Work>
+  void each_key(PackedArray<std::uint64_t> keys, double now, const Work& work) noexcept;
+
   // Writing, with the region's lock held (set_write.cc).
   Entry find_living(Region& region, const Home& home, double now) noexcept;
-  Written write_one(Region& region, const Home& home, const NewRow& row, Write how, double now) noexcept;
+  WriteResult write_one(Region& region, const Home& home, const NewRow& row, Write how, double now) noexcept;
   void publish(Region& region, const Home& home, Room room, std::uint32_t slot, const NewRow& row, double now,
                std::uint32_t flags) noexcept;
   double expiry_of(const NewRow& row, double now) const noexcept;
@@ -133,12 +137,12 @@ class SetCache final : public RowCache, private Forked {
   bool reclaim(Region& region) noexcept;
   void prefetch_entry(const Home& home) const noexcept;
   std::uint32_t order_of(Region& region, const Home& home, const NewRow& row, double now) noexcept;
-  void settle(Region& region, double now) noexcept;  // what time has made due: rebase, expired rows
+  void rebase_scores(Region& region, double now) noexcept;  // moves the landmark when it is due
 
-  // Making room (set_victim.cc).
+  // Eviction (set_evict.cc).
   Room make_room(Region& region, const Home& home, const NewRow& row, double now) noexcept;
   Room victim(Region& region, const Home& home, double now, bool same_field, std::uint16_t table,
-              Reason& reason) noexcept;
+              EvictionReason& reason) noexcept;
   bool over_share(const NewRow& row) const noexcept;
   Room replace_of_field(Region& region, const Home& home, const NewRow& row, double now) noexcept;
   Room plain_victim(Region& region, const Home& home) noexcept;
@@ -146,14 +150,14 @@ class SetCache final : public RowCache, private Forked {
                     std::uint32_t open_second) noexcept;
   Room s3fifo_victim(Region& region, const Home& home, std::uint32_t open_first,
                      std::uint32_t open_second) noexcept;
-  void evict(Region& region, Room room, Reason reason) noexcept;
+  void evict(Region& region, Room room, EvictionReason reason) noexcept;
   void empty(Region& region, Room room) noexcept;
   void remember_ghost(std::uint64_t key) noexcept;
   bool take_ghost(const Home& home) noexcept;
   void remove_expired(Region& region, double now) noexcept;
   void expect_expiry(Region& region, const NewRow& row, double now) noexcept;
-  void due_at(double when) noexcept;
-  void tend(double now) noexcept;  // expired rows, before their codes come round again
+  void sweep_before(double when) noexcept;
+  void sweep_expired(double now) noexcept;  // expired rows, before their codes come round again
 
   std::uint32_t number_of(const Region& region) const noexcept {
     return static_cast<std::uint32_t>(&region - regions_);
@@ -188,8 +192,8 @@ class SetCache final : public RowCache, private Forked {
   Epochs epochs_;
   std::unique_ptr<float[]> zeros_;  // [dim], what replay inserts
   Clock clock_;
-  std::mutex tending_;
-  std::atomic<double> tend_at_{kNever};
+  std::mutex sweeping_;
+  std::atomic<double> sweep_due_{kNever};
   // Of its own line: every lookup adds to it.
   alignas(2 * kCacheLine) std::atomic<std::uint32_t> tick_{1};
 };

@@ -15,6 +15,7 @@
 
 #include "cache/row_codec.h"
 #include "cache/set_cache.h"
+#include "rows/bag_sums.h"
 
 namespace pepnet::cache {
 namespace {
@@ -53,54 +54,17 @@ struct CopySink {
   }
 };
 
-// Adds rows up by bag, in the order and arithmetic of pepnet::pool. Offsets are held inside [begin, last] as
-// they are read, once each: no value of theirs can lead outside.
+// Adds rows up by bag.
 template <CacheRow type>
-class PoolSink {
- public:
-  PoolSink(PackedArray<std::int64_t> offsets, Pooling pooling, OutView out, std::size_t dim,
-           std::int64_t first, std::int64_t last) noexcept
-      : offsets_(offsets), pooling_(pooling), out_(out), dim_(dim), begin_(first), end_(first), last_(last) {
-    open();
-  }
-  std::size_t row_bytes() const noexcept { return cache::row_bytes(type, dim_); }
+struct PoolSink {
+  BagSums sums;
+  std::size_t dim;
+
+  std::size_t row_bytes() const noexcept { return cache::row_bytes(type, dim); }
   void row(std::size_t i, const std::byte* row) noexcept {
-    if (!seek(i)) return;
-    float* target = out_.row(bag_);
-    each_value<type>(row, dim_, [&](std::size_t d, float value) { target[d] += value; });
+    if (float* const target = sums.target(i))
+      each_value<type>(row, dim, [&](std::size_t d, float value) { target[d] += value; });
   }
-  void finish() noexcept {
-    while (bag_ < out_.count) close();
-  }
-
- private:
-  bool seek(std::size_t i) noexcept {
-    while (bag_ < out_.count && static_cast<std::int64_t>(i) >= end_) close();
-    return bag_ < out_.count;
-  }
-  void open() noexcept {
-    if (bag_ == out_.count) return;
-    std::fill_n(out_.row(bag_), dim_, 0.0F);
-    begin_ = end_;
-    end_ = std::clamp(offsets_[bag_ + 1], begin_, last_);
-  }
-  void close() noexcept {
-    const std::int64_t length = end_ - begin_;
-    if (pooling_ == Pooling::kMean && length > 1) {
-      const auto divisor = static_cast<float>(length);
-      float* target = out_.row(bag_);
-      for (std::size_t d = 0; d < dim_; ++d) target[d] /= divisor;
-    }
-    ++bag_;
-    open();
-  }
-
-  PackedArray<std::int64_t> offsets_;
-  Pooling pooling_;
-  OutView out_;
-  std::size_t dim_;
-  std::size_t bag_ = 0;
-  std::int64_t begin_, end_, last_;
 };
 
 }  // namespace
@@ -167,7 +131,7 @@ void SetCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std:
 }
 
 // What is rare about a key: it is not where the first matching tag pointed, or there is no row to serve.
-SetCache::Answer SetCache::look_closer(std::uint64_t hash, const Expiry& expiry) const noexcept {
+SetCache::Answer SetCache::look_up_rare(std::uint64_t hash, const Expiry& expiry) const noexcept {
   const Home home = homes_.of_hash(hash);
   const Entry entry = find(home);
   if (is_empty(entry.word)) return {};
@@ -188,7 +152,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
   };
   static_assert(kRing > kHandOut && kLookAgain > kCompare && kHandOut > kLookAgain);
   const double now = time();
-  tend(now);
+  sweep_expired(now);
   const double present = gset_.interval_of(now);
   const Expiry expiry(now);
   Epochs::Stay stay(epochs_);
@@ -244,7 +208,7 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
       if (outcomes != nullptr) outcomes[i] = Outcome::kRow;
       return;
     }
-    const Answer answer = look_closer(probe.hash, expiry);
+    const Answer answer = look_up_rare(probe.hash, expiry);
     if (answer.outcome == Outcome::kRow) {
       sink.row(i, answer.row);
       ++hits;
@@ -303,10 +267,10 @@ std::size_t SetCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<s
   const std::int64_t first = std::clamp<std::int64_t>(offsets[0], 0, size);
   const std::int64_t last = std::clamp<std::int64_t>(offsets[out.count], first, size);
   return with_cache_row(options_.type, [&]<CacheRow type>() noexcept {
-    PoolSink<type> sink(offsets, pooling, out, options_.dim, first, last);
+    PoolSink<type> sink{BagSums(offsets, pooling, out, options_.dim, first, last), options_.dim};
     const std::size_t hits =
         read(keys, static_cast<std::size_t>(first), static_cast<std::size_t>(last), sink, outcomes, counted);
-    sink.finish();
+    sink.sums.finish();
     return hits;
   });
 }
@@ -327,7 +291,7 @@ std::size_t SetCache::replay(PackedArray<std::uint64_t> keys, bool* hits) noexce
       row.key = keys[i];
       row.row = zeros_.get();
       const std::lock_guard guard(region.lock);
-      settle(region, now);
+      rebase_scores(region, now);
       (void)write_one(region, home, row, Write::kInsert, now);
     }
     if (hits != nullptr) hits[i] = hit != 0;

@@ -1,4 +1,4 @@
-// The write path. Whatever is changed is written beside the old and published by one store of a hot word.
+// The write path. A new row is written to a free slot and published by one store of a hot word.
 #include <sched.h>
 
 #include <algorithm>
@@ -134,17 +134,17 @@ std::uint32_t SetCache::order_of(Region& region, const Home& home, const NewRow&
   }
 }
 
-// The entry of a key, unless its time is over: then it is gone from here on, and with it what it refused.
+// The entry of a key; an entry that has expired is evicted here.
 SetCache::Entry SetCache::find_living(Region& region, const Home& home, double now) noexcept {
   const Entry entry = find(home);
   if ((entry.word & kExpires) == 0 || is_empty(entry.word) || !Expiry(now).expired(entry.header.expiry()))
     return entry;
-  evict(region, {entry.set, entry.way}, Reason::kExpired);
+  evict(region, {entry.set, entry.way}, EvictionReason::kExpired);
   return {};
 }
 
-Written SetCache::write_one(Region& region, const Home& home, const NewRow& row, Write how,
-                            double now) noexcept {
+WriteResult SetCache::write_one(Region& region, const Home& home, const NewRow& row, Write how,
+                                double now) noexcept {
   RegionCounts& counts = region.counts;
   expect_expiry(region, row, now);
   const Entry entry = find_living(region, home, now);
@@ -160,13 +160,13 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
       // There is such an id, or was: the store is asked again, which knows.
       if (is_negative(entry.word)) empty(region, {entry.set, entry.way});
       ++(update ? counts.updates_stale : counts.stale);
-      return Written::kStale;
+      return WriteResult::kStale;
     }
     const Room room{entry.set, entry.way};
     if (!has_row(entry.word) && over_share(row) && replace_of_field(region, home, row, now).set == nullptr) {
       // What said that there is none is out of date all the same: from here on the store is asked.
-      evict(region, room, Reason::kShare);
-      return Written::kRejected;
+      evict(region, room, EvictionReason::kShare);
+      return WriteResult::kRejected;
     }
     const bool scored = comes_scored(row);
     std::uint32_t flags = row.flags;
@@ -179,31 +179,31 @@ Written SetCache::write_one(Region& region, const Home& home, const NewRow& row,
       entry.set->order[entry.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
     ++counts.replaced;
     if (update) ++counts.updates_applied;
-    return Written::kReplaced;
+    return WriteResult::kReplaced;
   }
 
-  if (how == Write::kPutKnown || how == Write::kUpdateKnown) return Written::kRejected;
+  if (how == Write::kPutKnown || how == Write::kUpdateKnown) return WriteResult::kRejected;
   if (below_floor) {
     ++counts.updates_stale;
-    return Written::kStale;
+    return WriteResult::kStale;
   }
   const Fields::Field* const field = fields_.of(row.key);
   if (!row.restored && !fields_.certain()) {
     const double chance = static_cast<double>(region.next_random()) / 4294967296.0;
     if (chance >= fields_.admission(field)) {
       ++counts.rejected_admission;
-      return Written::kRejected;
+      return WriteResult::kRejected;
     }
   }
   const Room room = make_room(region, home, row, now);
-  if (room.set == nullptr) return Written::kRejected;
+  if (room.set == nullptr) return WriteResult::kRejected;
   std::uint32_t flags = row.flags;
   if (comes_scored(row)) flags |= kScored;
   room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
   publish(region, home, room, take_slot(region), row, now, flags);
   ++counts.inserted;
   if (update) ++counts.updates_applied;
-  return Written::kInserted;
+  return WriteResult::kInserted;
 }
 
 // Asks for what writing a key will read: its entry, or else the row that is likely to make room for it. Looks
@@ -228,10 +228,10 @@ void SetCache::prefetch_entry(const Home& home) const noexcept {
     __builtin_prefetch(next + at, 1);
 }
 
-std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) noexcept {
+std::size_t SetCache::write(const RowBatch& batch, Write how, WriteResult* results) noexcept {
   const std::size_t size = batch.keys.size();
   const double now = time();
-  tend(now);
+  sweep_expired(now);
   const double ahead = batch.expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t written = 0;
   // A key's sets are asked for first, then the rows that they lead to, then it is written: what it needs is
@@ -262,51 +262,53 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, Written* results) 
       row.flags = kPriority;
     Region& region = regions_[home.region];
     const std::lock_guard guard(region.lock);
-    settle(region, now);
-    const Written result = write_one(region, home, row, how, now);
-    written += result == Written::kInserted || result == Written::kReplaced;
+    rebase_scores(region, now);
+    const WriteResult result = write_one(region, home, row, how, now);
+    written += result == WriteResult::kInserted || result == WriteResult::kReplaced;
     if (results != nullptr) results[at] = result;
   }
   return written;
 }
 
-void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
-  const double now = time();
-  tend(now);
+template <class Work>
+void SetCache::each_key(PackedArray<std::uint64_t> keys, double now, const Work& work) noexcept {
+  sweep_expired(now);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Home home = homes_.of(keys[i]);
+    Region& region = regions_[home.region];
+    const std::lock_guard guard(region.lock);
+    rebase_scores(region, now);
+    work(i, home, region);
+  }
+}
+
+void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
+  const double now = time();
+  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) noexcept {
     NewRow row;
     row.key = keys[i];
     row.expires = now + options_.negative_ttl;
     row.flags = kNoRow;
-    Region& region = regions_[home.region];
-    const std::lock_guard guard(region.lock);
-    settle(region, now);
     expect_expiry(region, row, now);
-    if (!is_empty(find_living(region, home, now).word)) continue;
+    if (!is_empty(find_living(region, home, now).word)) return;
     const Room room = make_room(region, home, row, now);
-    if (room.set == nullptr) continue;
+    if (room.set == nullptr) return;
     room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
     publish(region, home, room, take_slot(region), row, now, row.flags);
-  }
+  });
 }
 
 std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                             const double* expires) noexcept {
   const double now = time();
-  tend(now);
   const double ahead = expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t applied = 0;
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const Home home = homes_.of(keys[i]);
+  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) noexcept {
     NewRow row;
     row.key = keys[i];
     row.version = versions[i];
     row.expires = expires != nullptr ? expires[i] - ahead : now + options_.tombstone_ttl;
     row.flags = kNoRow | kPriority;
-    Region& region = regions_[home.region];
-    const std::lock_guard guard(region.lock);
-    settle(region, now);
     expect_expiry(region, row, now);
     const Entry entry = find_living(region, home, now);
     Room room{entry.set, entry.way};
@@ -316,11 +318,11 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
                          (row.version == entry.header.version && !is_tombstone(entry.word));
       if (is_negative(entry.word) ? region.floor != 0 && row.version <= region.floor : !newer) {
         ++region.counts.updates_stale;
-        continue;
+        return;
       }
     } else if (region.floor != 0 && row.version <= region.floor) {
       ++region.counts.updates_stale;
-      continue;
+      return;
     } else {
       room = make_room(region, home, row, now);
     }
@@ -334,7 +336,7 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
     ++region.counts.erased;
     ++region.counts.updates_applied;
     ++applied;
-  }
+  });
   return applied;
 }
 
@@ -354,17 +356,12 @@ std::size_t SetCache::forget(PackedArray<std::uint64_t> keys) noexcept {
 
 std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept {
   const double now = time();
-  tend(now);
   std::size_t resident = 0;
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const Home home = homes_.of(keys[i]);
-    Region& region = regions_[home.region];
-    const std::lock_guard guard(region.lock);
-    settle(region, now);
+  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) noexcept {
     const Entry entry = find_living(region, home, now);
-    if (!has_row(entry.word)) continue;
+    if (!has_row(entry.word)) return;
     ++resident;
-    if (!scores()) continue;
+    if (!scores()) return;
     std::atomic<std::uint32_t>& order = entry.set->order[entry.way];
     const double height = gset_.height(now, region.landmark.load(std::memory_order_relaxed));
     // Readers that score accesses may be at the same word.
@@ -377,7 +374,7 @@ std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* posi
     }
     if (options_.policy == CachePolicy::kGset && (entry.word & kScored) == 0)
       entry.set->hot[entry.way].store(entry.word | kScored, std::memory_order_seq_cst);
-  }
+  });
   return resident;
 }
 

@@ -1,4 +1,4 @@
-// How many CPUs this process may keep busy, which is not how many the machine has.
+// How many CPUs this process may use, which containers and masks limit.
 #pragma once
 
 #include <optional>

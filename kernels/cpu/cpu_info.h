@@ -1,4 +1,4 @@
-// What the CPU has. What is used of it is chosen elsewhere.
+// The features and caches of the CPU. Which of them are used is chosen elsewhere.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Asking for memory before it is needed.
+// Prefetching.
 #pragma once
 
 #include <cstddef>

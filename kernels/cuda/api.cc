@@ -23,10 +23,10 @@ using pepnet::cuda::FieldKind;
 using pepnet::cuda::FieldSpec;
 using pepnet::cuda::FieldView;
 using pepnet::cuda::Model;
+using pepnet::cuda::PendingScores;
 using pepnet::cuda::Source;
 using pepnet::cuda::Tile;
 using pepnet::cuda::TileChoice;
-using pepnet::cuda::Waiting;
 
 thread_local std::string last_error;
 
@@ -41,6 +41,15 @@ Result guarded(Result failed, const Work& work) noexcept {
     last_error = "cuda: an error of unknown kind";
   }
   return failed;
+}
+
+// Returns 0, or -1 with the message kept.
+template <class Work>
+int32_t done(const Work& work) noexcept {
+  return guarded(-1, [&] {
+    work();
+    return 0;
+  });
 }
 
 std::vector<std::size_t> widths(const int64_t* values, int64_t count) {
@@ -109,13 +118,22 @@ struct Call {
   }
 };
 
-int64_t write(const std::string& text, char* to, int64_t size) {
-  if (size > 0) {
-    const std::size_t length = std::min(text.size(), static_cast<std::size_t>(size) - 1);
-    std::memcpy(to, text.data(), length);
-    to[length] = '\0';
-  }
-  return static_cast<int64_t>(text.size());
+// Copies what `tell` writes, as JSON, as far as there is room. Returns its length, or -1 with the message
+// kept.
+template <class Tell>
+int64_t told(char* to, int64_t size, const Tell& tell) noexcept {
+  return guarded(int64_t{-1}, [&] {
+    std::ostringstream json;
+    json.precision(17);
+    tell(json);
+    const std::string text = json.str();
+    if (size > 0) {
+      const std::size_t length = std::min(text.size(), static_cast<std::size_t>(size) - 1);
+      std::memcpy(to, text.data(), length);
+      to[length] = '\0';
+    }
+    return static_cast<int64_t>(text.size());
+  });
 }
 
 void write_choices(std::ostringstream& json, const std::vector<TileChoice>& choices) {
@@ -145,13 +163,11 @@ PEPNET_EXPORT int32_t pepnet_cuda_devices(void) {
 }
 
 PEPNET_EXPORT int64_t pepnet_cuda_device(int32_t device, char* text, int64_t size) {
-  return guarded(int64_t{-1}, [&] {
+  return told(text, size, [&](std::ostringstream& json) {
     const pepnet::cuda::DeviceInfo info = pepnet::cuda::device_info(device);
-    std::ostringstream json;
     json << "{\"name\": " << quoted(info.name) << ", \"capability\": \"" << info.major << '.' << info.minor
          << "\", \"multiprocessors\": " << info.multiprocessors << ", \"memory_bytes\": " << info.memory_bytes
          << '}';
-    return write(json.str(), text, size);
   });
 }
 
@@ -172,19 +188,16 @@ PEPNET_EXPORT void* pepnet_cuda_model(const PepnetConfig* config, const PepnetTe
 PEPNET_EXPORT void pepnet_cuda_free(void* model) { delete static_cast<Model*>(model); }
 
 PEPNET_EXPORT int32_t pepnet_cuda_run(void* model, const PepnetCall* call) {
-  return guarded(-1, [&] {
+  return done([&] {
     static_cast<Model*>(model)->run({call->general, call->domain, call->prior, call->scores,
                                      static_cast<std::size_t>(call->rows), call->on_device != 0,
                                      call->stream});
-    return 0;
   });
 }
 
 PEPNET_EXPORT int64_t pepnet_cuda_facts(void* model, char* text, int64_t size) {
-  return guarded(int64_t{-1}, [&] {
+  return told(text, size, [&](std::ostringstream& json) {
     const pepnet::cuda::ModelFacts facts = static_cast<const Model*>(model)->facts();
-    std::ostringstream json;
-    json.precision(17);
     json << "{\"weight_bytes\": " << facts.weight_bytes << ", \"products\": [";
     for (std::size_t i = 0; i < facts.costs.size(); ++i) {
       const auto& cost = facts.costs[i];
@@ -200,7 +213,6 @@ PEPNET_EXPORT int64_t pepnet_cuda_facts(void* model, char* text, int64_t size) {
       json << ']';
     }
     json << "}}";
-    return write(json.str(), text, size);
   });
 }
 
@@ -230,65 +242,54 @@ PEPNET_EXPORT int32_t pepnet_cuda_rows_insert(void* rows, const PepnetNewRows* g
 }
 
 PEPNET_EXPORT int32_t pepnet_cuda_rows_drop(void* rows, int64_t width, const uint64_t* keys, int64_t count) {
-  return guarded(-1, [&] {
-    rows_of(rows).drop(static_cast<int>(width), span_of(keys, count));
-    return 0;
-  });
+  return done([&] { rows_of(rows).drop(static_cast<int>(width), span_of(keys, count)); });
 }
 
 PEPNET_EXPORT int32_t pepnet_cuda_rows_clear(void* rows) {
-  return guarded(-1, [&] {
-    rows_of(rows).clear();
-    return 0;
-  });
+  return done([&] { rows_of(rows).clear(); });
 }
 
 PEPNET_EXPORT int64_t pepnet_cuda_rows_stats(void* rows, char* text, int64_t size) {
-  return guarded(int64_t{-1}, [&] {
+  return told(text, size, [&](std::ostringstream& json) {
     const pepnet::cuda::RowsStats stats = rows_of(rows).stats();
-    std::ostringstream json;
     json << "{\"entries\": " << stats.entries << ", \"bytes\": " << stats.bytes
          << ", \"inserted\": " << stats.inserted << ", \"dropped\": " << stats.dropped
          << ", \"outdated\": " << stats.outdated << '}';
-    return write(json.str(), text, size);
   });
 }
 
 PEPNET_EXPORT int32_t pepnet_cuda_attach(void* model, void* rows, const PepnetField* fields, int64_t count) {
-  return guarded(-1, [&] {
+  return done([&] {
     std::vector<FieldSpec> specs;
     for (const PepnetField& field : span_of(fields, count)) specs.push_back(field_of(field));
     static_cast<Model*>(model)->attach(*static_cast<SharedRows*>(rows), std::move(specs));
-    return 0;
   });
 }
 
 PEPNET_EXPORT int32_t pepnet_cuda_score(void* model, PepnetScoring* call) {
   call->waiting = nullptr;
-  return guarded(-1, [&] {
+  return done([&] {
     const Call given(*call);
-    std::unique_ptr<Waiting> waiting = static_cast<Model*>(model)->score(given.call);
+    std::unique_ptr<PendingScores> waiting = static_cast<Model*>(model)->score(given.call);
     if (waiting) {
       call->lacking = waiting->lacking().data();
       call->lacking_count = static_cast<int64_t>(waiting->lacking().size());
       call->generation = waiting->generation();
       call->waiting = waiting.release();
     }
-    return 0;
   });
 }
 
 PEPNET_EXPORT int32_t pepnet_cuda_finish(PepnetScoring* call, const PepnetPatches* patches) {
-  const std::unique_ptr<Waiting> waiting(static_cast<Waiting*>(call->waiting));
+  const std::unique_ptr<PendingScores> waiting(static_cast<PendingScores*>(call->waiting));
   call->waiting = nullptr;
-  return guarded(-1, [&] {
+  return done([&] {
     const Call given(*call);
     waiting->finish(given.call, {span_of(patches->at, patches->count), span_of(patches->from, patches->count),
                                  span_of(patches->values, patches->value_count)});
-    return 0;
   });
 }
 
-PEPNET_EXPORT void pepnet_cuda_forget(void* waiting) { delete static_cast<Waiting*>(waiting); }
+PEPNET_EXPORT void pepnet_cuda_forget(void* waiting) { delete static_cast<PendingScores*>(waiting); }
 
 }  // extern "C"

@@ -1,5 +1,4 @@
-// What libpepnet_cuda offers, in plain C: it is loaded when somebody asks for it, by a process that may have
-// no GPU.
+// The C interface of libpepnet_cuda, which is loaded on demand by a process that may have no GPU.
 //
 // Functions that can fail return null or a number below 0, and `pepnet_cuda_error` says why, for the thread
 // that called.

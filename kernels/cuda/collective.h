@@ -1,4 +1,5 @@
-// What threads of a block do together, by their names on the GPU and as tests do it on the CPU.
+// Operations that the threads of a block do together: the instructions of the GPU, and their emulation for
+// tests on the CPU.
 #pragma once
 
 #include "cuda/device.h"

@@ -1,5 +1,5 @@
-// What one call under way needs: a stream, scratch memory and recorded launches for each bucket of rows, and
-// places for what comes from the host and goes there.
+// The resources of one call: a stream, scratch memory and recorded launches for each bucket of rows, and
+// staging memory for both directions.
 #pragma once
 
 #include <algorithm>
@@ -97,7 +97,7 @@ class Context {
     if (bucket.fields.data() == nullptr) open_to_features(bucket);
     const std::size_t bytes =
         write_features(attached_->fields, call.fields, call.first, call.rows, room_for(call));
-    stream_.copy(words_.data(), pinned_words_.data(), bytes);
+    stream_.copy(words_.device.data(), words_.pinned.data(), bytes);
     const auto counts = reinterpret_cast<std::uint32_t*>(bucket.answers.data() + bucket.counts_at);
     stream_.fill(counts, 0, count_bytes());
     DeviceRows& rows = *attached_->rows;
@@ -131,13 +131,13 @@ class Context {
   void finish(const FeatureCall& call, const Patches& patches) {
     Bucket& bucket = at(bucket_of(call.rows));
     const std::size_t count = patches.at.size(), words = 2 * count + patches.values.size();
-    std::byte* const to = room(patched_, pinned_patches_, words * sizeof(std::uint32_t));
+    std::byte* const to = patched_.room(words * sizeof(std::uint32_t));
     std::memcpy(to, patches.at.data(), patches.at.size_bytes());
     std::memcpy(to + patches.at.size_bytes(), patches.from.data(), patches.from.size_bytes());
     std::memcpy(to + 2 * patches.at.size_bytes(), patches.values.data(), patches.values.size_bytes());
-    stream_.copy(patched_.data(), to, words * sizeof(std::uint32_t));
+    stream_.copy(patched_.device.data(), to, words * sizeof(std::uint32_t));
     const Gather gather = gather_of(bucket, call.rows);
-    const auto* const at = reinterpret_cast<const std::uint32_t*>(patched_.data());
+    const auto* const at = reinterpret_cast<const std::uint32_t*>(patched_.device.data());
     stream_.enqueue<T>(Launch<T>(Patch{gather.fields, gather.words_of, at, at + count,
                                        reinterpret_cast<const float*>(at + 2 * count),
                                        static_cast<int>(count), gather.field_count, gather.rows}));
@@ -252,9 +252,9 @@ class Context {
   Gather gather_of(const Bucket& bucket, std::size_t rows) const {
     Gather gather{};
     gather.fields = reinterpret_cast<const GatherField*>(bucket.fields.data());
-    gather.words_of = reinterpret_cast<const FieldWords*>(words_.data());
-    gather.words =
-        reinterpret_cast<const std::uint32_t*>(words_.data() + attached_->fields.size() * sizeof(FieldWords));
+    gather.words_of = reinterpret_cast<const FieldWords*>(words_.device.data());
+    gather.words = reinterpret_cast<const std::uint32_t*>(words_.device.data() +
+                                                          attached_->fields.size() * sizeof(FieldWords));
     gather.order = reinterpret_cast<const std::int32_t*>(gather.fields + attached_->fields.size());
     gather.single = bucket.single;
     gather.field_count = static_cast<int>(attached_->fields.size());
@@ -262,18 +262,8 @@ class Context {
     return gather;
   }
 
-  // Memory on both sides. The stream must have left what is there.
-  static std::byte* room(Allocation& device, Allocation& pinned, std::size_t bytes) {
-    if (pinned.size() < bytes) {
-      const std::size_t size = std::max(bytes, 2 * pinned.size());
-      device = Allocation(size, Memory::device);
-      pinned = Allocation(size, Memory::pinned);
-    }
-    return pinned.data();
-  }
   std::byte* room_for(const FeatureCall& call) {
-    return room(words_, pinned_words_,
-                most_feature_bytes(attached_->fields, call.fields, call.first, call.rows));
+    return words_.room(most_feature_bytes(attached_->fields, call.fields, call.first, call.rows));
   }
 
   void score(Bucket& bucket) {
@@ -315,7 +305,7 @@ class Context {
   Stream stream_;
   Event free_;
   std::shared_ptr<Event> read_ = std::make_shared<Event>();
-  Allocation words_, pinned_words_, patched_, pinned_patches_;
+  Staging words_, patched_;
   std::map<int, Bucket> buckets_;
 };
 

@@ -1,5 +1,5 @@
-// What kernels need of CUDA. Without nvcc the same sources compile for the CPU, where tests run them thread
-// by thread: tests/kernels/cpp/cuda_emulated.h.
+// The parts of CUDA that kernels use. Without nvcc the same sources compile for the CPU, where tests run them
+// thread by thread: tests/kernels/cpp/cuda_emulated.h.
 #pragma once
 
 #include <bit>

@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/packing.h"
+
 namespace pepnet::cuda {
 namespace {
 
@@ -22,14 +24,12 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
-
 // Pieces of one allocation, one after another.
 class Layout {
  public:
   std::size_t take(std::size_t bytes) {
     const std::size_t at = size_;
-    size_ += aligned(bytes);
+    size_ += up(bytes, kAlign);
     return at;
   }
   std::size_t size() const { return size_; }
@@ -82,18 +82,13 @@ void DeviceRows::read(Stream& stream, const std::shared_ptr<Event>& done, const 
 // Room in pinned memory, when the last write has left it.
 std::byte* DeviceRows::stage(std::size_t bytes) {
   stream_.wait();
-  if (pinned_.size() < bytes) {
-    const std::size_t size = std::max(bytes, 2 * pinned_.size());
-    pinned_ = Allocation(size, Memory::pinned);
-    staged_ = Allocation(size, Memory::device);
-  }
-  return pinned_.data();
+  return staged_.room(bytes);
 }
 
 // With `order_` held.
 template <class What>
 void DeviceRows::write(const What& launch, std::size_t bytes) {
-  stream_.copy(staged_.data(), pinned_.data(), bytes);
+  stream_.copy(staged_.device.data(), staged_.pinned.data(), bytes);
   for (const auto& read : reads_) stream_.wait_for(*read);
   reads_.clear();
   stream_.enqueue<float>(Launch<float>(launch));
@@ -130,12 +125,12 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
     keys[i] = rows.keys[from];
     const double expires = rows.expires[from] + from_unix;
     const float score = rows.scores[from];
-    entries[i] = {0,
-                  expires >= static_cast<double>(kNeverExpires)
-                      ? kNeverExpires
-                      : static_cast<std::uint32_t>(std::max(0.0, expires)),
-                  std::isnan(score) ? 0.0F : score, rows.absent[from] != 0 ? Held::absent : Held::row,
-                  static_cast<std::uint16_t>(rows.high[from] != 0)};
+    entries[i] = {
+        0,
+        expires >= static_cast<double>(kNeverExpires) ? kNeverExpires
+                                                      : static_cast<std::uint32_t>(std::max(0.0, expires)),
+        std::isnan(score) ? 0.0F : score, rows.absent[from] != 0 ? EntryState::absent : EntryState::row,
+        static_cast<std::uint16_t>(rows.high[from] != 0)};
     if (rows.absent[from] == 0) std::copy_n(rows.rows + from * width, width, values + i * width);
   }
   std::copy(begins.begin(), begins.end(), reinterpret_cast<std::uint32_t*>(to + begins_at));
@@ -145,7 +140,7 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
     outdated_ += count;
     return false;
   }
-  const std::byte* const from = staged_.data();
+  const std::byte* const from = staged_.device.data();
   write(Insert{table, reinterpret_cast<const std::uint64_t*>(from + keys_at),
                reinterpret_cast<const Entry*>(from + entries_at),
                reinterpret_cast<const float*>(from + rows_at),
@@ -166,7 +161,8 @@ void DeviceRows::drop(int width, std::span<const std::uint64_t> keys) {
   const std::lock_guard ordered(order_);
   ++generation_;
   if (keys.empty()) return;
-  write(Drop{table, reinterpret_cast<const std::uint64_t*>(staged_.data()), static_cast<int>(keys.size())},
+  write(Drop{table, reinterpret_cast<const std::uint64_t*>(staged_.device.data()),
+             static_cast<int>(keys.size())},
         bytes);
   dropped_ += keys.size();
 }

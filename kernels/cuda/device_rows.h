@@ -1,5 +1,4 @@
-// The rows that live on the device: a table for each width, and the order in which streams read and write
-// them.
+// The row cache on the device: a table for each width, and the order in which streams read and write it.
 #pragma once
 
 #include <atomic>
@@ -84,7 +83,7 @@ class DeviceRows {
 
   std::mutex writing_;  // one write at a time prepares in these
   Stream stream_;
-  Allocation pinned_, staged_;
+  Staging staged_;
 
   std::mutex order_;
   Event written_;

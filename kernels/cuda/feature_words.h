@@ -1,4 +1,4 @@
-// One call's features as words that travel to the device: 4 bytes an id where ids are below 2^32, else 8.
+// Encodes the features of one call as words for the device: 4 bytes per id where ids are below 2^32, else 8.
 #pragma once
 
 #include <cstddef>

@@ -28,4 +28,22 @@ __device__ __forceinline__ void write_four(void* to, std::size_t at, const Four&
       {narrow<T>(four.of[0]), narrow<T>(four.of[1]), narrow<T>(four.of[2]), narrow<T>(four.of[3])}};
 }
 
+// The same to memory of float32 where `floats`, else of T.
+template <class T>
+__device__ __forceinline__ void write_four(bool floats, void* to, std::size_t at, const Four& four) {
+  if (floats) {
+    write_four<float>(to, at, four);
+  } else {
+    write_four<T>(to, at, four);
+  }
+}
+template <class T>
+__device__ __forceinline__ void write_one(bool floats, void* to, std::size_t at, float value) {
+  if (floats) {
+    static_cast<float*>(to)[at] = value;
+  } else {
+    static_cast<T*>(to)[at] = narrow<T>(value);
+  }
+}
+
 }  // namespace pepnet::cuda

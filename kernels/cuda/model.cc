@@ -4,7 +4,6 @@
 #include <atomic>
 #include <iterator>
 #include <mutex>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -63,7 +62,7 @@ class ModelOf final : public Model {
     attached_ = std::make_unique<Attached>(Attached{std::move(rows), std::move(fields)});
   }
 
-  std::unique_ptr<Waiting> score(const FeatureCall& call) override {
+  std::unique_ptr<PendingScores> score(const FeatureCall& call) override {
     if (!attached_ || call.fields.size() != attached_->fields.size() || call.rows > kMostRows)
       throw std::invalid_argument("features: expected those of the fields that were attached, and at most " +
                                   std::to_string(kMostRows) + " rows");
@@ -79,19 +78,19 @@ class ModelOf final : public Model {
       give_back(std::move(context));
       return nullptr;
     }
-    return std::make_unique<WaitingOf>(*this, std::move(context), std::move(lacking), generation);
+    return std::make_unique<PendingOf>(*this, std::move(context), std::move(lacking), generation);
   }
 
  private:
-  class WaitingOf final : public Waiting {
+  class PendingOf final : public PendingScores {
    public:
-    WaitingOf(ModelOf& model, std::unique_ptr<Context<T>> context, std::vector<std::uint32_t> lacking,
+    PendingOf(ModelOf& model, std::unique_ptr<Context<T>> context, std::vector<std::uint32_t> lacking,
               std::uint64_t generation)
         : model_(model),
           context_(std::move(context)),
           lacking_(std::move(lacking)),
           generation_(generation) {}
-    ~WaitingOf() override {
+    ~PendingOf() override {
       if (context_) model_.give_back(std::move(context_));
     }
     std::span<const std::uint32_t> lacking() const override { return lacking_; }

@@ -47,9 +47,9 @@ struct Patches {
 };
 
 // A call that waits for what lacks; it is over when this goes.
-class Waiting {
+class PendingScores {
  public:
-  virtual ~Waiting() = default;
+  virtual ~PendingScores() = default;
   virtual std::span<const std::uint32_t> lacking() const = 0;  // row · fields + field, ascending
   virtual std::uint64_t generation() const = 0;                // of the rows when they were asked
   virtual void finish(const FeatureCall& call, const Patches& patches) = 0;
@@ -71,7 +71,7 @@ class Model {
   // From here on features can be scored. Once, before any call. Throws std::invalid_argument.
   virtual void attach(std::shared_ptr<DeviceRows> rows, std::vector<FieldSpec> fields) = 0;
   // Scores features. Returns null when all scores are there, else what has to be finished.
-  virtual std::unique_ptr<Waiting> score(const FeatureCall& call) = 0;
+  virtual std::unique_ptr<PendingScores> score(const FeatureCall& call) = 0;
 };
 
 // Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are

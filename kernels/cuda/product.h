@@ -1,5 +1,4 @@
-// What the kernel that multiplies is given: layers of all groups at once, with what follows them in the same
-// pass.
+// The parameters of the product kernel: a layer of all groups at once, with its epilogue in the same pass.
 //
 //     out = epilogue(a·w + b, u·v + c)
 //

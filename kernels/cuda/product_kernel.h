@@ -71,11 +71,7 @@ __device__ __forceinline__ void finish(const Product<T>& p, int row, int column,
     if (column + i >= used) value.of[i] = 0.0F;
   const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.out_stride) +
                          static_cast<std::size_t>(group * p.out_group + column);
-  if (p.out_floats) {
-    write_four<float>(p.out, at, value);
-  } else {
-    write_four<T>(p.out, at, value);
-  }
+  write_four<T>(p.out_floats, p.out, at, value);
 }
 
 // A thread's part of what is copied of one matrix, in pieces of 16 bytes, kInLine of them a line: where from,

@@ -1,7 +1,6 @@
 // From steps to launches: addresses for one run, and the grid of each kernel.
 #include "cuda/program.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 
@@ -148,10 +147,11 @@ std::vector<Launch<T>> Program<T>::bind(const Addresses& at, std::span<const Til
 }
 
 template <class T>
-std::size_t Program<T>::product_launches() const {
-  return static_cast<std::size_t>(std::count_if(steps_.begin(), steps_.end(), [](const StepPlan& step) {
-    return std::holds_alternative<ProductsPlan>(step);
-  }));
+std::vector<const ProductsPlan*> Program<T>::product_launches() const {
+  std::vector<const ProductsPlan*> launches;
+  for (const StepPlan& step : steps_)
+    if (const auto* const launch = std::get_if<ProductsPlan>(&step)) launches.push_back(launch);
+  return launches;
 }
 
 template <class T>
@@ -169,9 +169,7 @@ template <class T>
 std::vector<StepCost> Program<T>::costs() const {
   std::vector<StepCost> costs;
   std::size_t number = 0;
-  for (const StepPlan& step : steps_) {
-    const auto* const launch = std::get_if<ProductsPlan>(&step);
-    if (launch == nullptr) continue;
+  for (const ProductsPlan* const launch : product_launches()) {
     for (const ProductPlan& plan : launch->products) {
       StepCost cost{plan.name, number, 0, 0};
       for (const SidePlan* const side : {&plan.main, &plan.gate}) {
@@ -235,18 +233,8 @@ Block block_of(const Launch<T>& launch) {
   return {{pieces(score.rows * score.tasks, kWarps), 1, 1}, kRowThreads, 0};
 }
 
-template std::size_t Program<float>::scratch_bytes(int) const;
-template std::size_t Program<bf16>::scratch_bytes(int) const;
-template Launch<float> Program<float>::bind(const Addresses&, const StepPlan&) const;
-template Launch<bf16> Program<bf16>::bind(const Addresses&, const StepPlan&) const;
-template std::vector<Launch<float>> Program<float>::bind(const Addresses&, std::span<const TileChoice>) const;
-template std::vector<Launch<bf16>> Program<bf16>::bind(const Addresses&, std::span<const TileChoice>) const;
-template std::size_t Program<float>::product_launches() const;
-template std::size_t Program<bf16>::product_launches() const;
-template std::vector<GatherTarget> Program<float>::targets(const Addresses&, Source, int) const;
-template std::vector<GatherTarget> Program<bf16>::targets(const Addresses&, Source, int) const;
-template std::vector<StepCost> Program<float>::costs() const;
-template std::vector<StepCost> Program<bf16>::costs() const;
+template class Program<float>;
+template class Program<bf16>;
 template void arrange(ProductsLaunch<float>&, Tile);
 template void arrange(ProductsLaunch<bf16>&, Tile);
 template Block block_of<float>(const Launch<float>&);

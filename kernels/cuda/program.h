@@ -141,8 +141,7 @@ class Program {
   // to.
   std::vector<GatherTarget> targets(const Addresses& at, Source input, int column) const;
 
-  const std::vector<StepPlan>& steps() const { return steps_; }
-  std::size_t product_launches() const;
+  std::vector<const ProductsPlan*> product_launches() const;
   std::vector<StepCost> costs() const;
   const DenseConfig& config() const { return config_; }
 

@@ -1,4 +1,4 @@
-// The rows that live on the device, and what the kernels that read and write them are given.
+// The row tables on the device, and the parameters of the kernels that read and write them.
 #pragma once
 
 #include <cstddef>
@@ -13,13 +13,13 @@ constexpr int kWays = 8;
 constexpr std::uint64_t kNoKey = ~std::uint64_t{0};
 constexpr std::uint32_t kNeverExpires = ~std::uint32_t{0};
 
-enum class Held : std::uint16_t { nothing, row, absent };
+enum class EntryState : std::uint16_t { nothing, row, absent };
 
 struct Entry {
   std::uint32_t used;     // the cache's clock when it was last read
   std::uint32_t expires;  // seconds of the cache's time
   float score;
-  Held held;
+  EntryState state;
   std::uint16_t high;  // not 0: never makes room for others
 };
 static_assert(sizeof(Entry) == 16);

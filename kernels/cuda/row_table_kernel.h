@@ -1,4 +1,4 @@
-// The kernels of the rows that live on the device. See row_table.h.
+// The kernels that read and write row tables. See row_table.h.
 #pragma once
 
 #include "cuda/collective.h"
@@ -32,7 +32,7 @@ __device__ __forceinline__ int find(const GatherField& field, std::uint64_t key,
   Entry& entry = table.entries[at];
   if (entry.expires <= now) return kUnknown;
   entry.used = clock;
-  return entry.held == Held::row ? static_cast<int>(at) : kAbsent;
+  return entry.state == EntryState::row ? static_cast<int>(at) : kAbsent;
 }
 
 template <class T>
@@ -41,11 +41,7 @@ __device__ __forceinline__ void put_column(const GatherField& field, int row, in
     const GatherTarget& target = field.to[i];
     const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(target.stride) +
                            static_cast<std::size_t>(column);
-    if (target.floats) {
-      static_cast<float*>(target.to)[at] = value;
-    } else {
-      static_cast<T*>(target.to)[at] = narrow<T>(value);
-    }
+    write_one<T>(target.floats, target.to, at, value);
   }
 }
 
@@ -62,11 +58,7 @@ __device__ __forceinline__ void put_four(const GatherField& field, int row, int 
     const GatherTarget& target = field.to[i];
     const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(target.stride) +
                            static_cast<std::size_t>(column);
-    if (target.floats) {
-      write_four<float>(target.to, at, four);
-    } else {
-      write_four<T>(target.to, at, four);
-    }
+    write_four<T>(target.floats, target.to, at, four);
   }
 }
 
@@ -219,7 +211,10 @@ __global__ void __launch_bounds__(kRowThreads) patch_fields(const Patch p) {
 // Whether `a` makes room rather than `b`: what has nothing to give, then what is over, then by rank.
 __device__ __forceinline__ bool goes_before(const Entry& a, const Entry& b, const Insert& p) {
   const auto rank = [&](const Entry& entry) {
-    return entry.held == Held::nothing ? 0 : entry.expires <= p.now ? 1 : entry.held == Held::absent ? 2 : 3;
+    return entry.state == EntryState::nothing  ? 0
+           : entry.expires <= p.now            ? 1
+           : entry.state == EntryState::absent ? 2
+                                               : 3;
   };
   if (rank(a) != rank(b)) return rank(a) < rank(b);
   if (p.by_score && a.score != b.score) return a.score < b.score;
@@ -244,7 +239,7 @@ __global__ void __launch_bounds__(kRowThreads) insert_rows(const Insert p) {
         break;
       }
       const Entry& entry = p.table.entries[at];
-      const bool stays = entry.high != 0 && entry.held != Held::nothing && entry.expires > p.now;
+      const bool stays = entry.high != 0 && entry.state != EntryState::nothing && entry.expires > p.now;
       if (stays) continue;
       if (way < 0 || goes_before(entry, p.table.entries[first + static_cast<std::size_t>(way)], p)) way = w;
     }
@@ -274,7 +269,7 @@ __global__ void __launch_bounds__(kRowThreads) drop_rows(const Drop p) {
   for (std::size_t at = first; at < first + kWays; ++at) {
     if (p.table.keys[at] != key) continue;
     p.table.keys[at] = kNoKey;
-    p.table.entries[at].held = Held::nothing;
+    p.table.entries[at].state = EntryState::nothing;
   }
 }
 

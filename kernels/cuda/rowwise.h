@@ -1,5 +1,5 @@
-// What the kernels are given that go row by row: inputs to the layout that products read, the mix of experts,
-// and scores.
+// The parameters of the row-wise kernels: copying inputs to the layout of products, the mix of experts, and
+// scores.
 #pragma once
 
 namespace pepnet::cuda {

@@ -1,4 +1,4 @@
-// The kernels that go row by row. See rowwise.h.
+// The row-wise kernels. See rowwise.h.
 #pragma once
 
 #include "cuda/collective.h"
@@ -15,11 +15,7 @@ __device__ __forceinline__ void copy_four(const ColumnCopy& copy, std::size_t ro
                         ? read_four<float>(copy.from, row * static_cast<std::size_t>(copy.width) + at)
                         : Four{};
   const std::size_t to = row * static_cast<std::size_t>(copy.to_stride) + at;
-  if (copy.to_floats) {
-    write_four<float>(copy.to, to, four);
-  } else {
-    write_four<T>(copy.to, to, four);
-  }
+  write_four<T>(copy.to_floats, copy.to, to, four);
 }
 
 template <class T>
@@ -27,11 +23,7 @@ __device__ __forceinline__ void copy_one(const ColumnCopy& copy, std::size_t row
   const auto at = static_cast<std::size_t>(column);
   const float value = column < copy.width ? copy.from[row * static_cast<std::size_t>(copy.width) + at] : 0.0F;
   const std::size_t to = row * static_cast<std::size_t>(copy.to_stride) + at;
-  if (copy.to_floats) {
-    static_cast<float*>(copy.to)[to] = value;
-  } else {
-    static_cast<T*>(copy.to)[to] = narrow<T>(value);
-  }
+  write_one<T>(copy.to_floats, copy.to, to, value);
 }
 
 // grid: kCopiedColumns of all copies, one after another; rows / kCopiedRows rounded up.
@@ -86,11 +78,7 @@ __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
       }
       const std::size_t at = row * static_cast<std::size_t>(p.out_stride) +
                              static_cast<std::size_t>(task * p.columns + 4 * four);
-      if (p.out_floats) {
-        write_four<float>(p.out, at, mixed);
-      } else {
-        write_four<T>(p.out, at, mixed);
-      }
+      write_four<T>(p.out_floats, p.out, at, mixed);
     }
   }
 }

@@ -1,7 +1,6 @@
 #include <map>
 #include <mutex>
 #include <type_traits>
-#include <utility>
 
 #include "cuda/product_kernel.h"
 #include "cuda/row_table_kernel.h"

@@ -1,6 +1,8 @@
-// What an engine needs of a device, without its names: so that it runs on the CPU too, with emulated kernels.
+// The device operations that an engine needs, independent of CUDA's API, so that tests run it on the CPU with
+// emulated kernels.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -49,6 +51,21 @@ class Allocation {
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   Memory kind_ = Memory::device;
+};
+
+// Room on both sides for what goes to the device, which grows.
+struct Staging {
+  Allocation pinned, device;
+
+  // The stream must have left what is there.
+  std::byte* room(std::size_t bytes) {
+    if (pinned.size() < bytes) {
+      const std::size_t size = std::max(bytes, 2 * pinned.size());
+      device = Allocation(size, Memory::device);
+      pinned = Allocation(size, Memory::pinned);
+    }
+    return pinned.data();
+  }
 };
 
 // Makes a device the one that this thread's calls go to, for as long as it lives: a caller may use another.

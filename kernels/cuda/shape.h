@@ -1,4 +1,4 @@
-// How much of a product a block makes, and how its threads share that.
+// The share of a product that one block computes, and how its threads divide it.
 //
 // A few rows leave most of a GPU waiting for weights: small blocks, so that many stream them, each with much
 // under way. Many rows are bound by what blocks read again of each other: large ones. Which of them is the

@@ -15,9 +15,7 @@ constexpr float kWarm = 50'000;  // microseconds, until clocks are up
 template <class T>
 std::vector<int> kind_of(const Program<T>& program, int device, int rows) {
   std::vector<int> kind{device, static_cast<int>(sizeof(T)), rows};
-  for (const StepPlan& step : program.steps()) {
-    const auto* const launch = std::get_if<ProductsPlan>(&step);
-    if (launch == nullptr) continue;
+  for (const ProductsPlan* const launch : program.product_launches()) {
     kind.push_back(static_cast<int>(launch->products.size()));
     for (const ProductPlan& plan : launch->products) {
       for (const int number : {plan.main.depth, plan.main.a_group, plan.gate.depth, plan.groups, plan.columns,
@@ -71,7 +69,7 @@ std::vector<TileChoice> fastest_tiles(const Program<T>& program, const std::byte
   at.rows = at.live = rows;
   std::vector<TileChoice> tiles;
   const std::size_t shared = device_info(device).shared_bytes;
-  const std::vector<TileChoice> any(program.product_launches(), TileChoice{Tile::few, {}});
+  const std::vector<TileChoice> any(program.product_launches().size(), TileChoice{Tile::few, {}});
   const std::vector<Launch<T>> launches = program.bind(at, any);
   for (const Launch<T>& launch : launches) {
     const auto* const products = std::get_if<ProductsLaunch<T>>(&launch);
@@ -89,9 +87,7 @@ template <class T>
 std::vector<TileChoice> all_as(const Program<T>& program, int device, Tile given) {
   std::vector<TileChoice> tiles;
   const std::size_t shared = device_info(device).shared_bytes;
-  for (const StepPlan& step : program.steps()) {
-    const auto* const launch = std::get_if<ProductsPlan>(&step);
-    if (launch == nullptr) continue;
+  for (const ProductsPlan* const launch : program.product_launches()) {
     Tile tile = given;
     while (tile != Tile::few && !possible<T>(tile, launch->gated(), shared))
       tile = static_cast<Tile>(static_cast<int>(tile) - 1);

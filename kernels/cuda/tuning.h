@@ -1,4 +1,4 @@
-// Which tile is the fastest for the products of a program: measured where they will run.
+// Chooses the fastest tile for each product of a program by measuring on the device.
 #pragma once
 
 #include <map>

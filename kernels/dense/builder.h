@@ -1,4 +1,4 @@
-// What all parts of a network are built from: columns of inputs, products, quantised rows.
+// The building blocks of a network: columns of inputs, products, quantised rows.
 #pragma once
 
 #include <cstddef>

@@ -5,11 +5,19 @@
 #include <string_view>
 
 #include "cpu/cpu_info.h"
+#include "cpu/named.h"
 #include "dense/amx_permission.h"
 #include "dense/isa/tables.h"
 
 namespace pepnet {
 namespace {
+
+constexpr Named<Isa> kIsaNames[] = {
+    {"scalar", Isa::scalar}, {"avx2", Isa::avx2}, {"avx512", Isa::avx512}, {"amx", Isa::amx}};
+constexpr Named<Precision> kPrecisionNames[] = {
+    {"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"int8", Precision::int8}};
+constexpr Named<Activation> kActivationNames[] = {
+    {"f32", Activation::f32}, {"bf16", Activation::bf16}, {"u8", Activation::u8}};
 
 // A table and the CPU features it needs, separated by spaces. Of several for one ISA and precision the first
 // that is usable is taken, so the best comes first.
@@ -22,48 +30,26 @@ struct Entry {
 
 #define PEPNET_AVX512 "avx512f avx512bw avx512vl avx512dq fma"
 
-#ifdef PEPNET_HAS_AVX2
-#define PEPNET_IF_AVX2(table) &table
-#else
-#define PEPNET_IF_AVX2(table) nullptr
-#endif
-#ifdef PEPNET_HAS_AVX512
-#define PEPNET_IF_AVX512(table) &table
-#else
-#define PEPNET_IF_AVX512(table) nullptr
-#endif
-#ifdef PEPNET_HAS_AVX512_BF16
-#define PEPNET_IF_AVX512_BF16(table) &table
-#else
-#define PEPNET_IF_AVX512_BF16(table) nullptr
-#endif
-#ifdef PEPNET_HAS_AVX512_VNNI
-#define PEPNET_IF_AVX512_VNNI(table) &table
-#else
-#define PEPNET_IF_AVX512_VNNI(table) nullptr
-#endif
-#ifdef PEPNET_HAS_AMX
-#define PEPNET_IF_AMX(table) &table
-#else
-#define PEPNET_IF_AMX(table) nullptr
-#endif
-
+// CMake says which tables the compiler could make: 1 or 0. The address of one that is not there is never
+// taken.
 constexpr Entry kEntries[] = {
     {Isa::scalar, Precision::fp32, &kScalarFp32, ""},
     {Isa::scalar, Precision::bf16, &kScalarBf16, ""},
     {Isa::scalar, Precision::int8, &kScalarInt8, ""},
-    {Isa::avx2, Precision::fp32, PEPNET_IF_AVX2(kAvx2Fp32), "avx2 fma"},
-    {Isa::avx2, Precision::bf16, PEPNET_IF_AVX2(kAvx2Bf16), "avx2 fma"},
-    {Isa::avx2, Precision::int8, PEPNET_IF_AVX2(kAvx2Int8), "avx2 fma"},
-    {Isa::avx512, Precision::fp32, PEPNET_IF_AVX512(kAvx512Fp32), PEPNET_AVX512},
-    {Isa::avx512, Precision::bf16, PEPNET_IF_AVX512_BF16(kAvx512Bf16), PEPNET_AVX512 " avx512bf16"},
-    {Isa::avx512, Precision::bf16, PEPNET_IF_AVX512(kAvx512Bf16Widened), PEPNET_AVX512},
-    {Isa::avx512, Precision::int8, PEPNET_IF_AVX512_VNNI(kAvx512Int8), PEPNET_AVX512 " avx512vnni"},
-    {Isa::amx, Precision::fp32, PEPNET_IF_AVX512(kAvx512Fp32),
+    {Isa::avx2, Precision::fp32, PEPNET_HAS_AVX2 ? &kAvx2Fp32 : nullptr, "avx2 fma"},
+    {Isa::avx2, Precision::bf16, PEPNET_HAS_AVX2 ? &kAvx2Bf16 : nullptr, "avx2 fma"},
+    {Isa::avx2, Precision::int8, PEPNET_HAS_AVX2 ? &kAvx2Int8 : nullptr, "avx2 fma"},
+    {Isa::avx512, Precision::fp32, PEPNET_HAS_AVX512 ? &kAvx512Fp32 : nullptr, PEPNET_AVX512},
+    {Isa::avx512, Precision::bf16, PEPNET_HAS_AVX512_BF16 ? &kAvx512Bf16 : nullptr,
+     PEPNET_AVX512 " avx512bf16"},
+    {Isa::avx512, Precision::bf16, PEPNET_HAS_AVX512 ? &kAvx512Bf16Widened : nullptr, PEPNET_AVX512},
+    {Isa::avx512, Precision::int8, PEPNET_HAS_AVX512_VNNI ? &kAvx512Int8 : nullptr,
+     PEPNET_AVX512 " avx512vnni"},
+    {Isa::amx, Precision::fp32, PEPNET_HAS_AVX512 ? &kAvx512Fp32 : nullptr,
      "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
-    {Isa::amx, Precision::bf16, PEPNET_IF_AMX(kAmxBf16),
+    {Isa::amx, Precision::bf16, PEPNET_HAS_AMX ? &kAmxBf16 : nullptr,
      "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
-    {Isa::amx, Precision::int8, PEPNET_IF_AMX(kAmxInt8),
+    {Isa::amx, Precision::int8, PEPNET_HAS_AMX ? &kAmxInt8 : nullptr,
      "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
 };
 
@@ -125,15 +111,9 @@ const Candidate& candidate_of(Isa isa, Precision precision) {
 
 }  // namespace
 
-const char* name_of(Isa isa) {
-  constexpr const char* kNames[] = {"scalar", "avx2", "avx512", "amx"};
-  return kNames[static_cast<std::size_t>(isa)];
-}
-
-const char* name_of(Precision precision) {
-  constexpr const char* kNames[] = {"fp32", "bf16", "int8"};
-  return kNames[static_cast<std::size_t>(precision)];
-}
+const char* name_of(Isa isa) { return name_of(kIsaNames, isa); }
+const char* name_of(Precision precision) { return name_of(kPrecisionNames, precision); }
+const char* name_of(Activation activation) { return name_of(kActivationNames, activation); }
 
 const std::vector<Candidate>& candidates() {
   static const std::vector<Candidate> all = examine_all();
@@ -171,18 +151,7 @@ Choice choose(Precision precision, const std::string& isa) {
   return {best->ops, std::string("the widest that is usable: ") + best->why + passed};
 }
 
-Isa isa_named(const std::string& name) {
-  for (const Isa isa : kIsas) {
-    if (name == name_of(isa)) return isa;
-  }
-  throw std::invalid_argument("isa: expected scalar, avx2, avx512 or amx, got '" + name + "'");
-}
-
-Precision precision_named(const std::string& name) {
-  for (const Precision precision : kPrecisions) {
-    if (name == name_of(precision)) return precision;
-  }
-  throw std::invalid_argument("precision: expected fp32, bf16 or int8, got '" + name + "'");
-}
+Isa isa_named(const std::string& name) { return value_named("isa", kIsaNames, name); }
+Precision precision_named(const std::string& name) { return value_named("precision", kPrecisionNames, name); }
 
 }  // namespace pepnet

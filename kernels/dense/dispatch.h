@@ -1,4 +1,4 @@
-// Which table of kernels runs: decided once, when a model is loaded, by instruction set and precision alone.
+// Chooses the table of kernels when a model is loaded, by instruction set and precision alone.
 #pragma once
 
 #include <string>
@@ -35,5 +35,7 @@ Choice choose(Precision precision, const std::string& isa = {});
 // Throws std::invalid_argument naming those there are.
 Isa isa_named(const std::string& name);
 Precision precision_named(const std::string& name);
+
+const char* name_of(Activation activation);
 
 }  // namespace pepnet

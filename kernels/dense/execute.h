@@ -1,4 +1,4 @@
-// Doing steps: from a plan's numbers to calls of kernels.
+// Executes the steps of a plan: from its numbers to calls of kernels.
 #pragma once
 
 #include <cstddef>

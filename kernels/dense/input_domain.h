@@ -1,5 +1,6 @@
-// The inputs that a narrow precision was measured on. A row with one value far larger than the others, or
-// with many large ones, is rounded to steps too wide for the rest of it: its scores are another model's.
+// The range of inputs that a narrow precision was measured on. In a row with a value far larger than the
+// others, or with many large ones, the rounding steps are too wide for the rest of the row: its scores would
+// be wrong.
 #pragma once
 
 #include <cstddef>

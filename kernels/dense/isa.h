@@ -11,7 +11,6 @@ namespace pepnet {
 
 // Ascending: each one's CPUs can also run those before it.
 enum class Isa : std::uint8_t { scalar, avx2, avx512, amx };
-inline constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx};
 
 enum class Precision : std::uint8_t { fp32, bf16, int8 };
 inline constexpr Precision kPrecisions[] = {Precision::fp32, Precision::bf16, Precision::int8};

@@ -1,4 +1,4 @@
-// Where intermediates lie in scratch: those that are never alive together share their place.
+// The offsets of intermediates in scratch memory. Intermediates that are never alive together share memory.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Scratch of runs that are under way, kept for those to come.
+// Scratch memory, reused from run to run.
 #pragma once
 
 #include <array>

@@ -1,22 +1,31 @@
-// Rows of a side table, an entity each, picked into columns, a field each.
+// From the rows of a side table, one per entity, to columns, one per field.
 //
 // A row's fields lie side by side: an entity costs the cache lines of one row, not one for each field.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/prefetch.h"
 #include "rows/packed.h"
 
 namespace pepnet {
 
 // out[c][i] = matrix[positions[i]][columns[c]], for positions below the matrix's rows.
-void pick_columns(const std::uint64_t* matrix, std::size_t width, const std::size_t* columns,
-                  std::size_t column_count, const std::int64_t* positions, std::size_t count,
-                  std::uint64_t* out) noexcept;
-void pick_columns(const float* matrix, std::size_t width, const std::size_t* columns,
-                  std::size_t column_count, const std::int64_t* positions, std::size_t count,
-                  float* out) noexcept;
+template <class T>
+void pick_columns(const T* matrix, std::size_t width, const std::size_t* columns, std::size_t column_count,
+                  const std::int64_t* positions, std::size_t count, T* out) noexcept {
+  const auto row_at = [&](std::size_t i) noexcept {
+    return matrix + static_cast<std::size_t>(positions[i]) * width;
+  };
+  for (std::size_t i = 0; i < std::min(count, kLookAhead); ++i) prefetch_range(row_at(i), width * sizeof(T));
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i + kLookAhead < count) prefetch_range(row_at(i + kLookAhead), width * sizeof(T));
+    const T* const row = row_at(i);
+    for (std::size_t c = 0; c < column_count; ++c) out[c * count + i] = row[columns[c]];
+  }
+}
 
 // Bags of entities: entity e has keys[offsets[e] .. offsets[e + 1]).
 struct BagsView {

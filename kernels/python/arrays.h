@@ -2,58 +2,73 @@
 #pragma once
 
 #include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 
-#include <cstdint>
 #include <optional>
 #include <string>
 
-#include "rows/packed.h"
+#include "bindings.h"
 #include "rows/pool.h"
-#include "rows/rows.h"
 
 namespace pepnet::python {
-
-namespace py = pybind11;
 
 // "int64 [3, 40]": what an error says it got.
 std::string describe(const py::array& array);
 
+// Throws ValueError: "name: expected [3, 4], got float32 [3, 5]".
+[[noreturn]] void refuse(const char* name, const std::string& expected, const py::array& got);
+
 template <class T>
-constexpr const char* type_name();
-template <>
-constexpr const char* type_name<std::uint64_t>() {
-  return "uint64";
-}
-template <>
-constexpr const char* type_name<std::int64_t>() {
-  return "int64";
-}
-template <>
-constexpr const char* type_name<std::uint8_t>() {
-  return "uint8";
-}
-template <>
-constexpr const char* type_name<double>() {
-  return "float64";
-}
-template <>
-constexpr const char* type_name<float>() {
-  return "float32";
+std::string type_name() {
+  return py::str(py::dtype::of<T>());
 }
 
-// Throws TypeError unless `array` holds T in native byte order, ValueError unless it has one dimension and no
-// gaps. Nothing is converted: a silent copy of a large column would be a cost that nobody asked for.
+// Throws TypeError unless `array` holds T in native byte order. Nothing is converted: a silent copy of a
+// large column would be a cost that nobody asked for.
+template <class T>
+void expect_type(const char* name, const py::array& array) {
+  if (!py::isinstance<py::array_t<T>>(array))
+    throw py::type_error(std::string(name) + ": expected " + type_name<T>() + ", got " + describe(array));
+}
+
+inline std::size_t length(const py::array& array, int axis = 0) {
+  return static_cast<std::size_t>(array.shape(axis));
+}
+
+inline bool is_packed(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
+
+template <class T>
+bool is_aligned(const py::array& array) {
+  return reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) == 0;
+}
+
+// One dimension without gaps, at any address.
 template <class T>
 PackedArray<T> vector_of(const char* name, const py::array& array) {
-  if (!py::isinstance<py::array_t<T>>(array)) {
-    throw py::type_error(std::string(name) + ": expected " + type_name<T>() + ", got " + describe(array));
+  expect_type<T>(name, array);
+  if (array.ndim() != 1 || (array.shape(0) > 1 && array.strides(0) != static_cast<py::ssize_t>(sizeof(T))))
+    refuse(name, "one dimension without gaps", array);
+  return PackedArray<T>(array.data(), length(array));
+}
+
+inline PackedArray<std::uint64_t> keys_of(const py::array& keys) {
+  return vector_of<std::uint64_t>("keys", keys);
+}
+
+// A new array of `size`, which `fill` writes without the interpreter's lock.
+template <class T, class Fill>
+py::array_t<T> filled(std::size_t size, const Fill& fill) {
+  py::array_t<T> array(static_cast<py::ssize_t>(size));
+  T* const out = array.mutable_data();
+  {
+    const ReleasedGil released;
+    fill(out);
   }
-  if (array.ndim() != 1 || (array.shape(0) > 1 && array.strides(0) != static_cast<py::ssize_t>(sizeof(T)))) {
-    throw py::value_error(std::string(name) + ": expected one dimension without gaps, got " +
-                          describe(array));
-  }
-  return PackedArray<T>(array.data(), static_cast<std::size_t>(array.shape(0)));
+  return array;
+}
+
+template <class T>
+py::array_t<T> array_of(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 // The rows of a table: float32, float16, or uint16 read as bfloat16, [N, dim] without gaps, at any address.
@@ -72,8 +87,8 @@ struct MatrixView {
 };
 MatrixView matrix_of(const char* name, const py::array& array);
 
-// A bool [size] destination without gaps.
-bool* flags_of(const char* name, const py::array& array, std::size_t size);
+// A bool [size] destination without gaps, or none.
+bool* flags_of(const char* name, const std::optional<py::array>& array, std::size_t size);
 
 // A float32 [dim] vector.
 PackedArray<float> default_of(const char* name, const py::array& array, std::size_t dim);
@@ -82,16 +97,9 @@ PackedArray<float> default_of(const char* name, const py::array& array, std::siz
 template <class T>
 const T* optional_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
   if (!array) return nullptr;
-  if (!py::isinstance<py::array_t<T>>(*array)) {
-    throw py::type_error(std::string(name) + ": expected " + std::string(py::str(py::dtype::of<T>())) +
-                         ", got " + describe(*array));
-  }
-  if (array->ndim() != 1 || static_cast<std::size_t>(array->shape(0)) != size ||
-      (array->flags() & py::array::c_style) == 0 ||
-      reinterpret_cast<std::uintptr_t>(array->data()) % alignof(T) != 0) {
-    throw py::value_error(std::string(name) + ": expected [" + std::to_string(size) + "] without gaps, got " +
-                          describe(*array));
-  }
+  expect_type<T>(name, *array);
+  if (array->ndim() != 1 || length(*array) != size || !is_packed(*array) || !is_aligned<T>(*array))
+    refuse(name, "[" + std::to_string(size) + "] without gaps", *array);
   return static_cast<const T*>(array->data());
 }
 
@@ -99,10 +107,7 @@ const T* optional_of(const char* name, const std::optional<py::array>& array, st
 template <class T>
 T* outcomes_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
   static_assert(sizeof(T) == 1);
-  if (!array) return nullptr;
-  if (!array->writeable()) {
-    throw py::value_error(std::string(name) + ": expected a writeable array, got " + describe(*array));
-  }
+  if (array && !array->writeable()) refuse(name, "a writeable array", *array);
   return reinterpret_cast<T*>(const_cast<std::uint8_t*>(optional_of<std::uint8_t>(name, array, size)));
 }
 

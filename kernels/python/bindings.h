@@ -1,32 +1,24 @@
-// One function per binding file; module.cc lists them.
+// What every file of bindings needs, and the list of them: one function a file, called by module.cc.
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "released_gil.h"
+
+#define PEPNET_BINDINGS(each)                                                                      \
+  each(exceptions) each(cpu) each(dense_model) each(device_features) each(fetches) each(file_lock) \
+      each(file_map) each(flights) each(gate) each(key_index) each(look_up) each(number_columns)   \
+          each(objects) each(ops) each(packed_weights) each(pins) each(row_cache) each(rows)       \
+              each(score_check) each(side_rows) each(studies) each(table) each(tally)
 
 namespace pepnet::python {
 
-void bind_cpu(pybind11::module_& module);
-void bind_dense_model(pybind11::module_& module);
-void bind_device_features(pybind11::module_& module);
-void bind_exceptions(pybind11::module_& module);
-void bind_fetches(pybind11::module_& module);
-void bind_file_lock(pybind11::module_& module);
-void bind_file_map(pybind11::module_& module);
-void bind_flights(pybind11::module_& module);
-void bind_gate(pybind11::module_& module);
-void bind_key_index(pybind11::module_& module);
-void bind_look_up(pybind11::module_& module);
-void bind_number_columns(pybind11::module_& module);
-void bind_objects(pybind11::module_& module);
-void bind_ops(pybind11::module_& module);
-void bind_packed_weights(pybind11::module_& module);
-void bind_pins(pybind11::module_& module);
-void bind_row_cache(pybind11::module_& module);
-void bind_rows(pybind11::module_& module);
-void bind_score_check(pybind11::module_& module);
-void bind_side_rows(pybind11::module_& module);
-void bind_studies(pybind11::module_& module);
-void bind_table(pybind11::module_& module);
-void bind_tally(pybind11::module_& module);
+namespace py = pybind11;
+using namespace py::literals;  // "name"_a
+
+#define PEPNET_DECLARE(name) void bind_##name(py::module_& module);
+PEPNET_BINDINGS(PEPNET_DECLARE)
+#undef PEPNET_DECLARE
 
 }  // namespace pepnet::python

@@ -1,14 +1,8 @@
-#include <pybind11/stl.h>
-
-#include <string>
-
 #include "bindings.h"
 #include "cpu/cpu_budget.h"
 #include "cpu/cpu_info.h"
 
 namespace pepnet::python {
-
-namespace py = pybind11;
 
 namespace {
 
@@ -21,32 +15,16 @@ py::dict info() {
     usable[feature.name.c_str()] = feature.usable;
   }
   py::list caches;
-  for (const CpuCache& cache : cpu.caches) {
-    py::dict entry;
-    entry["level"] = cache.level;
-    entry["type"] = cache.type;
-    entry["bytes"] = cache.bytes;
-    caches.append(entry);
-  }
-  py::dict result;
-  result["architecture"] = cpu.architecture;
-  result["vendor"] = cpu.vendor;
-  result["model"] = cpu.model;
-  result["present"] = present;
-  result["usable"] = usable;
-  result["caches"] = caches;
-  return result;
+  for (const CpuCache& cache : cpu.caches)
+    caches.append(py::dict("level"_a = cache.level, "type"_a = cache.type, "bytes"_a = cache.bytes));
+  return py::dict("architecture"_a = cpu.architecture, "vendor"_a = cpu.vendor, "model"_a = cpu.model,
+                  "present"_a = present, "usable"_a = usable, "caches"_a = caches);
 }
 
 py::dict budget(const std::string& root) {
   const CpuBudget b = cpu_budget(root);
-  py::dict result;
-  result["machine"] = b.machine;
-  result["affinity"] = b.affinity;
-  result["quota"] = b.quota;
-  result["quota_source"] = b.quota_source;
-  result["threads"] = b.threads;
-  return result;
+  return py::dict("machine"_a = b.machine, "affinity"_a = b.affinity, "quota"_a = b.quota,
+                  "quota_source"_a = b.quota_source, "threads"_a = b.threads);
 }
 
 // What the extension itself was compiled for. Wider code would be chosen at load, never assumed.
@@ -63,16 +41,14 @@ constexpr const char* kBaseline =
     "none";
 #endif
 
-py::dict build() {
-  py::dict result;
+constexpr const char* kCompiler =
 #if defined(__clang__)
-  result["compiler"] = "clang++ " __clang_version__;
+    "clang++ " __clang_version__;
 #else
-  result["compiler"] = "g++ " __VERSION__;
+    "g++ " __VERSION__;
 #endif
-  result["baseline"] = kBaseline;
-  return result;
-}
+
+py::dict build() { return py::dict("compiler"_a = kCompiler, "baseline"_a = kBaseline); }
 
 }  // namespace
 
@@ -80,7 +56,7 @@ void bind_cpu(py::module_& module) {
   module.def("cpu_info", &info, "What the CPU has: architecture, vendor, model, present, usable, caches.");
   module.def("build_info", &build,
              "What this extension was built with, and the instruction set it takes for granted.");
-  module.def("cpu_budget", &budget, py::arg("root") = "",
+  module.def("cpu_budget", &budget, "root"_a = "",
              "How many CPUs this process may keep busy: machine, affinity, quota, quota_source, threads.");
 }
 

@@ -1,21 +1,13 @@
 #include "dense/dense_model.h"
 
-#include <pybind11/stl.h>
-
 #include <atomic>
 #include <chrono>
-#include <cstdint>
 #include <memory>
-#include <optional>
 #include <set>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
+#include "cpu/named.h"
 #include "dense/dispatch.h"
-#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -23,10 +15,7 @@ namespace {
 
 using FloatArray = py::array_t<float>;
 
-bool packed_floats(const py::array& array) {
-  return (array.flags() & py::array::c_style) != 0 &&
-         reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) == 0;
-}
+bool packed_floats(const py::array& array) { return is_packed(array) && is_aligned<float>(array); }
 
 Tensors tensors_of(const py::dict& arrays) {
   Tensors tensors;
@@ -38,9 +27,7 @@ Tensors tensors_of(const py::dict& arrays) {
       throw py::type_error(name + ": expected a float32 array, got " + got);
     }
     const auto array = py::cast<py::array>(value);
-    if (!packed_floats(array)) {
-      throw py::value_error(name + ": expected an aligned array without gaps, got " + describe(array));
-    }
+    if (!packed_floats(array)) refuse(name.c_str(), "an aligned array without gaps", array);
     TensorView view{static_cast<const float*>(array.data()), {}};
     for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
       view.shape.push_back(static_cast<std::size_t>(array.shape(axis)));
@@ -71,11 +58,8 @@ class Flags {
 
   // Whether the flag has the second of its two values.
   bool second(const char* name, const char* first, const char* second) {
-    const auto value = get<std::string>(name);
-    if (value == second) return true;
-    if (value == first) return false;
-    throw py::value_error(std::string(name) + ": expected " + first + " or " + second + ", got '" + value +
-                          "'");
+    const Named<bool> names[] = {{first, false}, {second, true}};
+    return value_named(name, names, get<std::string>(name));
   }
 
   bool has(const char* name) const { return flags_.contains(name); }
@@ -117,12 +101,8 @@ DenseConfig config_of(const py::dict& dict) {
   return config;
 }
 
-Split split_named(const std::string& name) {
-  if (name == "auto") return Split::automatic;
-  if (name == "rows") return Split::rows;
-  if (name == "columns") return Split::columns;
-  throw py::value_error("split: expected auto, rows or columns, got '" + name + "'");
-}
+constexpr Named<Split> kSplits[] = {
+    {"auto", Split::automatic}, {"rows", Split::rows}, {"columns", Split::columns}};
 
 // Limits of general, domain and prior: of each column, and of a row's norm.
 using Domain = std::pair<std::array<std::vector<float>, 3>, std::array<float, 3>>;
@@ -154,7 +134,8 @@ class Model {
     const py::dict arrays(tensors);  // of any mapping; holds the arrays while they are packed
     const Tensors views = tensors_of(arrays);
     const DenseConfig config = config_of(flags);
-    DenseOptions options{std::move(prefix_general), block_rows, split_named(split), std::nullopt};
+    DenseOptions options{std::move(prefix_general), block_rows, value_named("split", kSplits, split),
+                         std::nullopt};
     if (domain) options.domain = domain_of(config, *domain);
     const Ops& small = ops_for(choice_.ops->isa, Precision::fp32);
     const ReleasedGil released;
@@ -169,8 +150,7 @@ class Model {
                  std::ptrdiff_t threads, bool spin, bool shared_prefix) const {
     const DenseInputs inputs = inputs_of(general, domain, prior);
     const unsigned most = threads_of(threads);
-    FloatArray scores(
-        {static_cast<py::ssize_t>(inputs.rows), static_cast<py::ssize_t>(model_->config().tasks)});
+    FloatArray scores = scores_for(inputs);
     float* const out = scores.mutable_data();
     const ReleasedGil released;
     const auto begin = std::chrono::steady_clock::now();
@@ -192,8 +172,7 @@ class Model {
                       std::ptrdiff_t threads, bool spin) const {
     if (wide_ == nullptr) throw py::value_error("domain: expected one, beyond which rows are scored wide");
     const DenseInputs inputs = inputs_of(general, domain, prior);
-    FloatArray scores(
-        {static_cast<py::ssize_t>(inputs.rows), static_cast<py::ssize_t>(wide_->config().tasks)});
+    FloatArray scores = scores_for(inputs);
     float* const out = scores.mutable_data();
     const unsigned most = threads_of(threads);
     const ReleasedGil released;
@@ -204,19 +183,11 @@ class Model {
   py::dict describe() const {
     const Ops& ops = *choice_.ops;
     const DenseInfo& info = model_->info();
-    constexpr const char* kActivations[] = {"f32", "bf16", "u8"};
-    py::dict result;
-    result["isa"] = name_of(ops.isa);
-    result["precision"] = name_of(ops.precision);
-    result["activation"] = kActivations[static_cast<std::size_t>(ops.activation)];
-    result["how"] = ops.how;
-    result["why"] = choice_.why;
-    result["packed_bytes"] = info.packed_bytes;
-    result["block_rows"] = info.block_rows;
-    result["wide_bytes"] = wide_ == nullptr ? 0 : wide_->info().packed_bytes;
-    result["row_bytes"] = info.row_bytes;
-    result["stages"] = info.stages;
-    return result;
+    return py::dict("isa"_a = name_of(ops.isa), "precision"_a = name_of(ops.precision),
+                    "activation"_a = name_of(ops.activation), "how"_a = ops.how, "why"_a = choice_.why,
+                    "packed_bytes"_a = info.packed_bytes, "block_rows"_a = info.block_rows,
+                    "wide_bytes"_a = wide_ == nullptr ? 0 : wide_->info().packed_bytes,
+                    "row_bytes"_a = info.row_bytes, "stages"_a = info.stages);
   }
 
   std::int64_t run_ns() const { return run_ns_.load(std::memory_order_relaxed); }
@@ -236,30 +207,29 @@ class Model {
             static_cast<std::size_t>(rows)};
   }
 
+  FloatArray scores_for(const DenseInputs& inputs) const {
+    return FloatArray(
+        {static_cast<py::ssize_t>(inputs.rows), static_cast<py::ssize_t>(model_->config().tasks)});
+  }
+
   static unsigned threads_of(std::ptrdiff_t threads) {
     if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
     return static_cast<unsigned>(std::min<std::ptrdiff_t>(threads, 1 << 20));
   }
 
   static const float* input(const char* name, const py::array& array, py::ssize_t rows, std::size_t width) {
-    if (!py::isinstance<FloatArray>(array)) {
-      throw py::type_error(std::string(name) + ": expected float32, got " + python::describe(array));
-    }
+    expect_type<float>(name, array);
     // Subclasses mean something else by their values: masks.
     if (Py_TYPE(array.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
       throw py::type_error(std::string(name) + ": expected NumPy's own type of array, got " +
                            std::string(py::str(py::type::of(array))));
     }
-    if (array.ndim() != 2 || (rows != kAnyRows && array.shape(0) != rows) ||
-        static_cast<std::size_t>(array.shape(1)) != width) {
-      throw py::value_error(std::string(name) + ": expected [" +
-                            (rows == kAnyRows ? "rows" : std::to_string(rows)) + ", " +
-                            std::to_string(width) + "], got " + python::describe(array));
+    if (array.ndim() != 2 || (rows != kAnyRows && array.shape(0) != rows) || length(array, 1) != width) {
+      refuse(name,
+             "[" + (rows == kAnyRows ? "rows" : std::to_string(rows)) + ", " + std::to_string(width) + "]",
+             array);
     }
-    if (!packed_floats(array)) {
-      throw py::value_error(std::string(name) + ": expected aligned rows without gaps, got " +
-                            python::describe(array));
-    }
+    if (!packed_floats(array)) refuse(name, "aligned rows without gaps", array);
     return static_cast<const float*>(array.data());
   }
 
@@ -276,16 +246,14 @@ void bind_dense_model(py::module_& module) {
       .def(py::init<const py::object&, const py::dict&, const std::string&, const std::string&,
                     std::vector<std::pair<std::size_t, std::size_t>>, std::size_t, const std::string&,
                     const std::optional<Domain>&>(),
-           py::arg("tensors"), py::arg("flags"), py::arg("isa") = "auto", py::arg("precision") = "fp32",
-           py::arg("prefix_general") = std::vector<std::pair<std::size_t, std::size_t>>(),
-           py::arg("block_rows") = 0, py::arg("split") = "auto", py::arg("domain") = py::none())
-      .def("run", &Model::run, py::arg("general"), py::arg("domain"), py::arg("prior"),
-           py::arg("threads") = 1, py::arg("spin") = true, py::arg("shared_prefix") = false,
-           "float32 [B, ·] → scores float32 [B, tasks]. With shared_prefix, domain and the prefix of general "
-           "are taken "
-           "to be in all rows what they are in the first.")
-      .def("run_wide", &Model::run_wide, py::arg("general"), py::arg("domain"), py::arg("prior"),
-           py::arg("threads") = 1, py::arg("spin") = true,
+           "tensors"_a, "flags"_a, "isa"_a = "auto", "precision"_a = "fp32",
+           "prefix_general"_a = std::vector<std::pair<std::size_t, std::size_t>>(), "block_rows"_a = 0,
+           "split"_a = "auto", "domain"_a = py::none())
+      .def("run", &Model::run, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true,
+           "shared_prefix"_a = false,
+           "float32 [B, ·] → scores float32 [B, tasks]. With shared_prefix, domain and the prefix of "
+           "general are taken to be in all rows what they are in the first.")
+      .def("run_wide", &Model::run_wide, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true,
            "What `run` says of rows outside of the domain, of every row. ValueError without a domain.")
       .def("describe", &Model::describe,
            "isa, precision, activation, how, why, packed_bytes, wide_bytes, block_rows, row_bytes, stages.")

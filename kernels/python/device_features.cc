@@ -1,11 +1,9 @@
 // What the CUDA library is given of features, made of arrays in one go: with fifty fields that would take
 // Python longer than the GPU needs for the scores.
-#include <pybind11/numpy.h>
 
 #include <cstring>
 
 #include "arrays.h"
-#include "bindings.h"
 #include "cuda/api.h"
 
 namespace pepnet::python {
@@ -71,10 +69,10 @@ py::tuple feature_structs(const py::list& given, const py::list& default_rows, s
 }  // namespace
 
 void bind_device_features(py::module_& module) {
-  module.def("feature_structs", &feature_structs, py::arg("given"), py::arg("default_rows"), py::arg("rows"),
-             "(field, uint64 keys, int64 offsets, float32 values, shared) of each field, None where there is "
-             "none, of `rows` rows or, shared, of one -> PepnetFeature [fields] as bytes, how many keys or "
-             "values each has, what they point to.");
+  module.def("feature_structs", &feature_structs, "given"_a, "default_rows"_a, "rows"_a,
+             "(field, uint64 keys, int64 offsets, float32 values, shared) of each field, None where there "
+             "is none, of `rows` rows or, shared, of one -> PepnetFeature [fields] as bytes, how many keys "
+             "or values each has, what they point to.");
 }
 
 }  // namespace pepnet::python

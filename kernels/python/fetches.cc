@@ -1,17 +1,12 @@
-#include <pybind11/stl.h>
 #include <pythread.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
-#include <utility>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
 #include "cache/flights.h"
-#include "released_gil.h"
 
 // Fetches from the store that are under way. A fetch ends with the call that began it, whatever exception
 // leaves that call and at whichever instruction of Python it is raised: what ends it are destructors of C++
@@ -107,7 +102,7 @@ class Fetches {
   void end(Fetch& fetch) {
     if (std::exchange(fetch.ended, true)) return;
     if (fetch.generation == generation_) {  // in a forked child those of the parent are not here
-      fetch.table.cast<FlightTable&>().end(vector_of<std::uint64_t>("keys", fetch.keys), fetch.number);
+      fetch.table.cast<FlightTable&>().end(keys_of(fetch.keys), fetch.number);
       std::erase_if(under_way_, [&](const Shared& other) { return other.get() == &fetch; });
       ++ended_;
     }
@@ -159,18 +154,22 @@ py::array_t<std::int64_t> positions_of(const std::vector<std::uint64_t>& owners,
   return at;
 }
 
+std::vector<std::uint64_t> distinct_of(std::vector<std::uint64_t> numbers) {
+  std::ranges::sort(numbers);
+  numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
+  return numbers;
+}
+
 py::object Fetches::ask(const py::object& table, const py::array& keys, std::uint64_t since,
                         const py::function& work) {
-  const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
+  const auto view = keys_of(keys);
   auto& flights = table.cast<FlightTable&>();
   std::vector<std::uint64_t> owners(view.size());
   const Shared fetch = std::make_shared<Fetch>(++last_, generation_, ended_ != since, table, keys);
   under_way_.push_back(fetch);
   Ending ending(*this, fetch);
   flights.begin(view, fetch->number, owners.data());
-  std::vector<std::uint64_t> numbers = owners;
-  std::ranges::sort(numbers);
-  numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
+  std::vector<std::uint64_t> numbers = distinct_of(owners);
   std::vector<Shared> theirs;  // all of them before anything of Python is made: meanwhile others may end
   for (const std::uint64_t number : numbers) {
     if (number == fetch->number) continue;
@@ -181,9 +180,7 @@ py::object Fetches::ask(const py::object& table, const py::array& keys, std::uin
       theirs.push_back(other);
     }
   }
-  numbers = owners;
-  std::ranges::sort(numbers);
-  numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
+  numbers = distinct_of(owners);
   const bool ours = theirs.size() < numbers.size();
   py::list others;
   for (const Shared& other : theirs) {
@@ -247,9 +244,9 @@ void bind_fetches(py::module_& module) {
                     "Whether the call that asked ended before there was an answer: ask again.")
       .def_readwrite("order", &Fetch::order, "Of `keys`, for who looks keys up in them.")
       .def_property_readonly("settled", &Fetch::settled)
-      .def("settle", &Fetch::settle, py::arg("fetched"), py::arg("fault"),
+      .def("settle", &Fetch::settle, "fetched"_a, "fault"_a,
            "Says what came of it, and wakes those who wait. Only the first time counts.")
-      .def("wait", &Fetch::wait, py::arg("seconds"),
+      .def("wait", &Fetch::wait, "seconds"_a,
            "Returns whether it is settled, for which it waits some seconds, or with None as long as it "
            "takes.");
   py::class_<Handed>(module, "Handed", "A fetch for another thread; it ends when nobody holds this any more.")
@@ -257,19 +254,17 @@ void bind_fetches(py::module_& module) {
       .def("drop", &Handed::end, "Ends it without running it.");
   py::class_<Fetches, std::shared_ptr<Fetches>>(module, "Fetches", "Fetches that are under way.")
       .def(py::init<>())
-      .def("ask", &Fetches::ask, py::arg("table"), py::arg("keys"), py::arg("since"), py::arg("work"),
+      .def("ask", &Fetches::ask, "table"_a, "keys"_a, "since"_a, "work"_a,
            "Begins a fetch of uint64 [N] distinct `keys` that nobody fetches yet, and returns what "
-           "`work(mine, "
-           "at, others)` returns: the fetch (None: all keys are others'), int64 where its keys stand (None: "
-           "it "
-           "has all), and (fetch, positions) of others. The fetch ends with the call, also by an exception, "
-           "unless it was handed over.")
+           "`work(mine, at, others)` returns: the fetch (None: all keys are others'), int64 where its keys "
+           "stand (None: it has all), and (fetch, positions) of others. The fetch ends with the call, also "
+           "by an exception, unless it was handed over.")
       .def(
           "hand_over",
           [](const std::shared_ptr<Fetches>& self, const Shared& fetch, py::object work) {
             return std::make_unique<Handed>(self, fetch, std::move(work));
           },
-          py::arg("fetch"), py::arg("work"), "In `work` of `ask`: a fetch for another thread to run.")
+          "fetch"_a, "work"_a, "In `work` of `ask`: a fetch for another thread to run.")
       .def("reset", &Fetches::reset, "In a child process: forgets fetches, whose threads are not here.")
       .def_property_readonly("ended", &Fetches::ended,
                              "How many have ended: to be read before a lookup, and handed to `ask`.")

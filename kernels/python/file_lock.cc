@@ -5,15 +5,11 @@
 
 #include <cerrno>
 #include <stdexcept>
-#include <string>
 
 #include "bindings.h"
 #include "cache/after_fork.h"
-#include "released_gil.h"
 
 namespace pepnet::python {
-
-namespace py = pybind11;
 
 namespace {
 
@@ -21,7 +17,7 @@ namespace {
 // interpreter's stack: no exception comes between taking the lock and the object that lets go, and none that
 // leaves a `with` behind keeps it, although a traceback keeps the frames. A forked child closes its copy, or
 // it would hold the lock on: it is of all copies of a descriptor.
-class FileLock final : cache::Forked {
+class FileLock final : cache::ForkHandler {
  public:
   FileLock(const py::object& path, int flags, bool wait, bool fresh)
       : given_(py::reinterpret_steal<py::object>(PyOS_FSPath(path.ptr()))),
@@ -113,8 +109,8 @@ class FileLock final : cache::Forked {
 void bind_file_lock(py::module_& module) {
   py::class_<FileLock>(module, "FileLock",
                        "A file or directory, opened and locked by flock while a `with` is in it.")
-      .def(py::init<const py::object&, int, bool, bool>(), py::arg("path"), py::arg("flags"),
-           py::arg("wait") = true, py::arg("fresh") = false,
+      .def(py::init<const py::object&, int, bool, bool>(), "path"_a, "flags"_a, "wait"_a = true,
+           "fresh"_a = false,
            "Opens nothing yet. flags: of os.open. wait: for who has the lock; else that is BlockingIOError. "
            "fresh: with O_CREAT; a file that is there, and that nobody has locked, is removed: the one that "
            "is locked is new.")

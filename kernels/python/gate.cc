@@ -4,12 +4,8 @@
 #include <chrono>
 #include <memory>
 #include <thread>
-#include <utility>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
-#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -135,7 +131,7 @@ void bind_gate(py::module_& module) {
           [](const std::shared_ptr<Gate>& gate, py::object unless) {
             return std::make_unique<Gate::Alone>(gate, std::move(unless));
           },
-          py::arg("unless") = py::none(),
+          "unless"_a = py::none(),
           "Returns a context manager that waits until everybody else has left, and is True then. The thread "
           "may enter again. With `unless`, which is asked while it waits, it is False when that says True, "
           "and holds nothing.")

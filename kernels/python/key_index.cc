@@ -3,38 +3,29 @@
 #include <memory>
 
 #include "arrays.h"
-#include "bindings.h"
-#include "released_gil.h"
 
 namespace pepnet::python {
 
 namespace {
 
 std::unique_ptr<KeyIndex> make(const py::array& keys) {
-  const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
+  const auto view = keys_of(keys);
   const ReleasedGil released;
   return std::make_unique<KeyIndex>(view);
 }
 
 py::array_t<std::int64_t> find(const KeyIndex& index, const py::array& keys) {
-  const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
-  py::array_t<std::int64_t> positions(static_cast<py::ssize_t>(view.size()));
-  std::int64_t* out = positions.mutable_data();
-  {
-    const ReleasedGil released;
-    index.find(view, out);
-  }
-  return positions;
+  const auto view = keys_of(keys);
+  return filled<std::int64_t>(view.size(), [&](std::int64_t* positions) { index.find(view, positions); });
 }
 
 }  // namespace
 
 void bind_key_index(py::module_& module) {
   py::class_<KeyIndex>(module, "KeyIndex", "Key → position; built once, read by any number of threads.")
-      .def(py::init(&make), py::arg("keys"),
+      .def(py::init(&make), "keys"_a,
            "Indexes uint64 [N] keys in any order. ValueError for a key that comes twice.")
-      .def("find", &find, py::arg("keys"),
-           "uint64 [n] → int64 [n]: the position of each key, -1 where absent.")
+      .def("find", &find, "keys"_a, "uint64 [n] → int64 [n]: the position of each key, -1 where absent.")
       .def("__len__", &KeyIndex::size)
       .def_property_readonly("memory_bytes", &KeyIndex::memory_bytes);
 }

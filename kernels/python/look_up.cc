@@ -1,13 +1,7 @@
-#include <pybind11/stl.h>
-
 #include <memory>
-#include <optional>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
 #include "cache/row_overlay.h"
-#include "released_gil.h"
 #include "row_cache.h"
 
 namespace pepnet::python {
@@ -20,12 +14,10 @@ class Overlay {
   Overlay(const py::array& keys, const py::array& rows, const std::optional<py::array>& gone,
           const std::optional<py::array>& expires)
       : rows_(rows), gone_(gone), expires_(expires) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const RowsView view = rows_of("rows", rows);
-    if (view.type != RowType::kFloat32 || view.count != wanted.size()) {
-      throw py::value_error("rows: expected float32 [" + std::to_string(wanted.size()) + ", dim], got " +
-                            describe(rows));
-    }
+    if (view.type != RowType::kFloat32 || view.count != wanted.size())
+      refuse("rows", "float32 [" + std::to_string(wanted.size()) + ", dim]", rows);
     const auto* const deleted = optional_of<std::uint8_t>("gone", gone, wanted.size());
     const auto* const until = optional_of<double>("expires", expires, wanted.size());
     const ReleasedGil released;
@@ -33,12 +25,9 @@ class Overlay {
   }
 
   py::array_t<std::int64_t> find(const py::array& keys) const {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
-    py::array_t<std::int64_t> positions(static_cast<py::ssize_t>(wanted.size()));
-    std::int64_t* const out = positions.mutable_data();
-    const ReleasedGil released;
-    overlay_->index().find(wanted, out);
-    return positions;
+    const auto wanted = keys_of(keys);
+    return filled<std::int64_t>(wanted.size(),
+                                [&](std::int64_t* out) { overlay_->index().find(wanted, out); });
   }
 
   const RowOverlay& overlay() const { return *overlay_; }
@@ -59,7 +48,7 @@ struct Job {
   std::optional<Bags> bags;
   Outcome* outcomes;
 
-  Answered run(bool counted) const {
+  OverlayLookup run(bool counted) const {
     if (bags) check_offsets(bags->offsets, keys.size());
     if (overlay == nullptr) {
       return {bags ? cache->lookup_pool(keys, bags->offsets, bags->pooling, out, outcomes, counted)
@@ -105,7 +94,7 @@ py::list look_up(const py::list& jobs, bool counted) {
   parsed.reserve(jobs.size());
   const py::tuple kept(jobs);  // whatever becomes of the list meanwhile
   for (const py::handle& job : kept) parsed.push_back(job_of(job));
-  std::vector<Answered> answers(parsed.size());
+  std::vector<OverlayLookup> answers(parsed.size());
   {
     const ReleasedGil released;
     for (std::size_t i = 0; i < parsed.size(); ++i) answers[i] = parsed[i].run(counted);
@@ -122,12 +111,12 @@ void bind_look_up(py::module_& module) {
   py::class_<Overlay>(module, "RowOverlay", "Changed rows in front of a cache. Never changed itself.")
       .def(py::init<const py::array&, const py::array&, const std::optional<py::array>&,
                     const std::optional<py::array>&>(),
-           py::arg("keys"), py::arg("rows"), py::arg("gone") = py::none(), py::arg("expires") = py::none(),
+           "keys"_a, "rows"_a, "gone"_a = py::none(), "expires"_a = py::none(),
            "uint64 [N], float32 [N, dim]; uint8 [N] not 0 for a deletion; float64 [N] Unix seconds.")
-      .def("find", &Overlay::find, py::arg("keys"),
+      .def("find", &Overlay::find, "keys"_a,
            "uint64 [n] → int64 [n]: the position of each key, -1 where absent.");
   module.def(
-      "look_up", &look_up, py::arg("jobs"), py::arg("counted") = true,
+      "look_up", &look_up, "jobs"_a, "counted"_a = true,
       "Does (cache, overlay or None, default_row, keys, out, offsets or None, pooling, outcomes) of each "
       "job, as RowCache.lookup or lookup_pool for what the overlay has not; returns (hits, keys of the "
       "overlay, of these default rows) of each.");

@@ -1,17 +1,10 @@
 // Columns of plain numbers to the keys and dense values of their fields, all in one call: with fifty columns
 // Python takes longer to look at them one by one than a GPU for the scores.
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
 
-#include <optional>
 #include <tuple>
-#include <utility>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
 #include "encode/number_column.h"
-#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -43,8 +36,7 @@ std::optional<NumberColumn> given_of(const py::handle& given, std::size_t rows) 
     throw py::type_error("columns: expected arrays or None, got " +
                          std::string(py::str(py::type::of(given))));
   const auto array = py::reinterpret_borrow<py::array>(given);
-  if (array.ndim() == 1 && static_cast<std::size_t>(array.shape(0)) != rows)
-    throw py::value_error("columns: expected " + std::to_string(rows) + " rows, got " + describe(array));
+  if (array.ndim() == 1 && length(array) != rows) refuse("columns", std::to_string(rows) + " rows", array);
   return column_of(array);
 }
 
@@ -136,12 +128,10 @@ NumberColumns make_columns(
 
 py::array_t<double> log1p_of(const py::array& values) {
   const PackedArray<double> given = vector_of<double>("values", values);
-  py::array_t<double> out(static_cast<py::ssize_t>(given.size()));
-  double* const to = out.mutable_data();
-  const ReleasedGil released;
-  for (std::size_t i = 0; i < given.size(); ++i) to[i] = given[i];
-  signed_log1p(to, given.size(), to);
-  return out;
+  return filled<double>(given.size(), [&](double* out) {
+    for (std::size_t i = 0; i < given.size(); ++i) out[i] = given[i];
+    signed_log1p(out, given.size(), out);
+  });
 }
 
 }  // namespace
@@ -151,12 +141,12 @@ void bind_number_columns(py::module_& module) {
       module, "NumberColumns",
       "Which of `id_columns` columns each field of ids reads, and its table's number; of each dense column "
       "whether log1p comes first, and (mean, std).")
-      .def(py::init(&make_columns), py::arg("id_columns"), py::arg("uses"), py::arg("dense"))
-      .def("read", &NumberColumns::read, py::arg("ids"), py::arg("dense"), py::arg("rows"),
+      .def(py::init(&make_columns), "id_columns"_a, "uses"_a, "dense"_a)
+      .def("read", &NumberColumns::read, "ids"_a, "dense"_a, "rows"_a,
            "An array [rows], or None, for each column -> uint64 keys of each use, float32 values of each "
            "dense column, and which columns of both were left out, with nothing in their place: those that "
            "are no arrays of plain numbers, no ids below 2^48, or not finite.");
-  module.def("signed_log1p", &log1p_of, py::arg("values"),
+  module.def("signed_log1p", &log1p_of, "values"_a,
              "float64 [n] -> sign(x) log(1 + |x|), finite values only.");
 }
 

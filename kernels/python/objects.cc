@@ -2,16 +2,11 @@
 // does.
 #include <pybind11/numpy.h>
 
-#include <string>
-#include <utility>
-
 #include "bindings.h"
 
 namespace pepnet::python {
 
 namespace {
-
-namespace py = pybind11;
 
 // A bag is one list deep. Arrow follows lists as deep as they go, and a list that holds itself until its
 // stack ends.
@@ -80,10 +75,9 @@ std::pair<bool, bool> numpy_inside(const py::object& values) {
 }  // namespace
 
 void bind_objects(py::module_& module) {
-  module.def("numpy_inside", &numpy_inside, py::arg("values"),
+  module.def("numpy_inside", &numpy_inside, "values"_a,
              "(whether Python objects hold dates or durations of NumPy, whether they hold arrays of a "
-             "subclass, such "
-             "as masked ones). Raises TypeError for values too deep in each other.");
+             "subclass, such as masked ones). Raises TypeError for values too deep in each other.");
 }
 
 }  // namespace pepnet::python

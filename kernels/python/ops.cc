@@ -1,17 +1,11 @@
 // Every op of every table, on NumPy arrays: for tests, benchmarks and people with a network of their own.
-#include <pybind11/stl.h>
 
 #include <cstring>
-#include <iterator>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
+#include "cpu/named.h"
 #include "dense/dispatch.h"
 #include "packed_weights.h"
-#include "released_gil.h"
 #include "rows/half.h"
 
 namespace pepnet::python {
@@ -24,15 +18,14 @@ FloatArray floats(std::size_t rows, std::size_t columns) {
   return FloatArray({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)});
 }
 
-[[noreturn]] void refuse(const std::string& what) { throw py::value_error(what); }
+[[noreturn]] void reject(const std::string& what) { throw py::value_error(what); }
 
-Epilogue epilogue_named(const std::string& name) {
-  constexpr const char* kNames[] = {"linear", "relu", "gate", "gate_times", "relu_times", "relu_gated"};
-  for (std::size_t i = 0; i < std::size(kNames); ++i) {
-    if (name == kNames[i]) return static_cast<Epilogue>(i);
-  }
-  refuse("epilogue: expected linear, relu, gate, gate_times, relu_times or relu_gated, got '" + name + "'");
-}
+constexpr Named<Epilogue> kEpilogues[] = {{"linear", Epilogue::linear},
+                                          {"relu", Epilogue::relu},
+                                          {"gate", Epilogue::gate},
+                                          {"gate_times", Epilogue::gate_times},
+                                          {"relu_times", Epilogue::relu_times},
+                                          {"relu_gated", Epilogue::relu_gated}};
 
 // Rows of activations in the format of a table, with all that `Rows` points to.
 class Activations {
@@ -101,21 +94,21 @@ class OpsView {
     const PackedMatrix& w = packed.matrix;
     const MatrixView x = activations_of("a", a, packed, "packed");
     Product call;
-    call.epilogue = epilogue_named(epilogue);
+    call.epilogue = value_named("epilogue", kEpilogues, epilogue);
     call.gamma = gamma;
     call.rows = x.rows;
     call.panel_begin = panel_begin;
     call.panel_end = panel_end.value_or(w.panels);
     if (call.panel_begin > call.panel_end || call.panel_end > w.panels) {
-      refuse("panels: expected a range within 0 to " + std::to_string(w.panels) + ", got " +
+      reject("panels: expected a range within 0 to " + std::to_string(w.panels) + ", got " +
              std::to_string(panel_begin) + " to " + std::to_string(call.panel_end));
     }
     if (k_begin % k_multiple(ops_.precision) != 0 || k_begin > w.in) {
-      refuse("k_begin: expected a multiple of " + std::to_string(k_multiple(ops_.precision)) + " up to " +
+      reject("k_begin: expected a multiple of " + std::to_string(k_multiple(ops_.precision)) + " up to " +
              std::to_string(w.in) + ", got " + std::to_string(k_begin));
     }
     if (k_begin != 0 && ops_.precision == Precision::int8) {
-      refuse("k_begin: expected 0 with int8, got " + std::to_string(k_begin));
+      reject("k_begin: expected 0 with int8, got " + std::to_string(k_begin));
     }
     call.main.w = &w;
     call.main.k_begin = k_begin;
@@ -148,19 +141,19 @@ class OpsView {
 
   FloatArray mix(const py::array& z, const py::array& h) const {
     const MatrixView logits = matrix_of("z", z);
-    if (!py::isinstance<FloatArray>(h)) throw py::type_error("h: expected float32, got " + describe(h));
-    if (h.ndim() != 3 || (h.flags() & py::array::c_style) == 0 || logits.columns == 0 ||
-        reinterpret_cast<std::uintptr_t>(h.data()) % alignof(float) != 0 ||
-        static_cast<std::size_t>(h.shape(0)) != logits.columns ||
-        static_cast<std::size_t>(h.shape(1)) != logits.rows) {
-      refuse("h: expected aligned [" + std::to_string(logits.columns) + ", " + std::to_string(logits.rows) +
-             ", width] without gaps for at least one expert, got " + describe(h));
+    expect_type<float>("h", h);
+    if (h.ndim() != 3 || !is_packed(h) || logits.columns == 0 || !is_aligned<float>(h) ||
+        length(h) != logits.columns || length(h, 1) != logits.rows) {
+      refuse("h",
+             "aligned [" + std::to_string(logits.columns) + ", " + std::to_string(logits.rows) +
+                 ", width] without gaps for at least one expert",
+             h);
     }
     Mix call;
     call.z = logits.data;
     call.z_stride = logits.stride;
     call.h = static_cast<const float*>(h.data());
-    call.width = static_cast<std::size_t>(h.shape(2));
+    call.width = length(h, 2);
     call.h_stride = call.width;
     call.expert_stride = call.width * logits.rows;
     call.experts = logits.columns;
@@ -183,26 +176,22 @@ class OpsView {
     const PackedArray<float> given = default_of("w", w, x.columns);
     std::vector<float> weights(given.size());
     for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = given[i];
-    FloatArray result(static_cast<py::ssize_t>(x.rows));
-    float* const to = result.mutable_data();
-    const ReleasedGil released;
-    ops_.score(x.data, x.stride, weights.data(), b, x.columns, x.rows, to, 1);
-    return result;
+    return filled<float>(x.rows, [&](float* to) {
+      ops_.score(x.data, x.stride, weights.data(), b, x.columns, x.rows, to, 1);
+    });
   }
 
   FloatArray sigmoid(const py::array& x) const {
     const PackedArray<float> given = vector_of<float>("x", x);
-    FloatArray result(static_cast<py::ssize_t>(given.size()));
-    float* const to = result.mutable_data();
-    const ReleasedGil released;
-    for (std::size_t i = 0; i < given.size(); ++i) to[i] = given[i];
-    ops_.sigmoid(to, given.size(), to);
-    return result;
+    return filled<float>(given.size(), [&](float* to) {
+      for (std::size_t i = 0; i < given.size(); ++i) to[i] = given[i];
+      ops_.sigmoid(to, given.size(), to);
+    });
   }
 
   FloatArray convert(const py::array& x) const {
     const MatrixView given = matrix_of("x", x);
-    if (ops_.activation == Activation::u8) refuse(std::string(ops_.how) + ": expected quantize, got convert");
+    if (ops_.activation == Activation::u8) reject(std::string(ops_.how) + ": expected quantize, got convert");
     FloatArray result = floats(given.rows, given.columns);
     float* const to = result.mutable_data();
     const ReleasedGil released;
@@ -214,7 +203,7 @@ class OpsView {
 
   py::tuple quantize(const py::array& x) const {
     const MatrixView given = matrix_of("x", x);
-    if (ops_.activation != Activation::u8) refuse(std::string(ops_.how) + ": expected convert, got quantize");
+    if (ops_.activation != Activation::u8) reject(std::string(ops_.how) + ": expected convert, got quantize");
     const Activations rows(ops_, given);
     py::array_t<std::uint8_t> bytes(
         {static_cast<py::ssize_t>(given.rows), static_cast<py::ssize_t>(given.columns)});
@@ -232,13 +221,10 @@ class OpsView {
                             const char* packed_name) const {
     const MatrixView view = matrix_of(name, array);
     if (packed.matrix.precision != ops_.precision) {
-      refuse(std::string(packed_name) + ": expected weights packed as " + name_of(ops_.precision) + ", got " +
+      reject(std::string(packed_name) + ": expected weights packed as " + name_of(ops_.precision) + ", got " +
              name_of(packed.matrix.precision));
     }
-    if (view.columns != packed.in) {
-      refuse(std::string(name) + ": expected " + std::to_string(packed.in) + " columns, got " +
-             describe(array));
-    }
+    if (view.columns != packed.in) refuse(name, std::to_string(packed.in) + " columns", array);
     return view;
   }
 
@@ -246,7 +232,7 @@ class OpsView {
   Lines init_of(const std::optional<py::array>& init, const PackedMatrix& w, Operands& operands) const {
     Lines padded(w.panels * kPanel * sizeof(float));
     if (!init) return padded;
-    if (ops_.precision == Precision::int8) refuse("init: expected none with int8");
+    if (ops_.precision == Precision::int8) reject("init: expected none with int8");
     const PackedArray<float> given = default_of("init", *init, w.out);
     for (std::size_t i = 0; i < given.size(); ++i) padded.as<float>()[i] = given[i];
     operands.init = padded.as<float>();
@@ -257,14 +243,12 @@ class OpsView {
                            Product& call) {
     const bool times = call.epilogue == Epilogue::gate_times || call.epilogue == Epilogue::relu_times;
     if (times != mul.has_value()) {
-      refuse("mul: expected with gate_times and relu_times, and only there; the epilogue is " + epilogue);
+      reject("mul: expected with gate_times and relu_times, and only there; the epilogue is " + epilogue);
     }
     if (!times) return;
     const MatrixView view = matrix_of("mul", *mul);
-    if (view.rows != call.rows || view.columns != out) {
-      refuse("mul: expected [" + std::to_string(call.rows) + ", " + std::to_string(out) + "], got " +
-             describe(*mul));
-    }
+    if (view.rows != call.rows || view.columns != out)
+      refuse("mul", "[" + std::to_string(call.rows) + ", " + std::to_string(out) + "]", *mul);
     call.mul = view.data;
     call.mul_stride = view.stride;
   }
@@ -273,12 +257,12 @@ class OpsView {
                        Product& call) const {
     const bool gated = call.epilogue == Epilogue::relu_gated;
     if (gated != extras.gate_a.has_value() || gated != (extras.gate_packed != nullptr)) {
-      refuse("gate_a, gate_packed: expected with relu_gated, and only there; the epilogue is " + epilogue);
+      reject("gate_a, gate_packed: expected with relu_gated, and only there; the epilogue is " + epilogue);
     }
     if (!gated) return {};
     const MatrixView view = activations_of("gate_a", *extras.gate_a, *extras.gate_packed, "gate_packed");
     if (view.rows != call.rows || extras.gate_packed->matrix.out != out) {
-      refuse("gate_a, gate_packed: expected " + std::to_string(call.rows) + " rows and " +
+      reject("gate_a, gate_packed: expected " + std::to_string(call.rows) + " rows and " +
              std::to_string(out) + " columns, got " + std::to_string(view.rows) + " and " +
              std::to_string(extras.gate_packed->matrix.out));
     }
@@ -289,18 +273,13 @@ class OpsView {
   static void take_copy(const std::optional<py::array>& copy, std::size_t panels, Product& call) {
     if (!copy) return;
     const OutView view = out_of("copy", *copy, call.rows, panels * kPanel);
-    if (view.stride < 0) refuse("copy: expected rows in ascending order, got " + describe(*copy));
+    if (view.stride < 0) refuse("copy", "rows in ascending order", *copy);
     call.out2 = view.data;
     call.out2_stride = static_cast<std::size_t>(view.stride);
   }
 
   const Ops& ops_;
 };
-
-std::string activation_of(const OpsView& view) {
-  constexpr const char* kNames[] = {"f32", "bf16", "u8"};
-  return kNames[static_cast<std::size_t>(view.table().activation)];
-}
 
 }  // namespace
 
@@ -310,12 +289,14 @@ void bind_ops(py::module_& module) {
       [](const std::string& isa, const std::string& precision) {
         return OpsView(ops_for(isa_named(isa), precision_named(precision)));
       },
-      py::arg("isa"), py::arg("precision") = "fp32",
+      "isa"_a, "precision"_a = "fp32",
       "The table of an instruction set and a precision. ValueError, saying why, where it cannot run here.");
   py::class_<OpsView>(module, "Ops", "The ops of one instruction set in one precision, each on its own.")
       .def_property_readonly("isa", [](const OpsView& o) { return name_of(o.table().isa); })
       .def_property_readonly("precision", [](const OpsView& o) { return name_of(o.table().precision); })
-      .def_property_readonly("activation", &activation_of, "What products read: f32, bf16 or u8.")
+      .def_property_readonly(
+          "activation", [](const OpsView& o) { return name_of(o.table().activation); },
+          "What products read: f32, bf16 or u8.")
       .def_property_readonly("how", [](const OpsView& o) { return o.table().how; })
       .def(
           "product",
@@ -329,21 +310,20 @@ void bind_ops(py::module_& module) {
             return ops.product(a, packed, epilogue, gamma, extras, k_begin, panel_begin, panel_end, bf16_out,
                                padded);
           },
-          py::arg("a"), py::arg("packed"), py::arg("epilogue") = "linear", py::kw_only(),
-          py::arg("mul") = py::none(), py::arg("gamma") = 1.0F, py::arg("gate_a") = py::none(),
-          py::arg("gate_packed") = py::none(), py::arg("init") = py::none(), py::arg("k_begin") = 0,
-          py::arg("panel_begin") = 0, py::arg("panel_end") = py::none(), py::arg("bf16_out") = false,
-          py::arg("padded") = false, py::arg("copy") = py::none(),
+          "a"_a, "packed"_a, "epilogue"_a = "linear", py::kw_only(), "mul"_a = py::none(), "gamma"_a = 1.0F,
+          "gate_a"_a = py::none(), "gate_packed"_a = py::none(), "init"_a = py::none(), "k_begin"_a = 0,
+          "panel_begin"_a = 0, "panel_end"_a = py::none(), "bf16_out"_a = false, "padded"_a = false,
+          "copy"_a = py::none(),
           "epilogue(a·w + b) for float32 a [B, in], which is rounded or quantized as the table reads it → "
           "float32 [B, columns of the panels asked for].")
-      .def("mix", &OpsView::mix, py::arg("z"), py::arg("h"),
+      .def("mix", &OpsView::mix, "z"_a, "h"_a,
            "Σ_e softmax(z)_e h_e for float32 z [B, E] and h [E, B, width] → [B, width].")
-      .def("score", &OpsView::score, py::arg("h"), py::arg("w"), py::arg("b"),
+      .def("score", &OpsView::score, "h"_a, "w"_a, "b"_a,
            "sigmoid(h·w + b) for float32 h [B, n] and w [n] → [B].")
-      .def("sigmoid", &OpsView::sigmoid, py::arg("x"), "float32 [n] → float32 [n].")
-      .def("convert", &OpsView::convert, py::arg("x"),
+      .def("sigmoid", &OpsView::sigmoid, "x"_a, "float32 [n] → float32 [n].")
+      .def("convert", &OpsView::convert, "x"_a,
            "float32 [B, n] as products read it: rounded to bf16 or left alone.")
-      .def("quantize", &OpsView::quantize, py::arg("x"),
+      .def("quantize", &OpsView::quantize, "x"_a,
            "float32 [B, n] → uint8 [B, n], float32 scale [B], int32 zero [B]; x ≈ scale · (byte − zero).");
 }
 

@@ -1,19 +1,11 @@
 #include "packed_weights.h"
 
-#include <pybind11/stl.h>
-
 #include <cmath>
 #include <memory>
-#include <optional>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
 #include "dense/dispatch.h"
 #include "dense/pack.h"
-#include "released_gil.h"
 #include "rows/half.h"
 
 namespace pepnet::python {
@@ -31,9 +23,7 @@ void expect_finite(const char* name, const float* values, std::size_t count, std
 std::unique_ptr<PackedWeights> pack_array(const py::array& w, const std::optional<py::array>& b,
                                           const std::string& precision) {
   const MatrixView from = matrix_of("w", w);
-  if (from.rows == 0 || from.columns == 0) {
-    throw py::value_error("w: expected [in, out] of at least one row and column, got " + describe(w));
-  }
+  if (from.rows == 0 || from.columns == 0) refuse("w", "[in, out] of at least one row and column", w);
   std::vector<float> bias(from.columns, 0.0F);
   if (b) {
     const PackedArray<float> given = default_of("b", *b, from.columns);
@@ -81,25 +71,17 @@ std::optional<py::array_t<float>> scale_of(const PackedWeights& packed) {
 py::list isas() {
   py::list result;
   for (const Candidate& candidate : candidates()) {
-    py::dict entry;
-    entry["isa"] = name_of(candidate.isa);
-    entry["precision"] = name_of(candidate.precision);
-    entry["built"] = candidate.ops != nullptr;
-    entry["usable"] = candidate.usable;
-    entry["how"] = candidate.ops == nullptr ? "" : candidate.ops->how;
-    entry["why"] = candidate.why;
-    result.append(entry);
+    result.append(py::dict("isa"_a = name_of(candidate.isa), "precision"_a = name_of(candidate.precision),
+                           "built"_a = candidate.ops != nullptr, "usable"_a = candidate.usable,
+                           "how"_a = candidate.ops == nullptr ? "" : candidate.ops->how,
+                           "why"_a = candidate.why));
   }
   return result;
 }
 
 py::dict choice(const std::string& precision, const std::string& isa) {
   const Choice chosen = choose(precision_named(precision), isa);
-  py::dict result;
-  result["isa"] = name_of(chosen.ops->isa);
-  result["how"] = chosen.ops->how;
-  result["why"] = chosen.why;
-  return result;
+  return py::dict("isa"_a = name_of(chosen.ops->isa), "how"_a = chosen.ops->how, "why"_a = chosen.why);
 }
 
 }  // namespace
@@ -107,10 +89,10 @@ py::dict choice(const std::string& precision, const std::string& isa) {
 void bind_packed_weights(py::module_& module) {
   module.def("isas", &isas, "Every instruction set and precision: isa, precision, built, usable, how, why.");
   module.def(
-      "choose", &choice, py::arg("precision"), py::arg("isa") = "",
+      "choose", &choice, "precision"_a, "isa"_a = "",
       "The kernels that run: isa, how, why. `isa`, PEPNET_ISA, or the widest that is usable, in this order; "
       "ValueError for one that cannot run here.");
-  module.def("pack", &pack_array, py::arg("w"), py::arg("b") = py::none(), py::arg("precision") = "fp32",
+  module.def("pack", &pack_array, "w"_a, "b"_a = py::none(), "precision"_a = "fp32",
              "float32 [in, out] weights and float32 [out] bias, laid out for products in a precision.");
   py::class_<PackedWeights>(module, "PackedMatrix", "Weights and bias as the kernels read them.")
       .def_property_readonly("shape",

@@ -1,12 +1,7 @@
 #include <algorithm>
-#include <cstdint>
 #include <memory>
-#include <utility>
-#include <vector>
 
 #include "arrays.h"
-#include "bindings.h"
-#include "released_gil.h"
 
 namespace pepnet::python {
 
@@ -88,14 +83,14 @@ void bind_pins(py::module_& module) {
            [](const Pins::Hold& hold) { return hold.pin == nullptr ? py::none() : hold.pin->object; })
       .def("__exit__", [](Pins::Hold& hold, const py::args&) { hold.leave(); });
   py::class_<Pins>(module, "Pins", "The object that new calls get, and earlier ones that calls still use.")
-      .def(py::init<py::object>(), py::arg("first"))
-      .def("use", &Pins::use, py::arg("work"),
-           "Returns `work(object, *args)` with the newest, which counts as in use until that has returned or "
-           "raised.")
+      .def(py::init<py::object>(), "first"_a)
+      .def("use", &Pins::use, "work"_a,
+           "Returns `work(object, *args)` with the newest, which counts as in use until that has returned "
+           "or raised.")
       .def(
           "pinned", [](Pins& self) { return std::make_unique<Pins::Hold>(self); }, py::keep_alive<0, 1>(),
           "Returns a context manager: the newest is in use until it is left, or nobody holds it.")
-      .def("put", &Pins::put, py::arg("object"), py::arg("same"),
+      .def("put", &Pins::put, "object"_a, "same"_a,
            "Gives another one to calls that begin from here on. Returns its number: with `same` that of the "
            "one before.")
       .def("oldest", &Pins::oldest, "Returns the lowest number that a call uses, or else the newest.")

@@ -1,25 +1,15 @@
 #include "row_cache.h"
 
-#include <pybind11/stl.h>
-
-#include <optional>
-#include <stdexcept>
-#include <utility>
-#include <vector>
-
 #include "arrays.h"
-#include "bindings.h"
-#include "names.h"
-#include "released_gil.h"
 
 namespace pepnet::python {
 
 namespace {
 
-constexpr std::pair<const char*, CacheRow> kTypes[] = {{"float32", CacheRow::kFloat32},
-                                                       {"float16", CacheRow::kFloat16},
-                                                       {"bfloat16", CacheRow::kBfloat16},
-                                                       {"int8", CacheRow::kInt8}};
+constexpr Named<CacheRow> kTypes[] = {{"float32", CacheRow::kFloat32},
+                                      {"float16", CacheRow::kFloat16},
+                                      {"bfloat16", CacheRow::kBfloat16},
+                                      {"int8", CacheRow::kInt8}};
 
 FieldRule rule_of(const py::dict& given) {
   FieldRule rule;
@@ -48,44 +38,43 @@ FieldRule rule_of(const py::dict& given) {
   return rule;
 }
 
-template <class T, class Get>
-py::array_t<T> column(const std::vector<EntryInfo>& infos, Get&& get) {
-  py::array_t<T> array(static_cast<py::ssize_t>(infos.size()));
-  T* out = array.mutable_data();
-  for (std::size_t i = 0; i < infos.size(); ++i) out[i] = get(infos[i]);
+template <class Field>
+py::array_t<Field> column(const std::vector<EntryInfo>& infos, Field EntryInfo::* field) {
+  py::array_t<Field> array(static_cast<py::ssize_t>(infos.size()));
+  Field* out = array.mutable_data();
+  for (const EntryInfo& info : infos) *out++ = info.*field;
   return array;
 }
 
 py::dict columns_of(const std::vector<EntryInfo>& infos) {
-  py::dict result;
-  result["outcome"] =
-      column<std::uint8_t>(infos, [](const EntryInfo& i) { return static_cast<std::uint8_t>(i.outcome); });
-  result["tombstone"] = column<bool>(infos, [](const EntryInfo& i) { return i.tombstone; });
-  result["high_priority"] = column<bool>(infos, [](const EntryInfo& i) { return i.high_priority; });
-  result["scored"] = column<bool>(infos, [](const EntryInfo& i) { return i.scored; });
-  result["version"] = column<std::uint64_t>(infos, [](const EntryInfo& i) { return i.version; });
-  result["expires"] = column<double>(infos, [](const EntryInfo& i) { return i.expires; });
-  result["score"] = column<float>(infos, [](const EntryInfo& i) { return i.score; });
-  return result;
+  py::array_t<std::uint8_t> outcomes(static_cast<py::ssize_t>(infos.size()));
+  std::uint8_t* outcome = outcomes.mutable_data();
+  for (const EntryInfo& info : infos) *outcome++ = static_cast<std::uint8_t>(info.outcome);
+  return py::dict(
+      "outcome"_a = outcomes, "tombstone"_a = column(infos, &EntryInfo::tombstone),
+      "high_priority"_a = column(infos, &EntryInfo::high_priority),
+      "scored"_a = column(infos, &EntryInfo::scored), "version"_a = column(infos, &EntryInfo::version),
+      "expires"_a = column(infos, &EntryInfo::expires), "score"_a = column(infos, &EntryInfo::score));
 }
 
 class Cache {
  public:
   Cache(std::size_t dim, std::size_t capacity_bytes, const std::string& policy, const std::string& dtype,
         std::size_t max_rows, double beta, double r, double interval, double admission, double tombstone_ttl,
-        double negative_ttl, std::uint64_t seed, const std::vector<py::dict>& fields) {
-    options_.dim = dim;
-    options_.capacity_bytes = capacity_bytes;
-    options_.policy = named("policy", kPolicies, policy);
-    options_.type = named("dtype", kTypes, dtype);
-    options_.max_rows = max_rows;
-    options_.beta = beta;
-    options_.r = r;
-    options_.interval = interval;
-    options_.admission = admission;
-    options_.tombstone_ttl = tombstone_ttl;
-    options_.negative_ttl = negative_ttl;
-    options_.seed = seed;
+        double negative_ttl, std::uint64_t seed, const std::vector<py::dict>& fields)
+      : options_{.dim = dim,
+                 .type = value_named("dtype", kTypes, dtype),
+                 .capacity_bytes = capacity_bytes,
+                 .policy = value_named("policy", kPolicies, policy),
+                 .max_rows = max_rows,
+                 .beta = beta,
+                 .r = r,
+                 .interval = interval,
+                 .admission = admission,
+                 .tombstone_ttl = tombstone_ttl,
+                 .negative_ttl = negative_ttl,
+                 .seed = seed,
+                 .fields = {}} {
     for (const py::dict& field : fields) options_.fields.push_back(rule_of(field));
     const ReleasedGil released;
     cache_ = RowCache::make(options_);
@@ -93,7 +82,7 @@ class Cache {
 
   std::size_t lookup(const py::array& keys, const py::array& out, const std::optional<py::array>& outcomes,
                      bool counted) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const OutView target = out_of("out", out, wanted.size(), options_.dim);
     auto* const answers = outcomes_of<Outcome>("outcomes", outcomes, wanted.size());
     const ReleasedGil released;
@@ -102,7 +91,7 @@ class Cache {
 
   std::size_t lookup_pool(const py::array& keys, const py::array& offsets, const std::string& pooling,
                           const py::array& out, const std::optional<py::array>& outcomes, bool counted) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const Bags bags = bags_of(offsets, pooling);
     const OutView target = out_of("out", out, bags.count, options_.dim);
     auto* const answers = outcomes_of<Outcome>("outcomes", outcomes, wanted.size());
@@ -115,12 +104,10 @@ class Cache {
                     const std::optional<py::array>& versions, const std::optional<py::array>& expires,
                     bool update, const std::optional<py::array>& results, bool restore,
                     const std::optional<py::array>& earned, bool put, bool known) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const MatrixView values = matrix_of("rows", rows);
-    if (values.rows != wanted.size() || values.columns != options_.dim) {
-      throw py::value_error("rows: expected [" + std::to_string(wanted.size()) + ", " +
-                            std::to_string(options_.dim) + "], got " + describe(rows));
-    }
+    if (values.rows != wanted.size() || values.columns != options_.dim)
+      refuse("rows", "[" + std::to_string(wanted.size()) + ", " + std::to_string(options_.dim) + "]", rows);
     const RowBatch batch{wanted,
                          values.data,
                          static_cast<std::ptrdiff_t>(values.stride),
@@ -134,26 +121,26 @@ class Cache {
     Write how = restore ? Write::kRestore : Write::kInsert;
     if (update) how = known ? Write::kUpdateKnown : Write::kUpdate;
     if (put) how = known ? Write::kPutKnown : Write::kPut;
-    auto* const what = outcomes_of<Written>("results", results, wanted.size());
+    auto* const what = outcomes_of<WriteResult>("results", results, wanted.size());
     const ReleasedGil released;
     return cache_->write(batch, how, what);
   }
 
   std::size_t forget(const py::array& keys) {
-    const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const ReleasedGil released;
     return cache_->forget(wanted);
   }
 
   void mark_absent(const py::array& keys) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const ReleasedGil released;
     cache_->mark_absent(wanted);
   }
 
   std::size_t erase(const py::array& keys, const py::array& versions,
                     const std::optional<py::array>& expires) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const auto* const of = optional_of<std::uint64_t>("versions", versions, wanted.size());
     const auto* const until = optional_of<double>("expires", expires, wanted.size());
     const ReleasedGil released;
@@ -161,14 +148,14 @@ class Cache {
   }
 
   std::size_t feedback(const py::array& keys, const py::array& positive) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const bool* const labels = optional_of<bool>("positive", positive, wanted.size());
     const ReleasedGil released;
     return cache_->feedback(wanted, labels);
   }
 
   py::dict peek(const py::array& keys) const {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     std::vector<EntryInfo> infos(wanted.size());
     {
       const ReleasedGil released;
@@ -178,8 +165,8 @@ class Cache {
   }
 
   std::size_t replay(const py::array& keys, const std::optional<py::array>& hits) {
-    const auto wanted = vector_of<std::uint64_t>("keys", keys);
-    bool* const flags = hits ? flags_of("hits", *hits, wanted.size()) : nullptr;
+    const auto wanted = keys_of(keys);
+    bool* const flags = flags_of("hits", hits, wanted.size());
     const ReleasedGil released;
     return cache_->replay(wanted, flags);
   }
@@ -195,34 +182,20 @@ class Cache {
       part = cache_->part(index);
     }
     py::dict result = columns_of(part.infos);
-    const auto size = static_cast<py::ssize_t>(part.keys.size());
-    result["keys"] = py::array_t<std::uint64_t>(size, part.keys.data());
-    result["order"] = py::array_t<std::uint64_t>(size, part.order.data());
-    result["rows"] = py::array_t<float>({size, static_cast<py::ssize_t>(options_.dim)}, part.rows.data());
+    result["keys"] = array_of(part.keys);
+    result["order"] = array_of(part.order);
+    result["rows"] = array_of(part.rows).reshape({-1, static_cast<int>(options_.dim)});
     return result;
   }
 
   py::dict stats() const {
-    const CacheStats s = cache_->stats();
+    const CacheStats stats = cache_->stats();
     py::dict result;
-    result["hits"] = s.hits;
-    result["misses"] = s.misses;
-    result["negative_hits"] = s.negative_hits;
-    result["inserted"] = s.inserted;
-    result["replaced"] = s.replaced;
-    result["stale"] = s.stale;
-    result["rejected_admission"] = s.rejected_admission;
-    result["rejected_share"] = s.rejected_share;
-    result["rejected_priority"] = s.rejected_priority;
-    result["updates_applied"] = s.updates_applied;
-    result["updates_stale"] = s.updates_stale;
-    result["evicted_expired"] = s.evicted_expired;
-    result["evicted_policy"] = s.evicted_policy;
-    result["evicted_share"] = s.evicted_share;
-    result["erased"] = s.erased;
-    result["rows"] = s.rows;
-    result["negatives"] = s.negatives;
-    result["tombstones"] = s.tombstones;
+    result["hits"] = stats.hits;
+    result["misses"] = stats.misses;
+    result["negative_hits"] = stats.negative_hits;
+    for (std::size_t i = 0; i < kEntryCounterNames.size(); ++i)
+      result[kEntryCounterNames[i]] = stats.*kEntryCounters<std::uint64_t>[i];
     return result;
   }
 
@@ -236,8 +209,6 @@ class Cache {
 
 }  // namespace
 
-RowCache& core_of(const py::object& row_cache) { return row_cache.cast<const Cache&>().cache(); }
-
 CoreOf core_and_dim_of(const py::handle& row_cache) {
   const auto& found = row_cache.cast<const Cache&>();
   return {&found.cache(), found.options().dim};
@@ -248,57 +219,52 @@ void bind_row_cache(py::module_& module) {
                     "Rows of the ids that matter, in a fixed number of bytes. Safe from any thread.")
       .def(py::init<std::size_t, std::size_t, const std::string&, const std::string&, std::size_t, double,
                     double, double, double, double, double, std::uint64_t, const std::vector<py::dict>&>(),
-           py::arg("dim"), py::arg("capacity_bytes"), py::arg("policy") = "lru", py::arg("dtype") = "float32",
-           py::kw_only(), py::arg("max_rows") = 0, py::arg("beta") = 0.1, py::arg("r") = 3.0,
-           py::arg("interval") = 86400.0, py::arg("admission") = 1.0, py::arg("tombstone_ttl") = 3600.0,
-           py::arg("negative_ttl") = 60.0, py::arg("seed") = 0, py::arg("fields") = std::vector<py::dict>())
-      .def("lookup", &Cache::lookup, py::arg("keys"), py::arg("out"), py::arg("outcomes") = py::none(),
-           py::arg("counted") = true,
+           "dim"_a, "capacity_bytes"_a, "policy"_a = "lru", "dtype"_a = "float32", py::kw_only(),
+           "max_rows"_a = 0, "beta"_a = 0.1, "r"_a = 3.0, "interval"_a = 86400.0, "admission"_a = 1.0,
+           "tombstone_ttl"_a = 3600.0, "negative_ttl"_a = 60.0, "seed"_a = 0,
+           "fields"_a = std::vector<py::dict>())
+      .def("lookup", &Cache::lookup, "keys"_a, "out"_a, "outcomes"_a = py::none(), "counted"_a = true,
            "Writes the rows that are there to float32 [N, dim] `out`, and to uint8 [N] `outcomes` 0 for a "
-           "miss, 1 for "
-           "a row, 2 for an id known not to exist; returns how many rows were written.")
-      .def("lookup_pool", &Cache::lookup_pool, py::arg("keys"), py::arg("offsets"), py::arg("pooling"),
-           py::arg("out"), py::arg("outcomes") = py::none(), py::arg("counted") = true,
-           "Writes the mean or sum of each bag's rows to float32 [B, dim] `out`; bags with a key that has no "
-           "row are "
-           "left undefined. Returns how many rows were found.")
-      .def("write", &Cache::write, py::arg("keys"), py::arg("rows"), py::arg("scores") = py::none(),
-           py::arg("versions") = py::none(), py::arg("expires") = py::none(), py::arg("update") = false,
-           py::arg("results") = py::none(), py::arg("restore") = false, py::arg("earned") = py::none(),
-           py::arg("put") = false, py::arg("known") = false,
+           "miss, 1 for a row, 2 for an id known not to exist; returns how many rows were written.")
+      .def("lookup_pool", &Cache::lookup_pool, "keys"_a, "offsets"_a, "pooling"_a, "out"_a,
+           "outcomes"_a = py::none(), "counted"_a = true,
+           "Writes the mean or sum of each bag's rows to float32 [B, dim] `out`; bags with a key that has "
+           "no row are left undefined. Returns how many rows were found.")
+      .def("write", &Cache::write, "keys"_a, "rows"_a, "scores"_a = py::none(), "versions"_a = py::none(),
+           "expires"_a = py::none(), "update"_a = false, "results"_a = py::none(), "restore"_a = false,
+           "earned"_a = py::none(), "put"_a = false, "known"_a = false,
            "Inserts or replaces rows of older (or, without `update`, equal) versions; returns how many. "
-           "uint8 [N] "
-           "`results`: 0 stale, 1 inserted, 2 replaced, 3 rejected. `restore`: rows that were in a cache "
-           "before are "
-           "admitted for certain, with their scores; bool [N] `earned`: those whose score is of accesses. "
-           "`put`: whatever version is there; `known`, of an update or a put: only where anything is.")
-      .def("forget", &Cache::forget, py::arg("keys"),
+           "uint8 [N] `results`: 0 stale, 1 inserted, 2 replaced, 3 rejected. `restore`: rows that were in "
+           "a cache before are admitted for certain, with their scores; bool [N] `earned`: those whose "
+           "score is of accesses. `put`: whatever version is there; `known`, of an update or a put: only "
+           "where anything is.")
+      .def("forget", &Cache::forget, "keys"_a,
            "Lets go of what is known of the keys: the store is asked next. Returns how many were there.")
-      .def("mark_absent", &Cache::mark_absent, py::arg("keys"),
+      .def("mark_absent", &Cache::mark_absent, "keys"_a,
            "Remembers for negative_ttl that there are no such ids.")
-      .def("erase", &Cache::erase, py::arg("keys"), py::arg("versions"), py::arg("expires") = py::none(),
+      .def("erase", &Cache::erase, "keys"_a, "versions"_a, "expires"_a = py::none(),
            "Deletes rows of older or equal versions and leaves tombstones; returns how many applied.")
-      .def("feedback", &Cache::feedback, py::arg("keys"), py::arg("positive"),
+      .def("feedback", &Cache::feedback, "keys"_a, "positive"_a,
            "Counts samples that contained the ids; returns how many were resident.")
-      .def("peek", &Cache::peek, py::arg("keys"), "What is known of each key, touching and counting nothing.")
-      .def("replay", &Cache::replay, py::arg("keys"), py::arg("hits") = py::none(),
+      .def("peek", &Cache::peek, "keys"_a, "What is known of each key, touching and counting nothing.")
+      .def("replay", &Cache::replay, "keys"_a, "hits"_a = py::none(),
            "Looks keys up one by one and inserts what misses; returns how many hit.")
       .def_property_readonly("parts", [](const Cache& c) { return c.cache().parts(); })
-      .def("part", &Cache::part, py::arg("index"), "The entries of one part, consistent with each other.")
+      .def("part", &Cache::part, "index"_a, "The entries of one part, consistent with each other.")
       .def_property_readonly(
           "floor", [](const Cache& c) { return c.cache().floor(); },
           "The highest version that was evicted: of keys that are not here, only newer updates are taken.")
       .def(
-          "raise_floor", [](Cache& c, std::uint64_t version) { c.cache().raise_floor(version); },
-          py::arg("version"), "Takes no update as old as `version` of keys that are not here.")
+          "raise_floor", [](Cache& c, std::uint64_t version) { c.cache().raise_floor(version); }, "version"_a,
+          "Takes no update as old as `version` of keys that are not here.")
       .def(
           "clear", [](Cache& c) { c.cache().clear(); }, py::call_guard<ReleasedGil>())
       .def(
-          "set_time", [](Cache& c, double now) { c.cache().set_time(now); }, py::arg("now"),
+          "set_time", [](Cache& c, double now) { c.cache().set_time(now); }, "now"_a,
           "Unix seconds from here on; nan: the clock's again.")
       .def(
           "step_wall_clock", [](Cache& c, double seconds) { c.cache().step_wall_clock(seconds); },
-          py::arg("seconds"), "As if the wall clock had been set, by so many seconds in all: for tests.")
+          "seconds"_a, "As if the wall clock had been set, by so many seconds in all: for tests.")
       .def_property_readonly(
           "time", [](const Cache& c) { return c.cache().unix_time(); }, "Unix seconds.")
       .def_property_readonly(

@@ -1,8 +1,5 @@
 #include "arrays.h"
-#include "bindings.h"
-#include "released_gil.h"
 #include "rows/gather.h"
-#include "rows/pool.h"
 
 namespace pepnet::python {
 
@@ -47,11 +44,10 @@ std::size_t pool_rows(const py::array& rows, const py::array& positions, const p
 
 void bind_rows(py::module_& module) {
   module.def(
-      "gather", &gather_rows, py::arg("rows"), py::arg("positions"), py::arg("default_row"), py::arg("out"),
+      "gather", &gather_rows, "rows"_a, "positions"_a, "default_row"_a, "out"_a,
       "out[i] = rows[positions[i]] as float32, default_row where the position is -1; returns how many were.");
   module.def(
-      "pool", &pool_rows, py::arg("rows"), py::arg("positions"), py::arg("offsets"), py::arg("pooling"),
-      py::arg("default_row"), py::arg("out"),
+      "pool", &pool_rows, "rows"_a, "positions"_a, "offsets"_a, "pooling"_a, "default_row"_a, "out"_a,
       "out[b] = mean or sum of the rows of bag b, zeros for an empty one; returns how many were unknown.");
 }
 

@@ -1,11 +1,6 @@
-#include <pybind11/stl.h>
-
 #include <bit>
-#include <cstdint>
-#include <optional>
 
 #include "arrays.h"
-#include "bindings.h"
 
 namespace pepnet::python {
 
@@ -44,7 +39,7 @@ std::optional<py::array_t<bool>> rows_without_probability(const py::array& score
 }  // namespace
 
 void bind_score_check(py::module_& module) {
-  module.def("rows_without_probability", &rows_without_probability, py::arg("scores"),
+  module.def("rows_without_probability", &rows_without_probability, "scores"_a,
              "float32 [B, T] → bool [B], true where a score is no number in [0, 1]; None where all are.");
 }
 

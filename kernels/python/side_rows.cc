@@ -1,15 +1,6 @@
 #include "encode/side_rows.h"
 
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-
-#include <utility>
-#include <vector>
-
 #include "arrays.h"
-#include "bindings.h"
-#include "released_gil.h"
-#include "rows/key_index.h"
 
 namespace pepnet::python {
 
@@ -18,13 +9,9 @@ namespace {
 // An aligned [rows, width] matrix of T without gaps, which stays as it is.
 template <class T>
 const T* whole_matrix(const char* name, const py::array& array, std::size_t rows) {
-  if (!py::isinstance<py::array_t<T>>(array))
-    throw py::type_error(std::string(name) + ": expected " + type_name<T>() + ", got " + describe(array));
-  if (array.ndim() != 2 || static_cast<std::size_t>(array.shape(0)) != rows ||
-      (array.flags() & py::array::c_style) == 0 ||
-      reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0)
-    throw py::value_error(std::string(name) + ": expected [" + std::to_string(rows) +
-                          ", fields] without gaps, got " + describe(array));
+  expect_type<T>(name, array);
+  if (array.ndim() != 2 || length(array) != rows || !is_packed(array) || !is_aligned<T>(array))
+    refuse(name, "[" + std::to_string(rows) + ", fields] without gaps", array);
   return static_cast<const T*>(array.data());
 }
 
@@ -36,15 +23,14 @@ class SideRows {
         rows_(index_.size() + 1),
         ids_(whole_matrix<std::uint64_t>("ids", ids, rows_)),
         dense_(whole_matrix<float>("dense", dense, rows_)),
-        id_fields_(static_cast<std::size_t>(ids.shape(1))),
-        dense_fields_(static_cast<std::size_t>(dense.shape(1))),
+        id_fields_(length(ids, 1)),
+        dense_fields_(length(dense, 1)),
         held_(py::make_tuple(ids, dense, bags)) {
     for (const auto& [bag_keys, offsets] : bags) {
       const BagsView view{vector_of<std::uint64_t>("bag keys", bag_keys),
                           vector_of<std::int64_t>("bag offsets", offsets)};
       if (view.offsets.size() != rows_ + 1)
-        throw py::value_error("bag offsets: expected [" + std::to_string(rows_ + 1) + "], got " +
-                              describe(offsets));
+        refuse("bag offsets", "[" + std::to_string(rows_ + 1) + "]", offsets);
       check_offsets(view.offsets, view.keys.size());
       bags_.push_back(view);
     }
@@ -52,7 +38,7 @@ class SideRows {
 
   py::tuple take(const py::array& keys, const std::vector<std::size_t>& ids,
                  const std::vector<std::size_t>& dense, const std::vector<std::size_t>& bags) const {
-    const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     check_fields("ids", ids, id_fields_);
     check_fields("dense", dense, dense_fields_);
     check_fields("bags", bags, bags_.size());
@@ -80,12 +66,8 @@ class SideRows {
     }
     py::list picked;
     for (std::size_t i = 0; i < bags.size(); ++i) {
-      py::array_t<std::uint64_t> bag_keys(static_cast<py::ssize_t>(sizes[i]));
-      std::uint64_t* const out = bag_keys.mutable_data();
-      {
-        const ReleasedGil released;
-        pick_keys(bags_[bags[i]], positions.data(), count, out);
-      }
+      auto bag_keys = filled<std::uint64_t>(
+          sizes[i], [&](std::uint64_t* out) { pick_keys(bags_[bags[i]], positions.data(), count, out); });
       picked.append(py::make_tuple(std::move(bag_keys), offsets[i]));
     }
     return py::make_tuple(std::move(id_columns), std::move(dense_columns), std::move(picked));
@@ -114,12 +96,12 @@ void bind_side_rows(py::module_& module) {
   py::class_<SideRows>(module, "SideRows", "A side table's rows by entity; read by any number of threads.")
       .def(py::init<const py::array&, const py::array&, const py::array&,
                     const std::vector<std::pair<py::array, py::array>>&>(),
-           py::arg("keys"), py::arg("ids"), py::arg("dense"), py::arg("bags"),
+           "keys"_a, "ids"_a, "dense"_a, "bags"_a,
            "uint64 [N] entities; uint64 [N+1, fields] and float32 [N+1, fields], the last row of an entity "
            "that is not there; (uint64 keys, int64 [N+2] offsets) of each field of bags. Nothing is copied.")
-      .def("take", &SideRows::take, py::arg("keys"), py::arg("ids"), py::arg("dense"), py::arg("bags"),
-           "uint64 [B] entities and places of fields -> uint64 [ids, B], float32 [dense, B], "
-           "[(keys, int64 [B+1] offsets)].");
+      .def("take", &SideRows::take, "keys"_a, "ids"_a, "dense"_a, "bags"_a,
+           "uint64 [B] entities and places of fields -> uint64 [ids, B], float32 [dense, B], [(keys, int64 "
+           "[B+1] offsets)].");
 }
 
 }  // namespace pepnet::python

@@ -1,15 +1,7 @@
-#include <pybind11/stl.h>
-
 #include <atomic>
-#include <optional>
-#include <utility>
 
 #include "arrays.h"
-#include "bindings.h"
-#include "released_gil.h"
 #include "rows/gather.h"
-#include "rows/key_index.h"
-#include "rows/pool.h"
 
 namespace pepnet::python {
 
@@ -28,16 +20,16 @@ class Table {
 
   std::size_t lookup(const py::array& keys, const py::array& out,
                      const std::optional<py::array>& found) const {
-    const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const OutView target = out_of("out", out, wanted.size(), rows_.dim);
-    bool* const flags = found ? flags_of("found", *found, wanted.size()) : nullptr;
+    bool* const flags = flags_of("found", found, wanted.size());
     const ReleasedGil released;
     return counted(wanted.size(), pepnet::lookup(index_, rows_, wanted, default_, target, flags));
   }
 
   std::size_t pool(const py::array& keys, const py::array& offsets, const std::string& pooling,
                    const py::array& out) const {
-    const PackedArray<std::uint64_t> wanted = vector_of<std::uint64_t>("keys", keys);
+    const auto wanted = keys_of(keys);
     const Bags bags = bags_of(offsets, pooling);
     const OutView target = out_of("out", out, bags.count, rows_.dim);
     const ReleasedGil released;
@@ -53,10 +45,8 @@ class Table {
 
  private:
   static KeyIndex build(const py::array& keys, std::size_t rows) {
-    const PackedArray<std::uint64_t> view = vector_of<std::uint64_t>("keys", keys);
-    if (view.size() != rows) {
-      throw py::value_error("keys: expected " + std::to_string(rows) + ", one a row, got " + describe(keys));
-    }
+    const auto view = keys_of(keys);
+    if (view.size() != rows) refuse("keys", std::to_string(rows) + ", one a row", keys);
     const ReleasedGil released;
     return KeyIndex(view);
   }
@@ -82,14 +72,12 @@ class Table {
 void bind_table(py::module_& module) {
   py::class_<Table>(module, "Table",
                     "Rows by key: an index over keys and rows read in place. Safe from any thread.")
-      .def(py::init<const py::array&, py::array, py::array>(), py::arg("keys"), py::arg("rows"),
-           py::arg("default_row"),
+      .def(py::init<const py::array&, py::array, py::array>(), "keys"_a, "rows"_a, "default_row"_a,
            "uint64 [N] distinct keys; [N, dim] float32, float16 or uint16 (bfloat16); float32 [dim].")
-      .def("lookup", &Table::lookup, py::arg("keys"), py::arg("out"), py::arg("found") = py::none(),
+      .def("lookup", &Table::lookup, "keys"_a, "out"_a, "found"_a = py::none(),
            "Writes the row of each key to float32 [n, dim] `out`, the default row for an unknown one, and "
-           "whether it "
-           "was known to bool [n] `found`; returns how many were unknown.")
-      .def("pool", &Table::pool, py::arg("keys"), py::arg("offsets"), py::arg("pooling"), py::arg("out"),
+           "whether it was known to bool [n] `found`; returns how many were unknown.")
+      .def("pool", &Table::pool, "keys"_a, "offsets"_a, "pooling"_a, "out"_a,
            "Writes the mean or sum of each bag's rows to float32 [B, dim] `out`; returns how many keys were "
            "unknown.")
       .def("__len__", [](const Table& t) { return t.rows().count; })

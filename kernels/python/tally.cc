@@ -1,9 +1,4 @@
-#include <cstdint>
-#include <utility>
-#include <vector>
-
 #include "arrays.h"
-#include "bindings.h"
 
 namespace pepnet::python {
 
@@ -72,8 +67,7 @@ class Tally {
 void bind_tally(py::module_& module) {
   py::class_<Tally>(module, "Tally", "Sums of integers by key, in the order in which keys first came.")
       .def(py::init<>())
-      .def("add", &Tally::add, py::arg("items"),
-           "Adds, for each (key, (numbers…)), the numbers to the key's sums.")
+      .def("add", &Tally::add, "items"_a, "Adds, for each (key, (numbers…)), the numbers to the key's sums.")
       .def("read", &Tally::read, "Returns key → sums.");
 }
 

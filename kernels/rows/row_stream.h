@@ -1,4 +1,4 @@
-// The loop under every gather and pool: where rows are, asked for early, handed out in order.
+// The loop of every gather and pool: finds rows, prefetches them and returns them in order.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@
 
 namespace pepnet {
 
-// Positions that are known already. A source is asked twice about item i: `begin(i)` starts what takes time,
-// `end(i, begun)` gives the position kLookAhead items later.
+// Positions that are known already. A source has two steps for item i: `begin(i)` starts the search, `end(i,
+// begun)` returns the position kLookAhead items later.
 struct KnownPositions {
   PackedArray<std::int64_t> positions;
 

@@ -1,4 +1,4 @@
-// Views of the memory that rows come from and go to.
+// Views of memory: stored rows, and float32 rows that are written.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// What a worker is to the operating system.
+// Worker threads as the operating system sees them: signals, names, CPUs.
 #pragma once
 
 namespace pepnet::threads {

@@ -16,6 +16,7 @@ ROOMS: dict[str, set[str]] = {
     "cache": {"cpu", "threads", "rows"},
     "studies": {"rows", "cache"},
     "cuda": {"dense"},
+    "wheel": set(),
     "python": {"cpu", "rows", "encode", "dense", "cache", "studies", "cuda"},
 }
 #: Of Python's room the only file that may include the studies.

@@ -1,5 +1,4 @@
-// What becomes of a tile of sums before it leaves the first-level cache: bias, activation, gate, and
-// rounding.
+// The epilogue of a tile of sums while it is in the first-level cache: bias, activation, gate and rounding.
 //
 // The sums pass through a buffer of at most 3 KiB on the stack, so that one inner loop serves every epilogue;
 // the tile and what it is multiplied with are read once, the result is written once.

@@ -1,4 +1,4 @@
-// Work on single rows: rounding activations, mixing experts, the last layer.
+// Operations on single rows: rounding activations, mixing experts, the last layer.
 #pragma once
 
 #include "dense/generic/math.h"

@@ -16,40 +16,39 @@ inline float load_float(const char* p) {
   return x;
 }
 
-struct Float32Step {
+// Sums in float32.
+struct FloatSums {
   using Acc = Vec;
+  static constexpr bool kInteger = false;
+  static Acc start(const float* init) { return load(init); }
+  static Acc zero() { return splat(0.0F); }
+  static void keep(float* tile, Acc acc) { store(tile, acc); }
+};
+
+struct Float32Step : FloatSums {
   using Weights = Vec;
   using Value = Vec;
   static constexpr std::size_t kBytes = 4;
   static constexpr std::size_t kParts = 1;
-  static constexpr bool kInteger = false;
-  static Acc start(const float* init) { return load(init); }
-  static Acc zero() { return splat(0.0F); }
   static Weights weights(const char* line, std::size_t v, std::size_t) {
     return load(reinterpret_cast<const float*>(line) + v * kLanes);
   }
   static Value value(const char* a, std::size_t) { return splat(load_float(a)); }
   static Acc accumulate(Acc acc, Value a, Weights w) { return fma(a, w, acc); }
-  static void keep(float* tile, Acc acc) { store(tile, acc); }
 };
 
 // bf16 weights widened to float32, activations in float32: half the bytes of weights, no rounded activations.
-struct WidenedStep {
-  using Acc = Vec;
+struct WidenedStep : FloatSums {
   using Weights = Vec;
   using Value = Vec;
   static constexpr std::size_t kBytes = 8;
   static constexpr std::size_t kParts = 2;
-  static constexpr bool kInteger = false;
-  static Acc start(const float* init) { return load(init); }
-  static Acc zero() { return splat(0.0F); }
   static Weights weights(const char* line, std::size_t v, std::size_t part) {
     const char* const pairs = line + v * kLanes * 4;
     return part == 0 ? widen_even(pairs) : widen_odd(pairs);
   }
   static Value value(const char* a, std::size_t part) { return splat(load_float(a + part * 4)); }
   static Acc accumulate(Acc acc, Value a, Weights w) { return fma(a, w, acc); }
-  static void keep(float* tile, Acc acc) { store(tile, acc); }
 };
 
 }  // namespace

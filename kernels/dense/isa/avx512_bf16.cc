@@ -3,20 +3,17 @@
 
 #include "dense/generic/product.h"
 #include "dense/generic/rows.h"
+#include "dense/generic/steps.h"
 #include "dense/isa/tables.h"
 
 namespace pepnet {
 namespace {
 
-struct PairStep {
-  using Acc = __m512;
+struct PairStep : FloatSums {
   using Weights = __m512i;
   using Value = __m512i;
   static constexpr std::size_t kBytes = 4;
   static constexpr std::size_t kParts = 1;
-  static constexpr bool kInteger = false;
-  static Acc start(const float* init) { return load(init); }
-  static Acc zero() { return splat(0.0F); }
   static Weights weights(const char* line, std::size_t, std::size_t) { return _mm512_loadu_si512(line); }
   static Value value(const char* a, std::size_t) {
     std::int32_t pair;
@@ -32,13 +29,9 @@ struct PairStep {
     return _mm512_dpbf16_ps(acc, __builtin_bit_cast(__m512bh, a), __builtin_bit_cast(__m512bh, w));
 #endif
   }
-  static void keep(float* tile, Acc acc) { store(tile, acc); }
 };
 
 }  // namespace
-}  // namespace pepnet
-
-namespace pepnet {
 
 constinit const Ops kAvx512Bf16 = table(Isa::avx512, Precision::bf16, Activation::bf16, "vdpbf16ps",
                                         product_with<RegisterKernel<PairStep, 6, 4, 8>>);

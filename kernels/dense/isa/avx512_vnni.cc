@@ -28,9 +28,6 @@ struct QuadStep {
 };
 
 }  // namespace
-}  // namespace pepnet
-
-namespace pepnet {
 
 constinit const Ops kAvx512Int8 = table(Isa::avx512, Precision::int8, Activation::u8, "vpdpbusd",
                                         product_with<RegisterKernel<QuadStep, 6, 4, 8>>);

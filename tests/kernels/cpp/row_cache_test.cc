@@ -235,14 +235,14 @@ void put_asks_for_no_version() {
     const std::vector<float> rows(keys.size() * kDim, 2.0F);
     const std::uint64_t low[] = {3, 3, 3, 3};
     const RowBatch batch{view_of(keys), rows.data(), kDim, nullptr, low};
-    Written results[4];
+    WriteResult results[4];
     CHECK(cache->write(batch, Write::kUpdate, results) ==
           2);  // what says that there is none knows no version
-    CHECK(results[0] == Written::kStale && results[1] == Written::kStale);
+    CHECK(results[0] == WriteResult::kStale && results[1] == WriteResult::kStale);
     CHECK(cache->forget(view_of(unknown)) == 1);
     CHECK(cache->write(batch, Write::kPutKnown, results) == 3);
-    for (int i = 0; i < 3; ++i) CHECK(results[i] == Written::kReplaced);
-    CHECK(results[3] == Written::kRejected);
+    for (int i = 0; i < 3; ++i) CHECK(results[i] == WriteResult::kReplaced);
+    CHECK(results[3] == WriteResult::kRejected);
     EntryInfo infos[4];
     cache->peek(view_of(keys), infos);
     for (int i = 0; i < 3; ++i) CHECK(infos[i].outcome == Outcome::kRow && infos[i].version == 3);
@@ -250,11 +250,11 @@ void put_asks_for_no_version() {
     const std::vector<std::uint64_t> other = {5, 8};
     const std::uint64_t next[] = {4, 4};
     CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, low}, Write::kUpdateKnown, results) == 0);
-    CHECK(results[0] == Written::kStale && results[1] == Written::kRejected);
+    CHECK(results[0] == WriteResult::kStale && results[1] == WriteResult::kRejected);
     CHECK(cache->write({view_of(other), rows.data(), kDim, nullptr, next}, Write::kUpdateKnown, results) ==
           1);
-    CHECK(results[0] == Written::kReplaced && results[1] == Written::kRejected);
-    CHECK(cache->write(batch, Write::kPut, results) == 4 && results[3] == Written::kInserted);
+    CHECK(results[0] == WriteResult::kReplaced && results[1] == WriteResult::kRejected);
+    CHECK(cache->write(batch, Write::kPut, results) == 4 && results[3] == WriteResult::kInserted);
     CHECK(look(*cache, keys, kDim).rows == rows);
     const CacheStats stats = cache->stats();
     CHECK(stats.rows == 4 && stats.negatives == 0 && stats.tombstones == 0 && stats.updates_applied == 4);

@@ -45,7 +45,7 @@ Changed draw(std::mt19937_64& random, std::size_t count) {
 struct Expected {
   std::vector<float> rows;
   std::vector<Outcome> outcomes;
-  Answered answered;
+  OverlayLookup answered;
 };
 
 Expected one_by_one(RowCache& cache, const Changed& changed, bool with_gone, bool with_expires,
@@ -70,7 +70,7 @@ Expected one_by_one(RowCache& cache, const Changed& changed, bool with_gone, boo
   return expected;
 }
 
-bool same(const Answered& one, const Answered& other) {
+bool same(const OverlayLookup& one, const OverlayLookup& other) {
   return one.hits == other.hits && one.ours == other.ours && one.defaults == other.defaults;
 }
 
@@ -103,8 +103,8 @@ void looked_up(std::size_t changes, std::size_t count, std::uint64_t seed) {
   std::vector<float> out(count * kDim + count * 3, -9.0F);
   std::vector<Outcome> outcomes(count);
   const CacheStats before = cache->stats();
-  const Answered answered = overlay.lookup(*cache, {keys.data(), count}, {kDefault, kDim},
-                                           {out.data(), count, stride}, outcomes.data(), true);
+  const OverlayLookup answered = overlay.lookup(*cache, {keys.data(), count}, {kDefault, kDim},
+                                                {out.data(), count, stride}, outcomes.data(), true);
   CHECK(same(answered, expected.answered));
   CHECK(outcomes == expected.outcomes);
   for (std::size_t i = 0; i < count; ++i) {
@@ -155,7 +155,7 @@ void pooled(std::size_t changes, std::size_t count, bool all_there, std::uint64_
   for (const Pooling pooling : {Pooling::kMean, Pooling::kSum}) {
     std::vector<float> out(bags * kDim, -9.0F), right(bags * kDim);
     std::vector<Outcome> outcomes(keys.size());
-    const Answered answered =
+    const OverlayLookup answered =
         overlay.lookup_pool(*cache, {keys.data(), keys.size()}, {offsets.data(), offsets.size()}, pooling,
                             {kDefault, kDim}, {out.data(), bags, kDim}, outcomes.data(), true);
     CHECK(same(answered, expected.answered));

@@ -1,4 +1,4 @@
-// Making room: expired rows first, then whichever the policy values least in the two sets of the new key.
+// Eviction: expired rows first, then the row that the policy values least in the two sets of the new key.
 #include <algorithm>
 #include <utility>
 
@@ -31,19 +31,19 @@ std::uint64_t SetCache::key_at(std::uint32_t region, std::uint32_t word) const n
   return homes_.key_of((load_header(slot_at(region, word)).rest() << 16) | (word >> 16));
 }
 
-void SetCache::evict(Region& region, Room room, Reason reason) noexcept {
+void SetCache::evict(Region& region, Room room, EvictionReason reason) noexcept {
   const std::uint32_t word = room.set->hot[room.way].load(std::memory_order_relaxed);
   const std::uint32_t number = number_of(region);
   const SlotHeader header = load_header(slot_at(number, word));
   // An update of a row that is gone may be older than the row was: nobody remembers but this number.
   region.floor = std::max(region.floor, header.version);
-  if (options_.policy == CachePolicy::kS3Fifo && reason == Reason::kPolicy && has_row(word) &&
+  if (options_.policy == CachePolicy::kS3Fifo && reason == EvictionReason::kPolicy && has_row(word) &&
       (room.set->order[room.way].load(std::memory_order_relaxed) & kMain) == 0)
     remember_ghost(key_at(number, word));
   empty(region, room);
-  ++(reason == Reason::kExpired ? region.counts.evicted_expired
-     : reason == Reason::kShare ? region.counts.evicted_share
-                                : region.counts.evicted_policy);
+  ++(reason == EvictionReason::kExpired ? region.counts.evicted_expired
+     : reason == EvictionReason::kShare ? region.counts.evicted_share
+                                        : region.counts.evicted_policy);
 }
 
 void SetCache::empty(Region& region, Room room) noexcept {
@@ -64,18 +64,18 @@ bool SetCache::over_share(const NewRow& row) const noexcept {
 // A field at its share gives up a row of its own, if there is one in the two sets.
 SetCache::Room SetCache::replace_of_field(Region& region, const Home& home, const NewRow& row,
                                           double now) noexcept {
-  Reason reason = Reason::kPolicy;
+  EvictionReason reason = EvictionReason::kPolicy;
   const Room room = victim(region, home, now, true, table_of(row.key), reason);
   if (room.set == nullptr) {
     ++region.counts.rejected_share;
   } else {
-    evict(region, room, reason == Reason::kExpired ? reason : Reason::kShare);
+    evict(region, room, reason == EvictionReason::kExpired ? reason : EvictionReason::kShare);
   }
   return room;
 }
 
 SetCache::Room SetCache::make_room(Region& region, const Home& home, const NewRow& row, double now) noexcept {
-  Reason reason = Reason::kPolicy;
+  EvictionReason reason = EvictionReason::kPolicy;
   if (over_share(row)) return replace_of_field(region, home, row, now);
   // The first set while it has room to spare, for it is looked into first; then the one with more room, so
   // that few sets are full before most are.
@@ -130,11 +130,11 @@ SetCache::Room SetCache::plain_victim(Region& region, const Home& home) noexcept
 }
 
 SetCache::Room SetCache::victim(Region& region, const Home& home, double now, bool same_field,
-                                std::uint16_t table, Reason& reason) noexcept {
+                                std::uint16_t table, EvictionReason& reason) noexcept {
   if (!same_field && (scores() || options_.policy == CachePolicy::kLru)) {
     const Room plain = plain_victim(region, home);
     if (plain.set != nullptr) {
-      reason = Reason::kPolicy;
+      reason = EvictionReason::kPolicy;
       return plain;
     }
   }
@@ -163,11 +163,11 @@ SetCache::Room SetCache::victim(Region& region, const Home& home, double now, bo
       const auto way = static_cast<unsigned>(__builtin_ctz(ways));
       const std::uint32_t word = set.hot[way].load(std::memory_order_relaxed);
       if (!expiry.expired(load_header(slot_at(number, word)).expiry())) continue;
-      reason = Reason::kExpired;
+      reason = EvictionReason::kExpired;
       return {&set, way};
     }
   }
-  reason = Reason::kPolicy;
+  reason = EvictionReason::kPolicy;
   if ((open[0] | open[1]) == 0) return {};
   if (options_.policy == CachePolicy::kSieve) return sieve_victim(region, home, open[0], open[1]);
   if (options_.policy == CachePolicy::kS3Fifo) return s3fifo_victim(region, home, open[0], open[1]);
@@ -320,7 +320,7 @@ void SetCache::remove_expired(Region& region, double now) noexcept {
         if (is_empty(word) || (word & kExpires) == 0) continue;
         const std::uint16_t code = load_header(slot_at(number, word)).expiry();
         if (expiry.deadline(code) <= now) {
-          evict(region, {&set, way}, Reason::kExpired);
+          evict(region, {&set, way}, EvictionReason::kExpired);
         } else {
           least = std::min(least, Expiry::scale_of(code));
         }
@@ -331,17 +331,17 @@ void SetCache::remove_expired(Region& region, double now) noexcept {
   region.known = now;
 }
 
-void SetCache::tend(double now) noexcept {
-  const double due = tend_at_.load(std::memory_order_relaxed);
+void SetCache::sweep_expired(double now) noexcept {
+  const double due = sweep_due_.load(std::memory_order_relaxed);
   if (now < due) return;
   // Readers pass by while one thread does it, as long as the codes can be read without it.
-  std::unique_lock tending(tending_, std::defer_lock);
+  std::unique_lock sweeping(sweeping_, std::defer_lock);
   if (now < due + 512.0 * Expiry::kQuarter) {
-    if (!tending.try_lock()) return;
+    if (!sweeping.try_lock()) return;
   } else {
-    tending.lock();
+    sweeping.lock();
   }
-  if (now < tend_at_.load(std::memory_order_relaxed)) return;
+  if (now < sweep_due_.load(std::memory_order_relaxed)) return;
   double next = kNever;
   for (std::size_t i = 0; i < layout_.regions; ++i) {
     Region& region = regions_[i];
@@ -351,7 +351,7 @@ void SetCache::tend(double now) noexcept {
       next = std::min(next, now + Expiry::kUnitsBetween * Expiry::unit(region.least_scale));
   }
   // Rows written meanwhile are due no sooner than a pass that begins now.
-  tend_at_.store(std::min(next, now + Expiry::kUnitsBetween * Expiry::kQuarter), std::memory_order_relaxed);
+  sweep_due_.store(std::min(next, now + Expiry::kUnitsBetween * Expiry::kQuarter), std::memory_order_relaxed);
 }
 
 void SetCache::expect_expiry(Region& region, const NewRow& row, double now) noexcept {
@@ -364,16 +364,16 @@ void SetCache::expect_expiry(Region& region, const NewRow& row, double now) noex
   // enough.
   remove_expired(region, now);
   region.least_scale = std::min(region.least_scale, scale);
-  due_at(now + Expiry::kUnitsBetween * Expiry::unit(scale));
+  sweep_before(now + Expiry::kUnitsBetween * Expiry::unit(scale));
 }
 
-void SetCache::due_at(double when) noexcept {
-  double due = tend_at_.load(std::memory_order_relaxed);
-  while (when < due && !tend_at_.compare_exchange_weak(due, when, std::memory_order_relaxed)) {
+void SetCache::sweep_before(double when) noexcept {
+  double due = sweep_due_.load(std::memory_order_relaxed);
+  while (when < due && !sweep_due_.compare_exchange_weak(due, when, std::memory_order_relaxed)) {
   }
 }
 
-void SetCache::settle(Region& region, double now) noexcept {
+void SetCache::rebase_scores(Region& region, double now) noexcept {
   if (!scores()) return;
   const double landmark = region.landmark.load(std::memory_order_relaxed);
   const double height = gset_.height(now, landmark);

@@ -1,0 +1,55 @@
+// Sums or means of rows by bag, for items that come one by one.
+#pragma once
+
+#include <algorithm>
+
+#include "rows/packed.h"
+#include "rows/pool.h"
+
+namespace pepnet {
+
+// Adds up in the order and arithmetic of pepnet::pool. Offsets are held inside [first, last] as they are
+// read, once each: no value of theirs can lead outside.
+class BagSums {
+ public:
+  BagSums(PackedArray<std::int64_t> offsets, Pooling pooling, OutView out, std::size_t dim,
+          std::int64_t first, std::int64_t last) noexcept
+      : offsets_(offsets), pooling_(pooling), out_(out), dim_(dim), begin_(first), end_(first), last_(last) {
+    open();
+  }
+
+  // Where the values of an item are added; null past the last bag. Items come in ascending order.
+  float* target(std::size_t item) noexcept {
+    while (bag_ < out_.count && static_cast<std::int64_t>(item) >= end_) close();
+    return bag_ < out_.count ? out_.row(bag_) : nullptr;
+  }
+  void finish() noexcept {
+    while (bag_ < out_.count) close();
+  }
+
+ private:
+  void open() noexcept {
+    if (bag_ == out_.count) return;
+    std::fill_n(out_.row(bag_), dim_, 0.0F);
+    begin_ = end_;
+    end_ = std::clamp(offsets_[bag_ + 1], begin_, last_);
+  }
+  void close() noexcept {
+    const std::int64_t length = end_ - begin_;
+    if (pooling_ == Pooling::kMean && length > 1) {
+      const auto divisor = static_cast<float>(length);
+      float* const target = out_.row(bag_);
+      for (std::size_t d = 0; d < dim_; ++d) target[d] /= divisor;
+    }
+    ++bag_;
+    open();
+  }
+
+  PackedArray<std::int64_t> offsets_;
+  Pooling pooling_;
+  OutView out_;
+  std::size_t dim_, bag_ = 0;
+  std::int64_t begin_, end_, last_;
+};
+
+}  // namespace pepnet
