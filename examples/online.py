@@ -5,16 +5,11 @@
 One process trains: the first day as a whole, then pass by pass, each exposure once and in the order of the log. It
 publishes what each pass changed. A second process, online_serve.py, serves the same exposures with engines that follow:
 those of a pass first, by versions that have learnt the passes before it and nothing later; then the trainer publishes
-that pass. The second process never sees a label. Its engines differ in what they follow:
+that pass. The second process never sees a label. Its engines differ in what they follow.
 
-    frozen        nothing: the model of the first day          both             the log as it is published
-    dense only    weights, with the first day's rows           both, POLICY     the same with memory for a part of the
-    rows only     rows, with the first day's weights                            rows and no store behind it
-
-Time in the log is real, and so are the order of exposures and labels, the ids that appear, and all that is published
-and applied. The clock is not: two weeks pass in minutes, each side waits for the other, so that the figures do not
-depend on how fast a machine is; labels are all there when a pass ends; and cache and publisher are told the time of the
-log. Deltas take about 4 MB a pass in the temporary folder, which goes at the end.
+docs/online.md says which there are, what came out, and what is real here. The clock is not: each side waits for the
+other, so that the figures do not depend on how fast a machine is, and cache and publisher are told the time of the log.
+Deltas take about 4 MB a pass in the temporary folder, which goes at the end.
 """
 
 from __future__ import annotations

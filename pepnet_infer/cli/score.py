@@ -166,25 +166,15 @@ def _incomplete(summary: Summary, max_bad_rows: int | None) -> Iterator[str]:
 
 
 def _result(summary: Summary, engine: Engine, out: str) -> dict[str, Any]:
-    stats = engine.stats()
+    stats = dict(engine.stats())
     return {
         "out": out,
-        "rows": summary.rows,
-        "files": summary.files,
+        **vars(summary),
         "seconds": round(summary.seconds, 3),
         "rows_per_s": round(summary.rows_per_s, 1),
-        "skipped_rows": summary.skipped_rows,
-        "skipped": [str(path) for path in summary.skipped],
-        "null_rows": summary.null_rows,
-        "faults": summary.faults,
-        "unknown": summary.unknown,
-        "unavailable": summary.unavailable,
-        "unfinished": [str(path) for path in summary.unfinished],
-        "time_us": stats["time_us"],
-        "cache": stats["cache"],
-        "backend": stats["backend"],
-        "model_version": stats["model_version"],
-        "sync": stats["sync"],
+        "skipped": list(map(str, summary.skipped)),
+        "unfinished": list(map(str, summary.unfinished)),
+        **{name: stats[name] for name in ("time_us", "cache", "backend", "model_version", "sync")},
         "tasks": list(engine.tasks),
     }
 
