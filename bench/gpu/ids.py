@@ -16,6 +16,7 @@ from pepnet_infer.bench.harness.report import Table
 WIDTH, IDS, PRIOR = 40, 30, 3
 ROWS = 1 << 16  # of each field's table
 SHARES = {"rows on GPU": 0.0, "1 % missing": 0.01}  # way → of a batch's ids so many are not there
+RUNS = 20  # timed calls of each way, at least
 FROM_HOST = "rows from host"
 
 
@@ -61,10 +62,10 @@ def time_ids(
             device = checks.OnDevice(library, model_of(precision), host, {WIDTH: (IDS + 1) * ROWS * 3 // 2})
             devices[f"{precision}, {way}"] = device
             for field in fields[: IDS + 1]:
-                for first in range(0, ROWS, 1 << 15):
-                    device.insert(WIDTH, host.key(field.number, np.arange(first, first + (1 << 15))))
+                for part in np.array_split(np.arange(ROWS), max(1, ROWS >> 15)):
+                    device.insert(WIDTH, host.key(field.number, part))
         for rows in batches:
-            plan = Plan(20, seconds / (2 * len(batches)), warm_calls=1, warm_s=0.0, settle_s=0.0)
+            plan = Plan(RUNS, seconds / (2 * len(batches)), warm_calls=1, warm_s=0.0, settle_s=0.0)
             yield from _measure(checks, devices, plain, host, config, f"{precision}, {FROM_HOST}", rows, plan, say)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cuda_checks as checks
+import cuda_rows_checks
 import numpy as np
 import pytest
 import torch
@@ -18,9 +19,11 @@ import torch
 from pepnet_infer import Engine
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.cuda.backend import CudaBackend
-from pepnet_infer.backends.cuda.library import TILES, VARIABLE, CudaLibrary
+from pepnet_infer.backends.cuda.library import TILES, VARIABLE, CudaLibrary, CudaModel
+from pepnet_infer.bench.gpu import ids
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError
 from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 Reference = Callable[..., np.ndarray]
 
@@ -122,6 +125,21 @@ def test_the_script_for_a_gpu_machine_runs_its_checks(built: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert "right: a few, for a sanitizer" in ran.stdout
+
+
+def test_ids_are_timed_and_scored_as_rows_from_the_host(library: CudaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WIDTH": 8, "IDS": 2, "PRIOR": 1, "ROWS": 256, "RUNS": 2}.items():
+        monkeypatch.setattr(ids, name, value)
+    config = ModelConfig(InputWidths(19, 10, 8), layers=(16,), towers=(8,), experts=2)
+    tensors = checks.tensors_of(config)
+
+    def model_of(precision: str) -> CudaModel:
+        return library.model(config, checks.TASKS, tensors, precision == "bf16", 0, True)
+
+    rows = list(ids.time_ids(cuda_rows_checks, model_of, library, config, (4,), 0.0, lambda _: None))
+    ways = ("rows on GPU", "1 % missing", "rows from host")
+    assert [row["name"] for row in rows] == [f"{precision}, {way}" for precision in ("fp32", "bf16") for way in ways]
+    assert {(row["batch"], row["runs"]) for row in rows} == {(4, 2)}
 
 
 @pytest.fixture
