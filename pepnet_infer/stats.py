@@ -91,8 +91,8 @@ class FollowStats(TypedDict):
     """Rows of all deltas."""
     bytes: int
     """Bytes of all deltas."""
-    folded: int
-    """Deltas whose rows went down to the cache."""
+    written_back: int
+    """Deltas whose rows were written to store and cache, where calls looked for them first."""
     skipped: int
     """Deltas that led no further."""
     refused: dict[str, int]

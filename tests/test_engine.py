@@ -29,12 +29,14 @@ from pepnet_infer import (
     Engine,
     EngineStats,
     Features,
+    FollowStats,
     SchemaError,
     stats,
 )
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.sync import DirectoryLog
 
 Batch = dict[str, Any]
 
@@ -253,6 +255,12 @@ def test_stats_have_the_shape_that_is_documented(toy_bundle: Path, toy_batch: Ca
         for key, text in zip(keys[::2], keys[1::2], strict=True):
             assert isinstance(key, ast.AnnAssign)
             assert isinstance(text, ast.Expr), f"{shape.name}: {ast.unparse(key)} is not documented"
+
+
+def test_stats_of_following_have_the_shape_that_is_documented(toy_bundle: Path, tmp_path: Path) -> None:
+    with Engine.load(toy_bundle, threads=1, check="sizes") as engine:
+        engine.follow(DirectoryLog(tmp_path / "log", create=True))
+        _fits(engine.stats()["sync"], FollowStats)
 
 
 def _fits(found: Any, shape: Any) -> None:

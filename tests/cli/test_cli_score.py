@@ -142,6 +142,7 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
         (["in", "--out", "out", "--on-bad-row", "skip"], 2, "'skip' is not one of 'raise', 'null'"),
         (["in", "--out", "out", "--cache-bytes", "some"], 1, "ConfigError: capacity: expected bytes, as an integer"),
         (["in", "--out", "out", "--cache-policy", "fifo"], 2, "'fifo' is not one of 'lru', 'gset'"),
+        (["in", "--out", "out", "--device", "gpu"], 1, "ConfigError: device: expected cpu, cuda, cuda:N or auto, got"),
         (["in"], 2, "Missing option '--out'"),
         (["--out", "out"], 2, "Missing argument 'INPUT...'"),
     ],
