@@ -127,11 +127,11 @@ def _refused(key: str, value: object, kind: Any, refused: Exception) -> tuple[st
         return key, {"expected": "text in UTF-8", "got": quote(refused.object)}
     struct = next((one for one in _alternatives(kind) if _is_struct(one)), None)
     if struct is not None and isinstance(value, Mapping):
-        known = kinds_of(struct)
+        known = list(_by_key(struct))
         unknown = [name for name in value if name not in known]
         if unknown and _strict(struct):
             return key, f"unknown key {quote(unknown[0])}; known: {', '.join(known) or 'none'}"
-        if missing := [field.name for field in _fields(struct) if field.required and field.name not in value]:
+        if missing := [one.encode_name for one in _fields(struct) if one.required and one.encode_name not in value]:
             return key, f"missing key {missing[0]!r}"
     got = quote(value)
     if isinstance(value, list | tuple) and any(get_origin(one) in (list, tuple) for one in _alternatives(kind)):
@@ -152,7 +152,7 @@ def _parts(value: object, kind: Any) -> Iterator[tuple[str | int, object, Any]]:
     """Yields name or place, value and type of what is inside a value, as far as `kind` says what it should be."""
     origin, args = get_origin(kind), get_args(kind)
     if isinstance(value, Mapping) and _is_struct(kind):
-        yield from ((name, value[name], inside) for name, inside in kinds_of(kind).items() if name in value)
+        yield from ((name, value[name], inside) for name, inside in _by_key(kind).items() if name in value)
     elif isinstance(value, Mapping) and origin in (dict, Mapping):
         yield from ((name, part, args[1]) for name, part in value.items() if isinstance(name, str))
     elif isinstance(value, list | tuple) and origin in (list, tuple):
@@ -171,6 +171,12 @@ def _strict(struct: type) -> bool:
 def _fields(struct: type) -> tuple[types.Field, ...]:
     info = types.type_info(struct)
     return info.fields if isinstance(info, types.StructType | types.DataclassType) else ()
+
+
+def _by_key(struct: Any) -> dict[str, Any]:
+    """Returns the type of each field by the name that it has in a document."""
+    keys = {field.name: field.encode_name for field in _fields(struct)}
+    return {keys.get(name, name): kind for name, kind in kinds_of(struct).items()}
 
 
 def _joined(key: str, name: str | int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from pepnet_infer import ConfigError, PepnetError
 from pepnet_infer.checked import Options, Positive, check_option, convert, untrusted
@@ -88,3 +88,22 @@ def test_what_nobody_expected_of_content_is_the_error_asked_for() -> None:
         {}["no such key"]
     with pytest.raises(ConfigError), untrusted("t", BundleError):
         raise ConfigError("stays what it is")
+
+
+class Renamed(Struct, forbid_unknown_fields=True):
+    number: Annotated[int, Meta(ge=0)] = field(name="pass")
+    last: int
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"pass": -1, "last": 1}, "f: pass: expected an integer from 0, got -1"),
+        ({"last": 1}, "f: missing key 'pass'"),
+        ({"pass": 1}, "f: missing key 'last'"),
+        ({"pass": 1, "last": 1, "number": 1}, "f: unknown key 'number'; known: pass, last"),
+    ],
+)
+def test_keys_that_are_no_names_of_python_are_named(document: dict[str, Any], said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        convert("f", document, Renamed, BundleError)

@@ -48,7 +48,7 @@ class _Document(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedState:
     """What was on the disk."""
 
     model_version: int
@@ -117,7 +117,7 @@ class State:
         except BundleError as error:
             raise UpdateError.of(error, reason="state") from error
 
-    def load(self, schema_hash: str, books: Mapping[str, IdBook]) -> Saved | None:
+    def load(self, schema_hash: str, books: Mapping[str, IdBook]) -> SavedState | None:
         """Fills the books from what was saved; None where nothing was. Raises UpdateError for what is damaged."""
         if not self.path.exists():
             return None
@@ -130,7 +130,7 @@ class State:
                 raise
             raise UpdateError("state", f"{where}: expected a publisher's state, got: {error}") from error
 
-    def _load(self, where: str, schema_hash: str, books: Mapping[str, IdBook]) -> Saved:
+    def _load(self, where: str, schema_hash: str, books: Mapping[str, IdBook]) -> SavedState:
         data = read_document(self.path, _DOCUMENT)
         document: _Document = convert(where, data, _Document, BundleError)
         if document.schema_hash != schema_hash:
@@ -145,7 +145,7 @@ class State:
             intent = Intent(document.intent, noted)
         for name, book in books.items():  # when all is known to be right
             book.from_tensors(tensors[name])
-        return Saved(document.model_version, document.passes, intent)
+        return SavedState(document.model_version, document.passes, intent)
 
 
 def _read(path: Path, layout: Mapping[str, np.dtype[Any]], alike: Sequence[str]) -> dict[str, Array]:

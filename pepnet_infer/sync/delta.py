@@ -15,13 +15,16 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from pepnet_infer.bundle.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
+from pepnet_infer.checked import Finite, convert
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.delta_rows import check_rows, checked, read_rows, write_rows
@@ -50,6 +53,18 @@ class DeltaHead:
     model_version: int  #: the one that comes of it
     pass_number: int  #: of the training pass, from 0
     produced_at: float  #: Unix seconds by the producer's clock
+    schema_hash: str
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """`manifest.json`, but for its files. A key more is not another format."""
+
+    format: Literal["pepnet-delta"]
+    format_version: Literal[1]
+    base_version: int
+    model_version: int
+    pass_number: int = msgspec.field(name="pass")
+    produced_at: Finite
     schema_hash: str
 
 
@@ -204,22 +219,10 @@ def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:
     where = str(root / MANIFEST)
     try:
         document = read_document(root, MANIFEST)
-        kind = typed(where, document, "format", str)
-        version = typed(where, document, "format_version", int)
-        if (kind, version) != (FORMAT, FORMAT_VERSION):
-            raise UpdateError("format", f"{where}: expected {FORMAT} {FORMAT_VERSION}, got {kind[:80]} {version}")
-        produced = document.get("produced_at")
-        if isinstance(produced, bool) or not isinstance(produced, int | float) or abs(produced) > _LATEST:
-            raise UpdateError("format", f"{where}: produced_at: expected Unix seconds, got {produced!r:.80}")
-        head = DeltaHead(
-            typed(where, document, "base_version", int),
-            typed(where, document, "model_version", int),
-            typed(where, document, "pass", int),
-            float(produced),
-            typed(where, document, "schema_hash", str),
-        )
     except BundleError as error:
         raise UpdateError.of(error, reason="format") from error
+    said: _Manifest = convert(where, document, _Manifest, partial(UpdateError, "format"))
+    head = DeltaHead(said.base_version, said.model_version, said.pass_number, said.produced_at, said.schema_hash)
     check_head(where, head)
     return head, document
 

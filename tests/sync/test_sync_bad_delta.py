@@ -76,19 +76,23 @@ TWO_63 = "expected a version above its base's, both from 0 to 2\\^63 - 1, got"
 
 CASES: dict[str, tuple[Break, str, str]] = {
     # the head
-    "another format": (put("format", "pepnet-bundle"), "format", "expected pepnet-delta 1, got pepnet-bundle 1"),
-    "a newer format": (put("format_version", 2), "format", "expected pepnet-delta 1, got pepnet-delta 2"),
+    "another format": (
+        put("format", "pepnet-bundle"),
+        "format",
+        "format: expected .*pepnet-delta",
+    ),
+    "a newer format": (put("format_version", 2), "format", "format_version: expected .*1.*, got 2"),
     "another schema": (put("schema_hash", "ab" * 32), "schema", "schema_hash: expected [0-9a-f]{64}, got abab"),
     "a schema hash without end": (put("schema_hash", "x" * 10**6), "schema", "got x{80}$"),
     "a lower version": (put("model_version", 6), "version", f"{TWO_63} 7 to 6"),
     "its own base": (put("model_version", 7), "version", f"{TWO_63} 7 to 7"),
     "a version below 0": (put("base_version", -1), "version", f"{TWO_63} -1 to 9"),
     "a version of 2^63": (put("model_version", 2**63), "version", f"{TWO_63} 7 to 9223372036854775808"),
-    "a float as version": (put("model_version", 9.0), "format", "model_version: expected int, got float"),
-    "a bool as version": (put("base_version", True), "format", "base_version: expected int, got bool"),
+    "a float as version": (put("model_version", 9.0), "format", "model_version: expected an integer, got 9.0"),
+    "a bool as version": (put("base_version", True), "format", "base_version: expected an integer, got True"),
     "a pass below 0": (put("pass", -1), "format", "expected a pass from 0 and a finite time"),
-    "no time": (drop("produced_at"), "format", "produced_at: expected Unix seconds, got None"),
-    "a time in words": (put("produced_at", "now"), "format", "produced_at: expected Unix seconds, got 'now'"),
+    "no time": (drop("produced_at"), "format", "missing key 'produced_at'"),
+    "a time in words": (put("produced_at", "now"), "format", "produced_at: expected a .*number.*, got 'now'"),
     "a time of NaN": (put("produced_at", float("nan")), "format", "expected JSON, got: NaN is not a JSON number"),
     "an endless time": (put("produced_at", float("inf")), "format", "Infinity is not a JSON number"),
     "a time of 1e999": (

@@ -30,7 +30,7 @@ _KNOWN = np.dtype(
 )
 
 
-class _Found(NamedTuple):
+class _KeyRuns(NamedTuple):
     """What there is to look in. Never changed: what comes after it is another one."""
 
     runs: tuple[tuple[int, KeyIndex], ...]  # (first slot, index of its keys)
@@ -51,7 +51,7 @@ class Arena:
         self._blank = blank
         self._keys = np.empty(0, np.uint64)  # by slot; only `_count` are in use
         self._count = 0
-        self._found = _Found((), np.empty(0, np.uint64), np.empty(0, np.int64))
+        self._found = _KeyRuns((), np.empty(0, np.uint64), np.empty(0, np.int64))
         #: by slot; beyond those in use it is blank
         self.known: Records = np.empty(0, blank.dtype)
 
@@ -98,19 +98,19 @@ class Arena:
         if found.keys.size + new.size <= _FEW:
             at = np.searchsorted(found.keys, new)
             merged = np.insert(found.keys, at, new), np.insert(found.slots, at, numbers)
-            found = _Found(found.runs, *merged)
+            found = _KeyRuns(found.runs, *merged)
         else:
             found = self._indexed(self._count - found.keys.size, count)
         self._found, self._count = found, count  # both or, when there is no memory for an index, none
         return slots, had
 
-    def _indexed(self, first: int, count: int) -> _Found:
+    def _indexed(self, first: int, count: int) -> _KeyRuns:
         """Indexes the keys from slot `first` to `count`, and with them the runs before that are not much larger."""
         runs = list(self._found.runs)
         while runs and first - runs[-1][0] < _RATIO * (count - first):
             first = runs.pop()[0]
         runs.append((first, KeyIndex(self._keys[first:count])))
-        return _Found(tuple(runs), np.empty(0, np.uint64), np.empty(0, np.int64))
+        return _KeyRuns(tuple(runs), np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
 class RowArena(Arena):
@@ -168,7 +168,7 @@ def blank_record(dtype: np.dtype[Any], **values: float) -> np.void:
     return blank
 
 
-def _find_new(found: _Found, keys: Keys) -> Positions:
+def _find_new(found: _KeyRuns, keys: Keys) -> Positions:
     if found.keys.size == 0:
         return np.full(keys.size, -1)
     at = np.minimum(np.searchsorted(found.keys, keys), found.keys.size - 1)
