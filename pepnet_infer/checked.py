@@ -211,6 +211,8 @@ def _describe(info: types.Type) -> str:
             return "any value"
         case types.ListType() | types.VarTupleType():
             return f"a list{_lengths(info)}, each {_describe(info.item_type)}"
+        case types.TupleType():
+            return f"a list of {len(info.item_types)}"
         case types.DictType():
             return "a mapping" + ("" if info.value_type == types.AnyType() else f" to {_describe(info.value_type)}")
         case types.StructType() if not issubclass(info.cls, Options):
@@ -223,7 +225,7 @@ def _describe(info: types.Type) -> str:
 
 def _lengths(info: types.ListType | types.VarTupleType) -> str:
     if info.max_length is not None:
-        return f" of {info.min_length or 0} to {info.max_length}"
+        return f" of {info.min_length} to {info.max_length}" if info.min_length else f" of at most {info.max_length}"
     return f" of at least {info.min_length}" if info.min_length else ""
 
 
