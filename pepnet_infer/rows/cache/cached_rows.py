@@ -259,7 +259,9 @@ class CachedRows:
     def reset_after_fork(self) -> None:
         """In a child process: threads, and what they were doing, are the parent's."""
         self._fetches.reset()
-        self.misses.reset_after_fork()
+        for cache in self.caches.values():
+            cache.reset_after_fork()
+        self.misses.workers.reset_after_fork()
 
     def _changed(self, table: str, keys: Keys) -> None:
         if self.beside is not None:

@@ -119,12 +119,6 @@ class Misses:
         for batch in batches:
             batch.serve()
 
-    def reset_after_fork(self) -> None:
-        """In a child process: forgets fetches and threads, which are the parent's."""
-        for fetcher in self.fetchers.values():
-            fetcher.cache.reset_after_fork()
-        self.workers.reset_after_fork()
-
 
 class MissBatch:
     """One question of a batch: the misses in the tables of one width. Call `ask`, `wait`, `serve` from one thread."""
@@ -234,9 +228,8 @@ class Fetcher:
     store is asked: else an id would be asked for twice, and a row that is newer than the cache's would be served and,
     if an update touched it, not kept, so that the next reader is back at the older one.
 
-    The row of an id for which an update came while it was fetched is served, and written only in place of an older one:
-    see `FlightTable` in `kernels/cache/flights.h`. That comes before anybody is served, so that none who has seen it
-    finds the older row in the cache afterwards.
+    The row of an id for which an update came meanwhile is served, and written only in place of an older one, before
+    anybody is served: none who has seen it finds the older row in the cache afterwards (`kernels/cache/flights.h`).
     """
 
     def __init__(
