@@ -21,11 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BUILD := $(abspath $(VENV))/build
 SOURCES := $(shell find pepnet_infer export bench kernels -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*')
 
-.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench-cache docs wheels test-wheels clean
+.PHONY: help install demo test lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs wheels test-wheels clean
 
 help:
 	@sed -n '2,4p' Makefile | sed 's/^# *//'
-	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench-cache docs wheels test-wheels clean"
+	@echo "also: install lint types test-all test-lowest soak soak-sync interrupts fuzz compare bench bench-cache docs wheels test-wheels clean"
 
 # Torch is unpacked while the wheel is compiled.
 $(VENV)/deps.stamp: pyproject.toml
@@ -114,6 +114,10 @@ fuzz: install
 compare: install
 	@test -n "$(OLD)" || { echo "compare: expected make compare OLD=COMMIT"; exit 2; }
 	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests PYTHONSAFEPATH=1 $(BIN)/python -m compare $(OLD)
+
+# One peer after another, to be compared with itself over time. BENCH: more options, such as --preset kuaishou.
+bench: install
+	$(BIN)/pytest bench $(BENCH)
 
 # The peers in C++ are no part of the wheel. robin-map-dev and libabsl-dev (Debian) bring two of them; what is missing
 # is left out, and the table says so. BENCH_CACHE: more options, such as --json result.json.

@@ -98,7 +98,7 @@ def latency(
         need("matplotlib", "bench")
     from pepnet_infer.bench.harness.interleave import Plan
     from pepnet_infer.bench.latency.peers import BASELINE, QUICK, all_peers
-    from pepnet_infer.bench.latency_run import LatencyOptions, measure_latency
+    from pepnet_infer.bench.latency.run import LatencyOptions, measure_latency
     from pepnet_infer.bundle.bundle import Bundle
 
     known = [spec.name for spec in all_peers()]

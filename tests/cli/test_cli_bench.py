@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from pepnet_infer.bench import latency_run
 from pepnet_infer.bench.harness import interleave
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.latency import limits, overhead, requests
+from pepnet_infer.bench.latency import run as latency_run
 from pepnet_infer.bench.latency.hits import hit_rates
 from pepnet_infer.cli.bench import bench
 from pepnet_infer.errors import BackendError, BundleError, PepnetError

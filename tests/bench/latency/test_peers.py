@@ -17,7 +17,7 @@ from pepnet_infer.bench.harness import workloads
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.latency.dense import compare
 from pepnet_infer.bench.latency.peers import PeerSpec, all_peers, own_peer, reference
-from pepnet_infer.bench.latency_run import PAIRS
+from pepnet_infer.bench.latency.run import PAIRS
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BackendError, ConfigError

@@ -1,0 +1,12 @@
+"""The option of the pytest-benchmark cases."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --preset."""
+    parser.getgroup("pepnet_infer").addoption(
+        "--preset", default="seed", help="model to measure: seed, kuaishou, paper"
+    )
