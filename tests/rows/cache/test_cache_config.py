@@ -44,7 +44,7 @@ def test_sizes_that_are_none_are_refused(given: object) -> None:
         ("tombstone_ttl", True, "tombstone_ttl: expected a number above 0, got True"),
         ("warm", 1, "warm: expected true or false, got 1"),
         ("fields", ["user"], "fields: expected a mapping to a FieldConfig, got "),
-        ("fields", {"user": "high"}, r"fields\['user'\]: expected a FieldConfig, got 'high'"),
+        ("fields", {"user": "high"}, r"fields\.user: expected a FieldConfig, got 'high'"),
     ],
 )
 def test_options_out_of_range_are_refused(option: str, value: object, message: str) -> None:
