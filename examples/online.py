@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 from msgspec import structs
-from online_report import Served, plot, tables
+from online_report import ModelVersion, plot, tables
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
@@ -152,7 +152,7 @@ def serving(folder: Path) -> Iterator[Callable[[int], None]]:
         process.wait()
 
 
-def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, Served]:
+def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, ModelVersion]:
     """Returns labels and scores [V, N, T] by task, those with enough of both kinds of labels."""
     days = (dataset.times - dataset.times[0] // HOUR_MS * HOUR_MS) // DAY_MS
     served = slice(passes[0][1], None)
@@ -161,7 +161,7 @@ def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, Serv
         labels = dataset.labels[served, place] > 0.5
         if min(labels.sum(), (~labels).sum()) >= STABLE * len(np.unique(days)):
             columns = days[served], dataset.users[served], dataset.domains[served]
-            tasks[task] = Served(labels, scores[:, :, place], *columns)
+            tasks[task] = ModelVersion(labels, scores[:, :, place], *columns)
     return tasks
 
 

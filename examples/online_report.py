@@ -17,7 +17,7 @@ _COLOURS = ("#5b6675", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelVersion:
     """N exposures after the first day and what V engines scored for one task."""
 
     labels: npt.NDArray[np.bool_]  # [N]
@@ -63,7 +63,7 @@ def _weighted_auc(place: npt.NDArray[Any], labels: npt.NDArray[np.bool_], weight
     return float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum()))
 
 
-def tables(names: Sequence[str], tasks: Mapping[str, Served], pairs: Sequence[tuple[str, str]]) -> list[str]:
+def tables(names: Sequence[str], tasks: Mapping[str, ModelVersion], pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Returns two tables: AUC by day of the first task, then over all days of each; and differences of pairs."""
     task, first = next(iter(tasks.items()))
     values, counts = first.by(first.days)
@@ -84,7 +84,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: Served) -> None:
+def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: ModelVersion) -> None:
     """Draws AUC by day to a PNG, one panel for each list of engines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

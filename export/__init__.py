@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pepnet_infer.export.bundle.presets import make_preset
     from pepnet_infer.export.bundle.write_bundle import write_bundle
     from pepnet_infer.export.model.pepnet import EPNet, PEPNet, PPNet
-    from pepnet_infer.export.model.plug import EPNetEmbedding, GatedNetwork
+    from pepnet_infer.export.model.plug_and_play import EPNetEmbedding, GatedNetwork
     from pepnet_infer.export.publish.publisher import Publisher
     from pepnet_infer.export.publish.push_policy import PushPolicy
     from pepnet_infer.export.run_config import RunConfig
@@ -37,8 +37,8 @@ __getattr__ = lazily(
     {
         "Checkpoint": "pepnet_infer.bundle.checkpoint",
         "EPNet": "pepnet_infer.export.model.pepnet",
-        "EPNetEmbedding": "pepnet_infer.export.model.plug",
-        "GatedNetwork": "pepnet_infer.export.model.plug",
+        "EPNetEmbedding": "pepnet_infer.export.model.plug_and_play",
+        "GatedNetwork": "pepnet_infer.export.model.plug_and_play",
         "OnlineTrainer": "pepnet_infer.export.train.online",
         "PEPNet": "pepnet_infer.export.model.pepnet",
         "PPNet": "pepnet_infer.export.model.pepnet",

@@ -11,12 +11,12 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from pepnet_infer.checked import Finite, NotNegative, Options, Positive, Seed, Several, convert
 from pepnet_infer.errors import ConfigError, SchemaError
 from pepnet_infer.quoting import quote
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig, unread
+from pepnet_infer.validation import Finite, NotNegative, Options, Positive, Seed, Several, convert
 
 
 class Split(Options, frozen=True):

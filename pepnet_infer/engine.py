@@ -13,7 +13,6 @@ from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.backends.protocol import Backend
 from pepnet_infer.bundle.bundle import Bundle, Check
 from pepnet_infer.bundle.watch import BundleWatch
-from pepnet_infer.checked import check_option
 from pepnet_infer.encode.columns import BatchLike
 from pepnet_infer.encode.encoder import Encoded
 from pepnet_infer.encode.features import Features
@@ -21,7 +20,7 @@ from pepnet_infer.errors import BackendError, ClosedError, ConfigError, UpdateEr
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.protocols import RowSource, Store
 from pepnet_infer.rows.version_rows import VersionRows, cache_of
 from pepnet_infer.schema.feature_schema import FeatureSchema
@@ -31,11 +30,12 @@ from pepnet_infer.stats import EngineStats, FollowStats
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.logs.transport import Readable, Transport
+from pepnet_infer.validation import check_option
 from pepnet_infer.versions.counters import Counters
 from pepnet_infer.versions.identity import identity
 from pepnet_infer.versions.loading import Loading, digest_of
+from pepnet_infer.versions.model_version import ModelVersion, Versions
 from pepnet_infer.versions.scoring import Scoring, encode, encode_rows
-from pepnet_infer.versions.version import Served, Versions
 
 Out = TypeVar("Out", bound=DeviceArray)
 _Result = TypeVar("_Result")
@@ -49,7 +49,7 @@ class Engine:
     """
 
     def __init__(self, bundle: Bundle, rows: RowSource, backend: Backend, loading: Loading | None = None) -> None:
-        self._versions: Versions | None = Versions(Served.of(bundle, rows, backend))
+        self._versions: Versions | None = Versions(ModelVersion.of(bundle, rows, backend))
         self._loading = loading
         self._counters = Counters()
         self._scoring = Scoring(self._counters)
@@ -329,10 +329,10 @@ class Engine:
             raise ClosedError("Engine is closed.")
         return versions
 
-    def _open(self) -> Served:
+    def _open(self) -> ModelVersion:
         return self._serving().now
 
-    def _call(self, work: Callable[[Served, *_Args], _Result], *args: *_Args) -> _Result:
+    def _call(self, work: Callable[[ModelVersion, *_Args], _Result], *args: *_Args) -> _Result:
         """Returns what `work` does with the newest version, which is held until it ends; counts it if it raises."""
         try:
             versions = self._serving()

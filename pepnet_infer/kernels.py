@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import BackendError, SchemaError
-from pepnet_infer.masked import without_mask
+from pepnet_infer.masked_arrays import without_mask
 from pepnet_infer.quoting import quote
 
 Floats = npt.NDArray[np.float32]

@@ -18,7 +18,7 @@ from interrupting import PATIENCE_S, Interrupt, Tracer, run, within
 
 import pepnet_infer
 from pepnet_infer import Engine
-from pepnet_infer._kernels import Gate
+from pepnet_infer._kernels import SharedLock
 from pepnet_infer.parquet.resume import REQUEST_KEY
 from pepnet_infer.parquet.sink import Sink, alone, lock_of
 from pepnet_infer.rows.stores.lmdb import LmdbStore
@@ -157,7 +157,7 @@ def test_what_an_interrupted_writer_leaves_is_removed_by_the_next(tmp_path: Path
 
 
 def test_a_gate_is_had_again_by_its_thread_and_by_no_other() -> None:
-    gate, asked = Gate(), threading.Event()
+    gate, asked = SharedLock(), threading.Event()
 
     def not_now() -> bool:
         asked.set()
@@ -178,7 +178,7 @@ def test_a_gate_is_had_again_by_its_thread_and_by_no_other() -> None:
 
 
 def test_who_waits_for_a_gate_is_told_what_its_question_raises() -> None:
-    gate = Gate()
+    gate = SharedLock()
 
     def fail() -> bool:
         raise Interrupt

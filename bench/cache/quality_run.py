@@ -30,14 +30,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelVersion:
     """found bool [len(places)]: the cache had a row; trained: it was the trained one."""
 
     found: npt.NDArray[np.bool_]
     trained: npt.NDArray[np.bool_]
 
 
-def run(log: RequestLog, setting: Setting) -> Served:
+def run(log: RequestLog, setting: Setting) -> ModelVersion:
     """Replays `log`: every exposure looks its rows up, then what it missed is inserted.
 
     The cached number says what a row is worth: 1 trained, 0 untrained. In gset rows come with the score that training
@@ -71,7 +71,7 @@ def run(log: RequestLog, setting: Setting) -> Served:
             cache.write(keys[missed], worth[places], given)
             if setting.evicted == "lost":
                 worth[places] = 0.0
-    return Served(found, found & (values[:, 0] == 1.0))
+    return ModelVersion(found, found & (values[:, 0] == 1.0))
 
 
 def most_hits(log: RequestLog, rows: int) -> npt.NDArray[np.bool_]:

@@ -23,8 +23,8 @@ from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import Report
 from pepnet_infer.bench.harness.statistics import median_ratio, p99_ratio
-from pepnet_infer.checked import Options, Positive, Several
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.validation import Options, Positive, Several
 
 #: Rows of the largest table that is put into a store in memory too.
 MISS_ROWS = 1_000_000

@@ -37,7 +37,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.checked import Count, NotNegative, Options, Several
+from pepnet_infer.validation import Count, NotNegative, Options, Several
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -21,7 +21,7 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.rows.assemble import Assembler
 from pepnet_infer.rows.cache.budget import bytes_for
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.cache.over_bundle import cached_rows
+from pepnet_infer.rows.cache.open_bundle_rows import cached_rows
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.inputs import Inputs
 

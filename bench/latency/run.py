@@ -19,8 +19,8 @@ from pepnet_infer.bench.latency.overhead import call_overhead
 from pepnet_infer.bench.latency.page import latency_page
 from pepnet_infer.bench.latency.peers import all_peers, own_peer, reference
 from pepnet_infer.bench.latency.requests import end_to_end, one_request
-from pepnet_infer.checked import Options, Several
 from pepnet_infer.schema.network_config import multiply_adds
+from pepnet_infer.validation import Options, Several
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle

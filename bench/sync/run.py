@@ -32,12 +32,12 @@ from pepnet_infer.bench.harness.workloads import Traffic
 from pepnet_infer.bench.sync.page import sync_page
 from pepnet_infer.bench.sync.publisher import Order, Published, Publisher, Publishing, Times, Trainer, log_path
 from pepnet_infer.bench.sync.scoring import Scorers, Watch
-from pepnet_infer.checked import Count, NotNegative, Options, Positive, Several
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.config import CacheConfig, Policy
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.validation import Count, NotNegative, Options, Positive, Several
 
 ORDERS: tuple[Order, ...] = ("idle", "elsewhere", "follow")
 SLICE_S, SAMPLE_S = 1.0, 0.1

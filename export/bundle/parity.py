@@ -13,7 +13,7 @@ import torch
 from pepnet_infer.bundle.accuracy import TOLERANCE, Difference, Scores, within
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.bundle.culprit import name_culprit
+from pepnet_infer.export.bundle.find_wrong_tensor import name_wrong_tensor
 from pepnet_infer.export.bundle.onnx_session import OnnxSession
 from pepnet_infer.export.bundle.process_state import one_thread
 from pepnet_infer.export.bundle.to_onnx import OUTPUT
@@ -81,8 +81,8 @@ def measure(
                 report[stage][name] = compare(scores, expected[name], tasks, where)
             except BundleError as error:
                 weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
-                culprit = "" if model is None else name_culprit(model, exported, weights, inputs)
-                raise BundleError.of(error, cause=culprit or None) from error
+                wrong = "" if model is None else name_wrong_tensor(model, exported, weights, inputs)
+                raise BundleError.of(error, cause=wrong or None) from error
     return report
 
 

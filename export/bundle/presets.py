@@ -10,13 +10,13 @@ import numpy as np
 import yaml
 
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.export.run_config import model_config
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.ids import MAX_ID, make_keys
 from pepnet_infer.schema.row_batch import RowBatch
+from pepnet_infer.validation import Seed, check_option
 
 PREFIX = "preset:"
 TABLE_ROWS = 10_000

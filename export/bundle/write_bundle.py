@@ -19,7 +19,6 @@ from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, B
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain, inputs_of
-from pepnet_infer.checked import Seed, check_option
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.domains import bf16_domain, request_domain
 from pepnet_infer.export.bundle.native_parity import Reference, draws_of, measure_native
@@ -37,6 +36,7 @@ from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.storage.local_path import check_local
+from pepnet_infer.validation import Seed, check_option
 
 _DRAWS_SEED = 2_000_003  # added to the seed of export, so that rows are others than those of the sets
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")

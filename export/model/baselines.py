@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pepnet_infer.checked import Options, convert
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model.pepnet import Experts, GroupedLinear, Mix, Network, Towers, xavier
 from pepnet_infer.schema.feature_schema import FeatureSchema, Width
 from pepnet_infer.schema.network_config import ModelConfig
+from pepnet_infer.validation import Options, convert
 
 Extra = TypeVar("Extra", bound=Options)
 

@@ -14,7 +14,6 @@ from msgspec import Meta, Struct
 
 from pepnet_infer._kernels import FileLock
 from pepnet_infer.bundle.bundle import read_tensors
-from pepnet_infer.checked import Count, Version, convert, untrusted
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.publish.id_book import BOOK, NOTED, IdBook
 from pepnet_infer.process import forks
@@ -24,6 +23,7 @@ from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.storage.listing import check_files, describe_files
 from pepnet_infer.storage.tensorfile import Array, write_tensors
 from pepnet_infer.sync.delta import DeltaHead, check_head
+from pepnet_infer.validation import Count, Version, convert, untrusted
 
 _DOCUMENT = "publisher.json"
 _INTENT = "intent"

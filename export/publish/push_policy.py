@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from pepnet_infer.checked import Options, Positive, Several
 from pepnet_infer.errors import ConfigError
 from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.validation import Options, Positive, Several
 
 #: Seconds, or inf for a time that never comes.
 Time = Annotated[float, Meta(gt=0)]

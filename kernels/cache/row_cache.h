@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "rows/packed.h"
-#include "rows/pool.h"
+#include "rows/pool_bags.h"
 #include "rows/rows.h"
 
 namespace pepnet {

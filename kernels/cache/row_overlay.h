@@ -7,7 +7,7 @@
 #include "cache/row_cache.h"
 #include "rows/key_index.h"
 #include "rows/packed.h"
-#include "rows/pool.h"
+#include "rows/pool_bags.h"
 #include "rows/rows.h"
 
 namespace pepnet {

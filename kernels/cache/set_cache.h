@@ -11,7 +11,7 @@
 #include "cache/clock.h"
 #include "cache/epochs.h"
 #include "cache/expiry.h"
-#include "cache/fields.h"
+#include "cache/field_rules.h"
 #include "cache/key_hash.h"
 #include "cache/region.h"
 #include "cache/row_cache.h"

@@ -3,7 +3,7 @@
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
-#include "cuda/four.h"
+#include "cuda/four_values.h"
 #include "cuda/product.h"
 
 namespace pepnet::cuda {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "dense/packer.h"
+#include "dense/pack_model.h"
 #include "dense/plan.h"
 
 namespace pepnet::engine {

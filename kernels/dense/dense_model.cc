@@ -8,7 +8,7 @@
 #include "dense/input_domain.h"
 #include "dense/layout.h"
 #include "dense/network.h"
-#include "dense/packer.h"
+#include "dense/pack_model.h"
 #include "dense/scratch.h"
 #include "dense/tensors.h"
 #include "threads/thread_pool.h"

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "dense/dense_model.h"
-#include "dense/packer.h"
+#include "dense/pack_model.h"
 #include "dense/plan.h"
 #include "dense/tensors.h"
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "bindings.h"
-#include "rows/pool.h"
+#include "rows/pool_bags.h"
 
 namespace pepnet::python {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "rows/packed.h"
-#include "rows/pool.h"
+#include "rows/pool_bags.h"
 
 namespace pepnet {
 

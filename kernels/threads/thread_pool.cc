@@ -6,7 +6,7 @@
 #include <atomic>
 #include <chrono>
 
-#include "threads/pool.h"
+#include "threads/workers.h"
 
 namespace pepnet {
 namespace {

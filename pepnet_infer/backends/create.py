@@ -13,7 +13,7 @@ from pepnet_infer.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.checked import Options
+    from pepnet_infer.validation import Options
 
 #: What `backend` may be, beside "auto".
 BACKENDS = ("native", "onnxruntime")

@@ -8,7 +8,7 @@ import numpy as np
 
 from pepnet_infer.backends.protocol import Backend, DeviceBackend, MatrixBackend
 from pepnet_infer.errors import BackendError, SchemaError
-from pepnet_infer.masked import without_mask
+from pepnet_infer.masked_arrays import without_mask
 from pepnet_infer.schema.inputs import Inputs, Matrix
 from pepnet_infer.schema.network_config import InputWidths
 

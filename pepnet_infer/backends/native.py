@@ -13,9 +13,9 @@ from pepnet_infer.bundle.accuracy import BUDGETS, MARGIN, Difference
 from pepnet_infer.bundle.bundle import DENSE, PARITY
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain
-from pepnet_infer.checked import Options, convert
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import available_threads
+from pepnet_infer.validation import Options, convert
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle

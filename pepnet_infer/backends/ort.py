@@ -14,10 +14,10 @@ from pepnet_infer.backends.ort_graph import check_graph_is_whole
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
-from pepnet_infer.checked import Options
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import NO_THREAD, available_threads
 from pepnet_infer.process.exits import INSIDE
+from pepnet_infer.validation import Options
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle

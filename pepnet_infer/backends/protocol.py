@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, ru
 
 from msgspec import Meta
 
-from pepnet_infer.checked import Options, check_option, kinds_of
 from pepnet_infer.errors import ConfigError
 from pepnet_infer.quoting import quote
+from pepnet_infer.validation import Options, check_option, kinds_of
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle

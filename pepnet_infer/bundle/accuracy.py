@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.checked import Positive, convert
 from pepnet_infer.errors import BundleError
+from pepnet_infer.validation import Positive, convert
 
 Scores = npt.NDArray[np.floating[Any]]
 Budget = dict[str, float]

@@ -18,7 +18,6 @@ from pepnet_infer.bundle.accuracy import BUDGETS, Budget, read_budgets
 from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
 from pepnet_infer.bundle.manifest import read_manifest, read_parity
 from pepnet_infer.bundle.table_file import TableInfo, check_table
-from pepnet_infer.checked import check_option, untrusted
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError, SchemaError
@@ -29,6 +28,7 @@ from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.storage.listing import FileState, check_files, file_states
 from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.storage.mapped_file import MappedFile
+from pepnet_infer.validation import check_option, untrusted
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

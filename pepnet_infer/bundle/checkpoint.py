@@ -31,7 +31,6 @@ from pepnet_infer.bundle.bundle import (
     table_path,
 )
 from pepnet_infer.bundle.table_file import TableInfo
-from pepnet_infer.checked import Finite, convert, untrusted
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
 from pepnet_infer.quoting import quote
@@ -42,6 +41,7 @@ from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.storage.listing import check_files, describe_files
 from pepnet_infer.storage.tensorfile import Array, to_bfloat16, write_tensors
+from pepnet_infer.validation import Finite, convert, untrusted
 
 DOCUMENT = "checkpoint.json"
 #: What table rows can be stored as.

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct, structs
 
-from pepnet_infer.checked import NotNegative
 from pepnet_infer.schema.inputs import Inputs, Matrix
 from pepnet_infer.schema.network_config import InputWidths
+from pepnet_infer.validation import NotNegative
 
 NAMES = ("general", "domain", "prior")
 #: What a norm summed in float32 may be more than the same in float64.

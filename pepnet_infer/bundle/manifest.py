@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from pepnet_infer.bundle.input_domain import InputDomain
-from pepnet_infer.checked import Count, Finite, NotNegative, Positive, Seed, Share, Version, convert
 from pepnet_infer.errors import BundleError
 from pepnet_infer.schema.feature_schema import Domain
+from pepnet_infer.validation import Count, Finite, NotNegative, Positive, Seed, Share, Version, convert
 
 #: Golden rows of a bundle at most; export writes some dozens. `verify` makes inputs for each.
 MAX_GOLDEN = 4096

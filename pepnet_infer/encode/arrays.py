@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pepnet_infer.encode import ragged
-from pepnet_infer.encode.arrow_check import (
+from pepnet_infer.encode.arrow_validation import (
     FREE_BYTES,
     allowed_size,
     check,
@@ -49,8 +49,8 @@ def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
 
     Accepts NumPy arrays (two dimensions: a bag of equal lengths), lists, the pair (values, offsets), Arrow arrays,
     pandas series and whatever has `__arrow_c_array__`, `__arrow_c_stream__` or `__array__`. NaN is a null in pandas
-    series only, where it stands for one. `rows` are known to be there (see `arrow_check.check`). Raises SchemaError
-    with the column's name.
+    series only, where it stands for one. `rows` are known to be there (see `arrow_validation.check`). Raises
+    SchemaError with the column's name.
     """
     try:
         if isinstance(data, np.ndarray):
@@ -66,7 +66,7 @@ def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
 def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) -> PlainArray:
     """Returns `array`, which may come from anywhere, in one chunk and without encodings.
 
-    Raises SchemaError for what `arrow_check.check` refuses.
+    Raises SchemaError for what `arrow_validation.check` refuses.
     """
     bare = _is_bare(array.type)
     if not bare:

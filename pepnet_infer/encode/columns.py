@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pepnet_infer.encode.arrays import as_array, check_type, plain, refusal
-from pepnet_infer.encode.arrow_check import FREE_ROWS, ROWS_PER_BYTE
+from pepnet_infer.encode.arrow_validation import FREE_ROWS, ROWS_PER_BYTE
 from pepnet_infer.encode.objects import ARROW_REFUSALS
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import clip, name_list, quote

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pepnet_infer._kernels import signed_log1p
 from pepnet_infer.encode import ragged
+from pepnet_infer.encode.null_rule import NullRule
 from pepnet_infer.encode.row_errors import Mask, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
@@ -41,27 +42,6 @@ _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday counts as 0
 
 
 @dataclass(frozen=True)
-class NullRule:
-    """What a column may leave out.
-
-    `messy` is the leniency of side tables: nulls always, NaN as null, and floats that hold whole numbers.
-    """
-
-    column: str
-    nullable: bool = False
-    messy: bool = False
-
-    def missing(self, array: PlainArray, errors: RowErrors) -> Mask | None:
-        """Returns where `array` is null, None if nowhere; an error where nulls are not allowed."""
-        if not array.null_count:
-            return None
-        nulls: Mask = array.is_null().to_numpy(zero_copy_only=False)
-        if not (self.nullable or self.messy):
-            errors.add(self.column, nulls, "no nulls")
-        return nulls
-
-
-@dataclass(frozen=True)
 class IdRule:
     """How a column becomes ids. Fields with equal rules share the work."""
 
@@ -70,15 +50,15 @@ class IdRule:
     transform: Transform = _AS_IT_IS
 
     @classmethod
-    def of(cls, spec: FieldSpec, messy: bool = False) -> IdRule:
-        """Returns the rule of an id or bag field; `messy` in side tables."""
+    def of(cls, spec: FieldSpec, lenient: bool = False) -> IdRule:
+        """Returns the rule of an id or bag field; `lenient` in side tables."""
         if spec.transform.op not in _WANTED:
             where = f"schema.fields.{spec.name}.transform"
             raise SchemaError(f"{where}: expected one of {', '.join(_WANTED)}, got {quote(spec.transform.op)}")
         if spec.separator is not None and (not spec.separator or spec.transform.op != "none"):
             got = f"transform {quote(spec.transform.op)}" if spec.separator else "an empty one"
             raise SchemaError(f"schema.fields.{spec.name}.separator: expected text and no transform, got {got}")
-        return cls(NullRule(spec.column, spec.nullable, messy), spec.hashed, spec.transform)
+        return cls(NullRule(spec.column, spec.nullable, lenient), spec.hashed, spec.transform)
 
 
 def decode_ids(rule: IdRule, array: PlainArray, errors: RowErrors, of: str = "") -> tuple[Ids, Mask | None]:
@@ -140,10 +120,10 @@ def decode_bag(rule: IdRule, spec: FieldSpec, array: PlainArray, errors: RowErro
 
 
 def decode_dense(
-    spec: FieldSpec, array: PlainArray, errors: RowErrors, scale: tuple[float, float] | None, messy: bool = False
+    spec: FieldSpec, array: PlainArray, errors: RowErrors, scale: tuple[float, float] | None, lenient: bool = False
 ) -> npt.NDArray[np.float32]:
     """Returns float32 [B]: transformed, then nulls replaced by `spec.fill`, then (x - mean) / std with `scale`."""
-    nulls, op = NullRule(spec.column, spec.nullable, messy), spec.transform.op
+    nulls, op = NullRule(spec.column, spec.nullable, lenient), spec.transform.op
     missing: Mask | None
     if pa.types.is_null(array.type):
         values, missing = np.zeros(len(array)), nulls.missing(array, errors)
@@ -240,7 +220,7 @@ def integers(rule: NullRule, array: PlainArray, errors: RowErrors, wanted: str) 
         values: npt.NDArray[Any] = _values(array)
         wide = values.dtype.kind == "u" and values.dtype.itemsize == 8
         return values if wide else values.astype(np.int64, copy=False), missing
-    if not (rule.messy and pa.types.is_floating(array.type)):
+    if not (rule.lenient and pa.types.is_floating(array.type)):
         raise type_error(rule.column, wanted, array)
     reals, missing = _floats(array)
     broken = ~(np.abs(reals) <= _EXACT) | (reals != np.floor(reals))
@@ -258,7 +238,7 @@ def real_numbers(rule: NullRule, array: PlainArray, errors: RowErrors, wanted: s
         array = array.cast(pa.float64())
     elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise type_error(rule.column, wanted, array)
-    if rule.messy and pa.types.is_floating(array.type):
+    if rule.lenient and pa.types.is_floating(array.type):
         reals, missing = _floats(array)
     else:
         missing = rule.missing(array, errors)

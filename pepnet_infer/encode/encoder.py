@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from pepnet_infer._kernels import NumberColumns
 from pepnet_infer.encode import decode
-from pepnet_infer.encode.decode import IdRule, NullRule
+from pepnet_infer.encode.decode import IdRule
 from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.encode.null_rule import NullRule
 from pepnet_infer.encode.row_errors import RAISED, Mask, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import name_list
@@ -109,15 +110,15 @@ class _Use(NamedTuple):
 
 
 class FieldPlan:
-    """How fields that are read from the same columns become features; `messy` in side tables (see `NullRule`).
+    """How fields that are read from the same columns become features; `lenient` in side tables (see `NullRule`).
 
     `also` are further columns to decode to ids, for joins; `encode` returns them beside the features.
     """
 
     def __init__(
-        self, schema: FeatureSchema, specs: Sequence[FieldSpec], messy: bool = False, also: Sequence[IdRule] = ()
+        self, schema: FeatureSchema, specs: Sequence[FieldSpec], lenient: bool = False, also: Sequence[IdRule] = ()
     ) -> None:
-        self._messy = messy
+        self._messy = lenient
         rules: dict[IdRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
         uses: list[_Use] = []
         self._bags: list[tuple[FieldSpec, int, IdRule]] = []
@@ -126,7 +127,7 @@ class FieldPlan:
         for spec in specs:
             if spec.table is None:
                 continue
-            number, rule = schema.table_by_name[spec.table].number, IdRule.of(spec, messy)
+            number, rule = schema.table_by_name[spec.table].number, IdRule.of(spec, lenient)
             if spec.kind == "bag":
                 self._bags.append((spec, number, rule))
             else:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer._kernels import SideRows
-from pepnet_infer.encode.decode import IdRule, NullRule, decode_ids
+from pepnet_infer.encode.decode import IdRule, decode_ids
 from pepnet_infer.encode.encoder import FieldPlan, join_rule
 from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.encode.null_rule import NullRule
 from pepnet_infer.encode.row_errors import RAISED
 from pepnet_infer.encode.side_tensors import read_features, write_features
 from pepnet_infer.errors import SchemaError
@@ -79,7 +80,7 @@ class SideTable:
         try:
             keyed = IdRule(NullRule(join.key), hashed=join_rule(schema, join).hashed)
             ids, _ = decode_ids(keyed, columns[join.key], RAISED)
-            features, _ = FieldPlan(schema, specs, messy=True).encode(columns, RAISED, normalise)
+            features, _ = FieldPlan(schema, specs, lenient=True).encode(columns, RAISED, normalise)
         except SchemaError as error:
             raise SchemaError.of(error, within=f"side table {join.name!r}") from error
         order = np.argsort(ids, kind="stable")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import pyarrow as pa
 from msgspec import Meta
 
-from pepnet_infer.checked import Options
 from pepnet_infer.errors import ConfigError, SchemaError
 from pepnet_infer.quoting import clip, quote
+from pepnet_infer.validation import Options
 
 if TYPE_CHECKING:
     from pepnet_infer.parquet.source import Source

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from pepnet_infer.checked import check_option
 from pepnet_infer.encode.features import Features
 from pepnet_infer.encode.row_errors import Mask
 from pepnet_infer.engine import Engine
@@ -22,6 +21,7 @@ from pepnet_infer.parquet.sink import Sink, alone, check_names, lock_of, remove_
 from pepnet_infer.parquet.source import Source
 from pepnet_infer.parquet.summary import Counts, FileProgress, Progress, Summary, add_counts
 from pepnet_infer.scores import Scores
+from pepnet_infer.validation import check_option
 
 #: Backend options for throughput: threads that spin take the CPU from whatever else runs.
 OFFLINE = {"spin": False}

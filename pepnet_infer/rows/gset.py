@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from pepnet_infer.checked import NotNegative, Options, Positive
+from pepnet_infer.validation import NotNegative, Options, Positive
 
 
 class Gset(Options, frozen=True):

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from pepnet_infer.checked import Finite, Options, Positive, convert
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import quote
 from pepnet_infer.schema.ids import MAX_ID, MAX_TABLES
+from pepnet_infer.validation import Finite, Options, Positive, convert
 
 InputName = Literal["general", "domain", "prior"]
 INPUTS: tuple[InputName, ...] = ("general", "domain", "prior")

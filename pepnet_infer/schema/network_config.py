@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 import msgspec
 from msgspec import Meta
 
-from pepnet_infer.checked import Options, convert
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import quote
 from pepnet_infer.schema.feature_schema import Width
+from pepnet_infer.validation import Options, convert
 
 Backbone = Literal["mmoe", "towers"]
 GatePosition = Literal["output", "input"]

@@ -12,11 +12,11 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
-from pepnet_infer.checked import Count, convert
 from pepnet_infer.errors import BundleError
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.atomic import sha256
 from pepnet_infer.storage.document import check_regular, open_regular
+from pepnet_infer.validation import Count, convert
 
 #: Files that file systems and file managers create in any folder. They are ignored.
 _OF_THE_SYSTEM = re.compile(

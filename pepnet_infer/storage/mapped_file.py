@@ -14,11 +14,11 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from pepnet_infer._kernels import FileMap
-from pepnet_infer.checked import Count, convert
 from pepnet_infer.errors import BundleError, PepnetError, StoreError
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.document import MAX_BYTES, parse_document
 from pepnet_infer.storage.tensorfile import DTYPES, Dtype, TensorInfo
+from pepnet_infer.validation import Count, convert
 
 Array = npt.NDArray[Any]
 

@@ -9,10 +9,10 @@ from time import monotonic
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
-from pepnet_infer.seldom import SeldomEach
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, passing
 from pepnet_infer.sync.logs.transport import BundleHead, Position, Transport
 from pepnet_infer.sync.updater import Updater
+from pepnet_infer.throttled_warnings import SeldomEach
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _AGAIN_S = 60.0  # until a bundle is tried again that failed for another reason than its content

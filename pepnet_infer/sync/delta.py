@@ -24,7 +24,6 @@ import numpy as np
 
 from pepnet_infer.bundle.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
-from pepnet_infer.checked import Finite, convert
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.delta_rows import check_rows, checked, read_rows, write_rows
@@ -37,6 +36,7 @@ from pepnet_infer.storage.listing import check_files, describe_files, plain, rea
 from pepnet_infer.storage.mapped_file import MappedFile
 from pepnet_infer.storage.tensorfile import Array, write_tensors
 from pepnet_infer.sync.entry_faults import reading
+from pepnet_infer.validation import Finite, convert
 
 FORMAT = "pepnet-delta"
 FORMAT_VERSION = 1

@@ -14,7 +14,7 @@ from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.sync.follow_config import Guard
-from pepnet_infer.versions.version import Served
+from pepnet_infer.versions.model_version import ModelVersion
 
 _BINS = 10
 _LEAST_SHARE = 1e-4  # the share of an empty bin, so that the index stays finite
@@ -53,7 +53,7 @@ class DriftGuard:
             while self._rows - self._kept[0].num_rows >= guard.rows:
                 self._rows -= self._kept.popleft().num_rows
 
-    def check(self, old: Served, new: Served, tasks: Sequence[str], rest: Rest = no_rest) -> bool:
+    def check(self, old: ModelVersion, new: ModelVersion, tasks: Sequence[str], rest: Rest = no_rest) -> bool:
         """Returns whether there were rows enough to say anything.
 
         Raises UpdateError with reason "drift" when the new version scores them too differently.

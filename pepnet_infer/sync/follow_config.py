@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pepnet_infer.checked import Count, NotNegative, Options, Positive, Several
 from pepnet_infer.errors import ConfigError
+from pepnet_infer.validation import Count, NotNegative, Options, Positive, Several
 
 _NUMBERS = itertools.count(1)  # of this process's followers
 

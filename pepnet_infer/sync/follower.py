@@ -11,14 +11,13 @@ from typing import Any
 
 from msgspec import structs
 
-from pepnet_infer._kernels import Gate
+from pepnet_infer._kernels import SharedLock
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import PepnetError, StoreError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.process.cpu import NO_THREAD
 from pepnet_infer.process.pace import Pace
 from pepnet_infer.quoting import MOST_MESSAGE, clip
-from pepnet_infer.seldom import SeldomEach
 from pepnet_infer.sync.bundle_switch import BundleSwitch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH
@@ -28,8 +27,9 @@ from pepnet_infer.sync.logs.transport import Entry, Position, Progress, Transpor
 from pepnet_infer.sync.newest_version import NewestVersion
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.updater import Updater
+from pepnet_infer.throttled_warnings import SeldomEach
 from pepnet_infer.versions.loading import Loading
-from pepnet_infer.versions.version import Versions
+from pepnet_infer.versions.model_version import Versions
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _LOOK_AGAIN_S = 0.002  # between two looks of `wait_for`
@@ -52,7 +52,7 @@ class Follower:
         self._versions, self._transport, self._config = versions, transport, config
         self._name = config.own_name()
         self._stats = SyncStats()
-        self._gate = Gate()  # held around every change of the version
+        self._gate = SharedLock()  # held around every change of the version
         self._pace = Pace(config.share)
         self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
@@ -71,7 +71,7 @@ class Follower:
 
     def _reset_after_fork(self) -> None:
         """In a child process it does not follow; its counts can be read and it can be closed."""
-        self._gate, self._stop = Gate(), threading.Event()
+        self._gate, self._stop = SharedLock(), threading.Event()
         self._stop.set()
         self._stats.reset_after_fork()
         if self._updater.drift_guard is not None:

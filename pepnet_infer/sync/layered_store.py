@@ -38,7 +38,7 @@ class LayeredStore:
         return len(self._arena)
 
     def identity(self) -> str | None:
-        """Returns the identity of the store below; what was put here, `Served.applied` says."""
+        """Returns the identity of the store below; what was put here, `ModelVersion.applied` says."""
         return identity_of(self.below)
 
     def get_many(self, keys: Keys, dim: int) -> RowBatch:

@@ -16,7 +16,7 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.overlay import Overlay, over
 from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.rows.stores.empty import EmptyStore
@@ -27,11 +27,11 @@ from pepnet_infer.sync.delta import Delta
 from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.layered_store import LayeredStore
+from pepnet_infer.sync.rows_by_width import by_table, by_width
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.sync.undo import BeforeImage, Undo, earliest
-from pepnet_infer.sync.widths import by_table, by_width
 from pepnet_infer.versions.loading import Loading
-from pepnet_infer.versions.version import Served, Versions
+from pepnet_infer.versions.model_version import ModelVersion, Versions
 
 _CHUNK = 1 << 12  # rows that are written back in one piece
 #: Seconds that a rollback, or the end of a bundle's use, waits for calls of earlier versions.
@@ -42,7 +42,7 @@ _PATIENCE_S = 30.0
 class _EarlierVersion:
     """A version that a rollback can lead to."""
 
-    served: Served
+    served: ModelVersion
     defaults: Mapping[str, Rows]
     undo: Undo = field(default_factory=dict)  # of what came after it; known when that was written back
 
@@ -162,7 +162,7 @@ class Updater:
             raise UpdateError("cache", f"{bundle.path}: expected rows through a cache, got {type(rows).__name__}")
         old, layers = self._cached, self._layers
         try:
-            served = Served.of(bundle, rows, backend)
+            served = ModelVersion.of(bundle, rows, backend)
             self._adopt(rows)
             number = self._versions.put(served)
         except Exception as error:  # the version before goes on, with its rows
@@ -220,10 +220,10 @@ class Updater:
             raise UpdateError("busy", f"rollback: expected calls under way to end within {_PATIENCE_S:g} s, got longer")
         self.write_back()
 
-    def _with_rows(self, served: Served, overlay: Overlay | None, defaults: Mapping[str, Rows]) -> Served:
+    def _with_rows(self, served: ModelVersion, overlay: Overlay | None, defaults: Mapping[str, Rows]) -> ModelVersion:
         return served.with_rows(VersionRows(self._cached, overlay, defaults))
 
-    def _swap(self, served: Served, overlay: Overlay) -> int:
+    def _swap(self, served: ModelVersion, overlay: Overlay) -> int:
         """Gives a version to new calls. Copies of rows that it changes go before, and do not come back."""
         beside = self._cached.beside
         if beside is not None:
@@ -297,7 +297,7 @@ class Updater:
 
 
 def _applied(before: str | None, delta: Delta) -> str | None:
-    """Returns what `Served.applied` is after a delta: the same for the same deltas in the same order, on any engine."""
+    """Returns `ModelVersion.applied` after a delta: the same for the same deltas in the same order, on any engine."""
     if before is None or delta.expires:
         return None
     return hashlib.sha256(f"{before} {delta.digest}".encode()).hexdigest()

@@ -9,8 +9,8 @@ from typing import Any
 
 from pepnet_infer._kernels import Tally
 from pepnet_infer.schema.feature_schema import FeatureSchema
-from pepnet_infer.seldom import Seldom
 from pepnet_infer.stats import CallCounts, DefaultedIds
+from pepnet_infer.throttled_warnings import Seldom
 
 STAGES = ("encode", "lookup", "dense")
 _LOG = logging.getLogger("pepnet_infer.engine")

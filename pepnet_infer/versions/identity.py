@@ -11,10 +11,10 @@ from pepnet_infer.rows.version_rows import cache_of
 from pepnet_infer.version import __version__
 
 if TYPE_CHECKING:
-    from pepnet_infer.versions.version import Served
+    from pepnet_infer.versions.model_version import ModelVersion
 
 
-def identity(served: Served) -> dict[str, Any]:
+def identity(served: ModelVersion) -> dict[str, Any]:
     """Returns what scores depend on beside the batch, as plain JSON values.
 
     model_version, schema_hash; weights (a hash over the config and the bundle's files); domain (a hash over the inputs
@@ -42,7 +42,7 @@ def identity(served: Served) -> dict[str, Any]:
     return found
 
 
-def _rows(served: Served) -> str | None:
+def _rows(served: ModelVersion) -> str | None:
     store = identity_of(served.rows)
     if store is None or served.applied is None:
         return None

@@ -16,7 +16,7 @@ from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.inputs import Matrix
 from pepnet_infer.scores import Scores
 from pepnet_infer.versions.counters import Counters, Stopwatch
-from pepnet_infer.versions.version import Served
+from pepnet_infer.versions.model_version import ModelVersion
 
 _Result = TypeVar("_Result")
 
@@ -38,7 +38,7 @@ class Scoring:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
 
-    def score(self, parts: Served, taker: Taker | None, batch: object, strict: bool) -> Scores:
+    def score(self, parts: ModelVersion, taker: Taker | None, batch: object, strict: bool) -> Scores:
         """Returns the scores of a batch; see `Engine.score`."""
         watch = Stopwatch()
         with watch.stage("encode"):
@@ -49,7 +49,7 @@ class Scoring:
 
     def rank(
         self,
-        parts: Served,
+        parts: ModelVersion,
         taker: Taker | None,
         user: Mapping[str, object],
         items: object,
@@ -65,7 +65,7 @@ class Scoring:
             taker.offer(shared.repeat(per_item.num_rows).merge(per_item))
         return self._finish(parts, watch, per_item, shared)
 
-    def score_features(self, parts: Served, taker: Taker | None, features: Features) -> Scores:
+    def score_features(self, parts: ModelVersion, taker: Taker | None, features: Features) -> Scores:
         """Returns the scores of a batch that is encoded; see `Engine.score_features`."""
         if not isinstance(features, Features):  # such as the whole of what `encode_rows` returns
             wanted = "what Engine.encode returns, or `features` of what Engine.encode_rows does"
@@ -75,7 +75,7 @@ class Scoring:
         return self._finish(parts, Stopwatch(), features)
 
     def encoded(
-        self, parts: Served, work: Callable[[Served, object, bool], _Result], batch: object, strict: bool
+        self, parts: ModelVersion, work: Callable[[ModelVersion, object, bool], _Result], batch: object, strict: bool
     ) -> _Result:
         """Returns what `work` makes of a batch, `encode` or `encode_rows`, and counts its time."""
         watch = Stopwatch()
@@ -91,7 +91,9 @@ class Scoring:
             self._counters.add_invalid(int(np.count_nonzero(invalid)))
         return invalid
 
-    def _finish(self, parts: Served, watch: Stopwatch, features: Features, shared: Features | None = None) -> Scores:
+    def _finish(
+        self, parts: ModelVersion, watch: Stopwatch, features: Features, shared: Features | None = None
+    ) -> Scores:
         if parts.features is None:
             with watch.stage("lookup"):
                 inputs = parts.assembler.inputs(features, shared)
@@ -107,11 +109,11 @@ class Scoring:
         )
 
 
-def encode(parts: Served, batch: object, strict: bool) -> Features:
+def encode(parts: ModelVersion, batch: object, strict: bool) -> Features:
     """Returns a batch's features. Raises SchemaError."""
     return parts.encoder.encode(read_columns(batch, parts.encoder.columns, strict))
 
 
-def encode_rows(parts: Served, batch: object, strict: bool) -> Encoded:
+def encode_rows(parts: ModelVersion, batch: object, strict: bool) -> Encoded:
     """Returns features, which rows are bad, and why; only what is wrong with a whole column raises."""
     return parts.encoder.encode_rows(read_columns(batch, parts.encoder.columns, strict))

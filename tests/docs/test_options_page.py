@@ -7,8 +7,8 @@ import pytest
 from page_blocks import table_below
 
 from pepnet_infer import CacheConfig, FieldConfig
-from pepnet_infer.checked import Options, describe, kinds_of
 from pepnet_infer.sync import FollowConfig, Guard
+from pepnet_infer.validation import Options, describe, kinds_of
 
 
 @pytest.mark.parametrize("options", [CacheConfig, FieldConfig, FollowConfig, Guard])

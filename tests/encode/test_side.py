@@ -1,4 +1,4 @@
-"""Side tables: messy values in, the right entity's features out, and the same arrays through a file and back."""
+"""Side tables: lenient values in, the right entity's features out, and the same arrays through a file and back."""
 
 from __future__ import annotations
 

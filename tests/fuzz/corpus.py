@@ -15,7 +15,7 @@ from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.cache import snapshot
-from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys

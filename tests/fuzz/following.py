@@ -13,7 +13,7 @@ from fuzz.target import Outcome, check_scores
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.sync.delta import DeltaHead, read_head
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.transport import BundleHead, Entry, Position, Progress, Transport

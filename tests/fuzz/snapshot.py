@@ -20,7 +20,7 @@ from pepnet_infer.engine import Engine
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache import snapshot, snapshot_rows
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.cache.over_bundle import open_rows
+from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.gset import Gset
 
 _HEADER, _BLOCK, _TRAILER, _CRC = "<8sII8s8sd", "<4sIIIIIQ", "<4sIQQI", "<I"

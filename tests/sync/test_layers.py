@@ -26,7 +26,7 @@ from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.layered_store import LayeredStore
 from pepnet_infer.sync.undo import earliest
-from pepnet_infer.versions.version import Versions
+from pepnet_infer.versions.model_version import Versions
 
 DIM, TABLE, NOW = 3, 5, 1000.0
 DEFAULT = np.full(DIM, -1, np.float32)

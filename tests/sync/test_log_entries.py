@@ -18,7 +18,7 @@ import pytest
 from bad_entries import FOREIGN, FOREIGN_FIELDS, forged, mutated, put, put_fields, put_foreign
 from sync_world import PATIENCE_S, World, until
 
-from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, seldom
+from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, throttled_warnings
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError, PepnetError
 from pepnet_infer.export.publish.publisher import Publisher
@@ -213,7 +213,8 @@ def test_entries_that_are_refused_for_one_reason_are_one_line_at_a_time(
         put_foreign(log, "deltas", "a link to a folder")
     log.append(world.step(**NOTHING))
     if later:
-        monkeypatch.setattr(seldom, "monotonic", itertools.count(1, 60).__next__)  # a minute from each to the next
+        # a minute from each to the next
+        monkeypatch.setattr(throttled_warnings, "monotonic", itertools.count(1, 60).__next__)
     engine = load()
     engine.follow(log, QUICK)
     refused = sync(engine)["refused"]

@@ -4,7 +4,7 @@
 // the activations of a row block, a few hundred kilobytes, stay in L2 for the whole call.
 #pragma once
 
-#include "dense/generic/finish.h"
+#include "dense/generic/epilogue.h"
 #include "dense/generic/tile.h"
 
 namespace pepnet {

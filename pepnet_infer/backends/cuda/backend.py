@@ -15,12 +15,12 @@ from pepnet_infer.backends.cuda.library import CudaLibrary, CudaModel, library_p
 from pepnet_infer.backends.cuda.rows import DeviceRows, attach, rows_beside
 from pepnet_infer.backends.protocol import GPU_PRECISIONS, Settings, lacks, read_options
 from pepnet_infer.bundle.bundle import DENSE
-from pepnet_infer.checked import Options
 from pepnet_infer.errors import BackendError, BundleError, SchemaError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import parse_bytes
 from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.validation import Options
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle

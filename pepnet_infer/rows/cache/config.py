@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from pepnet_infer.checked import Count, NotNegative, Options, Positive, Share
 from pepnet_infer.errors import ConfigError
+from pepnet_infer.validation import Count, NotNegative, Options, Positive, Share
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import FieldRule

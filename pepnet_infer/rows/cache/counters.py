@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from pepnet_infer._kernels import Tally
 from pepnet_infer.schema.ids import ID_BITS
-from pepnet_infer.seldom import Seldom
 from pepnet_infer.stats import LookupCounts, MissCounts
+from pepnet_infer.throttled_warnings import Seldom
 
 _LOG = logging.getLogger("pepnet_infer.stores")
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.checked import check_option
 from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.config import Policy, RowDtype, parse_bytes
 from pepnet_infer.rows.gset import Gset
+from pepnet_infer.validation import check_option
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import FieldRule

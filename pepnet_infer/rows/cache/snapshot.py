@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pepnet_infer import _kernels
-from pepnet_infer.checked import untrusted
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache import snapshot_file, snapshot_rows
 from pepnet_infer.rows.gset import Gset
+from pepnet_infer.validation import untrusted
 
 #: A part is loaded in this many rounds, the worst sixteenth of every part first: so the order of eviction is kept
 #: within a part, and across parts to a sixteenth, while no more than a block is held.

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 
 from pepnet_infer import _kernels
-from pepnet_infer.checked import convert
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.snapshot import Loaded, Saved
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, write_document
+from pepnet_infer.validation import convert
 
 DOCUMENT = "cache.json"
 

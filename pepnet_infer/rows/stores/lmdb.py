@@ -16,12 +16,11 @@ import numpy.typing as npt
 from msgspec import structs
 
 from pepnet_infer.bundle.table_file import open_table
-from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.process.closing import Closing
 from pepnet_infer.rows.protocols import Rows
-from pepnet_infer.rows.stores.fill import fill_from
+from pepnet_infer.rows.stores.fill_store import fill_from
 from pepnet_infer.rows.stores.lmdb_env import LmdbEnv, OpenOptions
 from pepnet_infer.rows.stores.record import (
     REMEMBER,
@@ -37,6 +36,7 @@ from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import Positions, RowBatch
 from pepnet_infer.storage.local_path import check_local
+from pepnet_infer.validation import check_option
 
 if TYPE_CHECKING:
     import lmdb

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from msgspec import Meta
 
-from pepnet_infer._kernels import AloneGate, Gate
-from pepnet_infer.checked import Options, Several
+from pepnet_infer._kernels import ExclusiveHold, SharedLock
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.stores.lmdb_file import check_file
+from pepnet_infer.validation import Options, Several
 
 if TYPE_CHECKING:
     import lmdb
@@ -48,8 +48,8 @@ class LmdbEnv:
 
     def __init__(self, module: Any, path: Path, options: OpenOptions, names: tuple[bytes, ...]) -> None:
         self._lmdb, self.path, self.options, self._names = module, path, options, names
-        self._gate, self._opening, self._process = Gate(), Gate(), os.getpid()
-        self._forking: AloneGate | None = None  # held by a fork that is under way
+        self._gate, self._opening, self._process = SharedLock(), SharedLock(), os.getpid()
+        self._forking: ExclusiveHold | None = None  # held by a fork that is under way
         self._env: lmdb.Environment | None = None
         self._map_bytes = options.map_bytes
         self._closed = self._inherited = False
@@ -223,7 +223,7 @@ class LmdbEnv:
 
     def _after_fork(self) -> None:
         self._forking = None
-        self._gate, self._opening = Gate(), Gate()
+        self._gate, self._opening = SharedLock(), SharedLock()
         if self._env is None and not self._inherited:
             self._process = os.getpid()
             return

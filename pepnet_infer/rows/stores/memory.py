@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.checked import check_option
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.protocols import Rows
@@ -24,6 +23,7 @@ from pepnet_infer.rows.stores.write_batch import (
 )
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.schema.row_batch import RowBatch
+from pepnet_infer.validation import check_option
 
 
 class MemoryStore:

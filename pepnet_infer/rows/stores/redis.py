@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
-from pepnet_infer._kernels import Gate
-from pepnet_infer.checked import NotNegative, Options, Positive
+from pepnet_infer._kernels import SharedLock
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.process.closing import Closing
@@ -24,6 +23,7 @@ from pepnet_infer.rows.stores.record import HEADER, REMEMBER, Remember, RowDtype
 from pepnet_infer.rows.stores.write_batch import check_deletion, check_keys, checked_batch
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
+from pepnet_infer.validation import NotNegative, Options, Positive
 
 try:
     from redis import Redis
@@ -115,7 +115,7 @@ class RedisStore(Closing):
         self.damaged = 0  # values read that were damaged, and so not found
         self._remember, self._clock = remember, clock
         self._tags = [f"{prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
-        self._lock, self._pause, self._resume = Gate(), pause, 0.0
+        self._lock, self._pause, self._resume = SharedLock(), pause, 0.0
         self._reason = ""  # why no server was reached
         self._owned = isinstance(client, str)
         self._given: dict[str, Any] = {"client": client, **structs.asdict(options), "clock": clock}
@@ -150,7 +150,7 @@ class RedisStore(Closing):
             raise StoreError(f"redis: expected a server to connect to, got {self._reason_of(error)}") from error
 
     def _reset_after_fork(self) -> None:
-        self._lock = Gate()
+        self._lock = SharedLock()
         if self._owned:
             forks.leak(self._opened)
             self._opened = None

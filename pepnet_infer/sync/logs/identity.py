@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pepnet_infer.checked import convert
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.storage.atomic import write_file
 from pepnet_infer.storage.document import document_bytes, read_document
+from pepnet_infer.validation import convert
 
 FILE = "log.json"
 _BEGINS = "A log begins with what is published first, or with DirectoryLog(path, create=True)."

@@ -15,7 +15,6 @@ from typing import Annotated
 
 from msgspec import Meta, structs
 
-from pepnet_infer.checked import check_option
 from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.process.closing import Closing
@@ -47,6 +46,7 @@ from pepnet_infer.sync.logs.transport import (
     check_follower,
     read_progress,
 )
+from pepnet_infer.validation import check_option
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")

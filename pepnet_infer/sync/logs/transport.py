@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from pepnet_infer.bundle.bundle import MANIFEST as BUNDLE_MANIFEST
-from pepnet_infer.checked import Finite, Version, convert
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import MOST_VALUE, clip
 from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.sync.delta import DeltaHead
 from pepnet_infer.sync.entry_faults import reading
+from pepnet_infer.validation import Finite, Version, convert
 
 #: Where an entry stands. Of two positions of one log the later one is larger as text. "" is before the first.
 Position = str

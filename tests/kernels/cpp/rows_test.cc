@@ -8,7 +8,7 @@
 #include "check.h"
 #include "rows/gather.h"
 #include "rows/half.h"
-#include "rows/pool.h"
+#include "rows/pool_bags.h"
 
 namespace pepnet::test {
 namespace {

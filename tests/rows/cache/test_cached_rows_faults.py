@@ -88,7 +88,7 @@ def test_faults_are_said_at_once_then_seldom_and_their_end_once(
     store: Formula, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("pepnet_infer.seldom.monotonic", lambda: now[0])
+    monkeypatch.setattr("pepnet_infer.throttled_warnings.monotonic", lambda: now[0])
     rows, out = rows_over(store), np.empty((1, DIM), np.float32)
     store.before = fail(StoreError("redis: no such host"))
     for _ in range(5):

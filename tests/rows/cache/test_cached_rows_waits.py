@@ -117,7 +117,7 @@ def test_after_closing_calls_ask_for_themselves_and_no_thread_is_left(store: For
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time by which warnings are said."""
     times = [1000.0]
-    monkeypatch.setattr("pepnet_infer.seldom.monotonic", lambda: times[0])
+    monkeypatch.setattr("pepnet_infer.throttled_warnings.monotonic", lambda: times[0])
     return times
 
 

@@ -1,4 +1,4 @@
-#include "rows/pool.h"
+#include "rows/pool_bags.h"
 
 #include <algorithm>
 

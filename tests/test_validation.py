@@ -11,8 +11,8 @@ import pytest
 from msgspec import Meta, Struct, field
 
 from pepnet_infer import ConfigError, PepnetError
-from pepnet_infer.checked import Options, Positive, check_option, convert, untrusted
 from pepnet_infer.errors import BundleError
+from pepnet_infer.validation import Options, Positive, check_option, convert, untrusted
 
 
 class Rule(Options, frozen=True):

@@ -20,7 +20,7 @@ _LOOK_AGAIN_S = 0.002  # a rollback waits for calls under way: nothing has to be
 
 
 @dataclass(frozen=True)
-class Served:
+class ModelVersion:
     """Everything that scores of one version are made of. Never changed: a later version is another one."""
 
     bundle: Bundle
@@ -41,7 +41,7 @@ class Served:
         object.__setattr__(self, "model_version", self.bundle.model_version)
 
     @classmethod
-    def of(cls, bundle: Bundle, rows: RowSource, backend: Backend) -> Served:
+    def of(cls, bundle: Bundle, rows: RowSource, backend: Backend) -> ModelVersion:
         """Puts together what scores `bundle` with its rows and its dense part."""
         sides = bundle.sides()
         return cls(
@@ -55,7 +55,7 @@ class Served:
             _feature_scorer(bundle, rows, backend),
         )
 
-    def with_rows(self, rows: RowSource) -> Served:
+    def with_rows(self, rows: RowSource) -> ModelVersion:
         """Returns the same with rows from elsewhere."""
         scorer = _feature_scorer(self.bundle, rows, self.backend)
         return replace(self, rows=rows, assembler=Assembler(self.bundle.schema, rows), features=scorer)
@@ -66,7 +66,7 @@ def _feature_scorer(bundle: Bundle, rows: RowSource, backend: Backend) -> Featur
 
 
 if TYPE_CHECKING:
-    _Pins = Pins[Served]
+    _Pins = Pins[ModelVersion]
 else:
     _Pins = Pins  # which is of C++
 
@@ -79,11 +79,11 @@ class Versions(_Pins):
     See `kernels/python/pins.cc`.
     """
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: ModelVersion) -> None:
         super().__init__(served)
         forks.register(forks.Stage.VERSIONS, child=self.reset_after_fork)
 
-    def put(self, served: Served, same: bool = False) -> int:
+    def put(self, served: ModelVersion, same: bool = False) -> int:
         """Gives `served` to all calls that begin from here on. Returns its number.
 
         same: it serves what the newest does, only from elsewhere, and has its number.

@@ -17,7 +17,7 @@ _MIN_WEIGHTS = 2  # single numbers are constants of the formulas (γ, 0, 1), not
 _ROWS = 7
 
 
-def name_culprit(
+def name_wrong_tensor(
     model: onnx.ModelProto, exported: onnx.ModelProto, weights: Mapping[str, Array], inputs: Inputs
 ) -> str:
     """Returns the tensor found wrong and how, or an empty string if none can be told.

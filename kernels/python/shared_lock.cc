@@ -15,11 +15,11 @@ namespace {
 // exception comes between taking hold and the object that lets go, and none that leaves a `with` behind keeps
 // it, although a traceback keeps the frames. All is done with the GIL but for sleeping, and who waits looks
 // again.
-class Gate {
+class SharedLock {
  public:
   class Shared {
    public:
-    explicit Shared(std::shared_ptr<Gate> gate)
+    explicit Shared(std::shared_ptr<SharedLock> gate)
         : gate_(std::move(gate)), thread_(PyThread_get_thread_ident()) {
       gate_->wait([&] { return gate_->depth_ == 0 && gate_->waiting_ == 0; }, py::none());
       gate_->sharing_.push_back(thread_);
@@ -35,13 +35,13 @@ class Gate {
     }
 
    private:
-    std::shared_ptr<Gate> gate_;
+    std::shared_ptr<SharedLock> gate_;
     const unsigned long thread_;
   };
 
   class Alone {
    public:
-    Alone(std::shared_ptr<Gate> gate, py::object unless)
+    Alone(std::shared_ptr<SharedLock> gate, py::object unless)
         : gate_(std::move(gate)), unless_(std::move(unless)) {}
     ~Alone() {
       while (held_ != 0) leave();
@@ -60,7 +60,7 @@ class Gate {
     }
 
    private:
-    std::shared_ptr<Gate> gate_;
+    std::shared_ptr<SharedLock> gate_;
     py::object unless_;
     std::size_t held_ = 0;
   };
@@ -110,32 +110,33 @@ class Gate {
 }  // namespace
 
 void bind_gate(py::module_& module) {
-  py::class_<Gate::Shared>(module, "SharedGate",
-                           "A gate that is shared, until this is left or nobody holds it.")
-      .def("__enter__", [](const Gate::Shared&) {})
-      .def("__exit__", [](Gate::Shared& shared, const py::args&) { shared.leave(); });
-  py::class_<Gate::Alone>(
-      module, "AloneGate",
+  py::class_<SharedLock::Shared>(module, "SharedHold",
+                                 "A gate that is shared, until this is left or nobody holds it.")
+      .def("__enter__", [](const SharedLock::Shared&) {})
+      .def("__exit__", [](SharedLock::Shared& shared, const py::args&) { shared.leave(); });
+  py::class_<SharedLock::Alone>(
+      module, "ExclusiveHold",
       "A gate that one thread has from when it enters, until it is left or nobody holds it.")
-      .def("__enter__", [](Gate::Alone& alone) { return alone.enter(); })
-      .def("__exit__", [](Gate::Alone& alone, const py::args&) { alone.leave(); });
-  py::class_<Gate, std::shared_ptr<Gate>>(module, "Gate",
-                                          "A lock that many may share and one may have alone.")
+      .def("__enter__", [](SharedLock::Alone& alone) { return alone.enter(); })
+      .def("__exit__", [](SharedLock::Alone& alone, const py::args&) { alone.leave(); });
+  py::class_<SharedLock, std::shared_ptr<SharedLock>>(module, "SharedLock",
+                                                      "A lock that many may share and one may have alone.")
       .def(py::init<>())
       .def(
-          "shared", [](const std::shared_ptr<Gate>& gate) { return std::make_unique<Gate::Shared>(gate); },
+          "shared",
+          [](const std::shared_ptr<SharedLock>& gate) { return std::make_unique<SharedLock::Shared>(gate); },
           "Waits until nobody has it alone or waits for that. Returns a context manager that holds it "
           "already. Who shares it must not ask again.")
       .def(
           "alone",
-          [](const std::shared_ptr<Gate>& gate, py::object unless) {
-            return std::make_unique<Gate::Alone>(gate, std::move(unless));
+          [](const std::shared_ptr<SharedLock>& gate, py::object unless) {
+            return std::make_unique<SharedLock::Alone>(gate, std::move(unless));
           },
           "unless"_a = py::none(),
           "Returns a context manager that waits until everybody else has left, and is True then. The thread "
           "may enter again. With `unless`, which is asked while it waits, it is False when that says True, "
           "and holds nothing.")
-      .def_property_readonly("is_sharing", &Gate::is_sharing, "Whether this thread shares it.");
+      .def_property_readonly("is_sharing", &SharedLock::is_sharing, "Whether this thread shares it.");
 }
 
 }  // namespace pepnet::python

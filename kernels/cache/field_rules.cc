@@ -1,4 +1,4 @@
-#include "cache/fields.h"
+#include "cache/field_rules.h"
 
 #include <stdexcept>
 #include <string>

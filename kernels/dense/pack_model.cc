@@ -1,4 +1,4 @@
-#include "dense/packer.h"
+#include "dense/pack_model.h"
 
 #include <cstring>
 #include <utility>

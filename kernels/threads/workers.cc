@@ -1,4 +1,4 @@
-#include "threads/pool.h"
+#include "threads/workers.h"
 
 #include <memory>
 #include <new>

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model.pepnet import EPNet, PPNet
-from pepnet_infer.export.model.plug import EPNetEmbedding, GatedNetwork
+from pepnet_infer.export.model.plug_and_play import EPNetEmbedding, GatedNetwork
 
 
 class Theirs(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model.gate_gradients import GateCall
+from pepnet_infer.export.model.module_copies import Replicas
 from pepnet_infer.export.model.pepnet import EPNet, PPNet
-from pepnet_infer.export.model.replica import Replicas
 
 
 class EPNetEmbedding(nn.Module):
