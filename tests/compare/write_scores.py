@@ -47,7 +47,7 @@ def main(files: Path, out: Path, isa: str | None) -> None:
                 for name, array in _scores(engine, rows if isa is None else rows.slice(0, SIZES[-1])).items():
                     arrays[f"{way}: {name}"] = array
         for policy in ("gset", "lru") if isa is None else ():
-            with Engine.load(bundle, backend="native", threads=1, cache=CacheConfig(policy, "1MiB")) as engine:
+            with Engine.load(bundle, threads=1, cache=CacheConfig(policy, "1MiB")) as engine:
                 for turn in ("cold", "warm"):
                     arrays[f"cache {policy} {turn}"] = engine.score(rows).values
         np.savez(out / (f"{bundle.name}.npz" if isa is None else f"{bundle.name}-{isa}.npz"), **arrays)
