@@ -199,7 +199,7 @@ def test_a_tight_budget_keeps_int8_from_being_loaded(toy_checkpoint: Checkpoint,
 )
 def test_a_budget_that_is_none_is_refused(toy_checkpoint: Checkpoint, tmp_path: Path, budget: Any) -> None:
     with pytest.raises(
-        BundleError, match=r"export: int8: (expected max_abs, delta_auc|\w+: expected a number above 0)"
+        BundleError, match=r"export: int8(: expected max_abs, delta_auc|\.\w+: expected a number above 0)"
     ):
         write_bundle(toy_checkpoint, tmp_path / "bundle", int8_budget=budget)
     assert os.listdir(tmp_path) == []
@@ -228,5 +228,6 @@ def test_int8s_budget_is_an_option(command: Run, toy_checkpoint: Checkpoint, tmp
         assert json.loads(out)["native"]["int8"]["why"] == "switched off at export, not measured"
     for word in ("-1", "nan", "inf", "much"):
         code, out, err = command(*export, tmp_path / "b", "--int8-max-abs", word)
-        assert (code, out) == (2, "")
+        assert code == 2
+        assert json.loads(out)["error"]["kind"] == "UsageError"
         assert f"--int8-max-abs: expected a number of 0 or more, or off, got '{word}'" in err
