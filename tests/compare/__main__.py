@@ -34,7 +34,7 @@ def main() -> int:
     new = build(None, out / "new", **parts)
     print(f"old {old.name}, new {new.name}", flush=True)
     files = out / "files"
-    _run(old, "write_files.py", files)
+    _run(old, "write_files.py", files, old.source)
     for one, folder in ((old, out / "scores-old"), (new, out / "scores-new")):
         shutil.rmtree(folder, ignore_errors=True)
         _run(one, "write_scores.py", files, folder)

@@ -19,6 +19,7 @@ class Build:
     """A build, and the variables with which a Python process imports it."""
 
     name: str  #: the commit, "+" where files differ from it
+    source: Path
     environment: dict[str, str]
     amx: str | None = None  #: PYTHONPATH of the same commit with emulated AMX
 
@@ -48,9 +49,9 @@ def build(commit: str | None, folder: Path, *, cuda: bool = True, amx: bool = Tr
         (library,) = tests.rglob("libpepnet_cuda_emulated.so")
         environment["PEPNET_CUDA_LIBRARY"] = str(library)
     if not amx:
-        return Build(name, environment)
+        return Build(name, source, environment)
     copy = emulate_amx(source, folder / "amx-source")
-    return Build(name, environment, str(_install(copy, folder / "amx-site", objects / "amx-wheel")))
+    return Build(name, source, environment, str(_install(copy, folder / "amx-site", objects / "amx-wheel")))
 
 
 def _install(source: Path, site: Path, objects: Path) -> Path:

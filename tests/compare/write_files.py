@@ -24,8 +24,8 @@ ROWS = 300
 VERSIONS = (1, 2)
 
 
-def main(folder: Path) -> None:
-    """Writes everything anew."""
+def main(folder: Path, source: Path) -> None:
+    """Writes everything anew. source: the tree that the build is of."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "bundles").mkdir(parents=True)
     for name in PRESETS:
@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
         _train("synthetic:3000", folder, model, "--model", model)
     kuairand = os.environ.get("PEPNET_KUAIRAND")
     if kuairand is not None:
-        config = Path(__file__).parents[2] / "examples" / "kuairand.yaml"
+        config = source / "examples" / "kuairand.yaml"
         _train(f"kuairand:{kuairand}", folder, "kuairand", "--config", str(config))
     for bundle in sorted((folder / "bundles").iterdir()):
         _inputs(bundle, folder / f"{bundle.name}.parquet")
@@ -113,4 +113,4 @@ def _command(*words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
