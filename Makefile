@@ -60,7 +60,7 @@ TYPES := cd $(VENV) && bin/mypy --strict --python-executable bin/python -p pepne
 # Three runs of the tests and the types side by side, for two cores: the C++ tests compile for most of their time, and the
 # second run waits for disks, servers and processes that it kills, so that a third has something to do.
 COMPILED := tests/kernels/cpp
-WAITING := tests/sync tests/rows tests/process tests/parquet tests/verify tests/cli tests/docs tests/bench tests/wheel
+WAITING := tests/sync tests/rows tests/process tests/parquet tests/verify tests/cli tests/bench
 
 test: install lint
 	@command -v redis-server >/dev/null || echo "no redis-server here: the tests of the Redis store will be skipped"

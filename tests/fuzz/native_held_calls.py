@@ -90,11 +90,11 @@ def gates(d: Draw) -> list[Call]:
     r = d.random
     if r.random() < 0.5:
         held = d.one(Ref(1), Ref(2))
-        moves = [Call(f"AloneGate.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(5)]
-        return [Call("Gate"), Call(".alone"), Call(".alone", (d.one(None, leave, fail, 3),)), *moves]
+        moves = [Call(f"ExclusiveHold.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(5)]
+        return [Call("SharedLock"), Call(".alone"), Call(".alone", (d.one(None, leave, fail, 3),)), *moves]
     held = d.one(Ref(1), Ref(2))
-    leaves = [Call(f"SharedGate.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(4)]
-    return [Call("Gate"), Call(".shared"), Call(".shared"), *leaves, Call(".shared")]
+    leaves = [Call(f"SharedHold.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(4)]
+    return [Call("SharedLock"), Call(".shared"), Call(".shared"), *leaves, Call(".shared")]
 
 
 def tallies(d: Draw) -> list[Call]:
