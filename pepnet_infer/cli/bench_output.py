@@ -85,7 +85,7 @@ def write(
 
 def command_line(context: typer.Context) -> str:
     """Returns what was typed, without what is written and without the folders of this machine."""
-    words = ["pepnet-infer", "bench", *([context.command.name] if context.parent and context.command.name else [])]
+    words = ["pepnet-infer", "bench", *([context.command.name] if context.command.name not in (None, "bench") else [])]
     for parameter in context.command.params:
         name, source = parameter.name or "", context.get_parameter_source(parameter.name or "")
         if name in _FILES or source is None or source.name != "COMMANDLINE":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -28,7 +29,19 @@ _FIELDS = ("column", "row", "file")
 def fail(kind: str, message: str, code: ExitCode, as_json: bool, fields: dict[str, Any] | None = None) -> NoReturn:
     """Ends the process with a sentence on stderr and, with `as_json`, the error as JSON on stdout."""
     say(progress, f"error: {kind}: {message}")
-    if as_json and sys.stdout is not None:
+    if as_json:
         error = {"kind": kind, "message": message, "exit_code": int(code), **dict.fromkeys(_FIELDS), **(fields or {})}
-        print(json.dumps({"error": error}, indent=2, allow_nan=False), flush=True)
+        print_all(json.dumps({"error": error}, indent=2, allow_nan=False))
+    else:
+        print_all()
     sys.exit(code)
+
+
+def print_all(text: str = "") -> None:
+    """Prints `text` and what stdout holds still; where nobody reads that, or a disk is full, it is given up."""
+    if sys.stdout is None:
+        return
+    try:
+        print(text, end="\n" if text else "", flush=True)
+    except OSError:  # what stdout still holds would raise again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from functools import cache
@@ -11,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pepnet_infer.cli.ending import ExitCode, fail
+from pepnet_infer.cli.ending import ExitCode, fail, print_all
 from pepnet_infer.cli.terminal import write_everything
 from pepnet_infer.errors import PepnetError
 
@@ -69,7 +68,8 @@ def _register() -> None:
 def main() -> None:
     """Runs the command line and ends the process with an `ExitCode`."""
     write_everything()
-    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # as who started this process would have it
+        signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in sys.argv[1:] and sys.argv[1:2] != ["bench"]
     try:
         _register()
@@ -93,10 +93,9 @@ def main() -> None:
         said = f"this command needs {error.name}: pip install 'pepnet-infer[{extra}]'"
         fail("MissingExtra", said, ExitCode.FAILED, as_json)
     except BrokenPipeError:
-        _let_go_of_stdout()
+        print_all()
         sys.exit(ExitCode.FAILED)
     except OSError as error:  # a full disk under stdout, say
-        _let_go_of_stdout()
         fail(type(error).__name__, str(error), ExitCode.FAILED, as_json)
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
@@ -112,12 +111,6 @@ def main() -> None:
 def _terminate(*_: object) -> NoReturn:
     """Ends the process by an exception, so that what is half written goes."""
     raise SystemExit(ExitCode.TERMINATED)
-
-
-def _let_go_of_stdout() -> None:
-    """What it still holds would raise again when the interpreter ends."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def expect_bundle(path: Path) -> None:
         return
     if os.path.lexists(path / DOCUMENT):
         raise BundleError(f"{path}: expected a bundle, got a checkpoint; `pepnet-infer export {path}` makes one of it")
-    got = "a folder without it" if path.is_dir() else "a file" if path.exists() else "nothing"
+    got = "a folder without it" if os.path.isdir(path) else "a file" if os.path.exists(path) else "nothing"
     raise BundleError(
         f"{path}: expected a bundle (a folder with {MANIFEST}), got {got}; `pepnet-infer export` writes one"
     )

@@ -89,7 +89,8 @@ def score(
     carried: list[str] | Literal["all"] | None = "all" if columns == "all" else None
     if columns is not None and columns != "all":
         carried = [name.strip() for name in columns.split(",") if columns.strip()]
-    options = OFFLINE if device == "cpu" else {}  # kernels on a GPU have no threads that could spin
+    # Our kernels on a GPU have no threads that could spin.
+    options = {} if backend == "native" and device != "cpu" else OFFLINE
     _set_threads(threads)
     with Watch(show) as watch:
         watch.step("load the bundle")

@@ -164,3 +164,18 @@ def test_threads_hold_for_reading_and_more_than_the_machine_has_are_told(
 def test_the_page_has_every_exit_code() -> None:
     page = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text(encoding="utf-8")
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == sorted(ExitCode)
+
+
+def test_an_error_is_json_whatever_the_system_says_of_the_path(command: Command) -> None:
+    code, out, err = command("inspect", "a" * 300, "--json")
+    assert (code, json.loads(out)["error"]["kind"]) == (ExitCode.FAILED, "BundleError")
+    assert "expected a bundle" in err
+
+
+def test_a_stdout_that_takes_nothing_leaves_the_sentence_and_the_exit_code() -> None:
+    words = [sys.executable, "-m", "pepnet_infer.cli.main", "inspect", "nowhere", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr.startswith("error: BundleError: nowhere: expected a bundle")
+    assert "Traceback" not in done.stderr
