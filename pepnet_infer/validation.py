@@ -37,7 +37,10 @@ Seed = Annotated[int, Meta(ge=0, le=2**62 - 1)]
 #: A version of a model.
 Version = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
-_UNEXPECTED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError)
+_UNEXPECTED = (
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError,
+    msgspec.MsgspecError,  # no ValueError in every release
+)  # fmt: skip
 _REFUSALS = (msgspec.ValidationError, UnicodeEncodeError)  # the second: of half a character, which JSON may have
 
 

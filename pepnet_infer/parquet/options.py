@@ -62,7 +62,7 @@ class ScoreOptions(Options, frozen=True):
             names = list(self.columns)
         for name in names:
             if names.count(name) > 1:
-                raise SchemaError(f"columns: expected each name once, got {quote(name)} twice")
+                raise SchemaError(column=name, expected="it once in columns", got="it twice")
             if not source.has(name):
                 got = f"columns {clip(', '.join(there))}"
                 raise SchemaError(file=source.path, column=name, expected="it, to carry it through", got=got)

@@ -65,7 +65,7 @@ class Request:
         found = {REQUEST_KEY: request, WRITTEN_KEY: written}
         if counts.unavailable:
             found[UNAVAILABLE_KEY] = json.dumps(dict(sorted(counts.unavailable.items())))
-        if counts.null_rows:
+        if self.options["on_bad_row"] == "null":
             found[BAD_ROWS_KEY] = json.dumps([counts.null_rows, counts.faults])
         return found
 
@@ -86,8 +86,9 @@ class Request:
             said = json.loads(found[REQUEST_KEY.encode()])
             hashed = said["source"]["content"]
             unavailable = msgspec.json.decode(found.get(UNAVAILABLE_KEY.encode(), b"{}"), type=dict[str, int])
-            bad = msgspec.json.decode(found.get(BAD_ROWS_KEY.encode(), b"[0,{}]"), type=tuple[int, dict[str, str]])
-        except (ValueError, KeyError, TypeError, RecursionError):
+            rows = b"[0,{}]" if self.options["on_bad_row"] != "null" else found[BAD_ROWS_KEY.encode()]
+            bad = msgspec.json.decode(rows, type=tuple[int, dict[str, str]])
+        except (ValueError, KeyError, TypeError, RecursionError, msgspec.MsgspecError):
             return None  # of another version of ours, or of nobody's
         if said != self._json(hashed) or hashed != content():
             return None

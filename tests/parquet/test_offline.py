@@ -83,7 +83,7 @@ def test_columns_that_cannot_be_carried(engine: Engine, toy_table: Make, tmp_pat
             SchemaError,
             r"in\.parquet: column 'colour': expected it, to carry it through, got columns",
         ),
-        (["user_id", "user_id"], SchemaError, r"columns: expected each name once, got 'user_id' twice"),
+        (["user_id", "user_id"], SchemaError, r"column 'user_id': expected it once in columns, got it twice"),
         ("all", SchemaError, r"column 'score_like': expected no column of a score's name to carry"),
         ("user_id", ConfigError, r"columns: expected a list, each text or 'all' or None, got 'user_id'"),
     ):
