@@ -10,12 +10,16 @@ import hashlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from msgspec import structs
 
 from pepnet_infer.backends.dense_inputs import dense_call
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.overlay import Overlay, over
 from pepnet_infer.rows.protocols import Rows
@@ -155,7 +159,7 @@ class Updater:
             raise UpdateError("schema", f"{bundle.path}: schema_hash: expected {now.bundle.schema.hash}")
         try:
             backend = self._loading.dense(bundle)
-            rows = open_rows(bundle, self._loading.cache, None)
+            rows = open_rows(bundle, _without_snapshot(self._loading.cache), None)
         except (BackendError, BundleError) as error:
             raise UpdateError.of(error, reason="dense", within=bundle.path) from error
         if not isinstance(rows, CachedRows):
@@ -277,6 +281,7 @@ class Updater:
         """Brings the cache up to date. The store, if rows are there, has them: what is not here is fetched from it."""
         cache = self._cached.caches[dim]
         core = cache.core
+        self._cached.followed = True
         cache.flights.touch(changed.keys)
         if not changed.found.all():
             core.forget(changed.keys[~changed.found])
@@ -294,6 +299,11 @@ class Updater:
             put=True,
             known=not everything,
         )
+
+
+def _without_snapshot(cache: CacheConfig | Literal["default"] | None) -> CacheConfig | Literal["default"] | None:
+    """Returns how to make the cache of another bundle: the snapshot to begin with is of the first one's rows."""
+    return structs.replace(cache, warm_from=None) if isinstance(cache, CacheConfig) else cache
 
 
 def _applied(before: str | None, delta: Delta) -> str | None:

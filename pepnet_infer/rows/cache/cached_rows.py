@@ -69,6 +69,8 @@ class CachedRows:
         self._fetches = _kernels.Fetches()
         self.misses = Misses(self._store, self.caches, config, self._counters, self._fetches)
         self._filled_from = identity_of(store)
+        #: whether a follower has written rows of later versions here, which are not those of `identity`
+        self.followed = False
         self._gset = Gset(config.beta, config.r, config.interval)
         self._budget = None if config.budget_ms is None else config.budget_ms / 1000.0
         #: further copies of rows, on a GPU
@@ -177,7 +179,7 @@ class CachedRows:
 
         Returns what it holds. The folder appears whole or not at all. Raises StoreError.
         """
-        return save_folder(self._cores, folder, self.identity())
+        return save_folder(self._cores, folder, None if self.followed else self.identity())
 
     def load(self, folder: str | os.PathLike[str]) -> Loaded:
         """Writes the entries of a snapshot of `save` into the cache, in which newer versions stay.
