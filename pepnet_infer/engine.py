@@ -29,7 +29,7 @@ from pepnet_infer.scores import Scores
 from pepnet_infer.stats import EngineStats, FollowStats
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
-from pepnet_infer.sync.logs.transport import Readable, Transport
+from pepnet_infer.sync.logs.transport import Transport, is_log
 from pepnet_infer.validation import check_option
 from pepnet_infer.versions.counters import Counters
 from pepnet_infer.versions.identity import identity
@@ -270,7 +270,7 @@ class Engine:
             raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
         if self._loading is None:
             raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
-        if not isinstance(transport, Readable):  # a path, say, which commands take for a log
+        if not is_log(transport):  # a path, say, which commands take for a log
             wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
             raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
         follower = Follower(served, self._loading, transport, config or FollowConfig())

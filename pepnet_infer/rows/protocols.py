@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ class ReachableStore(Store, Protocol):
 
 def check_reachable(store: Store) -> None:
     """Asks a store that can say so whether it can be read. Raises StoreError, with the cause where it is another."""
-    if not isinstance(store, ReachableStore):
+    if not _is_reachable(store):
         return
     try:
         store.check_reachable()
@@ -92,12 +92,39 @@ def check_reachable(store: Store) -> None:
         raise StoreError(f"{name}: check_reachable: expected nothing or a StoreError, got {got}") from error
 
 
+def meets(value: object, protocol: Any) -> bool:
+    """Returns whether `value` has all methods of a runtime protocol, also a proxy's, which its `__getattr__` finds.
+
+    From Python 3.12 on isinstance does not ask `__getattr__`.
+    """
+    names = getattr(protocol, "__protocol_attrs__", ())
+    return isinstance(value, protocol) or (bool(names) and all(callable(getattr(value, name, None)) for name in names))
+
+
+def is_store(value: object) -> TypeGuard[Store]:
+    """Returns whether `value` has the methods of a store."""
+    return meets(value, Store)
+
+
+def is_row_source(value: object) -> TypeGuard[RowSource]:
+    """Returns whether `value` has the methods of a row source."""
+    return meets(value, RowSource)
+
+
+def _is_identified(value: object) -> TypeGuard[Identified]:
+    return meets(value, Identified)
+
+
+def _is_reachable(value: object) -> TypeGuard[ReachableStore]:
+    return meets(value, ReachableStore)
+
+
 def identity_of(store: object) -> str | None:
     """Returns what a store or row source says of its rows; None for one that says nothing, or cannot say it now.
 
     Raises StoreError for an identity that is no text.
     """
-    if not isinstance(store, Identified):
+    if not _is_identified(store):
         return None
     try:
         found: object = store.identity()

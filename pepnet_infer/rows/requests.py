@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.rows.protocols import Pooling, Rows, RowSource
+from pepnet_infer.rows.protocols import Pooling, Rows, RowSource, meets
 from pepnet_infer.schema.ids import Keys
 
 
@@ -61,7 +61,7 @@ def together(rows: RowSource) -> Callable[[Sequence[RowRequest]], list[DefaultCo
 
     A row source without `answer` has a row for each key or knows that there is none: it raises where it cannot say.
     """
-    if isinstance(rows, BatchRowSource):
+    if _takes_batches(rows):
         return rows.answer
 
     def ask(request: RowRequest) -> DefaultCounts:
@@ -72,3 +72,7 @@ def together(rows: RowSource) -> Callable[[Sequence[RowRequest]], list[DefaultCo
         return DefaultCounts(unknown, 0) if unknown else NO_DEFAULTS
 
     return lambda requests: [ask(request) for request in requests]
+
+
+def _takes_batches(rows: RowSource) -> TypeGuard[BatchRowSource]:
+    return meets(rows, BatchRowSource)

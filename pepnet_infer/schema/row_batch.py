@@ -134,7 +134,7 @@ class RowBatch:
         }
         for name, (dtype, shape) in columns.items():
             array: object = getattr(self, name)
-            if array is None:
+            if array is None and name in ("damaged", "default"):
                 continue
             got = type(array).__name__
             if isinstance(array, np.ndarray):

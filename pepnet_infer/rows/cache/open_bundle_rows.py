@@ -14,7 +14,7 @@ from pepnet_infer.rows.cache.budget import divide
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.rows.protocols import RowSource, Store, check_reachable
+from pepnet_infer.rows.protocols import RowSource, Store, check_reachable, is_row_source, is_store
 from pepnet_infer.rows.requests import CachedTable
 from pepnet_infer.rows.stores.mmap import MmapStore
 
@@ -37,12 +37,12 @@ def open_rows(
             return cached_rows(bundle, config)
         return _own_tables(bundle)
     kind = type(store).__name__
-    if isinstance(store, Store):
+    if is_store(store):
         if config is not None:
             return cached_rows(bundle, config, store)
-        if not isinstance(store, RowSource):
+        if not is_row_source(store):
             raise ConfigError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
-    if not isinstance(store, RowSource):
+    if not is_row_source(store):
         raise ConfigError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
     if isinstance(cache, CacheConfig):
         raise ConfigError(f"cache: expected a store with get_many behind it, got {kind}")

@@ -1,0 +1,47 @@
+"""What is taken for a store, a row source and a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pepnet_infer import StoreError
+from pepnet_infer.rows.protocols import is_row_source, is_store
+from pepnet_infer.rows.stores.checked_answers import checked
+from pepnet_infer.schema.row_batch import RowBatch
+from pepnet_infer.stores import MemoryStore
+from pepnet_infer.sync import DirectoryLog
+from pepnet_infer.sync.logs.transport import is_log
+
+
+class Proxy:
+    """Passes everything on, as wrappers for tracing and retries do."""
+
+    def __init__(self, inner: object) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_proxies_are_what_they_pass_on_to(tmp_path: Path) -> None:
+    store, log = Proxy(MemoryStore()), Proxy(DirectoryLog(tmp_path / "log", create=True))
+    assert is_store(store)
+    assert not is_row_source(store)
+    assert is_log(log)
+    assert not is_log(store)
+    assert not is_store("text")
+
+
+@pytest.mark.parametrize("column", ["versions", "scores", "expires", "found", "rows"])
+def test_an_answer_without_a_column_is_a_fault_of_the_store(column: str) -> None:
+    class Lacking:
+        def get_many(self, keys: np.ndarray, dim: int) -> RowBatch:
+            columns = dict(vars(RowBatch.nothing(len(keys), dim))) | {column: None}
+            return RowBatch(**columns)
+
+    with pytest.raises(StoreError, match=f"{column}: expected .*, got NoneType"):
+        checked(Lacking()).get_many(np.arange(3, dtype=np.uint64), 4)  # type: ignore[arg-type]
