@@ -30,7 +30,8 @@ def identity(served: ModelVersion) -> dict[str, Any]:
         "weights": bundle.digests["weights"],
         "tool": __version__,
         **{name: backend.get(name) for name in ("backend", "version", "precision")},
-        "provider": backend["device"].partition(":")[0],  # the key in the files that were scored so far
+        # the key in the files that were scored so far
+        "provider": "tensorrt" if backend.get("tensorrt") else backend["device"].partition(":")[0],
         **{name: backend[name] for name in ("isa", "how") if name in backend},
         "rows": _rows(served),
     }

@@ -188,7 +188,12 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
         built = "this package was built without libpepnet_cuda: no nvcc 12.4 or newer was there"
         return f"device: cuda: {built} (see docs/gpu.md)"
     problem = no_gpu_because()
-    return None if problem is None or open_library(path).emulated else f"device: cuda: {problem}"
+    if problem is None:
+        return None
+    try:
+        return None if open_library(path).emulated else f"device: cuda: {problem}"
+    except BackendError as error:
+        return str(error)
 
 
 def _gpu(library: CudaLibrary, number: int) -> dict[str, Any]:
