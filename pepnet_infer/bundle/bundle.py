@@ -166,7 +166,7 @@ class Bundle:
         files: Mapping[str, Mapping[str, object]] = self.manifest["files"]
         listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name != PARITY]
         domains = {name: found["domain"] for name, found in self.native.items() if "domain" in found}
-        values = {"weights": [self.config.to_json(), listed], **domains}
+        values = {"weights": [self.manifest["config"], listed], **domains}
         return {
             name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
             for name, value in values.items()
@@ -265,7 +265,7 @@ def check_measured(where: str, config: Mapping[str, Any], parity: str, measured:
         ModelConfig.from_manifest(measured)
     except SchemaError as error:
         raise BundleError.of(error, within=parity) from error
-    for name in {*config, *measured}:
+    for name in dict.fromkeys([*config, *measured]):
         if config.get(name) != measured.get(name):
             raise BundleError(
                 f"config.{name}: expected {quote(measured.get(name))} as in {PARITY}, which was measured with "

@@ -251,13 +251,19 @@ class FeatureSchema:
 
 
 def _with_transforms(data: object) -> object:
-    """Returns a document in which every transform that is written as a name alone is a mapping."""
+    """Returns a document in which a transform is a mapping, also if it is written as a name, or without boundaries."""
     if not isinstance(data, Mapping) or not isinstance(data.get("fields"), list):
         return data
+
+    def mapping(transform: object) -> object:
+        if isinstance(transform, str):
+            return {"op": transform}
+        if isinstance(transform, Mapping) and transform.get("boundaries", ()) is None:
+            return {**transform, "boundaries": []}
+        return transform
+
     fields = [
-        {**spec, "transform": {"op": spec["transform"]}}
-        if isinstance(spec, Mapping) and isinstance(spec.get("transform"), str)
-        else spec
+        {**spec, "transform": mapping(spec["transform"])} if isinstance(spec, Mapping) and "transform" in spec else spec
         for spec in data["fields"]
     ]
     return {**data, "fields": fields}

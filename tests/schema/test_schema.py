@@ -170,3 +170,9 @@ def test_refuses(change: Callable[[dict[str, Any]], None], message: str) -> None
     change(data)
     with pytest.raises(SchemaError, match=message):
         FeatureSchema.from_json(data)
+
+
+def test_boundaries_that_are_null_are_none() -> None:
+    data = schema()
+    data["fields"][0]["transform"] = {"op": "none", "boundaries": None}
+    assert FeatureSchema.from_json(data).fields[0].transform.boundaries == ()
