@@ -203,22 +203,27 @@ class MissBatch:
         """Writes the rows of each request, and the default row where there is none; counts why."""
         blocks = self._blocks or [np.empty((0, self._fetcher.cache.dim), np.float32)]
         rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        begin = 0
+        places, all_absent = self._place[self._which], not (self._reason != ABSENT).any()
+        counts, begin = np.zeros(len(REASONS), np.int64), 0
         for one in self._missed:
             end = begin + len(one.wanted)
-            which = self._which[begin:end]
-            sources = wanted = self._place[which]
+            sources = wanted = places[begin:end]
             if one.asked is not None:
                 sources = np.full(len(one.positions), -1, np.int64)
                 sources[one.asked] = wanted
             one.defaults = _kernels.serve(rows, sources, one.positions, one.table.default_row, one.rows)
             if one.defaults:
-                reasons = np.bincount(self._reason[which[wanted < 0]], minlength=len(REASONS))
-                one.unavailable = int(reasons.sum() - reasons[ABSENT])
-                reasons[ABSENT] = one.defaults - one.unavailable  # negative entries as well, which nobody asked for
-                self._counters.defaults(reasons)
+                if not all_absent:
+                    lacking = self._which[begin:end][wanted < 0]
+                    reasons = np.bincount(self._reason[lacking], minlength=len(REASONS))
+                    reasons[ABSENT] = 0
+                    one.unavailable = int(reasons.sum())
+                    counts += reasons
+                counts[ABSENT] += one.defaults - one.unavailable  # negative entries as well, which nobody asked for
             one.pool()
             begin = end
+        if counts.any():
+            self._counters.defaults(counts)
 
 
 class Fetcher:
