@@ -19,6 +19,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from counting_rows import CountingRows
 
 import pepnet_infer
 from pepnet_infer import (
@@ -280,22 +281,6 @@ def test_load_refuses_what_is_not_there(toy_bundle: Path, tmp_path: Path) -> Non
         Engine.load(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="store: expected a store with get_many or a row source with lookup and pool"):
         Engine.load(toy_bundle, store={})  # type: ignore[arg-type]
-
-
-class CountingRows:
-    """A row source that notes how many keys it was asked for."""
-
-    def __init__(self, rows: MmapStore) -> None:
-        self._rows = rows
-        self.asked: list[tuple[str, int]] = []
-
-    def lookup(self, table: str, keys: Any, out: Any) -> int:
-        self.asked.append((table, len(keys)))
-        return self._rows.lookup(table, keys, out)
-
-    def pool(self, table: str, keys: Any, offsets: Any, pooling: Any, out: Any) -> int:
-        self.asked.append((table, len(keys)))
-        return self._rows.pool(table, keys, offsets, pooling, out)
 
 
 def test_rows_may_come_from_another_store(toy_bundle: Path, toy_batch: Callable[..., Batch]) -> None:

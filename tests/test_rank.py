@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from counting_rows import CountingRows
 
 from pepnet_infer import Engine, SchemaError
 from pepnet_infer.bundle.bundle import Bundle
@@ -67,22 +68,6 @@ class Recorder:
 
     def describe(self) -> dict[str, Any]:
         return {"backend": "recorder", "device": "none", "precision": "fp32", "threads": 1, "why": "a test"}
-
-
-class CountingRows:
-    """A row source that notes how many keys it was asked for."""
-
-    def __init__(self, rows: MmapStore) -> None:
-        self._rows = rows
-        self.asked: list[tuple[str, int]] = []
-
-    def lookup(self, table: str, keys: Any, out: Any) -> int:
-        self.asked.append((table, len(keys)))
-        return self._rows.lookup(table, keys, out)
-
-    def pool(self, table: str, keys: Any, offsets: Any, pooling: Any, out: Any) -> int:
-        self.asked.append((table, len(keys)))
-        return self._rows.pool(table, keys, offsets, pooling, out)
 
 
 def test_rank_gives_the_backend_the_bits_that_score_gives_it(toy_bundle: Path, toy_batch: Callable[..., Batch]) -> None:
