@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Self
 
 
-class Closing:
+class Closing(ABC):
     """Base of what has a `close`: a `with` block calls it, whatever happens inside."""
 
+    @abstractmethod
     def close(self) -> None:
         """Lets go of what was opened."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
