@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from functools import cache
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import Meta, Struct, structs
 from msgspec import inspect as types
 
 from pepnet_infer.errors import ConfigError, Fields, PepnetError
@@ -76,7 +76,7 @@ def untrusted(where: object, error: type[PepnetError]) -> Iterator[None]:
         raise error(f"{where}: expected what this package writes, got content that leads to {what}") from refused
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Options(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every set of options: validated when it is created, and immutable.
 
     Raises `refusal`, ConfigError as a rule, which is a ValueError, naming the option, what was expected and what came.
@@ -88,27 +88,21 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kinds = kinds_of(type(self))
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            plain = value.item() if isinstance(value, np.number | np.bool_) else value
-            checked = convert("", plain, kinds[name], self.refusal, name)
+            checked = check_option(name, value, kinds[name], self.refusal)
             if checked is not value:
-                msgspec.structs.force_setattr(self, name, checked)
+                structs.force_setattr(self, name, checked)
 
 
-def check_option(name: str, value: object, kind: Any) -> Any:
-    """Returns one option that is an argument of its own, checked as those of an `Options`. Raises ConfigError."""
+def check_option(name: str, value: object, kind: Any, refusal: type[PepnetError] = ConfigError) -> Any:
+    """Returns one option that is an argument of its own, checked as those of an `Options`. Raises `refusal`."""
     plain = value.item() if isinstance(value, np.number | np.bool_) else value
-    return convert("", plain, kind, ConfigError, name)
+    return convert("", plain, kind, refusal, name)
 
 
-_KINDS: dict[type, dict[str, Any]] = {}
-
-
-def kinds_of(struct: type) -> dict[str, Any]:
-    """Returns the fields of a struct or dataclass by name, each with its type and constraints, for `check_option`."""
-    if struct not in _KINDS:
-        hints = get_type_hints(struct, include_extras=True)
-        _KINDS[struct] = {field.name: hints[field.name] for field in _fields(struct)}
-    return _KINDS[struct]
+@cache
+def kinds_of(struct: type[Struct]) -> dict[str, Any]:
+    """Returns the fields of a struct by name, each with its type and constraints, for `check_option`."""
+    return {field.name: field.type for field in structs.fields(struct)}
 
 
 def _refused(key: str, value: object, kind: Any, refused: Exception) -> tuple[str, PepnetError | str | Fields]:
@@ -130,11 +124,11 @@ def _refused(key: str, value: object, kind: Any, refused: Exception) -> tuple[st
         return key, {"expected": "text in UTF-8", "got": quote(refused.object)}
     struct = next((one for one in _alternatives(kind) if _is_struct(one)), None)
     if struct is not None and isinstance(value, Mapping):
-        known = list(_by_key(struct))
+        known = {field.encode_name: field.required for field in structs.fields(struct)}
         unknown = [name for name in value if name not in known]
-        if unknown and _strict(struct):
+        if unknown and struct.__struct_config__.forbid_unknown_fields:
             return key, f"unknown key {quote(unknown[0])}; known: {', '.join(known) or 'none'}"
-        if missing := [one.encode_name for one in _fields(struct) if one.required and one.encode_name not in value]:
+        if missing := [name for name, required in known.items() if required and name not in value]:
             return key, f"missing key {missing[0]!r}"
     got = quote(value)
     if isinstance(value, list | tuple) and any(get_origin(one) in (list, tuple) for one in _alternatives(kind)):
@@ -155,7 +149,8 @@ def _parts(value: object, kind: Any) -> Iterator[tuple[str | int, object, Any]]:
     """Yields name or place, value and type of what is inside a value, as far as `kind` says what it should be."""
     origin, args = get_origin(kind), get_args(kind)
     if isinstance(value, Mapping) and _is_struct(kind):
-        yield from ((name, value[name], inside) for name, inside in _by_key(kind).items() if name in value)
+        named = ((field.encode_name, field.type) for field in structs.fields(kind))
+        yield from ((name, value[name], inside) for name, inside in named if name in value)
     elif isinstance(value, Mapping) and origin in (dict, Mapping):
         yield from ((name, part, args[1]) for name, part in value.items() if isinstance(name, str))
     elif isinstance(value, list | tuple) and origin in (list, tuple):
@@ -164,22 +159,7 @@ def _parts(value: object, kind: Any) -> Iterator[tuple[str | int, object, Any]]:
 
 
 def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and (issubclass(kind, msgspec.Struct) or is_dataclass(kind))
-
-
-def _strict(struct: type) -> bool:
-    return issubclass(struct, msgspec.Struct) and struct.__struct_config__.forbid_unknown_fields
-
-
-def _fields(struct: type) -> tuple[types.Field, ...]:
-    info = types.type_info(struct)
-    return info.fields if isinstance(info, types.StructType | types.DataclassType) else ()
-
-
-def _by_key(struct: Any) -> dict[str, Any]:
-    """Returns the type of each field by the name that it has in a document."""
-    keys = {field.name: field.encode_name for field in _fields(struct)}
-    return {keys.get(name, name): kind for name, kind in kinds_of(struct).items()}
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
 def _joined(key: str, name: str | int) -> str:
@@ -220,7 +200,7 @@ def _describe(info: types.Type) -> str:
             return "a mapping" + ("" if info.value_type == types.AnyType() else f" to {_describe(info.value_type)}")
         case types.StructType() if not issubclass(info.cls, Options):
             return "a mapping with " + ", ".join(field.encode_name for field in info.fields if field.required)
-        case types.StructType() | types.DataclassType() | types.CustomType():
+        case types.StructType() | types.CustomType():
             name = info.cls.__name__
             return f"a{'n' if name[0] in 'AEIOU' else ''} {name}"
     return type(info).__name__.removesuffix("Type").lower()

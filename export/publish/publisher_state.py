@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from pepnet_infer._kernels import FileLock
 from pepnet_infer.bundle.bundle import read_tensors
@@ -110,7 +110,7 @@ class State:
                         "schema_hash": schema_hash,
                         "model_version": model_version,
                         "passes": passes,
-                        "intent": None if intent is None else vars(intent.head),
+                        "intent": None if intent is None else structs.asdict(intent.head),
                         "files": describe_files(root),
                     },
                 )

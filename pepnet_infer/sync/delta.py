@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from pepnet_infer.bundle.bundle import DENSE, ONNX, check_dense
-from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
+from pepnet_infer.bundle.magnitude import check_magnitudes, input_bounds
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.delta_rows import check_rows, checked, read_rows, write_rows
@@ -45,8 +45,7 @@ ROWS = "rows"
 _LATEST = 1e12  # seconds, some 30,000 years
 
 
-@dataclass(frozen=True)
-class DeltaHead:
+class DeltaHead(msgspec.Struct, frozen=True):
     """What a delta says of itself."""
 
     base_version: int  #: the model version that it is applied to
@@ -243,7 +242,7 @@ def _dense(root: Path, data: bytes, schema: FeatureSchema, config: ModelConfig) 
         file = MappedFile.over(root / DENSE, data)
         check_dense(file, config, len(schema.tasks), values=True)
         dense = {name: file.array(name).copy() for name in file.tensors}
-        check_magnitudes(str(root / DENSE), config, dense, InputBounds.of(schema, {}))
+        check_magnitudes(str(root / DENSE), config, dense, input_bounds(schema, {}))
     except BundleError as error:
         raise UpdateError.of(error, reason="dense") from error
     return dense
