@@ -56,7 +56,7 @@ def dense_rows(widths: InputWidths, rows: int, seed: int) -> Inputs:
 def batches(inputs: Inputs, size: int) -> list[Inputs]:
     """Returns the whole batches of `size` rows in `inputs`, as views."""
     spans = (slice(start, start + size) for start in range(0, inputs.num_rows - size + 1, size))
-    return [Inputs(inputs.general[s], inputs.domain[s], inputs.prior[s]) for s in spans]
+    return [inputs.rows(span) for span in spans]
 
 
 class Traffic:

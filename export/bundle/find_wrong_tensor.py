@@ -81,5 +81,5 @@ def _values(model: onnx.ModelProto, names: list[str], inputs: Inputs) -> dict[st
     probe.CopyFrom(model)
     have = {value.name for value in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    some = Inputs(inputs.general[:_ROWS], inputs.domain[:_ROWS], inputs.prior[:_ROWS])
+    some = inputs.rows(slice(_ROWS))
     return dict(zip(names, OnnxSession(probe, keep_values=True).run(names, some), strict=True))

@@ -39,7 +39,7 @@ def torch_run(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> R
 
     def run(inputs: Inputs) -> Scores:
         with torch.no_grad(), one_thread():
-            parts = (torch.from_numpy(x).to(dtype) for x in (inputs.general, inputs.domain, inputs.prior))
+            parts = (torch.from_numpy(x).to(dtype) for x in inputs.matrices)
             scores: Scores = network(*parts).numpy()
         return scores
 
@@ -90,9 +90,8 @@ def score(run: Run, inputs: Inputs, tasks: int, where: str, batches: tuple[int, 
     """Scores the first rows of `inputs` in `batches`, one after the other. Raises BundleError when one fails."""
     parts, at = [], 0
     for batch in batches:
-        rows = slice(at, at + batch)
         try:
-            scores = run(Inputs(inputs.general[rows], inputs.domain[rows], inputs.prior[rows]))
+            scores = run(inputs.rows(slice(at, at + batch)))
         except Exception as error:  # what onnxruntime raises has no base of its own
             raise BundleError(f"{where}, batch {batch}: expected scores, got: {error}") from error
         if scores.shape != (batch, tasks):

@@ -18,7 +18,7 @@ from pepnet_infer.bundle.accuracy import BUDGETS, NATIVE_TOLERANCE, TOLERANCE, B
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.golden_rows import normal_inputs
-from pepnet_infer.bundle.input_domain import InputDomain, inputs_of
+from pepnet_infer.bundle.input_domain import InputDomain
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.domains import bf16_domain, request_domain
 from pepnet_infer.export.bundle.native_parity import Reference, draws_of, measure_native
@@ -29,7 +29,6 @@ from pepnet_infer.export.bundle.to_onnx import to_onnx
 from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.rows.assemble import Assembler
 from pepnet_infer.rows.stores.mmap import MmapStore
-from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.storage.atomic import new_directory
@@ -92,7 +91,7 @@ def write_bundle(
         served = Bundle(root, {}, schema, config, version, {}, {})  # what the native backend reads of one
         count = draws_of(served) // 2
         asked = _schema_inputs(checkpoint, root, seed + _DRAWS_SEED, count)
-        requests = inputs_of(np.vstack([getattr(sets["schema"], n), getattr(asked, n)]) for n in INPUTS)
+        requests = Inputs(*map(np.vstack, zip(sets["schema"].matrices, asked.matrices, strict=True)))
         largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
         domains = {"int8": request_domain(schema, requests, sets["normal"], largest)}
         domains["bf16"] = bf16_domain(served, domains["int8"], asked, budgets["bf16"], seed + _DRAWS_SEED)
@@ -145,11 +144,11 @@ def _next_version(out: Path, asked: int | None, overwrite: bool) -> int:
 
 def _with_edge(asked: Inputs, domain: InputDomain, seed: int) -> Inputs:
     """Returns the rows that a request would give, each followed by one at the edge of the domain, as large as any."""
-    widths = InputWidths(*(getattr(asked, n).shape[1] for n in INPUTS))
+    widths = InputWidths(*(matrix.shape[1] for matrix in asked.matrices))
     edge = domain.edge(normal_inputs(widths, asked.num_rows, seed + _DRAWS_SEED))
-    both = (np.stack([getattr(asked, n), getattr(edge, n)], axis=1) for n in INPUTS)
+    both = (np.stack(pair, axis=1) for pair in zip(asked.matrices, edge.matrices, strict=True))
     # The rows are counted, for an input may have no columns.
-    return inputs_of(rows.reshape(rows.shape[0] * 2, rows.shape[2]) for rows in both)
+    return Inputs(*(rows.reshape(rows.shape[0] * 2, rows.shape[2]) for rows in both))
 
 
 def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int, rows: int = ROWS) -> Inputs:
@@ -162,10 +161,7 @@ def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int, rows: int = RO
 
 def _reference(run: Run, inputs: Inputs) -> Reference:
     """Scores in float64 in parts: the network's layers for all rows at once would not fit every machine."""
-    parts = [
-        run(Inputs(inputs.general[i : i + ROWS], inputs.domain[i : i + ROWS], inputs.prior[i : i + ROWS]))
-        for i in range(0, max(len(inputs.general), 1), ROWS)
-    ]
+    parts = [run(inputs.rows(slice(i, i + ROWS))) for i in range(0, max(inputs.num_rows, 1), ROWS)]
     return Reference(inputs, np.concatenate(parts))
 
 

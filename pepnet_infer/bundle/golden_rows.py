@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from pepnet_infer.bundle.accuracy import within
 from pepnet_infer.errors import BundleError
+from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths
 
 Run = Callable[[Inputs], npt.NDArray[np.float32]]
-
-_STREAMS = {"general": 1, "domain": 2, "prior": 3}
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,9 @@ class Golden:
         """Scores one by one and in one batch, which must give the same bits if asked, and returns the largest
         difference. Raises BundleError when one is more than `tolerance`.
         """
-        i = self.inputs
         rows = [slice(row, row + 1) for row in range(len(self.scores))]
-        one_by_one = np.concatenate([run(Inputs(i.general[r], i.domain[r], i.prior[r])) for r in rows])
-        in_one = run(i)
+        one_by_one = np.concatenate([run(self.inputs.rows(row)) for row in rows])
+        in_one = run(self.inputs)
         worst = max(
             within(scores, self.scores, tasks, f"{where}: golden rows {how}", tolerance).max_abs
             for how, scores in (("one by one", one_by_one), ("in one batch", in_one))
@@ -49,11 +47,7 @@ class Golden:
 
 def normal_inputs(widths: InputWidths, rows: int, seed: int) -> Inputs:
     """Returns standard normal inputs [rows, ·]. The first n rows do not depend on how many follow."""
-    return Inputs(
-        general=_normal(rows, widths.general, seed, _STREAMS["general"]),
-        domain=_normal(rows, widths.domain, seed, _STREAMS["domain"]),
-        prior=_normal(rows, widths.prior, seed, _STREAMS["prior"]),
-    )
+    return Inputs(*(_normal(rows, getattr(widths, name), seed, stream) for stream, name in enumerate(INPUTS, 1)))
 
 
 def _normal(rows: int, width: int, seed: int, stream: int) -> npt.NDArray[np.float32]:

@@ -8,17 +8,15 @@ no more than these were; the others are scored in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct, structs
 
+from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs, Matrix
 from pepnet_infer.schema.network_config import InputWidths
 from pepnet_infer.validation import NotNegative
 
-NAMES = ("general", "domain", "prior")
 #: What a norm summed in float32 may be more than the same in float64.
 _ROUNDING = 1.0 + 1e-4
 
@@ -32,6 +30,43 @@ class RowLimits(Struct, frozen=True, forbid_unknown_fields=True):
     largest: tuple[NotNegative, ...]
     norm: NotNegative
 
+    @classmethod
+    def of(cls, rows: Matrix) -> RowLimits:
+        """Returns the limits that every one of `rows` keeps."""
+        wide = rows.astype(np.float64)
+        largest = np.abs(wide).max(axis=0, initial=0.0)
+        return cls(tuple(largest.tolist()), float(np.float32(_norms(wide).max(initial=0.0) * _ROUNDING)))
+
+    def joined(self, other: RowLimits) -> RowLimits:
+        """Returns the larger of each two limits."""
+        return RowLimits(tuple(map(max, self.largest, other.largest)), max(self.norm, other.norm))
+
+    def scaled(self, columns: float, norms: float) -> RowLimits:
+        """Returns limits of columns and norms so many times as large, in float32."""
+        largest = (np.array(self.largest) * columns).astype(np.float32)
+        return RowLimits(tuple(largest.tolist()), float(np.float32(self.norm * norms)))
+
+    def holds(self, rows: Matrix) -> Mask:
+        """Returns which rows [B] keep the limits; one with NaN does not."""
+        wide = rows.astype(np.float64)
+        held: Mask = (np.abs(wide) <= np.array(self.largest)).all(axis=1) & (_norms(wide) <= self.norm)
+        return held
+
+    def edge(self, rows: Matrix) -> Matrix:
+        """Returns one input's part of `InputDomain.edge`."""
+        largest = np.array(self.largest)
+        wide = np.clip(rows, -1.0, 1.0) * largest
+        spiked = wide[1::2]
+        spiked *= 0.5
+        if len(largest):
+            at = np.arange(len(spiked))
+            columns = at % len(largest)
+            spiked[at, columns] = np.where(at // len(largest) % 2, -1.0, 1.0) * largest[columns]
+        norms, most = _norms(wide), self.norm / _ROUNDING**2
+        times = np.divide(most, norms, out=np.ones_like(norms), where=norms > most)
+        edge: Matrix = (wide * times[:, None]).astype(np.float32)
+        return edge
+
 
 class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of the three inputs. A row outside of one is outside."""
@@ -40,31 +75,32 @@ class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
     domain: RowLimits
     prior: RowLimits
 
+    @property
+    def limits(self) -> tuple[RowLimits, RowLimits, RowLimits]:
+        """Those of general, domain and prior."""
+        return self.general, self.domain, self.prior
+
     @classmethod
     def of(cls, inputs: Inputs) -> InputDomain:
         """Returns the domain that just holds every row of `inputs`."""
-        return cls(*(_limits(getattr(inputs, name)) for name in NAMES))
+        return cls(*map(RowLimits.of, inputs.matrices))
 
     def joined(self, other: InputDomain) -> InputDomain:
         """Returns the least domain that holds whatever one of the two holds."""
-        both = ((getattr(self, name), getattr(other, name)) for name in NAMES)
-        return InputDomain(*(RowLimits(tuple(map(max, a.largest, b.largest)), max(a.norm, b.norm)) for a, b in both))
+        return InputDomain(*map(RowLimits.joined, self.limits, other.limits))
 
     def scaled(self, columns: float, norms: float) -> InputDomain:
         """Returns the domain of rows `columns` times as large in each column, and `norms` times as long, in float32."""
-        return InputDomain(*(_scaled(getattr(self, name), columns, norms) for name in NAMES))
+        return InputDomain(*(one.scaled(columns, norms) for one in self.limits))
 
     @property
     def widths(self) -> InputWidths:
         """The number of columns of each input."""
-        return InputWidths(*(len(getattr(self, name).largest) for name in NAMES))
+        return InputWidths(*(len(one.largest) for one in self.limits))
 
     def holds(self, inputs: Inputs) -> Mask:
         """Returns which rows [B] are inside; one with NaN is not."""
-        inside = np.ones(inputs.num_rows, np.bool_)
-        for name in NAMES:
-            rows, limits = getattr(inputs, name).astype(np.float64), getattr(self, name)
-            inside &= (np.abs(rows) <= np.array(limits.largest)).all(axis=1) & (_norms(rows) <= limits.norm)
+        inside: Mask = np.logical_and.reduce([*map(RowLimits.holds, self.limits, inputs.matrices)])
         return inside
 
     def edge(self, inputs: Inputs) -> Inputs:
@@ -73,55 +109,22 @@ class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
         Columns are scaled by their limits, and rows to the norm. In every other row they are half as large, but for one
         column, each in turn, that is at its limit.
         """
-        return inputs_of(_edge(getattr(inputs, name), getattr(self, name)) for name in NAMES)
+        return Inputs(*map(RowLimits.edge, self.limits, inputs.matrices))
 
     def to_json(self) -> dict[str, dict[str, object]]:
         """Returns plain JSON values."""
-        return {name: structs.asdict(getattr(self, name)) for name in NAMES}
+        return {name: structs.asdict(one) for name, one in zip(INPUTS, self.limits, strict=True)}
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Returns the largest magnitude in any column, and the norm, of each input."""
-        limits = {name: getattr(self, name) for name in NAMES}
-        return {name: {"largest": max(one.largest, default=0.0), "norm": one.norm} for name, one in limits.items()}
+        return {
+            name: {"largest": max(one.largest, default=0.0), "norm": one.norm}
+            for name, one in zip(INPUTS, self.limits, strict=True)
+        }
 
     def to_native(self) -> tuple[list[tuple[float, ...]], list[float]]:
         """Returns what the kernels take: limits of columns and norms of general, domain and prior."""
-        limits = [getattr(self, name) for name in NAMES]
-        return [one.largest for one in limits], [one.norm for one in limits]
-
-
-def inputs_of(matrices: Iterable[Matrix]) -> Inputs:
-    """Returns general, domain and prior as `Inputs`."""
-    general, domain, prior = matrices
-    return Inputs(general, domain, prior)
-
-
-def _limits(rows: Matrix) -> RowLimits:
-    wide = rows.astype(np.float64)
-    largest = np.abs(wide).max(axis=0, initial=0.0)
-    return RowLimits(tuple(largest.tolist()), float(np.float32(_norms(wide).max(initial=0.0) * _ROUNDING)))
-
-
-def _scaled(limits: RowLimits, columns: float, norms: float) -> RowLimits:
-    largest = (np.array(limits.largest) * columns).astype(np.float32)
-    return RowLimits(tuple(largest.tolist()), float(np.float32(limits.norm * norms)))
-
-
-def _edge(rows: Matrix, limits: RowLimits) -> Matrix:
-    largest = np.array(limits.largest)
-    wide = np.clip(rows, -1.0, 1.0) * largest
-    spiked = wide[1::2]
-    spiked *= 0.5
-    if len(largest):
-        at = np.arange(len(spiked))
-        columns = at % len(largest)
-        spiked[at, columns] = np.where(at // len(largest) % 2, -1.0, 1.0) * largest[columns]
-    norms = _norms(wide)
-    times = np.divide(
-        limits.norm / _ROUNDING**2, norms, out=np.ones_like(norms), where=norms > limits.norm / _ROUNDING**2
-    )
-    edge: Matrix = (wide * times[:, None]).astype(np.float32)
-    return edge
+        return [one.largest for one in self.limits], [one.norm for one in self.limits]
 
 
 def _norms(rows: Reals) -> Reals:

@@ -9,14 +9,13 @@ exponents, and in int8, whose steps stand for numbers within the same bounds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.errors import BundleError
-from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
 
 Bounds = npt.NDArray[np.float64]
@@ -30,58 +29,51 @@ NUMBER = 1e6
 _MOST_SUMMED = 1e4
 
 
-@dataclass(frozen=True)
-class InputBounds:
-    """The largest magnitude of each column of the inputs."""
+def input_bounds(schema: FeatureSchema, tables: Mapping[str, Bounds]) -> dict[str, Bounds]:
+    """Returns by input the largest magnitude of each column.
 
-    general: Bounds
-    domain: Bounds
-    prior: Bounds
-
-    @classmethod
-    def of(cls, schema: FeatureSchema, tables: Mapping[str, Bounds]) -> InputBounds:
-        """tables: name → the largest magnitude in each column [dim] of a table's rows, where it is known.
-
-        Rows may come later that are larger, up to `NUMBER`: deltas with more are refused.
-        """
-        inputs = {}
-        for name, width in schema.widths.items():
-            columns = np.full(width, NUMBER)
-            for slot in schema.layout[name]:
-                spec, place = slot.field, slice(slot.offset, slot.offset + slot.width)
-                if spec.table is not None and spec.table in tables:
-                    columns[place] = np.maximum(columns[place], tables[spec.table])
-                if spec.kind == "bag" and spec.pooling == "sum":
-                    columns[place] *= spec.max_len or _MOST_SUMMED
-            inputs[name] = columns
-        return cls(inputs["general"], inputs["domain"], inputs["prior"])
+    tables: name → the largest magnitude in each column [dim] of a table's rows, where it is known. Rows may come later
+    that are larger, up to `NUMBER`: deltas with more are refused.
+    """
+    inputs = {}
+    for name, width in schema.widths.items():
+        columns = inputs[name] = np.full(width, NUMBER)
+        for slot in schema.layout[name]:
+            spec, place = slot.field, slice(slot.offset, slot.offset + slot.width)
+            if spec.table is not None and spec.table in tables:
+                columns[place] = np.maximum(columns[place], tables[spec.table])
+            if spec.kind == "bag" and spec.pooling == "sum":
+                columns[place] *= spec.max_len or _MOST_SUMMED
+    return inputs
 
 
 def check_magnitudes(
-    where: str, config: ModelConfig, dense: Mapping[str, npt.NDArray[Any]], inputs: InputBounds
+    where: str, config: ModelConfig, dense: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, Bounds]
 ) -> None:
-    """Raises BundleError naming the tensor whose product can overflow. PEPNet only; a baseline passes."""
+    """Raises BundleError naming the tensor whose product can overflow. PEPNet only; a baseline passes.
+
+    inputs: of the three inputs the largest magnitude of each column.
+    """
     if config.model != "pepnet":
         return
     network = _Network(where, config, dense)
-    for name in ("general", "domain", "prior"):
-        network.hold(f"columns of {name}", getattr(inputs, name))
-    network.check(inputs)
+    general, domain, prior = (network.hold(f"columns of {name}", inputs[name]) for name in INPUTS)
+    network.check(general, domain, prior)
 
 
 class _Network:
     def __init__(self, where: str, config: ModelConfig, dense: Mapping[str, npt.NDArray[Any]]) -> None:
         self._where, self._config, self._dense = where, config, dense
 
-    def check(self, inputs: InputBounds) -> None:
+    def check(self, general: Bounds, domain: Bounds, prior: Bounds) -> None:
         config, gamma = self._config, self._config.gamma
-        o = inputs.general
+        o = general
         if config.use_epnet:
-            self._gate("epnet.gate", np.concatenate([inputs.domain, o]) if config.epnet_general else inputs.domain)
+            self._gate("epnet.gate", np.concatenate([domain, o]) if config.epnet_general else domain)
             o = self.hold("epnet.gate: γ times columns of general", gamma * o)
         gates = len(config.gated_widths())
         for l in range(gates):
-            self._gate(f"ppnet.{l}.gate", np.concatenate([inputs.prior, o]))
+            self._gate(f"ppnet.{l}.gate", np.concatenate([prior, o]))
         towers, into = config.backbone == "towers", config.gate_position == "input"
         h = o
         for l in range(len(config.layers) + towers):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.rows.protocols import RowSource
 from pepnet_infer.rows.requests import DefaultCounts, RowRequest, together
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema, FieldSpec
 from pepnet_infer.schema.inputs import Inputs, Matrix
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.features import Features
 
 #: Fields with ids that got the default row, and how many of them did.
 Defaulted = list[tuple[str, DefaultCounts]]
@@ -65,7 +62,8 @@ class Assembler:
         check_fields(self._plans, names(features), ())
         matrices = self._empty(features.num_rows)
         defaults = self._fill(self._plans.values(), features, matrices)
-        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], *by_field(defaults))
+        unknown, unavailable = by_field(defaults)
+        return Inputs(*matrices.values(), unknown=unknown, unavailable=unavailable)
 
     def _inputs_ranked(self, shared: Features, per_item: Features) -> Inputs:
         if shared.num_rows != 1:
@@ -81,7 +79,7 @@ class Assembler:
             matrices[place.input][:, columns] = single[place.input][:, columns]
         defaults += self._fill([self._plans[name] for name in theirs], per_item, matrices)
         unknown, unavailable = by_field(defaults)
-        return Inputs(matrices["general"], matrices["domain"], matrices["prior"], unknown, unavailable, frozenset(ours))
+        return Inputs(*matrices.values(), unknown=unknown, unavailable=unavailable, shared=frozenset(ours))
 
     def _empty(self, rows: int) -> dict[str, Matrix]:
         return {name: np.empty((rows, self._widths[name]), np.float32) for name in INPUTS}

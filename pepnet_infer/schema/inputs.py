@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ class Inputs:
     general: Matrix
     domain: Matrix
     prior: Matrix
+    _: KW_ONLY
     #: field → how many of its ids the store does not have; they got the table's default row. Fields without one are
     #: left out
     unknown: Mapping[str, int] = field(default_factory=dict)
@@ -30,3 +31,12 @@ class Inputs:
     def num_rows(self) -> int:
         """B."""
         return len(self.general)
+
+    @property
+    def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
+        """General, domain and prior."""
+        return self.general, self.domain, self.prior
+
+    def rows(self, at: slice) -> Inputs:
+        """Returns views of some rows, without what is known of their ids."""
+        return Inputs(*(matrix[at] for matrix in self.matrices))

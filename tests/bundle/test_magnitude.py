@@ -14,7 +14,7 @@ from pepnet_infer import _kernels
 from pepnet_infer.backends.native import model_flags
 from pepnet_infer.bundle.bundle import Bundle, check_payload
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.bundle.magnitude import NUMBER, InputBounds, check_magnitudes
+from pepnet_infer.bundle.magnitude import NUMBER, Bounds, check_magnitudes, input_bounds
 from pepnet_infer.errors import BundleError
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16
@@ -30,8 +30,8 @@ def network(**flags: Any) -> tuple[ModelConfig, Dense]:
     return config, {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
-def bounds(largest: float) -> InputBounds:
-    return InputBounds(*(np.full(width, largest) for width in (19, 5, 7)))
+def bounds(largest: float) -> dict[str, Bounds]:
+    return {"general": np.full(19, largest), "domain": np.full(5, largest), "prior": np.full(7, largest)}
 
 
 def refused(config: ModelConfig, dense: Dense, largest: float) -> str | None:
@@ -104,7 +104,7 @@ def test_rows_that_can_overflow_are_not_exported(toy_checkpoint: Checkpoint, tmp
 def test_the_bound_of_a_summed_bag_counts_its_rows(toy_bundle: Path) -> None:
     bundle = Bundle.open(toy_bundle)
     largest = {name: table.largest for name, table in bundle.tables.items() if table.largest is not None}
-    one = InputBounds.of(bundle.schema, largest).general
+    one = input_bounds(bundle.schema, largest)["general"]
     slots = {slot.field.name: slot for slot in bundle.schema.layout["general"]}
     tags, watched = slots["tags"], slots["watched"]
     assert (one[tags.offset : tags.offset + tags.width] == 1e4 * NUMBER).all()

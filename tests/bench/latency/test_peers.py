@@ -70,7 +70,7 @@ def test_every_peer_scores_the_same_bundle(bundle: Bundle, inputs: Inputs, spec:
     bound = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[spec.precision]
     for part in range(4):
         rows = slice(64 * part, 64 * part + 64)
-        got = peer.scores(Inputs(inputs.general[rows], inputs.domain[rows], inputs.prior[rows]))
+        got = peer.scores(inputs.rows(rows))
         assert got.dtype == np.float32
         assert np.abs(got - truth[rows]).max() < bound
     assert peer.describe()["threads"] == 1
