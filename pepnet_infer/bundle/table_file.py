@@ -19,8 +19,7 @@ from pepnet_infer.validation import untrusted
 #: safetensors dtype of `rows` → its name in reports.
 ROW_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NAMES = ("keys", "rows", "scores", "default")
-_CHUNK = 1 << 18  # keys or scores checked in one step, so that the check's own memory stays small
-_NUMBERS = 1 << 20  # numbers of rows in one step
+_NUMBERS = 1 << 20  # numbers of rows checked in one step
 
 
 @dataclass(frozen=True)
@@ -54,35 +53,34 @@ def open_table(path: Path, spec: TableSpec | None = None) -> TableFile:
     the bundle's hashes cover it.
     """
     with untrusted(path, BundleError):
-        return _open(path, spec)
-
-
-def _open(path: Path, spec: TableSpec | None) -> TableFile:
-    file = MappedFile(path)
-    if set(file.tensors) != set(_NAMES):
-        got = ", ".join(sorted(file.tensors)) or "none"
-        raise BundleError(f"expected tensors {', '.join(_NAMES)}, got {got}", file=path)
-    _check_shapes(path, file.tensors, spec)
-    keys, scores, default = file.array("keys"), file.array("scores"), file.array("default").copy()
-    number = _check_keys(path, keys, spec)
-    _check_finite(path, "scores", scores)
-    _check_finite(path, "default", default)
-    file.check(error=BundleError)
-    return TableFile(keys, file.array("rows"), scores, default, ROW_DTYPES[file.tensors["rows"].dtype], number, file)
+        file = MappedFile(path)
+        if set(file.tensors) != set(_NAMES):
+            got = ", ".join(sorted(file.tensors)) or "none"
+            raise BundleError(f"expected tensors {', '.join(_NAMES)}, got {got}", file=path)
+        _check_shapes(path, file.tensors, spec)
+        keys, scores, default = file.array("keys"), file.array("scores"), file.array("default").copy()
+        number = _check_keys(path, keys, spec)
+        for name, values in (("scores", scores), ("default", default)):
+            finite = np.isfinite(values)
+            if not finite.all():
+                row = int(np.argmin(finite))
+                raise BundleError(f"{name}[{row}]: expected a finite number, got {values[row]}", file=path)
+        file.check(error=BundleError)
+        dtype = ROW_DTYPES[file.tensors["rows"].dtype]
+        return TableFile(keys, file.array("rows"), scores, default, dtype, number, file)
 
 
 def _check_shapes(path: Path, tensors: dict[str, TensorInfo], spec: TableSpec | None) -> None:
     keys, rows = tensors["keys"], tensors["rows"]
     if rows.dtype not in ROW_DTYPES:
         raise BundleError(f"rows: expected one of {', '.join(ROW_DTYPES)}, got {_show(rows)}", file=path)
-    count = keys.shape[0] if len(keys.shape) == 1 else None
-    dim = spec.dim if spec is not None else rows.shape[1] if len(rows.shape) == 2 and rows.shape[1] > 0 else None
-    n, d = "N" if count is None else count, "dim" if dim is None else dim
+    count = keys.shape[0] if len(keys.shape) == 1 else "N"
+    dim = spec.dim if spec is not None else rows.shape[1] if len(rows.shape) == 2 and rows.shape[1] > 0 else "dim"
     for name, dtype, shape in (
-        ("keys", "U64", (n,)),
-        ("rows", rows.dtype, (n, d)),
-        ("scores", "F32", (n,)),
-        ("default", "F32", (d,)),
+        ("keys", "U64", (count,)),
+        ("rows", rows.dtype, (count, dim)),
+        ("scores", "F32", (count,)),
+        ("default", "F32", (dim,)),
     ):
         got = tensors[name]
         if got.dtype != dtype or got.shape != shape:
@@ -92,32 +90,18 @@ def _check_shapes(path: Path, tensors: dict[str, TensorInfo], spec: TableSpec | 
 def _check_keys(path: Path, keys: Keys, spec: TableSpec | None) -> int | None:
     if keys.size == 0:
         return None if spec is None else spec.number
-    for at in range(0, keys.size, _CHUNK):
-        part = keys[max(at - 1, 0) : at + _CHUNK]  # one key of overlap
-        rising = part[1:] > part[:-1]
-        if not rising.all():
-            row = max(at - 1, 0) + 1 + int(np.argmin(rising))
-            raise BundleError(
-                f"keys: expected ascending, distinct keys, got {keys[row]} after {keys[row - 1]} at row {row}",
-                file=path,
-            )
+    rising = keys[1:] > keys[:-1]
+    if not rising.all():
+        row = int(np.argmin(rising)) + 1
+        got = f"{keys[row]} after {keys[row - 1]} at row {row}"
+        raise BundleError(f"keys: expected ascending, distinct keys, got {got}", file=path)
     number = int(keys[0]) >> ID_BITS
     wanted = number if spec is None else spec.number
     for row in (0, keys.size - 1):  # ascending: the ends bound the rest
-        if int(keys[row]) >> ID_BITS != wanted:
-            got = int(keys[row]) >> ID_BITS
-            raise BundleError(
-                f"keys: expected table number {wanted}, got {got} in key {keys[row]} at row {row}", file=path
-            )
+        if (other := int(keys[row]) >> ID_BITS) != wanted:
+            got = f"{other} in key {keys[row]} at row {row}"
+            raise BundleError(f"keys: expected table number {wanted}, got {got}", file=path)
     return number
-
-
-def _check_finite(path: Path, name: str, values: npt.NDArray[np.float32]) -> None:
-    for at in range(0, values.size, _CHUNK):
-        finite = np.isfinite(values[at : at + _CHUNK])
-        if not finite.all():
-            row = at + int(np.argmin(finite))
-            raise BundleError(f"{name}[{row}]: expected a finite number, got {values[row]}", file=path)
 
 
 def _show(info: TensorInfo) -> str:
