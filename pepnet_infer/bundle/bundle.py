@@ -6,17 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.bundle.accuracy import BUDGETS, Budget, read_budgets
-from pepnet_infer.bundle.magnitude import InputBounds, check_magnitudes
-from pepnet_infer.bundle.manifest import read_manifest, read_parity
+from pepnet_infer.bundle.magnitude import check_magnitudes, input_bounds
+from pepnet_infer.bundle.manifest import Document, Manifest, read_parity
 from pepnet_infer.bundle.table_file import TableInfo, check_table
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.encode.side_table import SideTable
@@ -28,7 +28,7 @@ from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.storage.listing import FileState, check_files, file_states
 from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.storage.mapped_file import MappedFile
-from pepnet_infer.validation import check_option, untrusted
+from pepnet_infer.validation import check_option, convert, untrusted
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -37,6 +37,7 @@ DENSE = "dense.safetensors"
 PARITY = "parity.json"
 
 Check = Literal["full", "sizes"]
+_Said = TypeVar("_Said", bound=Document)
 
 
 @dataclass(frozen=True)
@@ -74,35 +75,20 @@ class Bundle:
         check_local(path, "a bundle's directory", BundleError)
         root = Path(os.path.realpath(path))
         with untrusted(root, BundleError):
-            return cls._open(root, check)
-
-    @classmethod
-    def _open(cls, root: Path, check: Check) -> Bundle:
-        read: dict[str, FileState] = {}
-        with contextlib.suppress(BundleError):  # of one that is not there, of which `read_document` says more
-            read = file_states(root, [MANIFEST])
-        manifest = read_document(root, MANIFEST)
-        where = str(root / MANIFEST)
-        check_format_version(where, manifest)
-        said = read_manifest(where, manifest)
-        schema, config = read_model(where, manifest)
-        for key, expected, got in (("tasks", schema.tasks, said.tasks), ("domains", schema.domains, said.domains)):
-            if got != list(expected):
-                expected_list = quote(list(expected))
-                raise BundleError(f"{key}: expected {expected_list} as in its schema, got {quote(got)}", within=where)
-        listing = said.files
-        check_listed(where, listing, (ONNX, PARITY, *payload_names(schema)))
-        files = check_files(root, listing, MANIFEST, hashes=check == "full")
-        read_budgets(where, manifest)
-        tables = check_payload(root, schema, config, values=check == "full")
-        parity = read_document(root, PARITY)
-        measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
-        check_measured(where, said.config, str(root / PARITY), measured.config)
-        # Sizes alone do not tell the files of one bundle from those of another, which may have come after its manifest.
-        files |= read
-        bundle = cls(root, manifest, schema, config, said.model_version, parity, tables, files=files)
-        bundle.check_unchanged()
-        return bundle
+            found = read_directory(root, MANIFEST, Manifest, (ONNX, PARITY), values=check == "full")
+            said, schema, where = found.said, found.schema, str(root / MANIFEST)
+            for key, expected, got in (("tasks", schema.tasks, said.tasks), ("domains", schema.domains, said.domains)):
+                if got != list(expected):
+                    wanted = f"{quote(list(expected))} as in its schema"
+                    raise BundleError(f"{key}: expected {wanted}, got {quote(got)}", within=where)
+            read_budgets(where, found.document)
+            parity = read_document(root, PARITY)
+            measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
+            _check_measured(where, said.config, str(root / PARITY), measured.config)
+            version, files = said.model_version, found.files
+            bundle = cls(root, found.document, schema, found.config, version, parity, found.tables, files=files)
+            bundle.check_unchanged()
+            return bundle
 
     def changed(self) -> tuple[str, str] | None:
         """Returns what has become of the files since they were checked, and of which; None: nothing.
@@ -142,14 +128,10 @@ class Bundle:
         return self.schema.tasks
 
     @property
-    def domains(self) -> tuple[int | str, ...]:
-        """The values the domain column may have."""
-        return self.schema.domains
-
-    @property
     def budgets(self) -> dict[str, Budget]:
         """Precision → what it may cost; none in a bundle from before there were budgets."""
-        return read_budgets(str(self.path / MANIFEST), self.manifest)
+        budgets: dict[str, Budget] = self.manifest.get("precisions", {})
+        return budgets
 
     @property
     def native(self) -> dict[str, Any]:
@@ -219,43 +201,49 @@ def side_path(root: Path, name: str) -> Path:
     return root / "side" / f"{name}.safetensors"
 
 
-def payload_names(schema: FeatureSchema) -> list[str]:
-    """The files that bundles and checkpoints have in common, relative to their directory."""
-    here = Path()
-    paths = [table_path(here, t.name) for t in schema.tables] + [side_path(here, j.name) for j in schema.joins]
-    return [DENSE, *(path.as_posix() for path in paths)]
+class Directory(NamedTuple, Generic[_Said]):
+    """What was read of the directory of a bundle or a checkpoint, all of it checked."""
+
+    document: dict[str, Any]
+    said: _Said  # the document as its type
+    schema: FeatureSchema
+    config: ModelConfig
+    files: dict[str, FileState]
+    tables: dict[str, TableInfo]
 
 
-def check_listed(where: str, listing: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raises BundleError unless the files that a bundle or checkpoint must have are listed."""
-    for name in names:
-        if name not in listing:
-            raise BundleError(f"files: expected {quote(name)} to be listed, got no such entry", within=where)
+def read_directory(root: Path, name: str, kind: type[_Said], more: Sequence[str], values: bool) -> Directory[_Said]:
+    """Reads the document `name`, of type `kind`, and checks the files of bundles and checkpoints, and `more`.
 
-
-def check_format_version(where: str, document: Mapping[str, Any]) -> None:
-    """Raises BundleError unless the document's format is the one this code reads."""
+    values: every byte of them is looked at. Raises BundleError.
+    """
+    # Sizes alone do not tell the files of one bundle from those of another, which may have come after its document.
+    before: dict[str, FileState] = {}
+    with contextlib.suppress(BundleError):  # of one that is not there, of which `read_document` says more
+        before = file_states(root, [name])
+    document, where = read_document(root, name), str(root / name)
     version = typed(where, document, "format_version", int)
     if version != FORMAT_VERSION:
         what = "a newer format: update pepnet-infer" if version > FORMAT_VERSION else "an unknown format"
         raise BundleError(f"format_version: expected {FORMAT_VERSION}, got {version}, {what}", within=where)
-
-
-def read_model(where: str, document: Mapping[str, Any]) -> tuple[FeatureSchema, ModelConfig]:
-    """Reads `schema`, `schema_hash` and `config` and checks that they belong together. Raises BundleError."""
+    said: _Said = convert(where, document, kind, BundleError)
     try:
-        schema = FeatureSchema.from_json(typed(where, document, "schema", dict))
-        config = ModelConfig.from_manifest(typed(where, document, "config", dict))
+        schema, config = FeatureSchema.from_json(said.schema), ModelConfig.from_manifest(said.config)
     except SchemaError as error:
         raise BundleError.of(error, within=where) from error
-    recorded = typed(where, document, "schema_hash", str)
-    if recorded != schema.hash:
-        raise BundleError(f"schema_hash: expected {schema.hash} for its schema, got {recorded}", within=where)
+    if said.schema_hash != schema.hash:
+        raise BundleError(f"schema_hash: expected {schema.hash} for its schema, got {said.schema_hash}", within=where)
     check_widths(where, schema, config)
-    return schema, config
+    sides = [side_path(root, join.name) for join in schema.joins]
+    payload = [root / DENSE, *(table_path(root, table.name) for table in schema.tables), *sides]
+    for file in (*more, *(path.relative_to(root).as_posix() for path in payload)):
+        if file not in said.files:
+            raise BundleError(f"files: expected {quote(file)} to be listed, got no such entry", within=where)
+    files = check_files(root, said.files, name, hashes=values) | before
+    return Directory(document, said, schema, config, files, check_payload(root, schema, config, values))
 
 
-def check_measured(where: str, config: Mapping[str, Any], parity: str, measured: Mapping[str, Any]) -> None:
+def _check_measured(where: str, config: Mapping[str, Any], parity: str, measured: Mapping[str, Any]) -> None:
     """Raises BundleError unless the manifest's config is the one of the network that export measured.
 
     Tensors do not say all of it: with another γ, or gates at another place where the widths are equal, the native
@@ -295,7 +283,7 @@ def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values
     if values:
         largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
         weights = {name: dense.array(name) for name in dense.tensors}
-        check_magnitudes(str(dense.path), config, weights, InputBounds.of(schema, largest))
+        check_magnitudes(str(dense.path), config, weights, input_bounds(schema, largest))
         dense.check(error=BundleError)
         read_sides(root, schema)
     else:

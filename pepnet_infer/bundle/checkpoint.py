@@ -14,22 +14,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
 
 from pepnet_infer.bundle.bundle import (
     DENSE,
     FORMAT_VERSION,
-    check_format_version,
-    check_listed,
     check_payload,
     check_widths,
-    payload_names,
-    read_model,
+    read_directory,
     read_sides,
     read_tensors,
     side_path,
     table_path,
 )
+from pepnet_infer.bundle.manifest import Document
 from pepnet_infer.bundle.table_file import TableInfo
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
@@ -38,10 +35,10 @@ from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.atomic import new_directory
-from pepnet_infer.storage.document import read_document, write_document
-from pepnet_infer.storage.listing import check_files, describe_files
+from pepnet_infer.storage.document import write_document
+from pepnet_infer.storage.listing import describe_files
 from pepnet_infer.storage.tensorfile import Array, to_bfloat16, write_tensors
-from pepnet_infer.validation import Finite, convert, untrusted
+from pepnet_infer.validation import Finite, untrusted
 
 DOCUMENT = "checkpoint.json"
 #: What table rows can be stored as.
@@ -51,12 +48,11 @@ Floats = npt.NDArray[np.float32]
 Range = tuple[Finite, Finite]
 
 
-class _Document(Struct):
-    """`checkpoint.json`, but for the schema and the config, which `read_model` reads."""
+class _Document(Document, frozen=True, kw_only=True):
+    """`checkpoint.json`."""
 
     meta: dict[str, Any]
     ranges: dict[str, Range]
-    files: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -124,31 +120,20 @@ class Checkpoint:
         """Reads a checkpoint; every file is checked as a bundle's are. Raises BundleError."""
         root = Path(os.path.realpath(path))
         with untrusted(root, BundleError):
-            return cls._load(root)
-
-    @classmethod
-    def _load(cls, root: Path) -> Checkpoint:
-        document = read_document(root, DOCUMENT)
-        where = str(root / DOCUMENT)
-        check_format_version(where, document)
-        said: _Document = convert(where, document, _Document, BundleError)
-        schema, config = read_model(where, document)
-        check_listed(where, said.files, payload_names(schema))
-        check_files(root, said.files, DOCUMENT, hashes=True)
-        infos = check_payload(root, schema, config, values=True)
-        for name, info in infos.items():
-            if info.dtype != "float32":
-                raise BundleError(f"rows: expected F32 in a checkpoint, got {info.dtype}", file=table_path(root, name))
-        tables = {t.name: RowBatch.of(**read_tensors(table_path(root, t.name))) for t in schema.tables}
-        return cls(
-            schema=schema,
-            config=config,
-            tables=tables,
-            sides=read_sides(root, schema),
-            dense=read_tensors(root / DENSE),
-            meta=said.meta,
-            ranges=said.ranges,
-        )
+            found = read_directory(root, DOCUMENT, _Document, (), values=True)
+            for name, info in found.tables.items():
+                if info.dtype != "float32":
+                    expected = "rows: expected F32 in a checkpoint"
+                    raise BundleError(f"{expected}, got {info.dtype}", file=table_path(root, name))
+            return cls(
+                found.schema,
+                found.config,
+                tables={name: RowBatch.of(**read_tensors(table_path(root, name))) for name in found.tables},
+                sides=read_sides(root, found.schema),
+                dense=read_tensors(root / DENSE),
+                meta=found.said.meta,
+                ranges=found.said.ranges,
+            )
 
     def write_payload(self, root: Path, table_dtype: str) -> dict[str, TableInfo]:
         """Writes dense weights, tables and side tables below the new directory `root`, and checks them as read back.

@@ -16,17 +16,22 @@ from pepnet_infer.validation import Count, Finite, NotNegative, Positive, Seed, 
 MAX_GOLDEN = 4096
 
 
-class Manifest(Struct, frozen=True):
-    """`manifest.json`. Schema, config and budgets are read by those who know them."""
+class Document(Struct, frozen=True, kw_only=True):
+    """What `manifest.json` and `checkpoint.json` have in common. Schema and config are read by those who know them."""
 
     format_version: Count
-    model_version: Version
     schema: dict[str, Any]
     config: dict[str, Any]
     schema_hash: str
+    files: dict[str, Any]
+
+
+class Manifest(Document, frozen=True, kw_only=True):
+    """`manifest.json`, but for the budgets."""
+
+    model_version: Version
     tasks: list[str]
     domains: list[Domain]
-    files: dict[str, Any]
     tools: dict[str, str] = {}
     meta: dict[str, Any] = {}
 
@@ -90,12 +95,6 @@ class Parity(Struct, frozen=True):
     golden: GoldenRows
     config: dict[str, Any]
     native: dict[str, Any] = {}
-
-
-def read_manifest(where: str, document: Mapping[str, Any]) -> Manifest:
-    """Returns a manifest as its type. Raises BundleError naming the key that is off."""
-    manifest: Manifest = convert(where, document, Manifest, BundleError)
-    return manifest
 
 
 def read_parity(where: str, document: Mapping[str, Any], tasks: int) -> Parity:

@@ -50,7 +50,7 @@ def test_opened_it_is_the_checkpoint(toy_bundle: Path, toy_checkpoint: Checkpoin
     assert bundle.schema == toy_checkpoint.schema
     assert bundle.config == toy_checkpoint.config
     assert bundle.tasks == ("click", "like")
-    assert bundle.domains == (0, 1, 4)
+    assert bundle.schema.domains == (0, 1, 4)
     assert bundle.model_version == 7
     assert bundle.sides() == {}
     assert bundle.dense().keys() == toy_checkpoint.dense.keys()
