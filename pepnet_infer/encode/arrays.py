@@ -6,7 +6,7 @@ whose offsets start at 0 and whose nulls are empty.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,34 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pepnet_infer.encode import ragged
-from pepnet_infer.encode.arrow_validation import (
-    FREE_BYTES,
-    allowed_size,
-    check,
-    check_size,
-    decoded_size,
-    taken_size,
-    text_size,
-)
+from pepnet_infer.encode.arrow_validation import PlainArray, allowed_size, check, check_size, value_bytes
 from pepnet_infer.encode.objects import ARROW_REFUSALS, from_objects
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
 
-if TYPE_CHECKING:
-    PlainArray = pa.Array[Any]
-
 _MOST_DEPTH = 16  # types in each other: a bag has one inside, and whoever goes through them needs a stack
 #: Numbers of Arrow's types of which pyarrow has no arrays: intervals of months, and of days and milliseconds.
 _WITHOUT_ARRAYS = (21, 22)
+_LISTS = (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray, pa.ListViewArray, pa.LargeListViewArray)
 _BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
-
-
-class _Series(Protocol):
-    """What is used of a pandas Series; pandas itself is never imported."""
-
-    dtype: object
-
-    def to_numpy(self) -> npt.NDArray[Any]: ...
 
 
 def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
@@ -55,15 +37,17 @@ def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
     try:
         if isinstance(data, np.ndarray):
             return _from_numpy(column, data)
-        return plain(column, _convert(column, data), rows)
+        return _plain(column, _convert(column, data), rows)
     except SchemaError:  # a ValueError too, and says already what is wrong and where
         raise
     except ARROW_REFUSALS as error:
         row, why = _refused_row(column, data, error)
-        raise refusal(column, why, row) from error
+        if isinstance(why, UnicodeEncodeError):
+            raise SchemaError(column=column, expected="text in UTF-8", got=quote(why.object), row=row) from error
+        raise SchemaError(clip(why), column=column, row=row) from error
 
 
-def plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) -> PlainArray:
+def _plain(column: str, array: PlainArray | pa.ChunkedArray[Any], rows: int = 0) -> PlainArray:
     """Returns `array`, which may come from anywhere, in one chunk and without encodings.
 
     Raises SchemaError for what `arrow_validation.check` refuses.
@@ -113,26 +97,26 @@ def _decoded(column: str, array: PlainArray, most: int) -> PlainArray:
     if isinstance(array, pa.ExtensionArray):
         return _decoded(column, array.storage, most)
     if isinstance(array, pa.DictionaryArray):
-        values = _decoded(column, array.dictionary, most)
-        if not _is_plain(values.type):
-            return array
-        indices = array.indices
-        if not pa.types.is_primitive(values.type):
-            known = indices.drop_null() if indices.null_count else indices
-            check_size(column, taken_size(values, known.to_numpy().astype(np.int64)), most)
-        return values.take(indices)  # Arrow itself cannot decode string views
+        return _taken(column, array, array.dictionary, array.indices, most)
     if isinstance(array, pa.RunEndEncodedArray):
-        if pa.types.is_primitive(kind.value_type) or _is_text(kind.value_type):
-            check_size(column, decoded_size(array), most)
-            decoded: PlainArray = pc.call_function("run_end_decode", [array])
-            return decoded
-        return array
+        ends = np.clip(array.run_ends.to_numpy().astype(np.int64) - array.offset, 0, len(array))
+        runs = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+        return _taken(column, array, array.values, pa.array(runs), most)
     if pa.types.is_string_view(kind):
-        check_size(column, text_size(array), most)
+        check_size(column, value_bytes(array), most)
         return array.cast(pa.large_string())
-    if _is_list(kind):
+    if isinstance(array, _LISTS):
         return _plain_list(column, array, most)
     return array
+
+
+def _taken(column: str, array: PlainArray, values: PlainArray, positions: PlainArray, most: int) -> PlainArray:
+    """Returns what an encoded `array` stands for: its `values` at some positions; itself where they are not plain."""
+    values = _decoded(column, values, most)
+    if not _is_plain(values.type):
+        return array
+    check_size(column, value_bytes(values, positions), most)
+    return values.take(positions)  # Arrow itself cannot decode string views
 
 
 def _convert(column: str, data: Any) -> PlainArray | pa.ChunkedArray[Any]:
@@ -185,80 +169,46 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
     values = np.array(data, dtype=object)
     if mask is not None:
         values[mask] = None
-    return plain(column, from_objects(values, nan_is_null))
+    return _plain(column, from_objects(values, nan_is_null))
 
 
-def _from_series(column: str, series: _Series) -> PlainArray | pa.ChunkedArray[Any]:
+def _from_series(column: str, series: Any) -> PlainArray | pa.ChunkedArray[Any]:
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biufO":
         return _from_numpy(column, series.to_numpy(), nan_is_null=True)
-    raw: Any = series
-    array: PlainArray | pa.ChunkedArray[Any] = pa.array(raw, from_pandas=True)
+    array: PlainArray | pa.ChunkedArray[Any] = pa.array(series, from_pandas=True)
     return array
 
 
 def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
     if len(pair) != 2:
         raise TypeError(f"expected a pair (values, offsets), got a tuple of {len(pair)}")
-    values, offsets = plain(column, _convert(column, pair[0])), as_array(column, pair[1])
+    values, offsets = _plain(column, _convert(column, pair[0])), as_array(column, pair[1])
     if len(offsets) == 0:
         raise ValueError("expected one offset more than rows, got no offsets")
     if not pa.types.is_integer(offsets.type) or offsets.null_count:
         nulls = f" with {offsets.null_count} nulls" if offsets.null_count else ""
         raise TypeError(f"expected integer offsets, got {clip(offsets.type, MOST_VALUE)}{nulls}")
-    if _is_list(values.type):
+    if isinstance(values, _LISTS):
         raise TypeError(f"expected flat values beside the offsets, got {clip(values.type, MOST_VALUE)}")
-    return _list_array(column, values, offsets.cast(pa.int64()).to_numpy(), None, FREE_BYTES)
+    places = offsets.cast(pa.int64()).to_numpy()
+    ragged.check_offsets(column, places, len(values))
+    inside = values.slice(int(places[0]), int(places[-1] - places[0]))
+    return pa.LargeListArray.from_arrays(pa.array(places - places[0], pa.int64()), inside)
 
 
-def _plain_list(column: str, array: PlainArray, most: int) -> PlainArray:
-    nulls = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
-    rows = len(array)
+def _plain_list(column: str, array: Any, most: int) -> PlainArray:
+    """Returns lists of any layout as large lists: offsets from 0, a null is empty whatever its layout has behind it."""
+    offsets = ragged.to_offsets(pc.list_value_length(array).fill_null(0).to_numpy())
+    check_size(column, 8 * int(offsets[-1]), most)  # nulls in a list take no bytes
     if isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):
-        return _from_views(column, array, nulls, most)
-    if isinstance(array, pa.FixedSizeListArray):
-        offsets = (np.arange(rows + 1, dtype=np.int64) + array.offset) * array.type.list_size
-    elif isinstance(array, (pa.ListArray, pa.LargeListArray)):
-        offsets = array.offsets.to_numpy().astype(np.int64) if rows else np.zeros(1, dtype=np.int64)
+        starts = array.offsets.to_numpy().astype(np.int64)[: len(array)]
+        inside = _taken(column, array, array.values, pa.array(ragged.gather(starts, offsets)), most)
+        if inside is array:
+            raise TypeError(f"expected lists of numbers or texts, got {clip(array.type, MOST_VALUE)}")
     else:
-        raise TypeError(f"expected lists, got {clip(array.type, MOST_VALUE)}")
-    check_size(column, 8 * int(offsets[-1] - offsets[0]), most)  # nulls in a list take no bytes
-    return _list_array(column, array.values, offsets, nulls, most)
-
-
-def _from_views(
-    column: str,
-    array: pa.ListViewArray[Any] | pa.LargeListViewArray[Any],
-    nulls: npt.NDArray[np.bool_] | None,
-    most: int,
-) -> PlainArray:
-    values = _decoded(column, array.values, most)
-    if not _is_plain(values.type):
-        raise TypeError(f"expected lists of numbers or texts, got {clip(array.type, MOST_VALUE)}")
-    starts = array.offsets.to_numpy().astype(np.int64)[: len(array)]
-    lengths = array.sizes.to_numpy().astype(np.int64)[: len(array)]
-    if nulls is not None:
-        lengths = np.where(nulls, 0, lengths)
-    check_size(column, 8 * int(lengths.sum()), most)
-    offsets = ragged.to_offsets(lengths)
-    positions = ragged.gather(starts, offsets)
-    check_size(column, taken_size(values, positions), most)
-    return _list_array(column, values.take(positions), offsets, nulls, most)
-
-
-def _list_array(
-    column: str, values: PlainArray, offsets: ragged.Offsets, nulls: npt.NDArray[np.bool_] | None, most: int
-) -> PlainArray:
-    ragged.check_offsets(column, offsets, len(values))
-    values = values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-    offsets = offsets - offsets[0]
-    mask = None
-    if nulls is not None:
-        mask = pa.array(nulls)
-        lengths = np.where(nulls, 0, np.diff(offsets))
-        if lengths.sum() != len(values):  # Arrow lets a null hide values
-            starts, offsets = offsets[:-1], ragged.to_offsets(lengths)
-            values = values.take(ragged.gather(starts, offsets))
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), _decoded(column, values, most), mask=mask)
+        inside = _decoded(column, array.flatten(), most)
+    mask = array.is_null() if array.null_count else None
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), inside, mask=mask)
 
 
 def _is_bare(kind: pa.DataType) -> bool:
@@ -267,33 +217,10 @@ def _is_bare(kind: pa.DataType) -> bool:
     return primitive or types.is_string(kind) or types.is_large_string(kind)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-
-
 def _is_plain(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.LargeListType):
         return _is_plain(kind.value_type)
     return _is_bare(kind) or pa.types.is_decimal(kind)
-
-
-def _is_list(kind: pa.DataType) -> TypeGuard[pa.ListType[Any]]:
-    types = pa.types
-    return (
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
-
-
-def refusal(column: str, error: Exception, row: int | None = None) -> SchemaError:
-    """Returns the error for a column that Arrow, or we, could not read; `row` is the first that it fails at."""
-    if isinstance(error, UnicodeEncodeError):
-        return SchemaError(column=column, expected="text in UTF-8", got=quote(error.object), row=row)
-    return SchemaError(clip(error), column=column, row=row)
 
 
 def _refused_row(column: str, data: Any, error: Exception) -> tuple[int | None, Exception]:

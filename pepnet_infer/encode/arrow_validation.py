@@ -6,19 +6,19 @@ column's. And a few bytes may stand for any number of values, by run ends, dicti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pepnet_infer.encode import ragged
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import clip
 
-if TYPE_CHECKING:
-    PlainArray = pa.Array[Any]
-    Chunks = pa.ChunkedArray[Any]
+PlainArray: TypeAlias = "pa.Array[Any]"
+Chunks: TypeAlias = "pa.ChunkedArray[Any]"
 
 Lengths = npt.NDArray[np.int64]
 
@@ -58,45 +58,26 @@ def check_size(column: str, size: int, most: int) -> None:
         raise SchemaError(column=column, expected=expected, got=str(size))
 
 
-def taken_size(values: PlainArray, positions: Lengths) -> int:
-    """Returns how many bytes the values at `positions` have; `values` are plain."""
+def value_bytes(values: PlainArray, positions: PlainArray | None = None) -> int:
+    """Returns how many bytes `values` have, or those at some positions, of which a null takes none."""
     lengths = _lengths(values)
-    return _VALUE_BYTES * len(positions) if lengths is None else int(lengths[positions].sum())
-
-
-def decoded_size(array: pa.RunEndEncodedArray[Any, Any]) -> int:
-    """Returns how many bytes the values of a run-end encoded array of numbers or texts have."""
-    ends = np.clip(array.run_ends.to_numpy().astype(np.int64) - array.offset, 0, len(array))
-    lengths = _lengths(array.values)
     if lengths is None:
-        return _VALUE_BYTES * len(array)
-    return int((np.diff(ends, prepend=0) * lengths[: len(ends)]).sum())
+        return _VALUE_BYTES * len(values if positions is None else positions)
+    known = slice(None) if positions is None else positions.drop_null().to_numpy().astype(np.int64)
+    return int(lengths[known].sum())
 
 
-def text_size(array: PlainArray) -> int:
-    """Returns how many bytes the texts of an array of string views have."""
-    lengths = _lengths(array)
-    return 0 if lengths is None else int(lengths.sum())
-
-
-def _lengths(values: PlainArray) -> Lengths | None:
+def _lengths(values: Any) -> Lengths | None:
     """Returns how many bytes each of `values` has; None where that is `_VALUE_BYTES` at most."""
     kind, types = values.type, pa.types
-    view, narrow = types.is_string_view(kind), types.is_string(kind)
-    if not (view or narrow or types.is_large_string(kind) or types.is_large_list(kind)):
-        return None
-    buffer, first, count = values.buffers()[1], values.offset, len(values)
-    if buffer is None or count == 0:
-        return np.zeros(count, dtype=np.int64)
-    if view:
-        numbers = np.frombuffer(memoryview(buffer), dtype=np.int32, count=4 * (first + count))
+    if types.is_string(kind) or types.is_large_string(kind):
+        lengths: Lengths = pc.binary_length(values).fill_null(0).to_numpy().astype(np.int64)
+        return lengths
+    if types.is_string_view(kind):  # of which Arrow has no lengths: the first of the four numbers of a view
+        numbers = np.frombuffer(memoryview(values.buffers()[1] or b""), dtype=np.int32)[4 * values.offset :: 4]
         valid = values.is_valid().to_numpy(zero_copy_only=False)  # a null's view says nothing
-        return np.where(valid, numbers[4 * first :: 4], 0).astype(np.int64)
-    width = np.dtype(np.int32 if narrow else np.int64)
-    offsets: Lengths = np.frombuffer(memoryview(buffer), dtype=width, count=first + count + 1)[first:].astype(np.int64)
+        return np.where(valid, numbers[: len(values)], 0).astype(np.int64)
     if not isinstance(values, pa.LargeListArray):
-        return np.diff(offsets)
-    inside = _lengths(values.values)
-    if inside is None:
-        return np.diff(offsets) * _VALUE_BYTES
-    return np.diff(ragged.to_offsets(inside)[offsets])
+        return None
+    offsets, inside = values.offsets.to_numpy(), _lengths(values.values)
+    return np.diff(_VALUE_BYTES * offsets if inside is None else ragged.to_offsets(inside)[offsets])

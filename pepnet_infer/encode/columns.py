@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pepnet_infer.encode.arrays import as_array, check_type, plain, refusal
-from pepnet_infer.encode.arrow_validation import FREE_ROWS, ROWS_PER_BYTE
+from pepnet_infer.encode.arrays import as_array, check_type
+from pepnet_infer.encode.arrow_validation import FREE_ROWS, ROWS_PER_BYTE, PlainArray
 from pepnet_infer.encode.objects import ARROW_REFUSALS
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import clip, name_list, quote
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.arrays import PlainArray
 
 Numbers = npt.NDArray[Any]
 
@@ -110,40 +109,36 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
     polars, duckdb). Numbers are not copied where the source allows that. Other columns are ignored, or an error with
     `strict`. Raises SchemaError for a missing or duplicate column, unequal lengths, and data Arrow cannot hold.
     """
-    wanted = dict.fromkeys(names)
+    wanted, known = dict.fromkeys(names), 0  # known: rows that have data in other columns
+    rows, first = -1, ""
+    column: Callable[[str], Any]
     if isinstance(batch, Mapping):
-        return _from_mapping(batch, wanted, strict)
-    if _is_data_frame(batch):
-        present = list(batch.columns)
-        _check_names(present, wanted, strict)
-        return Columns({name: as_array(name, batch[name]) for name in wanted}, len(batch))
-    table = _to_table(batch)
-    _check_names(_names(table), wanted, strict)
-    rows = _rows_with_data(table, wanted) if table.num_rows > FREE_ROWS else 0
-    return Columns({name: _from_table(table, name, rows) for name in wanted}, table.num_rows)
+        column = batch.__getitem__
+        if strict or not batch.keys() >= wanted.keys():
+            _check_names(list(batch), wanted, strict)
+    elif _is_data_frame(batch):
+        column, rows = batch.__getitem__, len(batch)
+        _check_names(list(batch.columns), wanted, strict)
+    else:
+        table = _to_table(batch)
+        column, rows = partial(_column, table), table.num_rows
+        _check_names(_names(table), wanted, strict)
+        if rows > FREE_ROWS and rows <= ROWS_PER_BYTE * sum(column(name).get_total_buffer_size() for name in wanted):
+            known = rows
+    arrays: dict[str, PlainArray | Numbers] = {}
+    for name in wanted:
+        data = column(name)
+        array = arrays[name] = data if _is_plain(data) else as_array(name, data, known)
+        if rows < 0:
+            rows, known, first = len(array), len(array), name
+        elif len(array) != rows:
+            whose = f"column {quote(first)}" if first else "the batch"
+            raise SchemaError(column=name, expected=f"{rows} rows as in {whose}", got=str(len(array)))
+    return Columns(arrays, max(rows, 0))
 
 
 def _is_data_frame(batch: object) -> TypeGuard[DataFrameLike]:
     return hasattr(batch, "iloc") and hasattr(batch, "columns")
-
-
-def _from_mapping(batch: Mapping[Any, object], wanted: Mapping[str, None], strict: bool) -> Columns:
-    if strict:
-        _check_names(list(batch), wanted, strict)
-    arrays: dict[str, PlainArray | Numbers] = {}
-    first, rows = "", -1
-    for name in wanted:
-        if name not in batch:
-            raise _missing(name, batch)
-        data = batch[name]
-        array = data if _is_plain(data) else as_array(name, data, max(rows, 0))
-        if rows < 0:
-            first, rows = name, len(array)
-        elif len(array) != rows:
-            expected = f"{rows} rows as in column {quote(first)}"
-            raise SchemaError(column=name, expected=expected, got=str(len(array)))
-        arrays[name] = array
-    return Columns(arrays, max(rows, 0))
 
 
 def _is_plain(data: object) -> TypeGuard[Numbers]:
@@ -173,12 +168,6 @@ def _names(table: pa.Table | pa.RecordBatch) -> list[str]:
     return names
 
 
-def _rows_with_data(table: pa.Table | pa.RecordBatch, wanted: Iterable[str]) -> int:
-    """Returns the rows of the table if the columns `wanted` have at least a bit of data for each, else 0."""
-    size = sum(_column(table, name).get_total_buffer_size() for name in wanted)
-    return table.num_rows if table.num_rows <= ROWS_PER_BYTE * size else 0
-
-
 def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array[Any] | pa.ChunkedArray[Any]:
     try:
         return table.column(name)
@@ -187,22 +176,8 @@ def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array[Any] | pa.C
         raise
 
 
-def _from_table(table: pa.Table | pa.RecordBatch, name: str, rows: int) -> PlainArray:
-    try:
-        array = plain(name, _column(table, name), rows)
-    except SchemaError:  # a ValueError too, and says already what is wrong and where
-        raise
-    except ARROW_REFUSALS as error:
-        raise refusal(name, error) from error
-    if len(array) != table.num_rows:
-        raise SchemaError(column=name, expected=f"{table.num_rows} rows as in the batch", got=str(len(array)))
-    return array
-
-
 def _check_names(present: Sequence[object], wanted: Mapping[str, None], strict: bool) -> None:
-    counts: dict[object, int] = {}
-    for name in present:
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(present)
     for name in wanted:
         if name not in counts:
             raise _missing(name, counts)

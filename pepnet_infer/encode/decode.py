@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +12,13 @@ import pyarrow.compute as pc
 
 from pepnet_infer._kernels import signed_log1p
 from pepnet_infer.encode import ragged
+from pepnet_infer.encode.arrow_validation import PlainArray
 from pepnet_infer.encode.null_rule import NullRule
 from pepnet_infer.encode.row_errors import Mask, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
 from pepnet_infer.schema.feature_schema import FieldSpec, Transform
 from pepnet_infer.schema.ids import MAX_ID, hash_integers, hash_strings
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.arrays import PlainArray
 
 Ids = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64] | npt.NDArray[np.uint64]
@@ -52,12 +50,6 @@ class IdRule:
     @classmethod
     def of(cls, spec: FieldSpec, lenient: bool = False) -> IdRule:
         """Returns the rule of an id or bag field; `lenient` in side tables."""
-        if spec.transform.op not in _WANTED:
-            where = f"schema.fields.{spec.name}.transform"
-            raise SchemaError(f"{where}: expected one of {', '.join(_WANTED)}, got {quote(spec.transform.op)}")
-        if spec.separator is not None and (not spec.separator or spec.transform.op != "none"):
-            got = f"transform {quote(spec.transform.op)}" if spec.separator else "an empty one"
-            raise SchemaError(f"schema.fields.{spec.name}.separator: expected text and no transform, got {got}")
         return cls(NullRule(spec.column, spec.nullable, lenient), spec.hashed, spec.transform)
 
 
@@ -88,7 +80,7 @@ def decode_ids(rule: IdRule, array: PlainArray, errors: RowErrors, of: str = "")
             distinct, places = np.unique(ids[wide], return_inverse=True)
             ids[wide] = hash_integers(distinct)[places]
         else:
-            errors.add(column, wide, _RANGE, lambda i: array[i].as_py())
+            errors.add(column, wide, _RANGE, array)
             missing = wide if missing is None else missing | wide
     return ids, missing
 
@@ -144,7 +136,7 @@ def decode_dense(
         result = values.astype(np.float32)
     finite = np.isfinite(result)
     if not finite.all():  # finite in float64, too large for float32
-        errors.add(spec.column, ~finite, "numbers within float32", lambda i: array[i].as_py())
+        errors.add(spec.column, ~finite, "numbers within float32", array)
         result[~finite] = 0.0
     return result
 
@@ -154,31 +146,28 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def distinct_texts(column: str, array: PlainArray) -> tuple[list[str], npt.NDArray[np.int64]]:
+def distinct_texts(array: PlainArray) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Returns (the distinct strings, the position of each value among them; 0 for a null)."""
     encoded = array.dictionary_encode()
     indices = encoded.indices.fill_null(0) if encoded.indices.null_count else encoded.indices
-    try:
-        texts = [str(text) for text in encoded.dictionary.to_pylist()]
-    except UnicodeDecodeError as error:
-        raise SchemaError(column=column, expected="UTF-8 text", got=clip(error)) from error
+    texts: list[Any] = encoded.dictionary.to_pylist()
     return texts, indices.to_numpy().astype(np.int64, copy=False)
 
 
 def _hashed_texts(rule: IdRule, array: PlainArray, errors: RowErrors) -> tuple[Ids, Mask | None]:
     missing = rule.nulls.missing(array, errors)
-    texts, places = distinct_texts(rule.nulls.column, array)
+    texts, places = distinct_texts(array)
     return hash_strings(texts or [""])[places], missing
 
 
 def _parsed_texts(rule: IdRule, array: PlainArray, errors: RowErrors) -> tuple[Ids, Mask | None]:
-    texts, places = distinct_texts(rule.nulls.column, array)
+    texts, places = distinct_texts(array)
     # -1: no integer; -2: an integer out of range
     codes = np.fromiter((_parse(text) for text in texts), dtype=np.int64, count=len(texts))
     ids = codes[places] if texts else np.zeros(len(array), dtype=np.int64)
     for code, expected in ((-1, "integers between the separators"), (-2, _RANGE)):
         if (ids == code).any():
-            errors.add(rule.nulls.column, ids == code, expected, lambda i: array[i].as_py())
+            errors.add(rule.nulls.column, ids == code, expected, array)
     missing = ids < 0
     return ids.astype(np.uint64), missing if missing.any() else None
 
@@ -225,7 +214,7 @@ def integers(rule: NullRule, array: PlainArray, errors: RowErrors, wanted: str) 
     reals, missing = _floats(array)
     broken = ~(np.abs(reals) <= _EXACT) | (reals != np.floor(reals))
     if broken.any():
-        errors.add(rule.column, broken, "whole numbers up to 2^53", lambda i: array[i].as_py())
+        errors.add(rule.column, broken, "whole numbers up to 2^53", array)
         reals[broken] = 0.0
         missing = broken if missing is None else missing | broken
     return reals.astype(np.int64), missing
@@ -245,7 +234,7 @@ def real_numbers(rule: NullRule, array: PlainArray, errors: RowErrors, wanted: s
         reals = _values(array).astype(np.float64)
     finite = np.isfinite(reals)
     if not finite.all():
-        errors.add(rule.column, ~finite, "finite numbers", lambda i: array[i].as_py())
+        errors.add(rule.column, ~finite, "finite numbers", array)
         reals[~finite] = 0.0
         missing = ~finite if missing is None else missing | ~finite
     return reals, missing

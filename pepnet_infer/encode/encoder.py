@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from pepnet_infer._kernels import NumberColumns
 from pepnet_infer.encode import decode
+from pepnet_infer.encode.columns import Columns, Numbers
 from pepnet_infer.encode.decode import IdRule
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.encode.null_rule import NullRule
@@ -19,10 +20,6 @@ from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import name_list
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
 from pepnet_infer.schema.ids import MISSING_KEY, Keys, make_keys
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.arrays import PlainArray
-    from pepnet_infer.encode.columns import Columns, Numbers
 
 _QUICK = ("none", "log1p")  # transforms of dense values that are done with many columns at a time
 
@@ -102,13 +99,6 @@ class Encoder:
         return features
 
 
-class _Use(NamedTuple):
-    """A field of ids, or a join: the place of its rule, and the number of its table."""
-
-    place: int
-    table: int
-
-
 class FieldPlan:
     """How fields that are read from the same columns become features; `lenient` in side tables (see `NullRule`).
 
@@ -120,7 +110,7 @@ class FieldPlan:
     ) -> None:
         self._messy = lenient
         rules: dict[IdRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
-        uses: list[_Use] = []
+        uses: list[tuple[int, int]] = []  # of each id field and join: the place of its rule, the number of its table
         self._bags: list[tuple[FieldSpec, int, IdRule]] = []
         self._dense = [spec for spec in specs if spec.table is None]
         self._names: list[str] = []
@@ -132,8 +122,8 @@ class FieldPlan:
                 self._bags.append((spec, number, rule))
             else:
                 self._names.append(spec.name)
-                uses.append(_Use(rules.setdefault(rule, len(rules)), number))
-        uses += [_Use(rules.setdefault(rule, len(rules)), 0) for rule in also]  # without a table: ids as they are
+                uses.append((rules.setdefault(rule, len(rules)), number))
+        uses += [(rules.setdefault(rule, len(rules)), 0) for rule in also]  # without a table: ids as they are
         self._rules, self._uses = list(rules), uses
         columns = [rule.nulls.column for rule in rules] + [spec.column for spec in specs]
         self.columns = tuple(dict.fromkeys(columns))
@@ -155,9 +145,11 @@ class FieldPlan:
         for place in left_ids:
             rule = self._rules[place]
             found, missing = decode.decode_ids(rule, columns[rule.nulls.column], errors)
-            for at, use in enumerate(self._uses):
-                if use.place == place:
-                    keys[at] = _keys(use.table, found, missing)
+            for at, (used, table) in enumerate(self._uses):
+                if used == place:
+                    keys[at] = make_keys(table, found)
+                    if missing is not None:
+                        keys[at][missing] = MISSING_KEY
         bags: dict[str, Bag] = {}
         for spec, number, rule in self._bags:
             inside, offsets = decode.decode_bag(rule, spec, columns[spec.column], errors)
@@ -187,13 +179,6 @@ def join_rule(schema: FeatureSchema, join: JoinSpec) -> IdRule:
     return IdRule(NullRule(join.column))
 
 
-def _keys(table: int, ids: decode.Ids, missing: Mask | None) -> Keys:
-    keys = make_keys(table, ids)
-    if missing is not None:
-        keys[missing] = MISSING_KEY
-    return keys
-
-
 def _scale(spec: FieldSpec) -> tuple[float, float]:
     if spec.mean is None or spec.std is None:
         where = f"schema.fields.{spec.name}"
@@ -208,25 +193,16 @@ class DomainCheck:
         self.column = schema.domain_column
         self._nulls = NullRule(self.column)
         self._known = frozenset(schema.domains)
-        self._numbers: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
-        if isinstance(schema.domains[0], int):
-            self._numbers = np.array(sorted(self._known), dtype=np.uint64)
+        #: uint64 ascending; None where domains are strings
+        self._numbers = np.array(sorted(self._known), np.uint64) if isinstance(schema.domains[0], int) else None
         self._expected = f"a known domain ({name_list(schema.domains)})"
 
     def check(self, columns: Columns, errors: RowErrors) -> None:
         """Adds an error for nulls and for values that are no domain. Raises SchemaError for a column of other type."""
-        numbers = columns.numbers(self.column) if self._numbers is not None else None
-        if numbers is None or numbers.dtype.kind == "f" or self._unknown(numbers).any():
-            self._look(columns[self.column], errors)
-
-    def _unknown(self, values: Numbers) -> Mask:
-        assert self._numbers is not None
-        ids = values.astype(np.uint64)
-        places = np.minimum(self._numbers.searchsorted(ids), len(self._numbers) - 1)
-        unknown: Mask = self._numbers[places] != ids
-        return unknown
-
-    def _look(self, array: PlainArray, errors: RowErrors) -> None:
+        numbers = None if self._numbers is None else columns.numbers(self.column)
+        if numbers is not None and numbers.dtype.kind != "f" and not self._unknown(numbers).any():
+            return
+        array = columns[self.column]
         if pa.types.is_null(array.type):
             self._nulls.missing(array, errors)
             return
@@ -235,11 +211,18 @@ class DomainCheck:
             unknown = self._unknown(values)
         elif decode.is_text(array.type):
             missing = self._nulls.missing(array, errors)
-            texts, positions = decode.distinct_texts(self.column, array)
+            texts, positions = decode.distinct_texts(array)
             unknown = np.array([text not in self._known for text in texts] or [False])[positions]
         else:
             raise decode.type_error(self.column, "domains as strings", array)
         if missing is not None:
             unknown &= ~missing
         if unknown.any():
-            errors.add(self.column, unknown, self._expected, lambda i: array[i].as_py())
+            errors.add(self.column, unknown, self._expected, array)
+
+    def _unknown(self, values: Numbers) -> Mask:
+        assert self._numbers is not None
+        ids = values.astype(np.uint64)
+        places = np.minimum(self._numbers.searchsorted(ids), len(self._numbers) - 1)
+        unknown: Mask = self._numbers[places] != ids
+        return unknown

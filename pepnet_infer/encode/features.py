@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.encode import ragged
-
-if TYPE_CHECKING:
-    from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.ids import Keys
 
 Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_] | Sequence[int] | slice
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from pepnet_infer.encode.arrow_validation import PlainArray
 from pepnet_infer.encode.row_errors import Mask, RowErrors
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.arrays import PlainArray
 
 
 @dataclass(frozen=True)

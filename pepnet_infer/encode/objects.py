@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pepnet_infer import _kernels
+from pepnet_infer.encode.arrow_validation import PlainArray
 from pepnet_infer.quoting import quote
-
-if TYPE_CHECKING:
-    PlainArray = pa.Array[Any]
 
 Objects = Sequence[Any] | npt.NDArray[np.object_]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.encode import ragged
+from pepnet_infer.encode.arrow_validation import PlainArray
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import quote
 
@@ -30,11 +29,11 @@ class RowErrors:
         child.bad, child.found = self.bad, self.found
         return child
 
-    def add(self, column: str, where: Mask, expected: str, got: Callable[[int], object] | None = None) -> None:
-        """Reports the values in `where` (at least one). `got` gives the value at a place; without, they are nulls."""
+    def add(self, column: str, where: Mask, expected: str, array: PlainArray | None = None) -> None:
+        """Reports the values of `array` in `where` (at least one); without an array, they are nulls."""
         positions = np.flatnonzero(where)
         rows = positions if self._offsets is None else np.unique(ragged.row_of(self._offsets, positions))
-        value = "null" if got is None else quote(got(int(positions[0])))
+        value = "null" if array is None else quote(array[int(positions[0])].as_py())
         error = SchemaError(column=column, expected=expected, got=value, row=int(rows[0]), rows=len(rows))
         if not self.collect:
             raise error

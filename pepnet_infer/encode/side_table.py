@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer._kernels import SideRows
+from pepnet_infer.encode.columns import Columns
 from pepnet_infer.encode.decode import IdRule, decode_ids
 from pepnet_infer.encode.encoder import FieldPlan, join_rule
 from pepnet_infer.encode.features import Bag, Features
@@ -17,11 +18,7 @@ from pepnet_infer.encode.row_errors import RAISED
 from pepnet_infer.encode.side_tensors import read_features, write_features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
-from pepnet_infer.schema.ids import MISSING_KEY
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.columns import Columns
-    from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.ids import MISSING_KEY, Keys
 
 
 class SideTable:

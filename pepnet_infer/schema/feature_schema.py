@@ -105,7 +105,13 @@ class FieldSpec(_Part, frozen=True):
         super().__post_init__()
         if not self.column:
             msgspec.structs.force_setattr(self, "column", self.name)
-        if self.kind == "dense" and self.table is not None:
+        if self.kind != "dense":
+            if self.transform.op == "log1p":
+                raise SchemaError("transform: expected one of none, hour, weekday, bucketize, got 'log1p'")
+            if self.separator is not None and (not self.separator or self.transform.op != "none"):
+                got = f"transform {quote(self.transform.op)}" if self.separator else "an empty one"
+                raise SchemaError(f"separator: expected text and no transform, got {got}")
+        elif self.table is not None:
             raise SchemaError(f"table: a dense field has no table, got {quote(self.table)}")
         if self.kind == "dense" and not abs(self.fill - (self.mean or 0.0)) / (self.std or 1.0) <= _FLOAT32:
             raise SchemaError(f"fill: expected one that is finite when it is normalised, got {self.fill}")
