@@ -22,14 +22,12 @@ other: NaN and infinities stay in theirs, and a row's result is the same bits in
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import BackendError, SchemaError
-from pepnet_infer.masked_arrays import without_mask
+from pepnet_infer.float_arrays import Floats, float_array
 from pepnet_infer.quoting import quote
 
-Floats = npt.NDArray[np.float32]
 _LARGEST = float(np.finfo(np.float32).max)
 
 __all__ = ["PackedGatedExpertLayer", "gated_expert_layer"]
@@ -136,7 +134,7 @@ def _pack(w: Floats, b: Floats, precision: str) -> list[_kernels.PackedMatrix]:
 
 
 def _weights(name: str, given: object) -> Floats:
-    array = _floats(name, given)
+    array = float_array(name, given)
     if array.ndim not in (2, 3) or 0 in array.shape:
         shape = list(array.shape)
         raise SchemaError(f"{name}: expected shape [in, out] or [G, in, out], no width of 0, got {shape}")
@@ -144,14 +142,14 @@ def _weights(name: str, given: object) -> Floats:
 
 
 def _biases(name: str, given: object, weights: Floats) -> Floats:
-    array, expected = _floats(name, given), (*weights.shape[:-2], weights.shape[-1])
+    array, expected = float_array(name, given), (*weights.shape[:-2], weights.shape[-1])
     if array.shape != expected:
         raise SchemaError(f"{name}: expected shape {list(expected)}, got {list(array.shape)}")
     return _finite(name, array)
 
 
 def _rows(name: str, given: object, allowed: list[tuple[int | str, ...]]) -> Floats:
-    array = _floats(name, given)
+    array = float_array(name, given)
     for shape in allowed:
         if len(shape) == array.ndim and all(
             isinstance(n, str) or n == got for n, got in zip(shape, array.shape, strict=True)
@@ -167,11 +165,3 @@ def _finite(name: str, array: Floats) -> Floats:
         place = [int(i) for i in np.argwhere(~finite)[0]]
         raise SchemaError(f"{name}: expected finite values, got {array[tuple(place)]} at {place}")
     return array
-
-
-def _floats(name: str, given: object) -> Floats:
-    if not isinstance(given, np.ndarray):
-        raise SchemaError(f"{name}: expected a float32 array, got {type(given).__name__}")
-    if given.dtype != np.float32:
-        raise SchemaError(f"{name}: expected float32, got {given.dtype}")
-    return np.require(without_mask(name, given), requirements=("C", "A"))
