@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
-from pepnet_infer.backends.ort_graph import check_graph_is_whole
 from pepnet_infer.backends.ort_library import import_onnxruntime
-from pepnet_infer.backends.ort_session import OrtSession
-from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
+from pepnet_infer.backends.ort_session import OrtSession, check_graph_is_whole
+from pepnet_infer.backends.protocol import Settings, read_options
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import NO_THREAD, available_threads
 from pepnet_infer.process.exits import INSIDE
+from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.validation import Options
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.schema.inputs import Inputs
 
 Provider = tuple[str, dict[str, str]]  # ONNX Runtime's name for what runs a graph, and its options
 
@@ -69,10 +65,7 @@ class OrtBackend:
         Raises BackendError for a precision or device that is not there, ConfigError for an option, BundleError for a
         graph that does not load or has other inputs than the bundle's config.
         """
-        own = read_options(cls.name, OrtOptions, settings.options)
-        refused = why_not(bundle, settings)
-        if refused is not None:
-            raise BackendError(refused)
+        own = read_options(OrtOptions, settings.options)
         ort = import_onnxruntime()
         threads = settings.threads or available_threads()
         options = ort.SessionOptions()
@@ -135,12 +128,7 @@ class OrtBackend:
 
 def why_not(bundle: Bundle, settings: Settings) -> str | None:
     """Returns what keeps this backend from running `bundle` as asked on this machine, None when nothing does."""
-    if settings.precision not in (there := PRECISIONS["onnxruntime"]):
-        return f"precision: onnxruntime has {', '.join(there)}, got {settings.precision!r}"
-    lacking = lacks("onnxruntime", OrtOptions, settings.options)
-    if lacking is not None:
-        return lacking
-    own = read_options("onnxruntime", OrtOptions, settings.options)
+    own = read_options(OrtOptions, settings.options)
     if settings.kind == "cpu":
         only_gpu = "tensorrt" if own.tensorrt else "graphs" if own.graphs is not None else None
         return None if only_gpu is None else f"options.{only_gpu}: only device cuda has it, got {settings.device}"
@@ -196,8 +184,6 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, providers:
     if got[0] != wanted:
         # ONNX Runtime goes on with the CPU when a provider fails to start; a GPU job on a CPU must not pass unseen.
         raise BackendError(f"device: expected {wanted}, got {', '.join(got)}: onnxruntime could not start it")
-    if isinstance(graph, Path):  # which may be another version's by now: a forked child opens it anew
-        bundle.check_unchanged()
     session.disable_fallback()  # nor may a failing run restart itself on the CPU
     return session
 

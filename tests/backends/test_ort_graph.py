@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 from small_graph import graph
 
 from pepnet_infer import BundleError
-from pepnet_infer.backends import ort_graph
+from pepnet_infer.backends import ort_session
 from pepnet_infer.backends.create import create_backend
-from pepnet_infer.backends.ort_graph import check_graph_is_whole
+from pepnet_infer.backends.ort_session import check_graph_is_whole
 from pepnet_infer.bundle.bundle import Bundle
 
 
@@ -75,7 +75,7 @@ def test_a_graph_with_values_elsewhere_is_refused(toy_bundle: Path, tmp_path: Pa
 
 
 def test_a_place_across_two_reads_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort_graph, "_CHUNK", 64)
+    monkeypatch.setattr(ort_session, "_CHUNK", 64)
     for at in range(50, 70):
         data = bytes([1]) * at + b"\x0a\x08location" + bytes([1]) * 40
         with pytest.raises(BundleError):
