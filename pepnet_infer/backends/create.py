@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from msgspec import structs
 
-from pepnet_infer.backends.protocol import Backend, Settings, lacks, read_options
+from pepnet_infer.backends.protocol import GPU_PRECISIONS, PRECISIONS, Backend, Settings, read_options
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, ConfigError
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.validation import Options
+from pepnet_infer.quoting import quote
+from pepnet_infer.validation import Options
 
 #: What `backend` may be, beside "auto".
 BACKENDS = ("native", "onnxruntime")
@@ -26,7 +25,7 @@ class Way:
     backend: str
     device: Literal["cpu", "cuda"]
     options: type[Options]
-    #: what keeps it from running a bundle as asked, None when nothing does
+    #: what else than a precision or an option keeps it from running a bundle as asked, None when nothing does
     why_not: Callable[[Bundle, Settings], str | None]
     load: Callable[[Bundle, Settings], Backend]
 
@@ -34,6 +33,18 @@ class Way:
     def name(self) -> str:
         """What messages call it."""
         return self.backend if self.device == "cpu" else f"{self.backend} on {self.device}"
+
+    def lacks(self, option: str) -> str:
+        """Returns the message for an option that it does not have; "" for one that it has."""
+        there = self.options.__struct_fields__
+        return "" if option in there else f"options: {self.name} has {', '.join(there)}, got {quote(option)}"
+
+    def refusal(self, bundle: Bundle, settings: Settings) -> str | None:
+        """Returns why it cannot do what was asked, None where it can."""
+        there = (PRECISIONS if self.device == "cpu" else GPU_PRECISIONS)[self.backend]
+        if settings.precision not in there:
+            return f"precision: {self.name} has {', '.join(there)}, got {settings.precision!r}"
+        return next(filter(None, map(self.lacks, settings.options)), None) or self.why_not(bundle, settings)
 
 
 def _ways(gpu: bool) -> Iterator[Way]:
@@ -58,31 +69,36 @@ def plan(bundle: Bundle, backend: str, settings: Settings) -> list[tuple[Way, Se
     `Settings.why` says why. Raises BackendError with everyone's reason when there is none, ConfigError for an option
     that none has or that cannot have its value.
     """
-    named = None if backend == "auto" else backend
-    if named is not None and named not in BACKENDS:
-        hint = ": ask for backend='native', device='cuda'" if named == "cuda" else ""
+    if backend not in ("auto", *BACKENDS):
+        hint = ": ask for backend='native', device='cuda'" if backend == "cuda" else ""
         raise BackendError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}{hint}")
     ways = [
         way
         for way in _ways(settings.kind != "cpu")
-        if named in (None, way.backend) and settings.kind in ("auto", way.device)
+        if backend in ("auto", way.backend) and settings.kind in ("auto", way.device)
     ]
-    _check_options(ways, settings.options)
+    for option in settings.options:
+        if all(lacking := [way.lacks(option) for way in ways]):
+            raise ConfigError("; ".join(lacking))
+    for way in ways:  # a value that one of them refuses
+        read_options(way.options, {name: value for name, value in settings.options.items() if not way.lacks(name)})
     chosen: list[tuple[Way, Settings]] = []
-    passed: list[tuple[Way, str]] = []
+    passed: list[tuple[str, str]] = []  # name and reason
     for way in ways:
-        on = way.device if settings.kind == "auto" else settings.device
-        here = structs.replace(settings, device=on)
-        because = way.why_not(bundle, here)
+        here = structs.replace(settings, device=way.device if settings.kind == "auto" else settings.device)
+        because, why = way.refusal(bundle, here), "asked for"
         if because is not None:
-            passed.append((way, because))
+            passed.append((way.name, because))
             continue
-        chosen.append((way, structs.replace(here, why=_why(named, settings, way, passed))))
+        if "auto" in (backend, settings.kind):
+            reasons = "; ".join(f"{name} cannot: {reason}" for name, reason in passed)
+            why = f"auto: {way.name}: {reasons or 'it runs this model'}"
+        chosen.append((way, structs.replace(here, why=why)))
     if chosen:
         return chosen
     if len(passed) == 1:
         raise BackendError(passed[0][1])
-    reasons = "; ".join(f"{way.name}: {because}" for way, because in passed)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in passed)
     raise BackendError(f"backend: auto found none for this bundle: {reasons}")
 
 
@@ -112,21 +128,3 @@ def create_backend(
         except BackendError as error:  # a GPU that does not start is passed over where nobody insists on it
             why += f"; {way.name}: {error}"
     raise BackendError(f"backend: auto found none for this bundle: {why.removeprefix('; ')}")
-
-
-def _why(named: str | None, settings: Settings, way: Way, passed: list[tuple[Way, str]]) -> str:
-    if named is not None and settings.kind != "auto":
-        return "asked for"
-    reasons = [f"{other.name} cannot: {because}" for other, because in passed]
-    return f"auto: {way.name}: {'; '.join(reasons) or 'it runs this model'}"
-
-
-def _check_options(ways: list[Way], given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an option that none of the ways has, and for a value that one of them refuses."""
-    known = {name for way in ways for name in way.options.__struct_fields__}
-    if not known.issuperset(given):
-        kinds = {way.name: way.options for way in ways}
-        raise ConfigError("; ".join(filter(None, (lacks(name, kind, given) for name, kind in kinds.items()))))
-    for way in ways:
-        there = way.options.__struct_fields__
-        read_options(way.name, way.options, {key: value for key, value in given.items() if key in there})

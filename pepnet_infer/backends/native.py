@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends.protocol import PRECISIONS, Settings, lacks, read_options
-from pepnet_infer.bundle.accuracy import BUDGETS, MARGIN, Difference
-from pepnet_infer.bundle.bundle import DENSE, PARITY
+from pepnet_infer.backends.protocol import Settings, read_options
+from pepnet_infer.bundle.accuracy import BUDGETS, MARGIN, Difference, excess
+from pepnet_infer.bundle.bundle import DENSE, PARITY, Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import available_threads
+from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.inputs import Inputs, Matrix
+from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.validation import Options, convert
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.schema.feature_schema import FeatureSchema
-    from pepnet_infer.schema.inputs import Inputs, Matrix
-    from pepnet_infer.schema.network_config import ModelConfig
 
 _NEWER_ROWS = 512  # that int8 of newer weights is measured on
 #: Sides whose columns are the same for every candidate of a request, unless the request says otherwise.
@@ -64,10 +61,7 @@ class NativeBackend:
         Raises BackendError for a bundle it cannot run and for a precision, device or instruction set that is not
         there, ConfigError for an option, BundleError for weights that are not finite or do not fit the config.
         """
-        options = read_options(cls.name, NativeOptions, settings.options)
-        refused = why_not(bundle, settings)
-        if refused is not None:
-            raise BackendError(refused)
+        options = read_options(NativeOptions, settings.options)
         choice = choose_isa(settings)
         fields, columns = request_prefix(bundle.schema, bundle.config)
         flags = model_flags(bundle.config, len(bundle.tasks))
@@ -83,15 +77,11 @@ class NativeBackend:
             _check_newer(bundle, domain, model)
         threads, spin = settings.threads or available_threads(), options.spin
         packed = model.describe()
-        description = {
+        description: dict[str, Any] = {
             "backend": cls.name,
             "device": "cpu",
             "precision": settings.precision,
-            "isa": packed["isa"],
-            "how": packed["how"],
-            "activation": packed["activation"],
-            "packed_bytes": packed["packed_bytes"],
-            "block_rows": packed["block_rows"],
+            **{name: packed[name] for name in ("isa", "how", "activation", "packed_bytes", "block_rows")},
             "threads": threads,
             "spin": spin,
             "why": f"{settings.why}; isa {packed['isa']}: {choice['why']}",
@@ -125,16 +115,11 @@ class NativeBackend:
 
 
 def why_not(bundle: Bundle, settings: Settings) -> str | None:
-    """Returns what keeps this backend from running `bundle` as asked, None when nothing does.
+    """Returns what keeps this backend from running `bundle` in a precision that it has, None when nothing does.
 
     The instruction set is left to `choose_isa`: one that was asked for and is not there is an error, and no reason to
     take another backend.
     """
-    if settings.precision not in (there := PRECISIONS["native"]):
-        return f"precision: native has {', '.join(there)}, got {settings.precision!r}"
-    lacking = lacks("native", NativeOptions, settings.options)
-    if lacking is not None:
-        return lacking
     if bundle.config.model != "pepnet":
         return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
     if settings.precision == "fp32" or settings.options.get("unchecked", False) is True:
@@ -182,23 +167,10 @@ def request_prefix(schema: FeatureSchema, config: ModelConfig) -> tuple[frozense
 
 def model_flags(config: ModelConfig, tasks: int) -> _kernels.DenseFlags:
     """Returns the flags and widths that say what network the tensors are."""
-    return {
-        "backbone": config.backbone,
-        "gate_position": config.gate_position,
-        "gate_scope": config.gate_scope,
-        "epnet_general": config.epnet_general,
-        "use_epnet": config.use_epnet,
-        "use_ppnet": config.use_ppnet,
-        "gamma": config.gamma,
-        "gate_hidden": config.gate_hidden,
-        "layers": list(config.layers),
-        "towers": list(config.towers),
-        "experts": config.experts,
-        "tasks": tasks,
-        "general": config.inputs.general,
-        "domain": config.inputs.domain,
-        "prior": config.inputs.prior,
-    }
+    flags = config.to_json()
+    for name in ("model", "extra"):  # which only baselines read
+        del flags[name]
+    return cast("_kernels.DenseFlags", {**flags.pop("inputs"), **flags, "tasks": tasks})
 
 
 def domain_of(bundle: Bundle, precision: str) -> InputDomain | None:
@@ -240,13 +212,7 @@ def _int8_not_offered(bundle: Bundle) -> str | None:
         return f"precision: native has int8 where export measured it, got no native.int8 in {where}"
     if measured["offered"]:
         return None
-    over = []
-    for name, most in bundle.manifest.get("precisions", {}).get("int8", {}).items():
-        got = measured.get(name)
-        if got is None:
-            over.append(f"{name} was not measured")
-        elif not got <= most:
-            over.append(f"{name} {got:.2g}, allowed {most:g}")
-    return (
-        f"precision: native int8 is not offered by this bundle, see {where}: {', '.join(over) or measured.get('why')}"
-    )
+    budget = bundle.budgets.get("int8", {})
+    over = [f"{name} was not measured" for name in budget if measured.get(name) is None]
+    over = excess(budget, {name: measured.get(name) for name in budget}) + over or [str(measured.get("why"))]
+    return f"precision: native int8 is not offered by this bundle, see {where}: {', '.join(over)}"

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Meta
 
+from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import ConfigError
 from pepnet_infer.quoting import quote
+from pepnet_infer.rows.protocols import Rows, RowSource
+from pepnet_infer.schema.inputs import Inputs, Matrix
 from pepnet_infer.validation import Options, check_option, kinds_of
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.encode.features import Features
-    from pepnet_infer.rows.protocols import Rows, RowSource
-    from pepnet_infer.schema.inputs import Inputs, Matrix
-
 
 _DEVICE = re.compile(r"(cpu|auto|cuda)(?::([0-9]{1,5}))?")
 #: More is a mistake (a count of rows, say), and would be threads started for nothing.
@@ -112,19 +109,10 @@ class Settings(Options, frozen=True):
         return int(self.device.partition(":")[2] or 0)
 
 
-def read_options(backend: str, kind: type[_Options], given: Mapping[str, Any]) -> _Options:
-    """Returns a backend's own options. Raises ConfigError for one that it does not have or that cannot have a value."""
-    lacking = lacks(backend, kind, given)
-    if lacking is not None:
-        raise ConfigError(lacking)
+def read_options(kind: type[_Options], given: Mapping[str, Any]) -> _Options:
+    """Returns a backend's own options, all of which it has. Raises ConfigError for one that cannot have its value."""
     kinds = kinds_of(kind)
     return kind(**{name: check_option(f"options.{name}", value, kinds[name]) for name, value in given.items()})
-
-
-def lacks(backend: str, kind: type[Options], given: Mapping[str, Any]) -> str | None:
-    """Returns which of the options that were given a backend does not have, None when it has all of them."""
-    there = kind.__struct_fields__
-    return next((f"options: {backend} has {', '.join(there)}, got {quote(n)}" for n in given if n not in there), None)
 
 
 #: Backend name → the precisions it has on a CPU, whatever the bundle and the machine.

@@ -13,7 +13,7 @@ from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.cuda.features import FeatureScorer, fields_on_device
 from pepnet_infer.backends.cuda.library import CudaLibrary, CudaModel, library_path, open_library
 from pepnet_infer.backends.cuda.rows import DeviceRows, attach, rows_beside
-from pepnet_infer.backends.protocol import GPU_PRECISIONS, Settings, lacks, read_options
+from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.bundle import DENSE
 from pepnet_infer.errors import BackendError, BundleError, SchemaError
 from pepnet_infer.process import forks
@@ -95,10 +95,7 @@ class CudaBackend:
         without libpepnet_cuda and a machine without a GPU, ConfigError for an option, BundleError for weights that do
         not fit the config.
         """
-        options = read_options(cls.name, CudaOptions, settings.options)
-        refused = why_not(bundle, settings)
-        if refused is not None:
-            raise BackendError(refused)
+        options = read_options(CudaOptions, settings.options)
         path = library_path()
         assert path is not None  # as `why_not` found
         library, device = open_library(path), settings.gpu
@@ -125,7 +122,7 @@ class CudaBackend:
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""
-        return self._model.run(*(np.ascontiguousarray(x) for x in (inputs.general, inputs.domain, inputs.prior)))
+        return self._model.run(*map(np.ascontiguousarray, inputs.matrices))
 
     def run_on_device(self, general: object, domain: object, prior: object, out: object, stream: int) -> int:
         """Puts a call into a CUDA stream, 0 for the default one, and returns the number of rows at once.
@@ -176,11 +173,6 @@ class CudaBackend:
 
 def why_not(bundle: Bundle, settings: Settings) -> str | None:
     """Returns what keeps this backend from running `bundle` as asked on this machine, None when nothing does."""
-    if settings.precision not in (there := GPU_PRECISIONS["native"]):
-        return f"precision: native on cuda has {', '.join(there)}, got {settings.precision!r}"
-    lacking = lacks("native on cuda", CudaOptions, settings.options)
-    if lacking is not None:
-        return lacking
     if bundle.config.model != "pepnet":
         return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
     path = library_path()
