@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends.native_tables import tables, why_none
+from pepnet_infer.backends.native import why_not
+from pepnet_infer.backends.native_tables import tables
+from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.accuracy import MARGIN, Budget, Difference
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
-from pepnet_infer.bundle.input_domain import NAMES, InputDomain, RowLimits
+from pepnet_infer.bundle.input_domain import InputDomain, RowLimits
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Inputs
 
@@ -40,8 +42,8 @@ def request_domain(
     """
     domain = InputDomain.of(rows)
     known = []
-    for name in NAMES:
-        columns = np.zeros(schema.widths[name])
+    for name, width in schema.widths.items():
+        columns = np.zeros(width)
         for slot in schema.layout[name]:
             table = slot.field.table
             if table is not None and table in largest and slot.field.pooling != "sum":
@@ -49,7 +51,8 @@ def request_domain(
         known.append(RowLimits(tuple(columns.tolist()), 0.0))
     domain = domain.joined(InputDomain(*known))
     drawn = InputDomain.of(normal)
-    as_long = all(getattr(drawn, name).norm <= _AS_LONG * getattr(domain, name).norm for name in NAMES)
+    pairs = zip(drawn.limits, domain.limits, strict=True)
+    as_long = all(one.norm <= _AS_LONG * other.norm for one, other in pairs)
     return (domain.joined(drawn) if as_long else domain).scaled(_MORE_IN_COLUMNS, _MORE_IN_NORMS)
 
 
@@ -62,7 +65,7 @@ def bf16_domain(bundle: Bundle, domain: InputDomain, rows: Inputs, budget: Budge
     from fp32 on as many rows at the edge as `rows`, of every instruction set of this machine but the scalar one, whose
     rounding is that of AVX2.
     """
-    if rows.num_rows == 0 or why_none(bundle) is not None:
+    if rows.num_rows == 0 or why_not(bundle, Settings()) is not None:
         return domain
     bare = replace(bundle, parity={})  # no row is outside of what is not known yet
     normal = normal_inputs(bundle.config.inputs, rows.num_rows, seed)
@@ -91,9 +94,8 @@ def bf16_domain(bundle: Bundle, domain: InputDomain, rows: Inputs, budget: Budge
 def _without_longest(domain: InputDomain, rows: Inputs, share: float) -> InputDomain:
     """Returns `domain` with norms that all but a share of the rows have in each input."""
     limits = []
-    for name in NAMES:
-        norms = np.sqrt((getattr(rows, name).astype(np.float64) ** 2).sum(axis=1))
-        limit: RowLimits = getattr(domain, name)
+    for limit, matrix in zip(domain.limits, rows.matrices, strict=True):
+        norms = np.sqrt((matrix.astype(np.float64) ** 2).sum(axis=1))
         most = float(np.float32(np.quantile(norms, 1.0 - share, method="higher")))
         limits.append(RowLimits(limit.largest, min(limit.norm, most)))
     return InputDomain(*limits)

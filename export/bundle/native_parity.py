@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends.native_tables import PRECISIONS, Table, not_measured, tables, why_none
+from pepnet_infer.backends.native import why_not
+from pepnet_infer.backends.native_tables import Table, tables
+from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.accuracy import MARGIN, NATIVE_TOLERANCE, Budget, Difference, delta_auc, excess
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BundleError
@@ -36,14 +38,12 @@ class Reference:
 
     def first(self, rows: int) -> Reference:
         """The first `rows` of them."""
-        part = slice(0, rows)
-        i = self.inputs
-        return Reference(Inputs(i.general[part], i.domain[part], i.prior[part]), self.scores[part])
+        return Reference(self.inputs.rows(slice(rows)), self.scores[:rows])
 
 
 def draws_of(bundle: Bundle) -> int:
     """Returns how many rows `measure_native` has the time to draw: an even number, fewer for a large model."""
-    return min(DRAWS, _WORK // _cost(bundle)) // 2 * 2 if why_none(bundle) is None else 0
+    return min(DRAWS, _WORK // _cost(bundle)) // 2 * 2 if why_not(bundle, Settings()) is None else 0
 
 
 def measure_native(
@@ -59,11 +59,11 @@ def measure_native(
     naming instruction set, rows, batch, task and row. bf16 is always offered, int8 only when every table is within its
     budget; one without a budget is not measured. A model the kernels cannot run has only `why`.
     """
-    refused = why_none(bundle)
+    refused = why_not(bundle, Settings())
     if refused is not None:
         return {"why": refused}
     report = {}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS["native"]:
         if precision == "fp32" or precision in budgets:
             report[precision] = _measure_precision(
                 bundle, precision, sets, draws[precision], budgets.get(precision, {})
@@ -81,7 +81,7 @@ def _measure_precision(
     worst: dict[str, float | None] = {"max_abs": None, "rms": None, "delta_auc": None}
     for table in tables(precision):
         if not table.usable:
-            isas[table.isa] = not_measured(table)
+            isas[table.isa] = table.not_measured()
             continue
         entry = _measure_table(bundle, table, sets, draws)
         isas[table.isa] = entry

@@ -1,8 +1,10 @@
-"""Verification of a bundle on this machine: its bytes, and the scores of its graph, against those of the export."""
+"""Verification of a bundle on this machine: its bytes, and the scores of its graph and of the native kernels."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -10,12 +12,19 @@ from typing import Any
 import numpy as np
 
 from pepnet_infer.backends.create import create_backend
-from pepnet_infer.bundle.accuracy import TOLERANCE
-from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.golden_rows import Golden, normal_inputs
-from pepnet_infer.verify.native import Recheck, verify_native
+from pepnet_infer.backends.native import why_not
+from pepnet_infer.backends.native_tables import Table, tables
+from pepnet_infer.backends.protocol import PRECISIONS, Settings
+from pepnet_infer.bundle.accuracy import NATIVE_TOLERANCE, TOLERANCE
+from pepnet_infer.bundle.bundle import DENSE, Bundle
+from pepnet_infer.bundle.golden_rows import Golden, Run, normal_inputs
 
 FRESH_SEED = 1_000_003  # added to the seed of export, so that the rows are others
+#: What a precision that is over its budget may be off by, in multiples of the largest difference export saw: on the
+#: same rows with another instruction set, and on other rows.
+_OTHER_ISA, _OTHER_ROWS = 1.5, 3.0
+
+Recheck = Callable[[Table, Run, float], dict[str, Any]]
 
 
 def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -29,30 +38,81 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     bundle = Bundle.open(path, check="full")
     backend = create_backend(bundle, "onnxruntime", threads=1)
     files = bundle.manifest["files"].values()
-    golden = _golden(bundle)
+    said = bundle.parity["golden"]
+    scores = np.array(said["scores"], dtype=np.float64)
+    golden = Golden(normal_inputs(bundle.config.inputs, len(scores), said["seed"]), scores)
     worst = golden.compare(backend.run, str(bundle.onnx_path), bundle.tasks, TOLERANCE, same_bits=False)
-    result: dict[str, Any] = {
+    fresh, recheck_native = None, None
+    if find_spec("torch") and find_spec("onnx"):
+        from pepnet_infer.export.bundle.recheck import fresh_rows, recheck, recheck_table
+
+        sets = fresh_rows(bundle, bundle.parity["seed"] + FRESH_SEED)
+        fresh, recheck_native = recheck(bundle, backend.run, sets), partial(recheck_table, bundle, sets)
+    return {
         "bundle": str(bundle.path),
         "model_version": bundle.model_version,
         "files": len(files),
         "bytes": sum(entry["bytes"] for entry in files),
         "tolerance": TOLERANCE,
         "backend": backend.describe(),
-        "golden": {"rows": len(golden.scores), "max_abs": worst},
-        "fresh": None,
+        "golden": {"rows": len(scores), "max_abs": worst},
+        "fresh": fresh,
+        "native": verify_native(bundle, golden, recheck_native),
     }
-    recheck_native: Recheck | None = None
-    if find_spec("torch") and find_spec("onnx"):
-        from pepnet_infer.export.bundle.recheck import fresh_rows, recheck, recheck_table
-
-        sets = fresh_rows(bundle, bundle.parity["seed"] + FRESH_SEED)
-        result["fresh"] = recheck(bundle, backend.run, sets)
-        recheck_native = partial(recheck_table, bundle, sets)
-    result["native"] = verify_native(bundle, golden, recheck_native)
-    return result
 
 
-def _golden(bundle: Bundle) -> Golden:
-    golden = bundle.parity["golden"]
-    scores = np.array(golden["scores"], dtype=np.float64)
-    return Golden(normal_inputs(bundle.config.inputs, len(scores), golden["seed"]), scores)
+def verify_native(bundle: Bundle, golden: Golden, recheck: Recheck | None) -> dict[str, Any]:
+    """Returns precision → instruction set → allowed {golden, fresh}, golden {rows, max_abs}, fresh.
+
+    `fresh` is what `recheck` returns, null without one; of `allowed`, null is any number.
+    An instruction set this machine lacks, and a precision the bundle does not offer, have only `why`; so has a model
+    that the kernels cannot run. Raises BundleError when a score is off by more than is allowed, or two ways to split a
+    batch give different bits.
+    """
+    refused = why_not(bundle, Settings())
+    if refused is not None:
+        return {"why": refused}
+    report: dict[str, Any] = {}
+    for precision in PRECISIONS["native"]:
+        entry = bundle.native.get(precision)
+        if precision == "int8" and (entry is None or not entry["offered"]):
+            why = "export did not measure it" if entry is None else f"not offered: {entry['why']}"
+            report[precision] = {"why": f"not measured: {why}"}
+            continue
+        most = allowed(bundle, precision)
+        report[precision] = {
+            table.isa: _table(bundle, table, golden, recheck, most) if table.usable else table.not_measured()
+            for table in tables(precision)
+        }
+    return report
+
+
+def allowed(bundle: Bundle, precision: str) -> tuple[float, float]:
+    """Returns the most that a score may be off on golden and on fresh rows; infinity: differences are reported only.
+
+    The contract's bound for fp32, else what the manifest's budget and the export's figures allow. Golden rows are some
+    of those that export measured: they are held to the budget that export kept. Fresh rows are others, and among as
+    many others the largest difference may well be twice as large with nothing wrong.
+    """
+    if precision == "fp32":
+        return NATIVE_TOLERANCE, NATIVE_TOLERANCE
+    measured: float | None = bundle.native.get(precision, {}).get("max_abs")
+    if measured is None:
+        return math.inf, math.inf
+    budget = bundle.budgets.get(precision, {}).get("max_abs", 0.0)
+    golden = budget if measured <= budget else _OTHER_ISA * measured
+    return golden, max(budget, _OTHER_ROWS * measured)
+
+
+def _table(
+    bundle: Bundle, table: Table, golden: Golden, recheck: Recheck | None, most: tuple[float, float]
+) -> dict[str, Any]:
+    run = table.load(bundle)
+    where = f"{table} against {bundle.path / DENSE}"
+    worst = golden.compare(run, where, bundle.tasks, most[0], same_bits=True)
+    limits = (None if math.isinf(limit) else limit for limit in most)
+    return {
+        "allowed": dict(zip(("golden", "fresh"), limits, strict=True)),
+        "golden": {"rows": len(golden.scores), "max_abs": worst},
+        "fresh": None if recheck is None else recheck(table, run, most[1]),
+    }
