@@ -123,11 +123,12 @@ def check_fields(fields: Mapping[str, object], one: Iterable[str], other: Iterab
         return
     missing, extra = sorted(fields.keys() - set(given)), sorted(set(given) - fields.keys())
     if missing:
-        raise SchemaError(f"features: expected every field of the schema, got none for {missing[0]!r}")
+        expected = "every field of the schema"
+        raise SchemaError(within="features", column=missing[0], expected=expected, got="none of that name")
     if extra:
-        raise SchemaError(f"features: expected fields of the schema, got {extra[0]!r}")
+        raise SchemaError(within="features", column=extra[0], expected="fields of the schema", got="another")
     twice = next(name for name in given if given.count(name) > 1)
-    raise SchemaError(f"features: expected each field once, got {twice!r} on both sides")
+    raise SchemaError(within="features", column=twice, expected="each field once", got="it on both sides")
 
 
 def names(features: Features) -> list[str]:

@@ -184,18 +184,21 @@ def test_features_that_do_not_fit_the_schema_are_refused(
     assembler = Assembler(toy_schema, store)
     features = features_of(toy_schema, toy_batch(3))
     page = features.ids.pop("page")
-    with pytest.raises(SchemaError, match="expected every field of the schema, got none for 'page'"):
-        assembler.inputs(features)
-    with pytest.raises(SchemaError, match="expected every field of the schema, got none for 'page'"):
-        assembler.inputs(features, Features(1))
+    missing = "^features: column 'page': expected every field of the schema, got none of that name$"
+    for shared in (None, Features(1)):
+        with pytest.raises(SchemaError, match=missing) as caught:
+            assembler.inputs(features, shared)
+        assert caught.value.column == "page"
     features.ids["page"] = page
     with pytest.raises(SchemaError, match="shared features: expected 1 row, got 3"):
         assembler.inputs(Features(3), features)
-    with pytest.raises(SchemaError, match="expected each field once, got 'user_id' on both sides"):
+    with pytest.raises(SchemaError, match="column 'user_id': expected each field once, got it on both sides") as caught:
         assembler.inputs(features, Features(1, {"user_id": page[:1]}))
+    assert caught.value.column == "user_id"
     features.dense["height"] = features.dense["age"]
-    with pytest.raises(SchemaError, match="expected fields of the schema, got 'height'"):
+    with pytest.raises(SchemaError, match="column 'height': expected fields of the schema, got another") as caught:
         assembler.inputs(features)
+    assert caught.value.column == "height"
     store.close()
     features.dense.pop("height")
     with pytest.raises(StoreError, match="got one that was closed"):
