@@ -120,8 +120,7 @@ compare: install
 bench: install
 	$(BIN)/pytest bench $(BENCH)
 
-# The peers in C++ are no part of the wheel. robin-map-dev and libabsl-dev (Debian) bring two of them; what is missing
-# is left out, and the table says so. BENCH_CACHE: more options, such as --json result.json.
+# The peers in C++ are no part of the wheel. BENCH_CACHE: more options, such as --json result.json.
 PEERS := build/bench
 bench-cache: install
 	$(BIN)/cmake -S . -B $(PEERS) -DPEPNET_BUILD_PYTHON=OFF -DPEPNET_BUILD_BENCH=ON

@@ -1,121 +1,167 @@
-"""What looks up a batch of ids in Python: our cache, plain arrays, and the caches that Python programs use."""
+"""What looks up a batch of ids: our cache, NumPy, and in C++ the floor and the textbook LRU.
+
+The C++ is a small library of plain functions, built by `make bench-cache` and loaded with ctypes, which drops the GIL
+around a call. Arrays are handed over as addresses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any, cast
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from pepnet_infer.bench.cache.contender import Batch, Contender, Destination, Floats, Positions, Workload
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
+from pepnet_infer.schema.ids import Keys, make_keys
+
+Floats = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64]
 
 #: What a cache of so many rows is given besides the rows' bytes: metadata a row, and for a small cache a little more.
-ROW_METADATA = 24
-FIXED = 1 << 16
+_ROW_METADATA, _FIXED = 24, 1 << 16
 _CHUNK = 1 << 14
+_AT, _COUNT = ctypes.c_void_p, ctypes.c_size_t
+#: Function → what it returns and takes; see native/peers.cc.
+_SIGNATURES: dict[str, tuple[type | None, *tuple[type, ...]]] = {
+    "pepnet_table_make": (_AT, _COUNT, _COUNT),
+    "pepnet_table_data": (_AT, _AT),
+    "pepnet_table_gather": (None, _AT, _AT, _COUNT, _AT, _COUNT),
+    "pepnet_table_free": (None, _AT),
+    "pepnet_lru_make": (_AT, _COUNT, _COUNT),
+    "pepnet_lru_insert": (_COUNT, _AT, _AT, _AT, _COUNT),
+    "pepnet_lru_lookup": (_COUNT, _AT, _AT, _COUNT, _AT),
+    "pepnet_lru_free": (None, _AT),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call's ids, each in the form that one of the contenders takes, so that none has to convert."""
+
+    positions: Positions  # [rows] in the table
+    keys: Keys  # [rows]
+
+
+#: A way to look up a batch. Returns the rows [rows, dim], the same array again and again, or raises.
+Call = Callable[[Batch], Floats]
+
+
+class PeerLibrary:
+    """The peers in C++. Raises PepnetError for a file that is not their library."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._functions = ctypes.CDLL(str(path.resolve()))
+            for name, (result, *arguments) in _SIGNATURES.items():
+                function = getattr(self._functions, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError) as error:
+            raise PepnetError(f"{path}: expected the library that `make bench-cache` builds, got: {error}") from error
+
+    @contextmanager
+    def table(self, rows: int, dim: int) -> Iterator[tuple[Floats, Callable[[int, int], Call]]]:
+        """A dense table of zeros [rows, dim], and what makes the floor: the gather of known positions from it.
+
+        The floor is made for a number of rows a batch and of rows that it asks for before they are copied. The table is
+        gone when the block ends.
+        """
+        functions = self._functions
+        handle = _made(functions.pepnet_table_make(rows, dim), f"a table of {rows} rows")
+        try:
+            data = ctypes.cast(functions.pepnet_table_data(handle), ctypes.POINTER(ctypes.c_float))
+
+            def floor(batch_rows: int, ahead: int) -> Call:
+                out = np.zeros((batch_rows, dim), np.float32)
+
+                def call(batch: Batch) -> Floats:
+                    positions = batch.positions
+                    functions.pepnet_table_gather(handle, positions.ctypes.data, len(out), out.ctypes.data, ahead)
+                    return out
+
+                return call
+
+            yield np.ctypeslib.as_array(data, (rows, dim)), floor
+        finally:
+            functions.pepnet_table_free(handle)
+
+    @contextmanager
+    def list_lru(self, keys: Keys, table: Floats, batch_rows: int) -> Iterator[Call]:
+        """A cache of std::unordered_map and std::list with all rows of a table in it."""
+        functions, (rows, dim) = self._functions, table.shape
+        handle = _made(functions.pepnet_lru_make(rows, dim), f"a list of {rows} rows")
+        out = np.zeros((batch_rows, dim), np.float32)
+
+        def call(batch: Batch) -> Floats:
+            found = functions.pepnet_lru_lookup(handle, batch.keys.ctypes.data, len(out), out.ctypes.data)
+            if found != len(out):
+                raise PepnetError(f"list-lru: expected {len(out)} hits, got {found}")
+            return out
+
+        try:
+            if (taken := functions.pepnet_lru_insert(handle, keys.ctypes.data, table.ctypes.data, rows)) != rows:
+                raise PepnetError(f"list-lru: expected room for {rows} rows, got {taken}")
+            yield call
+        finally:
+            functions.pepnet_lru_free(handle)
+
+
+def _made(handle: int | None, what: str) -> int:
+    if handle is None:
+        raise MemoryError(what)
+    return handle
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A cache that was offered every row of a table once."""
+    """A cache that was offered every row of a table once, and the positions of those that stayed, ascending."""
 
     cache: EmbeddingCache
-    policy: str
-    offered: int
-    resident: Positions  # positions in the table, ascending
+    resident: Positions
 
-    def describe(self) -> dict[str, Any]:
-        """Returns what the cache took and what of the table it holds, as JSON values."""
-        cache, rows = self.cache, self.cache.capacity_rows
-        return {
-            "policy": self.policy,
-            "capacity_rows": rows,
-            "memory_bytes": cache.memory_bytes,
-            "metadata_bytes_a_row": (cache.memory_bytes - rows * cache.dim * 4) / rows,
-            "offered": self.offered,
-            "resident": int(self.resident.size),
-            "resident_share": self.resident.size / self.offered,
-            "fill": self.resident.size / rows,
-        }
+    def reader(self, batch_rows: int) -> Call:
+        """Returns `EmbeddingCache.lookup`, which also makes the array of what was found."""
+        lookup, out = self.cache.lookup, np.zeros((batch_rows, self.cache.dim), np.float32)
+
+        def call(batch: Batch) -> Floats:
+            if not lookup(batch.keys, out).all():
+                raise PepnetError("cache: expected hits only")
+            return out
+
+        return call
 
 
-def fill(workload: Workload, policy: str, seed: int = 0) -> Filled:
+def fill(keys: Keys, table: Floats, policy: Policy, seed: int = 0) -> Filled:
     """Returns a cache whose budget is the table's bytes and the metadata of as many rows, after one insert of each.
 
     Scores, where the policy keeps them, are drawn log-normal. Which rows stayed is asked without being counted.
     """
-    count, dim = workload.table.shape
-    cache = EmbeddingCache(dim, count * (dim * 4 + ROW_METADATA) + FIXED, policy=policy, seed=seed)
-    rng, there = np.random.default_rng(seed), []
+    count, dim = table.shape
+    cache = EmbeddingCache(dim, count * (dim * 4 + _ROW_METADATA) + _FIXED, policy=policy, seed=seed)
+    rng = np.random.default_rng(seed)
     chunks = [slice(begin, begin + _CHUNK) for begin in range(0, count, _CHUNK)]
     for part in chunks:
-        keys = workload.keys[part]
-        scores = rng.lognormal(0, 1, keys.size).astype(np.float32) if policy == "gset" else None
-        cache.insert(keys, workload.table[part], scores=scores, versions=np.ones(keys.size, np.uint64))
-    for part in chunks:
-        there.append(np.flatnonzero(cache.core.peek(workload.keys[part])["outcome"] == 1) + part.start)
-    return Filled(cache, policy, count, np.concatenate(there))
+        size = len(keys[part])
+        scores = rng.lognormal(0, 1, size).astype(np.float32) if policy == "gset" else None
+        cache.insert(keys[part], table[part], scores=scores, versions=np.ones(size, np.uint64))
+    return Filled(cache, np.concatenate([np.flatnonzero(there(cache, keys[part])) + part.start for part in chunks]))
 
 
-def our_contender(filled: Filled, destination: Destination, name: str) -> Contender:
-    """Returns `EmbeddingCache.lookup`, which also makes the array of what was found."""
-    lookup, outs = filled.cache.lookup, [part.out for part in destination]
-
-    def call(batch: Batch) -> Sequence[Floats]:
-        for part in destination:
-            if not lookup(batch.keys[part.begin : part.end], part.out).all():
-                raise PepnetError(f"{name}: expected hits only")
-        return outs
-
-    return Contender(name, f"EmbeddingCache.lookup, policy {filled.policy}", call)
+def there(cache: EmbeddingCache, keys: Keys) -> npt.NDArray[np.bool_]:
+    """Returns which keys have a row in the cache, without counting it as a use."""
+    rows: npt.NDArray[np.bool_] = cache.core.peek(keys)["outcome"] == 1
+    return rows
 
 
-def index_contender(workload: Workload) -> Contender:
-    """`table[positions]`, as it is written most often: a new array."""
-    table = workload.table
-    return Contender("numpy-index", "NumPy table[positions], a new array", lambda batch: (table[batch.positions],))
-
-
-def cachetools_contender(workload: Workload, destination: Destination) -> Contender:
-    """cachetools.LRUCache with every row of the workload."""
-    from cachetools import LRUCache
-
-    cache: LRUCache[int, np.ndarray] = LRUCache(maxsize=workload.keys.size)
-    for key, row in zip(workload.keys.tolist(), workload.table, strict=True):
-        cache[key] = row
-    (out,) = [part.out for part in destination]
-
-    def call(batch: Batch) -> Sequence[Floats]:
-        return (np.stack([cache[key] for key in batch.ids], out=out),)
-
-    return Contender("cachetools", "cachetools.LRUCache, one call an id, then np.stack", call)
-
-
-def theine_contender(workload: Workload, destination: Destination) -> Contender:
-    """theine.Cache with every row of the workload."""
-    from theine import Cache
-
-    # A quarter more than the rows: its window and its filter would keep some out of a cache that is just large enough.
-    cache: Cache[int, np.ndarray] = Cache(workload.keys.size + workload.keys.size // 4 + 64)
-    for key, row in zip(workload.keys.tolist(), workload.table, strict=True):
-        cache.set(key, row)
-    (out,) = [part.out for part in destination]
-
-    def call(batch: Batch) -> Sequence[Floats]:
-        rows = [cache.get(key)[0] for key in batch.ids]
-        return (np.stack(cast(list[Floats], rows), out=out),)  # a None among them is an error
-
-    return Contender("theine", "theine.Cache, one call an id, then np.stack", call, cache.close)
-
-
-#: Peers by name. Those that keep rows as Python objects are packages of their own, which may be missing.
-PACKAGES = {"cachetools": cachetools_contender, "theine": theine_contender}
-
-
-def missing() -> dict[str, str]:
-    """Returns the packages that are not installed, and why they are left out."""
-    return {name: f"not installed: pip install {name}" for name in PACKAGES if find_spec(name) is None}
+def random_keys(rows: int, rng: np.random.Generator) -> Keys:
+    """Returns `rows` distinct keys of table 1 with random 48-bit ids."""
+    drawn = np.empty(0, np.uint64)
+    while drawn.size < rows:
+        drawn = np.unique(np.concatenate([drawn, rng.integers(0, 1 << 48, rows + rows // 8 + 16, dtype=np.uint64)]))
+    rng.shuffle(drawn)
+    return make_keys(1, drawn[:rows])

@@ -1,35 +1,68 @@
-"""`bench cache-speed`: the cache's lookups beside their peers, its readers beside each other and a writer."""
+"""`bench cache-speed`: the cache's lookups beside their peers, misses, and readers beside each other and a writer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import structs
 
-from pepnet_infer.bench.cache.claims import READERS_UPDATED, UPDATES_A_SECOND, claim, lookup_claims
-from pepnet_infer.bench.cache.contender import contiguous
-from pepnet_infer.bench.cache.lookups import Stage, compare_lookups, prepared
 from pepnet_infer.bench.cache.misses import measure_misses
-from pepnet_infer.bench.cache.native_peers import Gather, PeerLibrary
-from pepnet_infer.bench.cache.peers import our_contender
-from pepnet_infer.bench.cache.speed_page import cache_speed_page
-from pepnet_infer.bench.cache.threads import Load, Updates, run_loads, visibility
+from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys
+from pepnet_infer.bench.cache.threads import Load, newer_versions, run_loads
 from pepnet_infer.bench.harness import machine
-from pepnet_infer.bench.harness.busy import BusyMeter
+from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import Plan
-from pepnet_infer.bench.harness.measure import Row, Say
-from pepnet_infer.bench.harness.report import Report
-from pepnet_infer.bench.harness.statistics import median_ratio, p99_ratio
+from pepnet_infer.bench.harness.measure import Row, Say, measure
+from pepnet_infer.bench.harness.report import METHOD, Report, Table
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.validation import Options, Positive, Several
 
+POLICIES: tuple[Policy, ...] = ("lru", "gset")
+#: Rows ahead that the floor asks for: the fastest of them is the floor.
+AHEAD = (8, 16, 32)
+#: Ids that go round before a batch comes again: more than the last-level cache could keep the rows of.
+BATCHES = 64
 #: Rows of the largest table that is put into a store in memory too.
 MISS_ROWS = 1_000_000
-#: Bytes of memory needed for one byte of table: the table, two caches and three peers of ours in C++, and slack.
-MEMORY_A_TABLE = 8
+#: Bytes of memory needed for one byte of table: the table, its caches and the peer in C++, and slack.
+_MEMORY_A_TABLE = 8
+_LOOKUPS = {
+    "who": "{name}",
+    "p50 ms": "{p50_ms:ms}",
+    "p99 ms": "{p99_ms:ms}",
+    "ns a row": "{ns_a_row:.1f}",
+    "over floor": "{over_floor[ratio]:.2f}×",
+    "95 %": "{over_floor[low]:.2f}–{over_floor[high]:.2f}",
+    "over cache-lru": "{over_ours[ratio]:.2f}×",
+    "metadata bytes a row": "{metadata_bytes_a_row:.2f}",
+    "rows that stayed": "{resident_share:.2%}",
+    "runs": "{runs:d}",
+}
+_THREADS = {
+    "policy": "{policy}",
+    "load": "{load}",
+    "M rows/s": "{million_rows_per_s:.2f}",
+    "over 1 reader": "{over[ratio]:.2f}×",
+    "95 %": "{over[low]:.2f}–{over[high]:.2f}",
+    "M updates/s": "{million_updates_per_s:.3f}",
+    "p50 ms": "{p50_ms:ms}",
+    "p99 ms": "{p99_ms:ms}",
+    "calls": "{calls:d}",
+}
+_MISSES = {
+    "batches": "{name}",
+    "p50 ms": "{p50_ms:ms}",
+    "p99 ms": "{p99_ms:ms}",
+    "over all hits": "{over[ratio]:.2f}×",
+    "95 %": "{over[low]:.2f}–{over[high]:.2f}",
+    "runs": "{runs:d}",
+}
 
 
 class CacheSpeedOptions(Options, frozen=True):
@@ -47,95 +80,104 @@ class CacheSpeedOptions(Options, frozen=True):
 
 def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -> Report:
     """Measures everything `bench cache-speed` reports. Raises PepnetError for a wrong library or too little memory."""
-    library = PeerLibrary(options.peers)
-    _check_memory(max(options.tables_mb))
-    facts = machine.facts()
-    claims: list[Row] = []
-    tables = []
-    for mb in options.tables_mb:
-        with prepared(library, mb, options.dim, options.rows, options.seed, say) as stage:
-            lookups = compare_lookups(library, stage, options.plan, say)
-            claims += lookup_claims(mb, lookups["table_rows"], lookups["contenders"], list(stage.caches))
-            for cache in lookups["caches"]:
-                got = cache["metadata_bytes_a_row"]
-                claims.append(claim("metadata a row", mb, cache["policy"], got))
-            entry: dict[str, Any] = {"lookups": lookups, "huge_bytes": _kib("/proc/self/smaps_rollup", "AnonHugePages")}
-            entry["threads"] = {policy: _with_threads(stage, policy, lookups, options, say) for policy in stage.caches}
-            claims += [
-                claim for policy in stage.caches for claim in _thread_claims(mb, policy, entry["threads"][policy])
+    library, facts, meter = PeerLibrary(options.peers), machine.facts(), BusyMeter()
+    wanted, there = _MEMORY_A_TABLE * max(options.tables_mb) << 20, machine.memory_bytes()
+    if there < wanted:
+        raise PepnetError(
+            f"a table of {max(options.tables_mb)} MiB: expected {wanted >> 20} MiB of memory, got {there >> 20}"
+        )
+    data = [_measure_table(library, mb, options, say) for mb in options.tables_mb]
+    plan, about = options.plan, "{} MiB, {:,} rows".format
+    named = [(about(one["table_mb"], one["table_rows"]), one) for one in data]
+    return Report(
+        "cache-speed",
+        "The embedding cache's speed",
+        f"{options.rows} rows of {options.dim} float32 a call, uniform ids, all hits. {machine.machine_line(facts)}; "
+        f"{noise(meter.others())}.",
+        {"options": structs.asdict(options) | {"peers": "", "plan": structs.asdict(plan)}, "tables": data},
+        facts,
+        [Table(f"Lookups, a table of {name}", one["lookups"], _LOOKUPS) for name, one in named],
+        [
+            *(Table(f"Threads, {name}", one["threads"], _THREADS) for name, one in named),
+            *(Table(f"Misses, {name}", one["misses"], _MISSES) for name, one in named if one["misses"]),
+            machine.machine_table(facts),
+        ],
+        (
+            f"At least {plan.runs} timed calls of each and {plan.seconds:g} s a table, after {plan.warm_s * 1e3:g} ms "
+            f"of untimed ones. Threads: {options.rounds} rounds of slices of {options.slice_s:g} s.",
+            METHOD,
+        ),
+    )
+
+
+def _measure_table(library: PeerLibrary, mb: int, options: CacheSpeedOptions, say: Say) -> dict[str, Any]:
+    """Returns the rows of the tables about one size of table."""
+    rng, rows, dim = np.random.default_rng(options.seed), options.rows, options.dim
+    count = (mb << 20) // (dim * 4)
+    say(f"making a table of {mb} MiB and its caches")
+    with ExitStack() as stack:
+        table, floor = stack.enter_context(library.table(count, dim))
+        rng.random(out=table, dtype=np.float32)
+        keys = random_keys(count, rng)
+        filled = {policy: fill(keys, table, policy, options.seed) for policy in POLICIES}
+        resident = reduce(np.intersect1d, [one.resident for one in filled.values()])
+        drawn = [resident[rng.integers(0, resident.size, rows)] for _ in range(BATCHES)]
+        batches = [Batch(positions, keys[positions]) for positions in drawn]
+        calls: dict[str, Call] = {f"floor, {ahead} ahead": floor(rows, ahead) for ahead in AHEAD}
+        calls |= {f"cache-{policy}": one.reader(rows) for policy, one in filled.items()}
+        calls["numpy table[idx]"] = lambda batch: np.asarray(table[batch.positions])
+        calls["list-lru"] = stack.enter_context(library.list_lru(keys, table, rows))
+        about = {
+            f"cache-{policy}": {
+                "metadata_bytes_a_row": one.cache.memory_bytes / one.cache.capacity_rows - dim * 4,
+                "resident_share": one.resident.size / count,
+            }
+            for policy, one in filled.items()
+        }
+        lookups = _lookups(calls, table, batches, about, options.plan, say)
+        fastest = partial(floor, rows, int(lookups[0]["ahead"]))
+        loads = []
+        for policy, one in filled.items():
+            readers, floors = [one.reader(rows), one.reader(rows)], [fastest(), fastest()]
+            say(f"measuring threads, {mb} MiB, {policy}")
+            write = newer_versions(one, keys, table)
+            together = [
+                Load("1 reader", readers[:1]),
+                Load("2 readers", readers),
+                Load("1 reader, 1 writer", readers[:1], write),
+                Load("2 readers, 1 writer", readers, write),
+                Load("1 writer", [], write),
+                Load("floor, 1 thread", floors[:1]),
+                Load("floor, 2 threads", floors),
             ]
-            if len(stage.workload.keys) <= MISS_ROWS:
-                entry["misses"] = misses = measure_misses(stage.workload, options.rows, options.plan, options.seed, say)
-                what = "time with 10 % misses over none"
-                claims.append(claim(what, mb, "lru", misses["ratio"]))
-            tables.append(entry)
-    data = {
-        "rows": options.rows,
-        "dim": options.dim,
-        "plan": structs.asdict(options.plan),
-        "slices": {"rounds": options.rounds, "seconds": options.slice_s},
-        "huge_pages": Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text().strip(),
-        "claims": claims,
-        "tables": tables,
-    }
-    return cache_speed_page(data, facts)
+            done = run_loads(together, batches, options.rounds, options.slice_s, say)
+            loads += [{"policy": policy, **load} for load in done]
+        misses: list[Row] = []
+        if count <= MISS_ROWS:
+            found = measure_misses(keys, table, rows, options.plan, options.seed, say).rows
+            misses = [row | _over("over", row, found["all hits"]) for row in found.values()]
+    return {"table_mb": mb, "table_rows": count, "lookups": lookups, "threads": loads, "misses": misses}
 
 
-def _with_threads(
-    stage: Stage, policy: str, lookups: dict[str, Any], options: CacheSpeedOptions, say: Say
-) -> dict[str, Any]:
-    """One and two readers, with and without a writer, the writer alone, and the floor's readers for comparison."""
-    filled, workload = stage.caches[policy], stage.workload
-    fastest = Gather(lookups["floor"]["ahead"], lookups["floor"]["width"])
-    outs = [contiguous(stage.rows, stage.dim) for _ in range(2)]
-    readers = [our_contender(filled, out, f"reader {i}") for i, out in enumerate(outs)]
-    floors = [stage.dense.contender(f"floor {i}", fastest, out) for i, out in enumerate(outs)]
-    loads = [
-        Load("1 reader", readers[:1]),
-        Load("2 readers", readers),
-        Load("2 readers, paced writer", readers, float(UPDATES_A_SECOND)),
-        Load("1 reader, writer", readers[:1], math.inf),
-        Load("writer", [], math.inf),
-        Load("1 floor", floors[:1]),
-        Load("2 floors", floors),
-    ]
-    meter = BusyMeter()
-    say(f"measuring threads, {stage.mb} MiB, {policy}")
-    updates = Updates(filled, workload, options.seed)
-    counted = run_loads(loads, updates, workload.batches, options.rounds, options.slice_s, say)
-    busy = meter.others()
-    one = counted["1 reader"]
-    return {
-        "loads": {name: count.describe() for name, count in counted.items()},
-        "two_readers": median_ratio(counted["2 readers"].rows_per_s, one.rows_per_s),
-        "two_readers_updated": median_ratio(counted["2 readers, paced writer"].rows_per_s, one.rows_per_s),
-        "two_floors": median_ratio(counted["2 floors"].rows_per_s, counted["1 floor"].rows_per_s),
-        "reader_p99": p99_ratio(counted["1 reader, writer"].call_ns, one.call_ns),
-        "visibility": visibility(filled, workload, seed=options.seed),
-        "others_busy": busy,
-    }
+def _lookups(
+    calls: dict[str, Call], table: Floats, batches: Sequence[Batch], about: dict[str, Row], plan: Plan, say: Say
+) -> list[dict[str, Any]]:
+    """Returns a row a contender, the fastest of the floors first; every timed output is compared with the table."""
+
+    def check(_: str, index: int, rows: Floats) -> None:
+        if not np.array_equal(rows, table[batches[index].positions]):
+            raise PepnetError("expected the table's rows, got others")
+
+    rows = measure(f"lookups, {len(table):,} rows", calls, batches, plan, say, about=about, check=check).rows
+    best = min(AHEAD, key=lambda ahead: float(rows[f"floor, {ahead} ahead"]["p50_ms"]))
+    floor, ours = rows[f"floor, {best} ahead"], rows[f"cache-{POLICIES[0]}"]
+    for row in rows.values():
+        row["ns_a_row"] = row["p50_ms"] * 1e6 / batches[0].positions.size
+        row |= _over("over_floor", row, floor) | _over("over_ours", row, ours)
+    floor["ahead"] = best
+    return sorted(rows.values(), key=lambda row: row is not floor)
 
 
-def _thread_claims(mb: int, policy: str, got: dict[str, Any]) -> list[Row]:
-    return [
-        claim("2 readers over 1", mb, policy, got["two_readers"]),
-        claim(READERS_UPDATED, mb, policy, got["two_readers_updated"]),
-        claim("updates by one writer", mb, policy, got["loads"]["writer"]["updates_per_s"]),
-        claim("reader p99 beside a writer", mb, policy, got["reader_p99"]),
-        claim("an update is seen after", mb, policy, got["visibility"]["max_ms"]),
-    ]
-
-
-def _check_memory(mb: int) -> None:
-    """Raises PepnetError when the machine has no room for the largest table and all that is made from it."""
-    wanted, free = MEMORY_A_TABLE * mb << 20, _kib("/proc/meminfo", "MemAvailable")
-    if free < wanted:
-        raise PepnetError(f"a table of {mb} MiB: expected {wanted >> 20} MiB of free memory, got {free >> 20}")
-
-
-def _kib(path: str, name: str) -> int:
-    """Returns the bytes that a line of /proc says in kB."""
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise PepnetError(f"{path}: expected a line {name}, got none")
+def _over(name: str, row: Row, other: Row) -> Row:
+    """Returns how many times as long as `other` it took, under that name; nothing for itself."""
+    return {name: ratio} if (ratio := other["speedups"].get(row["name"])) else {}

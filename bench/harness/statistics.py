@@ -51,14 +51,6 @@ def speedups(millis: Mapping[str, Times], seed: int = 0) -> dict[str, dict[str, 
     return table
 
 
-def median_ratio(above: npt.ArrayLike, below: npt.ArrayLike, seed: int = 0) -> Ratio:
-    """Returns the median over rounds of above / below [N], and the middle 95 % of it when rounds are drawn again."""
-    values = np.asarray(above, np.float64) / np.asarray(below, np.float64)
-    drawn = np.random.default_rng(seed).integers(0, values.size, (_RESAMPLES, values.size))
-    low, high = np.percentile(np.median(values[drawn], axis=1), (2.5, 97.5))
-    return {"ratio": float(np.median(values)), "low": float(low), "high": float(high)}
-
-
 def p99_ratio(above: Sequence[npt.ArrayLike], below: Sequence[npt.ArrayLike], seed: int = 0) -> Ratio:
     """Returns the p99 of all times above over that of all below, given by round, and its middle 95 % over rounds."""
 

@@ -34,7 +34,6 @@ _CLICK_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 #: Package → extra of pepnet-infer that installs it: what a command says when it is not there.
 EXTRAS = {
-    "cachetools": "bench",
     "lmdb": "lmdb",
     "matplotlib": "bench",
     "onnx": "export",

@@ -37,7 +37,7 @@ def test_every_package_that_may_be_missing_has_its_extra() -> None:
     always = {modules.get(name, name) for name in map(_name, project["dependencies"])}
     extras = {extra: set(map(_name, lines)) for extra, lines in project["optional-dependencies"].items()}
     optional = imported - set(sys.stdlib_module_names) - always - {"pepnet_infer"}
-    said_by_the_part_itself = {"onnxruntime", "openvino", "pandas", "theine"}
+    said_by_the_part_itself = {"onnxruntime", "openvino", "pandas"}
     assert optional - said_by_the_part_itself <= set(EXTRAS)
     for name, extra in EXTRAS.items():
         assert name in extras[extra]
