@@ -7,183 +7,142 @@ other rows' values, dense weights are scaled a little.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.sync.delta import MANIFEST, DeltaHead, write_delta
+from pepnet_infer.sync.delta import DeltaHead, write_delta
+from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.validation import Count, Options, Positive, Several
 
-#: What a publisher is told: to publish to the log that is followed, to one that nobody reads, to do nothing, to end.
-Order = Literal["follow", "elsewhere", "idle", "end"]
-_PROBE_ROWS = 20_000
-_KEPT_ELSEWHERE = 8  # entries of the log that nobody reads
+#: Seconds that a slice takes, and so how many deltas are made before.
+SLICE_S = 1.0
+#: Deltas that the rate is measured with where nobody asks for one, and the most rows that these have.
+PROBES, PROBE_ROWS = 4, 20_000
 
-
-@dataclass(frozen=True)
-class Publishing:
-    """What a publisher process is started with. All values can be pickled."""
-
-    bundle: Path
-    folder: Path
-    rows: int | None  # of a delta; None: as many as fit of the bundle's, up to 20,000
-    delta_s: float
-    dense_every: int  # deltas; 0: never
-    seed: int
-    ahead: int  # deltas of a log that are ready when an order begins
+_Part = Annotated[float, Meta(gt=0, le=1)]
 
 
-class Times(NamedTuple):
-    """Unix seconds of one version."""
+class SyncOptions(Options, frozen=True):
+    """What the command was asked for."""
 
-    produced: float  # when its delta begins to be appended
-    published: float  # when it is in the log, and on the disk
-
-
-@dataclass
-class Published:
-    """What a publisher did while it followed one order."""
-
-    deltas: int = 0
-    rows: int = 0
-    bytes: int = 0
-    late: int = 0  # deltas that were begun over a tenth of the interval after they were due
-    seconds: float = 0.0
-    cpu_s: float = 0.0
-    times: dict[int, Times] = field(default_factory=dict)  # by model version
-
-
-def log_path(folder: Path, order: Order) -> Path:
-    """Where the log of an order is."""
-    return folder / order
-
-
-def shares(sizes: Mapping[str, int], rows: int) -> dict[str, int]:
-    """Returns how many rows of each table a delta changes: in proportion to its size, `rows` together.
-
-    Raises PepnetError when there are not so many rows.
-    """
-    total = sum(sizes.values())
-    if rows > total:
-        raise PepnetError(f"bundle: expected at least {rows} rows in its tables, a delta's, got {total}")
-    counts = {name: rows * size // total for name, size in sizes.items()}
-    largest = sorted(sizes, key=lambda name: -sizes[name])
-    left = rows - sum(counts.values())
-    for name in largest:
-        more = min(left, sizes[name] - counts[name])
-        counts[name] += more
-        left -= more
-    return {name: count for name, count in counts.items() if count}
+    rows_per_s: Several | None = None  # None: what the bundle and its follower can bear, measured first
+    delta_s: Positive = 0.25
+    dense_every: Count = 20
+    threads: Several = 2
+    seconds: Positive = 30.0
+    batch: Several = 256
+    load: _Part = 1.0  # of the time that each thread scores
+    share: _Part = FollowConfig().share
+    policy: Policy = "gset"
+    seed: int = 0
 
 
 class Trainer:
-    """Makes deltas of a bundle and appends them to logs."""
+    """Makes deltas of a bundle and appends them to logs, which are folders in `folder` by name.
 
-    def __init__(self, given: Publishing) -> None:
-        bundle = Bundle.open(given.bundle, "sizes")
-        self._given, self._schema = given, bundle.schema
-        self._random = np.random.default_rng(given.seed)
+    rows: of a delta; None: as many as the bundle has, up to PROBE_ROWS. Raises PepnetError when it has fewer.
+    """
+
+    def __init__(self, bundle_path: Path, folder: Path, options: SyncOptions, rows: int | None = None) -> None:
+        bundle = Bundle.open(bundle_path, "sizes")
+        self._folder, self._schema, self._first = folder, bundle.schema, bundle.model_version
+        self._dense_every, self._ahead = options.dense_every, max(PROBES, math.ceil(SLICE_S / options.delta_s) + 2)
+        self._random = np.random.default_rng(options.seed)
         self._tables = {name: read_tensors(path) for name, path in bundle.table_paths.items()}
-        sizes = {name: len(table["keys"]) for name, table in self._tables.items()}
-        self.all_rows = sum(sizes.values())
-        self.rows = min(self.all_rows, _PROBE_ROWS) if given.rows is None else given.rows  # of a delta
-        self._counts = shares(sizes, self.rows)
+        self._ends = np.cumsum([len(table["keys"]) for table in self._tables.values()])
+        self.all_rows = int(self._ends[-1])
+        self.rows = min(self.all_rows, PROBE_ROWS) if rows is None else rows
+        if self.rows > self.all_rows:
+            raise PepnetError(
+                f"bundle: expected at least {self.rows} rows in its tables, a delta's, got {self.all_rows}"
+            )
         self._dense = bundle.dense()
-        self._version: dict[Order, int] = {"follow": bundle.model_version, "elsewhere": bundle.model_version}
-        self._logs = {order: DirectoryLog(log_path(given.folder, order), create=True) for order in self._version}
-        self._ready: dict[Order, deque[Path]] = {order: deque() for order in self._version}
-        self._made = 0
+        self._ready: dict[str, deque[Path]] = defaultdict(deque)
+        self._made: dict[str, int] = defaultdict(int)
 
-    def prepare(self, order: Order) -> None:
+    def prepare(self, log: str) -> None:
         """Makes deltas of a log before they are due."""
-        while order in self._ready and len(self._ready[order]) < self._given.ahead:
-            self._ready[order].append(self._make(order))
+        while len(self._ready[log]) < self._ahead:
+            self._ready[log].append(self._make(log))
 
-    def publish(self, order: Order) -> tuple[int, Times, int, int]:
-        """Appends the next delta of a log. Returns (model version, when, rows, bytes)."""
-        ready = self._ready[order]
-        staged = ready.popleft() if ready else self._make(order)
-        produced = time.time()
-        document = json.loads((staged / MANIFEST).read_text())
-        (staged / MANIFEST).write_text(json.dumps({**document, "produced_at": produced}))
-        size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
-        self._logs[order].append(staged)
+    def publish(self, log: str) -> tuple[int, float]:
+        """Appends the next delta to a log. Returns its model version, and when it was in the log: Unix seconds."""
+        staged = self._ready[log].popleft() if self._ready[log] else self._make(log)
+        DirectoryLog(self._folder / log, create=True).append(staged)
         published = time.time()
+        version = int(staged.name)
         shutil.rmtree(staged)
-        if order == "elsewhere":
-            for path in sorted((log_path(self._given.folder, order) / "deltas").iterdir())[:-_KEPT_ELSEWHERE]:
-                shutil.rmtree(path)
-        return int(document["model_version"]), Times(produced, published), self.rows, size
+        return version, published
 
-    def _make(self, order: Order) -> Path:
-        base = self._version[order]
-        version = self._version[order] = base + 1
-        self._made += 1
-        rows = {name: self._changed(name, count, version) for name, count in self._counts.items()}
+    def _make(self, log: str) -> Path:
+        self._made[log] += 1
+        version = self._first + self._made[log]
         dense = None
-        if self._given.dense_every and self._made % self._given.dense_every == 0:
+        if self._dense_every and self._made[log] % self._dense_every == 0:
             scale = np.float32(1 + 1e-3 * self._random.standard_normal())
             dense = {name: array * scale for name, array in self._dense.items()}
-        head = DeltaHead(base, version, version, time.time(), self._schema.hash)
-        return write_delta(self._given.folder / "staged" / f"{order}-{version}", head, rows, dense)
+        head = DeltaHead(version - 1, version, version, time.time(), self._schema.hash)
+        return write_delta(self._folder / f"staged-{log}" / str(version), head, self._changed(version), dense)
 
-    def _changed(self, name: str, count: int, version: int) -> RowBatch:
-        table = self._tables[name]
-        size, first = len(table["keys"]), int(self._random.integers(len(table["keys"])))
-        # Ids all over the table, each once, without the cost of a permutation: whoever trains has its own.
-        step = max(1, size // count)
-        at = np.sort((first + step * np.arange(count)) % size) if step * count <= size else np.arange(count)
-        values: npt.NDArray[np.float32] = np.roll(table["rows"][at].astype(np.float32), 1, axis=0)
-        return delta_rows(
-            table["keys"][at],
-            np.ascontiguousarray(values),
-            np.full(count, version, np.uint64),
-            table["scores"][at],
-            np.full(count, np.inf),
-            np.zeros(count, np.uint8),
-        )
+    def _changed(self, version: int) -> dict[str, RowBatch]:
+        """Returns rows all over all tables, each once, without the cost of a permutation: a trainer has its own."""
+        step = self.all_rows // self.rows
+        at = np.sort((self._random.integers(self.all_rows) + step * np.arange(self.rows)) % self.all_rows)
+        parts = np.split(at, np.searchsorted(at, self._ends[:-1]))
+        begins = [0, *self._ends[:-1].tolist()]
+        return {
+            name: _rows(table, part - begin, version)
+            for (name, table), part, begin in zip(self._tables.items(), parts, begins, strict=True)
+        }
 
 
-def publisher(given: Publishing, orders: Connection) -> None:
-    """The process: follows orders and, at each new one, answers what it did by the last."""
+def _rows(table: dict[str, npt.NDArray[Any]], at: npt.NDArray[np.int64], version: int) -> RowBatch:
+    count = len(at)
+    return delta_rows(
+        table["keys"][at],
+        np.ascontiguousarray(np.roll(table["rows"][at].astype(np.float32), 1, axis=0)),
+        np.full(count, version, np.uint64),
+        table["scores"][at],
+        np.full(count, np.inf),
+        np.zeros(count, np.uint8),
+    )
+
+
+def _publisher(orders: Connection, bundle: Path, folder: Path, options: SyncOptions, rows: int) -> None:
+    """The process: answers the name of a log when it is ready to publish there, and any other order when it stopped."""
     os.nice(19)
     try:
-        trainer = Trainer(given)
-        orders.send("ready")
-        order: Order = "idle"
-        done, began, cpu = Published(), time.monotonic(), time.process_time()
-        due = began
-        while order != "end":
-            wait = None if order == "idle" else max(0.0, due - time.monotonic())
-            if orders.poll(wait):
-                new: Order = orders.recv()
-                done.seconds, done.cpu_s = time.monotonic() - began, time.process_time() - cpu
-                trainer.prepare(new)
-                orders.send(done)
-                order, done = new, Published()
-                began, cpu = time.monotonic(), time.process_time()
-                due = began
-                continue
-            done.late += time.monotonic() - due > given.delta_s / 10
-            due += given.delta_s
-            version, times, rows, size = trainer.publish(order)
-            done.deltas, done.rows, done.bytes = done.deltas + 1, done.rows + rows, done.bytes + size
-            if order == "follow":
-                done.times[version] = times
+        trainer = Trainer(bundle, folder, options, rows)
+        orders.send(())
+        while True:
+            log: str = orders.recv()
+            trainer.prepare(log)
+            orders.send(())
+            done, due = [], time.monotonic()
+            while not orders.poll(max(0.0, due - time.monotonic())):
+                done.append(trainer.publish(log))
+                due += options.delta_s
+            orders.recv()
+            orders.send(done)
+    except EOFError:  # nobody orders any more
+        return
     except Exception as error:  # the other end says it: this process has nobody to tell
         orders.send(PepnetError(f"publisher: {type(error).__name__}: {error}"))
         raise
@@ -192,12 +151,10 @@ def publisher(given: Publishing, orders: Connection) -> None:
 class Publisher:
     """The other end of the process. Use it as a context manager."""
 
-    def __init__(self, given: Publishing) -> None:
-        import multiprocessing
-
-        spawn = multiprocessing.get_context("spawn")  # a fork would have this process's threads' locks
+    def __init__(self, bundle: Path, folder: Path, options: SyncOptions, rows: int) -> None:
+        spawn = get_context("spawn")  # a fork would have this process's threads' locks
         self._orders, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=publisher, args=(given, theirs), daemon=True)
+        self._process = spawn.Process(target=_publisher, args=(theirs, bundle, folder, options, rows), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -206,21 +163,24 @@ class Publisher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.is_alive():
-            self._process.terminate()
+        self._process.terminate()
         self._process.join()
         self._orders.close()
 
-    def order(self, order: Order) -> Published:
-        """Gives an order. Returns what was done by the last, whose last delta is in its log."""
+    def begin(self, log: str) -> None:
+        """Begins to publish to a log, which is a folder by that name."""
+        self._order(log)
+
+    def stop(self) -> dict[int, float]:
+        """Stops publishing. Returns when each version was in the log, Unix seconds."""
+        return dict(self._order("stop"))
+
+    def _order(self, order: str) -> Any:
         try:
             self._orders.send(order)
         except OSError as error:
             raise PepnetError(f"publisher: expected a process to talk to, got: {error}") from error
-        done = self._answer()
-        if not isinstance(done, Published):
-            raise PepnetError(f"publisher: expected what it did, got {done!r}")
-        return done
+        return self._answer()
 
     def _answer(self) -> Any:
         try:

@@ -9,61 +9,69 @@ from __future__ import annotations
 
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
-from threading import enumerate as all_threads
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, structs
+from msgspec import structs
 
 from pepnet_infer import Engine
 from pepnet_infer.bench.harness import machine
-from pepnet_infer.bench.harness.busy import BusyMeter
+from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import williams_square
-from pepnet_infer.bench.harness.measure import Say
-from pepnet_infer.bench.harness.report import Report
+from pepnet_infer.bench.harness.measure import Row, Say
+from pepnet_infer.bench.harness.report import METHOD, Report, Table
 from pepnet_infer.bench.harness.statistics import p99_ratio
 from pepnet_infer.bench.harness.workloads import Traffic
-from pepnet_infer.bench.sync.page import sync_page
-from pepnet_infer.bench.sync.publisher import Order, Published, Publisher, Publishing, Times, Trainer, log_path
-from pepnet_infer.bench.sync.scoring import Scorers, Watch
+from pepnet_infer.bench.sync.publisher import PROBES, SLICE_S, Publisher, SyncOptions, Trainer
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.rows.cache.config import CacheConfig, Policy
+from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.logs.directory import DirectoryLog
-from pepnet_infer.validation import Count, NotNegative, Options, Positive, Several
 
-ORDERS: tuple[Order, ...] = ("idle", "elsewhere", "follow")
-SLICE_S, SAMPLE_S = 1.0, 0.1
-BATCHES = 64  # that are drawn before, and scored in turn
-#: What was asked: p99 with updates over p99 without, and seconds from the log to the first call.
-P99, VISIBLE_S = 1.2, 1.0
 #: Rows a second that are published where nobody asks for others: a share of what the follower takes when nothing is
-#: scored, up to a rate of a large trainer. PROBES: deltas that this is measured with.
+#: scored, up to a rate of a large trainer.
 BEARABLE, MOST_ROWS_PER_S = 0.25, 100_000
-PROBES = 4
+_BATCHES = 64  # that are drawn before, and scored in turn
 _PATIENCE_S = 30.0
-
-
-class SyncOptions(Options, frozen=True):
-    """What the command was asked for."""
-
-    rows_per_s: Several | None = None  # None: what the bundle and its follower can bear, measured first
-    delta_s: Positive = 0.25
-    dense_every: Count = 20
-    threads: Several = 2
-    seconds: Positive = 30.0
-    batch: Several = 256
-    load: NotNegative = 1.0
-    share: Annotated[float, Meta(gt=0, le=1)] = FollowConfig().share
-    policy: Policy = "gset"
-    seed: int = 0
+#: Kinds of slices: where deltas go, None for nowhere.
+_LOGS = {
+    "nothing is published": None,
+    "to a log that nobody reads": "elsewhere",
+    "to the log that is followed": "follow",
+}
+_IDLE, _ELSEWHERE, _FOLLOW = _LOGS
+_SCORING = {
+    "what is published": "{what}",
+    "p50 ms": "{p50_ms:ms}",
+    "p99 ms": "{p99_ms:ms}",
+    "p99 over nothing published": "{p99_over_idle[ratio]:.2f}×",
+    "95 %": "{p99_over_idle[low]:.2f}–{p99_over_idle[high]:.2f}",
+    "p99 over the log that nobody reads": "{p99_over_elsewhere[ratio]:.2f}×",
+    "95 % of it": "{p99_over_elsewhere[low]:.2f}–{p99_over_elsewhere[high]:.2f}",
+    "max ms": "{max_ms:ms}",
+    "calls/s": "{calls_per_s:.1f}",
+    "rows published/s": "{rows_per_s:,.0f}",
+    "follower CPU": "{follower_cpus:.1%}",
+    "calls": "{calls:,}",
+}
+_FOLLOWER = {
+    "deltas": "{applied:,}",
+    "with weights": "{dense:,}",
+    "published to visible: p50 ms": "{visible_ms[p50]:ms}",
+    "p99 ms": "{visible_ms[p99]:ms}",
+    "max ms": "{visible_ms[max]:ms}",
+    "refused": "{refusals:d}",
+}
 
 
 @dataclass
@@ -71,173 +79,211 @@ class _Kind:
     """All slices of one kind."""
 
     call_ns: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    published: list[Published] = field(default_factory=list)
-    scored_s: float = 0.0
+    published: dict[int, float] = field(default_factory=dict)  # by model version, Unix seconds
     follower_cpu_s: float = 0.0
     busy: list[float] = field(default_factory=list)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, rows_a_delta: int) -> Row:
         """Returns what was scored and published, as JSON values."""
-        calls, done = np.concatenate(self.call_ns), self.published
-        p50, p99 = np.percentile(calls, (50, 99)) / 1e6
-        seconds = sum(one.seconds for one in done)
+        calls, seconds = np.concatenate(self.call_ns), len(self.call_ns) * SLICE_S
+        p50, p99, most = (np.percentile(calls, (50, 99, 100)) / 1e6).tolist()
         return {
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "max_ms": most,
             "calls": int(calls.size),
-            "calls_per_s": calls.size / self.scored_s,
-            "p50_ms": float(p50),
-            "p99_ms": float(p99),
-            "max_ms": float(calls.max()) / 1e6,
-            **{name: sum(getattr(one, name) for one in done) for name in ("deltas", "late", "bytes")},
-            "rows_per_s": sum(one.rows for one in done) / seconds,
-            "publisher_cpus": sum(one.cpu_s for one in done) / seconds,
-            "follower_cpus": self.follower_cpu_s / self.scored_s,
+            "calls_per_s": calls.size / seconds,
+            "deltas": len(self.published),
+            "rows_per_s": len(self.published) * rows_a_delta / seconds,
+            "follower_cpus": self.follower_cpu_s / seconds,
             "others_busy": max(self.busy),
         }
 
 
-@dataclass
-class _Run:
-    follower: Follower
-    publisher: Publisher
-    scorers: Scorers
-    kinds: dict[Order, _Kind]
-    series: list[dict[str, Any]] = field(default_factory=list)
-    began: float = field(default_factory=time.perf_counter)
-
-    def slice(self, order: Order) -> None:
-        """Measures one slice. What was published in it has gone down when it is over."""
-        kind = self.kinds[order]
-        self.publisher.order(order)
-        follower, others = _thread_cpu("pepnet-follow"), BusyMeter()
-        begin, ends = time.perf_counter_ns(), time.perf_counter() + SLICE_S
-        while (left := ends - time.perf_counter()) > 0:
-            time.sleep(min(left, SAMPLE_S))
-            self._sample(order)
-        end = time.perf_counter_ns()
-        kind.follower_cpu_s += _thread_cpu("pepnet-follow") - follower
-        kind.busy.append(others.others())
-        done = self.publisher.order("idle")
-        kind.published.append(done)
-        began, ended = self.scorers.calls()
-        kind.call_ns.append((ended - began)[(began >= begin) & (ended <= end)])
-        kind.scored_s += (end - begin) / 1e9
-        if done.times:
-            _drain(self.follower, max(done.times))
-
-    def _sample(self, order: Order) -> None:
-        stats = self.follower.stats()
-        took = self.scorers.recent(time.perf_counter_ns() - int(SAMPLE_S * 1e9)) / 1e6
-        point = {"at_s": round(time.perf_counter() - self.began, 3), "order": order, "version": stats["model_version"]}
-        point |= {"rows": stats["rows"], "lag_s": stats["lag_s"]}
-        point |= {"p50_ms": float(np.median(took)) if took.size else None}
-        self.series.append(point | {"max_ms": float(took.max()) if took.size else None})
-
-
 def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambda _: None) -> Report:
     """Measures everything `bench sync` reports. Raises PepnetError for a bundle with too few rows for a delta."""
-    facts = machine.facts()
+    facts, asked = machine.facts(), "as asked for"
     with tempfile.TemporaryDirectory(prefix="pepnet-bench-sync-") as folder:
-        bearable = None
-        if options.rows_per_s is None:
-            bearable = bearable_rows(bundle, Path(folder) / "probe", options, say)
-            options = structs.replace(options, rows_per_s=bearable["published"])
-        given = _publishing(bundle, Path(folder), options, round((options.rows_per_s or 0) * options.delta_s))
+        rows_per_s = options.rows_per_s
+        if rows_per_s is None:
+            say("measuring how many rows a second the follower takes")
+            taken, rows_per_s = bearable_rows(bundle, Path(folder) / "probe", options)
+            asked = f"{BEARABLE:.0%} of the {taken:,.0f} that the follower takes alone, {MOST_ROWS_PER_S:,} at most"
+        rows, path = round(rows_per_s * options.delta_s), bundle.resolve()
         say("starting the publisher")
-        with Publisher(given) as publisher, _following(given, options) as (engine, follower):
-            traffic = Traffic(engine.bundle, options.seed)
-            batches = [traffic.columns(options.batch) for _ in range(BATCHES)]
-            data = _measure(engine, follower, publisher, batches, options, say)
-    data = {"bundle": name, "bearable": bearable, "options": structs.asdict(options), **data}
-    return sync_page(data, facts)
+        with (
+            Publisher(path, Path(folder), options, rows) as publisher,
+            _following(path, Path(folder), options) as (engine, follower),
+        ):
+            data = _measure(engine, follower, publisher, rows, options, say)
+    data = {"bundle": name, "options": structs.asdict(options), "rows_per_s": rows_per_s, **data}
+    return Report(
+        "sync",
+        f"Online sync, {name}",
+        f"{rows_per_s:,} changed rows a second ({asked}) in deltas of {options.delta_s:g} s, dense weights with every "
+        f"{options.dense_every}th; {options.threads} threads score batches of {options.batch}, each {options.load:.0%} "
+        f"of the time. {machine.machine_line(facts)}; {noise(data['kinds'][0]['others_busy'])}, while nothing was "
+        "published.",
+        data,
+        facts,
+        [
+            Table(
+                "Scoring",
+                data["kinds"],
+                _SCORING,
+                "Ratios: all calls of one kind over all of the other; the middle 95 % when rounds are drawn again. "
+                "CPU: of one CPU, by the thread's own clock.",
+            ),
+            Table("The follower", [data["follower"]], _FOLLOWER),
+        ],
+        [machine.machine_table(facts)],
+        (
+            f"{data['rounds']} rounds of slices of {SLICE_S:g} s, each kind once a round, in balanced order. Calls "
+            "that reach over the end of a slice are left out.",
+            METHOD,
+        ),
+    )
 
 
-def bearable_rows(bundle: Path, folder: Path, options: SyncOptions, say: Say = lambda _: None) -> dict[str, Any]:
+def bearable_rows(bundle: Path, folder: Path, options: SyncOptions) -> tuple[float, int]:
     """Returns the rows a second that the follower of a bundle takes while nothing is scored, and what to publish.
 
     From the moment that `PROBES` deltas lie in the log until all their rows are in the cache. Published is a share
     of that, `MOST_ROWS_PER_S` at most, and no more a delta than the bundle has rows.
     """
-    say("measuring how many rows a second the follower takes")
-    given = replace(_publishing(bundle, folder, options, None), ahead=PROBES)
-    trainer = Trainer(given)
+    trainer = Trainer(bundle, folder, options)
     trainer.prepare("follow")
-    with _following(given, options) as (_, follower):
+    with _following(bundle, folder, options) as (_, follower):
         begin = time.perf_counter()
         versions = [trainer.publish("follow")[0] for _ in range(PROBES)]
         _drain(follower, versions[-1])
-        took = PROBES * trainer.rows / (time.perf_counter() - begin)
-    most = min(BEARABLE * took, MOST_ROWS_PER_S, trainer.all_rows / options.delta_s)
-    return {"taken": took, "share": BEARABLE, "published": max(math.ceil(1 / options.delta_s), int(most))}
-
-
-def _publishing(bundle: Path, folder: Path, options: SyncOptions, rows: int | None) -> Publishing:
-    ahead = math.ceil(SLICE_S / options.delta_s) + 2
-    return Publishing(bundle.resolve(), folder, rows, options.delta_s, options.dense_every, options.seed, ahead)
+        taken = PROBES * trainer.rows / (time.perf_counter() - begin)
+    most = min(BEARABLE * taken, MOST_ROWS_PER_S, trainer.all_rows / options.delta_s)
+    return taken, max(math.ceil(1 / options.delta_s), int(most))
 
 
 @contextmanager
-def _following(given: Publishing, options: SyncOptions) -> Iterator[tuple[Engine, Follower]]:
+def _following(bundle: Path, folder: Path, options: SyncOptions) -> Iterator[tuple[Engine, Follower]]:
     """An engine that follows the log of a publisher, as a server would: its own thread scores nothing."""
-    cache, log = CacheConfig(policy=options.policy), DirectoryLog(log_path(given.folder, "follow"), create=True)
-    with Engine.load(given.bundle, backend="native", threads=1, cache=cache, options={"spin": False}) as engine:
+    cache, log = CacheConfig(policy=options.policy), DirectoryLog(folder / "follow", create=True)
+    with Engine.load(bundle, backend="native", threads=1, cache=cache, options={"spin": False}) as engine:
         # Rows that change places are no trainer's: the guard does its work on them, and has nothing to refuse.
         guard = Guard(mean=1.0, psi=100.0)
         yield engine, engine.follow(log, FollowConfig(name="bench", wait_s=0.5, share=options.share, guard=guard))
 
 
 def _measure(
-    engine: Engine,
-    follower: Follower,
-    publisher: Publisher,
-    batches: Sequence[Any],
-    options: SyncOptions,
-    say: Say,
+    engine: Engine, follower: Follower, publisher: Publisher, rows_a_delta: int, options: SyncOptions, say: Say
 ) -> dict[str, Any]:
+    traffic = Traffic(engine.bundle, options.seed)
+    batches = [traffic.columns(options.batch) for _ in range(_BATCHES)]
     for batch in batches:
         engine.score(batch)
-    first_version, before = engine.model_version, _resident_bytes()
-    scorers, watch = Scorers(engine, batches, options.threads, options.load), Watch(engine, follower)
-    kinds: dict[Order, _Kind] = {order: _Kind() for order in ORDERS}
-    run, count = _Run(follower, publisher, scorers, kinds), rounds(options)
-    try:
-        square = williams_square(len(ORDERS))
-        for number in range(count):
-            say(f"measuring; round {number + 1} of {count}")
-            for place in square[number % len(square)]:
-                run.slice(ORDERS[place])
-    finally:
-        watch.stop()
-        scorers.stop()
-        publisher.order("end")
-    times = {version: at for done in kinds["follow"].published for version, at in done.times.items()}
-    seen = {version: at for version in times if (at := watch.visible(version)) is not None}
-    fresh, visible = (_spread([seen[v] - getattr(times[v], since) for v in seen]) for since in Times._fields)
-    pairs: tuple[tuple[Order, Order], ...] = (("follow", "idle"), ("follow", "elsewhere"), ("elsewhere", "idle"))
-    ratios = {
-        f"{above} over {below}": p99_ratio(kinds[above].call_ns, kinds[below].call_ns, options.seed)
-        for above, below in pairs
-    }
+    stop = threading.Event()
+    calls: list[list[tuple[int, int]]] = [[] for _ in range(options.threads)]
+    seen: list[tuple[float, int]] = []
+    kinds, count = {what: _Kind() for what in _LOGS}, rounds(options)
+    work = []
+    with ThreadPoolExecutor(options.threads + 1) as pool:
+        try:
+            work.append(pool.submit(_watch, engine, follower, stop, seen))
+            for number, done in enumerate(calls):
+                first = 29 * number % _BATCHES
+                work.append(pool.submit(_score, engine, batches[first:] + batches[:first], options.load, stop, done))
+            square = williams_square(len(kinds))
+            for number in range(count):
+                say(f"measuring; round {number + 1} of {count}")
+                for place in square[number % len(square)]:
+                    what = list(_LOGS)[place]
+                    _slice(kinds[what], _LOGS[what], follower, publisher, calls)
+        finally:
+            stop.set()
+            for thread in work:
+                thread.result()
+    published = kinds[_FOLLOW].published
+    visible = [at - published[v] for v in published if (at := _first_seen(seen, v)) is not None]
+    if not visible:
+        raise PepnetError("follower: expected versions that became visible, got none")
+    # A version may be seen a moment before the publisher knows that it is on the disk.
+    p50, p99, most = np.percentile(1e3 * np.maximum(visible, 0.0), (50, 99, 100)).tolist()
     return {
         "rounds": count,
-        "slice_s": SLICE_S,
-        "kinds": {order: kind.describe() for order, kind in kinds.items()},
-        "p99": ratios,
-        "freshness_ms": fresh,
-        "visible_ms": visible,
-        "claims": [
-            {"what": "scoring p99 with updates over without", "bound": P99, "got": ratios["follow over idle"]["ratio"]},
-            {"what": "seconds from published to visible, p99", "bound": VISIBLE_S, "got": visible["p99"] / 1e3},
+        "kinds": [
+            {
+                "what": what,
+                **kind.describe(rows_a_delta),
+                "p99_over_idle": p99_ratio(kind.call_ns, kinds[_IDLE].call_ns),
+                "p99_over_elsewhere": p99_ratio(kind.call_ns, kinds[_ELSEWHERE].call_ns),
+            }
+            for what, kind in kinds.items()
         ],
-        "lag_s": max(point["lag_s"] for point in run.series),
-        "follower": follower.stats(),
-        "resident_bytes": {"before": before, "after": _resident_bytes()},
-        "series": _series(run.series, times, seen, first_version),
+        "follower": {
+            **(stats := follower.stats()),
+            "refusals": sum(stats["refused"].values()),
+            "visible_ms": {"deltas": len(visible), "p50": p50, "p99": p99, "max": most},
+        },
     }
 
 
 def rounds(options: SyncOptions) -> int:
     """Returns how many slices of each kind fit into the time."""
-    return max(2, round(options.seconds / (SLICE_S * len(ORDERS))))
+    return max(2, round(options.seconds / (SLICE_S * len(_LOGS))))
+
+
+def _slice(
+    kind: _Kind,
+    log: str | None,
+    follower: Follower,
+    publisher: Publisher,
+    calls: Sequence[Sequence[tuple[int, int]]],
+) -> None:
+    """Measures one slice. What was published in it has been taken by the follower when it is over."""
+    if log is not None:
+        publisher.begin(log)
+    cpu, others, begin = _follower_cpu(), BusyMeter(), time.perf_counter_ns()
+    time.sleep(SLICE_S)
+    end = time.perf_counter_ns()
+    kind.follower_cpu_s += _follower_cpu() - cpu
+    kind.busy.append(others.others())
+    published = publisher.stop() if log is not None else {}
+    kind.published |= published
+    spans = np.array([span for thread in calls for span in thread[:]], np.int64).reshape(-1, 2)
+    inside = spans[(spans[:, 0] >= begin) & (spans[:, 1] <= end)]
+    kind.call_ns.append(inside[:, 1] - inside[:, 0])
+    if log == _LOGS[_FOLLOW] and published:
+        _drain(follower, max(published))
+
+
+def _score(
+    engine: Engine, batches: Sequence[Any], load: float, stop: threading.Event, calls: list[tuple[int, int]]
+) -> None:
+    """Scores batches in turn and notes when each call began and ended, in nanoseconds of `perf_counter_ns`.
+
+    load: the share of the time that the thread scores; for the rest it waits, as one does that has no request.
+    """
+    for batch in cycle(batches):
+        if stop.is_set():
+            return
+        began = time.perf_counter_ns()
+        engine.score(batch)
+        ended = time.perf_counter_ns()
+        calls.append((began, ended))
+        if load < 1:
+            time.sleep((1 / load - 1) * (ended - began) / 1e9)
+
+
+def _watch(engine: Engine, follower: Follower, stop: threading.Event, seen: list[tuple[float, int]]) -> None:
+    """Notes when new calls got which version first, Unix seconds."""
+    version = engine.model_version
+    while not stop.is_set():
+        if follower.wait_for(version + 1, 0.1):
+            at, version = time.time(), engine.model_version
+            seen.append((at, version))
+
+
+def _first_seen(seen: Sequence[tuple[float, int]], version: int) -> float | None:
+    """Returns when `version`, or a later one, was served first; None: not yet."""
+    return next((at for at, served in seen if served >= version), None)
 
 
 def _drain(follower: Follower, version: int) -> None:
@@ -251,38 +297,9 @@ def _drain(follower: Follower, version: int) -> None:
         time.sleep(0.01)
 
 
-def _spread(seconds: Sequence[float]) -> dict[str, float]:
-    if not seconds:
-        raise PepnetError("follower: expected versions that became visible, got none")
-    # A version may be seen a moment before the publisher knows that it is on the disk.
-    values = 1e3 * np.maximum(seconds, 0.0)
-    p50, p99 = np.percentile(values, (50, 99))
-    return {"deltas": len(seconds), "p50": float(p50), "p99": float(p99), "max": float(values.max())}
-
-
-def _series(
-    samples: Sequence[dict[str, Any]], times: dict[int, Times], seen: dict[int, float], first_version: int
-) -> list[dict[str, Any]]:
-    """Returns the samples, with versions counted from the bundle's, rows as a rate, and the last delta's freshness."""
-    points, rows, at = [], 0, 0.0
-    for sample in samples:
-        version, elapsed = sample["version"], max(sample["at_s"] - at, 1e-3)
-        point = {key: sample[key] for key in ("at_s", "order", "p50_ms", "max_ms")}
-        point |= {"version": version - first_version, "rows_per_s": (sample["rows"] - rows) / elapsed}
-        point["fresh_ms"] = (seen[version] - times[version].produced) * 1e3 if version in seen else None
-        points.append(point)
-        rows, at = sample["rows"], sample["at_s"]
-    return points
-
-
-def _resident_bytes() -> int:
-    """Returns how much of this process is in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
-def _thread_cpu(name: str) -> float:
-    """Returns the CPU seconds of a thread of this process."""
-    for thread in all_threads():
-        if thread.name == name and thread.ident is not None:
+def _follower_cpu() -> float:
+    """Returns the CPU seconds of the follower's thread."""
+    for thread in threading.enumerate():
+        if thread.name == "pepnet-follow" and thread.ident is not None:
             return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
-    raise PepnetError(f"threads: expected {name}, got none: it has ended")
+    raise PepnetError("threads: expected the follower's, got none: it has ended")

@@ -170,22 +170,20 @@ def sync(
     seed: Seed = 0,
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
-    png_file: PngFile = None,
 ) -> None:
     """Publish changed rows and weights from another process while an engine follows and threads score."""
-    from pepnet_infer.bench.sync.run import SyncOptions, measure_sync
+    from pepnet_infer.bench.sync.publisher import SyncOptions
+    from pepnet_infer.bench.sync.run import measure_sync
 
     if rows_per_s is not None and round(rows_per_s * delta_s) < 1:
         raise usage_error("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
-    if png_file:
-        need("matplotlib", "bench")
     time = 6.0 if quick else seconds
     options = SyncOptions(
         rows_per_s, delta_s, dense_every, threads, time, batch, load, share, cast("Policy", policy), seed
     )
     with Steps.shown() as say:
         report = measure_sync(bundle, public_name(bundle), options, say)
-    write(context, report, json_file, markdown_file, png_file)
+    write(context, report, json_file, markdown_file)
 
 
 @bench.command()
