@@ -1,12 +1,12 @@
-"""Policies against each other and against MIN on one trace, by the code that serves: `bench cache --trace`."""
+"""Policies against each other and against Belady's MIN on one trace: `bench cache --trace`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,116 +17,70 @@ from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import METHOD, Report, Table
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.cache.config import Policy
+from pepnet_infer.rows.gset import Gset
 
-Policy = Literal["lru", "gset", "lfu", "sieve", "s3fifo"]
-POLICIES: tuple[Policy, ...] = ("lru", "gset", "lfu", "sieve", "s3fifo")
-#: Policies whose rows are ordered by a score that decays.
-SCORED = frozenset({"gset", "lfu"})
+GSET = Gset()  # the recurrence as bundles and caches have it
 MIN = "MIN"
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "B": 1}
+#: The forms of a policy: fully associative, as its paper has it, and in sets of a few rows, as it serves.
+EXACT, SERVES = "exact", "as it serves"
+#: Policies whose rows are ordered by a score that decays.
+_SCORED = frozenset({"gset", "lfu"})
 _COLUMNS = {
     "policy": "{policy}",
-    "ways": "{ways}",
+    "form": "{form}",
     "hit rate %": "{hit_percent:.2f}",
     "LRU→MIN closed": "{gap_closed:.1%}",
-    "points from full": "{points_from_full:+.2f}",
+    "points from exact": "{points_from_exact:+.2f}",
     "ns an access": "{ns_an_access:.0f}",
 }
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How scores move: S ← (1-beta)·S + beta·(r·c⁺ + c⁻) an interval.
-
-    interval, label_delay: seconds for a trace with times; without, accesses, and an interval is as many accesses as
-    the cache has rows unless it is given. Labels become known in steps of label_delay.
-    """
-
-    beta: float = 0.1
-    r: float = 3.0
-    interval: float | None = None
-    label_delay: float | None = None
-
-    def interval_of(self, trace: Trace, rows: int) -> float:
-        """Returns the interval in the trace's unit of time for a cache of `rows` rows."""
-        return self.interval or (86_400.0 if trace.time is not None else float(rows))
-
-    def delay_of(self, trace: Trace) -> float:
-        """Returns the step in which labels become known, in the trace's unit of time."""
-        return self.label_delay or (60.0 if trace.time is not None else 1000.0)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is replayed. capacities: rows, "10%" of the distinct ids, or "64MiB" of rows of `dim` float32."""
-
-    capacities: Sequence[str]
-    policies: Sequence[Policy]
-    ways: Sequence[str]  # of "full", "auto"
-    dim: int = 40
-    scoring: Scoring = field(default_factory=Scoring)
-
-
-def rows_of(capacity: str, distinct: int, dim: int) -> int:
-    """Returns the rows that a capacity means. Raises PepnetError for what is none, and for less than one row."""
+def rows_of(capacity: str, distinct: int) -> int:
+    """Returns the rows of a capacity: "5000", or "10%" of the distinct ids. Raises PepnetError for anything else."""
     text = capacity.strip()
-    expected = f"--capacity: expected rows, a share like 10% or bytes like 64MiB, got {text!r}"
-    rows, size = 0, None
     try:
-        if text.endswith("%"):
-            rows = int(distinct * float(text[:-1]) / 100)
-        elif unit := next((unit for unit in _UNITS if text.endswith(unit)), None):
-            size = int(float(text.removesuffix(unit)) * _UNITS[unit])
-        else:
-            rows = int(text)
+        rows = round(distinct * float(text[:-1]) / 100) if text.endswith("%") else int(text)
     except (ValueError, OverflowError) as error:
-        raise PepnetError(expected) from error
-    if size is not None:
-        if not 0 < size < 1 << 63:
-            raise PepnetError(expected)
-        try:
-            rows = _kernels.RowCache(dim, size).capacity_rows
-        except (ValueError, MemoryError) as error:  # too few bytes for one set, or more than there are
-            raise PepnetError(f"--capacity: {text}: {str(error) or 'there is not so much memory'}") from error
+        raise PepnetError(f"--capacity: expected rows, or a share like 10%, got {text!r}") from error
     if rows < 1:
         raise PepnetError(f"--capacity: expected one row at least, got {text!r} of {distinct} distinct ids")
     return rows
 
 
-def _cache(
-    policy: Policy, rows: int, full: bool, scoring: Scoring, interval: float
-) -> _kernels.RowCache | _kernels.studies.ExactCache:
-    if full:
-        return _kernels.studies.ExactCache(rows, policy, beta=scoring.beta, r=scoring.r, interval=interval)
-    # One number a row: what a policy decides does not depend on how wide rows are. 512 bytes hold any row's share.
-    return _kernels.RowCache(
-        1, (rows + 4096) * 512, policy, max_rows=rows, beta=scoring.beta, r=scoring.r, interval=interval
-    )
+def replay(trace: Trace, policy: Policy, rows: int, form: str, label_delay: float | None = None) -> int:
+    """Replays `trace` through a cache of `rows` rows, where a miss inserts its row. Returns the hits.
 
-
-def capacity_of(rows: int, full: bool) -> int:
-    """Returns how many rows a cache that is asked for `rows` has: sets come whole."""
-    return _cache("lru", rows, full, Scoring(), 1.0).capacity_rows
-
-
-def replay(trace: Trace, policy: Policy, rows: int, full: bool, scoring: Scoring) -> tuple[int, int]:
-    """Replays `trace` through a cache of `policy` with about `rows` rows: a miss inserts. Returns hits and its rows.
-
-    gset sees labels where the trace has them, each once its step of label_delay is over; rows without any score by
-    their accesses.
+    Scores decay every day, or without times every `rows` accesses. gset counts the labels that the trace has, each
+    once its step of `label_delay` is over (seconds, 60 by default; without times accesses, 1000): rows without any
+    score by their accesses. Raises PepnetError when the cache has another number of rows.
     """
-    interval = scoring.interval_of(trace, rows)
-    cache = _cache(policy, rows, full, scoring, interval)
+    timed = trace.time is not None
+    interval = GSET.interval if timed else float(rows)
+    cache = _cache(policy, rows, form, interval)
+    if cache.capacity_rows != rows:
+        raise PepnetError(f"{policy}, {form}: expected a cache of {rows} rows, got {cache.capacity_rows}")
     labels = trace.positive if policy == "gset" else None
-    clock = trace.time if trace.time is not None else np.arange(len(trace.keys), dtype=np.float64)
-    step = scoring.delay_of(trace) if labels is not None else interval if policy in SCORED else np.inf
+    clock = np.arange(len(trace.keys), dtype=np.float64) if trace.time is None else trace.time
+    step = interval if policy in _SCORED else np.inf
+    if labels is not None:
+        step = label_delay or (60.0 if timed else 1000.0)
     hits = 0
     for first, last in _steps(clock, step, interval):
         cache.set_time(float(clock[first]))
         hits += cache.replay(trace.keys[first:last])
         if labels is not None:
             cache.feedback(trace.keys[first:last], labels[first:last])
-    return hits, cache.capacity_rows
+    return hits
+
+
+def _cache(
+    policy: Policy, rows: int, form: str, interval: float = 1.0
+) -> _kernels.RowCache | _kernels.studies.ExactCache:
+    if form == EXACT:
+        return _kernels.studies.ExactCache(rows, policy, interval=interval)
+    # One number a row: what a policy decides does not depend on how wide rows are. 512 bytes hold any row's share.
+    return _kernels.RowCache(1, (rows + 4096) * 512, policy, max_rows=rows, interval=interval)
 
 
 def _steps(clock: npt.NDArray[np.float64], step: float, interval: float) -> Iterator[tuple[int, int]]:
@@ -138,102 +92,86 @@ def _steps(clock: npt.NDArray[np.float64], step: float, interval: float) -> Iter
     yield from pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), len(clock)])
 
 
-def measure_policies(trace: Trace, plan: Plan, say: Say) -> Report:
-    """Returns the hits of every policy, kind of ways and capacity, and of MIN, which is exact and inserts every miss.
+def measure_policies(
+    trace: Trace, capacities: Sequence[str], policies: Sequence[Policy], label_delay: float | None, say: Say
+) -> Report:
+    """Returns the hits of MIN, which is exact and inserts every miss, and of every policy and form by capacity.
 
-    Where set-associative caches take part, all get the number of rows that those come to: sets are whole.
+    All get the number of rows that a set-associative cache comes to, because sets are whole.
     """
-    capacities: list[dict[str, Any]] = []
-    accesses = len(trace.keys)
-    for text in plan.capacities:
-        rows = rows_of(text, trace.distinct, plan.dim)
-        if "auto" in plan.ways:
-            rows = capacity_of(rows, full=False)
-        if rows in (done["rows"] for done in capacities):
+    distinct = len(np.unique(trace.keys))
+    sizes: list[Row] = []
+    for text in capacities:
+        rows = _cache("lru", rows_of(text, distinct), SERVES).capacity_rows
+        if rows in (size["rows"] for size in sizes):
             raise PepnetError(f"--capacity: expected different numbers of rows, got {rows} twice")
-        begin = perf_counter()
-        cases = [_case(MIN, "", _kernels.studies.belady(trace.keys, rows), accesses, perf_counter() - begin)]
-        for policy in plan.policies:
-            for ways in plan.ways:
-                say(f"{trace.name}, {rows} rows; {policy}, {ways}")
-                begin = perf_counter()
-                hits, got = replay(trace, policy, rows, ways == "full", plan.scoring)
-                if got != rows:
-                    raise PepnetError(f"{policy}, {ways}: expected a cache of {rows} rows, got {got}")
-                cases.append(_case(policy, ways, hits, accesses, perf_counter() - begin))
-        _close_gap(cases, plan.ways)
-        capacities.append({"capacity": text.strip(), "rows": rows, "cases": cases})
-    data = {
-        "trace": trace.name,
-        "accesses": accesses,
-        "distinct": trace.distinct,
-        "timed": trace.time is not None,
-        "labelled": trace.positive is not None,
-        "scoring": asdict(plan.scoring),
-        "ways": list(plan.ways),
-        "capacities": capacities,
-    }
-    return _page(data, machine.facts())
-
-
-def _case(policy: str, ways: str, hits: int, accesses: int, seconds: float) -> Row:
-    rate = hits / accesses
-    case = {"policy": policy, "ways": ways, "hits": hits, "hit_rate": rate, "hit_percent": 100 * rate}
-    return case | {"ns_an_access": seconds * 1e9 / accesses}
-
-
-def _close_gap(cases: list[Row], ways: Sequence[str]) -> None:
-    """Adds the share of the gap between exact LRU (or the LRU there is) and MIN, and the distance from `full`."""
-    by = {(case["policy"], case["ways"]): case for case in cases}
-    best = by[MIN, ""]["hits"]
-    base = by.get(("lru", "full" if "full" in ways else "auto"))
-    for case in cases:
-        gap = 0 if base is None else best - base["hits"]
-        case["gap_closed"] = (case["hits"] - base["hits"]) / gap if base is not None and gap > 0 else None
-        exact = by.get((case["policy"], "full")) if case["ways"] == "auto" else None
-        case["points_from_full"] = None if exact is None else 100 * (case["hit_rate"] - exact["hit_rate"])
-
-
-def _page(data: dict[str, Any], facts: dict[str, Any]) -> Report:
-    scoring, unit = data["scoring"], "s" if data["timed"] else "accesses"
-    interval = scoring["interval"] or ("86400" if data["timed"] else "as many as the cache has rows")
+        cases = [_case(trace, MIN, "", partial(_kernels.studies.belady, trace.keys, rows))]
+        for policy in policies:
+            for form in (EXACT, SERVES):
+                say(f"{trace.name}, {rows} rows; {policy}, {form}")
+                cases.append(_case(trace, policy, form, partial(replay, trace, policy, rows, form, label_delay)))
+        _compare(cases)
+        sizes.append({"capacity": text.strip(), "rows": rows, "cases": cases})
     labels = "the trace has no labels: gset scores by accesses and is lfu here"
-    if data["labelled"]:
+    if trace.positive is not None:
         labels = "gset counts the trace's labels, each after its step of time"
-    tables = []
-    for capacity in data["capacities"]:
-        rows = sorted(capacity["cases"], key=lambda case: (case["policy"] != MIN, -case["hits"]))
-        tables.append(Table(f"{capacity['rows']:,} rows ({capacity['capacity']})", rows, _COLUMNS))
+    interval = "a day" if trace.time is not None else "as many accesses as the cache has rows"
+    facts = machine.facts()
+    accesses = len(trace.keys)
     return Report(
         "cache-policies",
-        f"Cache policies on {data['trace']}",
-        f"{data['trace']}: {data['accesses']:,} accesses of {data['distinct']:,} ids, "
-        f"{1 - data['distinct'] / data['accesses']:.2%} of them to an id seen before. {machine.machine_line(facts)}.",
-        data,
+        f"Cache policies on {trace.name}",
+        f"{trace.name}: {accesses:,} accesses of {distinct:,} ids, {1 - distinct / accesses:.2%} of them to an id seen "
+        f"before. {machine.machine_line(facts)}.",
+        {"trace": trace.name, "accesses": accesses, "distinct": distinct, "capacities": sizes},
         facts,
-        tables,
+        [
+            Table(
+                f"{size['rows']:,} rows ({size['capacity']})",
+                sorted(size["cases"], key=lambda case: (case["policy"] != MIN, -case["hits"])),
+                _COLUMNS,
+            )
+            for size in sizes
+        ],
         [machine.machine_table(facts)],
-        (
-            f"Scores lose {scoring['beta']:.0%} an interval ({interval} {unit}); {labels}.",
-            METHOD,
-        ),
-        lambda: _picture(data),
+        (f"Scores lose {GSET.beta:.0%} an interval, which is {interval}; {labels}.", METHOD),
+        lambda: _picture(trace.name, f"{accesses:,} accesses of {distinct:,} ids", sizes),
     )
 
 
-def _picture(data: dict[str, Any]) -> bytes:
-    """Returns a PNG: hit rate by capacity, a curve for each policy and one for MIN."""
+def _case(trace: Trace, policy: str, form: str, hits_of: Callable[[], int]) -> Row:
+    accesses, begin = len(trace.keys), perf_counter()
+    hits = hits_of()
+    took = (perf_counter() - begin) * 1e9 / accesses
+    return {"policy": policy, "form": form, "hits": hits, "hit_percent": 100 * hits / accesses, "ns_an_access": took}
+
+
+def _compare(cases: list[Row]) -> None:
+    """Adds the share of the gap between exact LRU and MIN, and how far a policy that serves is from its exact form."""
+    by = {(case["policy"], case["form"]): case for case in cases}
+    best, base = by[MIN, ""]["hits"], by.get(("lru", EXACT))
+    for case in cases:
+        gap = 0 if base is None else best - base["hits"]
+        case["gap_closed"] = (case["hits"] - base["hits"]) / gap if base is not None and gap > 0 else None
+        exact = by[case["policy"], EXACT] if case["form"] == SERVES else None
+        case["points_from_exact"] = None if exact is None else case["hit_percent"] - exact["hit_percent"]
+
+
+def _picture(name: str, accesses: str, sizes: list[dict[str, Any]]) -> bytes:
+    """Returns a PNG: hit rate by capacity, a curve for each policy and form and one for MIN."""
     from pepnet_infer.bench.harness.pictures import Chart, Line, draw_lines
 
-    capacities = sorted(data["capacities"], key=lambda capacity: int(capacity["rows"]))
-    rows = [float(capacity["rows"]) for capacity in capacities]
-    lines = []
-    for at, case in enumerate(capacities[0]["cases"]):
-        policy, ways = case["policy"], case["ways"]
-        label = policy if ways == "" or len(data["ways"]) == 1 else f"{policy}, {ways}"
-        hits = [capacity["cases"][at]["hit_percent"] for capacity in capacities]
-        lines.append(Line(label, rows, hits, policy, dashed=ways == "auto"))
-    ticks = [(float(c["rows"]), f"{c['rows']:,}\n{c['capacity']}") for c in capacities]
-    chart = Chart("Hit rate", "rows of the cache", "%", lines, ticks, log=True)
-    subtitle = f"{data['accesses']:,} accesses of {data['distinct']:,} ids. Dashed: set-associative, as it serves."
-    return draw_lines(f"Cache policies on {data['trace']}", subtitle, [chart])
+    sizes = sorted(sizes, key=lambda size: int(size["rows"]))
+    lines = [
+        Line(
+            f"{case['policy']}, {case['form']}".removesuffix(", "),
+            [float(size["rows"]) for size in sizes],
+            [size["cases"][at]["hit_percent"] for size in sizes],
+            case["policy"],
+            dashed=case["form"] == SERVES,
+        )
+        for at, case in enumerate(sizes[0]["cases"])
+    ]
+    ticks = [(float(size["rows"]), f"{size['rows']:,}\n{size['capacity']}") for size in sizes]
+    chart = Chart("Hit rate", "rows of the cache", "%", lines, ticks)
+    return draw_lines(f"Cache policies on {name}", f"{accesses}. Dashed: set-associative, as it serves.", [chart])

@@ -1,105 +1,104 @@
-"""What a policy's choice of rows is worth in the quality of scores: `pepnet-infer bench cache --quality`."""
+"""What a policy's choice of rows is worth in the quality of scores: `bench cache --quality`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bench.cache.policies import Policy
-from pepnet_infer.bench.cache.quality_log import GSET, RequestLog, bundle_keys, read_log
-from pepnet_infer.bench.cache.quality_page import BASES, quality_page
-from pepnet_infer.bench.cache.quality_run import Evicted, Setting, most_hits, run
+from pepnet_infer import _kernels
+from pepnet_infer.bench.cache.policies import GSET, MIN, rows_of
+from pepnet_infer.bench.cache.quality_log import Evicted, Mask, RequestLog, bundle_keys, read_log, run
 from pepnet_infer.bench.harness import machine
-from pepnet_infer.bench.harness.measure import Say
-from pepnet_infer.bench.harness.report import Report
+from pepnet_infer.bench.harness.measure import Row, Say
+from pepnet_infer.bench.harness.report import METHOD, Report, Table
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.data.source import Source
-from pepnet_infer.export.train.metrics import auc
+from pepnet_infer.rows.cache.config import Policy
 
+#: What is compared with: these know how often an id is seen, not whether it matters.
+BASES: tuple[Policy, ...] = ("lru", "lfu")
 #: Fewer positives or negatives than this, and an AUC says little.
 STABLE = 200
+#: How many tasks are compared with the bases and drawn, in the order of the bundle.
+COMPARED = 2
+RESAMPLES = 100
 _CHUNK = 8192
+_SAYS: dict[Evicted, str] = {
+    "refilled": "an evicted row comes back with its id's next exposure",
+    "lost": "an evicted row is gone: its id begins again from the default row",
+}
 
-Scores = list[npt.NDArray[np.float32]]  # per bundle, [test rows, T]
-
-
-@dataclass(frozen=True)
-class QualityPlan:
-    """What is replayed. shares: of the bundle's rows that the cache holds. resamples: of users, for the intervals."""
-
-    policies: Sequence[Policy]
-    shares: Sequence[float]
-    evicted: Sequence[Evicted]
-    label_delay: float = 600.0
-    first_test_day: int | None = None
-    resamples: int = 100
-    threads: int | None = None
-    seed: int = 0
+#: By task, scores of the test exposures sorted once, by bundle.
+Scored = dict[str, list["Ranked"]]
 
 
-def measure_quality(paths: Sequence[Path], source: Source, plan: QualityPlan, say: Say) -> Report:
+def measure_quality(
+    paths: Sequence[Path],
+    source: Source,
+    first_test_day: int,
+    capacities: Sequence[str],
+    policies: Sequence[Policy],
+    label_delay: float,
+    say: Say,
+) -> Report:
     """Returns what every policy's choice of rows costs in AUC.
 
     paths: bundles that differ in their seed only; caches are replayed once, each bundle scores what they served.
-    Raises BundleError for bundles with other rows or scores, SchemaError for a log that does not fit.
+    capacities: as for a trace, shares being of the bundle's rows. label_delay: seconds. Raises BundleError for bundles
+    with other rows or scores, SchemaError for a log that does not fit.
     """
     bundles = [Bundle.open(path) for path in paths]
     say("reading the log")
-    log = read_log(bundles[0], source, plan.first_test_day)
+    log = read_log(bundles[0], source, first_test_day)
     _check_alike(bundles, paths, log)
-    engines = [Engine.load(path, cache=None, threads=plan.threads) for path in paths]
-    judge = Judge(log, bundles[0].tasks, plan)
-    first = log.offsets[log.test]
-    nothing, everything = (np.full(len(log.places), value) for value in (False, True))
-    ends = {name: judge.cells(_scores(engines, log, hits)) for name, hits in (("none", nothing), ("all", everything))}
-    cases: list[dict[str, Any]] = []
-    best: dict[str, float] = {}
-    for share in plan.shares:
-        rows = round(share * len(log.keys))
-        best[f"{share:g}"] = float(most_hits(log, rows)[first:].mean())
-        for evicted in plan.evicted:
-            bases: dict[str, Scores] = {}
-            for policy in sorted(plan.policies, key=lambda name: name not in BASES):
-                say(f"{share:.0%} of the rows, {evicted}; {policy}")
-                served = run(log, Setting(policy, rows, evicted, plan.label_delay, plan.seed))
-                scores = _scores(engines, log, served.trained)
-                against = {base: judge.differences(scores, theirs) for base, theirs in bases.items()}
-                if policy in BASES:
-                    bases[policy] = scores
-                cases.append(
+    judge = _Judge(log, paths, bundles[0].tasks)
+    first, accesses = int(log.offsets[log.test]), len(log.places)
+    ends = [
+        {"policy": name, "auc": judge.aucs(judge.scored(np.full(accesses, hit)))}
+        for name, hit in (("none of the rows", False), ("all of the rows", True))
+    ]
+    sizes: list[Row] = []
+    in_order = sorted(policies, key=lambda name: name not in BASES)
+    cases: dict[str, dict[str, list[Row]]] = {evicted: {policy: [] for policy in in_order} for evicted in _SAYS}
+    for capacity in capacities:
+        rows, hits = rows_of(capacity, len(log.keys)), np.zeros(accesses, np.bool_)
+        _kernels.studies.belady(log.keys[log.places], rows, hits)
+        sizes.append({"capacity": capacity.strip(), "rows": rows, "min_hit_rate": float(hits[first:].mean())})
+        for evicted in _SAYS:
+            bases: dict[str, Scored] = {}
+            for policy in in_order:
+                say(f"{capacity.strip()} of the rows, {evicted}; {policy}")
+                found, trained = run(log, policy, rows, evicted, label_delay)
+                scored = judge.scored(trained)
+                cases[evicted][policy].append(
                     {
-                        "share": share,
-                        "rows": rows,
-                        "evicted": evicted,
                         "policy": policy,
-                        "hit_rate": float(served.found[first:].mean()),
-                        "trained_rate": float(served.trained[first:].mean()),
-                        "cells": judge.cells(scores),
-                        "against": against,
+                        "hit_rate": float(found[first:].mean()),
+                        "trained_rate": float(trained[first:].mean()),
+                        "auc": judge.aucs(scored),
+                        "over": {name: judge.over(scored, base) for name, base in bases.items()},
                     }
                 )
+                if policy in BASES:
+                    bases[policy] = scored
     data = {
         "data": source.name,
         "bundles": len(bundles),
-        "meta": [dict(bundle.manifest.get("meta", {})) for bundle in bundles],
         "rows": len(log.keys),
         "exposures": {"training days": log.test, "test days": len(log.times) - log.test},
-        "accesses": {"training days": int(first), "test days": len(log.places) - int(first)},
-        "gset": {"beta": GSET.beta, "r": GSET.r, "interval_s": GSET.interval, "label_delay_s": plan.label_delay},
-        "resamples": plan.resamples,
-        "tasks": judge.stable,
-        "min_hit_rate": best,
+        "label_delay_s": label_delay,
+        "tasks": judge.tasks,
         "ends": ends,
+        "sizes": sizes,
         "cases": cases,
     }
-    return quality_page(data, machine.facts())
+    return _page(data)
 
 
 def _check_alike(bundles: Sequence[Bundle], paths: Sequence[Path], log: RequestLog) -> None:
@@ -111,82 +110,65 @@ def _check_alike(bundles: Sequence[Bundle], paths: Sequence[Path], log: RequestL
             raise BundleError(f"{path}: expected the GSET scores of {paths[0]}, got others: of another log or setting")
 
 
-def _scores(engines: Sequence[Engine], log: RequestLog, hits: npt.NDArray[np.bool_]) -> Scores:
-    features = log.served(hits)
-    chunks = [slice(at, at + _CHUNK) for at in range(0, features.num_rows, _CHUNK)]
-    parts = [features.select(chunk) for chunk in chunks]
-    return [np.concatenate([engine.score_features(part).values for part in parts]) for engine in engines]
+class _Judge:
+    """AUC on the test days by task, of all bundles, and how sure a difference is."""
 
-
-class Judge:
-    """AUC on the test days: per stable task, pooled and per domain, and how sure a difference is."""
-
-    def __init__(self, log: RequestLog, tasks: Sequence[str], plan: QualityPlan) -> None:
-        self._labels = log.labels[log.test :]
-        self._domains = log.domains[log.test :]
-        positives = self._labels.sum(axis=0)
-        enough = np.minimum(positives, len(self._labels) - positives) >= STABLE
-        self.stable = [task for task, is_stable in zip(tasks, enough, strict=True) if is_stable]
-        self._columns = [tasks.index(task) for task in self.stable]
+    def __init__(self, log: RequestLog, paths: Sequence[Path], tasks: Sequence[str]) -> None:
+        self._log = log
+        self._engines = [Engine.load(path, cache=None) for path in paths]
+        labels = log.labels[log.test :]
+        positives = labels.sum(axis=0)
+        self._columns = {
+            task: (column, labels[:, column])
+            for column, task in enumerate(tasks)
+            if min(positives[column], len(labels) - positives[column]) >= STABLE
+        }
+        self._once = np.ones(len(labels))
         _, users = np.unique(log.users[log.test :], return_inverse=True)
-        rng = np.random.default_rng(plan.seed)
         # Poisson's bootstrap: every user counts so many times, with all their exposures.
-        draws = rng.poisson(1.0, (plan.resamples, users.max() + 1)).astype(np.float64)
+        draws = np.random.default_rng(0).poisson(1.0, (RESAMPLES, users.max() + 1)).astype(np.float64)
         self._weights = [draw[users] for draw in draws]
 
-    def cells(self, scores: Scores) -> list[dict[str, Any]]:
-        """Returns task, domain ("all" first), rows, positives, mean AUC and deviation over bundles."""
-        cells = []
-        for task, column, domain, inside in self._places():
-            labels = self._labels[inside, column]
-            values = [auc(labels, part[inside, column]) for part in scores]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            cells.append(
-                {
-                    "task": task,
-                    "domain": domain,
-                    "rows": len(labels),
-                    "positives": int(labels.sum()),
-                    "auc": float(np.mean(values)),
-                    "std": spread,
-                }
-            )
-        return cells
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks with enough positives and negatives."""
+        return list(self._columns)
 
-    def differences(self, scores: Scores, base: Scores) -> list[dict[str, Any]]:
-        """Returns per task the pooled AUC over that of `base`, mean over bundles, and half its 95 % interval."""
-        found = []
-        for task, column in zip(self.stable, self._columns, strict=True):
-            labels = self._labels[:, column]
-            pairs = [(Ranked(labels, ours[:, column]), Ranked(labels, theirs[:, column]))
-                     for ours, theirs in zip(scores, base, strict=True)]  # fmt: skip
-            drawn = [np.mean([a.auc(w) - b.auc(w) for a, b in pairs]) for w in self._weights]
-            whole = np.ones(len(labels))
-            found.append(
-                {
-                    "task": task,
-                    "auc": float(np.mean([a.auc(whole) - b.auc(whole) for a, b in pairs])),
-                    "half_95": float(1.96 * np.std(drawn, ddof=1)),
-                }
+    def scored(self, hits: Mask) -> Scored:
+        """Returns the scores of what a cache with these hits, bool [len(places)], serves."""
+        features = self._log.test_features(hits)
+        parts = [features.select(slice(at, at + _CHUNK)) for at in range(0, features.num_rows, _CHUNK)]
+        scores = [np.concatenate([engine.score_features(part).values for part in parts]) for engine in self._engines]
+        return {
+            task: [Ranked(labels, values[:, column]) for values in scores]
+            for task, (column, labels) in self._columns.items()
+        }
+
+    def aucs(self, scored: Scored) -> dict[str, Row]:
+        """Returns by task the mean AUC and its deviation over bundles, None where there is one bundle."""
+        found = {task: [ranked.auc(self._once) for ranked in all_ranked] for task, all_ranked in scored.items()}
+        return {
+            task: {"mean": float(np.mean(aucs)), "std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None}
+            for task, aucs in found.items()
+        }
+
+    def over(self, scored: Scored, base: Scored) -> dict[str, Row]:
+        """Returns by compared task the AUC less that of `base`, mean over bundles, and half its 95 % interval."""
+        found = {}
+        for task in self.tasks[:COMPARED]:
+            pairs = list(zip(scored[task], base[task], strict=True))
+            whole, *drawn = (
+                float(np.mean([ours.auc(weights) - theirs.auc(weights) for ours, theirs in pairs]))
+                for weights in (self._once, *self._weights)
             )
+            found[task] = {"auc": whole, "half_95": float(1.96 * np.std(drawn, ddof=1))}
         return found
-
-    def _places(self) -> Iterator[tuple[str, int, str, npt.NDArray[np.bool_]]]:
-        everywhere = np.ones(len(self._labels), bool)
-        names, counts = np.unique(self._domains.astype(str), return_counts=True)
-        for task, column in zip(self.stable, self._columns, strict=True):
-            yield task, column, "all", everywhere
-            for name in names[np.argsort(-counts, kind="stable")]:
-                inside = self._domains.astype(str) == name
-                positives = int(self._labels[inside, column].sum())
-                if min(positives, int(inside.sum()) - positives) >= STABLE:
-                    yield task, column, str(name), inside
 
 
 class Ranked:
     """Scores sorted once, for AUCs under many weightings of the rows."""
 
-    def __init__(self, labels: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]) -> None:
+    def __init__(self, labels: Mask, scores: npt.NDArray[np.float32]) -> None:
         self._labels = labels
         _, self._place = np.unique(scores, return_inverse=True)
 
@@ -196,3 +178,72 @@ class Ranked:
         negative = np.bincount(self._place, weights * ~self._labels)
         below = np.cumsum(negative) - negative
         return float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum()))
+
+
+def _page(data: dict[str, Any]) -> Report:
+    facts, after = machine.facts(), data["exposures"]
+    return Report(
+        "cache-quality",
+        f"What cached rows are worth on {data['data']}",
+        f"{after['test days']:,} exposures of the test days after {after['training days']:,} to warm up on, "
+        f"{data['rows']:,} rows, {data['bundles']} bundle(s). {machine.machine_line(facts)}.",
+        data,
+        facts,
+        [
+            _table("Without a cache", data["ends"]),
+            *(
+                _table(
+                    f"Memory for {size['capacity']} of the rows ({size['rows']:,}), {evicted}",
+                    [cases[at] for cases in by.values()],
+                    f"{evicted}: {_SAYS[evicted]}. MIN's hit rate: {100 * size['min_hit_rate']:.2f} %.",
+                )
+                for at, size in enumerate(data["sizes"])
+                for evicted, by in data["cases"].items()
+            ),
+        ],
+        [machine.machine_table(facts)],
+        (
+            f"gset: labels follow {data['label_delay_s']:g} s after the exposure; beta {GSET.beta}, r {GSET.r}, an "
+            "interval of a day. ± beside an AUC: standard deviation over bundles; beside a difference: half its 95 % "
+            f"interval by bootstrap over users, {RESAMPLES} resamples. trained: found with the row that training left.",
+            METHOD,
+        ),
+        lambda: _picture(data),
+    )
+
+
+def _table(title: str, cases: Sequence[Row], note: str = "") -> Table:
+    rows, columns = [], {"policy": "{policy}"}
+    for case in cases:
+        cells = {"hit rate %": "hit_rate", "trained %": "trained_rate"}
+        cells = {heading: f"{100 * case[name]:.2f}" for heading, name in cells.items() if name in case}
+        for task, auc in case["auc"].items():
+            cells[f"AUC {task}"] = f"{auc['mean']:.4f}" + ("" if auc["std"] is None else f" ± {auc['std']:.4f}")
+        for base, over in case.get("over", {}).items():
+            for task, one in over.items():
+                cells[f"{task} − {base}'s, ×1000"] = f"{1e3 * one['auc']:+.1f} ± {1e3 * one['half_95']:.1f}"
+        columns |= {heading: f"{{{heading}:}}" for heading in cells}
+        rows.append({"policy": case["policy"], **cells})
+    return Table(title, rows, columns, note)
+
+
+def _picture(data: dict[str, Any]) -> bytes:
+    """Returns a PNG: by memory, the rows found and the AUC of the compared tasks."""
+    from pepnet_infer.bench.harness.pictures import Chart, Line, draw_lines
+
+    xs = [float(size["rows"]) for size in data["sizes"]]
+    ticks = [(float(size["rows"]), size["capacity"]) for size in data["sizes"]]
+    charts = []
+    for evicted, title, rate in (("refilled", "Hit rate", "hit_rate"), ("lost", "Trained rows found", "trained_rate")):
+        by = data["cases"][evicted]
+        lines = [Line(p, xs, [100 * case[rate] for case in cases], p) for p, cases in by.items()]
+        if evicted == "refilled":
+            lines.insert(0, Line(MIN, xs, [100 * size["min_hit_rate"] for size in data["sizes"]], MIN))
+        charts.append(Chart(title, "memory, of all rows", "%", lines, ticks))
+        for task in data["tasks"][:COMPARED]:
+            lines = [Line(p, xs, [case["auc"][task]["mean"] for case in cases], p) for p, cases in by.items()]
+            charts.append(Chart(f"AUC of {task}, {evicted}", "memory, of all rows", "AUC", lines, ticks))
+    says = "; ".join(f"{name}: {meaning}" for name, meaning in _SAYS.items())
+    tested = data["exposures"]["test days"]
+    subtitle = f"{tested:,} exposures of the test days, {data['bundles']} bundle(s).\n{says}."
+    return draw_lines(f"What cached rows are worth on {data['data']}", subtitle, charts)

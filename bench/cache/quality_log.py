@@ -1,36 +1,44 @@
-"""A log of exposures as requests to a cache: which rows of a bundle each exposure reads, when, and what came of it."""
+"""A log of exposures as requests to a cache: which rows of a bundle each reads, and which of them were there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer import _kernels
+from pepnet_infer.bench.cache.policies import GSET
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.source import Source, refuse_leakage
-from pepnet_infer.rows.gset import Gset
+from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
 
-GSET = Gset()  # the bundle's and the cache's
+#: What an evicted row is when its id comes back: the store's trained row again, or one that has to begin anew.
+Evicted = Literal["refilled", "lost"]
+
 _MATCH = 1e-4  # relative: bundles keep scores as float32
-_CHECKED = 4096  # keys whose scores are compared with the bundle's
+_STEP = 64  # exposures between two feeds of labels
 
 Places = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class RequestLog:
-    """N exposures in time order. A place is that of a key among the M distinct keys of the bundle's tables.
+    """N exposures in time order, and the rows that they ask for.
 
-    keys uint64 [M] ascending and their scores float64 [M], GSET's, when training ended. Exposure i reads the rows
-    places[offsets[i] : offsets[i+1]], each once. times float64 [N], unix seconds. labels [N, T]. test: where the test
-    days begin; trained_until: when training ended, unix seconds.
+    keys uint64 [M] of the bundle's tables, ascending, and their scores float64 [M], GSET's, when training ended.
+    Exposure i asks for the rows of keys[places[offsets[i] : offsets[i + 1]]], each once. asked: for every id of a
+    field, the index into `places` of what asks for its row, -1 where the bundle has none. times float64 [N], Unix
+    seconds. labels [N, T]. test: where the test days begin.
     """
 
     keys: Keys
@@ -38,103 +46,76 @@ class RequestLog:
     features: Features
     places: Places
     offsets: Places
+    asked: Mapping[str, Places]
     times: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.bool_]
+    labels: Mask
     users: Places
-    domains: npt.NDArray[np.object_]
     test: int
-    trained_until: float
 
     @property
-    def positive(self) -> npt.NDArray[np.bool_]:
+    def positive(self) -> Mask:
         """The label that scores count, [N]: that of the first task."""
         return self.labels[:, 0]
 
-    def served(self, hits: npt.NDArray[np.bool_]) -> Features:
+    def score(self, exposures: int, now: float) -> npt.NDArray[np.float64]:
+        """Returns GSET's score of every key as of `now` from the labels of the first exposures, float64 [M]."""
+        weights = GSET.weights(self.times[:exposures], self.positive[:exposures], now)
+        counted = np.repeat(weights, np.diff(self.offsets[: exposures + 1]))
+        return np.asarray(np.bincount(self.places[: len(counted)], counted, len(self.keys)), np.float64)
+
+    def test_features(self, hits: Mask) -> Features:
         """Returns the features of the test exposures as a cache with these hits, bool [len(places)], serves them.
 
         An id whose row was not there reads its table's default row, as an unknown id does.
         """
-        rows = np.arange(self.test, len(self.times))
-        asked = _Asked(self, hits)
-        test = self.features.select(rows)
-        return Features(
-            test.num_rows,
-            {name: asked.served(keys, rows) for name, keys in test.ids.items()},
-            {
-                name: Bag(asked.served(bag.keys, np.repeat(rows, np.diff(bag.offsets))), bag.offsets)
-                for name, bag in test.bags.items()
-            },
-            test.dense,
-        )
+
+        def served(name: str, keys: Keys) -> Keys:
+            asked = self.asked[name]
+            return np.where((asked >= 0) & ~hits[asked], MISSING_KEY, keys)
+
+        ids = {name: served(name, keys) for name, keys in self.features.ids.items()}
+        bags = {name: Bag(served(name, bag.keys), bag.offsets) for name, bag in self.features.bags.items()}
+        every = Features(self.features.num_rows, ids, bags, self.features.dense)
+        return every.select(slice(self.test, None))
 
 
-class _Asked:
-    """Which (exposure, key) pairs were hits. Pairs are in order, so that one search finds them."""
+def read_log(bundle: Bundle, source: Source, first_test_day: int) -> RequestLog:
+    """Encodes the log of `source` for `bundle`, which was trained on the days before `first_test_day`, YYYYMMDD.
 
-    def __init__(self, log: RequestLog, hits: npt.NDArray[np.bool_]) -> None:
-        first = log.offsets[log.test]
-        owners = np.repeat(np.arange(log.test, len(log.times)), np.diff(log.offsets[log.test :]))
-        self._keys, self._size = log.keys, len(log.keys)
-        self._pairs = owners * self._size + log.places[first:]
-        self._hits = hits[first:]
-
-    def served(self, keys: Keys, rows: Places) -> Keys:
-        """Returns `keys`, MISSING_KEY for those of the bundle that missed."""
-        places, known = _places(self._keys, keys)
-        pairs = rows[known] * self._size + places[known]
-        kept = keys.copy()
-        kept[np.flatnonzero(known)[~self._hits[np.searchsorted(self._pairs, pairs)]]] = MISSING_KEY
-        return kept
-
-
-def read_log(bundle: Bundle, source: Source, first_test_day: int | None) -> RequestLog:
-    """Encodes the log of `source` for `bundle`.
-
-    first_test_day: as in the log, YYYYMMDD; None: the day whose preceding days explain the bundle's scores. Raises
-    SchemaError where no day does, or where training or test would be without exposures.
+    Raises SchemaError where training or test would be without exposures, and where the log before that day does not
+    lead to the scores that the bundle has.
     """
     refuse_leakage(bundle.schema, source)
     table = source.interactions()
     # By day, and by time within it: some exposures around midnight are of the other day by the log's own word.
     table = table.take(np.argsort(table[source.day_column].to_numpy(), kind="stable"))
+    test = int(np.searchsorted(table[source.day_column].to_numpy(), first_test_day))
+    if not 0 < test < table.num_rows:
+        raise SchemaError(f"--test-day: expected exposures before and from {first_test_day}, got {test} before it")
     encoder = Encoder(bundle.schema, bundle.sides())
     features = encoder.encode(read_columns(table, encoder.columns))
     keys, scores = bundle_keys(bundle)
-    places, offsets = _requests(keys, features)
-    labels = np.stack([table[name].to_numpy() > 0 for name in bundle.schema.labels], axis=1)
-    days, millis = table[source.day_column].to_numpy(), table[source.time_column].to_numpy()
-    if first_test_day is None:
-        first_test_day = _day_after_training(keys, scores, places, offsets, days, millis, labels[:, 0])
-    test = int(np.searchsorted(days, first_test_day))
-    if not 0 < test < len(days):
-        raise SchemaError(f"--test-day: expected exposures before and from {first_test_day}, got {test} before it")
-    return RequestLog(
+    places, offsets, asked = _requests(keys, features)
+    log = RequestLog(
         keys=keys,
         scores=scores,
         features=features,
         places=places,
         offsets=offsets,
-        times=np.maximum.accumulate(millis / 1000.0),
-        labels=labels,
+        asked=asked,
+        times=np.maximum.accumulate(table[source.time_column].to_numpy() / 1000.0),
+        labels=np.stack([table[name].to_numpy() > 0 for name in bundle.schema.labels], axis=1),
         users=np.unique(table[source.user_column].to_numpy(), return_inverse=True)[1],
-        domains=np.asarray(table[bundle.schema.domain_column].to_pylist(), object),
         test=test,
-        trained_until=float(millis[:test].max()) / 1000.0,
     )
-
-
-def score_of(
-    size: int,
-    places: Places,
-    offsets: Places,
-    seconds: npt.NDArray[np.float64],
-    positive: npt.NDArray[np.bool_],
-    now: float,
-) -> npt.NDArray[np.float64]:
-    """Returns GSET's score of every place as of `now`, float64 [size], of exposures at `seconds` [n]."""
-    weights = GSET.weights(seconds, positive, now)
-    return np.asarray(np.bincount(places, np.repeat(weights, np.diff(offsets)), size), np.float64)
+    # Not all of them: an exposure whose bag holds an id twice counts once here and twice there.
+    explained = float(np.mean(np.isclose(log.score(test, log.times[test - 1]), scores, rtol=_MATCH)))
+    if explained <= 0.5:
+        raise SchemaError(
+            f"--test-day: expected the log before {first_test_day} to explain the bundle's scores ({GSET}), got "
+            f"{explained:.0%} of them: the bundle was trained on other days or another log"
+        )
+    return log
 
 
 def bundle_keys(bundle: Bundle) -> tuple[Keys, npt.NDArray[np.float64]]:
@@ -146,49 +127,70 @@ def bundle_keys(bundle: Bundle) -> tuple[Keys, npt.NDArray[np.float64]]:
     return keys[order].astype(np.uint64), scores[order].astype(np.float64)
 
 
-def _places(known: Keys, keys: Keys) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """Returns where `keys` are among `known`, ascending, and which are there at all."""
-    at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return at, known[at] == keys
-
-
-def _requests(keys: Keys, features: Features) -> tuple[Places, Places]:
+def _requests(keys: Keys, features: Features) -> tuple[Places, Places, dict[str, Places]]:
+    """Returns places, offsets and asked, as `RequestLog` has them."""
     rows = np.arange(features.num_rows)
-    parts = []
-    columns = [(values, rows) for values in features.ids.values()]
-    columns += [(bag.keys, np.repeat(rows, np.diff(bag.offsets))) for bag in features.bags.values()]
-    for values, owners in columns:
-        places, known = _places(keys, values)
-        parts.append(owners[known] * len(keys) + places[known])
-    pairs = np.unique(np.concatenate(parts))
+    columns = {name: (values, rows) for name, values in features.ids.items()}
+    columns |= {name: (bag.keys, np.repeat(rows, np.diff(bag.offsets))) for name, bag in features.bags.items()}
+    values, owners = (np.concatenate([column[i] for column in columns.values()]) for i in (0, 1))
+    places = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    known = keys[places] == values
+    pairs, index = np.unique(owners[known] * len(keys) + places[known], return_inverse=True)
+    asked = np.full(len(values), -1)
+    asked[known] = index
     counts = np.bincount(pairs // len(keys), minlength=features.num_rows)
-    return pairs % len(keys), np.concatenate([[0], np.cumsum(counts)])
+    ends = np.cumsum([len(column) for column, _ in columns.values()])
+    parts = dict(zip(columns, np.split(asked, ends[:-1]), strict=True))
+    return pairs % len(keys), np.concatenate([[0], np.cumsum(counts)]), parts
 
 
-def _day_after_training(
-    keys: Keys,
-    scores: npt.NDArray[np.float64],
-    places: Places,
-    offsets: Places,
-    days: Places,
-    millis: Places,
-    positive: npt.NDArray[np.bool_],
-) -> int:
-    """Returns the day before which the log gives most keys exactly the scores that the bundle has.
+def run(log: RequestLog, policy: Policy, rows: int, evicted: Evicted, label_delay: float) -> tuple[Mask, Mask]:
+    """Replays `log` through an exact cache of `rows` rows: each exposure looks its rows up, then what missed comes in.
 
-    Not all: an exposure whose bag holds an id twice counts once here and twice there.
+    Returns, by place, whether the cache had a row and whether that was the trained one. In gset rows come with the
+    score that training had given them by the interval before, and labels follow once they are `label_delay` seconds
+    old; in the other policies neither.
     """
-    few = np.flatnonzero(places < min(len(keys), _CHECKED))
-    places, owners = places[few], np.repeat(np.arange(len(days)), np.diff(offsets))[few]
-    for day in np.unique(days)[1:]:
-        end = int(np.searchsorted(days, day))
-        seconds = millis[:end] / 1000.0
-        part = np.searchsorted(owners, end)
-        cuts = np.searchsorted(owners[:part], np.arange(end + 1))
-        ours = score_of(len(keys), places[:part], cuts, seconds, positive[:end], seconds.max())[:_CHECKED]
-        if np.mean(np.isclose(ours, scores[:_CHECKED], rtol=_MATCH)) > 0.5:
-            return int(day)
-    raise SchemaError(
-        f"--test-day: expected a day before which the log explains the bundle's scores ({GSET}), got none: "
-        "say which day is the first that it was not trained on"
-    )
+    cache = _kernels.studies.ExactCache(rows, policy, beta=GSET.beta, r=GSET.r, interval=GSET.interval)
+    keys = log.keys[log.places]
+    trained = np.zeros((len(keys), 1), np.float32)  # the number in the cache: 1 for a trained row
+    found = np.zeros(len(keys), np.bool_)
+    comes = np.ones(len(log.keys), np.float32)  # what comes in after a miss
+    scores = _arrival_scores(log) if policy == "gset" else {}
+    labelled = 0  # exposures whose labels the cache has seen
+    for i, (now, first, last) in enumerate(zip(log.times.tolist(), log.offsets[:-1], log.offsets[1:], strict=True)):
+        if i % _STEP == 0:
+            cache.set_time(now)
+            known = min(int(np.searchsorted(log.times, now - label_delay, "right")), i)
+            if policy == "gset" and known > labelled:
+                counts = np.diff(log.offsets[labelled : known + 1])
+                labels = np.repeat(log.positive[labelled:known], counts)
+                cache.feedback(keys[log.offsets[labelled] : log.offsets[known]], labels)
+                labelled = known
+        cache.lookup(keys[first:last], trained[first:last], found[first:last])
+        missed = np.flatnonzero(~found[first:last]) + first
+        if missed.size:
+            places = log.places[missed]
+            given = scores[float(GSET.interval_of(now))][places] if scores else None
+            cache.write(keys[missed], comes[places], given)
+            if evicted == "lost":
+                comes[places] = 0.0
+    return found, found & (trained[:, 0] == 1.0)
+
+
+def _arrival_scores(log: RequestLog) -> dict[float, npt.NDArray[np.float32]]:
+    """Returns the scores that rows come with, by interval: of the exposures before it; after training, the bundle's.
+
+    NaN where training had not met the id.
+    """
+    ended = log.times[log.test - 1]
+    scores = {}
+    intervals = GSET.interval_of(log.times)
+    for first in np.unique(intervals, return_index=True)[1]:
+        now, number = log.times[first], intervals[first]
+        if now > ended:
+            known = GSET.decayed(log.scores, number - GSET.interval_of(ended))
+        else:
+            known = log.score(int(first), now)
+        scores[float(number)] = np.where(known > 0, known, np.nan).astype(np.float32)
+    return scores

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +15,26 @@ import pyarrow.parquet as pq
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.ids import Keys
 
+#: Column → what it holds, which Arrow types that is, and the type it is read as.
+_COLUMNS: dict[str, tuple[str, Callable[[pa.DataType], bool], type]] = {
+    "key": ("integers", pa.types.is_integer, np.uint64),
+    "time": ("seconds", lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind), np.float64),
+    "positive": ("bool", pa.types.is_boolean, np.bool_),
+}
+
 
 @dataclass(frozen=True)
 class Trace:
     """N accesses in order.
 
-    keys uint64 [N]; time float64 [N], seconds that never go back, or None; positive bool [N], whether the sample the
-    access belongs to was a positive one, or None; distinct: how many different keys there are.
+    keys uint64 [N]; time float64 [N], seconds that never go back, or None; positive bool [N], whether the sample that
+    the access belongs to was a positive one, or None.
     """
 
     name: str
     keys: Keys
-    time: npt.NDArray[np.float64] | None
-    positive: npt.NDArray[np.bool_] | None
-    distinct: int
+    time: npt.NDArray[np.float64] | None = None
+    positive: npt.NDArray[np.bool_] | None = None
 
 
 def read_trace(path: Path) -> Trace:
@@ -38,42 +46,26 @@ def read_trace(path: Path) -> Trace:
         with open(path, "rb") as file:  # of a path Arrow reads columns from folders' names too
             table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise SchemaError(f"{path}: expected a parquet file, got {error}") from error
-    names = table.column_names
-    if "key" not in names:
-        raise SchemaError(f"{path}: expected a column 'key', got {', '.join(names) or 'no columns'}")
-    for name in ("key", "time", "positive"):
-        if name in names and table[name].null_count:
-            raise SchemaError(f"{path}: column {name!r}: expected no nulls, got {table[name].null_count}")
+        raise SchemaError(f"expected a parquet file, got {error}", file=path) from error
+    if "key" not in table.column_names:
+        got = ", ".join(table.column_names) or "no columns"
+        raise SchemaError(expected="a column 'key'", got=got, file=path)
     if table.num_rows == 0:
-        raise SchemaError(f"{path}: expected accesses, got none")
-    if not pa.types.is_integer(table["key"].type):
-        raise SchemaError(f"{path}: column 'key': expected integers, got {table['key'].type}")
-    keys = np.ascontiguousarray(table["key"].to_numpy().astype(np.uint64))
-    return Trace(
-        path.name,
-        keys,
-        _times(path, table) if "time" in names else None,
-        _positives(path, table) if "positive" in names else None,
-        len(np.unique(keys)),
-    )
+        raise SchemaError(expected="accesses", got="none", file=path)
+    columns = {name: _column(path, name, table[name]) for name in _COLUMNS if name in table.column_names}
+    if (time := columns.get("time")) is not None:
+        if not np.isfinite(time).all():
+            raise SchemaError(expected="finite seconds", got="NaN or infinity", file=path, column="time")
+        if (back := np.flatnonzero(np.diff(time) < 0)).size:
+            expected = "seconds that never go back"
+            raise SchemaError(expected=expected, got="less", file=path, column="time", row=int(back[0]) + 1)
+    return Trace(path.name, columns["key"], time, columns.get("positive"))
 
 
-def _times(path: Path, table: pa.Table) -> npt.NDArray[np.float64]:
-    kind = table["time"].type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise SchemaError(f"{path}: column 'time': expected seconds, got {kind}")
-    times = table["time"].to_numpy().astype(np.float64)
-    if not np.isfinite(times).all():
-        raise SchemaError(f"{path}: column 'time': expected finite seconds, got NaN or infinity")
-    back = np.flatnonzero(np.diff(times) < 0)
-    if back.size:
-        raise SchemaError(f"{path}: column 'time': expected seconds that never go back, got less at row {back[0] + 1}")
-    return times
-
-
-def _positives(path: Path, table: pa.Table) -> npt.NDArray[np.bool_]:
-    kind = table["positive"].type
-    if not pa.types.is_boolean(kind):
-        raise SchemaError(f"{path}: column 'positive': expected bool, got {kind}")
-    return np.ascontiguousarray(table["positive"].combine_chunks().to_numpy(zero_copy_only=False))
+def _column(path: Path, name: str, values: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
+    holds, is_kind, kind = _COLUMNS[name]
+    if not is_kind(values.type):
+        raise SchemaError(expected=holds, got=str(values.type), file=path, column=name)
+    if values.null_count:
+        raise SchemaError(expected="no nulls", got=str(values.null_count), file=path, column=name)
+    return np.ascontiguousarray(values.to_numpy().astype(kind))

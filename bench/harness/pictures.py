@@ -42,15 +42,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A panel of lines. `ticks`: the places named on the x axis; `shades`: backgrounds (from, to, group)."""
+    """A panel of lines over a logarithmic x axis. `ticks`: the places named on it."""
 
     title: str
     x: str
     y: str
     lines: Sequence[Line]
-    ticks: Sequence[tuple[float, str]] = ()
-    log: bool = False
-    shades: Sequence[tuple[float, float, str]] = ()
+    ticks: Sequence[tuple[float, str]]
 
 
 def draw_bars(
@@ -101,19 +99,18 @@ def draw_bars(
     return _png(figure)
 
 
-def draw_lines(title: str, subtitle: str, charts: Sequence[Chart], columns: int = 3) -> bytes:
-    """Returns a PNG with so many charts beside each other. Raises ValueError for no charts, empty or uneven lines."""
+def draw_lines(title: str, subtitle: str, charts: Sequence[Chart]) -> bytes:
+    """Returns a PNG with three charts beside each other. Raises ValueError for no charts, empty or uneven lines."""
     if not charts:
         raise ValueError("expected charts, got none")
     lines = [line for chart in charts for line in chart.lines]
     for line in lines:
         if not len(line.xs) == len(line.ys) > 0:
             raise ValueError(f"expected as many ys as xs, at least one, got {line}")
-    colours = _colours([line.group for line in lines] + [group for chart in charts for _, _, group in chart.shades])
-    colours |= {"MIN": _INK}
-    columns = min(columns, len(charts))
+    colours = _colours([line.group for line in lines]) | {"MIN": _INK}
+    columns = min(3, len(charts))
     rows = -(-len(charts) // columns)
-    height = _HEAD + rows * (3.5 if columns > 1 else 2.2) + _FOOT
+    height = _HEAD + rows * 3.5 + _FOOT
     figure = _figure(max(10.5, 4.4 * columns), height, title, subtitle)
     grid = figure.add_gridspec(
         rows, columns, left=0.075, right=0.985, top=1 - _HEAD / height, bottom=(_FOOT + 0.3) / height,
@@ -122,21 +119,15 @@ def draw_lines(title: str, subtitle: str, charts: Sequence[Chart], columns: int 
     labelled = {}
     for place, chart in enumerate(charts):
         axis = figure.add_subplot(grid[place // columns, place % columns])
-        axis.set_xscale("log" if chart.log else "linear")
-        if chart.shades:
-            axis.set_ylim(bottom=0)
-        for begin, end, group in chart.shades:
-            axis.axvspan(begin, end, color=colours[group], alpha=0.1, linewidth=0, zorder=1)
+        axis.set_xscale("log")
         for line in chart.lines:
-            style, marker = (0, (4, 2)) if line.dashed else "-", "o" if chart.ticks else None
             (labelled[line.label],) = axis.plot(
-                line.xs, line.ys, color=colours[line.group], linestyle=style, linewidth=1.6, marker=marker,
-                markersize=3.2, zorder=3,
+                line.xs, line.ys, marker="o", color=colours[line.group], linestyle=(0, (4, 2)) if line.dashed else "-",
+                linewidth=1.6, markersize=3.2, zorder=3,
             )  # fmt: skip
         axis.set_xlabel(chart.x, color=_SOFT, fontsize=8.5)
         axis.set_ylabel(chart.y, color=_SOFT, fontsize=8.5)
-        if chart.ticks:
-            axis.set_xticks([x for x, _ in chart.ticks], [name for _, name in chart.ticks])
+        axis.set_xticks([x for x, _ in chart.ticks], [name for _, name in chart.ticks])
         axis.yaxis.set_major_formatter(_NUMBERS)
         _dress(axis, chart.title, "both")
     figure.legend(

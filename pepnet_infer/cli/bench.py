@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -32,30 +31,10 @@ from pepnet_infer.parquet.options import OnBadRow
 from pepnet_infer.process.cpu import available_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pepnet_infer.bench.cache.policies import Policy as CachePolicy
-    from pepnet_infer.bench.harness.report import Report
     from pepnet_infer.rows.cache.config import Policy
 
 bench = typer.Typer(help="Measure latency beside other engines, scoring, the cache and sync.", no_args_is_help=True)
 BundleFolder = Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")]
-
-
-class Ways(StrEnum):
-    """Which form of the cache a policy is replayed in."""
-
-    full = "full"
-    auto = "auto"
-    both = "both"
-
-
-class Gone(StrEnum):
-    """What an evicted row is when its id comes back."""
-
-    refilled = "refilled"
-    lost = "lost"
-    both = "both"
 
 
 @bench.callback(invoke_without_command=True)
@@ -230,81 +209,46 @@ def cache(
         Path | None, typer.Option(help="A parquet file: key, and if there are time (s) and positive (bool).")
     ] = None,
     capacity: Annotated[
-        str, typer.Option(help="With commas between: rows, shares of the distinct ids like 10%, bytes like 64MiB.")
+        str, typer.Option(help="With commas between: rows, or shares of the ids (of a bundle's rows) like 10%.")
     ] = "1%,5%,10%,20%,40%",
     policies: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
-    ways: Annotated[Ways, typer.Option(help="full: exact; auto: set-associative, as it serves.")] = Ways.both,
-    dim: Annotated[int, typer.Option(min=1, help="Numbers of a row, for capacities in bytes.")] = 40,
-    beta: Annotated[float, typer.Option(help="What a score loses an interval.")] = 0.1,
-    r: Annotated[float, typer.Option(help="What a positive sample counts.")] = 3.0,
-    interval: Annotated[
-        float | None, typer.Option(help="Seconds; without times, accesses. Default a day; the cache's rows.")
-    ] = None,
     label_delay: Annotated[
         float | None, typer.Option(help="When labels are known: seconds (default 60; 600), or accesses (1000).")
     ] = None,
     quality: Annotated[
-        list[Path] | None, typer.Option(metavar="BUNDLE", help="Instead of a trace: bundles, one a seed; needs --data.")
+        list[Path] | None,
+        typer.Option(metavar="BUNDLE", help="Instead of a trace: bundles, one a seed; needs --data and --test-day."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="kuairand:DIR|synthetic[:ROWS]", help="The log they are of.")
     ] = None,
-    shares: Annotated[str, typer.Option(help="Percent of a bundle's rows that the cache holds, with commas.")] = (
-        "5%,10%,20%,40%,60%"
-    ),
-    evicted: Annotated[Gone, typer.Option(help="What comes back: the trained row, or one that begins anew.")] = (
-        Gone.both
-    ),
-    test_day: Annotated[
-        int | None, typer.Option(help="The first day not trained on; default: what the bundle's scores tell.")
-    ] = None,
+    test_day: Annotated[int | None, typer.Option(help="The first day that they were not trained on.")] = None,
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
     png_file: PngFile = None,
 ) -> None:
     """Replay a trace of ids, or a log and its model, through every policy and MIN, which knows the future."""
-    from pepnet_infer.bench.cache.policies import POLICIES, Plan, Scoring, measure_policies
+    from pepnet_infer.bench.cache.policies import measure_policies
     from pepnet_infer.bench.cache.trace import read_trace
+    from pepnet_infer.rows.cache.config import POLICIES
 
     if (trace is None) == (not quality):
         got = "both" if trace else "none"
         raise usage_error("--trace", f"expected either a parquet file or --quality BUNDLE, got {got}")
     wanted = chosen("--policies", policies, list(POLICIES))
     kept = [policy for policy in POLICIES if policy in wanted]
+    capacities = capacity.split(",")
     if png_file:
         need("matplotlib", "bench")
     with Steps.shown() as say:
         if trace is not None:
-            forms = ("full", "auto") if ways is Ways.both else (ways.value,)
-            plan = Plan(capacity.split(","), kept, forms, dim, Scoring(beta, r, interval, label_delay))
-            report = measure_policies(read_trace(trace), plan, say)
+            report = measure_policies(read_trace(trace), capacities, kept, label_delay, say)
         else:
-            report = _quality(quality or [], data, kept, shares, evicted, label_delay, test_day, say)
+            if data is None or test_day is None:
+                raise usage_error("--quality", "expected --data and --test-day with it")
+            from pepnet_infer.bench.cache.quality import measure_quality
+            from pepnet_infer.export.data.source import open_source
+
+            delay = 600.0 if label_delay is None else label_delay
+            report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, say)
     write(context, report, json_file, markdown_file, png_file)
-
-
-def _quality(
-    bundles: list[Path],
-    data: str | None,
-    kept: Sequence[CachePolicy],
-    shares: str,
-    evicted: Gone,
-    label_delay: float | None,
-    test_day: int | None,
-    say: Steps,
-) -> Report:
-    from pepnet_infer.bench.cache.quality import QualityPlan, measure_quality
-    from pepnet_infer.bench.cache.quality_run import EVICTED
-    from pepnet_infer.export.data.source import open_source
-
-    if data is None:
-        raise usage_error("--data", "expected kuairand:DIR or synthetic[:ROWS] with --quality, got none")
-    try:
-        parts = [float(part.strip().removesuffix("%")) / 100 for part in shares.split(",")]
-    except ValueError:
-        parts = []
-    if not parts or not all(0 < part <= 1 for part in parts) or len(set(parts)) != len(parts):
-        raise usage_error("--shares", f"expected different shares above 0 and up to 100%, got {shares!r}")
-    gone = [name for name in EVICTED if evicted.value in (name, "both")]
-    plan = QualityPlan(kept, parts, gone, 600.0 if label_delay is None else label_delay, test_day)
-    return measure_quality(bundles, open_source(data), plan, say)

@@ -12,8 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from pepnet_infer.bench.cache.quality import Ranked
-from pepnet_infer.bench.cache.quality_log import RequestLog, read_log
-from pepnet_infer.bench.cache.quality_run import Evicted, Setting, most_hits, run
+from pepnet_infer.bench.cache.quality_log import Evicted, RequestLog, read_log, run
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.cli.bench import bench
 from pepnet_infer.cli.export import export
@@ -27,6 +26,7 @@ from pepnet_infer.schema.ids import MISSING_KEY
 
 pytest.importorskip("torch")
 DATA = "synthetic:4000"
+TEST_DAY = synthetic_run().train.split.test
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def log(bundle: Path) -> RequestLog:
-    return read_log(Bundle.open(bundle), open_source(DATA), None)
+    return read_log(Bundle.open(bundle), open_source(DATA), TEST_DAY)
 
 
 def test_requests_are_the_rows_that_exposures_read(log: RequestLog) -> None:
@@ -60,14 +60,14 @@ def test_requests_are_the_rows_that_exposures_read(log: RequestLog) -> None:
     assert (np.diff(log.times) >= 0).all()
 
 
-def test_first_test_day_is_told_by_the_scores(bundle: Path, log: RequestLog) -> None:
+def test_the_log_before_the_test_days_explains_the_scores(bundle: Path, log: RequestLog) -> None:
     source = open_source(DATA)
-    first = synthetic_run().train.split.test
-    assert log.test == int((source.interactions()[source.day_column].to_numpy() < first).sum())
-    other = open_source("synthetic:3000")
-    with pytest.raises(SchemaError, match="--test-day: expected a day before which the log explains"):
-        read_log(Bundle.open(bundle), other, None)
-    assert read_log(Bundle.open(bundle), other, first).test > 0
+    assert log.test == int((source.interactions()[source.day_column].to_numpy() < TEST_DAY).sum())
+    wrong = f"--test-day: expected the log before {TEST_DAY} to explain the bundle's scores"
+    with pytest.raises(SchemaError, match=wrong):
+        read_log(Bundle.open(bundle), open_source("synthetic:3000"), TEST_DAY)
+    with pytest.raises(SchemaError, match=r"--test-day: expected the log before \d+ to explain"):
+        read_log(Bundle.open(bundle), source, TEST_DAY - 1)
     with pytest.raises(SchemaError, match="--test-day: expected exposures before and from -5, got 0 before it"):
         read_log(Bundle.open(bundle), source, -5)
 
@@ -75,7 +75,7 @@ def test_first_test_day_is_told_by_the_scores(bundle: Path, log: RequestLog) -> 
 @pytest.mark.parametrize("evicted", ["refilled", "lost"])
 def test_lru_serves_what_a_plain_lru_serves(log: RequestLog, evicted: Evicted) -> None:
     rows = len(log.keys) // 10
-    served = run(log, Setting("lru", rows, evicted, 600.0))
+    got_found, got_trained = run(log, "lru", rows, evicted, 600.0)
     held: OrderedDict[int, bool] = OrderedDict()
     met: set[int] = set()
     found, trained = [], []
@@ -94,26 +94,25 @@ def test_lru_serves_what_a_plain_lru_serves(log: RequestLog, evicted: Evicted) -
                 held.popitem(last=False)
             held[place] = evicted == "refilled" or place not in met
             met.add(place)
-    np.testing.assert_array_equal(served.found, found)
-    np.testing.assert_array_equal(served.trained, trained)
-    assert 0 < served.trained.mean() < 1
-    assert (served.trained != served.found).any() == (evicted == "lost")
-    assert most_hits(log, rows).sum() > 0
+    np.testing.assert_array_equal(got_found, found)
+    np.testing.assert_array_equal(got_trained, trained)
+    assert 0 < got_trained.mean() < 1
+    assert (got_trained != got_found).any() == (evicted == "lost")
 
 
 def test_gset_keeps_what_matters_and_hears_labels(log: RequestLog) -> None:
     rows = len(log.keys) // 10
-    early, late = (run(log, Setting("gset", rows, "refilled", delay)) for delay in (60.0, 1e9))
-    assert 0 < early.found.mean() < 1
-    assert (early.found != late.found).any()
+    early, late = (run(log, "gset", rows, "refilled", delay)[0] for delay in (60.0, 1e9))
+    assert 0 < early.mean() < 1
+    assert (early != late).any()
 
 
 def test_misses_are_served_the_default_row(bundle: Path, log: RequestLog) -> None:
     with Engine.load(bundle, cache=None) as engine:
         rows = log.features.select(slice(log.test, None))
-        everything = log.served(np.ones(len(log.places), np.bool_))
+        everything = log.test_features(np.ones(len(log.places), np.bool_))
         np.testing.assert_array_equal(engine.score_features(everything).values, engine.score_features(rows).values)
-        nothing = log.served(np.zeros(len(log.places), np.bool_))
+        nothing = log.test_features(np.zeros(len(log.places), np.bool_))
         known = set(log.keys.tolist())
         for name, keys in nothing.ids.items():
             for served, asked in zip(keys.tolist(), rows.ids[name].tolist(), strict=True):
@@ -121,7 +120,7 @@ def test_misses_are_served_the_default_row(bundle: Path, log: RequestLog) -> Non
         one = np.zeros(len(log.places), np.bool_)
         place = log.offsets[log.test + 5]
         one[place] = True
-        apart = log.served(one)
+        apart = log.test_features(one)
         changed = [
             (int(row), int(keys[row]))
             for name, keys in apart.ids.items()
@@ -148,28 +147,30 @@ def test_command(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     files = [tmp_path / name for name in ("r.json", "r.png", "r.md")]
     options = ["--json", str(files[0]), "--png", str(files[1]), "--markdown", str(files[2])]
-    words = ["--quality", str(bundle), "--quality", str(bundle), "--data", DATA, "--shares", "10%,100%"]
-    done = CliRunner().invoke(bench, ["cache", *words, "--policies", "lfu,gset", *options])
+    words = ["--quality", str(bundle), "--quality", str(bundle), "--data", DATA, "--test-day", str(TEST_DAY)]
+    done = CliRunner().invoke(bench, ["cache", *words, "--capacity", "10%,100%", "--policies", "lfu,gset", *options])
     assert done.exit_code == 0, done.output
     result = json.loads(files[0].read_text())
     data = result["data"]
     assert result["command"] == (
-        "pepnet-infer bench cache --policies lfu,gset --quality bundle --quality bundle --data synthetic:4000 "
-        "--shares 10%,100%"
+        "pepnet-infer bench cache --capacity 10%,100% --policies lfu,gset --quality bundle --quality bundle "
+        f"--data synthetic:4000 --test-day {TEST_DAY}"
     )
-    assert len(data["cases"]) == 2 * 2 * 2
-    for case in data["cases"]:
-        whole = case["share"] == 1.0
-        assert case["trained_rate"] <= case["hit_rate"] <= data["min_hit_rate"]["1" if whole else "0.1"] + 0.02
-        assert list(case["against"]) == ([] if case["policy"] == "lfu" else ["lfu"])
-        if whole:  # nothing is ever evicted: every policy serves the same
-            assert case["cells"] == data["cases"][-1]["cells"]
-            assert all(entry["auc"] == entry["half_95"] == 0 for found in case["against"].values() for entry in found)
-        elif case["policy"] == "gset":
-            assert [entry["task"] for entry in case["against"]["lfu"]] == data["tasks"]
-            assert any(entry["half_95"] > 0 for entry in case["against"]["lfu"])
-        assert all(cell["std"] == 0 for cell in case["cells"])  # twice the same bundle
+    assert [size["capacity"] for size in data["sizes"]] == ["10%", "100%"]
+    for by in data["cases"].values():
+        for policy, (part, whole) in by.items():
+            for size, case in zip(data["sizes"], (part, whole), strict=True):
+                assert case["trained_rate"] <= case["hit_rate"] <= size["min_hit_rate"] + 0.02
+                assert list(case["over"]) == ([] if policy == "lfu" else ["lfu"])
+                assert all(auc["std"] == 0 for auc in case["auc"].values())  # twice the same bundle
+            # Nothing is ever evicted: every policy serves the same.
+            assert whole["auc"] == by["lfu"][1]["auc"]
+            differences = [entry for over in whole["over"].values() for entry in over.values()]
+            assert all(entry["auc"] == entry["half_95"] == 0 for entry in differences)
+        over = by["gset"][0]["over"]["lfu"]
+        assert list(over) == data["tasks"][:2]
+        assert any(entry["half_95"] > 0 for entry in over.values())
     page = files[2].read_text()
     assert "all of the rows" in page
-    assert "AUC by domain" in page
+    assert "Memory for 10% of the rows" in page
     assert files[1].read_bytes().startswith(b"\x89PNG")

@@ -46,11 +46,13 @@ def test_lines_that_cannot_be_drawn() -> None:
     with pytest.raises(ValueError, match="expected charts, got none"):
         draw_lines("t", "s", [])
     with pytest.raises(ValueError, match="expected as many ys as xs"):
-        draw_lines("t", "s", [Chart("c", "x", "y", [Line("a", [1, 2], [1], "a")])])
+        draw_lines("t", "s", [Chart("c", "x", "y", [Line("a", [1, 2], [1], "a")], [])])
 
 
-def test_charts_stand_beside_or_above_each_other() -> None:
-    charts = [Chart("c", "x", "y", [Line("a", [1, 2], [1, 2], "a")], shades=[(1, 2, "b")])] * 3
-    beside, above = (png_size(draw_lines("t", "s", charts, columns)) for columns in (3, 1))
-    assert beside[0] > above[0]
-    assert beside[1] < above[1]
+def test_three_charts_stand_beside_each_other_and_more_below() -> None:
+    charts = [
+        Chart("c", "x", "y", [Line("a", [1, 2], [1, 2], "a"), Line("b", [1, 2], [2, 3], "a", True)], [(1, "one")])
+    ]
+    three, four = (png_size(draw_lines("t", "s", charts * number)) for number in (3, 4))
+    assert three[0] == four[0]
+    assert four[1] > three[1] + 300
