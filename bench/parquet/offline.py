@@ -29,15 +29,12 @@ from pepnet_infer.parquet import OFFLINE, score_parquet
 from pepnet_infer.parquet.options import OnBadRow
 from pepnet_infer.parquet.plan import plan
 
-_ROWS_A_BATCH = 65_536
 _COLUMNS = {
     "input": "{scale}×",
     "files": "{files:d}",
-    "rows": "{rows:d}",
-    "rows/s": "{rows_per_s:.0f}",
+    "rows": "{rows:,}",
+    "rows/s": "{rows_per_s:,.0f}",
     "seconds": "{seconds:.1f}",
-    "load s": "{load_s:.2f}",
-    "MiB loaded": "{loaded_rss:MiB}",
     "MiB at most": "{peak_rss:MiB}",
     "runs": "{runs:d}",
 }
@@ -70,12 +67,10 @@ def measure_offline(
                 tries.append(_in_a_process([str(bundle), str(source), str(out), str(threads), on_bad_row]))
                 shutil.rmtree(out)
             shutil.rmtree(source)
-            seconds = statistics.median(t["seconds"] for t in tries)
-            row = {"scale": scale, "files": files, "runs": runs, "seconds": seconds}
-            row |= {name: tries[0][name] for name in ("rows", "null_rows")}
-            row |= {name: max(t[name] for t in tries) for name in ("loaded_rss", "peak_rss")}
-            row["load_s"] = statistics.median(t["load_s"] for t in tries)
-            rows.append(row | {"rows_per_s": tries[0]["rows"] / seconds})
+            seconds = statistics.median(one["seconds"] for one in tries)
+            row = {"scale": scale, "files": files, "runs": runs, **tries[0], "seconds": seconds}
+            row["peak_rss"] = max(one["peak_rss"] for one in tries)
+            rows.append(row | {"rows_per_s": row["rows"] / seconds})
     note = "Rows/s: median of the runs, loading left out. MiB: resident memory of the process, mapped tables included."
     if len(rows) > 1:
         growth = rows[-1]["peak_rss"] / rows[0]["peak_rss"]
@@ -96,7 +91,7 @@ def _copy(inputs: Sequence[str], target: Path, scale: int) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             with pq.ParquetFile(job.source) as source, pq.ParquetWriter(path, source.schema_arrow) as writer:
                 for _ in range(scale):
-                    for batch in source.iter_batches(_ROWS_A_BATCH):
+                    for batch in source.iter_batches():
                         writer.write_batch(batch)
         except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
             raise PepnetError(f"{job.source}: cannot be copied: {error}") from error
@@ -114,26 +109,22 @@ def _in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _score_once(bundle: str, source: str, out: str, threads: str, on_bad_row: str) -> None:
-    """Scores all of `source` to `out` and prints rows, null_rows, seconds of scoring, load_s and memory in bytes."""
-    start = time.perf_counter()
+    """Scores all of `source` to `out` and prints rows, null_rows, seconds of scoring and peak_rss in bytes."""
     with Engine.load(bundle, threads=int(threads), options=OFFLINE) as engine:
-        load_s, loaded = time.perf_counter() - start, _status_bytes("VmRSS")
         start = time.perf_counter()
         summary = score_parquet(engine, source, out, on_bad_row=cast(OnBadRow, on_bad_row))
         seconds = time.perf_counter() - start
-    figures = {"rows": summary.rows, "null_rows": summary.null_rows, "seconds": seconds, "load_s": load_s}
-    print(json.dumps(figures | {"loaded_rss": loaded, "peak_rss": _status_bytes("VmHWM")}))
+    figures = {"rows": summary.rows, "null_rows": summary.null_rows, "seconds": seconds}
+    print(json.dumps(figures | {"peak_rss": _peak_rss()}))
 
 
-def _status_bytes(field: str) -> int:
-    """Returns a memory figure of this process, such as VmHWM, its peak resident set since the program started.
+def _peak_rss() -> int:
+    """Returns the peak resident set in bytes since the program started.
 
     `ru_maxrss` will not do: it begins with the size of the process that started this one.
     """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status: expected a line {field}, got none")
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
 
 
 if __name__ == "__main__":
