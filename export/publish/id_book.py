@@ -64,6 +64,10 @@ class IdBook:
         self.policy, self._gset = policy, gset
         self._ids = Arena(_BLANK)
 
+    def __len__(self) -> int:
+        """How many ids there is memory for, forgotten ones included."""
+        return len(self._ids)
+
     def start(self, keys: Keys, scores: npt.NDArray[np.float32], now: float) -> None:
         """Begins with the ids of a bundle: followers have their rows."""
         slots = self._add(keys)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.export.publish.id_book import IdBook, Selection
@@ -23,6 +24,7 @@ from pepnet_infer.export.publish.publisher_state import Intent, State
 from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import ID_BITS, MISSING_KEY, Keys
+from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
 from pepnet_infer.sync.logs.transport import Position, Transport
@@ -232,13 +234,7 @@ class Publisher:
         """Writes a delta, looks at it as a follower would, and returns its bytes."""
         schema, config = self.bundle.schema, self.bundle.config
         try:
-            graph = None
-            if onnx and dense is not None:
-                from pepnet_infer.export.publish.delta_graph import (
-                    graph_of,  # torch: seconds, and not needed for the rest
-                )
-
-                graph = graph_of(config, len(schema.tasks), dense)
+            graph = graph_of(config, len(schema.tasks), dense) if onnx and dense is not None else None
             write_delta(target, head, rows, dense, graph)
         except BundleError as error:
             raise UpdateError.of(error, reason="delta") from error
@@ -263,20 +259,38 @@ class Publisher:
 
         A log that is behind was trimmed, or is a new one: followers begin with a bundle.
         """
-        last, intent = self._transport.last_delta(), self._intent
-        if intent is not None:
+        if (intent := self._intent) is not None:
+            last = self._transport.last_delta()
             if last is not None and last[1] == intent.head:
                 self.model_version, self._passes = intent.head.model_version, intent.head.pass_number + 1
                 for name, noted in intent.noted.items():
                     self._books[name].may_be_pushed(noted, intent.head.produced_at)
             self._intent = None
-        found = None if last is None else last[1].model_version
-        newest = self._transport.last_bundle()
-        if newest is not None and (last is None or newest[0] > last[0]):
-            found = newest[1]
+        found = self._transport.last_version()
         if found is not None and found > self.model_version:
             raise UpdateError(
                 "publisher",
                 f"log: expected nothing after version {self.model_version}, got {found}: somebody else has published; "
                 "publish from the newest bundle, or with the state of whoever did",
             )
+
+
+def graph_of(config: ModelConfig, tasks: int, dense: Mapping[str, Rows]) -> bytes:
+    """Returns `dense.onnx` of weights, made and compared with torch as a bundle's is.
+
+    Raises BundleError when its scores are off.
+    """
+    # torch: seconds, and not needed for the rest
+    from pepnet_infer.export.bundle.parity import ROWS, measure
+    from pepnet_infer.export.bundle.simplify import simplify
+    from pepnet_infer.export.bundle.to_onnx import to_onnx
+    from pepnet_infer.export.model.network import build_network, load_dense
+
+    network = build_network(config, tasks)
+    load_dense(network, dense)
+    exported = to_onnx(network, config, tasks)
+    simplified = simplify(exported, config, tasks)
+    names = tuple(f"task{number}" for number in range(tasks))
+    measure(network, names, exported, simplified, {"normal": normal_inputs(config.inputs, ROWS, 0)})
+    graph: bytes = simplified.SerializeToString(deterministic=True)
+    return graph

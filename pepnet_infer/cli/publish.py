@@ -53,7 +53,7 @@ def publish(
     result: dict[str, Any] = {"log": log, "begun": bool(given) and not _is_there(transport)}
     if full:
         bundle = Bundle.open(given[0])
-        ends = _ends(transport)
+        ends = transport.last_version()
         if ends is not None and ends > bundle.model_version:
             got = f"{bundle.model_version}: no follower would take it"
             raise UpdateError(
@@ -76,7 +76,7 @@ def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, 
     from pepnet_infer.export.publish.difference import write_difference
 
     before, after = Bundle.open(old), Bundle.open(new)
-    ends = _ends(transport)
+    ends = transport.last_version()
     if ends is not None and ends != before.model_version:
         wanted = f"version {before.model_version}, that of {old}, to be the last"
         raise UpdateError("base", f"log: expected {wanted}, got {ends}")
@@ -101,14 +101,6 @@ def _is_there(transport: Transport) -> bool:
         if error.reason != "missing":
             raise
         return False
-
-
-def _ends(transport: Transport) -> int | None:
-    """Returns the version that the log leads to, None where there is nothing in it."""
-    last, bundle = transport.last_delta(), transport.last_bundle()
-    if bundle is not None and (last is None or bundle[0] > last[0]):
-        return bundle[1]
-    return None if last is None else last[1].model_version
 
 
 def _status(transport: Transport) -> dict[str, Any]:

@@ -27,6 +27,7 @@ _OF_THE_SYSTEM = re.compile(
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 _MOST_FOLDERS = 1000  # without a listed file in them
+_DEEPEST = 8  # folders above a listed file
 
 
 class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,8 +122,8 @@ def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool
 
 
 def plain(name: str) -> bool:
-    """Whether a name in a listing is a path that stays inside its directory."""
-    if "\0" in name or "\\" in name:
+    """Whether a name in a listing is a path that stays inside its directory, in folders of which one can be made."""
+    if "\0" in name or "\\" in name or name.count("/") > _DEEPEST:
         return False
     return all(part not in ("", ".", "..") for part in name.split("/"))
 

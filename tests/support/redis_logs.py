@@ -19,4 +19,4 @@ def versions(log: RedisLog, after: str = "", **options: Any) -> list[int]:
 
 
 def keys(client: Any, log: RedisLog) -> set[str]:
-    return {key.decode().removeprefix(log._prefix) for key in client.scan_iter(f"{log._prefix}*", count=10_000)}
+    return {key.decode().removeprefix(log.prefix) for key in client.scan_iter(f"{log.prefix}*", count=10_000)}

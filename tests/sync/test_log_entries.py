@@ -16,6 +16,7 @@ import bad_entries
 import numpy as np
 import pytest
 from bad_entries import FOREIGN, FOREIGN_FIELDS, forged, mutated, put, put_fields, put_foreign
+from redis import Redis
 from sync_world import PATIENCE_S, World, until
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, StoreError, UpdateError, throttled_warnings
@@ -128,7 +129,8 @@ def test_a_newer_bundle_takes_the_place_of_what_was_refused(
 ) -> None:
     engine = load()
     follower = engine.follow(log, QUICK)
-    put(log, forged(BASE, world.checkpoints[BASE].schema.hash)["the last version, without its rows"])
+    bad = forged(BASE, world.checkpoints[BASE].schema.hash)["the last version, without its rows"]
+    put(log, bad if isinstance(log, DirectoryLog) else {**bad, bad_entries.ROWS: b"7 bytes"})
     until(lambda: bool(sync(engine)["refused"]))
     until(lambda: sync(engine)["lag_s"] > 0)  # behind what was published, as far as anybody knows
     assert log.last_delta() is None  # a publisher is not: nobody can have gone on from that
@@ -149,10 +151,13 @@ def test_bad_bundles_are_passed_over(log: Log, world: World, load: Callable[[], 
             put_foreign(log, "bundles", what)
         count = len(FOREIGN)
     else:
-        listed = ["absurd", "x y z", good, f"{good} ab 1 -1", f"{good} ab 1 {2**70}", b"\xff"]
-        for item in listed:
-            log._server.ask("RPUSH", log._bundles, item)
-        count = len(listed)
+        delta = put_fields(log, {"kind": "delta", "model_version": 9})
+        versions = (-1, 2**70, "", "9" * 5000)
+        odd = [put_fields(log, {"kind": "bundle", "model_version": version}) for version in versions]
+        listed: list[Any] = ["absurd", "x y z", "5-0", f"{2**64}-0", b"\xff", delta, *odd]
+        with Redis.from_url(log.url) as client:
+            client.rpush(f"{log.prefix}bundles", *listed)
+        count = len(listed) + 1  # the delta, for itself
     engine = load()
     engine.follow(log, QUICK)
     assert engine.model_version == 8
@@ -352,14 +357,16 @@ def test_a_large_log_is_looked_at_less_often(tmp_path: Path, monkeypatch: pytest
 def test_somebodys_folder_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         (tmp_path / f"{number}.txt").write_text("mine")
-    assert len(listing._walk(tmp_path, 3)) == 4  # one more than there may be says enough
-    with pytest.raises(BundleError, match=r"expected only files listed in manifest\.json, got one more"):
+    looked_at: list[str] = []
+    with monkeypatch.context() as patch, pytest.raises(BundleError, match=r"only files listed in .*, got one more"):
+        patch.setattr(listing, "check_regular", lambda path, mode: looked_at.append(path))
         listing.check_files(tmp_path, {}, "manifest.json", hashes=False)
+    assert len(looked_at) == 2  # one more than there may be says enough
     monkeypatch.setattr(listing, "_MOST_FOLDERS", 10)
     for number in range(20):
         (tmp_path / "inside" / str(number)).mkdir(parents=True)
     with pytest.raises(BundleError, match="got folders without end"):
-        listing._walk(tmp_path / "inside", 5)
+        listing.check_files(tmp_path / "inside", {}, "manifest.json", hashes=False)
 
 
 def _bundle_of(world: World, version: int, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from pepnet_infer import CacheConfig, Engine, UpdateError
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.logs.redis import RedisLog
 
 pytestmark = pytest.mark.crash
@@ -31,17 +32,17 @@ def test_followers_of_a_redis_that_restarts_and_is_emptied(
     log = RedisLog(server.url, spool=tmp_path / "publisher", patience_s=20.0, create=True)
     logs = [RedisLog(server.url, spool=tmp_path / name, patience_s=0.2) for name in "abc"]
     engines: list[Engine] = []
+    followers: list[Follower] = []
 
     def follow() -> None:
         name = "abc"[len(engines)]
         engine = Engine.load(toy_bundle, backend="native", threads=1, cache=CacheConfig(capacity="1MiB"))
         engines.append(engine)
-        engine.follow(logs[len(engines) - 1], FollowConfig(name=name, wait_s=0.1, retry_s=0.1, guard=None))
+        config = FollowConfig(name=name, wait_s=0.1, retry_s=0.1, guard=None)
+        followers.append(engine.follow(logs[len(engines) - 1], config))
 
     def all_there() -> None:
-        for engine in engines:
-            follower = engine._follower
-            assert follower is not None
+        for engine, follower in zip(engines, followers, strict=True):
             assert follower.wait_for(world.version, PATIENCE_S), engine.stats()["sync"]
             np.testing.assert_array_equal(engine.score(batch).values, world.scores(world.version, batch))
 

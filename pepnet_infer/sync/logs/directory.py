@@ -13,7 +13,6 @@ other name it is left alone.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
@@ -34,9 +34,9 @@ from pepnet_infer.storage.document import open_regular
 from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
-from pepnet_infer.sync.logs.folders import failures, link, remove
-from pepnet_infer.sync.logs.identity import FILE, begin_log, find_log
+from pepnet_infer.sync.logs.log_folder import FILE, begin_log, failures, find_log, link, remove
 from pepnet_infer.sync.logs.transport import (
+    FOLDERS,
     BundleHead,
     Entry,
     Kind,
@@ -46,6 +46,7 @@ from pepnet_infer.sync.logs.transport import (
     bundle_version,
     check_follower,
     read_progress,
+    trimmed_up_to,
 )
 
 _LOG = logging.getLogger("pepnet_infer.sync")
@@ -53,7 +54,6 @@ _LOG = logging.getLogger("pepnet_infer.sync")
 _POSITION = re.compile(r"0[0-9]{19}")
 _MOST = 10**19 - 1
 _LEFT_OVER = re.compile(r"\.[0-9]{20}(\.gone)?")
-_FOLDERS: dict[Kind, str] = {"delta": "deltas", "bundle": "bundles"}
 _MOST_PROGRESS = 1 << 16  # bytes of a follower's note that are looked at
 #: Seconds between two looks at the directory while nothing is there: a shared disk tells nobody of a rename.
 _LOOK_S = 0.02
@@ -115,10 +115,7 @@ class DirectoryLog(Transport):
         return self._found[1]
 
     def append(self, delta: str | os.PathLike[str]) -> Position:
-        """Puts a delta at the end, linked where the file system can; see `Transport.append`.
-
-        Whether it is there already is looked at from the end back to a delta that leads to an earlier version.
-        """
+        """Puts a delta at the end, linked where the file system can; see `Transport.append`."""
         version = read_head(delta).model_version
         with failures(self.path), self._lock(begin=True):
             log = self._begin()
@@ -126,12 +123,7 @@ class DirectoryLog(Transport):
                 raise UpdateError(
                     "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
                 )
-            there = self._find(Path(delta), version)
-            if there is not None:
-                return there
-            with self._writing("delta") as (number, staging):
-                shutil.copytree(delta, staging, symlinks=True, copy_function=link)
-                position = self._place(staging, "delta", number)
+            position = self._find(Path(delta), version) or self._put(Path(delta), "delta", copy_function=link)
             self._put_in = log
             return position
 
@@ -139,12 +131,9 @@ class DirectoryLog(Transport):
         """Copies a bundle to the end; see `Transport.append_bundle`. The log may be another than before."""
         bundle_version(Path(bundle))
         with failures(self.path), self._lock(begin=True):
-            log = self._begin()
-            with self._writing("bundle") as (number, staging):
-                shutil.copytree(bundle, staging, symlinks=True)
-                position = self._place(staging, "bundle", number)
-        self._put_in = log
-        return position
+            log, position = self._begin(), self._put(Path(bundle), "bundle")
+            self._put_in = log
+            return position
 
     def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
         """Returns deltas after a position; see `Transport.read`."""
@@ -188,12 +177,7 @@ class DirectoryLog(Transport):
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta."""
-        if self._is_there():
-            for position in reversed(self._positions("delta")):
-                head = self._head(self._entry("delta", position))
-                if head is not None:
-                    return position, head
-        return None
+        return next(self._heads(), None) if self._is_there() else None
 
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""
@@ -226,26 +210,23 @@ class DirectoryLog(Transport):
             if last is None:
                 return 0
             deltas = self._positions("delta")
-            progress, since = self.progress(), time.time() - silent_after_s
-            heard = [p.position for p in progress.values() if p.at >= since]
-            for name in [name for name, p in progress.items() if p.at < since]:
+            edge, silent = trimmed_up_to(last[0], self.progress(), silent_after_s)
+            for name in silent:
                 (self.path / "followers" / f"{name}.json").unlink(missing_ok=True)
-            edge = min([last[0], *heard])
             old = [p for p in deltas[: max(0, len(deltas) - keep)] if p <= edge]
             gone = [self._entry("delta", p).path for p in old]
             gone += [self._entry("bundle", p).path for p in self._positions("bundle") if p < last[0]]
             hidden = [path.with_name(f".{path.name}.gone") for path in gone]
-            with failures(self.path):
-                # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
-                for away in hidden:  # what an earlier trim could not remove
-                    remove(away)
-                move_all(list(zip(gone, hidden, strict=True)))
-                for away in hidden:
-                    remove(away)
+            # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
+            for away in hidden:  # what an earlier trim could not remove
+                remove(away)
+            move_all(list(zip(gone, hidden, strict=True)))
+            for away in hidden:
+                remove(away)
             return len(gone)
 
     def _positions(self, kind: Kind) -> list[Position]:
-        folder = self.path / _FOLDERS[kind]
+        folder = self.path / FOLDERS[kind]
         try:
             names = os.listdir(folder)
         except FileNotFoundError as error:
@@ -257,19 +238,19 @@ class DirectoryLog(Transport):
         return sorted(name for name in names if _POSITION.fullmatch(name))
 
     def _entry(self, kind: Kind, position: Position) -> Entry:
-        path = self.path / _FOLDERS[kind] / position
+        path = self.path / FOLDERS[kind] / position
         return Entry(position, kind, path, not_a_directory(path))
 
-    def _head(self, entry: Entry) -> DeltaHead | None:
-        """Returns what a delta says of itself; None for one that is damaged, or none: followers say so."""
-        if entry.fault is not None:
-            return None
-        try:
-            return read_head(entry.path, whole=True)
-        except UpdateError as error:
-            if error.reason in MAY_PASS:
-                raise UpdateError.of(error, reason="transport") from error
-            return None
+    def _heads(self) -> Iterator[tuple[Position, DeltaHead]]:
+        """Yields what deltas say of themselves, the last one first, but for damaged ones: followers say so."""
+        for position in reversed(self._positions("delta")):
+            entry = self._entry("delta", position)
+            try:
+                if entry.fault is None:
+                    yield position, read_head(entry.path, whole=True)
+            except UpdateError as error:
+                if error.reason in MAY_PASS:
+                    raise UpdateError.of(error, reason="transport") from error
 
     def _is_there(self) -> bool:
         """Whether there is a log. Raises UpdateError "missing" where there was one."""
@@ -297,43 +278,32 @@ class DirectoryLog(Transport):
             begin_log(self.path)
         return self._look()
 
-    @contextlib.contextmanager
-    def _writing(self, kind: Kind) -> Iterator[tuple[int, Path]]:
-        """Yields the next number and a place to build the entry in, which is gone afterwards. We hold the lock."""
-        folder = self.path / _FOLDERS[kind]
-        with failures(folder):
-            make_folder(folder)
-            for left in folder.glob(".*"):
-                if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
-                    remove(left)
+    def _put(self, source: Path, kind: Kind, **options: Any) -> Position:
+        """Copies a directory to the end; options: of `copytree`. We hold the lock."""
+        folder = self.path / FOLDERS[kind]
+        make_folder(folder)
+        for left in folder.glob(".*"):
+            if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
+                remove(left)
         # A bundle stands where the last delta does: what comes after it leads on from it.
         there = [*self._positions("delta"), *self._positions("bundle")]
         number = int(max(there)) + 1 if there else time.time_ns() // 1000
         if number > _MOST:
             raise UpdateError("log", f"{folder}: expected positions that leave room, got {max(there)}: remove it")
-        staging = folder / f".{number:020d}"
+        position, staging = f"{number:020d}", folder / f".{number:020d}"
         try:
-            with failures(staging):
-                yield number, staging
+            shutil.copytree(source, staging, symlinks=True, **options)
+            put_directory(staging, folder / position)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+        return position
 
     def _find(self, delta: Path, version: int) -> Position | None:
-        for position in reversed(self._positions("delta")):
-            path = self.path / _FOLDERS["delta"] / position
-            head = self._head(self._entry("delta", position))
-            if head is None:
-                continue
-            found = head.model_version
-            if found < version:
-                return None
-            if found == version:
-                with failures(path):
-                    if (path / MANIFEST).read_bytes() == (delta / MANIFEST).read_bytes():
-                        return position
+        """Returns where a delta is already, looked for from the end back to one that leads to an earlier version."""
+        for position, head in self._heads():
+            if head.model_version < version:
+                break
+            same = self.path / FOLDERS["delta"] / position / MANIFEST
+            if head.model_version == version and same.read_bytes() == (delta / MANIFEST).read_bytes():
+                return position
         return None
-
-    def _place(self, staging: Path, kind: Kind, number: int) -> Position:
-        entry = self._entry(kind, f"{number:020d}")
-        put_directory(staging, entry.path)
-        return entry.position

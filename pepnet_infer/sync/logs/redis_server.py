@@ -11,19 +11,8 @@ from pepnet_infer.process import forks
 from pepnet_infer.quoting import clip
 
 try:
+    from redis import exceptions
     from redis.backoff import ExponentialBackoff, NoBackoff
-    from redis.exceptions import (
-        AuthenticationError,
-        AuthorizationError,
-        ClusterDownError,
-        ConnectionError,
-        MasterDownError,
-        ReadOnlyError,
-        RedisClusterException,
-        RedisError,
-        TimeoutError,
-        TryAgainError,
-    )
     from redis.retry import Retry
 
     from pepnet_infer.rows.stores.redis_client import open_client, reason_of
@@ -34,16 +23,10 @@ except ImportError as problem:
 
 #: Of a server that starts, loads its data, is not the master yet or cannot be reached.
 _PASSING = (
-    ConnectionError,
-    TimeoutError,
-    ReadOnlyError,
-    MasterDownError,
-    ClusterDownError,
-    TryAgainError,
-    RedisClusterException,
-    OSError,
+    *(exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, exceptions.MasterDownError),
+    *(exceptions.ClusterDownError, exceptions.TryAgainError, exceptions.RedisClusterException, OSError),
 )
-_FOR_GOOD = (AuthenticationError, AuthorizationError)  # of those above
+_FOR_GOOD = (exceptions.AuthenticationError, exceptions.AuthorizationError)  # of those above
 
 
 class _Pauses(ExponentialBackoff):
@@ -109,7 +92,7 @@ class RedisServer:
 
         try:
             return Retry(pauses, -1, _PASSING).call_with_retry(lambda: work(self._connected()), look_at)
-        except (RedisError, ValueError, OSError) as error:
+        except (exceptions.RedisError, ValueError, OSError) as error:
             raise UpdateError(
                 "transport", f"redis: {name}: expected an answer, got: {clip(reason_of(error, self._url))}"
             ) from error

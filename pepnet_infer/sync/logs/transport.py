@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
@@ -25,6 +25,8 @@ from pepnet_infer.validation import Finite, Version, convert
 #: Where an entry stands. Of two positions of one log the later one is larger as text. "" is before the first.
 Position = str
 Kind = Literal["delta", "bundle"]
+#: Where entries lie as directories.
+FOLDERS: dict[Kind, str] = {"delta": "deltas", "bundle": "bundles"}
 
 
 class Entry(NamedTuple):
@@ -115,6 +117,13 @@ class Transport(Readable, Protocol):
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta in the log that says what it is, and is whole: what a publisher goes on from."""
 
+    def last_version(self) -> int | None:
+        """Returns the model version that the log leads to, None where there is nothing in it."""
+        delta, bundle = self.last_delta(), self.last_bundle()
+        if bundle is not None and (delta is None or bundle[0] > delta[0]):
+            return bundle[1]
+        return None if delta is None else delta[1].model_version
+
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""
 
@@ -154,6 +163,15 @@ def read_progress(where: str, text: str | bytes) -> Progress:
     if read.at > time.time() + _MOST_AHEAD_S:
         raise refused(f"{where}: at: expected a time, got one in a year or later: {read.at:g}")
     return read
+
+
+def trimmed_up_to(
+    bundle: Position, progress: Mapping[str, Progress], silent_after_s: float
+) -> tuple[Position, list[str]]:
+    """Returns up to where deltas may go, `bundle` at most, and the followers that are to be forgotten."""
+    since = time.time() - silent_after_s
+    heard = [said.position for said in progress.values() if said.at >= since]
+    return min([bundle, *heard]), [name for name, said in progress.items() if said.at < since]
 
 
 def bundle_version(path: Path) -> int:

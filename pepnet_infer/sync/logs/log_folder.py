@@ -1,4 +1,4 @@
-"""Which log a directory holds: a file that says so, without which there is no log.
+"""The folder of a log: which log it holds, and how what is in it is made and removed.
 
     log.json    {"format": "pepnet-log", "format_version": 1, "id": 32 hex digits}
 
@@ -8,8 +8,11 @@ a log without entries.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,15 +44,12 @@ def find_log(path: Path) -> str:
     """
     try:
         os.lstat(path / FILE)
+        document = read_document(path, FILE)
     except FileNotFoundError as error:
         got = f"a folder without {FILE}; is its disk mounted?" if os.path.exists(path) else "nothing there."
         raise UpdateError("missing", f"{path}: expected a log, got {got} {_BEGINS}") from error
     except NotADirectoryError as error:
         raise UpdateError("missing", f"{path}: expected a log, got a file, or one on the way there") from error
-    except OSError as error:
-        raise UpdateError("transport", f"{path}: expected a log, got a folder that cannot be read: {error}") from error
-    try:
-        document = read_document(path, FILE)
     except OSError as error:
         raise UpdateError("transport", f"{path}: expected a log, got a folder that cannot be read: {error}") from error
     except BundleError as error:
@@ -59,8 +59,32 @@ def find_log(path: Path) -> str:
     return log.id
 
 
-def begin_log(path: Path) -> str:
-    """Makes a directory that is there a log, and returns its identity. For who holds the writers' lock."""
-    log = secrets.token_hex(16)
-    write_file(path / FILE, document_bytes(msgspec.to_builtins(_Log("pepnet-log", 1, log))))
-    return log
+def begin_log(path: Path) -> None:
+    """Makes a directory that is there a log. For who holds the writers' lock."""
+    log = _Log("pepnet-log", 1, secrets.token_hex(16))
+    write_file(path / FILE, document_bytes(msgspec.to_builtins(log)))
+
+
+def link(source: str, target: str) -> None:
+    """Gives a file that nobody changes any more a second name, or copies it."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def remove(path: Path) -> None:
+    """Removes what is there, if anything is, whatever it is: somebody else's file may have an entry's name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def failures(path: Path) -> Iterator[None]:
+    """Raises UpdateError "transport" for what the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise UpdateError("transport", f"{path}: cannot be used: {error}") from error
