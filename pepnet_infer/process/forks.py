@@ -35,22 +35,13 @@ class Stage(enum.IntEnum):
     ENGINES = 70
 
 
-class _Entry:
-    """The hooks of one object, which is not kept alive by them."""
-
-    __slots__ = ("before", "child", "order", "parent")
-
-    def __init__(self, order: tuple[int, int], before: Hook | None, parent: Hook | None, child: Hook | None) -> None:
-        self.order = order
-        self.before, self.parent, self.child = _weak(before), _weak(parent), _weak(child)
-
-
 class Registry:
     """Hooks by stage. Any thread may register, also while another forks."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
-        self._entries: dict[int, _Entry] = {}  # only ever changed by one operation of the dict: no lock to be held
+        #: By number: the order, and what finds the hooks. Only ever changed by one operation of the dict: no lock.
+        self._entries: dict[int, tuple[tuple[int, int], dict[str, Callable[[], Hook | None]]]] = {}
 
     def register(
         self, stage: Stage, *, before: Hook | None = None, parent: Hook | None = None, child: Hook | None = None
@@ -61,10 +52,16 @@ class Registry:
         kept. A hook must not wait for another thread, in the child there is none.
         """
         number = next(self._numbers)
-        owner = next((hook.__self__ for hook in (before, parent, child) if isinstance(hook, MethodType)), None)
-        self._entries[number] = _Entry((stage, number), before, parent, child)
+        hooks = {"before": before, "parent": parent, "child": child}
+        owner = next((hook.__self__ for hook in hooks.values() if isinstance(hook, MethodType)), None)
+        found = {name: _weak(hook) for name, hook in hooks.items() if hook is not None}
+        self._entries[number] = (stage, number), found
         if owner is not None:
             weakref.finalize(owner, self._entries.pop, number, None).atexit = False
+
+    def __len__(self) -> int:
+        """How many objects and functions have hooks."""
+        return len(self._entries)
 
     def before(self) -> None:
         """In the process that forks, before it does."""
@@ -80,28 +77,19 @@ class Registry:
 
     def _call(self, name: str, reverse: bool = False) -> None:
         first: Exception | None = None
-        for entry in sorted(self._entries.copy().values(), key=lambda entry: entry.order, reverse=reverse):
-            hook = getattr(entry, name)()
-            if hook is None:
-                continue
+        for _, hooks in sorted(self._entries.copy().values(), key=lambda entry: entry[0], reverse=reverse):
+            hook = hooks[name]() if name in hooks else None
             try:
-                hook()
+                if hook is not None:
+                    hook()
             except Exception as error:  # the others must be put right all the same
                 first = first or error
         if first is not None:
             raise first  # Python prints it: no fork can be refused
 
 
-def _weak(hook: Hook | None) -> Callable[[], Hook | None]:
-    if hook is None:
-        return _nothing
-    if isinstance(hook, MethodType):
-        return weakref.WeakMethod(hook)
-    return lambda: hook
-
-
-def _nothing() -> None:
-    return None
+def _weak(hook: Hook) -> Callable[[], Hook | None]:
+    return weakref.WeakMethod(hook) if isinstance(hook, MethodType) else lambda: hook
 
 
 def leak(thing: object) -> None:

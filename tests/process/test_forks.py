@@ -64,7 +64,7 @@ def test_an_object_goes_with_its_last_user_and_so_do_its_hooks() -> None:
     del part
     gc.collect()
     assert there() is None
-    assert not registry._entries
+    assert len(registry) == 0
     registry.before()
     registry.child()
     assert said == []
