@@ -47,14 +47,14 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
         _remove_abandoned(target)
         staging, lock = _make_staging(target)
     except OSError as error:
-        raise _failure(target, error) from error
+        raise BundleError(f"cannot write: {error}", file=target) from error
     try:
         yield staging
         sync_tree(staging)
         refuse_occupied(target, document, overwrite)
         _put_in_place(staging, target, overwrite)
     except OSError as error:
-        raise _failure(target, error) from error
+        raise BundleError(f"cannot write: {error}", file=target) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # gone already when all went well
         lock.__exit__()
@@ -142,16 +142,16 @@ def sync_tree(root: Path) -> None:
     """Forces every file and directory below `root`, and `root` itself, to the disk."""
     for folder, _, names in os.walk(root):
         for name in [*names, "."]:
-            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            _sync(os.path.join(folder, name))
 
 
 def sync_folder(folder: Path) -> None:
     """Forces the names in a directory to the disk: a rename there is done only then."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def _sync(path: str | Path, flags: int = 0) -> None:
+    handle = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(handle)
     finally:
@@ -194,9 +194,10 @@ def _put_in_place(staging: Path, target: Path, overwrite: bool) -> None:
 
 def _exchange(staging: Path, target: Path) -> None:
     """Swaps two directories in one step; on file systems without it, there is an instant with nothing at `target`."""
-    code = _swap(staging, target)
-    if code == 0:
+    libc, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(staging), os.fsencode(target))
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
         return
+    code = ctypes.get_errno()
     if code not in (errno.ENOSYS, errno.EINVAL, errno.EXDEV):
         raise OSError(code, os.strerror(code), str(target))
     old = staging.with_name(f"{staging.name}.old")
@@ -212,14 +213,6 @@ def _exchange(staging: Path, target: Path) -> None:
         return
     os.rename(staging, target)
     os.rename(old, staging)
-
-
-def _swap(one: Path, other: Path) -> int:
-    """Swaps two names in one step. Returns 0, or the number of the error."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(one), os.fsencode(other)
-    done = libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
-    return 0 if done else ctypes.get_errno()
 
 
 def _hidden(target: Path) -> Path:
@@ -249,7 +242,3 @@ def _remove_abandoned(target: Path) -> None:
                     path.unlink(missing_ok=True)
         except (BlockingIOError, FileNotFoundError):
             continue  # another process is writing there, or has finished since
-
-
-def _failure(target: Path, error: OSError) -> BundleError:
-    return BundleError(f"cannot write: {error}", file=target)

@@ -28,9 +28,13 @@ def check_local(path: object, wanted: str, error: Callable[..., PepnetError] = P
         raise error(f"expected the path of {wanted}, as text or a path-like object of text, got {quote(path)}")
     if not text:  # a variable that a shell script did not set: `Path` takes it as the working directory
         raise error(f"expected {wanted}, got an empty name; the working directory is '.'")
-    if "\0" in text or not _encodable(text):
+    try:
+        size = -1 if "\0" in text else len(os.fsencode(text))
+    except UnicodeEncodeError:
+        size = -1
+    if size < 0:
         raise error(f"expected {wanted}, got a name that no file can have", within=quote(text))
-    if len(os.fsencode(text)) > _MOST_BYTES:
+    if size > _MOST_BYTES:
         raise error(f"expected {wanted}, got a name longer than {_MOST_BYTES} bytes", within=quote(text))
     local = f"(a local path of that name is written ./{text})"
     if _URL.match(text):
@@ -38,11 +42,3 @@ def check_local(path: object, wanted: str, error: Callable[..., PepnetError] = P
         raise error(f"expected {wanted}, got a URL; {fix} {local}", within=text)
     if _HOME.match(text):
         raise error(f"expected {wanted}, got '~', which only a shell reads, in a word of its own {local}", within=text)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,7 +235,8 @@ def test_a_directory_that_cannot_be_renamed_is_replaced(tmp_path: Path, monkeypa
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
         rename(source, to)
 
-    monkeypatch.setattr(atomic, "_swap", lambda one, other: errno.EXDEV)
+    libc = SimpleNamespace(renameat2=lambda *_: -1)
+    monkeypatch.setattr(atomic, "ctypes", SimpleNamespace(CDLL=lambda *_, **__: libc, get_errno=lambda: errno.EXDEV))
     monkeypatch.setattr(os, "rename", refuse)
     with new_directory(target, "doc.json", overwrite=True) as root:
         fill(root, "two")
