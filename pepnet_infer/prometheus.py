@@ -17,10 +17,13 @@ __all__ = ["CONTENT_TYPE", "prometheus_text"]
 
 _Kind = Literal["counter", "gauge", "histogram"]
 
+#: Key in the statistics → metric, what it is, and labels of its own.
+_Table = Mapping[str, tuple[str, str] | tuple[str, str, dict[str, str]]]
+
 _FRESH = "Seconds from the production of a delta to its visibility"
 
-#: Of `total`, `fields` and `tables`: key in the statistics → metric, and what it is.
-_LOOKED_UP = {
+#: Of `total`, `fields` and `tables`.
+_LOOKED_UP: _Table = {
     "keys": ("lookups", "Keys looked up; every repeat counts, here and in hits and misses"),
     "hits": ("hits", "Keys whose row was in the cache"),
     "misses": ("misses", "Keys of which the cache knew nothing"),
@@ -36,7 +39,7 @@ _DEFAULTED = {
 }
 
 #: Of `store`.
-_STORE = {
+_STORE: _Table = {
     "calls": ("store_calls", "Questions to the store"),
     "keys": ("store_keys", "Distinct keys the store was asked for"),
     "seconds": ("store_seconds", "Time the store took to answer"),
@@ -50,37 +53,39 @@ _STORE = {
 }
 
 #: Of `device`.
-_DEVICE = {
+_DEVICE: _Table = {
     "inserted": ("inserted", "Rows put on the device"),
     "dropped": ("dropped", "Rows dropped from the device because they changed"),
     "outdated": ("outdated", "Rows not put on the device because rows had changed since they were asked for"),
 }
 
-#: Of each width: key → metric, its label `reason` or `result` if it has one, kind, and what it is.
-_WIDTH: dict[str, tuple[str, dict[str, str], _Kind, str]] = {
-    "inserted": ("inserted", {}, "counter", "Rows written that were not there"),
-    "replaced": ("replaced", {}, "counter", "Rows written in place of an older version"),
-    "stale": ("stale", {}, "counter", "Rows not written because a newer version was there"),
-    "rejected_admission": ("rejected", {"reason": "admission"}, "counter", "Rows not admitted"),
-    "rejected_share": ("rejected", {"reason": "share"}, "counter", "Rows not admitted"),
-    "rejected_priority": ("rejected", {"reason": "priority"}, "counter", "Rows not admitted"),
-    "updates_applied": ("updates", {"result": "applied"}, "counter", "Updates and deletions that came to the cache"),
-    "updates_stale": ("updates", {"result": "stale"}, "counter", "Updates and deletions that came to the cache"),
-    "evicted_expired": ("evicted", {"reason": "expired"}, "counter", "Entries that had to go"),
-    "evicted_policy": ("evicted", {"reason": "policy"}, "counter", "Entries that had to go"),
-    "evicted_share": ("evicted", {"reason": "share"}, "counter", "Entries that had to go"),
-    "erased": ("erased", {}, "counter", "Deletions that applied"),
-    "rows": ("rows", {}, "gauge", "Rows there now"),
-    "negatives": ("negatives", {}, "gauge", "Entries for ids that do not exist, there now"),
-    "tombstones": ("tombstones", {}, "gauge", "Entries for deleted ids, there now"),
-    "capacity_rows": ("capacity_rows", {}, "gauge", "Rows there is room for"),
-    "memory_bytes": ("memory_bytes", {}, "gauge", "Memory taken, all of it from the beginning"),
-    "occupancy": ("occupancy_ratio", {}, "gauge", "Rows there now, of those there is room for"),
+#: Of each width, the counters; what is a label in the metric comes third.
+_WIDTH: _Table = {
+    "inserted": ("inserted", "Rows written that were not there"),
+    "replaced": ("replaced", "Rows written in place of an older version"),
+    "stale": ("stale", "Rows not written because a newer version was there"),
+    "rejected_admission": ("rejected", "Rows not admitted", {"reason": "admission"}),
+    "rejected_share": ("rejected", "Rows not admitted", {"reason": "share"}),
+    "rejected_priority": ("rejected", "Rows not admitted", {"reason": "priority"}),
+    "updates_applied": ("updates", "Updates and deletions that came to the cache", {"result": "applied"}),
+    "updates_stale": ("updates", "Updates and deletions that came to the cache", {"result": "stale"}),
+    "evicted_expired": ("evicted", "Entries that had to go", {"reason": "expired"}),
+    "evicted_policy": ("evicted", "Entries that had to go", {"reason": "policy"}),
+    "evicted_share": ("evicted", "Entries that had to go", {"reason": "share"}),
+    "erased": ("erased", "Deletions that applied"),
 }
 
-
-#: Of `sync`: key in the statistics → metric, and what it is.
-_SYNC = {
+#: Of each width, the gauges.
+_WIDTH_NOW: _Table = {
+    "rows": ("rows", "Rows there now"),
+    "negatives": ("negatives", "Entries for ids that do not exist, there now"),
+    "tombstones": ("tombstones", "Entries for deleted ids, there now"),
+    "capacity_rows": ("capacity_rows", "Rows there is room for"),
+    "memory_bytes": ("memory_bytes", "Memory taken, all of it from the beginning"),
+    "occupancy": ("occupancy_ratio", "Rows there now, of those there is room for"),
+}
+#: Of `sync`.
+_SYNC: _Table = {
     "applied": ("deltas_applied", "Deltas that became visible"),
     "dense": ("weights_applied", "Deltas that became visible and had dense weights"),
     "rows": ("rows_applied", "Rows of deltas that became visible"),
@@ -100,12 +105,9 @@ def prometheus_text(stats: Mapping[str, Any]) -> str:
     """Returns what `Engine.stats()` said as a page of metrics named `pepnet_*`; those of the cache if there is one."""
     page = _Page()
     _engine(page, stats)
-    cache: Mapping[str, Any] | None = stats.get("cache")
-    if cache is not None:
-        _cache(page, cache)
-    sync: Mapping[str, Any] | None = stats.get("sync")
-    if sync is not None:
-        _sync(page, sync)
+    for section, add in (("cache", _cache), ("sync", _sync)):
+        if stats.get(section) is not None:
+            add(page, stats[section])
     return generate_latest(page).decode()
 
 
@@ -138,36 +140,28 @@ def _cache(page: _Page, cache: Mapping[str, Any]) -> None:
     labels = {"policy": cache["policy"], "dtype": cache["dtype"]}
     page.add("cache_info", "gauge", "How rows are kept, and who goes; always 1", 1, **labels)
     for name, sums in cache["tables"].items():
-        for key, (metric, text) in _LOOKED_UP.items():
-            page.add(f"cache_{metric}", "counter", text, sums[key], table=name)
+        page.each("cache_", _LOOKED_UP, sums, table=name)
     for name, sums in cache["fields"].items():
-        for key, (metric, text) in _LOOKED_UP.items():
-            page.add(f"cache_field_{metric}", "counter", f"{text}, by field", sums[key], field=name)
+        page.each("cache_field_", _LOOKED_UP, sums, more=", by field", field=name)
     for reason, count in cache["defaults"].items():
         page.add("cache_default_rows", "counter", "Keys that got the default row, by reason", count, reason=reason)
-    for key, (metric, text) in _STORE.items():
-        page.add(f"cache_{metric}", "counter", text, cache["store"][key])
+    page.each("cache_", _STORE, cache["store"])
     page.add("cache_flights", "gauge", "Ids that the store is being asked for now", cache["flights"])
     for width, one in cache["widths"].items():
-        _width(page, str(width), one, _WIDTH)
-    if cache["device"] is not None:
-        _device(page, cache["device"])
-
-
-def _device(page: _Page, device: Mapping[str, Any]) -> None:
-    for name, sums in device["fields"].items():
-        for key in sums:
-            metric, text = _LOOKED_UP[key]
-            page.add(f"device_field_{metric}", "counter", f"{text}, on the device, by field", sums[key], field=name)
-    for key, (metric, text) in _DEVICE.items():
-        page.add(f"device_{metric}", "counter", text, device[key])
-    page.add("device_capacity_rows", "gauge", "Rows there is room for on the device", device["entries"])
-    page.add("device_memory_bytes", "gauge", "Memory of the device taken by rows", device["bytes"])
+        page.each("cache_", _WIDTH, one, width=str(width))
+        page.each("cache_", _WIDTH_NOW, one, "gauge", width=str(width))
+    device = cache["device"]
+    if device is not None:
+        for name, sums in device["fields"].items():
+            looked_up = {key: _LOOKED_UP[key] for key in sums}
+            page.each("device_field_", looked_up, sums, more=", on the device, by field", field=name)
+        page.each("device_", _DEVICE, device)
+        page.add("device_capacity_rows", "gauge", "Rows there is room for on the device", device["entries"])
+        page.add("device_memory_bytes", "gauge", "Memory of the device taken by rows", device["bytes"])
 
 
 def _sync(page: _Page, sync: Mapping[str, Any]) -> None:
-    for key, (metric, text) in _SYNC.items():
-        page.add(f"sync_{metric}", "counter", text, sync[key])
+    page.each("sync_", _SYNC, sync)
     for reason, count in sync["refused"].items():
         page.add("sync_refused", "counter", "Deltas and bundles not applied, by reason", count, reason=reason)
     page.add("sync_newest_version", "gauge", "Highest model version seen in the log", sync["newest_version"])
@@ -186,16 +180,6 @@ def _sync(page: _Page, sync: Mapping[str, Any]) -> None:
     page.add("sync_freshness_seconds", "histogram", _FRESH, counted, "_count")
 
 
-def _width(
-    page: _Page,
-    width: str,
-    stats: Mapping[str, Any],
-    metrics: Mapping[str, tuple[str, dict[str, str], _Kind, str]],
-) -> None:
-    for key, (metric, labels, kind, text) in metrics.items():
-        page.add(f"cache_{metric}", kind, text, stats[key], width=width, **labels)
-
-
 class _Page:
     """The metrics of one answer: a collector that `generate_latest` asks, in the order in which they first come."""
 
@@ -208,6 +192,19 @@ class _Page:
         if name not in self._metrics:
             self._metrics[name] = Metric(name, f"{text}.", kind)
         self._metrics[name].add_sample(f"{name}_total" if kind == "counter" else f"{name}{part}", labels, value)
+
+    def each(
+        self,
+        prefix: str,
+        metrics: _Table,
+        stats: Mapping[str, Any],
+        kind: _Kind = "counter",
+        more: str = "",
+        **labels: str,
+    ) -> None:
+        """Adds one sample for each of these metrics."""
+        for key, (metric, text, *own) in metrics.items():
+            self.add(f"{prefix}{metric}", kind, text + more, stats[key], **labels, **dict(*own))
 
     def collect(self) -> Iterable[Metric]:
         """Returns the metrics, all samples of one together."""
