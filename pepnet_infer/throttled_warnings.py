@@ -37,3 +37,7 @@ class SeldomEach:
     def due(self, cause: str) -> bool:
         """Returns whether to warn of `cause` now."""
         return self._causes.setdefault(cause, Seldom(self._seconds)).due()
+
+    def reset(self, cause: str) -> None:
+        """Lets the next warning of `cause` be said at once: it was over."""
+        self._causes.pop(cause, None)

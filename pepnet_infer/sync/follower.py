@@ -13,19 +13,18 @@ from msgspec import structs
 
 from pepnet_infer._kernels import SharedLock
 from pepnet_infer.encode.features import Features
-from pepnet_infer.errors import PepnetError, StoreError, UpdateError
+from pepnet_infer.errors import StoreError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.process.cpu import NO_THREAD
 from pepnet_infer.process.pace import Pace
 from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.sync.bundle_switch import BundleSwitch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
-from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH
+from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, refusal
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.log_health import LogHealth
 from pepnet_infer.sync.logs.transport import Entry, Position, Progress, Transport
-from pepnet_infer.sync.newest_version import NewestVersion
-from pepnet_infer.sync.sync_stats import SyncStats
+from pepnet_infer.sync.sync_stats import NewestVersion, SyncStats
 from pepnet_infer.sync.updater import Updater
 from pepnet_infer.throttled_warnings import SeldomEach
 from pepnet_infer.versions.loading import Loading
@@ -33,6 +32,7 @@ from pepnet_infer.versions.model_version import Versions
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _LOOK_AGAIN_S = 0.002  # between two looks of `wait_for`
+_WRITE_BACK_S = 0.005  # between two looks whether the calls are over that a write-back waits for
 _SAY_AGAIN_S = 10.0  # between two acknowledgements of an engine that has nothing new
 _MOST_EARLY = 64  # deltas that wait for one before them
 _ENTRY_PATIENCE_S = 60.0  # for an entry that cannot be read in a log that can be
@@ -56,12 +56,13 @@ class Follower:
         self._pace = Pace(config.share)
         self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
         self._position: Position = ""
+        self._log = ""  # which log was read last
         self._newest = NewestVersion()
         self._refusals = SeldomEach()  # log lines, by reason
         self._errors = SeldomEach()  # log lines of the follower's own errors, by type
         self._health = LogHealth(self._stats, config.wait_s)
         self._said: Progress | None = None
-        self._bundles = BundleSwitch(transport, self._updater, self._refuse, self._bundle_taken)
+        self._bundles = BundleSwitch(transport, self._updater, self._refuse)
         self._held_up: tuple[Position, float] = ("", 0.0)  # the entry that cannot be read, and since when
         self._write_back_again = 0.0  # not before then, of `monotonic`
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
@@ -73,7 +74,6 @@ class Follower:
         """In a child process it does not follow; its counts can be read and it can be closed."""
         self._gate, self._stop = SharedLock(), threading.Event()
         self._stop.set()
-        self._stats.reset_after_fork()
         if self._updater.drift_guard is not None:
             self._updater.drift_guard.reset_after_fork()
 
@@ -185,12 +185,13 @@ class Follower:
     def _step(self, wait_s: float) -> bool:
         """Takes what is in the log after the last position. Returns whether there was anything."""
         with self._health.reading():
-            entries = self._transport.read(self._position, min(wait_s, self._write_back_soon()))
-            log = self._transport.read_from
-        if self._health.is_other(log):
+            waits = _WRITE_BACK_S if self._updater.waiting else self._config.wait_s
+            entries = self._transport.read(self._position, min(wait_s, waits))
+        log_before, self._log = self._log, self._transport.read_from
+        if log_before not in ("", self._log):
             self._stats.count("replaced")
             self._early.clear()
-            _LOG.warning("the log is another one than before: %s", log)
+            _LOG.warning("the log is another one than before: %s", self._log)
         elif entries and entries[0].position <= self._position:
             got = f"expected entries after {self._position}, got {entries[0].position}"
             self._health.fault("end", "the log lost its end: it is read from its start", UpdateError("log", got))
@@ -220,10 +221,6 @@ class Follower:
         """Holds the gate alone; False, without it, when the follower is closed meanwhile."""
         return self._gate.alone(unless=self._stop.is_set)
 
-    def _write_back_soon(self) -> float:
-        """Returns the seconds until a write-back that waits for calls should be tried again."""
-        return 0.005 if self._updater.waiting else self._config.wait_s
-
     def _take(self, entry: Entry) -> None:
         """Puts an entry in place, or refuses it: whatever it holds, and whatever that leads to.
 
@@ -237,19 +234,13 @@ class Follower:
             head = read_head(entry.path)
             self._newest.seen(head.model_version, head.produced_at)
             self._put_in_place(entry, head)
-        except UpdateError as error:
-            self._wait_or_refuse(entry, head, error)
-        except StoreError as error:  # of rows that were looked up for the guard: the delta is tried again
-            raise UpdateError.of(error, reason="failed", within=entry.path) from error
-        except PepnetError as error:
-            self._wait_or_refuse(entry, head, UpdateError.of(error, reason="failed", within=entry.path))
-        except MemoryError as error:
-            self._wait_or_refuse(entry, head, UpdateError("memory", f"{entry.path}: expected memory, got: {error}"))
         except Exception as error:
-            if self._errors.due(type(error).__name__):
+            refused = refusal(entry.path, error)
+            if isinstance(error, StoreError):  # of rows that were looked up for the guard: the delta is tried again
+                raise refused from error
+            if refused.reason == "internal" and self._errors.due(type(error).__name__):
                 _LOG.exception("%s: an error of the follower; the version before goes on", entry.path)
-            got = f"{type(error).__name__}: {error}"
-            self._wait_or_refuse(entry, head, UpdateError("internal", f"{entry.path}: expected to apply it, got {got}"))
+            self._wait_or_refuse(entry, head, refused)
 
     def _put_in_place(self, entry: Entry, head: DeltaHead) -> None:
         version = self._updater.model_version
@@ -258,7 +249,7 @@ class Follower:
             return
         if head.base_version > max(version, self._updater.left_behind):
             self._stats.count("gaps")
-            self._bundles.take()
+            self._take_bundle()
             if head.base_version > (version := self._updater.model_version):
                 if self._refusals.due("gap"):
                     said = "expected a delta on version %d, got one on %d: it waits for those between, or for a bundle"
@@ -310,18 +301,19 @@ class Follower:
         with self._changing() as may:
             if may:
                 self._pace.begin(hurry=True)
-                self._bundles.take()
+                self._take_bundle()
                 self._take_early()
+
+    def _take_bundle(self) -> None:
+        if self._bundles.take():
+            self._stats.count("bundles")
+            self._newest.reached(self._updater.model_version)
 
     def _refuse(self, error: UpdateError) -> None:
         said = clip(error, MOST_MESSAGE)
         count = self._stats.refused(error.reason, said)
         if self._refusals.due(error.reason):  # a log full of foreign entries would fill the process's own
             _LOG.error("refused (%s, %d so far): %s", error.reason, count, said)
-
-    def _bundle_taken(self) -> None:
-        self._stats.count("bundles")
-        self._newest.reached(self._updater.model_version)
 
     def _acknowledge(self) -> None:
         """Tells the log how far this engine is, when that is news or has not been said for some time."""

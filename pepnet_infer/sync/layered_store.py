@@ -1,11 +1,12 @@
-"""The rows that came after a bundle, in front of the store that has the bundle's."""
+"""The rows that came after a bundle, in front of the store that has the bundle's, and the way back to earlier ones."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,10 +14,44 @@ from pepnet_infer.process import forks
 from pepnet_infer.rows.protocols import Store, identity_of
 from pepnet_infer.rows.stores.arena import GONE, NOTHING, ROW, RowArena
 from pepnet_infer.schema.ids import Keys
-from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.sync.undo import BeforeImage
+from pepnet_infer.schema.row_batch import Mask, RowBatch
 
 _CHUNK = 1 << 12  # keys that are written while readers wait
+
+
+class BeforeImage(NamedTuple):
+    """What a layered store had of ascending keys before they changed."""
+
+    rows: RowBatch  # with keys; expired rows among those found
+    put: Mask  # [N] False: nothing was put of the key, so that what is below counted
+
+    @staticmethod
+    def concat(parts: Sequence[BeforeImage]) -> BeforeImage:
+        """Returns the images of one or more, one after another."""
+        return BeforeImage(RowBatch.concat([part.rows for part in parts]), np.concatenate([part.put for part in parts]))
+
+    def seen(self, below: Store) -> RowBatch:
+        """Returns the rows as they were seen, those of the store below among them."""
+        rows, lacking = self.rows.take(np.arange(len(self.put))), np.flatnonzero(~self.put)
+        return rows.put(lacking, below.get_many(rows.keys[lacking], rows.rows.shape[1])) if lacking.size else rows
+
+
+#: By table.
+Undo = Mapping[str, BeforeImage]
+
+
+def earliest(steps: Sequence[Undo]) -> Undo:
+    """Returns what leads back over several deltas, the last one first: of each key, what it was before the first."""
+    together: dict[str, BeforeImage] = {}
+    for step in steps:
+        for table, image in step.items():
+            if table in together:
+                later = together[table]
+                kept = ~np.isin(later.rows.keys, image.rows.keys)
+                both = BeforeImage.concat([image, BeforeImage(later.rows.take(kept), later.put[kept])])
+                image = BeforeImage(both.rows.ordered(), both.put[np.argsort(both.rows.keys)])
+            together[table] = image
+    return together
 
 
 class LayeredStore:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import reduce
 
 from msgspec import structs
 
@@ -20,20 +20,18 @@ from pepnet_infer.errors import BackendError, BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.overlay import Overlay, over
 from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.rows.stores.empty import EmptyStore
 from pepnet_infer.rows.version_rows import VersionRows
-from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import Delta
 from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.layered_store import LayeredStore
-from pepnet_infer.sync.rows_by_width import by_table, by_width
+from pepnet_infer.sync.layered_store import BeforeImage, LayeredStore, Undo, earliest
 from pepnet_infer.sync.sync_stats import SyncStats
-from pepnet_infer.sync.undo import BeforeImage, Undo, earliest
 from pepnet_infer.versions.loading import Loading
 from pepnet_infer.versions.model_version import ModelVersion, Versions
 
@@ -137,7 +135,7 @@ class Updater:
         defaults = {**self._defaults, **{n: t.default for n, t in delta.rows.items() if t.default is not None}}
         overlay = Overlay(delta.rows, self._rest)
         served = replace(now, bundle=bundle, backend=backend, dense=dense, applied=_applied(now.applied, delta))
-        served = self._with_rows(served, self._seen([*self._pending, _PendingWrite(0, overlay)]), defaults)
+        served = self._with_rows(served, self._seen(overlay), defaults)
         guard = None if delta.dense is None else self.drift_guard
         if guard is not None and not guard.check(now, served, bundle.tasks, self._rest):
             self._stats.count("unguarded")
@@ -159,7 +157,9 @@ class Updater:
             raise UpdateError("schema", f"{bundle.path}: schema_hash: expected {now.bundle.schema.hash}")
         try:
             backend = self._loading.dense(bundle)
-            rows = open_rows(bundle, _without_snapshot(self._loading.cache), None)
+            cache = self._loading.cache  # without its snapshot, which is of the first bundle's rows
+            cache = structs.replace(cache, warm_from=None) if isinstance(cache, CacheConfig) else cache
+            rows = open_rows(bundle, cache, None)
         except (BackendError, BundleError) as error:
             raise UpdateError.of(error, reason="dense", within=bundle.path) from error
         if not isinstance(rows, CachedRows):
@@ -192,8 +192,9 @@ class Updater:
             kept = ", ".join(str(past.served.model_version) for past in self._past) or "none"
             raise UpdateError("history", f"rollback: expected one of the versions kept ({kept}), got {version}")
         target, undo = steps[-1], earliest([past.undo for past in steps])
-        before = {dim: image.seen(self._layers.below) for dim, image in undo.items()}  # the store may fail
-        overlay = Overlay(by_table(before, self._cached.tables))
+        overlay = Overlay(
+            {table: image.seen(self._layers.below) for table, image in undo.items()}
+        )  # the store may fail
         for _ in steps:
             self._past.pop()
         self.left_behind = max(self.left_behind, self.model_version)
@@ -216,7 +217,7 @@ class Updater:
                 self._restore(pending.back)
             self._pending.remove(pending)
             self._stats.count("written_back")
-        served = self._with_rows(self._versions.now, self._seen(self._pending), self._defaults)
+        served = self._with_rows(self._versions.now, self._seen(), self._defaults)
         self._versions.put(served, same=True)
 
     def _write_back_all(self) -> None:
@@ -232,54 +233,48 @@ class Updater:
         beside = self._cached.beside
         if beside is not None:
             beside.epoch += 1
-            for dim, changed in by_width(overlay.rows, self._cached.tables).items():
-                beside.drop(dim, changed.keys)
+            for table, changed in overlay.rows.items():
+                beside.drop(self._cached.tables[table].dim, changed.keys)
             if served.features is not None:
                 served.features.epoch = beside.epoch
         return self._versions.put(served)
 
-    @staticmethod
-    def _seen(pending: list[_PendingWrite]) -> Overlay | None:
-        seen: Overlay | None = None
-        for one in pending:
-            seen = one.overlay if seen is None else over(one.overlay, seen)
-        return seen
+    def _seen(self, *newest: Overlay) -> Overlay | None:
+        """Returns what calls see above the store and the cache: all that waits for its write-back, and `newest`."""
+        overlays = [*(pending.overlay for pending in self._pending), *newest]
+        return reduce(lambda below, above: over(above, below), overlays) if overlays else None
 
     def _write_rows(self, pending: _PendingWrite) -> None:
-        changes = by_width(pending.overlay.rows, self._cached.tables)
-        stored = self._config.rows == "store"
+        changes, stored = pending.overlay.rows, self._config.rows == "store"
         if pending.undo is None:
-            pending.undo = {dim: self._state(dim, changed.keys) for dim, changed in changes.items() if stored}
-        for dim, changed in changes.items():
-            for begin in range(0, len(changed.keys), _CHUNK):
-                some = changed.take(slice(begin, begin + _CHUNK))
+            pending.undo = {table: self._state(changed) for table, changed in changes.items() if stored}
+        for table, changed in changes.items():
+            for some in _pieces(changed):
                 if stored:
                     self._layers.put(some)
                     self._rest()
-                self._write(dim, some)
+                self._write(self._cached.cache(table), some)
                 self._rest()
         if pending.before is not None:
             pending.before.undo = pending.undo
 
-    def _state(self, dim: int, keys: Keys) -> BeforeImage:
-        """Returns what is below of `keys`, all of it before any of it changes."""
+    def _state(self, changed: RowBatch) -> BeforeImage:
+        """Returns what is below of the keys, all of it before any of it changes."""
         parts = []
-        for begin in range(0, len(keys), _CHUNK):
-            some = keys[begin : begin + _CHUNK]
-            parts.append(self._layers.before_image(some, dim))
+        for some in _pieces(changed):
+            parts.append(self._layers.before_image(some.keys, some.rows.shape[1]))
             self._rest()
         return BeforeImage.concat(parts)
 
     def _restore(self, undo: Undo) -> None:
-        for dim, image in undo.items():
+        for table, image in undo.items():
             self._layers.restore(image)
-            cache = self._cached.caches[dim]
+            cache = self._cached.cache(table)
             cache.flights.touch(image.rows.keys)
             cache.core.forget(image.rows.keys)
 
-    def _write(self, dim: int, changed: RowBatch) -> None:
+    def _write(self, cache: EmbeddingCache, changed: RowBatch) -> None:
         """Brings the cache up to date. The store, if rows are there, has them: what is not here is fetched from it."""
-        cache = self._cached.caches[dim]
         core = cache.core
         self._cached.followed = True
         cache.flights.touch(changed.keys)
@@ -301,9 +296,8 @@ class Updater:
         )
 
 
-def _without_snapshot(cache: CacheConfig | Literal["default"] | None) -> CacheConfig | Literal["default"] | None:
-    """Returns how to make the cache of another bundle: the snapshot to begin with is of the first one's rows."""
-    return structs.replace(cache, warm_from=None) if isinstance(cache, CacheConfig) else cache
+def _pieces(changed: RowBatch) -> Iterator[RowBatch]:
+    return (changed.take(slice(begin, begin + _CHUNK)) for begin in range(0, len(changed.keys), _CHUNK))
 
 
 def _applied(before: str | None, delta: Delta) -> str | None:

@@ -29,7 +29,7 @@ class Damaged:
 def test_of_many_bundles_with_one_error_one_traceback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     log: Any = Damaged()
     refused: list[str] = []
-    taker = BundleSwitch(log, log, lambda error: refused.append(error.reason), lambda: None)
+    taker = BundleSwitch(log, log, lambda error: refused.append(error.reason))
     with caplog.at_level(logging.ERROR):
         taker.take()
     assert refused == ["internal"] * 5

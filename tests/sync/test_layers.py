@@ -24,8 +24,7 @@ from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.sync.layered_store import LayeredStore
-from pepnet_infer.sync.undo import earliest
+from pepnet_infer.sync.layered_store import LayeredStore, earliest
 from pepnet_infer.versions.model_version import Versions
 
 DIM, TABLE, NOW = 3, 5, 1000.0
@@ -96,12 +95,12 @@ def test_a_layered_store_has_the_last_word_and_can_go_back(steps: list[Changes],
     history, undos = [truth], []
     for number, changed in enumerate(steps):
         delta = rows_of(changed, number + 2)
-        undos.append({DIM: store.before_image(delta.keys, DIM)})
+        undos.append({"user": store.before_image(delta.keys, DIM)})
         store.put(delta)
         history.append(apply(history[-1], changed))
         _compare(store, every, history[-1])
     back = seed % len(steps)
-    together = earliest(undos[: back - 1 if back else None : -1])[DIM]
+    together = earliest(undos[: back - 1 if back else None : -1])["user"]
     np.testing.assert_array_equal(together.rows.keys, np.unique(together.rows.keys))
     shown = Overlay({"t": together.seen(below)})
     for i, key in enumerate(every):
