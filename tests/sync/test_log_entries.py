@@ -358,8 +358,8 @@ def test_somebodys_folder_is_not_looked_through(tmp_path: Path, monkeypatch: pyt
     for number in range(20):
         (tmp_path / f"{number}.txt").write_text("mine")
     looked_at: list[str] = []
-    with monkeypatch.context() as patch, pytest.raises(BundleError, match=r"only files listed in .*, got one more"):
-        patch.setattr(listing, "check_regular", lambda path, mode: looked_at.append(path))
+    monkeypatch.setattr(listing, "check_regular", lambda path, mode: looked_at.append(path))
+    with pytest.raises(BundleError, match=r"expected only files listed in manifest\.json, got one more"):
         listing.check_files(tmp_path, {}, "manifest.json", hashes=False)
     assert len(looked_at) == 2  # one more than there may be says enough
     monkeypatch.setattr(listing, "_MOST_FOLDERS", 10)
