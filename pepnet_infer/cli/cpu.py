@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -31,23 +32,10 @@ def cpu(as_json: AsJson = False) -> None:
 
 def describe() -> dict[str, Any]:
     """Returns what the command prints, as plain JSON values."""
-    has, limits, build = features(), cpu_limits(), _kernels.build_info()
+    limits, build = cpu_limits(), _kernels.build_info()
     return {
-        "architecture": has.architecture,
-        "vendor": has.vendor,
-        "model": has.model,
-        "usable": list(has.usable),
-        "disabled": [name for name in has.present if name not in has.usable],
-        "absent": list(has.absent),
-        "caches": has.caches,
-        "threads": {
-            "threads": limits.threads,
-            "why": limits.why,
-            "machine": limits.machine,
-            "affinity": limits.affinity,
-            "quota": limits.quota,
-            "quota_source": limits.quota_source or None,
-        },
+        **asdict(features()),
+        "threads": {**asdict(limits), "why": limits.why},
         "store": {
             "path": f"baseline ({build['baseline']})",
             "why": "lookup, gather and pool have one implementation: they wait for memory, not for arithmetic",
@@ -67,52 +55,48 @@ def _native_kernels() -> dict[str, Any]:
             chosen[precision] = dict(_kernels.choose(precision))
         except ValueError as error:  # what PEPNET_ISA asks for is not there: loading the backend raises this
             chosen[precision] = {"problem": str(error)}
-    return {"PEPNET_ISA": os.environ.get(_VARIABLE), "chosen": chosen, "tables": [dict(t) for t in _kernels.isas()]}
+    return {_VARIABLE: os.environ.get(_VARIABLE), "chosen": chosen, "tables": [dict(t) for t in _kernels.isas()]}
 
 
 def _onnxruntime() -> dict[str, Any]:
     """Returns installed (distribution → version), the providers that were compiled in, and what is wrong."""
-    installed = {}
+    installed: dict[str, str] = {}
     for name in _ONNXRUNTIMES:
         try:
             installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    result: dict[str, Any] = {"installed": installed, "providers": [], "problem": None}
-    if not installed:
-        result["problem"] = "not installed: pip install 'pepnet-infer[cpu]', or 'pepnet-infer[gpu]' for CUDA"
-        return result
-    try:
-        result["providers"] = list(import_onnxruntime().get_available_providers())
-    except BackendError as error:
-        result["problem"] = f"installed, but cannot be imported: {error.__cause__}"
+    providers, problem = [], None
+    if installed:
+        try:
+            providers = list(import_onnxruntime().get_available_providers())
+        except BackendError as error:
+            problem = f"installed, but cannot be imported: {error.__cause__}"
     else:
-        if len(installed) > 1:
-            both = " and ".join(installed)
-            result["problem"] = f"{both} are both installed over each other: uninstall both, install one"
-    return result
+        problem = "not installed: pip install 'pepnet-infer[cpu]', or 'pepnet-infer[gpu]' for CUDA"
+    if providers and len(installed) > 1:
+        problem = f"{' and '.join(installed)} are both installed over each other: uninstall both, install one"
+    return {"installed": installed, "providers": providers, "problem": problem}
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
-    rows = [
-        ("architecture", " ".join(filter(None, (result["architecture"], result["vendor"])))),
-        ("usable", _join(result["usable"])),
-    ]
-    if result["disabled"]:
-        rows.append(("disabled", _join(result["disabled"]) + " (in the CPU, not enabled by the system)"))
-    rows += [
-        ("absent", _join(result["absent"])),
-        ("caches", _join([f"{name} {_size(size)}" for name, size in result["caches"].items()])),
-        ("threads", f"{result['threads']['threads']}: {result['threads']['why']}"),
-        ("store", f"{result['store']['path']}: {result['store']['why']}"),
-        ("compiler", result["store"]["compiler"]),
-    ]
-    runtime = result["onnxruntime"]
+    disabled = [name for name in result["present"] if name not in result["usable"]]
+    runtime, threads, store = result["onnxruntime"], result["threads"], result["store"]
     versions = ", ".join(f"{name} {version}" for name, version in runtime["installed"].items())
     found = f"{versions}; compiled in: {_join(runtime['providers'])}" if versions else ""
-    rows.append(("onnxruntime", "; ".join(filter(None, (found, runtime["problem"])))))
-    rows.append(("gpu", result["gpu"]))
-    rows.append((_VARIABLE, result["kernels"][_VARIABLE] or "not set"))
+    rows = [
+        ("architecture", f"{result['architecture']} {result['vendor']}"),
+        ("usable", _join(result["usable"])),
+        ("disabled", f"{_join(disabled)} (in the CPU, not enabled by the system)" if disabled else "none"),
+        ("absent", _join(result["absent"])),
+        ("caches", _join(f"{name} {size >> 10:,} KiB" for name, size in result["caches"].items())),
+        ("threads", f"{threads['threads']}: {threads['why']}"),
+        ("store", f"{store['path']}: {store['why']}"),
+        ("compiler", store["compiler"]),
+        ("onnxruntime", "; ".join(filter(None, (found, runtime["problem"])))),
+        ("gpu", result["gpu"]),
+        (_VARIABLE, result["kernels"][_VARIABLE] or "not set"),
+    ]
     show_table(console, result["model"] or "unknown CPU", (), rows)
     head = ("kernels", "", "instructions, or why not")
     show_table(console, "native kernels", head, _kernel_rows(result["kernels"]), _SPLIT)
@@ -133,9 +117,5 @@ def _kernel_rows(kernels: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 yield f"{precision} {entry['isa']}", "chosen" if taken else "", text
 
 
-def _join(names: list[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _size(size: int) -> str:
-    return f"{size >> 20} MiB" if size >= 1 << 20 and size % (1 << 20) == 0 else f"{size >> 10} KiB"
