@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner, Result
 
 from pepnet_infer.backends.ort_library import no_telemetry
 from pepnet_infer.schema.feature_schema import FeatureSchema
@@ -48,6 +49,19 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             main()
         said = capsys.readouterr()
         return int(end.value.code or 0), said.out, " ".join(said.err.split())
+
+    return run
+
+
+@pytest.fixture
+def run_bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs `pepnet-infer bench ...` in this process."""
+    from pepnet_infer.cli.bench import bench
+
+    def run(*given: object, **options: Any) -> Result:
+        words = [str(word) for word in given]
+        monkeypatch.setattr("sys.argv", ["pepnet-infer", "bench", *words])
+        return CliRunner().invoke(bench, words, **options)
 
     return run
 

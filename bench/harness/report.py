@@ -20,14 +20,26 @@ from pepnet_infer.version import __version__
 METHOD = "How it is measured, and how to read it: docs/benchmarks.md and docs/cache_study.md."
 
 
+def show_ms(millis: float) -> str:
+    """Returns milliseconds with the digits that matter."""
+    return f"{millis:.3f}" if millis < 1 else f"{millis:.2f}" if millis < 100 else f"{millis:.0f}"
+
+
+#: Format → text of a value: times in ms, the same in µs, bytes in MiB.
+_UNITS: Mapping[str, Callable[[Any], str]] = {
+    "ms": show_ms,
+    "us": lambda millis: f"{1e3 * millis:.1f}",
+    "MiB": lambda size: f"{size / (1 << 20):,.0f}",
+}
+
+
 class _Cells(string.Formatter):
-    """Formats with units: `ms` and `us` with the digits that matter, `MiB`."""
+    """Formats with units, see `_UNITS`; None is a value that is not there."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
             raise LookupError
-        units: Mapping[str, Callable[[Any], str]] = {"ms": show_ms, "MiB": lambda size: f"{size / (1 << 20):,.0f}"}
-        return units[format_spec](value) if format_spec in units else str(super().format_field(value, format_spec))
+        return _UNITS[format_spec](value) if format_spec in _UNITS else str(super().format_field(value, format_spec))
 
 
 @dataclass(frozen=True)
@@ -94,11 +106,6 @@ class Report:
         for table in (*self.tables, *self.details):
             parts += [f"**{table.title}**", table.markdown(), *([table.note] if table.note else [])]
         return "\n\n".join([*parts, *(f"- {note}" for note in self.notes)]) + "\n"
-
-
-def show_ms(millis: float) -> str:
-    """Returns milliseconds with the digits that matter."""
-    return f"{millis:.3f}" if millis < 1 else f"{millis:.2f}" if millis < 100 else f"{millis:.0f}"
 
 
 def _cell(template: str, row: Mapping[str, Any]) -> str:

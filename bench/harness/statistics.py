@@ -1,8 +1,7 @@
-"""Statistics of measured times: quantiles, ratios between contenders with intervals, errors of scores."""
+"""Statistics of measured times: quantiles, and ratios between contenders with intervals."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,44 +43,24 @@ def speedups(millis: Mapping[str, Times], seed: int = 0) -> dict[str, dict[str, 
     table: dict[str, dict[str, Ratio]] = {name: {} for name in millis}
     for name, times in millis.items():
         for other in millis.keys() - {name}:
-            low, high = np.percentile(medians[other] / medians[name], (2.5, 97.5))
-            ratio = float(np.median(millis[other]) / np.median(times))
-            within = float(np.median(millis[other] / times))
-            table[name][other] = {"ratio": ratio, "low": float(low), "high": float(high), "within_rounds": within}
+            table[name][other] = {
+                **_with_interval(float(np.median(millis[other]) / np.median(times)), medians[other] / medians[name]),
+                "within_rounds": float(np.median(millis[other] / times)),
+            }
     return table
 
 
 def p99_ratio(above: Sequence[npt.ArrayLike], below: Sequence[npt.ArrayLike], seed: int = 0) -> Ratio:
     """Returns the p99 of all times above over that of all below, given by round, and its middle 95 % over rounds."""
 
-    def p99(times: Sequence[npt.ArrayLike], rounds: Sequence[int] | npt.NDArray[np.int64]) -> float:
-        return float(np.percentile(np.concatenate([times[r] for r in rounds]), 99))
+    def quotient(rounds: Sequence[int] | npt.NDArray[np.int64]) -> float:
+        high, low = (np.percentile(np.concatenate([of[r] for r in rounds]), 99) for of in (above, below))
+        return float(high / low)
 
-    rounds = len(above)
-    drawn = np.random.default_rng(seed).integers(0, rounds, (200, rounds))
-    low, high = np.percentile([p99(above, row) / p99(below, row) for row in drawn], (2.5, 97.5))
-    return {"ratio": p99(above, range(rounds)) / p99(below, range(rounds)), "low": float(low), "high": float(high)}
-
-
-def median_interval(values: Times) -> tuple[float, float]:
-    """Returns the two values between which the median lies with 95 % confidence: order statistics, n/2 ∓ 0.98·√n.
-
-    The normal approximation of the binomial; Conover, "Practical Nonparametric Statistics".
-    """
-    ordered, n = np.sort(values), values.size
-    reach = 0.98 * math.sqrt(n)
-    low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach)
-    return float(ordered[max(low, 0)]), float(ordered[min(high, n - 1)])
+    drawn = np.random.default_rng(seed).integers(0, len(above), (200, len(above)))
+    return _with_interval(quotient(range(len(above))), np.array([quotient(rounds) for rounds in drawn]))
 
 
-def errors(scores: npt.NDArray[np.float32], truth: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Returns the largest absolute and the root mean square difference of scores from `truth`, both [B, T].
-
-    Raises ValueError for another shape than the truth's and for scores that are not finite.
-    """
-    if scores.shape != truth.shape:
-        raise ValueError(f"expected scores {list(truth.shape)}, got {list(scores.shape)}")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"expected finite scores, got {int((~np.isfinite(scores)).sum())} that are not")
-    off = scores.astype(np.float64) - truth
-    return {"max_abs": float(np.abs(off).max()), "rms": float(np.sqrt(np.mean(off * off)))}
+def _with_interval(ratio: float, drawn: npt.NDArray[np.float64]) -> Ratio:
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return {"ratio": ratio, "low": float(low), "high": float(high)}

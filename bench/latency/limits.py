@@ -1,127 +1,123 @@
-"""What the machine can do at most, measured: matrix products by precision, and reads by size of what is read.
+"""What the machine can do at most, measured: matrix products by precision, and reads of the weights and of memory.
 
 The share of these limits that a peer reaches says more than its time: a small batch is bound by reading the weights,
-a large one by the products. The limits are the best rates that anything here reached, libraries and our own kernels,
-on plain products with constant weights and on plain reads, so that they are no better than what can be had, and no peer
-should pass them by more than noise.
+a large one by the products. The limits are the best rates that anything here reached, torch's libraries and our own
+kernels, on plain products with constant weights, so that they are no better than what can be had, and no peer should
+pass them by more than noise.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from pepnet_infer import _kernels
 from pepnet_infer.bench.harness.interleave import settle
 from pepnet_infer.bench.harness.machine import last_level_cache
-from pepnet_infer.bench.latency.products import PRECISIONS, native, operands, products, widest_isa
 
+#: Bytes of one weight by precision, the widest first.
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 #: Rows, inner and outer width of the products tried; small ones stay in L2, large ones show blocking.
 SHAPES = ((64, 1264, 1216), (256, 1024, 1024), (512, 512, 512), (1024, 1024, 1024), (1024, 1216, 4096))
-_READ_BYTES_A_TRY = 256 << 20
-_READ_INNER = 1024  # inner width of the product of one row that reads weights
 SECONDS_A_TRY = 0.25
-#: Bytes of one weight.
-BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+_MOST_BYTES = 512 << 20  # that are read from memory
 
-
-@dataclass(frozen=True)
-class Peak:
-    """The best product rate of one precision, in 10^9 operations a second (two a multiply-add), and what reached it."""
-
-    gflops: float
-    by: str
-
-
-def matrix_peaks(
-    threads: int, precisions: Sequence[str] = PRECISIONS, shapes: Sequence[tuple[int, int, int]] = SHAPES
-) -> dict[str, Peak]:
-    """Returns the best rate per precision over all installed libraries, our own kernels, and `shapes`."""
-    best: dict[str, Peak] = {}
-    for precision in precisions:
-        for rows, inner, outer in shapes:
-            x, w = operands(precision, rows, inner, outer)
-            for who, multiply in products(precision, x, w, threads):
-                settle(0.5)  # until the pool of the one before has gone to sleep
-                gflops = 2 * rows * inner * outer / _fastest(multiply) / 1e9
-                if precision not in best or gflops > best[precision].gflops:
-                    best[precision] = Peak(gflops, f"{who} {rows}x{inner}x{outer}")
-    return best
-
-
-def weights_gbps(precision: str, weights: int, threads: int) -> float:
-    """Returns the best rate of reading so many weights again and again, from the cache as far as they fit.
-
-    By a plain read of their bytes, and by our own product of one row with as many: what a batch of one row does.
-    """
-    plain = read_gbps(weights * BYTES[precision], threads)
-    x, w = operands(precision, 1, _READ_INNER, max(16 * threads, weights // _READ_INNER))
-    settle(0.5)
-    seconds = _fastest(native(widest_isa(precision), precision, x, w, threads))
-    return max(plain, w.size * BYTES[precision] / seconds / 1e9)
-
-
-def read_gbps(working_set: int, threads: int) -> float:
-    """Returns the rate at which `threads` threads together read `working_set` bytes over and over, in 10^9 bytes/s.
-
-    Each thread reads its own share, as the threads of a matrix product read their own columns of the weights.
-    """
-    words = max(threads, working_set // 8)
-    parts = np.array_split(np.ones(words, dtype=np.int64), threads)
-    repeats = max(1, _READ_BYTES_A_TRY // (8 * words))
-
-    def read(part: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        for _ in range(repeats):
-            np.bitwise_or.reduce(part)  # the reduction NumPy does with the fewest operations a byte
-
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _fastest(lambda: list(pool.map(read, parts)))
-    return 8 * words * repeats / seconds / 1e9
-
-
-def copy_gbps(working_set: int, threads: int) -> float:
-    """Returns the rate at which `threads` threads copy, bytes read plus bytes written, in 10^9 bytes/s."""
-    sources = np.array_split(np.ones(working_set // 16, dtype=np.int64), threads)
-    targets = [np.empty_like(s) for s in sources]
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _fastest(lambda: list(pool.map(np.copyto, targets, sources)))
-    return 2 * sum(s.nbytes for s in sources) / seconds / 1e9
-
-
-def cache_and_memory(threads: int) -> dict[str, float]:
-    """Returns read rates from the last-level cache (half of it) and from memory (eight times it), and the copy rate."""
-    size = last_level_cache()
-    beyond = min(8 * size, 2 << 30)
-    return {
-        "l3_read_gbps": read_gbps(size // 2, threads),
-        "memory_read_gbps": read_gbps(beyond, threads),
-        "memory_copy_gbps": copy_gbps(beyond, threads),
-    }
+Matrix = npt.NDArray[np.float32]
+#: Returns x·w in whatever type the library has for it; our kernels return it in parts, by columns.
+Multiply = Callable[[], object]
 
 
 def measure_limits(threads: int, weights: int, precisions: Sequence[str], quick: bool) -> dict[str, Any]:
-    """Returns the machine's limits as they are now, with the rate of reading `weights` numbers in each precision."""
-    peaks = matrix_peaks(threads, precisions, SHAPES[:1] if quick else SHAPES)
-    reads = {p: weights_gbps(p, weights, threads) for p in precisions}
-    matrix = {name: asdict(peak) for name, peak in peaks.items()}
-    return {"matrix": matrix, **({} if quick else cache_and_memory(threads)), "weights_read_gbps": reads}
+    """Returns the machine's limits as they are now, with the rate of reading `weights` numbers in each precision.
+
+    matrix: precision → gflops, 10^9 operations a second (two a multiply-add), and by, what reached it; the rest is in
+    10^9 bytes a second. The read of memory, eight times the last-level cache, is left out where it must be quick.
+    """
+    shapes = SHAPES[:1] if quick else SHAPES
+    found: dict[str, Any] = {
+        "matrix": {precision: matrix_peak(precision, threads, shapes) for precision in precisions},
+        "weights_read_gbps": {precision: read_gbps(precision, weights, threads) for precision in precisions},
+    }
+    if not quick:
+        found["memory_read_gbps"] = read_gbps("fp32", min(2 * last_level_cache(), _MOST_BYTES // 4), threads)
+    return found
 
 
-def better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Returns the higher of each limit: a limit is what is possible, and others may have been busy at either time."""
-    merged: dict[str, Any] = {}
-    for name, value in one.items():
-        if name == "matrix":
-            merged[name] = {p: max(value[p], other[name][p], key=lambda peak: float(peak["gflops"])) for p in value}
-        elif isinstance(value, dict):
-            merged[name] = {p: max(rate, other[name][p]) for p, rate in value.items()}
-        else:
-            merged[name] = max(value, other[name])
-    return merged
+def matrix_peak(precision: str, threads: int, shapes: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+    """Returns the best product rate over all libraries and `shapes`."""
+    rates = []
+    for rows, inner, outer in shapes:
+        x, w = operands(precision, rows, inner, outer)
+        for who, multiply in products(precision, x, w, threads):
+            settle(0.5)  # until the pool of the one before has gone to sleep
+            gflops = 2 * rows * inner * outer / _fastest(multiply) / 1e9
+            rates.append({"gflops": gflops, "by": f"{who} {rows}x{inner}x{outer}"})
+    return max(rates, key=lambda rate: float(rate["gflops"]))
+
+
+def read_gbps(precision: str, weights: int, threads: int) -> float:
+    """Returns the rate of reading so many weights again and again, from the caches as far as they fit.
+
+    By our own product of one row with as many: what a batch of one row does.
+    """
+    inner = 1024
+    x, w = operands(precision, 1, inner, max(16 * threads, weights // inner))
+    settle(0.5)
+    seconds = _fastest(native(widest_isa(precision), precision, x, w, threads))
+    return w.size * BYTES[precision] / seconds / 1e9
+
+
+def operands(precision: str, rows: int, inner: int, outer: int) -> tuple[Matrix, Matrix]:
+    """Returns float32 x [rows, inner] and w [inner, outer]: standard normal, for int8 whole numbers of -127 to 127."""
+    rng = np.random.default_rng(0)
+    if precision == "int8":
+        whole = (rng.integers(-127, 128, shape) for shape in ((rows, inner), (inner, outer)))
+        x, w = (values.astype(np.float32) for values in whole)
+        return x, w
+    return rng.standard_normal((rows, inner), dtype=np.float32), rng.standard_normal((inner, outer), dtype=np.float32)
+
+
+def products(precision: str, x: Matrix, w: Matrix, threads: int) -> Iterator[tuple[str, Multiply]]:
+    """Yields who multiplies and how. `x` and `w` are of `operands`.
+
+    torch is given its activations converted, our kernels take float32. torch's products are those of the libraries
+    that others use too, oneDNN and MKL.
+    """
+    if find_spec("torch"):
+        yield "torch", _torch(precision, x, w, threads)
+    isa = widest_isa(precision)
+    yield f"native {isa}", native(isa, precision, x, w, threads)
+
+
+def widest_isa(precision: str) -> str:
+    """Returns the widest instruction set that runs here, whatever PEPNET_ISA says: a limit is the machine's."""
+    return [isa["isa"] for isa in _kernels.isas() if isa["usable"] and isa["precision"] == precision][-1]
+
+
+def native(isa: str, precision: str, x: Matrix, w: Matrix, threads: int) -> Multiply:
+    """Returns our kernels' product, its columns shared by `threads` threads."""
+    ops = _kernels.ops(isa, precision)
+    parts = [_kernels.pack(np.ascontiguousarray(part), None, precision) for part in np.array_split(w, threads, axis=1)]
+    spread = map if threads == 1 else ThreadPoolExecutor(threads).map
+    return lambda: list(spread(lambda part: ops.product(x, part), parts))
+
+
+def _torch(precision: str, x: Matrix, w: Matrix, threads: int) -> Multiply:
+    import torch
+
+    torch.set_num_threads(threads)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
+    a, b = torch.from_numpy(x).to(dtype), torch.from_numpy(w).to(dtype)
+    out = torch.empty((x.shape[0], w.shape[1]), dtype=torch.int32 if precision == "int8" else dtype)
+    if precision == "int8":
+        return lambda: torch._int_mm(a, b, out=out)
+    return lambda: torch.mm(a, b, out=out)
 
 
 def _fastest(call: Callable[[], object]) -> float:

@@ -7,81 +7,55 @@ nothing but the way there is left.
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.backends.native import NativeBackend, model_flags, request_prefix, why_not
 from pepnet_infer.backends.protocol import Settings
-from pepnet_infer.bench.harness.interleave import settle
-from pepnet_infer.bench.harness.measure import Say
-from pepnet_infer.bench.harness.statistics import median_interval
-from pepnet_infer.bench.harness.workloads import batches, dense_rows
+from pepnet_infer.bench.harness.interleave import Plan, wall_clock
+from pepnet_infer.bench.harness.measure import Row, Say, measure
+from pepnet_infer.bench.harness.workloads import batches
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
 from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.inputs import Inputs
 
-Floats = npt.NDArray[np.float32]
 ROWS = (1, 64)
-#: Timed calls of each case, and the longest time for them.
-CALLS, SECONDS = 2000, 3.0
-_FEWEST = 50
+#: Timed calls follow each other without a pause, as many as there is time for.
+PLAN = Plan(50, 3.0, warm_calls=1, warm_s=0.0, settle_s=0.0)
 _ROTATING = 64  # batches of inputs that take turns
 
 
-def call_overhead(bundle: Bundle, threads: int, say: Say) -> list[dict[str, Any]]:
-    """Returns an entry for each of `ROWS`, in microseconds, of the native backend in fp32; none where it cannot run.
+def call_overhead(bundle: Bundle, threads: int, say: Say) -> list[Row]:
+    """Returns a row for each of `ROWS`, of the native backend in fp32; none where it cannot run.
 
-    overhead_us: the median of a call less its run, low and high its 95 % interval, p99_us; score_dense_us, run_us:
-    medians of the two.
+    Its times are those of a call less the run of the C++ model within it.
     """
     if why_not(bundle, Settings()) is not None:
         return []
-    say("overhead of a call")
-    engine, model = clocked_engine(bundle, bundle.dense(), threads)
-    return [{"rows": rows, **_measure(engine, model, rows)} for rows in ROWS]
+    engine, model = clocked_engine(bundle, threads)
+
+    def beside_the_run(call: Callable[[Inputs], Any], item: Inputs) -> tuple[float, Any]:
+        before = model.run_ns
+        ns, output = wall_clock(call, item)
+        return ns - (model.run_ns - before), output
+
+    def score(inputs: Inputs) -> Any:
+        return engine.score_dense(inputs.general, inputs.domain, inputs.prior)
+
+    rows = []
+    for size in ROWS:
+        parts = batches(normal_inputs(bundle.config.inputs, _ROTATING * size, 0), size)
+        figures = measure("overhead", {f"{size} rows": score}, parts, PLAN, say, clock=beside_the_run)
+        rows += [{**row, "batch": size, "overhead_us": 1e3 * row["p50_ms"]} for row in figures.rows.values()]
+    return rows
 
 
-def clocked_engine(bundle: Bundle, dense: Mapping[str, Floats], threads: int) -> tuple[Engine, _kernels.DenseModel]:
-    """Returns an engine for `score_dense` alone, and its model."""
+def clocked_engine(bundle: Bundle, threads: int) -> tuple[Engine, _kernels.DenseModel]:
+    """Returns an engine for `score_dense` alone, and its model, which counts the time of its runs."""
     fields, columns = request_prefix(bundle.schema, bundle.config)
-    model = _kernels.DenseModel(dense, model_flags(bundle.config, len(bundle.tasks)), prefix_general=columns)
+    model = _kernels.DenseModel(bundle.dense(), model_flags(bundle.config, len(bundle.tasks)), prefix_general=columns)
     backend = NativeBackend(model, threads, True, fields, {"backend": "native", "device": "cpu"})
     return Engine(bundle, MmapStore({}), backend), model
-
-
-def _measure(engine: Engine, model: _kernels.DenseModel, rows: int) -> dict[str, Any]:
-    parts = batches(dense_rows(engine.bundle.config.inputs, _ROTATING * rows, 0), rows)
-    calls: list[int] = []
-    runs: list[int] = []
-    settle(0.5)
-    for part in parts:  # until the pool is awake and all there is to allocate is allocated
-        engine.score_dense(part.general, part.domain, part.prior)
-    was, deadline = gc.isenabled(), time.perf_counter() + SECONDS
-    gc.disable()
-    try:
-        while len(calls) < _FEWEST or (len(calls) < CALLS and time.perf_counter() < deadline):
-            part = parts[len(calls) % len(parts)]
-            before, begin = model.run_ns, time.perf_counter_ns()
-            engine.score_dense(part.general, part.domain, part.prior)
-            calls.append(time.perf_counter_ns() - begin)
-            runs.append(model.run_ns - before)
-    finally:
-        if was:
-            gc.enable()
-    whole, inside = np.array(calls) / 1e3, np.array(runs) / 1e3
-    low, high = median_interval(whole - inside)
-    return {
-        "calls": len(calls),
-        "overhead_us": float(np.median(whole - inside)),
-        "low": low,
-        "high": high,
-        "p99_us": float(np.percentile(whole - inside, 99)),
-        "score_dense_us": float(np.median(whole)),
-        "run_us": float(np.median(inside)),
-    }

@@ -1,9 +1,10 @@
-"""Whole requests: ids in, scores out, beside the dense part alone; what encoding and lookups add to the network, and
-what a request saves by sharing its user's side."""
+"""Whole requests: ids in, scores out, beside the dense part alone; what encoding, lookups and misses add to the
+network, and what a request saves by sharing its user's side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,120 +14,133 @@ import numpy.typing as npt
 from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Figures, Say, measure
-from pepnet_infer.bench.harness.workloads import Request, Traffic, as_request, as_rows, dense_rows
+from pepnet_infer.bench.harness.workloads import Request, Traffic
 from pepnet_infer.bench.latency.peers import load_engine
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
-from pepnet_infer.stats import EngineStats
 
 if TYPE_CHECKING:
-    from pepnet_infer.bench.harness.workloads import Column
     from pepnet_infer.bundle.bundle import Bundle
+    from pepnet_infer.schema.ids import Keys
     from pepnet_infer.schema.inputs import Inputs
 
 Values = npt.NDArray[np.float32]
 STAGES = ("encode", "lookup", "dense")
-#: Candidates of the request that `rank` and `score` are both given.
-CANDIDATES = 1000
+#: Shares of a request's ids whose rows the cache holds, beside a cache that holds all it can.
+HIT_RATES = (0.9, 0.5)
+#: Rows of all cases together, and how many cases there are at least and at most: small ones are bound by Python.
+_ROWS, _FEWEST, _MOST = 16384, 16, 256
 
 
 @dataclass(frozen=True)
 class Case:
-    """What one round scores: as many rows as a batch of columns, as one user's request, and as dense inputs."""
+    """What one round scores: a request, dense inputs of as many rows, and what is known of the request."""
 
-    columns: dict[str, Column]
     request: Request
-    inputs: Inputs | None = None
+    inputs: Inputs
+    keys: Keys  # each once
+    scores: Values  # by an engine without a cache
 
 
-def _score(engine: Engine, case: Case) -> Values:
-    return engine.score(case.columns).values
+@dataclass(frozen=True)
+class Contender:
+    """A call on an engine. hit_rate: the share of a request's ids whose rows its cache is to hold; None: all it has."""
+
+    engine: Engine
+    call: Callable[[Engine, Case], Values]
+    hit_rate: float | None = None
 
 
-def _rank(engine: Engine, case: Case) -> Values:
+def score(engine: Engine, case: Case) -> Values:
+    """Scores a request as a batch of rows."""
+    return engine.score(case.request.rows).values
+
+
+def rank(engine: Engine, case: Case) -> Values:
+    """Scores a request, whose user is given once."""
     request = case.request
     return engine.rank(request.user, request.items, request.domain, request.context).values
 
 
-def _score_dense(engine: Engine, case: Case) -> Values:
-    assert case.inputs is not None
+def score_dense(engine: Engine, case: Case) -> Values:
+    """Scores inputs that are embedded already."""
     return engine.score_dense(case.inputs.general, case.inputs.domain, case.inputs.prior)
 
 
-#: A call by name.
-CALLS: dict[str, Callable[[Engine, Case], Values]] = {"score": _score, "rank": _rank, "score_dense": _score_dense}
-
-
 def end_to_end(bundle: Bundle, size: int, threads: int, plan: Plan, seed: int, say: Say = lambda _: None) -> Figures:
-    """Measures `score`, `rank` and `score_dense` of the engine as `Engine.load` gives it, at one batch size."""
-    with Engine.load(bundle.path, threads=threads, check="sizes") as engine:
-        say(f"end to end, batch {size}: drawing requests")
-        traffic, widths = Traffic(bundle, seed), bundle.config.inputs
-        drawn = [traffic.columns(size) for _ in range(max(16, min(256, 65536 // size)))]
-        cases = [Case(c, as_request(bundle, c), dense_rows(widths, size, seed + i)) for i, c in enumerate(drawn)]
-        return _measure(f"end to end, batch {size}", dict.fromkeys(CALLS, engine), cases, size, plan, say)
+    """Measures requests of `size` candidates in every precision of the backend that "auto" takes.
 
-
-def one_request(bundle: Bundle, threads: int, plan: Plan, seed: int, say: Say = lambda _: None) -> Figures:
-    """Measures one user's request of `CANDIDATES` rows, as `rank` and as `score` of the same rows.
-
-    Both in every floating point precision of the backend that "auto" takes.
+    In fp32 also `score_dense`, and `score` without a cache and at `HIT_RATES`. There every timed score of a request is
+    compared, bit for bit, with an engine without a cache. Stage times and hit rates are means over all calls of a
+    contender, warm ones included, from its engine's counters. Raises RuntimeError when a contender fails or scores
+    something else.
     """
-    with Engine.load(bundle.path, threads=threads, check="sizes") as engine:
-        backend = str(engine.stats()["backend"]["backend"])
-    traffic = Traffic(bundle, seed)
-    requests = [as_request(bundle, traffic.columns(CANDIDATES)) for _ in range(16)]
-    cases = [Case(as_rows(bundle, request, CANDIDATES), request) for request in requests]
-    engines: dict[str, Engine] = {}
-    for precision in PRECISIONS[backend]:
-        if precision != "int8":
-            loaded = load_engine(bundle, backend, precision, threads)
-            engines |= {f"{call} request {precision}": loaded for call in ("score", "rank")}
-    figures = _measure("one request", engines, cases, CANDIDATES, plan, say)
+    say(f"end to end, batch {size}: drawing requests")
+    rng, traffic = np.random.default_rng(seed), Traffic(bundle, seed)
+    with ExitStack() as stack:
+        plain = stack.enter_context(Engine.load(bundle.path, threads=threads, check="sizes", cache=None))
+        backend = str(plain.stats()["backend"]["backend"])
+        engines = {p: stack.enter_context(load_engine(bundle, backend, p, threads)) for p in PRECISIONS[backend]}
+        cached = engines["fp32"]
+        contenders = {
+            **{f"score {precision}": Contender(engine, score) for precision, engine in engines.items()},
+            **{f"rank {precision}": Contender(engine, rank) for precision, engine in engines.items()},
+            "score_dense fp32": Contender(cached, score_dense),
+            "score fp32, no cache": Contender(plain, score),
+            **{f"score fp32, hit rate {rate:g}": Contender(cached, score, rate) for rate in HIT_RATES},
+        }
+        cases = [
+            _case(plain, traffic.request(size), normal_inputs(bundle.config.inputs, size, seed + i))
+            for i in range(max(_FEWEST, min(_MOST, _ROWS // size)))
+        ]
+        spent = {name: np.zeros(len(STAGES) + 3) for name in contenders}
+        last: dict[Engine, npt.NDArray[np.float64]] = {}
+
+        def prepare(name: str, case: Case) -> Case:
+            """Lets the cache forget what is to be a miss: the call fetches it again."""
+            engine, rate = contenders[name].engine, contenders[name].hit_rate
+            if rate is not None and engine.cache is not None:
+                lost = case.keys[rng.random(len(case.keys)) >= rate]
+                for cache in engine.cache.caches.values():
+                    cache.core.forget(lost)
+            return case
+
+        def check(name: str, index: int, scores: Values) -> None:
+            engine, wanted = contenders[name].engine, cases[index].scores
+            now = _counters(engine)
+            spent[name] += now - last[engine]  # since they were last read this contender alone has used the engine
+            last[engine] = now
+            if scores.shape != wanted.shape or not np.isfinite(scores).all():
+                raise ValueError(f"expected finite scores {list(wanted.shape)}, got {list(scores.shape)} of them")
+            exact = engine in (plain, cached) and contenders[name].call is not score_dense
+            if exact and not np.array_equal(scores, wanted):
+                raise ValueError("expected the scores that an engine without a cache gives, got others")
+
+        def call_of(contender: Contender) -> Callable[[Case], Values]:
+            return lambda case: contender.call(contender.engine, case)
+
+        calls = {name: call_of(contender) for name, contender in contenders.items()}
+        for call in calls.values():
+            call(cases[-1])  # what is done at the first call only is no part of any figure
+        last |= {engine: _counters(engine) for engine in (plain, *engines.values())}
+        figures = measure(f"end to end, batch {size}", calls, cases, plan, say, prepare=prepare, check=check)
     for name, row in figures.rows.items():
-        if name.startswith("rank"):
-            row["over_score"] = row["speedups"][name.replace("rank", "score", 1)]
+        *stages, batches, keys, misses = spent[name].tolist()
+        row |= {"batch": size, "backend": backend, "hit_rate": 1 - misses / keys if keys else None}
+        row["stages_ms"] = {stage: us / 1e3 / batches for stage, us in zip(STAGES, stages, strict=True)}
+        if contenders[name].call is rank:
+            row["over_score"] = row["speedups"][name.replace("rank", "score")]
     return figures
 
 
-def _measure(what: str, engines: dict[str, Engine], cases: Sequence[Case], size: int, plan: Plan, say: Say) -> Figures:
-    """Measures the call that each name begins with on its engine. Raises RuntimeError when one fails.
+def _case(plain: Engine, request: Request, inputs: Inputs) -> Case:
+    features = plain.encode(request.rows)
+    keys = np.concatenate([*features.ids.values(), *(bag.keys for bag in features.bags.values())])
+    return Case(request, inputs, np.unique(keys), plain.score(request.rows).values)
 
-    Stage times are means over all calls of a contender, warm ones included, from its engine's own counters.
-    """
-    kept: dict[int, EngineStats] = {}
-    spent = {name: dict.fromkeys((*STAGES, "unknown", "batches"), 0) for name in engines}
 
-    def book(name: str) -> None:
-        """Adds what the engine's counters gained since they were last read, which was by this contender alone."""
-        engine = engines[name]
-        now = engine.stats()
-        last = kept.get(id(engine), now)
-        for stage in STAGES:
-            spent[name][stage] += now["time_us"][stage] - last["time_us"][stage]
-        spent[name]["unknown"] += sum(now["unknown"]["tables"].values()) - sum(last["unknown"]["tables"].values())
-        spent[name]["batches"] += now["batches"] - last["batches"]
-        kept[id(engine)] = now
-
-    def check(name: str, _: int, scores: Values) -> None:
-        if len(scores) != size:
-            raise ValueError(f"expected {size} rows of scores, got {len(scores)}")
-        book(name)
-
-    def call_of(name: str) -> Callable[[Case], Values]:
-        call, engine = CALLS[name.partition(" ")[0]], engines[name]
-        return lambda case: call(engine, case)
-
-    calls = {name: call_of(name) for name in engines}
-    for name, call in calls.items():
-        call(cases[-1])  # what is done at the first call only is no part of any figure
-        book(name)
-    for name in engines:
-        spent[name] = dict.fromkeys(spent[name], 0)
-    figures = measure(what, calls, cases, plan, say, check=check)
-    for name, row in figures.rows.items():
-        about, took = engines[name].stats()["backend"], spent[name]
-        row |= {"call": name.removesuffix(f" {about['precision']}"), "batch": size}
-        row |= {"backend": about["backend"], "precision": about["precision"]}
-        row["stages_ms"] = {stage: took[stage] / 1e3 / took["batches"] for stage in STAGES}
-        row["unknown_ids_a_row"] = took["unknown"] / (took["batches"] * size)
-    return figures
+def _counters(engine: Engine) -> npt.NDArray[np.float64]:
+    """Microseconds by stage, batches, keys asked of the cache and those that it lacked."""
+    stats = engine.stats()
+    asked = (0, 0) if stats["cache"] is None else (stats["cache"]["total"]["keys"], stats["cache"]["total"]["misses"])
+    return np.array([*(stats["time_us"][stage] for stage in STAGES), stats["batches"], *asked], np.float64)

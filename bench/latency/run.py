@@ -11,27 +11,19 @@ from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Figures, Row, Say
 from pepnet_infer.bench.harness.report import Report
-from pepnet_infer.bench.harness.workloads import dense_rows, row_bytes, rows_beyond_caches
+from pepnet_infer.bench.harness.workloads import rows_beyond_caches
 from pepnet_infer.bench.latency import limits
 from pepnet_infer.bench.latency.dense import compare
-from pepnet_infer.bench.latency.hits import hit_rates
 from pepnet_infer.bench.latency.overhead import call_overhead
 from pepnet_infer.bench.latency.page import latency_page
-from pepnet_infer.bench.latency.peers import all_peers, own_peer, reference
-from pepnet_infer.bench.latency.requests import end_to_end, one_request
+from pepnet_infer.bench.latency.peers import PEERS, own_peer, reference
+from pepnet_infer.bench.latency.requests import end_to_end
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.schema.network_config import multiply_adds
 from pepnet_infer.validation import Options, Several
 
 if TYPE_CHECKING:
     from pepnet_infer.bundle.bundle import Bundle
-
-#: Our precisions and the peers to beat: the fastest in like precision, what people run today, the next precision down.
-PAIRS = (
-    ("engine-native-bf16", "openvino-bf16"),
-    ("engine-native-bf16", "onnxruntime"),
-    ("engine-native", "onnxruntime"),
-    ("engine-native-int8", "engine-native-bf16"),
-)
 
 
 class LatencyOptions(Options, frozen=True):
@@ -39,13 +31,12 @@ class LatencyOptions(Options, frozen=True):
 
     batch_sizes: Sequence[Several]
     peers: Sequence[str]  # by name
-    baseline: str
     threads: Several
     plan: Plan
     own: Sequence[str] = ()  # MODULE:BUILD of one's own peers
     required: Sequence[str] = ()  # peers of which one that cannot run is an error
     end_to_end: bool = True
-    quick: bool = False  # the dense part and nothing else, beside limits that are measured once and shortly
+    quick: bool = False  # the dense part and nothing else, beside limits that are measured shortly
     seed: int = 0
 
 
@@ -54,102 +45,54 @@ def measure_latency(bundle: Bundle, name: str, options: LatencyOptions, say: Say
 
     Needs torch, for the float64 truth. Raises BackendError for a required peer that cannot run.
     """
-    widths, plan, threads, sizes = bundle.config.inputs, options.plan, options.threads, options.batch_sizes
+    plan, threads, sizes, seed = options.plan, options.threads, options.batch_sizes, options.seed
     # A baseline model's cost does not follow from its config.
     macs = multiply_adds(bundle.config, len(bundle.tasks)) if bundle.config.model == "pepnet" else None
     weights = sum(array.size for array in bundle.dense().values())
-    known = {peer.name: peer for peer in all_peers()}
-    peers = [*(known[name] for name in options.peers), *map(own_peer, options.own)]
-    precisions = [p for p in limits.BYTES if any(peer.precision == p for peer in peers)]
-    say("measuring the machine")
-    facts = machine.facts()
-    before = limits.measure_limits(threads, weights, precisions, options.quick)
-    rows = 4 * max(sizes) if options.quick else rows_beyond_caches(widths, max(sizes))
-    say(f"computing float64 scores of {rows} rows")
-    inputs = dense_rows(widths, rows, options.seed)
+    peers = [*(PEERS[peer] for peer in options.peers), *map(own_peer, options.own)]
+    rotating = 4 * max(sizes) if options.quick else rows_beyond_caches(bundle.config.inputs, max(sizes))
+    say(f"computing float64 scores of {rotating} rows")
+    inputs = normal_inputs(bundle.config.inputs, rotating, seed)
     truth = reference(bundle, inputs)
-    dense = {
-        size: compare(bundle, peers, inputs, truth, size, threads, plan, (*options.required, *options.own), say)
-        for size in sizes
-    }
-    whole: dict[str, Figures] = {}
-    hits: dict[int, Figures] = {}
-    about_hits: dict[str, Any] = {}
-    overhead: list[dict[str, Any]] = []
+    say("measuring the machine")
+    precisions = [precision for precision in limits.BYTES if any(peer.precision == precision for peer in peers)]
+    facts = machine.facts() | {"limits": limits.measure_limits(threads, weights, precisions, options.quick)}
+    required = (*options.required, *options.own)
+    dense = {size: compare(bundle, peers, inputs, truth, size, threads, plan, required, say) for size in sizes}
+    whole: list[Figures] = []
     if options.end_to_end and not options.quick:
-        whole = {f"batch {size}": end_to_end(bundle, size, threads, plan, options.seed, say) for size in sizes}
-        whole["one request"] = one_request(bundle, threads, plan, options.seed, say)
-        about_hits, hits = hit_rates(bundle, sizes, threads, plan, options.seed, say)
-    if not options.quick:
-        overhead = call_overhead(bundle, threads, say)
-        say("measuring the machine again")
-        before = limits.better(before, limits.measure_limits(threads, weights, precisions, options.quick))
-    facts["limits"] = before
-    compared = [row for figures in dense.values() for row in figures.rows.values()]
-    for row in compared:
+        whole = [end_to_end(bundle, size, threads, plan, seed, say) for size in sizes]
+    rows = [row for figures in dense.values() for row in figures.rows.values()]
+    for row in rows:
         row |= _shares(row, macs, weights, facts["limits"])
-        own = row["speedups"].get(options.baseline)
-        row["speedup"] = {"ratio": 1.0, "low": 1.0, "high": 1.0} if row["name"] == options.baseline else own
     data = {
         "bundle": name,
-        "schema_hash": bundle.schema.hash,
-        "config": bundle.config.to_json(),
         "tasks": list(bundle.tasks),
+        "config": bundle.config.to_json(),
         "multiply_adds_a_row": macs,
         "weights": weights,
         "threads": threads,
-        "baseline": options.baseline,
         "plan": structs.asdict(plan),
-        "seed": options.seed,
-        "rotating_rows": rows,
-        "rotating_bytes": rows * row_bytes(widths),
-        "scores_std": float(truth.std()),
-        "rows": compared,
-        "ratios": named_ratios(compared),
+        "seed": seed,
+        "rotating_rows": rotating,
+        "rows": rows,
         "missing": [
             {"name": peer, "batch": size, "reason": why}
             for size, figures in dense.items()
             for peer, why in figures.failed.items()
         ],
-        "others_busy": {
-            **{f"batch {size}": figures.others_busy for size, figures in dense.items()},
-            **{f"end to end, {what}": figures.others_busy for what, figures in whole.items()},
-            **{f"hit rates, batch {size}": figures.others_busy for size, figures in hits.items()},
-        },
-        "end_to_end": [row for figures in whole.values() for row in figures.rows.values()],
-        "hit_rates": {**about_hits, "rows": [row for figures in hits.values() for row in figures.rows.values()]},
-        "overhead_us": overhead,
+        "end_to_end": [row for figures in whole for row in figures.rows.values()],
+        "overhead": [] if options.quick else call_overhead(bundle, threads, say),
+        "others_busy": max(figures.others_busy for figures in (*dense.values(), *whole)),
     }
     return latency_page(data, facts)
 
 
-def named_ratios(rows: Sequence[Row]) -> list[Row]:
-    """Returns an entry per pair of `PAIRS` and batch size of which both have a figure.
-
-    ratio, low, high, within_rounds: see `statistics.speedups`. The rest says what the ratio is worth: how steady ours
-    was (p99 over p50), what share of the machine it reached, and the errors (root mean square) that both made.
-    """
-    by_peer = {(row["name"], row["batch"]): row for row in rows}
-    entries = []
-    for ours, against in PAIRS:
-        for size in dict.fromkeys(row["batch"] for row in rows):
-            row, other = by_peer.get((ours, size)), by_peer.get((against, size))
-            if row is not None and other is not None:
-                entry = {"name": ours, "against": against, "batch": size, **row["speedups"][against]}
-                entry |= {key: row[key] for key in ("matrix_share", "read_share", "rms")}
-                entries.append(entry | {"p99_over_p50": row["p99_ms"] / row["p50_ms"], "against_rms": other["rms"]})
-    return entries
-
-
-def _shares(row: Row, macs: int | None, weights: int, measured: dict[str, Any]) -> Row:
-    """Returns the rates a row's p50 stands for, and what share of the measured limits they are; None if unknown."""
+def _shares(row: Row, macs: int | None, weights: int, measured: dict[str, Any]) -> dict[str, float | None]:
+    """Returns what shares of the measured limits a row's p50 stands for; None where one is not known."""
     seconds, precision = row["p50_ms"] / 1e3, row["precision"]
-    gflops = None if macs is None else 2 * macs * row["batch"] / seconds / 1e9
     peak, read = measured["matrix"].get(precision), measured["weights_read_gbps"].get(precision)
-    gbps = None if read is None else weights * limits.BYTES[precision] / seconds / 1e9
     return {
-        "gflops": gflops,
-        "matrix_share": None if peak is None or gflops is None else gflops / peak["gflops"],
-        "weights_gbps": gbps,
-        "read_share": None if gbps is None or read is None else gbps / read,
+        "matrix_share": 2 * macs * row["batch"] / seconds / 1e9 / peak["gflops"] if peak and macs else None,
+        "read_share": weights * limits.BYTES[precision] / seconds / 1e9 / read if read else None,
     }

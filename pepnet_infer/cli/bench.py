@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
-from msgspec import structs
 
 from pepnet_infer.cli.bench_output import (
     PRESET,
@@ -16,13 +15,12 @@ from pepnet_infer.cli.bench_output import (
     PngFile,
     Quick,
     Seed,
-    Steps,
     Threads,
     chosen,
     integers,
     make_preset_bundle,
-    need,
     public_name,
+    steps,
     usage_error,
     write,
 )
@@ -30,39 +28,32 @@ from pepnet_infer.cli.output import as_path
 from pepnet_infer.parquet.options import OnBadRow
 from pepnet_infer.process.cpu import available_threads
 
-if TYPE_CHECKING:
-    from pepnet_infer.rows.cache.config import Policy
-
 bench = typer.Typer(help="Measure latency beside other engines, scoring, the cache and sync.", no_args_is_help=True)
 BundleFolder = Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")]
 
 
 @bench.callback(invoke_without_command=True)
 def _first_look(
-    context: typer.Context,
     quick: Annotated[
         str | None, typer.Option(metavar="BUNDLE", help="A first look, in under 20 s: latency BUNDLE --quick.")
     ] = None,
 ) -> None:
     if quick is not None:
-        latency(context, quick, quick=True)
+        latency(quick, quick=True)
         raise typer.Exit
 
 
 @bench.command()
 def latency(
-    context: typer.Context,
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or preset:NAME.")],
     batch: Annotated[
         str | None, typer.Option(help="Batch sizes, with commas; default 1,64,1024, with --quick 1,64,256.")
     ] = None,
     peers: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
     peer: Annotated[list[str] | None, typer.Option(metavar="MODULE:BUILD", help="Your own beside them.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="The peer to compare with; default onnxruntime.")] = None,
     threads: Threads = None,
     runs: Annotated[int, typer.Option(min=30, help="Timed calls of every peer, at least.")] = 30,
     seconds: Annotated[float, typer.Option(min=0, help="Go on measuring each batch size for this long.")] = 10.0,
-    cold: Annotated[bool, typer.Option("--cold", help="No untimed calls before each timed one.")] = False,
     quick: Quick = False,
     end_to_end: Annotated[bool, typer.Option(help="Measure whole requests too, ids in.")] = True,
     rows_per_table: Annotated[int | None, typer.Option(min=1, help="Rows of each table; presets only.")] = None,
@@ -72,44 +63,34 @@ def latency(
     png_file: PngFile = None,
 ) -> None:
     """Compare the dense part with its peers on the same bundle and rows, and time whole requests."""
-    need("torch", "export")
-    if png_file:
-        need("matplotlib", "bench")
     from pepnet_infer.bench.harness.interleave import Plan
-    from pepnet_infer.bench.latency.peers import BASELINE, QUICK, all_peers
+    from pepnet_infer.bench.latency.peers import PEERS, QUICK
     from pepnet_infer.bench.latency.run import LatencyOptions, measure_latency
     from pepnet_infer.bundle.bundle import Bundle
 
-    known = [spec.name for spec in all_peers()]
-    names = QUICK if quick and peers == "all" else chosen("--peers", peers, known)
-    if baseline is not None and baseline not in (*names, *(peer or ())):
-        raise usage_error("--baseline", f"expected one of the peers {', '.join(names)}, got {baseline!r}")
-    if rows_per_table is not None and not bundle.startswith(PRESET):
+    preset, everyone = bundle.startswith(PRESET), peers == "all"
+    if rows_per_table is not None and not preset:
         raise usage_error("--rows-per-table", f"expected it with preset:NAME only, got {bundle}, whose tables are full")
-    plan = Plan(10, 1.0, warm_s=0.01) if quick else Plan(runs, seconds)
+    names = QUICK if quick and everyone else chosen("--peers", peers, list(PEERS))
     options = LatencyOptions(
         batch_sizes=integers("--batch", batch or ("1,64,256" if quick else "1,64,1024")),
         peers=names,
-        own=peer or (),
-        required=names if peers != "all" else (),
-        baseline=baseline or (BASELINE if BASELINE in names else names[0]),
         threads=threads or available_threads(),
-        plan=structs.replace(plan, warm_calls=0, warm_s=0.0) if cold else plan,
+        plan=Plan(10, 1.0, warm_s=0.01) if quick else Plan(runs, seconds),
+        own=peer or (),
+        required=() if everyone else names,
         end_to_end=end_to_end,
         quick=quick,
         seed=seed,
     )
-    with tempfile.TemporaryDirectory(prefix="pepnet-bench-") as folder, Steps.shown() as say:
-        path = Path(bundle)
-        if bundle.startswith(PRESET):
-            path = make_preset_bundle(bundle, Path(folder), seed, rows_per_table)
-        report = measure_latency(Bundle.open(path), public_name(bundle), options, say)
-    write(context, report, json_file, markdown_file, png_file)
+    with tempfile.TemporaryDirectory(prefix="pepnet-bench-") as folder:
+        path = make_preset_bundle(bundle, Path(folder), seed, rows_per_table) if preset else Path(bundle)
+        report = measure_latency(Bundle.open(path), public_name(bundle), options, steps())
+    write(report, json_file, markdown_file, png_file)
 
 
 @bench.command()
 def offline(
-    context: typer.Context,
     bundle: BundleFolder,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet files, folders or patterns.")],
     scale: Annotated[str, typer.Option(help="How many times over the input is scored, with commas.")] = "1,10",
@@ -123,16 +104,14 @@ def offline(
     from pepnet_infer.bench.parquet.offline import measure_offline
 
     scales, number = integers("--scale", scale), threads or available_threads()
-    with Steps.shown() as say:
-        report = measure_offline(
-            bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=on_bad_row, say=say
-        )
-    write(context, report, json_file, markdown_file)
+    report = measure_offline(
+        bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=on_bad_row, say=steps()
+    )
+    write(report, json_file, markdown_file)
 
 
 @bench.command()
 def sync(
-    context: typer.Context,
     bundle: BundleFolder,
     rows_per_s: Annotated[
         int | None, typer.Option(min=1, help="Rows that change in a second; default: what the bundle can bear.")
@@ -145,8 +124,6 @@ def sync(
     batch: Annotated[int, typer.Option(min=1, help="Rows of a call.")] = 256,
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the time that each thread scores.")] = 1.0,
     share: Annotated[float, typer.Option(min=0.01, max=1, help="Of one CPU, that the follower may take.")] = 0.15,
-    policy: Annotated[str, typer.Option(help="The cache's policy.")] = "gset",
-    seed: Seed = 0,
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
 ) -> None:
@@ -157,17 +134,12 @@ def sync(
     if rows_per_s is not None and round(rows_per_s * delta_s) < 1:
         raise usage_error("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
     time = 6.0 if quick else seconds
-    options = SyncOptions(
-        rows_per_s, delta_s, dense_every, threads, time, batch, load, share, cast("Policy", policy), seed
-    )
-    with Steps.shown() as say:
-        report = measure_sync(bundle, public_name(bundle), options, say)
-    write(context, report, json_file, markdown_file)
+    options = SyncOptions(rows_per_s, delta_s, dense_every, threads, time, batch, load, share)
+    write(measure_sync(bundle, public_name(bundle), options, steps()), json_file, markdown_file)
 
 
 @bench.command()
 def cache_speed(
-    context: typer.Context,
     table_mb: Annotated[str, typer.Option(help="Sizes of the table in MiB, with commas between.")] = "64,800",
     rows: Annotated[int, typer.Option(min=1, help="Ids of a call.")] = 20480,
     dim: Annotated[int, typer.Option(min=1, help="Numbers of a row.")] = 40,
@@ -197,14 +169,11 @@ def cache_speed(
     # Untimed calls for so long: then the last-level cache holds what it would in a busy server.
     plan = Plan(runs, seconds, warm_s=0.015)
     options = CacheSpeedOptions(peers_library, sizes, rows, dim, plan, slice_ms / 1e3, rounds, seed)
-    with Steps.shown() as say:
-        report = measure_cache_speed(options, say)
-    write(context, report, json_file, markdown_file)
+    write(measure_cache_speed(options, steps()), json_file, markdown_file)
 
 
 @bench.command()
 def cache(
-    context: typer.Context,
     trace: Annotated[
         Path | None, typer.Option(help="A parquet file: key, and if there are time (s) and positive (bool).")
     ] = None,
@@ -238,17 +207,14 @@ def cache(
     wanted = chosen("--policies", policies, list(POLICIES))
     kept = [policy for policy in POLICIES if policy in wanted]
     capacities = capacity.split(",")
-    if png_file:
-        need("matplotlib", "bench")
-    with Steps.shown() as say:
-        if trace is not None:
-            report = measure_policies(read_trace(trace), capacities, kept, label_delay, say)
-        else:
-            if data is None or test_day is None:
-                raise usage_error("--quality", "expected --data and --test-day with it")
-            from pepnet_infer.bench.cache.quality import measure_quality
-            from pepnet_infer.export.data.source import open_source
+    if trace is not None:
+        report = measure_policies(read_trace(trace), capacities, kept, label_delay, steps())
+    else:
+        if data is None or test_day is None:
+            raise usage_error("--quality", "expected --data and --test-day with it")
+        from pepnet_infer.bench.cache.quality import measure_quality
+        from pepnet_infer.export.data.source import open_source
 
-            delay = 600.0 if label_delay is None else label_delay
-            report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, say)
-    write(context, report, json_file, markdown_file, png_file)
+        delay = 600.0 if label_delay is None else label_delay
+        report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, steps())
+    write(report, json_file, markdown_file, png_file)

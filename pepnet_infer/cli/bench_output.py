@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
-from rich.text import Text
 
 from pepnet_infer.cli.output import progress, table_width
 from pepnet_infer.errors import PepnetError
@@ -21,53 +17,41 @@ if TYPE_CHECKING:
 
 PRESET = "preset:"
 
+
+def _can_draw(png_file: Path | None) -> Path | None:
+    """Ends a command at its beginning that would find no matplotlib after minutes of measuring."""
+    if png_file is not None:
+        import matplotlib  # noqa: F401
+    return png_file
+
+
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")]
 MarkdownFile = Annotated[Path | None, typer.Option("--markdown", help="Write the page to this file.")]
-PngFile = Annotated[Path | None, typer.Option("--png", help="Write the picture to this file.")]
+PngFile = Annotated[Path | None, typer.Option("--png", callback=_can_draw, help="Write the picture to this file.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A first look, in under 20 seconds.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every peer; default: what this process may use.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
-_FILES = ("json_file", "markdown_file", "png_file", "peers_library")
 
 
-class Steps:
-    """Progress on stderr: the current step, on a terminal with its details as they change."""
+def steps() -> Callable[[str], None]:
+    """Returns what prints a step to stderr when it begins; what follows a semicolon is a detail of it."""
+    last = ""
 
-    def __init__(self) -> None:
-        self._live = Live(console=progress, transient=True, auto_refresh=False)
-        self._last, self._drawn = "", 0.0
+    def say(step: str) -> None:
+        nonlocal last
+        text = step.partition("; ")[0]
+        if text != last:
+            progress.print(text, markup=False, highlight=False)
+        last = text
 
-    def __call__(self, step: str) -> None:
-        """Says what is done from here on; what follows a semicolon is a detail, shown on a terminal only."""
-        text, _, detail = step.partition("; ")
-        if not progress.is_terminal:
-            if text != self._last:
-                progress.print(text, markup=False, highlight=False)
-        elif text != self._last or time.monotonic() - self._drawn > 0.5:
-            self._live.update(Text(f"{text} {detail}"), refresh=True)
-            self._drawn = time.monotonic()
-        self._last = text
-
-    @classmethod
-    @contextmanager
-    def shown(cls) -> Iterator[Steps]:
-        """Shows steps while the block runs."""
-        steps = cls()
-        with steps._live:
-            yield steps
+    return say
 
 
-def write(
-    context: typer.Context,
-    report: Report,
-    json_file: Path | None,
-    markdown_file: Path | None,
-    png_file: Path | None = None,
-) -> None:
+def write(report: Report, json_file: Path | None, markdown_file: Path | None, png_file: Path | None = None) -> None:
     """Prints the tables to stdout, and writes the files that were asked for."""
     from pepnet_infer.storage.atomic import write_file
 
-    command = command_line(context)
+    command = " ".join(["pepnet-infer", *map(public_name, sys.argv[1:])])
     for path, content in (
         (json_file, lambda: report.to_json(command).encode()),
         (png_file, report.picture),
@@ -83,23 +67,6 @@ def write(
     print(report.lead, *(table.text(table_width()) for table in report.tables), sep="\n\n")
 
 
-def command_line(context: typer.Context) -> str:
-    """Returns what was typed, without what is written and without the folders of this machine."""
-    words = ["pepnet-infer", "bench", *([context.command.name] if context.command.name not in (None, "bench") else [])]
-    for parameter in context.command.params:
-        name, source = parameter.name or "", context.get_parameter_source(parameter.name or "")
-        if name in _FILES or source is None or source.name != "COMMANDLINE":
-            continue
-        value = context.params[name]
-        flag = parameter.opts[:1] if parameter.param_type_name == "option" else []
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, bool):
-                words.append((parameter.opts if one else parameter.secondary_opts)[0])
-            else:
-                words += [*flag, public_name(getattr(one, "value", one))]
-    return " ".join(words)
-
-
 def public_name(value: object) -> str:
     """What a path, bundle or data set is called in a published result: no folder of this machine."""
     kind, _, rest = str(value).partition(":")
@@ -110,8 +77,6 @@ def public_name(value: object) -> str:
 
 def make_preset_bundle(name: str, folder: Path, seed: int, rows: int | None) -> Path:
     """Exports `preset:NAME` below a folder and returns the bundle's path. rows: of each table, None: the preset's."""
-    for package in ("onnx", "onnxscript", "onnxsim"):
-        need(package, "export")
     from pepnet_infer.export.bundle.presets import TABLE_ROWS, make_preset
     from pepnet_infer.export.bundle.write_bundle import write_bundle
 
@@ -123,12 +88,6 @@ def make_preset_bundle(name: str, folder: Path, seed: int, rows: int | None) -> 
 def usage_error(option: str, message: str) -> typer.BadParameter:
     """Returns the error of a wrong option, to be raised: the command ends with exit code 2."""
     return typer.BadParameter(message, param_hint=option)
-
-
-def need(package: str, extra: str) -> None:
-    """Raises a usage error that names the extra to install when a package is not there."""
-    if find_spec(package) is None:
-        raise typer.BadParameter(f"this needs {package}: pip install 'pepnet-infer[{extra}]'")
 
 
 def chosen(option: str, text: str, known: list[str]) -> list[str]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
+from typer.testing import Result
 
 from pepnet_infer import _kernels
 from pepnet_infer.bench.cache.policies import EXACT, MIN, SERVES, measure_policies, replay, rows_of
 from pepnet_infer.bench.cache.trace import Trace, read_trace
-from pepnet_infer.cli.bench import bench
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.rows.cache.config import POLICIES
 
@@ -111,7 +111,7 @@ def test_no_parquet(tmp_path: Path) -> None:
         read_trace(tmp_path / "t.parquet")
 
 
-def test_command(tmp_path: Path) -> None:
+def test_command(run_bench: Callable[..., Result], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = _file(
         tmp_path,
@@ -122,11 +122,13 @@ def test_command(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("r.json", "r.png", "r.md")]
     options = [text for flag, file in zip(("--json", "--png", "--markdown"), files, strict=True)
                for text in (flag, str(file))]  # fmt: skip
-    run = CliRunner().invoke(bench, ["cache", "--trace", str(path), "--capacity", "32,20%", *options])
+    run = run_bench("cache", "--trace", path, "--capacity", "32,20%", *options)
     assert run.exit_code == 0, run.output
     result = json.loads(files[0].read_text())
     assert result["kind"] == "cache-policies"
-    assert result["command"] == "pepnet-infer bench cache --trace trace.parquet --capacity 32,20%"
+    assert result["command"].startswith(
+        "pepnet-infer bench cache --trace trace.parquet --capacity 32,20% --json r.json"
+    )
     assert files[1].read_bytes().startswith(b"\x89PNG")
     page = files[2].read_text()
     for said in (
@@ -148,7 +150,7 @@ def test_command(tmp_path: Path) -> None:
         (["--trace", "t", "--policies", "lru,fifo"], "expected some of lru, gset, lfu, sieve, s3fifo, got 'fifo'"),
     ],
 )
-def test_bad_usage(arguments: list[str], message: str) -> None:
-    run = CliRunner().invoke(bench, ["cache", *arguments], env={"COLUMNS": "200"})
+def test_bad_usage(run_bench: Callable[..., Result], arguments: list[str], message: str) -> None:
+    run = run_bench("cache", *arguments, env={"COLUMNS": "200"})
     assert run.exit_code == 2
     assert message in run.output

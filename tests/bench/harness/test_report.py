@@ -15,6 +15,7 @@ ROWS = [
 COLUMNS = {
     "peer": "{name}",
     "p50 ms": "{p50_ms:ms}",
+    "p50 µs": "{p50_ms:us}",
     "speed-up": "{faster[x:y][ratio]:.2f}×",
     "rms error": "{rms:.1e}",
     "MiB": "{bytes:MiB}",
@@ -29,8 +30,8 @@ def table() -> Table:
 
 def test_cells_are_values_in_their_format_and_dashes_where_there_are_none(table: Table) -> None:
     assert table.cells() == [
-        ["engine-native-bf16", "1.23", "2.00×", "1.5e-06", "5", "–"],
-        ["a|b", "1234", "–", "–", "–", "[words] in brackets, and more of them than fit beside"],
+        ["engine-native-bf16", "1.23", "1234.0", "2.00×", "1.5e-06", "5", "–"],
+        ["a|b", "1234", "1234500.0", "–", "–", "–", "[words] in brackets, and more of them than fit beside"],
     ]
     assert Table("t", [{"a": 1}], ("a", "b")).cells() == [["1", "–"]]
 
@@ -38,7 +39,7 @@ def test_cells_are_values_in_their_format_and_dashes_where_there_are_none(table:
 def test_markdown_is_a_table_with_figures_to_the_right(table: Table) -> None:
     lines = table.markdown().splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[1].split("|")[1:4] == [" ------------------ ", " -----: ", " -------: "]
+    assert lines[1].split("|")[1:4] == [" ------------------ ", " -----: ", " --------: "]
     assert lines[3].startswith("| a\\|b ")
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
 

@@ -9,6 +9,7 @@ import pytest
 
 from pepnet_infer.bench.harness import workloads
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
 from pepnet_infer.schema.network_config import InputWidths
 
@@ -18,18 +19,8 @@ def bundle(toy_bundle: Path) -> Bundle:
     return Bundle.open(toy_bundle)
 
 
-def test_dense_rows_are_standard_normal_and_follow_the_seed() -> None:
-    widths = InputWidths(30, 4, 0)
-    rows = workloads.dense_rows(widths, 2000, 3)
-    assert (rows.general.shape, rows.domain.shape, rows.prior.shape) == ((2000, 30), (2000, 4), (2000, 0))
-    assert abs(rows.general.mean()) < 0.02
-    assert abs(rows.general.std() - 1) < 0.02
-    np.testing.assert_array_equal(rows.domain, workloads.dense_rows(widths, 2000, 3).domain)
-    assert (rows.domain != workloads.dense_rows(widths, 2000, 4).domain).all()
-
-
 def test_batches_are_views_without_overlap() -> None:
-    rows = workloads.dense_rows(InputWidths(3, 2, 1), 100, 0)
+    rows = normal_inputs(InputWidths(3, 2, 1), 100, 0)
     parts = workloads.batches(rows, 7)
     assert len(parts) == 14
     assert all(np.shares_memory(part.general, rows.general) and part.general.flags.c_contiguous for part in parts)
@@ -63,42 +54,13 @@ def test_hot_ids_are_those_with_the_highest_scores(bundle: Bundle) -> None:
     np.testing.assert_allclose(counts[by_score] / 20_000, expected / expected.sum(), atol=0.01)
 
 
-def test_without_a_zipf_law_all_ids_are_equally_likely(bundle: Bundle) -> None:
-    drawn = workloads.Traffic(bundle, seed=2, zipf=0.0).columns(20_000)["user_id"]
-    counts = np.bincount(np.asarray(drawn), minlength=40)
-    np.testing.assert_allclose(counts / 20_000, 1 / 40, atol=0.005)
-
-
-def test_sliced_columns_are_scored_as_the_rows_they_are(bundle: Bundle) -> None:
-    columns = workloads.Traffic(bundle, seed=6).columns(20)
-    parts = [workloads.slice_columns(columns, begin, end) for begin, end in ((0, 1), (1, 13), (13, 20))]
-    with Engine.load(bundle.path) as engine:
-        whole = engine.score(columns).values
-        np.testing.assert_array_equal(np.concatenate([engine.score(part).values for part in parts]), whole)
-    text = workloads.slice_columns({"tags": ["1,2", "", "3"]}, 1, 3)
-    assert text == {"tags": ["", "3"]}
-
-
-def test_a_request_is_its_rows_with_the_first_user(bundle: Bundle) -> None:
-    columns = workloads.Traffic(bundle, seed=4).columns(5)
-    request = workloads.as_request(bundle, columns)
+def test_a_request_and_its_rows_have_the_same_scores(bundle: Bundle) -> None:
+    request = workloads.Traffic(bundle, seed=4).request(7)
     assert set(request.user) == {"user_id", "watched", "age"}
     assert set(request.items) == {"video_id", "tags", "duration"}
     assert request.context == {}
-    repeated = dict(columns)
-    for name in ("user_id", "age", "tab"):
-        repeated[name] = np.repeat(np.asarray(columns[name])[:1], 5)
-    values, offsets = columns["watched"]
-    repeated["watched"] = [values[: offsets[1]].tolist()] * 5
+    assert len(np.unique(np.asarray(request.items["duration"]))) > 1
     with Engine.load(bundle.path) as engine:
         ranked = engine.rank(request.user, request.items, request.domain, request.context, strict=True)
-        np.testing.assert_array_equal(ranked.values, engine.score(repeated).values)
-
-
-def test_a_request_as_rows_has_the_same_scores(bundle: Bundle) -> None:
-    columns = workloads.Traffic(bundle, seed=5).columns(7)
-    request = workloads.as_request(bundle, columns)
-    rows = workloads.as_rows(bundle, request, 7)
-    with Engine.load(bundle.path) as engine:
-        ranked = engine.rank(request.user, request.items, request.domain, request.context, strict=True)
-        np.testing.assert_array_equal(engine.score(rows, strict=True).values, ranked.values)
+        assert ranked.values.shape == (7, 2)
+        np.testing.assert_array_equal(engine.score(request.rows, strict=True).values, ranked.values)

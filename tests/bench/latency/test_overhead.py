@@ -7,34 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
-from pepnet_infer.bench.harness.workloads import dense_rows
 from pepnet_infer.bench.latency import overhead
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overhead, "CALLS", 60)
-    monkeypatch.setattr(overhead, "SECONDS", 0.2)
+    monkeypatch.setattr(overhead, "PLAN", structs.replace(overhead.PLAN, seconds=0.1))
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_model_at_both_sizes(toy_bundle: Path) -> None:
-    entries = overhead.call_overhead(Bundle.open(toy_bundle), 1, lambda _: None)
-    assert [e["rows"] for e in entries] == [1, 64]
-    for entry in entries:
-        assert entry["calls"] == 60
-        assert 0 < entry["low"] <= entry["overhead_us"] <= entry["high"] <= entry["p99_us"]
-        assert 0 < entry["run_us"] < entry["score_dense_us"]
-        # Medians of sums are near sums of medians only where the spread is small, as it is on a quiet machine.
-        assert entry["overhead_us"] < entry["score_dense_us"]
+    rows = overhead.call_overhead(Bundle.open(toy_bundle), 1, lambda _: None)
+    assert [row["batch"] for row in rows] == [1, 64]
+    for row in rows:
+        assert row["runs"] >= 50
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
 
 
-@pytest.mark.usefixtures("quick")
 def test_what_python_adds_is_what_is_counted(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A millisecond more in Python is one more of overhead, and none of the run."""
+    """A millisecond more in Python is one more of overhead."""
 
     score_dense = Engine.score_dense
 
@@ -44,18 +39,34 @@ def test_what_python_adds_is_what_is_counted(toy_bundle: Path, monkeypatch: pyte
             pass
         return score_dense(engine, *inputs)
 
-    bundle = Bundle.open(toy_bundle)
-    engine, model = overhead.clocked_engine(bundle, bundle.dense(), 1)
     monkeypatch.setattr(Engine, "score_dense", slow)
-    entry = overhead._measure(engine, model, 1)
-    assert entry["overhead_us"] > 1000
-    assert entry["run_us"] < 500
+    for row in overhead.call_overhead(Bundle.open(toy_bundle), 1, lambda _: None):
+        assert row["p50_ms"] > 1.0
+
+
+def test_the_run_of_the_model_is_no_overhead(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is said to take all of the time leaves none."""
+
+    class Slow:
+        run_ns = 0
+
+    clocked = Slow()
+
+    def slow(engine: Engine, *inputs: np.ndarray) -> np.ndarray:
+        clocked.run_ns += 10**9
+        return np.zeros((len(inputs[0]), 2), np.float32)
+
+    monkeypatch.setattr(Engine, "score_dense", slow)
+    engine, _ = overhead.clocked_engine(Bundle.open(toy_bundle), 1)
+    monkeypatch.setattr(overhead, "clocked_engine", lambda *_: (engine, clocked))
+    for row in overhead.call_overhead(Bundle.open(toy_bundle), 1, lambda _: None):
+        assert row["p50_ms"] < 0
 
 
 def test_the_clocked_model_scores_as_the_bundle_does(toy_bundle: Path) -> None:
     bundle = Bundle.open(toy_bundle)
-    rows = dense_rows(bundle.config.inputs, 9, 0)
-    engine, model = overhead.clocked_engine(bundle, bundle.dense(), 2)
+    rows = normal_inputs(bundle.config.inputs, 9, 0)
+    engine, model = overhead.clocked_engine(bundle, 2)
     with Engine.load(toy_bundle, backend="native") as plain:
         expected = plain.score_dense(rows.general, rows.domain, rows.prior)
     np.testing.assert_array_equal(engine.score_dense(rows.general, rows.domain, rows.prior), expected)

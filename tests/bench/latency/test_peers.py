@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -13,12 +14,13 @@ import pytest
 
 from pepnet_infer.backends.create import BACKENDS
 from pepnet_infer.backends.protocol import GPU_PRECISIONS, PRECISIONS
-from pepnet_infer.bench.harness import workloads
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.latency.dense import compare
-from pepnet_infer.bench.latency.peers import PeerSpec, all_peers, own_peer, reference
-from pepnet_infer.bench.latency.run import PAIRS
+from pepnet_infer.bench.latency.page import BASELINES
+from pepnet_infer.bench.latency.peers import PEERS, Peer, PeerSpec, own_peer, reference
+from pepnet_infer.bench.latency.peers import QUICK as FIRST_LOOK
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BackendError, ConfigError
 from pepnet_infer.schema.inputs import Inputs
@@ -34,26 +36,22 @@ def bundle(toy_bundle: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def inputs(bundle: Bundle) -> Inputs:
-    return workloads.dense_rows(bundle.config.inputs, 256, 0)
+    return normal_inputs(bundle.config.inputs, 256, 0)
 
 
-class Fake:
+def fake(truth: np.ndarray, inputs: Inputs, off: float) -> Peer:
     """A peer that returns the truth, with `off` added."""
+    places = {row.tobytes(): i for i, row in enumerate(inputs.general)}
 
-    def __init__(self, truth: np.ndarray, inputs: Inputs, off: float) -> None:
-        self._rows = {row.tobytes(): i for i, row in enumerate(inputs.general)}
-        self._truth, self._off = truth, off
+    def scores(given: Inputs) -> np.ndarray:
+        rows = [places[row.tobytes()] for row in given.general]
+        return (truth[rows] + off).astype(np.float32)
 
-    def scores(self, inputs: Inputs) -> np.ndarray:
-        rows = [self._rows[row.tobytes()] for row in inputs.general]
-        return (self._truth[rows] + self._off).astype(np.float32)
-
-    def describe(self) -> dict[str, Any]:
-        return {"threads": 1}
+    return Peer(scores, {"threads": 1})
 
 
 # Compiling takes half a minute: test_torch_compile does that.
-QUICK_PEERS = [spec for spec in all_peers() if spec.name != "torch-compile"]
+QUICK_PEERS = [spec for spec in PEERS.values() if spec.name != "torch-compile"]
 
 
 @pytest.mark.parametrize("spec", QUICK_PEERS, ids=lambda spec: spec.name)
@@ -73,13 +71,12 @@ def test_every_peer_scores_the_same_bundle(bundle: Bundle, inputs: Inputs, spec:
         got = peer.scores(inputs.rows(rows))
         assert got.dtype == np.float32
         assert np.abs(got - truth[rows]).max() < bound
-    assert peer.describe()["threads"] == 1
+    assert peer.settings["threads"] == 1
 
 
 @pytest.mark.slow
 def test_torch_compile(bundle: Bundle, inputs: Inputs) -> None:
-    (spec,) = [s for s in all_peers() if s.name == "torch-compile"]
-    peer = spec.build(bundle, 256, 1)
+    peer = PEERS["torch-compile"].build(bundle, 256, 1)
     assert np.abs(peer.scores(inputs) - reference(bundle, inputs)).max() < 1e-5
 
 
@@ -89,7 +86,7 @@ def test_reference_is_the_formulas_in_float64(bundle: Bundle, inputs: Inputs, re
 
 
 def test_there_is_a_peer_for_every_backend_in_every_precision_it_has() -> None:
-    names = {spec.name: spec.precision for spec in all_peers()}
+    names = {name: spec.precision for name, spec in PEERS.items()}
     assert list(names)[:6] == ["torch", "torch-bf16", "torch-compile", "onnxruntime", "openvino", "openvino-bf16"]
     ours = {name: precision for name, precision in names.items() if name.startswith("engine-")}
     assert ours == {
@@ -106,15 +103,15 @@ def test_there_is_a_peer_for_every_backend_in_every_precision_it_has() -> None:
 def test_comparison_reports_speed_accuracy_and_who_is_missing(bundle: Bundle, inputs: Inputs) -> None:
     truth = reference(bundle, inputs)
 
-    def broken(*_: object) -> Fake:
+    def broken(*_: object) -> Peer:
         raise ImportError("no such library")
 
     specs = [
-        PeerSpec("exact", "fp32", "fake", lambda *_: Fake(truth, inputs, 0.0)),
-        PeerSpec("near", "bf16", "fake", lambda *_: Fake(truth, inputs, 0.01)),
-        PeerSpec("far", "int8", "fake", lambda *_: Fake(truth, inputs, 0.2 * truth.std())),
-        PeerSpec("wrong", "fp32", "fake", lambda *_: Fake(truth, inputs, 0.6 * truth.std())),
-        PeerSpec("broken", "fp32", "fake", broken),
+        PeerSpec("exact", "fp32", lambda *_: fake(truth, inputs, 0.0)),
+        PeerSpec("near", "bf16", lambda *_: fake(truth, inputs, 0.01)),
+        PeerSpec("far", "int8", lambda *_: fake(truth, inputs, 0.2 * truth.std())),
+        PeerSpec("wrong", "fp32", lambda *_: fake(truth, inputs, 0.6 * truth.std())),
+        PeerSpec("broken", "fp32", broken),
     ]
     for size, checked in ((1, 128), (8, 256)):
         got = compare(bundle, specs, inputs, truth, size, 1, QUICK)
@@ -143,7 +140,7 @@ def test_a_precision_that_the_bundle_does_not_offer_has_a_figure_beside_its_erro
     bundle = Bundle.open(path)
     with pytest.raises(BackendError, match="int8"):
         Engine.load(path, backend="native", precision="int8")
-    specs = [spec for spec in all_peers() if spec.name.startswith("engine-native")]
+    specs = [spec for spec in PEERS.values() if spec.name.startswith("engine-native")]
     got = compare(bundle, specs, inputs, reference(bundle, inputs), 64, 1, QUICK)
     assert got.failed == {}
     assert [(name, row["rms"] > 1e-4) for name, row in got.rows.items()] == [
@@ -156,10 +153,10 @@ def test_a_precision_that_the_bundle_does_not_offer_has_a_figure_beside_its_erro
 def test_a_required_peer_that_is_missing_is_an_error(bundle: Bundle, inputs: Inputs) -> None:
     truth = reference(bundle, inputs)
 
-    def refuses(*_: object) -> Fake:
+    def refuses(*_: object) -> Peer:
         raise BackendError("precision: this one has fp32, got 'int8'")
 
-    specs = [PeerSpec("refuses", "int8", "fake", refuses)]
+    specs = [PeerSpec("refuses", "int8", refuses)]
     message = "peers: refuses was asked for and cannot run: BackendError: precision: this one has fp32, got 'int8'"
     with pytest.raises(BackendError, match=message):
         compare(bundle, specs, inputs, truth, 4, 1, QUICK, ["refuses"])
@@ -170,16 +167,13 @@ def test_a_required_peer_that_is_missing_is_an_error(bundle: Bundle, inputs: Inp
 def test_a_peer_that_fails_while_timed_is_missing(bundle: Bundle, inputs: Inputs) -> None:
     truth = reference(bundle, inputs)
 
-    class Drifts(Fake):
-        calls = 0
-
-        def scores(self, inputs: Inputs) -> np.ndarray:
-            self.calls += 1
-            return super().scores(inputs) + np.float32(2.0 if self.calls > 4 else 0.0)
+    def drifts(*_: object) -> Peer:
+        exact, calls = fake(truth, inputs, 0.0), itertools.count(1)
+        return Peer(lambda given: exact.scores(given) + np.float32(2.0 if next(calls) > 5 else 0.0), {})
 
     specs = [
-        PeerSpec("exact", "fp32", "fake", lambda *_: Fake(truth, inputs, 0.0)),
-        PeerSpec("drifts", "fp32", "fake", lambda *_: Drifts(truth, inputs, 0.0)),
+        PeerSpec("exact", "fp32", lambda *_: fake(truth, inputs, 0.0)),
+        PeerSpec("drifts", "fp32", drifts),
     ]
     got = compare(bundle, specs, inputs, truth, 64, 1, QUICK)
     assert list(got.rows) == ["exact"]
@@ -188,9 +182,8 @@ def test_a_peer_that_fails_while_timed_is_missing(bundle: Bundle, inputs: Inputs
         compare(bundle, specs, inputs, truth, 64, 1, QUICK, ["drifts"])
 
 
-def test_pairs_are_peers_that_exist() -> None:
-    names = {spec.name for spec in all_peers()}
-    assert {name for pair in PAIRS for name in pair} <= names
+def test_named_peers_exist() -> None:
+    assert {*BASELINES, *FIRST_LOOK} <= set(PEERS)
 
 
 def test_an_own_peer_is_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

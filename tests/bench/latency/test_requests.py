@@ -1,18 +1,21 @@
-"""Whole requests: calls, stages and what sharing a user saves."""
+"""Whole requests: calls, stages, hit rates and what sharing a user saves."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from pepnet_infer.bench.harness.interleave import Plan
-from pepnet_infer.bench.latency import requests
-from pepnet_infer.bench.latency.requests import end_to_end, one_request
+from pepnet_infer.bench.latency.requests import end_to_end
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import RowBatch
 
-QUICK = Plan(runs=10, warm_calls=0, warm_s=0.0, settle_s=0.0)
+QUICK = Plan(runs=14, warm_calls=0, warm_s=0.0, settle_s=0.0)
+DENSE = "score_dense fp32"
 
 
 @pytest.fixture(scope="module")
@@ -20,34 +23,41 @@ def bundle(toy_bundle: Path) -> Bundle:
     return Bundle.open(toy_bundle)
 
 
-def test_end_to_end_rows_add_up(bundle: Bundle) -> None:
-    rows = [row for size in (1, 16) for row in end_to_end(bundle, size, 1, QUICK, seed=0).rows.values()]
-    assert [(row["call"], row["batch"]) for row in rows] == [
-        (call, size) for size in (1, 16) for call in ("score", "rank", "score_dense")
+@pytest.mark.parametrize("size", [1, 40])
+def test_every_call_has_stages_that_add_up_and_the_hit_rate_that_was_asked_for(bundle: Bundle, size: int) -> None:
+    rows = end_to_end(bundle, size, 1, QUICK, seed=0).rows
+    precisions = ("fp32", "bf16", "int8")
+    assert list(rows) == [
+        *(f"{call} {precision}" for call in ("score", "rank") for precision in precisions),
+        *(DENSE, "score fp32, no cache", "score fp32, hit rate 0.9", "score fp32, hit rate 0.5"),
     ]
-    for row in rows:
-        assert set(row["speedups"]) == {"score", "rank", "score_dense"} - {row["call"]}
-        check_stages(row, dense_only=row["call"] == "score_dense")
+    for name, row in rows.items():
+        assert (row["batch"], row["backend"], row["runs"]) == (size, "native", QUICK.runs)
+        stages = row["stages_ms"]
+        assert stages["dense"] > 0
+        assert (stages["encode"] > 0) == (stages["lookup"] > 0) == (name != DENSE)
+        # The stages are parts of the call, so their means cannot exceed the mean by more than the clocks' rounding.
+        assert sum(stages.values()) < row["mean_ms"] + 0.01
+        assert ("over_score" in row) == name.startswith("rank")
+        asked = {"score fp32, hit rate 0.9": 0.9, "score fp32, hit rate 0.5": 0.5}.get(name, 1.0)
+        if name in (DENSE, "score fp32, no cache"):
+            assert row["hit_rate"] is None
+        else:
+            ids = QUICK.runs * (100 if size > 1 else 5)  # fewer than were asked for
+            assert abs(row["hit_rate"] - asked) <= 5 * np.sqrt(asked * (1 - asked) / ids)
+    assert rows["rank bf16"]["over_score"] == rows["rank bf16"]["speedups"]["score bf16"]
 
 
-def check_stages(row: dict[str, Any], dense_only: bool) -> None:
-    stages = row["stages_ms"]
-    assert stages["dense"] > 0
-    assert (stages["encode"] > 0) == (stages["lookup"] > 0) == (not dense_only)
-    # The stages are parts of the call, so their means cannot exceed the mean by more than the clocks' rounding.
-    assert sum(stages.values()) < row["mean_ms"] + 0.01
-    assert row["unknown_ids_a_row"] == 0
+def test_wrong_rows_are_no_figure(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = MmapStore.get_many
 
+    def wrong(self: MmapStore, keys: Keys, dim: int) -> RowBatch:
+        fetched = right(self, keys, dim)
+        fetched.rows[:] *= 2
+        return fetched
 
-def test_one_request_is_measured_both_ways_in_each_precision(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "CANDIDATES", 50)
-    figures = one_request(bundle, 1, QUICK, seed=0)
-    rows = list(figures.rows.values())
-    assert [(row["call"], row["backend"], row["precision"]) for row in rows] == [
-        (call, "native", precision) for precision in ("fp32", "bf16") for call in ("score request", "rank request")
-    ]
-    for row in rows:
-        assert row["batch"] == 50
-        assert ("over_score" in row) == (row["call"] == "rank request")
-        check_stages(row, dense_only=False)
-    assert 0 <= figures.others_busy <= 1
+    monkeypatch.setattr(MmapStore, "get_many", wrong)
+    with pytest.raises(
+        RuntimeError, match=r"end to end, batch 32: score fp32.* failed: .* that an engine without a cache"
+    ):
+        end_to_end(bundle, 32, 1, QUICK, seed=0)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from typer.testing import Result
 
 from pepnet_infer.bench.sync import run as sync
 from pepnet_infer.bench.sync.publisher import SyncOptions, Trainer
 from pepnet_infer.bench.sync.run import bearable_rows
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.cli.bench import bench
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.logs.directory import DirectoryLog
@@ -36,7 +36,7 @@ def test_a_delta_changes_as_many_rows_as_asked_all_over_the_tables(toy_bundle: P
 
 
 def test_the_command_measures_and_writes_its_files(
-    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_bench: Callable[..., Result], toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [tmp_path / name for name in ("r.json", "r.md")]
     words = ["--rows-per-s", "1000", "--delta-s", "0.05", "--dense-every", "3", "--batch", "20", "--seconds", "6"]
@@ -44,7 +44,7 @@ def test_the_command_measures_and_writes_its_files(
     monkeypatch.setattr(sync, "rounds", lambda options: 2)
     for slice_s in (0.25, 1.0, 4.0, 16.0):  # until the machine had time for enough of them
         monkeypatch.setattr(sync, "SLICE_S", slice_s)
-        ran = CliRunner().invoke(bench, ["sync", str(toy_bundle), *words, *out], catch_exceptions=False)
+        ran = run_bench("sync", toy_bundle, *words, *out, catch_exceptions=False)
         assert ran.exit_code == 0, ran.output
         result = json.loads(files[0].read_text())
         data = result["data"]
@@ -77,7 +77,7 @@ def test_the_rate_is_a_share_of_what_the_follower_takes(toy_bundle: Path, tmp_pa
     assert 1 <= slow <= 16  # of 160 rows, a delta in ten seconds
 
 
-def test_a_bundle_with_fewer_rows_than_a_delta_is_said_so(toy_bundle: Path) -> None:
-    ran = CliRunner().invoke(bench, ["sync", str(toy_bundle), "--rows-per-s", "100000", "--seconds", "6"])
+def test_a_bundle_with_fewer_rows_than_a_delta_is_said_so(run_bench: Callable[..., Result], toy_bundle: Path) -> None:
+    ran = run_bench("sync", toy_bundle, "--rows-per-s", 100_000, "--seconds", 6)
     assert isinstance(ran.exception, PepnetError)
     assert "expected at least 25000 rows in its tables" in str(ran.exception)
