@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 from typing import Any, Self, TypedDict, Unpack
 
@@ -114,7 +115,7 @@ class PepnetError(Exception):
         # An exception is unpickled by calling its class with `args`, which are those of `Exception.__init__` and not
         # of a subclass with arguments of its own: that raises in whoever unpickles, where a pool of processes then
         # waits for ever.
-        return _restored, (type(self), self.args), self.__dict__
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class SchemaError(PepnetError, ValueError):
@@ -149,7 +150,3 @@ class UpdateError(PepnetError):
 
 class ConfigError(PepnetError, ValueError):
     """An option has a value that it cannot have. Raised by every part alike, whichever reads the option."""
-
-
-def _restored(kind: type[PepnetError], args: tuple[object, ...]) -> PepnetError:
-    return kind.__new__(kind, *args)
