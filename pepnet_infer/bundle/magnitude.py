@@ -56,60 +56,47 @@ def check_magnitudes(
     """
     if config.model != "pepnet":
         return
-    network = _Network(where, config, dense)
-    general, domain, prior = (network.hold(f"columns of {name}", inputs[name]) for name in INPUTS)
-    network.check(general, domain, prior)
 
-
-class _Network:
-    def __init__(self, where: str, config: ModelConfig, dense: Mapping[str, npt.NDArray[Any]]) -> None:
-        self._where, self._config, self._dense = where, config, dense
-
-    def check(self, general: Bounds, domain: Bounds, prior: Bounds) -> None:
-        config, gamma = self._config, self._config.gamma
-        o = general
-        if config.use_epnet:
-            self._gate("epnet.gate", np.concatenate([domain, o]) if config.epnet_general else domain)
-            o = self.hold("epnet.gate: γ times columns of general", gamma * o)
-        gates = len(config.gated_widths())
-        for l in range(gates):
-            self._gate(f"ppnet.{l}.gate", np.concatenate([prior, o]))
-        towers, into = config.backbone == "towers", config.gate_position == "input"
-        h = o
-        for l in range(len(config.layers) + towers):
-            if into and l < gates:
-                h = self.hold(f"ppnet.{l}.gate: γ times its columns", gamma * h)
-            h = self._product(f"experts.{l}", h)
-            if not into and l < gates:
-                h = self.hold(f"ppnet.{l}.gate: γ times its columns", gamma * h)
-        if towers:
-            return
-        self._product("mix", o)
-        h = np.broadcast_to(h.max(axis=0), (self._dense["towers.0.w"].shape[0], h.shape[-1]))
-        for l in range(len(config.towers) + 1):
-            h = self._product(f"towers.{l}", h)
-
-    def hold(self, what: str, bounds: Bounds) -> Bounds:
-        """Returns `bounds`, all of which float32 holds."""
+    def hold(what: str, bounds: Bounds) -> Bounds:
         most = float(bounds.max(initial=0.0))
         if not most <= LARGEST:  # NaN is over it too
-            raise BundleError(
-                f"{what}: expected numbers below {LARGEST:g}, so that float32 cannot overflow, got up to {most:.3g}",
-                within=self._where,
-            )
+            expected = f"numbers below {LARGEST:g}, so that float32 cannot overflow"
+            raise BundleError(f"{what}: expected {expected}, got up to {most:.3g}", within=where)
         return bounds
 
-    def _gate(self, name: str, x: Bounds) -> None:
-        hidden = self._product(name, x, "1")
-        self._product(name, hidden, "2")
-
-    def _product(self, name: str, x: Bounds, number: str = "") -> Bounds:
+    def product(name: str, x: Bounds, number: str = "") -> Bounds:
         """Bounds of x·w + b: w [in, out], or [G, in, out] with x [in] or [G, in] → [out] or [G, out]."""
-        w, b = self._dense[f"{name}.w{number}"], self._dense[f"{name}.b{number}"]
+        w, b = dense[f"{name}.w{number}"], dense[f"{name}.b{number}"]
         with np.errstate(over="ignore", invalid="ignore"):
             if w.ndim == 2:
                 bounds = x @ np.abs(w, dtype=np.float64)
             else:
                 rows = np.broadcast_to(x, (len(w), w.shape[1]))
                 bounds = np.stack([one @ np.abs(part, dtype=np.float64) for one, part in zip(rows, w, strict=True)])
-            return self.hold(f"tensor '{name}.w{number}': sums", bounds + np.abs(b, dtype=np.float64))
+            return hold(f"tensor '{name}.w{number}': sums", bounds + np.abs(b, dtype=np.float64))
+
+    def gate(name: str, x: Bounds) -> None:
+        product(name, product(name, x, "1"), "2")
+
+    general, domain, prior = (hold(f"columns of {name}", inputs[name]) for name in INPUTS)
+    o = general
+    if config.use_epnet:
+        gate("epnet.gate", np.concatenate([domain, o]) if config.epnet_general else domain)
+        o = hold("epnet.gate: γ times columns of general", config.gamma * o)
+    gates = len(config.gated_widths())
+    for l in range(gates):
+        gate(f"ppnet.{l}.gate", np.concatenate([prior, o]))
+    towers, into = config.backbone == "towers", config.gate_position == "input"
+    h = o
+    for l in range(len(config.layers) + towers):
+        if into and l < gates:
+            h = hold(f"ppnet.{l}.gate: γ times its columns", config.gamma * h)
+        h = product(f"experts.{l}", h)
+        if not into and l < gates:
+            h = hold(f"ppnet.{l}.gate: γ times its columns", config.gamma * h)
+    if towers:
+        return
+    product("mix", o)
+    h = np.broadcast_to(h.max(axis=0), (dense["towers.0.w"].shape[0], h.shape[-1]))
+    for l in range(len(config.towers) + 1):
+        h = product(f"towers.{l}", h)

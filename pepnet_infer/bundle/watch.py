@@ -20,18 +20,14 @@ class BundleWatch:
     """
 
     def __init__(self) -> None:
-        self.due = perf_counter_ns() + _every_ns()  #: when a call looks next, of `perf_counter_ns`
+        self.due = perf_counter_ns() + int(EVERY_S * 1e9)  #: when a call looks next, of `perf_counter_ns`
         self._said: object = None  # the files of which a change was warned of last
 
     def look(self, bundle: Bundle) -> tuple[str, str]:
         """Returns "as loaded", "replaced" or "changed", and which file; warns of a change, once a bundle."""
-        self.due = perf_counter_ns() + _every_ns()  # first: of other calls none looks meanwhile
+        self.due = perf_counter_ns() + int(EVERY_S * 1e9)  # first: of other calls none looks meanwhile
         state, file = bundle.changed() or ("as loaded", "")
         if state == "changed" and self._said is not bundle.files:  # later weights leave the files as they are
             self._said = bundle.files
             _LOG.warning("%s: %s was changed in place; replace a bundle that is served by rename", bundle.path, file)
         return state, file
-
-
-def _every_ns() -> int:
-    return int(EVERY_S * 1e9)

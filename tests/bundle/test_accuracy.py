@@ -17,9 +17,8 @@ def test_figures_are_those_of_the_differences() -> None:
     scores = (EXPECTED + np.random.default_rng(0).normal(0, 1e-3, EXPECTED.shape)).astype(np.float32)
     off = np.abs(scores.astype(np.float64) - EXPECTED)
     found = Difference.of(scores, EXPECTED)
-    assert (found.rows, found.max_abs, found.mean_abs) == (200, off.max(), off.mean())
+    assert (found.rows, found.max_abs) == (200, off.max())
     assert found.rms == pytest.approx(math.sqrt((off**2).mean()), rel=1e-12)
-    assert (off <= found.p99).mean() == pytest.approx(0.99, abs=0.005)
     assert found.tasks == tuple(off.max(axis=0))
     assert Difference.of(scores[:0], EXPECTED[:0]).max_abs == 0.0
 
