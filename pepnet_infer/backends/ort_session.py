@@ -78,7 +78,8 @@ class OrtSession:
                 # onnxruntime's exceptions share no base; what else a thread is given meanwhile is not its own
                 if type(error) is not RuntimeError and not type(error).__module__.startswith("onnxruntime"):
                     raise
-                raise BackendError(f"onnxruntime: expected scores of {_rows(feed)} rows, got: {clip(error)}") from error
+                rows = max(map(len, feed.values()), default=0)
+                raise BackendError(f"onnxruntime: expected scores of {rows} rows, got: {clip(error)}") from error
             return found
 
     def _open(self, graph: str | bytes) -> Any:
@@ -111,10 +112,6 @@ class OrtSession:
         if self._session is not None:
             forks.leak(self._session)
             self._session = None
-
-
-def _rows(feed: Mapping[str, Array]) -> int:
-    return max((len(values) for values in feed.values()), default=0)
 
 
 def _identity(file: int) -> tuple[int, int]:

@@ -71,14 +71,6 @@ class Columns:
         self._arrays = arrays
         self.num_rows = num_rows
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns that were asked for, in that order."""
-        return tuple(self._arrays)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._arrays
-
     def __getitem__(self, name: str) -> PlainArray:
         array = self._find(name)
         return as_array(name, array) if isinstance(array, np.ndarray) else array
@@ -122,7 +114,11 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
     else:
         table = _to_table(batch)
         column, rows = partial(_column, table), table.num_rows
-        _check_names(_names(table), wanted, strict)
+        try:
+            present = table.schema.names
+        except UnicodeError as error:
+            raise SchemaError(expected="names of columns in UTF-8", got=clip(error)) from error
+        _check_names(present, wanted, strict)
         if rows > FREE_ROWS and rows <= ROWS_PER_BYTE * sum(column(name).get_total_buffer_size() for name in wanted):
             known = rows
     arrays: dict[str, PlainArray | Numbers] = {}
@@ -158,14 +154,6 @@ def _to_table(batch: object) -> pa.Table | pa.RecordBatch:
     except ARROW_REFUSALS as error:
         raise SchemaError(expected=expected, got=f"{got}: {clip(error)}") from error
     raise SchemaError(expected=expected, got=got)
-
-
-def _names(table: pa.Table | pa.RecordBatch) -> list[str]:
-    try:
-        names: list[str] = table.schema.names
-    except UnicodeError as error:
-        raise SchemaError(expected="names of columns in UTF-8", got=clip(error)) from error
-    return names
 
 
 def _column(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array[Any] | pa.ChunkedArray[Any]:

@@ -63,7 +63,11 @@ def _by_value(values: Iterable[Any], nan_is_null: bool, refusal: Exception | Non
     kinds = {type(value) for value in known}
     array: PlainArray
     if kinds == {int}:
-        array = pa.array(plain, _integers(min(known), max(known)))
+        low, high = min(known), max(known)
+        if low < -(1 << 63) or high >= 1 << (63 if low < 0 else 64):
+            got = f"{quote(low)} to {quote(high)}"
+            raise ValueError(f"expected integers that are all within int64 or uint64, got {got}")
+        array = pa.array(plain, pa.uint64() if high >= 1 << 63 else pa.int64())
     elif kinds == {int, float}:
         array = pa.array([None if value is None else float(value) for value in plain], pa.float64())
     else:
@@ -88,11 +92,3 @@ def _lists(rows: list[Any], nan_is_null: bool, refusal: Exception | None) -> Pla
     mask = pa.array([row is None for row in lists]) if None in lists else None
     array: PlainArray = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values, mask=mask)
     return array
-
-
-def _integers(low: int, high: int) -> pa.DataType:
-    if low >= -(1 << 63) and high < 1 << 63:
-        return pa.int64()
-    if low >= 0 and high < 1 << 64:
-        return pa.uint64()
-    raise ValueError(f"expected integers that are all within int64 or uint64, got {quote(low)} to {quote(high)}")

@@ -32,9 +32,7 @@ def row_of(offsets: Offsets, positions: Offsets) -> Offsets:
 
 
 def check_offsets(column: str, offsets: Offsets, values: int) -> None:
-    """Raises SchemaError unless `offsets` start at 0 or later, never decrease, and end within `values` values."""
-    if len(offsets) == 0:
-        raise SchemaError(column=column, expected="one offset more than rows", got="no offsets")
+    """Raises SchemaError unless `offsets` [B+1] start at 0 or later, never decrease, and end within `values` values."""
     if offsets[0] < 0:
         raise SchemaError(column=column, expected="offsets from 0", got=str(offsets[0]), row=0)
     drops = offsets[1:] < offsets[:-1]

@@ -54,7 +54,7 @@ def test_a_long_list_of_columns_is_cut() -> None:
 def test_extra_column() -> None:
     data = {"a": [1], "b": [2], "c": [3]}
     for batch in (data, pa.table(data), pd.DataFrame(data), pl.DataFrame(data)):
-        assert read_columns(batch, ["a"]).names == ("a",)
+        assert read_columns(batch, ["a"])["a"].to_pylist() == [1]
         with pytest.raises(SchemaError, match=r"^unexpected columns 'b', 'c'; expected only 'a'$"):
             read_columns(batch, ["a"], strict=True)
 

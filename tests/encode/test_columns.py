@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pepnet_infer.encode.columns import read_columns
+from pepnet_infer.errors import SchemaError
 
 NUMBERS = [3, 1, 4, 1, 5]
 WORDS = ["b", "a", "b", "", "é"]
@@ -259,9 +260,8 @@ def test_a_relation_of_duckdb() -> None:
 def check(batch: object) -> None:
     columns = read_columns(batch, ["w", "n", "b", "n"])
     assert columns.num_rows == 5
-    assert columns.names == ("w", "n", "b")
-    assert "n" in columns
-    assert "unused" not in columns
+    with pytest.raises(SchemaError, match=r"^column 'unused': expected it in the batch, got columns 'w', 'n', 'b'$"):
+        columns["unused"]
     assert columns["n"].to_pylist() == NUMBERS
     assert columns["w"].to_pylist() == WORDS
     assert columns["b"].to_pylist() == BAGS
@@ -279,7 +279,7 @@ def test_no_rows() -> None:
     ):
         columns = read_columns(batch, ["n", "w", "b"])
         assert columns.num_rows == 0
-        assert [len(columns[name]) for name in columns.names] == [0, 0, 0]
+        assert [len(columns[name]) for name in ("n", "w", "b")] == [0, 0, 0]
 
 
 def test_strict_wants_exactly_the_named_columns() -> None:
