@@ -21,7 +21,6 @@ from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
-from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.process.cpu import available_threads
 from pepnet_infer.schema.inputs import Inputs
@@ -258,17 +257,19 @@ def test_the_driver_is_asked_not_a_list(monkeypatch: pytest.MonkeyPatch) -> None
         assert no_gpu_because() == expected
 
 
-def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = ort.OrtBackend.load(graph(tmp_path / "g.onnx"), Settings())
+def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path) -> None:
     seen: list[int] = []
-    run = backend._session.run
 
-    def spy(outputs: Any, feed: Any) -> Any:
-        assert set(feed) == {"general"}  # what no layer reads is not in the graph
-        seen.append(len(feed["general"]))
-        return run(outputs, feed)
+    class Spy(OrtSession):
+        def run(self, outputs: Any, feed: Any) -> Any:
+            assert set(feed) == {"general"}  # what no layer reads is not in the graph
+            seen.append(len(feed["general"]))
+            return super().run(outputs, feed)
 
-    monkeypatch.setattr(backend, "_session", SimpleNamespace(run=spy))
+    def opened(path: str | bytes) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    backend = ort.OrtBackend(Spy(opened, graph(tmp_path / "g.onnx").onnx_path), 2, {})
     for rows in (0, 1, ort.CHUNK_ROWS - 1, ort.CHUNK_ROWS, ort.CHUNK_ROWS + 1, 2 * ort.CHUNK_ROWS + 5):
         seen.clear()
         given = inputs(rows)

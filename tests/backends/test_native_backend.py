@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +17,10 @@ from safetensors.numpy import load_file, save_file
 from small_networks import changed
 
 from pepnet_infer import BackendError, BundleError, ConfigError, Engine, _kernels
-from pepnet_infer.backends import native, ort
+from pepnet_infer.backends import ort
 from pepnet_infer.backends.create import create_backend, plan
 from pepnet_infer.backends.protocol import Settings
+from pepnet_infer.bench.latency.overhead import clocked_engine
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.process.cpu import available_threads
@@ -261,8 +262,9 @@ def test_a_call_costs_little_beside_the_kernels(toy_bundle: Path) -> None:
             times.append(perf_counter_ns() - begin)
         return statistics.median(times) / 1000
 
-    with Engine.load(toy_bundle, backend="native", threads=1, check="sizes") as engine:
-        model = cast(native.NativeBackend, engine._open().backend)._model
+    bundle = Bundle.open(toy_bundle, "sizes")
+    engine, model = clocked_engine(bundle, bundle.dense(), 1)
+    with engine:
         given = normal_inputs(engine.bundle.config.inputs, 1, 0)
         general, domain, prior = given.general, given.domain, given.prior
         rounds = [

@@ -14,6 +14,7 @@ from pepnet_infer import Engine, _kernels
 from pepnet_infer.backends import native
 from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.rows.stores.mmap import MmapStore
 
 ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "fp32"]
 
@@ -86,12 +87,12 @@ def requests(rows: int) -> Iterator[tuple[Rank, bool]]:
 @pytest.mark.parametrize("precision", PRECISIONS["native"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_rank_shares_work_and_gives_the_bits_of_score(toy_bundle: Path, isa: str, precision: str) -> None:
-    options = {"isa": isa, "unchecked": True}
-    with Engine.load(
-        toy_bundle, backend="native", precision=precision, threads=2, check="sizes", options=options
-    ) as engine:
-        backend: Any = engine._open().backend
-        backend._model = spy = SpyModel(backend._model)
+    bundle = Bundle.open(toy_bundle, "sizes")
+    fields, columns = native.request_prefix(bundle.schema, bundle.config)
+    flags = native.model_flags(bundle.config, len(bundle.tasks))
+    spy: Any = SpyModel(_kernels.DenseModel(bundle.dense(), flags, isa, precision, columns))
+    backend = native.NativeBackend(spy, 2, True, fields, {"backend": "native", "device": "cpu"})
+    with Engine(bundle, MmapStore(bundle.table_paths), backend) as engine:
         for rows in (1, 2, 17, 100):
             for request, shares in requests(rows):
                 ranked = engine.rank(**request).values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -131,7 +132,11 @@ def test_an_engine_that_only_scores_says_it_too(
     def said() -> list[str]:  # by the engine: rows that are not in the cache are asked of the store, which says it too
         return [record.getMessage() for record in caplog.records if record.name == "pepnet_infer"]
 
-    with Engine.load(live, threads=1) as engine, caplog.at_level(logging.WARNING):
+    with contextlib.ExitStack() as engines:
+        engine = engines.enter_context(Engine.load(live, threads=1))
+        monkeypatch.setattr(bundle_watch, "EVERY_S", 0.0)
+        watchful = engines.enter_context(Engine.load(live, threads=1))  # looks at every call
+        engines.enter_context(caplog.at_level(logging.WARNING))
         inputs = engine.bundle.config.inputs
         widths = (inputs.general, inputs.domain, inputs.prior)
         given = {
@@ -142,10 +147,8 @@ def test_an_engine_that_only_scores_says_it_too(
         overwrite(live / TABLE)
         getattr(engine, call)(*given)
         assert said() == []  # not due: what a call does not need is not looked at by each
-        monkeypatch.setattr(bundle_watch, "EVERY_S", 0.0)
-        engine._watch.due = 0
         for _ in range(3):
-            getattr(engine, call)(*given)
+            getattr(watchful, call)(*given)
     assert said() == [f"{live}: {TABLE} was changed in place; replace a bundle that is served by rename"]
 
 
