@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pepnet_infer.backends.protocol import Backend, DeviceBackend, MatrixBackend
 from pepnet_infer.errors import BackendError, SchemaError
 from pepnet_infer.float_arrays import float_array
-from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs, Matrix
 from pepnet_infer.schema.network_config import InputWidths
 
@@ -22,12 +21,13 @@ def dense_call(backend: Backend, widths: InputWidths) -> DenseCall:
     is masked. What a `MatrixBackend` refuses is looked at once more, to be copied or to say what is wrong.
     """
 
-    def checked(*given: Matrix) -> Matrix:
-        inputs = Inputs(*(_matrix(name, one, getattr(widths, name)) for name, one in zip(INPUTS, given, strict=True)))
-        for name, matrix in zip(INPUTS, inputs.matrices, strict=True):
-            if len(matrix) != inputs.num_rows:
-                raise SchemaError(f"{name}: expected {inputs.num_rows} rows as in general, got {len(matrix)}")
-        return backend.run(inputs)
+    def checked(general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
+        first = _matrix("general", general, widths.general)
+        second, third = _matrix("domain", domain, widths.domain), _matrix("prior", prior, widths.prior)
+        for name, matrix in (("domain", second), ("prior", third)):
+            if len(matrix) != len(first):
+                raise SchemaError(f"{name}: expected {len(first)} rows as in general, got {len(matrix)}")
+        return backend.run(Inputs(first, second, third))
 
     if not isinstance(backend, MatrixBackend):
         return checked
@@ -51,7 +51,7 @@ def run_on_device(backend: Backend, general: object, domain: object, prior: obje
 
 
 def _matrix(name: str, given: object, width: int) -> Matrix:
-    matrix = float_array(name, given, f" [rows, {width}]")
+    matrix = float_array(name, given)
     if matrix.ndim != 2 or matrix.shape[1] != width:
         raise SchemaError(f"{name}: expected shape [rows, {width}], got {list(matrix.shape)}")
     return matrix
