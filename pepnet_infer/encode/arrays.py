@@ -198,9 +198,16 @@ def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
 
 def _plain_list(column: str, array: Any, most: int) -> PlainArray:
     """Returns lists of any layout as large lists: offsets from 0, a null is empty whatever its layout has behind it."""
-    offsets = ragged.to_offsets(pc.list_value_length(array).fill_null(0).to_numpy())
+    plain = isinstance(array, (pa.ListArray, pa.LargeListArray)) and len(array) > 0 and array.null_count == 0
+    if plain:  # whose offsets say it all: asking Arrow takes 100 µs
+        places = array.offsets.to_numpy().astype(np.int64)
+        offsets = places - places[0]
+    else:
+        offsets = ragged.to_offsets(pc.list_value_length(array).fill_null(0).to_numpy())
     check_size(column, 8 * int(offsets[-1]), most)  # nulls in a list take no bytes
-    if isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):
+    if plain:
+        inside = _decoded(column, array.values.slice(int(places[0]), int(offsets[-1])), most)
+    elif isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):
         starts = array.offsets.to_numpy().astype(np.int64)[: len(array)]
         inside = _taken(column, array, array.values, pa.array(ragged.gather(starts, offsets)), most)
         if inside is array:

@@ -106,7 +106,7 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
     column: Callable[[str], Any]
     if isinstance(batch, Mapping):
         column = batch.__getitem__
-        if strict or not batch.keys() >= wanted.keys():
+        if strict:
             _check_names(list(batch), wanted, strict)
     elif _is_data_frame(batch):
         column, rows = batch.__getitem__, len(batch)
@@ -123,7 +123,10 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
             known = rows
     arrays: dict[str, PlainArray | Numbers] = {}
     for name in wanted:
-        data = column(name)
+        try:
+            data = column(name)
+        except KeyError:
+            raise _missing(name, batch if isinstance(batch, Mapping) else ()) from None
         array = arrays[name] = data if _is_plain(data) else as_array(name, data, known)
         if rows < 0:
             rows, known, first = len(array), len(array), name
