@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -64,15 +65,13 @@ class LmdbEnv:
 
     def read(self, work: Callable[[lmdb.Transaction[bytes]], _Result], database: int = 0) -> _Result:
         """Does `work` in a read transaction."""
-        full = resized = 0
+        full = 0
         while True:
             try:
-                return self.use(lambda env: _within(env, work, db=self.databases[database]))
-            except self._lmdb.MapResizedError as error:
-                resized += 1
-                if resized > _MOST_SIZES:
-                    raise StoreError(self._no_size(error)) from error
-                self._resize(0)
+                return self._fitting(
+                    lambda: self.use(lambda env: _within(env, work, self.databases[database])),
+                    lambda full: self._resize(0),
+                )
             except self._lmdb.ReadersFullError as error:
                 full += 1
                 if self.reader_check() == 0 and full >= _TRIES:
@@ -80,23 +79,32 @@ class LmdbEnv:
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], _Result], needs: int) -> _Result:
         """Does `work` in a write transaction; again, in a larger map, when it found the map full."""
-        size, refused = 0, Exception()
+        size = 0
 
         def step(env: lmdb.Environment) -> _Result:
             nonlocal size
             size = int(env.info()["map_size"])
-            return _within(env, work, db=self.databases[0], write=True)
+            return _within(env, work, self.databases[0], write=True)
 
+        return self._fitting(
+            lambda: self.use(step), lambda full: self._resize(2 * size + needs, size) if full else self._resize(0)
+        )
+
+    def _fitting(self, step: Callable[[], _Result], resize: Callable[[bool], None]) -> _Result:
+        """Does `step`, again whenever the map is too small: `resize(True)` where it is full, else another has grown it.
+
+        Raises StoreError where no size will do.
+        """
+        refused = Exception()
         for _ in range(_MOST_SIZES):
             try:
-                return self.use(step)
-            except self._lmdb.MapResizedError as error:
+                return step()
+            except (self._lmdb.MapResizedError, self._lmdb.MapFullError) as error:
                 refused = error
-                self._resize(0)  # another process grew it
-            except self._lmdb.MapFullError as error:
-                refused = error
-                self._resize(2 * size + needs, above=size)
-        raise StoreError(self._no_size(refused)) from refused
+                resize(isinstance(error, self._lmdb.MapFullError))
+        raise StoreError(
+            f"{self.path}: expected a file whose size its own pages tell, got one that fits no map: {refused}"
+        ) from refused
 
     def use(self, work: Callable[[lmdb.Environment], _Result]) -> _Result:
         """Does `work` with the environment, which nobody closes or resizes meanwhile.
@@ -138,7 +146,7 @@ class LmdbEnv:
         env, until = None, monotonic() + _PATIENCE_S
         while env is None:
             try:
-                env = self._environment()
+                env = self._fitting(self._environment, lambda full: None)  # grown after its size was read
             except self._lmdb.ReadersFullError as error:
                 # To open it takes a slot itself. Processes that have it open take back those of killed ones in `use`.
                 if monotonic() >= until:
@@ -146,7 +154,7 @@ class LmdbEnv:
                 time.sleep(_CHECK_S / 10)
         try:
             env.reader_check()  # the slots of processes that were killed
-            self.databases = self._open_databases(env)
+            self.databases = self._fitting(partial(self._open_databases, env), partial(_grow, env))
         except BaseException as error:
             env.close()
             if isinstance(error, self._lmdb.ReadersFullError):
@@ -155,28 +163,9 @@ class LmdbEnv:
         self._env = env
 
     def _open_databases(self, env: lmdb.Environment) -> tuple[Any, ...]:
-        refused = Exception()
-        for _ in range(_MOST_SIZES):
-            try:
-                return tuple(env.open_db(name, create=not self.options.readonly) for name in self._names)
-            except self._lmdb.MapResizedError as error:
-                refused = error
-                env.set_mapsize(0)  # another process grew it just now
-            except self._lmdb.MapFullError as error:
-                refused = error
-                env.set_mapsize(2 * int(env.info()["map_size"]))
-        raise StoreError(self._no_size(refused)) from refused
+        return tuple(env.open_db(name, create=not self.options.readonly) for name in self._names)
 
     def _environment(self) -> lmdb.Environment:
-        refused = Exception()
-        for _ in range(_TRIES):
-            try:
-                return self._try_environment()
-            except self._lmdb.MapResizedError as error:  # another process grew it after its size was read
-                refused = error
-        raise StoreError(self._no_size(refused)) from refused
-
-    def _try_environment(self) -> lmdb.Environment:
         options = self.options
         opened: lmdb.Environment = self._lmdb.open(
             str(self.path),
@@ -197,9 +186,6 @@ class LmdbEnv:
             f"{self.path}: expected a free reader slot, got all of them taken by processes that run: give "
             "max_readers more than there are reading processes and threads, in the process that opens the file first"
         )
-
-    def _no_size(self, error: Exception) -> str:
-        return f"{self.path}: expected a file whose size its own pages tell, got one that fits no map: {error}"
 
     def _resize(self, size: int, above: int | None = None) -> None:
         with self._gate.alone(), self._errors():
@@ -256,3 +242,7 @@ def _within(
             return work(txn)
     finally:
         txn = None  # it ends with its last reference, and a traceback keeps this frame
+
+
+def _grow(env: lmdb.Environment, full: bool) -> None:
+    env.set_mapsize(2 * int(env.info()["map_size"]) if full else 0)

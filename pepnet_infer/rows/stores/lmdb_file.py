@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pepnet_infer.errors import StoreError
 
 _MAGIC, _NO_PAGE = 0xBEEFC0DE, (1 << 64) - 1
+_META_PAGE = struct.Struct("=10xH4xI20xI36xQ40xQQQ")  # flags, magic, page size, two roots, last page, transaction
 _HEADER = 16  # of every page: its number u64, pad u16, flags u16, end of the pointers u16, begin of the nodes u16
 _BRANCH, _LEAF, _META = 0x01, 0x02, 0x08
 _BIG, _SUB = 0x01, 0x02  # flags of a node: its value is on pages of its own, it is a database
@@ -73,11 +73,9 @@ def _read_meta(file: int) -> _Meta | None:
 
 
 def _parse_meta(page: bytes) -> _Meta | None:
-    if len(page) < 152:
+    if len(page) < _META_PAGE.size:
         return None
-    (flags,) = struct.unpack_from("=H", page, 10)
-    magic, _, _, _, page_size = struct.unpack_from("=IIQQI", page, _HEADER)
-    free_root, main_root, last_page, transaction = (struct.unpack_from("=Q", page, at)[0] for at in (80, 128, 136, 144))
+    flags, magic, page_size, free_root, main_root, last_page, transaction = _META_PAGE.unpack_from(page)
     if not flags & _META or magic != _MAGIC or page_size not in (1 << n for n in range(8, 17)):
         return None
     return _Meta(page_size, (free_root, main_root), last_page, transaction)
@@ -114,27 +112,20 @@ def _followed(page: bytes, page_size: int) -> tuple[list[int], int]:
     at = words[_HEADER // 2 : _HEADER // 2 + count].astype(np.int64)
     if not flags & (_BRANCH | _LEAF) or (count and int(at.max()) + 8 > page_size):
         return [], _NO_PAGE
-    if flags & _BRANCH:
-        return _numbers(words, at // 2, 3).tolist(), -1
     found, last = [], -1
-    for node in at[(words[at // 2 + 2] & (_BIG | _SUB)) != 0].tolist():
-        size, _, kind, key = struct.unpack_from("=HHHH", page, node)
+    if not flags & _BRANCH:
+        at = at[(words[at // 2 + 2] & (_BIG | _SUB)) != 0]
+    for node in at.tolist():
+        low, high, kind, key = struct.unpack_from("=HHHH", page, node)
         value = node + 8 + key
-        if value + (48 if kind & _SUB else 8) > page_size:
+        if flags & _BRANCH:
+            found.append(low | high << 16 | kind << 32)
+        elif value + (48 if kind & _SUB else 8) > page_size:
             return [], _NO_PAGE
-        if kind & _SUB:
+        elif kind & _SUB:
             (root,) = struct.unpack_from("=Q", page, value + 40)
             found += [] if root == _NO_PAGE else [root]
-        else:
-            size = struct.unpack_from("=I", page, node)[0]  # of the value, whose pages lie together
+        else:  # the pages of the value lie together
             (first,) = struct.unpack_from("=Q", page, value)
-            last = max(last, first + (_HEADER + size - 1) // page_size)
+            last = max(last, first + (_HEADER + (low | high << 16) - 1) // page_size)
     return found, last
-
-
-def _numbers(words: npt.NDArray[np.uint16], at: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint64]:
-    """Returns the numbers of `count` words each that begin at `at`, the lowest word first."""
-    total = np.zeros(len(at), np.uint64)
-    for i in range(count):
-        total |= words[at + i].astype(np.uint64) << np.uint64(16 * i)
-    return total
