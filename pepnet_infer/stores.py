@@ -8,11 +8,11 @@ from pepnet_infer.lazy_names import lazily
 
 if TYPE_CHECKING:
     from pepnet_infer.rows.protocols import Identified, ReachableStore, RowSource, Store, WritableStore
-    from pepnet_infer.rows.stores.fill_store import fill_from
     from pepnet_infer.rows.stores.lmdb import LmdbStore
     from pepnet_infer.rows.stores.memory import MemoryStore
     from pepnet_infer.rows.stores.mmap import MmapStore
     from pepnet_infer.rows.stores.redis import RedisStore
+    from pepnet_infer.rows.stores.writable import fill_from
     from pepnet_infer.schema.row_batch import RowBatch
 
 __all__ = [
@@ -42,7 +42,7 @@ __getattr__ = lazily(
         "RowSource": "pepnet_infer.rows.protocols",
         "Store": "pepnet_infer.rows.protocols",
         "WritableStore": "pepnet_infer.rows.protocols",
-        "fill_from": "pepnet_infer.rows.stores.fill_store",
+        "fill_from": "pepnet_infer.rows.stores.writable",
     },
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import redis
 from children import PATIENCE_S, ended, fork, well_in_a_child
 
 import pepnet_infer
@@ -151,8 +152,7 @@ def test_a_redis_store_has_connections_of_its_own_in_a_child(redis_server: Any) 
         assert failures == []
         with pickle.loads(pickle.dumps(store)) as other:
             check(other)
-    given = RedisStore(store._given["client"])
-    given._owned = False
+    given = RedisStore(redis.Redis.from_url(redis_server.url))
     with pytest.raises(TypeError, match="give it a URL instead"):
         pickle.dumps(given)
 

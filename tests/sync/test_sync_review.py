@@ -18,8 +18,8 @@ from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.bundle.write_bundle import write_bundle
-from pepnet_infer.rows.stores.fill_store import fill_from
 from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.rows.stores.writable import fill_from
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync import bundle_switch

@@ -9,7 +9,7 @@ import numpy as np
 from pepnet_infer._kernels import Tally
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.protocols import Store, check_reachable
-from pepnet_infer.rows.stores.write_batch import nan_expiry
+from pepnet_infer.rows.stores.writable import nan_expiry
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
 

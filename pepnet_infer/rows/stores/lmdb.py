@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,26 +16,13 @@ from msgspec import structs
 
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import StoreError
-from pepnet_infer.process import forks
-from pepnet_infer.process.closing import Closing
-from pepnet_infer.rows.protocols import Rows
-from pepnet_infer.rows.stores.fill_store import fill_from
 from pepnet_infer.rows.stores.lmdb_env import LmdbEnv, OpenOptions
-from pepnet_infer.rows.stores.record import (
-    REMEMBER,
-    Remember,
-    RowDtype,
-    decode,
-    encode_deletions,
-    encode_rows,
-    read_states,
-)
-from pepnet_infer.rows.stores.write_batch import check_deletion, check_keys, checked_batch, rounds
+from pepnet_infer.rows.stores.record import REMEMBER, RowDtype, encode, read_states
+from pepnet_infer.rows.stores.writable import RecordStore, check_keys, fill_from, key_bytes, rounds
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import Keys
-from pepnet_infer.schema.row_batch import Positions, RowBatch
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.local_path import check_local
-from pepnet_infer.validation import check_option
 
 if TYPE_CHECKING:
     import lmdb
@@ -45,11 +31,12 @@ _ROWS, _DEFAULTS = b"rows", b"defaults"
 _PURGE = 1 << 14  # keys looked at in one transaction
 
 
-class LmdbStore(Closing):
+class LmdbStore(RecordStore):
     """A `WritableStore`. Any number of threads and processes read while one writes; readers never wait for it.
 
     Keys are the 8 bytes of the number, the largest first, so that a table's rows lie together; values are laid out in
-    `record.py`. A process may open a path once. A forked child may use its parent's store, which is opened anew there.
+    `record.py`. A batch is written whole or, when a write raises, not at all. A process may open a path once. A forked
+    child may use its parent's store, which is opened anew there.
     """
 
     def __init__(
@@ -72,20 +59,14 @@ class LmdbStore(Closing):
         time, of all processes. `remember`: seconds for which deletions and expired rows keep their version.
         Raises StoreError, ConfigError for an option.
         """
-        check_option("dtype", dtype, RowDtype)
-        check_option("remember", remember, Remember)
+        super().__init__(dtype, remember, clock)
         try:
             import lmdb
         except ImportError as error:
             raise StoreError(f"{path}: expected the package lmdb (extra [lmdb]), got: {error}") from error
         check_local(path, "a local directory", StoreError)
-        self.path, self.dtype = Path(os.path.abspath(path)), dtype
-        self.damaged = 0  # values read that were damaged, and so not found
-        self._remember, self._clock = remember, clock
-        self._counting = threading.Lock()
-        options = OpenOptions(readonly, map_bytes, durable, max_readers)
-        self._env = LmdbEnv(lmdb, self.path, options, (_ROWS, _DEFAULTS))
-        forks.register(forks.Stage.STORES, child=self._reset_after_fork)
+        self.path = Path(os.path.abspath(path))
+        self._env = LmdbEnv(lmdb, self.path, OpenOptions(readonly, map_bytes, durable, max_readers), (_ROWS, _DEFAULTS))
 
     def __reduce__(self) -> tuple[object, ...]:
         """A store pickles as what it was opened with: who unpickles it, in a process of its own, opens it."""
@@ -99,43 +80,9 @@ class LmdbStore(Closing):
         """
         check_keys(keys)
         order = np.argsort(keys, kind="stable")  # neighbours share pages
-        sorted_keys = keys[order]
-        names = _names(sorted_keys)
-
-        def read(txn: lmdb.Transaction[bytes]) -> list[bytes | None]:
-            return list(map(txn.get, names))
-
-        values = self._env.read(read)
-        sorted_got, damaged = decode(sorted_keys, values, dim, self._clock(), self._remember)
-        if damaged.any():
-            with self._counting:
-                self.damaged += int(damaged.sum())
-        return RowBatch.nothing(keys.size, dim).put(order, sorted_got)
-
-    def put_many(
-        self,
-        keys: Keys,
-        rows: Rows,
-        versions: npt.NDArray[np.uint64],
-        scores: npt.NDArray[np.float32] | None = None,
-        expires: npt.NDArray[np.float64] | None = None,
-    ) -> int:
-        """Writes rows [N, dim] that are newer, all of them or, when it raises, none; see `WritableStore.put_many`."""
-        batch = checked_batch(keys, rows, versions, scores, expires)
-
-        def encode(at: Positions) -> list[bytes]:
-            return encode_rows(batch.take(at), self.dtype)
-
-        return self._apply(keys, versions, encode, rows.shape[1])
-
-    def delete_many(self, keys: Keys, versions: npt.NDArray[np.uint64]) -> int:
-        """Deletes what is older, all of it or, when it raises, nothing; see `WritableStore.delete_many`."""
-        check_deletion(keys, versions)
-
-        def encode(at: Positions) -> list[bytes]:
-            return encode_deletions(keys[at], versions[at], self._clock())
-
-        return self._apply(keys, versions, encode, None)
+        names = key_bytes(keys[order])
+        values: list[bytes | None] = self._env.read(lambda txn: list(map(txn.get, names)))
+        return RowBatch.nothing(keys.size, dim).put(order, self._decode(keys[order], values, dim))
 
     def import_tables(
         self,
@@ -156,17 +103,12 @@ class LmdbStore(Closing):
 
     def default_row(self, table: str) -> npt.NDArray[np.float32]:
         """Returns the default row [dim] of an imported table. Raises StoreError when there is none of that name."""
-
-        def read(txn: lmdb.Transaction[bytes]) -> tuple[bytes | None, list[str]]:
-            held = txn.get(table.encode())
-            if held is not None:
-                return held, []
-            return None, [bytes(name).decode() for name in txn.cursor().iternext(values=False)]
-
-        held, names = self._env.read(read, database=1)
-        if held is None:
-            raise StoreError(f"{self.path}: table: expected one of {', '.join(names) or 'none'}, got {table!r}")
-        return np.frombuffer(held, "<f4").copy()
+        held = self._env.read(lambda txn: dict(txn.cursor()), database=1)
+        row = held.get(table.encode())
+        if row is None:
+            names = ", ".join(name.decode() for name in held) or "none"
+            raise StoreError(f"{self.path}: table: expected one of {names}, got {table!r}")
+        return np.frombuffer(row, "<f4").copy()
 
     def purge(self) -> int:
         """Takes out old deletions, rows long expired, and what is damaged. Returns how many.
@@ -174,18 +116,19 @@ class LmdbStore(Closing):
         Other writers get their turn in between. The file does not shrink, its free pages are used again.
         """
         next_key, purged = b"", 0
+
+        def step(txn: lmdb.Transaction[bytes]) -> tuple[bytes, int]:
+            cursor = txn.cursor()
+            if not cursor.set_range(next_key):
+                return b"", 0
+            names, values = zip(*islice(cursor.iternext(), _PURGE), strict=True)
+            keys = np.frombuffer(b"".join(names), ">u8").astype(np.uint64)
+            forgotten = np.flatnonzero(~read_states(keys, values, self._clock(), self._remember).known)
+            for at in forgotten.tolist():
+                txn.delete(names[at])
+            return names[-1] + b"\0" if len(names) == _PURGE else b"", len(forgotten)
+
         while True:
-
-            def step(txn: lmdb.Transaction[bytes], first: bytes = next_key) -> tuple[bytes, int]:
-                cursor = txn.cursor(db=self._env.databases[0])
-                if not cursor.set_range(first):
-                    return b"", 0
-                names, values = zip(*islice(cursor.iternext(), _PURGE), strict=True)
-                states = read_states(_keys(names), values, self._clock(), self._remember)
-                for at in np.flatnonzero(~states.known).tolist():
-                    txn.delete(names[at])
-                return names[-1] + b"\0" if len(names) == _PURGE else b"", int((~states.known).sum())
-
             next_key, count = self._env.write(step, 0)
             purged += count
             if not next_key:
@@ -204,38 +147,18 @@ class LmdbStore(Closing):
         """Closes the file when all calls under way have ended; later ones raise StoreError."""
         self._env.close()
 
-    def _apply(
-        self,
-        keys: Keys,
-        versions: npt.NDArray[np.uint64],
-        encode: Callable[[Positions], list[bytes]],
-        dim: int | None,
-    ) -> int:
-        """Writes encode(positions) where versions are newer than what is there, in one transaction."""
-
+    def _write(self, batch: RowBatch) -> int:
         def write(txn: lmdb.Transaction[bytes]) -> int:
             applied, now = 0, self._clock()
-            for at in rounds(keys):
-                names = _names(keys[at])
-                there = read_states(keys[at], list(map(txn.get, names)), now, self._remember)
-                there.check_width(keys[at], dim)
-                newer = np.flatnonzero(there.older_than(versions[at]))
-                if newer.size:
-                    with txn.cursor() as cursor:
-                        cursor.putmulti(zip([names[i] for i in newer.tolist()], encode(at[newer]), strict=True))
+            for at in rounds(batch.keys):
+                part = batch.take(at)
+                names = key_bytes(part.keys)
+                there = read_states(part.keys, list(map(txn.get, names)), now, self._remember)
+                newer = there.replaced_by(part)
+                with txn.cursor() as cursor:
+                    values = encode(part.take(newer), self.dtype)
+                    cursor.putmulti(zip([names[i] for i in newer.tolist()], values, strict=True))
                 applied += int(newer.size)
             return applied
 
-        return self._env.write(write, keys.size * (64 + 4 * (dim or 0)))
-
-    def _reset_after_fork(self) -> None:
-        self._counting = threading.Lock()
-
-
-def _names(keys: Keys) -> list[bytes]:
-    names: list[bytes] = keys.astype(">u8").view("V8").tolist()
-    return names
-
-
-def _keys(names: Sequence[bytes]) -> Keys:
-    return np.frombuffer(b"".join(names), ">u8").astype(np.uint64)
+        return self._env.write(write, batch.keys.size * (64 + 4 * batch.rows.shape[1]))

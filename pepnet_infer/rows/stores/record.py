@@ -18,16 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.schema.ids import Keys
-from pepnet_infer.schema.row_batch import RowBatch
+from pepnet_infer.schema.row_batch import Positions, RowBatch, Rows
 from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16
 
 RowDtype = Literal["float32", "float16", "bfloat16"]
@@ -56,33 +55,27 @@ _ITEM_BYTES = np.array([0, 4, 2, 2])
 _CHECK_WORD = 1
 
 
-def encode_rows(batch: RowBatch, dtype: RowDtype) -> list[bytes]:
-    """Returns one value a key. Raises StoreError for a width above MAX_DIM and what float16 cannot hold."""
-    kind, dim = ROW_DTYPES.index(dtype) + 1, batch.rows.shape[1]
-    if not 0 < dim <= MAX_DIM:
-        raise StoreError(f"rows: expected a width of 1 to {MAX_DIM}, got {dim}")
-    body = _narrowed(batch.keys, batch.rows, dtype)
-    values = np.zeros((batch.keys.size, HEADER.itemsize + _padded(dim * body.itemsize)), np.uint8)
-    head = values[:, : HEADER.itemsize].view(HEADER)[:, 0]
-    head["kind"], head["dim"], head["score"] = kind, dim, batch.scores
-    values[:, HEADER.itemsize : HEADER.itemsize + dim * body.itemsize] = body.view(np.uint8)
-    return _sealed(batch.keys, values, batch.versions, batch.expires)
+def encode(batch: RowBatch, dtype: RowDtype) -> list[bytes]:
+    """Returns one value a key: its row or, for a batch of width 0, that it was deleted at `expires`.
 
-
-def encode_deletions(keys: Keys, versions: npt.NDArray[np.uint64], now: float) -> list[bytes]:
-    """Returns one value for each of N keys that says it was deleted, at `now`."""
-    values = np.zeros((keys.size, HEADER.itemsize), np.uint8)
-    values.view(HEADER)[:, 0]["score"] = np.nan
-    return _sealed(keys, values, versions, np.full(keys.size, now))
-
-
-def decode(
-    keys: Keys, values: Sequence[bytes | None], dim: int, now: float, remember: float
-) -> tuple[RowBatch, npt.NDArray[np.bool_]]:
-    """Returns what `values` (None: not there) say of N keys, and which are damaged or of a width other than `dim`.
-
-    These are not found.
+    Raises StoreError for a width above MAX_DIM and what float16 cannot hold.
     """
+    dim = batch.rows.shape[1]
+    if dim > MAX_DIM:
+        raise StoreError(f"rows: expected a width of 1 to {MAX_DIM}, got {dim}")
+    body = _narrowed(batch, dtype).view(np.uint8)
+    values = np.zeros((batch.keys.size, HEADER.itemsize + body.shape[1] + -body.shape[1] % 4), np.uint8)
+    values[:, HEADER.itemsize : HEADER.itemsize + body.shape[1]] = body
+    head = values[:, : HEADER.itemsize].view(HEADER)[:, 0]
+    head["format"], head["kind"], head["dim"] = FORMAT, ROW_DTYPES.index(dtype) + 1 if dim else _DELETION, dim
+    head["version"], head["expires"], head["score"] = batch.versions, batch.expires, batch.scores
+    head["check"] = checksum(batch.keys, values.view("<u4"))
+    whole: list[bytes] = values.view(f"V{values.shape[1]}")[:, 0].tolist()
+    return whole
+
+
+def decode(keys: Keys, values: Sequence[bytes | None], dim: int, now: float, remember: float) -> RowBatch:
+    """Returns what `values` (None: not there) say of N keys; one of a width other than `dim` counts as damaged."""
     got, damaged = RowBatch.nothing(keys.size, dim), np.zeros(keys.size, np.bool_)
     for at, words in _by_size(values, damaged):
         head, good = _headers(keys[at], words)
@@ -97,7 +90,7 @@ def decode(
         for number in set(kind.tolist()):
             part = slice(None) if (kind == number).all() else kind == number
             got.rows[at[part]] = _widened(words[part], number, dim)
-    return replace(got, damaged=damaged) if damaged.any() else got, damaged
+    return replace(got, damaged=damaged) if damaged.any() else got
 
 
 class States(NamedTuple):
@@ -107,16 +100,14 @@ class States(NamedTuple):
     versions: npt.NDArray[np.uint64]  # [N]
     dims: npt.NDArray[np.int64]  # [N]; 0: a deletion
 
-    def older_than(self, versions: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """Returns where a write of these versions applies."""
-        return ~self.known | (versions > self.versions)
-
-    def check_width(self, keys: Keys, dim: int | None) -> None:
-        """Raises StoreError where a row of another width is there. None: a deletion, which fits all."""
+    def replaced_by(self, batch: RowBatch) -> Positions:
+        """Returns where a batch of these keys is newer. Raises StoreError where a row of another width is there."""
+        dim = batch.rows.shape[1]
         wrong = self.known & (self.dims != 0) & (self.dims != dim)
-        if dim is not None and wrong.any():
+        if dim and wrong.any():
             at = int(np.argmax(wrong))
-            raise StoreError(f"key {keys[at]}: expected a row of width {self.dims[at]} as it has, got {dim}")
+            raise StoreError(f"key {batch.keys[at]}: expected a row of width {self.dims[at]} as it has, got {dim}")
+        return np.flatnonzero(~self.known | (batch.versions > self.versions))
 
 
 def read_states(keys: Keys, values: Sequence[bytes | None], now: float, remember: float) -> States:
@@ -169,9 +160,8 @@ def _widened(words: npt.NDArray[np.uint32], kind: int, dim: int) -> Rows:
     return from_bfloat16(body.view("<u2")[:, :dim])
 
 
-def _narrowed(
-    keys: Keys, rows: Rows, dtype: RowDtype
-) -> npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]:
+def _narrowed(batch: RowBatch, dtype: RowDtype) -> npt.NDArray[Any]:
+    rows = batch.rows
     if dtype == "float32":
         return np.ascontiguousarray(rows, "<f4")
     if dtype == "bfloat16":
@@ -182,22 +172,10 @@ def _narrowed(
     if lost.any():
         row, column = np.argwhere(lost)[0]
         raise StoreError(
-            f"rows[{row}, {column}] of key {keys[row]}: expected a number that float16 holds, got {rows[row, column]}"
+            f"rows[{row}, {column}] of key {batch.keys[row]}: expected a number that float16 holds, "
+            f"got {rows[row, column]}"
         )
     return half
-
-
-def _sealed(
-    keys: Keys,
-    values: npt.NDArray[np.uint8],
-    versions: npt.NDArray[np.uint64],
-    expires: npt.NDArray[np.float64],
-) -> list[bytes]:
-    head = values[:, : HEADER.itemsize].view(HEADER)[:, 0]
-    head["format"], head["version"], head["expires"] = FORMAT, versions, expires
-    head["check"] = checksum(keys, values.view("<u4"))
-    whole: list[bytes] = values.view(f"V{values.shape[1]}")[:, 0].tolist()
-    return whole
 
 
 def checksum(keys: Keys, words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -221,7 +199,3 @@ def _factors(count: int) -> npt.NDArray[np.uint64]:
     z[_CHECK_WORD] = 0
     z.flags.writeable = False
     return z
-
-
-def _padded(size: int) -> int:
-    return -(-size // 4) * 4

@@ -28,9 +28,28 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from pepnet_infer.rows.stores.redis_packer import CommandPacker
-
 _Base: Any = object  # each class of redis-py's, which have no types for this
+
+
+class CommandPacker:
+    """Counts commands, and hands hiredis no numbers, which redis-py itself puts into the handshake of each connection.
+
+    hiredis 3 has Python make text of them, which runs signal handlers, and ends the process by SIGSEGV where one of
+    them raises: Ctrl-C while a connection is made. Text and bytes it takes as they are.
+    """
+
+    def __init__(self, packer: Any) -> None:
+        """packer: redis-py's own, whichever it takes."""
+        self._packer = packer
+        #: how many commands were packed, each before it is sent
+        self.packed = 0
+
+    def pack(self, *args: object) -> list[bytes]:
+        """Returns a command as Redis reads it. Raises redis's DataError for what is no text, bytes or number."""
+        self.packed += 1
+        plain: list[Any] = [str(arg).encode() if type(arg) in (int, float) else arg for arg in args]
+        packed: list[bytes] = self._packer.pack(*plain)
+        return packed
 
 
 class WholeReplies(_Base):  # type: ignore[misc]
@@ -71,19 +90,15 @@ class WholeReplies(_Base):  # type: ignore[misc]
         return bool(super().can_read(*args, **kwargs))
 
 
-class _Plain(WholeReplies, Connection):
-    pass
+def _whole(connection: type) -> type[WholeReplies]:
+    return type(f"Whole{connection.__name__}", (WholeReplies, connection), {})
 
 
-class _Tls(WholeReplies, SSLConnection):
-    pass
-
-
-class _Local(WholeReplies, UnixDomainSocketConnection):
-    pass
-
-
-_BY_SCHEME: dict[str, type[WholeReplies]] = {"redis": _Plain, "rediss": _Tls, "unix": _Local}
+_BY_SCHEME = {
+    "redis": _whole(Connection),
+    "rediss": _whole(SSLConnection),
+    "unix": _whole(UnixDomainSocketConnection),
+}
 
 
 def open_client(url: str, cluster: bool, **options: Any) -> Redis | RedisCluster:

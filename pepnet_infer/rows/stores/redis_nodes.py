@@ -19,78 +19,60 @@ class Command(NamedTuple):
     key: bytes  # one of its keys: says which server it goes to
 
 
-class OneNode:
-    """A single server."""
+class Nodes:
+    """The servers behind a client. Of a cluster each has one pipeline with the commands for it, one after the other.
 
-    #: Whether keys of different slots may be in one command.
-    any_slots = True
+    redis-py's own cluster pipeline is not used: it sends what fails again, one command at a time, each with its own
+    timeouts and retries, which makes of one server that hangs a wait of many seconds.
+    """
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    def __init__(self, client: Redis | RedisCluster) -> None:
+        self._client: Any = client  # most of the methods of a cluster's have no types
+        #: Whether keys of different slots may not be in one command.
+        self.has_slots = isinstance(client, RedisCluster)
 
     def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
-        """Returns one reply a command; raises what the client raises.
+        """Returns one reply a command; raises what the client raises, and the first error among the replies.
 
-        `script` is loaded before them wherever they go, so that EVALSHA always finds it.
+        `script` is loaded before them wherever they go, so that EVALSHA always finds it. Where slots of a cluster have
+        moved the map of slots is read anew, once.
         """
-        replies = _pipelined(self._client, commands, script)
+        replies = self._ask(commands, script)
+        if self.has_slots:
+            moved = [i for i, reply in enumerate(replies) if isinstance(reply, MovedError)]
+            if moved:
+                self.refresh()
+                for i, reply in zip(moved, self._ask([commands[i] for i in moved], script), strict=True):
+                    replies[i] = reply
+            for i, reply in enumerate(replies):
+                if isinstance(reply, AskError | TryAgainError) and not isinstance(reply, MovedError):
+                    replies[i] = self._one_by_one(commands[i], script)  # its slot is on its way at this moment
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
 
     def refresh(self) -> None:
-        """There is one place to look."""
+        """Looks anew which server of a cluster has what, after one could not be reached."""
+        if self.has_slots:
+            self._client.nodes_manager.initialize()
 
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
 
-
-class ClusterNodes:
-    """The servers of a cluster: one pipeline to each that has some of the keys, one after the other.
-
-    redis-py's own cluster pipeline is not used: it sends what fails again, one command at a time, each with its own
-    timeouts and retries, which makes of one server that hangs a wait of many seconds.
-    """
-
-    any_slots = False
-
-    def __init__(self, client: RedisCluster) -> None:
-        self._client: Any = client  # most of its methods have no types
-
-    def run(self, commands: Sequence[Command], script: str | None = None) -> list[Reply]:
-        """See `OneNode.run`. Where slots have moved the map of slots is read anew, once."""
-        replies: list[Reply] = [None] * len(commands)
-        self._ask(commands, range(len(commands)), replies, script)
-        moved = [i for i, reply in enumerate(replies) if isinstance(reply, MovedError)]
-        if moved:
-            self.refresh()
-            self._ask(commands, moved, replies, script)
-        for i, reply in enumerate(replies):
-            moves = isinstance(reply, AskError | TryAgainError) and not isinstance(reply, MovedError)
-            if moves:  # its slot is on its way at this moment
-                replies[i] = self._one_by_one(commands[i], script)
-            elif isinstance(reply, Exception):
-                raise reply
-        return replies
-
-    def refresh(self) -> None:
-        """Looks anew which server has what, after one could not be reached."""
-        self._client.nodes_manager.initialize()
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._client.close()
-
-    def _ask(self, commands: Sequence[Command], which: Sequence[int], replies: list[Reply], script: str | None) -> None:
+    def _ask(self, commands: Sequence[Command], script: str | None) -> list[Reply]:
+        if not self.has_slots:
+            return _pipelined(self._client, commands, script)
         by_node: dict[str, list[int]] = {}
-        for i in which:
-            by_node.setdefault(self._client.get_node_from_key(commands[i].key).name, []).append(i)
+        for i, command in enumerate(commands):
+            by_node.setdefault(self._client.get_node_from_key(command.key).name, []).append(i)
+        replies: list[Reply] = [None] * len(commands)
         for name, at in by_node.items():
             connection = self._client.get_redis_connection(self._client.get_node(node_name=name))
             for i, reply in zip(at, _pipelined(connection, [commands[i] for i in at], script), strict=True):
                 replies[i] = reply
+        return replies
 
     def _one_by_one(self, command: Command, script: str | None) -> Reply:
         """Follows the keys of a command to where they are by now: while a slot moves they are on two servers."""

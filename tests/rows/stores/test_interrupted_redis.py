@@ -17,7 +17,7 @@ from interrupting import CallTracer, interrupt_each, within
 import pepnet_infer
 from pepnet_infer.rows.stores.redis import RedisStore
 from pepnet_infer.rows.stores.redis_client import open_client
-from pepnet_infer.rows.stores.redis_nodes import ClusterNodes, Command, OneNode
+from pepnet_infer.rows.stores.redis_nodes import Command, Nodes
 from pepnet_infer.sync.logs.redis_server import RedisServer
 
 pytestmark = pytest.mark.concurrency
@@ -58,7 +58,7 @@ def values_of(names: list[bytes]) -> list[bytes]:
 def test_no_call_takes_the_replies_of_an_interrupted_one_for_its_own(url: tuple[str, bool]) -> None:
     """On one client, whose connections the interrupted call gave back."""
     client: Client = open_client(url[0], url[1], socket_timeout=10)
-    nodes = ClusterNodes(client) if url[1] else OneNode(client)
+    nodes = Nodes(client)
     names = {who: [b"{x}%s%d" % (who, i) for i in range(3)] for who in (b"mine", b"theirs")}
     for who in names:
         for name, value in zip(names[who], values_of(names[who]), strict=True):

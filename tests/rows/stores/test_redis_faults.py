@@ -88,14 +88,15 @@ def test_why_a_cluster_cannot_be_opened_is_its_first_cause(answering: Callable[[
 
 @pytest.mark.parametrize("reply", [b":7\r\n", b"$-1\r\n", b"+OK\r\n", b"*0\r\n"])
 def test_answers_of_another_kind_are_store_errors(answering: Callable[[bytes, bool], str], reply: bytes) -> None:
-    store, keys = RedisStore(answering(reply, False), timeout=10), np.zeros(1, np.uint64)
+    url, keys = answering(reply, False), np.zeros(1, np.uint64)
+    store = RedisStore(url, timeout=10)
     with pytest.raises(StoreError, match="expected 1 values, got 0"):
         store.get_many(keys, 4)
     if reply != b":7\r\n":
         with pytest.raises(StoreError, match="redis: key 0: expected a number in answer"):
             store.put_many(keys, np.ones((1, 4), np.float32), keys)
     with pytest.raises(StoreError, match="redis: expected a server to connect to, got"):
-        RedisStore(store._given["client"], cluster=True, timeout=10)
+        RedisStore(url, cluster=True, timeout=10)
 
 
 def test_a_replica_says_that_it_cannot_be_written(answering: Callable[[bytes, bool], str]) -> None:

@@ -13,8 +13,7 @@ from redis.connection import HiredisRespSerializer  # noqa: E402
 from redis.exceptions import DataError  # noqa: E402
 
 from pepnet_infer.rows.stores.redis import RedisStore  # noqa: E402
-from pepnet_infer.rows.stores.redis_client import open_client  # noqa: E402
-from pepnet_infer.rows.stores.redis_packer import CommandPacker  # noqa: E402
+from pepnet_infer.rows.stores.redis_client import CommandPacker, open_client  # noqa: E402
 from pepnet_infer.sync.logs.redis_server import RedisServer  # noqa: E402
 
 

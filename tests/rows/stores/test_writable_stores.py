@@ -14,12 +14,12 @@ import pytest
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.protocols import WritableStore
-from pepnet_infer.rows.stores import fill_store
-from pepnet_infer.rows.stores.fill_store import fill_from
+from pepnet_infer.rows.stores import writable
 from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.rows.stores.redis import RedisStore
+from pepnet_infer.rows.stores.writable import fill_from
 from pepnet_infer.schema.ids import MISSING_KEY, make_keys
 
 DIM = 3
@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_refused_whole(store: WritableStore, arguments: tup
 def test_a_bundle_fills_it_and_reads_as_from_its_tables(
     make_store: MakeStore, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fill_store, "CHUNK", 13)
+    monkeypatch.setattr(writable, "CHUNK", 13)
     bundle = Bundle.open(toy_bundle)
     tables, store = MmapStore(bundle.table_paths), make_store()
     assert fill_from(store, bundle.table_paths, bundle.schema.table_by_name) == 160
