@@ -24,9 +24,9 @@ from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.mapped_file import MappedFile
 from pepnet_infer.storage.tensorfile import write_tensors
 
-_LARGEST = 1 << 20  # numbers looked at in one step
 _FINITE = f"a finite number of at most {NUMBER:g}"
 _TENSORS = ("keys", "rows", "versions", "scores", "expires", "tombstones")
+_Place = tuple[str, TableSpec | None, int]  # where a table is, which it is, and where it ends among others
 
 
 def delta_rows(
@@ -42,12 +42,10 @@ def delta_rows(
     return RowBatch(rows, tombstones == 0, versions, scores, expires, None, keys, default)
 
 
-def check_rows(
-    rows: RowBatch, where: str, base_version: int, model_version: int, spec: TableSpec | None = None
-) -> None:
-    """Raises UpdateError unless all is as said above, `spec` being the table where it is known."""
-    _check_shapes(rows, where, spec)
-    _check_values(rows, where, base_version, model_version, spec)
+def check_rows(rows: RowBatch, where: str, base_version: int, model_version: int) -> None:
+    """Raises UpdateError unless all is as said above, of a table that is not known."""
+    _check_shapes(rows, where, None)
+    _check_values(rows, [(where, None, len(rows.keys))], base_version, model_version)
 
 
 def checked(
@@ -55,13 +53,12 @@ def checked(
 ) -> dict[str, RowBatch]:
     """Returns the rows of each table, as views of arrays in which those of a width lie one after another.
 
-    tables: (where, table, rows), in the order of the tables' numbers. Raises UpdateError, as `check_rows` of each
-    would: thirty small tables take as long as a large one each, so they are looked at together.
+    tables: (where, table, rows), in the order of the tables' numbers. Raises UpdateError unless all is as said above:
+    thirty small tables take as long as a large one each, so they are looked at together.
     """
     widths: dict[int, list[tuple[str, TableSpec, RowBatch]]] = {}
     for where, spec, rows in tables:
         _check_shapes(rows, where, spec)
-        _check_default(rows, where)
         widths.setdefault(spec.dim, []).append((where, spec, rows))
     found = {}
     for some in widths.values():
@@ -69,12 +66,11 @@ def checked(
         together = RowBatch.concat([rows for _, _, rows in some], copy=True)
         rest()
         ends = np.cumsum([len(rows.keys) for _, _, rows in some]).tolist()
-        parts = [together.take(slice(begin, end)) for begin, end in zip([0, *ends], ends, strict=False)]
-        if not _are_fine(together, [spec for _, spec, _ in some], ends, base_version, model_version):
-            for (where, spec, _), part in zip(some, parts, strict=True):
-                _check_values(part, where, base_version, model_version, spec)
-        for (_, spec, rows), part in zip(some, parts, strict=True):
-            found[spec.name] = replace(part, default=None if rows.default is None else rows.default.copy())
+        places = [(where, spec, end) for (where, spec, _), end in zip(some, ends, strict=True)]
+        _check_values(together, places, base_version, model_version)
+        for (_, spec, rows), begin, end in zip(some, [0, *ends], ends, strict=False):
+            default = None if rows.default is None else rows.default.copy()
+            found[spec.name] = replace(together.take(slice(begin, end)), default=default)
     return found
 
 
@@ -100,25 +96,8 @@ def read_rows(path: Path, data: bytes, spec: TableSpec) -> RowBatch:
     if gone.dtype != np.uint8 or gone.shape != keys.shape:
         got = f"{gone.dtype} {list(gone.shape)}"
         raise UpdateError("shape", f"{path}: tombstones: expected uint8 {list(keys.shape)}, got {got}")
-    _refuse("tombstone", str(path), "tombstones", gone, gone > 1, "0 or 1")
+    _refuse("tombstone", [(str(path), spec, len(gone))], "tombstones", gone, gone > 1, "0 or 1")
     return delta_rows(**tensors)
-
-
-def _are_fine(
-    rows: RowBatch, specs: Sequence[TableSpec], ends: Sequence[int], base_version: int, model_version: int
-) -> bool:
-    """Whether rows of several tables, each up to its end, are as said above."""
-    count = len(rows.keys)
-    numbers = np.repeat(np.array([spec.number for spec in specs], np.uint64), np.diff([0, *ends]))
-    return bool(
-        (rows.keys >> np.uint64(ID_BITS) == numbers).all()
-        and (count < 2 or (rows.keys[1:] > rows.keys[:-1]).all())
-        and (count == 0 or (rows.versions.min() > base_version and rows.versions.max() <= model_version))
-        and (rows.expires > -np.inf).all()
-        and not np.isinf(rows.scores).any()
-        and rows.rows.max(initial=0.0) <= NUMBER  # NaN is not
-        and rows.rows.min(initial=0.0) >= -NUMBER
-    )
 
 
 def _check_shapes(rows: RowBatch, where: str, spec: TableSpec | None) -> None:
@@ -126,42 +105,48 @@ def _check_shapes(rows: RowBatch, where: str, spec: TableSpec | None) -> None:
     problem = rows.misfit(len(rows.keys), dim if spec is None else spec.dim)
     if problem is not None:
         raise UpdateError("shape", f"{where}: {problem}")
+    if (default := rows.default) is not None:
+        _refuse("finite", [(where, spec, len(default))], "default", default, ~(np.abs(default) <= NUMBER), _FINITE)
 
 
-def _check_default(rows: RowBatch, where: str) -> None:
-    if rows.default is not None:
-        _refuse("finite", where, "default", rows.default, ~(np.abs(rows.default) <= NUMBER), _FINITE)
-
-
-def _check_values(rows: RowBatch, where: str, base_version: int, model_version: int, spec: TableSpec | None) -> None:
-    count, dim = rows.rows.shape
-    _check_default(rows, where)
-    _refuse("order", where, "keys", rows.keys, rows.keys[1:] <= rows.keys[:-1], "ascending keys, each once")
-    if spec is not None:
-        other = rows.keys >> np.uint64(ID_BITS) != spec.number
-        _refuse("range", where, "keys", rows.keys, other, f"keys of table number {spec.number}, ids below 2^48")
-    old = (rows.versions <= base_version) | (rows.versions > model_version)
-    _refuse("version", where, "versions", rows.versions, old, f"{base_version + 1} to {model_version}")
-    _refuse("finite", where, "expires", rows.expires, ~(rows.expires > -np.inf), "Unix seconds or inf")
-    _refuse("finite", where, "scores", rows.scores, np.isinf(rows.scores), "a finite score or NaN for none")
-    step = max(1, _LARGEST // max(dim, 1))
-    for begin in range(0, count, step):
-        part = rows.rows[begin : begin + step]
-        odd = ~(np.abs(part) <= NUMBER)
-        if odd.any():
-            row, column = np.argwhere(odd)[0]
-            at = f"{where}: rows[{begin + row}, {column}]"
-            raise UpdateError("finite", f"{at}: expected {_FINITE}, got {part[row, column]}")
+def _check_values(rows: RowBatch, places: Sequence[_Place], base_version: int, model_version: int) -> None:
+    """Raises UpdateError unless the rows of several tables, which come in the order of their numbers, can be."""
+    keys, versions = rows.keys, rows.versions
+    if specs := [spec for _, spec, _ in places if spec is not None]:
+        counts = np.diff([0, *(end for _, _, end in places)])
+        numbers = np.repeat(np.array([spec.number for spec in specs], np.uint64), counts)
+        other = keys >> np.uint64(ID_BITS) != numbers
+        if other.any():
+            wanted = f"keys of table number {numbers[np.argmax(other)]}, ids below 2^48"
+            _refuse("range", places, "keys", keys, other, wanted)
+    _refuse("order", places, "keys", keys, keys[1:] <= keys[:-1], "ascending keys, each once")
+    old = (versions <= base_version) | (versions > model_version)
+    _refuse("version", places, "versions", versions, old, f"{base_version + 1} to {model_version}")
+    _refuse("finite", places, "expires", rows.expires, ~(rows.expires > -np.inf), "Unix seconds or inf")
+    _refuse("finite", places, "scores", rows.scores, np.isinf(rows.scores), "a finite score or NaN for none")
+    if rows.rows.max(initial=0.0) <= NUMBER and rows.rows.min(initial=0.0) >= -NUMBER:
+        return
+    row, column = np.argwhere(~(np.abs(rows.rows) <= NUMBER))[0].tolist()
+    where, at = _locate(row, places)
+    raise UpdateError("finite", f"{where}: rows[{at}, {column}]: expected {_FINITE}, got {rows.rows[row, column]}")
 
 
 def _refuse(
     reason: str,
-    where: str,
+    places: Sequence[_Place],
     name: str,
     values: npt.NDArray[np.generic],
     bad: npt.NDArray[np.bool_],
     expected: str,
 ) -> None:
     if bad.any():
-        at = int(np.argmax(bad))
-        raise UpdateError(reason, f"{where}: {name}[{at}]: expected {expected}, got {values[at]}")
+        first = int(np.argmax(bad))
+        where, at = _locate(first, places)
+        raise UpdateError(reason, f"{where}: {name}[{at}]: expected {expected}, got {values[first]}")
+
+
+def _locate(row: int, places: Sequence[_Place]) -> tuple[str, int]:
+    """Returns where a row of several tables is, and its place there."""
+    ends = [end for _, _, end in places]
+    table = int(np.searchsorted(ends, row, side="right"))
+    return places[table][0], row - (ends[table - 1] if table else 0)
