@@ -227,20 +227,35 @@ def test_a_forked_child_begins_with_what_was_cached_and_without_the_parents_flig
 
 
 def test_workers_take_what_fits_and_end() -> None:
-    workers, go, done = MissWorkers(threads=2, queued=3), threading.Event(), []
-    taken = [workers.submit(lambda: done.append(go.wait(60))) for _ in range(2)]
-    end = time.monotonic() + 60
-    while workers.waiting and time.monotonic() < end:
-        time.sleep(0.002)
+    workers, begun, go, done = MissWorkers(threads=2, queued=3), threading.Semaphore(0), threading.Event(), []
+
+    def work() -> None:
+        begun.release()
+        done.append(go.wait(60))
+
+    others = set(threading.enumerate())
+    taken = [workers.submit(work) for _ in range(2)]
+    assert all(begun.acquire(timeout=60) for _ in range(2))
     taken += [workers.submit(lambda: done.append(True)) for _ in range(4)]
     assert taken == [Submitted.TAKEN] * 5 + [Submitted.FULL]
-    assert workers.running == 2
-    assert not workers.close()
+    threads = set(threading.enumerate()) - others
+    assert len(threads) == 2
+    workers.close()
     assert workers.submit(lambda: None) is Submitted.REFUSED
     go.set()
-    assert workers.close(timeout=60)
+    for thread in threads:
+        thread.join(60)
     assert done == [True] * 5
-    assert workers.running == 0
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_workers_end_with_who_has_them() -> None:
+    workers, others = MissWorkers(), set(threading.enumerate())
+    assert workers.submit(lambda: None) is Submitted.TAKEN
+    (thread,) = set(threading.enumerate()) - others
+    del workers
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_a_fetch_finds_its_keys_and_ends_with_its_call() -> None:
