@@ -14,7 +14,6 @@ from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.misses import Fetcher
 from pepnet_infer.rows.cache.warm import choose, warm
-from pepnet_infer.rows.stores.checked_answers import CheckedStore
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.schema.ids import Keys, make_keys
 from pepnet_infer.schema.row_batch import RowBatch
@@ -57,7 +56,7 @@ def filled(tables: list[Scored], dim: int) -> MemoryStore:
 
 def fetcher_over(store: object, policy: str, capacity: int = 100 << 10, dim: int = 30) -> Fetcher:
     cache = EmbeddingCache(dim, capacity, policy)
-    return Fetcher(cache, CheckedStore(store), MissCounters(), _kernels.Fetches())  # type: ignore[arg-type]
+    return Fetcher(cache, store, MissCounters(), _kernels.Fetches())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", ["lru", "gset", "sieve"])
