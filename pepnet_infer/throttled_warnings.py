@@ -11,33 +11,17 @@ AGAIN_AFTER_S = 60.0
 class Seldom:
     """Says when a warning is due. Any thread may ask; two that ask at one moment may both be told to warn."""
 
-    def __init__(self, seconds: float = AGAIN_AFTER_S) -> None:
-        self._seconds, self._due = seconds, 0.0
+    def __init__(self) -> None:
+        self._due: dict[str, float] = {}
 
-    def due(self) -> bool:
-        """Returns whether to warn now: the first time, and once `seconds` after each warning."""
+    def due(self, cause: str = "") -> bool:
+        """Returns whether to warn of `cause` now. There should be few causes."""
         now = monotonic()
-        if now < self._due:
+        if now < self._due.get(cause, 0.0):
             return False
-        self._due = now + self._seconds
+        self._due[cause] = now + AGAIN_AFTER_S
         return True
 
-    def reset(self) -> None:
-        """Lets the next warning be said at once: the cause was over."""
-        self._due = 0.0
-
-
-class SeldomEach:
-    """The same for causes that are told apart by a name. There should be few of these."""
-
-    def __init__(self, seconds: float = AGAIN_AFTER_S) -> None:
-        self._seconds = seconds
-        self._causes: dict[str, Seldom] = {}
-
-    def due(self, cause: str) -> bool:
-        """Returns whether to warn of `cause` now."""
-        return self._causes.setdefault(cause, Seldom(self._seconds)).due()
-
-    def reset(self, cause: str) -> None:
+    def reset(self, cause: str = "") -> None:
         """Lets the next warning of `cause` be said at once: it was over."""
-        self._causes.pop(cause, None)
+        self._due.pop(cause, None)

@@ -11,7 +11,7 @@ from pepnet_infer.bench.harness.measure import Figures, Say, measure
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.requests import CachedTable
+from pepnet_infer.rows.protocols import CachedTable
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.schema.ids import Keys
 

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.rows.protocols import RowSource
-from pepnet_infer.rows.requests import DefaultCounts, RowRequest, together
-from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema, FieldSpec
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, RowSource, together
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.inputs import Inputs, Matrix
 
 #: Fields with ids that got the default row, and how many of them did.
 Defaulted = list[tuple[str, DefaultCounts]]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Columns [start, stop) of one of the inputs."""
+class _Place(NamedTuple):
+    """Columns of one of the inputs."""
 
     input: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One field: where it is computed, and where that is copied to."""
-
-    spec: FieldSpec
-    first: _Place
-    copies: tuple[_Place, ...]
+    columns: slice
 
 
 class Assembler:
     """Fills the inputs of `schema` from a row source. Holds no state of a batch: any thread may call it."""
 
     def __init__(self, schema: FeatureSchema, rows: RowSource) -> None:
-        places: dict[str, list[_Place]] = {spec.name: [] for spec in schema.fields}
+        self._specs = schema.field_by_name
+        #: of each field: it is computed in the first place, and copied to the others
+        self._places: dict[str, list[_Place]] = {name: [] for name in self._specs}
         for name in INPUTS:
             for slot in schema.layout[name]:
-                places[slot.field.name].append(_Place(name, slot.offset, slot.offset + slot.width))
-        self._plans = {
-            spec.name: _Plan(spec, places[spec.name][0], tuple(places[spec.name][1:])) for spec in schema.fields
-        }
+                self._places[slot.field.name].append(_Place(name, slice(slot.offset, slot.offset + slot.width)))
         self._widths = schema.widths
         self._ask = together(rows)
 
@@ -59,48 +46,44 @@ class Assembler:
         """
         if shared is not None:
             return self._inputs_ranked(shared, features)
-        check_fields(self._plans, names(features), ())
+        check_fields(self._specs, names(features), ())
         matrices = self._empty(features.num_rows)
-        defaults = self._fill(self._plans.values(), features, matrices)
-        unknown, unavailable = by_field(defaults)
+        unknown, unavailable = by_field(self._fill(self._specs, features, matrices))
         return Inputs(*matrices.values(), unknown=unknown, unavailable=unavailable)
 
     def _inputs_ranked(self, shared: Features, per_item: Features) -> Inputs:
         if shared.num_rows != 1:
             raise SchemaError(f"shared features: expected 1 row, got {shared.num_rows}")
         ours, theirs = names(shared), names(per_item)
-        check_fields(self._plans, ours, theirs)
-        matrices = self._empty(per_item.num_rows)
-        single = self._empty(1)
-        plans = [self._plans[name] for name in ours]
-        defaults = self._fill(plans, shared, single)
-        for place in _runs(place for plan in plans for place in (plan.first, *plan.copies)):
-            columns = slice(place.start, place.stop)
-            matrices[place.input][:, columns] = single[place.input][:, columns]
-        defaults += self._fill([self._plans[name] for name in theirs], per_item, matrices)
+        check_fields(self._specs, ours, theirs)
+        matrices, single = self._empty(per_item.num_rows), self._empty(1)
+        defaults = self._fill(ours, shared, single)
+        for input, columns in _runs(place for name in ours for place in self._places[name]):
+            matrices[input][:, columns] = single[input][:, columns]
+        defaults += self._fill(theirs, per_item, matrices)
         unknown, unavailable = by_field(defaults)
         return Inputs(*matrices.values(), unknown=unknown, unavailable=unavailable, shared=frozenset(ours))
 
     def _empty(self, rows: int) -> dict[str, Matrix]:
         return {name: np.empty((rows, self._widths[name]), np.float32) for name in INPUTS}
 
-    def _fill(self, plans: Iterable[_Plan], features: Features, matrices: dict[str, Matrix]) -> Defaulted:
+    def _fill(self, fields: Iterable[str], features: Features, matrices: dict[str, Matrix]) -> Defaulted:
         requests: list[RowRequest] = []
         copies = []
-        for plan in plans:
-            spec, first = plan.spec, plan.first
-            out = matrices[first.input][:, first.start : first.stop]
+        for name in fields:
+            spec, (first, *others) = self._specs[name], self._places[name]
+            out = matrices[first.input][:, first.columns]
             if spec.table is None:
-                out[:, 0] = features.dense[spec.name]
+                out[:, 0] = features.dense[name]
             elif spec.kind == "id":
-                requests.append(RowRequest(spec.name, spec.table, features.ids[spec.name], out))
+                requests.append(RowRequest(name, spec.table, features.ids[name], out))
             else:
-                bag = features.bags[spec.name]
-                requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, spec.pooling))
-            copies += [(place, out) for place in plan.copies]
+                bag = features.bags[name]
+                requests.append(RowRequest(name, spec.table, bag.keys, out, bag.offsets, spec.pooling))
+            copies += [(place, out) for place in others]
         counts = self._ask(requests)
-        for place, out in copies:
-            matrices[place.input][:, place.start : place.stop] = out
+        for (input, columns), out in copies:
+            matrices[input][:, columns] = out
         return [(request.field, count) for request, count in zip(requests, counts, strict=True) if any(count)]
 
 
@@ -139,9 +122,10 @@ def names(features: Features) -> list[str]:
 def _runs(places: Iterable[_Place]) -> list[_Place]:
     """Joins places that touch: one broadcast over 400 columns is cheaper than ten over 40."""
     runs: list[_Place] = []
-    for place in sorted(places, key=lambda p: (p.input, p.start)):
-        if runs and runs[-1].input == place.input and runs[-1].stop == place.start:
-            runs[-1] = _Place(place.input, runs[-1].start, place.stop)
+    for place in sorted(places, key=lambda place: (place.input, place.columns.start)):
+        last = runs[-1] if runs else None
+        if last is not None and last.input == place.input and last.columns.stop == place.columns.start:
+            runs[-1] = _Place(last.input, slice(last.columns.start, place.columns.stop))
         else:
             runs.append(place)
     return runs

@@ -1,14 +1,17 @@
-"""Where embedding rows come from.
+"""Where embedding rows come from, and what one batch asks of it.
 
-`RowSource` is what the assembler asks; `Store` is what holds all rows, and what a cache asks about its misses;
-`WritableStore` takes updates too. `MmapStore` is both of the first: it serves a bundle's own tables.
+`RowSource` is what the assembler asks, with all fields of a batch at once where it is a `BatchRowSource`; `Store` is
+what holds all rows, and what a cache asks about its misses; `WritableStore` takes updates too. `MmapStore` is both of
+the first: it serves a bundle's own tables.
 """
 
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,7 @@ from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.schema.row_batch import Rows as Rows
 
 _LOG = logging.getLogger("pepnet_infer.stores")
+_Protocol = TypeVar("_Protocol")
 
 Pooling = Literal["mean", "sum"]
 
@@ -31,7 +35,7 @@ class RowSource(Protocol):
     """Answers by table. Unknown keys are served the table's default row and counted. Safe from any thread.
 
     A source that serves default rows also where it could not find out whether there is a row takes the fields of a
-    batch together and counts these apart: see `row_requests.BatchRowSource`.
+    batch together and counts these apart: see `BatchRowSource`.
     """
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
@@ -45,6 +49,50 @@ class RowSource(Protocol):
 
         An empty bag is zeros; an unknown key takes part with the table's default row. Returns how many were unknown.
         """
+
+
+class RowRequest(NamedTuple):
+    """One field of a batch. Without `offsets` a row for each key, with them one for each bag."""
+
+    field: str  # "" for none; for statistics
+    table: str
+    keys: Keys  # uint64 [N]
+    out: Rows  # float32 [N or B, dim], rows any distance apart
+    offsets: npt.NDArray[np.int64] | None = None  # [B+1]
+    pooling: Pooling = "sum"
+
+
+class DefaultCounts(NamedTuple):
+    """How many keys of one request got the default row, every repeat counted, and why."""
+
+    unknown: int  # the store has no such id
+    #: the store was not asked or gave no answer in time: it failed, was late, or the fetch was deferred or dropped
+    unavailable: int
+
+
+#: What almost every request of a warm cache is answered with.
+NO_DEFAULTS = DefaultCounts(0, 0)
+
+
+@runtime_checkable
+class BatchRowSource(RowSource, Protocol):
+    """A row source that takes the fields of a batch together, so that a slow store is asked once a batch."""
+
+    @abstractmethod
+    def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
+        """Does each request as `lookup` or `pool` would. Returns how many keys of each got the default row, and why."""
+        ...
+
+    def lookup(self, table: str, keys: Keys, out: Rows) -> int:
+        """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Returns how many got the default.
+
+        Unknown and unavailable ones together; `answer` tells them apart.
+        """
+        return sum(self.answer([RowRequest("", table, keys, out)])[0])
+
+    def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
+        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Returns what `lookup` does."""
+        return sum(self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0])
 
 
 @runtime_checkable
@@ -79,63 +127,6 @@ class ReachableStore(Store, Protocol):
         """Raises StoreError with the reason where `get_many` would: no server, a wrong password, no permission."""
 
 
-def check_reachable(store: Store) -> None:
-    """Asks a store that can say so whether it can be read. Raises StoreError, with the cause where it is another."""
-    if not _is_reachable(store):
-        return
-    try:
-        store.check_reachable()
-    except StoreError:
-        raise
-    except Exception as error:  # the boundary: a user's store may raise anything
-        name, got = type(store).__name__, f"{type(error).__name__}: {error}"
-        raise StoreError(f"{name}: check_reachable: expected nothing or a StoreError, got {got}") from error
-
-
-def meets(value: object, protocol: Any) -> bool:
-    """Returns whether `value` has all methods of a runtime protocol, also a proxy's, which its `__getattr__` finds.
-
-    From Python 3.12 on isinstance does not ask `__getattr__`.
-    """
-    names = getattr(protocol, "__protocol_attrs__", ())
-    return isinstance(value, protocol) or (bool(names) and all(callable(getattr(value, name, None)) for name in names))
-
-
-def is_store(value: object) -> TypeGuard[Store]:
-    """Returns whether `value` has the methods of a store."""
-    return meets(value, Store)
-
-
-def is_row_source(value: object) -> TypeGuard[RowSource]:
-    """Returns whether `value` has the methods of a row source."""
-    return meets(value, RowSource)
-
-
-def _is_identified(value: object) -> TypeGuard[Identified]:
-    return meets(value, Identified)
-
-
-def _is_reachable(value: object) -> TypeGuard[ReachableStore]:
-    return meets(value, ReachableStore)
-
-
-def identity_of(store: object) -> str | None:
-    """Returns what a store or row source says of its rows; None for one that says nothing, or cannot say it now.
-
-    Raises StoreError for an identity that is no text.
-    """
-    if not _is_identified(store):
-        return None
-    try:
-        found: object = store.identity()
-    except Exception as error:  # a server that is away, say: rows that are not known cost time, and no wrong scores
-        _LOG.warning("store: identity: expected a text or None, got %s: %s", type(error).__name__, error)
-        return None
-    if found is not None and not isinstance(found, str):
-        raise StoreError(f"store: identity: expected a text or None, got {type(found).__name__}")
-    return found
-
-
 class WritableStore(Store, Protocol):
     """A store in which the newest version of a key wins: updates may come twice, split or in any order.
 
@@ -161,6 +152,17 @@ class WritableStore(Store, Protocol):
         """Deletes what is older than versions [N], there or not. Returns how many were applied. Raises StoreError."""
 
 
+@dataclass(frozen=True)
+class CachedTable:
+    """A table of the bundle as a cache sees it: what its keys, its rows and its default row are."""
+
+    name: str
+    number: int
+    dim: int
+    rows: int
+    default_row: npt.NDArray[np.float32]  #: [dim]
+
+
 class TableShape(NamedTuple):
     """What one table of a store is."""
 
@@ -169,14 +171,57 @@ class TableShape(NamedTuple):
     rows: int
 
 
-@dataclass(frozen=True)
-class TableStats:
-    """One table of a store, and what it was asked since it was opened."""
+def meets(value: object, protocol: Callable[..., _Protocol]) -> TypeGuard[_Protocol]:
+    """Returns whether `value` has all methods of a runtime protocol, also a proxy's, which its `__getattr__` finds.
 
-    rows: int
-    dim: int
-    dtype: str  # float32, float16 or bfloat16
-    lookups: int  # keys asked for, every repeat counted
-    unknown: int  # of these, how many got the default row
-    index_bytes: int  # memory of the key index
-    file_bytes: int  # mapped; only pages that were read take memory, and the system may drop them
+    From Python 3.12 on isinstance does not ask `__getattr__`. (mypy takes no class with abstract methods as a `type`.)
+    """
+    kind: Any = protocol
+    names = getattr(kind, "__protocol_attrs__", ())
+    return isinstance(value, kind) or (bool(names) and all(callable(getattr(value, name, None)) for name in names))
+
+
+def together(rows: RowSource) -> Callable[[Sequence[RowRequest]], list[DefaultCounts]]:
+    """Returns what asks `rows` for all fields of a batch, in one call where it can.
+
+    A row source without `answer` has a row for each key or knows that there is none: it raises where it cannot say.
+    """
+    if meets(rows, BatchRowSource):
+        return rows.answer
+
+    def ask(request: RowRequest) -> DefaultCounts:
+        _, table, keys, out, offsets, pooling = request
+        unknown = rows.lookup(table, keys, out) if offsets is None else rows.pool(table, keys, offsets, pooling, out)
+        return DefaultCounts(unknown, 0) if unknown else NO_DEFAULTS
+
+    return lambda requests: [ask(request) for request in requests]
+
+
+def check_reachable(store: Store) -> None:
+    """Asks a store that can say so whether it can be read. Raises StoreError, with the cause where it is another."""
+    if not meets(store, ReachableStore):
+        return
+    try:
+        store.check_reachable()
+    except StoreError:
+        raise
+    except Exception as error:  # the boundary: a user's store may raise anything
+        name, got = type(store).__name__, f"{type(error).__name__}: {error}"
+        raise StoreError(f"{name}: check_reachable: expected nothing or a StoreError, got {got}") from error
+
+
+def identity_of(store: object) -> str | None:
+    """Returns what a store or row source says of its rows; None for one that says nothing, or cannot say it now.
+
+    Raises StoreError for an identity that is no text.
+    """
+    if not meets(store, Identified):
+        return None
+    try:
+        found: object = store.identity()
+    except Exception as error:  # a server that is away, say: rows that are not known cost time, and no wrong scores
+        _LOG.warning("store: identity: expected a text or None, got %s: %s", type(error).__name__, error)
+        return None
+    if found is not None and not isinstance(found, str):
+        raise StoreError(f"store: identity: expected a text or None, got {type(found).__name__}")
+    return found

@@ -12,7 +12,7 @@ from pepnet_infer.errors import StoreError, UpdateError
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, passing, refusal
 from pepnet_infer.sync.logs.transport import BundleHead, Position, Transport
 from pepnet_infer.sync.updater import Updater
-from pepnet_infer.throttled_warnings import SeldomEach
+from pepnet_infer.throttled_warnings import Seldom
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _AGAIN_S = 60.0  # until a bundle is tried again that failed for another reason than its content
@@ -24,7 +24,7 @@ class BundleSwitch:
     def __init__(self, transport: Transport, updater: Updater, refuse: Callable[[UpdateError], None]) -> None:
         """refuse: called for each bundle that is not taken, with the reason."""
         self._transport, self._updater, self._refuse = transport, updater, refuse
-        self._errors = SeldomEach()  # tracebacks of the follower's own errors, by type
+        self._errors = Seldom()  # tracebacks of the follower's own errors, by type
         self._refused: dict[tuple[Position, int], float] = {}  # not opened again before this time of `monotonic`
 
     def take(self) -> bool:

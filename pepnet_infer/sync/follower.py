@@ -26,7 +26,7 @@ from pepnet_infer.sync.log_health import LogHealth
 from pepnet_infer.sync.logs.transport import Entry, Position, Progress, Transport
 from pepnet_infer.sync.sync_stats import NewestVersion, SyncStats
 from pepnet_infer.sync.updater import Updater
-from pepnet_infer.throttled_warnings import SeldomEach
+from pepnet_infer.throttled_warnings import Seldom
 from pepnet_infer.versions.loading import Loading
 from pepnet_infer.versions.model_version import Versions
 
@@ -58,8 +58,8 @@ class Follower:
         self._position: Position = ""
         self._log = ""  # which log was read last
         self._newest = NewestVersion()
-        self._refusals = SeldomEach()  # log lines, by reason
-        self._errors = SeldomEach()  # log lines of the follower's own errors, by type
+        self._refusals = Seldom()  # log lines, by reason
+        self._errors = Seldom()  # log lines of the follower's own errors, by type
         self._health = LogHealth(self._stats, config.wait_s)
         self._said: Progress | None = None
         self._bundles = BundleSwitch(transport, self._updater, self._refuse)

@@ -19,6 +19,14 @@ from pepnet_infer.schema.row_batch import Mask, RowBatch
 _CHUNK = 1 << 12  # keys that are written while readers wait
 
 
+class EmptyStore:
+    """A `Store` that has nothing: behind it the cache is all the memory there is."""
+
+    def get_many(self, keys: Keys, dim: int) -> RowBatch:
+        """Returns that none of `keys` [N] is there; see `Store.get_many`."""
+        return RowBatch.nothing(len(keys), dim)
+
+
 class BeforeImage(NamedTuple):
     """What a layered store had of ascending keys before they changed."""
 

@@ -22,15 +22,13 @@ from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.open_bundle_rows import open_rows
-from pepnet_infer.rows.overlay import Overlay, over
 from pepnet_infer.rows.protocols import Rows
-from pepnet_infer.rows.stores.empty import EmptyStore
-from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.rows.version_rows import Overlay, VersionRows, over
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import Delta
 from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.layered_store import BeforeImage, LayeredStore, Undo, earliest
+from pepnet_infer.sync.layered_store import BeforeImage, EmptyStore, LayeredStore, Undo, earliest
 from pepnet_infer.sync.sync_stats import SyncStats
 from pepnet_infer.versions.loading import Loading
 from pepnet_infer.versions.model_version import ModelVersion, Versions

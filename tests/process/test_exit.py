@@ -83,7 +83,7 @@ entered.wait()
 IN_A_FETCH = """
 import logging, sys, threading
 import numpy as np
-from pepnet_infer.rows.cache.cached_rows import CachedRows; from pepnet_infer.rows.requests import CachedTable
+from pepnet_infer.rows.cache.cached_rows import CachedRows; from pepnet_infer.rows.protocols import CachedTable
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.stores.memory import MemoryStore

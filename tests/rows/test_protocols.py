@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pepnet_infer import StoreError
-from pepnet_infer.rows.protocols import is_row_source, is_store
-from pepnet_infer.rows.stores.checked_answers import checked
+from pepnet_infer.rows.protocols import RowSource, Store, meets
+from pepnet_infer.rows.stores.checked_answers import ask
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.stores import MemoryStore
 from pepnet_infer.sync import DirectoryLog
@@ -29,11 +29,11 @@ class Proxy:
 
 def test_proxies_are_what_they_pass_on_to(tmp_path: Path) -> None:
     store, log = Proxy(MemoryStore()), Proxy(DirectoryLog(tmp_path / "log", create=True))
-    assert is_store(store)
-    assert not is_row_source(store)
+    assert meets(store, Store)
+    assert not meets(store, RowSource)
     assert is_log(log)
     assert not is_log(store)
-    assert not is_store("text")
+    assert not meets("text", Store)
 
 
 @pytest.mark.parametrize("column", ["versions", "scores", "expires", "found", "rows"])
@@ -44,4 +44,4 @@ def test_an_answer_without_a_column_is_a_fault_of_the_store(column: str) -> None
             return RowBatch(**columns)
 
     with pytest.raises(StoreError, match=f"{column}: expected .*, got NoneType"):
-        checked(Lacking()).get_many(np.arange(3, dtype=np.uint64), 4)  # type: ignore[arg-type]
+        ask(Lacking(), np.arange(3, dtype=np.uint64), 4)  # type: ignore[arg-type]

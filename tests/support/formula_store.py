@@ -10,7 +10,7 @@ import numpy as np
 
 from pepnet_infer import CacheConfig, EmbeddingCache
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.requests import CachedTable
+from pepnet_infer.rows.protocols import CachedTable
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.row_batch import RowBatch
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pepnet_infer import CacheConfig, EmbeddingCache
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.requests import CachedTable
+from pepnet_infer.rows.protocols import CachedTable
 from pepnet_infer.schema.row_batch import RowBatch
 
 DIM = 4

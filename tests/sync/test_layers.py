@@ -16,12 +16,11 @@ from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.delta_rows import delta_rows
-from pepnet_infer.rows.overlay import Overlay, over
-from pepnet_infer.rows.requests import CachedTable
+from pepnet_infer.rows.protocols import CachedTable
 from pepnet_infer.rows.stores import arena
 from pepnet_infer.rows.stores.arena import RowArena
 from pepnet_infer.rows.stores.memory import MemoryStore
-from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.rows.version_rows import Overlay, VersionRows, over
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.layered_store import LayeredStore, earliest
@@ -104,7 +103,7 @@ def test_a_layered_store_has_the_last_word_and_can_go_back(steps: list[Changes],
     np.testing.assert_array_equal(together.rows.keys, np.unique(together.rows.keys))
     shown = Overlay({"t": together.seen(below)})
     for i, key in enumerate(every):
-        at = int(shown.find("t", every[i : i + 1])[0]) if "t" in shown else -1
+        at = int(shown.find("t", every[i : i + 1])[0]) if "t" in shown.rows else -1
         if at >= 0:
             gone = not shown.rows["t"].found[at] or shown.rows["t"].expires[at] <= NOW
             np.testing.assert_array_equal(

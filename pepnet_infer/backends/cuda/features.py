@@ -12,7 +12,7 @@ from pepnet_infer import _kernels
 from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Patches, Place, Scoring, declare
 from pepnet_infer.errors import BackendError, SchemaError
 from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
-from pepnet_infer.rows.requests import DefaultCounts, RowRequest
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.row_batch import RowBatch
@@ -142,7 +142,7 @@ class FeatureScorer:
             kept = [np.ones(len(r.keys), np.bool_) for r in some]
             if self._overlay is not None:  # rows of this version alone, for now
                 for mine, request in zip(kept, some, strict=True):
-                    if request.table in self._overlay:
+                    if request.table in self._overlay.rows:
                         mine &= self._overlay.find(request.table, request.keys) < 0
             keys = np.concatenate([r.keys[mine] for r, mine in zip(some, kept, strict=True)])
             distinct = _kernels.distinct(keys)[0]

@@ -8,7 +8,6 @@ from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import StoreError
@@ -17,13 +16,19 @@ from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
 from pepnet_infer.rows.cache.misses import Missed, Misses
-from pepnet_infer.rows.cache.snapshot import Loaded, Saved
-from pepnet_infer.rows.cache.snapshot_folder import check_identity, load_folder, save_folder
+from pepnet_infer.rows.cache.snapshot import Loaded, Saved, check_identity, load_folder, save_folder
 from pepnet_infer.rows.cache.warm import prefetch, warm
 from pepnet_infer.rows.gset import Gset
-from pepnet_infer.rows.protocols import Pooling, Rows, Store, identity_of
-from pepnet_infer.rows.requests import NO_DEFAULTS, CachedTable, DefaultCounts, RowRequest
-from pepnet_infer.rows.stores.checked_answers import checked
+from pepnet_infer.rows.protocols import (
+    NO_DEFAULTS,
+    BatchRowSource,
+    CachedTable,
+    DefaultCounts,
+    RowRequest,
+    Rows,
+    Store,
+    identity_of,
+)
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.stats import CacheStats
 
@@ -47,7 +52,7 @@ class Beside(Protocol):
         ...
 
 
-class CachedRows:
+class CachedRows(BatchRowSource):
     """A `RowSource` over a store. Hot rows are in memory; misses of a batch go to the store in one call a width.
 
     Unknown ids get the table's default row, as do, counted, keys whose row the store does not deliver in time or at
@@ -65,9 +70,9 @@ class CachedRows:
         self.caches = dict(caches)
         self._cores = {dim: cache.core for dim, cache in self.caches.items()}
         self._counters = MissCounters()
-        self._store = checked(store)
+        self.store = store  #: what is behind the cache
         self._fetches = _kernels.Fetches()
-        self.misses = Misses(self._store, self.caches, config, self._counters, self._fetches)
+        self.misses = Misses(store, self.caches, config, self._counters, self._fetches)
         self._filled_from = identity_of(store)
         #: whether a follower has written rows of later versions here, which are not those of `identity`
         self.followed = False
@@ -76,20 +81,6 @@ class CachedRows:
         #: further copies of rows, on a GPU
         self.beside: Beside | None = None
         forks.register(forks.Stage.CACHES, child=self.reset_after_fork)
-
-    def lookup(self, table: str, keys: Keys, out: Rows) -> int:
-        """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Raises StoreError.
-
-        Returns how many got the default row, unknown and unavailable ones together; `answer` tells them apart.
-        """
-        return sum(self.answer([RowRequest("", table, keys, out)])[0])
-
-    def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
-        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Raises StoreError.
-
-        Returns what `lookup` does.
-        """
-        return sum(self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0])
 
     def answer(
         self,
@@ -206,20 +197,15 @@ class CachedRows:
         now = identity_of(self.store)
         return now if now == self._filled_from else None
 
-    @property
-    def store(self) -> Store:
-        """What is behind the cache."""
-        return self._store.store
-
     def note_fault(self, error: StoreError) -> None:
         """Shows in `stats()` as the last fault why the store cannot be read, before anybody has asked it for rows."""
         self._counters.saw(error)
 
     def put_before_store(self, store: Store) -> None:
         """Asks `store` from here on, where the one behind the cache was asked: it must answer the same at first."""
-        self._store = checked(store)
+        self.store = store
         for fetcher in self.misses.fetchers.values():
-            fetcher.store = self._store
+            fetcher.store = store
 
     def cache(self, table: str) -> EmbeddingCache:
         """Returns the cache that has the rows of `table`, and those of all tables of its width."""

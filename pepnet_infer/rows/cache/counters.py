@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,7 @@ REASONS = ("absent", "late", "fault", "deferred", "dropped", "damaged")
 ABSENT, LATE, FAULT, DEFERRED, DROPPED, DAMAGED = range(len(REASONS))
 
 
-#: Questions to the store, distinct keys, and what went wrong: joined (times that a batch waited for another's fetch),
-#: overruns (batches that ran over their budget), dropped (fetches for which the queue had no place), touched (rows that
-#: were not kept because an update came while they were fetched), again (times that a batch asked anew because the call
-#: that it waited for was interrupted), damaged (keys of which something is stored that cannot be served).
+#: What is counted of the store: see `MissCounts.store`.
 _STORE = ("calls", "keys", "nanoseconds", "faults", "joined", "overruns", "dropped", "touched", "again", "damaged")
 
 
@@ -34,15 +31,13 @@ class MissCounters:
     """Totals since the cache was made. Each count is one addition that nothing can interrupt."""
 
     def __init__(self) -> None:
-        #: by (field or "", table), every repeat of a key: keys, hits, negative_hits (known not to exist: the default
-        #: row without a question), defaults (that got the default row, for whatever reason), unavailable (of these,
-        #: those of which it is not known whether there is a row)
+        #: by (field or "", table): keys, hits, negative_hits, defaults, unavailable; see `LookupCounts`
         self.looked_up = Tally()
         self._defaults, self._store = Tally(), Tally()
         self._last_fault: str | None = None
         self._failing = False  # as far as it was said
-        self._warnings = {what: Seldom() for what in ("faults", "overruns", "dropped", "damaged")}
-        self._said = dict.fromkeys(self._warnings, 0)  # of each, when it was last warned of
+        self._warnings = Seldom()
+        self._said: dict[str, int] = {}  # of each sum that is warned of, how large it was at the last warning
 
     def defaults(self, reasons: npt.NDArray[np.int64]) -> None:
         """Counts keys that got the default row, how many for each of `REASONS`."""
@@ -66,35 +61,28 @@ class MissCounters:
 
         Apart from counting, for when nobody waits any more: a handler of the log may take its time, or never return.
         """
-        if self._warn_of("faults", "no answer from the store", lambda: self._last_fault or ""):
+        if self._warn_of("faults", "no answer from the store", self._last_fault):
             self._failing = True
 
     def answered(self) -> None:
         """Says once that the store answers again, after a warning that it did not."""
         if self._failing:
             self._failing = False
-            _LOG.warning(
-                "the store answers again, after %d questions without an answer", self._store.read()["faults"][0]
-            )
+            faults = self._store.read()["faults"][0]
+            _LOG.warning("the store answers again, after %d questions without an answer", faults)
 
     def overrun(self, budget_ms: float | None) -> None:
         """Counts one batch that its budget was too short for, and warns as for a fault, but for a budget of nothing."""
         self.count("overruns")
         if budget_ms:
-            self._warn_of(
-                "overruns",
-                f"no answer from the store within budget_ms={budget_ms:g}",
-                lambda: f"ids that a batch waited for got default rows{self._mean_call()}",
-            )
+            why = f"ids that a batch waited for got default rows{self._mean_call()}"
+            self._warn_of("overruns", f"no answer from the store within budget_ms={budget_ms:g}", why)
 
     def dropped(self) -> None:
         """Counts one fetch that the queue had no place for, and warns as for a fault."""
         self.count("dropped")
-        self._warn_of(
-            "dropped",
-            "the queue of fetches from the store is full",
-            lambda: f"the ids of a fetch that was not made got default rows{self._mean_call()}",
-        )
+        why = f"the ids of a fetch that was not made got default rows{self._mean_call()}"
+        self._warn_of("dropped", "the queue of fetches from the store is full", why)
 
     def damaged(self, keys: npt.NDArray[np.uint64]) -> None:
         """Counts distinct keys of which something is stored that cannot be served, and warns as for a fault."""
@@ -104,20 +92,20 @@ class MissCounters:
             f"table's width, undamaged, got another"
         )
         self.count("damaged", len(keys))
-        self._warn_of("damaged", "the store has a row that cannot be served", lambda: self._last_fault or "")
+        self._warn_of("damaged", "the store has a row that cannot be served", self._last_fault)
 
     def count(self, what: str, number: int = 1) -> None:
         """Adds to one of the sums that `_STORE` names."""
         self._store.add([(what, (number,))])
 
-    def _warn_of(self, what: str, said: str, why: Callable[[], str]) -> bool:
+    def _warn_of(self, what: str, said: str, why: str | None) -> bool:
         """Warns of one of the sums where a warning is due, with how far it grew since the last one. Returns whether."""
-        if not self._warnings[what].due():
+        if not self._warnings.due(what):
             return False
         total = int(self._store.read()[what][0])
-        since, self._said[what] = total - self._said[what], total
+        since, self._said[what] = total - self._said.get(what, 0), total
         more = "" if since == total else f" ({since} since the last warning)"
-        _LOG.warning("%s%s: %s", said, more, why())
+        _LOG.warning("%s%s: %s", said, more, why)
         return True
 
     def _mean_call(self) -> str:

@@ -32,9 +32,8 @@ from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.counters import ABSENT, DAMAGED, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.workers import MissWorkers, Submitted, in_worker
-from pepnet_infer.rows.protocols import Rows
-from pepnet_infer.rows.requests import CachedTable, RowRequest
-from pepnet_infer.rows.stores.checked_answers import CheckedStore
+from pepnet_infer.rows.protocols import CachedTable, RowRequest, Rows, Store
+from pepnet_infer.rows.stores.checked_answers import ask
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
 from pepnet_infer.schema.row_batch import RowBatch
 
@@ -85,7 +84,7 @@ class Misses:
 
     def __init__(
         self,
-        store: CheckedStore,
+        store: Store,
         caches: Mapping[int, EmbeddingCache],
         config: CacheConfig,
         counters: MissCounters,
@@ -146,7 +145,8 @@ class MissBatch:
 
     def _ask(self, at: Positions, ended: int) -> None:
         if len(at):
-            self._fetcher.ask(self._keys[at], ended, partial(self._begin, at))
+            fetcher = self._fetcher
+            fetcher.fetches.ask(fetcher.cache.flights, self._keys[at], ended, partial(self._begin, at))
 
     def _begin(self, at: Positions, mine: Fetch | None, ours: Positions | None, others: Others) -> None:
         """Has the store asked by this thread or a worker, and notes what to wait for. at: where the keys stand."""
@@ -154,7 +154,7 @@ class MissBatch:
         if mine is not None and self._waits and not self._hurries:
             self._fetcher.run(mine)
         elif mine is not None:
-            handed = self._fetcher.hand_over(mine)
+            handed = self._fetcher.fetches.hand_over(mine, self._fetcher.run)
             submitted = self._workers.submit(handed)
             if submitted is Submitted.REFUSED:
                 handed()
@@ -237,38 +237,23 @@ class Fetcher:
     anybody is served: none who has seen it finds the older row in the cache afterwards (`kernels/cache/flights.h`).
     """
 
-    def __init__(
-        self, cache: EmbeddingCache, store: CheckedStore, counters: MissCounters, fetches: _kernels.Fetches
-    ) -> None:
+    def __init__(self, cache: EmbeddingCache, store: Store, counters: MissCounters, fetches: _kernels.Fetches) -> None:
         """fetches: those of all caches of an engine."""
-        self.cache, self.store = cache, store
-        self._counters, self._fetches = counters, fetches
-
-    @property
-    def ended(self) -> int:
-        """How many fetches have ended: to be read before a lookup, and handed to `ask`."""
-        return self._fetches.ended
-
-    def ask(self, keys: Keys, ended: int, work: _kernels.Asked[None]) -> None:
-        """Begins a fetch of distinct `keys`, which the cache lacked after that many had ended: see `Fetches.ask`.
-
-        `work` gives what is its own to `run`, or to another thread by `hand_over`.
-        """
-        self._fetches.ask(self.cache.flights, keys, ended, work)
+        self.cache, self.store, self.fetches = cache, store, fetches
+        self._counters = counters
 
     def fetch(self, keys: Keys, ended: int) -> tuple[Fetch | None, Others]:
-        """Fetches what is its own of `keys` in this thread, and admits all of it. Returns that, and the others."""
+        """Fetches what is its own of distinct `keys` in this thread. Returns that, all admitted, and the others.
+
+        The cache lacked the keys after `ended` fetches had ended: see `Fetches.ask`.
+        """
 
         def work(mine: Fetch | None, _: Positions | None, others: Others) -> tuple[Fetch | None, Others]:
             if mine is not None:
                 self.run(mine, certain=True)
             return mine, others
 
-        return self._fetches.ask(self.cache.flights, keys, ended, work)
-
-    def hand_over(self, fetch: Fetch) -> _kernels.Handed:
-        """Returns what runs a fetch in another thread when it is called."""
-        return self._fetches.hand_over(fetch, self.run)
+        return self.fetches.ask(self.cache.flights, keys, ended, work)
 
     def run(self, fetch: Fetch, certain: bool = False) -> None:
         """Asks the store, wakes those who wait, and writes what came to the cache. A fault is the fetch's.
@@ -285,7 +270,7 @@ class Fetcher:
             # CancelledError: would the fetch end without an answer, who waits would ask again, over and over.
             if not in_worker():
                 raise
-            fault = StoreError(f"{type(self.store.store).__name__}: expected an answer, got {type(error).__name__}")
+            fault = StoreError(f"{type(self.store).__name__}: expected an answer, got {type(error).__name__}")
             fault.__cause__ = error
             self._fail(fetch, None, fault)
             return
@@ -322,7 +307,7 @@ class Fetcher:
         if len(keys):
             begin = monotonic()
             try:
-                fetched = self.store.get_many(keys, self.cache.dim)
+                fetched = ask(self.store, keys, self.cache.dim)
             finally:
                 self._counters.asked(len(keys), monotonic() - begin)
             self._counters.answered()

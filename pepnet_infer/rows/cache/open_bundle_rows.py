@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from typing import Literal
 
 from pepnet_infer.bundle.bundle import Bundle
@@ -14,8 +15,7 @@ from pepnet_infer.rows.cache.budget import divide
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.rows.protocols import RowSource, Store, check_reachable, is_row_source, is_store
-from pepnet_infer.rows.requests import CachedTable
+from pepnet_infer.rows.protocols import CachedTable, RowSource, Store, check_reachable, meets
 from pepnet_infer.rows.stores.mmap import MmapStore
 
 _LOG = logging.getLogger("pepnet_infer.stores")
@@ -33,16 +33,14 @@ def open_rows(
         raise ConfigError(f"cache: expected a CacheConfig, None or 'default', got {cache!r}")
     config = CacheConfig() if isinstance(cache, str) else cache
     if store is None:
-        if config is not None:
-            return cached_rows(bundle, config)
-        return _own_tables(bundle)
+        return _own_tables(bundle) if config is None else cached_rows(bundle, config)
     kind = type(store).__name__
-    if is_store(store):
+    if meets(store, Store):
         if config is not None:
             return cached_rows(bundle, config, store)
-        if not is_row_source(store):
+        if not meets(store, RowSource):
             raise ConfigError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
-    if not is_row_source(store):
+    if not meets(store, RowSource):
         raise ConfigError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
     if isinstance(cache, CacheConfig):
         raise ConfigError(f"cache: expected a store with get_many behind it, got {kind}")
@@ -64,7 +62,11 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
         scored = {name: own.scored_keys(name) for name in specs}
         defaults = {name: own.default_row(name) for name in specs}
     else:
-        fault = _check_reachable(store, config)
+        try:
+            check_reachable(store)
+        except StoreError as error:
+            fault = error
+            _raise_or_warn(config, "the store cannot be read, default rows are served until it can", error)
         behind = store
         files = {name: open_table(path, specs[name]) for name, path in bundle.table_paths.items()}
         scored = {name: (file.keys, file.scores) for name, file in files.items()}
@@ -72,10 +74,10 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
     tables = [
         CachedTable(name, spec.number, spec.dim, len(scored[name][0]), defaults[name]) for name, spec in specs.items()
     ]
-    rows: dict[int, int] = {}
+    rows: Counter[int] = Counter()
     for table in tables:
-        rows[table.dim] = rows.get(table.dim, 0) + table.rows
-    rules = config.rules(bundle.schema)
+        rows[table.dim] += table.rows
+    rules, dims = config.rules(bundle.schema), {table.number: table.dim for table in tables}
     caches = {
         dim: EmbeddingCache(
             dim,
@@ -89,30 +91,29 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
             tombstone_ttl=config.tombstone_ttl,
             negative_ttl=config.negative_ttl,
             seed=config.seed,
-            fields=[rule for rule in rules if _width(tables, rule["table"]) == dim],
+            fields=[rule for rule in rules if dims[rule["table"]] == dim],
         )
         for dim, size in divide(config.capacity_bytes, rows, config.dtype, config.policy, store is None).items()
     }
     cached = CachedRows(behind, tables, caches, config)
     if fault is not None:
         cached.note_fault(fault)
-    if not _warm_from(cached, config) and config.warm:
+    warm = config.warm
+    if config.warm_from is not None:
+        try:
+            cached.warm_from(config.warm_from)
+            warm = False
+        except StoreError as error:
+            _raise_or_warn(config, "the cache does not begin with the rows of its snapshot", error)
+    if warm:
         cached.warm(scored)
     return cached
 
 
-def _warm_from(cached: CachedRows, config: CacheConfig) -> bool:
-    """Begins with the rows of a snapshot where that was asked for. Returns whether it did."""
-    if config.warm_from is None:
-        return False
-    try:
-        cached.warm_from(config.warm_from)
-    except StoreError as error:
-        if config.on_load == "raise":
-            raise
-        _LOG.warning("the cache does not begin with the rows of its snapshot: %s", error)
-        return False
-    return True
+def _raise_or_warn(config: CacheConfig, what: str, error: StoreError) -> None:
+    if config.on_load == "raise":
+        raise error
+    _LOG.warning("%s: %s", what, error)
 
 
 def _own_tables(bundle: Bundle) -> MmapStore:
@@ -120,19 +121,3 @@ def _own_tables(bundle: Bundle) -> MmapStore:
     listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name.startswith("tables/")]
     known_as = f"tables {hashlib.sha256(json.dumps(listed).encode()).hexdigest()}"
     return MmapStore(bundle.table_paths, bundle.schema.table_by_name, known_as, bundle.table_hashes)
-
-
-def _check_reachable(store: Store, config: CacheConfig) -> StoreError | None:
-    """Raises StoreError where a store says that it cannot be read, or warns if that was asked for, and returns it."""
-    try:
-        check_reachable(store)
-    except StoreError as error:
-        if config.on_load == "raise":
-            raise
-        _LOG.warning("the store cannot be read, default rows are served until it can: %s", error)
-        return error
-    return None
-
-
-def _width(tables: list[CachedTable], number: int) -> int:
-    return next(table.dim for table in tables if table.number == number)

@@ -1,24 +1,29 @@
 """A cache on disk: saved while it serves, loaded after a restart, so that a server does not begin cold.
 
 What is kept of an entry: its row in the cache's own dtype, score, version, expiry, and its place in the order of
-eviction within its part of the cache. Negative entries and tombstones are kept like rows. The file is described in
-`snapshot_file`.
+eviction within its part of the cache. Negative entries and tombstones are kept like rows. A file has the rows of one
+width (`snapshot_file`); a folder has one for each, and a document that says whose rows they are.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from pepnet_infer import _kernels
-from pepnet_infer.errors import StoreError
+from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.rows.cache import snapshot_file, snapshot_rows
 from pepnet_infer.rows.gset import Gset
-from pepnet_infer.validation import untrusted
+from pepnet_infer.storage.atomic import new_directory
+from pepnet_infer.storage.document import read_document, write_document
+from pepnet_infer.validation import convert, untrusted
 
+_DOCUMENT = "cache.json"
 #: A part is loaded in this many rounds, the worst sixteenth of every part first: so the order of eviction is kept
 #: within a part, and across parts to a sixteenth, while no more than a block is held.
 _ROUNDS = 16
@@ -44,6 +49,13 @@ class Loaded(NamedTuple):
     rejected: int  #: not loaded: no place, or beyond its field's share
 
 
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format_version: int
+    widths: list[int]
+    #: of the store whose rows they are (see `Identified`); None: not known, or rows came by another way as well
+    identity: str | None
+
+
 def save(core: _kernels.RowCache, path: str | os.PathLike[str]) -> Saved:
     """Writes all entries of a cache to the file `path`.
 
@@ -54,17 +66,14 @@ def save(core: _kernels.RowCache, path: str | os.PathLike[str]) -> Saved:
     """
     counts = np.zeros(4, np.int64)
     with snapshot_file.new_snapshot(Path(path)) as file:
-        header = snapshot_file.Header(core.dim, core.dtype, core.policy, core.time)
-        writer = snapshot_file.Writer(file, header)
+        writer = snapshot_file.Writer(file, snapshot_file.Header(core.dim, core.dtype, core.policy, core.time))
         for index in range(core.parts):
             records = snapshot_rows.pack(core.part(index), core.dtype, core.dim)
             writer.part(index, records)
             counts += np.bincount(snapshot_rows.kinds(records), minlength=4)
         writer.end(core.floor)
         size = file.tell()
-    rows, negatives, tombstones = (
-        int(counts[kind]) for kind in (snapshot_rows.ROW, snapshot_rows.NEGATIVE, snapshot_rows.TOMBSTONE)
-    )
+    rows, negatives, tombstones = counts[snapshot_rows.ROW :].tolist()
     return Saved(rows, negatives, tombstones, size)
 
 
@@ -80,73 +89,99 @@ def load(core: _kernels.RowCache, path: str | os.PathLike[str], gset: Gset | Non
     """
     path = Path(path)
     try:
-        file = open(path, "rb")  # noqa: SIM115
+        with open(path, "rb") as file, untrusted(path, StoreError):
+            reader = snapshot_file.Reader(path, file)
+            header = reader.header
+            if (header.dim, header.dtype) != (core.dim, core.dtype):
+                raise StoreError(
+                    f"{path}: header: expected rows of {core.dim} {core.dtype} as in the cache, "
+                    f"got rows of {header.dim} {header.dtype}"
+                )
+            return _load(core, reader, gset)
     except OSError as error:
         raise StoreError(f"{path}: cannot read: {error}") from error
-    with file:
-        try:
-            with untrusted(path, StoreError):
-                reader = snapshot_file.Reader(path, file)
-                _check_fits(path, reader.header, core)
-                return _load(core, reader, gset)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot read: {error}") from error
 
 
-def _check_fits(path: Path, header: snapshot_file.Header, core: _kernels.RowCache) -> None:
-    if (header.dim, header.dtype) != (core.dim, core.dtype):
-        raise StoreError(
-            f"{path}: header: expected rows of {core.dim} {core.dtype} as in the cache, "
-            f"got rows of {header.dim} {header.dtype}"
-        )
+def save_folder(cores: Mapping[int, _kernels.RowCache], folder: str | os.PathLike[str], identity: str | None) -> Saved:
+    """Writes the caches of all widths to `folder`; see `CachedRows.save`."""
+    try:
+        with new_directory(Path(folder), _DOCUMENT, overwrite=True) as fresh:
+            parts = [save(core, fresh / _name(dim)) for dim, core in cores.items()]
+            write_document(fresh / _DOCUMENT, {"format_version": 1, "widths": sorted(cores), "identity": identity})
+    except BundleError as error:
+        raise StoreError.of(error) from error
+    return Saved(*map(sum, zip(*parts, strict=True)))
+
+
+def load_folder(cores: Mapping[int, _kernels.RowCache], folder: str | os.PathLike[str], gset: Gset) -> Loaded:
+    """Writes what `folder` holds into caches of the same widths; see `CachedRows.load`. gset: how scores decay."""
+    found = _read_document(folder)
+    if sorted(found.widths) != sorted(cores):
+        raise StoreError(f"{folder}: expected rows of widths {sorted(cores)}, got {sorted(found.widths)}")
+    parts = [load(core, Path(folder) / _name(dim), gset) for dim, core in cores.items()]
+    return Loaded(*map(sum, zip(*parts, strict=True)))
+
+
+def check_identity(folder: str | os.PathLike[str], identity: str | None) -> None:
+    """Raises StoreError unless the rows of a snapshot are those of the store with this identity."""
+    found = _read_document(folder).identity
+    if identity is None:
+        raise StoreError(f"{folder}: expected a store that can tell its rows from others, got one without an identity")
+    if found != identity:
+        got = "rows that were updated, or of a store without an identity" if found is None else f"those of {found}"
+        raise StoreError(f"{folder}: expected the rows of {identity}, got {got}")
+
+
+def _read_document(folder: str | os.PathLike[str]) -> _Document:
+    try:
+        data = read_document(Path(folder), _DOCUMENT)
+    except BundleError as error:
+        raise StoreError.of(error) from error
+    document: _Document = convert(f"{Path(folder) / _DOCUMENT}", data, _Document, StoreError)
+    if document.format_version != 1:
+        raise StoreError(f"{folder}: expected format version 1, got {document.format_version}")
+    return document
+
+
+def _name(dim: int) -> str:
+    return f"width-{dim}.snapshot"
 
 
 def _load(core: _kernels.RowCache, reader: snapshot_file.Reader, gset: Gset | None) -> Loaded:
-    now = core.time
-    decay = np.float32(1.0)
+    now, decay = core.time, np.float32(1.0)
     if gset is not None:
         decay = np.float32(gset.decayed(1.0, gset.interval_of(now) - gset.interval_of(reader.header.saved_at)))
     # Of a part that is larger than its portion of the cache, only the best are taken.
     skipped = max(0.0, 1.0 - core.capacity_rows / max(reader.entries, 1))
-    totals = np.zeros(len(Loaded._fields), np.int64)
+    floor, totals = reader.floor, np.zeros(len(Loaded._fields), np.int64)
     for step in range(_ROUNDS):
         for block in reader.blocks:
             least = int(skipped * block.total)
             begin, end = (least + (block.total - least) * edge // _ROUNDS for edge in (step, step + 1))
-            if begin < block.first + block.size and end > block.first and begin < end:
-                totals += _write(core, reader.records(block, begin, end), now, decay)
+            totals += _write(core, reader.records(block, begin, end), now, decay)
+    for block in reader.blocks:  # what there is no room for counts as if it had been evicted
+        versions = reader.records(block, 0, int(skipped * block.total))["version"]
+        floor = max(floor, int(versions.max(initial=0)))
     totals[-1] += reader.entries - totals.sum()
-    core.raise_floor(max(reader.floor, _newest_skipped(reader, skipped)))
-    return Loaded(*(int(total) for total in totals))
+    core.raise_floor(floor)
+    return Loaded(*totals.tolist())
 
 
-def _newest_skipped(reader: snapshot_file.Reader, skipped: float) -> int:
-    """Returns the highest version of what is left out for want of room: as if it had been evicted."""
-    newest = 0
-    for block in reader.blocks:
-        records = reader.records(block, 0, int(skipped * block.total))
-        if len(records):
-            newest = max(newest, int(records["version"].max()))
-    return newest
-
-
-def _write(
-    core: _kernels.RowCache, records: snapshot_rows.Records, now: float, decay: np.float32
-) -> tuple[int, int, int, int, int, int]:
-    """Writes records of one part and returns what `Loaded` counts."""
-    live = records["expires"] > now
-    fresh, older = records[live], 0
+def _write(core: _kernels.RowCache, records: snapshot_rows.Records, now: float, decay: np.float32) -> Loaded:
+    """Writes records of one part."""
+    fresh = records[records["expires"] > now]
+    expired = len(records) - len(fresh)
     there = core.peek(fresh["key"].astype(np.uint64))
     versioned = (there["outcome"] == 1) | there["tombstone"]
     wanted = (there["outcome"] == 0) | (versioned & (there["version"] < fresh["version"]))
     older = int(np.count_nonzero(~wanted))
     fresh = fresh[wanted]
     kind = snapshot_rows.kinds(fresh)
-    live_rows = fresh[kind == snapshot_rows.ROW]
-    rows = snapshot_rows.unpack(live_rows, core.dtype)
+    live = fresh[kind == snapshot_rows.ROW]
+    rows = snapshot_rows.unpack(live, core.dtype)
     gone = snapshot_rows.unpack(fresh[kind == snapshot_rows.TOMBSTONE], core.dtype)
     absent = fresh["key"][kind == snapshot_rows.NEGATIVE].astype(np.uint64)
-    results = np.zeros(len(rows.keys), np.uint8)
+    results = np.zeros(len(live), np.uint8)
     written = core.write(
         rows.keys,
         rows.rows,
@@ -155,16 +190,9 @@ def _write(
         rows.expires,
         results=results,
         restore=True,
-        earned=snapshot_rows.earned(live_rows),
+        earned=snapshot_rows.earned(live),
     )
-    stale = int(np.count_nonzero(results == 0))
     erased = core.erase(gone.keys, gone.versions, gone.expires)
     core.mark_absent(absent)
-    return (
-        written,
-        len(absent),
-        erased,
-        int(len(records) - np.count_nonzero(live)),
-        older + stale + len(gone.keys) - erased,
-        int(np.count_nonzero(results == 3)),
-    )
+    older += int(np.count_nonzero(results == 0)) + len(gone.keys) - erased
+    return Loaded(written, len(absent), erased, expired, older, int(np.count_nonzero(results == 3)))

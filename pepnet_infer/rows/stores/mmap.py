@@ -14,13 +14,25 @@ from pepnet_infer._kernels import Table, all_as_mapped
 from pepnet_infer.bundle.table_file import TableFile, open_table
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.process.closing import Closing
-from pepnet_infer.rows.protocols import NO_TABLE, Pooling, Rows, TableShape, TableStats
-from pepnet_infer.rows.requests import NO_DEFAULTS, DefaultCounts, RowRequest
+from pepnet_infer.rows.protocols import NO_DEFAULTS, NO_TABLE, BatchRowSource, DefaultCounts, RowRequest, TableShape
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.schema.row_batch import RowBatch
 
 _LOG = logging.getLogger("pepnet_infer.stores")
+
+
+@dataclass(frozen=True)
+class TableStats:
+    """One table of a store, and what it was asked since it was opened."""
+
+    rows: int
+    dim: int
+    dtype: str  # float32, float16 or bfloat16
+    lookups: int  # keys asked for, every repeat counted
+    unknown: int  # of these, how many got the default row
+    index_bytes: int  # memory of the key index
+    file_bytes: int  # mapped; only pages that were read take memory, and the system may drop them
 
 
 @dataclass(frozen=True)
@@ -65,15 +77,13 @@ class _Tables:
         if table.dim != dim:
             there = table.index.find(keys) >= 0
             return replace(got, damaged=there) if there.any() else got
-        if table.lookup(keys, got.rows, got.found) == 0:
-            got.scores[:] = self.files[name].scores[table.index.find(keys)]
-            return got
-        got.rows[~got.found] = 0
+        if table.lookup(keys, got.rows, got.found):
+            got.rows[~got.found] = 0
         got.scores[got.found] = self.files[name].scores[table.index.find(keys[got.found])]
         return got
 
 
-class MmapStore(Closing):
+class MmapStore(BatchRowSource, Closing):
     """A `RowSource` and a `Store` over table files. Any thread may ask at any time.
 
     Files are mapped once, here: a bundle that is replaced by rename while this store serves changes nothing. Of a file
@@ -113,20 +123,6 @@ class MmapStore(Closing):
         """Returns what tells the rows from others, where it was given; see `Identified`."""
         return self._known_as
 
-    def lookup(self, table: str, keys: Keys, out: Rows) -> int:
-        """Writes rows of `keys` [N] to `out` [N, dim]; see `RowSource.lookup`."""
-        held = self._open()
-        unknown = held[table].lookup(keys, out)
-        held.check((table,))
-        return unknown
-
-    def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
-        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`."""
-        held = self._open()
-        unknown = held[table].pool(keys, offsets, pooling, out)
-        held.check((table,))
-        return unknown
-
     def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
         """Does all requests of a batch; see `BatchRowSource.answer`."""
         held, counts = self._open(), []
@@ -150,21 +146,13 @@ class MmapStore(Closing):
             return got
         first, last = int(keys.min()) >> ID_BITS, int(keys.max()) >> ID_BITS
         if first == last:
-            got = held.fetch(first, keys, got)
-            held.check([held.by_number[first]] if first in held.by_number else [])
-            return got
-        # Each table is asked once, for its part of the keys in order of their tables.
-        numbers = (keys >> np.uint64(ID_BITS)).astype(np.uint16)
-        order = np.argsort(numbers, kind="stable")
-        sorted_keys = keys[order]
-        ends = np.append(np.flatnonzero(np.diff(numbers[order])) + 1, keys.size)
-        begin = 0
-        for end in ends.tolist():
-            number = int(sorted_keys[begin]) >> ID_BITS
-            part = held.fetch(number, sorted_keys[begin:end], RowBatch.nothing(end - begin, dim))
-            got = got.put(order[begin:end], part)
-            begin = end
-        asked = {int(sorted_keys[end - 1]) >> ID_BITS for end in ends.tolist()}
+            asked, got = [first], held.fetch(first, keys, got)
+        else:  # each table is asked once
+            numbers = (keys >> np.uint64(ID_BITS)).astype(np.uint16)
+            asked = np.unique(numbers).tolist()
+            for number in asked:
+                at = np.flatnonzero(numbers == number)
+                got = got.put(at, held.fetch(number, keys[at], RowBatch.nothing(at.size, dim)))
         held.check([held.by_number[number] for number in asked if number in held.by_number])
         return got
 

@@ -77,7 +77,7 @@ def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() 
     rows = rows_over(store)
     cache, fetcher = rows.cache("t"), rows.misses.fetchers[DIM]
     keys = np.arange(4, dtype=np.uint64)
-    missed = fetcher.ended  # four misses, and before they are asked for:
+    missed = fetcher.fetches.ended  # four misses, and before they are asked for:
     rows.lookup("t", keys[:2], np.empty((2, DIM), np.float32))
     cache.core.mark_absent(keys[2:3])
     store.versions[0] = 1  # an update that has reached the store, and not yet the cache
@@ -89,7 +89,7 @@ def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() 
     np.testing.assert_array_equal(mine.fetched.rows[[0, 1, 3]], row_of(keys[[0, 1, 3]]))
     assert store.asked == Counter({0: 1, 1: 1, 3: 1})
     begun: list[_kernels.Fetch | None] = []
-    fetcher.ask(keys[:2], fetcher.ended, lambda mine, at, others: begun.append(mine))
+    fetcher.fetches.ask(cache.flights, keys[:2], fetcher.fetches.ended, lambda mine, at, others: begun.append(mine))
     (again,) = begun
     assert again is not None
     assert not again.looks_again

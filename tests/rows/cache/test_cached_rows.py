@@ -9,7 +9,7 @@ import pytest
 from formula_store import DIM, KNOWN, WIDE, A, B, Formula, expected, fail, keys_of, rows_of, rows_over
 
 from pepnet_infer import StoreError, _kernels
-from pepnet_infer.rows.requests import RowRequest
+from pepnet_infer.rows.protocols import RowRequest
 from pepnet_infer.schema.ids import MISSING_KEY, make_keys
 
 

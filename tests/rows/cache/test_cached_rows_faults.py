@@ -11,7 +11,7 @@ import pytest
 from formula_store import DIM, A, Formula, fail, keys_of, rows_of, rows_over
 
 from pepnet_infer import StoreError
-from pepnet_infer.rows.requests import RowRequest
+from pepnet_infer.rows.protocols import RowRequest
 from pepnet_infer.schema.ids import MISSING_KEY
 from pepnet_infer.schema.row_batch import RowBatch
 

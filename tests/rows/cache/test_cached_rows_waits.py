@@ -11,7 +11,7 @@ import pytest
 from formula_store import DIM, A, Formula, expected, fail, keys_of, rows_of, rows_over, until
 
 from pepnet_infer import StoreError
-from pepnet_infer.rows.requests import RowRequest
+from pepnet_infer.rows.protocols import RowRequest
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def attempt(generation, fatal, delay):
         for name in ("fsync", "replace", "open"):
             setattr(os, name, counted(getattr(os, name), fatal))
         from pepnet_infer.rows.cache import snapshot_file
-        snapshot_file.Writer._put = counted(snapshot_file.Writer._put, fatal)
+        for name in ("part", "end"):
+            setattr(snapshot_file.Writer, name, counted(getattr(snapshot_file.Writer, name), fatal))
         os.write(said, b"x")
         snapshot.save(cache, target)
     child = fork(work)

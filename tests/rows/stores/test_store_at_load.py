@@ -10,7 +10,6 @@ import pytest
 from pepnet_infer import CacheConfig, Engine, StoreError
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.rows.protocols import Store
-from pepnet_infer.rows.stores.checked_answers import checked
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
@@ -44,7 +43,6 @@ def load(bundle: Path, store: Store, **options: object) -> None:
 
 def test_methods_with_common_names_are_a_stores_own(toy_bundle: Path) -> None:
     load(toy_bundle, Mine(toy_bundle))
-    load(toy_bundle, checked(Mine(toy_bundle)))
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), ValueError("no route"), MemoryError("no route")])
@@ -54,10 +52,9 @@ def test_whatever_a_store_raises_is_a_store_error_with_its_cause(
     store = Away(toy_bundle)
     store.error = error
     said = f"Away: check_reachable: expected nothing or a StoreError, got {type(error).__name__}: no route"
-    for one in (store, checked(store)):  # also through what stands in front of it
-        with pytest.raises(StoreError, match=said) as raised:
-            load(toy_bundle, one)
-        assert raised.value.__cause__ is error
+    with pytest.raises(StoreError, match=said) as raised:
+        load(toy_bundle, store)
+    assert raised.value.__cause__ is error
     with caplog.at_level(logging.WARNING):
         load(toy_bundle, store, on_load="warn")
     assert said in caplog.text
