@@ -32,24 +32,17 @@ __all__ = [
     "write_bundle",
 ]
 
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
-        "Checkpoint": "pepnet_infer.bundle.checkpoint",
-        "EPNet": "pepnet_infer.export.model.pepnet",
-        "EPNetEmbedding": "pepnet_infer.export.model.plug_and_play",
-        "GatedNetwork": "pepnet_infer.export.model.plug_and_play",
-        "OnlineTrainer": "pepnet_infer.export.train.online",
-        "PEPNet": "pepnet_infer.export.model.pepnet",
-        "PPNet": "pepnet_infer.export.model.pepnet",
-        "Publisher": "pepnet_infer.export.publish.publisher",
-        "PushPolicy": "pepnet_infer.export.publish.push_policy",
-        "RunConfig": "pepnet_infer.export.run_config",
-        "make_preset": "pepnet_infer.export.bundle.presets",
-        "write_bundle": "pepnet_infer.export.bundle.write_bundle",
+        "pepnet_infer.bundle.checkpoint": ("Checkpoint",),
+        "pepnet_infer.export.bundle.presets": ("make_preset",),
+        "pepnet_infer.export.bundle.write_bundle": ("write_bundle",),
+        "pepnet_infer.export.model.pepnet": ("EPNet", "PEPNet", "PPNet"),
+        "pepnet_infer.export.model.plug_and_play": ("EPNetEmbedding", "GatedNetwork"),
+        "pepnet_infer.export.publish.publisher": ("Publisher",),
+        "pepnet_infer.export.publish.push_policy": ("PushPolicy",),
+        "pepnet_infer.export.run_config": ("RunConfig",),
+        "pepnet_infer.export.train.online": ("OnlineTrainer",),
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

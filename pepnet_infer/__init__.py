@@ -56,26 +56,18 @@ __all__ = [
 ]
 
 # `import pepnet_infer` costs no Arrow, no extension and no backend.
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
-        "BatchLike": "pepnet_infer.encode.columns",
-        "CacheConfig": "pepnet_infer.rows.cache.config",
-        "CacheStats": "pepnet_infer.stats",
-        "CachedRows": "pepnet_infer.rows.cache.cached_rows",
-        "Encoded": "pepnet_infer.encode.encoder",
-        "EngineStats": "pepnet_infer.stats",
-        "Features": "pepnet_infer.encode.features",
-        "FollowStats": "pepnet_infer.stats",
-        "EmbeddingCache": "pepnet_infer.rows.cache.embedding_cache",
-        "FieldConfig": "pepnet_infer.rows.cache.config",
-        "Engine": "pepnet_infer.engine",
-        "Scores": "pepnet_infer.scores",
-        "Summary": "pepnet_infer.parquet",
-        "score_parquet": "pepnet_infer.parquet",
+        "pepnet_infer.encode.columns": ("BatchLike",),
+        "pepnet_infer.encode.encoder": ("Encoded",),
+        "pepnet_infer.encode.features": ("Features",),
+        "pepnet_infer.engine": ("Engine",),
+        "pepnet_infer.parquet": ("Summary", "score_parquet"),
+        "pepnet_infer.rows.cache.cached_rows": ("CachedRows",),
+        "pepnet_infer.rows.cache.config": ("CacheConfig", "FieldConfig"),
+        "pepnet_infer.rows.cache.embedding_cache": ("EmbeddingCache",),
+        "pepnet_infer.scores": ("Scores",),
+        "pepnet_infer.stats": ("CacheStats", "EngineStats", "FollowStats"),
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -32,7 +32,6 @@ from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.logs.transport import Transport, is_log
 from pepnet_infer.validation import check_option
 from pepnet_infer.versions.counters import Counters
-from pepnet_infer.versions.identity import identity
 from pepnet_infer.versions.loading import Loading, digest_of
 from pepnet_infer.versions.model_version import ModelVersion, Versions
 from pepnet_infer.versions.scoring import Scoring, encode, encode_rows
@@ -91,10 +90,11 @@ class Engine:
         """
         own = check_option("options", {} if options is None else options, Mapping[str, Any])
         loading = Loading(backend, precision, threads, device, cache, store, dict(own), check)
-        return cls._of(loading.open_bundle(path), loading)
+        return cls._of(path, loading)
 
     @classmethod
-    def _of(cls, bundle: Bundle, loading: Loading) -> Engine:
+    def _of(cls, path: str | os.PathLike[str], loading: Loading, digest: str | None = None) -> Engine:
+        bundle = loading.open_bundle(path, digest)
         dense = loading.dense(bundle)
         engine = cls(bundle, open_rows(bundle, loading.cache, loading.store), dense, loading)
         bundle.check_unchanged()
@@ -113,7 +113,7 @@ class Engine:
             said = "pickle: expected an engine that serves its bundle as it is, got one that follows a log"
             raise UpdateError("engine", f"{said}: load an engine in each worker and call follow there")
         loading.check_pickles()
-        return _load_again, (type(self), served.bundle.path, digest_of(served.bundle), loading)
+        return type(self)._of, (served.bundle.path, loading, digest_of(served.bundle))
 
     @property
     def bundle(self) -> Bundle:
@@ -141,11 +141,11 @@ class Engine:
         return cache_of(self._open().rows)
 
     def identity(self) -> dict[str, Any]:
-        """Returns what scores depend on beside the batch, as plain JSON values; see `pepnet_infer.versions.identity`.
+        """Returns what scores depend on beside the batch, as plain JSON values; see `ModelVersion.identity`.
 
         Two engines with the same identity score alike, in whichever process, unless `rows` is None.
         """
-        return identity(self._open())
+        return self._open().identity()
 
     def score(self, batch: BatchLike, strict: bool = False) -> Scores:
         """Returns the scores of `batch`: rows in = rows out, 0 included.
@@ -217,7 +217,7 @@ class Engine:
                 self._scoring.invalid(values)
             else:
                 values, rows = out, run_on_device(served.backend, general, domain, prior, out, stream)
-        self._counters.add_dense(rows, perf_counter_ns() - begin)
+        self._counters.add(1, rows, (0, 0, perf_counter_ns() - begin))
         if begin >= self._watch.due:
             self._watch.look(served.bundle)
         return values
@@ -343,7 +343,3 @@ class Engine:
         if perf_counter_ns() >= self._watch.due:
             self._watch.look(versions.now.bundle)
         return result
-
-
-def _load_again(kind: type[Engine], path: os.PathLike[str], digest: str, loading: Loading) -> Engine:
-    return kind._of(loading.open_bundle(path, digest), loading)

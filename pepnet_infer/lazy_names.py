@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Returns the `__getattr__` of the module `package`, which gives names that other modules have.
+def lazily(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Returns `__getattr__` and `__dir__` of the module `package`, which gives names that other modules have.
 
-    homes: name → the module that has it. A name that is not there is an AttributeError, as of any module.
+    homes: module → names that it has. A name that is not there is an AttributeError, as of any module.
     """
+    home_of = {name: home for home, names in homes.items() for name in names}
 
     def get(name: str) -> object:
-        if name not in homes:
+        if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value: object = getattr(import_module(homes[name]), name)
+        value: object = getattr(import_module(home_of[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 
-    return get
+    return get, lambda: list(sys.modules[package].__all__)

@@ -28,19 +28,14 @@ __all__ = [
     "open_transport",
 ]
 
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
-        "DirectoryLog": "pepnet_infer.sync.logs.directory",
-        "FollowConfig": "pepnet_infer.sync.follow_config",
-        "Follower": "pepnet_infer.sync.follower",
-        "Guard": "pepnet_infer.sync.follow_config",
-        "RedisLog": "pepnet_infer.sync.logs.redis",
-        "Transport": "pepnet_infer.sync.logs.transport",
-        "open_transport": "pepnet_infer.sync.logs.open",
+        "pepnet_infer.sync.follow_config": ("FollowConfig", "Guard"),
+        "pepnet_infer.sync.follower": ("Follower",),
+        "pepnet_infer.sync.logs.directory": ("DirectoryLog",),
+        "pepnet_infer.sync.logs.open": ("open_transport",),
+        "pepnet_infer.sync.logs.redis": ("RedisLog",),
+        "pepnet_infer.sync.logs.transport": ("Transport",),
     },
 )
-
-
-def __dir__() -> list[str]:
-    return __all__

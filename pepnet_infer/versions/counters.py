@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import perf_counter_ns
 from typing import Any
 
@@ -45,22 +45,21 @@ class Counters:
         self._tally = Tally()
         self._warnings = Seldom()
 
-    def add(self, rows: int, unknown: Mapping[str, int], unavailable: Mapping[str, int], watch: Stopwatch) -> None:
-        """Counts one batch that was scored."""
-        items: list[tuple[Any, tuple[int, ...]]] = [(_ENGINE, (1, rows, 0, 0, *watch.spent.values()))]
+    def add(
+        self,
+        batches: int,
+        rows: int,
+        spent: Iterable[int],
+        unknown: Mapping[str, int] = {},
+        unavailable: Mapping[str, int] = {},
+    ) -> None:
+        """Counts batches that were scored, none for work that is no whole one. spent: nanoseconds of each stage."""
+        items: list[tuple[Any, tuple[int, ...]]] = [(_ENGINE, (batches, rows, 0, 0, *spent))]
         if unknown:
             items += [((_UNKNOWN, name), (count,)) for name, count in unknown.items()]
         if unavailable:
             items += [((_UNAVAILABLE, name), (count,)) for name, count in unavailable.items()]
         self._tally.add(items)
-
-    def add_dense(self, rows: int, spent: int) -> None:
-        """Counts one batch of which only the dense part was run here, in `spent` nanoseconds."""
-        self._tally.add([(_ENGINE, (1, rows, 0, 0, 0, 0, spent))])
-
-    def add_time(self, watch: Stopwatch) -> None:
-        """Counts the time of work that was no whole batch: encoding alone, for one."""
-        self._tally.add([(_ENGINE, (0, 0, 0, 0, *watch.spent.values()))])
 
     def add_invalid(self, rows: int) -> None:
         """Counts rows of which a score is no number in [0, 1], and logs a warning, the next one a minute later."""

@@ -16,9 +16,7 @@ from pepnet_infer.backends.protocol import Backend
 from pepnet_infer.bundle.bundle import Bundle, Check
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.protocols import RowSource, Store
-from pepnet_infer.versions.model_version import ModelVersion
 
 _PICKLERS = ("cloudpickle", "ray.cloudpickle", "pyspark.cloudpickle", "joblib.externals.cloudpickle", "dill")
 
@@ -59,11 +57,6 @@ class Loading:
     def dense(self, bundle: Bundle) -> Backend:
         """Returns what runs the dense part of `bundle`. Raises what `create_backend` raises."""
         return create_backend(bundle, self.backend, self.precision, self.threads, self.device, self.options)
-
-    def served(self, bundle: Bundle) -> ModelVersion:
-        """Opens everything that scores of `bundle` are made of."""
-        backend = self.dense(bundle)
-        return ModelVersion.of(bundle, open_rows(bundle, self.cache, self.store), backend)
 
 
 def _try_pickle(store: object) -> None:

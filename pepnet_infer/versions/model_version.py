@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pepnet_infer._kernels import Pins
 from pepnet_infer.backends.dense_inputs import DenseCall, dense_call
@@ -14,7 +16,9 @@ from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.request import RequestReader
 from pepnet_infer.process import forks
 from pepnet_infer.rows.assemble import Assembler
-from pepnet_infer.rows.protocols import RowSource
+from pepnet_infer.rows.protocols import RowSource, identity_of
+from pepnet_infer.rows.version_rows import cache_of
+from pepnet_infer.version import __version__
 
 _LOOK_AGAIN_S = 0.002  # a rollback waits for calls under way: nothing has to be told when one ends
 
@@ -59,6 +63,41 @@ class ModelVersion:
         """Returns the same with rows from elsewhere."""
         scorer = _feature_scorer(self.bundle, rows, self.backend)
         return replace(self, rows=rows, assembler=Assembler(self.bundle.schema, rows), features=scorer)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what scores depend on beside the batch, as plain JSON values.
+
+        model_version, schema_hash; weights (a hash over the config and the bundle's files); domain (a hash over the
+        inputs that bf16 or int8 was measured on: other rows are scored in fp32); tool (our version); backend, version,
+        provider (the kind of device), precision, isa and how (kernels differ in the last bits); cached_rows, where the
+        cache rounds rows: all of its options, for what it keeps decides which rows are rounded; rows: where they come
+        from and what was applied to them since, None where that is not known, and then no two scores can be said to be
+        the same.
+        """
+        bundle, backend = self.bundle, self.backend.describe()
+        found: dict[str, Any] = {
+            "model_version": bundle.model_version,
+            "schema_hash": bundle.schema.hash,
+            "weights": bundle.digests["weights"],
+            "tool": __version__,
+            **{name: backend.get(name) for name in ("backend", "version", "precision")},
+            # the key in the files that were scored so far
+            "provider": "tensorrt" if backend.get("tensorrt") else backend["device"].partition(":")[0],
+            **{name: backend[name] for name in ("isa", "how") if name in backend},
+            "rows": self._rows_identity(),
+        }
+        if "domain" in backend:
+            found["domain"] = bundle.digests[backend["precision"]]
+        rows = cache_of(self.rows)
+        if rows is not None and rows.config.dtype != "float32":
+            found["cached_rows"] = msgspec.to_builtins(rows.config)  # with float32 scores are those without a cache
+        return found
+
+    def _rows_identity(self) -> str | None:
+        store = identity_of(self.rows)
+        if store is None or self.applied is None:
+            return None
+        return f"{store} {self.applied}" if self.applied else store
 
 
 def _feature_scorer(bundle: Bundle, rows: RowSource, backend: Backend) -> FeatureScorer | None:

@@ -81,7 +81,7 @@ class Scoring:
         watch = Stopwatch()
         with watch.stage("encode"):
             result = work(parts, batch, strict)
-        self._counters.add_time(watch)
+        self._counters.add(0, 0, watch.spent.values())
         return result
 
     def invalid(self, values: Matrix) -> npt.NDArray[np.bool_] | None:
@@ -103,7 +103,7 @@ class Scoring:
         else:
             with watch.stage("dense"):
                 values, unknown, unavailable = parts.features.score(features, shared)
-        self._counters.add(len(values), unknown, unavailable, watch)
+        self._counters.add(1, len(values), watch.spent.values(), unknown, unavailable)
         return Scores(
             values, parts.bundle.schema.tasks, parts.model_version, unknown, unavailable, self.invalid(values)
         )
