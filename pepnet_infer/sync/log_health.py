@@ -10,7 +10,7 @@ from time import monotonic
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.sync.sync_stats import SyncStats
-from pepnet_infer.throttled_warnings import SeldomEach
+from pepnet_infer.throttled_warnings import Seldom
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 _LATE_S = 1.0  # beyond what a read may wait: a log that answers later than that is not followed
@@ -25,7 +25,7 @@ class LogHealth:
         self._last = monotonic()  # when the log was read last, or first asked for
         self._asked: float | None = None  # when the read under way began
         self._lost: float | None = None  # the time of the last read before those that failed
-        self._warnings = SeldomEach()  # by kind of fault
+        self._warnings = Seldom()  # by kind of fault
         self._raised: Exception | None = None  # by `reading`, last
 
     @property

@@ -248,7 +248,7 @@ class CachedRows(BatchRowSource):
         """In a child process: threads, and what they were doing, are the parent's."""
         self._fetches.reset()
         for cache in self.caches.values():
-            cache.reset_after_fork()
+            cache.flights = _kernels.FlightTable()
         self.misses.workers.reset_after_fork()
 
     def _changed(self, table: str, keys: Keys) -> None:

@@ -180,10 +180,6 @@ class EmbeddingCache:
         """Forgets everything, versions and deletions included."""
         self.core.clear()
 
-    def reset_after_fork(self) -> None:
-        """In a child process: forgets what threads were fetching that are not here."""
-        self.flights = _kernels.FlightTable()
-
     def stats(self) -> dict[str, Any]:
         """Returns counters since the beginning and what is there now, without stopping anyone.
 

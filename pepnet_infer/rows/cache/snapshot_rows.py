@@ -28,17 +28,9 @@ _MISS, _ABSENT = 0, 2  # of Outcome
 
 def record_type(dtype: str, dim: int) -> np.dtype[np.void]:
     """Returns the layout of one entry, little-endian and without gaps. Raises KeyError for an unknown dtype."""
-    fields: list[Any] = [
-        ("key", "<u8"),
-        ("version", "<u8"),
-        ("expires", "<f8"),
-        ("score", "<f4"),
-        ("flags", "u1"),
-        ("row", _NUMBERS[dtype], (dim,)),
-    ]
-    if dtype == "int8":
-        fields.insert(5, ("scale", "<f4"))
-    return np.dtype(fields)
+    known: list[Any] = [("key", "<u8"), ("version", "<u8"), ("expires", "<f8"), ("score", "<f4"), ("flags", "u1")]
+    scale = [("scale", "<f4")] if dtype == "int8" else []
+    return np.dtype([*known, *scale, ("row", _NUMBERS[dtype], (dim,))])
 
 
 def pack(part: _kernels.CachePart, dtype: str, dim: int) -> Records:
@@ -93,18 +85,12 @@ def _narrow(rows: Floats, records: Records, dtype: str) -> None:
     """Undoes the widening of `RowCache.part`: every number is one that `dtype` holds."""
     if dtype == "bfloat16":
         records["row"] = np.ascontiguousarray(rows).view(np.uint32) >> np.uint32(16)
-    elif dtype == "int8":
-        records["scale"], records["row"] = _codes(rows)
+    elif dtype == "int8":  # max|row| / 127, as the cache computes it; what it serves is finite
+        scales = records["scale"] = np.abs(rows).max(axis=1, initial=0.0) / np.float32(127)
+        records["row"] = np.rint(rows / np.where(scales > 0, scales, np.float32(1))[:, None])
     else:
         with np.errstate(over="ignore"):
             records["row"] = rows
-
-
-def _codes(rows: Floats) -> tuple[Floats, npt.NDArray[np.int8]]:
-    """Returns (scales, codes) with scale = max|row| / 127, as the cache computes them; what it serves is finite."""
-    scales = np.abs(rows).max(axis=1, initial=0.0) / np.float32(127)
-    safe = np.where(scales > 0, scales, np.float32(1))[:, None]
-    return scales, np.rint(rows / safe).astype(np.int8)
 
 
 def _widen(records: Records, dtype: str) -> Floats:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pepnet_infer import CacheConfig, ConfigError, EmbeddingCache, FieldConfig
-from pepnet_infer.rows.cache.budget import bytes_for, divide
 from pepnet_infer.rows.cache.config import DTYPES, POLICIES, parse_bytes
+from pepnet_infer.rows.cache.open_bundle_rows import bytes_for, divide
 from pepnet_infer.schema.feature_schema import FeatureSchema
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, FieldConfig, StoreError
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.rows.cache.budget import bytes_for
+from pepnet_infer.rows.cache.open_bundle_rows import bytes_for
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
