@@ -18,7 +18,7 @@ from pepnet_infer.backends.create import create_backend
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.cache import snapshot, snapshot_rows
+from pepnet_infer.rows.cache import snapshot, snapshot_file
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.open_bundle_rows import open_rows
 from pepnet_infer.rows.gset import Gset
@@ -131,7 +131,7 @@ class _Parts:
             del self.blocks[number]
             self.blocks = self.blocks or [(head, records)]
             return f"without block {number}"
-        values = np.frombuffer(records, snapshot_rows.record_type("float32", dim)).copy()
+        values = np.frombuffer(records, snapshot_file.record_type("float32", dim)).copy()
         name = random.choice(values.dtype.names or ())
         values[name] = change_array(random, values[name])
         if random.random() < 0.2:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import BundleError, StoreError
-from pepnet_infer.rows.cache import snapshot_file, snapshot_rows
+from pepnet_infer.rows.cache import snapshot_file
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, write_document
@@ -68,12 +68,12 @@ def save(core: _kernels.RowCache, path: str | os.PathLike[str]) -> Saved:
     with snapshot_file.new_snapshot(Path(path)) as file:
         writer = snapshot_file.Writer(file, snapshot_file.Header(core.dim, core.dtype, core.policy, core.time))
         for index in range(core.parts):
-            records = snapshot_rows.pack(core.part(index), core.dtype, core.dim)
+            records = snapshot_file.pack(core.part(index), core.dtype, core.dim)
             writer.part(index, records)
-            counts += np.bincount(snapshot_rows.kinds(records), minlength=4)
+            counts += np.bincount(snapshot_file.kinds(records), minlength=4)
         writer.end(core.floor)
         size = file.tell()
-    rows, negatives, tombstones = counts[snapshot_rows.ROW :].tolist()
+    rows, negatives, tombstones = counts[snapshot_file.ROW :].tolist()
     return Saved(rows, negatives, tombstones, size)
 
 
@@ -167,7 +167,7 @@ def _load(core: _kernels.RowCache, reader: snapshot_file.Reader, gset: Gset | No
     return Loaded(*totals.tolist())
 
 
-def _write(core: _kernels.RowCache, records: snapshot_rows.Records, now: float, decay: np.float32) -> Loaded:
+def _write(core: _kernels.RowCache, records: snapshot_file.Records, now: float, decay: np.float32) -> Loaded:
     """Writes records of one part."""
     fresh = records[records["expires"] > now]
     expired = len(records) - len(fresh)
@@ -176,11 +176,11 @@ def _write(core: _kernels.RowCache, records: snapshot_rows.Records, now: float, 
     wanted = (there["outcome"] == 0) | (versioned & (there["version"] < fresh["version"]))
     older = int(np.count_nonzero(~wanted))
     fresh = fresh[wanted]
-    kind = snapshot_rows.kinds(fresh)
-    live = fresh[kind == snapshot_rows.ROW]
-    rows = snapshot_rows.unpack(live, core.dtype)
-    gone = snapshot_rows.unpack(fresh[kind == snapshot_rows.TOMBSTONE], core.dtype)
-    absent = fresh["key"][kind == snapshot_rows.NEGATIVE].astype(np.uint64)
+    kind = snapshot_file.kinds(fresh)
+    live = fresh[kind == snapshot_file.ROW]
+    rows = snapshot_file.unpack(live, core.dtype)
+    gone = snapshot_file.unpack(fresh[kind == snapshot_file.TOMBSTONE], core.dtype)
+    absent = fresh["key"][kind == snapshot_file.NEGATIVE].astype(np.uint64)
     results = np.zeros(len(live), np.uint8)
     written = core.write(
         rows.keys,
@@ -190,7 +190,7 @@ def _write(core: _kernels.RowCache, records: snapshot_rows.Records, now: float, 
         rows.expires,
         results=results,
         restore=True,
-        earned=snapshot_rows.earned(live),
+        earned=snapshot_file.earned(live),
     )
     erased = core.erase(gone.keys, gone.versions, gone.expires)
     core.mark_absent(absent)

@@ -14,7 +14,7 @@ import pytest
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.cache import snapshot, snapshot_file, snapshot_rows
+from pepnet_infer.rows.cache import snapshot, snapshot_file
 
 pytestmark = pytest.mark.hostile
 
@@ -49,7 +49,7 @@ def large(folder: Path) -> bytes:
     with snapshot_file.new_snapshot(folder / "large") as file:
         writer = snapshot_file.Writer(file, snapshot_file.Header(DIM, "float32", "lru", 0.0))
         for index, part in enumerate(blocks):
-            writer.part(index, snapshot_rows.pack(part, "float32", DIM))
+            writer.part(index, snapshot_file.pack(part, "float32", DIM))
         writer.end(0)
     return (folder / "large").read_bytes()
 
@@ -180,7 +180,7 @@ def test_lengths_that_lie(tmp_path: Path) -> None:
     """Sums can be forged; what they cover must still not lead anywhere."""
     data = tiny(tmp_path)
     at = starts(data)[1]
-    record = snapshot_rows.record_type("float32", DIM).itemsize
+    record = snapshot_file.record_type("float32", DIM).itemsize
     for count, size in ((2**32 - 1, (2**32 - 1) * record), (0, 0), (3, 2**63), (10**6, 10**6 * record)):
         head = bytearray(data[at : at + 32])
         head[20:32] = struct.pack("<IQ", count, size)
@@ -191,7 +191,7 @@ def test_lengths_that_lie(tmp_path: Path) -> None:
 def test_kinds_that_do_not_exist(tmp_path: Path) -> None:
     cache = make()
     cache.write(np.array([1], np.uint64), np.zeros((1, DIM), np.float32))
-    records = snapshot_rows.pack(cache.part(0), "float32", DIM)
+    records = snapshot_file.pack(cache.part(0), "float32", DIM)
     for flags in (0, 0x10, 0xFF):
         records["flags"] = flags
         with open(tmp_path / "odd", "wb") as file:
@@ -220,5 +220,5 @@ def test_what_no_check_thought_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fails(*_: object) -> None:
         raise IndexError("of nobody's making")
 
-    monkeypatch.setattr(snapshot_rows, "are_known", fails)
+    monkeypatch.setattr(snapshot_file, "are_known", fails)
     refused(tmp_path / "odd", tiny(tmp_path), "content that leads to IndexError: of nobody's making")

@@ -13,7 +13,7 @@ import pytest
 from snapshots import DIM, NOW, content, ids, make, rows_of
 
 from pepnet_infer import _kernels
-from pepnet_infer.rows.cache import snapshot, snapshot_file, snapshot_rows
+from pepnet_infer.rows.cache import snapshot, snapshot_file
 from pepnet_infer.rows.gset import Gset
 
 POLICIES = ("lru", "gset", "lfu", "sieve", "s3fifo")
@@ -215,7 +215,7 @@ def test_a_part_of_many_blocks(tmp_path: Path) -> None:
     cache = make("lru", capacity=1 << 21)
     keys = np.arange(3 * snapshot_file.BLOCK_RECORDS + 17, dtype=np.uint64)
     cache.write(keys, rows_of(keys))
-    parts = [snapshot_rows.pack(cache.part(index), "float32", DIM) for index in range(cache.parts)]
+    parts = [snapshot_file.pack(cache.part(index), "float32", DIM) for index in range(cache.parts)]
     with snapshot_file.new_snapshot(tmp_path / "s") as file:
         writer = snapshot_file.Writer(file, snapshot_file.Header(DIM, "float32", "lru", NOW))
         writer.part(0, np.concatenate(parts))
