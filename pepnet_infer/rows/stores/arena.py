@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ from pepnet_infer.schema.row_batch import Mask, Positions, RowBatch, Rows
 _Number = TypeVar("_Number", bound=np.generic)
 Records = npt.NDArray[np.void]
 
-_FEW = 1024  # keys that are merely kept sorted until they are indexed
-_RATIO = 8  # how much larger than the next a run of indexed keys is, at least
+_FEW = 1024  # keys of the last run that are indexed anew in any case
+_RATIO = 8  # how much larger than the next a run of keys is, at least
 
 NOTHING, ROW, GONE = 0, 1, 2  # what a `RowArena` knows of a key: nothing, a row, that there is none
 _KNOWN = np.dtype(
@@ -30,20 +30,12 @@ _KNOWN = np.dtype(
 )
 
 
-class _KeyRuns(NamedTuple):
-    """What there is to look in. Never changed: what comes after it is another one."""
-
-    runs: tuple[tuple[int, KeyIndex], ...]  # (first slot, index of its keys)
-    keys: Keys  # the last few, ascending
-    slots: Positions  # theirs
-
-
 class Arena:
     """Keys numbered in the order they came, and a record by slot. A slot is never given twice.
 
-    Keys are in indices over runs, each much larger than the next, and a sorted array of the last few. One thread at a
-    time may add and write. Any thread may find meanwhile: it sees all keys of an `add`, or none, and has a record for
-    each slot that it finds, for growth leaves the arrays that are there as they are.
+    Keys are in indices over runs, each much larger than the next. One thread at a time may add and write. Any thread
+    may find meanwhile: it sees all keys of an `add`, or none, and has a record for each slot that it finds, for growth
+    leaves the arrays that are there as they are.
     """
 
     def __init__(self, blank: np.void) -> None:
@@ -51,7 +43,7 @@ class Arena:
         self._blank = blank
         self._keys = np.empty(0, np.uint64)  # by slot; only `_count` are in use
         self._count = 0
-        self._found = _KeyRuns((), np.empty(0, np.uint64), np.empty(0, np.int64))
+        self._runs: tuple[tuple[int, KeyIndex], ...] = ()  # (first slot, index of its keys); replaced, never changed
         #: by slot; beyond those in use it is blank
         self.known: Records = np.empty(0, blank.dtype)
 
@@ -65,19 +57,14 @@ class Arena:
 
     def find(self, keys: Keys) -> Positions:
         """Returns the slot of each key, -1 where there is none."""
-        keys, found = np.ascontiguousarray(keys), self._found
-        if not found.runs:
-            return _find_new(found, keys)
-        slots: Positions = found.runs[0][1].find(keys)
-        for first, index in found.runs[1:]:
+        keys, runs = np.ascontiguousarray(keys), self._runs
+        slots: Positions = runs[0][1].find(keys) if runs else np.full(keys.size, -1)
+        for first, index in runs[1:]:
             lacking = np.flatnonzero(slots < 0)
             if lacking.size == 0:
-                return slots
+                break
             at = index.find(keys[lacking])
             slots[lacking] = np.where(at < 0, -1, at + first)
-        if found.keys.size:
-            lacking = np.flatnonzero(slots < 0)
-            slots[lacking] = _find_new(found, keys[lacking])
         return slots
 
     def add(self, keys: Keys) -> tuple[Positions, Mask]:
@@ -87,30 +74,20 @@ class Arena:
         new = keys[~had]
         if new.size == 0:
             return slots, had
-        count, found = self._count + new.size, self._found
-        numbers = np.arange(self._count, count)
+        first, count = self._count, self._count + new.size
+        numbers = np.arange(first, count)
         slots[~had] = numbers
         self._keys = _grown(self._keys, count)
         self._keys[numbers] = new
         known = _grown(self.known, count)
         known[self.known.size :] = self._blank
         self.known = known
-        if found.keys.size + new.size <= _FEW:
-            at = np.searchsorted(found.keys, new)
-            merged = np.insert(found.keys, at, new), np.insert(found.slots, at, numbers)
-            found = _KeyRuns(found.runs, *merged)
-        else:
-            found = self._indexed(self._count - found.keys.size, count)
-        self._found, self._count = found, count  # both or, when there is no memory for an index, none
-        return slots, had
-
-    def _indexed(self, first: int, count: int) -> _KeyRuns:
-        """Indexes the keys from slot `first` to `count`, and with them the runs before that are not much larger."""
-        runs = list(self._found.runs)
-        while runs and first - runs[-1][0] < _RATIO * (count - first):
+        runs = list(self._runs)
+        while runs and first - runs[-1][0] < max(_FEW, _RATIO * (count - first)):  # not much larger: indexed anew
             first = runs.pop()[0]
         runs.append((first, KeyIndex(self._keys[first:count])))
-        return _KeyRuns(tuple(runs), np.empty(0, np.uint64), np.empty(0, np.int64))
+        self._runs, self._count = tuple(runs), count  # both or, when there is no memory for an index, none
+        return slots, had
 
 
 class RowArena(Arena):
@@ -166,13 +143,6 @@ def blank_record(dtype: np.dtype[Any], **values: float) -> np.void:
         records[name] = value
     blank: np.void = records[0]
     return blank
-
-
-def _find_new(found: _KeyRuns, keys: Keys) -> Positions:
-    if found.keys.size == 0:
-        return np.full(keys.size, -1)
-    at = np.minimum(np.searchsorted(found.keys, keys), found.keys.size - 1)
-    return np.where(found.keys[at] == keys, found.slots[at], -1)
 
 
 def _grown(array: npt.NDArray[_Number], count: int) -> npt.NDArray[_Number]:
