@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ Positions = npt.NDArray[np.int64]
 #: What a cache of so many rows is given besides the rows' bytes: metadata a row, and for a small cache a little more.
 _ROW_METADATA, _FIXED = 24, 1 << 16
 _CHUNK = 1 << 14
+_UPDATES = 64  # that go round before one comes again, with newer versions
 _AT, _COUNT = ctypes.c_void_p, ctypes.c_size_t
 #: Function → what it returns and takes; see native/peers.cc.
 _SIGNATURES: dict[str, tuple[type | None, *tuple[type, ...]]] = {
@@ -72,8 +74,7 @@ class PeerLibrary:
         gone when the block ends.
         """
         functions = self._functions
-        handle = _made(functions.pepnet_table_make(rows, dim), f"a table of {rows} rows")
-        try:
+        with self._made("table", rows, dim) as handle:
             data = ctypes.cast(functions.pepnet_table_data(handle), ctypes.POINTER(ctypes.c_float))
 
             def floor(batch_rows: int, ahead: int) -> Call:
@@ -87,34 +88,33 @@ class PeerLibrary:
                 return call
 
             yield np.ctypeslib.as_array(data, (rows, dim)), floor
-        finally:
-            functions.pepnet_table_free(handle)
 
     @contextmanager
     def list_lru(self, keys: Keys, table: Floats, batch_rows: int) -> Iterator[Call]:
         """A cache of std::unordered_map and std::list with all rows of a table in it."""
         functions, (rows, dim) = self._functions, table.shape
-        handle = _made(functions.pepnet_lru_make(rows, dim), f"a list of {rows} rows")
         out = np.zeros((batch_rows, dim), np.float32)
-
-        def call(batch: Batch) -> Floats:
-            found = functions.pepnet_lru_lookup(handle, batch.keys.ctypes.data, len(out), out.ctypes.data)
-            if found != len(out):
-                raise PepnetError(f"list-lru: expected {len(out)} hits, got {found}")
-            return out
-
-        try:
+        with self._made("lru", rows, dim) as handle:
             if (taken := functions.pepnet_lru_insert(handle, keys.ctypes.data, table.ctypes.data, rows)) != rows:
                 raise PepnetError(f"list-lru: expected room for {rows} rows, got {taken}")
+
+            def call(batch: Batch) -> Floats:
+                found = functions.pepnet_lru_lookup(handle, batch.keys.ctypes.data, len(out), out.ctypes.data)
+                if found != len(out):
+                    raise PepnetError(f"list-lru: expected {len(out)} hits, got {found}")
+                return out
+
             yield call
+
+    @contextmanager
+    def _made(self, kind: str, rows: int, dim: int) -> Iterator[int]:
+        handle = getattr(self._functions, f"pepnet_{kind}_make")(rows, dim)
+        if handle is None:
+            raise MemoryError(f"{kind} of {rows} rows of {dim} float32")
+        try:
+            yield handle
         finally:
-            functions.pepnet_lru_free(handle)
-
-
-def _made(handle: int | None, what: str) -> int:
-    if handle is None:
-        raise MemoryError(what)
-    return handle
+            getattr(self._functions, f"pepnet_{kind}_free")(handle)
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,33 @@ class Filled:
 
         return call
 
+    def updates(self, keys: Keys, table: Floats, rows: int) -> Callable[[object], None]:
+        """Returns what writes newer versions of so many rows that are in the cache. Their content stays the table's.
+
+        A call raises PepnetError when not all of its rows were taken.
+        """
+        rng, write, versions = np.random.default_rng(0), self.cache.core.write, count(2)
+        drawn = [rng.choice(self.resident, rows, replace=False) for _ in range(_UPDATES)]
+        turns = cycle([(keys[at], table[at]) for at in drawn])
+
+        def call(_: object) -> None:
+            batch, values = next(turns)
+            applied = write(batch, values, None, np.full(rows, next(versions), np.uint64), None, True)
+            if applied != rows:
+                raise PepnetError(f"updates: expected {rows} applied, got {applied}")
+
+        return call
+
 
 def fill(keys: Keys, table: Floats, policy: Policy, seed: int = 0) -> Filled:
     """Returns a cache whose budget is the table's bytes and the metadata of as many rows, after one insert of each.
 
     Scores, where the policy keeps them, are drawn log-normal. Which rows stayed is asked without being counted.
     """
-    count, dim = table.shape
-    cache = EmbeddingCache(dim, count * (dim * 4 + _ROW_METADATA) + _FIXED, policy=policy, seed=seed)
+    rows, dim = table.shape
+    cache = EmbeddingCache(dim, rows * (dim * 4 + _ROW_METADATA) + _FIXED, policy=policy, seed=seed)
     rng = np.random.default_rng(seed)
-    chunks = [slice(begin, begin + _CHUNK) for begin in range(0, count, _CHUNK)]
+    chunks = [slice(begin, begin + _CHUNK) for begin in range(0, rows, _CHUNK)]
     for part in chunks:
         size = len(keys[part])
         scores = rng.lognormal(0, 1, size).astype(np.float32) if policy == "gset" else None

@@ -1,10 +1,10 @@
-"""`bench cache-speed`: the cache's lookups beside their peers, misses, and readers beside each other and a writer."""
+"""`bench cache-speed`: the cache's lookups beside their peers, its updates, and what misses cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from msgspec import structs
 
 from pepnet_infer.bench.cache.misses import measure_misses
 from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys
-from pepnet_infer.bench.cache.threads import Load, newer_versions, run_loads
 from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import Plan
@@ -21,13 +20,14 @@ from pepnet_infer.bench.harness.measure import Row, Say, measure
 from pepnet_infer.bench.harness.report import METHOD, Report, Table
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.config import Policy
-from pepnet_infer.validation import Options, Positive, Several
+from pepnet_infer.validation import Options, Several
 
 POLICIES: tuple[Policy, ...] = ("lru", "gset")
 #: Rows ahead that the floor asks for: the fastest of them is the floor.
 AHEAD = (8, 16, 32)
 #: Ids that go round before a batch comes again: more than the last-level cache could keep the rows of.
 BATCHES = 64
+UPDATE_ROWS = 1024
 #: Rows of the largest table that is put into a store in memory too.
 MISS_ROWS = 1_000_000
 #: Bytes of memory needed for one byte of table: the table, its caches and the peer in C++, and slack.
@@ -44,17 +44,6 @@ _LOOKUPS = {
     "rows that stayed": "{resident_share:.2%}",
     "runs": "{runs:d}",
 }
-_THREADS = {
-    "policy": "{policy}",
-    "load": "{load}",
-    "M rows/s": "{million_rows_per_s:.2f}",
-    "over 1 reader": "{over[ratio]:.2f}×",
-    "95 %": "{over[low]:.2f}–{over[high]:.2f}",
-    "M updates/s": "{million_updates_per_s:.3f}",
-    "p50 ms": "{p50_ms:ms}",
-    "p99 ms": "{p99_ms:ms}",
-    "calls": "{calls:d}",
-}
 _MISSES = {
     "batches": "{name}",
     "p50 ms": "{p50_ms:ms}",
@@ -66,15 +55,13 @@ _MISSES = {
 
 
 class CacheSpeedOptions(Options, frozen=True):
-    """What the command was asked for: `rounds` slices with threads, each `slice_s` long, among it."""
+    """What the command was asked for."""
 
     peers: Path
     tables_mb: Sequence[Several] = (64, 800)
     rows: Several = 20480
     dim: Several = 40
     plan: Plan = Plan()
-    slice_s: Positive = 0.1
-    rounds: Several = 30
     seed: int = 0
 
 
@@ -96,15 +83,14 @@ def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -
         f"{noise(meter.others())}.",
         {"options": structs.asdict(options) | {"peers": "", "plan": structs.asdict(plan)}, "tables": data},
         facts,
-        [Table(f"Lookups, a table of {name}", one["lookups"], _LOOKUPS) for name, one in named],
+        [Table(f"Lookups and updates, a table of {name}", one["lookups"], _LOOKUPS) for name, one in named],
         [
-            *(Table(f"Threads, {name}", one["threads"], _THREADS) for name, one in named),
             *(Table(f"Misses, {name}", one["misses"], _MISSES) for name, one in named if one["misses"]),
             machine.machine_table(facts),
         ],
         (
             f"At least {plan.runs} timed calls of each and {plan.seconds:g} s a table, after {plan.warm_s * 1e3:g} ms "
-            f"of untimed ones. Threads: {options.rounds} rounds of slices of {options.slice_s:g} s.",
+            f"of untimed ones. An update is a call that writes newer versions of {UPDATE_ROWS} rows in the cache.",
             METHOD,
         ),
     )
@@ -135,28 +121,15 @@ def _measure_table(library: PeerLibrary, mb: int, options: CacheSpeedOptions, sa
             for policy, one in filled.items()
         }
         lookups = _lookups(calls, table, batches, about, options.plan, say)
-        fastest = partial(floor, rows, int(lookups[0]["ahead"]))
-        loads = []
-        for policy, one in filled.items():
-            readers, floors = [one.reader(rows), one.reader(rows)], [fastest(), fastest()]
-            say(f"measuring threads, {mb} MiB, {policy}")
-            write = newer_versions(one, keys, table)
-            together = [
-                Load("1 reader", readers[:1]),
-                Load("2 readers", readers),
-                Load("1 reader, 1 writer", readers[:1], write),
-                Load("2 readers, 1 writer", readers, write),
-                Load("1 writer", [], write),
-                Load("floor, 1 thread", floors[:1]),
-                Load("floor, 2 threads", floors),
-            ]
-            done = run_loads(together, batches, options.rounds, options.slice_s, say)
-            loads += [{"policy": policy, **load} for load in done]
+        size = min(UPDATE_ROWS, resident.size)
+        updates = {f"update-{policy}": one.updates(keys, table, size) for policy, one in filled.items()}
+        for row in measure("updates", updates, [None], options.plan, say).rows.values():
+            lookups.append(row | {"ns_a_row": row["p50_ms"] * 1e6 / size})
         misses: list[Row] = []
         if count <= MISS_ROWS:
             found = measure_misses(keys, table, rows, options.plan, options.seed, say).rows
             misses = [row | _over("over", row, found["all hits"]) for row in found.values()]
-    return {"table_mb": mb, "table_rows": count, "lookups": lookups, "threads": loads, "misses": misses}
+    return {"table_mb": mb, "table_rows": count, "lookups": lookups, "misses": misses}
 
 
 def _lookups(
@@ -174,7 +147,6 @@ def _lookups(
     for row in rows.values():
         row["ns_a_row"] = row["p50_ms"] * 1e6 / batches[0].positions.size
         row |= _over("over_floor", row, floor) | _over("over_ours", row, ours)
-    floor["ahead"] = best
     return sorted(rows.values(), key=lambda row: row is not floor)
 
 

@@ -145,8 +145,6 @@ def cache_speed(
     dim: Annotated[int, typer.Option(min=1, help="Numbers of a row.")] = 40,
     runs: Annotated[int, typer.Option(min=30, help="Timed calls of every contender, at least.")] = 30,
     seconds: Annotated[float, typer.Option(min=0, help="Go on measuring lookups of each table for this long.")] = 5.0,
-    slice_ms: Annotated[float, typer.Option(min=5, help="Length of a slice with threads.")] = 100.0,
-    rounds: Annotated[int, typer.Option(min=2, help="Slices of each kind with threads.")] = 30,
     seed: Seed = 0,
     peers_library: Annotated[
         Path | None,
@@ -155,7 +153,7 @@ def cache_speed(
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
 ) -> None:
-    """Compare the embedding cache with a gather, hash maps and other caches, on one thread and on two."""
+    """Compare look-ups in the embedding cache with a gather and a textbook LRU; time updates and misses."""
     from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
     from pepnet_infer.bench.harness.interleave import Plan
 
@@ -168,7 +166,7 @@ def cache_speed(
             raise usage_error("--table-mb", f"expected at least {rows} rows of {dim} float32, got {mb} MiB")
     # Untimed calls for so long: then the last-level cache holds what it would in a busy server.
     plan = Plan(runs, seconds, warm_s=0.015)
-    options = CacheSpeedOptions(peers_library, sizes, rows, dim, plan, slice_ms / 1e3, rounds, seed)
+    options = CacheSpeedOptions(peers_library, sizes, rows, dim, plan, seed)
     write(measure_cache_speed(options, steps()), json_file, markdown_file)
 
 

@@ -18,7 +18,6 @@ from pepnet_infer.bench.cache import speed
 from pepnet_infer.bench.cache.misses import measure_misses
 from pepnet_infer.bench.cache.peers import Batch, Filled, Floats, PeerLibrary, fill, random_keys, there
 from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
-from pepnet_infer.bench.cache.threads import Load, newer_versions, run_loads
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.schema.ids import Keys
@@ -112,36 +111,15 @@ def test_keys_are_distinct_and_of_one_table(keys: Keys) -> None:
     assert (keys >> np.uint64(48) == 1).all()
 
 
-def test_readers_beside_a_writer(filled: Filled, keys: Keys, table: Floats) -> None:
-    readers, batches = [filled.reader(ROWS) for _ in range(2)], _batches(filled, keys)
-    write = newer_versions(filled, keys, table)
-    loads = [Load("pair", readers), Load("both", readers, write), Load("writer", [], write)]
-    pair, both, writer = run_loads(loads, batches, 2, 0.02, lambda _: None)
-    assert [len(load.seconds_a_row) for load in loads] == [2, 2, 0]
-    assert [len(load.updates_per_s) for load in loads] == [0, 2, 2]
-    assert filled.cache.stats()["updates_applied"] > 0
-    assert pair["calls"] >= 4
-    assert 0 < pair["p50_ms"] <= pair["p99_ms"]
-    assert both["over"]["low"] <= both["over"]["high"]
-    assert writer["calls"] == 0
-    assert "over" not in pair.keys() | writer.keys()
-    assert writer["million_updates_per_s"] > 0
-    for batch in batches:
-        np.testing.assert_array_equal(readers[0](batch), table[batch.positions])
-
-
-def test_an_update_that_is_not_taken_is_an_error(filled: Filled, keys: Keys, table: Floats) -> None:
-    newer_versions(filled, keys, table)()
-    with pytest.raises(PepnetError, match="updates: expected 1024 applied, got 0"):
-        newer_versions(filled, keys, table)()
-
-
-def test_what_a_thread_raises_comes_out(filled: Filled, keys: Keys) -> None:
-    def fail(_: Batch) -> Floats:
-        raise PepnetError("no rows today")
-
-    with pytest.raises(PepnetError, match="no rows today"):
-        run_loads([Load("x", [filled.reader(ROWS), fail])], _batches(filled, keys), 1, 0.02, lambda _: None)
+def test_updates_are_newer_versions_of_the_same_rows(filled: Filled, keys: Keys, table: Floats) -> None:
+    update = filled.updates(keys, table, 100)
+    for _ in range(70):  # the first ones come again
+        update(None)
+    assert filled.cache.stats()["updates_applied"] == 7000
+    for batch in _batches(filled, keys):
+        np.testing.assert_array_equal(filled.reader(ROWS)(batch), table[batch.positions])
+    with pytest.raises(PepnetError, match="updates: expected 100 applied, got "):
+        filled.updates(keys, table, 100)(None)
 
 
 def test_batches_miss_as_often_as_they_say(keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +153,7 @@ def test_the_command(
 ) -> None:
     monkeypatch.setattr(speed, "BATCHES", 4)
     files = {kind: tmp_path / f"result.{kind}" for kind in ("json", "markdown")}
-    words = ["cache-speed", "--table-mb", "1", "--rows", "1024", "--seconds", "0", "--slice-ms", "5", "--rounds", "2"]
+    words = ["cache-speed", "--table-mb", "1", "--rows", "1024", "--seconds", "0"]
     words += ["--peers-library", str(library_path)]
     done = run_bench(*words, *(word for kind, path in files.items() for word in (f"--{kind}", path)))
     assert done.exit_code == 0, done.output
@@ -183,20 +161,19 @@ def test_the_command(
     assert str(tmp_path) not in text
     assert str(library_path.parent) not in text
     result = json.loads(text)
-    assert result["command"].startswith(
-        "pepnet-infer bench cache-speed --table-mb 1 --rows 1024 --seconds 0 --slice-ms 5 --rounds 2"
-    )
+    assert result["command"].startswith("pepnet-infer bench cache-speed --table-mb 1 --rows 1024 --seconds 0")
     (found,) = result["data"]["tables"]
     floor, *others = found["lookups"]
     assert "over_floor" not in floor
     assert floor["p50_ms"] == min(row["p50_ms"] for row in found["lookups"] if row["name"].startswith("floor"))
     assert {"cache-lru", "cache-gset", "numpy table[idx]", "list-lru"} < {row["name"] for row in others}
+    *others, lru, gset = others
+    assert (lru["name"], gset["name"]) == ("update-lru", "update-gset")
     for row in others:
         assert row["over_floor"]["ratio"] == pytest.approx(row["p50_ms"] / floor["p50_ms"])
         assert row["ns_a_row"] == pytest.approx(row["p50_ms"] * 1e6 / 1024)
-    assert {(load["policy"], load["load"]) for load in found["threads"]} > {("gset", "1 writer"), ("lru", "2 readers")}
     page = files["markdown"].read_text()
-    for title in ("Lookups, a table of", "Threads,", "Misses,", "Machine**"):
+    for title in ("Lookups and updates, a table of", "Misses,", "Machine**"):
         assert f"**{title}" in page
     assert "other processes used" in done.stdout
 
