@@ -12,8 +12,10 @@ import os
 import shutil
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +65,8 @@ class Trainer:
     def __init__(self, bundle_path: Path, folder: Path, options: SyncOptions, rows: int | None = None) -> None:
         bundle = Bundle.open(bundle_path, "sizes")
         self._folder, self._schema, self._first = folder, bundle.schema, bundle.model_version
-        self._dense_every, self._ahead = options.dense_every, max(PROBES, math.ceil(SLICE_S / options.delta_s) + 2)
+        self.delta_s, self._dense_every = options.delta_s, options.dense_every
+        self._ahead = max(PROBES, math.ceil(SLICE_S / self.delta_s) + 2)
         self._random = np.random.default_rng(options.seed)
         self._tables = {name: read_tensors(path) for name, path in bundle.table_paths.items()}
         self._ends = np.cumsum([len(table["keys"]) for table in self._tables.values()])
@@ -125,68 +128,35 @@ def _rows(table: dict[str, npt.NDArray[Any]], at: npt.NDArray[np.int64], version
     )
 
 
-def _publisher(orders: Connection, bundle: Path, folder: Path, options: SyncOptions, rows: int) -> None:
-    """The process: answers the name of a log when it is ready to publish there, and any other order when it stopped."""
+_trainers: list[Trainer] = []  # of a publisher's process: one
+
+
+@contextmanager
+def publisher(bundle: Path, folder: Path, options: SyncOptions, rows: int) -> Iterator[ProcessPoolExecutor]:
+    """A process with a trainer, which does `prepare` and `publish` when they are submitted to it."""
+    spawn = get_context("spawn")  # a fork would have this process's threads' locks
+    with ProcessPoolExecutor(1, spawn) as process:
+        process.submit(_start, bundle, folder, options, rows).result()
+        yield process
+
+
+def _start(bundle: Path, folder: Path, options: SyncOptions, rows: int) -> None:
     os.nice(19)
-    try:
-        trainer = Trainer(bundle, folder, options, rows)
-        orders.send(())
-        while True:
-            log: str = orders.recv()
-            trainer.prepare(log)
-            orders.send(())
-            done, due = [], time.monotonic()
-            while not orders.poll(max(0.0, due - time.monotonic())):
-                done.append(trainer.publish(log))
-                due += options.delta_s
-            orders.recv()
-            orders.send(done)
-    except EOFError:  # nobody orders any more
-        return
-    except Exception as error:  # the other end says it: this process has nobody to tell
-        orders.send(PepnetError(f"publisher: {type(error).__name__}: {error}"))
-        raise
+    _trainers.append(Trainer(bundle, folder, options, rows))
 
 
-class Publisher:
-    """The other end of the process. Use it as a context manager."""
+def prepare(log: str) -> None:
+    """Makes deltas of a log before they are due."""
+    _trainers[0].prepare(log)
 
-    def __init__(self, bundle: Path, folder: Path, options: SyncOptions, rows: int) -> None:
-        spawn = get_context("spawn")  # a fork would have this process's threads' locks
-        self._orders, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_publisher, args=(theirs, bundle, folder, options, rows), daemon=True)
-        self._process.start()
-        theirs.close()
 
-    def __enter__(self) -> Publisher:
-        self._answer()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.join()
-        self._orders.close()
-
-    def begin(self, log: str) -> None:
-        """Begins to publish to a log, which is a folder by that name."""
-        self._order(log)
-
-    def stop(self) -> dict[int, float]:
-        """Stops publishing. Returns when each version was in the log, Unix seconds."""
-        return dict(self._order("stop"))
-
-    def _order(self, order: str) -> Any:
-        try:
-            self._orders.send(order)
-        except OSError as error:
-            raise PepnetError(f"publisher: expected a process to talk to, got: {error}") from error
-        return self._answer()
-
-    def _answer(self) -> Any:
-        try:
-            answer = self._orders.recv()
-        except EOFError as error:
-            raise PepnetError("publisher: expected an answer, got the end of the process") from error
-        if isinstance(answer, PepnetError):
-            raise answer
-        return answer
+def publish(log: str, seconds: float) -> dict[int, float]:
+    """Appends a delta to a log every so often. Returns when each model version was in the log, Unix seconds."""
+    trainer, published, due = _trainers[0], {}, time.monotonic()
+    ends = due + seconds
+    while time.monotonic() < ends:
+        version, at = trainer.publish(log)
+        published[version] = at
+        due += trainer.delta_s
+        time.sleep(max(0.0, min(due, ends) - time.monotonic()))
+    return published

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -31,7 +31,7 @@ from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import METHOD, Report, Table
 from pepnet_infer.bench.harness.statistics import p99_ratio
 from pepnet_infer.bench.harness.workloads import Traffic
-from pepnet_infer.bench.sync.publisher import PROBES, SLICE_S, Publisher, SyncOptions, Trainer
+from pepnet_infer.bench.sync.publisher import PROBES, SLICE_S, SyncOptions, Trainer, prepare, publish, publisher
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
@@ -43,13 +43,6 @@ from pepnet_infer.sync.logs.directory import DirectoryLog
 BEARABLE, MOST_ROWS_PER_S = 0.25, 100_000
 _BATCHES = 64  # that are drawn before, and scored in turn
 _PATIENCE_S = 30.0
-#: Kinds of slices: where deltas go, None for nowhere.
-_LOGS = {
-    "nothing is published": None,
-    "to a log that nobody reads": "elsewhere",
-    "to the log that is followed": "follow",
-}
-_IDLE, _ELSEWHERE, _FOLLOW = _LOGS
 _SCORING = {
     "what is published": "{what}",
     "p50 ms": "{p50_ms:ms}",
@@ -76,8 +69,10 @@ _FOLLOWER = {
 
 @dataclass
 class _Kind:
-    """All slices of one kind."""
+    """All slices of one kind. log: where deltas go, None for nowhere."""
 
+    what: str
+    log: str | None
     call_ns: list[npt.NDArray[np.int64]] = field(default_factory=list)
     published: dict[int, float] = field(default_factory=dict)  # by model version, Unix seconds
     follower_cpu_s: float = 0.0
@@ -88,6 +83,7 @@ class _Kind:
         calls, seconds = np.concatenate(self.call_ns), len(self.call_ns) * SLICE_S
         p50, p99, most = (np.percentile(calls, (50, 99, 100)) / 1e6).tolist()
         return {
+            "what": self.what,
             "p50_ms": p50,
             "p99_ms": p99,
             "max_ms": most,
@@ -112,10 +108,10 @@ def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambd
         rows, path = round(rows_per_s * options.delta_s), bundle.resolve()
         say("starting the publisher")
         with (
-            Publisher(path, Path(folder), options, rows) as publisher,
+            publisher(path, Path(folder), options, rows) as process,
             _following(path, Path(folder), options) as (engine, follower),
         ):
-            data = _measure(engine, follower, publisher, rows, options, say)
+            data = _measure(engine, follower, process, rows, options, say)
     data = {"bundle": name, "options": structs.asdict(options), "rows_per_s": rows_per_s, **data}
     return Report(
         "sync",
@@ -173,7 +169,7 @@ def _following(bundle: Path, folder: Path, options: SyncOptions) -> Iterator[tup
 
 
 def _measure(
-    engine: Engine, follower: Follower, publisher: Publisher, rows_a_delta: int, options: SyncOptions, say: Say
+    engine: Engine, follower: Follower, process: Executor, rows_a_delta: int, options: SyncOptions, say: Say
 ) -> dict[str, Any]:
     traffic = Traffic(engine.bundle, options.seed)
     batches = [traffic.columns(options.batch) for _ in range(_BATCHES)]
@@ -182,8 +178,10 @@ def _measure(
     stop = threading.Event()
     calls: list[list[tuple[int, int]]] = [[] for _ in range(options.threads)]
     seen: list[tuple[float, int]] = []
-    kinds, count = {what: _Kind() for what in _LOGS}, rounds(options)
-    work = []
+    idle = _Kind("nothing is published", None)
+    elsewhere = _Kind("to a log that nobody reads", "elsewhere")
+    follow = _Kind("to the log that is followed", "follow")
+    kinds, count, work = (idle, elsewhere, follow), rounds(options), []
     with ThreadPoolExecutor(options.threads + 1) as pool:
         try:
             work.append(pool.submit(_watch, engine, follower, stop, seen))
@@ -194,28 +192,25 @@ def _measure(
             for number in range(count):
                 say(f"measuring; round {number + 1} of {count}")
                 for place in square[number % len(square)]:
-                    what = list(_LOGS)[place]
-                    _slice(kinds[what], _LOGS[what], follower, publisher, calls)
+                    _slice(kinds[place], follower, process, calls)
         finally:
             stop.set()
             for thread in work:
                 thread.result()
-    published = kinds[_FOLLOW].published
-    visible = [at - published[v] for v in published if (at := _first_seen(seen, v)) is not None]
-    if not visible:
-        raise PepnetError("follower: expected versions that became visible, got none")
-    # A version may be seen a moment before the publisher knows that it is on the disk.
+    # A version is visible once it, or a later one, is served: maybe a moment before the publisher knows that it is on
+    # the disk.
+    times, versions = np.array(seen).T
+    visible = times[np.searchsorted(versions, list(follow.published))] - list(follow.published.values())
     p50, p99, most = np.percentile(1e3 * np.maximum(visible, 0.0), (50, 99, 100)).tolist()
     return {
         "rounds": count,
         "kinds": [
             {
-                "what": what,
                 **kind.describe(rows_a_delta),
-                "p99_over_idle": p99_ratio(kind.call_ns, kinds[_IDLE].call_ns),
-                "p99_over_elsewhere": p99_ratio(kind.call_ns, kinds[_ELSEWHERE].call_ns),
+                "p99_over_idle": p99_ratio(kind.call_ns, idle.call_ns),
+                "p99_over_elsewhere": p99_ratio(kind.call_ns, elsewhere.call_ns),
             }
-            for what, kind in kinds.items()
+            for kind in kinds
         ],
         "follower": {
             **(stats := follower.stats()),
@@ -227,30 +222,25 @@ def _measure(
 
 def rounds(options: SyncOptions) -> int:
     """Returns how many slices of each kind fit into the time."""
-    return max(2, round(options.seconds / (SLICE_S * len(_LOGS))))
+    return max(2, round(options.seconds / (SLICE_S * 3)))
 
 
-def _slice(
-    kind: _Kind,
-    log: str | None,
-    follower: Follower,
-    publisher: Publisher,
-    calls: Sequence[Sequence[tuple[int, int]]],
-) -> None:
+def _slice(kind: _Kind, follower: Follower, process: Executor, calls: Sequence[Sequence[tuple[int, int]]]) -> None:
     """Measures one slice. What was published in it has been taken by the follower when it is over."""
-    if log is not None:
-        publisher.begin(log)
+    if kind.log is not None:
+        process.submit(prepare, kind.log).result()
     cpu, others, begin = _follower_cpu(), BusyMeter(), time.perf_counter_ns()
+    publishing = None if kind.log is None else process.submit(publish, kind.log, SLICE_S)
     time.sleep(SLICE_S)
     end = time.perf_counter_ns()
     kind.follower_cpu_s += _follower_cpu() - cpu
     kind.busy.append(others.others())
-    published = publisher.stop() if log is not None else {}
+    published = {} if publishing is None else publishing.result()
     kind.published |= published
     spans = np.array([span for thread in calls for span in thread[:]], np.int64).reshape(-1, 2)
     inside = spans[(spans[:, 0] >= begin) & (spans[:, 1] <= end)]
     kind.call_ns.append(inside[:, 1] - inside[:, 0])
-    if log == _LOGS[_FOLLOW] and published:
+    if kind.log == "follow":
         _drain(follower, max(published))
 
 
@@ -274,16 +264,12 @@ def _score(
 
 def _watch(engine: Engine, follower: Follower, stop: threading.Event, seen: list[tuple[float, int]]) -> None:
     """Notes when new calls got which version first, Unix seconds."""
-    version = engine.model_version
-    while not stop.is_set():
+    version, last_look = engine.model_version, False
+    while not last_look:
+        last_look = stop.is_set()
         if follower.wait_for(version + 1, 0.1):
             at, version = time.time(), engine.model_version
             seen.append((at, version))
-
-
-def _first_seen(seen: Sequence[tuple[float, int]], version: int) -> float | None:
-    """Returns when `version`, or a later one, was served first; None: not yet."""
-    return next((at for at, served in seen if served >= version), None)
 
 
 def _drain(follower: Follower, version: int) -> None:
