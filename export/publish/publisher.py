@@ -150,7 +150,7 @@ class Publisher:
             size = self._write(staging, head, changed, dense, onnx)
             self._unsent = dense, onnx, defaults
             self._intent = Intent(head, {name: one.noted() for name, one in chosen.items()})
-            self._save()
+            self.save()
             position = self._transport.append(staging)
         finally:
             shutil.rmtree(staging.parent, ignore_errors=True)
@@ -159,7 +159,7 @@ class Publisher:
         self._settle(chosen, now)
         pushed, removed = (sum(len(getattr(one, name)) for one in chosen.values()) for name in ("keys", "gone"))
         self._counts.update(passes=1, pushed=pushed, removed=removed, bytes=size, dense=int(dense is not None))
-        self._save()
+        self.save()
         return Publication(position, version, pushed, removed, size)
 
     def publish_bundle(self, bundle: str | os.PathLike[str]) -> Position:
@@ -176,8 +176,9 @@ class Publisher:
         return self._transport.append_bundle(opened.path)
 
     def save(self) -> None:
-        """Writes the state, for a trainer that makes a checkpoint now."""
-        self._save()
+        """Writes the state, if there is one, for a trainer that makes a checkpoint now."""
+        if self._state is not None:
+            self._state.save(self.bundle.schema.hash, self.model_version, self._passes, self._intent, self._books)
 
     def stats(self) -> dict[str, Any]:
         """Returns counters since the publisher was made, as plain JSON values.
@@ -249,10 +250,6 @@ class Publisher:
         if self._state is not None:
             return self._state.staging(version)
         return Path(tempfile.mkdtemp(prefix="pepnet-publish-")) / str(version)
-
-    def _save(self) -> None:
-        if self._state is not None:
-            self._state.save(self.bundle.schema.hash, self.model_version, self._passes, self._intent, self._books)
 
     def _look_at_log(self) -> None:
         """Notes what came of an append that nobody heard the end of; raises UpdateError when others have published.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct, to_builtins
 
 from pepnet_infer._kernels import FileLock
 from pepnet_infer.bundle.bundle import read_tensors
@@ -103,17 +103,9 @@ class State:
                     (root / _INTENT).mkdir()
                     for name, noted in intent.noted.items():
                         write_tensors(root / _INTENT / f"{name}.safetensors", noted)
-                write_document(
-                    root / _DOCUMENT,
-                    {
-                        "format_version": 1,
-                        "schema_hash": schema_hash,
-                        "model_version": model_version,
-                        "passes": passes,
-                        "intent": None if intent is None else structs.asdict(intent.head),
-                        "files": describe_files(root),
-                    },
-                )
+                head = None if intent is None else intent.head
+                document = _Document(1, schema_hash, model_version, passes, head, describe_files(root))
+                write_document(root / _DOCUMENT, to_builtins(document))
         except BundleError as error:
             raise UpdateError.of(error, reason="state") from error
 
