@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from pepnet_infer.bundle.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.bundle.magnitude import check_magnitudes, input_bounds
@@ -38,8 +39,6 @@ from pepnet_infer.storage.tensorfile import Array, write_tensors
 from pepnet_infer.sync.entry_faults import reading
 from pepnet_infer.validation import Finite, convert
 
-FORMAT = "pepnet-delta"
-FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ROWS = "rows"
 _LATEST = 1e12  # seconds, some 30,000 years
@@ -56,7 +55,7 @@ class DeltaHead(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
-    """`manifest.json`, but for its files. A key more is not another format."""
+    """`manifest.json`, but for its files: the format, then a `DeltaHead`. A key more is not another format."""
 
     format: Literal["pepnet-delta"]
     format_version: Literal[1]
@@ -111,19 +110,8 @@ def write_delta(
         for name, table in changed.items():
             check_rows(table, f"{target}: {name}", head.base_version, head.model_version)
             write_rows(_rows_path(root, name), table)
-        write_document(
-            root / MANIFEST,
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "base_version": head.base_version,
-                "model_version": head.model_version,
-                "pass": head.pass_number,
-                "produced_at": head.produced_at,
-                "schema_hash": head.schema_hash,
-                "files": describe_files(root),
-            },
-        )
+        said = msgspec.to_builtins(_Manifest("pepnet-delta", 1, *structs.astuple(head)))
+        write_document(root / MANIFEST, {**said, "files": describe_files(root)})
     return Path(os.path.abspath(target))
 
 
@@ -221,7 +209,7 @@ def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:
     except BundleError as error:
         raise UpdateError.of(error, reason="format") from error
     said: _Manifest = convert(where, document, _Manifest, partial(UpdateError, "format"))
-    head = DeltaHead(said.base_version, said.model_version, said.pass_number, said.produced_at, said.schema_hash)
+    head = DeltaHead(*structs.astuple(said)[2:])
     check_head(where, head)
     return head, document
 

@@ -44,12 +44,11 @@ def reading(where: object) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise UpdateError("memory", f"{where}: expected memory to read it, got none") from error
-    except OSError as error:
+    except (OSError, PepnetError) as error:
         reason = "unreadable" if passing(error) is not None else "files"
+        if isinstance(error, PepnetError):
+            raise UpdateError.of(error, reason=reason) from error
         raise UpdateError(reason, f"{where}: expected files that can be read, got: {error!s:.200}") from error
-    except PepnetError as error:
-        reason = "unreadable" if passing(error) is not None else "files"
-        raise UpdateError.of(error, reason=reason) from error
     except Exception as error:  # the boundary: content from outside may lead to anything
         got = f"{type(error).__name__}: {error!s:.200}"
         raise UpdateError("malformed", f"{where}: expected an entry, got content that leads to {got}") from error

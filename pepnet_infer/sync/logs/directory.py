@@ -31,6 +31,7 @@ from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
 from pepnet_infer.storage.document import open_regular
+from pepnet_infer.storage.listing import FileState, file_states
 from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
@@ -77,7 +78,7 @@ class DirectoryLog(Transport):
         """
         check_local(path, "a local folder", partial(UpdateError, "transport"))
         self.path = Path(os.path.abspath(path))
-        self._found: tuple[tuple[int, ...], str] = ((), "")  # what log.json is on the disk, and the log's identity
+        self._found: tuple[dict[str, FileState], str] = ({}, "")  # what log.json is on the disk, and the log's identity
         self._read_from = ""
         self._put_in = ""  # the log that something was put into
         self._may_begin = create is None
@@ -106,12 +107,11 @@ class DirectoryLog(Transport):
 
     def _look(self) -> str:
         try:
-            found = os.stat(self.path / FILE, follow_symlinks=False)
-            mark: tuple[int, ...] = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-        except OSError:
-            mark = ()
-        if not mark or mark != self._found[0]:  # `find_log` says why there is none
-            self._found = mark, find_log(self.path)
+            states = file_states(self.path, [FILE])
+        except BundleError:
+            states = {}
+        if not states or states != self._found[0]:  # `find_log` says why there is none
+            self._found = states, find_log(self.path)
         return self._found[1]
 
     def append(self, delta: str | os.PathLike[str]) -> Position:

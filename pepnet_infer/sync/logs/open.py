@@ -11,11 +11,11 @@ from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.transport import Transport
 
 
-def open_transport(name: str, spool: str | None = None) -> Transport:
+def open_transport(name: str) -> Transport:
     """Returns the log in a folder, or at redis://… or rediss://…. It need not be there: who reads it is told.
 
-    spool: where entries of a Redis log are put down; by default a temporary folder that goes when the process ends.
-    Raises UpdateError for any other scheme.
+    Entries of a Redis log are put down in a temporary folder that goes when the process ends. Raises UpdateError for
+    any other scheme.
     """
     scheme, separator, _ = name.partition("://")
     if not separator:
@@ -24,7 +24,6 @@ def open_transport(name: str, spool: str | None = None) -> Transport:
         raise UpdateError("transport", f"log: expected a folder, redis:// or rediss://, got {name!r}")
     from pepnet_infer.sync.logs.redis import RedisLog
 
-    if spool is None:
-        spool = tempfile.mkdtemp(prefix="pepnet-log-")
-        atexit.register(shutil.rmtree, spool, ignore_errors=True)
+    spool = tempfile.mkdtemp(prefix="pepnet-log-")
+    atexit.register(shutil.rmtree, spool, ignore_errors=True)
     return RedisLog(name, spool=spool)

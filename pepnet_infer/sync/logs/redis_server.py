@@ -29,7 +29,7 @@ _PASSING = (
 _FOR_GOOD = (exceptions.AuthenticationError, exceptions.AuthorizationError)  # of those above
 
 
-class _Pauses(ExponentialBackoff):
+class Pauses(ExponentialBackoff):
     """0.02 s, then twice as long each time, up to 0.5 s."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class RedisServer:
         return self._attempt("EVALSHA", lambda client: client.register_script(script)(keys, args), until)
 
     def _attempt(self, name: str, work: Callable[[Any], Any], until: float | None) -> Any:
-        until, pauses, failures = time.monotonic() + self._patience if until is None else until, _Pauses(), 0
+        until, pauses, failures = time.monotonic() + self._patience if until is None else until, Pauses(), 0
 
         def look_at(error: Exception) -> None:
             """Called by redis-py after each failure; it tries again unless this raises."""
