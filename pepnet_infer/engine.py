@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
-from typing import Any, Literal, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
 from pepnet_infer.backends.dense_inputs import run_on_device
 from pepnet_infer.backends.dlpack import DeviceArray
@@ -26,7 +26,7 @@ from pepnet_infer.rows.version_rows import VersionRows, cache_of
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Matrix
 from pepnet_infer.scores import Scores
-from pepnet_infer.stats import EngineStats, FollowStats
+from pepnet_infer.stats import EngineStats
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.logs.transport import Transport, is_log
@@ -248,7 +248,7 @@ class Engine:
             "bundle": {"path": str(bundle.path), "state": state, "file": file},
             "cache": None if cache is None else cache.stats(),
             "backend": served.backend.describe(),
-            "sync": None if follower is None else cast(FollowStats, follower.stats()),
+            "sync": None if follower is None else follower.stats(),
         }
 
     def metrics(self) -> str:

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from time import monotonic
-from typing import Any
+from typing import cast
 
 from msgspec import structs
 
@@ -18,6 +18,7 @@ from pepnet_infer.process import forks
 from pepnet_infer.process.cpu import NO_THREAD
 from pepnet_infer.process.pace import Pace
 from pepnet_infer.quoting import MOST_MESSAGE, clip
+from pepnet_infer.stats import FollowStats
 from pepnet_infer.sync.bundle_switch import BundleSwitch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, refusal
@@ -130,21 +131,10 @@ class Follower:
         guard = self._updater.drift_guard
         return guard is not None and guard.due()
 
-    def stats(self) -> dict[str, Any]:
-        """Returns counters since the engine began to follow, as plain JSON values.
-
-        applied, dense (of these, with weights), rows, bytes; written_back (deltas whose rows are in store and cache);
-        skipped (led no further); refused (by reason) and last_refusal; gaps, bundles, rollbacks; unguarded (weights
-        that went live with too few recent rows to try them on); replaced (times that the log was another one than
-        before); faults and last_fault (of the log, or of what an entry that is tried again needs); freshness (a
-        histogram of the seconds from production to visibility: counts up to each of edges_s, and above);
-        model_version, newest_version; lag_s (how long the newest has been there, 0 when it is served; while the log is
-        not read, at least how long ago it was); last_read_s (seconds since the log was read, whether there was anything
-        new in it or not); layered_rows (ids kept in memory because their rows came after the bundle); following
-        (whether it follows now: the thread runs, and the log can be read).
-        """
+    def stats(self) -> FollowStats:
+        """Returns counters since the engine began to follow, as plain JSON values."""
         version = self._versions.now.model_version
-        return {
+        said = {
             **self._stats.read(),
             "model_version": version,
             "newest_version": max(self._newest.version, version),
@@ -153,6 +143,7 @@ class Follower:
             "layered_rows": self._updater.layered_rows,
             "following": self._thread.is_alive() and not self._health.away,
         }
+        return cast(FollowStats, said)
 
     def close(self) -> None:
         """Stops following. The version in place stays."""

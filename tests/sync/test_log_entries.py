@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import shutil
 from collections import Counter
@@ -30,6 +31,7 @@ from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs import directory as directory_log
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.redis import RedisLog
+from pepnet_infer.versions.model_version import ModelVersion, Versions
 
 Log = DirectoryLog | RedisLog
 NAMES = (f"entries{number}" for number in itertools.count())
@@ -239,14 +241,14 @@ def test_an_error_of_our_own_is_refused_and_the_version_serves(
     log = DirectoryLog(tmp_path / "log", create=True)
     engine = load()
     follower = engine.follow(log, QUICK)
-    real, errors = follower._updater._swap, [ZeroDivisionError("ours"), StoreError("away"), PepnetError("odd")]
+    real, errors = Versions.put, [ZeroDivisionError("ours"), StoreError("away"), PepnetError("odd")]
 
-    def swap(*arguments: Any) -> int:
+    def put_version(versions: Versions, served: ModelVersion, same: bool = False) -> int:
         if errors:
             raise errors.pop(0)
-        return real(*arguments)
+        return real(versions, served, same)
 
-    monkeypatch.setattr(follower._updater, "_swap", swap)
+    monkeypatch.setattr(Versions, "put", put_version)
     log.append(world.step())  # refused: internal
     until(lambda: sync(engine)["refused"] == {"internal": 1})
     assert "ZeroDivisionError: ours" in caplog.text  # with its traceback
@@ -338,9 +340,9 @@ def test_a_position_that_leaves_no_room_is_said(world: World, tmp_path: Path) ->
 def test_a_large_log_is_looked_at_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, now, looks = DirectoryLog(tmp_path / "log", create=True), [0.0], []
 
-    def look(kind: str) -> list[str]:
-        looks.append(kind)
-        now[0] += 0.1 if kind == "delta" else 0.0  # as with 100,000 entries
+    def look(folder: Path) -> list[str]:
+        looks.append(folder.name)
+        now[0] += 0.1 if folder.name == "deltas" else 0.0  # as with 100,000 entries
         return []
 
     def sleep(seconds: float) -> None:
@@ -348,9 +350,9 @@ def test_a_large_log_is_looked_at_less_often(tmp_path: Path, monkeypatch: pytest
 
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
     monkeypatch.setattr(directory_log, "time", clock)
-    monkeypatch.setattr(log, "_positions", look)
+    monkeypatch.setattr(os, "listdir", look)
     assert log.read("", wait_s=6.0) == []
-    assert looks.count("delta") in (10, 11)  # of 6 s one is work
+    assert looks.count("deltas") in (10, 11)  # of 6 s one is work
     assert 6.0 <= now[0] < 6.2
 
 

@@ -26,8 +26,10 @@ from pepnet_infer.sync import bundle_switch
 from pepnet_infer.sync import updater as updater_module
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.follower import Follower
+from pepnet_infer.sync.layered_store import LayeredStore
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.transport import BundleHead, Entry
+from pepnet_infer.sync.updater import Updater
 
 Batch = dict[str, Any]
 Load = Callable[..., Engine]
@@ -171,7 +173,7 @@ def test_rows_that_went_down_half_way_lead_back_all_the_same(
 ) -> None:
     engine = load()
     follower = engine.follow(log, QUICK)
-    once(monkeypatch, follower._updater, "_write", 2, MemoryError("expected memory"))
+    once(monkeypatch, LayeredStore, "put", 2, MemoryError("expected memory"))
     log.append(world.step())
     assert follower.wait_for(8, PATIENCE_S)
     until(lambda: follower.stats()["written_back"] == 1)
@@ -285,7 +287,7 @@ def test_what_failed_on_the_way_does_not_lose_a_delta_that_waited(
     monkeypatch.setattr(log, "read", lambda *_: time.sleep(0.01) or (rounds.pop(0) if rounds else []))
     engine = load()
     follower = Follower(engine._serving(), engine._loading, log, QUICK)  # type: ignore[arg-type]
-    once(monkeypatch, follower._updater, "apply", 3, MemoryError("expected memory"))
+    once(monkeypatch, Updater, "apply", 3, MemoryError("expected memory"))
     follower.start()
     assert follower.wait_for(10, PATIENCE_S)
     follower.close()

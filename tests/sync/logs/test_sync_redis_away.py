@@ -21,7 +21,7 @@ from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import read_head
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.redis_scripts import PUT
-from pepnet_infer.sync.logs.redis_server import _Pauses
+from pepnet_infer.sync.logs.redis_server import Pauses
 from pepnet_infer.sync.logs.transport import Progress
 
 
@@ -272,7 +272,7 @@ def test_waiting_is_no_silence(redis_server: Any, tmp_path: Path) -> None:
 
 
 def test_pauses_grow_up_to_half_a_second_however_long_a_server_is_away() -> None:
-    pauses = _Pauses()
+    pauses = Pauses()
     assert [pauses.compute(n) for n in (1, 2, 3, 4, 5, 6, 2000, 10**6)] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5, 0.5]
 
 
