@@ -34,7 +34,7 @@ from pepnet_infer.validation import check_option
 from pepnet_infer.versions.counters import Counters
 from pepnet_infer.versions.loading import Loading, digest_of
 from pepnet_infer.versions.model_version import ModelVersion, Versions
-from pepnet_infer.versions.scoring import Scoring, encode, encode_rows
+from pepnet_infer.versions.scoring import Scoring, Taker, encode, encode_rows
 
 Out = TypeVar("Out", bound=DeviceArray)
 _Result = TypeVar("_Result")
@@ -54,6 +54,7 @@ class Engine:
         self._scoring = Scoring(self._counters)
         self._watch = BundleWatch()
         self._follower: Follower | None = None
+        self._taker: Taker | None = None  # the follower's guard
         forks.register(forks.Stage.ENGINES, child=self.reset_after_fork)
 
     @classmethod
@@ -156,7 +157,7 @@ class Engine:
         cannot be read and the cache's `on_fault` is "raise", or there is no cache; ClosedError once the engine is
         closed.
         """
-        return self._call(self._scoring.score, self._follower, batch, strict)
+        return self._call(self._scoring.score, self._taker, batch, strict)
 
     def rank(
         self,
@@ -183,7 +184,7 @@ class Engine:
         """
         if by is None and top is not None:
             raise ConfigError("by: expected a task to sort by, as top is given, got none")
-        scores = self._call(self._scoring.rank, self._follower, user, items, domain, context, strict)
+        scores = self._call(self._scoring.rank, self._taker, user, items, domain, context, strict)
         return scores if by is None else scores.top(top, by)
 
     @overload
@@ -235,7 +236,7 @@ class Engine:
 
         Raises SchemaError for anything else and for features that lack a field, and for rows what `score` raises.
         """
-        return self._call(self._scoring.score_features, self._follower, features)
+        return self._call(self._scoring.score_features, self._taker, features)
 
     def stats(self) -> EngineStats:
         """Returns counters since loading, without stopping anyone: see `EngineStats`."""
@@ -274,11 +275,11 @@ class Engine:
             wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
             raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
         follower = Follower(served, self._loading, transport, config or FollowConfig())
-        self._follower = follower
+        self._follower, self._taker = follower, follower.guard
         try:
             follower.start()
         except BaseException:
-            self._follower = None
+            self._follower = self._taker = None
             follower.close()
             raise
         return follower
@@ -321,7 +322,7 @@ class Engine:
 
     def reset_after_fork(self) -> None:
         """In a child process: the follower's thread, and what holds its locks, are the parent's."""
-        self._follower = None
+        self._follower = self._taker = None
 
     def _serving(self) -> Versions:
         versions = self._versions

@@ -35,12 +35,15 @@ class DriftGuard:
         """In a child process: whoever held the lock is not here."""
         self._lock = threading.Lock()
 
-    def due(self) -> bool:
-        """Whether a call's rows would be kept now. Cheap, because every call asks."""
+    @property
+    def wants(self) -> bool:
+        """Whether `offer` would keep anything now. Cheap, because every call asks."""
         return monotonic() >= self._due
 
     def offer(self, features: Features) -> None:
-        """Keeps some rows of a call."""
+        """Keeps some rows of a call, now and then."""
+        if not self.wants:
+            return
         guard = self.guard
         with self._lock:
             self._due = monotonic() + guard.every_s

@@ -12,7 +12,6 @@ from typing import cast
 from msgspec import structs
 
 from pepnet_infer._kernels import SharedLock
-from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import StoreError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.process.cpu import NO_THREAD
@@ -21,6 +20,7 @@ from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.stats import FollowStats
 from pepnet_infer.sync.bundle_switch import BundleSwitch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
+from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, refusal
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.log_health import LogHealth
@@ -55,7 +55,8 @@ class Follower:
         self._stats = SyncStats()
         self._gate = SharedLock()  # held around every change of the version
         self._pace = Pace(config.share)
-        self._updater = Updater(versions, loading, config, self._stats, self._pace.rest)
+        self.guard = None if config.guard is None else DriftGuard(config.guard)  #: what is offered rows of calls
+        self._updater = Updater(versions, loading, config, self._stats, self.guard, self._pace.rest)
         self._position: Position = ""
         self._log = ""  # which log was read last
         self._newest = NewestVersion()
@@ -75,8 +76,8 @@ class Follower:
         """In a child process it does not follow; its counts can be read and it can be closed."""
         self._gate, self._stop = SharedLock(), threading.Event()
         self._stop.set()
-        if self._updater.drift_guard is not None:
-            self._updater.drift_guard.reset_after_fork()
+        if self.guard is not None:
+            self.guard.reset_after_fork()
 
     def start(self) -> None:
         """Catches up with what is in the log now, then goes on in the background.
@@ -118,18 +119,6 @@ class Follower:
     def hold(self) -> AbstractContextManager[object]:
         """Keeps the version in place for as long as the block lasts; what comes meanwhile waits."""
         return self._gate.alone()
-
-    def offer(self, features: Features) -> None:
-        """Keeps some rows of a call for the guard, now and then."""
-        guard = self._updater.drift_guard
-        if guard is not None and guard.due():
-            guard.offer(features)
-
-    @property
-    def wants(self) -> bool:
-        """Whether `offer` would keep anything now."""
-        guard = self._updater.drift_guard
-        return guard is not None and guard.due()
 
     def stats(self) -> FollowStats:
         """Returns counters since the engine began to follow, as plain JSON values."""

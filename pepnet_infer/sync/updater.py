@@ -17,7 +17,7 @@ from msgspec import structs
 from pepnet_infer.backends.dense_inputs import dense_call
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, BundleError, UpdateError
-from pepnet_infer.process.pace import Rest, no_rest
+from pepnet_infer.process.pace import Rest
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
@@ -62,11 +62,16 @@ class Updater:
     """For one thread at a time, but for what `Versions` lets any thread do."""
 
     def __init__(
-        self, versions: Versions, loading: Loading, config: FollowConfig, stats: SyncStats, rest: Rest = no_rest
+        self,
+        versions: Versions,
+        loading: Loading,
+        config: FollowConfig,
+        stats: SyncStats,
+        guard: DriftGuard | None,
+        rest: Rest,
     ) -> None:
         self._versions, self._loading, self._config, self._stats = versions, loading, config, stats
-        self._rest = rest
-        self.drift_guard = None if config.guard is None else DriftGuard(config.guard)
+        self._guard, self._rest = guard, rest
         self._pending: list[_PendingWrite] = []
         self._past: deque[_EarlierVersion] = deque(maxlen=config.keep or None)
         self._defaults: dict[str, Rows] = {}
@@ -134,7 +139,7 @@ class Updater:
         overlay = Overlay(delta.rows, self._rest)
         served = replace(now, bundle=bundle, backend=backend, dense=dense, applied=_applied(now.applied, delta))
         served = self._with_rows(served, self._seen(overlay), defaults)
-        guard = None if delta.dense is None else self.drift_guard
+        guard = self._guard if delta.dense is not None else None
         if guard is not None and not guard.check(now, served, bundle.tasks, self._rest):
             self._stats.count("unguarded")
         before = _EarlierVersion(self._with_rows(now, None, self._defaults), self._defaults)

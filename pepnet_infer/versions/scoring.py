@@ -22,7 +22,7 @@ _Result = TypeVar("_Result")
 
 
 class Taker(Protocol):
-    """Takes some rows of calls, now and then; a follower does, for its guard."""
+    """Takes some rows of calls, now and then: the guard of a follower."""
 
     @property
     def wants(self) -> bool:

@@ -320,7 +320,7 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
     assert follower.wait_for(8, PATIENCE_S)
     later = world.step()
     expected = world.scores(9, batch)
-    assert follower._updater.drift_guard is not None
+    assert follower.guard is not None
 
     def work() -> None:
         with engine.hold():
@@ -331,5 +331,5 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
         assert scores.model_version == 9
         assert np.array_equal(scores.values, expected)
 
-    with follower._updater.drift_guard._lock, follower._gate.alone():
+    with follower.guard._lock, follower._gate.alone():
         well_in_a_child(work)
