@@ -207,7 +207,8 @@ class Program<T>::Builder {
     plan.columns = columns;
     plan.used = whole(mix.out);
     plan.out = {buffer(columns, true), 0};
-    z_ = join(plan).out;  // it reads no gate
+    // It reads no gate; without them, what the last launch writes.
+    z_ = (config_.use_ppnet ? join(plan) : add(plan)).out;
   }
 
   void layers() {

@@ -157,13 +157,14 @@ void launch(dim3 grid, dim3 block, std::size_t shared, const std::function<void(
     fibers[i].index = {static_cast<unsigned>(i % block.x), static_cast<unsigned>(i / block.x % block.y),
                        static_cast<unsigned>(i / block.x / block.y)};
   std::mt19937_64 random(seed);
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = {x, y, z};
-        run_block(random);
-      }
-    }
+  std::vector<uint3> blocks;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, y, z});
+  std::shuffle(blocks.begin(), blocks.end(), random);  // one that waits for another is wrong
+  for (const uint3& each : blocks) {
+    blockIdx = each;
+    run_block(random);
   }
 }
 
