@@ -67,12 +67,12 @@ class Packing {
     return at;
   }
 
-  std::size_t bias(const float* b, std::size_t columns, int width, std::size_t groups,
-                   std::size_t group_from) {
+  // Of each of `groups` matrices the bias [columns], one after the other.
+  std::size_t bias(const float* b, std::size_t columns, int width, std::size_t groups) {
     const std::size_t at = reserve<float>(static_cast<std::size_t>(width) * groups);
     auto* const to = reinterpret_cast<float*>(bytes_.data() + at);
     for (std::size_t g = 0; g < groups; ++g)
-      std::copy_n(b + g * group_from, columns, to + g * static_cast<std::size_t>(width));
+      std::copy_n(b + g * columns, columns, to + g * static_cast<std::size_t>(width));
     return at;
   }
 

@@ -34,30 +34,61 @@ class Program<T>::Builder {
   }
 
  private:
-  bool shared_gates() const { return !config_.group_gates; }
+  // `copies` matrices [in, width], whose rows are `stride` apart, each with a bias [width] after that of the
+  // one before; `apart` from one to the next.
+  struct Weights {
+    const float *w, *b;
+    std::size_t in, width, stride, copies = 1, apart = 0;
+  };
 
   int buffer(int stride, bool floats) {
     program_.buffers_.push_back({stride, floats});
     return static_cast<int>(program_.buffers_.size()) - 1;
   }
 
-  static ProductPlan named(const std::string& name) {
+  // A product's share of x·w + b, for x of `depth` columns from `x` on, a group's `x_group` apart.
+  SidePlan side(Place x, int x_group, int depth, const Weights& of) {
+    const int columns = padded(of.width);
+    const bool one = of.copies == 1;
+    const std::size_t w =
+        packing_.pack(of.w, of.stride, of.width, {{0, of.in, 0}}, depth, columns, of.copies, of.apart);
+    const std::size_t size = static_cast<std::size_t>(depth) * static_cast<std::size_t>(columns);
+    return {x,
+            x_group,
+            w,
+            one ? 0 : size,
+            packing_.bias(of.b, of.width, columns, of.copies),
+            one ? 0 : columns,
+            depth};
+  }
+
+  ProductPlan product(const std::string& name, Place x, int x_group, int depth, const Weights& of,
+                      Epilogue epilogue) {
     ProductPlan plan;
     plan.name = name;
+    plan.main = side(x, x_group, depth, of);
+    plan.epilogue = epilogue;
+    plan.groups = static_cast<int>(of.copies);
+    plan.columns = padded(of.width);
+    plan.used = whole(of.width);
     return plan;
   }
 
-  ProductPlan& add(ProductPlan plan) {
-    program_.steps_.push_back(ProductsPlan{{std::move(plan)}});
-    return std::get<ProductsPlan>(program_.steps_.back()).products.back();
-  }
-
-  // The same, in one launch with the last one where that has room: it does not read what they write.
-  ProductPlan& join(ProductPlan plan) {
-    auto* const last = std::get_if<ProductsPlan>(&program_.steps_.back());
-    if (last == nullptr || last->products.size() == kMostTogether) return add(std::move(plan));
-    last->products.push_back(std::move(plan));
-    return last->products.back();
+  // Adds a product, in one launch with the last one if `joined` and there is room: it does not read what they
+  // write. Its output is a buffer of its own where it has none. Returns where that is.
+  Place add(ProductPlan plan, bool joined = false, bool floats = false) {
+    if (plan.out.buffer < 0) {
+      plan.out.buffer = buffer(plan.groups * plan.columns, floats);
+      plan.out_group = plan.groups > 1 ? plan.columns : 0;
+    }
+    const Place out = plan.out;
+    auto* const last = joined ? std::get_if<ProductsPlan>(&program_.steps_.back()) : nullptr;
+    if (last != nullptr && last->products.size() < kMostTogether) {
+      last->products.push_back(std::move(plan));
+    } else {
+      program_.steps_.push_back(ProductsPlan{{std::move(plan)}});
+    }
+    return out;
   }
 
   void inputs() {
@@ -68,7 +99,7 @@ class Program<T>::Builder {
     CopyPlan copy;
     if (config_.use_epnet) {
       const std::size_t general = config_.epnet_general ? config_.general : 0;
-      const int width = padded(config_.domain + general);
+      const int width = x1_columns_ = padded(config_.domain + general);
       x1_ = buffer(width, false);
       // The first of two neighbours is not padded: the second begins there, and has the zeros of both.
       const int domain = whole(config_.domain);
@@ -89,35 +120,14 @@ class Program<T>::Builder {
 
   void epnet() {
     const GateTensors& gate = tensors_.epnet.front();
-    const int depth = program_.buffers_[static_cast<std::size_t>(x1_)].stride, hidden = padded(gate.hidden);
-    ProductPlan first = named(gate.name + ".w1");
-    first.main = {{x1_, 0},
-                  0,
-                  packing_.pack(gate.w1, gate.hidden, gate.hidden, {{0, gate.into, 0}}, depth, hidden, 1, 0),
-                  0,
-                  packing_.bias(gate.b1, gate.hidden, hidden, 1, 0),
-                  0,
-                  depth};
-    first.epilogue = Epilogue::relu;
-    first.columns = hidden;
-    first.used = whole(gate.hidden);
-    first.out = {buffer(hidden, false), 0};
-    const Place between = add(first).out;
-    ProductPlan second = named(gate.name + ".w2");
-    second.main = {
-        between,
-        0,
-        packing_.pack(gate.w2, gate.out, gate.out, {{0, gate.hidden, 0}}, hidden, general_columns_, 1, 0),
-        0,
-        packing_.bias(gate.b2, gate.out, general_columns_, 1, 0),
-        0,
-        hidden};
-    second.epilogue = Epilogue::gate_times;
-    second.columns = general_columns_;
-    second.used = whole(gate.out);
+    const Place between =
+        add(product(gate.name + ".w1", {x1_, 0}, 0, x1_columns_,
+                    {gate.w1, gate.b1, gate.into, gate.hidden, gate.hidden}, Epilogue::relu));
+    ProductPlan second = product(gate.name + ".w2", between, 0, padded(gate.hidden),
+                                 {gate.w2, gate.b2, gate.hidden, gate.out, gate.out}, Epilogue::gate_times);
     second.times = {floats_, 0};
     second.out = {x2_, 0};
-    add(second);
+    add(std::move(second));
   }
 
   // The first layers of all gates as one product over [o | prior]; then the second layers of those that
@@ -137,7 +147,8 @@ class Program<T>::Builder {
       hidden_at_.push_back(at);
       at += padded(gate.hidden);
     }
-    ProductPlan first = named("ppnet.w1");
+    ProductPlan first;
+    first.name = "ppnet.w1";
     first.main = {{x2_, 0}, 0, packed, 0, biases, 0, depth};
     first.epilogue = Epilogue::relu;
     first.columns = first.used = hidden_columns_;
@@ -148,67 +159,40 @@ class Program<T>::Builder {
       for (int left = whole(gate.hidden); left > 0; left -= kWhole) *used++ = std::min(left, kWhole);
     }
     first.out = {hidden_, 0};
-    add(first);
-    bool seconds = false;
+    add(std::move(first));
+    bool joined = false;  // all of them read what `first` has made
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
       const bool feeds = config_.input_gates && l == 0;
-      if (!feeds && !shared_gates()) {
+      if (!feeds && config_.group_gates) {
         deltas_.push_back({});
         continue;
       }
       const GateTensors& gate = tensors_.gates[l];
-      const std::size_t copies = config_.group_gates ? config_.groups() : 1, width = gate.out / copies;
-      ProductPlan second = named(gate.name + ".w2");
-      second.main = gate_side(l);
-      second.groups = static_cast<int>(copies);
-      second.columns = padded(width);
-      second.used = whole(width);
-      second.epilogue = Epilogue::gate;
-      if (feeds) {
-        second.epilogue = Epilogue::gate_times;
-        second.times = {x2_, 0};
-      }
-      second.out = {buffer(second.groups * second.columns, false), 0};
-      second.out_group = copies > 1 ? second.columns : 0;
-      // All of them read what `first` has made.
-      deltas_.push_back((seconds ? join(second) : add(second)).out);
-      seconds = true;
+      ProductPlan second = product(gate.name + ".w2", {hidden_, hidden_at_[l]}, 0, padded(gate.hidden),
+                                   second_of(gate), feeds ? Epilogue::gate_times : Epilogue::gate);
+      if (feeds) second.times = {x2_, 0};
+      deltas_.push_back(add(std::move(second), joined));
+      joined = true;
     }
   }
 
-  // Gate l's second layer, by group where groups have their own.
-  SidePlan gate_side(std::size_t l) {
-    const GateTensors& gate = tensors_.gates[l];
+  // A gate's second layer, by group where groups have their own.
+  Weights second_of(const GateTensors& gate) const {
     const std::size_t copies = config_.group_gates ? config_.groups() : 1, width = gate.out / copies;
-    const int columns = padded(width), depth = padded(gate.hidden);
-    const std::size_t w =
-        packing_.pack(gate.w2, gate.out, width, {{0, gate.hidden, 0}}, depth, columns, copies, width);
-    const std::size_t size = static_cast<std::size_t>(depth) * static_cast<std::size_t>(columns);
-    return {{hidden_, hidden_at_[l]},
-            0,
-            w,
-            copies > 1 ? size : 0,
-            packing_.bias(gate.b2, width, columns, copies, width),
-            copies > 1 ? columns : 0,
-            depth};
+    return {gate.w2, gate.b2, gate.hidden, width, gate.out, copies, width};
   }
 
   void logits() {
     const LayerTensors& mix = tensors_.mix;
-    const int columns = padded(mix.out);
-    ProductPlan plan = named("mix");
-    plan.main = {{x2_, 0},
-                 0,
-                 packing_.pack(mix.w, mix.out, mix.out, {{0, mix.in, 0}}, general_columns_, columns, 1, 0),
-                 0,
-                 packing_.bias(mix.b, mix.out, columns, 1, 0),
-                 0,
-                 general_columns_};
-    plan.columns = columns;
-    plan.used = whole(mix.out);
-    plan.out = {buffer(columns, true), 0};
     // It reads no gate; without them, what the last launch writes.
-    z_ = (config_.use_ppnet ? join(plan) : add(plan)).out;
+    z_ = add(product("mix", {x2_, 0}, 0, general_columns_, {mix.w, mix.b, mix.in, mix.out, mix.out},
+                     Epilogue::none),
+             config_.use_ppnet, true);
+  }
+
+  // One layer of so many networks side by side.
+  static Weights all_of(const LayerTensors& layer, std::size_t networks) {
+    return {layer.w, layer.b, layer.in, layer.out, layer.out, networks, layer.in * layer.out};
   }
 
   void layers() {
@@ -221,51 +205,28 @@ class Program<T>::Builder {
     }
     for (std::size_t l = 0; l < config_.layers.size(); ++l) {
       const LayerTensors& layer = tensors_.experts[l];
-      const int columns = padded(layer.out);
-      ProductPlan plan = named(layer.name);
-      plan.main = side(layer, x, group, depth, columns);
-      plan.groups = static_cast<int>(groups);
-      plan.columns = columns;
-      plan.used = whole(layer.out);
-      plan.epilogue = Epilogue::relu;
+      ProductPlan plan = product(layer.name, x, group, depth, all_of(layer, groups), Epilogue::relu);
       const std::size_t gate = l + (config_.input_gates ? 1 : 0);
       if (config_.use_ppnet && gate < tensors_.gates.size()) {
-        if (shared_gates()) {
+        if (config_.group_gates) {
+          const GateTensors& own = tensors_.gates[gate];
+          plan.epilogue = Epilogue::relu_gated;
+          plan.gate = side({hidden_, hidden_at_[gate]}, 0, padded(own.hidden), second_of(own));
+        } else {
           plan.epilogue = Epilogue::relu_times;
           plan.times = deltas_[gate];
-        } else {
-          plan.epilogue = Epilogue::relu_gated;
-          plan.gate = gate_side(gate);
         }
       }
-      plan.out = {buffer(plan.groups * columns, l + 1 == config_.layers.size()), 0};
-      plan.out_group = columns;
+      group = depth = plan.columns;
       // Without gates the logits are the launch before, which the first layer does not read.
-      x = (l == 0 && !config_.use_ppnet && !config_.by_task ? join(plan) : add(plan)).out;
-      group = depth = columns;
+      x = add(std::move(plan), l == 0 && !config_.use_ppnet && !config_.by_task,
+              l + 1 == config_.layers.size());
     }
     h_ = x;
     h_group_ = group;
   }
 
-  // One layer of all groups, on an input whose columns are `depth` wide.
-  SidePlan side(const LayerTensors& layer, Place x, int x_group, int depth, int columns) {
-    const std::size_t groups = layer_groups();
-    const std::size_t w = packing_.pack(layer.w, layer.out, layer.out, {{0, layer.in, 0}}, depth, columns,
-                                        groups, layer.in * layer.out);
-    return {x,
-            x_group,
-            w,
-            static_cast<std::size_t>(depth) * static_cast<std::size_t>(columns),
-            packing_.bias(layer.b, layer.out, columns, groups, layer.out),
-            columns,
-            depth};
-  }
-
-  std::size_t layer_groups() const { return in_towers_ ? config_.tasks : config_.groups(); }
-
   void towers() {
-    in_towers_ = true;
     const bool alone = tensors_.towers.size() == 1;
     const auto tasks = static_cast<int>(config_.tasks);
     Place x{buffer(tasks * h_group_, alone), 0};
@@ -273,17 +234,9 @@ class Program<T>::Builder {
     int group = h_group_;
     for (std::size_t i = 0; i + 1 < tensors_.towers.size(); ++i) {
       const LayerTensors& layer = tensors_.towers[i];
-      const int columns = padded(layer.out);
-      ProductPlan plan = named(layer.name);
-      plan.main = side(layer, x, group, group, columns);
-      plan.groups = tasks;
-      plan.columns = columns;
-      plan.used = whole(layer.out);
-      plan.epilogue = Epilogue::relu;
-      plan.out = {buffer(tasks * columns, i + 2 == tensors_.towers.size()), 0};
-      plan.out_group = columns;
-      x = add(plan).out;
-      group = columns;
+      ProductPlan plan = product(layer.name, x, group, group, all_of(layer, config_.tasks), Epilogue::relu);
+      group = plan.columns;
+      x = add(std::move(plan), false, i + 2 == tensors_.towers.size());
     }
     score(tensors_.towers.back(), x, group);
   }
@@ -301,13 +254,12 @@ class Program<T>::Builder {
   const DenseConfig& config_;
   const ModelTensors& tensors_;
   Packing<T> packing_;
-  int general_columns_ = 0, x2_columns_ = 0, hidden_columns_ = 0;
+  int general_columns_ = 0, x1_columns_ = 0, x2_columns_ = 0, hidden_columns_ = 0;
   int x1_ = -1, x2_ = -1, floats_ = -1, hidden_ = -1;
   std::vector<int> hidden_at_;
   std::vector<Place> deltas_;
   Place z_, h_;
   int h_group_ = 0;
-  bool in_towers_ = false;
 };
 
 template <class T>
