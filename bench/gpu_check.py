@@ -3,15 +3,17 @@
     python bench/gpu_check.py [--json FILE] [--onnx dense.onnx] [--seconds 540] [--checks-only] [--library FILE]
 
 One process, no network, done after `--seconds`, about: what there is no time for is left out. Of this package it needs
-only the source tree, numpy and msgspec; torch for the timings, onnxruntime-gpu with `--onnx` (a bundle's, of preset
-kuaishou) for one more peer, compute-sanitizer where it is installed. What is missing is said, not passed over. Tables
-come last, and JSON beside them, which is written anew after each step.
+the source tree, numpy and msgspec, and pybind11 to build the extension with, unless that is installed; torch for the
+timings, onnxruntime-gpu with `--onnx` (a bundle's, of preset kuaishou) for one more peer, compute-sanitizer where it is
+installed. What is missing is said, not passed over. Tables come last, and JSON beside them, which is written anew after
+each step.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -48,12 +50,12 @@ def main() -> int:
     _source_tree()
     run = Run(words)
 
-    from pepnet_infer.backends.cuda.library import CudaLibrary
-
     path = words.built or _built(run.say)
-    library = CudaLibrary(path)
+    from pepnet_infer.backends.cuda.library import open_library
+
+    library = open_library(path)
     run.found["device"] = library.device(0)
-    run.say(f"{path}, {library.devices()} device(s), first {run.found['device']}")
+    run.say(f"{path}, {library.devices} device(s), first {run.found['device']}")
     for line in _checks(library, words.few):
         run.passed(line)
     if words.few:
@@ -104,20 +106,22 @@ class Run:
 
 def _source_tree() -> None:
     """Makes modules of the source tree importable one by one, without what the whole package needs."""
-    for name, folder in (("pepnet_infer", "pepnet_infer"), ("pepnet_infer.bench", "bench")):
+    installed = importlib.util.find_spec("pepnet_infer")
+    extension = [str(BUILD), *((installed and installed.submodule_search_locations) or ())]
+    for name, folder, more in (("pepnet_infer", "pepnet_infer", extension), ("pepnet_infer.bench", "bench", [])):
         package = types.ModuleType(name)
-        package.__path__ = [str(ROOT / folder)]
+        package.__path__ = [str(ROOT / folder), *more]
         sys.modules[name] = package
     sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 
 def _built(say: Callable[[str], None]) -> Path:
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    options = ["-DCMAKE_BUILD_TYPE=Release", "-DPEPNET_BUILD_PYTHON=OFF", "-DPEPNET_CUDA=on"]
-    say("building libpepnet_cuda")
+    options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}", "-DPEPNET_CUDA=on"]
+    say("building libpepnet_cuda and the extension")
     for command in (
         ["cmake", "-S", str(ROOT), "-B", str(BUILD), *generator, *options],
-        ["cmake", "--build", str(BUILD), "--target", "pepnet_cuda", "--parallel"],
+        ["cmake", "--build", str(BUILD), "--target", "python_parts", "--parallel"],
     ):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode != 0:
@@ -205,7 +209,8 @@ def _timed(library: Any, run: Run) -> None:
         run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
         run.say(f"limits of this card: {run.found['limits']}")
         config, tensors = _kuaishou()
-        run.found["kernels"] = {p: library.model(config, TASKS, tensors, p == "bf16", 0, True).facts() for p in RMS}
+        pack = importlib.import_module("pepnet_infer.backends.cuda.library").pack_model
+        run.found["kernels"] = {p: pack(library, config, TASKS, tensors, p).facts() for p in RMS}
         run.say(timing.kernels(run.found["kernels"]["bf16"]))
         named = dict(peers.ours(torch, library, config, tensors, TASKS))
         onnx = peers.onnxruntime_peer(torch, run.words.onnx, TASKS, notes)
@@ -234,10 +239,12 @@ def _timed(library: Any, run: Run) -> None:
 
 
 def _timed_ids(library: Any, config: Any, tensors: dict[str, np.ndarray], run: Run) -> None:
+    from pepnet_infer.backends.cuda.library import pack_model
+
     checks, ids = map(importlib.import_module, ("cuda_rows_checks", "pepnet_infer.bench.gpu.ids"))
 
     def model_of(precision: str) -> Any:
-        return library.model(config, TASKS, tensors, precision == "bf16", 0, True)
+        return pack_model(library, config, TASKS, tensors, precision)
 
     seconds = min(40.0, run.left() / 4)
     try:

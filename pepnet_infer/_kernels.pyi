@@ -1,12 +1,12 @@
 """The compiled extension. Arrays are checked, never converted; the GIL is released around the work.
 
 A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument. What each
-part does is said where it is bound, in kernels/python: `help(_kernels)`.
+part does is said where it is bound, in kernels/python: `help(_kernels)`. Attributes are read-only, but for `Fetch.order`.
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar, TypeVarTuple
+from typing import Any, Generic, Literal, TypedDict, TypeVar, TypeVarTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,14 @@ _Result = TypeVar("_Result")
 _Object = TypeVar("_Object")
 _Args = TypeVarTuple("_Args")
 
-# float32, float16, or bfloat16 as its uint16 bits
-Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+Floats = npt.NDArray[np.float32]
+Keys = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Outcomes = npt.NDArray[np.uint8]  # 0 miss, 1 row, 2 known not to exist
+Rows = Floats | npt.NDArray[np.float16] | npt.NDArray[np.uint16]  # uint16: bits of bfloat16
+Pooling = Literal["mean", "sum"]
+Doubles = npt.NDArray[np.float64]
 
 class Cache(TypedDict):
     level: int
@@ -58,47 +64,35 @@ class NumberColumns:
         ids: list[npt.NDArray[Any] | None],
         dense: list[npt.NDArray[Any] | None],
         rows: int,
-    ) -> tuple[list[npt.NDArray[np.uint64]], list[npt.NDArray[np.float32]], list[int], list[int]]: ...
+    ) -> tuple[list[Keys], list[Floats], list[int], list[int]]: ...
 
 def numpy_inside(values: object) -> tuple[bool, bool]: ...
-def signed_log1p(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]: ...
+def signed_log1p(values: Doubles) -> Doubles: ...
 
 class KeyIndex:
-    def __init__(self, keys: npt.NDArray[np.uint64]) -> None: ...
-    def find(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]: ...
+    def __init__(self, keys: Keys) -> None: ...
+    def find(self, keys: Keys) -> Positions: ...
     def __len__(self) -> int: ...
-    @property
-    def memory_bytes(self) -> int: ...
+    memory_bytes: int
 
 class SideRows:
-    def __init__(
-        self,
-        keys: npt.NDArray[np.uint64],
-        ids: npt.NDArray[np.uint64],
-        dense: npt.NDArray[np.float32],
-        bags: Sequence[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]],
-    ) -> None: ...
+    def __init__(self, keys: Keys, ids: Keys, dense: Floats, bags: Sequence[tuple[Keys, Positions]]) -> None: ...
     def take(
-        self, keys: npt.NDArray[np.uint64], ids: Sequence[int], dense: Sequence[int], bags: Sequence[int]
+        self, keys: Keys, ids: Sequence[int], dense: Sequence[int], bags: Sequence[int]
     ) -> tuple[
-        npt.NDArray[np.uint64],
-        npt.NDArray[np.float32],
-        list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]],
+        Keys,
+        Floats,
+        list[tuple[Keys, Positions]],
     ]: ...
 
-def gather(
-    rows: Rows,
-    positions: npt.NDArray[np.int64],
-    default_row: npt.NDArray[np.float32],
-    out: npt.NDArray[np.float32],
-) -> int: ...
+def gather(rows: Rows, positions: Positions, default_row: Floats, out: Floats) -> int: ...
 def pool(
     rows: Rows,
-    positions: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    pooling: Literal["mean", "sum"],
-    default_row: npt.NDArray[np.float32],
-    out: npt.NDArray[np.float32],
+    positions: Positions,
+    offsets: Positions,
+    pooling: Pooling,
+    default_row: Floats,
+    out: Floats,
 ) -> int: ...
 
 class FileLock:
@@ -112,42 +106,24 @@ class FileMap:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def problem(self) -> str: ...
     def accept(self, changed_ns: int) -> None: ...
-    @property
-    def changed_ns(self) -> int: ...
-    @property
-    def identity(self) -> tuple[int, int, int, int]: ...
+    changed_ns: int
+    identity: tuple[int, int, int, int]
 
 def all_as_mapped(maps: list[FileMap]) -> bool: ...
 
 class Table:
-    def __init__(self, keys: npt.NDArray[np.uint64], rows: Rows, default_row: npt.NDArray[np.float32]) -> None: ...
-    def lookup(
-        self,
-        keys: npt.NDArray[np.uint64],
-        out: npt.NDArray[np.float32],
-        found: npt.NDArray[np.bool_] | None = None,
-    ) -> int: ...
-    def pool(
-        self,
-        keys: npt.NDArray[np.uint64],
-        offsets: npt.NDArray[np.int64],
-        pooling: Literal["mean", "sum"],
-        out: npt.NDArray[np.float32],
-    ) -> int: ...
+    def __init__(self, keys: Keys, rows: Rows, default_row: Floats) -> None: ...
+    def lookup(self, keys: Keys, out: Floats, found: Mask | None = None) -> int: ...
+    def pool(self, keys: Keys, offsets: Positions, pooling: Pooling, out: Floats) -> int: ...
     def __len__(self) -> int: ...
-    @property
-    def dim(self) -> int: ...
-    @property
-    def index(self) -> KeyIndex: ...
-    @property
-    def lookups(self) -> int: ...
-    @property
-    def unknown(self) -> int: ...
+    dim: int
+    index: KeyIndex
+    lookups: int
+    unknown: int
 
 IsaName = Literal["scalar", "avx2", "avx512", "amx"]
 Precision = Literal["fp32", "bf16", "int8"]
 Epilogue = Literal["linear", "relu", "gate", "gate_times", "relu_times", "relu_gated"]
-Floats = npt.NDArray[np.float32]
 
 class Isa(TypedDict):
     isa: IsaName
@@ -166,30 +142,14 @@ def isas() -> list[Isa]: ...
 def choose(precision: str, isa: str = "") -> Choice: ...
 
 class PackedMatrix:
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def precision(self) -> Precision: ...
-    @property
-    def panels(self) -> int: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def values(self) -> Floats: ...
-    @property
-    def scale(self) -> Floats | None: ...
+    bytes: int
 
 def pack(w: Floats, b: Floats | None = None, precision: str = "fp32") -> PackedMatrix: ...
 
 class Ops:
-    @property
-    def isa(self) -> IsaName: ...
-    @property
-    def precision(self) -> Precision: ...
-    @property
-    def activation(self) -> Literal["f32", "bf16", "u8"]: ...
-    @property
-    def how(self) -> str: ...
+    isa: IsaName
+    precision: Precision
+    how: str
     def product(
         self,
         a: Floats,
@@ -200,39 +160,10 @@ class Ops:
         gamma: float = 1.0,
         gate_a: Floats | None = None,
         gate_packed: PackedMatrix | None = None,
-        init: Floats | None = None,
-        k_begin: int = 0,
-        panel_begin: int = 0,
-        panel_end: int | None = None,
-        bf16_out: bool = False,
-        padded: bool = False,
-        copy: Floats | None = None,
     ) -> Floats: ...
-    def mix(self, z: Floats, h: Floats) -> Floats: ...
-    def score(self, h: Floats, w: Floats, b: float) -> Floats: ...
-    def sigmoid(self, x: Floats) -> Floats: ...
-    def convert(self, x: Floats) -> Floats: ...
-    def quantize(self, x: Floats) -> tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[np.int32]]: ...
 
 def ops(isa: str, precision: str = "fp32") -> Ops: ...
-def rows_without_probability(scores: Floats) -> npt.NDArray[np.bool_] | None: ...
-
-class DenseFlags(TypedDict):
-    general: int
-    domain: int
-    prior: int
-    layers: list[int]
-    towers: list[int]
-    experts: int
-    tasks: int
-    backbone: str
-    gate_position: str
-    gate_scope: str
-    epnet_general: bool
-    use_epnet: bool
-    use_ppnet: bool
-    gamma: float
-    gate_hidden: NotRequired[int | None]  # left out: what the tensors have
+def rows_without_probability(scores: Floats) -> Mask | None: ...
 
 class DenseInfo(TypedDict):
     isa: IsaName
@@ -250,7 +181,7 @@ class DenseModel:
     def __init__(
         self,
         tensors: Mapping[str, Floats],
-        flags: DenseFlags,
+        flags: Mapping[str, Any],
         isa: str = "auto",
         precision: str = "fp32",
         prefix_general: Sequence[tuple[int, int]] = (),
@@ -271,16 +202,11 @@ class DenseModel:
         self, general: Floats, domain: Floats, prior: Floats, threads: int = 1, spin: bool = True
     ) -> Floats: ...
     def describe(self) -> DenseInfo: ...
-    @property
-    def memory_bytes(self) -> int: ...
-    @property
-    def outside_rows(self) -> int: ...
-    @property
-    def run_ns(self) -> int: ...
+    memory_bytes: int
+    outside_rows: int
+    run_ns: int
 
 CachePolicy = Literal["lru", "gset", "lfu", "sieve", "s3fifo"]
-Keys = npt.NDArray[np.uint64]
-Outcomes = npt.NDArray[np.uint8]  # 0 miss, 1 row, 2 known not to exist
 
 class FieldRule(TypedDict, total=False):
     table: int
@@ -294,31 +220,29 @@ class RowOverlay:
         self,
         keys: Keys,
         rows: Floats,
-        gone: npt.NDArray[np.uint8] | None = None,
-        expires: npt.NDArray[np.float64] | None = None,
+        gone: Outcomes | None = None,
+        expires: Doubles | None = None,
     ) -> None: ...
-    def find(self, keys: Keys) -> npt.NDArray[np.int64]: ...
+    def find(self, keys: Keys) -> Positions: ...
 
 #: (cache, overlay, default_row, keys, out, offsets, pooling, outcomes)
-Job = tuple[
-    RowCache, RowOverlay | None, Floats, Keys, Floats, npt.NDArray[np.int64] | None, Literal["mean", "sum"], Outcomes
-]
+Job = tuple[RowCache, RowOverlay | None, Floats, Keys, Floats, Positions | None, Pooling, Outcomes]
 
 def look_up(jobs: list[Job], counted: bool = True) -> list[tuple[int, int, int]]: ...
 
 class EntryInfos(TypedDict):
     outcome: Outcomes
-    tombstone: npt.NDArray[np.bool_]
-    high_priority: npt.NDArray[np.bool_]
-    scored: npt.NDArray[np.bool_]
-    version: npt.NDArray[np.uint64]
-    expires: npt.NDArray[np.float64]
+    tombstone: Mask
+    high_priority: Mask
+    scored: Mask
+    version: Keys
+    expires: Doubles
     score: Floats
 
 class CachePart(EntryInfos):
     keys: Keys
     rows: Floats
-    order: npt.NDArray[np.uint64]
+    order: Keys
 
 class RowCache:
     def __init__(
@@ -342,8 +266,8 @@ class RowCache:
     def lookup_pool(
         self,
         keys: Keys,
-        offsets: npt.NDArray[np.int64],
-        pooling: Literal["mean", "sum"],
+        offsets: Positions,
+        pooling: Pooling,
         out: Floats,
         outcomes: Outcomes | None = None,
         counted: bool = True,
@@ -354,69 +278,53 @@ class RowCache:
         rows: Floats,
         scores: Floats | None = None,
         versions: Keys | None = None,
-        expires: npt.NDArray[np.float64] | None = None,
+        expires: Doubles | None = None,
         update: bool = False,
         results: Outcomes | None = None,  # 0 stale, 1 inserted, 2 replaced, 3 rejected
         restore: bool = False,
-        earned: npt.NDArray[np.bool_] | None = None,
+        earned: Mask | None = None,
         put: bool = False,
         known: bool = False,
     ) -> int: ...
     def forget(self, keys: Keys) -> int: ...
     def mark_absent(self, keys: Keys) -> None: ...
-    def erase(self, keys: Keys, versions: Keys, expires: npt.NDArray[np.float64] | None = None) -> int: ...
-    def feedback(self, keys: Keys, positive: npt.NDArray[np.bool_]) -> int: ...
+    def erase(self, keys: Keys, versions: Keys, expires: Doubles | None = None) -> int: ...
+    def feedback(self, keys: Keys, positive: Mask) -> int: ...
     def peek(self, keys: Keys) -> EntryInfos: ...
-    def replay(self, keys: Keys, hits: npt.NDArray[np.bool_] | None = None) -> int: ...
-    @property
-    def parts(self) -> int: ...
+    def replay(self, keys: Keys, hits: Mask | None = None) -> int: ...
+    parts: int
     def part(self, index: int) -> CachePart: ...
-    @property
-    def floor(self) -> int: ...
+    floor: int
     def raise_floor(self, version: int) -> None: ...
     def clear(self) -> None: ...
     def set_time(self, now: float) -> None: ...  # nan: the clock's again
     def step_wall_clock(self, seconds: float) -> None: ...  # for tests
-    @property
-    def steady_time(self) -> float: ...
-    @property
-    def time(self) -> float: ...
+    steady_time: float
+    time: float
     def stats(self) -> dict[str, int]: ...  # the names of CacheStats
-    @property
-    def dim(self) -> int: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def policy(self) -> CachePolicy: ...
-    @property
-    def capacity_rows(self) -> int: ...
-    @property
-    def memory_bytes(self) -> int: ...
+    dim: int
+    dtype: str
+    policy: CachePolicy
+    capacity_rows: int
+    memory_bytes: int
 
 class FlightTable:
     def __init__(self) -> None: ...
     def begin(self, keys: Keys, flight: int) -> Keys: ...
-    def land(self, keys: Keys, flight: int) -> npt.NDArray[np.bool_] | None: ...
+    def land(self, keys: Keys, flight: int) -> Mask | None: ...
     def end(self, keys: Keys, flight: int) -> None: ...
     def touch(self, keys: Keys) -> None: ...
     def __len__(self) -> int: ...
 
 class Fetch:
-    @property
-    def keys(self) -> Keys: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def looks_again(self) -> bool: ...
-    @property
-    def fetched(self) -> Any: ...
-    @property
-    def fault(self) -> Any: ...
-    @property
-    def given_up(self) -> bool: ...
-    order: npt.NDArray[np.int64] | None
-    @property
-    def settled(self) -> bool: ...
+    keys: Keys
+    number: int
+    looks_again: bool
+    fetched: Any
+    fault: Any
+    given_up: bool
+    order: Positions | None
+    settled: bool
     def settle(self, fetched: object, fault: object) -> None: ...
     def wait(self, seconds: float | None) -> bool: ...
 
@@ -426,15 +334,14 @@ class Handed:
 
 #: The fetch of a call (None: others fetch all of its keys), where its keys stand (None: it has all), and others with
 #: where theirs stand.
-Asked = Callable[[Fetch | None, npt.NDArray[np.int64] | None, list[tuple[Fetch, npt.NDArray[np.int64]]]], _Result]
+Asked = Callable[[Fetch | None, Positions | None, list[tuple[Fetch, Positions]]], _Result]
 
 class Fetches:
     def __init__(self) -> None: ...
     def ask(self, table: FlightTable, keys: Keys, since: int, work: Asked[_Result]) -> _Result: ...
     def hand_over(self, fetch: Fetch, work: Callable[[Fetch], None]) -> Handed: ...
     def reset(self) -> None: ...
-    @property
-    def ended(self) -> int: ...
+    ended: int
     def __len__(self) -> int: ...
 
 class Pinned(Generic[_Object]):
@@ -448,12 +355,9 @@ class Pins(Generic[_Object]):
     def put(self, object: _Object, same: bool) -> int: ...
     def oldest(self) -> int: ...
     def reset(self) -> None: ...
-    @property
-    def now(self) -> _Object: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def calls(self) -> int: ...
+    now: _Object
+    number: int
+    calls: int
 
 class SharedHold:
     def __enter__(self) -> None: ...
@@ -467,36 +371,95 @@ class SharedLock:
     def __init__(self) -> None: ...
     def shared(self) -> SharedHold: ...
     def alone(self, unless: Callable[[], bool] | None = None) -> ExclusiveHold: ...
-    @property
-    def is_sharing(self) -> bool: ...
+    is_sharing: bool
 
 class Tally:
     def __init__(self) -> None: ...
     def add(self, items: list[tuple[Any, tuple[int, ...]]]) -> None: ...
     def read(self) -> dict[Any, tuple[int, ...]]: ...
 
-def lacking(
-    keys: Keys, outcomes: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None, Keys]: ...
-def distinct(keys: Keys) -> tuple[Keys, npt.NDArray[np.int64]]: ...
-def serve(
-    rows: Floats,
-    sources: npt.NDArray[np.int64],
-    positions: npt.NDArray[np.int64],
-    default_row: Floats,
-    out: Floats,
-) -> int: ...
-def feature_structs(
-    given: list[tuple[int, Keys | None, npt.NDArray[np.int64] | None, Floats | None, bool]],
-    default_rows: list[Floats | None],
-    rows: int,
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[npt.NDArray[Any]]]: ...
+def lacking(keys: Keys, outcomes: Outcomes) -> tuple[Positions, Positions | None, Keys]: ...
+def distinct(keys: Keys) -> tuple[Keys, Positions]: ...
+def serve(rows: Floats, sources: Positions, positions: Positions, default_row: Floats, out: Floats) -> int: ...
+
+class CudaLibrary:
+    def __init__(self, path: str) -> None: ...
+    emulated: bool  # runs on the CPU, as in tests: no driver is asked then
+    devices: int
+    def device(self, number: int) -> dict[str, Any]: ...  # name, capability, multiprocessors, memory_bytes
+
+class CudaRows:
+    def __init__(
+        self, library: CudaLibrary, entries: Sequence[tuple[int, int]], by_score: bool, device: int
+    ) -> None: ...
+    def insert(
+        self,
+        keys: Keys,
+        rows: Floats,
+        found: Mask,
+        high: Mask,
+        scores: Floats,
+        expires: Doubles,
+        generation: int,
+    ) -> bool: ...
+    def drop(self, width: int, keys: Keys) -> None: ...  # calls that begin after it ask the host
+    def clear(self) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+    generation: int  # counts up whenever keys are dropped
+
+class CudaFeatures:
+    """What a batch has of each field: (field, keys, offsets, values, whether all rows share one)."""
+
+    def __init__(
+        self,
+        given: list[tuple[int, Keys | None, Positions | None, Floats | None, bool]],
+        default_rows: list[Floats | None],
+        rows: int,
+    ) -> None: ...
+    counts: Positions  # keys or values of each field
+
+class CudaWaiting:
+    """Rows whose scores wait for what the device lacks, while a `with` is in it."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+    lacking: npt.NDArray[np.uint32]  # row · fields + field, ascending
+    generation: int  # of the rows when they were asked
+    def finish(self, at: npt.NDArray[np.uint32], begins: npt.NDArray[np.uint32], values: Floats) -> None: ...
+
+class CudaModel:
+    """A model's weights on a device. Any thread may call. Raises BackendError when the GPU fails."""
+
+    def __init__(
+        self,
+        library: CudaLibrary,
+        tensors: Mapping[str, Floats],
+        flags: Mapping[str, Any],
+        bf16: bool = False,
+        device: int = 0,
+        graphs: bool = True,
+        tile: str | None = None,
+    ) -> None: ...
+    def run(self, general: Floats, domain: Floats, prior: Floats) -> Floats: ...
+    def run_at(self, general: int, domain: int, prior: int, scores: int, rows: int, stream: int) -> None:
+        """Puts a call into a CUDA stream (0: the default one) and returns at once. All are addresses on the device."""
+
+    def facts(self) -> dict[str, Any]:
+        """Returns weight_bytes, of each product name, launch, flops_a_row and weight_bytes, and tiles.
+
+        tiles: by bucket of rows, of each launch of products its tile, and the microseconds of all that were tried.
+        """
+
+    def attach(self, rows: CudaRows, fields: Sequence[tuple[str, int, int, Sequence[tuple[str, int]]]]) -> None: ...
+    def score(
+        self, features: CudaFeatures, first: int, rows: int, scores: Floats, unknown: npt.NDArray[np.uint32]
+    ) -> CudaWaiting | None: ...  # None: all scores are there
 
 class studies:
     """A module: what the cache is measured against; nothing of it serves. All of it is for one thread."""
 
     @staticmethod
-    def belady(keys: Keys, rows: int, hits: npt.NDArray[np.bool_] | None = None) -> int: ...
+    def belady(keys: Keys, rows: int, hits: Mask | None = None) -> int: ...
 
     class ExactCache:
         """A fully associative cache of `rows` rows, one number each, every policy in its exact form."""
@@ -511,12 +474,11 @@ class studies:
             interval: float = 86400.0,
             seed: int = 0,
         ) -> None: ...
-        def lookup(self, keys: Keys, values: Floats, found: npt.NDArray[np.bool_]) -> int: ...
+        def lookup(self, keys: Keys, values: Floats, found: Mask) -> int: ...
         def write(self, keys: Keys, values: Floats, scores: Floats | None = None) -> None: ...
-        def replay(self, keys: Keys, hits: npt.NDArray[np.bool_] | None = None) -> int: ...
-        def feedback(self, keys: Keys, positive: npt.NDArray[np.bool_]) -> int: ...
-        def scores(self, keys: Keys) -> npt.NDArray[np.float64]: ...
+        def replay(self, keys: Keys, hits: Mask | None = None) -> int: ...
+        def feedback(self, keys: Keys, positive: Mask) -> int: ...
+        def scores(self, keys: Keys) -> Doubles: ...
         def set_time(self, now: float) -> None: ...
         def __len__(self) -> int: ...
-        @property
-        def capacity_rows(self) -> int: ...
+        capacity_rows: int

@@ -21,17 +21,18 @@ def ours(
     torch: Any, library: Any, config: Any, tensors: dict[str, np.ndarray], tasks: int
 ) -> Iterator[tuple[str, Peer]]:
     """Yields (name, peer) of the kernels by precision, without graphs, and in each tile."""
-    from pepnet_infer.backends.cuda.library import TILES
+    from pepnet_infer.backends.cuda.library import TILES, pack_model
 
     def peer_of(precision: str, graphs: bool = True, tile: str | None = None) -> Peer:
-        model = library.model(config, tasks, tensors, precision == "bf16", 0, graphs, tile)
+        model = pack_model(library, config, tasks, tensors, precision, graphs=graphs, tile=tile)
 
         def peer(inputs: tuple[Any, ...]) -> Call:
             scores = torch.empty(len(inputs[0]), tasks, device="cuda")
-            at = [x.data_ptr() for x in (*inputs, scores)]
+            general, domain, prior, out = (x.data_ptr() for x in (*inputs, scores))
 
             def call() -> Any:
-                model.run_at(*at, len(scores), torch.cuda.current_stream().cuda_stream)
+                stream = torch.cuda.current_stream().cuda_stream
+                model.run_at(general, domain, prior, out, len(scores), stream)
                 return scores
 
             return call

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends.native import NativeBackend, model_flags, request_prefix, why_not
+from pepnet_infer.backends.native import NativeBackend, request_prefix, why_not
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bench.harness.interleave import Plan, wall_clock
 from pepnet_infer.bench.harness.measure import Row, Say, measure
@@ -56,6 +56,6 @@ def call_overhead(bundle: Bundle, threads: int, say: Say) -> list[Row]:
 def clocked_engine(bundle: Bundle, threads: int) -> tuple[Engine, _kernels.DenseModel]:
     """Returns an engine for `score_dense` alone, and its model, which counts the time of its runs."""
     fields, columns = request_prefix(bundle.schema, bundle.config)
-    model = _kernels.DenseModel(bundle.dense(), model_flags(bundle.config, len(bundle.tasks)), prefix_general=columns)
+    model = _kernels.DenseModel(bundle.dense(), bundle.config.to_native(len(bundle.tasks)), prefix_general=columns)
     backend = NativeBackend(model, threads, True, fields, {"backend": "native", "device": "cpu"})
     return Engine(bundle, MmapStore({}), backend), model

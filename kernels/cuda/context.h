@@ -31,6 +31,13 @@ constexpr std::size_t kPiece = std::size_t{1} << 20;
 // Fields that lack a row: so many are told together with the scores, more are asked for.
 constexpr std::size_t kToldAtOnce = 1024;
 
+// The bucket for so many rows, at most the largest.
+inline int bucket_of(std::size_t rows) {
+  const auto* const found =
+      std::ranges::find_if(kBuckets, [&](int size) { return rows <= static_cast<std::size_t>(size); });
+  return found == std::end(kBuckets) ? *std::rbegin(kBuckets) : *found;
+}
+
 // A model's fields, and the rows they come from.
 struct Attached {
   std::shared_ptr<DeviceRows> rows;

@@ -125,13 +125,13 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
     keys[i] = rows.keys[from];
     const double expires = rows.expires[from] + from_unix;
     const float score = rows.scores[from];
-    entries[i] = {
-        0,
-        expires >= static_cast<double>(kNeverExpires) ? kNeverExpires
-                                                      : static_cast<std::uint32_t>(std::max(0.0, expires)),
-        std::isnan(score) ? 0.0F : score, rows.absent[from] != 0 ? EntryState::absent : EntryState::row,
-        static_cast<std::uint16_t>(rows.high[from] != 0)};
-    if (rows.absent[from] == 0) std::copy_n(rows.rows + from * width, width, values + i * width);
+    entries[i] = {0,
+                  expires >= static_cast<double>(kNeverExpires)
+                      ? kNeverExpires
+                      : static_cast<std::uint32_t>(std::max(0.0, expires)),
+                  std::isnan(score) ? 0.0F : score, rows.found[from] ? EntryState::row : EntryState::absent,
+                  static_cast<std::uint16_t>(rows.high[from])};
+    if (rows.found[from]) std::copy_n(rows.rows + from * width, width, values + i * width);
   }
   std::copy(begins.begin(), begins.end(), reinterpret_cast<std::uint32_t*>(to + begins_at));
 

@@ -17,11 +17,11 @@ namespace pepnet::cuda {
 struct NewRows {
   int width = 0;
   std::span<const std::uint64_t> keys;
-  const float* rows = nullptr;           // [keys, width]; of keys without a row not read
-  const std::uint8_t* absent = nullptr;  // [keys] not 0: known to have no row
-  const std::uint8_t* high = nullptr;    // [keys] not 0: never makes room for others
-  const float* scores = nullptr;         // [keys] NaN: none
-  const double* expires = nullptr;       // [keys] Unix seconds
+  const float* rows = nullptr;      // [keys, width]; of keys without a row not read
+  const bool* found = nullptr;      // [keys] else known to have no row
+  const bool* high = nullptr;       // [keys] never makes room for others
+  const float* scores = nullptr;    // [keys] NaN: none
+  const double* expires = nullptr;  // [keys] Unix seconds
 };
 
 struct RowsStats {
@@ -31,38 +31,47 @@ struct RowsStats {
                 outdated = 0;  // keys that came, that were dropped, that came too late
 };
 
-// Calls read in streams of their own; a write waits for all reads that were put in before it, and reads after
-// it wait for it. Any number of threads.
-class DeviceRows {
+// Tables on a device, as they are used from outside of the library. Any number of threads.
+class Rows {
  public:
   struct Width {
     int width;
     std::size_t entries;
   };
+  virtual ~Rows() = default;
+  // Puts rows in, unless `generation` is not the number any more. Returns whether it did.
+  virtual bool insert(const NewRows& rows, std::uint64_t generation) = 0;
+  // Of these nothing is known any more when later reads come.
+  virtual void drop(int width, std::span<const std::uint64_t> keys) = 0;
+  virtual void clear() = 0;
+  virtual RowsStats stats() const = 0;
+  // Counts up whenever keys are dropped: rows that were asked for at an older number may be of before.
+  virtual std::uint64_t generation() const = 0;
+};
+
+// Calls read in streams of their own; a write waits for all reads that were put in before it, and reads after
+// it wait for it.
+class DeviceRows final : public Rows {
+ public:
   // On the device that is the thread's (`OnDevice`), its number `device`. Throws std::invalid_argument,
   // CudaError.
   DeviceRows(int device, const std::vector<Width>& widths, bool by_score);
 
+  bool insert(const NewRows& rows, std::uint64_t generation) override;
+  void drop(int width, std::span<const std::uint64_t> keys) override;
+  void clear() override;
+  RowsStats stats() const override;
+  std::uint64_t generation() const override { return generation_.load(); }
+
   // The table of a width. Throws std::invalid_argument when there is none.
   const RowTable& table(int width) const;
   int device() const { return device_; }
-
-  // Counts up whenever keys are dropped: rows that were asked for at an older number may be of before.
-  std::uint64_t generation() const { return generation_.load(); }
   std::uint32_t tick() { return ++clock_; }
   std::uint32_t now() const;
 
   // Puts `launch`, which reads tables, into `stream`. `done` belongs to whoever waits for the stream.
   template <class T>
   void read(Stream& stream, const std::shared_ptr<Event>& done, const Launch<T>& launch);
-
-  // Puts rows in, unless `generation` is not the number any more. Returns whether it did.
-  bool insert(const NewRows& rows, std::uint64_t generation);
-  // Of these nothing is known any more when later reads come.
-  void drop(int width, std::span<const std::uint64_t> keys);
-  void clear();
-
-  RowsStats stats() const;
 
  private:
   struct Owned {

@@ -2,23 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <iterator>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "cuda/context.h"
-#include "cuda/runtime.h"
 
 namespace pepnet::cuda {
-
-int bucket_of(std::size_t rows) {
-  for (const int bucket : kBuckets) {
-    if (rows <= static_cast<std::size_t>(bucket)) return bucket;
-  }
-  return *std::rbegin(kBuckets);
-}
 
 namespace {
 
@@ -54,7 +45,8 @@ class ModelOf final : public Model {
 
   ModelFacts facts() const override { return {program_.weights().size(), program_.costs(), tiles_}; }
 
-  void attach(std::shared_ptr<DeviceRows> rows, std::vector<FieldSpec> fields) override {
+  void attach(std::shared_ptr<Rows> given, std::vector<FieldSpec> fields) override {
+    auto rows = std::static_pointer_cast<DeviceRows>(std::move(given));
     if (attached_) throw std::invalid_argument("rows: expected a model without any, got one that has them");
     if (rows->device() != device_) throw std::invalid_argument("rows: expected them on the model's device");
     for (const FieldSpec& field : fields)
@@ -136,12 +128,23 @@ class ModelOf final : public Model {
   std::vector<std::unique_ptr<Context<T>>> free_;
 };
 
-}  // namespace
-
 std::unique_ptr<Model> make_model(const DenseConfig& config, const Tensors& tensors, bool as_bf16, int device,
                                   bool graphs, std::optional<Tile> tile) {
   if (as_bf16) return std::make_unique<ModelOf<bf16>>(config, tensors, device, graphs, tile);
   return std::make_unique<ModelOf<float>>(config, tensors, device, graphs, tile);
 }
 
+std::unique_ptr<Rows> make_rows(int device, const std::vector<Rows::Width>& widths, bool by_score) {
+  const OnDevice here(device);
+  return std::make_unique<DeviceRows>(device, widths, by_score);
+}
+
+}  // namespace
+
 }  // namespace pepnet::cuda
+
+extern "C" __attribute__((visibility("default"))) const pepnet::cuda::Library* pepnet_cuda_library() {
+  using namespace pepnet::cuda;
+  static const Library library{kInterface, kEmulated, device_count, device_info, make_model, make_rows};
+  return &library;
+}

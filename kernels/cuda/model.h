@@ -1,5 +1,6 @@
 // A model on a device: weights once, and for each call under way a context with its buffers and a graph for
-// each bucket.
+// each bucket. And what libpepnet_cuda.so shows: the extension loads it when somebody asks for a GPU. Both
+// are compiled from these headers; objects of C++ and exceptions go between them.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,6 @@ namespace pepnet::cuda {
 
 // Batches run with as many rows as the smallest bucket that holds them; larger ones in pieces of the largest.
 constexpr int kBuckets[] = {1, 8, 32, 64, 128, 256, 512, 1024, 2048};
-
-// The bucket for so many rows, at most the largest.
-int bucket_of(std::size_t rows);
 
 struct CallInputs {
   const float *general = nullptr, *domain = nullptr, *prior = nullptr;
@@ -69,14 +67,27 @@ class Model {
   virtual ModelFacts facts() const = 0;
 
   // From here on features can be scored. Once, before any call. Throws std::invalid_argument.
-  virtual void attach(std::shared_ptr<DeviceRows> rows, std::vector<FieldSpec> fields) = 0;
+  virtual void attach(std::shared_ptr<Rows> rows, std::vector<FieldSpec> fields) = 0;
   // Scores features. Returns null when all scores are there, else what has to be finished.
   virtual std::unique_ptr<PendingScores> score(const FeatureCall& call) = 0;
 };
 
-// Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are
-// recorded once for each bucket. `tile`: of all products; else they are measured.
-std::unique_ptr<Model> make_model(const DenseConfig& config, const Tensors& tensors, bool bf16, int device,
-                                  bool graphs, std::optional<Tile> tile);
+// What the library does by itself.
+struct Library {
+  int interface_number;            // kInterface of the library; first, to be read of other versions too
+  bool emulated;                   // that of tests, which has no GPU and needs none
+  int (*device_count)();           // throws CudaError where CUDA does not start
+  DeviceInfo (*device_info)(int);  // of a device
+  // Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are
+  // recorded once for each bucket. `tile`: of all products; else they are measured.
+  std::unique_ptr<Model> (*make_model)(const DenseConfig& config, const Tensors& tensors, bool bf16,
+                                       int device, bool graphs, std::optional<Tile> tile);
+  std::unique_ptr<Rows> (*make_rows)(int device, const std::vector<Rows::Width>& widths, bool by_score);
+};
+
+// Counts up with every change of what the extension uses of these headers.
+constexpr int kInterface = 4;
+// The function by name: `const Library* pepnet_cuda_library()`.
+constexpr const char* kLibraryFunction = "pepnet_cuda_library";
 
 }  // namespace pepnet::cuda

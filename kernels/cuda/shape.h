@@ -14,10 +14,6 @@ namespace pepnet::cuda {
 
 enum class Tile : int { few, middle, many, wide };
 constexpr Tile kTiles[] = {Tile::few, Tile::middle, Tile::many, Tile::wide};
-constexpr const char* name_of(Tile tile) {
-  constexpr const char* kNames[] = {"few", "middle", "many", "wide"};
-  return kNames[static_cast<int>(tile)];
-}
 
 struct Shape {
   int rows, columns;          // of a block

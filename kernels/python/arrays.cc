@@ -71,14 +71,6 @@ MatrixView matrix_of(const char* name, const py::array& array) {
           filled && array.shape(0) > 1 ? static_cast<std::size_t>(array.strides(0) / kFloat) : 0};
 }
 
-bool* flags_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
-  if (!array) return nullptr;
-  expect_type<bool>(name, *array);
-  if (array->ndim() != 1 || length(*array) != size || !is_packed(*array) || !array->writeable())
-    refuse(name, "writeable [" + std::to_string(size) + "] without gaps", *array);
-  return static_cast<bool*>(const_cast<py::array&>(*array).mutable_data());
-}
-
 PackedArray<float> default_of(const char* name, const py::array& array, std::size_t dim) {
   const PackedArray<float> view = vector_of<float>(name, array);
   if (view.size() != dim) refuse(name, "[" + std::to_string(dim) + "]", array);

@@ -87,9 +87,6 @@ struct MatrixView {
 };
 MatrixView matrix_of(const char* name, const py::array& array);
 
-// A bool [size] destination without gaps, or none.
-bool* flags_of(const char* name, const std::optional<py::array>& array, std::size_t size);
-
 // A float32 [dim] vector.
 PackedArray<float> default_of(const char* name, const py::array& array, std::size_t dim);
 
@@ -103,12 +100,13 @@ const T* optional_of(const char* name, const std::optional<py::array>& array, st
   return static_cast<const T*>(array->data());
 }
 
-// A uint8 [size] destination, or none.
-template <class T>
-T* outcomes_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
-  static_assert(sizeof(T) == 1);
+// The same to be written to. What T's values mean may be a type of its size, such as an enumeration.
+template <class T, class Meaning = T>
+Meaning* written_of(const char* name, const std::optional<py::array>& array, std::size_t size) {
+  static_assert(sizeof(T) == sizeof(Meaning));
+  const T* const values = optional_of<T>(name, array, size);
   if (array && !array->writeable()) refuse(name, "a writeable array", *array);
-  return reinterpret_cast<T*>(const_cast<std::uint8_t*>(optional_of<std::uint8_t>(name, array, size)));
+  return reinterpret_cast<Meaning*>(const_cast<T*>(values));
 }
 
 // The bags that int64 [B+1] offsets cut, and what becomes of each.

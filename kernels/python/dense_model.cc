@@ -1,11 +1,10 @@
-#include "dense/dense_model.h"
+#include "dense_model.h"
 
 #include <atomic>
 #include <chrono>
 #include <memory>
 #include <set>
 
-#include "arrays.h"
 #include "cpu/named.h"
 #include "dense/dispatch.h"
 
@@ -16,26 +15,6 @@ namespace {
 using FloatArray = py::array_t<float>;
 
 bool packed_floats(const py::array& array) { return is_packed(array) && is_aligned<float>(array); }
-
-Tensors tensors_of(const py::dict& arrays) {
-  Tensors tensors;
-  for (const auto& [key, value] : arrays) {
-    const auto name = key.cast<std::string>();
-    if (!py::isinstance<FloatArray>(value)) {
-      const std::string got = py::isinstance<py::array>(value) ? describe(py::cast<py::array>(value))
-                                                               : std::string(py::str(py::type::of(value)));
-      throw py::type_error(name + ": expected a float32 array, got " + got);
-    }
-    const auto array = py::cast<py::array>(value);
-    if (!packed_floats(array)) refuse(name.c_str(), "an aligned array without gaps", array);
-    TensorView view{static_cast<const float*>(array.data()), {}};
-    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
-      view.shape.push_back(static_cast<std::size_t>(array.shape(axis)));
-    }
-    tensors.emplace(name, std::move(view));
-  }
-  return tensors;
-}
 
 // The manifest's flags, each read once.
 class Flags {
@@ -76,6 +55,46 @@ class Flags {
   std::set<std::string> read_;
 };
 
+constexpr py::ssize_t kAnyRows = -1;
+
+const float* input(const char* name, const py::array& array, py::ssize_t rows, std::size_t width) {
+  expect_type<float>(name, array);
+  // Subclasses mean something else by their values: masks.
+  if (Py_TYPE(array.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
+    throw py::type_error(std::string(name) + ": expected NumPy's own type of array, got " +
+                         std::string(py::str(py::type::of(array))));
+  }
+  if (array.ndim() != 2 || (rows != kAnyRows && array.shape(0) != rows) || length(array, 1) != width) {
+    refuse(name,
+           "[" + (rows == kAnyRows ? "rows" : std::to_string(rows)) + ", " + std::to_string(width) + "]",
+           array);
+  }
+  if (!packed_floats(array)) refuse(name, "aligned rows without gaps", array);
+  return static_cast<const float*>(array.data());
+}
+
+}  // namespace
+
+Tensors tensors_of(const py::dict& arrays) {
+  Tensors tensors;
+  for (const auto& [key, value] : arrays) {
+    const auto name = key.cast<std::string>();
+    if (!py::isinstance<FloatArray>(value)) {
+      const std::string got = py::isinstance<py::array>(value) ? describe(py::cast<py::array>(value))
+                                                               : std::string(py::str(py::type::of(value)));
+      throw py::type_error(name + ": expected a float32 array, got " + got);
+    }
+    const auto array = py::cast<py::array>(value);
+    if (!packed_floats(array)) refuse(name.c_str(), "an aligned array without gaps", array);
+    TensorView view{static_cast<const float*>(array.data()), {}};
+    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+      view.shape.push_back(static_cast<std::size_t>(array.shape(axis)));
+    }
+    tensors.emplace(name, std::move(view));
+  }
+  return tensors;
+}
+
 DenseConfig config_of(const py::dict& dict) {
   Flags flags(dict);
   DenseConfig config;
@@ -100,6 +119,20 @@ DenseConfig config_of(const py::dict& dict) {
   flags.expect_no_more();
   return config;
 }
+
+DenseInputs inputs_of(const DenseConfig& config, const py::array& general, const py::array& domain,
+                      const py::array& prior) {
+  const float* const first = input("general", general, kAnyRows, config.general);
+  const py::ssize_t rows = general.shape(0);
+  return {first, input("domain", domain, rows, config.domain), input("prior", prior, rows, config.prior),
+          static_cast<std::size_t>(rows)};
+}
+
+FloatArray scores_for(const DenseConfig& config, std::size_t rows) {
+  return FloatArray({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(config.tasks)});
+}
+
+namespace {
 
 constexpr Named<Split> kSplits[] = {
     {"auto", Split::automatic}, {"rows", Split::rows}, {"columns", Split::columns}};
@@ -148,9 +181,9 @@ class Model {
 
   FloatArray run(const py::array& general, const py::array& domain, const py::array& prior,
                  std::ptrdiff_t threads, bool spin, bool shared_prefix) const {
-    const DenseInputs inputs = inputs_of(general, domain, prior);
+    const DenseInputs inputs = inputs_of(model_->config(), general, domain, prior);
     const unsigned most = threads_of(threads);
-    FloatArray scores = scores_for(inputs);
+    FloatArray scores = scores_for(model_->config(), inputs.rows);
     float* const out = scores.mutable_data();
     const ReleasedGil released;
     const auto begin = std::chrono::steady_clock::now();
@@ -171,8 +204,8 @@ class Model {
   FloatArray run_wide(const py::array& general, const py::array& domain, const py::array& prior,
                       std::ptrdiff_t threads, bool spin) const {
     if (wide_ == nullptr) throw py::value_error("domain: expected one, beyond which rows are scored wide");
-    const DenseInputs inputs = inputs_of(general, domain, prior);
-    FloatArray scores = scores_for(inputs);
+    const DenseInputs inputs = inputs_of(model_->config(), general, domain, prior);
+    FloatArray scores = scores_for(model_->config(), inputs.rows);
     float* const out = scores.mutable_data();
     const unsigned most = threads_of(threads);
     const ReleasedGil released;
@@ -197,40 +230,9 @@ class Model {
   }
 
  private:
-  static constexpr py::ssize_t kAnyRows = -1;
-
-  DenseInputs inputs_of(const py::array& general, const py::array& domain, const py::array& prior) const {
-    const DenseConfig& config = model_->config();
-    const float* const first = input("general", general, kAnyRows, config.general);
-    const py::ssize_t rows = general.shape(0);
-    return {first, input("domain", domain, rows, config.domain), input("prior", prior, rows, config.prior),
-            static_cast<std::size_t>(rows)};
-  }
-
-  FloatArray scores_for(const DenseInputs& inputs) const {
-    return FloatArray(
-        {static_cast<py::ssize_t>(inputs.rows), static_cast<py::ssize_t>(model_->config().tasks)});
-  }
-
   static unsigned threads_of(std::ptrdiff_t threads) {
     if (threads < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
     return static_cast<unsigned>(std::min<std::ptrdiff_t>(threads, 1 << 20));
-  }
-
-  static const float* input(const char* name, const py::array& array, py::ssize_t rows, std::size_t width) {
-    expect_type<float>(name, array);
-    // Subclasses mean something else by their values: masks.
-    if (Py_TYPE(array.ptr()) != py::detail::npy_api::get().PyArray_Type_) {
-      throw py::type_error(std::string(name) + ": expected NumPy's own type of array, got " +
-                           std::string(py::str(py::type::of(array))));
-    }
-    if (array.ndim() != 2 || (rows != kAnyRows && array.shape(0) != rows) || length(array, 1) != width) {
-      refuse(name,
-             "[" + (rows == kAnyRows ? "rows" : std::to_string(rows)) + ", " + std::to_string(width) + "]",
-             array);
-    }
-    if (!packed_floats(array)) refuse(name, "aligned rows without gaps", array);
-    return static_cast<const float*>(array.data());
   }
 
   Choice choice_;

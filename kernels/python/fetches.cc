@@ -1,5 +1,3 @@
-#include <pythread.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>

@@ -49,9 +49,9 @@ class FileLock final : cache::ForkHandler {
       if (::fstat(descriptor_, &held) == 0 && ::lstat(path_.c_str(), &named) == 0 &&
           held.st_dev == named.st_dev && held.st_ino == named.st_ino) {
         if (!fresh_ || created || !is_own(held)) return descriptor_;
-        const int code = ::unlink(path_.c_str()) == 0 ? 0 : errno;
+        const int removed = ::unlink(path_.c_str()) == 0 ? 0 : errno;
         leave();
-        if (code != 0) fail(code);
+        if (removed != 0) fail(removed);
         continue;
       }
       if ((flags_ & O_NOFOLLOW) == 0 && ::stat(path_.c_str(), &named) == 0 && held.st_dev == named.st_dev &&

@@ -60,7 +60,7 @@ struct Job {
   }
 };
 
-py::array array_of(const char* name, const py::handle& value) {
+py::array array_in(const char* name, const py::handle& value) {
   if (!py::isinstance<py::array>(value)) throw py::type_error(std::string(name) + ": expected a numpy array");
   return py::reinterpret_borrow<py::array>(value);
 }
@@ -79,12 +79,13 @@ Job job_of(const py::handle& given) {
     }
   }
   const PackedArray<float> default_row =
-      default_of("default_row", array_of("default_row", fields[2]), core.dim);
-  const auto keys = vector_of<std::uint64_t>("keys", array_of("keys", fields[3]));
+      default_of("default_row", array_in("default_row", fields[2]), core.dim);
+  const auto keys = vector_of<std::uint64_t>("keys", array_in("keys", fields[3]));
   std::optional<Bags> bags;
-  if (!fields[5].is_none()) bags = bags_of(array_of("offsets", fields[5]), fields[6].cast<std::string>());
-  const OutView out = out_of("out", array_of("out", fields[4]), bags ? bags->count : keys.size(), core.dim);
-  auto* const outcomes = outcomes_of<Outcome>("outcomes", array_of("outcomes", fields[7]), keys.size());
+  if (!fields[5].is_none()) bags = bags_of(array_in("offsets", fields[5]), fields[6].cast<std::string>());
+  const OutView out = out_of("out", array_in("out", fields[4]), bags ? bags->count : keys.size(), core.dim);
+  auto* const outcomes =
+      written_of<std::uint8_t, Outcome>("outcomes", array_in("outcomes", fields[7]), keys.size());
   return {core.cache, overlay, default_row, keys, out, bags, outcomes};
 }
 

@@ -84,7 +84,7 @@ class Cache {
                      bool counted) {
     const auto wanted = keys_of(keys);
     const OutView target = out_of("out", out, wanted.size(), options_.dim);
-    auto* const answers = outcomes_of<Outcome>("outcomes", outcomes, wanted.size());
+    auto* const answers = written_of<std::uint8_t, Outcome>("outcomes", outcomes, wanted.size());
     const ReleasedGil released;
     return cache_->lookup(wanted, target, answers, counted);
   }
@@ -94,7 +94,7 @@ class Cache {
     const auto wanted = keys_of(keys);
     const Bags bags = bags_of(offsets, pooling);
     const OutView target = out_of("out", out, bags.count, options_.dim);
-    auto* const answers = outcomes_of<Outcome>("outcomes", outcomes, wanted.size());
+    auto* const answers = written_of<std::uint8_t, Outcome>("outcomes", outcomes, wanted.size());
     const ReleasedGil released;
     check_offsets(bags.offsets, wanted.size());
     return cache_->lookup_pool(wanted, bags.offsets, bags.pooling, target, answers, counted);
@@ -121,7 +121,7 @@ class Cache {
     Write how = restore ? Write::kRestore : Write::kInsert;
     if (update) how = known ? Write::kUpdateKnown : Write::kUpdate;
     if (put) how = known ? Write::kPutKnown : Write::kPut;
-    auto* const what = outcomes_of<WriteResult>("results", results, wanted.size());
+    auto* const what = written_of<std::uint8_t, WriteResult>("results", results, wanted.size());
     const ReleasedGil released;
     return cache_->write(batch, how, what);
   }
@@ -166,7 +166,7 @@ class Cache {
 
   std::size_t replay(const py::array& keys, const std::optional<py::array>& hits) {
     const auto wanted = keys_of(keys);
-    bool* const flags = flags_of("hits", hits, wanted.size());
+    bool* const flags = written_of<bool>("hits", hits, wanted.size());
     const ReleasedGil released;
     return cache_->replay(wanted, flags);
   }

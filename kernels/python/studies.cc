@@ -15,14 +15,14 @@ std::size_t run_belady(const py::array& keys, std::size_t rows, const std::optio
   const auto view = keys_of(keys);
   if (view.size() >= SlotIndex::kNone)
     throw py::value_error("keys: expected fewer than 2^32 - 1, got " + std::to_string(view.size()));
-  return studies::belady(view, rows, flags_of("hits", hits, view.size()));
+  return studies::belady(view, rows, written_of<bool>("hits", hits, view.size()));
 }
 
 std::size_t exact_lookup(ExactCache& cache, const py::array& keys, const py::array& values,
                          const py::array& found) {
   const auto view = keys_of(keys);
   const OutView out = out_of("values", values, view.size(), 1);
-  bool* const flags = flags_of("found", found, view.size());
+  bool* const flags = written_of<bool>("found", found, view.size());
   std::vector<float> read(view.size());
   const std::size_t hits = cache.lookup(view, read.data(), flags);
   for (std::size_t i = 0; i < read.size(); ++i)
@@ -39,7 +39,7 @@ void exact_write(ExactCache& cache, const py::array& keys, const py::array& valu
 
 std::size_t exact_replay(ExactCache& cache, const py::array& keys, const std::optional<py::array>& hits) {
   const auto view = keys_of(keys);
-  return cache.replay(view, flags_of("hits", hits, view.size()));
+  return cache.replay(view, written_of<bool>("hits", hits, view.size()));
 }
 
 std::size_t exact_feedback(ExactCache& cache, const py::array& keys, const py::array& positive) {

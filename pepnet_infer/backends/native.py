@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ class NativeBackend:
         options = read_options(NativeOptions, settings.options)
         choice = choose_isa(settings)
         fields, columns = request_prefix(bundle.schema, bundle.config)
-        flags = model_flags(bundle.config, len(bundle.tasks))
+        flags = bundle.config.to_native(len(bundle.tasks))
         domain = domain_of(bundle, settings.precision)
         limits = None if domain is None else domain.to_native()
         try:
@@ -163,14 +163,6 @@ def request_prefix(schema: FeatureSchema, config: ModelConfig) -> tuple[frozense
                 begin = columns.pop()[0]
             columns.append((begin, end))
     return frozenset(fields), columns
-
-
-def model_flags(config: ModelConfig, tasks: int) -> _kernels.DenseFlags:
-    """Returns the flags and widths that say what network the tensors are."""
-    flags = config.to_json()
-    for name in ("model", "extra"):  # which only baselines read
-        del flags[name]
-    return cast("_kernels.DenseFlags", {**flags.pop("inputs"), **flags, "tasks": tasks})
 
 
 def domain_of(bundle: Bundle, precision: str) -> InputDomain | None:

@@ -101,6 +101,11 @@ class ModelConfig(Options, frozen=True):
         data: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return data
 
+    def to_native(self, tasks: int) -> dict[str, Any]:
+        """Returns the flags and widths that say what network the tensors are, as the extension takes them."""
+        names = (*_OF_PEPNET, "layers", "towers", "experts")
+        return {name: getattr(self, name) for name in names} | msgspec.structs.asdict(self.inputs) | {"tasks": tasks}
+
     @property
     def groups(self) -> str:
         """What the expert tensors' first axis counts: "experts" with mmoe, "tasks" with towers."""

@@ -11,7 +11,6 @@ import pytest
 from small_networks import reading
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends.native import model_flags
 from pepnet_infer.bundle.bundle import Bundle, check_payload
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.magnitude import NUMBER, Bounds, check_magnitudes, input_bounds
@@ -57,7 +56,7 @@ def test_what_passes_scores_the_largest_inputs_as_numbers(backbone: str, positio
         assert exponent > 15, "a network far from the limit passes"
         largest = dense | {name: (dense[name] * 10.0**exponent).astype(np.float32)}
         for precision in ("fp32", "bf16", "int8"):
-            model = _kernels.DenseModel(largest, model_flags(config, TASKS), "auto", precision, [])
+            model = _kernels.DenseModel(largest, config.to_native(TASKS), "auto", precision, [])
             scores = model.run(*rows)
             assert ((scores >= 0) & (scores <= 1)).all(), (name, precision)
 

@@ -207,7 +207,7 @@ def test_other_misuse_is_refused() -> None:
     with pytest.raises(ValueError, match=r"keys: expected 37, one a row, got uint64 \[36\]"):
         Table(KEYS[1:], rows, DEFAULT)
     table = Table(KEYS, rows, DEFAULT)
-    with pytest.raises(ValueError, match=r"found: expected writeable \[2\] without gaps, got bool \[3\]"):
+    with pytest.raises(ValueError, match=r"found: expected \[2\] without gaps, got bool \[3\]"):
         table.lookup(KEYS[:2], OUT, np.empty(3, np.bool_))
     with pytest.raises(TypeError, match=r"found: expected bool, got uint8 \[2\]"):
         table.lookup(KEYS[:2], OUT, np.empty(2, np.uint8))

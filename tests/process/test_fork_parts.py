@@ -19,10 +19,9 @@ from children import PATIENCE_S, ended, fork, well_in_a_child
 
 import pepnet_infer
 from pepnet_infer._kernels import FileLock
-from pepnet_infer.backends.cuda.library import LOST
 from pepnet_infer.backends.ort_library import Opening
 from pepnet_infer.computed_once import computed_once
-from pepnet_infer.errors import BackendError, StoreError
+from pepnet_infer.errors import StoreError
 from pepnet_infer.parquet.sink import Sink, lock_of
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.stores.redis import RedisStore
@@ -162,11 +161,6 @@ def test_a_log_in_redis_is_read_by_a_child(redis_server: Any, tmp_path: Path) ->
     assert log.read("") == []
     well_in_a_child(lambda: log.read(""))
     assert log.read("") == []
-
-
-def test_functions_of_a_gpu_that_the_parent_uses_are_errors() -> None:
-    with pytest.raises(BackendError, match="start child processes with spawn or forkserver"):
-        LOST.pepnet_cuda_run(1, 2)
 
 
 def test_a_store_that_is_away_is_an_error_in_a_child_too() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from small_networks import PRODUCT, TASKS, config_of, inputs_of, tensors_of
 
-from pepnet_infer.backends.cuda.library import TILES, CudaLibrary, CudaModel
+from pepnet_infer._kernels import CudaLibrary, CudaModel
+from pepnet_infer.backends.cuda.library import TILES, pack_model
 from pepnet_infer.schema.network_config import ModelConfig
 
 if TYPE_CHECKING:  # of the package this file needs no more than a machine with a GPU may have
@@ -40,7 +41,7 @@ def model_of(
     graphs: bool = True,
     tile: str | None = None,
 ) -> CudaModel:
-    return library.model(config, tasks, tensors_of(config, tasks), precision == "bf16", 0, graphs, tile)
+    return pack_model(library, config, tasks, tensors_of(config, tasks), precision, graphs=graphs, tile=tile)
 
 
 def agree(
@@ -119,7 +120,7 @@ def logits_far_apart(library: CudaLibrary, reference: Reference) -> None:
     config = config_of()
     tensors, inputs = tensors_of(config), inputs_of(config, 9)
     tensors["mix.w"] *= 100
-    got = library.model(config, TASKS, tensors, False, 0, True).run(*inputs)
+    got = pack_model(library, config, TASKS, tensors).run(*inputs)
     np.testing.assert_allclose(got, reference(config, tensors, *inputs), atol=1e-4)
 
 
@@ -139,7 +140,7 @@ def what_is_not_finite_stays_in_its_row(library: CudaLibrary, reference: Referen
             expected = reference(config, tensors, *inputs)
         assert np.isfinite(expected[[0, 9]]).all()
         assert not np.isfinite(expected[2]).any()
-        got = library.model(config, TASKS, tensors, False, 0, True).run(*inputs)
+        got = pack_model(library, config, TASKS, tensors).run(*inputs)
         np.testing.assert_allclose(got, expected, atol=5e-6)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,17 +9,9 @@ from itertools import pairwise
 import numpy as np
 from small_networks import TASKS, config_of, tensors_of
 
-from pepnet_infer.backends.cuda.library import CudaLibrary, CudaModel
-from pepnet_infer.backends.cuda.rows import (
-    DeviceRows,
-    Feature,
-    FieldOnDevice,
-    Patches,
-    Place,
-    Scoring,
-    attach,
-    declare,
-)
+from pepnet_infer._kernels import CudaFeatures, CudaLibrary, CudaModel, CudaWaiting
+from pepnet_infer.backends.cuda.library import pack_model
+from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Place
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
 
@@ -89,50 +80,32 @@ class OnDevice:
     def __init__(
         self, library: CudaLibrary, model: CudaModel, host: Host, entries: Mapping[int, int], gpu: int = 0
     ) -> None:
-        self.cuda, self.model, self.host, self.fields = library, model, host, host.fields
+        self.model, self.host, self.fields = model, host, host.fields
         self.rows = DeviceRows(library, entries, False, gpu)
-        attach(library, model.handle, self.rows, self.fields)
-        self.calls = declare(library)
+        model.attach(self.rows, self.fields)
         self.lacked = 0
         self.unknown = np.zeros(len(self.fields), np.uint32)
 
-    def given(self, batch: Batch) -> tuple[object, list[np.ndarray]]:
-        """Returns what points to a batch's arrays, and the arrays."""
-        features, held = (Feature * len(self.fields))(), list[np.ndarray]()
-
-        def at(array: np.ndarray | None) -> int | None:
-            if array is None:
-                return None
-            held.append(np.ascontiguousarray(array))
-            return int(held[-1].ctypes.data)
-
+    def given(self, batch: Batch) -> CudaFeatures:
+        """Returns what points to a batch's arrays."""
+        features: list[tuple[int, np.ndarray | None, np.ndarray | None, np.ndarray | None, bool]] = []
         for i, (field, value) in enumerate(zip(self.fields, batch.values, strict=True)):
             keys, offsets = value if isinstance(value, tuple) else (value, None)
-            if field.kind == "dense":
-                features[i] = Feature(None, None, at(keys), None, len(keys), 0)
-            else:
-                features[i] = Feature(at(keys), at(offsets), None, at(self.host.defaults[field.number]), len(keys), 0)
-        return features, held
+            features.append((i, None, None, keys, False) if field.kind == "dense" else (i, keys, offsets, None, False))
+        defaults = [None if field.kind == "dense" else self.host.defaults[field.number] for field in self.fields]
+        return CudaFeatures(features, defaults, batch.rows)
 
-    def score(self, batch: Batch, given: tuple[object, list[np.ndarray]] | None = None) -> np.ndarray:
+    def score(self, batch: Batch, given: CudaFeatures | None = None) -> np.ndarray:
         """Returns scores [B, T]."""
-        features, held = self.given(batch) if given is None else given
-        scores = np.empty((batch.rows, self.model.tasks), np.float32)
-        call = Scoring(
-            ctypes.addressof(features), len(self.fields), 0, batch.rows, scores.ctypes.data, self.unknown.ctypes.data
-        )
-        self.check(self.calls.pepnet_cuda_score(self.model.handle, call))
-        if call.waiting:
-            lacking = np.ctypeslib.as_array(call.lacking, (call.lacking_count,)).copy()
-            self.lacked += len(lacking)
-            self._finish(call, batch, lacking)
-        del held
+        scores = np.empty((batch.rows, TASKS), np.float32)
+        waiting = self.model.score(self.given(batch) if given is None else given, 0, batch.rows, scores, self.unknown)
+        if waiting is not None:
+            self.lacked += len(waiting.lacking)
+            self._finish(waiting, batch)
         return scores
 
-    def check(self, code: int) -> None:
-        assert code == 0, self.cuda.error()
-
-    def _finish(self, call: Scoring, batch: Batch, lacking: np.ndarray) -> None:
+    def _finish(self, waiting: CudaWaiting, batch: Batch) -> None:
+        lacking = waiting.lacking
         ats, begins, values, size, new = [], [], [], 0, dict[int, list[np.ndarray]]()
         for number in np.unique(lacking % len(self.fields)):
             field, value = self.fields[number], batch.values[number]
@@ -152,11 +125,9 @@ class OnDevice:
             size += columns.size
             new.setdefault(field.width, []).append(keys)
         at, begin = (np.concatenate(x).astype(np.uint32) for x in (ats, begins))
-        flat = np.concatenate(values)
-        patches = Patches(at.ctypes.data, begin.ctypes.data, len(at), flat.ctypes.data, len(flat))
-        self.check(self.calls.pepnet_cuda_finish(call, patches))
+        waiting.finish(at, begin, np.concatenate(values))
         for width, keys_of in new.items():
-            self.insert(width, np.unique(np.concatenate(keys_of)), call.generation)
+            self.insert(width, np.unique(np.concatenate(keys_of)), waiting.generation)
 
     def insert(self, width: int, keys: np.ndarray, generation: int | None = None) -> None:
         """Puts rows of distinct keys in, or that there are none."""
@@ -166,9 +137,8 @@ class OnDevice:
             some = keys >> np.uint64(48) == number
             rows[some], absent[some] = self.host.look_up(int(number), keys[some])
         new = RowBatch.of(rows, keys=keys, found=~absent)
-        assert self.rows.insert(
-            width, new, np.zeros(count, np.bool_), self.rows.generation if generation is None else generation
-        )
+        asked = self.rows.generation if generation is None else generation
+        assert self.rows.keep(new, np.zeros(count, np.bool_), asked)
 
 
 def small_fields() -> tuple[ModelConfig, list[FieldOnDevice]]:
@@ -212,11 +182,11 @@ def rows_on_device(library: CudaLibrary, precision: str, counts: Sequence[int], 
     """Scores have the bits of those with inputs from the host, whatever is on the device. Returns what was done."""
     config, fields = small_fields()
     tensors, host = tensors_of(config), Host(fields, 50)
-    model = library.model(config, TASKS, tensors, precision == "bf16", gpu, True)
-    plain = library.model(config, TASKS, tensors, precision == "bf16", gpu, True)
+    model = pack_model(library, config, TASKS, tensors, precision, gpu)
+    plain = pack_model(library, config, TASKS, tensors, precision, gpu)
     for entries in (400, 24):
         device = OnDevice(library, model, host, {7: entries, 40: entries}, gpu)
-        model = library.model(config, TASKS, tensors, precision == "bf16", gpu, False)  # for the next
+        model = pack_model(library, config, TASKS, tensors, precision, gpu, graphs=False)  # for the next
         for seed, count in enumerate([*counts, *counts]):
             batch = batch_of(fields, host, count, 50, seed % len(counts))
             expected = plain.run(*host.inputs(config.inputs, batch))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer._kernels import CudaLibrary, CudaModel
 from pepnet_infer.backends import dlpack
 from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.cuda.features import FeatureScorer, fields_on_device
-from pepnet_infer.backends.cuda.library import CudaLibrary, CudaModel, library_path, open_library
-from pepnet_infer.backends.cuda.rows import DeviceRows, attach, rows_beside
+from pepnet_infer.backends.cuda.library import library_path, open_library, pack_model
+from pepnet_infer.backends.cuda.rows import DeviceRows, rows_beside
 from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.bundle import DENSE
 from pepnet_infer.errors import BackendError, BundleError, SchemaError
@@ -62,20 +63,22 @@ class CudaBackend:
 
     def __init__(
         self,
+        library: CudaLibrary,
         model: CudaModel,
         bundle: Bundle,
-        device: tuple[int, int],
+        device: int,
         description: dict[str, Any],
         rows_bytes: int | None = None,
     ) -> None:
-        """device: what DLPack calls it. rows_bytes: memory for rows."""
+        """device: its number. rows_bytes: memory for rows."""
         widths = bundle.config.inputs
-        self._rows_bytes = rows_bytes
+        self._library, self._rows_bytes = library, rows_bytes
         self._rows: DeviceRows | None = None
         self._lock = threading.Lock()
         forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
         self._model = model
         self._device = device
+        self._of_dlpack = (dlpack.CPU, 0) if library.emulated else (dlpack.CUDA, device)
         self._columns = {
             "general": widths.general,
             "domain": widths.domain,
@@ -100,10 +103,10 @@ class CudaBackend:
         assert path is not None  # as `why_not` found
         library, device = open_library(path), settings.gpu
         found = _gpu(library, device)
-        graphs, bf16 = options.graphs, settings.precision == "bf16"
+        tasks, weights = len(bundle.tasks), bundle.dense()
         try:
-            model = library.model(bundle.config, len(bundle.tasks), bundle.dense(), bf16, device, graphs)
-        except ValueError as error:
+            model = pack_model(library, bundle.config, tasks, weights, settings.precision, device, options.graphs)
+        except (TypeError, ValueError) as error:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
         description = {
             "backend": cls.name,
@@ -111,18 +114,17 @@ class CudaBackend:
             "precision": settings.precision,
             "tf32": False,
             "gpu": found,
-            "graphs": graphs,
+            "graphs": options.graphs,
             "packed_bytes": model.facts()["weight_bytes"],
             "threads": 1,
             "experimental": True,
             "why": settings.why,
         }
-        where = (dlpack.CPU, 0) if library.emulated else (dlpack.CUDA, device)
-        return cls(model, bundle, where, description, options.rows_bytes)
+        return cls(library, model, bundle, device, description, options.rows_bytes)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""
-        return self._model.run(*map(np.ascontiguousarray, inputs.matrices))
+        return self._model.run(*inputs.matrices)
 
     def run_on_device(self, general: object, domain: object, prior: object, out: object, stream: int) -> int:
         """Puts a call into a CUDA stream, 0 for the default one, and returns the number of rows at once.
@@ -132,7 +134,9 @@ class CudaBackend:
         BackendError when the GPU fails.
         """
         given = {"general": general, "domain": domain, "prior": prior, "out": out}
-        views = [dlpack.view(name, array, self._columns[name], self._device, stream) for name, array in given.items()]
+        views = [
+            dlpack.view(name, array, self._columns[name], self._of_dlpack, stream) for name, array in given.items()
+        ]
         rows = views[0].rows
         for name, one in zip(given, views, strict=True):
             if one.rows != rows:
@@ -154,11 +158,11 @@ class CudaBackend:
             raise BackendError(f"options.rows: expected rows through a cache on the host, got {type(rows).__name__}")
         with self._lock:
             if cached.beside is None:
-                cached.beside = rows_beside(cached, self._model.cuda, self._rows_bytes, self._device[1])
+                cached.beside = rows_beside(cached, self._library, self._rows_bytes, self._device)
             device = cached.beside
             assert isinstance(device, DeviceRows)
             if self._rows is None:
-                attach(self._model.cuda, self._model.handle, device, fields_on_device(bundle.schema))
+                self._model.attach(device, fields_on_device(bundle.schema))
                 self._rows = device
             elif self._rows is not device:
                 raise BackendError("options.rows: expected the rows that the model was loaded with, got others")
@@ -189,7 +193,7 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
 
 
 def _gpu(library: CudaLibrary, number: int) -> dict[str, Any]:
-    count = library.devices()
+    count = library.devices
     if not 0 <= number < count:
         raise BackendError(f"device: expected cuda:0 to cuda:{count - 1}, got cuda:{number}")
     found = library.device(number)

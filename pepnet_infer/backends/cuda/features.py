@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Patches, Place, Scoring, declare
-from pepnet_infer.errors import BackendError, SchemaError
+from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Place
+from pepnet_infer.errors import SchemaError
 from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
 from pepnet_infer.rows.protocols import DefaultCounts, RowRequest
 from pepnet_infer.rows.version_rows import VersionRows
@@ -18,7 +18,6 @@ from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.row_batch import RowBatch
 
 if TYPE_CHECKING:
-    from pepnet_infer.backends.cuda.library import CudaModel
     from pepnet_infer.encode.features import Features
     from pepnet_infer.rows.cache.cached_rows import CachedRows
     from pepnet_infer.rows.protocols import Rows
@@ -49,16 +48,20 @@ class FeatureScorer:
     """
 
     def __init__(
-        self, schema: FeatureSchema, tasks: int, model: CudaModel, device: DeviceRows, rows: CachedRows | VersionRows
+        self,
+        schema: FeatureSchema,
+        tasks: int,
+        model: _kernels.CudaModel,
+        device: DeviceRows,
+        rows: CachedRows | VersionRows,
     ) -> None:
-        """model: one that `attach` has given `fields_on_device(schema)`. rows: where what lacks comes from."""
+        """model: attached to `device` with `fields_on_device(schema)`. rows: where what lacks comes from."""
         self.epoch = device.epoch
         self._schema, self._tasks, self._model, self._device = schema, tasks, model, device
         self._rows = rows
         self._cached = rows.cached if isinstance(rows, VersionRows) else rows
         self._overlay = rows.overlay if isinstance(rows, VersionRows) else None
         self._tables = rows.tables
-        self._calls = declare(device.cuda)
         self._specs = schema.fields
         self._columns = {spec.name: i for i, spec in enumerate(self._specs)}
         self._embedded = [i for i, spec in enumerate(self._specs) if spec.table is not None]
@@ -72,27 +75,22 @@ class FeatureScorer:
         """
         rows = features.num_rows
         check_fields(self._columns, names(features), () if shared is None else names(shared))
-        structs, counts, held = self._given(features, shared)
-        given = structs.ctypes.data
+        given = self._given(features, shared)
         scores = np.empty((rows, self._tasks), np.float32)
         unknown = np.zeros(len(self._specs), np.uint32)  # by the device
         lacking = np.zeros(len(self._specs), np.int64)
         host: Defaulted = []
         for first in range(0, rows, MOST_ROWS):
-            many = min(MOST_ROWS, rows - first)
-            call = Scoring(given, len(self._specs), first, many, scores.ctypes.data, unknown.ctypes.data)
-            for request, defaults in self._run(call, features, shared):
+            waiting = self._model.score(given, first, min(MOST_ROWS, rows - first), scores, unknown)
+            for request, defaults in () if waiting is None else self._finish(waiting, features, shared, first):
                 lacking[self._columns[request.field]] += len(request.keys)
                 host.append((request.field, defaults))
-        del held
-        self._device.count(self._counted, np.stack([counts, lacking, unknown], axis=1)[self._embedded])
+        self._device.count(self._counted, np.stack([given.counts, lacking, unknown], axis=1)[self._embedded])
         there = [(self._specs[i].name, DefaultCounts(int(unknown[i]), 0)) for i in np.flatnonzero(unknown)]
         return scores, *by_field([*there, *host])
 
-    def _given(
-        self, features: Features, shared: Features | None
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[npt.NDArray[Any]]]:
-        """Returns what points to the arrays as the library has it, how long each is, and the arrays."""
+    def _given(self, features: Features, shared: Features | None) -> _kernels.CudaFeatures:
+        """Returns what there is of each field, as the library has it."""
         columns = self._columns
         given: list[tuple[int, Keys | None, npt.NDArray[np.int64] | None, Rows | None, bool]] = []
         for one in (features,) if shared is None else (features, shared):
@@ -102,30 +100,20 @@ class FeatureScorer:
             given += [(columns[name], None, None, values, is_shared) for name, values in one.dense.items()]
         defaults = [None if spec.table is None else self._tables[spec.table].default_row for spec in self._specs]
         try:
-            return _kernels.feature_structs(given, defaults, features.num_rows)
+            return _kernels.CudaFeatures(given, defaults, features.num_rows)
         except ValueError as error:
             raise SchemaError(f"features: {error}") from error
 
-    def _run(
-        self, call: Scoring, features: Features, shared: Features | None
+    def _finish(
+        self, waiting: _kernels.CudaWaiting, features: Features, shared: Features | None, first: int
     ) -> list[tuple[RowRequest, DefaultCounts]]:
-        """Scores some rows. Returns what was asked of the host, and how many of these keys got the default row."""
-        if self._calls.pepnet_cuda_score(self._model.handle, call) != 0:
-            raise BackendError(f"backend: {self._device.cuda.error()}")
-        if not call.waiting:
-            return []
-        try:
-            lacking = np.ctypeslib.as_array(call.lacking, (call.lacking_count,)).copy()
-            missed = _Missed(self._schema, lacking, features, shared, int(call.first))
+        """Scores rows from `first` on with what the device lacks. Returns what was asked of the host for them, and how
+        many of these keys got the default row."""
+        with waiting:
+            missed = _Missed(self._schema, waiting.lacking, features, shared, first)
             counts = self._rows.answer(missed.requests)
-            at, begins, values = missed.patches()
-            patches = Patches(at.ctypes.data, begins.ctypes.data, len(at), values.ctypes.data, len(values))
-            if self._calls.pepnet_cuda_finish(call, patches) != 0:
-                raise BackendError(f"backend: {self._device.cuda.error()}")
-        finally:
-            if call.waiting:
-                self._calls.pepnet_cuda_forget(call.waiting)
-        self._keep(missed.requests, call.generation)
+            waiting.finish(*missed.patches())
+            self._keep(missed.requests, waiting.generation)
         return list(zip(missed.requests, counts, strict=True))
 
     def _keep(self, requests: Sequence[RowRequest], generation: int) -> None:
@@ -161,7 +149,7 @@ class FeatureScorer:
                 scores=known["score"][there],
                 expires=known["expires"][there],
             )
-            if not self._device.insert(width, new, known["high_priority"][there], generation):
+            if not self._device.keep(new, known["high_priority"][there], generation):
                 return
 
 
@@ -176,54 +164,32 @@ class _Missed:
         shared: Features | None,
         first: int,
     ) -> None:
-        specs = schema.fields
         self.requests: list[RowRequest] = []
-        self._parts: list[tuple[npt.NDArray[np.uint32], RowRequest, npt.NDArray[np.int64] | None, FieldSpec]] = []
-        fields, rows = lacking % len(specs), lacking // len(specs)
+        self._at: list[npt.NDArray[np.uint32]] = []  # of each request
+        fields, rows = lacking % len(schema.fields), lacking // len(schema.fields)
         for number in np.unique(fields):
-            spec = specs[int(number)]
+            spec = schema.fields[int(number)]
             assert spec.table is not None
-            at = lacking[fields == number]
             one = features if spec.name in features.ids or spec.name in features.bags else shared
             assert one is not None
             wanted = rows[fields == number].astype(np.int64) + (0 if one is shared else first)
-            offsets = None
+            out = np.empty((len(wanted), schema.width(spec)), np.float32)
             if spec.kind == "id":
-                keys = one.ids[spec.name][wanted]
+                request = RowRequest(spec.name, spec.table, one.ids[spec.name][wanted], out)
             else:
                 bag = one.bags[spec.name].take(wanted)
-                keys, offsets = bag.keys, bag.offsets
-            keys = np.ascontiguousarray(keys)
-            request = RowRequest(spec.name, spec.table, keys, np.empty((len(keys), schema.width(spec)), np.float32))
+                request = RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, spec.pooling)
             self.requests.append(request)
-            self._parts.append((at, request, offsets, spec))
+            self._at.append(lacking[fields == number])
 
     def patches(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], Rows]:
         """Returns where they go, where in the values they begin, and the values."""
-        ats, begins, values, size = [], [], [], 0
-        for at, request, offsets, spec in self._parts:
-            columns = request.out
-            if offsets is not None:
-                pooled = np.empty((len(at), columns.shape[1]), np.float32)
-                positions = np.arange(len(columns))
-                _kernels.pool(
-                    columns,
-                    positions,
-                    offsets,
-                    spec.pooling,
-                    np.zeros(columns.shape[1], np.float32),
-                    pooled,
-                )
-                columns = pooled
-            ats.append(at)
-            begins.append(size + columns.shape[1] * np.arange(len(at), dtype=np.uint32))
-            values.append(columns.ravel())
-            size += columns.size
-        return (
-            np.concatenate(ats).astype(np.uint32),
-            np.concatenate(begins).astype(np.uint32),
-            np.concatenate(values),
-        )
+        begins, size = [], 0
+        for request in self.requests:
+            begins.append(size + request.out.shape[1] * np.arange(len(request.out), dtype=np.uint32))
+            size += request.out.size
+        values = np.concatenate([request.out.ravel() for request in self.requests])
+        return np.concatenate(self._at), np.concatenate(begins).astype(np.uint32), values
 
 
 def _kind(spec: FieldSpec) -> str:

@@ -15,11 +15,14 @@ import cuda_rows_checks
 import numpy as np
 import pytest
 import torch
+from children import well_in_a_child
 
 from pepnet_infer import Engine
+from pepnet_infer._kernels import CudaLibrary, CudaModel
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.cuda.backend import CudaBackend
-from pepnet_infer.backends.cuda.library import TILES, VARIABLE, CudaLibrary, CudaModel
+from pepnet_infer.backends.cuda.library import TILES, VARIABLE, pack_model
+from pepnet_infer.backends.cuda.rows import DeviceRows
 from pepnet_infer.bench.gpu import ids
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError
 from pepnet_infer.schema.inputs import Inputs
@@ -48,8 +51,8 @@ def test_tiles_have_the_same_bits(library: CudaLibrary, precision: str, referenc
     checks.tiles_have_the_same_bits(library, precision, reference_scores, (1, 130))
 
 
-def test_tiles_are_measured_once_for_each_kind_of_model(library: CudaLibrary) -> None:
-    timed = ctypes.CDLL(str(library.path)).pepnet_cuda_timed
+def test_tiles_are_measured_once_for_each_kind_of_model(library: CudaLibrary, built: Path) -> None:
+    timed = ctypes.CDLL(str(built)).pepnet_cuda_timed
     config = checks.config_of(("mmoe", "output", "group", True, True, True), layers=(200, 7))
     timed()
     facts = checks.model_of(library, config, "bf16").facts()
@@ -113,9 +116,9 @@ def test_threads_that_call_at_once(library: CudaLibrary) -> None:
 def test_weights_that_do_not_fit_are_named(library: CudaLibrary) -> None:
     config = checks.config_of()
     tensors = checks.tensors_of(config)
-    tensors["mix.w"] = tensors["mix.w"][:, 1:]
+    tensors["mix.w"] = np.ascontiguousarray(tensors["mix.w"][:, 1:])
     with pytest.raises(ValueError, match=r"mix\.w: expected shape \[19, 12\], got \[19, 11\]"):
-        library.model(config, 3, tensors, False, 0, True)
+        pack_model(library, config, 3, tensors)
 
 
 def test_the_script_for_a_gpu_machine_runs_its_checks(built: Path) -> None:
@@ -134,7 +137,7 @@ def test_ids_are_timed_and_scored_as_rows_from_the_host(library: CudaLibrary, mo
     tensors = checks.tensors_of(config)
 
     def model_of(precision: str) -> CudaModel:
-        return library.model(config, checks.TASKS, tensors, precision == "bf16", 0, True)
+        return pack_model(library, config, checks.TASKS, tensors, precision)
 
     rows = list(ids.time_ids(cuda_rows_checks, model_of, library, config, (4,), 0.0, lambda _: None))
     ways = ("rows on GPU", "1 % missing", "rows from host")
@@ -165,17 +168,31 @@ def test_the_backend_scores_with_it(precision: str, options: dict[str, Any], ref
 
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("options", [{}, {"graphs": False}])
-def test_arrays_of_torch_stay_where_they_are(library: CudaLibrary, options: dict[str, Any]) -> None:
+def test_arrays_of_torch_stay_where_they_are(built: Path, options: dict[str, Any]) -> None:
     bundle = checks.Bundle()
     backend = create_backend(bundle, "native", device="cuda", options=options)  # type: ignore[arg-type]
     assert isinstance(backend, CudaBackend)
     checks.arrays_stay_where_they_are(backend, bundle.config, torch.from_numpy, (0, 1, 8, 13), 0)
-    copied, given = ctypes.CDLL(str(library.path)).pepnet_cuda_copied, checks.inputs_of(bundle.config, 13)
+    copied, given = ctypes.CDLL(str(built)).pepnet_cuda_copied, checks.inputs_of(bundle.config, 13)
     copied()
     backend.run_on_device(*map(torch.from_numpy, given), torch.empty(13, 3), 0)
     assert copied() == 0
     backend.run(Inputs(*given))
     assert copied() >= 4 * sum(x.size for x in given)
+
+
+def test_a_gpu_that_the_parent_uses_is_an_error_in_a_child(library: CudaLibrary) -> None:
+    config = checks.config_of()
+    model, given = checks.model_of(library, config, "fp32"), checks.inputs_of(config, 3)
+    expected = model.run(*given)
+
+    def refused() -> None:
+        for call in (lambda: model.run(*given), lambda: library.devices, lambda: DeviceRows(library, {4: 8}, False, 0)):
+            with pytest.raises(BackendError, match="start child processes with spawn or forkserver"):
+                call()
+
+    well_in_a_child(refused)
+    np.testing.assert_array_equal(model.run(*given), expected)
 
 
 def test_a_stream_that_is_being_captured_is_refused(library: CudaLibrary) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,18 +14,10 @@ import pytest
 from sync_world import World, scored_meanwhile
 
 from pepnet_infer import Engine
+from pepnet_infer._kernels import CudaFeatures, CudaLibrary
 from pepnet_infer.backends.cuda import features as cuda_features
-from pepnet_infer.backends.cuda.library import VARIABLE, CudaLibrary
-from pepnet_infer.backends.cuda.rows import (
-    WAYS,
-    DeviceRows,
-    Feature,
-    FieldOnDevice,
-    Place,
-    Scoring,
-    attach,
-    declare,
-)
+from pepnet_infer.backends.cuda.library import VARIABLE
+from pepnet_infer.backends.cuda.rows import WAYS, DeviceRows, FieldOnDevice, Place
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.features import Bag, Features
@@ -127,6 +118,17 @@ def test_a_request_with_fields_in_common(load: Load, toy_batch: Callable[..., Ba
             values, unknown, unavailable = scorer.score(other, one)
             np.testing.assert_array_equal(values, host._open().backend.run(inputs))
             assert (unknown, unavailable) == (inputs.unknown, {})
+
+
+def test_keys_with_gaps_or_at_odd_addresses_are_copied(load: Load, toy_batch: Callable[..., Batch]) -> None:
+    device = load("1MiB")
+    features = device.encode(toy_batch(9))
+    expected = device.score_features(features)
+    (one, keys), (other, same_keys) = list(features.ids.items())[:2]
+    features.ids[one] = np.repeat(keys, 2)[::2]
+    features.ids[other] = np.frombuffer(b"x" + same_keys.tobytes(), np.uint64, offset=1)
+    assert not features.ids[other].flags.aligned
+    same(device.score_features(features), expected)
 
 
 def test_more_rows_than_one_call_takes(
@@ -259,14 +261,14 @@ def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
 def test_what_was_asked_for_before_a_change_does_not_come_in(library: CudaLibrary) -> None:
     rows = DeviceRows(library, {4: 64}, False, 0)
     generation, new = rows.generation, some(4, [1, 2, 3])
-    assert rows.insert(4, new, np.zeros(3, np.bool_), generation)
+    assert rows.keep(new, np.zeros(3, np.bool_), generation)
     rows.drop(4, new.keys[:1])
-    assert not rows.insert(4, new, np.zeros(3, np.bool_), generation)
-    assert rows.insert(4, new, np.zeros(3, np.bool_), rows.generation)
+    assert not rows.keep(new, np.zeros(3, np.bool_), generation)
+    assert rows.keep(new, np.zeros(3, np.bool_), rows.generation)
     said = rows.stats()
     assert (said["inserted"], said["dropped"], said["outdated"], said["entries"]) == (6, 1, 3, 64)
     rows.clear()
-    assert not rows.insert(4, new, np.zeros(3, np.bool_), generation + 1)
+    assert not rows.keep(new, np.zeros(3, np.bool_), generation + 1)
 
 
 def test_widths_that_are_not_there(library: CudaLibrary, load: Load) -> None:
@@ -290,30 +292,23 @@ class Probe:
         self.model = checks.model_of(library, checks.config_of(widths=(4, 1, 1)), "fp32")
         fields = [FieldOnDevice("id", 4, 0, (Place("general", 0),))]
         fields += [FieldOnDevice("dense", 1, 0, (Place(name, 0),)) for name in ("domain", "prior")]
-        attach(library, self.model.handle, self.rows, fields)
-        self.calls = declare(library)
+        self.model.attach(self.rows, fields)
 
     def read(self, keys: list[int]) -> list[int]:
         """Returns which of the keys are there."""
-        asked, numbers = np.array(keys, np.uint64), np.zeros(len(keys), np.float32)
-        default, scores = np.zeros(4, np.float32), np.zeros((len(keys), checks.TASKS), np.float32)
-        features = (Feature * 3)(
-            Feature(asked.ctypes.data, None, None, default.ctypes.data, len(keys), 0),
-            *(Feature(None, None, numbers.ctypes.data, None, len(keys), 0) for _ in range(2)),
+        numbers, count = np.zeros(len(keys), np.float32), len(keys)
+        dense = [(field, None, None, numbers, False) for field in (1, 2)]
+        given = CudaFeatures(
+            [(0, np.array(keys, np.uint64), None, None, False), *dense], [np.zeros(4, np.float32), None, None], count
         )
-        call = Scoring(
-            ctypes.addressof(features), 3, 0, len(keys), scores.ctypes.data, np.zeros(3, np.uint32).ctypes.data
-        )
-        assert self.calls.pepnet_cuda_score(self.model.handle, call) == 0
-        if not call.waiting:
-            return keys
-        lacking = [int(call.lacking[i]) // 3 for i in range(call.lacking_count)]
-        self.calls.pepnet_cuda_forget(call.waiting)
+        scores = np.zeros((count, checks.TASKS), np.float32)
+        waiting = self.model.score(given, 0, count, scores, np.zeros(3, np.uint32))
+        lacking = [] if waiting is None else (waiting.lacking // 3).tolist()
         return [key for i, key in enumerate(keys) if i not in lacking]
 
     def insert(self, keys: list[int], **given: Any) -> None:
         high = np.array(given.get("high", [False] * len(keys)))
-        assert self.rows.insert(4, some(4, keys, **given), high, self.rows.generation)
+        assert self.rows.keep(some(4, keys, **given), high, self.rows.generation)
 
 
 def test_the_row_that_was_read_longest_ago_makes_room(library: CudaLibrary) -> None:

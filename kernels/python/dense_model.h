@@ -1,0 +1,18 @@
+// What networks on the CPU and on a GPU are given from Python alike, checked.
+#pragma once
+
+#include "arrays.h"
+#include "dense/dense_model.h"
+
+namespace pepnet::python {
+
+// Views of the arrays of a dict by name, which must outlive them.
+Tensors tensors_of(const py::dict& arrays);
+// The flags of a manifest: each one once, and no others.
+DenseConfig config_of(const py::dict& flags);
+DenseInputs inputs_of(const DenseConfig& config, const py::array& general, const py::array& domain,
+                      const py::array& prior);
+// An array for the scores of so many rows.
+py::array_t<float> scores_for(const DenseConfig& config, std::size_t rows);
+
+}  // namespace pepnet::python
