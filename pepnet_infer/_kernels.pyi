@@ -1,7 +1,8 @@
 """The compiled extension. Arrays are checked, never converted; the GIL is released around the work.
 
 A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument. What each
-part does is said where it is bound, in kernels/python: `help(_kernels)`. Attributes are read-only, but for `Fetch.order`.
+part does is said where it is bound, in kernels/python: `help(_kernels)`. Attributes are read-only, but for
+`Fetch.order`.
 """
 
 import os

@@ -53,7 +53,7 @@ def _functions(d: Draw) -> list[Call]:
             ),
         ),
         lambda: Call(
-            "feature_structs",
+            "CudaFeatures",
             (
                 [
                     (
@@ -66,6 +66,7 @@ def _functions(d: Draw) -> list[Call]:
                     for _ in range(r.choice(SMALL[:6]))
                 ],
                 [d.maybe(lambda: d.array("f4", dim)) for _ in range(r.choice(SMALL[:6]))],
+                n,
             ),
         ),
     )
@@ -149,32 +150,14 @@ def _products(d: Draw) -> list[Call]:
         "gamma": d.one(1.0, 2.0),
         "gate_a": d.maybe(lambda: d.array("f4", m, k)),
         "gate_packed": d.maybe(lambda: Ref(1)),
-        "init": d.maybe(lambda: d.array("f4", m, n)),
-        "k_begin": d.one(0, 0, 1, k),
-        "panel_begin": d.one(0, 0, 1),
-        "panel_end": d.one(None, None, 1, 2),
-        "bf16_out": d.one(False, True),
-        "padded": d.one(False, True),
-        "copy": d.maybe(lambda: d.array("f4", m, k)),
     }
     used = {name: value for name, value in named.items() if r.random() < 0.35}
     epilogue = d.one("linear", "relu", "gate", "gate_times", "relu_times", "relu_gated")
-    experts, tasks = r.choice((1, 2, 3)), r.choice((1, 2))
     return [
         ops,
         packed,
         Call(".product", (d.array("f4", m, k), Ref(1), epilogue), used),
-        r.choice(
-            (
-                Call(".mix", (d.array("f4", m, tasks * experts), d.array("f4", experts, m, n))),
-                Call(".score", (d.array("f4", m, k), d.array("f4", k), d.one(0.0, 1.0))),
-                Call(".sigmoid", (d.array("f4", r.choice((m, k))),)),
-                Call(".convert", (d.array("f4", m, k),)),
-                Call(".quantize", (d.array("f4", m, k),)),
-                Call(r.choice((".isa", ".precision", ".activation", ".how"))),
-                Call("PackedMatrix.values.__get__", (Ref(1),)),
-            )
-        ),
+        r.choice((Call(r.choice((".isa", ".precision", ".how"))), Call("PackedMatrix.bytes.__get__", (Ref(1),)))),
     ]
 
 

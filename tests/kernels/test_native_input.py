@@ -221,9 +221,3 @@ def test_a_fetch_without_a_number_is_refused() -> None:
         with pytest.raises(ValueError, match=r"^flight: expected 1 or more, got 0"):
             call(keys, 0)
     assert len(table) == 0
-
-
-def test_experts_that_are_not_aligned_are_refused() -> None:
-    odd = np.zeros(4 * 2 * 3 * 5 + 1, np.uint8)[1:].view(np.float32).reshape(2, 3, 5)
-    with pytest.raises(ValueError, match=r"^h: expected aligned \[2, 3, width\]"):
-        _kernels.ops("scalar").mix(np.zeros((3, 2), np.float32), odd)

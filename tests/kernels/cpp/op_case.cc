@@ -91,13 +91,13 @@ Factors::Factors(const Ops& ops, std::size_t rows, std::size_t in_, std::size_t 
     : in(in_),
       out(out_),
       x(rows * in_),
+      weights(in_ * out_),
       bias(out_),
       packed_memory(packed_bytes(in_, out_, ops.precision)),
       stride(round_up(in_, k_multiple(ops.precision)) * bytes_of(ops.activation)),
       bytes(rows * stride),
       scale(rows),
       zero(rows) {
-  std::vector<float> weights(in * out);
   const float size = 1.0F / std::sqrt(static_cast<float>(in));
   for (float& v : weights) v = normal(random) * size;
   for (float& v : bias) v = normal(random);

@@ -1,6 +1,7 @@
 // One product with operands of its own, and what it must give, in double.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -41,7 +42,7 @@ struct Factors {
   double w(std::size_t k, std::size_t n) const { return right[k * out + n]; }
 
   std::size_t in, out;
-  std::vector<float> x, bias;
+  std::vector<float> x, weights, bias;
   Memory packed_memory;
   PackedMatrix packed;
   std::size_t stride;
@@ -67,5 +68,14 @@ struct OpResult {
 
 // Runs the case with operands drawn from `seed`, and says what it must give unless `truth` is false.
 OpResult run_case(const Ops& ops, const OpCase& c, unsigned seed, bool truth = true);
+
+// Rounded to nearest, ties to even.
+inline float as_bf16(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  return std::bit_cast<float>((bits + 0x7FFFU + (bits >> 16 & 1U)) & 0xFFFF'0000U);
+}
+
+// The ops of a table that are no products (row_ops_test.cc).
+void check_row_ops(const Ops& ops);
 
 }  // namespace pepnet::test

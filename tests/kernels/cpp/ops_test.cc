@@ -1,5 +1,6 @@
 // Every op of every table that runs here (ops), and of the tables with emulated tiles (tiles), against double
 // arithmetic.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -24,7 +25,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 void check_case(const Ops& ops, const OpCase& c, unsigned seed) {
-  const OpResult got = run_case(ops, c, seed);
+  OpResult got = run_case(ops, c, seed);
   const std::size_t width = round_up(c.out, kPanel);
   for (std::size_t r = 0; r < c.rows; ++r) {
     for (std::size_t n = 0; n < width; ++n) {
@@ -36,7 +37,9 @@ void check_case(const Ops& ops, const OpCase& c, unsigned seed) {
       }
     }
   }
-  if (c.second && !c.bf16_out) CHECK(same_bits(got.out, got.second));
+  for (float& v : got.second)
+    if (c.bf16_out) v = as_bf16(v);
+  if (c.second) CHECK(same_bits(got.out, got.second));
   OpCase split = c;
   split.row_splits = c.rows > 3 ? 3 : 1;
   split.panel_splits = c.out > 2 * kPanel ? 2 : 1;
@@ -71,8 +74,79 @@ void products(const Ops& ops) {
   std::printf("ops %s %s (%s): %zu products\n", name_of(ops.isa), name_of(ops.precision), ops.how, ran + 2);
 }
 
-// One row that is not a number: its outputs are none either, all others keep their bits, padding stays zero.
-void bad_row_stays_alone(const Ops& ops) {
+// However rows and panels are shared out, the bits are the same.
+void splits(const Ops& ops) {
+  for (OpCase c : {OpCase{81, 65, 129, Epilogue::relu_gated}, OpCase{81, 1216, 70, Epilogue::relu_gated}}) {
+    const std::vector<float> whole = run_case(ops, c, 2, false).out;
+    for (const std::size_t rows : {81U, 41U, 17U, 6U, 3U, 2U}) {
+      for (const std::size_t panels : {1U, 2U, 3U, 5U}) {
+        c.row_splits = rows;
+        c.panel_splits = panels;
+        CHECK(same_bits(run_case(ops, c, 2, false).out, whole));
+      }
+    }
+  }
+}
+
+// What `rank` does: sums over the first values of k, computed once, are where every row starts from.
+void shared_part_of_k(const Ops& ops) {
+  if (ops.precision == Precision::int8) return;
+  std::mt19937 random(3);
+  const Factors f(ops, 40, 193, 37, random);
+  const std::size_t width = round_up(f.out, kPanel);
+  std::vector<float> whole(40 * width), rest(40 * width), start(width);
+  Product p;
+  p.rows = 40;
+  p.panel_end = f.packed.panels;
+  p.out_stride = width * sizeof(float);
+  p.main = {f.activations(), &f.packed, nullptr, 0};
+  p.main.a.stride = 0;  // the first row, forty times
+  p.epilogue = Epilogue::relu;
+  p.out = whole.data();
+  ops.product(p);
+  for (const std::size_t shared : {32U, 128U, 192U}) {
+    const Memory memory(packed_bytes(shared, f.out, ops.precision));
+    const PackedMatrix begin = pack(f.weights.data(), static_cast<std::ptrdiff_t>(f.out), shared, f.out,
+                                    nullptr, ops.precision, memory.data());
+    Product first = p;
+    first.rows = 1;
+    first.epilogue = Epilogue::linear;
+    first.main.w = &begin;
+    first.out = start.data();
+    ops.product(first);
+    p.main.init = start.data();
+    p.main.k_begin = shared;
+    p.out = rest.data();
+    ops.product(p);
+    CHECK(same_bits(rest, whole));
+  }
+}
+
+// Weights are as near to those that were given as their format has them.
+void packings(const Ops& ops) {
+  std::mt19937 random(4);
+  const Factors f(ops, 0, 20, 33, random);
+  for (std::size_t n = 0; n < f.out; ++n) {
+    float largest = 0;
+    for (std::size_t k = 0; k < f.in; ++k) largest = std::max(largest, std::fabs(f.weights[k * f.out + n]));
+    if (ops.precision == Precision::int8)
+      CHECK(std::fabs(f.packed.scale[n] * 127 - largest) <= 1e-6F * largest);
+    for (std::size_t k = 0; k < f.in; ++k) {
+      const float given = f.weights[k * f.out + n];
+      if (ops.precision == Precision::int8) {
+        const double step = static_cast<double>(f.packed.scale[n]);
+        CHECK(std::fabs(f.w(k, n) - static_cast<double>(given)) <= 0.50001 * step);
+      } else {
+        const float want = ops.precision == Precision::bf16 ? as_bf16(given) : given;
+        CHECK(f.w(k, n) == static_cast<double>(want));
+      }
+    }
+  }
+}
+
+// One row with a value that is not finite: its outputs are what IEEE 754 says, all others keep their bits,
+// padding stays zero.
+void bad_row_stays_alone(const Ops& ops, float value) {
   std::mt19937 random(7);
   for (const std::size_t rows : {2U, 17U, 40U}) {
     const std::size_t out = 37;
@@ -93,9 +167,8 @@ void bad_row_stays_alone(const Ops& ops) {
     if (ops.activation == Activation::u8) {
       scale[bad] = std::numeric_limits<float>::quiet_NaN();
     } else {
-      const std::uint32_t nan = 0x7FC00000;
       char* const at = f.bytes.data() + bad * f.stride + 5 * bytes_of(ops.activation);
-      std::memcpy(at, reinterpret_cast<const char*>(&nan) + (ops.activation == Activation::bf16 ? 2 : 0),
+      std::memcpy(at, reinterpret_cast<const char*>(&value) + (ops.activation == Activation::bf16 ? 2 : 0),
                   bytes_of(ops.activation));
     }
     p.out = after.data();
@@ -105,106 +178,14 @@ void bad_row_stays_alone(const Ops& ops) {
         const float x = after[r * width + n];
         if (n >= out) {
           CHECK(x == 0.0F);
-        } else if (r == bad) {
+        } else if (r == bad && (std::isnan(value) || ops.activation == Activation::u8)) {
           CHECK(std::isnan(x));
+        } else if (r == bad) {
+          CHECK(x == (f.w(5, n) * static_cast<double>(value) > 0 ? std::fabs(value) : 0.0F));
         } else {
           CHECK(std::memcmp(&x, &before[r * width + n], sizeof(x)) == 0);
         }
       }
-    }
-  }
-}
-
-void mixes(const Ops& ops) {
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  for (const std::size_t experts : {1U, 3U, 8U, 65U}) {
-    for (const std::size_t width : {1U, 7U, 16U, 33U}) {
-      const std::size_t rows = 5;
-      const std::size_t padded = round_up(width, kPanel);
-      std::vector<float> z(rows * experts), h(experts * rows * width), out(rows * padded, -1.0F);
-      for (float& v : z) v = 3.0F * normal(random);
-      for (float& v : h) v = normal(random);
-      ops.mix({z.data(), experts, h.data(), rows * width, width, experts, width, rows, out.data(), padded});
-      for (std::size_t r = 0; r < rows; ++r) {
-        double total = 0;
-        std::vector<double> want(width), size(width);
-        for (std::size_t e = 0; e < experts; ++e) {
-          const double share = std::exp(static_cast<double>(z[r * experts + e]));
-          total += share;
-          for (std::size_t c = 0; c < width; ++c) {
-            want[c] += share * static_cast<double>(h[(e * rows + r) * width + c]);
-            size[c] += share * std::fabs(static_cast<double>(h[(e * rows + r) * width + c]));
-          }
-        }
-        for (std::size_t c = 0; c < padded; ++c) {
-          const auto got = static_cast<double>(out[r * padded + c]);
-          if (c >= width) {
-            CHECK(got == 0.0);
-          } else {
-            CHECK(std::fabs(got - want[c] / total) <=
-                  (static_cast<double>(experts) + 8) * 0x1p-23 * size[c] / total);
-          }
-        }
-      }
-    }
-  }
-}
-
-void scores_and_sigmoids(const Ops& ops) {
-  std::mt19937 random(5);
-  std::normal_distribution<float> normal;
-  for (const std::size_t width : {1U, 7U, 16U, 33U}) {
-    std::vector<float> h(3 * (width + 2)), w(width), out(3 * 2, -1.0F), plain(width);
-    for (float& v : h) v = normal(random);
-    for (float& v : w) v = normal(random);
-    h.resize(3 * (width + 2) - 2);  // the last row ends where the memory does
-    h.shrink_to_fit();
-    ops.score(h.data(), width + 2, w.data(), 0.25F, width, 3, out.data(), 2);
-    for (std::size_t r = 0; r < 3; ++r) {
-      double x = 0.25;
-      for (std::size_t c = 0; c < width; ++c) {
-        x += static_cast<double>(h[r * (width + 2) + c]) * static_cast<double>(w[c]);
-      }
-      CHECK(std::fabs(static_cast<double>(out[2 * r]) - 1 / (1 + std::exp(-x))) <= 2e-6);
-      CHECK(r == 2 || out[2 * r + 1] == -1.0F);
-    }
-    ops.sigmoid(w.data(), width, plain.data());
-    for (std::size_t c = 0; c < width; ++c) {
-      CHECK(std::fabs(static_cast<double>(plain[c]) - 1 / (1 + std::exp(-static_cast<double>(w[c])))) <=
-            3e-7);
-    }
-  }
-}
-
-void roundings(const Ops& ops) {
-  std::mt19937 random(9);
-  std::normal_distribution<float> normal;
-  for (const std::size_t n : {1U, 7U, 16U, 33U, 64U, 100U}) {
-    std::vector<float> x(n);
-    for (float& v : x) v = normal(random);
-    const std::size_t bytes = bytes_of(ops.activation);
-    const Memory out(round_up(n * bytes, 64));
-    const std::size_t padded = round_up(n * bytes, 64) / bytes;
-    if (ops.activation != Activation::u8) {
-      ops.convert(x.data(), n, out.data(), padded);
-      for (std::size_t i = 0; i < padded; ++i) {
-        const double want = i < n ? static_cast<double>(x[i]) : 0.0;
-        std::uint32_t bits = 0;
-        std::memcpy(reinterpret_cast<char*>(&bits) + (bytes == 2 ? 2 : 0), out.data() + i * bytes, bytes);
-        float got;
-        std::memcpy(&got, &bits, sizeof(got));
-        CHECK(std::fabs(static_cast<double>(got) - want) <= (bytes == 2 ? 0x1p-8 * std::fabs(want) : 0.0));
-      }
-      continue;
-    }
-    float scale = -1.0F;
-    std::int32_t zero = -1;
-    ops.quantize(x.data(), n, out.as<std::uint8_t>(), padded, &scale, &zero);
-    for (std::size_t i = 0; i < padded; ++i) {
-      const double got = static_cast<double>(scale) * (out.as<std::uint8_t>()[i] - zero);
-      const double want = i < n ? static_cast<double>(x[i]) : 0.0;
-      CHECK(std::fabs(got - want) <= 0.5001 * static_cast<double>(scale));
     }
   }
 }
@@ -237,10 +218,13 @@ void tiles_are_configured_once(const Ops& ops) {
 
 void check_table(const Ops& ops) {
   products(ops);
-  bad_row_stays_alone(ops);
-  mixes(ops);
-  scores_and_sigmoids(ops);
-  roundings(ops);
+  splits(ops);
+  shared_part_of_k(ops);
+  packings(ops);
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity()})
+    bad_row_stays_alone(ops, value);
+  check_row_ops(ops);
 }
 
 }  // namespace
