@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -69,23 +68,14 @@ class Tree:
                         waiting.append((below, rest))
                     else:
                         yield from (below / entry.name for entry in found if not _is_folder(below, entry))
-            elif not glob.has_magic(part):
-                if _is_there(folder / part):
-                    waiting.append((folder / part, rest))
-            else:
-                waiting += self._children(folder, part, rest)
-
-    def _children(self, folder: Path, part: str, rest: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """Yields what matches one component of a pattern, with the components that are left."""
-        for entry in _entries(folder):
-            if not fnmatch.fnmatchcase(entry.name, part) or _private(entry.name, part):
                 continue
-            below = folder / entry.name
-            if rest and not _is_folder(folder, entry):
-                continue
-            if rest and entry.is_symlink():
-                self.enter(below)
-            yield below, rest
+            for entry in _entries(folder):
+                hidden = entry.name.startswith((".", "_")) and not part.startswith(entry.name[0])
+                if hidden or not fnmatch.fnmatchcase(entry.name, part) or (rest and not _is_folder(folder, entry)):
+                    continue
+                if rest and entry.is_symlink():
+                    self.enter(folder / entry.name)
+                waiting.append((folder / entry.name, rest))
 
     def _folders(self, top: Path) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
         """Yields every folder from `top` on with what is in it. Raises PepnetError for one that a link leads to again.
@@ -133,17 +123,3 @@ def _is_folder(folder: Path, entry: os.DirEntry[str]) -> bool:
     except OSError as error:
         path = folder / entry.name
         raise PepnetError(f"{path}: expected a link to a file or folder, got: {error.strerror}") from error
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise PepnetError(f"{path}: expected a readable folder, got: {error.strerror}") from error
-    return True
-
-
-def _private(name: str, pattern: str) -> bool:
-    return name.startswith((".", "_")) and not pattern.startswith(name[0])
