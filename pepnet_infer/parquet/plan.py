@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,12 +21,11 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Job:
-    """One input file and its output. `partitions`: the `key=value` folders above it, text as in the path."""
+    """One input file and its output."""
 
     source: Path
     relative: Path
     out: Path
-    partitions: Mapping[str, str | None]
 
     @property
     def target(self) -> Path:
@@ -34,15 +33,19 @@ class Job:
         return self.out / self.relative
 
     @computed_once
+    def partitions(self) -> dict[str, str | None]:
+        """What the folders above the input say."""
+        return folder_values(self.source)
+
+    @computed_once
     def kept(self) -> dict[str, str | None]:
         """What the folders between `out` and the output say."""
         return folder_values(self.relative)
 
     @computed_once
-    def lost(self) -> dict[str, str | None]:
+    def lost(self) -> list[str]:
         """Those of `partitions` that no folder above the output says, so that a reader of `out` would miss them."""
-        kept = self.kept
-        return {k: v for k, v in self.partitions.items() if k not in kept or kept[k] != v}
+        return [key for key, value in self.partitions.items() if key not in self.kept or self.kept[key] != value]
 
     def check_inside(self) -> None:
         """Raises PepnetError when the output would lie outside of `out`, where a link in `out` leads."""
@@ -64,7 +67,10 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
     if os.path.lexists(out) and not _is_dir(out):
         got = "a file" if os.path.exists(out) else "a link that leads nowhere"
         raise PepnetError(f"{out}: expected a folder for the output, got {got}")
-    given = _given(inputs)
+    several = isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes, os.PathLike))
+    given: list[Any] = list(cast(Iterable[Any], inputs)) if several else [inputs]
+    for entry in given:
+        check_local(entry, "a local file, folder or pattern")
     if not given:
         raise PepnetError("inputs: expected at least one file, folder or pattern, got none")
     real_out = Path(os.path.realpath(out))
@@ -82,7 +88,7 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
                     f"{out / relative}: expected one input, got two: {jobs[relative].source} and {path}"
                     " (give their common folder instead, which keeps the paths below it)"
                 )
-            jobs[relative] = Job(path, relative, out, folder_values(path))
+            jobs[relative] = Job(path, relative, out)
         for folder, name in tree.entered.items():
             if real_out.is_relative_to(folder):
                 raise PepnetError(f"{out}: expected an output folder outside the input folder {name}, got one inside")
@@ -91,14 +97,6 @@ def plan(inputs: PathLike | Sequence[PathLike], out: PathLike) -> list[Job]:
             raise PepnetError(f"{job.target}: expected an output other than the inputs, got the input itself")
         job.check_inside()
     return list(jobs.values())
-
-
-def _given(inputs: object) -> list[Any]:
-    several = isinstance(inputs, Iterable) and not isinstance(inputs, (str, bytes, os.PathLike))
-    given: list[Any] = list(cast(Iterable[Any], inputs)) if several else [inputs]
-    for entry in given:
-        check_local(entry, "a local file, folder or pattern")
-    return given
 
 
 def _expand(entry: str, tree: Tree) -> Iterator[tuple[Path, Path]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -19,10 +20,6 @@ from pepnet_infer.errors import PepnetError
 from pepnet_infer.parquet.summary import Counts
 from pepnet_infer.parquet.tree import regular
 from pepnet_infer.quoting import clip
-
-if TYPE_CHECKING:
-    from pepnet_infer.parquet.options import ScoreOptions
-    from pepnet_infer.parquet.source import Source
 
 #: Key of the output file's metadata that holds the request as JSON.
 REQUEST_KEY = "pepnet_infer.request"
@@ -39,17 +36,15 @@ _TAIL = struct.Struct("<i4s")  # of a parquet file: the footer's length and a na
 
 @dataclass(frozen=True)
 class Request:
-    """All that an output depends on: who scores (see `identity`), options, values from folders' names, the input."""
+    """All that an output depends on: who scores (see `identity`), options, values from folders' names, the input.
+
+    `source` is the input but for a hash of its content, which `metadata` and `finished` add.
+    """
 
     scorer: Mapping[str, Any]
     options: Mapping[str, object]
     folders: Mapping[str, object]
     source: Mapping[str, object]
-
-    @classmethod
-    def of(cls, scorer: Mapping[str, Any], options: ScoreOptions, source: Source, carried: Sequence[str]) -> Request:
-        """Returns the request of one input file, but for a hash of its content."""
-        return cls(scorer, options.to_json(), source.folders(carried), source.size())
 
     def schema_metadata(self) -> dict[bytes | str, bytes | str]:
         """Returns what the output says of its model, where readers find it in the schema."""
@@ -78,9 +73,7 @@ class Request:
         PepnetError for a file in the way that is no scored parquet: it may be somebody's only copy.
         """
         found = check_replaceable(target)
-        if found is None:
-            return None
-        if self.scorer["rows"] is None or (UNAVAILABLE_KEY.encode() in found and not accept):
+        if found is None or self.scorer["rows"] is None or (UNAVAILABLE_KEY.encode() in found and not accept):
             return None
         try:
             said = json.loads(found[REQUEST_KEY.encode()])
@@ -94,11 +87,10 @@ class Request:
             return None
         if _written(target) != found.get(WRITTEN_KEY.encode(), b"").decode(errors="replace"):
             return None
-        return Counts(*bad, unavailable)
+        return Counts(*bad, Counter(unavailable))
 
     def _json(self, content: object) -> dict[str, object]:
-        source = {**self.source, "content": content}
-        return {"scorer": self.scorer, "options": self.options, "folders": self.folders, "source": source}
+        return {**vars(self), "source": {**self.source, "content": content}}
 
 
 def check_replaceable(target: Path) -> dict[bytes, bytes] | None:
@@ -118,16 +110,21 @@ def check_replaceable(target: Path) -> dict[bytes, bytes] | None:
     return found
 
 
+def hash_of(handle: int, footer: int = 0) -> str:
+    """Returns a hash of a file, without its last `footer` bytes. Raises OSError."""
+    digest, at, end = xxhash.xxh3_128(), 0, os.fstat(handle).st_size - footer
+    while at < end and (data := os.pread(handle, min(end - at, _CHUNK), at)):
+        digest.update(data)
+        at += len(data)
+    return digest.hexdigest()
+
+
 def _written(target: Path) -> str:
     """Returns a hash of all that a parquet file holds before its footer."""
-    digest = xxhash.xxh3_128()
     try:
         with open(target, "rb") as file:
-            footer, _ = _TAIL.unpack(os.pread(file.fileno(), _TAIL.size, os.fstat(file.fileno()).st_size - _TAIL.size))
-            left = os.fstat(file.fileno()).st_size - _TAIL.size - footer
-            while left > 0 and (data := file.read(min(left, _CHUNK))):
-                digest.update(data)
-                left -= len(data)
+            size = os.fstat(file.fileno()).st_size
+            footer, _ = _TAIL.unpack(os.pread(file.fileno(), _TAIL.size, size - _TAIL.size))
+            return hash_of(file.fileno(), footer + _TAIL.size)
     except OSError as error:
         raise PepnetError(f"{target}: expected a readable file, got: {error.strerror}") from error
-    return digest.hexdigest()

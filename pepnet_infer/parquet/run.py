@@ -14,12 +14,12 @@ from pepnet_infer.encode.features import Features
 from pepnet_infer.encode.row_errors import Mask
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError, SchemaError, StoreError
-from pepnet_infer.parquet.options import BATCH_ROWS, OnBadRow, OnFault, ScoreOptions, output_schema
+from pepnet_infer.parquet.options import BATCH_ROWS, OnBadRow, OnFault, ScoreOptions
 from pepnet_infer.parquet.plan import Job, PathLike, plan
 from pepnet_infer.parquet.resume import Request
 from pepnet_infer.parquet.sink import Sink, alone, check_names, lock_of, remove_leftovers
 from pepnet_infer.parquet.source import Source
-from pepnet_infer.parquet.summary import Counts, FileProgress, Progress, Summary, add_counts
+from pepnet_infer.parquet.summary import Counts, FileProgress, Progress, Summary
 from pepnet_infer.scores import Scores
 from pepnet_infer.validation import check_option
 
@@ -42,7 +42,7 @@ def score_parquet(
     """Scores parquet files and writes one file per input file to `out`, with a column `score_<task>` per task.
 
     bundle: a path, or an engine loaded with the backend of your choice. inputs: files, folders and patterns, see
-    `plan`; `key=value` folders give columns that the files lack, see `FolderColumns`. columns: those carried through;
+    `plan`; `key=value` folders give columns that the files lack, see `folder_column`. columns: those carried through;
     None is the ids and the domain, "all" is every column. on_bad_row: "null" writes null scores for a row with a null,
     an id out of range, NaN, an unknown domain, or scores that are no numbers in [0, 1] (`Scores.invalid`), and counts
     it; what is wrong with a whole column raises in any case.
@@ -76,7 +76,6 @@ def score_parquet(
 class _Run:
     def __init__(self, engine: Engine, options: ScoreOptions, progress: Callable[[Progress], None] | None) -> None:
         self._engine, self._options, self._progress = engine, options, progress
-        self._schema = engine.schema
         self._summary = Summary()
         self._todo: list[Job] = []
         self._rows = 0  # to score
@@ -91,39 +90,43 @@ class _Run:
         self._summary.seconds = perf_counter() - self._begin
         return self._summary
 
+    def _open(self, job: Job) -> Source:
+        return Source(job, self._engine.schema, self._options.columns)
+
+    def _request(self, source: Source) -> Request:
+        return Request(self._engine.identity(), self._options.to_json(), source.folders(), source.size())
+
     def _check(self, job: Job, resume: bool) -> None:
         """Finds what a job is: one to do, or one that an earlier run did. Raises what can be found without reading."""
         check_names(job.target)
-        with Source(job, self._schema) as source:
-            carried = self._options.carried(source, self._schema)
-            request = self._request(source, carried)
+        with self._open(job) as source:
             try:
                 self._engine.encode(source.empty_batch())
             except SchemaError as error:
                 raise source.locate_type(error) from error
-            finished = request.finished(job.target, self._options.on_fault == "accept", source.content)
-            if finished is None or not resume:
-                self._rows += source.rows
-                self._todo.append(job)
-                return
+            accept = self._options.on_fault == "accept"
+            finished = self._request(source).finished(job.target, accept, source.content)
+        if finished is None or not resume:
+            self._rows += source.rows
+            self._todo.append(job)
+            return
         remove_leftovers(job.target)
         self._summary.skipped.append(job.target)
         self._summary.skipped_rows += source.rows
-        self._summary.add(source.told(finished))
+        self._summary.add(source.path, finished)
 
     def _score(self, job: Job) -> None:
         job.check_inside()
         # All rows of a file are scored by one version of the model, whatever the engine follows.
-        with self._engine.hold(), Source(job, self._schema) as source:
+        with self._engine.hold(), self._open(job) as source:
             file = _File(self._engine, self._options, source)
-            carried = self._options.carried(source, self._schema)
-            request, content = self._request(source, carried), source.content()
-            schema = output_schema(source, carried, self._schema, request.schema_metadata())
+            request, content = self._request(source), source.content()
+            schema = source.output_schema(request.schema_metadata())
             with alone(job.target), lock_of(job.target), Sink(job.target, schema) as sink:
-                for start, rows in source.batches(self._options.batch_rows, carried):
+                for start, rows in source.batches(self._options.batch_rows):
                     scores, bad = file.score(start, rows)
-                    add_counts(self._summary.unknown, scores.unknown)
-                    columns = [rows.column(name) for name in carried]
+                    self._summary.unknown.update(scores.unknown)
+                    columns = [rows.column(name) for name in source.carried]
                     columns += [pa.array(column, mask=bad) for column in np.ascontiguousarray(scores.values.T)]
                     sink.write(pa.RecordBatch.from_arrays(columns, schema=schema))
                     self._summary.rows += rows.num_rows
@@ -134,14 +137,11 @@ class _Run:
                     request = replace(request, scorer={**request.scorer, "rows": None})
                 finished = not file.counts.unavailable or self._options.on_fault == "accept"
                 sink.commit(request.metadata(content, file.counts, sink.written()), finished)
-        self._summary.add(source.told(file.counts))
+        self._summary.add(source.path, file.counts)
         self._summary.files += 1
         if not finished:
             self._summary.unfinished.append(job.target)
         self._report("file", file)
-
-    def _request(self, source: Source, carried: Sequence[str]) -> Request:
-        return Request.of(self._engine.identity(), self._options, source, carried)
 
     def _report(self, event: Literal["checked", "batch", "file"], file: _File | None = None) -> None:
         if self._progress is None:
@@ -170,13 +170,13 @@ class _File:
         """Returns the scores of the batch that begins at row `start`, and which rows get null ones."""
         with self._source.located(start):
             features, bad = self._encode(start, rows)
-        scores = self._engine.score_features(features)
-        if scores.unavailable and self._options.on_fault == "raise":
-            raise self._store_failed(start, scores)
-        add_counts(self.counts.unavailable, scores.unavailable)
-        bad = self._without_score(start, scores, bad)
-        self._rows += rows.num_rows
+            scores = self._engine.score_features(features)
+            if scores.unavailable and self._options.on_fault == "raise":
+                raise self._store_failed(start, scores)
+            bad = self._without_score(start, scores, bad)
+        self.counts.unavailable.update(scores.unavailable)
         self.counts.null_rows += 0 if bad is None else int(bad.sum())
+        self._rows += rows.num_rows
         return scores, bad
 
     def _encode(self, start: int, rows: pa.RecordBatch) -> tuple[Features, Mask | None]:
@@ -209,6 +209,6 @@ class _File:
             return bad
         error = SchemaError(expected="scores in [0, 1]", got="one that is not", row=int(np.argmax(invalid)))
         if self._options.on_bad_row == "raise":
-            raise self._source.locate(error, start)
+            raise error
         self._note("scores", error, start)
         return invalid if bad is None else bad | invalid

@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -39,7 +38,7 @@ def set_aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.unfinished")
 
 
-class _WholeWrites(io.FileIO):
+class WholeWrites(io.FileIO):
     """A file of which each `write` is whole, and which has a hash of all that was written.
 
     The system may write less than it was given, on a disk that is nearly full for one, and Arrow does not look at how
@@ -103,7 +102,7 @@ class Sink:
         self._pending_rows = 0
         self._schema = schema
         with _reported(target):
-            self._raw = _WholeWrites(self._temporary)
+            self._raw = WholeWrites(self._temporary)
             check_own(self._raw.fileno(), self._temporary)
             self._raw.truncate(0)
         forks.register(forks.Stage.FILES, child=self._close_in_child)
@@ -124,9 +123,7 @@ class Sink:
     def __enter__(self) -> Sink:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._raw.closed:
             return
         self._remove()

@@ -8,24 +8,20 @@ import io
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from pepnet_infer.errors import PepnetError, SchemaError
-from pepnet_infer.parquet.folders import Constant, FolderColumns
+from pepnet_infer.parquet.folders import folder_column
 from pepnet_infer.parquet.plan import Job
-from pepnet_infer.parquet.summary import Counts
+from pepnet_infer.parquet.resume import hash_of
 from pepnet_infer.quoting import clip
-
-if TYPE_CHECKING:
-    from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import FeatureSchema
 
 #: Column chunks are read through a buffer of this many bytes. Arrow's defaults hold a row group's chunks whole, so
 #: that memory grows with the row group, which is the whole file for many a writer.
@@ -39,36 +35,78 @@ _TICK_S = 2.0
 class Source:
     """An opened input file: what is hashed is what is read, whatever takes its name meanwhile.
 
-    `constants`: columns of the schema that the file lacks and its folders' names give.
+    `carried`: the columns that go to the output. One that a folder's name gives goes there as well, unless the output
+    lies in a folder of that name: whoever reads the output finds it there, and would find it twice.
     """
 
-    def __init__(self, job: Job, schema: FeatureSchema) -> None:
+    def __init__(self, job: Job, schema: FeatureSchema, columns: Sequence[str] | Literal["all"] | None) -> None:
+        """columns: see `ScoreOptions`. Raises SchemaError for columns that are not there, or are there twice."""
         self.path: Path = job.source
         self._raw = _open(self.path)
         try:
             self._open_parquet()
-            self._needed = [name for name in schema.columns if name in self.schema.names]
-            self._partitions, self._lost, self._kept = job.partitions, job.lost, job.kept
-            self._folders = FolderColumns(schema)
-            self._check_names(schema.columns)
-            lacking = [name for name in schema.columns if name not in self._needed]
-            self.constants = {name: self._constant(name) for name in lacking}
+            self._constants: dict[str, Any] = {}  # columns that folders' names give, as scalars
+            self._find_needed(job, schema)
+            self._find_carried(job, schema, columns)
         except BaseException:
             self._raw.close()
             raise
 
     def _open_parquet(self) -> None:
-        self._stamp = _stamp(os.fstat(self._raw.fileno()))
+        self._stamp = stamp_of(os.fstat(self._raw.fileno()))
         try:
             self._file = pq.ParquetFile(
                 self._raw, pre_buffer=False, buffer_size=_READ_BUFFER, page_checksum_verification=True
             )
             self.schema: pa.Schema = self._file.schema_arrow
+            self._names = self.schema.names
         except (pa.ArrowException, OSError, ValueError) as error:
             raise PepnetError(f"{self.path}: expected a parquet file, got: {clip(error)}") from error
         meta = self._file.metadata
         self.rows: int = meta.num_rows
         self._group_ends = list(accumulate(meta.row_group(g).num_rows for g in range(meta.num_row_groups)))
+
+    def _find_needed(self, job: Job, schema: FeatureSchema) -> None:
+        """Finds the columns that are scored."""
+        for name in self._names:
+            if self._names.count(name) > 1:
+                raise self._refusal(name, "one of that name", str(self._names.count(name)))
+        for name in schema.columns:
+            if name not in self._names and name not in job.partitions:
+                raise self._refusal(name, "it in the file")
+        self._needed = [name for name in schema.columns if name in self._names]
+        for name in schema.columns:
+            if name not in self._names:
+                self._constants[name] = folder_column(schema, self.path, name)
+
+    def _find_carried(self, job: Job, schema: FeatureSchema, columns: Sequence[str] | Literal["all"] | None) -> None:
+        known = [*self._names, *(name for name in job.lost if name not in self._names)]
+        if columns is None:
+            ids = {f.column for f in schema.fields if f.kind == "id" and f.join is None}
+            ids |= {join.column for join in schema.joins} | {schema.domain_column}
+            self.carried = [name for name in known if name in ids]
+        elif columns == "all":
+            self.carried = known
+        else:
+            for name in columns:
+                if columns.count(name) > 1:
+                    raise SchemaError(column=name, expected="it once in columns", got="it twice")
+                if name not in known and name not in job.partitions:
+                    raise self._refusal(name, "it, to carry it through")
+            self.carried = [name for name in columns if name in known]
+        self._scores = [f"score_{task}" for task in schema.tasks]
+        for name in self._scores:
+            if name in job.kept:  # who reads the folder would take its value for the score
+                raise self._refusal(name, "no folder of a score's name above the output", "one")
+            if name in self.carried:
+                raise self._refusal(name, "no column of a score's name to carry", "one")
+        for name in self.carried:
+            if name not in self._names:
+                self._constants[name] = folder_column(schema, self.path, name)
+
+    def _refusal(self, name: str, expected: str, got: str | None = None) -> SchemaError:
+        got = f"columns {clip(', '.join(self._names))}" if got is None else got
+        return SchemaError(file=self.path, column=name, expected=expected, got=got)
 
     def __enter__(self) -> Source:
         return self
@@ -77,32 +115,20 @@ class Source:
         self._file.close()
         self._raw.close()
 
-    @property
-    def outside(self) -> list[str]:
-        """Columns that the folders' names give and neither the file nor the folders of the output have."""
-        return [name for name in self._lost if name not in self.schema.names]
+    def output_schema(self, metadata: dict[bytes | str, bytes | str]) -> pa.Schema:
+        """Returns the output's columns: the carried ones as they are, then one float32 a task."""
+        fields: list[pa.Field[Any]] = []
+        for name in self.carried:
+            constant = self._constants.get(name)
+            fields.append(self.schema.field(name) if constant is None else pa.field(name, constant.type))
+        return pa.schema([*fields, *(pa.field(name, pa.float32()) for name in self._scores)], metadata=metadata)
 
-    @property
-    def kept(self) -> list[str]:
-        """Columns that the folders of the output give to whoever reads them."""
-        return list(self._kept)
-
-    def has(self, name: str) -> bool:
-        """Whether the file or its folders' names have a column."""
-        return name in self.schema.names or name in self._partitions
-
-    def fields(self, names: Iterable[str]) -> list[pa.Field[Any]]:
-        """Returns what columns of the file, or of its folders' names, are."""
-        there = self.schema.names
-        return [self.schema.field(n) if n in there else pa.field(n, self._constant(n).type) for n in names]
-
-    def folders(self, carried: Iterable[str]) -> dict[str, object]:
+    def folders(self) -> dict[str, object]:
         """Returns the values from folders' names that go into scores, or are carried through: type, value, and whether
         it is carried. That depends on the folders of the output too, so that the options do not say it.
         """
-        columns = {name for name in carried if name not in self.schema.names}
-        found = {name: self._constant(name) for name in sorted({*self.constants, *columns})}
-        return {name: [str(constant.type), constant.value, name in columns] for name, constant in found.items()}
+        found = sorted(self._constants.items())
+        return {name: [str(value.type), value.as_py(), name in self.carried] for name, value in found}
 
     def size(self) -> dict[str, object]:
         """Returns what tells this input from most others at no cost."""
@@ -114,13 +140,8 @@ class Source:
         Not of the columns that are read alone: where they lie is said in the footer, and where that is damaged pyarrow
         ends the process instead of raising.
         """
-        digest, handle = xxhash.xxh3_128(), self._raw.fileno()
         self._hashed_at = time.time()
-        at = 0
-        while data := os.pread(handle, _READ_BUFFER, at):
-            digest.update(data)
-            at += len(data)
-        return digest.hexdigest()
+        return hash_of(self._raw.fileno())
 
     def unchanged(self, content: str) -> bool:
         """Whether the file is still the one that was opened, and has what `content` returned.
@@ -129,24 +150,22 @@ class Source:
         own: then it is hashed again.
         """
         try:
-            if not self._stamp == _stamp(os.fstat(self._raw.fileno())) == _stamp(os.stat(self.path)):
+            if not self._stamp == stamp_of(os.fstat(self._raw.fileno())) == stamp_of(os.stat(self.path)):
                 return False
         except OSError:
             return False
         return max(self._stamp[2:]) < (self._hashed_at - _TICK_S) * 1e9 or self.content() == content
 
-    def batches(self, rows: int, also: Iterable[str] = ()) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def batches(self, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yields (number of the first row, batch of at most `rows` rows) in order.
 
-        Batches have the schema's columns that the file has, those named in `also`, and those that folders' names give.
+        Batches have the schema's columns and the carried ones, from the file and from folders' names.
         """
-        there, names = self.schema.names, list(also)
-        columns = list(dict.fromkeys([*self._needed, *(name for name in names if name in there)]))
-        constants = self.constants | {name: self._constant(name) for name in names if name not in there}
+        columns = dict.fromkeys([*self._needed, *(name for name in self.carried if name not in self._constants)])
         start = 0
         groups = self._file.metadata.num_row_groups
         # Arrow before 21 asks for a row group where a file has none.
-        read = self._file.iter_batches(rows, columns=columns, use_threads=False) if groups else ()
+        read = self._file.iter_batches(rows, columns=list(columns), use_threads=False) if groups else ()
         batches = iter(read)
         while True:
             try:
@@ -156,15 +175,20 @@ class Source:
                 raise PepnetError(f"{self.path}: cannot read row group {group}: {clip(error)}") from error
             if batch is None:
                 break
-            yield start, _with_constants(batch, constants)
+            yield start, self._with_constants(batch)
             start += batch.num_rows
         if start != self.rows:
             raise PepnetError(f"{self.path}: expected {self.rows} rows as the footer says, got {start}")
 
     def empty_batch(self) -> pa.RecordBatch:
-        """Returns what `batches` yields, without rows: enough to check the types before any work."""
+        """Returns a batch without rows, of the schema's columns: enough to check the types before any work."""
         fields = [self.schema.field(name) for name in self._needed]
-        return _with_constants(pa.RecordBatch.from_pylist([], schema=pa.schema(fields)), self.constants)
+        return self._with_constants(pa.RecordBatch.from_pylist([], schema=pa.schema(fields)))
+
+    def _with_constants(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        for name, value in self._constants.items():
+            batch = batch.append_column(name, pa.repeat(value, batch.num_rows))
+        return batch
 
     @contextlib.contextmanager
     def located(self, start: int) -> Iterator[None]:
@@ -172,11 +196,7 @@ class Source:
         try:
             yield
         except SchemaError as error:
-            raise self.locate(error, start) from error
-
-    def locate(self, error: SchemaError, start: int) -> SchemaError:
-        """Returns `error`, about the batch whose first row is `start`, with its place in the file."""
-        return SchemaError.of(self.place(error, start), file=self.path)
+            raise SchemaError.of(self.place(error, start), file=self.path) from error
 
     def place(self, error: SchemaError, start: int) -> SchemaError:
         """Returns `error`, about the batch whose first row is `start`, with its row in the file, but not the file."""
@@ -184,10 +204,6 @@ class Source:
             return SchemaError.of(error, row_group=self._group_of(start) if self._group_ends else None)
         row = start + error.row
         return SchemaError.of(error, row=row, row_group=self._group_of(row))
-
-    def told(self, counts: Counts) -> Counts:
-        """Returns counts of this file whose faults name it."""
-        return replace(counts, faults={name: f"{self.path}: {text}" for name, text in counts.faults.items()})
 
     def locate_type(self, error: SchemaError) -> SchemaError:
         """Returns `error`, about the type of a whole column, with the first row group that has nulls there, if any.
@@ -197,7 +213,7 @@ class Source:
         """
         looked = 0
         for group, end in enumerate(self._group_ends):
-            if error.column not in self.schema.names or looked >= _NULLS_AMONG:
+            if error.column not in self._names or looked >= _NULLS_AMONG:
                 break
             try:
                 column = self._file.read_row_group(group, columns=[error.column], use_threads=False).column(0)
@@ -212,20 +228,6 @@ class Source:
     def _group_of(self, row: int) -> int:
         return min(bisect.bisect_right(self._group_ends, row), max(len(self._group_ends) - 1, 0))
 
-    def _constant(self, name: str) -> Constant:
-        return self._folders.read(self.path, self._partitions, name)
-
-    def _check_names(self, wanted: Iterable[str]) -> None:
-        names = self.schema.names
-        for name in dict.fromkeys(names):
-            if names.count(name) > 1:
-                got = str(names.count(name))
-                raise SchemaError(file=self.path, column=name, expected="one of that name", got=got)
-        for name in wanted:
-            if not self.has(name):
-                got = f"columns {clip(', '.join(names))}"
-                raise SchemaError(file=self.path, column=name, expected="it in the file", got=got)
-
 
 def _open(path: Path) -> io.FileIO:
     # Not to wait for a pipe that took the name since the file was found.
@@ -239,11 +241,6 @@ def _open(path: Path) -> io.FileIO:
     return io.FileIO(handle)
 
 
-def _stamp(found: os.stat_result) -> tuple[int, int, int, int]:
+def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
+    """Returns what changes with a file: inode, size, and the times of content and of status, nanoseconds."""
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _with_constants(batch: pa.RecordBatch, constants: Mapping[str, Constant]) -> pa.RecordBatch:
-    for name, constant in constants.items():
-        batch = batch.append_column(name, constant.array(batch.num_rows))
-    return batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,13 +15,7 @@ class Counts:
     null_rows: int = 0  #: bad rows, written with null scores
     faults: dict[str, str] = field(default_factory=dict)  #: column → the first bad row's fault there, and where
     #: field → ids that got the default row because the store failed or was late
-    unavailable: dict[str, int] = field(default_factory=dict)
-
-    def add(self, other: Counts) -> None:
-        """Adds the counts of another file, after this one."""
-        self.null_rows += other.null_rows
-        self.faults = {**other.faults, **self.faults}
-        add_counts(self.unavailable, other.unavailable)
+    unavailable: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -33,7 +27,7 @@ class Summary(Counts):
     seconds: float = 0.0  #: reading and writing included
     skipped: list[Path] = field(default_factory=list)  #: outputs that an earlier run had finished
     skipped_rows: int = 0  #: rows of these
-    unknown: dict[str, int] = field(default_factory=dict)  #: field → ids that the store does not have
+    unknown: Counter[str] = field(default_factory=Counter)  #: field → ids that the store does not have
     #: outputs that did not take their names because ids were unavailable: the next run scores them anew
     unfinished: list[Path] = field(default_factory=list)
 
@@ -41,6 +35,12 @@ class Summary(Counts):
     def rows_per_s(self) -> float:
         """Rows scored a second, reading and writing included."""
         return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+    def add(self, path: Path, counts: Counts) -> None:
+        """Adds the counts of the input file at `path`."""
+        self.null_rows += counts.null_rows
+        self.faults = {name: f"{path}: {fault}" for name, fault in counts.faults.items()} | self.faults
+        self.unavailable.update(counts.unavailable)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,3 @@ class Progress:
     null_rows: int
     seconds: float  # since the run began
     file: FileProgress | None = None  # the file that is being scored, or was written; None where all were checked
-
-
-def add_counts(total: dict[str, int], counts: Mapping[str, int]) -> None:
-    """Adds counts by field to `total`."""
-    for name, count in counts.items():
-        total[name] = total.get(name, 0) + count

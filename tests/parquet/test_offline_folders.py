@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pepnet_infer import Engine, SchemaError, score_parquet
-from pepnet_infer.parquet.folders import Constant, FolderColumns, folder_values
+from pepnet_infer.parquet.folders import folder_column, folder_values
 from pepnet_infer.schema.feature_schema import FeatureSchema
 
 Make = Callable[..., pa.Table]
@@ -54,9 +54,8 @@ def schema_of(toy_schema: FeatureSchema, domains: list[Any] | None = None, **fie
     return FeatureSchema.from_json(data)
 
 
-def read(schema: FeatureSchema, folder: str) -> Constant:
-    path = Path("in") / folder / "p.parquet"
-    return FolderColumns(schema).read(path, folder_values(path), folder.partition("=")[0])
+def read(schema: FeatureSchema, folder: str) -> pa.Scalar:
+    return folder_column(schema, Path("in") / folder / "p.parquet", folder.partition("=")[0])
 
 
 def test_values_of_folders_have_the_types_of_the_schema(toy_schema: FeatureSchema) -> None:
@@ -87,7 +86,7 @@ def test_values_of_folders_have_the_types_of_the_schema(toy_schema: FeatureSchem
         (buckets, "user_id=1.5", 1.5, pa.float64()),
         (toy_schema, "colour=07", "07", pa.string()),
     ):
-        assert read(schema, folder) == Constant(value, kind), folder
+        assert read(schema, folder).equals(pa.scalar(value, kind)), folder
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_file_that_changes_within_a_tick_of_the_clock_is_noticed(
     engine: Engine, folder: Path, toy_table: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A file system whose times are as coarse as can be: a change leaves no trace but the content's.
-    monkeypatch.setattr(source, "_stamp", lambda found: (found.st_ino, found.st_size, 1 << 62, 1 << 62))
+    monkeypatch.setattr(source, "stamp_of", lambda found: (found.st_ino, found.st_size, 1 << 62, 1 << 62))
     path = folder / "in" / "b.parquet"
     content = path.read_bytes()
     other = content.replace(b"ARROW:schema", b"ARROW:SCHEMA")

@@ -43,7 +43,7 @@ class Mortal:
 def child(out, kind, nth, log):
     mortal = Mortal(kind, nth, log)
 
-    class Raw(sink._WholeWrites):
+    class Raw(sink.WholeWrites):
         def write(self, data):
             if mortal.is_due("write"):  # half of it reaches the file
                 io.FileIO.write(self, bytes(data)[: len(data) // 2])
@@ -60,7 +60,7 @@ def child(out, kind, nth, log):
             return result
         setattr(module, name, call)
 
-    sink._WholeWrites = Raw
+    sink.WholeWrites = Raw
     for name in ("fsync", "replace", "mkdir"):
         wrapped(os, name)
     with Engine.load(root / "bundle", check="sizes", threads=1) as engine:
