@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from msgspec import structs
 
 from pepnet_infer.export.data.dataset import Dataset
@@ -22,15 +23,13 @@ Begin = Callable[[str, int], Progress]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model reached over its seeds."""
+    """What one model reached with each of its seeds."""
 
     name: str
     config: ModelConfig
-    seeds: tuple[int, ...]
-    epochs: tuple[int, ...]  # per seed: what the final model was trained for
-    seconds: tuple[float, ...]
-    history: tuple[tuple[Mapping[str, float], ...], ...]
-    cells: tuple[Cell, ...]
+    seeds: Sequence[int]
+    runs: Sequence[Result]  # per seed
+    cells: Sequence[Cell]
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON."""
@@ -38,9 +37,9 @@ class Outcome:
             "model": self.name,
             "config": self.config.to_json(),
             "seeds": list(self.seeds),
-            "epochs": list(self.epochs),
-            "seconds": [round(s, 2) for s in self.seconds],
-            "history": [[dict(epoch) for epoch in history] for history in self.history],
+            "epochs": [run.epochs for run in self.runs],
+            "seconds": [round(run.seconds, 2) for run in self.runs],
+            "history": [run.history for run in self.runs],
             "metrics": [cell.to_json() for cell in self.cells],
         }
 
@@ -74,6 +73,8 @@ def train_all(
 ) -> tuple[list[Outcome], Trained]:
     """Trains every config with every seed. Returns the outcomes and the first config's model of the first seed."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
+    labels, users = dataset.labels[dataset.test], dataset.users[dataset.test]
+    domains = np.array(dataset.schema.domains)[dataset.domains[dataset.test]]
     outcomes: list[Outcome] = []
     kept: Trained | None = None
     for name, config in configs.items():
@@ -82,21 +83,9 @@ def train_all(
             trained = train(dataset, config, settings, seed, begin(name, seed))
             kept = kept or trained
             runs.append(trained.result)
-        outcomes.append(_outcome(name, config, dataset, settings, seeds, runs))
+        scores = [run.test_scores for run in runs]
+        cells = evaluate(dataset.schema.tasks, labels, users, domains, scores, settings.min_positives)
+        outcomes.append(Outcome(name, config, seeds, runs, cells))
     if kept is None:
         raise ValueError("expected at least one model to train, got none")
     return outcomes, kept
-
-
-def _outcome(
-    name: str, config: ModelConfig, dataset: Dataset, settings: TrainConfig, seeds: Sequence[int], runs: list[Result]
-) -> Outcome:
-    return Outcome(
-        name=name,
-        config=config,
-        seeds=tuple(seeds),
-        epochs=tuple(run.epochs for run in runs),
-        seconds=tuple(run.seconds for run in runs),
-        history=tuple(run.history for run in runs),
-        cells=tuple(evaluate(dataset, [run.test_scores for run in runs], settings.min_positives)),
-    )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.train.metrics import auc, gauc
 
 ALL = "all"
@@ -30,15 +29,7 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON; a value that is not defined is null."""
-        return {
-            "task": self.task,
-            "domain": self.domain,
-            "rows": self.rows,
-            "positives": self.positives,
-            "stable": self.stable,
-            "auc": summary(self.auc),
-            "gauc": summary(self.gauc),
-        }
+        return {**vars(self), "auc": summary(self.auc), "gauc": summary(self.gauc)}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -51,32 +42,28 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def evaluate(dataset: Dataset, scores: Sequence[npt.NDArray[np.float32]], min_positives: int) -> list[Cell]:
-    """Returns the cells of every task, first over all domains, then per domain with test rows, largest first.
+def evaluate(
+    tasks: Sequence[str],
+    labels: npt.NDArray[np.float32],
+    users: npt.NDArray[Any],
+    domains: npt.NDArray[Any],
+    scores: Sequence[npt.NDArray[np.float32]],
+    min_positives: int,
+) -> list[Cell]:
+    """Returns the cells of every task, first over all domains, then per domain, largest first.
 
-    scores: per seed [len(dataset.test), T].
+    labels [N, T] of 0 and 1, users and domains [N], scores: per seed [N, T]. min_positives: see `Cell.stable`.
     """
-    labels, users = dataset.labels[dataset.test], dataset.users[dataset.test]
-    domains = dataset.domains[dataset.test]
-    counts = np.bincount(domains, minlength=len(dataset.schema.domains))
-    places: list[tuple[str, npt.NDArray[np.bool_]]] = [(ALL, np.ones(len(domains), bool))]
-    for number in np.argsort(-counts, kind="stable"):
-        if counts[number]:
-            places.append((str(dataset.schema.domains[number]), domains == number))
+    names, counts = np.unique(domains, return_counts=True)
+    places = [(ALL, np.ones(len(domains), bool))]
+    places += [(str(name), domains == name) for name in names[np.argsort(-counts, kind="stable")]]
     cells = []
     for domain, inside in places:
-        for t, task in enumerate(dataset.schema.tasks):
+        for t, task in enumerate(tasks):
             y, u = labels[inside, t], users[inside]
-            positives = int(y.sum())
-            cells.append(
-                Cell(
-                    task=task,
-                    domain=domain,
-                    rows=len(y),
-                    positives=positives,
-                    stable=min(positives, len(y) - positives) >= min_positives,
-                    auc=tuple(auc(y, s[inside, t]) for s in scores),
-                    gauc=tuple(gauc(y, s[inside, t], u) for s in scores),
-                )
-            )
+            rows, positives = len(y), int(y.sum())
+            stable = min(positives, rows - positives) >= min_positives
+            aucs = tuple(auc(y, s[inside, t]) for s in scores)
+            gaucs = tuple(gauc(y, s[inside, t], u) for s in scores)
+            cells.append(Cell(task, domain, rows, positives, stable, aucs, gaucs))
     return cells

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from pepnet_infer.export.data.dataset import Dataset
@@ -29,7 +30,7 @@ def report_json(data: str, dataset: Dataset, settings: TrainConfig, outcomes: Se
             "train": len(dataset.train),
             "test": len(dataset.test),
         },
-        "train": settings.to_json(),
+        "train": msgspec.to_builtins(settings),
         "notes": list(dataset.notes),
         "min_positives": settings.min_positives,
         "models": [outcome.to_json() for outcome in outcomes],
@@ -44,7 +45,11 @@ def tables(outcomes: Sequence[Outcome]) -> list[Table]:
     """Returns what a person wants to see first: one model by task and domain, or several models side by side."""
     tasks = tuple(cell.task for cell in _overall(outcomes[0]))
     if len(outcomes) > 1:
-        return [_by_model(outcomes, metric, tasks) for metric in ("auc", "gauc")]
+        by_model = {
+            metric: [(outcome.name, *(_value(cell, metric) for cell in _overall(outcome))) for outcome in outcomes]
+            for metric in ("auc", "gauc")
+        }
+        return [(f"{metric.upper()}, all domains", ("model", *tasks), rows) for metric, rows in by_model.items()]
     (outcome,) = outcomes
     overall = [
         (cell.task, f"{cell.positives:,}", _value(cell, "auc"), _value(cell, "gauc")) for cell in _overall(outcome)
@@ -53,7 +58,8 @@ def tables(outcomes: Sequence[Outcome]) -> list[Table]:
     for domain in dict.fromkeys(cell.domain for cell in outcome.cells):
         cells = [cell for cell in outcome.cells if cell.domain == domain]
         domains.append((domain, f"{cells[0].rows:,}", *(_value(cell, "auc", spread=False) for cell in cells)))
-    title = f"{outcome.name}: epochs {', '.join(map(str, outcome.epochs))}; seeds {', '.join(map(str, outcome.seeds))}"
+    epochs = ", ".join(str(run.epochs) for run in outcome.runs)
+    title = f"{outcome.name}: epochs {epochs}; seeds {', '.join(map(str, outcome.seeds))}"
     return [
         (title, ("task", "positives", "AUC", "GAUC"), overall),
         ("AUC by domain", ("domain", "rows", *tasks), domains),
@@ -67,11 +73,6 @@ def notes(dataset: Dataset, settings: TrainConfig, outcomes: Sequence[Outcome]) 
         f"Test days, {len(dataset.test):,} rows; mean ± standard deviation of {len(outcomes[0].seeds)} seed(s)."
         f" {_UNSTABLE} fewer than {settings.min_positives} positives or negatives: not stable.",
     ]
-
-
-def _by_model(outcomes: Sequence[Outcome], metric: str, tasks: tuple[str, ...]) -> Table:
-    rows = [(outcome.name, *(_value(cell, metric) for cell in _overall(outcome))) for outcome in outcomes]
-    return f"{metric.upper()}, all domains", ("model", *tasks), rows
 
 
 def _overall(outcome: Outcome) -> list[Cell]:
@@ -109,8 +110,10 @@ def plot(outcomes: Sequence[Outcome]) -> bytes:
 
 def _points(axes: Axes, groups: dict[str, list[Cell]]) -> None:
     """Draws a point per task and entry of `groups`; pale where an AUC is not stable."""
+    from matplotlib import colormaps
+
     step = 0.7 / len(groups)
-    colours = _colours(len(groups))
+    colours = colormaps["viridis"](np.linspace(0.05, 0.9, len(groups)))
     tasks = [cell.task for cell in next(iter(groups.values()))]
     for n, (name, cells) in enumerate(groups.items()):
         axes.plot([], [], "o", color=colours[n], label=name)  # the legend's entry, whatever is defined below
@@ -133,9 +136,3 @@ def _points(axes: Axes, groups: dict[str, list[Cell]]) -> None:
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel("AUC")
     axes.legend(fontsize="small", ncols=2)
-
-
-def _colours(count: int) -> list[Any]:
-    import matplotlib
-
-    return list(matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, count)))
