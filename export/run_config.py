@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import yaml
 from msgspec import Meta
 
@@ -67,17 +66,6 @@ class TrainConfig(Options, frozen=True):
     optional_joins: tuple[str, ...] = ()  # joins whose fields are left out if the data set lacks them
     gset: ScoreConfig = ScoreConfig()
 
-    @classmethod
-    def from_json(cls, data: object) -> TrainConfig:
-        """Reads a `train` section. Raises ConfigError naming the key that is missing, unknown or of the wrong type."""
-        read: TrainConfig = convert("train", data, cls, ConfigError)
-        return read
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what `from_json` reads, with every default written out."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        return data
-
     def check(self, schema: FeatureSchema) -> None:
         """Raises ConfigError if a task or join named here is not in `schema`."""
         named = [*self.select_by, *self.loss_weights, *([self.gset.positive] if self.gset.positive else [])]
@@ -119,7 +107,8 @@ class RunConfig:
         if not isinstance(data, Mapping) or set(data) != {"schema", "model", "train"}:
             got = ", ".join(map(str, data)) if isinstance(data, Mapping) else repr(data)
             raise ConfigError(f"config: expected the sections schema, model and train, got {got}")
-        run = cls(FeatureSchema.from_json(data["schema"]), dict(data["model"]), TrainConfig.from_json(data["train"]))
+        train = convert("train", data["train"], TrainConfig, ConfigError)
+        run = cls(FeatureSchema.from_json(data["schema"]), dict(data["model"]), train)
         run.train.check(run.schema)
         model_config(run.model, run.schema)
         return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class CodedIds:
     keys: Mapping[str, Keys]  # table → distinct keys, ascending; code c stands for keys[c]
     ids: Mapping[str, Codes]  # id field → [N]
     bags: Mapping[str, BagCodes]  # bag field
+    fields: Mapping[str, Collection[str]]  # table → the id and bag fields that read it
 
     @classmethod
     def of(cls, schema: FeatureSchema, features: Features) -> CodedIds:
@@ -48,41 +49,42 @@ class CodedIds:
         raw.update({name: np.asarray(bag.keys) for name, bag in features.bags.items()})
         keys: dict[str, Keys] = {}
         coded: dict[str, Codes] = {}
-        for table in schema.tables:
-            fields = [f.name for f in schema.fields if f.table == table.name]
-            distinct = {name: np.unique(raw[name], return_inverse=True) for name in fields}
+        fields = {t.name: [f.name for f in schema.fields if f.table == t.name] for t in schema.tables}
+        for table, names in fields.items():
+            distinct = {name: np.unique(raw[name], return_inverse=True) for name in names}
             union = np.unique(np.concatenate([np.empty(0, np.uint64), *(d[0] for d in distinct.values())]))
-            keys[table.name] = union
+            keys[table] = union
             for name, (values, inverse) in distinct.items():
                 coded[name] = np.searchsorted(union, values).astype(np.int32)[inverse]
         return cls(
             keys,
             {name: coded[name] for name in features.ids},
             {name: BagCodes(coded[name], np.asarray(bag.offsets)) for name, bag in features.bags.items()},
+            fields,
         )
 
-    def of_table(
-        self, schema: FeatureSchema, table: str, rows: npt.NDArray[np.int64]
-    ) -> tuple[list[Codes], list[BagCodes]]:
-        """Returns the codes that `rows` have in `table`, by id field and by bag field."""
-        fields = {f.name for f in schema.fields if f.table == table}
-        ids = [codes[rows] for name, codes in self.ids.items() if name in fields]
-        return ids, [bag.take(rows) for name, bag in self.bags.items() if name in fields]
+    def sums(
+        self, table: str, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """Returns for each code of `table` the sum over its occurrences in `rows` of the row's weight.
 
-    def counts(self, schema: FeatureSchema, table: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Returns how often each code of `table` occurs in `rows`, int64 [number of codes]."""
+        weights [len(rows)]; returns float64 [number of codes].
+        """
         size = len(self.keys[table])
-        ids, bags = self.of_table(schema, table, rows)
-        total = np.zeros(size, np.int64)
-        for codes in [*ids, *(bag.codes for bag in bags)]:
-            total += np.bincount(codes, minlength=size)
-        return total
+        sums = np.zeros(size)
+        for name, codes in self.ids.items():
+            if name in self.fields[table]:
+                sums += np.bincount(codes[rows], weights=weights, minlength=size)
+        for name, bags in self.bags.items():
+            if name in self.fields[table]:
+                bag = bags.take(rows)
+                sums += np.bincount(bag.codes, weights=np.repeat(weights, np.diff(bag.offsets)), minlength=size)
+        return sums
 
-    def known(self, schema: FeatureSchema, rows: npt.NDArray[np.int64], min_count: int) -> dict[str, Codes]:
+    def known(self, rows: npt.NDArray[np.int64], min_count: int) -> dict[str, Codes]:
         """Returns per table the codes with a row of their own: those that occur `min_count` times in `rows`."""
         known: dict[str, Codes] = {}
-        for table in schema.tables:
-            enough = self.counts(schema, table.name, rows) >= min_count
-            enough &= self.keys[table.name] != MISSING_KEY
-            known[table.name] = np.flatnonzero(enough).astype(np.int32)
+        for table, keys in self.keys.items():
+            enough = (self.sums(table, rows, np.ones(len(rows))) >= min_count) & (keys != MISSING_KEY)
+            known[table] = np.flatnonzero(enough).astype(np.int32)
         return known

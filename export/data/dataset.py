@@ -18,7 +18,7 @@ from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.codes import CodedIds
 from pepnet_infer.export.data.source import Source, refuse_leakage
-from pepnet_infer.export.run_config import Split, TrainConfig
+from pepnet_infer.export.run_config import ScoreConfig, Split, TrainConfig
 from pepnet_infer.schema.feature_schema import FeatureSchema
 
 Rows = npt.NDArray[np.int64]
@@ -50,6 +50,11 @@ class Dataset:
     test: Rows
     notes: tuple[str, ...] = ()  # what a reader of the results must know
 
+    def positive(self, scoring: ScoreConfig) -> npt.NDArray[np.bool_]:
+        """Returns which exposures [N] GSET counts as positive."""
+        tasks = self.schema.tasks
+        return self.labels[:, tasks.index(scoring.positive or tasks[0])] > 0.5
+
 
 def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) -> Dataset:
     """Reads and encodes `source`.
@@ -70,7 +75,9 @@ def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) ->
     for join in schema.joins:
         table = source.side(join, first)
         if table is not None:
-            raw[join.name] = read_columns(_without_null(table, join.key), SideTable.columns(schema, join))
+            if join.key in table.column_names:
+                table = table.filter(pc.is_valid(table[join.key]))  # the others join to nothing
+            raw[join.name] = read_columns(table, SideTable.columns(schema, join))
         elif join.name in config.optional_joins:
             schema, left_out = _without_join(schema, join.name)
             notes.append(f"no {join.file}: trained without {', '.join(left_out)}")
@@ -140,28 +147,21 @@ def _ranges(
     One value in ten thousand at each end is left out: among as many there may be one that nobody meant.
     """
     found: dict[str, tuple[float, float]] = {}
-    for part in (
-        {name: values[rows] for name, values in dense.items()},
-        *(side.features.dense for side in sides.values()),
-    ):
-        for name, values in part.items():
-            if len(values):
-                least = float(np.quantile(values, _RAREST, method="lower"))
-                largest = float(np.quantile(values, 1.0 - _RAREST, method="higher"))
-                before = found.get(name, (least, largest))
-                found[name] = (min(before[0], least), max(before[1], largest))
+    parts = [(name, values[rows]) for name, values in dense.items()]
+    for name, values in [*parts, *(item for side in sides.values() for item in side.features.dense.items())]:
+        if len(values):
+            least = float(np.quantile(values, _RAREST, method="lower"))
+            largest = float(np.quantile(values, 1.0 - _RAREST, method="higher"))
+            before = found.get(name, (least, largest))
+            found[name] = (min(before[0], least), max(before[1], largest))
     return found
 
 
 def _parts(days: Rows, split: Split) -> dict[str, Rows]:
     train = days < split.test
-    validation = train & (days >= split.validation) if split.validation is not None else np.zeros_like(train)
-    parts = {
-        "fit": np.flatnonzero(train & ~validation),
-        "validation": np.flatnonzero(validation),
-        "train": np.flatnonzero(train),
-        "test": np.flatnonzero(~train),
-    }
+    validation = train & (days >= (split.test if split.validation is None else split.validation))
+    masks = {"fit": train & ~validation, "validation": validation, "train": train, "test": ~train}
+    parts = {name: np.flatnonzero(mask) for name, mask in masks.items()}
     for name, rows in parts.items():
         if len(rows) == 0 and (name != "validation" or split.validation is not None):
             got = f"days {days.min()} to {days.max()}" if len(days) else "no days"
@@ -180,11 +180,6 @@ def _without_join(schema: FeatureSchema, name: str) -> tuple[FeatureSchema, list
         tables=tuple(t for t in schema.tables if t.name in used),
     )
     return smaller, [f.name for f in schema.fields if f.join == name]
-
-
-def _without_null(table: pa.Table, key: str) -> pa.Table:
-    """Returns the rows of a side table that have a key: the others join to nothing."""
-    return table.filter(pc.is_valid(table[key])) if key in table.column_names else table
 
 
 def _integers(log: pa.Table, name: str) -> Rows:

@@ -74,8 +74,10 @@ class KuaiRand:
             raise SchemaError(f"column {missing[0]!r}: expected in the log, got none in {self._files[0]}")
         if "is_dup" in table.column_names:
             table = table.filter(pa.array(table["is_dup"].to_numpy() == 0)).drop_columns(["is_dup"])
-        else:
-            table = _without_repeats(table)
+        else:  # rows that repeat an earlier one in every column
+            numbered = table.append_column("_row", pa.array(np.arange(table.num_rows)))
+            firsts = numbered.group_by(table.column_names, use_threads=False).aggregate([("_row", "min")])
+            table = table.take(np.sort(firsts["_row_min"].to_numpy()))
         # numpy's stable sort keeps the file's order among rows of one millisecond
         return table.take(np.argsort(table["time_ms"].to_numpy(), kind="stable"))
 
@@ -101,9 +103,9 @@ class KuaiRand:
         if files:
             return pa.concat_tables([_read(f) for f in files], promote_options="permissive")
         history = _HISTORY_NAME.fullmatch(stem)
-        return self._history(join, int(history["day"]), first_day) if history else None
-
-    def _history(self, join: JoinSpec, last_day: int, first_day: int) -> pa.Table | None:
+        if history is None:
+            return None
+        last_day = int(history["day"])
         if last_day >= first_day:
             raise SchemaError(
                 f"join {join.name!r}: expected a history that ends before the first training day {first_day},"
@@ -166,10 +168,3 @@ def _read(file: Path) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         raise SchemaError(f"{file}: expected {file.suffix[1:]}, got {error}") from error
     return table.combine_chunks()
-
-
-def _without_repeats(table: pa.Table) -> pa.Table:
-    """Returns `table` without rows that repeat an earlier one in every column."""
-    numbered = table.append_column("_row", pa.array(np.arange(table.num_rows)))
-    firsts = numbered.group_by(table.column_names, use_threads=False).aggregate([("_row", "min")])
-    return table.take(np.sort(firsts["_row_min"].to_numpy()))

@@ -11,15 +11,13 @@ import numpy.typing as npt
 
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.data.codes import Codes
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.network import dense_state
 from pepnet_infer.export.run_config import TrainConfig
-from pepnet_infer.export.train.occurrences import sums_by_code
+from pepnet_infer.export.train.outcome import checkpoint_of
 from pepnet_infer.export.train.train import Run
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.network_config import ModelConfig
-from pepnet_infer.schema.row_batch import RowBatch
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -57,13 +55,11 @@ class OnlineTrainer:
     def __init__(self, dataset: Dataset, config: ModelConfig, settings: TrainConfig, seed: int) -> None:
         """The dataset's rows are all that will come; ids that never reach `min_count` are given no memory."""
         self._dataset, self.config, self.settings = dataset, config, settings
-        schema = dataset.schema
         self._run = Run(dataset, config, settings, seed, np.arange(len(dataset.times)), grows=True)
         self._known = self._run.embeddings.known
-        self._counts = {t.name: np.zeros(len(dataset.ids.keys[t.name]), np.int64) for t in schema.tables}
+        self._counts = {t.name: np.zeros(len(dataset.ids.keys[t.name]), np.int64) for t in dataset.schema.tables}
         self._scores = {name: np.zeros(len(counts)) for name, counts in self._counts.items()}
-        positive = schema.tasks.index(settings.gset.positive or schema.tasks[0])
-        self._positive = dataset.labels[:, positive] > 0.5
+        self._positive = dataset.positive(settings.gset)
         self._ends: int | None = None  # unix milliseconds
         self.passes = 0
 
@@ -83,23 +79,17 @@ class OnlineTrainer:
         if len(rows) and (times.max() >= ends or (since is not None and times.min() < since)):
             got = f"{times.min()} to {times.max()}"
             raise SchemaError(f"pass {self.passes}: expected exposures from {since} to before {ends}, got {got}")
+        seen: dict[str, tuple[Rows, Rows]] = {}
         for name, counts in self._counts.items():
-            before = counts[self._known[name]]
-            counts += self._dataset.ids.counts(self._dataset.schema, name, rows)
-            least = self.settings.min_count
-            fresh: Codes = self._known[name][(before < least) & (counts[self._known[name]] >= least)]
-            self._run.embeddings.admit(name, fresh)
+            plus, minus = seen[name] = self._seen(name, rows, ends)
+            known, before, least = self._known[name], counts.copy(), self.settings.min_count
+            counts += plus + minus
+            self._run.embeddings.admit(name, known[(before[known] < least) & (counts[known] >= least)])
         loss = self._run.epoch("pass", self.passes, lambda *_: None, rows) if len(rows) else 0.0
-        seen = {name: self._seen(name, rows, ends) for name in self._counts}
-        tables = {
-            name: LearntTable(
-                part.keys,
-                seen[name][0][part.codes],
-                seen[name][1][part.codes],
-                part.default,
-            )
-            for name, part in self._run.embeddings.touched().items()
-        }
+        tables = {}
+        for name, part in self._run.embeddings.touched().items():
+            plus, minus = seen[name]
+            tables[name] = LearntTable(part.keys, plus[part.codes], minus[part.codes], part.default)
         self._ends = ends
         self.passes += 1
         return Learnt(loss, tables, dense_state(self._run.network))
@@ -110,29 +100,18 @@ class OnlineTrainer:
 
     def checkpoint(self, meta: Mapping[str, Any]) -> Checkpoint:
         """Returns the model as it is now."""
-        dataset = self._dataset
-        tables = {}
-        for spec in dataset.schema.tables:
-            keys, rows, default = self._run.embeddings.table(spec.name)
-            codes = np.searchsorted(dataset.ids.keys[spec.name], keys)
-            tables[spec.name] = RowBatch.of(
-                rows, keys=keys, scores=self._scores[spec.name][codes].astype(np.float32), default=default
-            )
-        dense = dense_state(self._run.network)
-        return Checkpoint(dataset.schema, self.config, tables, dict(dataset.sides), dense, dict(meta), dataset.ranges)
+        run = self._run
+        return checkpoint_of(self._dataset, self.config, run.network, run.embeddings, self._scores, meta)
 
     def _seen(self, table: str, rows: Rows, ends: int) -> tuple[Rows, Rows]:
         """Returns positive and other counts by code, and brings the scores to the end of the pass."""
-        ids, bags = self._dataset.ids.of_table(self._dataset.schema, table, rows)
         positive = self._positive[rows].astype(np.float64)
-        size = len(self._counts[table])
-        counted = [
-            sums_by_code(size, weights, ids, [(bag.codes, bag.offsets) for bag in bags]).astype(np.int64)
-            for weights in (positive, 1.0 - positive)
-        ]
+        plus, minus = (
+            self._dataset.ids.sums(table, rows, weights).astype(np.int64) for weights in (positive, 1.0 - positive)
+        )
         gset = self.settings.gset
         scores = self._scores[table]
         if self._ends is not None:
             scores[:] = gset.decayed(scores, gset.interval_of(ends / 1000) - gset.interval_of(self._ends / 1000))
-        scores += gset.gain(counted[0], counted[1])
-        return counted[0], counted[1]
+        scores += gset.gain(plus, minus)
+        return plus, minus

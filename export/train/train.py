@@ -113,7 +113,7 @@ class Run:
     ) -> None:
         torch.manual_seed(seed)
         self._dataset, self._config, self._settings, self._rows = dataset, config, settings, rows
-        known = dataset.ids.known(dataset.schema, rows, settings.min_count)
+        known = dataset.ids.known(rows, settings.min_count)
         self.embeddings = Embeddings(dataset.schema, dataset.ids, dataset.dense, known, settings, seed, grows)
         self.network = build_network(config, len(dataset.schema.tasks))
         self._adam = torch.optim.Adam(

@@ -7,7 +7,7 @@ import pytest
 
 from pepnet_infer import _kernels
 from pepnet_infer.errors import ConfigError
-from pepnet_infer.export.train.occurrences import sums_by_code
+from pepnet_infer.export.data.codes import BagCodes, CodedIds
 from pepnet_infer.rows.gset import Gset
 
 HOUR = 3600.0
@@ -52,7 +52,13 @@ def test_weights_of_samples_are_the_recurrences(r: float, hours: float) -> None:
     offsets = np.concatenate([[0], rng.integers(0, 4, rows).cumsum()])
     bags = [(rng.integers(0, size, offsets[-1]).astype(np.int32), offsets)]
     gset = Gset(r=r, interval=hours * HOUR)
-    got = sums_by_code(size, gset.weights(seconds, positive, seconds.max()), ids, bags)
+    coded = CodedIds(
+        {"table": np.arange(size, dtype=np.uint64)},
+        {str(place): codes for place, codes in enumerate(ids)},
+        {"bag": BagCodes(*bags[0])},
+        {"table": ["0", "1", "bag"]},
+    )
+    got = coded.sums("table", np.arange(rows), gset.weights(seconds, positive, seconds.max()))
     np.testing.assert_allclose(got, recurrence(size, seconds, positive, ids, bags, gset), rtol=1e-12)
 
 

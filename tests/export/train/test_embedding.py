@@ -29,7 +29,7 @@ def features(toy_schema: FeatureSchema, toy_batch: Callable[..., Any]) -> Featur
 
 def embeddings(schema: FeatureSchema, features: Features, settings: TrainConfig, min_count: int = 1) -> Embeddings:
     ids = CodedIds.of(schema, features)
-    known = ids.known(schema, np.arange(ROWS), min_count)
+    known = ids.known(np.arange(ROWS), min_count)
     return Embeddings(schema, ids, features.dense, known, settings, seed=0)
 
 
@@ -164,7 +164,7 @@ def test_bags_of_some_rows() -> None:
 
 def test_rows_that_grow_begin_as_the_default_row(toy_schema: FeatureSchema, features: Features) -> None:
     ids = CodedIds.of(toy_schema, features)
-    known = ids.known(toy_schema, np.arange(ROWS), 2)
+    known = ids.known(np.arange(ROWS), 2)
     tables = Embeddings(toy_schema, ids, features.dense, known, SETTINGS, seed=0, grows=True)
     batch = np.arange(ROWS)
     assert all(len(tables.table(t.name)[0]) == 0 for t in toy_schema.tables)
