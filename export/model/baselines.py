@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.model.pepnet import Experts, GroupedLinear, Mix, Network, Towers, xavier
+from pepnet_infer.export.model.pepnet import GroupedLinear, Mix, Network, Stacks, xavier
 from pepnet_infer.schema.feature_schema import FeatureSchema, Width
 from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.validation import Options, convert
@@ -84,8 +84,8 @@ class SharedBottom(Baseline):
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
         read_extra(config, NoExtra)
-        self.bottom = Experts(1, self.width, config.layers)
-        self.towers = Towers(tasks, config.layers[-1], config.towers)
+        self.bottom = Stacks(1, self.width, config.layers)
+        self.towers = Stacks(tasks, config.layers[-1], config.towers, scores=True)
 
     def score(self, x: Tensor) -> Tensor:
         """x [B, width] → logits [B, T]."""
@@ -102,9 +102,9 @@ class MMoE(Baseline):
     def __init__(self, config: ModelConfig, tasks: int) -> None:
         super().__init__(config, tasks)
         read_extra(config, NoExtra)
-        self.experts = Experts(config.experts, self.width, config.layers)
+        self.experts = Stacks(config.experts, self.width, config.layers)
         self.mix = Mix(self.width, tasks, config.experts)
-        self.towers = Towers(tasks, config.layers[-1], config.towers)
+        self.towers = Stacks(tasks, config.layers[-1], config.towers, scores=True)
 
     def score(self, x: Tensor) -> Tensor:
         """x [B, width] → logits [B, T]."""
@@ -123,8 +123,8 @@ class CGC(nn.Module):
     def __init__(self, into: int, widths: tuple[int, ...], tasks: int, specific: int, shared: int, pass_on: bool):
         super().__init__()
         self.tasks, self.specific, self.width = tasks, specific, widths[-1]
-        self.task_experts = Experts(tasks * specific, into, widths)
-        self.shared_experts = Experts(shared, into, widths)
+        self.task_experts = Stacks(tasks * specific, into, widths)
+        self.shared_experts = Stacks(shared, into, widths)
         self.task_gates = GroupedLinear(tasks, into, specific + shared)
         self.shared_gate = GroupedLinear(1, into, tasks * specific + shared) if pass_on else None
 
@@ -159,7 +159,7 @@ class PLE(Baseline):
             CGC(width, config.layers, tasks, extra.specific, extra.shared, pass_on=level < extra.levels - 1)
             for level, width in enumerate(into)
         )
-        self.towers = Towers(tasks, config.layers[-1], config.towers)
+        self.towers = Stacks(tasks, config.layers[-1], config.towers, scores=True)
 
     def score(self, x: Tensor) -> Tensor:
         """x [B, width] → logits [B, T]."""
@@ -198,8 +198,8 @@ class DCNv2(Baseline):
         super().__init__(config, tasks)
         extra = read_extra(config, DcnExtra)
         self.cross = Cross(self.width, extra.cross_layers, extra.rank)
-        self.deep = Experts(1, self.width, config.layers)
-        self.towers = Towers(tasks, self.width + config.layers[-1], config.towers)
+        self.deep = Stacks(1, self.width, config.layers)
+        self.towers = Stacks(tasks, self.width + config.layers[-1], config.towers, scores=True)
 
     def score(self, x: Tensor) -> Tensor:
         """x [B, width] → logits [B, T]."""
@@ -232,8 +232,8 @@ class DeepFM(Baseline):
         self.rest = xavier(self.width - self.embedded, k)
         self.linear, self.bias = xavier(self.width, tasks), nn.Parameter(torch.zeros(tasks))
         self.scale = nn.Parameter(torch.ones(tasks))
-        self.deep = Experts(1, self.width, config.layers)
-        self.towers = Towers(tasks, config.layers[-1], config.towers)
+        self.deep = Stacks(1, self.width, config.layers)
+        self.towers = Stacks(tasks, config.layers[-1], config.towers, scores=True)
 
     @staticmethod
     def slots(schema: FeatureSchema) -> dict[str, Any]:

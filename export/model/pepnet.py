@@ -10,7 +10,7 @@ dtype of their parameters: float32 to train and export, float64 to check.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -88,14 +88,6 @@ class EPNet(nn.Module):
         return cast(Tensor, self.gate(x) * general)
 
 
-class LayerGate(nn.Module):
-    """One gate of PPNet; gives its tensors the names ppnet.{l}.gate.*."""
-
-    def __init__(self, gate: GateNU) -> None:
-        super().__init__()
-        self.gate = gate
-
-
 class PPNet(nn.ModuleList):
     """All gates of one network: δ_l = gate_l([prior ; sg(o)]), the paper's Parameter Personalized Network.
 
@@ -112,12 +104,13 @@ class PPNet(nn.ModuleList):
         gamma: float = 2.0,
     ) -> None:
         into = prior_width + general_width
-        super().__init__(LayerGate(GateNU(into, width, hidden, gamma)) for width in widths)
+        # Each in a dictionary, for the names of its tensors: ppnet.{l}.gate.*
+        super().__init__(nn.ModuleDict({"gate": GateNU(into, width, hidden, gamma)}) for width in widths)
 
     @property
-    def gates(self) -> Iterator[GateNU]:
+    def gates(self) -> list[GateNU]:
         """The gates in order of l."""
-        return (cast(LayerGate, layer).gate for layer in self)
+        return [cast(GateNU, cast(nn.ModuleDict, layer)["gate"]) for layer in self]
 
     def forward(self, prior: Tensor, o: Tensor) -> list[Tensor]:
         """Prior [B, prior width], o [B, D] → [δ_0, δ_1, …].
@@ -125,7 +118,7 @@ class PPNet(nn.ModuleList):
         All gates read the same input, so their first layers are one wide product.
         """
         x = torch.cat([prior, o.detach()], 1)
-        gates = list(self.gates)
+        gates = self.gates
         w1, b1 = torch.cat([gate.w1 for gate in gates], 1), torch.cat([gate.b1 for gate in gates])
         hidden = torch.split(torch.relu(x @ w1 + b1), [gate.b1.shape[0] for gate in gates], 1)
         return [gate.second(part) for gate, part in zip(gates, hidden, strict=True)]
@@ -149,14 +142,14 @@ class GroupedLinear(nn.Module):
         return (x.transpose(0, 1) @ self.w).transpose(0, 1) + self.b
 
 
-class Experts(nn.ModuleList):
+class Stacks(nn.ModuleList):
     """G stacks of ReLU layers with PPNet's gates: h_0 = o, and for each layer l and group e
 
     gates on the output:  h_l = relu(h_{l-1}·W_{e,l} + b_{e,l}) ⊙ δ_l            the reading of one gate per layer
     gates on the input:   h_l = relu((h_{l-1} ⊙ δ_l)·W_{e,l} + b_{e,l})          equation 9 of the paper
 
     With `scores=True` a last linear layer of width 1 follows, without ReLU; its input is gated too when gates are on
-    inputs, its output never.
+    inputs, its output never. Experts are such stacks, and towers those of the tasks with `scores=True`.
     """
 
     def __init__(
@@ -168,9 +161,9 @@ class Experts(nn.ModuleList):
         self.scores = scores
 
     def forward(self, o: Tensor, deltas: Sequence[Tensor] = ()) -> Tensor:
-        """o [B, D] and each δ_l [B, width] (one for all groups) or [B, G, width] → h_L [B, G, last width].
+        """o [B, D] or [B, G, D], and each δ_l [B, width] (one for all groups) or [B, G, width].
 
-        No deltas: no gates.
+        Returns h_L [B, G, last width], or with `scores` [B, G]. No deltas: no gates.
         """
         h, last = o, len(self) - 1
         for l, layer in enumerate(self):
@@ -178,7 +171,7 @@ class Experts(nn.ModuleList):
                 h = gated(h, deltas[l])
             h = layer(h)
             if self.scores and l == last:
-                break
+                return cast(Tensor, h.squeeze(2))
             h = torch.relu(h)
             if deltas and self.position == "output":
                 h = gated(h, deltas[l])
@@ -213,21 +206,6 @@ class Mix(nn.Module):
         return weights @ h
 
 
-class Towers(nn.ModuleList):
-    """One ReLU tower per task and a last linear layer of width 1: m_t → logit_t."""
-
-    def __init__(self, tasks: int, into: int, widths: Sequence[int]) -> None:
-        outputs = (*widths, 1)
-        super().__init__(GroupedLinear(tasks, i, o) for i, o in zip((into, *widths), outputs, strict=True))
-
-    def forward(self, m: Tensor) -> Tensor:
-        """m [B, T, into], or [B, into] for all tasks → logits [B, T]."""
-        *hidden, last = self
-        for layer in hidden:
-            m = torch.relu(layer(m))
-        return cast(Tensor, last(m)).squeeze(2)
-
-
 class PEPNet(Network):
     """The whole dense part: general, domain and prior inputs to one score per task.
 
@@ -247,10 +225,10 @@ class PEPNet(Network):
         if config.use_ppnet:
             widths = [self.delta_groups * width for width in config.gated_widths()]
             self.ppnet = PPNet(prior, general, widths, config.gate_hidden, config.gamma)
-        self.experts = Experts(groups, general, config.layers, config.gate_position, scores=by_task)
+        self.experts = Stacks(groups, general, config.layers, config.gate_position, scores=by_task)
         if not by_task:
             self.mix = Mix(general, tasks, groups)
-            self.towers = Towers(tasks, config.layers[-1], config.towers)
+            self.towers = Stacks(tasks, config.layers[-1], config.towers, scores=True)
 
     def logits(self, general: Tensor, domain: Tensor, prior: Tensor) -> Tensor:
         """General [B, D], domain [B, ·], prior [B, ·] → logits [B, T]."""
@@ -258,7 +236,5 @@ class PEPNet(Network):
         deltas = [] if self.ppnet is None else self.ppnet(prior, o)
         if self.config.gate_scope == "group":
             deltas = [delta.reshape(-1, self.delta_groups, delta.shape[1] // self.delta_groups) for delta in deltas]
-        h = self.experts(o, deltas)
-        if self.mix is None or self.towers is None:
-            return cast(Tensor, h).squeeze(2)
-        return cast(Tensor, self.towers(self.mix(o, h)))
+        h: Tensor = self.experts(o, deltas)
+        return h if self.mix is None or self.towers is None else self.towers(self.mix(o, h))

@@ -12,7 +12,7 @@ from small_networks import changed
 
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.model.network import build_network, dense_state, load_dense
-from pepnet_infer.export.model.pepnet import EPNet, Experts, GateNU, GroupedLinear, Mix, PEPNet, PPNet, Towers
+from pepnet_infer.export.model.pepnet import EPNet, GateNU, GroupedLinear, Mix, PEPNet, PPNet, Stacks
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
@@ -126,7 +126,7 @@ def test_whole_network_stops_the_gradients_that_the_formulas_stop(backbone: str,
     free = general.detach().requires_grad_()
     o = delta * free
     h = network.experts(o, deltas)
-    logits = h.squeeze(2) if network.mix is None else network.towers(network.mix(o, h))
+    logits = h if network.mix is None else network.towers(network.mix(o, h))
     logits.sum().backward()
     assert torch.allclose(general.grad, free.grad, rtol=0, atol=1e-13)
 
@@ -152,7 +152,7 @@ def test_grouped_linear_takes_one_input_for_all_or_one_each() -> None:
 
 def test_parts_stand_alone() -> None:
     x = torch.randn(7, 5)
-    h = Experts(4, 5, (6, 8))(x)
+    h = Stacks(4, 5, (6, 8))(x)
     assert h.shape == (7, 4, 8)
     assert (h >= 0).all()
     m = Mix(5, 2, 4)(x, h)
@@ -160,8 +160,8 @@ def test_parts_stand_alone() -> None:
     # A mean weighted by a softmax lies between the least and the greatest of what it averages.
     assert (m <= h.max(1).values.unsqueeze(1) + 1e-6).all()
     assert (m >= h.min(1).values.unsqueeze(1) - 1e-6).all()
-    assert Towers(2, 8, ())(m).shape == (7, 2)
-    assert Towers(2, 8, (3, 4))(m).shape == (7, 2)
+    assert Stacks(2, 8, (), scores=True)(m).shape == (7, 2)
+    assert Stacks(2, 8, (3, 4), scores=True)(m).shape == (7, 2)
 
 
 def test_forward_is_the_sigmoid_of_logits() -> None:
