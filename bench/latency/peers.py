@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 Scores = npt.NDArray[np.float32]
 
-#: Rows the float64 reference takes at a time: the widest activation stays near 40 MB.
-_REFERENCE_ROWS = 1024
-
 
 @dataclass(frozen=True)
 class Peer:
@@ -101,12 +98,9 @@ def network(bundle: Bundle) -> torch.nn.Module:
 
 def reference(bundle: Bundle, inputs: Inputs) -> npt.NDArray[np.float64]:
     """Returns scores [B, T] computed in float64 by the readable network."""
-    from pepnet_infer.export.bundle.parity import float64_run
+    from pepnet_infer.export.bundle import parity
 
-    run = float64_run(network(bundle))
-    spans = (slice(start, start + _REFERENCE_ROWS) for start in range(0, inputs.num_rows, _REFERENCE_ROWS))
-    scores = [run(Inputs(inputs.general[s], inputs.domain[s], inputs.prior[s])) for s in spans]
-    return np.concatenate(scores, dtype=np.float64)
+    return np.asarray(parity.reference(network(bundle), inputs).scores, np.float64)
 
 
 def _torch(dtype: str, bundle: Bundle, rows: int, threads: int) -> Peer:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pepnet_infer.export.bundle.onnx_session import OnnxSession
+from pepnet_infer.export.bundle.to_onnx import onnx_session
 from pepnet_infer.schema.inputs import Inputs
 
 Array = npt.NDArray[np.float32]
@@ -81,5 +81,5 @@ def _values(model: onnx.ModelProto, names: list[str], inputs: Inputs) -> dict[st
     probe.CopyFrom(model)
     have = {value.name for value in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    some = inputs.rows(slice(_ROWS))
-    return dict(zip(names, OnnxSession(probe, keep_values=True).run(names, some), strict=True))
+    values = onnx_session(probe, keep_values=True)(names, inputs.rows(slice(_ROWS)))
+    return dict(zip(names, values, strict=True))

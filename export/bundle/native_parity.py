@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pepnet_infer.backends.native import why_not
 from pepnet_infer.backends.native_tables import Table, tables
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.accuracy import MARGIN, NATIVE_TOLERANCE, Budget, Difference, delta_auc, excess
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.bundle.golden_rows import Reference
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.bundle.parity import BATCHES, Run, compare, score
-from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.export.bundle.parity import BATCHES, check
 from pepnet_infer.schema.network_config import multiply_adds
 
 #: Rows that are drawn. Of 1,000 rows the worst of the demo's model is off by .011 to .019, depending on the seed, of
@@ -27,18 +25,6 @@ DRAWS = 20_000
 # vector instructions a model as large as preset kuaishou does some hundred rows a second.
 _WORK, _SCALAR_WORK = 25_000_000_000, 2_000_000_000
 _SLOW = "scalar"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Rows and their scores in float64."""
-
-    inputs: Inputs
-    scores: npt.NDArray[np.floating[Any]]
-
-    def first(self, rows: int) -> Reference:
-        """The first `rows` of them."""
-        return Reference(self.inputs.rows(slice(rows)), self.scores[:rows])
 
 
 def draws_of(bundle: Bundle) -> int:
@@ -62,14 +48,13 @@ def measure_native(
     refused = why_not(bundle, Settings())
     if refused is not None:
         return {"why": refused}
-    report = {}
+    report: dict[str, Any] = {}
     for precision in PRECISIONS["native"]:
-        if precision == "fp32" or precision in budgets:
-            report[precision] = _measure_precision(
-                bundle, precision, sets, draws[precision], budgets.get(precision, {})
-            )
-        else:
+        budget = {} if precision == "fp32" else budgets.get(precision)
+        if budget is None:
             report[precision] = {"offered": False, "why": "switched off at export, not measured", "isas": {}}
+        else:
+            report[precision] = _measure_precision(bundle, precision, sets, draws[precision], budget)
     return report
 
 
@@ -112,7 +97,8 @@ def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], 
     # Precisions with a budget are measured against it; what is not a number is wrong in each of them.
     tolerance = NATIVE_TOLERANCE if table.precision == "fp32" else math.inf
     for name, rows in sets.items():
-        entry[name] = compare_table(bundle, table, run, rows, f"parity: {table} on {name} rows", tolerance)
+        where = f"parity: {table} on {name} rows"
+        entry[name] = check(run, rows, bundle.tasks, where, tolerance, batches_of(bundle, table))
     if table.isa == _SLOW:
         draws = draws.first(max(_SCALAR_WORK // _cost(bundle), sum(BATCHES[:-1])))
     scores = run(draws.inputs)
@@ -124,13 +110,10 @@ def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], 
     return entry
 
 
-def compare_table(
-    bundle: Bundle, table: Table, run: Run, rows: Reference, where: str, tolerance: float
-) -> dict[str, Any]:
-    """Scores rows in the batches that `table` has the speed for; figures and errors are those of `parity.compare`."""
+def batches_of(bundle: Bundle, table: Table) -> tuple[int, ...]:
+    """Returns the batches that `table` has the speed to score one set of rows in."""
     slow = table.isa == _SLOW and _cost(bundle) * sum(BATCHES) > _SCALAR_WORK
-    parts = score(run, rows.inputs, len(bundle.tasks), where, BATCHES[:-1] if slow else BATCHES)
-    return compare(parts, rows.scores, bundle.tasks, where, tolerance)
+    return BATCHES[:-1] if slow else BATCHES
 
 
 def _why(precision: str, over: list[str], budget: Budget) -> str:

@@ -11,26 +11,25 @@ import onnx
 import torch
 
 from pepnet_infer.bundle.accuracy import TOLERANCE, Difference, Scores, within
-from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.golden_rows import Reference
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.find_wrong_tensor import name_wrong_tensor
-from pepnet_infer.export.bundle.onnx_session import OnnxSession
 from pepnet_infer.export.bundle.process_state import one_thread
-from pepnet_infer.export.bundle.to_onnx import OUTPUT
+from pepnet_infer.export.bundle.to_onnx import OUTPUT, onnx_session
 from pepnet_infer.schema.inputs import Inputs
-from pepnet_infer.schema.network_config import InputWidths
 
 #: Every graph is proved at these batch sizes: 1, the sizes around the export's own, odd ones, and a real request.
 BATCHES = (1, 2, 3, 7, 64, 1000)
 ROWS = sum(BATCHES)
-GOLDEN_ROWS = 16
 
 Run = Callable[[Inputs], Scores]
 
 
-def float64_run(network: torch.nn.Module) -> Run:
-    """Returns the reference: a copy of `network` in float64."""
-    return torch_run(copy.deepcopy(network).double(), torch.float64)
+def reference(network: torch.nn.Module, inputs: Inputs) -> Reference:
+    """Scores `inputs` in float64, in parts: the layers for all rows at once would not fit every machine."""
+    run = torch_run(copy.deepcopy(network).double(), torch.float64)
+    parts = [run(inputs.rows(slice(begin, begin + ROWS))) for begin in range(0, max(inputs.num_rows, 1), ROWS)]
+    return Reference(inputs, np.concatenate(parts))
 
 
 def torch_run(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> Run:
@@ -48,8 +47,8 @@ def torch_run(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> R
 
 def onnx_run(model: onnx.ModelProto) -> Run:
     """Returns a function that scores inputs with `model` in ONNX Runtime on the CPU."""
-    session = OnnxSession(model)
-    return lambda inputs: session.run([OUTPUT], inputs)[0]
+    run = onnx_session(model)
+    return lambda inputs: run([OUTPUT], inputs)[0]
 
 
 def measure(
@@ -57,36 +56,33 @@ def measure(
     tasks: tuple[str, ...],
     exported: onnx.ModelProto,
     simplified: onnx.ModelProto,
-    sets: Mapping[str, Inputs],
+    sets: Mapping[str, Reference],
 ) -> dict[str, Any]:
     """Compares torch, `exported` and `simplified` with float64 at every batch size; `sets` have `ROWS` rows each.
 
     Returns stage → set → max_abs, rms, rows, tasks, batches. Raises BundleError naming stage, set of rows, batch size,
     task and row, and the tensor if one can be told, at the first score that is off by more than `TOLERANCE`.
     """
-    reference = float64_run(network)
-    expected = {name: reference(inputs) for name, inputs in sets.items()}
     stages: dict[str, tuple[Run, onnx.ModelProto | None]] = {
         "torch": (torch_run(network), None),
         "onnx": (onnx_run(exported), exported),
         "simplified": (onnx_run(simplified), simplified),
     }
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {stage: {} for stage in stages}
     for stage, (run, model) in stages.items():
-        report[stage] = {}
-        for name, inputs in sets.items():
+        for name, rows in sets.items():
             where = f"parity: {stage} on {name} rows"
-            scores = score(run, inputs, len(tasks), where)
+            scores = score(run, rows.inputs, len(tasks), where, BATCHES)
             try:
-                report[stage][name] = compare(scores, expected[name], tasks, where)
+                report[stage][name] = compare(scores, rows, tasks, where, TOLERANCE)
             except BundleError as error:
                 weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
-                wrong = "" if model is None else name_wrong_tensor(model, exported, weights, inputs)
+                wrong = "" if model is None else name_wrong_tensor(model, exported, weights, rows.inputs)
                 raise BundleError.of(error, cause=wrong or None) from error
     return report
 
 
-def score(run: Run, inputs: Inputs, tasks: int, where: str, batches: tuple[int, ...] = BATCHES) -> list[Scores]:
+def score(run: Run, inputs: Inputs, tasks: int, where: str, batches: tuple[int, ...]) -> list[Scores]:
     """Scores the first rows of `inputs` in `batches`, one after the other. Raises BundleError when one fails."""
     parts, at = [], 0
     for batch in batches:
@@ -102,28 +98,29 @@ def score(run: Run, inputs: Inputs, tasks: int, where: str, batches: tuple[int, 
 
 
 def compare(
-    parts: list[Scores], expected: Scores, tasks: tuple[str, ...], where: str, tolerance: float = TOLERANCE
+    parts: list[Scores], rows: Reference, tasks: tuple[str, ...], where: str, tolerance: float
 ) -> dict[str, Any]:
-    """Compares the scores of each batch with `expected` [rows, T]; returns figures of all, by task and by batch.
+    """Compares the scores of each batch with those of `rows`; returns figures of all, by task and by batch.
 
     Raises BundleError when a score is off, or no number.
     """
     batches, at = {}, 0
     for scores in parts:
         size = len(scores)
-        found = within(scores, expected[at : at + size], tasks, f"{where}, batch {size}", tolerance)
+        found = within(scores, rows.scores[at : at + size], tasks, f"{where}, batch {size}", tolerance)
         batches[str(size)] = found.max_abs
         at += size
-    whole = Difference.of(np.concatenate(parts), expected[:at])
+    whole = Difference.of(np.concatenate(parts), rows.scores[:at])
     return {**whole.to_json(), "tasks": dict(zip(tasks, whole.tasks, strict=True)), "batches": batches}
 
 
-def golden(network: torch.nn.Module, widths: InputWidths, seed: int) -> dict[str, Any]:
-    """Returns float64 scores of the first standard normal rows of `seed`, for a later check without torch."""
-    scores = float64_run(network)(normal_inputs(widths, GOLDEN_ROWS, seed))
-    return {"rows": "standard normal", "seed": seed, "scores": scores.tolist()}
-
-
-def spread(scores: Scores) -> dict[str, float]:
-    """Returns where scores lie: a small difference between scores that are all alike says nothing."""
-    return {"min": float(scores.min()), "mean": float(scores.mean()), "max": float(scores.max())}
+def check(
+    run: Run,
+    rows: Reference,
+    tasks: tuple[str, ...],
+    where: str,
+    tolerance: float = TOLERANCE,
+    batches: tuple[int, ...] = BATCHES,
+) -> dict[str, Any]:
+    """Scores the first of `rows` in `batches` and compares them: see `score` and `compare`."""
+    return compare(score(run, rows.inputs, len(tasks), where, batches), rows, tasks, where, tolerance)

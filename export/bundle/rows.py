@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.encode.features import Bag, Features
+from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec
 from pepnet_infer.schema.ids import MAX_ID, MISSING_KEY, Keys, make_keys
+from pepnet_infer.schema.inputs import Inputs
 
 _UNKNOWN, _MISSING = 0.1, 0.05  # shares of ids; what is left is known to the table
 _MAX_BAG = 12
 _FAR = 0.05  # share of dense values that lie anywhere in their range
+
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def schema_inputs(
+    schema: FeatureSchema, tables: Mapping[str, Path], rows: int, seed: int, ranges: Ranges | None = None
+) -> Inputs:
+    """Returns what `random_features` become through the files of the tables, by name."""
+    keys = {name: open_table(path).keys for name, path in tables.items()}
+    return Assembler(schema, MmapStore(tables)).inputs(random_features(schema, keys, rows, seed, ranges))
 
 
 def random_features(
@@ -21,7 +37,7 @@ def random_features(
     keys: Mapping[str, Keys],
     rows: int,
     seed: int,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
+    ranges: Ranges | None = None,
 ) -> Features:
     """Returns `rows` encoded rows: known, unknown and missing ids, bags from empty to long, dense values N(0, 1).
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 
+from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.process_state import quiet
+from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import ModelConfig
 
 #: The opset torch's operator library is written in: no version converter runs, and every runtime of the last years
@@ -101,3 +108,21 @@ def strip(model: onnx.ModelProto) -> None:
     for entry in [*graph.node, *graph.initializer, *graph.input, *graph.output]:
         entry.doc_string = ""
         del entry.metadata_props[:]
+
+
+def onnx_session(
+    model: onnx.ModelProto, keep_values: bool = False
+) -> Callable[[list[str], Inputs], list[npt.NDArray[np.float32]]]:
+    """Returns what runs a graph: (names of outputs, inputs) → their values.
+
+    One thread on the CPU, so that every run adds in the same order. `keep_values` turns the optimisations off that
+    would remove values inside the graph.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised
+    if keep_values:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session: Any = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda outputs, inputs: session.run(outputs, dict(zip(INPUTS, inputs.matrices, strict=True)))

@@ -17,18 +17,16 @@ import torch
 from pepnet_infer.bundle.accuracy import BUDGETS, NATIVE_TOLERANCE, TOLERANCE, Budget, check_budget
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.golden_rows import Reference, normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.domains import bf16_domain, request_domain
-from pepnet_infer.export.bundle.native_parity import Reference, draws_of, measure_native
-from pepnet_infer.export.bundle.parity import BATCHES, ROWS, Run, float64_run, golden, measure, spread
-from pepnet_infer.export.bundle.rows import random_features
+from pepnet_infer.export.bundle.native_parity import draws_of, measure_native
+from pepnet_infer.export.bundle.parity import BATCHES, ROWS, measure, reference
+from pepnet_infer.export.bundle.rows import schema_inputs
 from pepnet_infer.export.bundle.simplify import simplify
 from pepnet_infer.export.bundle.to_onnx import to_onnx
 from pepnet_infer.export.model.network import build_network, load_dense
-from pepnet_infer.rows.assemble import Assembler
-from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.storage.atomic import new_directory
@@ -38,6 +36,7 @@ from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.validation import Seed, check_option
 
 _DRAWS_SEED = 2_000_003  # added to the seed of export, so that rows are others than those of the sets
+_GOLDEN_ROWS = 16  # for a later check without torch
 _TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "onnxsim", "pepnet_infer", "torch")
 
 
@@ -83,27 +82,30 @@ def write_bundle(
         on_step("simplify")
         simplified = simplify(exported, config, len(tasks))
         on_step("measure parity")
-        sets = {"normal": normal_inputs(config.inputs, ROWS, seed), "schema": _schema_inputs(checkpoint, root, seed)}
+        paths = {name: table_path(root, name) for name in tables}
+        sets = {
+            "normal": reference(network, normal_inputs(config.inputs, ROWS, seed)),
+            "schema": reference(network, schema_inputs(schema, paths, ROWS, seed, checkpoint.ranges)),
+        }
         figures = {"fp32": measure(network, tasks, exported, simplified, sets)}
         on_step("measure the native kernels")
-        reference = float64_run(network)
-        rows = {name: _reference(reference, inputs) for name, inputs in sets.items()}
         served = Bundle(root, {}, schema, config, version, {}, {})  # what the native backend reads of one
         count = draws_of(served) // 2
-        asked = _schema_inputs(checkpoint, root, seed + _DRAWS_SEED, count)
-        requests = Inputs(*map(np.vstack, zip(sets["schema"].matrices, asked.matrices, strict=True)))
+        asked = schema_inputs(schema, paths, count, seed + _DRAWS_SEED, checkpoint.ranges)
+        requests = Inputs(*map(np.vstack, zip(sets["schema"].inputs.matrices, asked.matrices, strict=True)))
         largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
-        domains = {"int8": request_domain(schema, requests, sets["normal"], largest)}
+        domains = {"int8": request_domain(schema, requests, sets["normal"].inputs, largest)}
         domains["bf16"] = bf16_domain(served, domains["int8"], asked, budgets["bf16"], seed + _DRAWS_SEED)
         served = replace(served, parity={"native": {p: {"domain": d.to_json()} for p, d in domains.items()}})
-        draws = {p: _reference(reference, _with_edge(asked, d, seed)) for p, d in domains.items()}
-        figures["native"] = measure_native(served, rows, {"fp32": draws["int8"], **draws}, budgets)
+        draws = {p: reference(network, _with_edge(asked, d, seed)) for p, d in domains.items()}
+        figures["native"] = measure_native(served, sets, {"fp32": draws["int8"], **draws}, budgets)
         for precision, domain in domains.items():
             if precision in budgets and precision in figures["native"]:
                 figures["native"][precision]["domain"] = domain.to_json()
         on_step("write the bundle")
         (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
-        write_document(root / PARITY, _parity(network, config, rows, figures, seed))
+        write_document(root / PARITY, _parity(network, config, sets, figures, seed))
+        versions: dict[str, str] = {name: import_module(name).__version__ for name in _TOOLS}
         manifest = {
             "format_version": FORMAT_VERSION,
             "model_version": version,
@@ -114,17 +116,12 @@ def write_bundle(
             "schema_hash": schema.hash,
             "precisions": budgets if "fp32" in figures["native"] else {},  # none for a baseline
             "files": describe_files(root),
-            "tools": {"python": platform.python_version(), **{name: _version(name) for name in _TOOLS}},
+            "tools": {"python": platform.python_version(), **versions},
             "meta": dict(checkpoint.meta),
         }
         write_document(root / MANIFEST, manifest)
         Bundle.open(root, check="sizes")
     return Bundle.open(out, check="sizes")
-
-
-def _version(module: str) -> str:
-    version: str = import_module(module).__version__
-    return version
 
 
 def _next_version(out: Path, asked: int | None, overwrite: bool) -> int:
@@ -151,23 +148,10 @@ def _with_edge(asked: Inputs, domain: InputDomain, seed: int) -> Inputs:
     return Inputs(*(rows.reshape(rows.shape[0] * 2, rows.shape[2]) for rows in both))
 
 
-def _schema_inputs(checkpoint: Checkpoint, root: Path, seed: int, rows: int = ROWS) -> Inputs:
-    """Rows as a request would give them, through the tables just written."""
-    keys = {name: table.keys for name, table in checkpoint.tables.items()}
-    store = MmapStore({name: table_path(root, name) for name in checkpoint.tables})
-    features = random_features(checkpoint.schema, keys, rows, seed, checkpoint.ranges)
-    return Assembler(checkpoint.schema, store).inputs(features)
-
-
-def _reference(run: Run, inputs: Inputs) -> Reference:
-    """Scores in float64 in parts: the network's layers for all rows at once would not fit every machine."""
-    parts = [run(inputs.rows(slice(i, i + ROWS))) for i in range(0, max(inputs.num_rows, 1), ROWS)]
-    return Reference(inputs, np.concatenate(parts))
-
-
 def _parity(
     network: torch.nn.Module, config: ModelConfig, sets: dict[str, Reference], figures: dict[str, Any], seed: int
 ) -> dict[str, Any]:
+    golden = reference(network, normal_inputs(config.inputs, _GOLDEN_ROWS, seed))
     return {
         "reference": "torch float64",
         "tolerance": TOLERANCE,
@@ -180,8 +164,12 @@ def _parity(
             "draws": "more of schema's, and as many at the edge of the precision's domain",
             "auc": "draws, their scores in float64 being the probability of a positive",
         },
-        "scores": {name: spread(rows.scores) for name, rows in sets.items()},
+        # A small difference between scores that are all alike says nothing.
+        "scores": {
+            name: {how: float(getattr(rows.scores, how)()) for how in ("min", "mean", "max")}
+            for name, rows in sets.items()
+        },
         **figures,
         "config": config.to_json(),
-        "golden": golden(network, config.inputs, seed),
+        "golden": {"rows": "standard normal", "seed": seed, "scores": golden.scores.tolist()},
     }

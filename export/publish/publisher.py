@@ -278,7 +278,7 @@ def graph_of(config: ModelConfig, tasks: int, dense: Mapping[str, Rows]) -> byte
     Raises BundleError when its scores are off.
     """
     # torch: seconds, and not needed for the rest
-    from pepnet_infer.export.bundle.parity import ROWS, measure
+    from pepnet_infer.export.bundle.parity import ROWS, measure, reference
     from pepnet_infer.export.bundle.simplify import simplify
     from pepnet_infer.export.bundle.to_onnx import to_onnx
     from pepnet_infer.export.model.network import build_network, load_dense
@@ -288,6 +288,7 @@ def graph_of(config: ModelConfig, tasks: int, dense: Mapping[str, Rows]) -> byte
     exported = to_onnx(network, config, tasks)
     simplified = simplify(exported, config, tasks)
     names = tuple(f"task{number}" for number in range(tasks))
-    measure(network, names, exported, simplified, {"normal": normal_inputs(config.inputs, ROWS, 0)})
+    rows = reference(network, normal_inputs(config.inputs, ROWS, 0))
+    measure(network, names, exported, simplified, {"normal": rows})
     graph: bytes = simplified.SerializeToString(deterministic=True)
     return graph

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle.accuracy import within
+from pepnet_infer.bundle.accuracy import Scores, within
 from pepnet_infer.errors import BundleError
 from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs
@@ -18,11 +18,15 @@ Run = Callable[[Inputs], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Golden:
-    """The rows whose float64 scores `parity.json` holds."""
+class Reference:
+    """Rows and their scores in float64."""
 
     inputs: Inputs
-    scores: npt.NDArray[np.float64]
+    scores: Scores
+
+    def first(self, rows: int) -> Reference:
+        """The first `rows` of them."""
+        return Reference(self.inputs.rows(slice(rows)), self.scores[:rows])
 
     def compare(self, run: Run, where: str, tasks: tuple[str, ...], tolerance: float, same_bits: bool) -> float:
         """Scores one by one and in one batch, which must give the same bits if asked, and returns the largest

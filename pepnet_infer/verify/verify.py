@@ -17,14 +17,14 @@ from pepnet_infer.backends.native_tables import Table, tables
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.accuracy import NATIVE_TOLERANCE, TOLERANCE
 from pepnet_infer.bundle.bundle import DENSE, Bundle
-from pepnet_infer.bundle.golden_rows import Golden, Run, normal_inputs
+from pepnet_infer.bundle.golden_rows import Reference, Run, normal_inputs
 
 FRESH_SEED = 1_000_003  # added to the seed of export, so that the rows are others
 #: What a precision that is over its budget may be off by, in multiples of the largest difference export saw: on the
 #: same rows with another instruction set, and on other rows.
 _OTHER_ISA, _OTHER_ROWS = 1.5, 3.0
 
-Recheck = Callable[[Table, Run, float], dict[str, Any]]
+Recheck = Callable[[Table, Run, str, float], dict[str, Any]]
 
 
 def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -40,14 +40,15 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     files = bundle.manifest["files"].values()
     said = bundle.parity["golden"]
     scores = np.array(said["scores"], dtype=np.float64)
-    golden = Golden(normal_inputs(bundle.config.inputs, len(scores), said["seed"]), scores)
+    golden = Reference(normal_inputs(bundle.config.inputs, len(scores), said["seed"]), scores)
     worst = golden.compare(backend.run, str(bundle.onnx_path), bundle.tasks, TOLERANCE, same_bits=False)
     fresh, recheck_native = None, None
     if find_spec("torch") and find_spec("onnx"):
-        from pepnet_infer.export.bundle.recheck import fresh_rows, recheck, recheck_table
+        from pepnet_infer.export.bundle.recheck import fresh_rows, recheck
 
         sets = fresh_rows(bundle, bundle.parity["seed"] + FRESH_SEED)
-        fresh, recheck_native = recheck(bundle, backend.run, sets), partial(recheck_table, bundle, sets)
+        fresh = recheck(bundle, sets, None, backend.run, f"{bundle.onnx_path} against {DENSE}")
+        recheck_native = partial(recheck, bundle, sets)
     return {
         "bundle": str(bundle.path),
         "model_version": bundle.model_version,
@@ -61,7 +62,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def verify_native(bundle: Bundle, golden: Golden, recheck: Recheck | None) -> dict[str, Any]:
+def verify_native(bundle: Bundle, golden: Reference, recheck: Recheck | None) -> dict[str, Any]:
     """Returns precision → instruction set → allowed {golden, fresh}, golden {rows, max_abs}, fresh.
 
     `fresh` is what `recheck` returns, null without one; of `allowed`, null is any number.
@@ -105,7 +106,7 @@ def allowed(bundle: Bundle, precision: str) -> tuple[float, float]:
 
 
 def _table(
-    bundle: Bundle, table: Table, golden: Golden, recheck: Recheck | None, most: tuple[float, float]
+    bundle: Bundle, table: Table, golden: Reference, recheck: Recheck | None, most: tuple[float, float]
 ) -> dict[str, Any]:
     run = table.load(bundle)
     where = f"{table} against {bundle.path / DENSE}"
@@ -114,5 +115,5 @@ def _table(
     return {
         "allowed": dict(zip(("golden", "fresh"), limits, strict=True)),
         "golden": {"rows": len(golden.scores), "max_abs": worst},
-        "fresh": None if recheck is None else recheck(table, run, most[1]),
+        "fresh": None if recheck is None else recheck(table, run, where, most[1]),
     }

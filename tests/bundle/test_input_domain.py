@@ -19,7 +19,7 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain, RowLimits
 from pepnet_infer.export.bundle.domains import bf16_domain, request_domain
-from pepnet_infer.export.bundle.parity import float64_run
+from pepnet_infer.export.bundle.parity import reference
 from pepnet_infer.export.bundle.rows import random_features
 from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.schema.feature_schema import FeatureSchema
@@ -200,7 +200,7 @@ def test_rows_outside_are_scored_in_fp32_and_those_inside_are_not(
     assert narrow.describe()["outside_rows"] == (~inside).sum()
     network = build_network(bundle.config, len(bundle.tasks))
     load_dense(network, bundle.dense())
-    off = np.abs(scores - float64_run(network)(mixed))
+    off = np.abs(scores - reference(network, mixed).scores)
     assert 1e-4 < off[inside].max() <= bundle.native[precision]["max_abs"]
     numbers = ~inside & np.isfinite(mixed.general).all(axis=1)
     assert off[numbers].max() <= 5e-6

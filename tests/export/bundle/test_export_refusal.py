@@ -13,14 +13,13 @@ import pytest
 import torch
 
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.golden_rows import Reference, normal_inputs
 from pepnet_infer.errors import BundleError, ConfigError
 from pepnet_infer.export.bundle import write_bundle as module
-from pepnet_infer.export.bundle.parity import ROWS, measure
+from pepnet_infer.export.bundle.parity import ROWS, measure, reference
 from pepnet_infer.export.bundle.simplify import check_folded, simplify
 from pepnet_infer.export.bundle.to_onnx import check_graph, declare, to_onnx
 from pepnet_infer.export.model.network import build_network, load_dense
-from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 TASKS = ("click", "like")
@@ -44,8 +43,8 @@ def simplified(toy_bundle: Path) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def sets(toy_checkpoint: Checkpoint) -> dict[str, Inputs]:
-    return {"normal": normal_inputs(toy_checkpoint.config.inputs, ROWS, 0)}
+def sets(network: torch.nn.Module, toy_checkpoint: Checkpoint) -> dict[str, Reference]:
+    return {"normal": reference(network, normal_inputs(toy_checkpoint.config.inputs, ROWS, 0))}
 
 
 def changed(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
@@ -188,7 +187,8 @@ def test_inputs_the_network_does_not_read_stay_declared() -> None:
     exported = to_onnx(network, config, 1)
     small = simplify(exported, config, 1)
     assert [v.name for v in small.graph.input] == ["general", "domain", "prior"]
-    report = measure(network, ("click",), exported, small, {"normal": normal_inputs(config.inputs, ROWS, 0)})
+    rows = reference(network, normal_inputs(config.inputs, ROWS, 0))
+    report = measure(network, ("click",), exported, small, {"normal": rows})
     assert report["simplified"]["normal"]["rows"] == ROWS
 
 

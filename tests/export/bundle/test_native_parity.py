@@ -20,10 +20,10 @@ from pepnet_infer import BackendError, BundleError, Engine
 from pepnet_infer.bundle.accuracy import BUDGETS, MARGIN, excess
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.golden_rows import Reference, normal_inputs
 from pepnet_infer.export.bundle import write_bundle as module
-from pepnet_infer.export.bundle.native_parity import Reference, draws_of, measure_native
-from pepnet_infer.export.bundle.parity import ROWS, float64_run
+from pepnet_infer.export.bundle.native_parity import draws_of, measure_native
+from pepnet_infer.export.bundle.parity import ROWS, reference
 from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.export.model.network import build_network, dense_state, load_dense
 from pepnet_infer.verify.verify import verify
@@ -35,8 +35,7 @@ Run = Callable[..., tuple[int, str, str]]
 def rows(toy_checkpoint: Checkpoint) -> dict[str, Reference]:
     network = build_network(toy_checkpoint.config, 2)
     load_dense(network, toy_checkpoint.dense)
-    inputs = normal_inputs(toy_checkpoint.config.inputs, 3000, 0)
-    ranked = Reference(inputs, float64_run(network)(inputs))
+    ranked = reference(network, normal_inputs(toy_checkpoint.config.inputs, 3000, 0))
     return {"normal": ranked.first(ROWS), "ranked": ranked}
 
 
@@ -84,7 +83,7 @@ def test_every_instruction_set_and_precision_is_recorded(toy_bundle: Path) -> No
 def test_a_model_too_large_for_scalar_kernels_is_scored_on_fewer_rows(
     toy_bundle: Path, rows: dict[str, Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pepnet_infer.export.bundle.native_parity._cost", lambda bundle: 10_560_000)
+    monkeypatch.setattr("pepnet_infer.export.bundle.native_parity.multiply_adds", lambda *_: 10_560_000)
     bundle = Bundle.open(toy_bundle)
     assert draws_of(bundle) == 2366
     native = measure_native(bundle, {"normal": rows["normal"]}, {"fp32": rows["ranked"]}, {})
