@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 from msgspec import structs
-from online_report import ModelVersion, plot, tables
+from online_report import ModelVersion, picture, tables
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pepnet_infer.export.train.online import Floats, Learnt, OnlineTrainer
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+STEP = 256  # exposures in a step of training
 STABLE = 20  # positives a day of a task that is shown
 BYTES_BESIDE = 24  # what the cache takes for a row beside its numbers
 PAIRS = [("dense only", "frozen"), ("rows only", "frozen"), ("both", "frozen"), ("both", "dense only")]
@@ -69,7 +70,7 @@ def read_log(options: argparse.Namespace) -> tuple[Dataset, OnlineTrainer, list[
     log = log.slice(0, int(np.searchsorted(times, start + options.days * DAY_MS)))
     source.interactions = lambda: log  # type: ignore[method-assign]
     second = int(np.unique(log[source.day_column].to_numpy())[1])
-    settings = structs.replace(run.train, split=Split(test=second), batch=options.batch)
+    settings = structs.replace(run.train, split=Split(test=second), batch=STEP)
     dataset = build_dataset(source, run.schema, settings)
     trainer = OnlineTrainer(dataset, model_config(run.model, dataset.schema), settings, options.seed)
     step = round(options.every * HOUR_MS)
@@ -134,22 +135,20 @@ class Logs:
 def serving(folder: Path) -> Iterator[Callable[[int], None]]:
     """Runs the serving process. Yields what waits until it has scored a pass."""
     command = [sys.executable, str(Path(__file__).with_name("online_serve.py")), str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert process.stdout is not None
-    lines = process.stdout
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
 
-    def scored(number: int) -> None:
-        line = lines.readline()
-        if line.strip() != str(number):
-            raise SystemExit(f"serving process: expected pass {number} to be scored, got {line!r}")
+        def scored(number: int) -> None:
+            line = process.stdout.readline() if process.stdout else ""
+            if line.strip() != str(number):
+                raise SystemExit(f"serving process: expected pass {number} to be scored, got {line!r}")
 
-    try:
-        yield scored
-        if process.wait(PATIENCE_S) != 0:
-            raise SystemExit(f"serving process: expected it to end well, got {process.returncode}")
-    finally:
-        process.kill()
-        process.wait()
+        try:
+            yield scored
+            if process.wait(PATIENCE_S) != 0:
+                raise SystemExit(f"serving process: expected it to end well, got {process.returncode}")
+        finally:
+            process.kill()
 
 
 def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, ModelVersion]:
@@ -191,9 +190,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=1.0, help="hours in a pass")
     parser.add_argument("--days", type=int, default=10_000, help="of the log, at most")
     parser.add_argument("--share", type=float, default=0.2, help="of the memory of all rows, for the bounded caches")
-    parser.add_argument("--batch", type=int, default=256, help="exposures in a step of training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of training")
     parser.add_argument("--quick", action="store_true", help="three days, passes of six hours")
     options = parser.parse_args()
     if options.data is None:
@@ -203,7 +200,7 @@ def main() -> None:
 
     import torch
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     began = time.perf_counter()
     dataset, trainer, passes = read_log(options)
     with tempfile.TemporaryDirectory(prefix="pepnet-online-") as name:
@@ -224,7 +221,7 @@ def main() -> None:
     (options.out / "online.md").write_text(text + "\n", encoding="utf-8")
     task = next(iter(tasks))
     title = f"AUC of {task}, scored before it was learnt: passes of {options.every:g} h"
-    plot(options.out / "online.png", title, names, [names[:4], names[3:]], tasks[task])
+    (options.out / "online.png").write_bytes(picture(title, names, [names[:4], names[3:]], tasks[task]))
     print(text)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.bench.harness.pictures import Chart, Line, draw_lines
 from pepnet_infer.export.train.metrics import auc
 
 RESAMPLES = 200
-_COLOURS = ("#5b6675", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#D55E00")
 
 
 @dataclass(frozen=True)
@@ -84,23 +83,11 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: ModelVersion) -> None:
-    """Draws AUC by day to a PNG, one panel for each list of engines."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.0, 3.9), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+def picture(title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: ModelVersion) -> bytes:
+    """Returns a PNG of AUC by day, one panel for each list of engines."""
     values, days = served.by(served.days)[0], np.unique(served.days) + 1
-    for axis, panel in zip(axes, panels, strict=True):
-        for at in map(names.index, panel):
-            axis.plot(days, values[:, at], color=_COLOURS[at], marker="o", markersize=3.5, label=names[at])
-        axis.set_xlabel("day of the log")
-        axis.grid(color="#e3e7ec", linewidth=0.8)
-        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4, "columnspacing": 1.2}
-        axis.legend(frameon=False, fontsize=8.5, **place)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("AUC")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
+    charts = []
+    for panel in panels:
+        lines = [Line(name, days.tolist(), values[:, names.index(name)].tolist(), name) for name in panel]
+        charts.append(Chart("", "day of the log", "AUC", lines))
+    return draw_lines(title, "", charts)

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pepnet_infer import CacheConfig, Engine
@@ -53,50 +51,46 @@ def serve(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     traffic = pq.read_table(folder / "traffic.parquet")
     with contextlib.ExitStack() as stack:
-        engines = {v.name: stack.enter_context(_engine(folder, v, plan)) for v in VARIANTS}
-        followers = {v.name: _follow(engines[v.name], v, folder) for v in VARIANTS if v.log}
-        scores = np.empty((len(VARIANTS), traffic.num_rows, len(engines["frozen"].tasks)), np.float32)
+        running = [_start(stack, folder, variant, plan) for variant in VARIANTS]
+        scores = np.empty((len(VARIANTS), traffic.num_rows, len(running[0][0].tasks)), np.float32)
         for number, (begin, end, at) in enumerate(plan["passes"]):
-            for name, follower in followers.items():
-                if not follower.wait_for(FIRST_VERSION + number, PATIENCE_S):
-                    raise SystemExit(f"{name}: expected version {FIRST_VERSION + number}, got {follower.stats()}")
-            for place, variant in enumerate(VARIANTS):
-                version = FIRST_VERSION + (number if variant.log else 0)
-                _score(engines[variant.name], traffic.slice(begin, end - begin), version, at, scores[place, begin:end])
+            for place, (engine, follower) in enumerate(running):
+                version = FIRST_VERSION + (0 if follower is None else number)
+                if follower is not None and not follower.wait_for(version, PATIENCE_S):
+                    raise SystemExit(f"{VARIANTS[place].name}: expected version {version}, got {follower.stats()}")
+                with engine.hold():  # the version that is there is down in the cache, and stays
+                    _set_time(engine, at)
+                    for row in range(begin, end, SERVED_AT_ONCE):
+                        part = engine.score(traffic.slice(row, min(SERVED_AT_ONCE, end - row)))
+                        if part.model_version != version:
+                            raise SystemExit(f"expected scores of version {version}, got those of {part.model_version}")
+                        scores[place, row : row + len(part)] = part.values
             print(number, flush=True)  # served: now it may be learnt from
         np.save(folder / "scores.npy", scores)
-        (folder / "stats.json").write_text(json.dumps({name: engine.stats() for name, engine in engines.items()}))
+        stats = {variant.name: engine.stats() for variant, (engine, _) in zip(VARIANTS, running, strict=True)}
+        (folder / "stats.json").write_text(json.dumps(stats))
 
 
-def _engine(folder: Path, variant: Variant, plan: dict[str, Any]) -> Engine:
-    cache = CacheConfig()
+def _start(
+    stack: contextlib.ExitStack, folder: Path, variant: Variant, plan: dict[str, Any]
+) -> tuple[Engine, Follower | None]:
+    cache, bounded = CacheConfig(), {}
     if variant.policy is not None:
         cache = CacheConfig(variant.policy, plan["capacity"], negative_ttl=None, warm=False, **plan["gset"])
+        bounded = {"rows": "cache", "insert": "all"}
     options = {"spin": False}  # seven engines, one at work at a time
     engine = Engine.load(folder / "bundle", backend="native", threads=1, cache=cache, options=options)
+    stack.enter_context(engine)
     if variant.policy is not None and engine.cache is not None:
         _set_time(engine, plan["passes"][0][2])
         store = MmapStore(engine.bundle.table_paths, engine.schema.table_by_name)
         engine.cache.warm({table.name: store.scored_keys(table.name) for table in engine.schema.tables})
-    return engine
-
-
-def _follow(engine: Engine, variant: Variant, folder: Path) -> Follower:
+    if variant.log is None:
+        return engine, None
     name = variant.name.replace(", ", "-").replace(" ", "-")
-    bounded: dict[str, Any] = {"rows": "cache", "insert": "all"} if variant.policy is not None else {}
     # The guard keeps rows by the clock, and what it refuses would depend on that.
     config = FollowConfig(name=name, guard=None, keep=0, **bounded)
-    return engine.follow(DirectoryLog(folder / str(variant.log), create=True), config)
-
-
-def _score(engine: Engine, batch: pa.Table, version: int, at: float, out: npt.NDArray[np.float32]) -> None:
-    with engine.hold():  # the version that is there is down in the cache, and stays
-        _set_time(engine, at)
-        for begin in range(0, batch.num_rows, SERVED_AT_ONCE):
-            part = engine.score(batch.slice(begin, SERVED_AT_ONCE))
-            if part.model_version != version:
-                raise SystemExit(f"expected scores of version {version}, got those of {part.model_version}")
-            out[begin : begin + len(part)] = part.values
+    return engine, engine.follow(DirectoryLog(folder / variant.log, create=True), config)
 
 
 def _set_time(engine: Engine, at: float) -> None:
