@@ -8,25 +8,27 @@ import sys
 
 _HANDLER = "pepnet_infer.spell"
 #: How signs of ours are written where they do not exist.
-_SPELLED = {
-    "×": "x",
-    "·": "*",
-    "→": "->",
-    "←": "<-",
-    "≤": "<=",
-    "≥": ">=",
-    "≈": "~",
-    "±": "+-",
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "…": "...",
-    "Δ": "delta ",
-    "µ": "u",
-    "•": "*",
-}
-_LINES = range(0x2500, 0x25A0)  # rules, boxes and bars
-_DOTS = range(0x2800, 0x2900)  # spinners
+_SPELLED = str.maketrans(
+    {
+        "×": "x",
+        "·": "*",
+        "→": "->",
+        "←": "<-",
+        "≤": "<=",
+        "≥": ">=",
+        "≈": "~",
+        "±": "+-",
+        "−": "-",
+        "–": "-",
+        "—": "-",
+        "…": "...",
+        "Δ": "delta ",
+        "µ": "u",
+        "•": "*",
+        **dict.fromkeys(map(chr, range(0x2500, 0x25A0)), "-"),  # rules, boxes and bars
+        **dict.fromkeys(map(chr, range(0x2800, 0x2900)), "*"),  # spinners
+    }
+)
 
 
 def write_everything() -> None:
@@ -43,12 +45,5 @@ def write_everything() -> None:
 def _spell(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_letter, error.object[error.start : error.end])), error.end
-
-
-def _letter(sign: str) -> str:
-    if ord(sign) in _LINES:
-        return "-"
-    if ord(sign) in _DOTS:
-        return "*"
-    return _SPELLED.get(sign) or sign.encode("ascii", "backslashreplace").decode()
+    spelled = error.object[error.start : error.end].translate(_SPELLED)
+    return spelled.encode("ascii", "backslashreplace").decode(), error.end
