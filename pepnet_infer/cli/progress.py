@@ -6,9 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
 from datetime import datetime
-from types import TracebackType
 from typing import Annotated, Literal
 
 import typer
@@ -40,32 +38,30 @@ class Watch:
         if mode == "auto" and not self._plain:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
             self._bars = Progress(TextColumn("{task.description}", markup=False), *columns, console=progress)
-        self._now: Callable[[], str] = lambda: "starting"
+        self._now = "starting"
         self._before: signal._HANDLER = signal.SIG_DFL
 
     def __enter__(self) -> Watch:
-        self._before = signal.signal(signal.SIGUSR1, lambda *_: _write(self._now()))
+        self._before = signal.signal(signal.SIGUSR1, lambda *_: _write(self._now))
         if self._bars is not None:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bars is not None:
             self._bars.stop()
         signal.signal(signal.SIGUSR1, self._before)
 
     def step(self, text: str) -> None:
         """Says that a new piece of work begins."""
-        self._now = lambda: text
+        self._now = text
         self.line(text)
         if self._bars is not None:
             for task in self._bars.tasks:
                 self._bars.update(task.id, total=task.total or 1, completed=task.total or 1)
             self._bars.add_task(text, total=None, note="")
 
-    def at(self, done: int, total: int, note: str, now: Callable[[], str]) -> None:
+    def at(self, done: int, total: int, note: str, now: str) -> None:
         """Moves the bar of the piece of work under way; `now` is what SIGUSR1 writes."""
         self._now = now
         if self._bars is not None:

@@ -11,11 +11,10 @@ import typer
 from rich.console import Console
 
 from pepnet_infer.backends.protocol import MAX_THREADS
-from pepnet_infer.cli.ending import ExitCode
-from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, progress, say
+from pepnet_infer.cli.output import AsJson, ExitCode, as_path, emit, expect_bundle, progress, say
 from pepnet_infer.cli.progress import ProgressOption, Watch
 from pepnet_infer.engine import Engine
-from pepnet_infer.parquet import FileProgress, Progress, Summary, score_parquet
+from pepnet_infer.parquet import Progress, Summary, score_parquet
 from pepnet_infer.parquet.options import BATCH_ROWS, OnBadRow, OnFault
 from pepnet_infer.parquet.run import OFFLINE
 from pepnet_infer.process.cpu import cpu_limits
@@ -141,20 +140,14 @@ def _show(watch: Watch, now: Progress) -> None:
     if file is None:
         watch.step(f"score {now.of_rows:,} rows in {now.of_files} file{'s' * (now.of_files != 1)}")
         return
+    rows = f"{file.rows:,} rows" if file.rows == file.of_rows else f"{file.rows:,} of {file.of_rows:,} rows"
+    here = f"{file.path}: {rows}, {file.null_rows:,} null rows, {file.seconds:.1f} s"
+    total = f"{now.rows:,} of {now.of_rows:,} rows, {now.null_rows:,} null rows, {now.files} of {now.of_files} files"
     if now.event == "file":
         rate = f"{file.rows / file.seconds:,.0f} rows/s" if file.seconds else ""
-        watch.line(f"{file.path}: {_of_file(file)}, {rate} (file {now.files} of {now.of_files})")
-    watch.at(now.rows, now.of_rows, f"{now.rows / max(now.seconds, 1e-9):,.0f} rows/s", lambda: _where(now, file))
-
-
-def _of_file(file: FileProgress) -> str:
-    rows = f"{file.rows:,} rows" if file.rows == file.of_rows else f"{file.rows:,} of {file.of_rows:,} rows"
-    return f"{rows}, {file.null_rows:,} null rows, {file.seconds:.1f} s"
-
-
-def _where(now: Progress, file: FileProgress) -> str:
-    total = f"{now.rows:,} of {now.of_rows:,} rows, {now.null_rows:,} null rows, {now.files} of {now.of_files} files"
-    return f"{file.path}: {_of_file(file)}; in all {total}, {now.seconds:.1f} s"
+        watch.line(f"{here}, {rate} (file {now.files} of {now.of_files})")
+    rate = f"{now.rows / max(now.seconds, 1e-9):,.0f} rows/s"
+    watch.at(now.rows, now.of_rows, rate, f"{here}; in all {total}, {now.seconds:.1f} s")
 
 
 def _incomplete(summary: Summary, max_bad_rows: int | None) -> Iterator[str]:

@@ -96,14 +96,9 @@ def _changed(run: RunConfig, model: str | None, seeds: int | None, seed: int | N
     """Returns `run` with what the command line says otherwise."""
     from pepnet_infer.export.run_config import readable
 
-    settings = structs.replace(
-        run.train,
-        seeds=run.train.seeds if seeds is None else seeds,
-        seed=run.train.seed if seed is None else seed,
-        epochs=run.train.epochs if epochs is None else epochs,
-    )
+    given = {name: value for name, value in (("seeds", seeds), ("seed", seed), ("epochs", epochs)) if value is not None}
     flags = readable({**run.model, "model": model}) if model is not None else run.model
-    return dataclasses.replace(run, model=flags, train=settings)
+    return dataclasses.replace(run, model=flags, train=structs.replace(run.train, **given))
 
 
 def _shown(watch: Watch, name: str, seed: int) -> Callable[[str, int, int, int, float], None]:
@@ -117,7 +112,7 @@ def _shown(watch: Watch, name: str, seed: int) -> Callable[[str, int, int, int, 
             watch.step(what)
             last = what
         note = f"loss {loss:.4f}"
-        watch.at(done, batches, note, lambda: f"{what}, batch {done} of {batches}, {note}")
+        watch.at(done, batches, note, f"{what}, batch {done} of {batches}, {note}")
 
     return told
 

@@ -79,7 +79,7 @@ def test_a_bar_is_shown_on_a_terminal_alone(
     with Watch(mode) as watch:
         watch.step("read")
         watch.step("score")
-        watch.at(3, 7, "fast", lambda: "3 of 7")
+        watch.at(3, 7, "fast", "3 of 7")
         watch.line("a file")
     assert isinstance(console.file, io.StringIO)
     said = console.file.getvalue()
