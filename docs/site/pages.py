@@ -113,7 +113,7 @@ def _command_line() -> str:
 
     from pepnet_infer.cli import main
 
-    main._register()
+    main.add_commands()
     command = typer.main.get_command(main.app)
     context = command.make_context("pepnet-infer", [], resilient_parsing=True)
     return get_docs_for_click(obj=command, ctx=context, name="pepnet-infer", title="Command line")

@@ -51,12 +51,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "columns": list(schema.columns),
         "fields": [
             {
-                "name": spec.name,
-                "kind": spec.kind,
-                "side": spec.side,
-                "column": spec.column,
-                "join": spec.join,
-                "table": spec.table,
+                **{name: getattr(spec, name) for name in ("name", "kind", "side", "column", "join", "table")},
                 "width": schema.width(spec),
                 "inputs": list(spec.inputs),
             }

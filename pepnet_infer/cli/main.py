@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pepnet_infer.cli.ending import ExitCode, fail, print_all
+from pepnet_infer.cli.output import ExitCode, fail, print_all
 from pepnet_infer.cli.terminal import write_everything
 from pepnet_infer.errors import PepnetError
 
@@ -56,8 +56,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @cache
-def _register() -> None:
-    """Once a process: typer would build what is registered again beside what it has, and take longer each time."""
+def add_commands() -> None:
+    """Gives `app` its subcommands, once a process: typer would build them again beside those it has."""
     for name in COMMANDS:
         module = import_module(f"pepnet_infer.cli.{name}")
         app.command(name)(getattr(module, name))
@@ -71,7 +71,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in sys.argv[1:] and sys.argv[1:2] != ["bench"]
     try:
-        _register()
+        add_commands()
         code = app(prog_name="pepnet-infer", standalone_mode=False) or ExitCode.DONE
         if sys.stdout is not None:
             sys.stdout.flush()  # when the interpreter ends, a fault would be exit code 120 and a traceback

@@ -1,4 +1,4 @@
-"""What every subcommand shares: where results and progress go, paths, threads, and the one way to print a table."""
+"""What every subcommand shares: paths, where results, progress and errors go, tables, and the exit codes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +28,21 @@ progress = Console(stderr=True)
 
 #: The `--json` option every subcommand takes. (`bench` subcommands take a file: `--json F`.)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the error, as JSON on stdout.")]
+
+
+class ExitCode(IntEnum):
+    """Every exit code of `pepnet-infer`. docs/jobs.md has the same table."""
+
+    DONE = 0
+    FAILED = 1  # an error
+    USAGE = 2  # wrong usage: nothing was read or written
+    INCOMPLETE = 3  # `score` went through all files, but some are not finished, or too many rows are bad
+    INTERRUPTED = 130  # SIGINT, Ctrl-C
+    TERMINATED = 143  # SIGTERM
+
+
+#: Fields that every error has in JSON, null where an error has no such place.
+_FIELDS = ("column", "row", "file")
 
 _FIGURE = re.compile(r"[-–+±≈\d.,e×%\s]*")
 
@@ -97,3 +113,24 @@ def show_table(
     table = text_table(list(head) or [""] * count, lines, words, table_width())
     for line in [*table.split("\n"), *([note] if note else []), ""]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(kind: str, message: str, code: ExitCode, as_json: bool, fields: dict[str, Any] | None = None) -> NoReturn:
+    """Ends the process with a sentence on stderr and, with `as_json`, the error as JSON on stdout."""
+    say(progress, f"error: {kind}: {message}")
+    if as_json:
+        error = {"kind": kind, "message": message, "exit_code": int(code), **dict.fromkeys(_FIELDS), **(fields or {})}
+        print_all(json.dumps({"error": error}, indent=2, allow_nan=False))
+    else:
+        print_all()
+    sys.exit(code)
+
+
+def print_all(text: str = "") -> None:
+    """Prints `text` and what stdout holds still; where nobody reads that, or a disk is full, it is given up."""
+    if sys.stdout is None:
+        return
+    try:
+        print(text, end="\n" if text else "", flush=True)
+    except OSError:  # what stdout still holds would raise again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

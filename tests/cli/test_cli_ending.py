@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer.cli.ending import ExitCode
+from pepnet_infer.cli.output import ExitCode
 from pepnet_infer.process.cpu import cpu_limits
 
 Command = Callable[..., tuple[int, str, str]]
