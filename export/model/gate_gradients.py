@@ -9,6 +9,7 @@ are ready autograd takes the one that was made last, and δ was made before the 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,9 @@ class GateCall:
     def __init__(self, recorded: bool) -> None:
         """recorded: whether autograd records the call."""
         self._recorded = recorded
-        self._state = _State()
+        # running: the network runs, and no backward pass has begun. passed: this backward pass, of which there are
+        # several with retain_graph, has gone past a δ.
+        self._state = SimpleNamespace(running=True, passed=False)
         self._gates: list[_Gate] = []
 
     def gate(self, delta: Tensor) -> _Gate:
@@ -49,18 +52,10 @@ class GateCall:
         return _pytree.tree_unflatten(leaves, tree)
 
 
-class _State:
-    """Where a call is: it runs, then its backward pass may come once or, with retain_graph, several times."""
-
-    def __init__(self) -> None:
-        self.running = True
-        self.passed = False  # whether this backward pass has gone past a δ
-
-
 class _Gate:
     """One δ_l. Nothing that δ's graph holds on to may hold on to δ, or neither would ever be freed."""
 
-    def __init__(self, delta: Tensor, state: _State, learns: bool) -> None:
+    def __init__(self, delta: Tensor, state: SimpleNamespace, learns: bool) -> None:
         self.delta, self._state, self._learns = delta, state, learns
         self.apart = False
         self._leaf = delta.detach() if learns else delta
@@ -100,7 +95,7 @@ class _Connect(torch.autograd.Function):
     """Results as they are; δ comes into the backward pass of each, with zeros for a hook to add to."""
 
     @staticmethod
-    def forward(ctx: Any, state: _State, results: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, state: SimpleNamespace, results: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.state, ctx.deltas = state, [(delta.new_zeros(()), delta.shape) for delta in tensors[results:]]
         ctx.set_materialize_grads(False)
         return tuple(tensor.clone() for tensor in tensors[:results])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model.gate_gradients import GateCall
-from pepnet_infer.export.model.module_copies import Replicas
 from pepnet_infer.export.model.pepnet import EPNet, PPNet
+
+Hook = Callable[[nn.Module, Any, Tensor], Tensor]
 
 
 class EPNetEmbedding(nn.Module):
@@ -58,13 +61,14 @@ class GatedNetwork(nn.Module):
         """
         call = GateCall(torch.is_grad_enabled())
         waiting: set[str] = set()
-        hooks: dict[int, list[_Multiply]] = {}
+        hooks: dict[int, list[Hook]] = {}
         for names, delta in zip(self.gated, self.ppnet(prior, o), strict=True):
-            gate = call.gate(delta)
+            factor = call.gate(delta).factor
             for name in names:
                 waiting.add(name)
-                hooks.setdefault(id(self.network.get_submodule(name)), []).append(_Multiply(name, gate.factor, waiting))
-        replicas = Replicas(hooks)
+                module = self.network.get_submodule(name)
+                hooks.setdefault(id(module), []).append(partial(_multiply, name, factor, waiting))
+        replicas = _Replicas(hooks)
         try:
             result = replicas.of(self.network)(*args, **kwargs)
         finally:
@@ -74,17 +78,55 @@ class GatedNetwork(nn.Module):
         return call.finish(result)
 
 
-class _Multiply:
+def _multiply(
+    name: str, factor: Callable[[], Tensor], waiting: set[str], module: nn.Module, args: Any, output: Tensor
+) -> Tensor:
     """Forward hook: output ⊙ δ."""
+    delta = factor()
+    if output.shape != delta.shape:
+        raise SchemaError(f"module {name!r}: expected an output of {list(delta.shape)}, got {list(output.shape)}")
+    waiting.discard(name)
+    return output * delta
 
-    def __init__(self, name: str, factor: Callable[[], Tensor], waiting: set[str]) -> None:
-        self.name, self.factor, self.waiting = name, factor, waiting
 
-    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        delta = self.factor()
-        if output.shape != delta.shape:
-            raise SchemaError(
-                f"module {self.name!r}: expected an output of {list(delta.shape)}, got {list(output.shape)}"
-            )
-        self.waiting.discard(self.name)
-        return output * delta
+class _Replicas:
+    """Copies, for one call, of modules that get hooks and of those above. All else is shared, parameters too."""
+
+    def __init__(self, hooks: Mapping[int, Sequence[Hook]]) -> None:
+        """hooks: `id` of a module → its forward hooks for this call, which act after those it has."""
+        self._hooks = hooks
+        self._seen: dict[int, nn.Module] = {}  # also where a module stands in several places
+        self._copies: list[tuple[nn.Module, dict[str, Any], nn.Module]] = []
+
+    def of(self, module: nn.Module) -> nn.Module:
+        """Returns a copy of `module` if it or a module below has hooks, else `module`."""
+        if id(module) not in self._seen:
+            children = {name: child and self.of(child) for name, child in module._modules.items()}
+            same = all(child is module._modules[name] for name, child in children.items())
+            hooks = self._hooks.get(id(module), ())
+            self._seen[id(module)] = module if same and not hooks else self._copy(module, children, hooks)
+        return self._seen[id(module)]
+
+    def _copy(self, module: nn.Module, children: dict[str, nn.Module | None], hooks: Sequence[Hook]) -> nn.Module:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise SchemaError(f"network: expected a Python module around each gate, got {type(module).__name__}")
+        copy = module.__class__.__new__(module.__class__)
+        values = vars(module).copy()
+        for name, value in values.items():  # a forward put in place of the class's would run the original
+            if isinstance(value, MethodType) and value.__self__ is module:
+                values[name] = MethodType(value.__func__, copy)
+        values["_modules"] = children
+        if hooks:
+            values["_forward_hooks"] = values["_forward_hooks"].copy()
+        copy.__dict__ = values
+        for hook in hooks:
+            copy.register_forward_hook(hook)
+        self._copies.append((module, values.copy(), copy))
+        return copy
+
+    def hand_back(self) -> None:
+        """Gives the modules what their forward wrote to plain attributes of the copies, such as a counter."""
+        for module, before, copy in self._copies:
+            for name, value in vars(copy).items():
+                if name not in before or before[name] is not value:
+                    vars(module)[name] = value
