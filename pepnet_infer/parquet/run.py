@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from pepnet_infer.encode.features import Features
 from pepnet_infer.encode.row_errors import Mask
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError, SchemaError, StoreError
@@ -168,24 +167,29 @@ class _File:
 
     def score(self, start: int, rows: pa.RecordBatch) -> tuple[Scores, Mask | None]:
         """Returns the scores of the batch that begins at row `start`, and which rows get null ones."""
+        to_null, bad = self._options.on_bad_row == "null", None
         with self._source.located(start):
-            features, bad = self._encode(start, rows)
+            if to_null:
+                encoded = self._engine.encode_rows(rows)
+                features, bad = encoded.features, encoded.bad
+                for error in encoded.errors:
+                    self._note(str(error.column), error, start)
+            else:
+                features = self._engine.encode(rows)
             scores = self._engine.score_features(features)
             if scores.unavailable and self._options.on_fault == "raise":
                 raise self._store_failed(start, scores)
-            bad = self._without_score(start, scores, bad)
+            invalid = scores.invalid if scores.invalid is None or bad is None else scores.invalid & ~bad
+            if invalid is not None and invalid.any():
+                error = SchemaError(expected="scores in [0, 1]", got="one that is not", row=int(np.argmax(invalid)))
+                if not to_null:
+                    raise error
+                self._note("scores", error, start)
+                bad = invalid if bad is None else bad | invalid
         self.counts.unavailable.update(scores.unavailable)
         self.counts.null_rows += 0 if bad is None else int(bad.sum())
         self._rows += rows.num_rows
         return scores, bad
-
-    def _encode(self, start: int, rows: pa.RecordBatch) -> tuple[Features, Mask | None]:
-        if self._options.on_bad_row == "raise":
-            return self._engine.encode(rows), None
-        encoded = self._engine.encode_rows(rows)
-        for error in encoded.errors:
-            self._note(str(error.column), error, start)
-        return encoded.features, encoded.bad
 
     def _note(self, column: str, error: SchemaError, start: int) -> None:
         self.counts.faults.setdefault(column, str(self._source.place(error, start)))
@@ -199,16 +203,3 @@ class _File:
             f"{self._source.path}: expected the store's rows, got default rows for ids ({counts}) of the batch from row"
             f" {start}: {reason}. Run again to go on from this file, or see on_fault"
         )
-
-    def _without_score(self, start: int, scores: Scores, bad: Mask | None) -> Mask | None:
-        """Returns the rows to write null scores for: bad ones, and those whose scores are no numbers in [0, 1]."""
-        if scores.invalid is None:
-            return bad
-        invalid = scores.invalid if bad is None else scores.invalid & ~bad
-        if not invalid.any():
-            return bad
-        error = SchemaError(expected="scores in [0, 1]", got="one that is not", row=int(np.argmax(invalid)))
-        if self._options.on_bad_row == "raise":
-            raise error
-        self._note("scores", error, start)
-        return invalid if bad is None else bad | invalid
