@@ -75,20 +75,17 @@ class Embeddings:
         for dim in dict.fromkeys(t.dim for t in schema.tables):
             sizes = {t.name: len(known[t.name]) for t in schema.tables if t.dim == dim}
             self._groups[dim] = _Group(dim, sizes, config, generator)
-        self._row_of = {t.name: self._numbered(t.name, grows) for t in schema.tables}
+        self._row_of: dict[str, Rows] = {}  # code → row of the group's matrix
+        for name in known:
+            start = self._group(name).start[name]
+            self._row_of[name] = np.full(len(ids.keys[name]), start)
+            if not grows:
+                self._row_of[name][known[name]] = start + 1 + np.arange(len(known[name]))
         self._random = np.random.default_rng(seed)
         self._pending: list[tuple[_Group, torch.Tensor, torch.Tensor]] = []
 
     def _group(self, table: str) -> _Group:
         return self._groups[self.schema.table_by_name[table].dim]
-
-    def _numbered(self, table: str, grows: bool) -> Rows:
-        """Returns code → row of the group's matrix."""
-        start = self._group(table).start[table]
-        rows = np.full(len(self._ids.keys[table]), start)
-        if not grows:
-            rows[self.known[table]] = start + 1 + np.arange(len(self.known[table]))
-        return rows
 
     def admit(self, table: str, codes: Codes) -> None:
         """Gives known codes [n] that have none yet rows of their own. They begin as the default row is now."""
