@@ -70,7 +70,7 @@ def write_bundle(
         budgets["int8"] = {name: int8_budget[name] for name in BUDGETS["int8"]}
     check_local(out, "a local directory", BundleError)
     out = Path(os.path.abspath(out))
-    version = _next_version(out, model_version, overwrite)
+    version = next_version(out, model_version, overwrite)
     schema, config, tasks = checkpoint.schema, checkpoint.config, checkpoint.schema.tasks
     with new_directory(out, MANIFEST, overwrite) as root:
         on_step("write tables and weights")
@@ -124,7 +124,8 @@ def write_bundle(
     return Bundle.open(out, check="sizes")
 
 
-def _next_version(out: Path, asked: int | None, overwrite: bool) -> int:
+def next_version(out: Path, asked: int | None, overwrite: bool) -> int:
+    """Returns the version of a bundle to be written at `out`. Raises BundleError for one that does not grow."""
     before = -1
     if overwrite and (out / MANIFEST).is_file():
         before = typed(str(out / MANIFEST), read_document(out, MANIFEST), "model_version", int)

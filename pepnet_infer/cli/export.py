@@ -72,7 +72,7 @@ def export(
         )
         watch.step("bundle written")
     result = summary(bundle)
-    emit(result, as_json, lambda console: _render(console, result))
+    emit(result, as_json, lambda console: render(console, result))
 
 
 def _budget(options: dict[str, tuple[str, str]]) -> Budget | None:
@@ -104,7 +104,8 @@ def summary(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _render(console: Console, result: dict[str, Any]) -> None:
+def render(console: Console, result: dict[str, Any]) -> None:
+    """Prints what `summary` returns."""
     worst = ", ".join(f"{stage} {value:.1e}" for stage, value in result["max_abs_difference"].items())
     say(console, f"{result['bundle']}, version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
     say(console, f"largest difference from float64: {worst} (allowed {result['tolerance']:.0e})")

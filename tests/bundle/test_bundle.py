@@ -123,14 +123,14 @@ def test_the_same_again_gives_the_same_bytes(toy_bundle: Path, toy_checkpoint: C
 
 
 def test_versions_grow_by_themselves(toy_bundle: Path, tmp_path: Path) -> None:
-    from pepnet_infer.export.bundle.write_bundle import _next_version
+    from pepnet_infer.export.bundle.write_bundle import next_version
 
-    now = _next_version(tmp_path / "new", None, overwrite=False)
+    now = next_version(tmp_path / "new", None, overwrite=False)
     assert 1.7e9 < now < 2**33
-    assert _next_version(toy_bundle, None, overwrite=True) >= now
+    assert next_version(toy_bundle, None, overwrite=True) >= now
     manifest = {"model_version": now + 10**6}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert _next_version(tmp_path, None, overwrite=True) == now + 10**6 + 1
+    assert next_version(tmp_path, None, overwrite=True) == now + 10**6 + 1
 
 
 @pytest.mark.parametrize("dtype", TABLE_DTYPES)

@@ -106,7 +106,7 @@ def test_a_folder_with_brackets_in_its_name_is_shown_as_it_is(
     assert code == 0
     assert "b[/x]" in "".join(out.split())  # a long path is folded
     with io.StringIO() as shown:
-        export._render(
+        export.render(
             Console(file=shown, width=300),
             {
                 "bundle": str(bundle),
