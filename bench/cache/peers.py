@@ -28,16 +28,13 @@ Positions = npt.NDArray[np.int64]
 _ROW_METADATA, _FIXED = 24, 1 << 16
 _CHUNK = 1 << 14
 _UPDATES = 64  # that go round before one comes again, with newer versions
+_HUGE = 2 << 20  # bytes of a huge page
 _AT, _COUNT = ctypes.c_void_p, ctypes.c_size_t
 #: Function → what it returns and takes; see native/peers.cc.
 _SIGNATURES: dict[str, tuple[type | None, *tuple[type, ...]]] = {
-    "pepnet_table_make": (_AT, _COUNT, _COUNT),
-    "pepnet_table_data": (_AT, _AT),
-    "pepnet_table_gather": (None, _AT, _AT, _COUNT, _AT, _COUNT),
-    "pepnet_table_free": (None, _AT),
-    "pepnet_lru_make": (_AT, _COUNT, _COUNT),
-    "pepnet_lru_insert": (_COUNT, _AT, _AT, _AT, _COUNT),
-    "pepnet_lru_lookup": (_COUNT, _AT, _AT, _COUNT, _AT),
+    "pepnet_gather": (None, _AT, _COUNT, _AT, _COUNT, _AT, _COUNT),
+    "pepnet_lru_make": (_AT, _AT, _COUNT, _AT, _COUNT),
+    "pepnet_lru_lookup": (_COUNT, _AT, _AT, _COUNT, _AT, _COUNT),
     "pepnet_lru_free": (None, _AT),
 }
 
@@ -66,55 +63,35 @@ class PeerLibrary:
         except (OSError, AttributeError) as error:
             raise PepnetError(f"{path}: expected the library that `make bench-cache` builds, got: {error}") from error
 
-    @contextmanager
-    def table(self, rows: int, dim: int) -> Iterator[tuple[Floats, Callable[[int, int], Call]]]:
-        """A dense table of zeros [rows, dim], and what makes the floor: the gather of known positions from it.
+    def floor(self, table: Floats, rows: int, ahead: int) -> Call:
+        """The gather of known positions, for batches of `rows` rows, with `ahead` of them asked for early."""
+        gather, out = self._functions.pepnet_gather, np.zeros((rows, table.shape[1]), np.float32)
+        at, row_bytes = table.ctypes.data, table.strides[0]
 
-        The floor is made for a number of rows a batch and of rows that it asks for before they are copied. The table is
-        gone when the block ends.
-        """
-        functions = self._functions
-        with self._made("table", rows, dim) as handle:
-            data = ctypes.cast(functions.pepnet_table_data(handle), ctypes.POINTER(ctypes.c_float))
+        def call(batch: Batch) -> Floats:
+            gather(at, row_bytes, batch.positions.ctypes.data, rows, out.ctypes.data, ahead)
+            return out
 
-            def floor(batch_rows: int, ahead: int) -> Call:
-                out = np.zeros((batch_rows, dim), np.float32)
-
-                def call(batch: Batch) -> Floats:
-                    positions = batch.positions
-                    functions.pepnet_table_gather(handle, positions.ctypes.data, len(out), out.ctypes.data, ahead)
-                    return out
-
-                return call
-
-            yield np.ctypeslib.as_array(data, (rows, dim)), floor
+        return call
 
     @contextmanager
-    def list_lru(self, keys: Keys, table: Floats, batch_rows: int) -> Iterator[Call]:
-        """A cache of std::unordered_map and std::list with all rows of a table in it."""
-        functions, (rows, dim) = self._functions, table.shape
-        out = np.zeros((batch_rows, dim), np.float32)
-        with self._made("lru", rows, dim) as handle:
-            if (taken := functions.pepnet_lru_insert(handle, keys.ctypes.data, table.ctypes.data, rows)) != rows:
-                raise PepnetError(f"list-lru: expected room for {rows} rows, got {taken}")
-
-            def call(batch: Batch) -> Floats:
-                found = functions.pepnet_lru_lookup(handle, batch.keys.ctypes.data, len(out), out.ctypes.data)
-                if found != len(out):
-                    raise PepnetError(f"list-lru: expected {len(out)} hits, got {found}")
-                return out
-
-            yield call
-
-    @contextmanager
-    def _made(self, kind: str, rows: int, dim: int) -> Iterator[int]:
-        handle = getattr(self._functions, f"pepnet_{kind}_make")(rows, dim)
+    def list_lru(self, keys: Keys, table: Floats, rows: int) -> Iterator[Call]:
+        """A std::unordered_map and a std::list with all rows of a table, for batches of `rows` rows."""
+        functions, out, row_bytes = self._functions, np.zeros((rows, table.shape[1]), np.float32), table.strides[0]
+        handle = functions.pepnet_lru_make(table.ctypes.data, row_bytes, keys.ctypes.data, len(keys))
         if handle is None:
-            raise MemoryError(f"{kind} of {rows} rows of {dim} float32")
+            raise MemoryError(f"an LRU of {len(keys)} rows")
+
+        def call(batch: Batch) -> Floats:
+            found = functions.pepnet_lru_lookup(handle, batch.keys.ctypes.data, rows, out.ctypes.data, row_bytes)
+            if found != rows:
+                raise PepnetError(f"list-lru: expected {rows} hits, got {found}")
+            return out
+
         try:
-            yield handle
+            yield call
         finally:
-            getattr(self._functions, f"pepnet_{kind}_free")(handle)
+            functions.pepnet_lru_free(handle)
 
 
 @dataclass(frozen=True)
@@ -167,6 +144,14 @@ def fill(keys: Keys, table: Floats, policy: Policy, seed: int = 0) -> Filled:
         scores = rng.lognormal(0, 1, size).astype(np.float32) if policy == "gset" else None
         cache.insert(keys[part], table[part], scores=scores, versions=np.ones(size, np.uint64))
     return Filled(cache, np.concatenate([np.flatnonzero(there(cache, keys[part])) + part.start for part in chunks]))
+
+
+def random_table(rows: int, dim: int, rng: np.random.Generator) -> Floats:
+    """Returns a table of random numbers on the same kind of pages as the cache's rows."""
+    memory = np.empty(rows * dim + _HUGE // 4, np.float32)  # NumPy asks for huge pages
+    first = -memory.ctypes.data % _HUGE // 4
+    table = memory[first : first + rows * dim].reshape(rows, dim)
+    return rng.random(out=table, dtype=np.float32)
 
 
 def there(cache: EmbeddingCache, keys: Keys) -> npt.NDArray[np.bool_]:

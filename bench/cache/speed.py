@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from msgspec import structs
 
 from pepnet_infer.bench.cache.misses import measure_misses
-from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys
+from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys, random_table
 from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import Plan
@@ -101,18 +100,16 @@ def _measure_table(library: PeerLibrary, mb: int, options: CacheSpeedOptions, sa
     rng, rows, dim = np.random.default_rng(options.seed), options.rows, options.dim
     count = (mb << 20) // (dim * 4)
     say(f"making a table of {mb} MiB and its caches")
-    with ExitStack() as stack:
-        table, floor = stack.enter_context(library.table(count, dim))
-        rng.random(out=table, dtype=np.float32)
-        keys = random_keys(count, rng)
+    table, keys = random_table(count, dim, rng), random_keys(count, rng)
+    with library.list_lru(keys, table, rows) as list_lru:
         filled = {policy: fill(keys, table, policy, options.seed) for policy in POLICIES}
         resident = reduce(np.intersect1d, [one.resident for one in filled.values()])
         drawn = [resident[rng.integers(0, resident.size, rows)] for _ in range(BATCHES)]
         batches = [Batch(positions, keys[positions]) for positions in drawn]
-        calls: dict[str, Call] = {f"floor, {ahead} ahead": floor(rows, ahead) for ahead in AHEAD}
+        calls: dict[str, Call] = {f"floor, {ahead} ahead": library.floor(table, rows, ahead) for ahead in AHEAD}
         calls |= {f"cache-{policy}": one.reader(rows) for policy, one in filled.items()}
         calls["numpy table[idx]"] = lambda batch: np.asarray(table[batch.positions])
-        calls["list-lru"] = stack.enter_context(library.list_lru(keys, table, rows))
+        calls["list-lru"] = list_lru
         about = {
             f"cache-{policy}": {
                 "metadata_bytes_a_row": one.cache.memory_bytes / one.cache.capacity_rows - dim * 4,

@@ -16,7 +16,7 @@ from typer.testing import Result
 
 from pepnet_infer.bench.cache import speed
 from pepnet_infer.bench.cache.misses import measure_misses
-from pepnet_infer.bench.cache.peers import Batch, Filled, Floats, PeerLibrary, fill, random_keys, there
+from pepnet_infer.bench.cache.peers import Batch, Filled, Floats, PeerLibrary, fill, random_keys, random_table, there
 from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.errors import PepnetError
@@ -74,10 +74,10 @@ def _batches(filled: Filled, keys: Keys, number: int = 3) -> list[Batch]:
 @pytest.mark.parametrize(("dim", "ahead", "count"), [(40, 16, 300), (40, 64, 5), (40, 4, 1), (7, 8, 100)])
 def test_the_floor_copies_the_rows(library: PeerLibrary, dim: int, ahead: int, count: int) -> None:
     rng = np.random.default_rng(0)
-    with library.table(500, dim) as (rows, floor):
-        rows[:] = rng.standard_normal((500, dim))
-        batch = Batch(rng.integers(0, 500, count), np.empty(0, np.uint64))
-        np.testing.assert_array_equal(floor(count, ahead)(batch), rows[batch.positions])
+    table = random_table(500, dim, rng)
+    batch = Batch(rng.integers(0, 500, count), np.empty(0, np.uint64))
+    np.testing.assert_array_equal(library.floor(table, count, ahead)(batch), table[batch.positions])
+    assert len(np.unique(table)) > 0.9 * table.size
 
 
 def test_caches_return_the_table_and_a_miss_is_an_error(
