@@ -25,7 +25,6 @@ from msgspec import Meta
 
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, write_delta
@@ -52,8 +51,6 @@ class SyncOptions(Options, frozen=True):
     batch: Several = 256
     load: _Part = 1.0  # of the time that each thread scores
     share: _Part = FollowConfig().share
-    policy: Policy = "gset"
-    seed: int = 0
 
 
 class Trainer:
@@ -67,7 +64,7 @@ class Trainer:
         self._folder, self._schema, self._first = folder, bundle.schema, bundle.model_version
         self.delta_s, self._dense_every = options.delta_s, options.dense_every
         self._ahead = max(PROBES, math.ceil(SLICE_S / self.delta_s) + 2)
-        self._random = np.random.default_rng(options.seed)
+        self._random = np.random.default_rng(0)
         self._tables = {name: read_tensors(path) for name, path in bundle.table_paths.items()}
         self._ends = np.cumsum([len(table["keys"]) for table in self._tables.values()])
         self.all_rows = int(self._ends[-1])

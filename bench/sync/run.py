@@ -161,7 +161,7 @@ def bearable_rows(bundle: Path, folder: Path, options: SyncOptions) -> tuple[flo
 @contextmanager
 def _following(bundle: Path, folder: Path, options: SyncOptions) -> Iterator[tuple[Engine, Follower]]:
     """An engine that follows the log of a publisher, as a server would: its own thread scores nothing."""
-    cache, log = CacheConfig(policy=options.policy), DirectoryLog(folder / "follow", create=True)
+    cache, log = CacheConfig(), DirectoryLog(folder / "follow", create=True)
     with Engine.load(bundle, backend="native", threads=1, cache=cache, options={"spin": False}) as engine:
         # Rows that change places are no trainer's: the guard does its work on them, and has nothing to refuse.
         guard = Guard(mean=1.0, psi=100.0)
@@ -171,7 +171,7 @@ def _following(bundle: Path, folder: Path, options: SyncOptions) -> Iterator[tup
 def _measure(
     engine: Engine, follower: Follower, process: Executor, rows_a_delta: int, options: SyncOptions, say: Say
 ) -> dict[str, Any]:
-    traffic = Traffic(engine.bundle, options.seed)
+    traffic = Traffic(engine.bundle)
     batches = [traffic.columns(options.batch) for _ in range(_BATCHES)]
     for batch in batches:
         engine.score(batch)
