@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from msgspec import structs
 
-from pepnet_infer.bench.cache.peers import Batch, Floats, Positions, fill, there
+from pepnet_infer.bench.cache.peers import Batch, Floats, Positions, fill, is_cached
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Figures, Say, measure
 from pepnet_infer.errors import PepnetError
@@ -44,7 +44,7 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
 
     def prepare(name: str, _: Batch) -> Batch:
         """Returns a batch that misses, for the moment, as often as its name says."""
-        in_cache = there(cache, keys)
+        in_cache = is_cached(cache, keys)
         hits, others = np.flatnonzero(in_cache), np.flatnonzero(~in_cache)
         positions = np.concatenate(
             [rng.choice(hits, rows - missed[name]), rng.choice(others, missed[name], replace=False)]

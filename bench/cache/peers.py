@@ -95,7 +95,7 @@ class PeerLibrary:
 
 
 @dataclass(frozen=True)
-class Filled:
+class FilledCache:
     """A cache that was offered every row of a table once, and the positions of those that stayed, ascending."""
 
     cache: EmbeddingCache
@@ -130,7 +130,7 @@ class Filled:
         return call
 
 
-def fill(keys: Keys, table: Floats, policy: Policy, seed: int = 0) -> Filled:
+def fill(keys: Keys, table: Floats, policy: Policy, seed: int = 0) -> FilledCache:
     """Returns a cache whose budget is the table's bytes and the metadata of as many rows, after one insert of each.
 
     Scores, where the policy keeps them, are drawn log-normal. Which rows stayed is asked without being counted.
@@ -138,12 +138,11 @@ def fill(keys: Keys, table: Floats, policy: Policy, seed: int = 0) -> Filled:
     rows, dim = table.shape
     cache = EmbeddingCache(dim, rows * (dim * 4 + _ROW_METADATA) + _FIXED, policy=policy, seed=seed)
     rng = np.random.default_rng(seed)
-    chunks = [slice(begin, begin + _CHUNK) for begin in range(0, rows, _CHUNK)]
-    for part in chunks:
-        size = len(keys[part])
+    for begin in range(0, rows, _CHUNK):
+        part, size = slice(begin, begin + _CHUNK), min(_CHUNK, rows - begin)
         scores = rng.lognormal(0, 1, size).astype(np.float32) if policy == "gset" else None
         cache.insert(keys[part], table[part], scores=scores, versions=np.ones(size, np.uint64))
-    return Filled(cache, np.concatenate([np.flatnonzero(there(cache, keys[part])) + part.start for part in chunks]))
+    return FilledCache(cache, np.flatnonzero(is_cached(cache, keys)))
 
 
 def random_table(rows: int, dim: int, rng: np.random.Generator) -> Floats:
@@ -154,7 +153,7 @@ def random_table(rows: int, dim: int, rng: np.random.Generator) -> Floats:
     return rng.random(out=table, dtype=np.float32)
 
 
-def there(cache: EmbeddingCache, keys: Keys) -> npt.NDArray[np.bool_]:
+def is_cached(cache: EmbeddingCache, keys: Keys) -> npt.NDArray[np.bool_]:
     """Returns which keys have a row in the cache, without counting it as a use."""
     rows: npt.NDArray[np.bool_] = cache.core.peek(keys)["outcome"] == 1
     return rows

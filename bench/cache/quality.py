@@ -35,7 +35,7 @@ _SAYS: dict[Evicted, str] = {
 }
 
 #: By task, scores of the test exposures sorted once, by bundle.
-Scored = dict[str, list["Ranked"]]
+RankedScores = dict[str, list["Ranked"]]
 
 
 def measure_quality(
@@ -60,7 +60,7 @@ def measure_quality(
     judge = _Judge(log, paths, bundles[0].tasks)
     first, accesses = int(log.offsets[log.test]), len(log.places)
     ends = [
-        {"policy": name, "auc": judge.aucs(judge.scored(np.full(accesses, hit)))}
+        {"policy": name, "auc": judge.aucs(judge.rank(np.full(accesses, hit)))}
         for name, hit in (("none of the rows", False), ("all of the rows", True))
     ]
     sizes: list[Row] = []
@@ -71,22 +71,22 @@ def measure_quality(
         _kernels.studies.belady(log.keys[log.places], rows, hits)
         sizes.append({"capacity": capacity.strip(), "rows": rows, "min_hit_rate": float(hits[first:].mean())})
         for evicted in _SAYS:
-            bases: dict[str, Scored] = {}
+            bases: dict[str, RankedScores] = {}
             for policy in in_order:
                 say(f"{capacity.strip()} of the rows, {evicted}; {policy}")
                 found, trained = run(log, policy, rows, evicted, label_delay)
-                scored = judge.scored(trained)
+                ranked = judge.rank(trained)
                 cases[evicted][policy].append(
                     {
                         "policy": policy,
                         "hit_rate": float(found[first:].mean()),
                         "trained_rate": float(trained[first:].mean()),
-                        "auc": judge.aucs(scored),
-                        "over": {name: judge.over(scored, base) for name, base in bases.items()},
+                        "auc": judge.aucs(ranked),
+                        "over": {name: judge.over(ranked, base) for name, base in bases.items()},
                     }
                 )
                 if policy in BASES:
-                    bases[policy] = scored
+                    bases[policy] = ranked
     data = {
         "data": source.name,
         "bundles": len(bundles),
@@ -134,7 +134,7 @@ class _Judge:
         """The tasks with enough positives and negatives."""
         return list(self._columns)
 
-    def scored(self, hits: Mask) -> Scored:
+    def rank(self, hits: Mask) -> RankedScores:
         """Returns the scores of what a cache with these hits, bool [len(places)], serves."""
         features = self._log.test_features(hits)
         parts = [features.select(slice(at, at + _CHUNK)) for at in range(0, features.num_rows, _CHUNK)]
@@ -144,19 +144,19 @@ class _Judge:
             for task, (column, labels) in self._columns.items()
         }
 
-    def aucs(self, scored: Scored) -> dict[str, Row]:
+    def aucs(self, ranked: RankedScores) -> dict[str, Row]:
         """Returns by task the mean AUC and its deviation over bundles, None where there is one bundle."""
-        found = {task: [ranked.auc(self._once) for ranked in all_ranked] for task, all_ranked in scored.items()}
+        found = {task: [one.auc(self._once) for one in of_bundles] for task, of_bundles in ranked.items()}
         return {
             task: {"mean": float(np.mean(aucs)), "std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None}
             for task, aucs in found.items()
         }
 
-    def over(self, scored: Scored, base: Scored) -> dict[str, Row]:
+    def over(self, ranked: RankedScores, base: RankedScores) -> dict[str, Row]:
         """Returns by compared task the AUC less that of `base`, mean over bundles, and half its 95 % interval."""
         found = {}
         for task in self.tasks[:COMPARED]:
-            pairs = list(zip(scored[task], base[task], strict=True))
+            pairs = list(zip(ranked[task], base[task], strict=True))
             whole, *drawn = (
                 float(np.mean([ours.auc(weights) - theirs.auc(weights) for ours, theirs in pairs]))
                 for weights in (self._once, *self._weights)

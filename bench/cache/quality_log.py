@@ -33,11 +33,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RequestLog:
-    """N exposures in time order, and the rows that they ask for.
+    """N exposures in time order, and the rows that they read.
 
     keys uint64 [M] of the bundle's tables, ascending, and their scores float64 [M], GSET's, when training ended.
-    Exposure i asks for the rows of keys[places[offsets[i] : offsets[i + 1]]], each once. asked: for every id of a
-    field, the index into `places` of what asks for its row, -1 where the bundle has none. times float64 [N], Unix
+    Exposure i reads the rows of keys[places[offsets[i] : offsets[i + 1]]], each once. access_of: for every id of
+    a field, the index into `places` of the access to its row, -1 where the bundle has none. times float64 [N], Unix
     seconds. labels [N, T]. test: where the test days begin.
     """
 
@@ -46,7 +46,7 @@ class RequestLog:
     features: Features
     places: Places
     offsets: Places
-    asked: Mapping[str, Places]
+    access_of: Mapping[str, Places]
     times: npt.NDArray[np.float64]
     labels: Mask
     users: Places
@@ -69,12 +69,12 @@ class RequestLog:
         An id whose row was not there reads its table's default row, as an unknown id does.
         """
 
-        def served(name: str, keys: Keys) -> Keys:
-            asked = self.asked[name]
-            return np.where((asked >= 0) & ~hits[asked], MISSING_KEY, keys)
+        def as_served(name: str, keys: Keys) -> Keys:
+            access = self.access_of[name]
+            return np.where((access >= 0) & ~hits[access], MISSING_KEY, keys)
 
-        ids = {name: served(name, keys) for name, keys in self.features.ids.items()}
-        bags = {name: Bag(served(name, bag.keys), bag.offsets) for name, bag in self.features.bags.items()}
+        ids = {name: as_served(name, keys) for name, keys in self.features.ids.items()}
+        bags = {name: Bag(as_served(name, bag.keys), bag.offsets) for name, bag in self.features.bags.items()}
         every = Features(self.features.num_rows, ids, bags, self.features.dense)
         return every.select(slice(self.test, None))
 
@@ -95,14 +95,14 @@ def read_log(bundle: Bundle, source: Source, first_test_day: int) -> RequestLog:
     encoder = Encoder(bundle.schema, bundle.sides())
     features = encoder.encode(read_columns(table, encoder.columns))
     keys, scores = bundle_keys(bundle)
-    places, offsets, asked = _requests(keys, features)
+    places, offsets, access_of = _requests(keys, features)
     log = RequestLog(
         keys=keys,
         scores=scores,
         features=features,
         places=places,
         offsets=offsets,
-        asked=asked,
+        access_of=access_of,
         times=np.maximum.accumulate(table[source.time_column].to_numpy() / 1000.0),
         labels=np.stack([table[name].to_numpy() > 0 for name in bundle.schema.labels], axis=1),
         users=np.unique(table[source.user_column].to_numpy(), return_inverse=True)[1],
@@ -128,7 +128,7 @@ def bundle_keys(bundle: Bundle) -> tuple[Keys, npt.NDArray[np.float64]]:
 
 
 def _requests(keys: Keys, features: Features) -> tuple[Places, Places, dict[str, Places]]:
-    """Returns places, offsets and asked, as `RequestLog` has them."""
+    """Returns places, offsets and access_of, as `RequestLog` has them."""
     rows = np.arange(features.num_rows)
     columns = {name: (values, rows) for name, values in features.ids.items()}
     columns |= {name: (bag.keys, np.repeat(rows, np.diff(bag.offsets))) for name, bag in features.bags.items()}
@@ -136,11 +136,11 @@ def _requests(keys: Keys, features: Features) -> tuple[Places, Places, dict[str,
     places = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
     known = keys[places] == values
     pairs, index = np.unique(owners[known] * len(keys) + places[known], return_inverse=True)
-    asked = np.full(len(values), -1)
-    asked[known] = index
+    access = np.full(len(values), -1)
+    access[known] = index
     counts = np.bincount(pairs // len(keys), minlength=features.num_rows)
     ends = np.cumsum([len(column) for column, _ in columns.values()])
-    parts = dict(zip(columns, np.split(asked, ends[:-1]), strict=True))
+    parts = dict(zip(columns, np.split(access, ends[:-1]), strict=True))
     return pairs % len(keys), np.concatenate([[0], np.cumsum(counts)]), parts
 
 
@@ -155,7 +155,7 @@ def run(log: RequestLog, policy: Policy, rows: int, evicted: Evicted, label_dela
     keys = log.keys[log.places]
     trained = np.zeros((len(keys), 1), np.float32)  # the number in the cache: 1 for a trained row
     found = np.zeros(len(keys), np.bool_)
-    comes = np.ones(len(log.keys), np.float32)  # what comes in after a miss
+    inserted = np.ones(len(log.keys), np.float32)  # the number that a miss inserts
     scores = _arrival_scores(log) if policy == "gset" else {}
     labelled = 0  # exposures whose labels the cache has seen
     for i, (now, first, last) in enumerate(zip(log.times.tolist(), log.offsets[:-1], log.offsets[1:], strict=True)):
@@ -172,9 +172,9 @@ def run(log: RequestLog, policy: Policy, rows: int, evicted: Evicted, label_dela
         if missed.size:
             places = log.places[missed]
             given = scores[float(GSET.interval_of(now))][places] if scores else None
-            cache.write(keys[missed], comes[places], given)
+            cache.write(keys[missed], inserted[places], given)
             if evicted == "lost":
-                comes[places] = 0.0
+                inserted[places] = 0.0
     return found, found & (trained[:, 0] == 1.0)
 
 

@@ -98,13 +98,13 @@ class _Kind:
 
 def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambda _: None) -> Report:
     """Measures everything `bench sync` reports. Raises PepnetError for a bundle with too few rows for a delta."""
-    facts, asked = machine.facts(), "as asked for"
+    facts, origin = machine.facts(), "as asked for"
     with tempfile.TemporaryDirectory(prefix="pepnet-bench-sync-") as folder:
         rows_per_s = options.rows_per_s
         if rows_per_s is None:
             say("measuring how many rows a second the follower takes")
             taken, rows_per_s = bearable_rows(bundle, Path(folder) / "probe", options)
-            asked = f"{BEARABLE:.0%} of the {taken:,.0f} that the follower takes alone, {MOST_ROWS_PER_S:,} at most"
+            origin = f"{BEARABLE:.0%} of the {taken:,.0f} that the follower takes alone, {MOST_ROWS_PER_S:,} at most"
         rows, path = round(rows_per_s * options.delta_s), bundle.resolve()
         say("starting the publisher")
         with (
@@ -116,7 +116,7 @@ def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambd
     return Report(
         "sync",
         f"Online sync, {name}",
-        f"{rows_per_s:,} changed rows a second ({asked}) in deltas of {options.delta_s:g} s, dense weights with every "
+        f"{rows_per_s:,} changed rows a second ({origin}) in deltas of {options.delta_s:g} s, dense weights with every "
         f"{options.dense_every}th; {options.threads} threads score batches of {options.batch}, each {options.load:.0%} "
         f"of the time. {machine.machine_line(facts)}; {noise(data['kinds'][0]['others_busy'])}, while nothing was "
         "published.",

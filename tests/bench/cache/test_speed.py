@@ -16,7 +16,16 @@ from typer.testing import Result
 
 from pepnet_infer.bench.cache import speed
 from pepnet_infer.bench.cache.misses import measure_misses
-from pepnet_infer.bench.cache.peers import Batch, Filled, Floats, PeerLibrary, fill, random_keys, random_table, there
+from pepnet_infer.bench.cache.peers import (
+    Batch,
+    FilledCache,
+    Floats,
+    PeerLibrary,
+    fill,
+    is_cached,
+    random_keys,
+    random_table,
+)
 from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.errors import PepnetError
@@ -62,11 +71,11 @@ def table() -> Floats:
 
 
 @pytest.fixture
-def filled(keys: Keys, table: Floats) -> Filled:
+def filled(keys: Keys, table: Floats) -> FilledCache:
     return fill(keys, table, "lru")
 
 
-def _batches(filled: Filled, keys: Keys, number: int = 3) -> list[Batch]:
+def _batches(filled: FilledCache, keys: Keys, number: int = 3) -> list[Batch]:
     positions = [np.random.default_rng(i).choice(filled.resident, ROWS) for i in range(number)]
     return [Batch(at, keys[at]) for at in positions]
 
@@ -81,7 +90,7 @@ def test_the_floor_copies_the_rows(library: PeerLibrary, dim: int, ahead: int, c
 
 
 def test_caches_return_the_table_and_a_miss_is_an_error(
-    library: PeerLibrary, filled: Filled, keys: Keys, table: Floats
+    library: PeerLibrary, filled: FilledCache, keys: Keys, table: Floats
 ) -> None:
     (batch,) = _batches(filled, keys, 1)
     unknown = Batch(batch.positions, batch.positions.astype(np.uint64))
@@ -95,9 +104,9 @@ def test_caches_return_the_table_and_a_miss_is_an_error(
         reader(unknown)
 
 
-def test_what_stayed_in_the_cache_is_told(filled: Filled, keys: Keys) -> None:
+def test_what_stayed_in_the_cache_is_told(filled: FilledCache, keys: Keys) -> None:
     assert 0.8 < filled.resident.size / len(keys) <= 1
-    np.testing.assert_array_equal(np.flatnonzero(there(filled.cache, keys)), filled.resident)
+    np.testing.assert_array_equal(np.flatnonzero(is_cached(filled.cache, keys)), filled.resident)
 
 
 def test_a_file_that_is_not_the_library(tmp_path: Path) -> None:
@@ -111,7 +120,7 @@ def test_keys_are_distinct_and_of_one_table(keys: Keys) -> None:
     assert (keys >> np.uint64(48) == 1).all()
 
 
-def test_updates_are_newer_versions_of_the_same_rows(filled: Filled, keys: Keys, table: Floats) -> None:
+def test_updates_are_newer_versions_of_the_same_rows(filled: FilledCache, keys: Keys, table: Floats) -> None:
     update = filled.updates(keys, table, 100)
     for _ in range(70):  # the first ones come again
         update(None)
@@ -127,7 +136,7 @@ def test_batches_miss_as_often_as_they_say(keys: Keys, table: Floats, monkeypatc
 
     def looked_up(cached: object, name: str, asked: Keys, out: Floats) -> None:
         cache = cached.caches[DIM]  # type: ignore[attr-defined]
-        missed.append(int((~there(cache, asked)).sum()))
+        missed.append(int((~is_cached(cache, asked)).sum()))
         lookup(cached, name, asked, out)
 
     from pepnet_infer.bench.cache.misses import CachedRows
@@ -141,8 +150,8 @@ def test_batches_miss_as_often_as_they_say(keys: Keys, table: Floats, monkeypatc
 
 def test_a_wrong_row_is_seen(library_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "BATCHES", 2)
-    right = Filled.reader
-    monkeypatch.setattr(Filled, "reader", lambda filled, rows: lambda batch: right(filled, rows)(batch) + 1)
+    right = FilledCache.reader
+    monkeypatch.setattr(FilledCache, "reader", lambda filled, rows: lambda batch: right(filled, rows)(batch) + 1)
     options = CacheSpeedOptions(library_path, tables_mb=(1,), rows=ROWS, plan=QUICK)
     with pytest.raises(RuntimeError, match="cache-lru failed: PepnetError: expected the table's rows, got others"):
         measure_cache_speed(options)
