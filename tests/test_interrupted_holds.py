@@ -85,7 +85,7 @@ def test_reads_and_writes_of_an_lmdb_store_hold_nobody_up(store: LmdbStore) -> N
 
     def others() -> None:
         write()  # has the file's one writer
-        store._env._resize(0)  # waits for all who share the gate
+        store.env.resize(0)  # waits for all who share the gate
         assert store.get_many(KEYS, 8).found.all()
 
     assert interrupt_each(use, others, step=5) > 100
@@ -93,15 +93,15 @@ def test_reads_and_writes_of_an_lmdb_store_hold_nobody_up(store: LmdbStore) -> N
 
 def test_a_map_that_grows_holds_nobody_up(store: LmdbStore) -> None:
     def others() -> None:
-        store._env._resize(0)
+        store.env.resize(0)
         store.get_many(KEYS, 8)
 
-    assert interrupt_each(lambda: store._env._resize(0), others) > 20
+    assert interrupt_each(lambda: store.env.resize(0), others) > 20
 
 
 def test_a_thread_that_was_interrupted_may_fork(store: LmdbStore) -> None:
     sharing = []
-    interrupt_each(lambda: store.map_bytes, lambda: None, after=lambda: sharing.append(store._env._gate.is_sharing))
+    interrupt_each(lambda: store.map_bytes, lambda: None, after=lambda: sharing.append(store.env.gate.is_sharing))
     assert len(sharing) > 10
     assert not any(sharing)
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import structs
 
-from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.stores.lmdb_env import LmdbEnv, OpenOptions
 from pepnet_infer.rows.stores.record import REMEMBER, RowDtype, encode, read_states
-from pepnet_infer.rows.stores.writable import RecordStore, check_keys, fill_from, key_bytes, rounds
-from pepnet_infer.schema.feature_schema import TableSpec
+from pepnet_infer.rows.stores.writable import RecordStore, check_keys, key_bytes, rounds
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.local_path import check_local
@@ -27,7 +24,6 @@ from pepnet_infer.storage.local_path import check_local
 if TYPE_CHECKING:
     import lmdb
 
-_ROWS, _DEFAULTS = b"rows", b"defaults"
 _PURGE = 1 << 14  # keys looked at in one transaction
 
 
@@ -66,11 +62,11 @@ class LmdbStore(RecordStore):
             raise StoreError(f"{path}: expected the package lmdb (extra [lmdb]), got: {error}") from error
         check_local(path, "a local directory", StoreError)
         self.path = Path(os.path.abspath(path))
-        self._env = LmdbEnv(lmdb, self.path, OpenOptions(readonly, map_bytes, durable, max_readers), (_ROWS, _DEFAULTS))
+        self.env = LmdbEnv(lmdb, self.path, OpenOptions(readonly, map_bytes, durable, max_readers))
 
     def __reduce__(self) -> tuple[object, ...]:
         """A store pickles as what it was opened with: who unpickles it, in a process of its own, opens it."""
-        given = {**structs.asdict(self._env.options), "dtype": self.dtype, "remember": self._remember}
+        given = {**structs.asdict(self.env.options), "dtype": self.dtype, "remember": self._remember}
         return partial(LmdbStore, self.path, clock=self._clock, **given), ()
 
     def get_many(self, keys: Keys, dim: int) -> RowBatch:
@@ -81,34 +77,8 @@ class LmdbStore(RecordStore):
         check_keys(keys)
         order = np.argsort(keys, kind="stable")  # neighbours share pages
         names = key_bytes(keys[order])
-        values: list[bytes | None] = self._env.read(lambda txn: list(map(txn.get, names)))
+        values: list[bytes | None] = self.env.read(lambda txn: list(map(txn.get, names)))
         return RowBatch.nothing(keys.size, dim).put(order, self._decode(keys[order], values, dim))
-
-    def import_tables(
-        self,
-        paths: Mapping[str, Path],
-        specs: Mapping[str, TableSpec] | None = None,
-        *,
-        version: int = 0,
-    ) -> int:
-        """Puts the rows of table files, as `fill_from` does, and their default rows. Returns how many were applied."""
-        defaults = {n: open_table(p, None if specs is None else specs[n]).default for n, p in paths.items()}
-
-        def write(txn: lmdb.Transaction[bytes]) -> None:
-            for name, row in defaults.items():
-                txn.put(name.encode(), row.astype("<f4").tobytes(), db=self._env.databases[1])
-
-        self._env.write(write, sum(row.nbytes for row in defaults.values()))
-        return fill_from(self, paths, specs, version=version)
-
-    def default_row(self, table: str) -> npt.NDArray[np.float32]:
-        """Returns the default row [dim] of an imported table. Raises StoreError when there is none of that name."""
-        held = self._env.read(lambda txn: dict(txn.cursor()), database=1)
-        row = held.get(table.encode())
-        if row is None:
-            names = ", ".join(name.decode() for name in held) or "none"
-            raise StoreError(f"{self.path}: table: expected one of {names}, got {table!r}")
-        return np.frombuffer(row, "<f4").copy()
 
     def purge(self) -> int:
         """Takes out old deletions, rows long expired, and what is damaged. Returns how many.
@@ -129,23 +99,23 @@ class LmdbStore(RecordStore):
             return names[-1] + b"\0" if len(names) == _PURGE else b"", len(forgotten)
 
         while True:
-            next_key, count = self._env.write(step, 0)
+            next_key, count = self.env.write(step, 0)
             purged += count
             if not next_key:
                 return purged
 
     def __len__(self) -> int:
         """How many keys there are, those included that are deleted or expired and remembered."""
-        return self._env.read(lambda txn: int(txn.stat(self._env.databases[0])["entries"]))
+        return self.env.read(lambda txn: int(txn.stat(self.env.database)["entries"]))
 
     @property
     def map_bytes(self) -> int:
         """How large the file may be at present."""
-        return self._env.use(lambda env: int(env.info()["map_size"]))
+        return self.env.use(lambda env: int(env.info()["map_size"]))
 
     def close(self) -> None:
         """Closes the file when all calls under way have ended; later ones raise StoreError."""
-        self._env.close()
+        self.env.close()
 
     def _write(self, batch: RowBatch) -> int:
         def write(txn: lmdb.Transaction[bytes]) -> int:
@@ -161,4 +131,4 @@ class LmdbStore(RecordStore):
                 applied += int(newer.size)
             return applied
 
-        return self._env.write(write, batch.keys.size * (64 + 4 * batch.rows.shape[1]))
+        return self.env.write(write, batch.keys.size * (64 + 4 * batch.rows.shape[1]))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import lmdb
 
 _Result = TypeVar("_Result")
+_ROWS = b"rows"  # the name of the database
 _TRIES = 3  # to get a reader slot: another thread may take the one that was freed
 _MOST_SIZES = 100  # that a map gets in one call: a file whose head says what cannot be is found too small for ever
 _CHECK_S = 1.0  # between two looks for slots of processes that were killed
@@ -40,37 +41,36 @@ class OpenOptions(Options, frozen=True):
 
 
 class LmdbEnv:
-    """Reads and writes in transactions of the databases `names`. Any thread may call. Raises StoreError.
+    """Reads and writes in transactions. Any thread may call. Raises StoreError.
 
     LMDB forbids a forked child to use or to close what its parent opened. So a fork waits until no transaction is under
     way and closes the environment; parent and child open it again when they next use it. A fork that Python's hooks do
     not see, or one from inside a transaction, leaves the child an environment that it may not touch: it is told so.
     """
 
-    def __init__(self, module: Any, path: Path, options: OpenOptions, names: tuple[bytes, ...]) -> None:
-        self._lmdb, self.path, self.options, self._names = module, path, options, names
-        self._gate, self._opening, self._process = SharedLock(), SharedLock(), os.getpid()
+    def __init__(self, module: Any, path: Path, options: OpenOptions) -> None:
+        self._lmdb, self.path, self.options = module, path, options
+        self.gate, self._opening, self._process = SharedLock(), SharedLock(), os.getpid()
         self._forking: ExclusiveHold | None = None  # held by a fork that is under way
         self._env: lmdb.Environment | None = None
         self._map_bytes = options.map_bytes
-        self._closed = self._inherited = False
+        self._closed = False
         self._check_due = 0.0
-        #: the databases, in the order of their names
-        self.databases: tuple[Any, ...] = ()
+        self.database: Any = None  #: of all rows
         with self._errors():
             self._open()
         forks.register(
             forks.Stage.STORES, before=self._before_fork, parent=self._after_fork_in_parent, child=self._after_fork
         )
 
-    def read(self, work: Callable[[lmdb.Transaction[bytes]], _Result], database: int = 0) -> _Result:
+    def read(self, work: Callable[[lmdb.Transaction[bytes]], _Result]) -> _Result:
         """Does `work` in a read transaction."""
         full = 0
         while True:
             try:
                 return self._fitting(
-                    lambda: self.use(lambda env: _within(env, work, self.databases[database])),
-                    lambda full: self._resize(0),
+                    lambda: self.use(lambda env: _within(env, work, self.database)),
+                    lambda full: self.resize(0),
                 )
             except self._lmdb.ReadersFullError as error:
                 full += 1
@@ -84,10 +84,10 @@ class LmdbEnv:
         def step(env: lmdb.Environment) -> _Result:
             nonlocal size
             size = int(env.info()["map_size"])
-            return _within(env, work, self.databases[0], write=True)
+            return _within(env, work, self.database, write=True)
 
         return self._fitting(
-            lambda: self.use(step), lambda full: self._resize(2 * size + needs, size) if full else self._resize(0)
+            lambda: self.use(step), lambda full: self.resize(2 * size + needs, size) if full else self.resize(0)
         )
 
     def _fitting(self, step: Callable[[], _Result], resize: Callable[[bool], None]) -> _Result:
@@ -111,12 +111,12 @@ class LmdbEnv:
 
         The hold on the gate is on this frame's stack alone: no generator, whose frame a traceback would keep.
         """
-        if self._inherited or os.getpid() != self._process:
+        if os.getpid() != self._process:
             raise StoreError(
                 f"{self.path}: expected the process that opened the store, got one forked from it, which may "
                 "not use it: open a store in the child"
             )
-        with self._gate.shared(), self._errors():
+        with self.gate.shared(), self._errors():
             if self._closed:
                 raise StoreError(f"{self.path}: expected an open store, got one that was closed")
             if self._env is None:
@@ -135,42 +135,40 @@ class LmdbEnv:
 
     def close(self) -> None:
         """Closes the file when all calls under way have ended; later ones raise StoreError."""
-        with self._gate.alone():
+        with self.gate.alone():
             self._closed = True
             env, self._env = self._env, None
-            if env is not None and os.getpid() == self._process and not self._inherited:
+            if env is not None and os.getpid() == self._process:
                 env.close()
 
     def _open(self) -> None:
         check_file(self.path / "data.mdb")
-        env, until = None, monotonic() + _PATIENCE_S
-        while env is None:
+        until = monotonic() + _PATIENCE_S
+        while self._env is None:
+            env: lmdb.Environment | None = None
             try:
                 env = self._fitting(self._environment, lambda full: None)  # grown after its size was read
-            except self._lmdb.ReadersFullError as error:
+                env.reader_check()  # the slots of processes that were killed
+                database = partial(env.open_db, _ROWS, create=not self.options.readonly)
+                self.database = self._fitting(database, partial(_grow, env))
+            except BaseException as error:
+                if env is not None:
+                    env.close()
+                if not isinstance(error, self._lmdb.ReadersFullError):
+                    raise
                 # To open it takes a slot itself. Processes that have it open take back those of killed ones in `use`.
                 if monotonic() >= until:
                     raise StoreError(self._no_slot()) from error
                 time.sleep(_CHECK_S / 10)
-        try:
-            env.reader_check()  # the slots of processes that were killed
-            self.databases = self._fitting(partial(self._open_databases, env), partial(_grow, env))
-        except BaseException as error:
-            env.close()
-            if isinstance(error, self._lmdb.ReadersFullError):
-                raise StoreError(self._no_slot()) from error
-            raise
-        self._env = env
-
-    def _open_databases(self, env: lmdb.Environment) -> tuple[Any, ...]:
-        return tuple(env.open_db(name, create=not self.options.readonly) for name in self._names)
+            else:
+                self._env = env
 
     def _environment(self) -> lmdb.Environment:
         options = self.options
         opened: lmdb.Environment = self._lmdb.open(
             str(self.path),
             map_size=self._map_bytes,
-            max_dbs=len(self._names),
+            max_dbs=1,
             max_readers=options.max_readers,
             max_spare_txns=8,
             readonly=options.readonly,
@@ -187,15 +185,16 @@ class LmdbEnv:
             "max_readers more than there are reading processes and threads, in the process that opens the file first"
         )
 
-    def _resize(self, size: int, above: int | None = None) -> None:
-        with self._gate.alone(), self._errors():
+    def resize(self, size: int, above: int | None = None) -> None:
+        """Sets the size of the map, 0 for that of the file, when nobody uses it; not where it is larger than `above`."""
+        with self.gate.alone(), self._errors():
             if self._env is not None and (above is None or int(self._env.info()["map_size"]) <= above):
                 self._env.set_mapsize(size)
 
     def _before_fork(self) -> None:
-        if os.getpid() != self._process or self._gate.is_sharing:
+        if os.getpid() != self._process or self.gate.is_sharing:
             return  # a signal handler that forks amid a transaction: the child is told
-        self._forking = self._gate.alone()
+        self._forking = self.gate.alone()
         self._forking.__enter__()
         env, self._env = self._env, None
         if env is not None:
@@ -209,14 +208,13 @@ class LmdbEnv:
 
     def _after_fork(self) -> None:
         self._forking = None
-        self._gate, self._opening = SharedLock(), SharedLock()
-        if self._env is None and not self._inherited:
+        self.gate, self._opening = SharedLock(), SharedLock()
+        if self._env is None:
             self._process = os.getpid()
-            return
-        if not self._inherited:
+        else:  # a fork amid a transaction: it is nobody's here
             forks.leak(self._env)
-            forks.leak(self.databases)
-        self._inherited = True
+            forks.leak(self.database)
+            self._process = 0
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -45,14 +45,14 @@ def check_file(path: Path) -> None:
         if stat.S_ISFIFO(os.fstat(file).st_mode):  # LMDB would wait for a writer
             raise StoreError(f"{path}: expected a regular file, got a pipe")
         for last in (False, False, True):  # a writer may be at work: what was read is then of an earlier transaction
-            meta = _read_meta(file)
+            meta = read_meta(file)
             if meta is None:
                 return
             pages = os.fstat(file).st_size // meta.page_size
             beyond = None if pages > meta.last_page else _find_beyond(file, meta, pages)
             if beyond is None:
                 return
-            after = _read_meta(file)
+            after = read_meta(file)
             if last or (after is not None and after.transaction == meta.transaction):
                 raise StoreError(
                     f"{path}: expected the pages that it uses, up to number {max(beyond, meta.last_page)} of "
@@ -63,7 +63,7 @@ def check_file(path: Path) -> None:
         os.close(file)
 
 
-def _read_meta(file: int) -> _Meta | None:
+def read_meta(file: int) -> _Meta | None:
     """Returns the newer of the two meta pages; None where LMDB would say that this is no file of its own."""
     first = _parse_meta(os.pread(file, 160, 0))
     if first is None:

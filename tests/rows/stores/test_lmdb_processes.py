@@ -140,7 +140,7 @@ def test_a_fork_from_inside_a_transaction_is_told(tmp_path: Path) -> None:
     with filled(tmp_path) as store:
         before = signal.signal(signal.SIGUSR1, fork_here)
         try:
-            store._env.read(lambda txn: signal.raise_signal(signal.SIGUSR1))
+            store.env.read(lambda txn: signal.raise_signal(signal.SIGUSR1))
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert codes == [0]
@@ -193,7 +193,7 @@ def _take_slots(store: LmdbStore, count: int) -> None:
 def test_slots_of_killed_readers_are_taken_back_at_open_and_when_they_run_out(tmp_path: Path) -> None:
     with filled(tmp_path, max_readers=4) as store:
         _take_slots(store, 4)
-        store._env.read(lambda txn: check(store))  # one slot it has, this takes another
+        store.env.read(lambda txn: check(store))  # one slot it has, this takes another
     with filled(tmp_path, max_readers=4) as store:
         _take_slots(store, 4)
         stop = threading.Event()
@@ -252,10 +252,10 @@ def test_pages_at_the_end_that_nothing_uses_may_lack(tmp_path: Path) -> None:
         txn.delete(b"a value")
 
     with filled(tmp_path) as store:
-        store._env.write(put_and_delete, 0)
+        store.env.write(put_and_delete, 0)
     whole = (tmp_path / "data.mdb").read_bytes()
     with open(tmp_path / "data.mdb", "rb") as file:
-        meta = lmdb_file._read_meta(file.fileno())
+        meta = lmdb_file.read_meta(file.fileno())
     assert meta is not None
     assert len(whole) < 4096 * meta.last_page
     with LmdbStore(tmp_path) as store:
@@ -303,7 +303,7 @@ def test_workers_are_given_the_store(tmp_path: Path, method: str) -> None:
 
 def test_a_store_goes_with_its_last_user(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    env = weakref.ref(store._env)
+    env = weakref.ref(store.env)
     store.close()
     del store
     gc.collect()

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 from children import ended, fork
 
-from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.errors import BundleError, ConfigError, StoreError
+from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.rows.stores.lmdb import LmdbStore
-from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import ID_BITS
 
 DIM = 16
@@ -186,25 +184,6 @@ def test_purge_takes_out_what_need_not_be_remembered(path: Path) -> None:
         found = store.get_many(keys, 1).found
         assert np.flatnonzero(found).tolist() == [k for k in range(40_000) if k % 4 > 1]
         assert store.put_many(keys[1:2], rows[:1], versions[:1]) == 1  # forgotten
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tables_are_imported_with_their_default_rows(path: Path, dtype: str, toy_bundle: Path) -> None:
-    bundle = Bundle.open(toy_bundle)
-    tables = MmapStore(bundle.table_paths)
-    with LmdbStore(path, map_bytes=1 << 16, durable=False, dtype=dtype) as store:  # type: ignore[arg-type]
-        assert store.import_tables(bundle.table_paths, bundle.schema.table_by_name, version=3) == 160
-        for name, shape in tables.tables.items():
-            np.testing.assert_array_equal(store.default_row(name), tables.default_row(name))
-            keys, scores = tables.scored_keys(name)
-            got, wanted = store.get_many(keys, shape.dim), tables.get_many(keys, shape.dim)
-            np.testing.assert_allclose(got.rows, wanted.rows, rtol=0 if dtype == "float32" else 2**-8)
-            np.testing.assert_array_equal(got.scores, scores)
-            assert (got.versions == 3).all()
-        with pytest.raises(StoreError, match="table: expected one of page, tag, user, video, got 'none'"):
-            store.default_row("none")
-        with pytest.raises(BundleError, match="expected a readable file"):
-            store.import_tables({"t": path / "no.safetensors"})
 
 
 def test_a_table_lies_together(path: Path, store: LmdbStore) -> None:
