@@ -23,19 +23,6 @@ _LOG = logging.getLogger("pepnet_infer.stores")
 
 
 @dataclass(frozen=True)
-class TableStats:
-    """One table of a store, and what it was asked since it was opened."""
-
-    rows: int
-    dim: int
-    dtype: str  # float32, float16 or bfloat16
-    lookups: int  # keys asked for, every repeat counted
-    unknown: int  # of these, how many got the default row
-    index_bytes: int  # memory of the key index
-    file_bytes: int  # mapped; only pages that were read take memory, and the system may drop them
-
-
-@dataclass(frozen=True)
 class _Tables:
     """What an open store holds. A call takes it once and keeps it: closing does not pull it from under the call."""
 
@@ -173,22 +160,6 @@ class MmapStore(BatchRowSource, Closing):
         """Returns (keys [N] ascending, GSET scores [N]) of a table, read-only and where they lie in the file."""
         file = self._open().file(table)
         return file.keys, file.scores
-
-    def stats(self) -> dict[str, TableStats]:
-        """Returns what each table is and was asked. Counters are read as they stand, without stopping anyone."""
-        held = self._open()
-        return {
-            name: TableStats(
-                rows=len(table),
-                dim=table.dim,
-                dtype=held.files[name].dtype,
-                lookups=table.lookups,
-                unknown=table.unknown,
-                index_bytes=table.index.memory_bytes,
-                file_bytes=held.files[name].bytes,
-            )
-            for name, table in held.tables.items()
-        }
 
     def close(self) -> None:
         """Lets go of the tables: later calls raise StoreError, calls under way finish and keep their maps alive."""

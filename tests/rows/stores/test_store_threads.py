@@ -59,8 +59,8 @@ def run_threads(work: Callable[[int], None]) -> None:
     assert failures == []
 
 
-def ask(store: MmapStore, rng: np.random.Generator) -> tuple[int, int]:
-    """One lookup and one pool, checked; returns how many keys were asked for and how many were unknown."""
+def ask(store: MmapStore, rng: np.random.Generator) -> None:
+    """One lookup, one pool and one question, checked."""
     keys = rng.integers(0, ROWS * 2, 300, dtype=np.uint64)
     expected = np.where(keys % 2 == 0, keys // 2, 0).astype(np.float64) - (keys % 2)
     out, pooled = np.empty((300, DIM), np.float32), np.empty((3, DIM), np.float32)
@@ -72,22 +72,17 @@ def ask(store: MmapStore, rng: np.random.Generator) -> tuple[int, int]:
     got = store.get_many(keys, DIM)
     np.testing.assert_array_equal(got.rows, np.where(got.found[:, None], out, 0))
     np.testing.assert_array_equal(got.found, keys % 2 == 0)
-    return 900, 3 * int(unknown)
 
 
-def test_answers_are_right_and_counts_are_exact(path: Path) -> None:
+def test_answers_are_right(path: Path) -> None:
     store = MmapStore({"t": path})
-    asked = [(0, 0)] * THREADS
 
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
-        rounds = [ask(store, rng) for _ in range(30)]
-        asked[seed] = (sum(n for n, _ in rounds), sum(u for _, u in rounds))
+        for _ in range(30):
+            ask(store, rng)
 
     run_threads(work)
-    stats = store.stats()["t"]
-    assert stats.lookups == sum(n for n, _ in asked) == THREADS * 30 * 900
-    assert stats.unknown == sum(u for _, u in asked)
 
 
 def test_a_store_closed_under_load_answers_right_or_says_so(path: Path) -> None:
