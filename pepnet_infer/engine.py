@@ -31,7 +31,6 @@ from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.logs.transport import Transport, is_log
 from pepnet_infer.validation import check_option
-from pepnet_infer.versions.counters import Counters
 from pepnet_infer.versions.loading import Loading, digest_of
 from pepnet_infer.versions.model_version import ModelVersion, Versions
 from pepnet_infer.versions.scoring import Scoring, Taker, encode, encode_rows
@@ -50,8 +49,7 @@ class Engine:
     def __init__(self, bundle: Bundle, rows: RowSource, backend: Backend, loading: Loading | None = None) -> None:
         self._versions: Versions | None = Versions(ModelVersion.of(bundle, rows, backend))
         self._loading = loading
-        self._counters = Counters()
-        self._scoring = Scoring(self._counters)
+        self._scoring = Scoring()
         self._watch = BundleWatch()
         self._follower: Follower | None = None
         self._taker: Taker | None = None  # the follower's guard
@@ -210,7 +208,7 @@ class Engine:
         """
         values: Matrix | DeviceArray
         begin = perf_counter_ns()  # no generator and no stopwatch here: a call may be a few microseconds long
-        with self._counters:
+        with self._scoring.counters:
             served = self._open()
             if out is None:
                 values = served.dense(general, domain, prior)
@@ -218,7 +216,7 @@ class Engine:
                 self._scoring.invalid(values)
             else:
                 values, rows = out, run_on_device(served.backend, general, domain, prior, out, stream)
-        self._counters.add(1, rows, (0, 0, perf_counter_ns() - begin))
+        self._scoring.counters.add(1, rows, (0, 0, perf_counter_ns() - begin))
         if begin >= self._watch.due:
             self._watch.look(served.bundle)
         return values
@@ -244,7 +242,7 @@ class Engine:
         bundle, cache = served.bundle, cache_of(served.rows)
         state, file = self._watch.look(bundle)
         return {
-            **self._counters.read(bundle.schema),
+            **self._scoring.counters.read(bundle.schema),
             "model_version": served.model_version,
             "bundle": {"path": str(bundle.path), "state": state, "file": file},
             "cache": None if cache is None else cache.stats(),
@@ -335,12 +333,9 @@ class Engine:
 
     def _call(self, work: Callable[[ModelVersion, *_Args], _Result], *args: *_Args) -> _Result:
         """Returns what `work` does with the newest version, which is held until it ends; counts it if it raises."""
-        try:
+        with self._scoring.counters:
             versions = self._serving()
             result = versions.use(work, *args)
-        except Exception:
-            self._counters.add_error()
-            raise
         if perf_counter_ns() >= self._watch.due:
             self._watch.look(versions.now.bundle)
         return result

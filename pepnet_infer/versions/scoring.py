@@ -2,23 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter_ns
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
+from pepnet_infer._kernels import Tally
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import Encoded
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Matrix
 from pepnet_infer.scores import Scores
-from pepnet_infer.versions.counters import Counters, Stopwatch
+from pepnet_infer.stats import CallCounts, DefaultedIds
+from pepnet_infer.throttled_warnings import Seldom
 from pepnet_infer.versions.model_version import ModelVersion
 
+STAGES = ("encode", "lookup", "dense")
+_LOG = logging.getLogger("pepnet_infer.engine")
+_CAUSE = "their inputs or embedding rows are no numbers or overflow float32"
+_ENGINE, _UNKNOWN, _UNAVAILABLE = "engine", "unknown", "unavailable"  # what sums are of
 _Result = TypeVar("_Result")
+
+
+class Stopwatch:
+    """Times the stages of one call, one at a time: `with watch.stage("encode"): …`."""
+
+    __slots__ = ("_begin", "_stage", "spent")
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(STAGES, 0)  #: nanoseconds by stage
+
+    def stage(self, name: str) -> Stopwatch:
+        """Begins a stage, which ends with the block."""
+        self._stage, self._begin = name, perf_counter_ns()
+        return self
+
+    def __enter__(self) -> None:
+        """The time has begun."""
+
+    def __exit__(self, *error: object) -> None:
+        self.spent[self._stage] += perf_counter_ns() - self._begin
+
+
+class Counters:
+    """Totals since the engine was loaded. Each count is one addition that nothing can interrupt."""
+
+    def __init__(self) -> None:
+        self._tally = Tally()
+        self._warnings = Seldom()
+
+    def add(
+        self,
+        batches: int,
+        rows: int,
+        spent: Iterable[int],
+        unknown: Mapping[str, int] = {},
+        unavailable: Mapping[str, int] = {},
+    ) -> None:
+        """Counts batches that were scored, none for work that is no whole one. spent: nanoseconds of each stage."""
+        items: list[tuple[Any, tuple[int, ...]]] = [(_ENGINE, (batches, rows, 0, 0, *spent))]
+        if unknown:
+            items += [((_UNKNOWN, name), (count,)) for name, count in unknown.items()]
+        if unavailable:
+            items += [((_UNAVAILABLE, name), (count,)) for name, count in unavailable.items()]
+        self._tally.add(items)
+
+    def add_invalid(self, rows: int) -> None:
+        """Counts rows of which a score is no number in [0, 1], and logs a warning, the next one a minute later."""
+        self._tally.add([(_ENGINE, (0, 0, 0, rows))])
+        if self._warnings.due():
+            total = self._tally.read()[_ENGINE][3]
+            _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
+
+    def add_error(self) -> None:
+        """Counts one call that raised."""
+        self._tally.add([(_ENGINE, (0, 0, 1))])
+
+    def __enter__(self) -> None:
+        """Begins a call: `with counters:` counts it if it raises, and lets the exception pass."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self.add_error()
+
+    def read(self, schema: FeatureSchema) -> CallCounts:
+        """Returns all counts; fields have the tables that `schema` says."""
+        sums = self._tally.read()
+        engine = sums.pop(_ENGINE, ())
+        batches, rows, errors, invalid, *spent = (*engine, *[0] * (4 + len(STAGES) - len(engine)))
+        return {
+            "batches": batches,
+            "rows": rows,
+            "errors": errors,
+            "invalid": invalid,
+            "unknown": _by_table(_UNKNOWN, sums, schema),
+            "unavailable": _by_table(_UNAVAILABLE, sums, schema),
+            "time_us": {stage: nanoseconds // 1000 for stage, nanoseconds in zip(STAGES, spent, strict=True)},
+        }
 
 
 class Taker(Protocol):
@@ -35,8 +121,8 @@ class Taker(Protocol):
 class Scoring:
     """Of one engine. Every method takes the version that the call holds; any thread may call."""
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
+    def __init__(self) -> None:
+        self.counters = Counters()
 
     def score(self, parts: ModelVersion, taker: Taker | None, batch: object, strict: bool) -> Scores:
         """Returns the scores of a batch; see `Engine.score`."""
@@ -81,14 +167,14 @@ class Scoring:
         watch = Stopwatch()
         with watch.stage("encode"):
             result = work(parts, batch, strict)
-        self._counters.add(0, 0, watch.spent.values())
+        self.counters.add(0, 0, watch.spent.values())
         return result
 
     def invalid(self, values: Matrix) -> npt.NDArray[np.bool_] | None:
         """Returns the rows of which a score is no number in [0, 1], counted; None: there is none."""
         invalid = _kernels.rows_without_probability(values)
         if invalid is not None:
-            self._counters.add_invalid(int(np.count_nonzero(invalid)))
+            self.counters.add_invalid(int(np.count_nonzero(invalid)))
         return invalid
 
     def _finish(
@@ -103,7 +189,7 @@ class Scoring:
         else:
             with watch.stage("dense"):
                 values, unknown, unavailable = parts.features.score(features, shared)
-        self._counters.add(1, len(values), watch.spent.values(), unknown, unavailable)
+        self.counters.add(1, len(values), watch.spent.values(), unknown, unavailable)
         return Scores(
             values, parts.bundle.schema.tasks, parts.model_version, unknown, unavailable, self.invalid(values)
         )
@@ -117,3 +203,13 @@ def encode(parts: ModelVersion, batch: object, strict: bool) -> Features:
 def encode_rows(parts: ModelVersion, batch: object, strict: bool) -> Encoded:
     """Returns features, which rows are bad, and why; only what is wrong with a whole column raises."""
     return parts.encoder.encode_rows(read_columns(batch, parts.encoder.columns, strict))
+
+
+def _by_table(kind: str, sums: Mapping[Any, tuple[int, ...]], schema: FeatureSchema) -> DefaultedIds:
+    """Returns counts of a kind by field, and their sums by table."""
+    fields = {name: count for (which, name), (count,) in sums.items() if which == kind}
+    tables: dict[str, int] = {}
+    for name, count in fields.items():
+        table = schema.field_by_name[name].table or ""
+        tables[table] = tables.get(table, 0) + count
+    return {"fields": fields, "tables": tables}

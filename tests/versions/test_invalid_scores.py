@@ -13,7 +13,7 @@ import pytest
 from pepnet_infer import Engine, _kernels
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.schema.feature_schema import FeatureSchema
-from pepnet_infer.versions.counters import Counters
+from pepnet_infer.versions.scoring import Counters
 
 Batch = dict[str, Any]
 
