@@ -71,7 +71,7 @@ class World:
         while self.rows.stats()["flights"]:  # another thread's, which ends by itself
             assert time.monotonic() < end, "a fetch was left under way"
             time.sleep(0.001)
-        assert len(self.rows._fetches) == 0
+        assert len(self.rows.fetches) == 0
         assert self.engine._serving().calls == 0
         scores = self.engine.score_features(self.features)
         np.testing.assert_array_equal(scores.values, self.expected.values)

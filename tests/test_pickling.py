@@ -27,9 +27,12 @@ from pepnet_infer import (
     StoreError,
     UpdateError,
 )
+from pepnet_infer.backends.create import create_backend
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.rows.stores.memory import MemoryStore
+from pepnet_infer.rows.stores.mmap import MmapStore
+from pepnet_infer.rows.stores.writable import fill_from
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
@@ -100,7 +103,7 @@ def test_its_store_pickles_with_it_or_the_error_says_what_to_do(
 ) -> None:
     bundle = Bundle.open(toy_bundle, "sizes")
     with LmdbStore(tmp_path, durable=False) as store:
-        store.import_tables(bundle.table_paths, bundle.schema.table_by_name)
+        fill_from(store, bundle.table_paths, bundle.schema.table_by_name)
         with Engine.load(toy_bundle, backend="native", threads=1, store=store, check="sizes") as engine:
             expected = engine.score(toy_batch(30)).values
             pickled = pickle.dumps(engine)
@@ -129,7 +132,7 @@ def test_a_store_that_fails_in_any_way_is_said_and_what_pickles_more_is_tried(to
                 dumps(engine)
     with Engine.load(toy_bundle, backend="native", threads=1, store=Local(), check="sizes") as engine:
         with pickle.loads(cloudpickle.dumps(engine)) as other:
-            assert other._loading.store.read([1, 2]) == 2
+            assert other.cache.store.read([1, 2]) == 2
         without = {name: None for name in sys.modules if name.endswith("cloudpickle") or name == "dill"}
         with mock.patch.dict(sys.modules, without), pytest.raises(StoreError, match=r"store: Local does not pickle"):
             pickle.dumps(engine)
@@ -143,13 +146,12 @@ def test_an_engine_that_is_more_than_its_bundle_does_not_pickle(toy_bundle: Path
     engine.close()
     with pytest.raises(ClosedError, match="closed"):
         pickle.dumps(engine)
-    with Engine.load(toy_bundle, backend="native", threads=1, check="sizes") as loaded:
-        served = loaded._open()
-        with (
-            Engine(served.bundle, served.rows, served.backend) as made,
-            pytest.raises(BackendError, match="expected one made by Engine"),
-        ):
-            pickle.dumps(made)
+    bundle = Bundle.open(toy_bundle)
+    with (
+        Engine(bundle, MmapStore(bundle.table_paths), create_backend(bundle, "native", threads=1)) as made,
+        pytest.raises(BackendError, match="expected one made by Engine"),
+    ):
+        pickle.dumps(made)
 
 
 def test_options_and_results_pickle(toy_bundle: Path, toy_batch: Batches, tmp_path: Path) -> None:

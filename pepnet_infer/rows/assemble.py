@@ -28,12 +28,12 @@ class Assembler:
     """Fills the inputs of `schema` from a row source. Holds no state of a batch: any thread may call it."""
 
     def __init__(self, schema: FeatureSchema, rows: RowSource) -> None:
-        self._specs = schema.field_by_name
-        #: of each field: it is computed in the first place, and copied to the others
-        self._places: dict[str, list[_Place]] = {name: [] for name in self._specs}
+        places: dict[str, list[_Place]] = {spec.name: [] for spec in schema.fields}
         for name in INPUTS:
             for slot in schema.layout[name]:
-                self._places[slot.field.name].append(_Place(name, slice(slot.offset, slot.offset + slot.width)))
+                places[slot.field.name].append(_Place(name, slice(slot.offset, slot.offset + slot.width)))
+        #: each field, where it is computed, and where that is copied to
+        self._plans = {spec.name: (spec, places[spec.name][0], places[spec.name][1:]) for spec in schema.fields}
         self._widths = schema.widths
         self._ask = together(rows)
 
@@ -46,19 +46,20 @@ class Assembler:
         """
         if shared is not None:
             return self._inputs_ranked(shared, features)
-        check_fields(self._specs, names(features), ())
+        check_fields(self._plans, names(features), ())
         matrices = self._empty(features.num_rows)
-        unknown, unavailable = by_field(self._fill(self._specs, features, matrices))
+        unknown, unavailable = by_field(self._fill(self._plans, features, matrices))
         return Inputs(*matrices.values(), unknown=unknown, unavailable=unavailable)
 
     def _inputs_ranked(self, shared: Features, per_item: Features) -> Inputs:
         if shared.num_rows != 1:
             raise SchemaError(f"shared features: expected 1 row, got {shared.num_rows}")
         ours, theirs = names(shared), names(per_item)
-        check_fields(self._specs, ours, theirs)
+        check_fields(self._plans, ours, theirs)
         matrices, single = self._empty(per_item.num_rows), self._empty(1)
         defaults = self._fill(ours, shared, single)
-        for input, columns in _runs(place for name in ours for place in self._places[name]):
+        plans = [self._plans[name] for name in ours]
+        for input, columns in _runs(place for _, first, others in plans for place in (first, *others)):
             matrices[input][:, columns] = single[input][:, columns]
         defaults += self._fill(theirs, per_item, matrices)
         unknown, unavailable = by_field(defaults)
@@ -71,8 +72,8 @@ class Assembler:
         requests: list[RowRequest] = []
         copies = []
         for name in fields:
-            spec, (first, *others) = self._specs[name], self._places[name]
-            out = matrices[first.input][:, first.columns]
+            spec, (input, columns), others = self._plans[name]
+            out = matrices[input][:, columns]
             if spec.table is None:
                 out[:, 0] = features.dense[name]
             elif spec.kind == "id":
@@ -80,10 +81,12 @@ class Assembler:
             else:
                 bag = features.bags[name]
                 requests.append(RowRequest(name, spec.table, bag.keys, out, bag.offsets, spec.pooling))
-            copies += [(place, out) for place in others]
+            if others:
+                copies.append((out, others))
         counts = self._ask(requests)
-        for (input, columns), out in copies:
-            matrices[input][:, columns] = out
+        for out, others in copies:
+            for input, columns in others:
+                matrices[input][:, columns] = out
         return [(request.field, count) for request, count in zip(requests, counts, strict=True) if any(count)]
 
 

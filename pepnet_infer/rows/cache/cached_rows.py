@@ -71,8 +71,8 @@ class CachedRows(BatchRowSource):
         self._cores = {dim: cache.core for dim, cache in self.caches.items()}
         self._counters = MissCounters()
         self.store = store  #: what is behind the cache
-        self._fetches = _kernels.Fetches()
-        self.misses = Misses(store, self.caches, config, self._counters, self._fetches)
+        self.fetches = _kernels.Fetches()  #: that are under way
+        self.misses = Misses(store, self.caches, config, self._counters, self.fetches)
         self._filled_from = identity_of(store)
         #: whether a follower has written rows of later versions here, which are not those of `identity`
         self.followed = False
@@ -95,7 +95,7 @@ class CachedRows(BatchRowSource):
         StoreError for a table that is not there and, with `on_fault` "raise", when the store failed.
         """
         deadline = None if self._budget is None else monotonic() + self._budget
-        ended = self._fetches.ended
+        ended = self.fetches.ended
         found = self.tables if tables is None else tables
         jobs: list[_kernels.Job] = []
         for _, name, keys, out, offsets, pooling in requests:
@@ -246,7 +246,7 @@ class CachedRows(BatchRowSource):
 
     def reset_after_fork(self) -> None:
         """In a child process: threads, and what they were doing, are the parent's."""
-        self._fetches.reset()
+        self.fetches.reset()
         for cache in self.caches.values():
             cache.flights = _kernels.FlightTable()
         self.misses.workers.reset_after_fork()

@@ -19,6 +19,8 @@ from pepnet_infer.rows.protocols import CachedTable, RowSource, Store, check_rea
 from pepnet_infer.rows.stores.mmap import MmapStore
 
 _LOG = logging.getLogger("pepnet_infer.stores")
+#: Options of an `EmbeddingCache` that have the same names here.
+_SAME = ("beta", "r", "interval", "admission", "tombstone_ttl", "negative_ttl", "seed")
 #: Bytes beside those of the rows, in the smallest cache: places of readers, one region, one set, rounding.
 _FIXED = 160 << 10
 _METADATA = 24  # a row: 8 in its set, 16 before it
@@ -92,13 +94,7 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
             size,
             config.policy,
             config.dtype,
-            beta=config.beta,
-            r=config.r,
-            interval=config.interval,
-            admission=config.admission,
-            tombstone_ttl=config.tombstone_ttl,
-            negative_ttl=config.negative_ttl,
-            seed=config.seed,
+            **{name: getattr(config, name) for name in _SAME},
             fields=[rule for rule in rules if dims[rule["table"]] == dim],
         )
         for dim, size in divide(config.capacity_bytes, rows, config.dtype, config.policy, store is None).items()

@@ -186,7 +186,7 @@ class LmdbEnv:
         )
 
     def resize(self, size: int, above: int | None = None) -> None:
-        """Sets the size of the map, 0 for that of the file, when nobody uses it; not where it is larger than `above`."""
+        """Sets the size of the map, 0 for that of the file, once nobody uses it; unless it is larger than `above`."""
         with self.gate.alone(), self._errors():
             if self._env is not None and (above is None or int(self._env.info()["map_size"]) <= above):
                 self._env.set_mapsize(size)

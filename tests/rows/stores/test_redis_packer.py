@@ -12,9 +12,10 @@ hiredis = pytest.importorskip("hiredis")
 from redis.connection import HiredisRespSerializer  # noqa: E402
 from redis.exceptions import DataError  # noqa: E402
 
-from pepnet_infer.rows.stores.redis import RedisStore  # noqa: E402
+from pepnet_infer.errors import StoreError, UpdateError  # noqa: E402
+from pepnet_infer.rows.stores import redis  # noqa: E402
 from pepnet_infer.rows.stores.redis_client import CommandPacker, open_client  # noqa: E402
-from pepnet_infer.sync.logs.redis_server import RedisServer  # noqa: E402
+from pepnet_infer.sync.logs import redis_server  # noqa: E402
 
 
 def test_hiredis_gets_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,9 +47,22 @@ def test_a_store_packs_its_handshake_with_it_over_every_kind_of_connection(url: 
     assert not getattr(connection, "maint_notifications_config", None)
 
 
-def test_so_does_a_log() -> None:
-    server = RedisServer("redis://127.0.0.1:1/3", False, 1.0, 0.0)
-    assert isinstance(server._connected().connection_pool.make_connection()._command_packer, CommandPacker)
+def opened(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[Any]:
+    """Returns the list of clients that a module opens from here on."""
+    clients: list[Any] = []
+
+    def open_it(*args: Any, **options: Any) -> Any:
+        clients.append(open_client(*args, **options))
+        return clients[-1]
+
+    monkeypatch.setattr(module, "open_client", open_it)
+    return clients
+
+
+def test_so_does_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = opened(monkeypatch, redis_server)
+    redis_server.RedisServer("redis://127.0.0.1:1/3", False, 1.0, 0.0)
+    assert isinstance(clients[0].connection_pool.make_connection()._command_packer, CommandPacker)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
@@ -58,21 +72,26 @@ def test_an_interrupted_call_leaves_its_connections(
     def interrupted(*_: object) -> None:
         raise error
 
-    store = RedisStore("redis://127.0.0.1:1/3")
-    before = store._nodes
-    monkeypatch.setattr(before, "run", interrupted)
-    with pytest.raises(error):
+    clients = opened(monkeypatch, redis)
+    store = redis.RedisStore("redis://127.0.0.1:1/3")
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.Nodes, "run", interrupted)
+        with pytest.raises(error):
+            store.get_many(np.array([1], np.uint64), 4)
+    with pytest.raises(StoreError):
         store.get_many(np.array([1], np.uint64), 4)
-    assert store._nodes is not before  # on whose connections replies may be waiting
+    assert len(clients) == 2  # on the connections of the first replies may be waiting
 
 
 def test_an_interrupted_command_of_a_log_leaves_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    server = RedisServer("redis://127.0.0.1:1/3", False, 1.0, 0.0)
-    before = server._connected()
-    monkeypatch.setattr(before, "execute_command", interrupted)
+    clients = opened(monkeypatch, redis_server)
+    server = redis_server.RedisServer("redis://127.0.0.1:1/3", False, 1.0, 0.0)
+    monkeypatch.setattr(clients[0], "execute_command", interrupted)
     with pytest.raises(KeyboardInterrupt):
         server.ask("PING")
-    assert server._connected() is not before
+    with pytest.raises(UpdateError):
+        server.ask("PING")
+    assert len(clients) == 2
