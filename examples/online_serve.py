@@ -84,7 +84,7 @@ def _start(
     if variant.policy is not None and engine.cache is not None:
         _set_time(engine, plan["passes"][0][2])
         store = MmapStore(engine.bundle.table_paths, engine.schema.table_by_name)
-        engine.cache.warm({table.name: store.scored_keys(table.name) for table in engine.schema.tables})
+        engine.cache.warm({name: (file.keys, file.scores) for name, file in store.files.items()})
     if variant.log is None:
         return engine, None
     name = variant.name.replace(", ", "-").replace(" ", "-")

@@ -121,8 +121,8 @@ def read_log(bundle: Bundle, source: Source, first_test_day: int) -> RequestLog:
 def bundle_keys(bundle: Bundle) -> tuple[Keys, npt.NDArray[np.float64]]:
     """Returns all keys of the bundle's tables, ascending, and their GSET scores."""
     with MmapStore(bundle.table_paths, {spec.name: spec for spec in bundle.schema.tables}) as store:
-        parts = [store.scored_keys(spec.name) for spec in bundle.schema.tables]
-    keys, scores = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        keys = np.concatenate([file.keys for file in store.files.values()])
+        scores = np.concatenate([file.scores for file in store.files.values()])
     order = np.argsort(keys)
     return keys[order].astype(np.uint64), scores[order].astype(np.float64)
 

@@ -26,9 +26,6 @@ _Protocol = TypeVar("_Protocol")
 
 Pooling = Literal["mean", "sum"]
 
-#: A number that no table has: that of `ids.MISSING_KEY`.
-NO_TABLE = 0xFFFF
-
 
 @runtime_checkable
 class RowSource(Protocol):
@@ -161,14 +158,6 @@ class CachedTable:
     dim: int
     rows: int
     default_row: npt.NDArray[np.float32]  #: [dim]
-
-
-class TableShape(NamedTuple):
-    """What one table of a store is."""
-
-    number: int  # in the top 16 bits of its keys; NO_TABLE for a table without rows whose number is not known
-    dim: int
-    rows: int
 
 
 def meets(value: object, protocol: Callable[..., _Protocol]) -> TypeGuard[_Protocol]:

@@ -48,8 +48,8 @@ def overwrite(path: Path, keep_times: bool = False) -> None:
 
 
 def ask(store: MmapStore) -> np.ndarray:
-    keys, _ = store.scored_keys("video")
-    out = np.empty((len(keys), store.tables["video"].dim), np.float32)
+    keys = store.files["video"].keys
+    out = np.empty((len(keys), store.files["video"].rows.shape[1]), np.float32)
     store.lookup("video", np.array(keys), out)
     return out
 
@@ -67,7 +67,7 @@ def test_a_table_that_is_cut_is_an_error_and_no_crash(live: Path, size: int) -> 
     for _ in range(2):
         with pytest.raises(StoreError, match=IN_PLACE):
             ask(store)
-    other = np.empty((1, store.tables["user"].dim), np.float32)
+    other = np.empty((1, store.files["user"].rows.shape[1]), np.float32)
     store.lookup("user", np.zeros(1, np.uint64), other)  # the other tables are what they were
 
 
@@ -90,7 +90,7 @@ def test_rows_written_in_place_are_not_served(live: Path, keep_times: bool) -> N
     with pytest.raises(StoreError, match=IN_PLACE):
         ask(store)
     with pytest.raises(StoreError, match=IN_PLACE):
-        store.get_many(np.array(store.scored_keys("video")[0][:1]), store.tables["video"].dim)
+        store.get_many(np.array(store.files["video"].keys[:1]), store.files["video"].rows.shape[1])
     with pytest.raises(StoreError, match=IN_PLACE):
         store.check_reachable()
 

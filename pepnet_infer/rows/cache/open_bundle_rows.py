@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.table_file import open_table
+from pepnet_infer.bundle.table_file import TableFile, open_table
 from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig, Policy, RowDtype
@@ -66,11 +66,11 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
     """
     specs = bundle.schema.table_by_name
     behind: Store
+    files: Mapping[str, TableFile]
     fault: StoreError | None = None
     if store is None:
         behind = own = _own_tables(bundle)
-        scored = {name: own.scored_keys(name) for name in specs}
-        defaults = {name: own.default_row(name) for name in specs}
+        files = own.files
     else:
         try:
             check_reachable(store)
@@ -79,10 +79,9 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
             _raise_or_warn(config, "the store cannot be read, default rows are served until it can", error)
         behind = store
         files = {name: open_table(path, specs[name]) for name, path in bundle.table_paths.items()}
-        scored = {name: (file.keys, file.scores) for name, file in files.items()}
-        defaults = {name: file.default for name, file in files.items()}
     tables = [
-        CachedTable(name, spec.number, spec.dim, len(scored[name][0]), defaults[name]) for name, spec in specs.items()
+        CachedTable(name, spec.number, spec.dim, len(files[name].keys), files[name].default)
+        for name, spec in specs.items()
     ]
     rows: Counter[int] = Counter()
     for table in tables:
@@ -110,7 +109,7 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
         except StoreError as error:
             _raise_or_warn(config, "the cache does not begin with the rows of its snapshot", error)
     if warm:
-        cached.warm(scored)
+        cached.warm({name: (files[name].keys, files[name].scores) for name in specs})
     return cached
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from pepnet_infer._kernels import Table, all_as_mapped
 from pepnet_infer.bundle.table_file import TableFile, open_table
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.process.closing import Closing
-from pepnet_infer.rows.protocols import NO_DEFAULTS, NO_TABLE, BatchRowSource, DefaultCounts, RowRequest, TableShape
+from pepnet_infer.rows.protocols import NO_DEFAULTS, BatchRowSource, DefaultCounts, RowRequest
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.schema.row_batch import RowBatch
@@ -37,10 +36,6 @@ class _Tables:
         if table is None:
             raise StoreError(f"table: expected one of {_names(self.tables)}, got {name!r}")
         return table
-
-    def file(self, name: str) -> TableFile:
-        self[name]
-        return self.files[name]
 
     def check(self, names: Collection[str]) -> None:
         """Raises StoreError when what was read of these tables may not be what their files held at first."""
@@ -144,22 +139,9 @@ class MmapStore(BatchRowSource, Closing):
         return got
 
     @property
-    def tables(self) -> dict[str, TableShape]:
-        """Table name → its number, width and number of rows."""
-        held = self._open()
-        numbers = {name: number for number, name in held.by_number.items()}
-        return {
-            name: TableShape(numbers.get(name, NO_TABLE), table.dim, len(table)) for name, table in held.tables.items()
-        }
-
-    def default_row(self, table: str) -> npt.NDArray[np.float32]:
-        """Returns the row [dim] that is served for an id the table does not have: a copy."""
-        return self._open().file(table).default.copy()
-
-    def scored_keys(self, table: str) -> tuple[Keys, npt.NDArray[np.float32]]:
-        """Returns (keys [N] ascending, GSET scores [N]) of a table, read-only and where they lie in the file."""
-        file = self._open().file(table)
-        return file.keys, file.scores
+    def files(self) -> Mapping[str, TableFile]:
+        """Table name → what its file holds: keys, scores and rows where they lie in it, and the default row."""
+        return self._open().files
 
     def close(self) -> None:
         """Lets go of the tables: later calls raise StoreError, calls under way finish and keep their maps alive."""

@@ -14,7 +14,7 @@ from pepnet_infer._kernels import Tally
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process.closing import Closing
-from pepnet_infer.rows.protocols import NO_TABLE, Rows, WritableStore
+from pepnet_infer.rows.protocols import Rows, WritableStore
 from pepnet_infer.rows.stores.record import Remember, RowDtype, decode
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
@@ -22,6 +22,7 @@ from pepnet_infer.schema.row_batch import Positions, RowBatch
 from pepnet_infer.validation import check_option
 
 CHUNK = 1 << 14  # rows a call of `fill_from`
+_NO_TABLE = 0xFFFF  # a number that no table has: that of `ids.MISSING_KEY`
 
 
 class Writable(ABC):
@@ -138,8 +139,8 @@ def _check_versions(keys: Keys, versions: npt.NDArray[np.uint64]) -> None:
     check_keys(keys)
     if versions.dtype != np.uint64 or versions.shape != keys.shape:
         raise StoreError(f"versions: expected uint64 [{keys.size}], got {_show(versions)}")
-    if keys.size and int(keys.max()) >> ID_BITS == NO_TABLE:
-        raise StoreError(f"keys[{int(np.argmax(keys))}]: expected a table number below {NO_TABLE}, got {keys.max()}")
+    if keys.size and int(keys.max()) >> ID_BITS == _NO_TABLE:
+        raise StoreError(f"keys[{int(np.argmax(keys))}]: expected a table number below {_NO_TABLE}, got {keys.max()}")
 
 
 def _show(array: npt.NDArray[np.generic]) -> str:

@@ -57,9 +57,9 @@ def test_every_bit(pair: tuple[Path, Path], tmp_path: Path) -> None:
     before, after = MmapStore(old.table_paths), MmapStore(new.table_paths)
     changed = 0
     for spec in old.schema.tables:
-        keys, _ = before.scored_keys(spec.name)
+        keys = before.files[spec.name].keys
         rows = {int(k): row.tobytes() for k, row in zip(keys, before.get_many(keys, spec.dim).rows, strict=True)}
-        default, part = before.default_row(spec.name), delta.rows[spec.name]
+        default, part = before.files[spec.name].default, delta.rows[spec.name]
         for key, row, dead in zip(part.keys, part.rows, ~part.found, strict=True):
             if dead:
                 del rows[int(key)]
@@ -67,10 +67,10 @@ def test_every_bit(pair: tuple[Path, Path], tmp_path: Path) -> None:
                 assert rows.get(int(key)) != row.tobytes()
                 rows[int(key)] = row.tobytes()
         default = default if part.default is None else part.default
-        keys, scores = after.scored_keys(spec.name)
+        keys, scores = after.files[spec.name].keys, after.files[spec.name].scores
         wanted = after.get_many(keys, spec.dim).rows
         assert rows == {int(k): row.tobytes() for k, row in zip(keys, wanted, strict=True)}, spec.name
-        assert default.tobytes() == after.default_row(spec.name).tobytes()
+        assert default.tobytes() == after.files[spec.name].default.tobytes()
         there = part.found
         np.testing.assert_array_equal(part.scores[there], scores[np.searchsorted(keys, part.keys[there])])
         changed += int((~part.found).sum())

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pepnet_infer.errors import BundleError, StoreError
-from pepnet_infer.rows.protocols import NO_TABLE, RowSource, Store
+from pepnet_infer.rows.protocols import RowSource, Store
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import MISSING_KEY, make_keys
@@ -101,17 +101,18 @@ def test_tables_defaults_and_scores_can_be_read(tmp_path: Path) -> None:
     write_table(paths["a"], 6, [1, 4, 8], 3)
     write_table(paths["empty"], 7, [], 5)
     store = MmapStore(paths)
-    assert store.tables == {"a": (6, 3, 3), "empty": (NO_TABLE, 5, 0)}
-    assert MmapStore(paths, {"a": TableSpec("a", 3, 6), "empty": TableSpec("empty", 5, 7)}).tables["empty"] == (7, 5, 0)
-    assert store.default_row("a").tolist() == [6.5] * 3
-    store.default_row("a")[:] = 0
-    assert store.default_row("a").tolist() == [6.5] * 3
-    keys, scores = store.scored_keys("a")
-    assert keys.tolist() == make_keys(6, np.array([1, 4, 8], np.uint64)).tolist()
-    assert scores.tolist() == [0, 0.5, 1]
-    for ask in (store.default_row, store.scored_keys):
-        with pytest.raises(StoreError, match="table: expected one of a, empty, got 'b'"):
-            ask("b")
+    assert {name: (file.number, file.rows.shape) for name, file in store.files.items()} == {
+        "a": (6, (3, 3)),
+        "empty": (None, (0, 5)),
+    }
+    known = MmapStore(paths, {"a": TableSpec("a", 3, 6), "empty": TableSpec("empty", 5, 7)})
+    assert known.files["empty"].number == 7
+    file = store.files["a"]
+    assert file.default.tolist() == [6.5] * 3
+    assert file.keys.tolist() == make_keys(6, np.array([1, 4, 8], np.uint64)).tolist()
+    assert file.scores.tolist() == [0, 0.5, 1]
+    with pytest.raises(StoreError, match="table: expected one of a, empty, got 'b'"):
+        store.lookup("b", file.keys, np.empty((3, 3), np.float32))
 
 
 def test_a_bundle_replaced_on_disk_does_not_change_what_is_served(tmp_path: Path) -> None:
@@ -143,10 +144,7 @@ def test_rows_are_mapped_not_copied_and_let_go_at_close(tmp_path: Path) -> None:
         lambda: store.lookup("t", np.arange(3, dtype=np.uint64), np.empty((3, 4), np.float32)),
         lambda: store.pool("t", np.arange(3, dtype=np.uint64), np.array([0, 3]), "sum", np.empty((1, 4), np.float32)),
         lambda: store.get_many(np.arange(3, dtype=np.uint64), 4),
-        store.stats,
-        lambda: store.tables,
-        lambda: store.default_row("t"),
-        lambda: store.scored_keys("t"),
+        lambda: store.files,
     )
     for call in calls:
         with pytest.raises(StoreError, match="expected an open one, got one that was closed"):

@@ -191,10 +191,12 @@ def test_a_bundle_fills_it_and_reads_as_from_its_tables(
     tables, store = MmapStore(bundle.table_paths), make_store()
     assert fill_from(store, bundle.table_paths, bundle.schema.table_by_name) == 160
     assert fill_from(store, bundle.table_paths) == 0
-    for name, shape in tables.tables.items():
-        asked = np.append(tables.scored_keys(name)[0][::-1], make_keys(shape.number, u64(999)))
+    for file in tables.files.values():
+        assert file.number is not None
+        dim = file.rows.shape[1]
+        asked = np.append(file.keys[::-1], make_keys(file.number, u64(999)))
         for got, wanted in zip(
-            astuple(store.get_many(asked, shape.dim))[:5], astuple(tables.get_many(asked, shape.dim))[:5], strict=True
+            astuple(store.get_many(asked, dim))[:5], astuple(tables.get_many(asked, dim))[:5], strict=True
         ):
             np.testing.assert_array_equal(got, wanted)
     assert fill_from(store, bundle.table_paths, version=2) == 160
