@@ -13,7 +13,6 @@ from pepnet_infer import _kernels
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
 from pepnet_infer.rows.cache.misses import Missed, Misses
 from pepnet_infer.rows.cache.snapshot import Loaded, Saved, check_identity, load_folder, save_folder
@@ -69,10 +68,9 @@ class CachedRows(BatchRowSource):
         self.tables = {table.name: table for table in tables}
         self.caches = dict(caches)
         self._cores = {dim: cache.core for dim, cache in self.caches.items()}
-        self._counters = MissCounters()
         self.store = store  #: what is behind the cache
-        self.fetches = _kernels.Fetches()  #: that are under way
-        self.misses = Misses(store, self.caches, config, self._counters, self.fetches)
+        self.misses = Misses(store, self.caches, config)
+        self._counters, self.fetches = self.misses.counters, self.misses.fetches
         self._filled_from = identity_of(store)
         #: whether a follower has written rows of later versions here, which are not those of `identity`
         self.followed = False

@@ -82,16 +82,9 @@ class Missed:
 class Misses:
     """The misses of an engine's cache. Any thread may ask."""
 
-    def __init__(
-        self,
-        store: Store,
-        caches: Mapping[int, EmbeddingCache],
-        config: CacheConfig,
-        counters: MissCounters,
-        fetches: _kernels.Fetches,
-    ) -> None:
-        self._config, self.counters = config, counters
-        self.fetchers = {dim: Fetcher(cache, store, counters, fetches) for dim, cache in caches.items()}
+    def __init__(self, store: Store, caches: Mapping[int, EmbeddingCache], config: CacheConfig) -> None:
+        self._config, self.counters, self.fetches = config, MissCounters(), _kernels.Fetches()
+        self.fetchers = {dim: Fetcher(cache, store, self.counters, self.fetches) for dim, cache in caches.items()}
         self.workers = MissWorkers()
 
     def answer(self, missed: Sequence[Missed], keys: int, ended: int, deadline: float | None) -> None:

@@ -252,6 +252,9 @@ def test_pages_at_the_end_that_nothing_uses_may_lack(tmp_path: Path) -> None:
         txn.delete(b"a value")
 
     with filled(tmp_path) as store:
+        keys = keys_of(200)
+        rows = np.repeat(keys.astype(np.float32)[:, None], DIM, axis=1)
+        assert store.put_many(keys, rows, np.full(200, 2, np.uint64)) == 200  # pages of the first write are free now
         store.env.write(put_and_delete, 0)
     whole = (tmp_path / "data.mdb").read_bytes()
     with open(tmp_path / "data.mdb", "rb") as file:
