@@ -6,6 +6,7 @@ import fcntl
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -65,10 +66,24 @@ def held_elsewhere(lock: AbstractContextManager[object]) -> Iterator[None]:
 
 
 def test_a_memory_store_whose_lock_is_held() -> None:
-    store = MemoryStore()
+    held, leave = threading.Event(), threading.Event()
+
+    def clock() -> float:  # is asked with the lock held
+        if threading.current_thread() is reader:
+            held.set()
+            leave.wait(PATIENCE_S)
+        return time.time()
+
+    store = MemoryStore(clock=clock)
+    reader = threading.Thread(target=lambda: check(store))
     fill(store)
-    with held_elsewhere(store._lock):
+    reader.start()
+    assert held.wait(PATIENCE_S)
+    try:
         well_in_a_child(lambda: check(store))
+    finally:
+        leave.set()
+        reader.join()
     check(store)
 
 
