@@ -40,8 +40,18 @@ PLACES = {
     "pepnet_infer.export": "docs/reference/export.md",
 }
 
-#: What has fields of a class that nobody imports.
-INHERITED = {"pepnet_infer.Summary": "\n    options: {inherited_members: true}"}
+#: What has fields or methods of a class that nobody imports.
+INHERITED = dict.fromkeys(
+    (
+        "pepnet_infer.CachedRows",
+        "pepnet_infer.Summary",
+        "pepnet_infer.stores.LmdbStore",
+        "pepnet_infer.stores.MemoryStore",
+        "pepnet_infer.stores.MmapStore",
+        "pepnet_infer.stores.RedisStore",
+    ),
+    "\n    options: {inherited_members: true}",
+)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

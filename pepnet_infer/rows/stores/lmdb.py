@@ -61,7 +61,8 @@ class LmdbStore(RecordStore):
         except ImportError as error:
             raise StoreError(f"{path}: expected the package lmdb (extra [lmdb]), got: {error}") from error
         check_local(path, "a local directory", StoreError)
-        self.path = Path(os.path.abspath(path))
+        self.path = Path(os.path.abspath(path))  #: of the directory
+        #: what reads and writes in transactions
         self.env = LmdbEnv(lmdb, self.path, OpenOptions(readonly, map_bytes, durable, max_readers))
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -70,7 +70,7 @@ class LmdbEnv:
             try:
                 return self._fitting(
                     lambda: self.use(lambda env: _within(env, work, self.database)),
-                    lambda full: self.resize(0),
+                    lambda _: self.resize(0),
                 )
             except self._lmdb.ReadersFullError as error:
                 full += 1
@@ -147,7 +147,7 @@ class LmdbEnv:
         while self._env is None:
             env: lmdb.Environment | None = None
             try:
-                env = self._fitting(self._environment, lambda full: None)  # grown after its size was read
+                env = self._fitting(self._environment, lambda _: None)  # grown after its size was read
                 env.reader_check()  # the slots of processes that were killed
                 database = partial(env.open_db, _ROWS, create=not self.options.readonly)
                 self.database = self._fitting(database, partial(_grow, env))
