@@ -38,13 +38,12 @@ _COLUMNS = {
 
 def rows_of(capacity: str, distinct: int) -> int:
     """Returns the rows of a capacity: "5000", or "10%" of the distinct ids. Raises PepnetError for anything else."""
-    text = capacity.strip()
     try:
-        rows = round(distinct * float(text[:-1]) / 100) if text.endswith("%") else int(text)
+        rows = round(distinct * float(capacity[:-1]) / 100) if capacity.endswith("%") else int(capacity)
     except (ValueError, OverflowError) as error:
-        raise PepnetError(f"--capacity: expected rows, or a share like 10%, got {text!r}") from error
+        raise PepnetError(f"--capacity: expected rows, or a share like 10%, got {capacity!r}") from error
     if rows < 1:
-        raise PepnetError(f"--capacity: expected one row at least, got {text!r} of {distinct} distinct ids")
+        raise PepnetError(f"--capacity: expected one row at least, got {capacity!r} of {distinct} distinct ids")
     return rows
 
 
@@ -108,10 +107,10 @@ def measure_policies(
         cases = [_case(trace, MIN, "", partial(_kernels.studies.belady, trace.keys, rows))]
         for policy in policies:
             for form in (EXACT, SERVES):
-                say(f"{trace.name}, {rows} rows; {policy}, {form}")
+                say(f"{trace.name}, {rows} rows: {policy}, {form}")
                 cases.append(_case(trace, policy, form, partial(replay, trace, policy, rows, form, label_delay)))
         _compare(cases)
-        sizes.append({"capacity": text.strip(), "rows": rows, "cases": cases})
+        sizes.append({"capacity": text, "rows": rows, "cases": cases})
     labels = "the trace has no labels: gset scores by accesses and is lfu here"
     if trace.positive is not None:
         labels = "gset counts the trace's labels, each after its step of time"

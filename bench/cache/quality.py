@@ -69,11 +69,11 @@ def measure_quality(
     for capacity in capacities:
         rows, hits = rows_of(capacity, len(log.keys)), np.zeros(accesses, np.bool_)
         _kernels.studies.belady(log.keys[log.places], rows, hits)
-        sizes.append({"capacity": capacity.strip(), "rows": rows, "min_hit_rate": float(hits[first:].mean())})
+        sizes.append({"capacity": capacity, "rows": rows, "min_hit_rate": float(hits[first:].mean())})
         for evicted in _SAYS:
             bases: dict[str, RankedScores] = {}
             for policy in in_order:
-                say(f"{capacity.strip()} of the rows, {evicted}; {policy}")
+                say(f"{capacity} of the rows, {evicted}: {policy}")
                 found, trained = run(log, policy, rows, evicted, label_delay)
                 ranked = judge.rank(trained)
                 cases[evicted][policy].append(

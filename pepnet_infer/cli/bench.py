@@ -204,7 +204,9 @@ def cache(
         raise usage_error("--trace", f"expected either a parquet file or --quality BUNDLE, got {got}")
     wanted = chosen("--policies", policies, list(POLICIES))
     kept = [policy for policy in POLICIES if policy in wanted]
-    capacities = capacity.split(",")
+    capacities = [part.strip() for part in capacity.split(",")]
+    if len(set(capacities)) != len(capacities):
+        raise usage_error("--capacity", f"expected each capacity once, got {capacity!r}")
     if trace is not None:
         report = measure_policies(read_trace(trace), capacities, kept, label_delay, steps())
     else:

@@ -67,7 +67,7 @@ def test_scores_decay_with_the_trace_s_clock() -> None:
     assert still < 50 * 39 + 50
 
 
-@pytest.mark.parametrize(("text", "rows"), [("64", 64), (" 10%", 200), ("0.5%", 10), ("7", 7)])
+@pytest.mark.parametrize(("text", "rows"), [("64", 64), ("10%", 200), ("0.5%", 10), ("7", 7)])
 def test_capacities(text: str, rows: int) -> None:
     assert rows_of(text, 2000) == rows
 
@@ -147,6 +147,7 @@ def test_command(run_bench: Callable[..., Result], tmp_path: Path) -> None:
         (["--trace", "t", "--quality", "b"], "expected either a parquet file or --quality BUNDLE, got both"),
         (["--quality", "b"], "expected --data and --test-day with it"),
         (["--quality", "b", "--data", "synthetic"], "expected --data and --test-day with it"),
+        (["--trace", "t", "--capacity", "5, 10%,5"], "expected each capacity once, got '5, 10%,5'"),
         (["--trace", "t", "--policies", "lru,fifo"], "expected some of lru, gset, lfu, sieve, s3fifo, got 'fifo'"),
     ],
 )
