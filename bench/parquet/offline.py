@@ -63,7 +63,7 @@ def measure_offline(
             files = _copy(inputs, source, scale)
             tries = []
             for run in range(runs):
-                say(f"scoring at {scale}×; run {run + 1} of {runs}")
+                say(f"scoring at {scale}×, run {run + 1} of {runs}")
                 tries.append(_in_a_process([str(bundle), str(source), str(out), str(threads), on_bad_row]))
                 shutil.rmtree(out)
             shutil.rmtree(source)

@@ -189,8 +189,8 @@ def _measure(
                 first = 29 * number % _BATCHES
                 work.append(pool.submit(_score, engine, batches[first:] + batches[:first], options.load, stop, done))
             square = williams_square(len(kinds))
+            say(f"measuring {count} rounds")
             for number in range(count):
-                say(f"measuring; round {number + 1} of {count}")
                 for place in square[number % len(square)]:
                     _slice(kinds[place], follower, process, calls)
         finally:

@@ -20,7 +20,7 @@ from pepnet_infer.cli.bench_output import (
     integers,
     make_preset_bundle,
     public_name,
-    steps,
+    say,
     usage_error,
     write,
 )
@@ -85,7 +85,7 @@ def latency(
     )
     with tempfile.TemporaryDirectory(prefix="pepnet-bench-") as folder:
         path = make_preset_bundle(bundle, Path(folder), seed, rows_per_table) if preset else Path(bundle)
-        report = measure_latency(Bundle.open(path), public_name(bundle), options, steps())
+        report = measure_latency(Bundle.open(path), public_name(bundle), options, say)
     write(report, json_file, markdown_file, png_file)
 
 
@@ -104,9 +104,7 @@ def offline(
     from pepnet_infer.bench.parquet.offline import measure_offline
 
     scales, number = integers("--scale", scale), threads or available_threads()
-    report = measure_offline(
-        bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=on_bad_row, say=steps()
-    )
+    report = measure_offline(bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=on_bad_row, say=say)
     write(report, json_file, markdown_file)
 
 
@@ -135,7 +133,7 @@ def sync(
         raise usage_error("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
     time = 6.0 if quick else seconds
     options = SyncOptions(rows_per_s, delta_s, dense_every, threads, time, batch, load, share)
-    write(measure_sync(bundle, public_name(bundle), options, steps()), json_file, markdown_file)
+    write(measure_sync(bundle, public_name(bundle), options, say), json_file, markdown_file)
 
 
 @bench.command()
@@ -167,7 +165,7 @@ def cache_speed(
     # Untimed calls for so long: then the last-level cache holds what it would in a busy server.
     plan = Plan(runs, seconds, warm_s=0.015)
     options = CacheSpeedOptions(peers_library, sizes, rows, dim, plan, seed)
-    write(measure_cache_speed(options, steps()), json_file, markdown_file)
+    write(measure_cache_speed(options, say), json_file, markdown_file)
 
 
 @bench.command()
@@ -208,7 +206,7 @@ def cache(
     if len(set(capacities)) != len(capacities):
         raise usage_error("--capacity", f"expected each capacity once, got {capacity!r}")
     if trace is not None:
-        report = measure_policies(read_trace(trace), capacities, kept, label_delay, steps())
+        report = measure_policies(read_trace(trace), capacities, kept, label_delay, say)
     else:
         if data is None or test_day is None:
             raise usage_error("--quality", "expected --data and --test-day with it")
@@ -216,5 +214,5 @@ def cache(
         from pepnet_infer.export.data.source import open_source
 
         delay = 600.0 if label_delay is None else label_delay
-        report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, steps())
+        report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, say)
     write(report, json_file, markdown_file, png_file)

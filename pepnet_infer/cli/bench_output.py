@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,18 +32,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every peer;
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
 
 
-def steps() -> Callable[[str], None]:
-    """Returns what prints a step to stderr when it begins; what follows a semicolon is a detail of it."""
-    last = ""
-
-    def say(step: str) -> None:
-        nonlocal last
-        text = step.partition("; ")[0]
-        if text != last:
-            progress.print(text, markup=False, highlight=False)
-        last = text
-
-    return say
+def say(step: str) -> None:
+    """Prints a step of a measurement to stderr when it begins."""
+    progress.print(step, markup=False, highlight=False)
 
 
 def write(report: Report, json_file: Path | None, markdown_file: Path | None, png_file: Path | None = None) -> None:
