@@ -54,14 +54,25 @@ def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Check
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Returns the yaml of preset `name`: sections schema, model and cardinality. One may have the inputs of another."""
+    """Returns the yaml of preset `name`: sections schema, model and cardinality.
+
+    One may have the inputs of another; fields that differ in their names alone are written out.
+    """
     text = resources.files("pepnet_infer.bench").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
-    like = data.pop("inputs_of", None)
-    if like is not None:
-        other = read_preset(like)
-        data = {**data, "schema": {**other["schema"], "name": name}, "cardinality": other["cardinality"]}
+    if "inputs_of" in data:
+        other = read_preset(data.pop("inputs_of"))
+        return {**data, "schema": {**other["schema"], "name": name}, "cardinality": other["cardinality"]}
+    data["schema"]["fields"] = [field for group in data["schema"]["fields"] for field in _fields(group)]
     return data
+
+
+def _fields(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a field for each of a group's `names`, with a table of that name for ids; or the only field there is."""
+    names = group.pop("names", None)
+    if names is None:
+        return [group]
+    return [{"name": name, **group, **({"table": name} if group["kind"] == "id" else {})} for name in names]
 
 
 def _table(spec: TableSpec, rows: int, seed: int) -> RowBatch:
