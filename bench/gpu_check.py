@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "gpu"
 BATCHES = (1024, 1, 64, 256, 8, 4096)  # what is asked for most comes first
 COMPILED = (1024, 1)  # by torch.compile: each takes a minute or more
-IDS_BATCHES = (1024, 1, 64, 256, 2048)  # of ids → scores: at most as many as one call of the library takes
+IDS_MOST = 2048  # rows of ids that one call of the library takes
 TASKS = 6
 #: What scores may be off by, root mean square and at most. Of torch in bf16, which rounds more, twice as much.
 RMS, MOST = {"fp32": 1e-6, "bf16": 2e-3}, {"fp32": 5e-6, "bf16": 1e-2}
@@ -65,9 +65,7 @@ def main() -> int:
     _sanitized(path, library.emulated, run)
     for note in run.found["notes"]:
         run.say(f"left out: {note}")
-    timing, ids = (importlib.import_module(f"pepnet_infer.bench.gpu.{name}") for name in ("timing", "ids"))
-    if "ids" in run.found:
-        print(ids.table(run.found["ids"]).text())
+    timing = importlib.import_module("pepnet_infer.bench.gpu.timing")
     print(timing.table(run.found).text() if run.found.get("timings") else "no timings")
     for line in (*timing.ratios(run.found), *(f"FAILED: {line}" for line in run.found["failed"])):
         print(line)
@@ -156,14 +154,6 @@ def _kuaishou() -> tuple[Any, dict[str, np.ndarray]]:
     return config, tensors
 
 
-def _inputs(config: Any, rows: int, seed: int) -> tuple[np.ndarray, ...]:
-    random, widths = np.random.default_rng(seed), config.inputs
-    return tuple(
-        random.standard_normal((rows, width), dtype=np.float32)
-        for width in (widths.general, widths.domain, widths.prior)
-    )
-
-
 def _sanitized(path: Path, emulated: bool, run: Run) -> None:
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if emulated or tool is None:
@@ -199,79 +189,58 @@ def _timed(library: Any, run: Run) -> None:
     if library.emulated or not torch.cuda.is_available():
         notes.append("timings: no GPU")
         return
-    cuda: Any = torch.cuda
-    timing, peers, busy = (
-        importlib.import_module(f"pepnet_infer.bench.{name}") for name in ("gpu.timing", "gpu.peers", "harness.busy")
+    timing, peers, busy, checks = map(
+        importlib.import_module,
+        (*(f"pepnet_infer.bench.{name}" for name in ("gpu.timing", "gpu.peers", "harness.busy")), "cuda_rows_checks"),
     )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     meter = busy.BusyMeter()
+    cuda: Any = torch.cuda
     with cuda.stream(cuda.Stream()), torch.inference_mode():
         run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
         run.say(f"limits of this card: {run.found['limits']}")
         config, tensors = _kuaishou()
         pack = importlib.import_module("pepnet_infer.backends.cuda.library").pack_model
         run.found["kernels"] = {p: pack(library, config, TASKS, tensors, p).facts() for p in RMS}
-        run.say(timing.kernels(run.found["kernels"]["bf16"]))
-        named = dict(peers.ours(torch, library, config, tensors, TASKS))
-        onnx = peers.onnxruntime_peer(torch, run.words.onnx, TASKS, notes)
-        if onnx is not None:
-            named["onnxruntime-fp32"] = onnx
-        named |= dict(peers.torch_peers(torch, config, tensors))
-        compiled = peers.torch_compiled(torch, config, tensors)
+        host = checks.Host(peers.fields_of(config), peers.ROWS)
+        named = peers.all_peers(torch, checks, library, host, config, tensors, TASKS, run.words.onnx, notes)
         run.found["timings"] = timings = []
         for number, rows in enumerate(BATCHES):
-            # For each batch still to come 25 s, and for ids 40 s.
-            others = 25.0 * (len(BATCHES) - number - 1) + (40.0 if number < 2 else 0.0)
+            others = 30.0 * (len(BATCHES) - number - 1)  # for the batches still to come
             if run.left() < 20.0:
                 notes.append(f"timings of {rows} rows: no time left")
                 continue
-            these = dict(named)
-            if rows in COMPILED and run.left() - others > 90.0:
-                these["torch-compile-bf16"] = compiled
-            calls, about = _ready(torch, these, config, tensors, rows, run)
+            left_out = {"cuda-fp32-ids", "cuda-bf16-ids"} if rows > IDS_MOST else set()
+            if rows not in COMPILED or run.left() - others <= 90.0:
+                left_out.add("torch-compile-bf16")
+            these = {name: peer for name, peer in named.items() if name not in left_out}
+            drawn = [peers.draw(checks, host, config, rows, seed) for seed in range(timing.SETS)]
+            cases = [peers.Case(*part, [torch.from_numpy(x).cuda() for x in part[1]]) for part in drawn]
+            calls, about = _ready(these, cases, config, tensors, run)
             seconds = min(30.0, max(10.0, run.left() - others))
             timed = timing.time_peers(timing.clocks(torch), calls, about, seconds, lambda _: None)
             timings += timed
             run.found["noise"] = busy.noise(meter.others())
-            run.say(f"{rows} rows: " + ", ".join(f"{row['name']} {row['p50_us']:.1f}" for row in timed))
-            if number == 1:
-                _timed_ids(library, config, tensors, run)
-
-
-def _timed_ids(library: Any, config: Any, tensors: dict[str, np.ndarray], run: Run) -> None:
-    from pepnet_infer.backends.cuda.library import pack_model
-
-    checks, ids = map(importlib.import_module, ("cuda_rows_checks", "pepnet_infer.bench.gpu.ids"))
-
-    def model_of(precision: str) -> Any:
-        return pack_model(library, config, TASKS, tensors, precision)
-
-    seconds = min(40.0, run.left() / 4)
-    try:
-        run.found["ids"] = list(ids.time_ids(checks, model_of, library, config, IDS_BATCHES, seconds, lambda _: None))
-    except RuntimeError as error:
-        run.failed(str(error))
-        return
-    for row in run.found["ids"]:
-        run.say(f"{row['batch']} rows of ids, {row['name']}: {1e3 * row['p50_ms']:.0f} us")
+            run.say(f"{rows} rows: " + ", ".join(f"{row['name']} {1e3 * row['p50_ms']:.1f} us" for row in timed))
 
 
 def _ready(
-    torch: Any, peers: dict[str, Any], config: Any, tensors: dict[str, np.ndarray], rows: int, run: Run
+    peers: dict[str, Any], cases: list[Any], config: Any, tensors: dict[str, np.ndarray], run: Run
 ) -> tuple[dict[str, list[Callable[[], Any]]], dict[str, dict[str, Any]]]:
-    """Returns the calls of each peer with four sets of inputs, warm, and its errors, of those alone that are right."""
-    reference = importlib.import_module("float64_reference")
-    from_host = [_inputs(config, rows, seed) for seed in range(4)]
-    sets = [tuple(torch.from_numpy(x).cuda() for x in inputs) for inputs in from_host]
-    expected = np.concatenate([reference.scores(config, tensors, *inputs) for inputs in from_host])
+    """Returns the calls of each peer on all cases, warm, and its errors, of those peers alone that are right."""
+    import torch
+
+    accuracy, reference = map(importlib.import_module, ("pepnet_infer.bundle.accuracy", "float64_reference"))
+    expected = np.concatenate([reference.scores(config, tensors, *case.inputs) for case in cases])
     ready: dict[str, list[Callable[[], Any]]] = {}
     about: dict[str, dict[str, Any]] = {}
+    rows = len(cases[0].inputs[0])
     for name, peer in peers.items():
-        if name == "torch-compile-bf16":
-            run.say(f"torch.compile for {rows} rows")
+        run.say(f"{name} at {rows} rows")
         try:
-            calls = [peer(inputs) for inputs in sets]
-            scores = [[call().float().cpu().numpy() for call in calls] for _ in range(2)][-1]
+            calls = [peer(case) for case in cases]
+            scores = [[torch.as_tensor(call()).float().cpu().numpy() for call in calls] for _ in range(2)][-1]
+            off = accuracy.Difference.of(np.concatenate(scores), expected)
         except Exception as error:  # a peer that does not run is said, and the others go on
             said = f"{name} at {rows} rows: {type(error).__name__}: {str(error)[:200]}"
             if name.startswith("cuda"):
@@ -279,13 +248,12 @@ def _ready(
             else:
                 run.found["notes"].append(said)
             continue
-        difference = np.concatenate(scores) - expected
         kind, slack = "bf16" if "bf16" in name else "fp32", 1 if name.startswith("cuda") else 2
-        rms, most = float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max())
-        if rms <= slack * RMS[kind] and most <= slack * MOST[kind]:
-            ready[name], about[name] = calls, {"batch": rows, "precision": kind, "rms": rms, "max_abs": most}
+        if off.rms <= slack * RMS[kind] and off.max_abs <= slack * MOST[kind]:
+            ready[name] = calls
+            about[name] = {"batch": rows, "precision": kind, "rms": off.rms, "max_abs": off.max_abs}
         else:
-            run.failed(f"{name} at {rows} rows: scores off by rms {rms:.1e}, max {most:.1e}")
+            run.failed(f"{name} at {rows} rows: scores off by rms {off.rms:.1e}, max {off.max_abs:.1e}")
     return ready, about
 
 

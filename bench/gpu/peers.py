@@ -1,71 +1,126 @@
 """Who gpu_check.py times: torch, ONNX Runtime and the cuda kernels, all in the current stream, weights packed ahead.
 
-A peer takes inputs on the GPU (general, domain, prior) and returns a call without arguments that puts the work into the
-stream and returns the scores [B, T], which are there when the stream is.
+A peer takes a case and returns a call without arguments that puts the work into the stream and returns the scores
+[B, T], which are there when the stream is. What ends in -ids and -host begins and ends on the host: ids are sent whose
+rows are on the GPU, or inputs that were put together before.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+#: As in preset kuaishou: 30 fields of ids, three of them in the prior too, one of the domain, numbers for the rest.
+WIDTH, IDS, PRIOR = 40, 30, 3
+ROWS = 1 << 16  # of each field's table
+#: How the name of a peer ends that begins and ends on the host.
+FROM_HOST = ("-ids", "-host")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch: ids and numbers, the inputs that they make, and these on the GPU: general, domain, prior."""
+
+    batch: Any
+    inputs: Sequence[np.ndarray]
+    on_gpu: Sequence[Any]
+
+
 Call = Callable[[], Any]
-Peer = Callable[[tuple[Any, ...]], Call]
+Peer = Callable[[Case], Call]
 
 
-def ours(
-    torch: Any, library: Any, config: Any, tensors: dict[str, np.ndarray], tasks: int
-) -> Iterator[tuple[str, Peer]]:
-    """Yields (name, peer) of the kernels by precision, without graphs, and in each tile."""
-    from pepnet_infer.backends.cuda.library import TILES, pack_model
+def all_peers(
+    torch: Any, checks: Any, library: Any, host: Any, config: Any, tensors: dict[str, np.ndarray], tasks: int,
+    onnx: Path | None, notes: list[str],
+) -> dict[str, Peer]:  # fmt: skip
+    """Returns all peers by name; `notes` says why one cannot run. torch-compile takes minutes at a new shape."""
+    from pepnet_infer.backends.cuda.library import pack_model
 
-    def peer_of(precision: str, graphs: bool = True, tile: str | None = None) -> Peer:
-        model = pack_model(library, config, tasks, tensors, precision, graphs=graphs, tile=tile)
+    def model(precision: str, graphs: bool = True) -> Any:
+        return pack_model(library, config, tasks, tensors, precision, graphs=graphs)
 
-        def peer(inputs: tuple[Any, ...]) -> Call:
-            scores = torch.empty(len(inputs[0]), tasks, device="cuda")
-            general, domain, prior, out = (x.data_ptr() for x in (*inputs, scores))
-
-            def call() -> Any:
-                stream = torch.cuda.current_stream().cuda_stream
-                model.run_at(general, domain, prior, out, len(scores), stream)
-                return scores
-
-            return call
-
-        return peer
-
-    yield "cuda-fp32", peer_of("fp32")
-    yield "cuda-bf16", peer_of("bf16")
-    yield "cuda-bf16-no-graph", peer_of("bf16", graphs=False)
-    for tile in TILES:
-        yield f"cuda-bf16-{tile}", peer_of("bf16", tile=tile)
-
-
-def torch_peers(torch: Any, config: Any, tensors: dict[str, np.ndarray]) -> Iterator[tuple[str, Peer]]:
-    """Yields (name, peer): eager, and one graph for each set of inputs."""
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    named = {"cuda-bf16-no-graph": on_device(torch, model("bf16", graphs=False), tasks)}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        named[f"cuda-{precision}"] = on_device(torch, model(precision), tasks)
+        named[f"cuda-{precision}-host"] = from_host(model(precision))
+        named[f"cuda-{precision}-ids"] = rows_on_gpu(checks, library, host, model(precision))
         network = Network(torch, config, tensors, dtype)
-        yield f"torch-{name}", network.eager
-        yield f"torch-graph-{name}", network.graph
+        named |= {f"torch-{precision}": network.eager, f"torch-graph-{precision}": network.graph}
+    named["torch-compile-bf16"] = network.compiled()
+    try:
+        named["onnxruntime-fp32"] = onnxruntime_peer(torch, onnx, tasks)
+    except Exception as error:  # whatever keeps it from running is its result
+        notes.append(f"onnxruntime: {type(error).__name__}: {str(error)[:200]}")
+    return named
 
 
-def torch_compiled(torch: Any, config: Any, tensors: dict[str, np.ndarray]) -> Peer:
-    """Returns the peer torch.compile (max-autotune, its own CUDA graphs) in bf16: minutes of compiling a shape."""
-    network = Network(torch, config, tensors, torch.bfloat16)
-    compiled = torch.compile(network.forward, mode="max-autotune", dynamic=False)
+def on_device(torch: Any, model: Any, tasks: int) -> Peer:
+    """Returns the peer that scores inputs on the GPU."""
 
-    def peer(inputs: tuple[Any, ...]) -> Call:
-        cast = network.cast(inputs)
-        for _ in range(3):
-            compiled(*cast)
-        return lambda: compiled(*cast)
+    def peer(case: Case) -> Call:
+        scores = torch.empty(len(case.inputs[0]), tasks, device="cuda")
+        at = [x.data_ptr() for x in (*case.on_gpu, scores)]
+
+        def call() -> Any:
+            model.run_at(*at, len(scores), torch.cuda.current_stream().cuda_stream)
+            return scores
+
+        return call
 
     return peer
+
+
+def from_host(model: Any) -> Peer:
+    """Returns the peer that is sent inputs."""
+    return lambda case: lambda: model.run(*case.inputs)
+
+
+def rows_on_gpu(checks: Any, library: Any, host: Any, model: Any) -> Peer:
+    """Returns the peer that is sent ids; the rows of all are on the GPU. Its host's side is that of the checks."""
+    device = checks.OnDevice(library, model, host, {WIDTH: (IDS + 1) * ROWS * 3 // 2})
+    for field in host.fields[: IDS + 1]:
+        for part in np.array_split(np.arange(ROWS), max(1, ROWS >> 15)):
+            device.insert(WIDTH, host.key(field.number, part))
+
+    def peer(case: Case) -> Call:
+        given = device.given(case.batch)
+        return lambda: device.score(case.batch, given)
+
+    return peer
+
+
+def fields_of(config: Any) -> list[Any]:
+    """Returns the fields of a model with the widths of preset kuaishou."""
+    from pepnet_infer.backends.cuda.rows import FieldOnDevice, Place
+
+    widths = config.inputs
+    fields = []
+    for i in range(IDS):
+        places = [Place("general", i * WIDTH), *([Place("prior", i * WIDTH)] if i < PRIOR else [])]
+        fields.append(FieldOnDevice("id", WIDTH, i, tuple(places)))
+    fields.append(FieldOnDevice("id", WIDTH, IDS, (Place("domain", 0),)))
+    for name, first, width in (("general", IDS * WIDTH, widths.general), ("domain", WIDTH, widths.domain)):
+        fields += [FieldOnDevice("dense", 1, 0, (Place(name, column),)) for column in range(first, width)]
+    return fields
+
+
+def draw(checks: Any, host: Any, config: Any, rows: int, seed: int) -> tuple[Any, list[np.ndarray]]:
+    """Returns a batch of ids that are all there, and the inputs that it makes: standard normal, as the tables are."""
+    random = np.random.default_rng(seed)
+    values = [
+        random.standard_normal(rows, dtype=np.float32)
+        if field.kind == "dense"
+        else host.key(field.number, random.integers(0, ROWS, rows))
+        for field in host.fields
+    ]
+    batch = checks.Batch(rows, values)
+    return batch, host.inputs(config.inputs, batch)
 
 
 class Network:
@@ -108,18 +163,26 @@ class Network:
         towers = torch.relu(torch.baddbmm(t["towers.0.b"][:, None], mixed, t["towers.0.w"]))
         return torch.sigmoid((towers * t["towers.1.row"]).sum(2) + t["towers.1.b"]).transpose(0, 1)
 
-    def cast(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns inputs in the network's type."""
-        return tuple(x.to(self.dtype) for x in inputs)
-
-    def eager(self, inputs: tuple[Any, ...]) -> Call:
+    def eager(self, case: Case) -> Call:
         """A peer: one kernel after another."""
-        cast = self.cast(inputs)
+        cast = [x.to(self.dtype) for x in case.on_gpu]
         return lambda: self.forward(*cast)
 
-    def graph(self, inputs: tuple[Any, ...]) -> Call:
-        """A peer: the same, recorded."""
-        torch, cast = self.torch, self.cast(inputs)
+    def compiled(self) -> Peer:
+        """Returns the peer torch.compile (max-autotune, its own CUDA graphs)."""
+        forward = self.torch.compile(self.forward, mode="max-autotune", dynamic=False)
+
+        def peer(case: Case) -> Call:
+            cast = [x.to(self.dtype) for x in case.on_gpu]
+            for _ in range(3):
+                forward(*cast)
+            return lambda: forward(*cast)
+
+        return peer
+
+    def graph(self, case: Case) -> Call:
+        """A peer: the same as eager, recorded as a graph for each case."""
+        torch, cast = self.torch, [x.to(self.dtype) for x in case.on_gpu]
         for _ in range(3):
             self.forward(*cast)
         torch.cuda.synchronize()
@@ -134,45 +197,31 @@ class Network:
         return lambda: call()[0]
 
 
-def onnxruntime_peer(torch: Any, path: Path | None, tasks: int, notes: list[str]) -> Peer | None:
-    """Returns the peer ONNX Runtime on CUDA with a graph for each set of inputs, or None and why in `notes`."""
-    if path is None:
-        notes.append("onnxruntime: no --onnx")
-        return None
+def onnxruntime_peer(torch: Any, path: Path | None, tasks: int) -> Peer:
+    """Returns the peer ONNX Runtime on CUDA with a graph for each case. Raises BackendError where it cannot be had."""
     from pepnet_infer.backends.ort_library import import_onnxruntime
     from pepnet_infer.errors import BackendError
 
-    try:
-        onnxruntime: Any = import_onnxruntime()
-    except BackendError as error:
-        notes.append(f"onnxruntime: {error}")
-        return None
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        notes.append("onnxruntime: built without CUDA")
-        return None
-    session = None
-    options = {"use_tf32": "0", "enable_cuda_graph": "1"}
-    for more in ({"user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}, {}):
-        try:
-            session = onnxruntime.InferenceSession(str(path), providers=[("CUDAExecutionProvider", options | more)])
-            break
-        except Exception as error:  # said below
-            notes.append(f"onnxruntime with {more or 'a stream of its own'}: {str(error)[:200]}")
-    if session is None or session.get_providers()[0] != "CUDAExecutionProvider":
-        notes.append("onnxruntime: expected CUDAExecutionProvider, did not get it")
-        return None
+    if path is None:
+        raise BackendError("no --onnx")
+    onnxruntime: Any = import_onnxruntime()
+    stream = str(torch.cuda.current_stream().cuda_stream)
+    options = {"use_tf32": "0", "enable_cuda_graph": "1", "user_compute_stream": stream}
+    session = onnxruntime.InferenceSession(str(path), providers=[("CUDAExecutionProvider", options)])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise BackendError(f"expected CUDAExecutionProvider, got {', '.join(session.get_providers())}")
     numbers = itertools.count(1)
 
-    def peer(inputs: tuple[Any, ...]) -> Call:
-        binding, run, rows = session.io_binding(), onnxruntime.RunOptions(), len(inputs[0])
+    def peer(case: Case) -> Call:
+        binding, run, rows = session.io_binding(), onnxruntime.RunOptions(), len(case.inputs[0])
         run.add_run_config_entry("gpu_graph_id", str(next(numbers)))
         run.add_run_config_entry("disable_synchronize_execution_providers", "1")
         scores = torch.empty(rows, tasks, device="cuda")
-        for name, x in zip(("general", "domain", "prior"), inputs, strict=True):
+        for name, x in zip(("general", "domain", "prior"), case.on_gpu, strict=True):
             binding.bind_input(name, "cuda", 0, np.float32, list(x.shape), x.data_ptr())
         output = session.get_outputs()[0].name
         binding.bind_output(output, "cuda", 0, np.float32, list(scores.shape), scores.data_ptr())
-        held = (inputs, scores)
+        held = (case, scores)  # which the binding reads and writes, and does not hold
 
         def call() -> Any:
             session.run_with_iobinding(binding, run)

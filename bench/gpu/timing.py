@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pepnet_infer.bench.gpu.peers import FROM_HOST
 from pepnet_infer.bench.harness.interleave import Clock, Plan
 from pepnet_infer.bench.harness.measure import Row, Say, measure
 from pepnet_infer.bench.harness.report import Table
@@ -17,10 +18,10 @@ Calls = Sequence[Callable[[], Any]]  # of a peer, one a set of inputs
 _COLUMNS = {
     "peer": "{name}",
     "rows": "{batch:d}",
-    "p50 µs": "{p50_us:.1f}",
-    "p99 µs": "{p99_us:.1f}",
-    "to scores µs": "{call_p50_us:.1f}",
-    "p99": "{call_p99_us:.1f}",
+    "on the device µs": "{device[p50_ms]:us}",
+    "p99 µs": "{device[p99_ms]:us}",
+    "to scores µs": "{p50_ms:us}",
+    "p99": "{p99_ms:us}",
     "max error": "{max_abs:.1e}",
     "rms error": "{rms:.1e}",
     "runs": "{runs:d}",
@@ -42,8 +43,8 @@ def on_device(torch: Any, call: Callable[[], Any], repeats: int = REPEATS) -> tu
     return float(begin.elapsed_time(end)) / 1e3 / repeats, output
 
 
-def clocks(torch: Any) -> dict[str, Clock]:
-    """Returns the clocks: the device's own events, and from a call to its scores on a device that is idle before."""
+def clocks(torch: Any) -> tuple[Clock, Clock]:
+    """Returns the device's own events, and the clock from a call to its scores on a device that is idle before."""
 
     def device(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
         seconds, output = on_device(torch, lambda: call(item))
@@ -56,26 +57,26 @@ def clocks(torch: Any) -> dict[str, Clock]:
         torch.cuda.current_stream().synchronize()
         return time.perf_counter_ns() - begin, output
 
-    return {"": device, "call_": to_scores}
+    return device, to_scores
 
 
 def time_peers(
-    clocks: Mapping[str, Clock], calls: Mapping[str, Calls], about: Mapping[str, Row], seconds: float, say: Say
+    clocks: tuple[Clock, Clock], calls: Mapping[str, Calls], about: Mapping[str, Row], seconds: float, say: Say
 ) -> list[Row]:
-    """Times all peers in turn for `seconds`, half by each clock, a few rounds at least. Returns a row each."""
+    """Times all peers in turn for `seconds`, half by each clock, a few rounds at least.
+
+    Returns a row each, from call to scores, and in `device` the figures there of those that begin and end there.
+    """
 
     def call_of(name: str) -> Callable[[int], Any]:
         return lambda item: calls[name][item]()
 
-    plan = Plan(5, seconds / len(clocks), warm_calls=1, warm_s=0.0, settle_s=0.0)
-    rows: dict[str, Row] = {}
-    for prefix, clock in clocks.items():
-        these = {name: call_of(name) for name in calls}
-        figures = measure("on the GPU", these, range(SETS), plan, say, about=about, clock=clock)
-        for name, row in figures.rows.items():
-            took = {f"{prefix}{mark}_us": 1e3 * row[f"{mark}_ms"] for mark in ("p50", "p99")}
-            rows[name] = {**row, **rows.get(name, {}), **took}
-    return list(rows.values())
+    plan = Plan(5, seconds / 2, warm_calls=1, warm_s=0.0, settle_s=0.0)
+    these = {name: call_of(name) for name in calls}
+    there = {name: call for name, call in these.items() if not name.endswith(FROM_HOST)}
+    device = measure("on the device", there, range(SETS), plan, say, clock=clocks[0]).rows
+    to_scores = measure("to scores", these, range(SETS), plan, say, about=about, clock=clocks[1]).rows
+    return [{**row, **({"device": device[name]} if name in device else {})} for name, row in to_scores.items()]
 
 
 def limits(torch: Any) -> dict[str, float]:
@@ -88,44 +89,31 @@ def limits(torch: Any) -> dict[str, float]:
     return {"copy_gb_per_s": 2 * one.numel() / copy / 1e9, "bf16_tflops": 2 * 8192**3 / product / 1e12}
 
 
-def kernels(facts: dict[str, Any]) -> str:
-    """Returns the tile of each launch of products, and what it took where it was measured, launch to launch."""
-    names: dict[int, str] = {}
-    for product in facts["products"]:
-        names[product["launch"]] = " + ".join(filter(None, (names.get(product["launch"]), product["name"])))
-    lines = ["launches of products in bf16 by rows: tile, us"]
-    for rows, launches in facts["tiles"].items():
-        took = (f"{names[i]}: {one['tile']} {one['microseconds'][one['tile']]:.1f}" for i, one in enumerate(launches))
-        lines.append(f"  {rows:>5}: " + ", ".join(took))
-    return "\n".join(lines)
-
-
 def table(found: dict[str, Any]) -> Table:
     """Returns the figures of the dense part."""
     title = (
         f"{found['gpu']}, torch {found['torch']}: dense part of preset kuaishou, inputs on the device, weights warm in "
-        "its cache, a call on the device, and from call to scores"
+        "its cache; -ids and -host begin and end on the host"
     )
-    note = f"Errors: of scores from float64. {found['noise']}."
-    return Table(title, found["timings"], _COLUMNS, note)
+    return Table(title, found["timings"], _COLUMNS, f"Errors: of scores from float64. {found['noise']}.")
 
 
 def ratios(found: dict[str, Any]) -> Iterator[str]:
     """Yields what the table is read for: bf16 against the peers, and against what this card cannot be faster than."""
-    took = {(row["name"], row["batch"]): row["p50_us"] for row in found.get("timings", ())}
-    ids = {(row["name"], row["batch"]): row["p50_ms"] * 1e3 for row in found.get("ids", ())}
-    for (name, rows), mine in took.items():
+    rows = {(row["name"], row["batch"]): row for row in found.get("timings", ())}
+    for (name, batch), row in rows.items():
         if name != "cuda-bf16":
             continue
+        mine = 1e3 * row["device"]["p50_ms"]
         said = [
-            f"{took[other, rows] / mine:.2f} x as fast as {other}"
+            f"{1e3 * rows[other, batch]['device']['p50_ms'] / mine:.2f} x as fast as {other}"
             for other in ("onnxruntime-fp32", "torch-compile-bf16")
-            if (other, rows) in took
+            if (other, batch) in rows
         ]
         products, limit = found["kernels"]["bf16"]["products"], found["limits"]
-        flops = rows * sum(p["flops_a_row"] for p in products) / limit["bf16_tflops"] / 1e6
+        flops = batch * sum(p["flops_a_row"] for p in products) / limit["bf16_tflops"] / 1e6
         weights = sum(p["weight_bytes"] for p in products) / limit["copy_gb_per_s"] / 1e3
         said.append(f"{mine / max(flops, weights):.1f} x its bound of {max(flops, weights):.1f} us")
-        if ("bf16, rows on GPU", rows) in ids:
-            said.append(f"ids -> scores {ids['bf16, rows on GPU', rows] / mine:.2f} x that")
-        yield f"cuda-bf16, {rows} rows: {mine:.1f} us, " + ", ".join(said)
+        if ("cuda-bf16-ids", batch) in rows:
+            said.append(f"ids -> scores {1e3 * rows['cuda-bf16-ids', batch]['p50_ms'] / mine:.2f} x that")
+        yield f"cuda-bf16, {batch} rows: {mine:.1f} us, " + ", ".join(said)

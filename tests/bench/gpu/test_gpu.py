@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from pepnet_infer.bench.gpu import timing
-from pepnet_infer.bench.gpu.peers import Network
-from pepnet_infer.bench.gpu.timing import kernels, ratios, table, time_peers
+from pepnet_infer.bench.gpu.peers import Case, Network
+from pepnet_infer.bench.gpu.timing import ratios, table, time_peers
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 
@@ -21,7 +21,7 @@ def test_torchs_network_with_weights_packed_ahead(reference_scores: Callable[...
         tensors[name] = (0.4 * random.standard_normal(shape)).astype(np.float32)
     inputs = [random.standard_normal((11, width), dtype=np.float32) for width in (19, 5, 7)]
     network = Network(torch, config, tensors, torch.float32, "cpu")
-    scores = network.eager(tuple(map(torch.from_numpy, inputs)))()
+    scores = network.eager(Case(None, inputs, list(map(torch.from_numpy, inputs))))()
     expected = reference_scores(config, tensors, *inputs)
     assert expected.std() > 0.02
     np.testing.assert_allclose(scores.numpy(), expected, atol=2e-6)
@@ -41,27 +41,32 @@ def test_peers_are_timed_by_both_clocks_in_turn() -> None:
 
         return clock
 
-    clocks = {"": clock_of("device", 1000.0), "call_": clock_of("call", 5000.0)}
-    about = {name: {"batch": 8, "rms": 1e-4} for name in "ab"}
-    a, b = time_peers(clocks, {name: calls_of(name) for name in "ab"}, about, 0.0, lambda _: None)
-    assert (a["p50_us"], a["call_p50_us"], b["p50_us"], b["call_p50_us"]) == (1.0, 5.0, 3.0, 15.0)
+    clocks = clock_of("device", 1000.0), clock_of("call", 5000.0)
+    about = {name: {"batch": 8, "rms": 1e-4} for name in ("a", "b", "b-ids")}
+    a, b, ids = time_peers(clocks, {name: calls_of(name) for name in about}, about, 0.0, lambda _: None)
+    assert [round(1e3 * row["p50_ms"], 6) for row in (a, b, ids)] == [5.0, 15.0, 15.0]
+    assert [round(1e3 * row["device"]["p50_ms"], 6) for row in (a, b)] == [1.0, 3.0]
+    assert "device" not in ids  # which begins and ends on the host
     assert (a["name"], a["batch"], a["rms"]) == ("a", 8, 1e-4)
-    assert [kind for kind, _ in taken] == ["device"] * 10 + ["call"] * 10
+    assert [kind for kind, _ in taken] == ["device"] * 10 + ["call"] * 15
     assert {name for _, name in taken[:2]} == {"a", "b"}
 
 
 def test_figures_as_text() -> None:
     def row(name: str, batch: int, p50_us: float) -> dict[str, Any]:
-        return {"name": name, "batch": batch, "p50_us": p50_us, "call_p50_us": 130.0, "call_p99_us": 150.0, "rms": 1e-4}
+        device = {"p50_ms": p50_us / 1e3, "p99_ms": p50_us / 1e3}
+        return {"name": name, "batch": batch, "p50_ms": 0.13, "p99_ms": 0.15, "device": device, "rms": 1e-4}
 
     found = {
         "gpu": "a GPU",
         "torch": "2",
         "noise": "quiet",
-        "timings": [row("cuda-bf16", 1024, 100.0), row("torch-compile-bf16", 1024, 250.0), row("cuda-bf16", 1, 20.0)],
+        "timings": [
+            *(row("cuda-bf16", 1024, 100.0), row("torch-compile-bf16", 1024, 250.0), row("cuda-bf16", 1, 20.0)),
+            {"name": "cuda-bf16-ids", "batch": 1024, "p50_ms": 0.14},
+        ],
         "limits": {"copy_gb_per_s": 3000.0, "bf16_tflops": 800.0},
         "kernels": {"bf16": {"products": [{"flops_a_row": 20e6, "weight_bytes": 21e6}]}},
-        "ids": [{"name": "bf16, rows on GPU", "batch": 1024, "p50_ms": 0.14}],
     }
     # 1024 · 20e6 / 800e12 s = 25.6 us; 21e6 / 3e12 s = 7 us
     assert list(ratios(found)) == [
@@ -69,11 +74,6 @@ def test_figures_as_text() -> None:
         "ids -> scores 1.40 x that",
         "cuda-bf16, 1 rows: 20.0 us, 2.9 x its bound of 7.0 us",
     ]
-    assert table(found).cells()[1][:5] == ["torch-compile-bf16", "1024", "250.0", "–", "130.0"]
+    assert table(found).cells()[1][:6] == ["torch-compile-bf16", "1024", "250.0", "250.0", "130.0", "150.0"]
+    assert table(found).cells()[3][:5] == ["cuda-bf16-ids", "1024", "–", "–", "140.0"]
     assert list(ratios({})) == []
-
-
-def test_tiles_as_text() -> None:
-    tiles = [{"tile": "many", "microseconds": {"many": 9.0, "wide": 12.0}}]
-    facts = {"products": [{"name": "a", "launch": 0}, {"name": "b", "launch": 0}], "tiles": {"64": tiles}}
-    assert kernels(facts).splitlines()[1] == "     64: a + b: many 9.0"

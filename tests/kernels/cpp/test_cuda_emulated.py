@@ -18,12 +18,12 @@ import torch
 from children import well_in_a_child
 
 from pepnet_infer import Engine
-from pepnet_infer._kernels import CudaLibrary, CudaModel
+from pepnet_infer._kernels import CudaLibrary
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.cuda.backend import CudaBackend
 from pepnet_infer.backends.cuda.library import TILES, VARIABLE, pack_model
 from pepnet_infer.backends.cuda.rows import DeviceRows
-from pepnet_infer.bench.gpu import ids
+from pepnet_infer.bench.gpu import peers
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
@@ -130,19 +130,22 @@ def test_the_script_for_a_gpu_machine_runs_its_checks(built: Path) -> None:
     assert "right: a few, for a sanitizer" in ran.stdout
 
 
-def test_ids_are_timed_and_scored_as_rows_from_the_host(library: CudaLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WIDTH": 8, "IDS": 2, "PRIOR": 1, "ROWS": 256, "RUNS": 2}.items():
-        monkeypatch.setattr(ids, name, value)
+def test_peers_that_begin_on_the_host_score_what_they_are_sent(
+    library: CudaLibrary, monkeypatch: pytest.MonkeyPatch, reference_scores: Reference
+) -> None:
+    for name, value in {"WIDTH": 8, "IDS": 2, "PRIOR": 1, "ROWS": 256}.items():
+        monkeypatch.setattr(peers, name, value)
     config = ModelConfig(InputWidths(19, 10, 8), layers=(16,), towers=(8,), experts=2)
     tensors = checks.tensors_of(config)
-
-    def model_of(precision: str) -> CudaModel:
-        return pack_model(library, config, checks.TASKS, tensors, precision)
-
-    rows = list(ids.time_ids(cuda_rows_checks, model_of, library, config, (4,), 0.0, lambda _: None))
-    ways = ("rows on GPU", "1 % missing", "rows from host")
-    assert [row["name"] for row in rows] == [f"{precision}, {way}" for precision in ("fp32", "bf16") for way in ways]
-    assert {(row["batch"], row["runs"]) for row in rows} == {(4, 2)}
+    host = cuda_rows_checks.Host(peers.fields_of(config), peers.ROWS)
+    batch, inputs = peers.draw(cuda_rows_checks, host, config, 40, seed=1)
+    assert [x.shape for x in inputs] == [(40, 19), (40, 10), (40, 8)]
+    models = [pack_model(library, config, checks.TASKS, tensors, "bf16") for _ in range(2)]
+    ids = peers.rows_on_gpu(cuda_rows_checks, library, host, models[0])(peers.Case(batch, inputs, ()))
+    whole = peers.from_host(models[1])(peers.Case(batch, inputs, ()))
+    np.testing.assert_array_equal(ids(), whole())
+    expected = reference_scores(config, tensors, *inputs)
+    np.testing.assert_allclose(whole(), expected, atol=checks.TOLERANCES["bf16"][1])
 
 
 @pytest.fixture
