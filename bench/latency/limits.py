@@ -53,7 +53,7 @@ def matrix_peak(precision: str, threads: int, shapes: Sequence[tuple[int, int, i
     """Returns the best product rate over all libraries and `shapes`."""
     rates = []
     for rows, inner, outer in shapes:
-        x, w = operands(precision, rows, inner, outer)
+        x, w = operands(rows, inner, outer)
         for who, multiply in products(precision, x, w, threads):
             settle(0.5)  # until the pool of the one before has gone to sleep
             gflops = 2 * rows * inner * outer / _fastest(multiply) / 1e9
@@ -67,20 +67,17 @@ def read_gbps(precision: str, weights: int, threads: int) -> float:
     By our own product of one row with as many: what a batch of one row does.
     """
     inner = 1024
-    x, w = operands(precision, 1, inner, max(16 * threads, weights // inner))
+    x, w = operands(1, inner, max(16 * threads, weights // inner))
     settle(0.5)
     seconds = _fastest(native(widest_isa(precision), precision, x, w, threads))
     return w.size * BYTES[precision] / seconds / 1e9
 
 
-def operands(precision: str, rows: int, inner: int, outer: int) -> tuple[Matrix, Matrix]:
-    """Returns float32 x [rows, inner] and w [inner, outer]: standard normal, for int8 whole numbers of -127 to 127."""
+def operands(rows: int, inner: int, outer: int) -> tuple[Matrix, Matrix]:
+    """Returns float32 x [rows, inner] and w [inner, outer]: whole numbers of -127 to 127, exact in every precision."""
     rng = np.random.default_rng(0)
-    if precision == "int8":
-        whole = (rng.integers(-127, 128, shape) for shape in ((rows, inner), (inner, outer)))
-        x, w = (values.astype(np.float32) for values in whole)
-        return x, w
-    return rng.standard_normal((rows, inner), dtype=np.float32), rng.standard_normal((inner, outer), dtype=np.float32)
+    x, w = (rng.integers(-127, 128, shape).astype(np.float32) for shape in ((rows, inner), (inner, outer)))
+    return x, w
 
 
 def products(precision: str, x: Matrix, w: Matrix, threads: int) -> Iterator[tuple[str, Multiply]]:
