@@ -17,11 +17,11 @@ class BusyMeter:
     """
 
     def __init__(self) -> None:
-        self._start = _cpu_seconds()
+        self._start = cpu_seconds()
 
     def others(self) -> float:
         """Returns the share of the machine's CPU time spent by others, 0 to 1."""
-        now = _cpu_seconds()
+        now = cpu_seconds()
         total, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
         return min(1.0, max(0.0, (busy - own) / total)) if total > 0 else 0.0
 
@@ -33,7 +33,7 @@ def noise(busiest: float, unsettled: int = 0) -> str:
     return f"other processes used {busiest:.0%} of the CPUs at most{turns}{warning}"
 
 
-def _cpu_seconds() -> tuple[float, float, float]:
+def cpu_seconds() -> tuple[float, float, float]:
     """Returns (total, busy, own) CPU time in seconds."""
     line = Path("/proc/stat").read_text().split("\n", 1)[0]  # cpu user nice system idle iowait irq softirq steal ...
     spent = [int(x) / os.sysconf("SC_CLK_TCK") for x in line.split()[1:9]]

@@ -28,7 +28,7 @@ def test_machine_facts_hold_no_name_of_the_machine() -> None:
 
 def test_others_are_told_apart_from_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(100.0, 50.0, 20.0), (200.0, 120.0, 60.0), (200.0, 50.0, 60.0), (100.0, 50.0, 20.0)])
-    monkeypatch.setattr(busy, "_cpu_seconds", lambda: next(readings))
+    monkeypatch.setattr(busy, "cpu_seconds", lambda: next(readings))
     meter = busy.BusyMeter()
     assert meter.others() == pytest.approx(0.3)  # 70 of 100 s busy, 40 of them ours
     assert meter.others() == 0.0  # ticks may lag behind our own clock
