@@ -45,12 +45,6 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def bf16_note() -> dict[str, Any]:
-    """Returns the setting that says whether bfloat16 products run on instructions made for them."""
-    native = not _BF16_FEATURES.isdisjoint(cpu.features().usable)
-    return {"bf16": "native" if native else "emulated: this CPU has no bf16 products"}
-
-
 def machine_line(machine: dict[str, Any]) -> str:
     """Returns the machine in one line: model, CPUs, what matters of its instruction sets."""
     wide = [name for feature, name in _WIDEST.items() if feature in machine["isa"]][:1]

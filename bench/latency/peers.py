@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.protocol import GPU_PRECISIONS, PRECISIONS
-from pepnet_infer.bench.harness.machine import bf16_note
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BackendError, ConfigError
 from pepnet_infer.schema.inputs import Inputs
@@ -105,9 +104,9 @@ def reference(bundle: Bundle, inputs: Inputs) -> npt.NDArray[np.float64]:
 
 def _torch(dtype: str, bundle: Bundle, rows: int, threads: int) -> Peer:
     """Weights, activations and the softmax in `dtype`."""
-    module = network(bundle)
-    settings = bf16_note() if dtype == "bfloat16" else {}
-    return _torch_peer(module.bfloat16() if dtype == "bfloat16" else module, dtype, threads, settings)
+    import torch
+
+    return _torch_peer(network(bundle).to(getattr(torch, dtype)), dtype, threads, {})
 
 
 def _torch_compiled(bundle: Bundle, rows: int, threads: int) -> Peer:
@@ -183,7 +182,7 @@ def _openvino(precision: str, bundle: Bundle, rows: int, threads: int) -> Peer:
         found: Scores = request.infer(feed, share_inputs=True, share_outputs=True)[0]
         return found
 
-    return Peer(scores, settings | (bf16_note() if precision == "bf16" else {}))
+    return Peer(scores, settings)
 
 
 def _engine(backend: str, device: str, precision: str, bundle: Bundle, rows: int, threads: int) -> Peer:
