@@ -39,10 +39,16 @@ def one_thread() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps this thread's notices off the terminal; what goes wrong still raises, and other threads log as before."""
+    me = threading.get_ident()
+
+    def only_errors(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING or record.thread != me
+
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        only_errors = _OnlyErrors(threading.get_ident())
-        handlers = _handlers()
+        handlers: set[logging.Handler] = {logging.lastResort} if logging.lastResort else set()
+        for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+            handlers.update(getattr(logger, "handlers", ()))  # a placeholder of a logger has none
         for handler in handlers:
             handler.addFilter(only_errors)
         try:
@@ -50,18 +56,3 @@ def quiet() -> Iterator[None]:
         finally:
             for handler in handlers:
                 handler.removeFilter(only_errors)
-
-
-class _OnlyErrors(logging.Filter):
-    def __init__(self, thread: int) -> None:
-        super().__init__()
-        self._thread = thread
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING or record.thread != self._thread
-
-
-def _handlers() -> list[logging.Handler]:
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    found = {handler for logger in loggers if isinstance(logger, logging.Logger) for handler in logger.handlers}
-    return [*found, *([logging.lastResort] if logging.lastResort else [])]
