@@ -17,19 +17,11 @@ _MIN_WEIGHTS = 2  # single numbers are constants of the formulas (γ, 0, 1), not
 _ROWS = 7
 
 
-def name_wrong_tensor(
-    model: onnx.ModelProto, exported: onnx.ModelProto, weights: Mapping[str, Array], inputs: Inputs
-) -> str:
-    """Returns the tensor found wrong and how, or an empty string if none can be told.
-
-    Weights are compared by value, since folding transposes and joins them: every number of a weight in the graph must
-    be a number of the model's weights. If all are, the values inside `model` are compared with those of `exported`.
-    """
-    return wrong_weight(model, weights) or (wrong_value(model, exported, inputs) if model is not exported else "")
-
-
 def wrong_weight(model: onnx.ModelProto, weights: Mapping[str, Array]) -> str:
-    """Names the first weight of the graph with a number that the model's weights do not have."""
+    """Returns the first weight of the graph with a number that the model's weights do not have, or an empty string.
+
+    Weights are compared by value, since folding transposes and joins them.
+    """
     names = list(weights)
     every = np.concatenate([weights[name].reshape(-1) for name in names])
     owner = np.repeat(np.arange(len(names)), [weights[name].size for name in names])
@@ -61,7 +53,7 @@ def wrong_weight(model: onnx.ModelProto, weights: Mapping[str, Array]) -> str:
 
 
 def wrong_value(model: onnx.ModelProto, exported: onnx.ModelProto, inputs: Inputs) -> str:
-    """Names the first value inside `model` that differs from the value of the same name inside `exported`."""
+    """Returns the first value inside `model` that differs from the same value inside `exported`, or an empty string."""
     shared = {name for node in exported.graph.node for name in node.output}
     names = [name for node in model.graph.node for name in node.output if name in shared]
     found, expected = _values(model, names, inputs), _values(exported, names, inputs)

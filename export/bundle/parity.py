@@ -13,7 +13,7 @@ import torch
 from pepnet_infer.bundle.accuracy import TOLERANCE, Difference, Scores, within
 from pepnet_infer.bundle.golden_rows import Reference
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.bundle.find_wrong_tensor import name_wrong_tensor
+from pepnet_infer.export.bundle.find_wrong_tensor import wrong_value, wrong_weight
 from pepnet_infer.export.bundle.process_state import one_thread
 from pepnet_infer.export.bundle.to_onnx import OUTPUT, onnx_session
 from pepnet_infer.schema.inputs import Inputs
@@ -76,8 +76,10 @@ def measure(
             try:
                 report[stage][name] = compare(scores, rows, tasks, where, TOLERANCE)
             except BundleError as error:
+                if model is None:
+                    raise
                 weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
-                wrong = "" if model is None else name_wrong_tensor(model, exported, weights, rows.inputs)
+                wrong = wrong_weight(model, weights) or wrong_value(model, exported, rows.inputs)
                 raise BundleError.of(error, cause=wrong or None) from error
     return report
 
