@@ -1,4 +1,7 @@
-"""Measures the native kernels against float64, for every instruction set of this machine and every precision."""
+"""Measures the native kernels against float64, for every instruction set of this machine and every precision.
+
+So does `verify`, the bundle's graph too, on rows that export did not see.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ import numpy as np
 from pepnet_infer.backends.native import why_not
 from pepnet_infer.backends.native_tables import Table, tables
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
-from pepnet_infer.bundle.accuracy import MARGIN, NATIVE_TOLERANCE, Budget, Difference, delta_auc, excess
+from pepnet_infer.bundle.accuracy import MARGIN, NATIVE_TOLERANCE, TOLERANCE, Budget, Difference, delta_auc, excess
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.golden_rows import Reference
+from pepnet_infer.bundle.golden_rows import Reference, normal_inputs
 from pepnet_infer.errors import BundleError
-from pepnet_infer.export.bundle.parity import BATCHES, check
+from pepnet_infer.export.bundle.parity import BATCHES, ROWS, Run, check, reference
+from pepnet_infer.export.bundle.rows import schema_inputs
+from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.schema.network_config import multiply_adds
 
 #: Rows that are drawn. Of 1,000 rows the worst of the demo's model is off by .011 to .019, depending on the seed, of
@@ -114,6 +119,31 @@ def batches_of(bundle: Bundle, table: Table) -> tuple[int, ...]:
     """Returns the batches that `table` has the speed to score one set of rows in."""
     slow = table.isa == _SLOW and _cost(bundle) * sum(BATCHES) > _SCALAR_WORK
     return BATCHES[:-1] if slow else BATCHES
+
+
+def fresh_rows(bundle: Bundle, seed: int) -> dict[str, Reference]:
+    """Returns set of rows → rows of `seed`, and their scores by the bundle's weights in float64."""
+    network = build_network(bundle.config, len(bundle.tasks))
+    load_dense(network, bundle.dense())
+    sets = {
+        "normal": normal_inputs(bundle.config.inputs, ROWS, seed),
+        "schema": schema_inputs(bundle.schema, bundle.table_paths, ROWS, seed),
+    }
+    return {name: reference(network, inputs) for name, inputs in sets.items()}
+
+
+def recheck(
+    bundle: Bundle,
+    sets: Mapping[str, Reference],
+    table: Table | None,
+    run: Run,
+    where: str,
+    tolerance: float = TOLERANCE,
+) -> dict[str, Any]:
+    """Returns set of rows → figures of `run`, the kernels of `table` or the graph; see `parity.check`."""
+    batches = BATCHES if table is None else batches_of(bundle, table)
+    tasks = bundle.tasks
+    return {name: check(run, rows, tasks, f"{where}: {name} rows", tolerance, batches) for name, rows in sets.items()}
 
 
 def _why(precision: str, over: list[str], budget: Budget) -> str:

@@ -44,7 +44,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     worst = golden.compare(backend.run, str(bundle.onnx_path), bundle.tasks, TOLERANCE, same_bits=False)
     fresh, recheck_native = None, None
     if find_spec("torch") and find_spec("onnx"):
-        from pepnet_infer.export.bundle.recheck import fresh_rows, recheck
+        from pepnet_infer.export.bundle.native_parity import fresh_rows, recheck
 
         sets = fresh_rows(bundle, bundle.parity["seed"] + FRESH_SEED)
         fresh = recheck(bundle, sets, None, backend.run, f"{bundle.onnx_path} against {DENSE}")
