@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pepnet_infer.cli.output import show_table
-from pepnet_infer.export.train.evaluate import evaluate
+from pepnet_infer.export.train.metrics import evaluate
 
 LABELS = {name: f"is_{name}" for name in ("click", "like", "follow", "forward", "hate")} | {"long_view": "long_view"}
 

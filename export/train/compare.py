@@ -12,7 +12,7 @@ from msgspec import structs
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.baselines import DeepFM
 from pepnet_infer.export.run_config import TrainConfig, model_config
-from pepnet_infer.export.train.evaluate import Cell, evaluate
+from pepnet_infer.export.train.metrics import Cell, evaluate
 from pepnet_infer.export.train.train import Progress, Result, Trained, train
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import BASELINES, ModelConfig

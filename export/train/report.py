@@ -12,7 +12,7 @@ import numpy as np
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.run_config import TrainConfig
 from pepnet_infer.export.train.compare import Outcome
-from pepnet_infer.export.train.evaluate import ALL, Cell, summary
+from pepnet_infer.export.train.metrics import ALL, Cell, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

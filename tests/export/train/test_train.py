@@ -22,8 +22,7 @@ from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.export.run_config import Split, TrainConfig, model_config
 from pepnet_infer.export.train import train as training
 from pepnet_infer.export.train.compare import train_all, variants
-from pepnet_infer.export.train.evaluate import ALL
-from pepnet_infer.export.train.metrics import auc
+from pepnet_infer.export.train.metrics import ALL, auc
 from pepnet_infer.export.train.outcome import to_checkpoint
 from pepnet_infer.export.train.train import Trained, train
 from pepnet_infer.rows.assemble import Assembler

@@ -13,8 +13,7 @@ from pepnet_infer.export.data.dataset import build_dataset
 from pepnet_infer.export.data.source import open_source
 from pepnet_infer.export.run_config import RunConfig, Split, model_config
 from pepnet_infer.export.train.compare import train_all, variants
-from pepnet_infer.export.train.evaluate import ALL
-from pepnet_infer.export.train.metrics import auc
+from pepnet_infer.export.train.metrics import ALL, auc
 from pepnet_infer.export.train.train import train
 
 FOLDER = os.environ.get("PEPNET_KUAIRAND", "")
