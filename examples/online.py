@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 from msgspec import structs
-from online_report import ModelVersion, picture, tables
+from online_report import ModelVersion, plot, tables
 from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
 from rich.progress import Progress
 
@@ -221,7 +221,7 @@ def main() -> None:
     (options.out / "online.md").write_text(text + "\n", encoding="utf-8")
     task = next(iter(tasks))
     title = f"AUC of {task}, scored before it was learnt: passes of {options.every:g} h"
-    (options.out / "online.png").write_bytes(picture(title, names, [names[:4], names[3:]], tasks[task]))
+    plot(options.out / "online.png", title, names, [names[:4], names[3:]], tasks[task])
     print(text)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bench.harness.pictures import Chart, Line, draw_lines
 from pepnet_infer.export.train.metrics import auc
 
 RESAMPLES = 200
@@ -83,11 +83,18 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def picture(title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: ModelVersion) -> bytes:
-    """Returns a PNG of AUC by day, one panel for each list of engines."""
+def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: ModelVersion) -> None:
+    """Draws AUC by day to a PNG, one panel for each list of engines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 3.9), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     values, days = served.by(served.days)[0], np.unique(served.days) + 1
-    charts = []
-    for panel in panels:
-        lines = [Line(name, days.tolist(), values[:, names.index(name)].tolist(), name) for name in panel]
-        charts.append(Chart("", "day of the log", "AUC", lines))
-    return draw_lines(title, "", charts)
+    for axis, panel in zip(axes, panels, strict=True):
+        for at in map(names.index, panel):
+            axis.plot(days, values[:, at], marker="o", markersize=3.5, label=names[at], color=f"C{at}")
+        axis.set(xlabel="day of the log", ylabel="AUC")
+        axis.legend(frameon=False, fontsize=8.5)
+        axis.grid()
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
