@@ -9,33 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pepnet_infer.lazy_names import lazily
+from pepnet_infer.sync.follow_config import FollowConfig, Guard
+from pepnet_infer.sync.follower import Follower
+from pepnet_infer.sync.logs.directory import DirectoryLog
+from pepnet_infer.sync.logs.open import open_transport
+from pepnet_infer.sync.logs.transport import Transport
 
 if TYPE_CHECKING:
-    from pepnet_infer.sync.follow_config import FollowConfig, Guard
-    from pepnet_infer.sync.follower import Follower
-    from pepnet_infer.sync.logs.directory import DirectoryLog
-    from pepnet_infer.sync.logs.open import open_transport
     from pepnet_infer.sync.logs.redis import RedisLog
-    from pepnet_infer.sync.logs.transport import Transport
 
-__all__ = [
-    "DirectoryLog",
-    "FollowConfig",
-    "Follower",
-    "Guard",
-    "RedisLog",
-    "Transport",
-    "open_transport",
-]
+__all__ = ["DirectoryLog", "FollowConfig", "Follower", "Guard", "RedisLog", "Transport", "open_transport"]
 
-__getattr__, __dir__ = lazily(
-    __name__,
-    {
-        "pepnet_infer.sync.follow_config": ("FollowConfig", "Guard"),
-        "pepnet_infer.sync.follower": ("Follower",),
-        "pepnet_infer.sync.logs.directory": ("DirectoryLog",),
-        "pepnet_infer.sync.logs.open": ("open_transport",),
-        "pepnet_infer.sync.logs.redis": ("RedisLog",),
-        "pepnet_infer.sync.logs.transport": ("Transport",),
-    },
-)
+__getattr__, __dir__ = lazily(__name__, {"pepnet_infer.sync.logs.redis": ("RedisLog",)})  # needs the package redis
