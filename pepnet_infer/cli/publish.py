@@ -106,7 +106,7 @@ def _is_there(transport: Transport) -> bool:
 def _status(transport: Transport) -> dict[str, Any]:
     last, bundle, now = transport.last_delta(), transport.last_bundle(), time.time()
     return {
-        "last": None if last is None else {"position": last[0], **vars(last[1])},
+        "last": None if last is None else {"position": last[0], **structs.asdict(last[1])},
         "newest_bundle": None if bundle is None else {"position": bundle[0], "model_version": bundle[1]},
         "followers": {
             name: {**structs.asdict(said), "heard_s_ago": round(max(0.0, now - said.at), 1)}
