@@ -17,6 +17,7 @@ from redis_logs import NAMES, Delta, keys, versions
 
 from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.sync.delta import read_head
+from pepnet_infer.sync.logs import redis as redis_module
 from pepnet_infer.sync.logs import redis_entry
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.transport import Progress
@@ -39,6 +40,21 @@ def test_no_value_is_large_and_chunks_go_with_their_entry(
     log.append_bundle(toy_bundle)
     assert log.trim(0) == 1
     assert {key for key in keys(client, log) if not key.startswith("blob:")} == {"log", "state", "bundles", "bell"}
+
+
+def test_a_long_log_is_searched_and_trimmed_in_pages(
+    log: RedisLog, delta: Delta, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [delta(version) for version in range(1, 41)]
+    positions = [log.append(path) for path in made]
+    assert log.append(made[0]) == positions[0]
+    assert len(log.read("")) == 40
+    log.append_bundle(toy_bundle)
+    log.acknowledge("late", Progress(positions[29], 30, time.time()))
+    monkeypatch.setattr(redis_module, "_AT_ONCE", 7)
+    assert log.trim(20) == 20
+    assert log.trim(0) == 10
+    assert versions(log) == list(range(31, 41))
 
 
 def test_keys_of_a_log_have_one_slot(log: RedisLog, client: Any, delta: Delta, toy_bundle: Path) -> None:
