@@ -56,7 +56,7 @@ class StreamEntry(NamedTuple):
         try:
             head = msgspec.json.decode(self.fields.get(b"head", b""), type=DeltaHead)
             check_head(self.stream_id, head)
-        except (msgspec.MsgspecError, ValueError, UpdateError):
+        except (msgspec.MsgspecError, ValueError, RecursionError, UpdateError):
             return None
         return head if self.fields.get(b"kind") == b"delta" else None
 

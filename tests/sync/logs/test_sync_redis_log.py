@@ -226,6 +226,22 @@ def _forged_entry(
     assert log.last_delta() == (second.position, read_head(second.path))
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        *("", "null", "{}", '{"base_version":1}', '{"x":' + "[" * 60_000, b"\xff", '{"base_version":1e999}'),
+        '{"base_version":9,"model_version":8,"pass_number":0,"produced_at":1.0,"schema_hash":"x"}',
+        '{"base_version":1,"model_version":' + "9" * 5000 + "}",
+    ],
+)
+def test_a_forged_head_is_not_what_a_publisher_goes_on_from(head: str | bytes, log: RedisLog, delta: Delta) -> None:
+    position = log.append(delta(1))
+    put_fields(log, {"kind": "delta", "upload": "ab", "chunks": 1, "manifest_bytes": 2, "head": head})
+    last = log.last_delta()
+    assert last is not None
+    assert (last[0], last[1].model_version) == (position, 1)
+
+
 def test_an_entry_of_a_log_with_an_odd_id(log: RedisLog, client: Any, tmp_path: Path, delta: Delta) -> None:
     log.append(delta(1))
     client.hset(f"{log.prefix}state", "log", "../../outside")
