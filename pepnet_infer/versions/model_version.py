@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,11 @@ class ModelVersion:
     features: FeatureScorer | None = None
     #: the deltas that led here from the bundle, as a hash; "": none; None: rows among them expire, so that time counts
     applied: str | None = ""
-    #: of rows and weights alike
-    model_version: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "model_version", self.bundle.model_version)
+    @property
+    def model_version(self) -> int:
+        """Of rows and weights alike."""
+        return self.bundle.model_version
 
     @classmethod
     def of(cls, bundle: Bundle, rows: RowSource, backend: Backend) -> ModelVersion:

@@ -13,7 +13,7 @@ from pepnet_infer import _kernels
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Flags, Scores
+from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Scores
 from pepnet_infer.rows.cache.misses import Missed, Misses
 from pepnet_infer.rows.cache.snapshot import Loaded, Saved, check_identity, load_folder, save_folder
 from pepnet_infer.rows.cache.warm import prefetch, warm
@@ -29,6 +29,7 @@ from pepnet_infer.rows.protocols import (
     identity_of,
 )
 from pepnet_infer.schema.ids import ID_BITS, Keys
+from pepnet_infer.schema.row_batch import Mask
 from pepnet_infer.stats import CacheStats
 
 #: By table: changed rows that calls of one version see in front of the cache.
@@ -137,7 +138,7 @@ class CachedRows(BatchRowSource):
             by_width.setdefault(self._table(name).dim, []).append(keys_and_scores)
         return sum(warm(self.misses.fetchers[dim], tables) for dim, tables in by_width.items())
 
-    def feedback(self, table: str, ids: object, positive: Flags) -> int:
+    def feedback(self, table: str, ids: object, positive: Mask) -> int:
         """Counts samples that contained `ids` (or keys) of a table: see `EmbeddingCache.feedback`."""
         return self.cache(table).feedback(self.keys(table, ids), positive)
 
@@ -194,10 +195,6 @@ class CachedRows(BatchRowSource):
             return None
         now = identity_of(self.store)
         return now if now == self._filled_from else None
-
-    def note_fault(self, error: StoreError) -> None:
-        """Shows in `stats()` as the last fault why the store cannot be read, before anybody has asked it for rows."""
-        self._counters.saw(error)
 
     def put_before_store(self, store: Store) -> None:
         """Asks `store` from here on, where the one behind the cache was asked: it must answer the same at first."""

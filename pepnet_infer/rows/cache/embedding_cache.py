@@ -14,16 +14,15 @@ from pepnet_infer.errors import ConfigError, StoreError
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.config import Policy, RowDtype, parse_bytes
 from pepnet_infer.rows.gset import Gset
+from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.row_batch import Mask, Rows
 from pepnet_infer.validation import check_option
 
 if TYPE_CHECKING:
     from pepnet_infer._kernels import FieldRule
-    from pepnet_infer.schema.ids import Keys
 
-Rows = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
 Expires = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 _ROW = 1  # the outcome of a key whose row was written
 
@@ -95,26 +94,26 @@ class EmbeddingCache:
         #: whether rows came here otherwise than from the store: then who is asked, and when, decides what is answered
         self.updated = False
 
-    def lookup(self, keys: Keys, out: Rows) -> Flags:
+    def lookup(self, keys: Keys, out: Rows) -> Mask:
         """Writes the row of each of N keys that is there to `out` [N, dim], whose rows may be any distance apart.
 
         Returns bool [N]: whether it was. The other rows of `out` are left as they are.
         """
         outcomes = np.empty(len(keys), np.uint8)
         self.core.lookup(keys, out, outcomes)
-        found: Flags = outcomes == _ROW
+        found: Mask = outcomes == _ROW
         return found
 
     def lookup_pool(
         self, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Literal["mean", "sum"], out: Rows
-    ) -> Flags:
+    ) -> Mask:
         """Writes the mean or sum of each bag's rows to `out` [B, dim]; bag b is keys[offsets[b]:offsets[b + 1]].
 
         Returns bool [N]: which keys were there. An empty bag is zeros; one with a key that was not is undefined.
         """
         outcomes = np.full(len(keys), _ROW, np.uint8)  # keys outside of all bags are not looked up
         self.core.lookup_pool(keys, offsets, pooling, out, outcomes)
-        found: Flags = outcomes == _ROW
+        found: Mask = outcomes == _ROW
         return found
 
     def insert(
@@ -160,7 +159,7 @@ class EmbeddingCache:
         self.flights.touch(keys)
         return self.core.erase(keys, versions, expires)
 
-    def feedback(self, keys: Keys, positive: Flags) -> int:
+    def feedback(self, keys: Keys, positive: Mask) -> int:
         """Counts samples that contained the ids, positive or not, for their scores. Returns how many are here.
 
         S of an id grows by beta·r or beta. A key may come many times: once a sample.

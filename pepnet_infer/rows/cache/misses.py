@@ -71,13 +71,6 @@ class Missed:
         if request.offsets is None:
             self.negative_hits = len(self.positions) - len(self.wanted)
 
-    def pool(self) -> None:
-        """Pools the rows of bags, which are there by now."""
-        offsets = self.request.offsets
-        if offsets is not None:
-            places, default = np.arange(len(self.rows)), self.table.default_row
-            _kernels.pool(self.rows, places, offsets - offsets[0], self.request.pooling, default, self.request.out)
-
 
 class Misses:
     """The misses of an engine's cache. Any thread may ask."""
@@ -213,7 +206,9 @@ class MissBatch:
                     one.unavailable = int(reasons.sum())
                     counts += reasons
                 counts[ABSENT] += one.defaults - one.unavailable  # negative entries as well, which nobody asked for
-            one.pool()
+            if (offsets := one.request.offsets) is not None:
+                at, pooling, default = np.arange(len(one.rows)), one.request.pooling, one.table.default_row
+                _kernels.pool(one.rows, at, offsets - offsets[0], pooling, default, one.request.out)
             begin = end
         if counts.any():
             self._counters.defaults(counts)
