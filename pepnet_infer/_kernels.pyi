@@ -119,8 +119,6 @@ class Table:
     def __len__(self) -> int: ...
     dim: int
     index: KeyIndex
-    lookups: int
-    unknown: int
 
 IsaName = Literal["scalar", "avx2", "avx512", "amx"]
 Precision = Literal["fp32", "bf16", "int8"]

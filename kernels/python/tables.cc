@@ -1,5 +1,4 @@
 // Stored rows: their keys' index, rows at positions, and a table of both.
-#include <atomic>
 #include <memory>
 
 #include "arrays.h"
@@ -73,7 +72,7 @@ class Table {
     const OutView target = out_of("out", out, wanted.size(), rows_.dim);
     bool* const flags = written_of<bool>("found", found, wanted.size());
     const ReleasedGil released;
-    return counted(wanted.size(), pepnet::lookup(index_, rows_, wanted, default_, target, flags));
+    return pepnet::lookup(index_, rows_, wanted, default_, target, flags);
   }
 
   std::size_t pool(const py::array& keys, const py::array& offsets, const std::string& pooling,
@@ -83,14 +82,11 @@ class Table {
     const OutView target = out_of("out", out, bags.count, rows_.dim);
     const ReleasedGil released;
     check_offsets(bags.offsets, wanted.size());
-    const auto asked = static_cast<std::size_t>(bags.offsets[bags.count] - bags.offsets[0]);
-    return counted(asked, lookup_pool(index_, rows_, wanted, bags.offsets, bags.pooling, default_, target));
+    return lookup_pool(index_, rows_, wanted, bags.offsets, bags.pooling, default_, target);
   }
 
   const KeyIndex& index() const { return index_; }
   const RowsView& rows() const { return rows_; }
-  std::uint64_t lookups() const { return lookups_.load(std::memory_order_relaxed); }
-  std::uint64_t unknown() const { return unknown_.load(std::memory_order_relaxed); }
 
  private:
   static KeyIndex build(const py::array& keys, std::size_t rows) {
@@ -100,20 +96,11 @@ class Table {
     return KeyIndex(view);
   }
 
-  std::size_t counted(std::size_t asked, std::size_t unknown) const {
-    lookups_.fetch_add(asked, std::memory_order_relaxed);
-    unknown_.fetch_add(unknown, std::memory_order_relaxed);
-    return unknown;
-  }
-
   py::array rows_array_;
   py::array default_array_;
   RowsView rows_;
   PackedArray<float> default_;
   KeyIndex index_;
-  // Beside the index, which every lookup reads: on lines of their own, so that counting does not evict it.
-  alignas(kCacheLine) mutable std::atomic<std::uint64_t> lookups_{0};
-  mutable std::atomic<std::uint64_t> unknown_{0};
 };
 
 }  // namespace
@@ -144,9 +131,7 @@ void bind_tables(py::module_& module) {
            "unknown.")
       .def("__len__", [](const Table& t) { return t.rows().count; })
       .def_property_readonly("dim", [](const Table& t) { return t.rows().dim; })
-      .def_property_readonly("index", &Table::index, py::return_value_policy::reference_internal)
-      .def_property_readonly("lookups", &Table::lookups)
-      .def_property_readonly("unknown", &Table::unknown);
+      .def_property_readonly("index", &Table::index, py::return_value_policy::reference_internal);
 }
 
 }  // namespace pepnet::python

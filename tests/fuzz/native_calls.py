@@ -86,8 +86,6 @@ def _indexes(d: Draw) -> list[Call]:
         Call(".pool", (d.keys(asked), d.offsets(bags, asked), d.one("mean", "sum"), d.array("f4", bags, dim))),
         Call(".index"),
         Call(".__len__"),
-        Call(".unknown"),
-        Call(".lookups"),
         Call(".dim"),
     ]
 

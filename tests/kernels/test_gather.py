@@ -99,8 +99,6 @@ def test_a_table_answers_by_key_as_gather_and_pool_do_by_position(dtype: str) ->
     unknown = table.pool(asked, offsets, "sum", three)
     assert unknown == pool(rows, positions, offsets, "sum", DEFAULT, four)
     np.testing.assert_array_equal(three, four)
-    assert table.lookups == 200 + 199
-    assert table.unknown == (positions < 0).sum() + (positions[:199] < 0).sum()
 
 
 def test_rows_may_be_written_backwards_or_into_one_column() -> None:
@@ -153,7 +151,6 @@ def test_offsets_that_cut_no_bags_are_refused(offsets: list[int], message: str) 
         pool(make_rows("float32"), np.array([0, 1]), offsets_array, "sum", DEFAULT, OUT)
     with pytest.raises(ValueError, match=message):
         table.pool(KEYS[:2], offsets_array, "sum", OUT)
-    assert (table.lookups, table.unknown) == (0, 0)
 
 
 @pytest.mark.parametrize(
