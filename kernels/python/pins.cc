@@ -90,7 +90,7 @@ void bind_pins(py::module_& module) {
       .def(
           "pinned", [](Pins& self) { return std::make_unique<Pins::Hold>(self); }, py::keep_alive<0, 1>(),
           "Returns a context manager: the newest is in use until it is left, or nobody holds it.")
-      .def("put", &Pins::put, "object"_a, "same"_a,
+      .def("put", &Pins::put, "object"_a, "same"_a = false,
            "Gives another one to calls that begin from here on. Returns its number: with `same` that of the "
            "one before.")
       .def("oldest", &Pins::oldest, "Returns the lowest number that a call uses, or else the newest.")

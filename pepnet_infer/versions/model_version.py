@@ -114,20 +114,14 @@ class Versions(_Pins):
     """The version that new calls get, and older ones that calls are still using. Any thread may ask at any time.
 
     Versions are numbered in the order they were put in place, so that what an older one reads can be let go of when no
-    call uses a lower number. A call goes through `use`: its hold on its version ends with it, whatever interrupts it.
-    See `kernels/python/pins.cc`.
+    call uses a lower number; one that is put with `same`, which serves what the newest does, only from elsewhere, has
+    its number. A call goes through `use`: its hold on its version ends with it, whatever interrupts it. See
+    `kernels/python/pins.cc`.
     """
 
     def __init__(self, served: ModelVersion) -> None:
         super().__init__(served)
         forks.register(forks.Stage.VERSIONS, child=self.reset_after_fork)
-
-    def put(self, served: ModelVersion, same: bool = False) -> int:
-        """Gives `served` to all calls that begin from here on. Returns its number.
-
-        same: it serves what the newest does, only from elsewhere, and has its number.
-        """
-        return super().put(served, same)
 
     def wait_until(self, number: int, timeout_s: float) -> bool:
         """Waits until no call uses a version below `number`. Returns whether that is so."""
