@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pepnet_infer.export import EPNet, EPNetEmbedding, GatedNetwork, PPNet
+from pepnet_infer.export.train.metrics import auc
 
 USERS, PAGES, DIM, TOPICS = 100, 20, 8, 8
 GENERAL = DIM + 2 * TOPICS + 4
@@ -92,14 +93,6 @@ def rows(count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
     return inputs, torch.from_numpy(labels).float(), torch.from_numpy(logits)
 
 
-def auc(scores: Tensor, labels: Tensor) -> list[float]:
-    """Area under the ROC curve of each target, by ranks."""
-    ranks = scores.argsort(0).argsort(0).double() + 1
-    positives = labels.double().sum(0)
-    negatives = len(labels) - positives
-    return (((ranks * labels).sum(0) - positives * (positives + 1) / 2) / (positives * negatives)).tolist()
-
-
 def run(epnet: bool, ppnet: bool) -> list[float]:
     """Trains one ranker and returns its AUC per target on rows it has not seen."""
     torch.manual_seed(0)
@@ -114,7 +107,8 @@ def run(epnet: bool, ppnet: bool) -> list[float]:
             optimizer.step()
     inputs, labels, _ = rows(20_000, seed=2)
     with torch.no_grad():
-        return auc(ranker(*inputs), labels)
+        scores = ranker(*inputs)
+    return [auc(labels[:, target], scores[:, target]) for target in (0, 1)]
 
 
 def main() -> None:
@@ -125,7 +119,7 @@ def main() -> None:
     for name, epnet, ppnet in (*cases, ("with both", True, True)):
         print(f"{name:16}" + "".join(f"{value:10.3f}" for value in run(epnet, ppnet)), flush=True)
     _, labels, logits = rows(20_000, seed=2)
-    print(f"{'best possible':16}" + "".join(f"{value:10.3f}" for value in auc(logits, labels)))
+    print(f"{'best possible':16}" + "".join(f"{auc(labels[:, t], logits[:, t]):10.3f}" for t in (0, 1)))
 
 
 if __name__ == "__main__":
