@@ -33,13 +33,9 @@ BIAS_STD = 0.3  # of the bias left after centring, in units of the layer's own s
 class _Draw:
     """Draws tensors in order of use and pushes the calibration rows through them."""
 
-    def __init__(self, seed: int, rows: int) -> None:
+    def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
-        self.rows = rows
         self.tensors: Dense = {}
-
-    def normal(self, width: int) -> Floats:
-        return self.random.standard_normal((self.rows, width))
 
     def linear(self, x: Floats, out: int, std: float, names: tuple[str, str], groups: int = 0) -> Floats:
         """Draws w, b with x·w + b of the given deviation over rows. x [B, in], or [G, B, in] with groups → like x."""
@@ -73,8 +69,9 @@ def random_dense(config: ModelConfig, tasks: int, seed: int) -> Dense:
     shapes = config.tensor_shapes(tasks)
     inputs = config.inputs
     rows = min(max(CALIBRATION // inputs.general, 256), 2048)
-    draw = _Draw(seed, rows)
-    general, domain, prior = (draw.normal(width) for width in (inputs.general, inputs.domain, inputs.prior))
+    draw = _Draw(seed)
+    widths = (inputs.general, inputs.domain, inputs.prior)
+    general, domain, prior = (draw.random.standard_normal((rows, width)) for width in widths)
     o = general
     if config.use_epnet:
         x = np.concatenate([domain, general], 1) if config.epnet_general else domain
