@@ -8,6 +8,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.export.data.kuairand import KuaiRand
+from pepnet_infer.export.data.synthetic import Synthetic, SyntheticConfig
 from pepnet_infer.schema.feature_schema import FeatureSchema, JoinSpec
 
 
@@ -41,9 +43,6 @@ def open_source(text: str, seed: int = 0) -> Source:
 
     `seed` draws the synthetic traffic. Raises SchemaError for any other text.
     """
-    from pepnet_infer.export.data.kuairand import KuaiRand
-    from pepnet_infer.export.data.synthetic import Synthetic, SyntheticConfig
-
     kind, _, rest = text.partition(":")
     if kind == "kuairand" and rest:
         return KuaiRand(Path(rest))
