@@ -22,7 +22,7 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.redis_entry import StreamEntry, position_of
-from pepnet_infer.sync.logs.redis_spool import Spool
+from pepnet_infer.sync.logs.redis_spool import LOG_ID, Spool
 from pepnet_infer.sync.logs.transport import read_progress
 
 LOG, UPLOAD, POSITION = "0123456789abcdef" * 2, "fedcba9876543210", f"{5:020d}-{0:020d}"
@@ -83,7 +83,8 @@ class RedisTarget(Target[Server]):
         found.bundle_version()
         get = mutant.chunks.get
         entry = spool.write(LOG, "delta", found, lambda upload, number: get(f"{upload}:{number}"))
-        spool.sweep(log, position_of(last), position_of(bundle))
+        if LOG_ID.fullmatch(log):  # else a log refuses it
+            spool.sweep(log, position_of(last), position_of(bundle))
         if entry.fault is not None:
             raise entry.fault
         open_delta(entry.path, self._bundle.schema, self._bundle.config)
