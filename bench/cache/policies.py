@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.bench.cache.trace import Trace
-from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.measure import Row, Say
-from pepnet_infer.bench.harness.report import METHOD, Report, Table
+from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.rows.gset import Gset
@@ -115,15 +114,13 @@ def measure_policies(
     if trace.positive is not None:
         labels = "gset counts the trace's labels, each after its step of time"
     interval = "a day" if trace.time is not None else "as many accesses as the cache has rows"
-    facts = machine.facts()
     accesses = len(trace.keys)
     return Report(
         "cache-policies",
         f"Cache policies on {trace.name}",
         f"{trace.name}: {accesses:,} accesses of {distinct:,} ids, {1 - distinct / accesses:.2%} of them to an id seen "
-        f"before. {machine.machine_line(facts)}.",
+        "before.",
         {"trace": trace.name, "accesses": accesses, "distinct": distinct, "capacities": sizes},
-        facts,
         [
             Table(
                 f"{size['rows']:,} rows ({size['capacity']})",
@@ -132,9 +129,8 @@ def measure_policies(
             )
             for size in sizes
         ],
-        [machine.machine_table(facts)],
-        (f"Scores lose {GSET.beta:.0%} an interval, which is {interval}; {labels}.", METHOD),
-        lambda: _picture(trace.name, f"{accesses:,} accesses of {distinct:,} ids", sizes),
+        notes=[f"Scores lose {GSET.beta:.0%} an interval, which is {interval}; {labels}."],
+        picture=lambda: _picture(trace.name, f"{accesses:,} accesses of {distinct:,} ids", sizes),
     )
 
 

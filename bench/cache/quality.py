@@ -12,9 +12,8 @@ import numpy.typing as npt
 from pepnet_infer import _kernels
 from pepnet_infer.bench.cache.policies import GSET, MIN, rows_of
 from pepnet_infer.bench.cache.quality_log import Evicted, Mask, RequestLog, bundle_keys, read_log, run
-from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.measure import Row, Say
-from pepnet_infer.bench.harness.report import METHOD, Report, Table
+from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BundleError
@@ -181,14 +180,13 @@ class Ranked:
 
 
 def _page(data: dict[str, Any]) -> Report:
-    facts, after = machine.facts(), data["exposures"]
+    after = data["exposures"]
     return Report(
         "cache-quality",
         f"What cached rows are worth on {data['data']}",
         f"{after['test days']:,} exposures of the test days after {after['training days']:,} to warm up on, "
-        f"{data['rows']:,} rows, {data['bundles']} bundle(s). {machine.machine_line(facts)}.",
+        f"{data['rows']:,} rows, {data['bundles']} bundle(s).",
         data,
-        facts,
         [
             _table("Without a cache", data["ends"]),
             *(
@@ -201,14 +199,12 @@ def _page(data: dict[str, Any]) -> Report:
                 for evicted, by in data["cases"].items()
             ),
         ],
-        [machine.machine_table(facts)],
-        (
+        notes=[
             f"gset: labels follow {data['label_delay_s']:g} s after the exposure; beta {GSET.beta}, r {GSET.r}, an "
             "interval of a day. ± beside an AUC: standard deviation over bundles; beside a difference: half its 95 % "
-            f"interval by bootstrap over users, {RESAMPLES} resamples. trained: found with the row that training left.",
-            METHOD,
-        ),
-        lambda: _picture(data),
+            f"interval by bootstrap over users, {RESAMPLES} resamples. trained: found with the row that training left."
+        ],
+        picture=lambda: _picture(data),
     )
 
 

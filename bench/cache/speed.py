@@ -12,11 +12,11 @@ from msgspec import structs
 
 from pepnet_infer.bench.cache.misses import measure_misses
 from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys, random_table
-from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import Plan
+from pepnet_infer.bench.harness.machine import memory_bytes
 from pepnet_infer.bench.harness.measure import Row, Say, measure
-from pepnet_infer.bench.harness.report import METHOD, Report, Table
+from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.validation import Options, Several
@@ -66,8 +66,8 @@ class CacheSpeedOptions(Options, frozen=True):
 
 def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -> Report:
     """Measures everything `bench cache-speed` reports. Raises PepnetError for a wrong library or too little memory."""
-    library, facts, meter = PeerLibrary(options.peers), machine.facts(), BusyMeter()
-    wanted, there = _MEMORY_A_TABLE * max(options.tables_mb) << 20, machine.memory_bytes()
+    library, meter = PeerLibrary(options.peers), BusyMeter()
+    wanted, there = _MEMORY_A_TABLE * max(options.tables_mb) << 20, memory_bytes()
     if there < wanted:
         raise PepnetError(
             f"a table of {max(options.tables_mb)} MiB: expected {wanted >> 20} MiB of memory, got {there >> 20}"
@@ -78,20 +78,14 @@ def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -
     return Report(
         "cache-speed",
         "The embedding cache's speed",
-        f"{options.rows} rows of {options.dim} float32 a call, uniform ids, all hits. {machine.machine_line(facts)}; "
-        f"{noise(meter.others())}.",
+        f"{options.rows} rows of {options.dim} float32 a call, uniform ids, all hits; {noise(meter.others())}.",
         {"options": structs.asdict(options) | {"peers": "", "plan": structs.asdict(plan)}, "tables": data},
-        facts,
         [Table(f"Lookups and updates, a table of {name}", one["lookups"], _LOOKUPS) for name, one in named],
+        [Table(f"Misses, {name}", one["misses"], _MISSES) for name, one in named if one["misses"]],
         [
-            *(Table(f"Misses, {name}", one["misses"], _MISSES) for name, one in named if one["misses"]),
-            machine.machine_table(facts),
-        ],
-        (
             f"At least {plan.runs} timed calls of each and {plan.seconds:g} s a table, after {plan.warm_s * 1e3:g} ms "
-            f"of untimed ones. An update is a call that writes newer versions of {UPDATE_ROWS} rows in the cache.",
-            METHOD,
-        ),
+            f"of untimed ones. An update is a call that writes newer versions of {UPDATE_ROWS} rows in the cache."
+        ],
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pepnet_infer.bench.harness.report import Table
 from pepnet_infer.process import cpu
 
 #: Packages whose version changes a figure.
@@ -45,7 +45,7 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def machine_line(machine: dict[str, Any]) -> str:
+def machine_line(machine: Mapping[str, Any]) -> str:
     """Returns the machine in one line: model, CPUs, what matters of its instruction sets."""
     wide = [name for feature, name in _WIDEST.items() if feature in machine["isa"]][:1]
     bf16 = " with bf16" if wide and not _BF16_FEATURES.isdisjoint(machine["isa"]) else ""
@@ -53,8 +53,8 @@ def machine_line(machine: dict[str, Any]) -> str:
     return ", ".join([f"{machine['cpu']}{kind}", f"{machine['cpus']['usable']} CPUs", *wide]) + bf16
 
 
-def machine_table(machine: dict[str, Any]) -> Table:
-    """Returns everything known of the machine, limits measured on it included."""
+def machine_rows(machine: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns everything known of the machine, limits measured on it included: what, and its value."""
     cpus, limits = machine["cpus"], machine.get("limits", {})
     caches = [f"{name} {size / (1 << 20):.3g} MiB" for name, size in machine["caches"].items()]
     rows = [
@@ -73,4 +73,4 @@ def machine_table(machine: dict[str, Any]) -> Table:
         rows.append((f"measured: read of the {precision} weights, again and again", f"{rate:.0f} GB/s"))
     if "memory_read_gbps" in limits:
         rows.append(("measured: memory, read", f"{limits['memory_read_gbps']:.0f} GB/s"))
-    return Table("Machine", [{"what": what, "value": value} for what, value in rows], ("what", "value"))
+    return [{"what": what, "value": value} for what, value in rows]

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pepnet_infer.bench.harness.machine import facts, machine_line, machine_rows
 from pepnet_infer.text_table import pad, text_table
 from pepnet_infer.version import __version__
 
 #: How everything is measured and what the columns mean is told once.
-METHOD = "How it is measured, and how to read it: docs/benchmarks.md and docs/cache_study.md."
+_METHOD = "How it is measured, and how to read it: docs/benchmarks.md and docs/cache_study.md."
 
 
 def show_ms(millis: float) -> str:
@@ -86,13 +87,18 @@ class Report:
 
     kind: str  # "latency", "offline", ...
     title: str
-    lead: str
+    about: str
     data: Mapping[str, Any]
-    machine: Mapping[str, Any]
     tables: Sequence[Table]
     details: Sequence[Table] = ()  # on the page only
     notes: Sequence[str] = ()
     picture: Callable[[], bytes] | None = field(default=None, compare=False)  # makes the PNG
+    machine: Mapping[str, Any] = field(default_factory=facts)
+
+    @property
+    def lead(self) -> str:
+        """What was measured, and on which machine."""
+        return f"{self.about} Measured on {machine_line(self.machine)}."
 
     def to_json(self, command: str) -> str:
         """Returns the figures as JSON text. command: what to type to measure them again."""
@@ -103,9 +109,9 @@ class Report:
         """Returns the page. picture: the name of the PNG beside it."""
         parts = [f"# {self.title}", self.lead, f"    {command}"]
         parts += [f"![{self.title}]({picture})"] if picture else []
-        for table in (*self.tables, *self.details):
+        for table in (*self.tables, *self.details, Table("Machine", machine_rows(self.machine), ("what", "value"))):
             parts += [f"**{table.title}**", table.markdown(), *([table.note] if table.note else [])]
-        return "\n\n".join([*parts, *(f"- {note}" for note in self.notes)]) + "\n"
+        return "\n\n".join([*parts, *(f"- {note}" for note in (*self.notes, _METHOD))]) + "\n"
 
 
 def _cell(template: str, row: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pepnet_infer.bench.harness import busy
-from pepnet_infer.bench.harness.machine import machine_line, machine_table
+from pepnet_infer.bench.harness.machine import machine_line
 from pepnet_infer.bench.harness.measure import Row
-from pepnet_infer.bench.harness.report import METHOD, Report, Table
+from pepnet_infer.bench.harness.report import Report, Table
 
 #: The peers that ratios are printed against: what people run today, and the fastest of the others.
 BASELINES = ("onnxruntime", "openvino-bf16")
@@ -57,17 +57,15 @@ def latency_page(data: dict[str, Any], facts: dict[str, Any]) -> Report:
     return Report(
         "latency",
         f"Latency of {data['bundle']}",
-        f"{', '.join(cost)}. {machine_line(facts)}, {data['threads']} threads for every peer; {noise(data)}.",
+        f"{', '.join(cost)}. {data['threads']} threads for every peer; {noise(data)}.",
         data,
-        facts,
         [table for table in tables if table.rows],
-        [machine_table(facts)],
-        [
+        notes=[
             f"At least {plan['runs']} timed calls of each and {plan['seconds']:g} s a batch size, after untimed ones, "
             f"{plan['warm_calls']} and {plan['warm_s'] * 1e3:g} ms at least; inputs of {data['rotating_rows']} rows.",
-            METHOD,
         ],
-        lambda: _picture(data, by_size, machine_line(facts)),
+        picture=lambda: _picture(data, by_size, machine_line(facts)),
+        machine=facts,
     )
 
 

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 
-from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.engine import Engine
@@ -75,11 +74,10 @@ def measure_offline(
     if len(rows) > 1:
         growth = rows[-1]["peak_rss"] / rows[0]["peak_rss"]
         note += f" Peak at {rows[-1]['scale']}× over that at {rows[0]['scale']}×: {growth:.2f}."
-    name, facts = bundle.resolve().name, machine.facts()
+    name = bundle.resolve().name
     data = {"bundle": name, "threads": threads, "on_bad_row": on_bad_row, "rows": rows}
-    lead = f"{machine.machine_line(facts)}, {threads} threads."
     table = Table("Parquet scoring", rows, _COLUMNS, note)
-    return Report("offline", f"Parquet scoring with {name}", lead, data, facts, [table], [machine.machine_table(facts)])
+    return Report("offline", f"Parquet scoring with {name}", f"{threads} threads.", data, [table])
 
 
 def _copy(inputs: Sequence[str], target: Path, scale: int) -> int:

@@ -24,11 +24,10 @@ import numpy.typing as npt
 from msgspec import structs
 
 from pepnet_infer import Engine
-from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import williams_square
 from pepnet_infer.bench.harness.measure import Row, Say
-from pepnet_infer.bench.harness.report import METHOD, Report, Table
+from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.bench.harness.statistics import p99_ratio
 from pepnet_infer.bench.harness.workloads import Traffic
 from pepnet_infer.bench.sync.publisher import PROBES, SLICE_S, SyncOptions, Trainer, prepare, publish, publisher
@@ -98,7 +97,7 @@ class _Kind:
 
 def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambda _: None) -> Report:
     """Measures everything `bench sync` reports. Raises PepnetError for a bundle with too few rows for a delta."""
-    facts, origin = machine.facts(), "as asked for"
+    origin = "as asked for"
     with tempfile.TemporaryDirectory(prefix="pepnet-bench-sync-") as folder:
         rows_per_s = options.rows_per_s
         if rows_per_s is None:
@@ -118,10 +117,8 @@ def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambd
         f"Online sync, {name}",
         f"{rows_per_s:,} changed rows a second ({origin}) in deltas of {options.delta_s:g} s, dense weights with every "
         f"{options.dense_every}th; {options.threads} threads score batches of {options.batch}, each {options.load:.0%} "
-        f"of the time. {machine.machine_line(facts)}; {noise(data['kinds'][0]['others_busy'])}, while nothing was "
-        "published.",
+        f"of the time; {noise(data['kinds'][0]['others_busy'])}, while nothing was published.",
         data,
-        facts,
         [
             Table(
                 "Scoring",
@@ -132,12 +129,10 @@ def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambd
             ),
             Table("The follower", [data["follower"]], _FOLLOWER),
         ],
-        [machine.machine_table(facts)],
-        (
+        notes=[
             f"{data['rounds']} rounds of slices of {SLICE_S:g} s, each kind once a round, in balanced order. Calls "
-            "that reach over the end of a slice are left out.",
-            METHOD,
-        ),
+            "that reach over the end of a slice are left out."
+        ],
     )
 
 

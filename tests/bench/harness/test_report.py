@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pepnet_infer.bench.harness.machine import facts, machine_line
 from pepnet_infer.bench.harness.report import Report, Table, show_ms
 
 ROWS = [
@@ -68,22 +69,22 @@ def test_every_block_has_the_first_column_again() -> None:
 
 def test_a_page_has_title_command_tables_details_and_notes(table: Table) -> None:
     details = Table("More", [{"what": "x"}], ("what",))
-    report = Report("latency", "A title", "A lead.", {"n": 1}, {"cpu": "c"}, [table], [details], ["A note."])
+    report = Report("latency", "A title", "About.", {"n": 1}, [table], [details], ["A note."])
+    lead = f"About. Measured on {machine_line(report.machine)}."
     page = report.markdown("pepnet-infer bench latency b", "r.png")
     assert page.startswith(
-        "# A title\n\nA lead.\n\n    pepnet-infer bench latency b\n\n![A title](r.png)\n\n**Two peers**"
+        f"# A title\n\n{lead}\n\n    pepnet-infer bench latency b\n\n![A title](r.png)\n\n**Two peers**"
     )
-    assert page.endswith("- A note.\n")
-    assert "**More**" in page
+    assert 0 < page.index("**More**") < page.index("**Machine**") < page.index("- A note.\n\n- How it is measured")
     assert "![" not in report.markdown("c")
     data = json.loads(report.to_json("pepnet-infer bench latency b"))
     assert (data["kind"], data["command"], data["machine"], data["data"]) == (
         "latency",
         "pepnet-infer bench latency b",
-        {"cpu": "c"},
+        facts(),
         {"n": 1},
     )
-    nan = Report("latency", "A title", "A lead.", {"n": float("nan")}, {}, [])
+    nan = Report("latency", "A title", "About.", {"n": float("nan")}, [])
     with pytest.raises(ValueError, match="not JSON compliant"):
         nan.to_json("c")
 
