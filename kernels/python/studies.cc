@@ -2,7 +2,6 @@
 // GIL: they are of one thread.
 #include "arrays.h"
 #include "row_cache.h"
-#include "studies/belady.h"
 #include "studies/exact_cache.h"
 
 namespace pepnet::python {
@@ -13,8 +12,6 @@ using studies::ExactCache;
 
 std::size_t run_belady(const py::array& keys, std::size_t rows, const std::optional<py::array>& hits) {
   const auto view = keys_of(keys);
-  if (view.size() >= SlotIndex::kNone)
-    throw py::value_error("keys: expected fewer than 2^32 - 1, got " + std::to_string(view.size()));
   return studies::belady(view, rows, written_of<bool>("hits", hits, view.size()));
 }
 
@@ -67,13 +64,11 @@ void bind_studies(py::module_& kernels) {
       module, "ExactCache",
       "A fully associative cache of `rows` rows, one number each, every policy in its exact form. For one "
       "thread.")
-      .def(py::init([](std::size_t rows, const std::string& policy, double beta, double r, double interval,
-                       std::uint64_t seed) {
+      .def(py::init([](std::size_t rows, const std::string& policy, double beta, double r, double interval) {
              return std::make_unique<ExactCache>(rows, value_named("policy", kPolicies, policy), beta, r,
-                                                 interval, seed);
+                                                 interval);
            }),
-           "rows"_a, "policy"_a = "lru", py::kw_only(), "beta"_a = 0.1, "r"_a = 3.0, "interval"_a = 86400.0,
-           "seed"_a = 0)
+           "rows"_a, "policy"_a = "lru", py::kw_only(), "beta"_a = 0.1, "r"_a = 3.0, "interval"_a = 86400.0)
       .def("lookup", &exact_lookup, "keys"_a, "values"_a, "found"_a,
            "Writes the numbers that are there to float32 [N, 1] `values`, and which are to bool [N] "
            "`found`; returns how many.")

@@ -112,7 +112,7 @@ def test_every_operation(policy: str, seed: int, rows: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rows": 0}, r"^rows: expected 1 to 2\^32 - 2, got 0"),
+        ({"rows": 0}, "^rows: expected 1 or more, got 0"),
         ({"policy": "fifo"}, "^policy: expected lru, gset, lfu, sieve or s3fifo, got 'fifo'"),
         ({"beta": 1.0}, "^beta: expected between 0 and 1, got 1"),
         ({"r": 0.0}, "^r: expected a number above 0, got 0"),

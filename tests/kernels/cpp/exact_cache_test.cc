@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "check.h"
-#include "studies/belady.h"
 
 namespace pepnet::test {
 
@@ -15,7 +14,7 @@ void exact_cache() {
   for (const CachePolicy policy : {CachePolicy::kLru, CachePolicy::kGset, CachePolicy::kLfu,
                                    CachePolicy::kSieve, CachePolicy::kS3Fifo}) {
     for (const std::size_t rows : {1UL, 3UL, 100UL}) {
-      studies::ExactCache cache(rows, policy, 0.1, 3.0, 5.0, 7);
+      studies::ExactCache cache(rows, policy, 0.1, 3.0, 5.0);
       std::mt19937_64 random(rows);
       std::vector<float> last(300), values(16), scores(16);
       std::vector<std::uint64_t> keys(16);
@@ -51,7 +50,7 @@ void exact_cache() {
       std::vector<std::uint64_t> trace(2'000);
       for (std::uint64_t& key : trace) key = random() % 150;
       const PackedArray<std::uint64_t> view(trace.data(), trace.size());
-      studies::ExactCache fresh(rows, policy, 0.1, 3.0, 5.0, 7);
+      studies::ExactCache fresh(rows, policy, 0.1, 3.0, 5.0);
       CHECK(fresh.replay(view, nullptr) <= studies::belady(view, rows, nullptr));
     }
   }
