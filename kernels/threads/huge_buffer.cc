@@ -27,8 +27,6 @@ void watch_end([[maybe_unused]] std::byte* end, [[maybe_unused]] std::size_t byt
 #endif
 }
 
-constexpr std::size_t kPage = std::size_t{64} << 10;  // a multiple of every page size in use
-
 }  // namespace
 
 HugeBuffer::HugeBuffer(std::size_t bytes, Tail tail) {
@@ -47,20 +45,17 @@ HugeBuffer::HugeBuffer(std::size_t bytes, Tail tail) {
   const std::size_t before = offset == 0 ? 0 : kAlignment - offset;
   if (before != 0) (void)munmap(begin, before);
   if (before != kAlignment) (void)munmap(begin + before + wanted, kAlignment - before);
-  data_ = begin + before;
-  size_ = bytes;
-  mapped_ = wanted;
-  watch_end(data_ + size_, mapped_ - size_, true);
+  data_ = {begin + before, Unmap{bytes, wanted}};
+  watch_end(data() + bytes, wanted - bytes, true);
 #ifdef MADV_HUGEPAGE
   // A hint: a kernel built or set up without huge pages refuses, and ordinary ones serve.
-  if (huge) (void)madvise(data_, mapped_, MADV_HUGEPAGE);
+  if (huge) (void)madvise(data(), wanted, MADV_HUGEPAGE);
 #endif
 }
 
-HugeBuffer::~HugeBuffer() {
-  if (data_ == nullptr) return;
-  watch_end(data_ + size_, mapped_ - size_, false);
-  (void)munmap(data_, mapped_);
+void HugeBuffer::Unmap::operator()(std::byte* data) const noexcept {
+  watch_end(data + size, mapped - size, false);
+  (void)munmap(data, mapped);
 }
 
 }  // namespace pepnet

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <utility>
+#include <memory>
 
 namespace pepnet {
 
@@ -11,36 +11,27 @@ namespace pepnet {
 class HugeBuffer {
  public:
   static constexpr std::size_t kAlignment = std::size_t{2} << 20;
+  static constexpr std::size_t kPage = std::size_t{64} << 10;  // a multiple of every page size in use
+  // kSmall: what does not fill a huge page at the end stays in small ones, and mapped_bytes() is `bytes`
+  // rounded up to kPage: for a budget that must hold.
+  enum class Tail : bool { kHuge, kSmall };
 
   HugeBuffer() noexcept = default;
   // Throws std::bad_alloc. No bytes: no memory, data() is null.
-  explicit HugeBuffer(std::size_t bytes) : HugeBuffer(bytes, Tail::kHuge) {}
-  // kSmall: what does not fill a huge page at the end stays in small ones, and mapped_bytes() is `bytes`
-  // rounded up to 64 KiB: for a budget that must hold.
-  enum class Tail : bool { kHuge, kSmall };
-  HugeBuffer(std::size_t bytes, Tail tail);
-  HugeBuffer(HugeBuffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)),
-        size_(std::exchange(other.size_, 0)),
-        mapped_(std::exchange(other.mapped_, 0)) {}
-  HugeBuffer& operator=(HugeBuffer&& other) noexcept {
-    HugeBuffer old(std::move(*this));
-    data_ = std::exchange(other.data_, nullptr);
-    size_ = std::exchange(other.size_, 0);
-    mapped_ = std::exchange(other.mapped_, 0);
-    return *this;
-  }
-  ~HugeBuffer();
+  explicit HugeBuffer(std::size_t bytes, Tail tail = Tail::kHuge);
 
-  std::byte* data() noexcept { return data_; }
-  const std::byte* data() const noexcept { return data_; }
-  std::size_t size() const noexcept { return size_; }            // as asked for
-  std::size_t mapped_bytes() const noexcept { return mapped_; }  // what it may come to occupy
+  std::byte* data() noexcept { return data_.get(); }
+  const std::byte* data() const noexcept { return data_.get(); }
+  std::size_t size() const noexcept { return data_ ? data_.get_deleter().size : 0; }  // as asked for
+  // What it may come to occupy.
+  std::size_t mapped_bytes() const noexcept { return data_ ? data_.get_deleter().mapped : 0; }
 
  private:
-  std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-  std::size_t mapped_ = 0;
+  struct Unmap {
+    std::size_t size, mapped;
+    void operator()(std::byte* data) const noexcept;
+  };
+  std::unique_ptr<std::byte, Unmap> data_;
 };
 
 }  // namespace pepnet

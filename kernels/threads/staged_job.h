@@ -14,8 +14,24 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "threads/thread_pool.h"
 #include "threads/wait.h"
+
+namespace pepnet {
+
+// Work in stages: every unit of a stage is done before the first unit of the next one begins. Units of one
+// stage are independent of each other. All three may be called from any participant's thread.
+class StagedWork {
+ public:
+  virtual ~StagedWork() = default;
+  virtual std::size_t stages() const noexcept = 0;
+  // Called once a stage, when the one before is done. None is fine: the stage is skipped.
+  virtual std::size_t units(std::size_t stage) const noexcept = 0;
+  // Does units [begin, end) of a stage. `participant` < the count given to `run`: no two threads have the
+  // same one at the same time within one `run`.
+  virtual void run(std::size_t stage, std::size_t begin, std::size_t end, unsigned participant) noexcept = 0;
+};
+
+}  // namespace pepnet
 
 namespace pepnet::threads {
 

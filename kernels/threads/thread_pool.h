@@ -1,23 +1,21 @@
 // The process's worker threads: one pool for all engines, so that several engines do not multiply threads.
+//
+// Each worker has a mailbox, `assignment`, that names the job it is wanted in. Callers fill a mailbox that is
+// empty and empty it when their job is over, whether or not the worker has come; the worker only reads. So a
+// caller waits for no worker, and a worker that is late finds either its job or an empty mailbox.
 #pragma once
 
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+
+#include "threads/staged_job.h"
+#include "threads/wait.h"
 
 namespace pepnet {
-
-// Work in stages: every unit of a stage is done before the first unit of the next one begins. Units of one
-// stage are independent of each other. All three may be called from any participant's thread.
-class StagedWork {
- public:
-  virtual ~StagedWork() = default;
-  virtual std::size_t stages() const noexcept = 0;
-  // Called once a stage, when the one before is done. None is fine: the stage is skipped.
-  virtual std::size_t units(std::size_t stage) const noexcept = 0;
-  // Does units [begin, end) of a stage. `participant` < the count given to `run`: no two threads have the
-  // same one at the same time within one `run`.
-  virtual void run(std::size_t stage, std::size_t begin, std::size_t end, unsigned participant) noexcept = 0;
-};
 
 struct PoolInfo {
   unsigned workers;          // threads started
@@ -45,7 +43,53 @@ class ThreadPool {
   PoolInfo info() const noexcept;
 
  private:
-  ThreadPool() = default;
+  static constexpr unsigned kMaxWorkers = kMaxParticipants - 1;
+  static constexpr unsigned kSlots = 32;  // jobs at once; a further one runs on its caller alone
+
+  struct Worker {
+    // [generation:32][slot:16][participant:16]; 0 is none, as the caller is participant 0.
+    alignas(threads::kApart) std::atomic<std::uint64_t> assignment{0};
+    std::atomic<std::uint32_t> asleep{0};  // 1: sleeps on this word, or is about to
+  };
+
+  // What one job at a time uses.
+  struct Slot {
+    threads::StagedJob job;
+    alignas(threads::kApart) std::atomic<bool> taken{false};
+    std::atomic<bool> spin{false};  // a worker whose job is over may read the next one's: either serves
+    unsigned recruited = 0;
+    std::array<std::uint16_t, kMaxWorkers> recruits{};  // by participant, from 1 on
+    // Recruits that were asleep, woken one by one: by the caller, one before each claim, and by each recruit
+    // that comes, two. So the caller spends one system call before it starts to work, and their number
+    // doubles with each step.
+    alignas(threads::kApart) std::atomic<std::uint32_t> to_wake{0};  // [end:16][next:16]
+    std::array<std::atomic<std::uint16_t>, kMaxWorkers> sleeping{};
+  };
+
+  constexpr ThreadPool() = default;
+  static void start_over() noexcept;  // in the child of a fork
+  static const int kAtFork;
+  static void* worker_main(void* index) noexcept;
+
+  Slot* take_slot() noexcept;  // null: all are in use
+  // Returns whether the job had, at some moment, all the workers it asked for.
+  bool share(Slot& slot, StagedWork& work, unsigned participants, bool spin) noexcept;
+  void recruit(Slot& slot, std::uint32_t generation, unsigned wanted) noexcept;
+  void wake_one(Slot& slot) noexcept;
+  void grow(unsigned workers) noexcept;
+  [[noreturn]] void work_for_ever(unsigned index) noexcept;
+  std::uint64_t next_assignment(Worker& worker, std::uint64_t last,
+                                std::chrono::nanoseconds patience) noexcept;
+
+  // All zero at the start, which keeps it out of the file.
+  std::array<Worker, kMaxWorkers> workers_{};
+  std::array<Slot, kSlots> slots_{};
+  alignas(threads::kApart) std::atomic<unsigned> started_{0};
+  std::atomic<unsigned> cpus_{0};  // what cpu_budget says; 0 before the first worker has looked
+  std::mutex growing_;
+  std::chrono::steady_clock::time_point retry_{};  // guarded by growing_
+  alignas(threads::kApart) std::atomic<std::uint64_t> jobs_{0};
+  std::atomic<std::uint64_t> short_{0};
 };
 
 }  // namespace pepnet
