@@ -3,41 +3,38 @@
 #include <pthread.h>
 
 #include <mutex>
+#include <unordered_set>
 
 namespace pepnet::cache {
+namespace {
 
-struct ForkHandlers {
+struct Handlers {
   std::mutex lock;
-  ForkHandler* first = nullptr;
-
-  // Never destroyed: caches may outlive static objects.
-  static ForkHandlers& instance() {
-    static ForkHandlers* const list = [] {
-      auto* made = new ForkHandlers;
-      (void)pthread_atfork([] { instance().lock.lock(); }, [] { instance().lock.unlock(); },
-                           [] { instance().in_child(); });
-      return made;
-    }();
-    return *list;
-  }
-  void add(ForkHandler* member) {
-    const std::lock_guard guard(lock);
-    member->next_ = first;
-    if (first != nullptr) first->before_ = member;
-    first = member;
-  }
-  void remove(ForkHandler* member) {
-    const std::lock_guard guard(lock);
-    (member->before_ != nullptr ? member->before_->next_ : first) = member->next_;
-    if (member->next_ != nullptr) member->next_->before_ = member->before_;
-  }
-  void in_child() {
-    lock.unlock();  // taken before the fork, by the thread that is this one
-    for (ForkHandler* member = first; member != nullptr; member = member->next_) member->after_fork();
-  }
+  std::unordered_set<ForkHandler*> all;
 };
 
-ForkHandler::ForkHandler() { ForkHandlers::instance().add(this); }
-ForkHandler::~ForkHandler() { ForkHandlers::instance().remove(this); }
+// Never destroyed: caches may outlive static objects.
+Handlers& handlers() {
+  static Handlers* const made = [] {
+    (void)pthread_atfork([] { handlers().lock.lock(); }, [] { handlers().lock.unlock(); },
+                         [] {
+                           handlers().lock.unlock();  // taken before the fork, by the thread that is this one
+                           for (ForkHandler* const handler : handlers().all) handler->after_fork();
+                         });
+    return new Handlers;
+  }();
+  return *made;
+}
+
+}  // namespace
+
+ForkHandler::ForkHandler() {
+  const std::lock_guard guard(handlers().lock);
+  handlers().all.insert(this);
+}
+ForkHandler::~ForkHandler() {
+  const std::lock_guard guard(handlers().lock);
+  handlers().all.erase(this);
+}
 
 }  // namespace pepnet::cache

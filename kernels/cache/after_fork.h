@@ -13,13 +13,8 @@ class ForkHandler {
   virtual void after_fork() noexcept = 0;
 
  protected:
-  ForkHandler();
+  ForkHandler();  // throws std::bad_alloc
   virtual ~ForkHandler();
-
- private:
-  friend struct ForkHandlers;
-  ForkHandler* before_ = nullptr;
-  ForkHandler* next_ = nullptr;
 };
 
 }  // namespace pepnet::cache

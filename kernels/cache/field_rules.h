@@ -1,19 +1,16 @@
 // The rules of fields (ttl, share, admission, priority), and how many rows each field has.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <memory>
+#include <vector>
 
-#include "cache/row_cache.h"
+#include "cache/cache_types.h"
 
 namespace pepnet::cache {
 
-constexpr unsigned kTableShift = 48;
-
-inline std::uint16_t table_of(std::uint64_t key) noexcept {
-  return static_cast<std::uint16_t>(key >> kTableShift);
-}
+inline std::uint16_t table_of(std::uint64_t key) noexcept { return static_cast<std::uint16_t>(key >> 48); }
 
 class Fields {
  public:
@@ -23,35 +20,41 @@ class Fields {
     mutable std::atomic<std::int64_t> rows{0};
   };
 
-  // Throws std::invalid_argument for a rule out of range or two for one table.
-  Fields(const CacheOptions& options, std::size_t capacity_rows);
-
-  bool any() const noexcept { return size_ != 0; }
-  void reset_rows() noexcept {
-    for (std::size_t i = 0; i < size_; ++i) fields_[i].rows.store(0, std::memory_order_relaxed);
+  Fields(const CacheOptions& options, std::size_t capacity_rows)
+      : admission_(options.admission), fields_(options.fields.size()) {
+    for (std::size_t i = 0; i < fields_.size(); ++i) {
+      const FieldRule& rule = fields_[i].rule = options.fields[i];
+      any_limit_ |= rule.share < 1.0;
+      if (rule.share < 1.0)
+        fields_[i].limit = static_cast<std::int64_t>(rule.share * static_cast<double>(capacity_rows));
+    }
   }
-  bool any_limit() const noexcept { return any_limit_; }
 
+  bool any_limit() const noexcept { return any_limit_; }
   // nullptr: no rule.
   const Field* of(std::uint64_t key) const noexcept {
-    if (size_ == 0) return nullptr;
-    const std::uint16_t table = table_of(key);
-    for (std::size_t i = 0; i < size_; ++i) {
-      if (fields_[i].rule.table == table) return &fields_[i];
+    for (const Field& field : fields_) {
+      if (field.rule.table == table_of(key)) return &field;
     }
     return nullptr;
   }
-  double admission(const Field* field) const noexcept {
+  double admission(std::uint64_t key) const noexcept {
+    const Field* const field = of(key);
     return field != nullptr && field->rule.admission >= 0.0 ? field->rule.admission : admission_;
   }
-  bool certain() const noexcept { return certain_; }  // whatever comes is admitted
+  // A row of `key` comes (1) or goes (-1).
+  void count(std::uint64_t key, int change) const noexcept {
+    if (!any_limit_) return;
+    if (const Field* const field = of(key)) field->rows.fetch_add(change, std::memory_order_relaxed);
+  }
+  void reset_rows() noexcept {
+    for (Field& field : fields_) field.rows.store(0, std::memory_order_relaxed);
+  }
 
  private:
-  std::size_t size_ = 0;
   bool any_limit_ = false;
-  bool certain_ = true;
   double admission_;
-  std::unique_ptr<Field[]> fields_;
+  std::vector<Field> fields_;
 };
 
 }  // namespace pepnet::cache

@@ -1,17 +1,13 @@
 #include "cache/flights.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <random>
 
 #include "cpu/prefetch.h"
-#include "rows/slot_index.h"
 
 namespace pepnet::cache {
 namespace {
-
-constexpr std::size_t kSmallest = 64;
 
 // Drawn anew by every process, so that nobody can choose ids that all fall on one place.
 std::uint64_t seed() noexcept {
@@ -19,44 +15,9 @@ std::uint64_t seed() noexcept {
   return drawn;
 }
 
-std::size_t place(std::uint64_t key, std::size_t mask) noexcept {
-  return static_cast<std::size_t>(mix(key ^ seed())) & mask;
-}
-
 }  // namespace
 
-FlightTable::FlightTable() : entries_(kSmallest) {}
-
-std::size_t FlightTable::find(std::uint64_t key) const noexcept {
-  const std::size_t mask = entries_.size() - 1;
-  std::size_t at = place(key, mask);
-  while (entries_[at].flight != 0 && entries_[at].key != key) at = (at + 1) & mask;
-  return at;
-}
-
-void FlightTable::reserve(std::size_t more) {
-  const std::size_t wanted = std::bit_ceil(2 * (size_ + more));
-  if (wanted <= entries_.size()) return;
-  std::vector<Entry> before(wanted);
-  before.swap(entries_);
-  for (const Entry& entry : before) {
-    if (entry.flight != 0) entries_[find(entry.key)] = entry;
-  }
-}
-
-void FlightTable::remove(std::size_t at) noexcept {
-  const std::size_t mask = entries_.size() - 1;
-  // Entries behind the gap move into it, unless they would come before the place they are looked for from.
-  for (std::size_t next = (at + 1) & mask; entries_[next].flight != 0; next = (next + 1) & mask) {
-    const std::size_t home = place(entries_[next].key, mask);
-    if (((next - home) & mask) >= ((next - at) & mask)) {
-      entries_[at] = entries_[next];
-      at = next;
-    }
-  }
-  entries_[at] = Entry{};
-  --size_;
-}
+FlightTable::FlightTable() : entries_(seed()) {}
 
 FlightTable::Flight* FlightTable::flight_of(std::uint64_t number) noexcept {
   const auto found =
@@ -66,20 +27,17 @@ FlightTable::Flight* FlightTable::flight_of(std::uint64_t number) noexcept {
 
 void FlightTable::begin(PackedArray<std::uint64_t> keys, std::uint64_t flight, std::uint64_t* owners) {
   const std::lock_guard lock(mutex_);
-  reserve(keys.size());
+  entries_.reserve(keys.size());
   flights_.reserve(flights_.size() + 1);
   std::size_t ours = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    Entry& entry = entries_[find(keys[i])];
-    if (entry.flight == 0) {
-      ++size_;
-      ++ours;
-      entry = {keys[i], flight};
-    } else if (entry.touched) {
+    Entry entry = entries_.find(keys[i]);
+    if (entry.flight == 0 || entry.touched) {
       // Whoever had it finds at `land` that it has it no more.
-      if (Flight* const other = flight_of(entry.flight)) --other->keys;
+      if (Flight* const other = entry.touched ? flight_of(entry.flight) : nullptr) --other->keys;
+      entry = {flight};
+      entries_.put(keys[i], entry);
       ++ours;
-      entry = {keys[i], flight};
     }
     owners[i] = entry.flight;
   }
@@ -101,7 +59,7 @@ std::size_t FlightTable::land(PackedArray<std::uint64_t> keys, std::uint64_t fli
   }
   std::size_t count = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    const Entry& entry = entries_[find(keys[i])];
+    const Entry& entry = entries_.find(keys[i]);
     kept[i] = entry.flight == flight && !entry.touched;
     count += kept[i];
   }
@@ -112,15 +70,13 @@ void FlightTable::end(PackedArray<std::uint64_t> keys, std::uint64_t flight) noe
   {
     const std::lock_guard lock(mutex_);
     Flight* const known = flight_of(flight);
-    if (known != nullptr && known->keys == size_ && known->keys == keys.size()) {
-      std::ranges::fill(entries_, Entry{});  // the only one, as almost always
-      size_ = 0;
+    if (known != nullptr && known->keys == entries_.size() && known->keys == keys.size()) {
+      entries_.clear();  // the only one, as almost always
       flights_.clear();
     } else {
       for (std::size_t i = 0; i < keys.size(); ++i) {
-        const std::size_t at = find(keys[i]);
-        if (entries_[at].flight != flight) continue;
-        remove(at);
+        if (entries_.find(keys[i]).flight != flight) continue;
+        entries_.erase(keys[i]);
         if (known != nullptr) --known->keys;
       }
       if (known != nullptr && known->keys == 0) {
@@ -134,10 +90,10 @@ void FlightTable::end(PackedArray<std::uint64_t> keys, std::uint64_t flight) noe
 
 void FlightTable::touch(PackedArray<std::uint64_t> keys) {
   std::unique_lock lock(mutex_);
-  for (bool waits = size_ != 0; waits;) {
+  for (bool waits = entries_.size() != 0; waits;) {
     waits = false;
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      Entry& entry = entries_[find(keys[i])];
+      Entry& entry = entries_.find(keys[i]);
       if (entry.flight == 0 || entry.touched) continue;
       Flight* const flight = flight_of(entry.flight);
       if (flight->landing) {
@@ -152,7 +108,7 @@ void FlightTable::touch(PackedArray<std::uint64_t> keys) {
 
 std::size_t FlightTable::size() const noexcept {
   const std::lock_guard lock(mutex_);
-  return size_;
+  return entries_.size();
 }
 
 Misses lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcomes) {
@@ -176,12 +132,16 @@ Misses lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcom
 std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which) {
   std::vector<std::uint64_t> found;
   found.reserve(keys.size());
-  SlotIndex index(keys.size(), seed());
+  KeyTable<std::size_t> places(seed());  // in `found`, from 1 on
+  places.reserve(keys.size());
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    const auto fresh = static_cast<SlotIndex::Place>(found.size());
-    const SlotIndex::Place place = index.find_or_insert(keys[i], fresh, [&](auto at) { return found[at]; });
-    if (place == fresh) found.push_back(keys[i]);
-    which[i] = place;
+    std::size_t place = places.find(keys[i]);
+    if (place == 0) {
+      found.push_back(keys[i]);
+      place = found.size();
+      places.put(keys[i], place);
+    }
+    which[i] = static_cast<std::int64_t>(place) - 1;
   }
   return found;
 }

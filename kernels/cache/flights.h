@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cache/row_cache.h"
-#include "rows/packed.h"
+#include "rows/key_table.h"
 #include "rows/rows.h"
 
 namespace pepnet::cache {
@@ -48,9 +48,9 @@ class FlightTable {
 
  private:
   struct Entry {
-    std::uint64_t key = 0;
-    std::uint64_t flight = 0;  // 0: nothing here. Every key is an ordinary one
+    std::uint64_t flight = 0;  // 0: the key is in no flight
     bool touched = false;
+    bool operator==(const Entry&) const = default;
   };
   struct Flight {
     std::uint64_t number;
@@ -59,15 +59,11 @@ class FlightTable {
     bool landing = false;  // rows of its keys may be being written
   };
 
-  Flight* flight_of(std::uint64_t number) noexcept;    // nullptr: it has no keys
-  std::size_t find(std::uint64_t key) const noexcept;  // where it is, or where it would go
-  void reserve(std::size_t more);
-  void remove(std::size_t at) noexcept;
+  Flight* flight_of(std::uint64_t number) noexcept;  // nullptr: it has no keys
 
   mutable std::mutex mutex_;
   std::condition_variable landed_;
-  std::vector<Entry> entries_;  // a power of two, at most half full; linear probing, no tombstones
-  std::size_t size_ = 0;
+  KeyTable<Entry> entries_;
   std::vector<Flight> flights_;  // few
 };
 

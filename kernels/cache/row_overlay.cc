@@ -10,9 +10,6 @@
 namespace pepnet {
 namespace {
 
-// Keys that are looked up in one go: their rows stay in the first level cache.
-constexpr std::size_t kBlock = 256;
-
 std::vector<float>& at_least(std::vector<float>& scratch, std::size_t size) {
   if (scratch.size() < size) scratch.resize(size);
   return scratch;
@@ -24,16 +21,16 @@ RowOverlay::RowOverlay(PackedArray<std::uint64_t> keys, RowsView rows, const std
                        const double* expires)
     : index_(keys), rows_(rows), gone_(gone), expires_(expires) {}
 
-OverlayLookup RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
+OverlayLookup RowOverlay::lookup_block(RowCache& cache, PackedArray<std::uint64_t> keys,
                                        PackedArray<float> default_row, OutView out, Outcome* outcomes,
                                        bool counted) const {
   thread_local std::vector<float> scratch;
-  const std::size_t dim = rows_.dim;
+  const std::size_t dim = rows_.dim, count = keys.size();
   std::array<std::int64_t, kBlock> places;
   std::array<std::uint64_t, kBlock> others;
   std::array<std::uint16_t, kBlock> where;
   std::size_t lacking = 0;
-  index_.find({keys, count}, places.data());
+  index_.find(keys, places.data());
   for (std::size_t i = 0; i < count; ++i) {
     others[lacking] = keys[i];
     where[lacking] = static_cast<std::uint16_t>(i);
@@ -42,7 +39,7 @@ OverlayLookup RowOverlay::lookup_block(RowCache& cache, const std::uint64_t* key
   OverlayLookup answered;
   answered.ours = count - lacking;
   if (answered.ours == 0) {
-    answered.hits = cache.lookup({keys, count}, out, outcomes, counted);
+    answered.hits = cache.lookup(keys, out, outcomes, counted);
     return answered;
   }
   const double now = expires_ == nullptr ? 0.0 : cache.unix_time();
@@ -73,11 +70,9 @@ OverlayLookup RowOverlay::lookup(RowCache& cache, PackedArray<std::uint64_t> key
                                  PackedArray<float> default_row, OutView out, Outcome* outcomes,
                                  bool counted) const {
   OverlayLookup answered;
-  std::array<std::uint64_t, kBlock> block;
   for (std::size_t begin = 0; begin < keys.size(); begin += kBlock) {
     const std::size_t count = std::min(kBlock, keys.size() - begin);
-    for (std::size_t i = 0; i < count; ++i) block[i] = keys[begin + i];
-    answered += lookup_block(cache, block.data(), count, default_row, {out.row(begin), count, out.stride},
+    answered += lookup_block(cache, keys.part(begin, count), default_row, {out.row(begin), count, out.stride},
                              outcomes + begin, counted);
   }
   return answered;
@@ -87,10 +82,9 @@ OverlayLookup RowOverlay::lookup_pool(RowCache& cache, PackedArray<std::uint64_t
                                       PackedArray<std::int64_t> offsets, Pooling pooling,
                                       PackedArray<float> default_row, OutView out, Outcome* outcomes,
                                       bool counted) const {
-  const auto first = static_cast<std::size_t>(offsets[0]);
-  const auto last = static_cast<std::size_t>(offsets[out.count]);
+  BagSums sums(offsets, keys.size(), pooling, out, rows_.dim);
   bool any = false;
-  for (std::size_t i = first; i < last && !any; ++i)
+  for (std::size_t i = sums.first(); i < sums.last() && !any; ++i)
     any = index_.resolve(keys[i], index_.home(keys[i])) != KeyIndex::kAbsent;
   OverlayLookup answered;
   if (!any) {
@@ -100,12 +94,9 @@ OverlayLookup RowOverlay::lookup_pool(RowCache& cache, PackedArray<std::uint64_t
   thread_local std::vector<float> scratch;
   const std::size_t dim = rows_.dim;
   float* const rows = at_least(scratch, kBlock * dim).data();
-  std::array<std::uint64_t, kBlock> block;
-  BagSums sums(offsets, pooling, out, dim, offsets[0], offsets[out.count]);
-  for (std::size_t begin = first; begin < last; begin += kBlock) {
-    const std::size_t count = std::min(kBlock, last - begin);
-    for (std::size_t i = 0; i < count; ++i) block[i] = keys[begin + i];
-    answered += lookup_block(cache, block.data(), count, default_row,
+  for (std::size_t begin = sums.first(); begin < sums.last(); begin += kBlock) {
+    const std::size_t count = std::min(kBlock, sums.last() - begin);
+    answered += lookup_block(cache, keys.part(begin, count), default_row,
                              {rows, count, static_cast<std::ptrdiff_t>(dim)}, outcomes + begin, counted);
     for (std::size_t i = 0; i < count; ++i) {
       if (float* const target = sums.target(begin + i))

@@ -6,8 +6,6 @@
 
 #include "cache/row_cache.h"
 #include "rows/key_index.h"
-#include "rows/packed.h"
-#include "rows/pool_bags.h"
 #include "rows/rows.h"
 
 namespace pepnet {
@@ -49,9 +47,10 @@ class RowOverlay {
   std::size_t dim() const noexcept { return rows_.dim; }
 
  private:
-  OverlayLookup lookup_block(RowCache& cache, const std::uint64_t* keys, std::size_t count,
-                             PackedArray<float> default_row, OutView out, Outcome* outcomes,
-                             bool counted) const;
+  // Of so many keys at most that their rows stay in the first level cache.
+  static constexpr std::size_t kBlock = 256;
+  OverlayLookup lookup_block(RowCache& cache, PackedArray<std::uint64_t> keys, PackedArray<float> default_row,
+                             OutView out, Outcome* outcomes, bool counted) const;
 
   KeyIndex index_;
   RowsView rows_;

@@ -13,9 +13,8 @@
 // request.
 #include <algorithm>
 
-#include "cache/row_codec.h"
-#include "cache/set_cache.h"
-#include "rows/bag_sums.h"
+#include "cache/row_cache.h"
+#include "rows/row_codec.h"
 
 namespace pepnet::cache {
 namespace {
@@ -37,16 +36,16 @@ inline void prefetch_lines(const std::byte* address, std::size_t bytes) noexcept
 }
 
 // Copies rows to where they belong. kDim is 0, or the width that the compiler may count on.
-template <CacheRow type, std::size_t kDim>
+template <RowType type, std::size_t kDim>
 struct CopySink {
   OutView out;
   std::size_t dim;
 
-  std::size_t row_bytes() const noexcept { return cache::row_bytes(type, kDim != 0 ? kDim : dim); }
+  std::size_t row_bytes() const noexcept { return pepnet::row_bytes(type, kDim != 0 ? kDim : dim); }
   void row(std::size_t i, const std::byte* row) noexcept {
     float* const target = out.row(i);
     if constexpr (kDim != 0) {
-      static_assert(type == CacheRow::kFloat32 && kDim % 4 == 0);
+      static_assert(type == RowType::kFloat32 && kDim % 4 == 0);
       for (std::size_t d = 0; d < kDim; d += 4) std::memcpy(target + d, row + 4 * d, 16);
     } else {
       load_row<type>(row, target, dim);
@@ -55,12 +54,12 @@ struct CopySink {
 };
 
 // Adds rows up by bag.
-template <CacheRow type>
+template <RowType type>
 struct PoolSink {
   BagSums sums;
   std::size_t dim;
 
-  std::size_t row_bytes() const noexcept { return cache::row_bytes(type, dim); }
+  std::size_t row_bytes() const noexcept { return pepnet::row_bytes(type, dim); }
   void row(std::size_t i, const std::byte* row) noexcept {
     if (float* const target = sums.target(i))
       each_value<type>(row, dim, [&](std::size_t d, float value) { target[d] += value; });
@@ -69,7 +68,7 @@ struct PoolSink {
 
 }  // namespace
 
-SetCache::Entry SetCache::find(const Home& home) const noexcept {
+RowCache::Entry RowCache::find(const Home& home) const noexcept {
   for (const std::uint32_t number : {home.first, home.second}) {
     Set& set = set_at(home.region, number);
     for (unsigned ways = set.matches(home.tag); ways != 0; ways &= ways - 1) {
@@ -77,14 +76,14 @@ SetCache::Entry SetCache::find(const Home& home) const noexcept {
       const std::uint32_t word = set.hot[way].load(std::memory_order_seq_cst);
       if ((word & kTagBits) != home.tag || is_empty(word)) continue;
       const SlotHeader header = load_header(slot_at(home.region, word));
-      if (header.rest() == home.rest()) return {&set, way, word, header};
+      if (header.rest() == home.rest()) return {{&set, way}, word, header};
     }
     if (home.first == home.second) break;
   }
   return {};
 }
 
-void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& order,
+void RowCache::score_access(const Region& region, std::atomic<std::uint32_t>& order,
                             double present) noexcept {
   static const Log2Sum log2_sum_of;
   // Rounding needs fresh numbers: one that depends on the word alone decides the same way for ever.
@@ -101,7 +100,7 @@ void SetCache::score_access(const Region& region, std::atomic<std::uint32_t>& or
                                       std::memory_order_relaxed);
 }
 
-void SetCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word,
+void RowCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std::uint32_t word,
                      std::uint32_t tick, std::int32_t slack, double present) noexcept {
   // The same way for all keys of a call: predicted, and a template for each policy takes a compiler half a
   // minute.
@@ -118,20 +117,20 @@ void SetCache::touch(std::atomic<std::uint32_t>& order, std::uint64_t hash, std:
       if ((word & kScored) == 0) score_access(regions_[homes_.of_hash(hash).region], order, present);
       break;
     case CachePolicy::kSieve:
-      if ((order.load(std::memory_order_relaxed) & 0x8000'0000U) == 0)
-        order.fetch_or(0x8000'0000U, std::memory_order_relaxed);
+      if ((order.load(std::memory_order_relaxed) & kVisited) == 0)
+        order.fetch_or(kVisited, std::memory_order_relaxed);
       break;
     case CachePolicy::kS3Fifo: {
       std::uint32_t seen = order.load(std::memory_order_relaxed);
-      if (seen < 0xC000'0000U)  // two bits of frequency on top, up to 3
-        (void)order.compare_exchange_strong(seen, seen + 0x4000'0000U, std::memory_order_relaxed);
+      if (seen < kFrequency)  // two bits on top, up to 3
+        (void)order.compare_exchange_strong(seen, seen + kOnce, std::memory_order_relaxed);
       break;
     }
   }
 }
 
 // What is rare about a key: it is not where the first matching tag pointed, or there is no row to serve.
-SetCache::Answer SetCache::look_up_rare(std::uint64_t hash, const Expiry& expiry) const noexcept {
+RowCache::Answer RowCache::look_up_rare(std::uint64_t hash, const Expiry& expiry) const noexcept {
   const Home home = homes_.of_hash(hash);
   const Entry entry = find(home);
   if (is_empty(entry.word)) return {};
@@ -141,7 +140,7 @@ SetCache::Answer SetCache::look_up_rare(std::uint64_t hash, const Expiry& expiry
 }
 
 template <class Sink>
-std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
+std::size_t RowCache::read(PackedArray<std::uint64_t> keys, std::size_t first, std::size_t last, Sink& sink,
                            Outcome* outcomes, bool counted) noexcept {
   struct Probe {
     std::uint64_t hash;
@@ -234,14 +233,14 @@ std::size_t SetCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
   return hits;
 }
 
-std::size_t SetCache::lookup(PackedArray<std::uint64_t> keys, OutView out, Outcome* outcomes,
+std::size_t RowCache::lookup(PackedArray<std::uint64_t> keys, OutView out, Outcome* outcomes,
                              bool counted) noexcept {
-  return with_cache_row(options_.type, [&]<CacheRow type>() noexcept {
+  return with_row_type(options_.type, [&]<RowType type>() noexcept {
     const auto copy = [&]<std::size_t kDim>() noexcept {
       CopySink<type, kDim> sink{out, options_.dim};
       return read(keys, 0, keys.size(), sink, outcomes, counted);
     };
-    if constexpr (type == CacheRow::kFloat32) {
+    if constexpr (type == RowType::kFloat32) {
       switch (options_.dim) {  // the usual widths
         case 16:
           return copy.template operator()<16>();
@@ -259,23 +258,17 @@ std::size_t SetCache::lookup(PackedArray<std::uint64_t> keys, OutView out, Outco
   });
 }
 
-std::size_t SetCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<std::int64_t> offsets,
+std::size_t RowCache::lookup_pool(PackedArray<std::uint64_t> keys, PackedArray<std::int64_t> offsets,
                                   Pooling pooling, OutView out, Outcome* outcomes, bool counted) noexcept {
-  if (out.count == 0) return 0;
-  // Offsets that another thread changes meanwhile must not lead outside.
-  const auto size = static_cast<std::int64_t>(keys.size());
-  const std::int64_t first = std::clamp<std::int64_t>(offsets[0], 0, size);
-  const std::int64_t last = std::clamp<std::int64_t>(offsets[out.count], first, size);
-  return with_cache_row(options_.type, [&]<CacheRow type>() noexcept {
-    PoolSink<type> sink{BagSums(offsets, pooling, out, options_.dim, first, last), options_.dim};
-    const std::size_t hits =
-        read(keys, static_cast<std::size_t>(first), static_cast<std::size_t>(last), sink, outcomes, counted);
+  return with_row_type(options_.type, [&]<RowType type>() noexcept {
+    PoolSink<type> sink{BagSums(offsets, keys.size(), pooling, out, options_.dim), options_.dim};
+    const std::size_t hits = read(keys, sink.sums.first(), sink.sums.last(), sink, outcomes, counted);
     sink.sums.finish();
     return hits;
   });
 }
 
-std::size_t SetCache::replay(PackedArray<std::uint64_t> keys, bool* hits) noexcept {
+std::size_t RowCache::replay(PackedArray<std::uint64_t> keys, bool* hits) noexcept {
   struct Nothing {
     std::size_t row_bytes() const noexcept { return 0; }
     void row(std::size_t, const std::byte*) noexcept {}
@@ -283,17 +276,7 @@ std::size_t SetCache::replay(PackedArray<std::uint64_t> keys, bool* hits) noexce
   std::size_t total = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const std::size_t hit = read(keys, i, i + 1, sink, nullptr, true);
-    if (hit == 0) {
-      const Home home = homes_.of(keys[i]);
-      Region& region = regions_[home.region];
-      const double now = time();
-      NewRow row;
-      row.key = keys[i];
-      row.row = zeros_.get();
-      const std::lock_guard guard(region.lock);
-      rebase_scores(region, now);
-      (void)write_one(region, home, row, Write::kInsert, now);
-    }
+    if (hit == 0) (void)write({.keys = keys.part(i, 1), .rows = zeros_.get()}, Write::kInsert, nullptr);
     if (hits != nullptr) hits[i] = hit != 0;
     total += hit;
   }

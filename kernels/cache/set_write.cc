@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "cache/row_codec.h"
-#include "cache/set_cache.h"
+#include "cache/row_cache.h"
+#include "rows/row_codec.h"
 
 namespace pepnet::cache {
 namespace {
@@ -16,21 +16,17 @@ constexpr std::size_t kWriteRing = 32;
 
 }  // namespace
 
-void SetCache::free_slot(Region& region, std::uint32_t slot) noexcept {
-  if (region.free_size < Region::kLimbo) {
-    region.free[region.free_size++] = static_cast<std::uint16_t>(slot);
-    return;
-  }
-  const std::uint32_t next = region.free_head;
-  std::memcpy(slot_at(number_of(region), slot), &next, sizeof next);
-  region.free_head = slot;
-}
-
-bool SetCache::reclaim(Region& region) noexcept {
+bool RowCache::reclaim(Region& region) noexcept {
   const std::uint64_t free_below = epochs_.advance();
   bool any = false;
   while (region.limbo_size != 0 && region.limbo[region.limbo_begin].epoch < free_below) {
-    free_slot(region, region.limbo[region.limbo_begin].slot);
+    const std::uint32_t slot = region.limbo[region.limbo_begin].slot;
+    if (region.free_size < Region::kLimbo) {
+      region.free[region.free_size++] = static_cast<std::uint16_t>(slot);
+    } else {
+      std::memcpy(slot_at(number_of(region), slot), &region.free_head, sizeof region.free_head);
+      region.free_head = slot;
+    }
     region.limbo_begin = (region.limbo_begin + 1) % Region::kLimbo;
     --region.limbo_size;
     any = true;
@@ -38,7 +34,7 @@ bool SetCache::reclaim(Region& region) noexcept {
   return any;
 }
 
-std::uint32_t SetCache::take_slot(Region& region) noexcept {
+std::uint32_t RowCache::take_slot(Region& region) noexcept {
   // Readers leave within microseconds; one that lost its CPU needs it back.
   while (region.free_size == 0 && region.free_head == kEmpty && region.fresh == region.slots) {
     if (!reclaim(region)) (void)sched_yield();
@@ -62,7 +58,7 @@ std::uint32_t SetCache::take_slot(Region& region) noexcept {
   return slot;
 }
 
-void SetCache::retire(Region& region, std::uint32_t word) noexcept {
+void RowCache::retire(Region& region, std::uint32_t word) noexcept {
   while (region.limbo_size == Region::kLimbo) {
     if (!reclaim(region)) (void)sched_yield();
   }
@@ -71,37 +67,31 @@ void SetCache::retire(Region& region, std::uint32_t word) noexcept {
   ++region.limbo_size;
 }
 
-void SetCache::count_entry(Region& region, std::uint32_t word, std::uint64_t key, bool added) noexcept {
+void RowCache::count_entry(Region& region, std::uint32_t word, std::uint64_t key, bool added) noexcept {
   Count& kind = is_negative(word)    ? region.counts.negatives
                 : is_tombstone(word) ? region.counts.tombstones
                                      : region.counts.rows;
-  if (added) {
-    ++kind;
-  } else {
-    --kind;
-  }
-  if (fields_.any_limit() && has_row(word)) {
-    if (const Fields::Field* field = fields_.of(key))
-      field->rows.fetch_add(added ? 1 : -1, std::memory_order_relaxed);
-  }
+  kind += added ? 1 : ~std::uint64_t{0};
+  if (has_row(word)) fields_.count(key, added ? 1 : -1);
 }
 
-double SetCache::expiry_of(const NewRow& row, double now) const noexcept {
+double RowCache::expiry_of(const NewRow& row, double now) const noexcept {
   if (row.expires < kNever) return row.expires;
   const Fields::Field* field = fields_.of(row.key);
   return field == nullptr ? kNever : now + field->rule.ttl;
 }
 
-void SetCache::publish(Region& region, const Home& home, Room room, std::uint32_t slot, const NewRow& row,
-                       double now, std::uint32_t flags) noexcept {
+void RowCache::publish(Region& region, const Home& home, Room room, const NewRow& row, double now,
+                       std::uint32_t flags) noexcept {
+  const std::uint32_t slot = take_slot(region);
   const std::uint16_t code = Expiry::encode(expiry_of(row, now), now);
   if (code != Expiry::kNeverCode) flags |= kExpires;
   const SlotHeader header{home.rest() << 16 | code, row.version};
   std::byte* const to = slot_at(number_of(region), slot);
   std::memcpy(to, &header, sizeof header);
   if (row.row != nullptr) {
-    with_cache_row(options_.type,
-                   [&]<CacheRow type>() noexcept { store_row<type>(row.row, row_of(to), options_.dim); });
+    with_row_type(options_.type,
+                  [&]<RowType type>() noexcept { store_row<type>(row.row, row_of(to), options_.dim); });
   }
   const std::uint32_t word = home.tag | flags | slot;
   const std::uint32_t old = room.set->hot[room.way].load(std::memory_order_relaxed);
@@ -115,35 +105,34 @@ void SetCache::publish(Region& region, const Home& home, Room room, std::uint32_
   count_entry(region, word, row.key, true);
 }
 
-std::uint32_t SetCache::order_of(Region& region, const Home& home, const NewRow& row, double now) noexcept {
-  if (scores()) {
+void RowCache::set_order(Region& region, const Home& home, Room room, const NewRow& row,
+                         double now) noexcept {
+  std::uint32_t order = ScoreWord::kLowest;
+  if (!scores()) {
+    order = tick_.fetch_add(1, std::memory_order_relaxed);
+    if (options_.policy == CachePolicy::kSieve) order &= kSieveAge;
+    if (options_.policy == CachePolicy::kS3Fifo) order = (order & kQueueAge) | (take_ghost(home) ? kMain : 0);
+  } else if (row.row != nullptr) {
     const double height = gset_.height(now, region.landmark.load(std::memory_order_relaxed));
-    if (row.row == nullptr) return ScoreWord::kLowest;
-    if (row.score == row.score && (options_.policy == CachePolicy::kGset || row.restored))
-      return ScoreWord::encode(gset_.of_score(static_cast<double>(row.score), height), region.next_random());
-    return ScoreWord::encode(gset_.of_sample(false, height), region.next_random());
+    const bool comes_with_score =
+        row.score == row.score && (options_.policy == CachePolicy::kGset || row.restored);
+    order = ScoreWord::encode(comes_with_score ? gset_.of_score(static_cast<double>(row.score), height)
+                                               : gset_.of_sample(false, height),
+                              region.next_random());
   }
-  const std::uint32_t tick = tick_.fetch_add(1, std::memory_order_relaxed);
-  switch (options_.policy) {
-    case CachePolicy::kSieve:
-      return tick & 0x3FFF'FFFF;
-    case CachePolicy::kS3Fifo:
-      return (tick & 0x1FFF'FFFF) | (take_ghost(home) ? 0x2000'0000U : 0U);
-    default:
-      return tick;
-  }
+  room.set->order[room.way].store(order, std::memory_order_relaxed);
 }
 
 // The entry of a key; an entry that has expired is evicted here.
-SetCache::Entry SetCache::find_living(Region& region, const Home& home, double now) noexcept {
+RowCache::Entry RowCache::find_living(Region& region, const Home& home, double now) noexcept {
   const Entry entry = find(home);
   if ((entry.word & kExpires) == 0 || is_empty(entry.word) || !Expiry(now).expired(entry.header.expiry()))
     return entry;
-  evict(region, {entry.set, entry.way}, EvictionReason::kExpired);
+  evict(region, entry, EvictionReason::kExpired);
   return {};
 }
 
-WriteResult SetCache::write_one(Region& region, const Home& home, const NewRow& row, Write how,
+WriteResult RowCache::write_one(Region& region, const Home& home, const NewRow& row, Write how,
                                 double now) noexcept {
   RegionCounts& counts = region.counts;
   expect_expiry(region, row, now);
@@ -158,25 +147,19 @@ WriteResult SetCache::write_one(Region& region, const Home& home, const NewRow& 
     const bool same = row.version == entry.header.version && !update && !is_tombstone(entry.word);
     if (!put && (is_negative(entry.word) ? below_floor : !newer && !same)) {
       // There is such an id, or was: the store is asked again, which knows.
-      if (is_negative(entry.word)) empty(region, {entry.set, entry.way});
+      if (is_negative(entry.word)) empty(region, entry);
       ++(update ? counts.updates_stale : counts.stale);
       return WriteResult::kStale;
     }
-    const Room room{entry.set, entry.way};
     if (!has_row(entry.word) && over_share(row) && replace_of_field(region, home, row, now).set == nullptr) {
       // What said that there is none is out of date all the same: from here on the store is asked.
-      evict(region, room, EvictionReason::kShare);
+      evict(region, entry, EvictionReason::kShare);
       return WriteResult::kRejected;
     }
     const bool scored = comes_scored(row);
-    std::uint32_t flags = row.flags;
-    if (has_row(entry.word)) {
-      flags |= entry.word & kScored;
-    }
-    if (scored) flags |= kScored;
-    publish(region, home, room, take_slot(region), row, now, flags);
-    if (scored || row.restored || !has_row(entry.word))
-      entry.set->order[entry.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
+    const std::uint32_t kept = has_row(entry.word) ? entry.word & kScored : 0;
+    publish(region, home, entry, row, now, row.flags | kept | (scored ? kScored : 0));
+    if (scored || row.restored || !has_row(entry.word)) set_order(region, home, entry, row, now);
     ++counts.replaced;
     if (update) ++counts.updates_applied;
     return WriteResult::kReplaced;
@@ -187,20 +170,16 @@ WriteResult SetCache::write_one(Region& region, const Home& home, const NewRow& 
     ++counts.updates_stale;
     return WriteResult::kStale;
   }
-  const Fields::Field* const field = fields_.of(row.key);
-  if (!row.restored && !fields_.certain()) {
-    const double chance = static_cast<double>(region.next_random()) / 4294967296.0;
-    if (chance >= fields_.admission(field)) {
+  if (const double admission = fields_.admission(row.key); !row.restored && admission < 1.0) {
+    if (static_cast<double>(region.next_random()) / 4294967296.0 >= admission) {
       ++counts.rejected_admission;
       return WriteResult::kRejected;
     }
   }
   const Room room = make_room(region, home, row, now);
   if (room.set == nullptr) return WriteResult::kRejected;
-  std::uint32_t flags = row.flags;
-  if (comes_scored(row)) flags |= kScored;
-  room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
-  publish(region, home, room, take_slot(region), row, now, flags);
+  set_order(region, home, room, row, now);
+  publish(region, home, room, row, now, row.flags | (comes_scored(row) ? kScored : 0));
   ++counts.inserted;
   if (update) ++counts.updates_applied;
   return WriteResult::kInserted;
@@ -208,11 +187,11 @@ WriteResult SetCache::write_one(Region& region, const Home& home, const NewRow& 
 
 // Asks for what writing a key will read: its entry, or else the row that is likely to make room for it. Looks
 // without the lock: only a guess.
-void SetCache::prefetch_entry(const Home& home) const noexcept {
+void RowCache::prefetch_entry(const Home& home) const noexcept {
   const Set& first = set_at(home.region, home.first);
   const Set& second = set_at(home.region, home.second);
   const unsigned ways = first.matches(home.tag), more = second.matches(home.tag);
-  const Least least = least_of(first, second, scores() ? 0 : tick_.load(std::memory_order_relaxed) + 1);
+  const Least least = least_of(first, second, order_base());
   const Set& set = ways != 0 || (more == 0 && least.set() == 0) ? first : second;
   const unsigned way =
       (ways | more) == 0 ? least.way() : static_cast<unsigned>(__builtin_ctz(ways != 0 ? ways : more));
@@ -228,7 +207,7 @@ void SetCache::prefetch_entry(const Home& home) const noexcept {
     __builtin_prefetch(next + at, 1);
 }
 
-std::size_t SetCache::write(const RowBatch& batch, Write how, WriteResult* results) noexcept {
+std::size_t RowCache::write(const RowBatch& batch, Write how, WriteResult* results) noexcept {
   const std::size_t size = batch.keys.size();
   const double now = time();
   sweep_expired(now);
@@ -270,21 +249,11 @@ std::size_t SetCache::write(const RowBatch& batch, Write how, WriteResult* resul
   return written;
 }
 
-template <class Work>
-void SetCache::each_key(PackedArray<std::uint64_t> keys, double now, const Work& work) noexcept {
-  sweep_expired(now);
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const Home home = homes_.of(keys[i]);
-    Region& region = regions_[home.region];
-    const std::lock_guard guard(region.lock);
-    rebase_scores(region, now);
-    work(i, home, region);
-  }
-}
-
-void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
+void RowCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
   const double now = time();
-  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) noexcept {
+  sweep_expired(now);
+  each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
+    rebase_scores(region, now);
     NewRow row;
     row.key = keys[i];
     row.expires = now + options_.negative_ttl;
@@ -293,17 +262,19 @@ void SetCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
     if (!is_empty(find_living(region, home, now).word)) return;
     const Room room = make_room(region, home, row, now);
     if (room.set == nullptr) return;
-    room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
-    publish(region, home, room, take_slot(region), row, now, row.flags);
+    set_order(region, home, room, row, now);
+    publish(region, home, room, row, now, row.flags);
   });
 }
 
-std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
+std::size_t RowCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t* versions,
                             const double* expires) noexcept {
   const double now = time();
   const double ahead = expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t applied = 0;
-  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) noexcept {
+  sweep_expired(now);
+  each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
+    rebase_scores(region, now);
     NewRow row;
     row.key = keys[i];
     row.version = versions[i];
@@ -311,7 +282,7 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
     row.flags = kNoRow | kPriority;
     expect_expiry(region, row, now);
     const Entry entry = find_living(region, home, now);
-    Room room{entry.set, entry.way};
+    Room room = entry;
     if (!is_empty(entry.word)) {
       // Of two statements of one version, the deletion holds.
       const bool newer = row.version > entry.header.version ||
@@ -330,8 +301,8 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
       // No room for a tombstone: nothing as old as this may come in any more.
       region.floor = std::max(region.floor, row.version);
     } else {
-      publish(region, home, room, take_slot(region), row, now, row.flags);
-      room.set->order[room.way].store(order_of(region, home, row, now), std::memory_order_relaxed);
+      publish(region, home, room, row, now, row.flags);
+      set_order(region, home, room, row, now);
     }
     ++region.counts.erased;
     ++region.counts.updates_applied;
@@ -340,24 +311,23 @@ std::size_t SetCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
   return applied;
 }
 
-std::size_t SetCache::forget(PackedArray<std::uint64_t> keys) noexcept {
+std::size_t RowCache::forget(PackedArray<std::uint64_t> keys) noexcept {
   std::size_t there = 0;
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const Home home = homes_.of(keys[i]);
-    Region& region = regions_[home.region];
-    const std::lock_guard guard(region.lock);
+  each_key(keys, [&](std::size_t, const Home& home, Region& region) {
     const Entry entry = find(home);
-    if (is_empty(entry.word)) continue;
-    empty(region, {entry.set, entry.way});
+    if (is_empty(entry.word)) return;
+    empty(region, entry);
     ++there;
-  }
+  });
   return there;
 }
 
-std::size_t SetCache::feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept {
+std::size_t RowCache::feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept {
   const double now = time();
   std::size_t resident = 0;
-  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) noexcept {
+  sweep_expired(now);
+  each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
+    rebase_scores(region, now);
     const Entry entry = find_living(region, home, now);
     if (!has_row(entry.word)) return;
     ++resident;

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string_view>
@@ -22,19 +23,9 @@ std::string first_line(const std::string& path) {
 
 // "48K" or "32M", as the kernel writes cache sizes.
 std::size_t parse_size(const std::string& text) {
-  std::size_t value = 0;
-  for (const char c : text) {
-    if (c >= '0' && c <= '9') {
-      value = value * 10 + static_cast<std::size_t>(c - '0');
-    } else if (c == 'K') {
-      value <<= 10;
-    } else if (c == 'M') {
-      value <<= 20;
-    } else if (c == 'G') {
-      value <<= 30;
-    }
-  }
-  return value;
+  if (text.empty()) return 0;
+  const auto unit = std::string_view("KMG").find(text.back());
+  return std::strtoull(text.c_str(), nullptr, 10) << (unit == std::string_view::npos ? 0 : 10 * (unit + 1));
 }
 
 std::vector<CpuCache> read_caches() {

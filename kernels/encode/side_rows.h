@@ -6,9 +6,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/prefetch.h"
-#include "rows/packed.h"
+#include "rows/rows.h"
 
 namespace pepnet {
 
@@ -34,11 +35,26 @@ struct BagsView {
 };
 
 // Writes the offsets, int64 [count + 1] from 0, of the bags at `positions`. Returns how many keys they have.
-std::size_t pick_offsets(const BagsView& bags, const std::int64_t* positions, std::size_t count,
-                         std::int64_t* offsets) noexcept;
+inline std::size_t pick_offsets(const BagsView& bags, const std::int64_t* positions, std::size_t count,
+                                std::int64_t* offsets) noexcept {
+  offsets[0] = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto at = static_cast<std::size_t>(positions[i]);
+    offsets[i + 1] = offsets[i] + bags.offsets[at + 1] - bags.offsets[at];
+  }
+  return static_cast<std::size_t>(offsets[count]);
+}
 
 // Writes those keys.
-void pick_keys(const BagsView& bags, const std::int64_t* positions, std::size_t count,
-               std::uint64_t* keys) noexcept;
+inline void pick_keys(const BagsView& bags, const std::int64_t* positions, std::size_t count,
+                      std::uint64_t* keys) noexcept {
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto at = static_cast<std::size_t>(positions[i]);
+    const auto begin = static_cast<std::size_t>(bags.offsets[at]);
+    const std::size_t size = static_cast<std::size_t>(bags.offsets[at + 1]) - begin;
+    if (size != 0) std::memcpy(keys, bags.keys.bytes(begin), size * sizeof *keys);
+    keys += size;
+  }
+}
 
 }  // namespace pepnet

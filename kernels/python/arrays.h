@@ -7,7 +7,7 @@
 #include <string>
 
 #include "bindings.h"
-#include "rows/pool_bags.h"
+#include "rows/gather.h"
 
 namespace pepnet::python {
 

@@ -1,7 +1,6 @@
 #include "cache/flights.h"
 
 #include "arrays.h"
-#include "rows/slot_index.h"
 
 namespace pepnet::python {
 
@@ -59,7 +58,6 @@ py::tuple lacking(const py::array& keys, const py::array& outcomes) {
 
 py::tuple distinct(const py::array& keys) {
   const auto view = keys_of(keys);
-  if (view.size() >= SlotIndex::kNone) refuse("keys", "fewer than 2^32 - 1", keys);
   std::vector<std::uint64_t> found;
   auto which =
       filled<std::int64_t>(view.size(), [&](std::int64_t* out) { found = cache::distinct(view, out); });

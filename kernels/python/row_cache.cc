@@ -6,10 +6,10 @@ namespace pepnet::python {
 
 namespace {
 
-constexpr Named<CacheRow> kTypes[] = {{"float32", CacheRow::kFloat32},
-                                      {"float16", CacheRow::kFloat16},
-                                      {"bfloat16", CacheRow::kBfloat16},
-                                      {"int8", CacheRow::kInt8}};
+constexpr Named<RowType> kTypes[] = {{"float32", RowType::kFloat32},
+                                     {"float16", RowType::kFloat16},
+                                     {"bfloat16", RowType::kBfloat16},
+                                     {"int8", RowType::kInt8}};
 
 FieldRule rule_of(const py::dict& given) {
   FieldRule rule;
@@ -77,7 +77,7 @@ class Cache {
                  .fields = {}} {
     for (const py::dict& field : fields) options_.fields.push_back(rule_of(field));
     const ReleasedGil released;
-    cache_ = RowCache::make(options_);
+    cache_ = std::make_unique<RowCache>(options_);
   }
 
   std::size_t lookup(const py::array& keys, const py::array& out, const std::optional<py::array>& outcomes,
@@ -194,8 +194,7 @@ class Cache {
     result["hits"] = stats.hits;
     result["misses"] = stats.misses;
     result["negative_hits"] = stats.negative_hits;
-    for (std::size_t i = 0; i < kEntryCounterNames.size(); ++i)
-      result[kEntryCounterNames[i]] = stats.*kEntryCounters<std::uint64_t>[i];
+    each_counter<std::uint64_t>([&](const char* name, auto of, auto) { result[name] = stats.*of; });
     return result;
   }
 

@@ -2,21 +2,34 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 
-#include "rows/packed.h"
-#include "rows/pool_bags.h"
+#include "rows/rows.h"
 
 namespace pepnet {
 
-// Adds up in the order and arithmetic of pepnet::pool. Offsets are held inside [first, last] as they are
-// read, once each: no value of theirs can lead outside.
+enum class Pooling : std::uint8_t { kMean, kSum };
+
+// Bag b has the items offsets[b] .. offsets[b + 1]. Offsets are held inside [0, items], each above the one
+// before, as they are read, once each: no value of theirs can lead outside.
 class BagSums {
  public:
-  BagSums(PackedArray<std::int64_t> offsets, Pooling pooling, OutView out, std::size_t dim,
-          std::int64_t first, std::int64_t last) noexcept
-      : offsets_(offsets), pooling_(pooling), out_(out), dim_(dim), begin_(first), end_(first), last_(last) {
+  BagSums(PackedArray<std::int64_t> offsets, std::size_t items, Pooling pooling, OutView out,
+          std::size_t dim) noexcept
+      : offsets_(offsets), pooling_(pooling), out_(out), dim_(dim) {
+    const auto limit = static_cast<std::int64_t>(items);
+    if (out.count != 0) {
+      end_ = std::clamp<std::int64_t>(offsets[0], 0, limit);
+      last_ = std::clamp<std::int64_t>(offsets[out.count], end_, limit);
+    }
+    first_ = end_;
     open();
   }
+
+  // The items of all bags.
+  std::size_t first() const noexcept { return static_cast<std::size_t>(first_); }
+  std::size_t last() const noexcept { return static_cast<std::size_t>(last_); }
 
   // Where the values of an item are added; null past the last bag. Items come in ascending order.
   float* target(std::size_t item) noexcept {
@@ -49,7 +62,7 @@ class BagSums {
   Pooling pooling_;
   OutView out_;
   std::size_t dim_, bag_ = 0;
-  std::int64_t begin_, end_, last_;
+  std::int64_t first_ = 0, begin_ = 0, end_ = 0, last_ = 0;
 };
 
 }  // namespace pepnet

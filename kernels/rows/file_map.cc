@@ -118,7 +118,7 @@ struct FileMapHandler {
 
 namespace {
 
-std::int64_t nanoseconds(const timespec& time) noexcept {
+std::int64_t nanoseconds_of(const timespec& time) noexcept {
   return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
@@ -129,8 +129,8 @@ bool identity_of(int descriptor, FileIdentity& found) noexcept {
            static_cast<std::uint64_t>(status.st_ino),
            static_cast<std::uint64_t>(status.st_size),
            static_cast<std::uint64_t>(status.st_nlink),
-           nanoseconds(status.st_mtim),
-           nanoseconds(status.st_ctim)};
+           nanoseconds_of(status.st_mtim),
+           nanoseconds_of(status.st_ctim)};
   return true;
 }
 

@@ -24,7 +24,7 @@
 #include <stdexcept>
 
 #include "cpu/prefetch.h"
-#include "rows/packed.h"
+#include "rows/rows.h"
 
 namespace pepnet {
 

@@ -2,7 +2,7 @@
 
 S(n) = β · Σ c_i · (1-β)^(n - n_i), with c = r for a positive and 1 for a negative sample (Kraken, SC '20).
 
-Tolerances, from score_word.h. A score is kept as log2 S in steps of 2^-20, of ln 2 / 2^20 = 6.6e-7 relative in S.
+Tolerances, from gset.h. A score is kept as log2 S in steps of 2^-20, of ln 2 / 2^20 = 6.6e-7 relative in S.
 Rounding is at random in proportion, so each addition brings an error without bias, uniform over at most a step: of
 variance step² / 6 at most where the fraction is uniform, step² / 4 at worst. An error made when the score was S' weighs
 S'/S in the end, if the score decayed in between it stays relative: N additions to a score that stays of one size move

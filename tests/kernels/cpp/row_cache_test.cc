@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cache/key_hash.h"
-#include "cache/set_cache.h"
+#include "cache/row_cache.h"
 #include "check.h"
 
 namespace pepnet::test {
@@ -25,7 +25,7 @@ using cache::SetLayout;
 constexpr std::size_t kDim = 5;
 constexpr CachePolicy kPolicies[] = {CachePolicy::kLru, CachePolicy::kGset, CachePolicy::kLfu,
                                      CachePolicy::kSieve, CachePolicy::kS3Fifo};
-constexpr CacheRow kTypes[] = {CacheRow::kFloat32, CacheRow::kFloat16, CacheRow::kBfloat16, CacheRow::kInt8};
+constexpr RowType kTypes[] = {RowType::kFloat32, RowType::kFloat16, RowType::kBfloat16, RowType::kInt8};
 
 constexpr Write kWrites[] = {Write::kInsert, Write::kUpdate, Write::kUpdateKnown, Write::kPut,
                              Write::kPutKnown};
@@ -132,7 +132,7 @@ void keys_that_look_alike() {
       options.capacity_bytes = std::size_t{4} << 20;
       options.policy = policy;
       options.max_rows = 40'000;
-      const auto cache = RowCache::make(options);
+      const auto cache = std::make_unique<RowCache>(options);
       const std::vector<float> rows = rows_of(*all[i], kDim);
       CHECK(cache->write({view_of(*all[i]), rows.data(), kDim}, Write::kInsert, nullptr) == all[i]->size());
       // Half full: hardly a set has all of its ways taken.
@@ -174,7 +174,7 @@ void keys_chosen_against_it() {
     }
     for (const CachePolicy policy : kPolicies) {
       options.policy = policy;
-      const auto cache = RowCache::make(options);
+      const auto cache = std::make_unique<RowCache>(options);
       const std::vector<float> rows = rows_of(chosen, kDim), other_rows = rows_of(others, kDim);
       CHECK(cache->write({view_of(others), other_rows.data(), kDim}, Write::kInsert, nullptr) == 300);
       for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -201,7 +201,7 @@ void repeats_are_counted() {
     options.dim = kDim;
     options.capacity_bytes = std::size_t{1} << 20;
     options.policy = policy;
-    const auto cache = RowCache::make(options);
+    const auto cache = std::make_unique<RowCache>(options);
     const std::vector<std::uint64_t> here = {5, 6};
     const std::vector<float> rows = rows_of(here, kDim);
     CHECK(cache->write({view_of(here), rows.data(), kDim}, Write::kInsert, nullptr) == 2);
@@ -224,7 +224,7 @@ void put_asks_for_no_version() {
     options.dim = kDim;
     options.capacity_bytes = std::size_t{1} << 20;
     options.policy = policy;
-    const auto cache = RowCache::make(options);
+    const auto cache = std::make_unique<RowCache>(options);
     const std::vector<std::uint64_t> row = {5}, deleted = {6}, absent = {7}, unknown = {8};
     const std::vector<float> old_row(kDim, 1.0F);
     const std::uint64_t high[] = {90};
@@ -286,7 +286,7 @@ void layouts_hold() {
         const bool full_page = layout.bytes % 65'536 == 0;
         if (policy != CachePolicy::kS3Fifo || !(full_page || (dim == 29 && sets == 104))) continue;
         to_the_byte += full_page;
-        const auto cache = RowCache::make(options);
+        const auto cache = std::make_unique<RowCache>(options);
         std::vector<std::uint64_t> keys(all * 40);
         for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
         const std::vector<float> rows = rows_of(keys, dim);
@@ -302,7 +302,7 @@ void layouts_hold() {
 
 // Everything there is, in any order and for as many steps: rows are whole and of their key, counts add up,
 // nothing is touched outside (the sanitizers').
-void anything_in_any_order(CachePolicy policy, CacheRow type) {
+void anything_in_any_order(CachePolicy policy, RowType type) {
   CacheOptions options;
   options.dim = kDim;
   options.type = type;
@@ -313,7 +313,7 @@ void anything_in_any_order(CachePolicy policy, CacheRow type) {
   options.fields = {{.table = 1, .high_priority = true, .ttl = 9.0},
                     {.table = 2, .share = 0.05, .admission = 0.5},
                     {.table = 3, .ttl = 400.0}};
-  const auto cache = RowCache::make(options);
+  const auto cache = std::make_unique<RowCache>(options);
   CHECK(cache->capacity_rows() == 256 && cache->memory_bytes() <= options.capacity_bytes);
   double now = 1'000.0;
   cache->set_time(now);
@@ -434,7 +434,7 @@ void row_cache() {
   layouts_hold();
   the_least_of_two_sets();
   for (const CachePolicy policy : kPolicies) {
-    for (const CacheRow type : kTypes) anything_in_any_order(policy, type);
+    for (const RowType type : kTypes) anything_in_any_order(policy, type);
   }
 }
 

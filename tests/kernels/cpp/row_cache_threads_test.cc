@@ -23,7 +23,7 @@ namespace {
 constexpr std::size_t kIds = 64;
 constexpr CachePolicy kPolicies[] = {CachePolicy::kLru, CachePolicy::kGset, CachePolicy::kLfu,
                                      CachePolicy::kSieve, CachePolicy::kS3Fifo};
-constexpr CacheRow kTypes[] = {CacheRow::kFloat32, CacheRow::kFloat16, CacheRow::kBfloat16, CacheRow::kInt8};
+constexpr RowType kTypes[] = {RowType::kFloat32, RowType::kFloat16, RowType::kBfloat16, RowType::kInt8};
 constexpr std::size_t kDims[] = {13, 16, 40, 257};  // the second and third have loops of their own
 constexpr int kHeader = 6;
 
@@ -177,7 +177,7 @@ void read(Shared& shared, std::uint64_t seed) {
   }
 }
 
-void run_for(double seconds, CachePolicy policy, CacheRow type, std::size_t dim, bool evicts) {
+void run_for(double seconds, CachePolicy policy, RowType type, std::size_t dim, bool evicts) {
   CacheOptions options;
   options.dim = dim;
   options.type = type;
@@ -185,7 +185,7 @@ void run_for(double seconds, CachePolicy policy, CacheRow type, std::size_t dim,
   options.policy = policy;
   // 48 of the 64 ids at most, in the closest quarters: a slot that is given up is taken again at once.
   options.max_rows = evicts ? 48 : 160;
-  const auto cache = RowCache::make(options);
+  const auto cache = std::make_unique<RowCache>(options);
   Shared shared{*cache, dim, evicts};
   std::vector<std::thread> threads;
   for (std::uint64_t t = 0; t < 2; ++t) {
@@ -219,7 +219,7 @@ void row_cache_threads() {
   const double seconds = (soak != nullptr ? std::stod(soak) : 0.4) / 40.0;
   std::size_t at = 0;
   for (const CachePolicy policy : kPolicies) {
-    for (const CacheRow type : kTypes) {
+    for (const RowType type : kTypes) {
       for (const bool evicts : {false, true}) run_for(seconds, policy, type, kDims[at++ % 4], evicts);
       ++at;  // other widths for the next type
     }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "rows/gather.h"
 
 namespace pepnet::test {
 namespace {
@@ -90,7 +91,7 @@ void looked_up(std::size_t changes, std::size_t count, std::uint64_t seed) {
   CacheOptions options;
   options.dim = kDim;
   options.capacity_bytes = std::size_t{1} << 20;
-  const auto cache = RowCache::make(options);
+  const auto cache = std::make_unique<RowCache>(options);
   fill(*cache, random, 900);
   const Changed changed = draw(random, changes);
   const bool with_gone = seed % 2 == 0, with_expires = seed % 3 == 0;
@@ -130,7 +131,7 @@ void pooled(std::size_t changes, std::size_t count, bool all_there, std::uint64_
   CacheOptions options;
   options.dim = kDim;
   options.capacity_bytes = std::size_t{1} << 20;
-  const auto cache = RowCache::make(options);
+  const auto cache = std::make_unique<RowCache>(options);
   fill(*cache, random, 900);
   const Changed changed = draw(random, changes);
   const RowOverlay overlay = changed.overlay(true, true);

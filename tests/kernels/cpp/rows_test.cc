@@ -8,7 +8,6 @@
 #include "check.h"
 #include "rows/gather.h"
 #include "rows/half.h"
-#include "rows/pool_bags.h"
 
 namespace pepnet::test {
 namespace {
@@ -44,7 +43,7 @@ void every_half() {
 // sanitizer sees.
 struct Case {
   Case(RowType type, std::size_t count, std::size_t dim, std::uint64_t seed)
-      : bytes(std::make_unique<std::byte[]>(1 + count * dim * bytes_of(type))),
+      : bytes(std::make_unique<std::byte[]>(1 + count * row_bytes(type, dim))),
         view{bytes.get() + 1, count, dim, type},
         default_row(dim) {
     std::mt19937_64 random(seed);

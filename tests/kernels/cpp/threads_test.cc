@@ -4,7 +4,6 @@
 
 #include "check.h"
 #include "rows/gather.h"
-#include "rows/pool_bags.h"
 
 void pepnet::test::threads() {
   constexpr std::size_t kRows = 3'000;

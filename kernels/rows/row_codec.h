@@ -1,4 +1,4 @@
-// The formats of cached rows: narrowed when written, widened when read.
+// The formats of rows: narrowed when written, widened when read.
 #pragma once
 
 #include <algorithm>
@@ -7,29 +7,16 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cache/row_cache.h"
 #include "rows/half.h"
+#include "rows/rows.h"
 
-namespace pepnet::cache {
+namespace pepnet {
 
-constexpr std::size_t row_bytes(CacheRow type, std::size_t dim) noexcept {
-  switch (type) {
-    case CacheRow::kFloat32:
-      return dim * 4;
-    case CacheRow::kFloat16:
-    case CacheRow::kBfloat16:
-      return dim * 2;
-    case CacheRow::kInt8:
-      break;
-  }
-  return dim + sizeof(float);  // the scale first
-}
-
-template <CacheRow type>
+template <RowType type>
 void store_row(const float* values, std::byte* row, std::size_t dim) noexcept {
-  if constexpr (type == CacheRow::kFloat32) {
+  if constexpr (type == RowType::kFloat32) {
     std::memcpy(row, values, dim * sizeof(float));
-  } else if constexpr (type == CacheRow::kInt8) {
+  } else if constexpr (type == RowType::kInt8) {
     // Codes have neither: an infinity is kept as the largest finite magnitude of its row, NaN as 0.
     float largest = 0.0F;
     for (std::size_t i = 0; i < dim; ++i) {
@@ -47,22 +34,22 @@ void store_row(const float* values, std::byte* row, std::size_t dim) noexcept {
   } else {
     for (std::size_t i = 0; i < dim; ++i) {
       const std::uint16_t bits =
-          type == CacheRow::kFloat16 ? half_from_float(values[i]) : bfloat16_from_float(values[i]);
+          type == RowType::kFloat16 ? half_from_float(values[i]) : bfloat16_from_float(values[i]);
       std::memcpy(row + 2 * i, &bits, sizeof bits);
     }
   }
 }
 
 // Calls `put(i, value)` for each number of a row in order.
-template <CacheRow type, class Put>
+template <RowType type, class Put>
 void each_value(const std::byte* row, std::size_t dim, Put&& put) noexcept {
-  if constexpr (type == CacheRow::kFloat32) {
+  if constexpr (type == RowType::kFloat32) {
     for (std::size_t i = 0; i < dim; ++i) {
       float value;
       std::memcpy(&value, row + 4 * i, sizeof value);
       put(i, value);
     }
-  } else if constexpr (type == CacheRow::kInt8) {
+  } else if constexpr (type == RowType::kInt8) {
     float scale;
     std::memcpy(&scale, row, sizeof scale);
     for (std::size_t i = 0; i < dim; ++i)
@@ -71,14 +58,14 @@ void each_value(const std::byte* row, std::size_t dim, Put&& put) noexcept {
     for (std::size_t i = 0; i < dim; ++i) {
       std::uint16_t bits;
       std::memcpy(&bits, row + 2 * i, sizeof bits);
-      put(i, type == CacheRow::kFloat16 ? float_from_half(bits) : float_from_bfloat16(bits));
+      put(i, type == RowType::kFloat16 ? float_from_half(bits) : float_from_bfloat16(bits));
     }
   }
 }
 
-template <CacheRow type>
+template <RowType type>
 void load_row(const std::byte* row, float* out, std::size_t dim) noexcept {
-  if constexpr (type == CacheRow::kFloat32) {
+  if constexpr (type == RowType::kFloat32) {
     // In pieces of a size the compiler knows: a call of memcpy costs as much as the copy.
     std::size_t i = 0;
     for (; i + 8 <= dim; i += 8) std::memcpy(out + i, row + 4 * i, 32);
@@ -88,20 +75,21 @@ void load_row(const std::byte* row, float* out, std::size_t dim) noexcept {
   }
 }
 
-// Calls `body` with the row type as a template argument.
+// Calls `body` with the row type as a template argument: the type is looked at once a call, not once a
+// number.
 template <class Body>
-auto with_cache_row(CacheRow type, Body&& body) noexcept {
+auto with_row_type(RowType type, Body&& body) noexcept {
   switch (type) {
-    case CacheRow::kFloat32:
-      return body.template operator()<CacheRow::kFloat32>();
-    case CacheRow::kFloat16:
-      return body.template operator()<CacheRow::kFloat16>();
-    case CacheRow::kBfloat16:
-      return body.template operator()<CacheRow::kBfloat16>();
-    case CacheRow::kInt8:
+    case RowType::kFloat32:
+      return body.template operator()<RowType::kFloat32>();
+    case RowType::kFloat16:
+      return body.template operator()<RowType::kFloat16>();
+    case RowType::kBfloat16:
+      return body.template operator()<RowType::kBfloat16>();
+    case RowType::kInt8:
       break;
   }
-  return body.template operator()<CacheRow::kInt8>();
+  return body.template operator()<RowType::kInt8>();
 }
 
-}  // namespace pepnet::cache
+}  // namespace pepnet
