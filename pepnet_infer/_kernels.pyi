@@ -173,8 +173,6 @@ class DenseInfo(TypedDict):
     packed_bytes: int
     wide_bytes: int
     block_rows: int
-    row_bytes: int
-    stages: list[str]
 
 class DenseModel:
     def __init__(

@@ -1,16 +1,15 @@
 #include "dense/dense_model.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <bit>
+#include <cstring>
 
 #include "cpu/cpu_info.h"
 #include "dense/execute.h"
-#include "dense/input_domain.h"
-#include "dense/layout.h"
-#include "dense/network.h"
-#include "dense/pack_model.h"
-#include "dense/scratch.h"
-#include "dense/tensors.h"
+#include "dense/plan.h"
+#include "threads/huge_buffer.h"
 #include "threads/thread_pool.h"
 
 namespace pepnet {
@@ -63,114 +62,152 @@ std::size_t granule_of(const Ops& ops, std::size_t block_rows) {
   return ops.isa == Isa::amx && ops.activation != Activation::f32 && block_rows % 32 == 0 ? 32 : 1;
 }
 
+struct Columns {
+  const float* data;
+  std::size_t width;
+};
+
+std::array<Columns, 3> columns_of(const DenseConfig& config, const DenseInputs& inputs) {
+  return {{{inputs.general, config.general}, {inputs.domain, config.domain}, {inputs.prior, config.prior}}};
+}
+
+// What one run at a time uses.
+struct Scratch {
+  std::vector<HugeBuffer> blocks;  // by participant; the first serves all when columns are split
+  HugeBuffer prefix, sums;
+
+  // Throws std::bad_alloc.
+  static void grow(HugeBuffer& buffer, std::size_t bytes) {
+    if (buffer.size() < bytes) buffer = HugeBuffer(bytes);
+  }
+  std::size_t bytes() const {
+    std::size_t total = prefix.mapped_bytes() + sums.mapped_bytes();
+    for (const HugeBuffer& block : blocks) total += block.mapped_bytes();
+    return total;
+  }
+};
+
+// Without a lock: a process forked in the middle of a run finds it usable.
+class ScratchPool {
+ public:
+  ScratchPool() = default;
+  ScratchPool(const ScratchPool&) = delete;
+  ScratchPool& operator=(const ScratchPool&) = delete;
+  ~ScratchPool() {
+    for (std::atomic<Scratch*>& slot : slots_) delete slot.load();
+  }
+
+  std::unique_ptr<Scratch> take() {
+    for (std::atomic<Scratch*>& slot : slots_) {
+      if (slot.load(std::memory_order_relaxed) == nullptr) continue;
+      if (Scratch* const found = slot.exchange(nullptr, std::memory_order_acquire)) {
+        return std::unique_ptr<Scratch>(found);
+      }
+    }
+    return std::make_unique<Scratch>();
+  }
+
+  void give(std::unique_ptr<Scratch> scratch) noexcept {
+    for (std::atomic<Scratch*>& slot : slots_) {
+      Scratch* none = nullptr;
+      if (slot.load(std::memory_order_relaxed) == nullptr &&
+          slot.compare_exchange_strong(none, scratch.get(), std::memory_order_release)) {
+        (void)scratch.release();
+        return;
+      }
+    }
+  }
+
+  // Bytes of scratch that has grown by `more` in a run.
+  void count(std::size_t more) noexcept { bytes_.fetch_add(more, std::memory_order_relaxed); }
+  std::size_t bytes() const noexcept { return bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  static constexpr std::size_t kSlots = 64;  // more runs at once than these give theirs back to the system
+  std::array<std::atomic<Scratch*>, kSlots> slots_{};
+  std::atomic<std::size_t> bytes_{0};
+};
+
 struct Call {
-  const Plan* plan;
-  const Layout* layout;
+  const Plan& plan;
+  const DenseConfig& config;
+  const InputDomain* domain;  // null: no row is marked
+  const Ops& ops;
+  const Layout& layout;
   DenseInputs inputs;
   float* out;
-  Scratch* scratch;
+  std::uint8_t* outside;
+  Scratch& scratch;
   std::size_t blocks;
   std::size_t granule;  // rows
-  bool shared;
-  const DenseConfig* config;
-  const InputDomain* domain;  // null: no row is marked
-  const Ops* ops;
-  std::uint8_t* outside;
+  bool by_rows, shared;
+};
 
+// The first stage is the sums of the shared prefix, if there is one. By rows, there is one more: each thread
+// takes blocks of rows through all steps. Otherwise all threads take one block after the other through its
+// stages.
+class Work final : public StagedWork, Call {
+ public:
+  explicit Work(const Call& call) : Call(call) {}
+
+  std::size_t stages() const noexcept override { return shared + (by_rows ? 1 : blocks * each()); }
+
+  std::size_t units(std::size_t stage) const noexcept override {
+    if (stage < shared) return (plan.prefix->w->panels + kUnitPanels - 1) / kUnitPanels;
+    if (by_rows) return blocks;
+    return units_of(stage_at(stage), block_at(stage).inputs.rows);
+  }
+
+  void run(std::size_t stage, std::size_t begin, std::size_t end, unsigned participant) noexcept override {
+    if (stage < shared) {
+      const Range panels{begin * kUnitPanels, std::min(end * kUnitPanels, plan.prefix->w->panels)};
+      prefix_sums(plan, scratch.prefix.data(), panels, reinterpret_cast<float*>(scratch.sums.data()));
+    } else if (by_rows) {
+      for (std::size_t b = begin; b < end; ++b) {
+        mark(first_row(b), first_row(b + 1));
+        const Block one = block(b, scratch.blocks[participant].data());
+        do_steps(one, 0, plan.steps.size(), {0, one.inputs.rows});
+      }
+    } else {
+      do_units(block_at(stage), stage_at(stage), {begin, end});
+    }
+  }
+
+  // Each row by itself, so that a decision does not depend on how rows are split.
   void mark(std::size_t begin, std::size_t end) const {
-    if (domain != nullptr) mark_outside(*config, *domain, *ops, inputs, begin, end, outside);
+    if (domain == nullptr) return;
+    const std::array<Columns, 3> all = columns_of(config, inputs);
+    for (std::size_t r = begin; r < end; ++r) {
+      bool inside = true;
+      for (std::size_t i = 0; i < 3; ++i) {
+        const Extent extent =
+            ops.extent(all[i].data + r * all[i].width, domain->largest[i].data(), all[i].width);
+        // Written so that NaN is outside.
+        inside = inside && extent.beyond <= 0.0F && extent.squares <= domain->norm[i] * domain->norm[i];
+      }
+      outside[r] = inside ? 0 : 1;
+    }
+  }
+
+ private:
+  std::size_t each() const noexcept { return plan.stages.size(); }
+  const Stage& stage_at(std::size_t stage) const noexcept { return plan.stages[(stage - shared) % each()]; }
+  Block block_at(std::size_t stage) const noexcept {
+    return block((stage - shared) / each(), scratch.blocks.front().data());
   }
 
   std::size_t first_row(std::size_t number) const {
     const std::size_t granules = (inputs.rows + granule - 1) / granule;
     return std::min(inputs.rows, granules * number / blocks * granule);
   }
-
   Block block(std::size_t number, std::byte* memory) const {
     const std::size_t first = first_row(number);
-    const std::size_t last = first_row(number + 1);
-    const DenseInputs part{inputs.general + first * plan->general, inputs.domain + first * plan->domain,
-                           inputs.prior + first * plan->prior, last - first};
-    const float* const init = shared ? reinterpret_cast<const float*>(scratch->sums.data()) : nullptr;
-    return {plan, layout, memory, part, out + first * plan->tasks, init};
+    const DenseInputs part{inputs.general + first * plan.general, inputs.domain + first * plan.domain,
+                           inputs.prior + first * plan.prior, first_row(number + 1) - first};
+    const float* const init = shared ? reinterpret_cast<const float*>(scratch.sums.data()) : nullptr;
+    return {&plan, &layout, memory, part, out + first * plan.tasks, init};
   }
 };
-
-// The first stage of both ways: sums of the shared prefix, if there is one.
-class Work : public StagedWork {
- public:
-  explicit Work(const Call& call) : call_(call), prefix_(call.shared ? 1 : 0) {}
-
-  std::size_t stages() const noexcept override { return prefix_ + own_stages(); }
-
-  std::size_t units(std::size_t stage) const noexcept override {
-    if (stage >= prefix_) return own_units(stage - prefix_);
-    return (call_.plan->prefix->w->panels + kUnitPanels - 1) / kUnitPanels;
-  }
-
-  void run(std::size_t stage, std::size_t begin, std::size_t end, unsigned participant) noexcept override {
-    if (stage >= prefix_) return do_own(stage - prefix_, {begin, end}, participant);
-    const std::size_t panels = call_.plan->prefix->w->panels;
-    prefix_sums(*call_.plan, call_.scratch->prefix.data(),
-                {begin * kUnitPanels, std::min(end * kUnitPanels, panels)},
-                reinterpret_cast<float*>(call_.scratch->sums.data()));
-  }
-
-  void run_alone() noexcept {
-    for (std::size_t stage = 0; stage < stages(); ++stage) run(stage, 0, units(stage), 0);
-  }
-
- protected:
-  const Call& call_;
-
- private:
-  virtual std::size_t own_stages() const noexcept = 0;
-  virtual std::size_t own_units(std::size_t stage) const noexcept = 0;
-  virtual void do_own(std::size_t stage, Range units, unsigned participant) noexcept = 0;
-
-  std::size_t prefix_;
-};
-
-// Each thread takes blocks of rows through all steps.
-class RowsWork final : public Work {
- public:
-  using Work::Work;
-
- private:
-  std::size_t own_stages() const noexcept override { return 1; }
-  std::size_t own_units(std::size_t) const noexcept override { return call_.blocks; }
-  void do_own(std::size_t, Range units, unsigned participant) noexcept override {
-    for (std::size_t b = units.begin; b < units.end; ++b) {
-      call_.mark(call_.first_row(b), call_.first_row(b + 1));
-      const Block block = call_.block(b, call_.scratch->blocks[participant].data());
-      do_steps(block, 0, call_.plan->steps.size(), {0, block.inputs.rows});
-    }
-  }
-};
-
-// All threads take one block through stages.
-class ColumnsWork final : public Work {
- public:
-  using Work::Work;
-
- private:
-  std::size_t each() const noexcept { return call_.plan->stages.size(); }
-  Block block(std::size_t stage) const noexcept {
-    return call_.block(stage / each(), call_.scratch->blocks.front().data());
-  }
-  std::size_t own_stages() const noexcept override { return call_.blocks * each(); }
-  std::size_t own_units(std::size_t stage) const noexcept override {
-    return units_of(call_.plan->stages[stage % each()], block(stage).inputs.rows);
-  }
-  void do_own(std::size_t stage, Range units, unsigned) noexcept override {
-    do_units(block(stage), call_.plan->stages[stage % each()], units);
-  }
-};
-
-void execute(Work& work, unsigned threads, bool spin) {
-  if (threads == 1) return work.run_alone();
-  ThreadPool::instance().run(work, threads, spin);
-}
 
 }  // namespace
 
@@ -235,8 +272,6 @@ DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const 
   state.granule = granule_of(main, state.info.block_rows);
   state.ops = &small;
   state.least_rows = rows_each(main);
-  state.info.row_bytes = state.by_steps.row_bytes;
-  for (const Stage& stage : state.plan.stages) state.info.stages.push_back(stage.name);
 }
 
 DenseModel::~DenseModel() = default;
@@ -260,21 +295,45 @@ void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bo
                 inputs);
   const InputDomain* const domain =
       state.options.domain && outside != nullptr ? &*state.options.domain : nullptr;
-  const Call call{&state.plan, &layout, inputs,        out,    scratch.get(), blocks,
-                  granule,     shared,  &state.config, domain, state.ops,     outside};
-  if (rows) {
-    RowsWork work(call);
-    execute(work, static_cast<unsigned>(std::min<std::size_t>(threads, blocks)), spin);
-  } else {
-    call.mark(0, inputs.rows);  // few rows, of which the threads will share every step
-    ColumnsWork work(call);
-    execute(work, static_cast<unsigned>(std::min<std::size_t>(threads, state.most_units(most))), spin);
-  }
+  Work work({state.plan, state.config, domain, *state.ops, layout, inputs, out, outside, *scratch, blocks,
+             granule, rows, shared});
+  if (!rows) work.mark(0, inputs.rows);  // few rows, of which the threads will share every step
+  const std::size_t most_threads = rows ? blocks : state.most_units(most);
+  ThreadPool::instance().run(work, static_cast<unsigned>(std::min<std::size_t>(threads, most_threads)), spin);
   state.scratch.give(std::move(scratch));
 }
 
 const DenseConfig& DenseModel::config() const { return state_->config; }
 const DenseInfo& DenseModel::info() const { return state_->info; }
 std::size_t DenseModel::memory_bytes() const { return state_->packer.bytes() + state_->scratch.bytes(); }
+
+std::size_t score_outside(const DenseModel& wide, const DenseInputs& inputs, const std::uint8_t* outside,
+                          float* out, unsigned threads, bool spin) {
+  const auto count = static_cast<std::size_t>(std::count(outside, outside + inputs.rows, std::uint8_t{1}));
+  if (count == 0) return 0;
+  const auto all = columns_of(wide.config(), inputs);
+  const std::size_t tasks = wide.config().tasks;
+  std::array<std::vector<float>, 3> gathered;
+  for (std::size_t i = 0; i < 3; ++i) {
+    const std::size_t width = all[i].width;
+    gathered[i].resize(count * width);
+    float* to = gathered[i].data();
+    for (std::size_t r = 0; r < inputs.rows && width > 0; ++r) {
+      if (outside[r] == 0) continue;
+      std::memcpy(to, all[i].data + r * width, width * sizeof(float));
+      to += width;
+    }
+  }
+  std::vector<float> scores(count * tasks);
+  wide.run({gathered[0].data(), gathered[1].data(), gathered[2].data(), count}, scores.data(), threads, spin,
+           false);
+  const float* from = scores.data();
+  for (std::size_t r = 0; r < inputs.rows; ++r) {
+    if (outside[r] == 0) continue;
+    std::memcpy(out + r * tasks, from, tasks * sizeof(float));
+    from += tasks;
+  }
+  return count;
+}
 
 }  // namespace pepnet

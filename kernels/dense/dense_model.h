@@ -73,8 +73,6 @@ struct DenseInputs {
 struct DenseInfo {
   std::size_t packed_bytes;
   std::size_t block_rows;
-  std::size_t row_bytes;            // scratch for one row of a block
-  std::vector<std::string> stages;  // what happens between two barriers when columns are split
 };
 
 class DenseModel {

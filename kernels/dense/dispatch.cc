@@ -1,12 +1,16 @@
 #include "dense/dispatch.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string_view>
 
 #include "cpu/cpu_info.h"
 #include "cpu/named.h"
-#include "dense/amx_permission.h"
 #include "dense/isa/tables.h"
 
 namespace pepnet {
@@ -65,6 +69,25 @@ std::string missing(std::string_view needs, const CpuInfo& cpu) {
     if (!there) result += (result.empty() ? "" : ", ") + std::string(name);
   }
   return result;
+}
+
+// AMX registers are eight kilobytes a thread: Linux gives them to a process that asks, once for all of its
+// threads. Returns whether it said yes.
+bool amx_permitted() {
+#if defined(__x86_64__) && defined(__linux__)
+  // arch/x86/include/uapi/asm/prctl.h; older system headers do not have them.
+  constexpr long kGetPermitted = 0x1022;
+  constexpr long kRequest = 0x1023;
+  constexpr long kTileData = 18;
+  static const bool permitted = [] {
+    if (syscall(SYS_arch_prctl, kRequest, kTileData) != 0) return false;
+    unsigned long granted = 0;
+    return syscall(SYS_arch_prctl, kGetPermitted, &granted) == 0 && (granted >> kTileData & 1UL) != 0;
+  }();
+  return permitted;
+#else
+  return false;
+#endif
 }
 
 Candidate examine(const Entry& entry, const CpuInfo& cpu) {

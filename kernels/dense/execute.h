@@ -4,7 +4,6 @@
 #include <cstddef>
 
 #include "dense/dense_model.h"
-#include "dense/layout.h"
 #include "dense/plan.h"
 
 namespace pepnet::engine {

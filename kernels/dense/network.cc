@@ -1,8 +1,6 @@
-#include "dense/network.h"
-
 #include <utility>
 
-#include "dense/builder.h"
+#include "dense/plan.h"
 
 namespace pepnet::engine {
 namespace {
@@ -10,19 +8,26 @@ namespace {
 // A task's mix, tower and score are one chain up to this many bytes of weights; beyond, threads share them.
 constexpr std::size_t kChainBytes = std::size_t{256} << 10;
 
+// An intermediate as products read it, as float32, or both.
+struct Value {
+  Ref act, floats;
+};
+struct Wanted {
+  bool act = false, floats = false;
+};
+
 class Network {
  public:
   Network(const DenseConfig& config, const ModelTensors& tensors, const Ops& main, const Ops& small,
           const DenseOptions& options, Packer& packer)
-      : config_(config), tensors_(tensors), options_(options), build_(main, small, packer) {}
+      : config_(config), tensors_(tensors), main_(main), small_(small), options_(options), packer_(packer) {}
 
   Plan plan() {
-    Plan& plan = build_.plan.plan;
-    plan.general = config_.general;
-    plan.domain = config_.domain;
-    plan.prior = config_.prior;
-    plan.tasks = config_.tasks;
-    plan.gamma = config_.gamma;
+    build_.plan.general = config_.general;
+    build_.plan.domain = config_.domain;
+    build_.plan.prior = config_.prior;
+    build_.plan.tasks = config_.tasks;
+    build_.plan.gamma = config_.gamma;
     inputs();
     if (config_.use_epnet) epnet();
     if (config_.use_ppnet) gates();
@@ -31,15 +36,79 @@ class Network {
     if (!config_.by_task) {
       for (std::size_t t = 0; t < config_.tasks; ++t) tower(t);
     }
-    return build_.plan.finish();
+    return std::move(build_.plan);
   }
 
  private:
+  bool quantized() const { return main_.activation == Activation::u8; }
+  bool rounded() const { return main_.activation == Activation::bf16; }
+  // Whether small products whose errors weigh most stay in float32: the mix, and second layers of shared
+  // gates. They are 4 % of the work and a quarter of bf16's error (the variance of scores). Beside AMX
+  // float32 is too slow for it.
+  bool fine() const { return rounded() && main_.isa != Isa::amx; }
   bool shared_gates() const { return !config_.group_gates && config_.groups() > 1; }
-  bool fine_gates() const { return build_.fine() && shared_gates(); }
+  bool fine_gates() const { return fine() && shared_gates(); }
   // Without EPNet o is the caller's `general`, whose rows have no padding for a product to read.
-  bool fine_mix() const { return build_.fine() && !config_.by_task && config_.use_epnet; }
-  std::size_t prior_at() const { return build_.padded(config_.general); }
+  bool fine_mix() const { return fine() && !config_.by_task && config_.use_epnet; }
+
+  // How far rows are padded: to whole steps of a product, or, where quantising does that, to whole panels.
+  std::size_t multiple() const { return quantized() ? kPanel : k_multiple(main_.precision); }
+  std::size_t padded(std::size_t width) const { return round_up(width, multiple()); }
+  std::size_t prior_at() const { return padded(config_.general); }
+
+  // Buffers of `columns` values that are written as activations, or as float32 that are then quantised.
+  std::size_t value_bytes() const { return rounded() ? 2 : 4; }
+  BufferId values(std::size_t columns) { return build_.buffer(columns * value_bytes()); }
+  BufferId floats(std::size_t columns) { return build_.buffer(columns * sizeof(float)); }
+
+  // `feeds`: the result is read by a product of the main precision. `fine`: for the small ops.
+  const PackedMatrix* matrix(MatrixSpec spec, bool feeds, bool fine = false) {
+    spec.out_multiple = feeds ? multiple() : kPanel;
+    return packer_.add(std::move(spec), fine ? Precision::fp32 : main_.precision);
+  }
+  const PackedMatrix* matrix(const LayerTensors& layer, std::size_t copy, bool feeds, bool fine = false) {
+    return matrix({.name = layer.name + ".w",
+                   .w = layer.w + copy * layer.in * layer.out,
+                   .stride = static_cast<std::ptrdiff_t>(layer.out),
+                   .bias = layer.b + copy * layer.out,
+                   .in = layer.in,
+                   .out = layer.out},
+                  feeds, fine);
+  }
+
+  // The first `width` of float32 columns, quantised.
+  Ref quantize(Ref from, std::size_t width) {
+    const std::size_t columns = round_up(width, k_multiple(main_.precision));
+    const Ref to{build_.buffer(columns, true), 0};
+    build_.add(QuantizeStep{&main_, from, to, width, columns});
+    return to;
+  }
+
+  // A product by the main ops unless `step` names others. Its result is float32 at `out`, or, if `rounds`, in
+  // the format of `values` with a float32 copy at `copy`, unless that is none.
+  void multiply_to(ProductStep step, Ref out, bool rounds = false, Ref copy = {}) {
+    if (step.ops == nullptr) step.ops = &main_;
+    step.out = out;
+    step.out2 = copy;
+    step.out_bf16 = rounds;
+    build_.add(step);
+  }
+  // The same to buffers of its own.
+  Value multiply(const ProductStep& step, Wanted wanted) {
+    const std::size_t columns = step.w->panels * kPanel;
+    Value value;
+    if (rounded() && wanted.act) {
+      value.act = {values(columns), 0};
+      if (wanted.floats) value.floats = {floats(columns), 0};
+      multiply_to(step, value.act, true, value.floats);
+      return value;
+    }
+    value.floats = {floats(columns), 0};
+    multiply_to(step, value.floats);
+    if (!quantized() && !rounded()) value.act = value.floats;
+    if (quantized() && wanted.act) value.act = quantize(value.floats, step.w->out);
+    return value;
+  }
 
   // The columns of EPNet's gate input: first those that the rows of one request share, then the others.
   void split_columns() {
@@ -64,33 +133,33 @@ class Network {
     return width;
   }
 
+  // float32 or bf16: what is written before it is quantised, if it is.
   ColumnsStep columns(std::vector<ColumnRun> runs, BufferId buffer, std::size_t at,
                       std::size_t padded) const {
-    return {&build_.converter(), std::move(runs), padded, {buffer, at * build_.value_bytes()}, false};
+    const Ops& converter = quantized() ? small_ : main_;
+    return {&converter, std::move(runs), padded, {buffer, at * value_bytes()}, false};
   }
 
   void inputs() {
     const std::size_t prior = config_.use_ppnet ? config_.prior : 0;
-    x2_ = build_.values(prior_at() + build_.padded(prior));
-    build_.plan.begin_chain();
+    x2_ = values(prior_at() + padded(prior));
+    build_.begin_chain();
     if (config_.use_epnet) {
       split_columns();
-      rest_at_ = round_up(width_of(prefix_), build_.padded(1));
-      const std::size_t rest = build_.padded(width_of(rest_));
+      rest_at_ = padded(width_of(prefix_));
+      const std::size_t rest = padded(width_of(rest_));
       x1_width_ = rest_at_ + width_of(rest_);
-      x1_ = {build_.values(rest_at_ + rest), 0};
+      x1_ = {values(rest_at_ + rest), 0};
       ColumnsStep first = columns(prefix_, x1_.buffer, 0, rest_at_);
-      first.shared = !build_.quantized();
-      build_.plan.add("inputs", std::move(first));
-      if (rest > 0) build_.plan.add("inputs", columns(rest_, x1_.buffer, rest_at_, rest));
-      if (build_.quantized()) x1_ = build_.quantize("inputs", x1_, x1_width_);
+      first.shared = !quantized();
+      build_.add(std::move(first));
+      if (rest > 0) build_.add(columns(rest_, x1_.buffer, rest_at_, rest));
+      if (quantized()) x1_ = quantize(x1_, x1_width_);
     } else {
-      build_.plan.add("inputs", columns({{Input::general, 0, config_.general}}, x2_, 0, prior_at()));
+      build_.add(columns({{Input::general, 0, config_.general}}, x2_, 0, prior_at()));
     }
-    if (prior > 0) {
-      build_.plan.add("inputs", columns({{Input::prior, 0, prior}}, x2_, prior_at(), build_.padded(prior)));
-    }
-    build_.plan.end_chain();
+    if (prior > 0) build_.add(columns({{Input::prior, 0, prior}}, x2_, prior_at(), padded(prior)));
+    build_.end_chain();
     o_floats_ = config_.use_epnet ? Ref{x2_, 0} : Ref{kGeneralInput, 0};
   }
 
@@ -104,48 +173,56 @@ class Network {
 
   void epnet() {
     const GateTensors& gate = tensors_.epnet.front();
-    std::vector<RowRun> shared;
-    epnet_rows(prefix_, 0, shared);
-    std::vector<RowRun> rows = shared;
-    epnet_rows(rest_, rest_at_, rows);
-    Multiply first{gate.name + ".w1", x1_};
-    first.epilogue = Epilogue::relu;
-    if (!build_.quantized()) {
+    MatrixSpec w1{.name = gate.name + ".w1",
+                  .w = gate.w1,
+                  .stride = static_cast<std::ptrdiff_t>(gate.hidden),
+                  .in = rest_at_,
+                  .out = gate.hidden};
+    epnet_rows(prefix_, 0, w1.runs);
+    ProductStep first{.epilogue = Epilogue::relu, .a = x1_};
+    if (!quantized()) {
       first.shared_k = rest_at_;
-      const PackedMatrix* w =
-          build_.matrix(first.name, gate.w1, gate.hidden, nullptr, rest_at_, gate.hidden, true, shared);
-      build_.plan.plan.prefix = SharedPrefix{columns(prefix_, kNoBuffer, 0, rest_at_), w};
+      build_.plan.prefix = SharedPrefix{columns(prefix_, kNoBuffer, 0, rest_at_), matrix(w1, true)};
     }
-    first.w = build_.matrix(first.name, gate.w1, gate.hidden, gate.b1, x1_width_, gate.hidden, true, rows);
-    const Value hidden = build_.multiply(first, {.act = true});
-    Multiply second{gate.name + ".w2", hidden.act};
-    second.w = build_.matrix(second.name, gate.w2, gate.out, gate.b2, gate.hidden, gate.out, true);
-    second.epilogue = Epilogue::gate_times;
-    second.mul = {kGeneralInput, 0};
-    Ref copy;
+    w1.bias = gate.b1;
+    w1.in = x1_width_;
+    epnet_rows(rest_, rest_at_, w1.runs);
+    first.w = matrix(w1, true);
+    const Value hidden = multiply(first, {.act = true});
+    const ProductStep second{.epilogue = Epilogue::gate_times,
+                             .w = gate_matrix(gate, 0, gate.out, true),
+                             .a = hidden.act,
+                             .mul = {kGeneralInput, 0}};
     const bool gated = config_.use_ppnet && config_.input_gates;
-    if (build_.rounded() && (gated || fine_mix())) {
-      copy = o_floats_ = {build_.floats(second.w->panels * kPanel), 0};
+    Ref copy;
+    if (rounded() && (gated || fine_mix())) {
+      copy = o_floats_ = {floats(second.w->panels * kPanel), 0};
     }
-    build_.multiply_to(second, {x2_, 0}, copy);
+    multiply_to(second, {x2_, 0}, rounded(), copy);
   }
 
   // o as products read it.
   Ref o() {
-    if (!build_.quantized()) return {x2_, 0};
-    if (o_quantized_.none()) o_quantized_ = build_.quantize("o", {x2_, 0}, config_.general);
+    if (!quantized()) return {x2_, 0};
+    if (o_quantized_.none()) o_quantized_ = quantize({x2_, 0}, config_.general);
     return o_quantized_;
   }
 
   void gates() {
     const std::size_t in = prior_at() + config_.prior;
-    const Ref x = build_.quantized() ? build_.quantize("o", {x2_, 0}, in) : Ref{x2_, 0};
-    const std::vector<RowRun> rows{{0, config_.prior, prior_at()}, {config_.prior, config_.general, 0}};
+    const Ref x = quantized() ? quantize({x2_, 0}, in) : Ref{x2_, 0};
     for (const GateTensors& gate : tensors_.gates) {
-      Multiply first{"ppnet.w1", x};
-      first.w = build_.matrix(gate.name + ".w1", gate.w1, gate.hidden, gate.b1, in, gate.hidden, true, rows);
-      first.epilogue = Epilogue::relu;
-      const Value hidden = build_.multiply(first, {.act = !fine_gates(), .floats = fine_gates()});
+      const PackedMatrix* const w1 =
+          matrix({.name = gate.name + ".w1",
+                  .w = gate.w1,
+                  .stride = static_cast<std::ptrdiff_t>(gate.hidden),
+                  .bias = gate.b1,
+                  .in = in,
+                  .out = gate.hidden,
+                  .runs = {{0, config_.prior, prior_at()}, {config_.prior, config_.general, 0}}},
+                 true);
+      const Value hidden = multiply({.epilogue = Epilogue::relu, .w = w1, .a = x},
+                                    {.act = !fine_gates(), .floats = fine_gates()});
       hidden_.push_back(fine_gates() ? hidden.floats : hidden.act);
     }
     if (!shared_gates()) return;
@@ -155,118 +232,116 @@ class Network {
         gated_o_ = gated_o(0);
         continue;
       }
-      Multiply second{"ppnet.w2", hidden_[l]};
-      second.fine = fine_gates();
-      second.w = gate_matrix(l, 0, false);
-      second.epilogue = Epilogue::gate;
-      deltas_.push_back(build_.multiply(second, {.floats = true}).floats);
+      const ProductStep second{.ops = fine_gates() ? &small_ : &main_,
+                               .epilogue = Epilogue::gate,
+                               .w = gate_matrix(l, 0, false),
+                               .a = hidden_[l]};
+      deltas_.push_back(multiply(second, {.floats = true}).floats);
     }
   }
 
-  // The columns of gate l's second layer that belong to a group.
+  // `width` columns of a gate's second layer from `at` on.
+  const PackedMatrix* gate_matrix(const GateTensors& gate, std::size_t at, std::size_t width, bool feeds,
+                                  bool fine = false) {
+    return matrix({.name = gate.name + ".w2",
+                   .w = gate.w2 + at,
+                   .stride = static_cast<std::ptrdiff_t>(gate.out),
+                   .bias = gate.b2 + at,
+                   .in = gate.hidden,
+                   .out = width},
+                  feeds, fine);
+  }
+  // The columns of PPNet's gate l that belong to a group.
   const PackedMatrix* gate_matrix(std::size_t l, std::size_t group, bool feeds) {
     const GateTensors& gate = tensors_.gates[l];
-    const std::size_t copies = config_.group_gates ? config_.groups() : 1;
-    const std::size_t width = gate.out / copies;
-    const std::size_t at = config_.group_gates ? group * width : 0;
-    if (fine_gates())
-      return build_.small_matrix(gate.name + ".w2", gate.w2, gate.b2, gate.hidden, width, feeds);
-    return build_.matrix(gate.name + ".w2", gate.w2 + at, gate.out, gate.b2 + at, gate.hidden, width, feeds);
+    const std::size_t width = config_.group_gates ? gate.out / config_.groups() : gate.out;
+    return gate_matrix(gate, config_.group_gates ? group * width : 0, width, feeds, fine_gates());
   }
 
   // o ⊙ δ_0: what the first layer reads when gates are on inputs.
   Ref gated_o(std::size_t group) {
-    Multiply second{"ppnet.w2", hidden_[0]};
-    second.fine = fine_gates();
-    second.w = gate_matrix(0, group, true);
-    second.epilogue = Epilogue::gate_times;
-    second.mul = o_floats_;
-    return build_.multiply(second, {.act = true}).act;
+    const ProductStep second{.ops = fine_gates() ? &small_ : &main_,
+                             .epilogue = Epilogue::gate_times,
+                             .w = gate_matrix(0, group, true),
+                             .a = hidden_[0],
+                             .mul = o_floats_};
+    return multiply(second, {.act = true}).act;
   }
 
   void mix() {
-    const LayerTensors& mix = tensors_.mix;
-    Multiply logits{"mix", fine_mix() ? o_floats_ : o()};
-    logits.fine = fine_mix();
-    logits.w = fine_mix() ? build_.small_matrix("mix.w", mix.w, mix.b, mix.in, mix.out)
-                          : build_.matrix("mix.w", mix.w, mix.out, mix.b, mix.in, mix.out, false);
-    z_ = build_.multiply(logits, {.floats = true}).floats;
+    const ProductStep logits{.ops = fine_mix() ? &small_ : &main_,
+                             .w = matrix(tensors_.mix, 0, false, fine_mix()),
+                             .a = fine_mix() ? o_floats_ : o()};
+    z_ = multiply(logits, {.floats = true}).floats;
     last_columns_ = round_up(config_.layers.back(), kPanel);
-    last_ = build_.floats(config_.experts * last_columns_);
+    last_ = floats(config_.experts * last_columns_);
   }
 
   // Expert or task g: h_l = relu(h_{l-1}·W_l + b_l) ⊙ D_l. Gates on inputs are gates on outputs, one layer
   // on.
   void network_of(std::size_t g) {
-    Ref x;
-    if (config_.use_ppnet && config_.input_gates) {
-      x = shared_gates() ? gated_o_ : gated_o(g);
-    } else {
-      x = o();
-    }
+    const bool gated = config_.use_ppnet && config_.input_gates;
+    Ref x = !gated ? o() : shared_gates() ? gated_o_ : gated_o(g);
     for (std::size_t l = 0; l < config_.layers.size(); ++l) {
       const LayerTensors& layer = tensors_.experts[l];
       const bool last = l + 1 == config_.layers.size();
-      Multiply step{layer.name, x};
-      step.w = build_.matrix(layer.name + ".w", layer.w + g * layer.in * layer.out, layer.out,
-                             layer.b + g * layer.out, layer.in, layer.out, !last);
-      step.epilogue = Epilogue::relu;
+      ProductStep step{.epilogue = Epilogue::relu, .w = matrix(layer, g, !last), .a = x};
       const std::size_t gate = l + (config_.input_gates ? 1 : 0);
-      if (gate < tensors_.gates.size()) {
-        if (shared_gates()) {
-          step.epilogue = Epilogue::relu_times;
-          step.mul = deltas_[gate];
-        } else {
-          step.epilogue = Epilogue::relu_gated;
-          step.gate_a = hidden_[gate];
-          step.gate_w = gate_matrix(gate, g, !last);
-        }
+      if (gate < tensors_.gates.size() && shared_gates()) {
+        step.epilogue = Epilogue::relu_times;
+        step.mul = deltas_[gate];
+      } else if (gate < tensors_.gates.size()) {
+        step.epilogue = Epilogue::relu_gated;
+        step.gate_a = hidden_[gate];
+        step.gate_w = gate_matrix(gate, g, !last);
       }
       if (!last) {
-        x = build_.multiply(step, {.act = true}).act;
+        x = multiply(step, {.act = true}).act;
       } else if (config_.by_task) {
-        const Value h = build_.multiply(step, {.floats = true});
-        score(tensors_.experts.back(), g, h.floats);
+        score(tensors_.experts.back(), g, multiply(step, {.floats = true}).floats);
       } else {
-        build_.multiply_floats(step, {last_, g * last_columns_ * sizeof(float)});
+        multiply_to(step, {last_, g * last_columns_ * sizeof(float)});
       }
     }
   }
 
   void score(const LayerTensors& layer, std::size_t task, Ref h) {
-    const float* const* w = build_.vector(layer.w + task * layer.in, layer.in);
-    build_.plan.add("scores", ScoreStep{&build_.small(), h, w, layer.b[task], layer.in, task});
+    const float* const* w = packer_.add_vector(layer.w + task * layer.in, layer.in);
+    build_.add(ScoreStep{&small_, h, w, layer.b[task], layer.in, task});
   }
 
   void tower(std::size_t task) {
     std::size_t bytes = 0;
     for (const LayerTensors& layer : tensors_.towers) bytes += layer.in * layer.out * sizeof(float);
     const bool chain = bytes <= kChainBytes;
-    if (chain) build_.plan.begin_chain();
-    Ref h{build_.floats(last_columns_), 0};
-    build_.plan.add("towers", MixStep{&build_.small(),
-                                      {z_.buffer, task * config_.experts * sizeof(float)},
-                                      {last_, 0},
-                                      h,
-                                      last_columns_,
-                                      config_.experts,
-                                      config_.layers.back()});
+    if (chain) build_.begin_chain();
+    Ref h{floats(last_columns_), 0};
+    build_.add(MixStep{&small_,
+                       {z_.buffer, task * config_.experts * sizeof(float)},
+                       {last_, 0},
+                       h,
+                       last_columns_,
+                       config_.experts,
+                       config_.layers.back()});
     for (std::size_t i = 0; i + 1 < tensors_.towers.size(); ++i) {
-      const LayerTensors& layer = tensors_.towers[i];
-      Multiply step{"towers", h};
-      step.w = build_.small_matrix(layer.name + ".w", layer.w + task * layer.in * layer.out,
-                                   layer.b + task * layer.out, layer.in, layer.out);
-      step.epilogue = Epilogue::relu;
-      h = build_.multiply_small(step);
+      const ProductStep step{.ops = &small_,
+                             .epilogue = Epilogue::relu,
+                             .w = matrix(tensors_.towers[i], task, false, true),
+                             .a = h};
+      h = {floats(step.w->panels * kPanel), 0};
+      multiply_to(step, h);
     }
     score(tensors_.towers.back(), task, h);
-    if (chain) build_.plan.end_chain();
+    if (chain) build_.end_chain();
   }
 
   const DenseConfig& config_;
   const ModelTensors& tensors_;
+  const Ops& main_;
+  const Ops& small_;
   const DenseOptions& options_;
-  Builder build_;
+  Packer& packer_;
+  PlanBuilder build_;
 
   std::vector<ColumnRun> prefix_, rest_;
   std::size_t rest_at_ = 0, x1_width_ = 0;

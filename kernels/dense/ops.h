@@ -5,15 +5,58 @@
 // Each row is computed from that row alone. Nothing is allocated. Rows of activations are padded with zeros
 // to as many values as the weights have (PackedMatrix::in), and buffers are readable and writeable up to
 // there.
+//
+// Files compiled for an instruction set include this: nothing here may become a function that the linker
+// shares.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "dense/isa.h"
-#include "dense/packed_matrix.h"
+#include "cpu/round_up.h"
 
 namespace pepnet {
+
+// Ascending: each one's CPUs can also run those before it.
+enum class Isa : std::uint8_t { scalar, avx2, avx512, amx };
+
+enum class Precision : std::uint8_t { fp32, bf16, int8 };
+inline constexpr Precision kPrecisions[] = {Precision::fp32, Precision::bf16, Precision::int8};
+
+const char* name_of(Isa isa);
+const char* name_of(Precision precision);
+
+// A weight matrix [in, out] is laid out once at load, for every instruction set alike.
+//
+//   panel   16 columns; columns beyond `out` are zero
+//   step    1 (fp32), 2 (bf16) or 4 (int8) successive values of k for each of the 16 columns: one cache line
+//
+// A panel is its steps one after the other, k ascending, so that a product reads it as one stream of whole
+// cache lines; in a step the values of one column are neighbours, as vdpbf16ps, vpdpbusd and the AMX tiles
+// want them.
+inline constexpr std::size_t kPanel = 16;
+
+// Values of k in one step.
+static constexpr std::size_t step_of(Precision precision) {
+  return precision == Precision::fp32 ? 1 : precision == Precision::bf16 ? 2 : 4;
+}
+
+// k is padded with zeros to a multiple of this: 64 bytes of activations, the depth of one AMX tile.
+static constexpr std::size_t k_multiple(Precision precision) { return 16 * step_of(precision); }
+
+// Where a matrix lies in a model's buffer. Plain pointers: ISA files read it.
+struct PackedMatrix {
+  Precision precision = Precision::fp32;
+  std::size_t in = 0;      // k as padded
+  std::size_t out = 0;     // columns that mean something
+  std::size_t panels = 0;  // round_up(out, 16) / 16
+  const void* data = nullptr;
+  const float* bias = nullptr;         // [panels * 16], zero beyond `out`
+  const float* scale = nullptr;        // int8: [panels * 16], weight = scale * value
+  const std::int32_t* sums = nullptr;  // int8: [panels * 16], sums of columns: what a zero point is worth
+};
+
+static constexpr std::size_t panel_bytes(const PackedMatrix& w) { return w.in / step_of(w.precision) * 64; }
 
 // Formats of activations, which are not always those of the weights: only instructions that multiply bf16 or
 // int8 directly ask for rounded activations; elsewhere narrow weights are widened and activations stay
@@ -46,9 +89,8 @@ struct Rows {
 struct Operands {
   Rows a;
   const PackedMatrix* w = nullptr;
-  const float* init =
-      nullptr;  // [panels * 16]: what the accumulators of every row start from; null for zeros. Not int8.
-  std::size_t k_begin = 0;  // values of k to skip, a multiple of k_multiple: their share is in `init`
+  const float* init = nullptr;  // [panels * 16], not int8: where all rows' sums start; null: from zeros
+  std::size_t k_begin = 0;      // values of k to skip, a multiple of k_multiple: their share is in `init`
 };
 
 // out[:, panels] = epilogue(a·w + b) for some rows and some panels of w.
@@ -59,8 +101,7 @@ struct Product {
   std::size_t panel_begin = 0, panel_end = 0;
   Epilogue epilogue = Epilogue::linear;
   float gamma = 1.0F;
-  const float* mul =
-      nullptr;  // gate_times, relu_times: row r at mul + r * mul_stride, `out` columns, no padding needed
+  const float* mul = nullptr;   // gate_times, relu_times: row r at mul + r * mul_stride, no padding needed
   std::size_t mul_stride = 0;   // floats; 0 multiplies every row by the same
   void* out = nullptr;          // panel p begins at column 16 * p; columns beyond w->out are written as zero
   std::size_t out_stride = 0;   // bytes

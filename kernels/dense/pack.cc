@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "rows/half.h"
 
@@ -17,7 +18,8 @@ constexpr std::size_t kMostInt8 = 0x7FFFFFFFU / (255U * 127U);
 // Calls f(row of the source, k).
 template <class F>
 void each_row(const MatrixSpec& spec, F f) {
-  for (const RowRun& run : spec.runs) {
+  const std::vector<RowRun> all{{0, spec.in, 0}};
+  for (const RowRun& run : spec.runs.empty() ? all : spec.runs) {
     for (std::size_t i = 0; i < run.rows; ++i) {
       f(spec.w + static_cast<std::ptrdiff_t>(run.source + i) * spec.stride, run.k + i);
     }
@@ -70,9 +72,8 @@ void pack_int8(const MatrixSpec& spec, const PackedMatrix& matrix, std::int8_t* 
   });
 }
 
-MatrixSpec plain(const float* w, std::ptrdiff_t stride, std::size_t in, std::size_t out, const float* bias) {
-  return {"w", w, stride, bias, in, out, {{0, in, 0}}, kPanel};
-}
+// Behind the last panel: kernels ask for lines ahead of where they read.
+constexpr std::size_t kReadAhead = 4096;
 
 }  // namespace
 
@@ -122,13 +123,37 @@ PackedMatrix pack(const MatrixSpec& spec, Precision precision, void* memory) {
   return matrix;
 }
 
-std::size_t packed_bytes(std::size_t in, std::size_t out, Precision precision) {
-  return packed_bytes(plain(nullptr, 0, in, out, nullptr), precision);
-}
-
-PackedMatrix pack(const float* w, std::ptrdiff_t stride, std::size_t in, std::size_t out, const float* bias,
-                  Precision precision, void* memory) {
-  return pack(plain(w, stride, in, out, bias), precision, memory);
-}
-
 }  // namespace pepnet
+
+namespace pepnet::engine {
+
+std::size_t Packer::reserve(std::size_t bytes) {
+  const std::size_t offset = size_;
+  size_ += round_up(bytes, kLine);
+  return offset;
+}
+
+const PackedMatrix* Packer::add(MatrixSpec spec, Precision precision) {
+  const std::size_t offset = reserve(packed_bytes(spec, precision));
+  const PackedMatrix shape = packed_shape(spec, precision);
+  return &matrices_.emplace_back(Matrix{std::move(spec), precision, offset, shape}).packed;
+}
+
+const float* const* Packer::add_vector(const float* values, std::size_t count) {
+  return &vectors_.emplace_back(Vector{values, count, reserve(count * sizeof(float)), nullptr}).packed;
+}
+
+void Packer::finish() {
+  buffer_ = HugeBuffer(size_ + kReadAhead);
+  for (Matrix& matrix : matrices_) {
+    matrix.packed = pack(matrix.spec, matrix.precision, buffer_.data() + matrix.offset);
+    matrix.spec = {};
+  }
+  for (Vector& vector : vectors_) {
+    auto* const to = reinterpret_cast<float*>(buffer_.data() + vector.offset);
+    std::memcpy(to, vector.source, vector.count * sizeof(float));
+    vector.packed = to;
+  }
+}
+
+}  // namespace pepnet::engine

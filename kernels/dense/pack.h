@@ -1,11 +1,13 @@
-// Packing: a float32 matrix into the layout of packed_matrix.h.
+// Packing: float32 matrices into the layout of PackedMatrix.
 #pragma once
 
 #include <cstddef>
+#include <deque>
 #include <string>
 #include <vector>
 
-#include "dense/packed_matrix.h"
+#include "dense/ops.h"
+#include "threads/huge_buffer.h"
 
 namespace pepnet {
 
@@ -20,7 +22,7 @@ struct MatrixSpec {
   std::ptrdiff_t stride = 0;          // floats
   const float* bias = nullptr;        // [out]; null for zeros
   std::size_t in = 0, out = 0;        // k and columns before padding
-  std::vector<RowRun> runs;           // which row is which k; the others of [0, in) are zero
+  std::vector<RowRun> runs = {};      // which row is which k, others of [0, in) are zero; none: row k is k
   std::size_t out_multiple = kPanel;  // columns are padded with zeros up to a multiple of this
 };
 
@@ -35,9 +37,42 @@ std::size_t packed_bytes(const MatrixSpec& spec, Precision precision);
 // the matrix when k is too large for int8's sums or a value for bf16.
 PackedMatrix pack(const MatrixSpec& spec, Precision precision, void* memory);
 
-// A plain matrix [in, out] with bias [out].
-std::size_t packed_bytes(std::size_t in, std::size_t out, Precision precision);
-PackedMatrix pack(const float* w, std::ptrdiff_t stride, std::size_t in, std::size_t out, const float* bias,
-                  Precision precision, void* memory);
-
 }  // namespace pepnet
+
+namespace pepnet::engine {
+
+// All weights of a model in one buffer.
+class Packer {
+ public:
+  // Weights come to lie in the order of these calls. What is returned lives as long as the packer; its
+  // pointers are set by `finish`.
+  const PackedMatrix* add(MatrixSpec spec, Precision precision);
+  const float* const* add_vector(const float* values, std::size_t count);
+
+  // Packs everything; what the specs point to is not read again. Throws what `pack` throws.
+  void finish();
+
+  std::size_t bytes() const { return buffer_.size(); }
+
+ private:
+  struct Matrix {
+    MatrixSpec spec;
+    Precision precision;
+    std::size_t offset;
+    PackedMatrix packed;
+  };
+  struct Vector {
+    const float* source;
+    std::size_t count, offset;
+    const float* packed;
+  };
+
+  std::size_t reserve(std::size_t bytes);
+
+  std::deque<Matrix> matrices_;  // deques: addresses stay
+  std::deque<Vector> vectors_;
+  std::size_t size_ = 0;
+  HugeBuffer buffer_;
+};
+
+}  // namespace pepnet::engine

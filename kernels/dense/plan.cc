@@ -1,9 +1,58 @@
 #include "dense/plan.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace pepnet::engine {
+namespace {
+
+// From the first to the last moment at which a buffer is touched.
+struct Life {
+  std::size_t begin = ~std::size_t{0};
+  std::size_t end = 0;
+  bool meets(const Life& other) const { return begin <= other.end && other.begin <= end; }
+};
+
+Layout lay_out(const Plan& plan, const std::vector<std::size_t>& moment_of_step) {
+  const std::size_t count = plan.buffers.size();
+  std::vector<Life> lives(count);
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    each_ref(plan.steps[i], [&](const Ref& ref, bool) {
+      Life& life = lives[ref.buffer];
+      life.begin = std::min(life.begin, moment_of_step[i]);
+      life.end = std::max(life.end, moment_of_step[i]);
+    });
+  }
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return lives[a].begin < lives[b].begin; });
+
+  // First fit: the lowest gap among those that live at the same time.
+  Layout layout;
+  layout.offsets.assign(count, 0);
+  std::vector<std::size_t> placed;
+  for (const std::size_t b : order) {
+    std::vector<std::size_t> beside;
+    for (const std::size_t other : placed) {
+      if (lives[b].meets(lives[other])) beside.push_back(other);
+    }
+    std::sort(beside.begin(), beside.end(),
+              [&](std::size_t x, std::size_t y) { return layout.offsets[x] < layout.offsets[y]; });
+    std::size_t offset = 0;
+    for (const std::size_t other : beside) {
+      if (offset + plan.buffers[b].bytes() <= layout.offsets[other]) break;
+      offset = std::max(offset, layout.offsets[other] + plan.buffers[other].bytes());
+    }
+    layout.offsets[b] = offset;
+    layout.row_bytes = std::max(layout.row_bytes, offset + plan.buffers[b].bytes());
+    placed.push_back(b);
+  }
+  return layout;
+}
+
+}  // namespace
 
 BufferId PlanBuilder::buffer(std::size_t bytes, bool quantized) {
   const std::size_t lines = round_up(bytes, 64) / 64 | 1U;
@@ -17,56 +66,21 @@ void PlanBuilder::begin_chain() {
   chain_ = plan.steps.size();
 }
 
-void PlanBuilder::add(const std::string& name, Step step) {
-  // Only products can be split by columns.
-  const bool alone = !in_chain_ && !std::holds_alternative<ProductStep>(step);
-  if (alone) begin_chain();
+void PlanBuilder::add(Step step) {
+  const bool product = std::holds_alternative<ProductStep>(step);  // only these can be split by columns
   plan.steps.push_back(std::move(step));
-  if (in_chain_) {
-    names_.push_back(name);
-    if (alone) end_chain();
-    return;
-  }
-  const std::size_t index = plan.steps.size() - 1;
-  const auto& product = std::get<ProductStep>(plan.steps[index]);
-  const std::size_t number = earliest(index, index + 1);
-  Stage& stage = stage_at(number, name);
-  stage.products.push_back({index, stage.product_units});
-  stage.product_units += (product.w->panels + kUnitPanels - 1) / kUnitPanels;
-  each_ref(plan.steps[index], [&](const Ref& ref, bool written) {
-    if (written) ready_[ref.buffer] = std::max(ready_[ref.buffer], number + 1);
-  });
+  if (!in_chain_) place(plan.steps.size() - 1, product);
 }
 
 void PlanBuilder::end_chain() {
-  const std::size_t last = plan.steps.size();
-  const std::size_t number = earliest(chain_, last);
-  for (const std::string& name : names_) stage_at(number, name);
-  stage_at(number, names_.front()).chains.push_back({chain_, last});
-  for (std::size_t i = chain_; i < last; ++i) {
-    each_ref(plan.steps[i], [&](const Ref& ref, bool written) {
-      if (written) ready_[ref.buffer] = std::max(ready_[ref.buffer], number + 1);
-    });
-  }
-  names_.clear();
   in_chain_ = false;
+  place(chain_, false);
 }
 
-Plan PlanBuilder::finish() { return std::move(plan); }
-
-Stage& PlanBuilder::stage_at(std::size_t number, const std::string& name) {
-  if (plan.stages.size() <= number) plan.stages.resize(number + 1);
-  Stage& stage = plan.stages[number];
-  const std::string padded = "+" + stage.name + "+";
-  if (padded.find("+" + name + "+") == std::string::npos) {
-    stage.name += (stage.name.empty() ? "" : "+") + name;
-  }
-  return stage;
-}
-
-// A chain's own buffers do not count: whoever reads them has written them.
-std::size_t PlanBuilder::earliest(std::size_t first, std::size_t last) const {
-  std::vector<BufferId> own;
+// Steps from `first` on come into the first stage that may read what they read.
+void PlanBuilder::place(std::size_t first, bool by_columns) {
+  const std::size_t last = plan.steps.size();
+  std::vector<BufferId> own;  // of a chain do not count: whoever reads them has written them
   std::size_t number = 0;
   for (std::size_t i = first; i < last; ++i) {
     each_ref(plan.steps[i], [&](const Ref& ref, bool written) {
@@ -77,7 +91,32 @@ std::size_t PlanBuilder::earliest(std::size_t first, std::size_t last) const {
       }
     });
   }
-  return number;
+  for (const BufferId buffer : own) ready_[buffer] = std::max(ready_[buffer], number + 1);
+  if (plan.stages.size() <= number) plan.stages.resize(number + 1);
+  Stage& stage = plan.stages[number];
+  if (!by_columns) {
+    stage.chains.push_back({first, last});
+    return;
+  }
+  stage.products.push_back({first, stage.product_units});
+  stage.product_units += (std::get<ProductStep>(plan.steps[first]).w->panels + kUnitPanels - 1) / kUnitPanels;
+}
+
+Layout layout_by_steps(const Plan& plan) {
+  std::vector<std::size_t> moments(plan.steps.size());
+  std::iota(moments.begin(), moments.end(), std::size_t{0});
+  return lay_out(plan, moments);
+}
+
+Layout layout_by_stages(const Plan& plan) {
+  std::vector<std::size_t> moments(plan.steps.size());
+  for (std::size_t s = 0; s < plan.stages.size(); ++s) {
+    for (const Stage::Item& item : plan.stages[s].products) moments[item.step] = s;
+    for (const Chain& chain : plan.stages[s].chains) {
+      for (std::size_t i = chain.first; i < chain.last; ++i) moments[i] = s;
+    }
+  }
+  return lay_out(plan, moments);
 }
 
 }  // namespace pepnet::engine

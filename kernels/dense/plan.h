@@ -4,11 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <variant>
 #include <vector>
 
 #include "dense/ops.h"
+#include "dense/pack.h"
+#include "dense/tensors.h"
 
 namespace pepnet::engine {
 
@@ -50,10 +51,10 @@ struct ProductStep {
   const Ops* ops = nullptr;
   Epilogue epilogue = Epilogue::linear;
   const PackedMatrix* w = nullptr;
-  Ref a;
+  Ref a{};
   const PackedMatrix* gate_w = nullptr;
-  Ref gate_a;
-  Ref mul, out, out2;
+  Ref gate_a{};
+  Ref mul{}, out{}, out2{};
   bool out_bf16 = false;
   std::size_t shared_k = 0;  // values of k whose sums a run's rows may share
 };
@@ -92,7 +93,6 @@ struct Stage {
     std::size_t step;
     std::size_t first_unit;
   };
-  std::string name;
   std::vector<Item> products;  // split by columns
   std::size_t product_units = 0;
   std::vector<Chain> chains;  // split by rows
@@ -140,6 +140,19 @@ void each_ref(const Step& step, F f) {
   }
 }
 
+// The offsets of intermediates in scratch memory. Intermediates that are never alive together share memory.
+// For `rows` rows buffer b begins at rows * offsets[b], so one layout serves any number of rows, without
+// gaps.
+struct Layout {
+  std::vector<std::size_t> offsets;
+  std::size_t row_bytes = 0;
+};
+
+// For threads that go through the steps on their own.
+Layout layout_by_steps(const Plan& plan);
+// For threads that meet between stages.
+Layout layout_by_stages(const Plan& plan);
+
 // Takes steps in an order that is right for one thread, and finds the earliest stage of each.
 class PlanBuilder {
  public:
@@ -151,19 +164,20 @@ class PlanBuilder {
 
   // Steps until `end_chain` are done for some rows by one thread: work too small to be split by columns.
   void begin_chain();
-  void add(const std::string& name, Step step);
+  void add(Step step);
   void end_chain();
 
-  Plan finish();
-
  private:
-  Stage& stage_at(std::size_t number, const std::string& name);
-  std::size_t earliest(std::size_t first, std::size_t last) const;
+  void place(std::size_t first, bool by_columns);
 
   std::vector<std::size_t> ready_;  // by buffer: the first stage that may read it
-  std::vector<std::string> names_;  // of the chain that is open
   std::size_t chain_ = 0;
   bool in_chain_ = false;
 };
+
+// From flags and tensors to packed weights and a plan, in network.cc. The plan's weights are in `packer`,
+// which is left for the caller to finish.
+Plan build_network(const DenseConfig& config, const ModelTensors& tensors, const Ops& main, const Ops& small,
+                   const DenseOptions& options, Packer& packer);
 
 }  // namespace pepnet::engine

@@ -1,9 +1,11 @@
 #include "dense/tensors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 namespace pepnet::engine {
 namespace {
@@ -84,11 +86,10 @@ void check_config(const DenseConfig& config, const DenseOptions& options) {
   if (config.use_epnet && config.domain == 0) refuse("domain: EPNet needs a width of at least 1, got 0");
   if (config.use_ppnet && config.prior == 0) refuse("prior: PPNet needs a width of at least 1, got 0");
   if (config.layers.empty()) refuse("layers: expected at least one width, got none");
-  for (const std::size_t width : config.layers) {
-    if (width == 0) refuse("layers: expected widths of at least 1, got 0");
-  }
-  for (const std::size_t width : config.towers) {
-    if (width == 0) refuse("towers: expected widths of at least 1, got 0");
+  for (const auto& [name, widths] :
+       {std::pair{"layers", &config.layers}, std::pair{"towers", &config.towers}}) {
+    if (std::ranges::count(*widths, 0U) > 0)
+      refuse(name + std::string(": expected widths of at least 1, got 0"));
   }
   if (config.tasks == 0) refuse("tasks: expected at least 1, got 0");
   if (!config.by_task && config.experts == 0) refuse("experts: expected at least 1, got 0");

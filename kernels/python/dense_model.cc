@@ -219,8 +219,7 @@ class Model {
     return py::dict("isa"_a = name_of(ops.isa), "precision"_a = name_of(ops.precision),
                     "activation"_a = name_of(ops.activation), "how"_a = ops.how, "why"_a = choice_.why,
                     "packed_bytes"_a = info.packed_bytes, "block_rows"_a = info.block_rows,
-                    "wide_bytes"_a = wide_ == nullptr ? 0 : wide_->info().packed_bytes,
-                    "row_bytes"_a = info.row_bytes, "stages"_a = info.stages);
+                    "wide_bytes"_a = wide_ == nullptr ? 0 : wide_->info().packed_bytes);
   }
 
   std::int64_t run_ns() const { return run_ns_.load(std::memory_order_relaxed); }
@@ -258,7 +257,7 @@ void bind_dense_model(py::module_& module) {
       .def("run_wide", &Model::run_wide, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true,
            "What `run` says of rows outside of the domain, of every row. ValueError without a domain.")
       .def("describe", &Model::describe,
-           "isa, precision, activation, how, why, packed_bytes, wide_bytes, block_rows, row_bytes, stages.")
+           "isa, precision, activation, how, why, packed_bytes, wide_bytes, block_rows.")
       .def_property_readonly("outside_rows", &Model::outside_rows,
                              "Rows outside of the domain so far, which were scored in fp32.")
       .def_property_readonly("run_ns", &Model::run_ns, "Time of all runs so far, without the way into them.")

@@ -78,10 +78,15 @@ std::unique_ptr<PackedWeights> pack_array(const py::array& w, const std::optiona
   const ReleasedGil released;
   for (std::size_t r = 0; r < from.rows; ++r) expect_finite("w", from.row(r), from.columns, r);
   expect_finite("b", bias.data(), bias.size(), 0);
-  const std::size_t bytes = packed_bytes(from.rows, from.columns, format);
+  const MatrixSpec spec{.name = "w",
+                        .w = from.data,
+                        .stride = static_cast<std::ptrdiff_t>(from.stride),
+                        .bias = bias.data(),
+                        .in = from.rows,
+                        .out = from.columns};
+  const std::size_t bytes = packed_bytes(spec, format);
   auto packed = std::make_unique<PackedWeights>(PackedWeights{Lines(bytes), {}, from.rows, bytes});
-  packed->matrix = pack(from.data, static_cast<std::ptrdiff_t>(from.stride), from.rows, from.columns,
-                        bias.data(), format, packed->memory.data());
+  packed->matrix = pack(spec, format, packed->memory.data());
   return packed;
 }
 

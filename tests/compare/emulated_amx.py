@@ -30,10 +30,8 @@ def emulate_amx(source: Path, copy: Path) -> Path:
         (r"\bByteTiles\b", "EmulatedByteTiles"),
     )
     _replace(emulation, (r'"check\.h"', f'"{_only(copy / "tests", "check.h")}"'))
-    _replace(
-        _only(copy / "kernels", "amx_permission.cc"),
-        (r"bool amx_permitted\(\) {.*\n}\n", "bool amx_permitted() { return true; }\n"),
-    )
+    asks = next(path for path in (copy / "kernels").rglob("*.cc") if "bool amx_permitted() {" in path.read_text())
+    _replace(asks, (r"bool amx_permitted\(\) {.*?\n}\n", "bool amx_permitted() { return true; }\n"))
     _replace(_only(copy / "kernels", "dispatch.cc"), (r'"amx_tile amx_bf16 amx_int8 "', '""'))
     return copy
 

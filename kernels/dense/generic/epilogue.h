@@ -49,8 +49,7 @@ void finish_as(const Product& product, const TileView& tile, const float* factor
         if constexpr (E == Epilogue::relu || E == Epilogue::relu_times) x = relu(x);
         if constexpr (E == Epilogue::gate || E == Epilogue::gate_times) x = mul(gamma, sigmoid(x));
         if constexpr (E == Epilogue::gate_times || E == Epilogue::relu_times) {
-          const float* const factor = factors + r * factor_stride + column;
-          x = mul(x, left >= kLanes ? load(factor) : load_first(factor, left));
+          x = mul(x, load_up_to(factors + r * factor_stride + column, left));
         }
         // Padding must be zero whatever came in: zero weights make NaN of an infinity.
         if (left < kLanes) x = keep_first(x, left);
@@ -79,21 +78,15 @@ inline void finish_gate(const Product& product, const TileView& tile) {
 
 // `gates`: what finish_gate left, for relu_gated only.
 inline void finish(const Product& product, const TileView& tile, const TileView& gates) {
-  const float* const factors = product.mul == nullptr ? nullptr : product.mul + tile.row * product.mul_stride;
-  switch (product.epilogue) {
-    case Epilogue::linear:
-      return finish_as<Epilogue::linear>(product, tile, nullptr, 0);
-    case Epilogue::relu:
-      return finish_as<Epilogue::relu>(product, tile, nullptr, 0);
-    case Epilogue::gate:
-      return finish_as<Epilogue::gate>(product, tile, nullptr, 0);
-    case Epilogue::gate_times:
-      return finish_as<Epilogue::gate_times>(product, tile, factors, product.mul_stride);
-    case Epilogue::relu_times:
-      return finish_as<Epilogue::relu_times>(product, tile, factors, product.mul_stride);
-    case Epilogue::relu_gated:
-      return finish_as<Epilogue::relu_times>(product, tile, gates.sums - tile.panel * kPanel, gates.stride);
-  }
+  using enum Epilogue;
+  constexpr void (*kFinish[])(const Product&, const TileView&, const float*, std::size_t) = {
+      finish_as<linear>,     finish_as<relu>,       finish_as<gate>,
+      finish_as<gate_times>, finish_as<relu_times>, finish_as<relu_times>};
+  const bool gated = product.epilogue == relu_gated;
+  const float* const mul = product.mul == nullptr ? nullptr : product.mul + tile.row * product.mul_stride;
+  kFinish[static_cast<std::size_t>(product.epilogue)](product, tile,
+                                                      gated ? gates.sums - tile.panel * kPanel : mul,
+                                                      gated ? gates.stride : product.mul_stride);
 }
 
 }  // namespace

@@ -11,5 +11,12 @@ namespace {
 
 inline constexpr std::size_t kVecs = kPanel / kLanes;  // registers in a panel
 
+inline Vec add(Vec a, Vec b) { return a + b; }
+inline Vec mul(Vec a, Vec b) { return a * b; }
+inline Vec div(Vec a, Vec b) { return a / b; }
+inline Vec negate(Vec x) { return -x; }
+// The first `n` floats at `p`, zeros beyond; those are not read.
+inline Vec load_up_to(const float* p, std::size_t n) { return n < kLanes ? load_first(p, n) : load(p); }
+
 }  // namespace
 }  // namespace pepnet

@@ -7,24 +7,15 @@
 namespace pepnet {
 namespace {
 
-inline void convert_f32(const float* x, std::size_t n, void* out, std::size_t padded) {
-  float* const to = static_cast<float*>(out);
-  std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(to + i, load(x + i));
-  for (; i < padded; i += kLanes) {
-    const std::size_t left = i < n ? n - i : 0;
-    store(to + i, left == 0 ? splat(0.0F) : load_first(x + i, left));
-  }
-}
+inline void put(float* p, Vec x) { store(p, x); }
+inline void put(std::uint16_t* p, Vec x) { store_bf16(p, x); }
 
-inline void convert_bf16(const float* x, std::size_t n, void* out, std::size_t padded) {
-  std::uint16_t* const to = static_cast<std::uint16_t*>(out);
+template <class To>
+void convert(const float* x, std::size_t n, void* out, std::size_t padded) {
+  To* const to = static_cast<To*>(out);
   std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store_bf16(to + i, load(x + i));
-  for (; i < padded; i += kLanes) {
-    const std::size_t left = i < n ? n - i : 0;
-    store_bf16(to + i, left == 0 ? splat(0.0F) : load_first(x + i, left));
-  }
+  for (; i + kLanes <= n; i += kLanes) put(to + i, load(x + i));
+  for (; i < padded; i += kLanes) put(to + i, i < n ? load_first(x + i, n - i) : splat(0.0F));
 }
 
 // Below this a row is taken for zeros: the reciprocal of its scale would be infinite.
@@ -37,7 +28,7 @@ inline void quantize_row(const float* x, std::size_t n, std::uint8_t* out, std::
   bool bad = false;
   std::size_t i = 0;
   for (; i < n; i += kLanes) {
-    const Vec v = n - i < kLanes ? load_first(x + i, n - i) : load(x + i);
+    const Vec v = load_up_to(x + i, n - i);
     bad = bad || any_nan(v);
     most = vmax(v, most);
     least = vmax(negate(v), least);
@@ -55,8 +46,7 @@ inline void quantize_row(const float* x, std::size_t n, std::uint8_t* out, std::
   // store_u8 adds 128: without a zero point of 128 it is taken off before.
   const Vec shift = splat(signed_row ? 0.0F : -128.0F);
   for (i = 0; i < padded; i += kLanes) {
-    const std::size_t left = i < n ? n - i : 0;
-    const Vec v = left >= kLanes ? load(x + i) : left == 0 ? splat(0.0F) : load_first(x + i, left);
+    const Vec v = i < n ? load_up_to(x + i, n - i) : splat(0.0F);
     store_u8(out + i, add(round_even(bad ? splat(0.0F) : mul(v, inverse)), shift));
   }
 }
@@ -78,8 +68,8 @@ inline std::size_t exponentials(const float* z, std::size_t begin, std::size_t e
   const std::size_t count = experts - begin < kExperts ? experts - begin : kExperts;
   for (std::size_t i = 0; i < count; i += kLanes) {
     const std::size_t left = count - i;
-    const Vec v = left < kLanes ? load_first(z + begin + i, left) : load(z + begin + i);
-    store(out + i, keep_first(exp(add(v, splat(-most))), left < kLanes ? left : kLanes));
+    const Vec v = exp(add(load_up_to(z + begin + i, left), splat(-most)));
+    store(out + i, keep_first(v, left < kLanes ? left : kLanes));
   }
   return count;
 }
@@ -103,8 +93,7 @@ inline void mix_rows(const Mix& mix) {
         const std::size_t left = mix.width - c;
         Vec sum = e == 0 ? splat(0.0F) : load(out + c);
         for (std::size_t i = 0; i < count; ++i) {
-          const float* const from = h + i * mix.expert_stride + c;
-          sum = fma(splat(share[i]), left < kLanes ? load_first(from, left) : load(from), sum);
+          sum = fma(splat(share[i]), load_up_to(h + i * mix.expert_stride + c, left), sum);
         }
         store(out + c, sum);
       }
@@ -120,9 +109,7 @@ inline void score_rows(const float* h, std::size_t h_stride, const float* w, flo
     const float* const row = h + r * h_stride;
     Vec acc = splat(0.0F);
     for (std::size_t c = 0; c < width; c += kLanes) {
-      const std::size_t left = width - c;
-      acc = left < kLanes ? fma(load_first(row + c, left), load_first(w + c, left), acc)
-                          : fma(load(row + c), load(w + c), acc);
+      acc = fma(load_up_to(row + c, width - c), load_up_to(w + c, width - c), acc);
     }
     store(lane, sigmoid(splat(sum(acc) + b)));
     out[r * out_stride] = lane[0];
@@ -145,9 +132,7 @@ inline Extent extent_of(const float* x, const float* limits, std::size_t n) {
   Vec beyond = splat(0.0F);
   Vec squares = splat(0.0F);
   for (std::size_t i = 0; i < n; i += kLanes) {
-    const std::size_t left = n - i;
-    const Vec v = left < kLanes ? load_first(x + i, left) : load(x + i);
-    const Vec limit = left < kLanes ? load_first(limits + i, left) : load(limits + i);
+    const Vec v = load_up_to(x + i, n - i), limit = load_up_to(limits + i, n - i);
     beyond = vmax(add(vmax(v, negate(v)), negate(limit)), beyond);
     squares = fma(v, v, squares);
   }
@@ -159,7 +144,7 @@ inline Extent extent_of(const float* x, const float* limits, std::size_t n) {
 constexpr Ops table(Isa isa, Precision precision, Activation activation, const char* how,
                     void (*product)(const Product&)) {
   return {isa,          precision, activation,
-          how,          product,   activation == Activation::bf16 ? convert_bf16 : convert_f32,
+          how,          product,   activation == Activation::bf16 ? convert<std::uint16_t> : convert<float>,
           quantize_row, mix_rows,  score_rows,
           sigmoid_of,   extent_of};
 }

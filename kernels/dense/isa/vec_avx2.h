@@ -24,13 +24,9 @@ inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vec load_first(const float* p, std::size_t n) { return _mm256_maskload_ps(p, first(n)); }
 inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
 inline Vec keep_first(Vec x, std::size_t n) { return _mm256_and_ps(x, _mm256_castsi256_ps(first(n))); }
-inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
-inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
-inline Vec negate(Vec x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0F)); }
 inline Vec round_even(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec power_of_two(__m256i n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));

@@ -19,15 +19,9 @@ inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec load_first(const float* p, std::size_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
 inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
 inline Vec keep_first(Vec x, std::size_t n) { return _mm512_maskz_mov_ps(first(n), x); }
-inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
-inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
-inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
-inline Vec negate(Vec x) {
-  return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN)));
-}
 // g++ makes macros of intrinsics with a constant operand where it does not optimise, and this one has a mask
 // of -1.
 #pragma GCC diagnostic push

@@ -15,15 +15,11 @@ inline Vec load(const float* p) { return *p; }
 inline Vec load_first(const float* p, std::size_t n) { return n == 0 ? 0.0F : *p; }
 inline void store(float* p, Vec x) { *p = x; }
 inline Vec keep_first(Vec x, std::size_t n) { return n == 0 ? 0.0F : x; }
-inline Vec add(Vec a, Vec b) { return a + b; }
-inline Vec mul(Vec a, Vec b) { return a * b; }
-inline Vec div(Vec a, Vec b) { return a / b; }
 // Two roundings: a baseline CPU has no fused instruction, and calling a library for it would be slow.
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 // As the vector instructions: the second operand when one is NaN.
 inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
-inline Vec negate(Vec x) { return -x; }
 // For |x| < 2^22: adding 1.5·2^23 leaves no bits for a fraction.
 inline Vec round_even(Vec x) {
   volatile float shifted = x + 12582912.0F;

@@ -93,7 +93,7 @@ Factors::Factors(const Ops& ops, std::size_t rows, std::size_t in_, std::size_t 
       x(rows * in_),
       weights(in_ * out_),
       bias(out_),
-      packed_memory(packed_bytes(in_, out_, ops.precision)),
+      packed_memory(packed_bytes({.name = "w", .in = in_, .out = out_}, ops.precision)),
       stride(round_up(in_, k_multiple(ops.precision)) * bytes_of(ops.activation)),
       bytes(rows * stride),
       scale(rows),
@@ -104,8 +104,13 @@ Factors::Factors(const Ops& ops, std::size_t rows, std::size_t in_, std::size_t 
   // Every third row has no negative value, which is another zero point in int8.
   for (std::size_t i = 0; i < x.size(); ++i)
     x[i] = i / in % 3 == 2 ? std::fabs(normal(random)) : normal(random);
-  packed = pack(weights.data(), static_cast<std::ptrdiff_t>(out), in, out, bias.data(), ops.precision,
-                packed_memory.data());
+  packed = pack({.name = "w",
+                 .w = weights.data(),
+                 .stride = static_cast<std::ptrdiff_t>(out),
+                 .bias = bias.data(),
+                 .in = in,
+                 .out = out},
+                ops.precision, packed_memory.data());
   for (std::size_t r = 0; r < rows; ++r) {
     char* const to = bytes.data() + r * stride;
     if (ops.activation == Activation::u8) {
