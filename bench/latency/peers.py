@@ -102,28 +102,19 @@ def reference(bundle: Bundle, inputs: Inputs) -> npt.NDArray[np.float64]:
     return np.asarray(parity.reference(network(bundle), inputs).scores, np.float64)
 
 
-def _torch(dtype: str, bundle: Bundle, rows: int, threads: int) -> Peer:
-    """Weights, activations and the softmax in `dtype`."""
-    import torch
+def _torch(dtype: str, compiled: bool, bundle: Bundle, rows: int, threads: int) -> Peer:
+    """The network on tensors that share the memory of the inputs; conversions to and from `dtype` are part of a call.
 
-    return _torch_peer(network(bundle).to(getattr(torch, dtype)), dtype, threads, {})
-
-
-def _torch_compiled(bundle: Bundle, rows: int, threads: int) -> Peer:
-    """torch.compile with frozen (prepacked) weights, compiled for this batch size on the first call."""
-    import torch
-
-    torch._dynamo.reset()  # each build compiles anew; else its recompile limit ends in silent eager runs
-    compiled = torch.compile(network(bundle), fullgraph=True, dynamic=False, options={"freezing": True})
-    return _torch_peer(compiled, "float32", threads, {"freezing": True, "dynamic": False})
-
-
-def _torch_peer(module: Callable[..., torch.Tensor], dtype: str, threads: int, settings: dict[str, Any]) -> Peer:
-    """A network on tensors that share the memory of the inputs; conversions to and from bfloat16 are part of a call."""
+    compiled: with frozen (prepacked) weights, for this batch size, on the first call.
+    """
     import torch
 
     torch.set_num_threads(threads)
     kind: torch.dtype = getattr(torch, dtype)
+    module: Callable[..., torch.Tensor] = network(bundle).to(kind)
+    if compiled:
+        torch._dynamo.reset()  # each build compiles anew; else its recompile limit ends in silent eager runs
+        module = torch.compile(module, fullgraph=True, dynamic=False, options={"freezing": True})
 
     def scores(inputs: Inputs) -> Scores:
         with torch.inference_mode():
@@ -131,7 +122,7 @@ def _torch_peer(module: Callable[..., torch.Tensor], dtype: str, threads: int, s
             found: Scores = module(*(tensor.to(kind) for tensor in tensors)).float().numpy()
             return found
 
-    return Peer(scores, {"threads": torch.get_num_threads(), "dtype": dtype, **settings})
+    return Peer(scores, {"threads": torch.get_num_threads(), "dtype": dtype, "compiled": compiled})
 
 
 def _onnxruntime(bundle: Bundle, rows: int, threads: int) -> Peer:
@@ -207,9 +198,9 @@ def _engines() -> Iterator[PeerSpec]:
 PEERS = {
     spec.name: spec
     for spec in (
-        PeerSpec("torch", "fp32", partial(_torch, "float32")),
-        PeerSpec("torch-bf16", "bf16", partial(_torch, "bfloat16")),
-        PeerSpec("torch-compile", "fp32", _torch_compiled),
+        PeerSpec("torch", "fp32", partial(_torch, "float32", False)),
+        PeerSpec("torch-bf16", "bf16", partial(_torch, "bfloat16", False)),
+        PeerSpec("torch-compile", "fp32", partial(_torch, "float32", True)),
         PeerSpec("onnxruntime", "fp32", _onnxruntime),
         PeerSpec("openvino", "fp32", partial(_openvino, "f32")),
         PeerSpec("openvino-bf16", "bf16", partial(_openvino, "bf16")),
