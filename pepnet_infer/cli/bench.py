@@ -18,7 +18,6 @@ from pepnet_infer.cli.bench_output import (
     Threads,
     chosen,
     integers,
-    make_preset_bundle,
     public_name,
     say,
     usage_error,
@@ -84,8 +83,16 @@ def latency(
         seed=seed,
     )
     with tempfile.TemporaryDirectory(prefix="pepnet-bench-") as folder:
-        path = make_preset_bundle(bundle, Path(folder), seed, rows_per_table) if preset else Path(bundle)
-        report = measure_latency(Bundle.open(path), public_name(bundle), options, say)
+        if preset:
+            from pepnet_infer.export.bundle.presets import TABLE_ROWS, make_preset
+            from pepnet_infer.export.bundle.write_bundle import write_bundle
+
+            say(f"making {bundle}")
+            checkpoint = make_preset(bundle.removeprefix(PRESET), seed, rows_per_table or TABLE_ROWS)
+            opened = write_bundle(checkpoint, Path(folder) / "bundle", seed=seed)
+        else:
+            opened = Bundle.open(Path(bundle))
+        report = measure_latency(opened, public_name(bundle), options, say)
     write(report, json_file, markdown_file, png_file)
 
 

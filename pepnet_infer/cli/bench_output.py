@@ -53,7 +53,7 @@ def write(report: Report, json_file: Path | None, markdown_file: Path | None, pn
             write_file(path, content())
         except OSError as error:
             raise PepnetError(f"{path}: cannot write: {error}") from error
-        progress.print(f"wrote {path}", markup=False, highlight=False)
+        say(f"wrote {path}")
     print(report.lead, *(table.text(table_width()) for table in report.tables), sep="\n\n")
 
 
@@ -63,16 +63,6 @@ def public_name(value: object) -> str:
     if rest and kind == "kuairand":
         return f"{kind}:DIR"
     return Path(str(value)).resolve().name if isinstance(value, Path) or "/" in str(value) else str(value)
-
-
-def make_preset_bundle(name: str, folder: Path, seed: int, rows: int | None) -> Path:
-    """Exports `preset:NAME` below a folder and returns the bundle's path. rows: of each table, None: the preset's."""
-    from pepnet_infer.export.bundle.presets import TABLE_ROWS, make_preset
-    from pepnet_infer.export.bundle.write_bundle import write_bundle
-
-    progress.print(f"making {name}", markup=False, highlight=False)
-    checkpoint = make_preset(name.removeprefix(PRESET), seed=seed, table_rows=rows or TABLE_ROWS)
-    return write_bundle(checkpoint, folder / "bundle", seed=seed).path
 
 
 def usage_error(option: str, message: str) -> typer.BadParameter:
