@@ -17,6 +17,16 @@ __device__ __forceinline__ T& shared_as() {
 #endif
 }
 
+#ifndef __CUDACC__
+// What a lane of the warp has shown.
+template <class Value>
+Value shown_by(const std::byte* shown, std::size_t lane) {
+  Value value;
+  std::memcpy(&value, shown + lane * sizeof value, sizeof value);
+  return value;
+}
+#endif
+
 // Copies 16 bytes to shared memory while the thread goes on; both addresses are multiples of 16. Without
 // `wanted` they become zeros, and `from` is not read.
 __device__ __forceinline__ void copy_later(void* to, const void* from, bool wanted) {
@@ -111,11 +121,8 @@ __device__ __forceinline__ void read_blocks(std::uint32_t (&to)[kCount], const s
 #else
   const std::byte* const shown = cuda_emulated::exchange(&row, sizeof row);
   const std::size_t lane = threadIdx.x % 32;
-  for (std::size_t block = 0; block < kCount; ++block) {
-    const std::uint32_t* theirs;
-    std::memcpy(&theirs, shown + (8 * block + lane / 4) * sizeof theirs, sizeof theirs);
-    to[block] = theirs[lane % 4];
-  }
+  for (std::size_t block = 0; block < kCount; ++block)
+    to[block] = shown_by<const std::uint32_t*>(shown, 8 * block + lane / 4)[lane % 4];
 #endif
 }
 
@@ -137,11 +144,6 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
   std::memcpy(mine.a, a, sizeof mine.a);
   std::memcpy(mine.b, b, sizeof mine.b);
   const std::byte* const shown = cuda_emulated::exchange(&mine, sizeof mine);
-  const auto of = [&](unsigned lane) {
-    Shown theirs;
-    std::memcpy(&theirs, shown + lane * sizeof theirs, sizeof theirs);
-    return theirs;
-  };
   const auto half = [](std::uint32_t pair, unsigned k) {
     return widen(bf16{static_cast<std::uint16_t>(pair >> (k % 2 * 16))});
   };
@@ -149,8 +151,8 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = g + i / 2 * 8, column = 2 * t + i % 2;
     for (unsigned k = 0; k < 16; ++k) {
-      const float left = half(of(row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2], k);
-      const float right = half(of(column * 4 + k % 8 / 2).b[k / 8], k);
+      const float left = half(shown_by<Shown>(shown, row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2], k);
+      const float right = half(shown_by<Shown>(shown, column * 4 + k % 8 / 2).b[k / 8], k);
       d[i] += left * right;
     }
   }
@@ -184,10 +186,7 @@ __device__ __forceinline__ int of_lane(int value, std::uint32_t lane) {
 #ifdef __CUDACC__
   return __shfl_sync(0xFFFF'FFFFU, value, static_cast<int>(lane));
 #else
-  const std::byte* const shown = cuda_emulated::exchange(&value, sizeof value);
-  int other;
-  std::memcpy(&other, shown + lane * sizeof other, sizeof other);
-  return other;
+  return shown_by<int>(cuda_emulated::exchange(&value, sizeof value), lane);
 #endif
 }
 
@@ -200,10 +199,7 @@ __device__ __forceinline__ float sum_of_lanes(float value) {
 #ifdef __CUDACC__
     value += __shfl_xor_sync(0xFFFF'FFFFU, value, static_cast<int>(distance));
 #else
-    const std::byte* const shown = cuda_emulated::exchange(&value, sizeof value);
-    float other;
-    std::memcpy(&other, shown + (threadIdx.x % 32 ^ distance) * sizeof other, sizeof other);
-    value += other;
+    value += shown_by<float>(cuda_emulated::exchange(&value, sizeof value), threadIdx.x % 32 ^ distance);
 #endif
   }
   return value;

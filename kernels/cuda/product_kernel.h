@@ -3,7 +3,7 @@
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
-#include "cuda/four_values.h"
+#include "cuda/neighbours.h"
 #include "cuda/product.h"
 
 namespace pepnet::cuda {
@@ -56,7 +56,7 @@ __device__ __forceinline__ Four times_of(const Product<T>& p, int row, int colum
   if (p.times == nullptr) return {};
   const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.times_stride) +
                          static_cast<std::size_t>(group * p.times_group + column);
-  return p.times_floats ? read_four<float>(p.times, at) : read_four<T>(p.times, at);
+  return p.times_floats ? read<float>(p.times, at) : read<T>(p.times, at);
 }
 
 // Writes four columns of a row.
@@ -71,7 +71,7 @@ __device__ __forceinline__ void finish(const Product<T>& p, int row, int column,
     if (column + i >= used) value.of[i] = 0.0F;
   const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.out_stride) +
                          static_cast<std::size_t>(group * p.out_group + column);
-  write_four<T>(p.out_floats, p.out, at, value);
+  write<T>(p.out_floats, p.out, at, value);
 }
 
 // A thread's part of what is copied of one matrix, in pieces of 16 bytes, kInLine of them a line: where from,
@@ -354,9 +354,9 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
       const int piece = begin + i * kShape.threads;
       if (!there(piece)) continue;
       const At to = place(piece);
-      Four x = read_four<float>(stages.out[to.row], static_cast<std::size_t>(to.column));
+      Four x = read<float>(stages.out[to.row], static_cast<std::size_t>(to.column));
       if constexpr (!kGated) {
-        const Four b = read_four<float>(bias, static_cast<std::size_t>(at.column + to.column));
+        const Four b = read<float>(bias, static_cast<std::size_t>(at.column + to.column));
         PEPNET_UNROLL
         for (int j = 0; j < 4; ++j) x.of[j] += b.of[j];
       }

@@ -3,7 +3,7 @@
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
-#include "cuda/four_values.h"
+#include "cuda/neighbours.h"
 #include "cuda/row_table.h"
 #include "cuda/rowwise.h"
 
@@ -35,14 +35,20 @@ __device__ __forceinline__ int find(const GatherField& field, std::uint64_t key,
   return entry.state == EntryState::row ? static_cast<int>(at) : kAbsent;
 }
 
-template <class T>
-__device__ __forceinline__ void put_column(const GatherField& field, int row, int column, float value) {
+// Writes columns of a row wherever the field stands.
+template <class T, int kWide>
+__device__ __forceinline__ void put(const GatherField& field, int row, int column,
+                                    const Numbers<kWide>& numbers) {
   for (int i = 0; i < field.targets; ++i) {
     const GatherTarget& target = field.to[i];
     const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(target.stride) +
                            static_cast<std::size_t>(column);
-    write_one<T>(target.floats, target.to, at, value);
+    write<T>(target.floats, target.to, at, numbers);
   }
+}
+template <class T>
+__device__ __forceinline__ void put_column(const GatherField& field, int row, int column, float value) {
+  put<T>(field, row, column, Numbers<1>{{value}});
 }
 
 __device__ __forceinline__ std::uint64_t key_at(const Gather& p, const GatherField& field,
@@ -52,22 +58,11 @@ __device__ __forceinline__ std::uint64_t key_at(const Gather& p, const GatherFie
   return static_cast<std::uint64_t>(pair[1]) << 32 | pair[0];
 }
 
-template <class T>
-__device__ __forceinline__ void put_four(const GatherField& field, int row, int column, const Four& four) {
-  for (int i = 0; i < field.targets; ++i) {
-    const GatherTarget& target = field.to[i];
-    const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(target.stride) +
-                           static_cast<std::size_t>(column);
-    write_four<T>(target.floats, target.to, at, four);
-  }
-}
-
 // Writes the columns of `many` rows from `first` on, whose entries the lanes have found; neighbouring lanes
 // write neighbouring columns.
-template <class T, bool kFours>
+template <class T, int kWide>
 __device__ __forceinline__ void put_rows(const GatherField& field, int first, int many, int found,
                                          const float* default_row) {
-  constexpr int kWide = kFours ? 4 : 1;
   const int lane = static_cast<int>(threadIdx.x % 32), of_row = field.width / kWide, all = many * of_row;
   for (int begin = 0; begin < all; begin += 32) {
     const int i = begin + lane, row = i < all ? i / of_row : 0, column = i % of_row * kWide;
@@ -76,13 +71,14 @@ __device__ __forceinline__ void put_rows(const GatherField& field, int first, in
     const float* const from = entry < 0 ? default_row
                                         : field.table.rows + static_cast<std::size_t>(entry) *
                                                                  static_cast<std::size_t>(field.width);
-    if constexpr (kFours) {
-      const float* const at = from + column;
-      put_four<T>(field, first + row, column,
-                  entry < 0 ? Four{{at[0], at[1], at[2], at[3]}} : read_four<float>(at, 0));
+    Numbers<kWide> numbers;
+    if (entry < 0) {  // at any address
+      PEPNET_UNROLL
+      for (int j = 0; j < kWide; ++j) numbers.of[j] = from[column + j];
     } else {
-      put_column<T>(field, first + row, column, from[column]);
+      numbers = read<float, kWide>(from, static_cast<std::size_t>(column));
     }
+    put<T>(field, first + row, column, numbers);
   }
 }
 
@@ -117,9 +113,9 @@ __device__ __forceinline__ void gather_single(const Gather& p, int number, int f
   if (lane == 0 && without != 0) atomicAdd(p.counts + 1 + number, bits_of(without));
   const auto* const default_row = reinterpret_cast<const float*>(p.words + words.default_row);
   if (field.fours) {
-    put_rows<T, true>(field, first, many, found, default_row);
+    put_rows<T, 4>(field, first, many, found, default_row);
   } else {
-    put_rows<T, false>(field, first, many, found, default_row);
+    put_rows<T, 1>(field, first, many, found, default_row);
   }
 }
 

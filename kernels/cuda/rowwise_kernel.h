@@ -3,27 +3,18 @@
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
-#include "cuda/four_values.h"
+#include "cuda/neighbours.h"
 #include "cuda/rowwise.h"
 
 namespace pepnet::cuda {
 
-template <class T>
-__device__ __forceinline__ void copy_four(const ColumnCopy& copy, std::size_t row, int column) {
-  const auto at = static_cast<std::size_t>(column);
-  const Four four = column < copy.width
-                        ? read_four<float>(copy.from, row * static_cast<std::size_t>(copy.width) + at)
-                        : Four{};
-  const std::size_t to = row * static_cast<std::size_t>(copy.to_stride) + at;
-  write_four<T>(copy.to_floats, copy.to, to, four);
-}
-
-template <class T>
-__device__ __forceinline__ void copy_one(const ColumnCopy& copy, std::size_t row, int column) {
-  const auto at = static_cast<std::size_t>(column);
-  const float value = column < copy.width ? copy.from[row * static_cast<std::size_t>(copy.width) + at] : 0.0F;
-  const std::size_t to = row * static_cast<std::size_t>(copy.to_stride) + at;
-  write_one<T>(copy.to_floats, copy.to, to, value);
+template <class T, int kWide>
+__device__ __forceinline__ void copy_some(const ColumnCopy& copy, int row, int column) {
+  const auto line = static_cast<std::size_t>(row), at = static_cast<std::size_t>(column);
+  const auto numbers = column < copy.width
+                           ? read<float, kWide>(copy.from, line * static_cast<std::size_t>(copy.width) + at)
+                           : Numbers<kWide>{};
+  write<T>(copy.to_floats, copy.to, line * static_cast<std::size_t>(copy.to_stride) + at, numbers);
 }
 
 // grid: kCopiedColumns of all copies, one after another; rows / kCopiedRows rounded up.
@@ -41,11 +32,11 @@ __global__ void __launch_bounds__(kRowThreads) copy_columns(const __grid_constan
     if (row >= p.rows) return;
     if (copy.fours) {
       const int column = first + 4 * thread;
-      if (column < copy.padded) copy_four<T>(copy, static_cast<std::size_t>(row), column);
+      if (column < copy.padded) copy_some<T, 4>(copy, row, column);
     } else {
       for (int column = first + thread; column < first + kCopiedColumns && column < copy.padded;
            column += kRowThreads)
-        copy_one<T>(copy, static_cast<std::size_t>(row), column);
+        copy_some<T, 1>(copy, row, column);
     }
   }
 }
@@ -72,13 +63,13 @@ __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
       const float* const h = p.h + row * static_cast<std::size_t>(p.h_stride);
       Four mixed{};
       for (int e = 0; e < p.experts; ++e) {
-        const Four of = read_four<float>(h, static_cast<std::size_t>(e * p.columns + 4 * four));
+        const Four of = read<float>(h, static_cast<std::size_t>(e * p.columns + 4 * four));
         PEPNET_UNROLL
         for (int i = 0; i < 4; ++i) mixed.of[i] += share[task * p.experts + e] * of.of[i];
       }
       const std::size_t at = row * static_cast<std::size_t>(p.out_stride) +
                              static_cast<std::size_t>(task * p.columns + 4 * four);
-      write_four<T>(p.out_floats, p.out, at, mixed);
+      write<T>(p.out_floats, p.out, at, mixed);
     }
   }
 }
