@@ -82,7 +82,8 @@ class PackedGatedExpertLayer:
             raise SchemaError(f"gate_w: expected {self.width} columns as in w, got {list(gate_w.shape)}")
         if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number) or not abs(gamma) <= _LARGEST:
             raise SchemaError(f"gamma: expected a finite number that float32 holds, got {quote(gamma)}")
-        b, gate_b = _biases("b", b, w), _biases("gate_b", gate_b, gate_w)
+        b = _finite("b", _shaped("b", b, (*w.shape[:-2], self.width)))
+        gate_b = _finite("gate_b", _shaped("gate_b", gate_b, (*gate_w.shape[:-2], self.width)))
         self.gamma = float(gamma)
         try:
             self.isa: str = _kernels.choose(precision, isa or "")["isa"]
@@ -107,9 +108,8 @@ class PackedGatedExpertLayer:
         A view that is not C-contiguous is copied.
         """
         layers, (into, hidden) = len(self._layers), self._inputs
-        u = _rows("u", u, [("B", hidden)])
-        shapes: list[tuple[int | str, ...]] = [("B", into)]
-        h = _rows("h", h, shapes if self.groups is None else [*shapes, (layers, "B", into)])
+        u = _shaped("u", u, ("B", hidden))
+        h = _shaped("h", h, ("B", into), *([] if self.groups is None else [(layers, "B", into)]))
         if h.shape[-2] != len(u):
             raise SchemaError(f"u: expected {h.shape[-2]} rows as in h, got {len(u)}")
         product = self._ops.product
@@ -141,14 +141,8 @@ def _weights(name: str, given: object) -> Floats:
     return _finite(name, array)
 
 
-def _biases(name: str, given: object, weights: Floats) -> Floats:
-    array, expected = float_array(name, given), (*weights.shape[:-2], weights.shape[-1])
-    if array.shape != expected:
-        raise SchemaError(f"{name}: expected shape {list(expected)}, got {list(array.shape)}")
-    return _finite(name, array)
-
-
-def _rows(name: str, given: object, allowed: list[tuple[int | str, ...]]) -> Floats:
+def _shaped(name: str, given: object, *allowed: tuple[int | str, ...]) -> Floats:
+    """Returns a float32 array of one of the shapes; text stands for any length."""
     array = float_array(name, given)
     for shape in allowed:
         if len(shape) == array.ndim and all(

@@ -11,7 +11,7 @@
 #define PEPNET_BINDINGS(each)                                                                               \
   each(cpu) each(cuda) each(dense_model) each(fetches) each(file_lock) each(file_map) each(flights)         \
       each(gate) each(look_up) each(number_columns) each(objects) each(pins) each(products) each(row_cache) \
-          each(score_check) each(side_rows) each(studies) each(tables) each(tally)
+          each(side_rows) each(studies) each(tables) each(tally)
 
 namespace pepnet::python {
 

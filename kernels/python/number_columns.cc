@@ -1,5 +1,6 @@
-// Columns of plain numbers to the keys and dense values of their fields, all in one call: with fifty columns
-// Python takes longer to look at them one by one than a GPU for the scores.
+// Columns of plain numbers to the keys and dense values of their fields, all in
+// one call: with fifty columns Python takes longer to look at them one by one
+// than a GPU for the scores.
 
 #include <tuple>
 
@@ -10,7 +11,8 @@ namespace pepnet::python {
 
 namespace {
 
-// The array as a column, if it has one dimension and holds plain numbers in native byte order.
+// The array as a column, if it has one dimension and holds plain numbers in
+// native byte order.
 std::optional<NumberColumn> column_of(const py::array& array) {
   const py::dtype type = array.dtype();
   const char kind = type.kind(), order = type.byteorder();
@@ -41,15 +43,21 @@ std::optional<NumberColumn> given_of(const py::handle& given, std::size_t rows) 
 }
 
 // Which column of ids a field reads, and the number of its table.
-struct Use {
-  std::size_t column;
-  std::uint16_t table;
-};
+using Use = std::pair<std::size_t, std::uint16_t>;
+// Whether log1p comes first, and (mean, std).
+using Rule = std::tuple<bool, std::optional<std::pair<double, double>>>;
 
 class NumberColumns {
  public:
-  NumberColumns(std::size_t id_columns, std::vector<Use> uses, std::vector<DenseRule> rules)
-      : id_columns_(id_columns), uses_(std::move(uses)), rules_(std::move(rules)) {}
+  NumberColumns(std::size_t id_columns, std::vector<Use> uses, const std::vector<Rule>& dense)
+      : id_columns_(id_columns), uses_(std::move(uses)) {
+    for (const auto& [column, table] : uses_)
+      if (column >= id_columns)
+        throw py::value_error("uses: expected columns below " + std::to_string(id_columns) + ", got " +
+                              std::to_string(column));
+    for (const auto& [log1p, scale] : dense)
+      rules_.push_back(scale ? DenseRule{log1p, true, scale->first, scale->second} : DenseRule{log1p});
+  }
 
   py::tuple read(const py::list& ids, const py::list& dense, std::size_t rows) const {
     if (ids.size() != id_columns_ || dense.size() != rules_.size()) {
@@ -67,10 +75,9 @@ class NumberColumns {
       std::uint64_t* key = keys.mutable_data();
       float* value = values.mutable_data();
       const ReleasedGil released;
-      for (const Use& use : uses_) {
-        const auto& column = id_columns[use.column];
-        char& plain = plain_ids[use.column];
-        plain = plain && keys_of(*column, rows, use.table, key);
+      for (const auto& [number, table] : uses_) {
+        char& plain = plain_ids[number];
+        plain = plain && keys_of(*id_columns[number], rows, table, key);
         key += rows;
       }
       for (std::size_t i = 0; i < rules_.size(); ++i, value += rows)
@@ -110,22 +117,6 @@ class NumberColumns {
   std::vector<DenseRule> rules_;
 };
 
-NumberColumns make_columns(
-    std::size_t id_columns, const std::vector<std::pair<std::size_t, std::uint16_t>>& uses,
-    const std::vector<std::tuple<bool, std::optional<std::pair<double, double>>>>& dense) {
-  std::vector<Use> own;
-  for (const auto& [column, table] : uses) {
-    if (column >= id_columns)
-      throw py::value_error("uses: expected columns below " + std::to_string(id_columns) + ", got " +
-                            std::to_string(column));
-    own.push_back({column, table});
-  }
-  std::vector<DenseRule> rules;
-  for (const auto& [log1p, scale] : dense)
-    rules.push_back(scale ? DenseRule{log1p, true, scale->first, scale->second} : DenseRule{log1p});
-  return {id_columns, std::move(own), std::move(rules)};
-}
-
 py::array_t<double> log1p_of(const py::array& values) {
   const PackedArray<double> given = vector_of<double>("values", values);
   return filled<double>(given.size(), [&](double* out) {
@@ -141,7 +132,8 @@ void bind_number_columns(py::module_& module) {
       module, "NumberColumns",
       "Which of `id_columns` columns each field of ids reads, and its table's number; of each dense column "
       "whether log1p comes first, and (mean, std).")
-      .def(py::init(&make_columns), "id_columns"_a, "uses"_a, "dense"_a)
+      .def(py::init<std::size_t, std::vector<Use>, const std::vector<Rule>&>(), "id_columns"_a, "uses"_a,
+           "dense"_a)
       .def("read", &NumberColumns::read, "ids"_a, "dense"_a, "rows"_a,
            "An array [rows], or None, for each column -> uint64 keys of each use, float32 values of each "
            "dense column, and which columns of both were left out, with nothing in their place: those that "

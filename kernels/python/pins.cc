@@ -23,15 +23,13 @@ class Pins {
   };
   struct Hold {
     explicit Hold(Pins& all) : pins(all), pin(all.now_) { ++pin->calls; }
-    ~Hold() { leave(); }
+    ~Hold() {
+      if (--pin->calls == 0) std::erase(pins.before_, pin);
+    }
     Hold(const Hold&) = delete;
     Hold& operator=(const Hold&) = delete;
-    void leave() {
-      if (pin != nullptr && --pin->calls == 0) std::erase(pins.before_, pin);
-      pin.reset();
-    }
     Pins& pins;
-    std::shared_ptr<Pin> pin;
+    const std::shared_ptr<Pin> pin;
   };
 
   explicit Pins(py::object first) : now_(std::make_shared<Pin>(std::move(first), 0)) {}
@@ -78,18 +76,11 @@ class Pins {
 }  // namespace
 
 void bind_pins(py::module_& module) {
-  py::class_<Pins::Hold>(module, "Pinned", "An object that is in use.")
-      .def("__enter__",
-           [](const Pins::Hold& hold) { return hold.pin == nullptr ? py::none() : hold.pin->object; })
-      .def("__exit__", [](Pins::Hold& hold, const py::args&) { hold.leave(); });
   py::class_<Pins>(module, "Pins", "The object that new calls get, and earlier ones that calls still use.")
       .def(py::init<py::object>(), "first"_a)
       .def("use", &Pins::use, "work"_a,
            "Returns `work(object, *args)` with the newest, which counts as in use until that has returned "
            "or raised.")
-      .def(
-          "pinned", [](Pins& self) { return std::make_unique<Pins::Hold>(self); }, py::keep_alive<0, 1>(),
-          "Returns a context manager: the newest is in use until it is left, or nobody holds it.")
       .def("put", &Pins::put, "object"_a, "same"_a = false,
            "Gives another one to calls that begin from here on. Returns its number: with `same` that of the "
            "one before.")

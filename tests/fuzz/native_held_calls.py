@@ -68,21 +68,19 @@ def fetches(d: Draw) -> list[Call]:
 
 
 def pins(d: Draw) -> list[Call]:
-    """Objects that are put in place while others are in use, given back twice, or never."""
+    """Objects that are put in place while others are in use."""
     r = d.random
 
     def one() -> Call:
         calls = (
             lambda: Call(".use", (d.one(leave, fail), d.one(1))),
-            lambda: Call(".pinned"),
-            lambda: Call(f"Pinned.{r.choice(('__enter__', '__exit__'))}", (d.one(Ref(1), Ref(2)),)),
             lambda: Call(".put", (d.one("another", 7), d.one(True, False))),
             lambda: Call(r.choice((".now", ".number", ".calls", ".oldest"))),
             lambda: Call(".reset"),
         )
-        return r.choice((*calls[:4], *calls))()
+        return r.choice((*calls[:2], *calls))()
 
-    return [Call("Pins", (d.one("first"),)), Call(".pinned"), *(one() for _ in range(8))]
+    return [Call("Pins", (d.one("first"),)), *(one() for _ in range(8))]
 
 
 def gates(d: Draw) -> list[Call]:

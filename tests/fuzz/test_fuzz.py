@@ -75,7 +75,7 @@ def test_every_part_of_the_extension_is_called() -> None:
     assert parts - {name.partition(".")[0] for name in made} <= others
     called = {name.partition(".")[2] for name in made if "." in name} | {"hand_over"}  # by what `ask` calls
     first = {"RowCache", "FlightTable", "DenseModel", "Table", "KeyIndex", "SideRows", "NumberColumns", "Ops"}
-    first |= {"Pins", "Pinned", "Fetches", "Tally", "FileMap", "RowOverlay", "studies.ExactCache"}
+    first |= {"Pins", "Fetches", "Tally", "FileMap", "RowOverlay", "studies.ExactCache"}
     for kind in first:
         assert {name for name in dir(attrgetter(kind)(_kernels)) if not name.startswith("_")} <= called
     assert {f"studies.{name}" for name in dir(_kernels.studies) if not name.startswith("_")} <= set(made)

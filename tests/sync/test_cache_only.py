@@ -61,8 +61,7 @@ def load(large_bundle: Path) -> Iterator[Callable[[Policy], Engine]]:
 
 def rows_of(engine: Engine, keys: np.ndarray) -> np.ndarray:
     out = np.empty((len(keys), 5), np.float32)
-    with engine._serving().pinned() as served:
-        served.rows.lookup("video", keys, out)
+    engine._serving().use(lambda served: served.rows.lookup("video", keys, out))
     return out
 
 

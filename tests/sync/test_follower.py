@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pinned import pinned
 from sync_world import PATIENCE_S, World, scored_meanwhile, until
 
 from pepnet_infer import CacheConfig, ClosedError, ConfigError, Engine, UpdateError
@@ -107,7 +108,7 @@ def test_a_call_keeps_its_version_while_others_come(
     follower = engine.follow(log, QUICK)
     first = world.version
     features = engine.encode(batch)
-    with engine._serving().pinned() as old:
+    with pinned(engine._serving()) as old:
         for _ in range(3):
             log.append(world.step())
             assert follower.wait_for(world.version, PATIENCE_S)

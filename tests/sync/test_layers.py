@@ -11,6 +11,7 @@ import pytest
 from children import well_in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pinned import pinned
 
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
@@ -157,10 +158,10 @@ def test_default_rows_are_a_version_s_own() -> None:
 def test_versions_are_held_until_the_last_call_of_theirs() -> None:
     marks = [object() for _ in range(4)]
     versions = Versions(marks[0])  # type: ignore[arg-type]
-    with versions.pinned() as a:
+    with pinned(versions) as a:
         assert a is marks[0]
         assert versions.put(marks[1]) == 1  # type: ignore[arg-type]
-        with versions.pinned() as b, versions.pinned() as c:
+        with pinned(versions) as b, pinned(versions) as c:
             assert b is c is marks[1]
             assert versions.put(marks[2]) == 2  # type: ignore[arg-type]
             assert versions.oldest() == 0
@@ -177,7 +178,7 @@ def test_who_waits_is_woken_by_the_last_call() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def call() -> None:
-        with versions.pinned():
+        with pinned(versions):
             entered.set()
             leave.wait(60)
 
@@ -188,8 +189,12 @@ def test_who_waits_is_woken_by_the_last_call() -> None:
     threading.Timer(0.05, leave.set).start()
     assert versions.wait_until(number, 60)
     thread.join()
-    with pytest.raises(ZeroDivisionError), versions.pinned():
+
+    def fail(_: object) -> None:
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        versions.use(fail)
     assert versions.oldest() == number
 
 

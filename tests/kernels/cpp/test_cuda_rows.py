@@ -11,6 +11,7 @@ import cuda_checks as checks
 import cuda_rows_checks
 import numpy as np
 import pytest
+from pinned import pinned
 from sync_world import World, scored_meanwhile
 
 from pepnet_infer import Engine
@@ -245,7 +246,7 @@ def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
     engine, batch = load("1MiB"), toy_batch(20)
     follower = engine.follow(log, FollowConfig(name="device", wait_s=0.05, guard=None))
     features, first = engine.encode(batch), world.version
-    with engine._serving().pinned() as earlier:
+    with pinned(engine._serving()) as earlier:
         log.append(world.step(dense=False))
         assert follower.wait_for(world.version, 60)
         assert earlier.features is not None
