@@ -55,16 +55,10 @@ def cpu_budget(root: str = "") -> CpuBudget: ...
 
 class NumberColumns:
     def __init__(
-        self,
-        id_columns: int,
-        uses: Sequence[tuple[int, int]],
-        dense: Sequence[tuple[bool, tuple[float, float] | None]],
+        self, id_columns: int, uses: Sequence[tuple[int, int]], dense: Sequence[tuple[bool, tuple[float, float] | None]]
     ) -> None: ...
     def read(
-        self,
-        ids: list[npt.NDArray[Any] | None],
-        dense: list[npt.NDArray[Any] | None],
-        rows: int,
+        self, ids: list[npt.NDArray[Any] | None], dense: list[npt.NDArray[Any] | None], rows: int
     ) -> tuple[list[Keys], list[Floats], list[int], list[int]]: ...
 
 def numpy_inside(values: object) -> tuple[bool, bool]: ...
@@ -88,12 +82,7 @@ class SideRows:
 
 def gather(rows: Rows, positions: Positions, default_row: Floats, out: Floats) -> int: ...
 def pool(
-    rows: Rows,
-    positions: Positions,
-    offsets: Positions,
-    pooling: Pooling,
-    default_row: Floats,
-    out: Floats,
+    rows: Rows, positions: Positions, offsets: Positions, pooling: Pooling, default_row: Floats, out: Floats
 ) -> int: ...
 
 class FileLock:
@@ -385,14 +374,7 @@ class CudaRows:
         self, library: CudaLibrary, entries: Sequence[tuple[int, int]], by_score: bool, device: int
     ) -> None: ...
     def insert(
-        self,
-        keys: Keys,
-        rows: Floats,
-        found: Mask,
-        high: Mask,
-        scores: Floats,
-        expires: Doubles,
-        generation: int,
+        self, keys: Keys, rows: Floats, found: Mask, high: Mask, scores: Floats, expires: Doubles, generation: int
     ) -> bool: ...
     def drop(self, width: int, keys: Keys) -> None: ...  # calls that begin after it ask the host
     def clear(self) -> None: ...

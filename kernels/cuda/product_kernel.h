@@ -74,78 +74,55 @@ __device__ __forceinline__ void finish(const Product<T>& p, int row, int column,
   write<T>(p.out_floats, p.out, at, value);
 }
 
-// A thread's part of what is copied of one matrix, in pieces of 16 bytes, kInLine of them a line: where from,
-// and whether that is there.
-template <int kThreads, int kInLine, int kPieces>
+// A thread's part of what is copied of the rows (zeros past the last) or of the weights (zeros past the last
+// column): pieces of 16 bytes, kInLine of them a line of a stage.
+template <class T, Tile kTile, bool kRows>
 struct Copies {
+  static constexpr Shape kShape = shape_of<T>(kTile);
+  static constexpr int kLines = kRows ? kShape.rows : kShape.weight_lines(),
+                       kInLine = (kRows ? kShape.words() : kShape.weight_words()) / 4,
+                       kPieces = kLines * kInLine / kShape.threads;
+  static_assert(kPieces * kShape.threads == kLines * kInLine);
+  static constexpr bool kByColumn = sizeof(T) == 2;  // of weights
   const std::uint32_t* from[extent(kPieces)];
   bool there[extent(kPieces)];
   std::size_t step;  // words from one step to the next
 
-  __device__ __forceinline__ static int piece(int i) { return i * kThreads + static_cast<int>(threadIdx.x); }
   __device__ __forceinline__ static int line(int i) { return piece(i) / kInLine; }
   __device__ __forceinline__ static int word(int i) { return piece(i) % kInLine * 4; }
-  // Begins to copy a step to the lines of a stage.
-  template <std::size_t kWords>
-  __device__ __forceinline__ void next(std::uint32_t (*lines)[kWords]) {
+  __device__ __forceinline__ static int piece(int i) {
+    return i * kShape.threads + static_cast<int>(threadIdx.x);
+  }
+
+  __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
+    const auto group = static_cast<std::size_t>(at.group);
     PEPNET_UNROLL
     for (int i = 0; i < kPieces; ++i) {
-      copy_later(&lines[line(i)][word(i)], from[i], there[i]);
+      if constexpr (kRows) {
+        const int row = at.row + line(i);
+        there[i] = row < p.rows;
+        const T* const first =
+            side.a + group * static_cast<std::size_t>(side.a_group) +
+            static_cast<std::size_t>(there[i] ? row : 0) * static_cast<std::size_t>(side.stride);
+        from[i] = reinterpret_cast<const std::uint32_t*>(first) + word(i);
+      } else {
+        const int k = kByColumn ? 2 * word(i) : line(i), column = at.column + (kByColumn ? line(i) : word(i));
+        there[i] = column < p.columns;
+        from[i] = reinterpret_cast<const std::uint32_t*>(side.w + group * side.w_group +
+                                                         packed_at<T>(k, there[i] ? column : 0, p.columns));
+      }
+    }
+    step = static_cast<std::size_t>(kShape.words()) * (kRows ? 1 : static_cast<std::size_t>(p.columns));
+  }
+  // Begins to copy a step to the lines of a stage.
+  __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
+    PEPNET_UNROLL
+    for (int i = 0; i < kPieces; ++i) {
+      std::uint32_t* const to =
+          kRows ? &stages.in.a[stage][line(i)][word(i)] : &stages.in.w[stage][line(i)][word(i)];
+      copy_later(to, from[i], there[i]);
       from[i] += step;
     }
-  }
-};
-
-// Of the rows: zeros past the last.
-template <class T, Tile kTile>
-struct RowCopies {
-  static constexpr Shape kShape = shape_of<T>(kTile);
-  static constexpr int kInLine = kShape.words() / 4, kPieces = kShape.rows * kInLine / kShape.threads;
-  static_assert(kPieces * kShape.threads == kShape.rows * kInLine);
-  Copies<kShape.threads, kInLine, kPieces> copies;
-
-  __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
-    const T* const a = side.a + static_cast<std::size_t>(at.group) * static_cast<std::size_t>(side.a_group);
-    PEPNET_UNROLL
-    for (int i = 0; i < kPieces; ++i) {
-      const int row = at.row + copies.line(i);
-      copies.there[i] = row < p.rows;
-      const std::size_t line = copies.there[i] ? static_cast<std::size_t>(row) : 0;
-      copies.from[i] =
-          reinterpret_cast<const std::uint32_t*>(a + line * static_cast<std::size_t>(side.stride)) +
-          copies.word(i);
-    }
-    copies.step = static_cast<std::size_t>(kShape.words());
-  }
-  __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
-    copies.next(stages.in.a[stage]);
-  }
-};
-
-// Of the weights: zeros past the last column.
-template <class T, Tile kTile>
-struct WeightCopies {
-  static constexpr Shape kShape = shape_of<T>(kTile);
-  static constexpr int kInLine = kShape.weight_words() / 4,
-                       kPieces = kShape.weight_lines() * kInLine / kShape.threads;
-  static_assert(kPieces * kShape.threads == kShape.weight_lines() * kInLine);
-  static constexpr bool kByColumn = sizeof(T) == 2;
-  Copies<kShape.threads, kInLine, kPieces> copies;
-
-  __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
-    const T* const w = side.w + static_cast<std::size_t>(at.group) * side.w_group;
-    PEPNET_UNROLL
-    for (int i = 0; i < kPieces; ++i) {
-      const int line = copies.line(i), word = copies.word(i);
-      const int k = kByColumn ? 2 * word : line, column = at.column + (kByColumn ? line : word);
-      copies.there[i] = column < p.columns;
-      copies.from[i] = reinterpret_cast<const std::uint32_t*>(
-          w + packed_at<T>(k, copies.there[i] ? column : 0, p.columns));
-    }
-    copies.step = static_cast<std::size_t>(kShape.words()) * static_cast<std::size_t>(p.columns);
-  }
-  __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
-    copies.next(stages.in.w[stage]);
   }
 };
 
@@ -281,8 +258,8 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
   // The steps of the gate follow those of the layer in the same pipeline.
   const int layer_steps = p.main.depth / kShape.step;
   const int steps = layer_steps + (kGated ? p.gate.depth / kShape.step : 0);
-  WeightCopies<T, kTile> weights;
-  RowCopies<T, kTile> rows;
+  Copies<T, kTile, false> weights;
+  Copies<T, kTile, true> rows;
   weights.begin(p, p.main, at);
   rows.begin(p, p.main, at);
   const auto copy = [&](auto& what, int step, int stage) {

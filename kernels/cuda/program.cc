@@ -217,20 +217,15 @@ Block block_of(const Launch<T>& launch) {
             static_cast<std::size_t>(mix->tasks * mix->experts) * sizeof(float)};
   }
   constexpr int kWarps = kRowThreads / 32;
+  const auto in_row = [](unsigned blocks) { return Block{{blocks, 1, 1}, kRowThreads, 0}; };
   if (const auto* const gather = std::get_if<Gather>(&launch))
-    return {{static_cast<unsigned>(gather->single) * pieces(gather->rows, kRowThreads) +
-                 static_cast<unsigned>(gather->field_count - gather->single) * pieces(gather->rows, kWarps),
-             1, 1},
-            kRowThreads,
-            0};
-  if (const auto* const patch = std::get_if<Patch>(&launch))
-    return {{pieces(patch->count, kWarps), 1, 1}, kRowThreads, 0};
-  if (const auto* const insert = std::get_if<Insert>(&launch))
-    return {{pieces(insert->groups, kWarps), 1, 1}, kRowThreads, 0};
-  if (const auto* const drop = std::get_if<Drop>(&launch))
-    return {{pieces(drop->count, kRowThreads), 1, 1}, kRowThreads, 0};
+    return in_row(static_cast<unsigned>(gather->single) * pieces(gather->rows, kRowThreads) +
+                  static_cast<unsigned>(gather->field_count - gather->single) * pieces(gather->rows, kWarps));
+  if (const auto* const patch = std::get_if<Patch>(&launch)) return in_row(pieces(patch->count, kWarps));
+  if (const auto* const insert = std::get_if<Insert>(&launch)) return in_row(pieces(insert->groups, kWarps));
+  if (const auto* const drop = std::get_if<Drop>(&launch)) return in_row(pieces(drop->count, kRowThreads));
   const auto& score = std::get<Score>(launch);
-  return {{pieces(score.rows * score.tasks, kWarps), 1, 1}, kRowThreads, 0};
+  return in_row(pieces(score.rows * score.tasks, kWarps));
 }
 
 template class Program<float>;
