@@ -108,6 +108,6 @@ def test_what_an_overlay_reads_lives_as_long_as_it_does() -> None:
 def test_what_the_gpu_is_given_is_refused_before_it_is_copied() -> None:
     endless = np.broadcast_to(np.zeros(1, np.float32), (1 << 31, 1 << 20))
     with pytest.raises(ValueError, match=r"^values: expected one dimension"):
-        _kernels.feature_structs([(0, None, None, endless, False)], [None], 1)
+        _kernels.CudaFeatures([(0, None, None, endless, False)], [None], 1)
     with pytest.raises(MemoryError):
         _kernels.feature_structs([(0, None, None, np.broadcast_to(np.float32(0), 1 << 50), False)], [None], 1)
