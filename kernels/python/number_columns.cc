@@ -1,6 +1,5 @@
-// Columns of plain numbers to the keys and dense values of their fields, all in
-// one call: with fifty columns Python takes longer to look at them one by one
-// than a GPU for the scores.
+// Columns of plain numbers to the keys and dense values of their fields, all in one call: with fifty columns
+// Python takes longer to look at them one by one than a GPU for the scores.
 
 #include <tuple>
 
@@ -11,8 +10,7 @@ namespace pepnet::python {
 
 namespace {
 
-// The array as a column, if it has one dimension and holds plain numbers in
-// native byte order.
+// The array as a column, if it has one dimension and holds plain numbers in native byte order.
 std::optional<NumberColumn> column_of(const py::array& array) {
   const py::dtype type = array.dtype();
   const char kind = type.kind(), order = type.byteorder();

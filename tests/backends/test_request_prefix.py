@@ -89,7 +89,7 @@ def requests(rows: int) -> Iterator[tuple[Rank, bool]]:
 def test_rank_shares_work_and_gives_the_bits_of_score(toy_bundle: Path, isa: str, precision: str) -> None:
     bundle = Bundle.open(toy_bundle, "sizes")
     fields, columns = native.request_prefix(bundle.schema, bundle.config)
-    flags = native.model_flags(bundle.config, len(bundle.tasks))
+    flags = bundle.config.to_native(len(bundle.tasks))
     spy: Any = SpyModel(_kernels.DenseModel(bundle.dense(), flags, isa, precision, columns))
     backend = native.NativeBackend(spy, 2, True, fields, {"backend": "native", "device": "cpu"})
     with Engine(bundle, MmapStore(bundle.table_paths), backend) as engine:

@@ -110,4 +110,4 @@ def test_what_the_gpu_is_given_is_refused_before_it_is_copied() -> None:
     with pytest.raises(ValueError, match=r"^values: expected one dimension"):
         _kernels.CudaFeatures([(0, None, None, endless, False)], [None], 1)
     with pytest.raises(MemoryError):
-        _kernels.feature_structs([(0, None, None, np.broadcast_to(np.float32(0), 1 << 50), False)], [None], 1)
+        _kernels.CudaFeatures([(0, None, None, np.broadcast_to(np.float32(0), 1 << 50), False)], [None], 1)
