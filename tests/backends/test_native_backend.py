@@ -263,7 +263,7 @@ def test_a_call_costs_little_beside_the_kernels(toy_bundle: Path) -> None:
         return statistics.median(times) / 1000
 
     bundle = Bundle.open(toy_bundle, "sizes")
-    engine, model = clocked_engine(bundle, bundle.dense(), 1)
+    engine, model = clocked_engine(bundle, 1)
     with engine:
         given = normal_inputs(engine.bundle.config.inputs, 1, 0)
         general, domain, prior = given.general, given.domain, given.prior
