@@ -1,7 +1,7 @@
 """The compiled extension. Arrays are checked, never converted; the GIL is released around the work.
 
 A wrong dtype or byte order is a TypeError, a wrong shape or value a ValueError, each naming the argument. What each
-part does is said where it is bound, in kernels/python: `help(_kernels)`. Attributes are read-only, but for
+part does is said in the header that kernels/python binds, or where it is bound. Attributes are read-only, but for
 `Fetch.order`.
 """
 
@@ -285,8 +285,7 @@ class RowCache:
     def clear(self) -> None: ...
     def set_time(self, now: float) -> None: ...  # nan: the clock's again
     def step_wall_clock(self, seconds: float) -> None: ...  # for tests
-    steady_time: float
-    time: float
+    time: float  # Unix seconds
     def stats(self) -> dict[str, int]: ...  # the names of CacheStats
     dim: int
     dtype: str
@@ -296,9 +295,7 @@ class RowCache:
 
 class FlightTable:
     def __init__(self) -> None: ...
-    def begin(self, keys: Keys, flight: int) -> Keys: ...
-    def land(self, keys: Keys, flight: int) -> Mask | None: ...
-    def end(self, keys: Keys, flight: int) -> None: ...
+    def land(self, keys: Keys, flight: int) -> Mask | None: ...  # None: all may be written
     def touch(self, keys: Keys) -> None: ...
     def __len__(self) -> int: ...
 
@@ -359,7 +356,10 @@ class Tally:
     def add(self, items: list[tuple[Any, tuple[int, ...]]]) -> None: ...
     def read(self) -> dict[Any, tuple[int, ...]]: ...
 
+#: Positions of keys without a row, which of these the store is to be asked for (None: all), and the keys of these.
 def lacking(keys: Keys, outcomes: Outcomes) -> tuple[Positions, Positions | None, Keys]: ...
+
+#: The distinct keys in the order in which they first come, and which of them each key is.
 def distinct(keys: Keys) -> tuple[Keys, Positions]: ...
 def serve(rows: Floats, sources: Positions, positions: Positions, default_row: Floats, out: Floats) -> int: ...
 

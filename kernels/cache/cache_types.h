@@ -6,11 +6,17 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/named.h"
 #include "rows/rows.h"
 
 namespace pepnet {
 
 enum class CachePolicy : std::uint8_t { kLru, kGset, kLfu, kSieve, kS3Fifo };
+constexpr Named<CachePolicy> kPolicyNames[] = {{"lru", CachePolicy::kLru},
+                                               {"gset", CachePolicy::kGset},
+                                               {"lfu", CachePolicy::kLfu},
+                                               {"sieve", CachePolicy::kSieve},
+                                               {"s3fifo", CachePolicy::kS3Fifo}};
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 

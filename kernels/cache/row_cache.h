@@ -102,6 +102,7 @@ class RowCache final : private ForkHandler {
   double unix_time() const noexcept { return clock_.unix_now(); }
 
   CacheStats stats() const noexcept;
+  const CacheOptions& options() const noexcept { return options_; }
   std::size_t capacity_rows() const noexcept { return layout_.rows(); }
   std::size_t memory_bytes() const noexcept;  // never more than capacity_bytes
 

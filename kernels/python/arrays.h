@@ -50,9 +50,7 @@ PackedArray<T> vector_of(const char* name, const py::array& array) {
   return PackedArray<T>(array.data(), length(array));
 }
 
-inline PackedArray<std::uint64_t> keys_of(const py::array& keys) {
-  return vector_of<std::uint64_t>("keys", keys);
-}
+using Keys = PackedArray<std::uint64_t>;
 
 // A new array of `size`, which `fill` writes without the interpreter's lock.
 template <class T, class Fill>
@@ -121,3 +119,28 @@ Bags bags_of(const py::array& offsets, const std::string& pooling);
 void check_offsets(const PackedArray<std::int64_t>& offsets, std::size_t size);
 
 }  // namespace pepnet::python
+
+namespace pybind11::detail {
+
+// An argument of keys: uint64 [N]. An array of anything else is refused by name, as `vector_of` does it.
+template <>
+class type_caster<pepnet::python::Keys> {
+ public:
+  static constexpr auto name = const_name("numpy.ndarray");
+  template <class>
+  using cast_op_type = const pepnet::python::Keys&;
+
+  bool load(handle given, bool /*convert*/) {
+    if (!isinstance<array>(given)) return false;
+    held_ = reinterpret_borrow<object>(given);
+    keys_ = pepnet::python::vector_of<std::uint64_t>("keys", reinterpret_borrow<array>(given));
+    return true;
+  }
+  explicit operator const pepnet::python::Keys&() const { return keys_; }
+
+ private:
+  object held_;
+  pepnet::python::Keys keys_{nullptr, 0};
+};
+
+}  // namespace pybind11::detail

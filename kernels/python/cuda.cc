@@ -50,8 +50,7 @@ class OpenLibrary final : cache::ForkHandler, public std::enable_shared_from_thi
     if (lost_) {
       throw BackendError(
           "backend: cuda: a GPU cannot be used in a child forked from a process that uses it: load the "
-          "engine "
-          "in the child, and start child processes with spawn or forkserver");
+          "engine in the child, and start child processes with spawn or forkserver");
     }
     const ReleasedGil released;
     try {
@@ -109,7 +108,7 @@ class DeviceTables {
   }
 
   void drop(int width, const py::array& keys) {
-    const std::size_t count = keys_of(keys).size();
+    const std::size_t count = vector_of<std::uint64_t>("keys", keys).size();
     const auto* const given = optional_of<std::uint64_t>("keys", keys, count);
     library_->call([&](const cuda::Library&) { rows_->drop(width, {given, count}); });
   }

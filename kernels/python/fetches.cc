@@ -100,7 +100,7 @@ class Fetches {
   void end(Fetch& fetch) {
     if (std::exchange(fetch.ended, true)) return;
     if (fetch.generation == generation_) {  // in a forked child those of the parent are not here
-      fetch.table.cast<FlightTable&>().end(keys_of(fetch.keys), fetch.number);
+      fetch.table.cast<FlightTable&>().end(vector_of<std::uint64_t>("keys", fetch.keys), fetch.number);
       std::erase_if(under_way_, [&](const Shared& other) { return other.get() == &fetch; });
       ++ended_;
     }
@@ -160,7 +160,7 @@ std::vector<std::uint64_t> distinct_of(std::vector<std::uint64_t> numbers) {
 
 py::object Fetches::ask(const py::object& table, const py::array& keys, std::uint64_t since,
                         const py::function& work) {
-  const auto view = keys_of(keys);
+  const auto view = vector_of<std::uint64_t>("keys", keys);
   auto& flights = table.cast<FlightTable&>();
   std::vector<std::uint64_t> owners(view.size());
   const Shared fetch = std::make_shared<Fetch>(++last_, generation_, ended_ != since, table, keys);

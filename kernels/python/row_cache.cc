@@ -1,6 +1,12 @@
-#include "row_cache.h"
+// The cache, changed rows in front of it, and the lookup of a batch through both. What each method does is
+// said in cache/row_cache.h and cache/row_overlay.h.
+#include "cache/row_cache.h"
+
+#include <memory>
 
 #include "arrays.h"
+#include "cache/row_overlay.h"
+#include "cpu/named.h"
 
 namespace pepnet::python {
 
@@ -57,225 +63,250 @@ py::dict columns_of(const std::vector<EntryInfo>& infos) {
       "expires"_a = column(infos, &EntryInfo::expires), "score"_a = column(infos, &EntryInfo::score));
 }
 
-class Cache {
- public:
-  Cache(std::size_t dim, std::size_t capacity_bytes, const std::string& policy, const std::string& dtype,
-        std::size_t max_rows, double beta, double r, double interval, double admission, double tombstone_ttl,
-        double negative_ttl, std::uint64_t seed, const std::vector<py::dict>& fields)
-      : options_{.dim = dim,
-                 .type = value_named("dtype", kTypes, dtype),
-                 .capacity_bytes = capacity_bytes,
-                 .policy = value_named("policy", kPolicies, policy),
-                 .max_rows = max_rows,
-                 .beta = beta,
-                 .r = r,
-                 .interval = interval,
-                 .admission = admission,
-                 .tombstone_ttl = tombstone_ttl,
-                 .negative_ttl = negative_ttl,
-                 .seed = seed,
-                 .fields = {}} {
-    for (const py::dict& field : fields) options_.fields.push_back(rule_of(field));
-    const ReleasedGil released;
-    cache_ = std::make_unique<RowCache>(options_);
-  }
+std::unique_ptr<RowCache> cache_of(std::size_t dim, std::size_t capacity_bytes, const std::string& policy,
+                                   const std::string& dtype, std::size_t max_rows, double beta, double r,
+                                   double interval, double admission, double tombstone_ttl,
+                                   double negative_ttl, std::uint64_t seed,
+                                   const std::vector<py::dict>& fields) {
+  CacheOptions options{.dim = dim,
+                       .type = value_named("dtype", kTypes, dtype),
+                       .capacity_bytes = capacity_bytes,
+                       .policy = value_named("policy", kPolicyNames, policy),
+                       .max_rows = max_rows,
+                       .beta = beta,
+                       .r = r,
+                       .interval = interval,
+                       .admission = admission,
+                       .tombstone_ttl = tombstone_ttl,
+                       .negative_ttl = negative_ttl,
+                       .seed = seed,
+                       .fields = {}};
+  for (const py::dict& field : fields) options.fields.push_back(rule_of(field));
+  const ReleasedGil released;
+  return std::make_unique<RowCache>(options);
+}
 
-  std::size_t lookup(const py::array& keys, const py::array& out, const std::optional<py::array>& outcomes,
-                     bool counted) {
-    const auto wanted = keys_of(keys);
-    const OutView target = out_of("out", out, wanted.size(), options_.dim);
-    auto* const answers = written_of<std::uint8_t, Outcome>("outcomes", outcomes, wanted.size());
-    const ReleasedGil released;
-    return cache_->lookup(wanted, target, answers, counted);
-  }
+std::size_t lookup(RowCache& cache, Keys keys, const py::array& out, const std::optional<py::array>& outcomes,
+                   bool counted) {
+  const OutView target = out_of("out", out, keys.size(), cache.options().dim);
+  auto* const answers = written_of<std::uint8_t, Outcome>("outcomes", outcomes, keys.size());
+  const ReleasedGil released;
+  return cache.lookup(keys, target, answers, counted);
+}
 
-  std::size_t lookup_pool(const py::array& keys, const py::array& offsets, const std::string& pooling,
-                          const py::array& out, const std::optional<py::array>& outcomes, bool counted) {
-    const auto wanted = keys_of(keys);
-    const Bags bags = bags_of(offsets, pooling);
-    const OutView target = out_of("out", out, bags.count, options_.dim);
-    auto* const answers = written_of<std::uint8_t, Outcome>("outcomes", outcomes, wanted.size());
-    const ReleasedGil released;
-    check_offsets(bags.offsets, wanted.size());
-    return cache_->lookup_pool(wanted, bags.offsets, bags.pooling, target, answers, counted);
-  }
+std::size_t lookup_pool(RowCache& cache, Keys keys, const py::array& offsets, const std::string& pooling,
+                        const py::array& out, const std::optional<py::array>& outcomes, bool counted) {
+  const Bags bags = bags_of(offsets, pooling);
+  const OutView target = out_of("out", out, bags.count, cache.options().dim);
+  auto* const answers = written_of<std::uint8_t, Outcome>("outcomes", outcomes, keys.size());
+  const ReleasedGil released;
+  check_offsets(bags.offsets, keys.size());
+  return cache.lookup_pool(keys, bags.offsets, bags.pooling, target, answers, counted);
+}
 
-  std::size_t write(const py::array& keys, const py::array& rows, const std::optional<py::array>& scores,
-                    const std::optional<py::array>& versions, const std::optional<py::array>& expires,
-                    bool update, const std::optional<py::array>& results, bool restore,
-                    const std::optional<py::array>& earned, bool put, bool known) {
-    const auto wanted = keys_of(keys);
-    const MatrixView values = matrix_of("rows", rows);
-    if (values.rows != wanted.size() || values.columns != options_.dim)
-      refuse("rows", "[" + std::to_string(wanted.size()) + ", " + std::to_string(options_.dim) + "]", rows);
-    const RowBatch batch{wanted,
-                         values.data,
-                         static_cast<std::ptrdiff_t>(values.stride),
-                         optional_of<float>("scores", scores, wanted.size()),
-                         optional_of<std::uint64_t>("versions", versions, wanted.size()),
-                         optional_of<double>("expires", expires, wanted.size()),
-                         optional_of<bool>("earned", earned, wanted.size())};
-    if (update + restore + put > 1)
-      throw py::value_error("write: expected one of update, restore and put, got more");
-    if (known && !put && !update) throw py::value_error("known: expected update or put with it, got neither");
-    Write how = restore ? Write::kRestore : Write::kInsert;
-    if (update) how = known ? Write::kUpdateKnown : Write::kUpdate;
-    if (put) how = known ? Write::kPutKnown : Write::kPut;
-    auto* const what = written_of<std::uint8_t, WriteResult>("results", results, wanted.size());
-    const ReleasedGil released;
-    return cache_->write(batch, how, what);
-  }
+std::size_t write(RowCache& cache, Keys keys, const py::array& rows, const std::optional<py::array>& scores,
+                  const std::optional<py::array>& versions, const std::optional<py::array>& expires,
+                  bool update, const std::optional<py::array>& results, bool restore,
+                  const std::optional<py::array>& earned, bool put, bool known) {
+  const std::size_t count = keys.size(), dim = cache.options().dim;
+  const MatrixView values = matrix_of("rows", rows);
+  if (values.rows != count || values.columns != dim)
+    refuse("rows", "[" + std::to_string(count) + ", " + std::to_string(dim) + "]", rows);
+  const RowBatch batch{keys,
+                       values.data,
+                       static_cast<std::ptrdiff_t>(values.stride),
+                       optional_of<float>("scores", scores, count),
+                       optional_of<std::uint64_t>("versions", versions, count),
+                       optional_of<double>("expires", expires, count),
+                       optional_of<bool>("earned", earned, count)};
+  if (update + restore + put > 1)
+    throw py::value_error("write: expected one of update, restore and put, got more");
+  if (known && !put && !update) throw py::value_error("known: expected update or put with it, got neither");
+  Write how = restore ? Write::kRestore : Write::kInsert;
+  if (update) how = known ? Write::kUpdateKnown : Write::kUpdate;
+  if (put) how = known ? Write::kPutKnown : Write::kPut;
+  auto* const what = written_of<std::uint8_t, WriteResult>("results", results, count);
+  const ReleasedGil released;
+  return cache.write(batch, how, what);
+}
 
-  std::size_t forget(const py::array& keys) {
-    const auto wanted = keys_of(keys);
-    const ReleasedGil released;
-    return cache_->forget(wanted);
-  }
+std::size_t erase(RowCache& cache, Keys keys, const py::array& versions,
+                  const std::optional<py::array>& expires) {
+  const auto* const of = optional_of<std::uint64_t>("versions", versions, keys.size());
+  const auto* const until = optional_of<double>("expires", expires, keys.size());
+  const ReleasedGil released;
+  return cache.erase(keys, of, until);
+}
 
-  void mark_absent(const py::array& keys) {
-    const auto wanted = keys_of(keys);
-    const ReleasedGil released;
-    cache_->mark_absent(wanted);
-  }
+std::size_t feedback(RowCache& cache, Keys keys, const py::array& positive) {
+  const bool* const labels = optional_of<bool>("positive", positive, keys.size());
+  const ReleasedGil released;
+  return cache.feedback(keys, labels);
+}
 
-  std::size_t erase(const py::array& keys, const py::array& versions,
-                    const std::optional<py::array>& expires) {
-    const auto wanted = keys_of(keys);
-    const auto* const of = optional_of<std::uint64_t>("versions", versions, wanted.size());
-    const auto* const until = optional_of<double>("expires", expires, wanted.size());
+py::dict peek(const RowCache& cache, Keys keys) {
+  std::vector<EntryInfo> infos(keys.size());
+  {
     const ReleasedGil released;
-    return cache_->erase(wanted, of, until);
+    cache.peek(keys, infos.data());
   }
+  return columns_of(infos);
+}
 
-  std::size_t feedback(const py::array& keys, const py::array& positive) {
-    const auto wanted = keys_of(keys);
-    const bool* const labels = optional_of<bool>("positive", positive, wanted.size());
+std::size_t replay(RowCache& cache, Keys keys, const std::optional<py::array>& hits) {
+  bool* const flags = written_of<bool>("hits", hits, keys.size());
+  const ReleasedGil released;
+  return cache.replay(keys, flags);
+}
+
+py::dict part(const RowCache& cache, std::size_t index) {
+  if (index >= cache.parts())
+    throw py::value_error("index: expected below " + std::to_string(cache.parts()) + ", got " +
+                          std::to_string(index));
+  CachePart part;
+  {
     const ReleasedGil released;
-    return cache_->feedback(wanted, labels);
+    part = cache.part(index);
   }
+  py::dict result = columns_of(part.infos);
+  result["keys"] = array_of(part.keys);
+  result["order"] = array_of(part.order);
+  result["rows"] = array_of(part.rows).reshape({-1, static_cast<int>(cache.options().dim)});
+  return result;
+}
 
-  py::dict peek(const py::array& keys) const {
-    const auto wanted = keys_of(keys);
-    std::vector<EntryInfo> infos(wanted.size());
-    {
-      const ReleasedGil released;
-      cache_->peek(wanted, infos.data());
+py::dict stats(const RowCache& cache) {
+  const CacheStats stats = cache.stats();
+  py::dict result("hits"_a = stats.hits, "misses"_a = stats.misses, "negative_hits"_a = stats.negative_hits);
+  each_counter<std::uint64_t>([&](const char* name, auto of, auto) { result[name] = stats.*of; });
+  return result;
+}
+
+// What the views point to is kept beside the overlay, by the binding.
+std::unique_ptr<RowOverlay> overlay_of(Keys keys, const py::array& rows, const std::optional<py::array>& gone,
+                                       const std::optional<py::array>& expires) {
+  const RowsView view = rows_of("rows", rows);
+  if (view.type != RowType::kFloat32 || view.count != keys.size())
+    refuse("rows", "float32 [" + std::to_string(keys.size()) + ", dim]", rows);
+  const auto* const deleted = optional_of<std::uint8_t>("gone", gone, keys.size());
+  const auto* const until = optional_of<double>("expires", expires, keys.size());
+  const ReleasedGil released;
+  return std::make_unique<RowOverlay>(keys, view, deleted, until);
+}
+
+py::array_t<std::int64_t> find(const RowOverlay& overlay, Keys keys) {
+  return filled<std::int64_t>(keys.size(), [&](std::int64_t* out) { overlay.index().find(keys, out); });
+}
+
+// One request, its arrays checked. What it points to is kept by its tuple.
+struct Job {
+  RowCache* cache;
+  const RowOverlay* overlay;
+  PackedArray<float> default_row;
+  Keys keys;
+  OutView out;
+  std::optional<Bags> bags;
+  Outcome* outcomes;
+
+  OverlayLookup run(bool counted) const {
+    if (bags) check_offsets(bags->offsets, keys.size());
+    if (overlay == nullptr) {
+      return {bags ? cache->lookup_pool(keys, bags->offsets, bags->pooling, out, outcomes, counted)
+                   : cache->lookup(keys, out, outcomes, counted)};
     }
-    return columns_of(infos);
+    return bags ? overlay->lookup_pool(*cache, keys, bags->offsets, bags->pooling, default_row, out, outcomes,
+                                       counted)
+                : overlay->lookup(*cache, keys, default_row, out, outcomes, counted);
   }
-
-  std::size_t replay(const py::array& keys, const std::optional<py::array>& hits) {
-    const auto wanted = keys_of(keys);
-    bool* const flags = written_of<bool>("hits", hits, wanted.size());
-    const ReleasedGil released;
-    return cache_->replay(wanted, flags);
-  }
-
-  py::dict part(std::size_t index) const {
-    if (index >= cache_->parts()) {
-      throw py::value_error("index: expected below " + std::to_string(cache_->parts()) + ", got " +
-                            std::to_string(index));
-    }
-    CachePart part;
-    {
-      const ReleasedGil released;
-      part = cache_->part(index);
-    }
-    py::dict result = columns_of(part.infos);
-    result["keys"] = array_of(part.keys);
-    result["order"] = array_of(part.order);
-    result["rows"] = array_of(part.rows).reshape({-1, static_cast<int>(options_.dim)});
-    return result;
-  }
-
-  py::dict stats() const {
-    const CacheStats stats = cache_->stats();
-    py::dict result;
-    result["hits"] = stats.hits;
-    result["misses"] = stats.misses;
-    result["negative_hits"] = stats.negative_hits;
-    each_counter<std::uint64_t>([&](const char* name, auto of, auto) { result[name] = stats.*of; });
-    return result;
-  }
-
-  RowCache& cache() const { return *cache_; }
-  const CacheOptions& options() const { return options_; }
-
- private:
-  CacheOptions options_;
-  std::unique_ptr<RowCache> cache_;
 };
+
+py::array array_in(const char* name, const py::handle& value) {
+  if (!py::isinstance<py::array>(value)) throw py::type_error(std::string(name) + ": expected a numpy array");
+  return py::reinterpret_borrow<py::array>(value);
+}
+
+Job job_of(const py::handle& given) {
+  if (!py::isinstance<py::tuple>(given)) throw py::type_error("jobs: expected tuples");
+  const auto fields = py::reinterpret_borrow<py::tuple>(given);
+  if (fields.size() != 8) throw py::value_error("jobs: expected 8 values a job");
+  auto& cache = fields[0].cast<RowCache&>();
+  const std::size_t dim = cache.options().dim;
+  const auto* const overlay = fields[1].cast<const RowOverlay*>();  // null for None
+  if (overlay != nullptr && overlay->dim() != dim)
+    throw py::value_error("overlay: expected rows of " + std::to_string(dim) + " columns, got " +
+                          std::to_string(overlay->dim()));
+  const PackedArray<float> default_row = default_of("default_row", array_in("default_row", fields[2]), dim);
+  const auto keys = vector_of<std::uint64_t>("keys", array_in("keys", fields[3]));
+  std::optional<Bags> bags;
+  if (!fields[5].is_none()) bags = bags_of(array_in("offsets", fields[5]), fields[6].cast<std::string>());
+  const OutView out = out_of("out", array_in("out", fields[4]), bags ? bags->count : keys.size(), dim);
+  auto* const outcomes =
+      written_of<std::uint8_t, Outcome>("outcomes", array_in("outcomes", fields[7]), keys.size());
+  return {&cache, overlay, default_row, keys, out, bags, outcomes};
+}
+
+// One release of the interpreter's lock for all: each one is a chance to wait for another thread.
+py::list look_up(const py::list& jobs, bool counted) {
+  std::vector<Job> parsed;
+  parsed.reserve(jobs.size());
+  const py::tuple kept(jobs);  // whatever becomes of the list meanwhile
+  for (const py::handle& job : kept) parsed.push_back(job_of(job));
+  std::vector<OverlayLookup> answers(parsed.size());
+  {
+    const ReleasedGil released;
+    for (std::size_t i = 0; i < parsed.size(); ++i) answers[i] = parsed[i].run(counted);
+  }
+  py::list result(answers.size());
+  for (std::size_t i = 0; i < answers.size(); ++i)
+    result[i] = py::make_tuple(answers[i].hits, answers[i].ours, answers[i].defaults);
+  return result;
+}
 
 }  // namespace
 
-CoreOf core_and_dim_of(const py::handle& row_cache) {
-  const auto& found = row_cache.cast<const Cache&>();
-  return {&found.cache(), found.options().dim};
-}
-
 void bind_row_cache(py::module_& module) {
-  py::class_<Cache>(module, "RowCache",
-                    "Rows of the ids that matter, in a fixed number of bytes. Safe from any thread.")
-      .def(py::init<std::size_t, std::size_t, const std::string&, const std::string&, std::size_t, double,
-                    double, double, double, double, double, std::uint64_t, const std::vector<py::dict>&>(),
-           "dim"_a, "capacity_bytes"_a, "policy"_a = "lru", "dtype"_a = "float32", py::kw_only(),
-           "max_rows"_a = 0, "beta"_a = 0.1, "r"_a = 3.0, "interval"_a = 86400.0, "admission"_a = 1.0,
-           "tombstone_ttl"_a = 3600.0, "negative_ttl"_a = 60.0, "seed"_a = 0,
+  const py::call_guard<ReleasedGil> released;
+  py::class_<RowCache>(module, "RowCache",
+                       "Rows of the ids that matter, in a fixed number of bytes. Safe from any thread.")
+      .def(py::init(&cache_of), "dim"_a, "capacity_bytes"_a, "policy"_a = "lru", "dtype"_a = "float32",
+           py::kw_only(), "max_rows"_a = 0, "beta"_a = 0.1, "r"_a = 3.0, "interval"_a = 86400.0,
+           "admission"_a = 1.0, "tombstone_ttl"_a = 3600.0, "negative_ttl"_a = 60.0, "seed"_a = 0,
            "fields"_a = std::vector<py::dict>())
-      .def("lookup", &Cache::lookup, "keys"_a, "out"_a, "outcomes"_a = py::none(), "counted"_a = true,
-           "Writes the rows that are there to float32 [N, dim] `out`, and to uint8 [N] `outcomes` 0 for a "
-           "miss, 1 for a row, 2 for an id known not to exist; returns how many rows were written.")
-      .def("lookup_pool", &Cache::lookup_pool, "keys"_a, "offsets"_a, "pooling"_a, "out"_a,
-           "outcomes"_a = py::none(), "counted"_a = true,
-           "Writes the mean or sum of each bag's rows to float32 [B, dim] `out`; bags with a key that has "
-           "no row are left undefined. Returns how many rows were found.")
-      .def("write", &Cache::write, "keys"_a, "rows"_a, "scores"_a = py::none(), "versions"_a = py::none(),
+      .def("lookup", &lookup, "keys"_a, "out"_a, "outcomes"_a = py::none(), "counted"_a = true)
+      .def("lookup_pool", &lookup_pool, "keys"_a, "offsets"_a, "pooling"_a, "out"_a,
+           "outcomes"_a = py::none(), "counted"_a = true)
+      .def("write", &write, "keys"_a, "rows"_a, "scores"_a = py::none(), "versions"_a = py::none(),
            "expires"_a = py::none(), "update"_a = false, "results"_a = py::none(), "restore"_a = false,
-           "earned"_a = py::none(), "put"_a = false, "known"_a = false,
-           "Inserts or replaces rows of older (or, without `update`, equal) versions; returns how many. "
-           "uint8 [N] `results`: 0 stale, 1 inserted, 2 replaced, 3 rejected. `restore`: rows that were in "
-           "a cache before are admitted for certain, with their scores; bool [N] `earned`: those whose "
-           "score is of accesses. `put`: whatever version is there; `known`, of an update or a put: only "
-           "where anything is.")
-      .def("forget", &Cache::forget, "keys"_a,
-           "Lets go of what is known of the keys: the store is asked next. Returns how many were there.")
-      .def("mark_absent", &Cache::mark_absent, "keys"_a,
-           "Remembers for negative_ttl that there are no such ids.")
-      .def("erase", &Cache::erase, "keys"_a, "versions"_a, "expires"_a = py::none(),
-           "Deletes rows of older or equal versions and leaves tombstones; returns how many applied.")
-      .def("feedback", &Cache::feedback, "keys"_a, "positive"_a,
-           "Counts samples that contained the ids; returns how many were resident.")
-      .def("peek", &Cache::peek, "keys"_a, "What is known of each key, touching and counting nothing.")
-      .def("replay", &Cache::replay, "keys"_a, "hits"_a = py::none(),
-           "Looks keys up one by one and inserts what misses; returns how many hit.")
-      .def_property_readonly("parts", [](const Cache& c) { return c.cache().parts(); })
-      .def("part", &Cache::part, "index"_a, "The entries of one part, consistent with each other.")
+           "earned"_a = py::none(), "put"_a = false, "known"_a = false)
+      .def("forget", &RowCache::forget, "keys"_a, released)
+      .def("mark_absent", &RowCache::mark_absent, "keys"_a, released)
+      .def("erase", &erase, "keys"_a, "versions"_a, "expires"_a = py::none())
+      .def("feedback", &feedback, "keys"_a, "positive"_a)
+      .def("peek", &peek, "keys"_a)
+      .def("replay", &replay, "keys"_a, "hits"_a = py::none())
+      .def_property_readonly("parts", &RowCache::parts)
+      .def("part", &part, "index"_a)
+      .def_property_readonly("floor", &RowCache::floor)
+      .def("raise_floor", &RowCache::raise_floor, "version"_a)
+      .def("clear", &RowCache::clear, released)
+      .def("set_time", &RowCache::set_time, "now"_a)
+      .def("step_wall_clock", &RowCache::step_wall_clock, "seconds"_a)
+      .def_property_readonly("time", &RowCache::unix_time)
+      .def("stats", &stats)
+      .def_property_readonly("dim", [](const RowCache& cache) { return cache.options().dim; })
+      .def_property_readonly("dtype",
+                             [](const RowCache& cache) { return name_of(kTypes, cache.options().type); })
       .def_property_readonly(
-          "floor", [](const Cache& c) { return c.cache().floor(); },
-          "The highest version that was evicted: of keys that are not here, only newer updates are taken.")
-      .def(
-          "raise_floor", [](Cache& c, std::uint64_t version) { c.cache().raise_floor(version); }, "version"_a,
-          "Takes no update as old as `version` of keys that are not here.")
-      .def(
-          "clear", [](Cache& c) { c.cache().clear(); }, py::call_guard<ReleasedGil>())
-      .def(
-          "set_time", [](Cache& c, double now) { c.cache().set_time(now); }, "now"_a,
-          "Unix seconds from here on; nan: the clock's again.")
-      .def(
-          "step_wall_clock", [](Cache& c, double seconds) { c.cache().step_wall_clock(seconds); },
-          "seconds"_a, "As if the wall clock had been set, by so many seconds in all: for tests.")
-      .def_property_readonly(
-          "time", [](const Cache& c) { return c.cache().unix_time(); }, "Unix seconds.")
-      .def_property_readonly(
-          "steady_time", [](const Cache& c) { return c.cache().time(); },
-          "Unix seconds as they would be had nobody set the clock: what intervals and durations are counted "
-          "on.")
-      .def("stats", &Cache::stats)
-      .def_property_readonly("dim", [](const Cache& c) { return c.options().dim; })
-      .def_property_readonly("dtype", [](const Cache& c) { return name_of(kTypes, c.options().type); })
-      .def_property_readonly("policy", [](const Cache& c) { return name_of(kPolicies, c.options().policy); })
-      .def_property_readonly("capacity_rows", [](const Cache& c) { return c.cache().capacity_rows(); })
-      .def_property_readonly("memory_bytes", [](const Cache& c) { return c.cache().memory_bytes(); });
+          "policy", [](const RowCache& cache) { return name_of(kPolicyNames, cache.options().policy); })
+      .def_property_readonly("capacity_rows", &RowCache::capacity_rows)
+      .def_property_readonly("memory_bytes", &RowCache::memory_bytes);
+  py::class_<RowOverlay>(module, "RowOverlay", "Changed rows in front of a cache. Never changed itself.")
+      .def(py::init(&overlay_of), "keys"_a, "rows"_a, "gone"_a = py::none(), "expires"_a = py::none(),
+           py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::keep_alive<1, 5>())
+      .def("find", &find, "keys"_a);
+  module.def("look_up", &look_up, "jobs"_a, "counted"_a = true,
+             "Looks up each of the jobs: the keys that the overlay has there, others as RowCache.lookup or "
+             "lookup_pool does. Returns for each (hits, keys of the overlay, default rows among these).");
 }
 
 }  // namespace pepnet::python

@@ -17,9 +17,9 @@ const T* whole_matrix(const char* name, const py::array& array, std::size_t rows
 
 class SideRows {
  public:
-  SideRows(const py::array& keys, const py::array& ids, const py::array& dense,
+  SideRows(Keys keys, const py::array& ids, const py::array& dense,
            const std::vector<std::pair<py::array, py::array>>& bags)
-      : index_(vector_of<std::uint64_t>("keys", keys)),
+      : index_(keys),
         rows_(index_.size() + 1),
         ids_(whole_matrix<std::uint64_t>("ids", ids, rows_)),
         dense_(whole_matrix<float>("dense", dense, rows_)),
@@ -36,9 +36,8 @@ class SideRows {
     }
   }
 
-  py::tuple take(const py::array& keys, const std::vector<std::size_t>& ids,
-                 const std::vector<std::size_t>& dense, const std::vector<std::size_t>& bags) const {
-    const auto wanted = keys_of(keys);
+  py::tuple take(Keys wanted, const std::vector<std::size_t>& ids, const std::vector<std::size_t>& dense,
+                 const std::vector<std::size_t>& bags) const {
     check_fields("ids", ids, id_fields_);
     check_fields("dense", dense, dense_fields_);
     check_fields("bags", bags, bags_.size());
@@ -94,7 +93,7 @@ class SideRows {
 
 void bind_side_rows(py::module_& module) {
   py::class_<SideRows>(module, "SideRows", "A side table's rows by entity; read by any number of threads.")
-      .def(py::init<const py::array&, const py::array&, const py::array&,
+      .def(py::init<Keys, const py::array&, const py::array&,
                     const std::vector<std::pair<py::array, py::array>>&>(),
            "keys"_a, "ids"_a, "dense"_a, "bags"_a,
            "uint64 [N] entities; uint64 [N+1, fields] and float32 [N+1, fields], the last row of an entity "

@@ -1,4 +1,5 @@
-// Stored rows: their keys' index, rows at positions, and a table of both.
+// Stored rows: their keys' index, rows at positions, and a table of both. What each function does is said in
+// rows/key_index.h and rows/gather.h.
 #include <memory>
 
 #include "arrays.h"
@@ -9,15 +10,8 @@ namespace pepnet::python {
 
 namespace {
 
-std::unique_ptr<KeyIndex> index_of(const py::array& keys) {
-  const auto view = keys_of(keys);
-  const ReleasedGil released;
-  return std::make_unique<KeyIndex>(view);
-}
-
-py::array_t<std::int64_t> positions_in(const KeyIndex& index, const py::array& keys) {
-  const auto view = keys_of(keys);
-  return filled<std::int64_t>(view.size(), [&](std::int64_t* positions) { index.find(view, positions); });
+py::array_t<std::int64_t> find(const KeyIndex& index, Keys keys) {
+  return filled<std::int64_t>(keys.size(), [&](std::int64_t* positions) { index.find(keys, positions); });
 }
 
 void check_positions(const PackedArray<std::int64_t>& positions, std::size_t count) {
@@ -55,83 +49,60 @@ std::size_t pool_rows(const py::array& rows, const py::array& positions, const p
   return pool(source, wanted, bags.offsets, bags.pooling, fallback, target);
 }
 
-// Rows and the index over their keys, so that a field of a batch is one call. The arrays are kept, not
-// copied: a table over a mapped file reads the file's pages as they are asked for.
-class Table {
- public:
-  Table(const py::array& keys, py::array rows, py::array default_row)
-      : rows_array_(std::move(rows)),
-        default_array_(std::move(default_row)),
-        rows_(rows_of("rows", rows_array_)),
-        default_(default_of("default_row", default_array_, rows_.dim)),
-        index_(build(keys, rows_.count)) {}
-
-  std::size_t lookup(const py::array& keys, const py::array& out,
-                     const std::optional<py::array>& found) const {
-    const auto wanted = keys_of(keys);
-    const OutView target = out_of("out", out, wanted.size(), rows_.dim);
-    bool* const flags = written_of<bool>("found", found, wanted.size());
-    const ReleasedGil released;
-    return pepnet::lookup(index_, rows_, wanted, default_, target, flags);
-  }
-
-  std::size_t pool(const py::array& keys, const py::array& offsets, const std::string& pooling,
-                   const py::array& out) const {
-    const auto wanted = keys_of(keys);
-    const Bags bags = bags_of(offsets, pooling);
-    const OutView target = out_of("out", out, bags.count, rows_.dim);
-    const ReleasedGil released;
-    check_offsets(bags.offsets, wanted.size());
-    return lookup_pool(index_, rows_, wanted, bags.offsets, bags.pooling, default_, target);
-  }
-
-  const KeyIndex& index() const { return index_; }
-  const RowsView& rows() const { return rows_; }
-
- private:
-  static KeyIndex build(const py::array& keys, std::size_t rows) {
-    const auto view = keys_of(keys);
-    if (view.size() != rows) refuse("keys", std::to_string(rows) + ", one a row", keys);
-    const ReleasedGil released;
-    return KeyIndex(view);
-  }
-
-  py::array rows_array_;
-  py::array default_array_;
-  RowsView rows_;
-  PackedArray<float> default_;
-  KeyIndex index_;
+// Rows and the index over their keys, so that a field of a batch is one call. The arrays are kept beside it
+// by the binding, not copied: a table over a mapped file reads the file's pages as they are asked for.
+struct Table {
+  RowsView rows;
+  PackedArray<float> default_row;
+  KeyIndex index;
 };
+
+std::unique_ptr<Table> table_of(Keys keys, const py::array& rows, const py::array& default_row) {
+  const RowsView view = rows_of("rows", rows);
+  const PackedArray<float> fallback = default_of("default_row", default_row, view.dim);
+  if (keys.size() != view.count)
+    throw py::value_error("keys: expected " + std::to_string(view.count) + ", one a row, got uint64 [" +
+                          std::to_string(keys.size()) + "]");
+  const ReleasedGil released;
+  return std::make_unique<Table>(Table{view, fallback, KeyIndex(keys)});
+}
+
+std::size_t lookup_in(const Table& table, Keys keys, const py::array& out,
+                      const std::optional<py::array>& found) {
+  const OutView target = out_of("out", out, keys.size(), table.rows.dim);
+  bool* const flags = written_of<bool>("found", found, keys.size());
+  const ReleasedGil released;
+  return lookup(table.index, table.rows, keys, table.default_row, target, flags);
+}
+
+std::size_t pool_in(const Table& table, Keys keys, const py::array& offsets, const std::string& pooling,
+                    const py::array& out) {
+  const Bags bags = bags_of(offsets, pooling);
+  const OutView target = out_of("out", out, bags.count, table.rows.dim);
+  const ReleasedGil released;
+  check_offsets(bags.offsets, keys.size());
+  return lookup_pool(table.index, table.rows, keys, bags.offsets, bags.pooling, table.default_row, target);
+}
 
 }  // namespace
 
 void bind_tables(py::module_& module) {
   py::class_<KeyIndex>(module, "KeyIndex", "Key → position; built once, read by any number of threads.")
-      .def(py::init(&index_of), "keys"_a,
-           "Indexes uint64 [N] keys in any order. ValueError for a key that comes twice.")
-      .def("find", &positions_in, "keys"_a,
-           "uint64 [n] → int64 [n]: the position of each key, -1 where absent.")
+      .def(py::init<Keys>(), "keys"_a, py::call_guard<ReleasedGil>())
+      .def("find", &find, "keys"_a)
       .def("__len__", &KeyIndex::size)
       .def_property_readonly("memory_bytes", &KeyIndex::memory_bytes);
-  module.def(
-      "gather", &gather_rows, "rows"_a, "positions"_a, "default_row"_a, "out"_a,
-      "out[i] = rows[positions[i]] as float32, default_row where the position is -1; returns how many were.");
-  module.def(
-      "pool", &pool_rows, "rows"_a, "positions"_a, "offsets"_a, "pooling"_a, "default_row"_a, "out"_a,
-      "out[b] = mean or sum of the rows of bag b, zeros for an empty one; returns how many were unknown.");
+  module.def("gather", &gather_rows, "rows"_a, "positions"_a, "default_row"_a, "out"_a);
+  module.def("pool", &pool_rows, "rows"_a, "positions"_a, "offsets"_a, "pooling"_a, "default_row"_a, "out"_a);
   py::class_<Table>(module, "Table",
                     "Rows by key: an index over keys and rows read in place. Safe from any thread.")
-      .def(py::init<const py::array&, py::array, py::array>(), "keys"_a, "rows"_a, "default_row"_a,
-           "uint64 [N] distinct keys; [N, dim] float32, float16 or uint16 (bfloat16); float32 [dim].")
-      .def("lookup", &Table::lookup, "keys"_a, "out"_a, "found"_a = py::none(),
-           "Writes the row of each key to float32 [n, dim] `out`, the default row for an unknown one, and "
-           "whether it was known to bool [n] `found`; returns how many were unknown.")
-      .def("pool", &Table::pool, "keys"_a, "offsets"_a, "pooling"_a, "out"_a,
-           "Writes the mean or sum of each bag's rows to float32 [B, dim] `out`; returns how many keys were "
-           "unknown.")
-      .def("__len__", [](const Table& t) { return t.rows().count; })
-      .def_property_readonly("dim", [](const Table& t) { return t.rows().dim; })
-      .def_property_readonly("index", &Table::index, py::return_value_policy::reference_internal);
+      .def(py::init(&table_of), "keys"_a, "rows"_a, "default_row"_a, py::keep_alive<1, 3>(),
+           py::keep_alive<1, 4>())
+      .def("lookup", &lookup_in, "keys"_a, "out"_a, "found"_a = py::none())
+      .def("pool", &pool_in, "keys"_a, "offsets"_a, "pooling"_a, "out"_a)
+      .def("__len__", [](const Table& table) { return table.rows.count; })
+      .def_property_readonly("dim", [](const Table& table) { return table.rows.dim; })
+      .def_readonly("index", &Table::index);
 }
 
 }  // namespace pepnet::python

@@ -73,7 +73,6 @@ def caches(d: Draw) -> list[Call]:
                 r.choice(
                     (
                         ".stats",
-                        ".steady_time",
                         ".parts",
                         ".floor",
                         ".time",
@@ -147,8 +146,6 @@ def flights(d: Draw) -> list[Call]:
     def one(landing: bool) -> Call:
         n = d.count = d.random.choice(SMALL)
         calls = (
-            lambda: Call(".begin", (d.keys(n), d.one(1, 2, 3))),
-            lambda: Call(".end", (d.keys(n), d.one(1, 2, 3))),
             # An update waits for a flight that lands: alone in a process it would wait for ever.
             lambda: Call(".land", (d.keys(n), d.one(1, 2, 3))) if landing else Call(".touch", (d.keys(n),)),
             lambda: Call(".__len__"),

@@ -120,13 +120,7 @@ def test_a_row_that_is_newer_than_an_update_amid_its_fetch_is_not_gone_back_from
 
 
 def test_an_update_waits_while_a_row_of_its_id_is_being_written() -> None:
-    table, keys = _kernels.FlightTable(), np.array([1, 2, 3], np.uint64)
-    assert table.begin(keys, 7).tolist() == [7, 7, 7]
-    assert table.begin(keys[:2], 8).tolist() == [7, 7]
-    table.touch(keys[:1])
-    kept = table.land(keys, 7)
-    assert kept is not None
-    assert kept.tolist() == [False, True, True]
+    table, fetches, keys = _kernels.FlightTable(), _kernels.Fetches(), np.array([1, 2, 3], np.uint64)
     order: list[str] = []
 
     def touch() -> None:
@@ -134,16 +128,28 @@ def test_an_update_waits_while_a_row_of_its_id_is_being_written() -> None:
         order.append("touched")
 
     thread = threading.Thread(target=touch)
-    thread.start()
-    time.sleep(0.05)
-    order.append("written")
-    table.end(keys, 7)
+
+    def write(mine: _kernels.Fetch | None, at: object, others: object) -> None:
+        assert mine is not None
+        table.touch(keys[:1])
+        kept = table.land(keys, mine.number)
+        assert kept is not None
+        assert kept.tolist() == [False, True, True]
+        thread.start()
+        time.sleep(0.05)
+        order.append("written")
+
+    fetches.ask(table, keys, fetches.ended, write)
     thread.join(60)
     assert order == ["written", "touched"]
     assert len(table) == 0
     table.touch(keys)
-    assert table.begin(keys, 9).tolist() == [9, 9, 9]
-    assert table.land(keys, 9) is None
+
+    def land(mine: _kernels.Fetch | None, at: object, others: object) -> None:
+        assert mine is not None
+        assert table.land(keys, mine.number) is None
+
+    fetches.ask(table, keys, fetches.ended, land)
 
 
 @pytest.mark.parametrize(("policy", "capacity"), [("lru", 70 << 10), ("gset", 1 << 20)])
