@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +13,9 @@ from pepnet_infer.bench.harness.measure import Figures, Row, Say, measure, reaso
 from pepnet_infer.bench.harness.workloads import batches
 from pepnet_infer.bench.latency.peers import Peer, PeerSpec
 from pepnet_infer.bundle.accuracy import Difference
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.inputs import Inputs
 
 Truth = npt.NDArray[np.float64]
 

@@ -17,14 +17,13 @@ import numpy.typing as npt
 
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.protocol import GPU_PRECISIONS, PRECISIONS
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BackendError, ConfigError
 from pepnet_infer.schema.inputs import Inputs
 
 if TYPE_CHECKING:
     import torch
-
-    from pepnet_infer.bundle.bundle import Bundle
 
 Scores = npt.NDArray[np.float32]
 

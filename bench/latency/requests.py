@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,11 @@ from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Figures, Say, measure
 from pepnet_infer.bench.harness.workloads import Request, Traffic
 from pepnet_infer.bench.latency.peers import load_engine
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.schema.ids import Keys
-    from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.ids import Keys
+from pepnet_infer.schema.inputs import Inputs
 
 Values = npt.NDArray[np.float32]
 STAGES = ("encode", "lookup", "dense")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import structs
 
@@ -18,12 +18,10 @@ from pepnet_infer.bench.latency.overhead import call_overhead
 from pepnet_infer.bench.latency.page import latency_page
 from pepnet_infer.bench.latency.peers import PEERS, own_peer, reference
 from pepnet_infer.bench.latency.requests import end_to_end
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.schema.network_config import multiply_adds
 from pepnet_infer.validation import Options, Several
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
 
 
 class LatencyOptions(Options, frozen=True):

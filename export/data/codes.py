@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.encode import ragged
+from pepnet_infer.encode.features import Features
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.features import Features
 
 Codes = npt.NDArray[np.int32]
 

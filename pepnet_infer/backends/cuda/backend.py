@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,15 @@ from pepnet_infer.backends.cuda.features import FeatureScorer, fields_on_device
 from pepnet_infer.backends.cuda.library import library_path, open_library, pack_model
 from pepnet_infer.backends.cuda.rows import DeviceRows, rows_beside
 from pepnet_infer.backends.protocol import Settings, read_options
-from pepnet_infer.bundle.bundle import DENSE
+from pepnet_infer.bundle.bundle import DENSE, Bundle
 from pepnet_infer.errors import BackendError, BundleError, SchemaError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import parse_bytes
+from pepnet_infer.rows.protocols import RowSource
 from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.validation import Options
-
-if TYPE_CHECKING:
-    from pepnet_infer.bundle.bundle import Bundle
-    from pepnet_infer.rows.protocols import RowSource
-    from pepnet_infer.schema.inputs import Inputs
 
 _LEAST = (8, 0)  # compute capability: bf16 on the tensor cores, asynchronous copies
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer import _kernels
 from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Place
+from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
-from pepnet_infer.rows.protocols import DefaultCounts, RowRequest
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, Rows
 from pepnet_infer.rows.version_rows import VersionRows
-from pepnet_infer.schema.feature_schema import INPUTS
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema, FieldSpec
+from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
-
-if TYPE_CHECKING:
-    from pepnet_infer.encode.features import Features
-    from pepnet_infer.rows.cache.cached_rows import CachedRows
-    from pepnet_infer.rows.protocols import Rows
-    from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec
-    from pepnet_infer.schema.ids import Keys
 
 #: Rows in one call of the library: its largest bucket.
 MOST_ROWS = 2048

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,8 @@ import numpy.typing as npt
 from pepnet_infer._kernels import CudaLibrary, CudaRows
 from pepnet_infer.errors import BackendError
 from pepnet_infer.process import forks
+from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.schema.row_batch import Mask, RowBatch
-
-if TYPE_CHECKING:
-    from pepnet_infer.rows.cache.cached_rows import CachedRows
 
 #: Entries of a set.
 WAYS = 8

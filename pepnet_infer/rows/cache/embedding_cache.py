@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import Mask, Rows
 from pepnet_infer.validation import check_option
-
-if TYPE_CHECKING:
-    from pepnet_infer._kernels import FieldRule
 
 Scores = npt.NDArray[np.float32]
 Expires = npt.NDArray[np.float64]
@@ -49,7 +46,7 @@ class EmbeddingCache:
         tombstone_ttl: float = 3600.0,
         negative_ttl: float | None = 60.0,
         seed: int = 0,
-        fields: Sequence[FieldRule] = (),
+        fields: Sequence[_kernels.FieldRule] = (),
     ) -> None:
         """Takes all its memory now.
 

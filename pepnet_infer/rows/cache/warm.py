@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,7 @@ from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.cache.misses import Fetcher, Others
 from pepnet_infer.schema.ids import Keys
 
-if TYPE_CHECKING:
-    Scored = tuple[Keys, npt.NDArray[np.float32]]
+Scored = tuple[Keys, npt.NDArray[np.float32]]
 
 _CHUNK = 1 << 16  # keys looked at, or fetched, in one step
 
