@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from pepnet_infer._kernels import signed_log1p
 from pepnet_infer.encode import ragged
 from pepnet_infer.encode.arrow_validation import PlainArray
-from pepnet_infer.encode.null_rule import NullRule
-from pepnet_infer.encode.row_errors import Mask, RowErrors
+from pepnet_infer.encode.row_errors import Mask, NullRule, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
 from pepnet_infer.schema.feature_schema import FieldSpec, Transform

@@ -14,8 +14,7 @@ from pepnet_infer.encode import decode
 from pepnet_infer.encode.columns import Columns, Numbers
 from pepnet_infer.encode.decode import IdRule
 from pepnet_infer.encode.features import Bag, Features
-from pepnet_infer.encode.null_rule import NullRule
-from pepnet_infer.encode.row_errors import RAISED, Mask, RowErrors
+from pepnet_infer.encode.row_errors import RAISED, Mask, NullRule, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import name_list
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec

@@ -13,8 +13,7 @@ from pepnet_infer.encode.columns import Columns
 from pepnet_infer.encode.decode import IdRule, decode_ids
 from pepnet_infer.encode.encoder import FieldPlan, join_rule
 from pepnet_infer.encode.features import Bag, Features
-from pepnet_infer.encode.null_rule import NullRule
-from pepnet_infer.encode.row_errors import RAISED
+from pepnet_infer.encode.row_errors import RAISED, NullRule
 from pepnet_infer.encode.side_tensors import read_features, write_features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec

@@ -16,8 +16,7 @@ from pepnet_infer.encode.columns import Columns, read_columns
 from pepnet_infer.encode.decode import IdRule, decode_ids
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag
-from pepnet_infer.encode.null_rule import NullRule
-from pepnet_infer.encode.row_errors import RowErrors
+from pepnet_infer.encode.row_errors import NullRule, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY
