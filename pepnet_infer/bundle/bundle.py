@@ -27,7 +27,7 @@ from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.storage.listing import FileState, check_files, file_states
 from pepnet_infer.storage.local_path import check_local
-from pepnet_infer.storage.mapped_file import MappedFile
+from pepnet_infer.storage.tensorfile import MappedFile
 from pepnet_infer.validation import check_option, convert, untrusted
 
 FORMAT_VERSION = 1

@@ -12,8 +12,7 @@ from pepnet_infer.errors import BundleError
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.schema.row_batch import Mask, Positions, RowBatch
-from pepnet_infer.storage.mapped_file import Array, MappedFile
-from pepnet_infer.storage.tensorfile import TensorInfo, from_bfloat16
+from pepnet_infer.storage.tensorfile import Array, MappedFile, TensorInfo, from_bfloat16
 from pepnet_infer.validation import untrusted
 
 #: safetensors dtype of `rows` → its name in reports.

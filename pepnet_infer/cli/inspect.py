@@ -18,7 +18,7 @@ from pepnet_infer.cli.native_figures import native_summary, show_native, show_pa
 from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, say, show_table
 from pepnet_infer.errors import BackendError
 from pepnet_infer.schema.network_config import multiply_adds
-from pepnet_infer.storage.mapped_file import MappedFile
+from pepnet_infer.storage.tensorfile import MappedFile
 
 _FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma", "gate_hidden")
 

@@ -21,8 +21,7 @@ from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.storage.mapped_file import MappedFile
-from pepnet_infer.storage.tensorfile import write_tensors
+from pepnet_infer.storage.tensorfile import MappedFile, write_tensors
 
 _FINITE = f"a finite number of at most {NUMBER:g}"
 _TENSORS = ("keys", "rows", "versions", "scores", "expires", "tombstones")

@@ -34,8 +34,7 @@ from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.storage.listing import check_files, describe_files, plain, read_entry
-from pepnet_infer.storage.mapped_file import MappedFile
-from pepnet_infer.storage.tensorfile import Array, write_tensors
+from pepnet_infer.storage.tensorfile import Array, MappedFile, write_tensors
 from pepnet_infer.sync.entry_faults import reading
 from pepnet_infer.validation import Finite, convert
 

@@ -22,7 +22,7 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.rows.stores.mmap import MmapStore
-from pepnet_infer.storage.mapped_file import MappedFile
+from pepnet_infer.storage.tensorfile import MappedFile
 
 pytestmark = pytest.mark.hostile
 

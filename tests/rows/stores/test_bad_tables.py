@@ -13,7 +13,7 @@ import pytest
 from pepnet_infer.errors import BundleError
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import TableSpec
-from pepnet_infer.storage.mapped_file import MappedFile
+from pepnet_infer.storage.tensorfile import MappedFile
 
 pytestmark = pytest.mark.hostile
 
