@@ -25,18 +25,14 @@ Rows = Floats | npt.NDArray[np.float16] | npt.NDArray[np.uint16]  # uint16: bits
 Pooling = Literal["mean", "sum"]
 Doubles = npt.NDArray[np.float64]
 
-class Cache(TypedDict):
-    level: int
-    type: str
-    bytes: int
-
 class CpuInfo(TypedDict):
     architecture: str
     vendor: str
     model: str
-    present: dict[str, bool]
-    usable: dict[str, bool]
-    caches: list[Cache]
+    present: list[str]
+    usable: list[str]
+    absent: list[str]
+    caches: dict[str, int]
 
 class CpuBudget(TypedDict):
     machine: int

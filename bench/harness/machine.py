@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pepnet_infer.process import cpu
+from pepnet_infer import _kernels
+from pepnet_infer.process.cpu import cpu_limits
 
 #: Packages whose version changes a figure.
 LIBRARIES = ("numpy", "pyarrow", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "onnxsim")
@@ -19,13 +20,13 @@ _WIDEST = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 def facts() -> dict[str, Any]:
     """Returns CPU, its features and caches, what of it this process may use, memory and versions, as JSON values."""
-    has, budget = cpu.features(), cpu.cpu_limits()
+    has, budget = _kernels.cpu_info(), cpu_limits()
     installed = {part.name for part in metadata.distributions()}
     return {
-        "cpu": has.model,
-        "architecture": has.architecture,
-        "isa": list(has.usable),
-        "caches": dict(has.caches),
+        "cpu": has["model"],
+        "architecture": has["architecture"],
+        "isa": has["usable"],
+        "caches": has["caches"],
         "cpus": {"machine": budget.machine, "usable": budget.affinity, "quota": budget.quota, "why": budget.why},
         "virtual_machine": " hypervisor" in Path("/proc/cpuinfo").read_text(),
         "memory_bytes": memory_bytes(),
@@ -37,7 +38,7 @@ def facts() -> dict[str, Any]:
 
 def last_level_cache() -> int:
     """Returns the size of the last-level cache in bytes, 32 MiB where the system does not say."""
-    return max(cpu.features().caches.values(), default=32 << 20)
+    return max(_kernels.cpu_info()["caches"].values(), default=32 << 20)
 
 
 def memory_bytes() -> int:

@@ -8,17 +8,16 @@ namespace {
 
 py::dict info() {
   const CpuInfo cpu = cpu_info();
-  py::dict present;
-  py::dict usable;
+  py::list present, usable, absent;
   for (const CpuFeature& feature : cpu.features) {
-    present[feature.name.c_str()] = feature.present;
-    usable[feature.name.c_str()] = feature.usable;
+    (feature.present ? present : absent).append(feature.name);
+    if (feature.usable) usable.append(feature.name);
   }
-  py::list caches;
+  py::dict caches;
   for (const CpuCache& cache : cpu.caches)
-    caches.append(py::dict("level"_a = cache.level, "type"_a = cache.type, "bytes"_a = cache.bytes));
+    caches[py::str("L{} {}").format(cache.level, cache.type)] = cache.bytes;
   return py::dict("architecture"_a = cpu.architecture, "vendor"_a = cpu.vendor, "model"_a = cpu.model,
-                  "present"_a = present, "usable"_a = usable, "caches"_a = caches);
+                  "present"_a = present, "usable"_a = usable, "absent"_a = absent, "caches"_a = caches);
 }
 
 py::dict budget(const std::string& root) {
@@ -53,7 +52,10 @@ py::dict build() { return py::dict("compiler"_a = kCompiler, "baseline"_a = kBas
 }  // namespace
 
 void bind_cpu(py::module_& module) {
-  module.def("cpu_info", &info, "What the CPU has: architecture, vendor, model, present, usable, caches.");
+  module.def("cpu_info", &info,
+             "The CPU: architecture, vendor, model; names of the features that it has, that the system lets "
+             "it use, and "
+             "that it lacks; and caches, as \"L1 data\" -> bytes, none where the kernel does not say.");
   module.def("build_info", &build,
              "What this extension was built with, and the instruction set it takes for granted.");
   module.def("cpu_budget", &budget, "root"_a = "",

@@ -16,7 +16,7 @@ from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.protocol import PRECISIONS
 from pepnet_infer.cli.output import AsJson, emit, show_table
 from pepnet_infer.errors import BackendError
-from pepnet_infer.process.cpu import cpu_limits, features
+from pepnet_infer.process.cpu import cpu_limits
 
 #: Distributions that install the module `onnxruntime`.
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
     """Returns what the command prints, as plain JSON values."""
     limits, build = cpu_limits(), _kernels.build_info()
     return {
-        **asdict(features()),
+        **_kernels.cpu_info(),
         "threads": {**asdict(limits), "why": limits.why},
         "store": {
             "path": f"baseline ({build['baseline']})",

@@ -1,27 +1,13 @@
-"""Features of the CPU, and the limits on how many CPUs this process may use."""
+"""Limits on how many CPUs this process may use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 from pepnet_infer import _kernels
 
 #: End of the errors about threads that cannot be started.
 NO_THREAD = "this process can have no more: raise its limit (ulimit -u, ulimit -v, the cgroup's pids.max)"
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """The CPU as the extension sees it. A feature is usable when the CPU has it and the system saves its registers."""
-
-    architecture: str
-    vendor: str
-    model: str
-    present: tuple[str, ...]
-    usable: tuple[str, ...]
-    absent: tuple[str, ...]
-    caches: dict[str, int]  # "L1 data" → bytes; empty where the kernel does not say
 
 
 @dataclass(frozen=True)
@@ -42,22 +28,6 @@ class CpuLimits:
         if self.affinity < self.machine:
             return f"{self.affinity} of the machine's {self.machine} CPUs are in this process's cpuset"
         return f"all {self.machine} CPUs of the machine"
-
-
-@cache
-def features() -> Cpu:
-    """Returns what the CPU has. Read once a process."""
-    info = _kernels.cpu_info()
-    present, usable = info["present"], info["usable"]
-    return Cpu(
-        architecture=info["architecture"],
-        vendor=info["vendor"],
-        model=info["model"],
-        present=tuple(name for name, has in present.items() if has),
-        usable=tuple(name for name, has in usable.items() if has),
-        absent=tuple(name for name, has in present.items() if not has),
-        caches={f"L{c['level']} {c['type']}": c["bytes"] for c in info["caches"]},
-    )
 
 
 def cpu_limits(root: str = "") -> CpuLimits:

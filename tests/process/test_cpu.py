@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from pepnet_infer import _kernels
 from pepnet_infer.cli import cpu as cli
-from pepnet_infer.process.cpu import available_threads, cpu_limits, features
+from pepnet_infer.process.cpu import available_threads, cpu_limits
 
+CPU = _kernels.cpu_info()
 CPUS = len(os.sched_getaffinity(0))
 #: Our name → the kernel's in /proc/cpuinfo.
 FLAGS = {
@@ -45,16 +46,16 @@ def cpuinfo(key: str) -> str:
 @x86
 def test_features_are_those_the_kernel_lists() -> None:
     listed = set(cpuinfo("flags").split())
-    assert set(features().usable) == {ours for ours, theirs in FLAGS.items() if theirs in listed}
-    assert set(features().usable) <= set(features().present)
-    assert set(features().present) | set(features().absent) == set(FLAGS)
+    assert set(CPU["usable"]) == {ours for ours, theirs in FLAGS.items() if theirs in listed}
+    assert set(CPU["usable"]) <= set(CPU["present"])
+    assert set(CPU["present"]) | set(CPU["absent"]) == set(FLAGS)
 
 
 @x86
 def test_the_cpu_is_named_as_the_kernel_names_it() -> None:
-    assert features().architecture == "x86_64"
-    assert features().vendor == cpuinfo("vendor_id")
-    assert features().model == cpuinfo("model name")
+    assert CPU["architecture"] == "x86_64"
+    assert CPU["vendor"] == cpuinfo("vendor_id")
+    assert CPU["model"] == cpuinfo("model name")
 
 
 def test_caches_are_those_of_the_kernel() -> None:
@@ -64,7 +65,7 @@ def test_caches_are_those_of_the_kernel() -> None:
         level, kind = (index / "level").read_text().strip(), (index / "type").read_text().strip().lower()
         size = (index / "size").read_text().strip()
         expected[f"L{level} {kind}"] = int(size[:-1]) << {"K": 10, "M": 20}[size[-1]]
-    assert features().caches == expected
+    assert CPU["caches"] == expected
 
 
 def test_the_cpuset_bounds_the_threads() -> None:
@@ -163,13 +164,13 @@ def run(*arguments: str) -> str:
 
 def test_the_command_prints_json_and_a_table() -> None:
     result = json.loads(run("--json"))
-    assert result["model"] == features().model
-    assert result["usable"] == list(features().usable)
+    assert result["model"] == CPU["model"]
+    assert result["usable"] == CPU["usable"]
     assert result["threads"]["threads"] == available_threads()
     assert result["store"]["path"] == f"baseline ({_kernels.build_info()['baseline']})"
     assert "wait for memory" in result["store"]["why"]
     table = run()
-    for words in (features().model, f"{available_threads()}: ", "baseline (", "onnxruntime"):
+    for words in (CPU["model"], f"{available_threads()}: ", "baseline (", "onnxruntime"):
         assert words in table
 
 
