@@ -63,20 +63,3 @@ class Features:
         if other.num_rows != self.num_rows:
             raise ValueError(f"expected {self.num_rows} rows to merge, got {other.num_rows}")
         return Features(self.num_rows, self.ids | other.ids, self.bags | other.bags, self.dense | other.dense)
-
-    @staticmethod
-    def concat(parts: Sequence[Features]) -> Features:
-        """Returns the rows of all `parts` (at least one, all with the same fields) one after another."""
-        first = parts[0]
-
-        def joined(name: str) -> Bag:
-            bags = [part.bags[name] for part in parts]
-            lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
-            return Bag(np.concatenate([bag.keys for bag in bags]), ragged.to_offsets(lengths))
-
-        return Features(
-            sum(part.num_rows for part in parts),
-            {name: np.concatenate([part.ids[name] for part in parts]) for name in first.ids},
-            {name: joined(name) for name in first.bags},
-            {name: np.concatenate([part.dense[name] for part in parts]) for name in first.dense},
-        )

@@ -60,9 +60,7 @@ def test_repeat(toy: Features) -> None:
     assert toy.repeat(0).num_rows == 0
 
 
-def test_concat_and_merge(toy: Features) -> None:
-    whole = Features.concat([toy.select([0, 1]), toy.select([]), toy.select(range(2, 40))])
-    assert [row_of(whole, i) for i in range(40)] == [row_of(toy, i) for i in range(40)]
+def test_merge(toy: Features) -> None:
     users = Features(40, {"user_id": toy.ids["user_id"]}, {"watched": toy.bags["watched"]})
     items = Features(40, {"video_id": toy.ids["video_id"]}, {}, {"age": toy.dense["age"]})
     both = users.merge(items)
