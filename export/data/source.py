@@ -28,14 +28,12 @@ class Source(Protocol):
 
     def interactions(self) -> pa.Table:
         """Returns the log in time order, without exact repeats."""
-        ...
 
     def side(self, join: JoinSpec, first_day: int) -> pa.Table | None:
         """Returns the side table of `join`, None if the data set does not have it.
 
         What is derived from the log is derived from days before `first_day`, the first one trained on.
         """
-        ...
 
 
 def open_source(text: str, seed: int = 0) -> Source:

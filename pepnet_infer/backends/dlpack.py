@@ -23,11 +23,9 @@ class DeviceArray(Protocol):
 
     def __dlpack__(self, *, stream: int | None = None) -> object:
         """Returns a capsule of a `DLManagedTensor`, ready to be read in `stream`."""
-        ...
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Returns the kind of device and its number."""
-        ...
 
 
 class _Tensor(ctypes.Structure):

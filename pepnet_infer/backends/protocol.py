@@ -35,11 +35,9 @@ class Backend(Protocol):
 
     def run(self, inputs: Inputs) -> Matrix:
         """Returns scores float32 [B, T] for general [B, ·], domain [B, ·] and prior [B, ·]; B may be 0."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Returns backend, device, precision, threads and why it was chosen, as plain JSON values."""
-        ...
 
 
 @runtime_checkable
@@ -48,7 +46,6 @@ class MatrixBackend(Backend, Protocol):
 
     def run_matrices(self, general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
         """Returns what `run` does of matrices nobody has looked at; TypeError or ValueError if it cannot take one."""
-        ...
 
 
 class FeatureScorer(Protocol):
@@ -59,7 +56,6 @@ class FeatureScorer(Protocol):
 
     def score(self, features: Features, shared: Features | None = None) -> tuple[Rows, dict[str, int], dict[str, int]]:
         """Returns scores float32 [B, T] and, by field, how many ids are unknown and how many unavailable."""
-        ...
 
 
 @runtime_checkable
@@ -68,14 +64,12 @@ class DeviceBackend(Backend, Protocol):
 
     def run_on_device(self, general: object, domain: object, prior: object, out: object, stream: int) -> int:
         """Puts a call on arrays of the device into a stream there, and returns the number of rows at once."""
-        ...
 
     def feature_scorer(self, bundle: Bundle, rows: RowSource) -> FeatureScorer | None:
         """Returns what scores features of `bundle` with rows on the device, None where they stay on the host.
 
         Raises BackendError when they cannot be there.
         """
-        ...
 
 
 class Settings(Options, frozen=True):

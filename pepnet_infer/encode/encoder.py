@@ -39,7 +39,6 @@ class Side(Protocol):
 
     def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
         """Returns the function from ids uint64 [B] to B rows of some `fields`."""
-        ...
 
 
 class Encoder:

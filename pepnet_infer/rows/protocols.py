@@ -78,7 +78,6 @@ class BatchRowSource(RowSource, Protocol):
     @abstractmethod
     def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
         """Does each request as `lookup` or `pool` would. Returns how many keys of each got the default row, and why."""
-        ...
 
     def lookup(self, table: str, keys: Keys, out: Rows) -> int:
         """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Returns how many got the default.

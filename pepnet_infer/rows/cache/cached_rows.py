@@ -45,11 +45,9 @@ class Beside(Protocol):
 
     def drop(self, width: int, keys: Keys) -> None:
         """Forgets keys of tables of a width."""
-        ...
 
     def stats(self) -> dict[str, Any]:
         """Returns counters."""
-        ...
 
 
 class CachedRows(BatchRowSource):
