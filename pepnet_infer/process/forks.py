@@ -15,7 +15,9 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
+from typing import Literal
 
 Hook = Callable[[], None]
 
@@ -63,21 +65,10 @@ class Registry:
         """How many objects and functions have hooks."""
         return len(self._entries)
 
-    def before(self) -> None:
-        """In the process that forks, before it does."""
-        self._call("before", reverse=True)
-
-    def parent(self) -> None:
-        """In the process that forked."""
-        self._call("parent")
-
-    def child(self) -> None:
-        """In the new process, whose only thread is this one."""
-        self._call("child")
-
-    def _call(self, name: str, reverse: bool = False) -> None:
+    def call(self, name: Literal["before", "parent", "child"]) -> None:
+        """Calls all hooks of that name, those of `before` in reverse."""
         first: Exception | None = None
-        for _, hooks in sorted(self._entries.copy().values(), key=lambda entry: entry[0], reverse=reverse):
+        for _, hooks in sorted(self._entries.copy().values(), key=lambda entry: entry[0], reverse=name == "before"):
             hook = hooks[name]() if name in hooks else None
             try:
                 if hook is not None:
@@ -104,4 +95,8 @@ def leak(thing: object) -> None:
 _REGISTRY = Registry()
 register = _REGISTRY.register
 
-os.register_at_fork(before=_REGISTRY.before, after_in_parent=_REGISTRY.parent, after_in_child=_REGISTRY.child)
+os.register_at_fork(
+    before=partial(_REGISTRY.call, "before"),
+    after_in_parent=partial(_REGISTRY.call, "parent"),
+    after_in_child=partial(_REGISTRY.call, "child"),
+)

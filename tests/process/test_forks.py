@@ -36,9 +36,9 @@ def test_the_order_is_that_of_stages_whoever_registers_first() -> None:
         parts = {stage: Part(stage.name, said) for stage in sorted(Stage, reverse=reverse)}
         for stage, part in parts.items():
             registry.register(stage, before=part.before, parent=part.parent, child=part.child)
-        registry.before()
-        registry.parent()
-        registry.child()
+        registry.call("before")
+        registry.call("parent")
+        registry.call("child")
         names = [stage.name for stage in sorted(Stage)]
         assert said == [
             *(f"before {name}" for name in reversed(names)),
@@ -52,7 +52,7 @@ def test_within_a_stage_the_first_to_register_comes_first() -> None:
     parts = [Part(name, said) for name in "abc"]
     for part in parts:
         registry.register(Stage.STORES, child=part.child)
-    registry.child()
+    registry.call("child")
     assert said == ["child a", "child b", "child c"]
 
 
@@ -65,8 +65,8 @@ def test_an_object_goes_with_its_last_user_and_so_do_its_hooks() -> None:
     gc.collect()
     assert there() is None
     assert len(registry) == 0
-    registry.before()
-    registry.child()
+    registry.call("before")
+    registry.call("child")
     assert said == []
 
 
@@ -79,7 +79,7 @@ def test_a_hook_that_fails_keeps_no_other_from_running() -> None:
     registry.register(Stage.FILES, child=fail)
     registry.register(Stage.ENGINES, child=lambda: said.append("after it"))
     with pytest.raises(RuntimeError, match="on purpose"):
-        registry.child()
+        registry.call("child")
     assert said == ["after it"]
 
 
@@ -97,7 +97,7 @@ def test_parts_may_come_and_go_while_others_fork() -> None:
         maker.start()
     try:
         for _ in range(300):
-            registry.child()
+            registry.call("child")
     finally:
         stop.set()
         for maker in makers:
