@@ -44,21 +44,10 @@ class DcnExtra(NoExtra, frozen=True):
 
 
 class DeepFmExtra(NoExtra, frozen=True):
-    """The `extra` of DeepFM. Without slots and fields every column of x is a feature of its own."""
+    """The `extra` of DeepFM. Without slots every column of x is a feature of its own."""
 
     field_width: Width = 16
-    slots: tuple[Width, ...] | None = None  #: widths of the leading slots
-    fields: Width | None = None  #: or how many of field_width each there are
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.slots is not None and self.fields is not None:
-            raise SchemaError("expected fields or slots, got both")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The widths of the leading slots."""
-        return (self.field_width,) * self.fields if self.fields is not None else self.slots or ()
+    slots: tuple[Width, ...] = ()  #: widths of the leading slots
 
 
 class Baseline(Network):
@@ -221,7 +210,7 @@ class DeepFM(Baseline):
         super().__init__(config, tasks)
         extra = read_extra(config, DeepFmExtra)
         k = self.field_width = extra.field_width
-        self.slot_widths = extra.widths
+        self.slot_widths = extra.slots
         self.embedded = sum(self.slot_widths)
         if self.embedded > config.inputs.general:
             raise SchemaError(

@@ -154,7 +154,7 @@ def test_pepnet(flags: Flags, tmp_path: Path, reference_scores: Reference) -> No
 @pytest.mark.parametrize("model", BASELINES)
 def test_baseline(model: str, tmp_path: Path) -> None:
     features = schema()
-    extra = {"field_width": 5, "fields": 2} if model == "deepfm" else {}
+    extra = {"field_width": 5, "slots": [5, 5]} if model == "deepfm" else {}
     config = reading(InputWidths(**features.widths), layers=(12, 9), towers=(6,), experts=3, model=model, extra=extra)
     torch.manual_seed(2)
     network = build_network(config, 3)

@@ -24,7 +24,7 @@ Extra = dict[str, Any]
 TASKS = 3
 CONFIG = ModelConfig(InputWidths(general=19, domain=5, prior=7), layers=(13, 9), towers=(6,), experts=4)
 EXTRAS: dict[str, tuple[Extra, ...]] = {
-    "deepfm": ({"field_width": 3, "fields": 5}, {"field_width": 4, "slots": [4, 3, 5, 4]}, {}),
+    "deepfm": ({"field_width": 3, "slots": [3] * 5}, {"field_width": 4, "slots": [4, 3, 5, 4]}, {}),
     "dcnv2": ({}, {"cross_layers": 2, "rank": 4}),
     "shared_bottom": ({},),
     "mmoe": ({},),
@@ -94,7 +94,7 @@ def expected(name: str, extra: Extra, t: dict[str, Floats], x: Floats) -> Floats
         columns = [tower(t, k, both) for k in range(TASKS)]
     elif name == "deepfm":
         k = extra.get("field_width", 16)
-        slots = extra.get("slots", [k] * extra.get("fields", 0))
+        slots = extra.get("slots", [])
         ends = list(itertools.accumulate(slots))
         vectors = [x[:, end - width : end] for end, width in zip(ends, slots, strict=True)]
         vectors = [v if v.shape[1] == k else v @ t[f"project.{i}"] for i, v in enumerate(vectors)]
@@ -167,12 +167,12 @@ def test_every_parameter_learns() -> None:
             assert parameter.grad.abs().sum() > 0, f"{name}: {parameter_name} takes no part"
 
 
-@pytest.mark.parametrize(("name", "extra"), [c for c in CASES if not {"levels", "slots", "fields"} & set(c[1])])
+@pytest.mark.parametrize(("name", "extra"), [c for c in CASES if not {"levels", "slots"} & set(c[1])])
 def test_learns_a_planted_interaction(name: str, extra: Extra) -> None:
     """Labels are the sign of a product of two columns (task 0, XOR), of a sum (1), and of a product with domain (2)."""
     torch.manual_seed(0)
     config = reading(InputWidths(6, 2, 0), layers=(24, 12), towers=(6,), experts=2, model=name)
-    extra = {"field_width": 2, "fields": 2} if name == "deepfm" else extra  # the product lies across two fields
+    extra = {"field_width": 2, "slots": [2, 2]} if name == "deepfm" else extra  # the product lies across two fields
     network = build_network(changed(config, extra=extra), TASKS)
     general, domain, prior = torch.randn(2000, 6), torch.randn(2000, 2), torch.empty(2000, 0)
     truth = torch.stack([general[:, 0] * general[:, 2], general[:, 1] + general[:, 4], general[:, 3] * domain[:, 0]], 1)
@@ -221,10 +221,9 @@ def test_deepfm_takes_its_slots_from_a_schema(toy_schema: FeatureSchema) -> None
 @pytest.mark.parametrize(
     ("name", "extra", "message"),
     [
-        ("deepfm", {"fields": 0}, r"config\.extra\.fields: expected an integer from 1 to 2147483647 or None, got 0"),
-        ("deepfm", {"fields": 7, "field_width": 3}, r"slots of at most 19 columns together .*, got 21"),
+        ("deepfm", {"fields": 3}, r"config\.extra: unknown key 'fields'; known: field_width, slots"),
+        ("deepfm", {"slots": [3] * 7}, r"slots of at most 19 columns together .*, got 21"),
         ("deepfm", {"slots": [3, 0]}, r"config\.extra\.slots\[1\]: expected an integer from 1 to 2147483647, got 0"),
-        ("deepfm", {"slots": [3], "fields": 1}, r"config\.extra: expected fields or slots, got both"),
         ("dcnv2", {"rank": 0}, r"config\.extra\.rank: expected an integer from 1 to 2147483647 or None, got 0"),
         (
             "dcnv2",
