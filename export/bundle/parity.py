@@ -71,49 +71,15 @@ def measure(
     report: dict[str, Any] = {stage: {} for stage in stages}
     for stage, (run, model) in stages.items():
         for name, rows in sets.items():
-            where = f"parity: {stage} on {name} rows"
-            scores = score(run, rows.inputs, len(tasks), where, BATCHES)
             try:
-                report[stage][name] = compare(scores, rows, tasks, where, TOLERANCE)
+                report[stage][name] = check(run, rows, tasks, f"parity: {stage} on {name} rows")
             except BundleError as error:
-                if model is None:
+                if model is None or error.__cause__ is not None:  # a graph that does not run has no values to compare
                     raise
                 weights = {key: value.detach().numpy() for key, value in network.state_dict().items()}
                 wrong = wrong_weight(model, weights) or wrong_value(model, exported, rows.inputs)
                 raise BundleError.of(error, cause=wrong or None) from error
     return report
-
-
-def score(run: Run, inputs: Inputs, tasks: int, where: str, batches: tuple[int, ...]) -> list[Scores]:
-    """Scores the first rows of `inputs` in `batches`, one after the other. Raises BundleError when one fails."""
-    parts, at = [], 0
-    for batch in batches:
-        try:
-            scores = run(inputs.rows(slice(at, at + batch)))
-        except Exception as error:  # what onnxruntime raises has no base of its own
-            raise BundleError(f"{where}, batch {batch}: expected scores, got: {error}") from error
-        if scores.shape != (batch, tasks):
-            raise BundleError(f"{where}, batch {batch}: expected shape {(batch, tasks)}, got {scores.shape}")
-        parts.append(scores)
-        at += batch
-    return parts
-
-
-def compare(
-    parts: list[Scores], rows: Reference, tasks: tuple[str, ...], where: str, tolerance: float
-) -> dict[str, Any]:
-    """Compares the scores of each batch with those of `rows`; returns figures of all, by task and by batch.
-
-    Raises BundleError when a score is off, or no number.
-    """
-    batches, at = {}, 0
-    for scores in parts:
-        size = len(scores)
-        found = within(scores, rows.scores[at : at + size], tasks, f"{where}, batch {size}", tolerance)
-        batches[str(size)] = found.max_abs
-        at += size
-    whole = Difference.of(np.concatenate(parts), rows.scores[:at])
-    return {**whole.to_json(), "tasks": dict(zip(tasks, whole.tasks, strict=True)), "batches": batches}
 
 
 def check(
@@ -124,5 +90,22 @@ def check(
     tolerance: float = TOLERANCE,
     batches: tuple[int, ...] = BATCHES,
 ) -> dict[str, Any]:
-    """Scores the first of `rows` in `batches` and compares them: see `score` and `compare`."""
-    return compare(score(run, rows.inputs, len(tasks), where, batches), rows, tasks, where, tolerance)
+    """Scores the first of `rows` in `batches`, one after the other. Returns figures of all, by task and by batch.
+
+    Raises BundleError when a batch cannot be scored, and when a score is off or no number.
+    """
+    parts: list[Scores] = []
+    worst, at = {}, 0
+    for batch in batches:
+        here, some = f"{where}, batch {batch}", slice(at, at + batch)
+        try:
+            scores = run(rows.inputs.rows(some))
+        except Exception as error:  # what onnxruntime raises has no base of its own
+            raise BundleError(f"{here}: expected scores, got: {error}") from error
+        if scores.shape != (batch, len(tasks)):
+            raise BundleError(f"{here}: expected shape {(batch, len(tasks))}, got {scores.shape}")
+        worst[str(batch)] = within(scores, rows.scores[some], tasks, here, tolerance).max_abs
+        parts.append(scores)
+        at += batch
+    whole = Difference.of(np.concatenate(parts), rows.scores[:at])
+    return {**whole.to_json(), "tasks": dict(zip(tasks, whole.tasks, strict=True)), "batches": worst}
