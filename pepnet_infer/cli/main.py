@@ -10,8 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pepnet_infer.cli.output import ExitCode, fail, print_all
-from pepnet_infer.cli.terminal import write_everything
+from pepnet_infer.cli.output import ExitCode, fail, print_all, write_everything
 from pepnet_infer.errors import PepnetError
 
 app = typer.Typer(

@@ -1,7 +1,9 @@
-"""What every subcommand shares: paths, where results, progress and errors go, tables, and the exit codes."""
+"""What every subcommand shares: paths, where results, progress and errors go, tables, letters, and the exit codes."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import re
@@ -45,6 +47,30 @@ class ExitCode(IntEnum):
 _FIELDS = ("column", "row", "file")
 
 _FIGURE = re.compile(r"[-–+±≈\d.,e×%\s]*")
+
+_HANDLER = "pepnet_infer.spell"
+#: How signs of ours are written where they do not exist.
+_SPELLED = str.maketrans(
+    {
+        "×": "x",
+        "·": "*",
+        "→": "->",
+        "←": "<-",
+        "≤": "<=",
+        "≥": ">=",
+        "≈": "~",
+        "±": "+-",
+        "−": "-",
+        "–": "-",
+        "—": "-",
+        "…": "...",
+        "Δ": "delta ",
+        "µ": "u",
+        "•": "*",
+        **dict.fromkeys(map(chr, range(0x2500, 0x25A0)), "-"),  # rules, boxes and bars
+        **dict.fromkeys(map(chr, range(0x2800, 0x2900)), "*"),  # spinners
+    }
+)
 
 
 def as_path(text: str) -> Path:
@@ -134,3 +160,21 @@ def print_all(text: str = "") -> None:
         print(text, end="\n" if text else "", flush=True)
     except OSError:  # what stdout still holds would raise again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_everything() -> None:
+    """Makes stdout and stderr spell out what their encoding does not have, where that would raise an error.
+
+    A handler that the user chose (PYTHONIOENCODING=ascii:replace) is left as it is.
+    """
+    codecs.register_error(_HANDLER, _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "backslashreplace", "surrogateescape"):
+            stream.reconfigure(errors=_HANDLER)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    spelled = error.object[error.start : error.end].translate(_SPELLED)
+    return spelled.encode("ascii", "backslashreplace").decode(), error.end
