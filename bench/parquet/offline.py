@@ -25,8 +25,8 @@ from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.parquet import OFFLINE, score_parquet
-from pepnet_infer.parquet.options import OnBadRow
 from pepnet_infer.parquet.plan import plan
+from pepnet_infer.parquet.run import OnBadRow
 
 _COLUMNS = {
     "input": "{scale}×",

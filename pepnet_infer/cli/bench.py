@@ -24,7 +24,7 @@ from pepnet_infer.cli.bench_output import (
     write,
 )
 from pepnet_infer.cli.output import as_path
-from pepnet_infer.parquet.options import OnBadRow
+from pepnet_infer.parquet.run import OnBadRow
 from pepnet_infer.process.cpu import available_threads
 
 bench = typer.Typer(help="Measure latency beside other engines, scoring, the cache and sync.", no_args_is_help=True)

@@ -15,8 +15,7 @@ from pepnet_infer.cli.output import AsJson, ExitCode, as_path, emit, expect_bund
 from pepnet_infer.cli.progress import ProgressOption, Watch
 from pepnet_infer.engine import Engine
 from pepnet_infer.parquet import Progress, Summary, score_parquet
-from pepnet_infer.parquet.options import BATCH_ROWS, OnBadRow, OnFault
-from pepnet_infer.parquet.run import OFFLINE
+from pepnet_infer.parquet.run import BATCH_ROWS, OFFLINE, OnBadRow, OnFault
 from pepnet_infer.process.cpu import cpu_limits
 from pepnet_infer.rows.cache.config import CacheConfig, Policy
 from pepnet_infer.sync.logs.open import open_transport

@@ -5,25 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Meta
 
 from pepnet_infer.encode.row_errors import Mask
 from pepnet_infer.engine import Engine
-from pepnet_infer.errors import PepnetError, SchemaError, StoreError
-from pepnet_infer.parquet.options import BATCH_ROWS, OnBadRow, OnFault, ScoreOptions
+from pepnet_infer.errors import ConfigError, PepnetError, SchemaError, StoreError
 from pepnet_infer.parquet.plan import Job, PathLike, plan
 from pepnet_infer.parquet.resume import Request
 from pepnet_infer.parquet.sink import Sink, alone, check_names, lock_of, remove_leftovers
 from pepnet_infer.parquet.source import Source
 from pepnet_infer.parquet.summary import Counts, FileProgress, Progress, Summary
+from pepnet_infer.quoting import quote
 from pepnet_infer.scores import Scores
-from pepnet_infer.validation import check_option
+from pepnet_infer.validation import Options, check_option
 
 #: Backend options for throughput: threads that spin take the CPU from whatever else runs.
 OFFLINE = {"spin": False}
+OnBadRow = Literal["raise", "null"]
+OnFault = Literal["raise", "unfinished", "accept"]
+#: Large enough that the work per batch outweighs Python's, small enough that a wide model's inputs stay below 100 MB.
+BATCH_ROWS = 8192
+_MAX_BATCH_ROWS = 1 << 20
+
+
+class ScoreOptions(Options, frozen=True):
+    """Columns carried through (None: the ids and the domain), what a bad row and a failing store do, rows per batch.
+
+    Raises ConfigError.
+    """
+
+    columns: Sequence[str] | Literal["all"] | None = None
+    on_bad_row: OnBadRow = "raise"
+    batch_rows: Annotated[int, Meta(ge=1, le=_MAX_BATCH_ROWS)] = BATCH_ROWS
+    on_fault: OnFault = "raise"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, (set, frozenset)):  # another order in each process
+            raise ConfigError(f"columns: expected a list, got {quote(self.columns)}")
+        Options.__post_init__(self)
+
+    def to_json(self) -> dict[str, object]:
+        """Returns what the bytes of the output depend on; not `on_fault`, without whose rows all are the same."""
+        named = self.columns if self.columns is None or isinstance(self.columns, str) else list(self.columns)
+        return {"columns": named, "on_bad_row": self.on_bad_row, "batch_rows": self.batch_rows}
 
 
 def score_parquet(
