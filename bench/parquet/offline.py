@@ -1,9 +1,4 @@
-"""Parquet scoring: rows a second, and whether memory stays the same when the input grows.
-
-Run as a module it scores once, in a process of its own, and prints one JSON object:
-
-    python -m pepnet_infer.bench.parquet.offline BUNDLE IN OUT THREADS raise|null
-"""
+"""Parquet scoring: rows a second, and whether memory stays the same when the input grows."""
 
 from __future__ import annotations
 
@@ -13,20 +8,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import Report, Table
-from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.parquet import OFFLINE, score_parquet
 from pepnet_infer.parquet.plan import plan
-from pepnet_infer.parquet.run import OnBadRow
 
 _COLUMNS = {
     "input": "{scale}×",
@@ -63,7 +54,7 @@ def measure_offline(
             tries = []
             for run in range(runs):
                 say(f"scoring at {scale}×, run {run + 1} of {runs}")
-                tries.append(_in_a_process([str(bundle), str(source), str(out), str(threads), on_bad_row]))
+                tries.append(_in_a_process(bundle, source, out, threads, on_bad_row))
                 shutil.rmtree(out)
             shutil.rmtree(source)
             seconds = statistics.median(one["seconds"] for one in tries)
@@ -96,38 +87,15 @@ def _copy(inputs: Sequence[str], target: Path, scale: int) -> int:
     return len(jobs)
 
 
-def _in_a_process(arguments: Sequence[str]) -> dict[str, Any]:
-    command = [sys.executable, "-P", "-m", "pepnet_infer.bench.parquet.offline", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _in_a_process(bundle: Path, source: Path, out: Path, threads: int, on_bad_row: str) -> dict[str, Any]:
+    """Returns rows, null_rows, seconds of scoring and peak_rss in bytes, as the command `score` says them."""
+    command = [sys.executable, "-P", "-m", "pepnet_infer.cli.main", "score", str(bundle), str(source)]
+    command += ["--out", str(out), "--threads", str(threads), "--on-bad-row", on_bad_row]
+    done = subprocess.run([*command, "--progress", "none", "--json"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
         raise PepnetError(f"scoring ended with exit code {done.returncode}: {last}")
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
-
-
-def _score_once(bundle: str, source: str, out: str, threads: str, on_bad_row: str) -> None:
-    """Scores all of `source` to `out` and prints rows, null_rows, seconds of scoring and peak_rss in bytes."""
-    with Engine.load(bundle, threads=int(threads), options=OFFLINE) as engine:
-        start = time.perf_counter()
-        summary = score_parquet(engine, source, out, on_bad_row=cast(OnBadRow, on_bad_row))
-        seconds = time.perf_counter() - start
-    figures = {"rows": summary.rows, "null_rows": summary.null_rows, "seconds": seconds}
-    print(json.dumps(figures | {"peak_rss": _peak_rss()}))
-
-
-def _peak_rss() -> int:
-    """Returns the peak resident set in bytes since the program started.
-
-    `ru_maxrss` will not do: it begins with the size of the process that started this one.
-    """
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
-
-
-if __name__ == "__main__":
-    try:
-        _score_once(*sys.argv[1:])
-    except PepnetError as refused:
-        print(f"{type(refused).__name__}: {refused}", file=sys.stderr)
-        sys.exit(1)
+    said = json.loads(done.stdout)
+    if said["peak_rss"] is None:
+        raise PepnetError("expected /proc/self/status to have VmHWM, the peak memory of a process, got none")
+    return {name: said[name] for name in ("rows", "null_rows", "seconds", "peak_rss")}

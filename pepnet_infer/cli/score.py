@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,11 +166,24 @@ def _result(summary: Summary, engine: Engine, out: str) -> dict[str, Any]:
         **vars(summary),
         "seconds": round(summary.seconds, 3),
         "rows_per_s": round(summary.rows_per_s, 1),
+        "peak_rss": _peak_rss(),
         "skipped": list(map(str, summary.skipped)),
         "unfinished": list(map(str, summary.unfinished)),
         **{name: stats[name] for name in ("time_us", "cache", "backend", "model_version", "sync")},
         "tasks": list(engine.tasks),
     }
+
+
+def _peak_rss() -> int | None:
+    """Returns the peak resident set in bytes, None where the system does not say it.
+
+    `ru_maxrss` will not do: it begins with the size of the process that started this one.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else int(found[1]) * 1024
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:

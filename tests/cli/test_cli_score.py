@@ -68,6 +68,7 @@ def test_json_and_chosen_columns(run: Run, tmp_path: Path) -> None:
     assert result["tasks"] == ["click", "like"]
     assert result["backend"]["why"].startswith("auto: ")
     assert result["model_version"] == 7
+    assert 10 << 20 < result["peak_rss"] < 2 << 30
     out = pq.read_table(tmp_path / "out" / "b.parquet")
     assert out.column_names == ["age", "tab", "score_click", "score_like"]
 
