@@ -16,26 +16,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import numpy.typing as npt
+import pyarrow as pa
 from msgspec import structs
-from online_report import ModelVersion, plot, tables
-from online_serve import FIRST_VERSION, PATIENCE_S, VARIANTS
+from online_serve import FIRST_VERSION, VARIANTS, serve
 from rich.progress import Progress
 
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish.publisher import Publisher
+from pepnet_infer.export.train.metrics import auc
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.sync import DirectoryLog
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 STEP = 256  # exposures in a step of training
+RESAMPLES = 200
 STABLE = 20  # positives a day of a task that is shown
 BYTES_BESIDE = 24  # what the cache takes for a row beside its numbers
 PAIRS = [("dense only", "frozen"), ("rows only", "frozen"), ("both", "frozen"), ("both", "dense only")]
@@ -80,15 +81,16 @@ def read_log(options: argparse.Namespace) -> tuple[Dataset, OnlineTrainer, list[
     return dataset, trainer, passes
 
 
-def prepare(dataset: Dataset, trainer: OnlineTrainer, passes: list[Pass], share: float, folder: Path) -> dict[str, Any]:
-    """Learns the first day and writes what the serving process begins with. Returns the plan."""
+def prepare(
+    dataset: Dataset, trainer: OnlineTrainer, passes: list[Pass], share: float, folder: Path
+) -> tuple[dict[str, Any], pa.Table]:
+    """Learns the first day and writes its bundle. Returns the plan, and the exposures to serve without their labels."""
     from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     _, first, ends = passes[0]
     trainer.learn(np.arange(first), ends)
     write_bundle(trainer.checkpoint({}), folder / "bundle", model_version=FIRST_VERSION, int8_budget=None)
     features = dataset.log.select([name for name in dataset.log.column_names if name in dataset.schema.columns])
-    pq.write_table(features.slice(first), folder / "traffic.parquet")
     dims = {table.name: table.dim for table in dataset.schema.tables}
     needed = sum(count * (4 * dims[name] + BYTES_BESIDE) for name, count in trainer.most_rows.items())
     gset = trainer.settings.gset
@@ -99,8 +101,7 @@ def prepare(dataset: Dataset, trainer: OnlineTrainer, passes: list[Pass], share:
         "capacity": int(share * needed),
         "gset": {"beta": gset.beta, "r": gset.r, "interval": gset.interval},
     }
-    (folder / "plan.json").write_text(json.dumps(plan))
-    return plan
+    return plan, features.slice(first)
 
 
 class Logs:
@@ -132,26 +133,67 @@ class Logs:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Callable[[int], None]]:
-    """Runs the serving process. Yields what waits until it has scored a pass."""
-    command = [sys.executable, str(Path(__file__).with_name("online_serve.py")), str(folder)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-
-        def scored(number: int) -> None:
-            line = process.stdout.readline() if process.stdout else ""
-            if line.strip() != str(number):
-                raise SystemExit(f"serving process: expected pass {number} to be scored, got {line!r}")
-
-        try:
-            yield scored
-            if process.wait(PATIENCE_S) != 0:
-                raise SystemExit(f"serving process: expected it to end well, got {process.returncode}")
-        finally:
-            process.kill()
+def serving(*begins_with: Any) -> Iterator[Callable[[], Any]]:
+    """Runs the serving process. Yields what waits for its next word; EOFError where it has ended."""
+    context = multiprocessing.get_context("spawn")  # a process without torch
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=serve, args=(*begins_with, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours.recv
+    finally:
+        process.kill()
 
 
-def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, ModelVersion]:
+@dataclass(frozen=True)
+class Scored:
+    """N exposures after the first day and what V engines scored for one task."""
+
+    labels: npt.NDArray[np.bool_]  # [N]
+    scores: npt.NDArray[np.float32]  # [V, N]
+    days: npt.NDArray[np.int64]  # [N], 1 for the second
+    users: npt.NDArray[np.int64]  # [N]
+    pages: npt.NDArray[np.int64]  # [N]
+
+    def by(self, groups: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Returns AUC [G, V] within each group, and how many exposures each has [G]."""
+        values, counts = np.unique(groups, return_counts=True)
+        parts = [groups == value for value in values]
+        return np.array([[auc(self.labels[part], s[part]) for s in self.scores] for part in parts]), counts
+
+    def in_all(self) -> npt.NDArray[np.float64]:
+        """Returns AUC [V] over all days."""
+        return self.by(np.zeros_like(self.days))[0][0]
+
+    def within_pages(self) -> npt.NDArray[np.float64]:
+        """Returns AUC [V] inside a page, mean over pages by exposures: which page it is, is worth nothing here."""
+        values, counts = self.by(self.pages)
+        known = np.isfinite(values).all(1)
+        return np.asarray(np.average(values[known], axis=0, weights=counts[known]))
+
+    def differences(self, pairs: Sequence[tuple[int, int]], seed: int = 0) -> list[str]:
+        """Returns for pairs of engines the first's AUC over the second's × 1000, ± half its 95 % interval.
+
+        By Poisson's bootstrap over users: each counts so many times, with all their exposures.
+        """
+        places = [np.unique(scores, return_inverse=True)[1] for scores in self.scores]
+        rng, drawn = np.random.default_rng(seed), np.empty((RESAMPLES, len(places)))
+        for draw in drawn:
+            weights = rng.poisson(1.0, self.users.max() + 1).astype(np.float64)[self.users]
+            draw[:] = [_weighted_auc(place, self.labels, weights) for place in places]
+        whole = 1000 * self.in_all()
+        spread = [1960 * np.std(drawn[:, a] - drawn[:, b], ddof=1) for a, b in pairs]
+        return [f"{whole[a] - whole[b]:+.1f} ± {half:.1f}" for (a, b), half in zip(pairs, spread, strict=True)]
+
+
+def _weighted_auc(place: npt.NDArray[Any], labels: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]) -> float:
+    positive, negative = np.bincount(place, weights * labels), np.bincount(place, weights * ~labels)
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum()))
+
+
+def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, Scored]:
     """Returns labels and scores [V, N, T] by task, those with enough of both kinds of labels."""
     days = (dataset.times - dataset.times[0] // HOUR_MS * HOUR_MS) // DAY_MS
     served = slice(passes[0][1], None)
@@ -160,8 +202,46 @@ def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, Mode
         labels = dataset.labels[served, place] > 0.5
         if min(labels.sum(), (~labels).sum()) >= STABLE * len(np.unique(days)):
             columns = days[served], dataset.users[served], dataset.domains[served]
-            tasks[task] = ModelVersion(labels, scores[:, :, place], *columns)
+            tasks[task] = Scored(labels, scores[:, :, place], *columns)
     return tasks
+
+
+def tables(names: Sequence[str], tasks: Mapping[str, Scored], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Returns two tables: AUC by day of the first task, then over all days of each; and differences of pairs."""
+    task, first = next(iter(tasks.items()))
+    values, counts = first.by(first.days)
+    days = np.unique(first.days) + 1
+    rows = [[f"day {d}", f"{n:,}", *(f"{v:.4f}" for v in day)] for d, n, day in zip(days, counts, values, strict=True)]
+    for name, served in tasks.items():
+        rows.append([f"**{name}, all days**", f"{len(served.days):,}", *(f"**{v:.4f}**" for v in served.in_all())])
+        rows.append([f"{name}, within a page", "", *(f"{value:.4f}" for value in served.within_pages())])
+    places = [(names.index(a), names.index(b)) for a, b in pairs]
+    columns = zip(*(served.differences(places) for served in tasks.values()), strict=True)
+    apart = [[f"{a} − {b}", *cells] for (a, b), cells in zip(pairs, columns, strict=True)]
+    heads = [f"AUC of {task}", "exposures", *names], ["AUC × 1000, all days", *tasks]
+    return [_markdown(head, lines) for head, lines in zip(heads, (rows, apart), strict=True)]
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: Scored) -> None:
+    """Draws AUC by day to a PNG, one panel for each list of engines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 3.9), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    values, days = served.by(served.days)[0], np.unique(served.days) + 1
+    for axis, panel in zip(axes, panels, strict=True):
+        for at in map(names.index, panel):
+            axis.plot(days, values[:, at], marker="o", markersize=3.5, label=names[at], color=f"C{at}")
+        axis.set(xlabel="day of the log", ylabel="AUC")
+        axis.legend(frameon=False, fontsize=8.5)
+        axis.grid()
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
 
 
 def facts(plan: dict[str, Any], stats: dict[str, Any]) -> str:
@@ -198,6 +278,7 @@ def main() -> None:
     if options.quick:
         options.every, options.days = 6.0, 3
 
+    os.environ["OMP_NUM_THREADS"] = "1"  # of both processes
     import torch
 
     torch.set_num_threads(1)
@@ -205,16 +286,16 @@ def main() -> None:
     dataset, trainer, passes = read_log(options)
     with tempfile.TemporaryDirectory(prefix="pepnet-online-") as name:
         folder = Path(name)
-        plan = prepare(dataset, trainer, passes, options.share, folder)
+        plan, traffic = prepare(dataset, trainer, passes, options.share, folder)
         logs = Logs(folder, Gset(**plan["gset"]), passes[0][2] / 1000)
-        with serving(folder) as scored, Progress(transient=True) as progress:
+        with serving(folder, plan, traffic) as answer, Progress(transient=True) as progress:
             for number, (begin, end, ends) in enumerate(progress.track(passes[1:], description="passes"), 1):
                 learnt = trainer.learn(np.arange(begin, end), ends)  # beside the serving process
-                scored(number - 1)
+                answer()  # the pass was scored
                 if number < len(passes) - 1:
                     logs.publish(learnt, trainer.rows, ends / 1000)
-        tasks = by_task(dataset, passes, np.load(folder / "scores.npy"))
-        said = facts(plan, json.loads((folder / "stats.json").read_text()))
+            scores, stats = answer()
+    tasks, said = by_task(dataset, passes, scores), facts(plan, stats)
     names = [variant.name for variant in VARIANTS]
     text = "\n\n".join([*tables(names, tasks, PAIRS), said, f"{time.perf_counter() - began:.0f} s in all."])
     options.out.mkdir(parents=True, exist_ok=True)

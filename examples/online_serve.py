@@ -1,20 +1,14 @@
-"""The process that serves in `online.py`: seven engines that follow what the trainer publishes. Imports no torch.
-
-    python examples/online_serve.py FOLDER
-
-FOLDER has the first day's bundle, the exposures after it without their labels, the logs, and what is planned.
-"""
+"""The process that serves in `online.py`: seven engines that follow what the trainer publishes. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from pepnet_infer import CacheConfig, Engine
 from pepnet_infer.rows.cache.config import Policy
@@ -46,10 +40,12 @@ VARIANTS = (
 )
 
 
-def serve(folder: Path) -> None:
-    """Scores pass after pass of the traffic in `folder`, each when all engines have the version before it."""
-    plan = json.loads((folder / "plan.json").read_text())
-    traffic = pq.read_table(folder / "traffic.parquet")
+def serve(folder: Path, plan: dict[str, Any], traffic: pa.Table, trainer: Connection[Any, Any]) -> None:
+    """Scores pass after pass of the traffic, each when all engines have the version before it.
+
+    folder: has the first day's bundle and the logs. trainer: is told when a pass was scored, for it may be learnt from
+    then; in the end it gets all scores [V, N, T] and the engines' figures by name.
+    """
     with contextlib.ExitStack() as stack:
         running = [_start(stack, folder, variant, plan) for variant in VARIANTS]
         scores = np.empty((len(VARIANTS), traffic.num_rows, len(running[0][0].tasks)), np.float32)
@@ -65,10 +61,9 @@ def serve(folder: Path) -> None:
                         if part.model_version != version:
                             raise SystemExit(f"expected scores of version {version}, got those of {part.model_version}")
                         scores[place, row : row + len(part)] = part.values
-            print(number, flush=True)  # served: now it may be learnt from
-        np.save(folder / "scores.npy", scores)
+            trainer.send(number)
         stats = {variant.name: engine.stats() for variant, (engine, _) in zip(VARIANTS, running, strict=True)}
-        (folder / "stats.json").write_text(json.dumps(stats))
+        trainer.send((scores, stats))
 
 
 def _start(
@@ -98,7 +93,3 @@ def _set_time(engine: Engine, at: float) -> None:
     if engine.cache is not None:
         for cache in engine.cache.caches.values():
             cache.core.set_time(at)
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
