@@ -91,12 +91,10 @@ def _value(cell: Cell, metric: str, spread: bool = True) -> str:
 
 def plot(outcomes: Sequence[Outcome]) -> bytes:
     """Returns a PNG: AUC per task of every model, and of the first model per domain, with deviations over seeds."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
     _points(left, {outcome.name: _overall(outcome) for outcome in outcomes})
     left.set_title("AUC on the test days, all domains")
     largest = list(dict.fromkeys(cell.domain for cell in outcomes[0].cells))[:6]
@@ -104,7 +102,6 @@ def plot(outcomes: Sequence[Outcome]) -> bytes:
     right.set_title(f"{outcomes[0].name} by domain; pale: not stable")
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=120)
-    pyplot.close(figure)
     return target.getvalue()
 
 
@@ -121,15 +118,8 @@ def _points(axes: Axes, groups: dict[str, list[Cell]]) -> None:
             stats = summary(cell.auc)
             if stats["mean"] is None:
                 continue
-            axes.errorbar(
-                t - 0.35 + (n + 0.5) * step,
-                stats["mean"],
-                yerr=stats["std"] or 0.0,
-                fmt="o",
-                markersize=4,
-                color=colours[n],
-                alpha=1.0 if cell.stable else 0.3,
-            )
+            x, spread, pale = t - 0.35 + (n + 0.5) * step, stats["std"] or 0.0, 1.0 if cell.stable else 0.3
+            axes.errorbar(x, stats["mean"], spread, fmt="o", markersize=4, color=colours[n], alpha=pale)
     axes.axhline(0.5, color="black", linewidth=0.8)
     for t in range(1, len(tasks)):
         axes.axvline(t - 0.5, color="lightgrey", linewidth=0.6)
