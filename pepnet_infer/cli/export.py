@@ -16,6 +16,18 @@ from pepnet_infer.cli.output import AsJson, as_path, emit, say
 from pepnet_infer.cli.progress import ProgressOption, Watch
 
 
+def _limit(given: str | float) -> float:
+    """Parses the most that int8 may cost; 0 for off."""
+    text = str(given).strip().lower()
+    try:
+        most = 0.0 if text == "off" else float(text)
+    except ValueError:
+        most = math.nan
+    if not 0.0 <= most < math.inf:
+        raise typer.BadParameter(f"expected a number of 0 or more, or off, got {given!r}")
+    return most
+
+
 def export(
     source: Annotated[str, typer.Argument(metavar="CKPT|preset:NAME", help="A checkpoint of `train`, or a preset.")],
     out: Annotated[Path, typer.Option("--out", parser=as_path, metavar="BUNDLE", help="The directory to write.")],
@@ -28,12 +40,13 @@ def export(
         int | None, typer.Option(min=0, help="Must grow from bundle to bundle; the Unix time unless said otherwise.")
     ] = None,
     int8_max_abs: Annotated[
-        str, typer.Option(metavar="MAX|off", help="Offer int8 when no score is off by more; off or 0: do not offer it.")
-    ] = str(BUDGETS["int8"]["max_abs"]),
+        float,
+        typer.Option(parser=_limit, metavar="MAX|off", help="Offer int8 when no score is off by more; off: never."),
+    ] = BUDGETS["int8"]["max_abs"],
     int8_delta_auc: Annotated[
-        str,
-        typer.Option(metavar="MAX|off", help="Offer int8 when no task's AUC loses more; off or 0: do not offer it."),
-    ] = str(BUDGETS["int8"]["delta_auc"]),
+        float,
+        typer.Option(parser=_limit, metavar="MAX|off", help="Offer int8 when no task's AUC loses more; off: never."),
+    ] = BUDGETS["int8"]["delta_auc"],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")] = False,
     show: ProgressOption = "auto",
     as_json: AsJson = False,
@@ -51,9 +64,7 @@ def export(
         raise typer.BadParameter(f"expected a preset of {', '.join(preset_names())}, got {preset!r}")
     if preset is None and table_rows is not None:
         raise typer.BadParameter("--table-rows is for presets: a checkpoint has its own tables")
-    int8_budget = _budget(
-        {"max_abs": ("--int8-max-abs", int8_max_abs), "delta_auc": ("--int8-delta-auc", int8_delta_auc)}
-    )
+    budget: Budget = {"max_abs": int8_max_abs, "delta_auc": int8_delta_auc}
     with Watch(show) as watch:
         watch.step("read the checkpoint" if preset is None else f"make the preset {preset}")
         if preset is None:
@@ -67,25 +78,12 @@ def export(
             table_dtype=table_dtype,
             model_version=model_version,
             overwrite=overwrite,
-            int8_budget=int8_budget,
+            int8_budget=budget if all(budget.values()) else None,
             on_step=watch.step,
         )
         watch.step("bundle written")
     result = summary(bundle)
     emit(result, as_json, lambda console: render(console, result))
-
-
-def _budget(options: dict[str, tuple[str, str]]) -> Budget | None:
-    """Returns int8's budget, or None when one of its options switches it off."""
-    budget: Budget = {}
-    for name, (option, text) in options.items():
-        try:
-            budget[name] = 0.0 if text.strip().lower() == "off" else float(text)
-        except ValueError:
-            budget[name] = math.nan
-        if not 0.0 <= budget[name] < math.inf:
-            raise typer.BadParameter(f"{option}: expected a number of 0 or more, or off, got {text!r}")
-    return None if 0.0 in budget.values() else budget
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:

@@ -229,4 +229,4 @@ def test_int8s_budget_is_an_option(command: Run, toy_checkpoint: Checkpoint, tmp
         code, out, err = command(*export, tmp_path / "b", "--int8-max-abs", word)
         assert code == 2
         assert json.loads(out)["error"]["kind"] == "UsageError"
-        assert f"--int8-max-abs: expected a number of 0 or more, or off, got '{word}'" in err
+        assert f"'--int8-max-abs': expected a number of 0 or more, or off, got '{word}'" in err
