@@ -100,12 +100,16 @@ def as_text(value: object) -> str:
     return escape(printable(str(value)))
 
 
-def emit(result: dict[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
-    """Prints `result` as JSON, or lets `render` print it for a person."""
+def emit(result: dict[str, Any], as_json: bool, render: Callable[[Console], None] | Iterable[str]) -> None:
+    """Prints `result` as JSON, or for a person: these lines, or what `render` prints."""
+    console = Console()
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
+    elif callable(render):
+        render(console)
     else:
-        render(Console())
+        for line in render:
+            say(console, line)
 
 
 def say(console: Console, text: str) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from msgspec import structs
-from rich.console import Console
 
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.cli.output import AsJson, as_path, emit, progress, say
+from pepnet_infer.cli.output import AsJson, as_path, emit, progress
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.logs.open import open_transport
 from pepnet_infer.sync.logs.transport import Transport
@@ -69,7 +69,7 @@ def publish(
     if not given:
         transport.identity()  # a log that is not there is no log without entries
     result |= _status(transport)
-    emit(result, as_json, lambda console: _render(console, result))
+    emit(result, as_json, _lines(result))
 
 
 def _delta(transport: Transport, old: Path, new: Path, onnx: bool) -> dict[str, Any]:
@@ -115,24 +115,21 @@ def _status(transport: Transport) -> dict[str, Any]:
     }
 
 
-def _render(console: Console, result: dict[str, Any]) -> None:
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    """Yields what a person is told of the log."""
     if result["begun"]:
-        say(console, f"there was no log at {result['log']}: one was begun")
-    delta, bundle = result.get("delta"), result.get("bundle")
-    if delta is not None:
+        yield f"there was no log at {result['log']}: one was begun"
+    if (delta := result.get("delta")) is not None:
         rows, removed = sum(delta["rows"].values()), sum(delta["removed"].values())
+        changed = f"{rows - removed:,} rows, {removed:,} removed, {len(delta['defaults'])} default rows"
         dense = "new weights" if delta["dense"] else "the same weights"
-        say(
-            console,
-            f"version {delta['base_version']} to {delta['model_version']}: {rows - removed:,} rows, "
-            f"{removed:,} removed, {len(delta['defaults'])} default rows, {dense}",
-        )
-    if bundle is not None:
-        say(console, f"bundle of version {bundle['model_version']} appended")
+        yield f"version {delta['base_version']} to {delta['model_version']}: {changed}, {dense}"
+    if (bundle := result.get("bundle")) is not None:
+        yield f"bundle of version {bundle['model_version']} appended"
     if "trimmed" in result:
-        say(console, f"{result['trimmed']} entries removed")
+        yield f"{result['trimmed']} entries removed"
     last, newest = result["last"], result["newest_bundle"]
-    say(console, "last delta: none" if last is None else f"last delta: to version {last['model_version']}")
-    say(console, "newest bundle: none" if newest is None else f"newest bundle: version {newest['model_version']}")
+    yield "last delta: none" if last is None else f"last delta: to version {last['model_version']}"
+    yield "newest bundle: none" if newest is None else f"newest bundle: version {newest['model_version']}"
     for name, said in result["followers"].items():
-        say(console, f"follower {name}: version {said['model_version']}, heard of {said['heard_s_ago']:.0f} s ago")
+        yield f"follower {name}: version {said['model_version']}, heard of {said['heard_s_ago']:.0f} s ago"

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import typer
-from rich.console import Console
 
 from pepnet_infer.backends.protocol import MAX_THREADS
 from pepnet_infer.cli.output import AsJson, ExitCode, as_path, emit, expect_bundle, progress, say
@@ -118,7 +117,7 @@ def score(
             )
             result = _result(summary, engine, out)
     result["incomplete"] = list(_incomplete(summary, max_bad_rows))
-    emit(result, as_json, lambda console: _render(console, result))
+    emit(result, as_json, _lines(result))
     for sentence in result["incomplete"]:
         say(progress, f"incomplete: {sentence}")
     if result["incomplete"]:
@@ -186,45 +185,34 @@ def _peak_rss() -> int | None:
     return None if found is None else int(found[1]) * 1024
 
 
-def _render(console: Console, result: dict[str, Any]) -> None:
-    backend = result["backend"]
-    say(
-        console,
-        f"{result['rows']:,} rows in {result['files']} file{'s' * (result['files'] != 1)} scored in "
-        f"{result['seconds']:.1f} s, {result['rows_per_s']:,.0f} rows/s, written to {result['out']}",
-    )
-    say(
-        console,
-        f"model version {result['model_version']} on {backend['backend']} {backend.get('isa', backend['device'])} "
-        f"{backend['precision']}, {backend['threads']} threads",
-    )
-    sync = result["sync"]
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    """Yields what a person is told of the run."""
+    backend, sync, cache = result["backend"], result["sync"], result["cache"]
+    took = f"{result['seconds']:.1f} s, {result['rows_per_s']:,.0f} rows/s"
+    files = f"{result['files']} file{'s' * (result['files'] != 1)}"
+    yield f"{result['rows']:,} rows in {files} scored in {took}, written to {result['out']}"
+    on = f"{backend['backend']} {backend.get('isa', backend['device'])} {backend['precision']}"
+    yield f"model version {result['model_version']} on {on}, {backend['threads']} threads"
     if sync is not None:
         refused = sum(sync["refused"].values())
-        say(console, f"followed: {sync['applied']} deltas with {sync['rows']:,} rows applied, {refused} refused")
+        yield f"followed: {sync['applied']} deltas with {sync['rows']:,} rows applied, {refused} refused"
         if not sync["following"]:
-            say(console, f"the log was not read for the last {sync['last_read_s']:.0f} s: {sync['last_fault']}")
-    cache = result["cache"]
+            yield f"the log was not read for the last {sync['last_read_s']:.0f} s: {sync['last_fault']}"
     if cache is not None and (looked := cache["total"]["keys"]):
-        say(
-            console,
-            f"{cache['policy']} cache: {cache['total']['hits'] / looked:.1%} of {looked:,} ids were there, "
-            f"{cache['rows']:,} of {cache['capacity_rows']:,} rows in {cache['memory_bytes'] / 2**20:.1f} MiB",
-        )
+        there = f"{cache['total']['hits'] / looked:.1%} of {looked:,} ids were there"
+        room = f"{cache['rows']:,} of {cache['capacity_rows']:,} rows in {cache['memory_bytes'] / 2**20:.1f} MiB"
+        yield f"{cache['policy']} cache: {there}, {room}"
     if result["skipped"]:
-        say(console, f"{len(result['skipped'])} kept that an earlier run had finished, {result['skipped_rows']:,} rows")
+        yield f"{len(result['skipped'])} kept that an earlier run had finished, {result['skipped_rows']:,} rows"
     if result["null_rows"]:
-        say(console, f"{result['null_rows']:,} bad rows have null scores; the first of each column:")
-        for fault in result["faults"].values():
-            say(console, f"  {fault}")
-    say(console, f"ids that the model does not know, scored with the default row: {_counts(result['unknown'])}")
+        yield f"{result['null_rows']:,} bad rows have null scores; the first of each column:"
+        yield from (f"  {fault}" for fault in result["faults"].values())
+    yield f"ids that the model does not know, scored with the default row: {_counts(result['unknown'])}"
     if result["unavailable"]:
-        counts = _counts(result["unavailable"])
-        say(console, f"ids scored with the default row because the store of rows failed: {counts}")
+        yield f"ids scored with the default row because the store of rows failed: {_counts(result['unavailable'])}"
     if result["unfinished"]:
-        say(console, "not finished because of that:")
-        for path in result["unfinished"]:
-            say(console, f"  {path}")
+        yield "not finished because of that:"
+        yield from (f"  {path}" for path in result["unfinished"])
 
 
 def _counts(by_field: dict[str, int]) -> str:
