@@ -245,15 +245,6 @@ class RowCache:
         fields: Sequence[FieldRule] = (),
     ) -> None: ...
     def lookup(self, keys: Keys, out: Floats, outcomes: Outcomes | None = None, counted: bool = True) -> int: ...
-    def lookup_pool(
-        self,
-        keys: Keys,
-        offsets: Positions,
-        pooling: Pooling,
-        out: Floats,
-        outcomes: Outcomes | None = None,
-        counted: bool = True,
-    ) -> int: ...
     def write(
         self,
         keys: Keys,

@@ -94,16 +94,6 @@ std::size_t lookup(RowCache& cache, Keys keys, const py::array& out, const std::
   return cache.lookup(keys, target, answers, counted);
 }
 
-std::size_t lookup_pool(RowCache& cache, Keys keys, const py::array& offsets, const std::string& pooling,
-                        const py::array& out, const std::optional<py::array>& outcomes, bool counted) {
-  const Bags bags = bags_of(offsets, pooling);
-  const OutView target = out_of("out", out, bags.count, cache.options().dim);
-  auto* const answers = written_of<std::uint8_t, Outcome>("outcomes", outcomes, keys.size());
-  const ReleasedGil released;
-  check_offsets(bags.offsets, keys.size());
-  return cache.lookup_pool(keys, bags.offsets, bags.pooling, target, answers, counted);
-}
-
 std::size_t write(RowCache& cache, Keys keys, const py::array& rows, const std::optional<py::array>& scores,
                   const std::optional<py::array>& versions, const std::optional<py::array>& expires,
                   bool update, const std::optional<py::array>& results, bool restore,
@@ -273,8 +263,6 @@ void bind_row_cache(py::module_& module) {
            "admission"_a = 1.0, "tombstone_ttl"_a = 3600.0, "negative_ttl"_a = 60.0, "seed"_a = 0,
            "fields"_a = std::vector<py::dict>())
       .def("lookup", &lookup, "keys"_a, "out"_a, "outcomes"_a = py::none(), "counted"_a = true)
-      .def("lookup_pool", &lookup_pool, "keys"_a, "offsets"_a, "pooling"_a, "out"_a,
-           "outcomes"_a = py::none(), "counted"_a = true)
       .def("write", &write, "keys"_a, "rows"_a, "scores"_a = py::none(), "versions"_a = py::none(),
            "expires"_a = py::none(), "update"_a = false, "results"_a = py::none(), "restore"_a = false,
            "earned"_a = py::none(), "put"_a = false, "known"_a = false)
@@ -304,9 +292,10 @@ void bind_row_cache(py::module_& module) {
       .def(py::init(&overlay_of), "keys"_a, "rows"_a, "gone"_a = py::none(), "expires"_a = py::none(),
            py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::keep_alive<1, 5>())
       .def("find", &find, "keys"_a);
-  module.def("look_up", &look_up, "jobs"_a, "counted"_a = true,
-             "Looks up each of the jobs: the keys that the overlay has there, others as RowCache.lookup or "
-             "lookup_pool does. Returns for each (hits, keys of the overlay, default rows among these).");
+  module.def(
+      "look_up", &look_up, "jobs"_a, "counted"_a = true,
+      "Looks up each of the jobs, the rows of its keys or the mean or sum of each bag's, in the overlay "
+      "and else in the cache. Returns for each (hits, keys of the overlay, default rows of these).");
 }
 
 }  // namespace pepnet::python

@@ -34,16 +34,10 @@ def caches(d: Draw) -> list[Call]:
 
     def one() -> Call:
         n = d.count = r.choice(SMALL)
-        bags = r.choice(SMALL)
         ends = np.array(r.choices((0.0, 1e9, 2e9, np.inf, 4e9), k=9))
         outcomes = {"outcomes": d.maybe(lambda: d.array("u1", n)), "counted": d.one(True, False)}
         calls = (
             lambda: Call(".lookup", (d.keys(), d.array("f4", n, dim)), outcomes),
-            lambda: Call(
-                ".lookup_pool",
-                (d.keys(), d.offsets(bags, n), d.one("mean", "sum"), d.array("f4", bags, dim)),
-                outcomes,
-            ),
             lambda: Call(
                 ".write",
                 (d.keys(), d.array("f4", n, dim)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pooled_lookup import look_up_bags
 
 from pepnet_infer import _kernels
 
@@ -39,7 +40,7 @@ def arrays(count: int = 4) -> Arrays:
 
 CALLS: dict[str, Callable[[_kernels.RowCache, Arrays], object]] = {
     "lookup": lambda c, a: c.lookup(a["keys"], a["out"], a["outcomes"]),
-    "lookup_pool": lambda c, a: c.lookup_pool(a["keys"], a["offsets"], "mean", a["pooled"], a["outcomes"]),
+    "lookup_pool": lambda c, a: look_up_bags(c, a["keys"], a["offsets"], "mean", a["pooled"], a["outcomes"]),
     "write": lambda c, a: c.write(
         a["keys"], a["rows"], a["scores"], a["versions"], a["expires"], True, a["results"]
     ),
@@ -176,7 +177,7 @@ def test_offsets_that_lead_astray_are_refused(offsets: list[int], message: str) 
 def test_a_pooling_that_is_not_known_is_refused() -> None:
     given = arrays()
     with pytest.raises(ValueError, match=r"^pooling: expected mean or sum, got 'max'"):
-        make().lookup_pool(given["keys"], given["offsets"], "max", given["pooled"])  # type: ignore[arg-type]
+        look_up_bags(make(), given["keys"], given["offsets"], "max", given["pooled"])
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_nothing_is_fine(policy: _kernels.CachePolicy) -> None:
     for call in CALLS.values():
         call(cache, none)
     pooled = np.full((2, DIM), -1, np.float32)
-    assert cache.lookup_pool(none["keys"], np.zeros(3, np.int64), "sum", pooled) == 0
+    assert look_up_bags(cache, none["keys"], np.zeros(3, np.int64), "sum", pooled) == 0
     assert (pooled == 0).all()
     assert sum(cache.stats().values()) == 0
 

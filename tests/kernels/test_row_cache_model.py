@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from pooled_lookup import look_up_bags
 
 from pepnet_infer import _kernels
 
@@ -103,7 +104,7 @@ class Calls(RuleBasedStateMachine):
         out, outcomes = np.full((len(asked), DIM), -1, np.float32), np.zeros(len(asked), np.uint8)
         wanted = np.array(asked, np.uint64)
         if pooled:
-            found = self.cache.lookup_pool(wanted, np.arange(len(asked) + 1), "sum", out, outcomes, counted)
+            found = look_up_bags(self.cache, wanted, np.arange(len(asked) + 1), "sum", out, outcomes, counted)
         else:
             found = self.cache.lookup(wanted, out, outcomes, counted)
         assert found == (outcomes == 1).sum()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pooled_lookup import look_up_bags
 
 from pepnet_infer import _kernels
 
@@ -83,7 +84,7 @@ class Watched:
         while not self.stop:
             ids = rng.integers(0, IDS, count)
             if rng.random() < 0.3:  # bags of one
-                self.cache.lookup_pool(KEYS[ids], offsets, "mean", out, outcomes)
+                look_up_bags(self.cache, KEYS[ids], offsets, "mean", out, outcomes)
             else:
                 self.cache.lookup(KEYS[ids], out, outcomes)
             there = outcomes == 1

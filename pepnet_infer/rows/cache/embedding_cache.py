@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,18 +98,6 @@ class EmbeddingCache:
         """
         outcomes = np.empty(len(keys), np.uint8)
         self.core.lookup(keys, out, outcomes)
-        found: Mask = outcomes == _ROW
-        return found
-
-    def lookup_pool(
-        self, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Literal["mean", "sum"], out: Rows
-    ) -> Mask:
-        """Writes the mean or sum of each bag's rows to `out` [B, dim]; bag b is keys[offsets[b]:offsets[b + 1]].
-
-        Returns bool [N]: which keys were there. An empty bag is zeros; one with a key that was not is undefined.
-        """
-        outcomes = np.full(len(keys), _ROW, np.uint8)  # keys outside of all bags are not looked up
-        self.core.lookup_pool(keys, offsets, pooling, out, outcomes)
         found: Mask = outcomes == _ROW
         return found
 

@@ -43,17 +43,6 @@ def test_rows_that_are_there_are_written_and_others_left() -> None:
     assert not cache.lookup(asked, out[:, 2 : 2 + DIM]).any()
 
 
-def test_bags_are_pooled_and_say_what_they_lacked() -> None:
-    cache = EmbeddingCache(DIM, 1 << 20, "gset")
-    cache.insert(keys_of(1, 2, 3), rows_of(keys_of(1, 2, 3)))
-    keys, offsets = keys_of(1, 2, 3, 4), np.array([0, 2, 2, 4])
-    out = np.empty((3, DIM), np.float32)
-    found = cache.lookup_pool(keys, offsets, "mean", out)
-    assert found.tolist() == [True, True, True, False]
-    np.testing.assert_array_equal(out[0], rows_of(keys_of(1, 2)).mean(axis=0))
-    assert (out[1] == 0).all()
-
-
 def test_the_newest_version_wins_whatever_the_order() -> None:
     cache = EmbeddingCache(DIM, 1 << 20)
     key, out = keys_of(4), np.empty((1, DIM), np.float32)
@@ -147,6 +136,4 @@ def test_arrays_are_checked_and_never_converted() -> None:
         cache.insert(keys, rows, expires=np.zeros(3))
     with pytest.raises(TypeError, match="keys: expected uint64"):
         cache.apply(keys.astype(np.int64), rows, keys)
-    with pytest.raises(ValueError, match="offsets: expected ascending values from 0 to 2"):
-        cache.lookup_pool(keys, np.array([0, 3]), "sum", rows[:1])
     assert cache.stats()["rows"] == 0
