@@ -36,8 +36,7 @@ try:
     )
     from redis.retry import Retry
 
-    from pepnet_infer.rows.stores.redis_client import open_client, reason_of
-    from pepnet_infer.rows.stores.redis_nodes import Command, Nodes
+    from pepnet_infer.rows.stores.redis_client import Command, Nodes, open_client, reason_of
 except ImportError as problem:
     raise StoreError(
         f"store: the package redis cannot be imported ({problem}): pip install 'pepnet-infer[redis]'"

@@ -16,8 +16,7 @@ from interrupting import CallTracer, interrupt_each, within
 
 import pepnet_infer
 from pepnet_infer.rows.stores.redis import RedisStore
-from pepnet_infer.rows.stores.redis_client import open_client
-from pepnet_infer.rows.stores.redis_nodes import Command, Nodes
+from pepnet_infer.rows.stores.redis_client import Command, Nodes, open_client
 from pepnet_infer.sync.logs.redis_server import RedisServer
 
 pytestmark = pytest.mark.concurrency
