@@ -25,7 +25,6 @@ from msgspec import Meta
 
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.errors import PepnetError
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, write_delta
 from pepnet_infer.sync.follow_config import FollowConfig
@@ -114,14 +113,11 @@ class Trainer:
 
 
 def _rows(table: dict[str, npt.NDArray[Any]], at: npt.NDArray[np.int64], version: int) -> RowBatch:
-    count = len(at)
-    return delta_rows(
-        table["keys"][at],
+    return RowBatch.of(
         np.ascontiguousarray(np.roll(table["rows"][at].astype(np.float32), 1, axis=0)),
-        np.full(count, version, np.uint64),
-        table["scores"][at],
-        np.full(count, np.inf),
-        np.zeros(count, np.uint8),
+        keys=table["keys"][at],
+        versions=version,
+        scores=table["scores"][at],
     )
 
 

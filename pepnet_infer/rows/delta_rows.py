@@ -17,28 +17,14 @@ import numpy.typing as npt
 from pepnet_infer.bundle.magnitude import NUMBER
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.process.pace import Rest, no_rest
-from pepnet_infer.rows.protocols import Rows
 from pepnet_infer.schema.feature_schema import TableSpec
-from pepnet_infer.schema.ids import ID_BITS, Keys
+from pepnet_infer.schema.ids import ID_BITS
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.tensorfile import MappedFile, write_tensors
 
 _FINITE = f"a finite number of at most {NUMBER:g}"
 _TENSORS = ("keys", "rows", "versions", "scores", "expires", "tombstones")
 _Place = tuple[str, TableSpec | None, int]  # where a table is, which it is, and where it ends among others
-
-
-def delta_rows(
-    keys: Keys,
-    rows: Rows,
-    versions: npt.NDArray[np.uint64],
-    scores: npt.NDArray[np.float32],
-    expires: npt.NDArray[np.float64],
-    tombstones: npt.NDArray[np.uint8],
-    default: Rows | None = None,
-) -> RowBatch:
-    """Returns a batch of the tensors that a delta's file has of a table; tombstones uint8 [N]: 1 is a deletion."""
-    return RowBatch(rows, tombstones == 0, versions, scores, expires, None, keys, default)
 
 
 def check_rows(rows: RowBatch, where: str, base_version: int, model_version: int) -> None:
@@ -96,7 +82,8 @@ def read_rows(path: Path, data: bytes, spec: TableSpec) -> RowBatch:
         got = f"{gone.dtype} {list(gone.shape)}"
         raise UpdateError("shape", f"{path}: tombstones: expected uint8 {list(keys.shape)}, got {got}")
     _refuse("tombstone", [(str(path), spec, len(gone))], "tombstones", gone, gone > 1, "0 or 1")
-    return delta_rows(**tensors)
+    tensors["found"] = tensors.pop("tombstones") == 0
+    return RowBatch.of(**tensors)
 
 
 def _check_shapes(rows: RowBatch, where: str, spec: TableSpec | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from sync_deltas import delta_rows
 
 from pepnet_infer.bundle.accuracy import BUDGETS
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle
@@ -16,7 +17,6 @@ from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.rows.cache import snapshot
 from pepnet_infer.rows.cache.open_bundle_rows import open_rows
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig

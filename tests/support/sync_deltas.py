@@ -7,13 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import Delta, DeltaHead, open_delta, write_delta
 
 USER, VIDEO, DENSE = "rows/user.safetensors", "rows/video.safetensors", "dense.safetensors"
 BASE, VERSION = 7, 9
+
+
+def delta_rows(
+    keys: np.ndarray,
+    rows: np.ndarray,
+    versions: np.ndarray,
+    scores: np.ndarray,
+    expires: np.ndarray,
+    tombstones: np.ndarray,
+    default: np.ndarray | None = None,
+) -> RowBatch:
+    """Returns a batch of the tensors that a delta's file has of a table; tombstones uint8 [N]: 1 is a deletion."""
+    return RowBatch(rows, tombstones == 0, versions, scores, expires, None, keys, default)
 
 
 def rows_of(schema: FeatureSchema, table: str, seed: int = 0) -> RowBatch:

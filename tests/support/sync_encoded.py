@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sync_deltas import delta_rows
 
 from pepnet_infer.backends.native import NativeBackend
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sync_deltas import delta_rows
 
 from pepnet_infer import Engine
 from pepnet_infer.backends.native import NativeBackend
@@ -17,7 +18,6 @@ from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle, table_path
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.export.model.random_init import random_dense
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.row_batch import RowBatch

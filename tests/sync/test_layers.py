@@ -12,11 +12,11 @@ from children import well_in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pinned import pinned
+from sync_deltas import delta_rows
 
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.rows.protocols import CachedTable
 from pepnet_infer.rows.stores import arena
 from pepnet_infer.rows.stores.arena import RowArena

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from sync_deltas import delta_rows
 
 from pepnet_infer.export.model.random_init import random_dense
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch

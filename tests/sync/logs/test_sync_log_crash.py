@@ -26,7 +26,7 @@ from pathlib import Path
 from children import ended, fork
 import numpy as np
 from log_bundles import newest_bundle
-from pepnet_infer.rows.delta_rows import delta_rows
+from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.listing import check_files, describe_files
 from pepnet_infer.storage.document import read_document, write_document
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
@@ -49,9 +49,8 @@ write_document(bundle / "manifest.json", {"model_version": 1, "files": describe_
 
 def delta(version):
     count = rng.choice([3, 5000])
-    rows = delta_rows(np.arange(count, dtype=np.uint64), np.full((count, 8), version, np.float32),
-        np.full(count, version, np.uint64), np.zeros(count, np.float32), np.full(count, np.inf),
-        np.zeros(count, np.uint8))
+    rows = RowBatch.of(np.full((count, 8), version, np.float32), keys=np.arange(count, dtype=np.uint64),
+        versions=version, scores=np.zeros(count, np.float32))
     head = DeltaHead(version - 1, version, version, 1e9, "ab" * 32)
     shutil.rmtree(folder / "outbox" / str(version), ignore_errors=True)
     return write_delta(folder / "outbox" / str(version), head, {"user": rows})

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from log_bundles import newest_bundle
 from redis import Redis
+from sync_deltas import delta_rows
 
 from pepnet_infer.errors import UpdateError
-from pepnet_infer.rows.delta_rows import delta_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.sync.delta import DeltaHead, read_head, write_delta
 from pepnet_infer.sync.logs.directory import DirectoryLog
