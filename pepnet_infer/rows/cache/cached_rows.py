@@ -13,10 +13,12 @@ from pepnet_infer import _kernels
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.config import CacheConfig
+from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache, Expires, Scores
-from pepnet_infer.rows.cache.misses import Missed, Misses
+from pepnet_infer.rows.cache.misses import Fetcher, MissBatch, Missed
 from pepnet_infer.rows.cache.snapshot import Loaded, Saved, check_identity, load_folder, save_folder
 from pepnet_infer.rows.cache.warm import prefetch, warm
+from pepnet_infer.rows.cache.workers import MissWorkers
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.rows.protocols import (
     NO_DEFAULTS,
@@ -68,8 +70,9 @@ class CachedRows(BatchRowSource):
         self.caches = dict(caches)
         self._cores = {dim: cache.core for dim, cache in self.caches.items()}
         self.store = store  #: what is behind the cache
-        self.misses = Misses(store, self.caches, config)
-        self._counters, self.fetches = self.misses.counters, self.misses.fetches
+        self.counters, self.fetches, self._workers = MissCounters(), _kernels.Fetches(), MissWorkers()
+        #: by width: what asks the store
+        self.fetchers = {dim: Fetcher(cache, store, self.counters, self.fetches) for dim, cache in self.caches.items()}
         self._filled_from = identity_of(store)
         #: whether a follower has written rows of later versions here, which are not those of `identity`
         self.followed = False
@@ -112,14 +115,41 @@ class CachedRows(BatchRowSource):
             looked_up.append(((field, name), (number, hits, 0, 0, 0)))
             counts.append(DefaultCounts(deleted, 0) if deleted else NO_DEFAULTS)
         if missed:
-            self.misses.answer(missed, asked, ended, deadline)
+            self._ask_store(missed, asked, ended, deadline)
         for one in missed:
             place, (number, hits, *_) = looked_up[one.at]
             looked_up[one.at] = place, (number, hits, one.negative_hits, one.defaults, one.unavailable)
             known = counts[one.at].unknown + one.defaults - one.unavailable
             counts[one.at] = DefaultCounts(known, one.unavailable)
-        self._counters.looked_up.add(looked_up)
+        self.counters.looked_up.add(looked_up)
         return counts
+
+    def _ask_store(self, missed: Sequence[Missed], keys: int, ended: int, deadline: float | None) -> None:
+        """Writes the rows, or default rows, of what a batch of `keys` keys lacks: see `misses`.
+
+        ended: `Fetches.ended` before the keys were looked up. deadline: of `monotonic`, None: however long it takes.
+        Raises StoreError when the store failed and `on_fault` is "raise".
+        """
+        by_width: dict[int, list[Missed]] = {}
+        for one in missed:
+            by_width.setdefault(one.table.dim, []).append(one)
+        above, lacking = self.config.async_above, sum(len(one.wanted) for one in missed)
+        waits = above is None or keys - lacking < above * keys
+        batches = [
+            MissBatch(self.fetchers[dim], self._workers, some, waits, hurries=deadline is not None)
+            for dim, some in by_width.items()
+        ]
+        for batch in batches:
+            batch.ask(ended)
+        for batch in batches:
+            batch.wait(deadline)
+        if any(batch.late for batch in batches):
+            self.counters.overrun(self.config.budget_ms)
+        fault = next((batch.fault for batch in batches if batch.fault is not None), None)
+        if fault is not None and self.config.on_fault == "raise":
+            raise StoreError(str(fault)) from fault
+        for batch in batches:
+            batch.serve()
 
     def prefetch(self, table: str, ids: object) -> int:
         """Fetches what the cache lacks of `ids` (or keys) of a table. Returns how many of them it has then.
@@ -127,14 +157,14 @@ class CachedRows(BatchRowSource):
         Admits them all, whatever their fields' probability. Waits for the store, whatever the budget. Counts as no
         lookup. Raises StoreError when the store fails.
         """
-        return prefetch(self.misses.fetchers[self._table(table).dim], self.keys(table, ids))
+        return prefetch(self.fetchers[self._table(table).dim], self.keys(table, ids))
 
     def warm(self, scored: Mapping[str, tuple[Keys, Scores]]) -> int:
         """Fills the caches from the store: table → (keys, scores), highest score first. Returns how many came."""
         by_width: dict[int, list[tuple[Keys, Scores]]] = {}
         for name, keys_and_scores in scored.items():
             by_width.setdefault(self._table(name).dim, []).append(keys_and_scores)
-        return sum(warm(self.misses.fetchers[dim], tables) for dim, tables in by_width.items())
+        return sum(warm(self.fetchers[dim], tables) for dim, tables in by_width.items())
 
     def feedback(self, table: str, ids: object, positive: Mask) -> int:
         """Counts samples that contained `ids` (or keys) of a table: see `EmbeddingCache.feedback`."""
@@ -197,7 +227,7 @@ class CachedRows(BatchRowSource):
     def put_before_store(self, store: Store) -> None:
         """Asks `store` from here on, where the one behind the cache was asked: it must answer the same at first."""
         self.store = store
-        for fetcher in self.misses.fetchers.values():
+        for fetcher in self.fetchers.values():
             fetcher.store = store
 
     def cache(self, table: str) -> EmbeddingCache:
@@ -227,7 +257,7 @@ class CachedRows(BatchRowSource):
             "rows": sum(one["rows"] for one in widths.values()),
             "capacity_rows": sum(one["capacity_rows"] for one in widths.values()),
             "memory_bytes": sum(one["memory_bytes"] for one in widths.values()),
-            **self._counters.read(),
+            **self.counters.read(),
             "flights": sum(len(cache.flights) for cache in self.caches.values()),
             "widths": widths,
             "device": None if self.beside is None else self.beside.stats(),
@@ -235,14 +265,14 @@ class CachedRows(BatchRowSource):
 
     def close(self) -> None:
         """Stops the threads; what they have begun they finish. Calls under way, and later ones, ask the store alone."""
-        self.misses.workers.close()
+        self._workers.close()
 
     def reset_after_fork(self) -> None:
         """In a child process: threads, and what they were doing, are the parent's."""
         self.fetches.reset()
         for cache in self.caches.values():
             cache.flights = _kernels.FlightTable()
-        self.misses.workers.reset_after_fork()
+        self._workers.reset_after_fork()
 
     def _changed(self, table: str, keys: Keys) -> None:
         if self.beside is not None:

@@ -1,9 +1,9 @@
 """What happens to the keys of a batch that the cache has no row of. Read from top to bottom:
 
 1. `Missed`: what one field lacks. Keys that are known not to exist (negative entries) get the default row at once.
-2. `Misses.answer`: the keys of all fields whose tables have one width make one question. It is decided here whether
-   the batch waits for the answers (`async_above`), until when (`budget_ms`), and what a store that fails costs it
-   (`on_fault`).
+2. `CachedRows.answer`: the keys of all fields whose tables have one width make one question. It is decided there
+   whether the batch waits for the answers (`async_above`), until when (`budget_ms`), and what a store that fails costs
+   it (`on_fault`).
 3. `MissBatch`: one question. Keys that another thread is fetching already are not asked for again (single flight): the
    batch waits for that fetch. Of each key that then has no row, it is known why.
 4. `Fetcher`: one fetch. It asks the store, wakes those who wait, and fills the cache: with rows, and with negative
@@ -17,7 +17,7 @@ waits in a ring.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -28,7 +28,6 @@ import numpy.typing as npt
 from pepnet_infer import _kernels
 from pepnet_infer._kernels import Fetch
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.counters import ABSENT, DAMAGED, DEFERRED, DROPPED, FAULT, LATE, REASONS, MissCounters
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.cache.workers import MissWorkers, Submitted, in_worker
@@ -72,46 +71,15 @@ class Missed:
             self.negative_hits = len(self.positions) - len(self.wanted)
 
 
-class Misses:
-    """The misses of an engine's cache. Any thread may ask."""
-
-    def __init__(self, store: Store, caches: Mapping[int, EmbeddingCache], config: CacheConfig) -> None:
-        self._config, self.counters, self.fetches = config, MissCounters(), _kernels.Fetches()
-        self.fetchers = {dim: Fetcher(cache, store, self.counters, self.fetches) for dim, cache in caches.items()}
-        self.workers = MissWorkers()
-
-    def answer(self, missed: Sequence[Missed], keys: int, ended: int, deadline: float | None) -> None:
-        """Writes the rows, or default rows, of what a batch of `keys` keys lacks.
-
-        ended: `Fetches.ended` before the keys were looked up. deadline: of `monotonic`, None: however long it takes.
-        Raises StoreError when the store failed and `on_fault` is "raise".
-        """
-        by_width: dict[int, list[Missed]] = {}
-        for one in missed:
-            by_width.setdefault(one.table.dim, []).append(one)
-        above, lacking = self._config.async_above, sum(len(one.wanted) for one in missed)
-        waits = above is None or keys - lacking < above * keys
-        batches = [MissBatch(self, some, waits, hurries=deadline is not None) for some in by_width.values()]
-        for batch in batches:
-            batch.ask(ended)
-        for batch in batches:
-            batch.wait(deadline)
-        if any(batch.late for batch in batches):
-            self.counters.overrun(self._config.budget_ms)
-        fault = next((batch.fault for batch in batches if batch.fault is not None), None)
-        if fault is not None and self._config.on_fault == "raise":
-            raise StoreError(str(fault)) from fault
-        for batch in batches:
-            batch.serve()
-
-
 class MissBatch:
     """One question of a batch: the misses in the tables of one width. Call `ask`, `wait`, `serve` from one thread."""
 
-    def __init__(self, misses: Misses, missed: Sequence[Missed], waits: bool, hurries: bool) -> None:
+    def __init__(
+        self, fetcher: Fetcher, workers: MissWorkers, missed: Sequence[Missed], waits: bool, hurries: bool
+    ) -> None:
         """waits: whether the batch waits for the answer; hurries: whether only for some time, so that a worker asks."""
-        self._fetcher, self._missed = misses.fetchers[missed[0].table.dim], missed
-        self._counters, self._workers = misses.counters, misses.workers
+        self._fetcher, self._workers, self._missed = fetcher, workers, missed
+        self._counters = fetcher.counters
         self._waits, self._hurries = waits, hurries
         wanted = missed[0].wanted if len(missed) == 1 else np.concatenate([one.wanted for one in missed])
         self._keys, self._which = _kernels.distinct(wanted)
@@ -227,8 +195,7 @@ class Fetcher:
 
     def __init__(self, cache: EmbeddingCache, store: Store, counters: MissCounters, fetches: _kernels.Fetches) -> None:
         """fetches: those of all caches of an engine."""
-        self.cache, self.store, self.fetches = cache, store, fetches
-        self._counters = counters
+        self.cache, self.store, self.counters, self.fetches = cache, store, counters, fetches
 
     def fetch(self, keys: Keys, ended: int) -> tuple[Fetch | None, Others]:
         """Fetches what is its own of distinct `keys` in this thread. Returns that, all admitted, and the others.
@@ -276,9 +243,9 @@ class Fetcher:
 
     def _fail(self, fetch: Fetch, answer: RowBatch | None, error: Exception) -> None:
         """Counts a fault and wakes those who wait: without an answer it is theirs too. Warns when nobody waits."""
-        self._counters.fault(error)
+        self.counters.fault(error)
         fetch.settle(answer, error if answer is None else None)
-        self._counters.warn()
+        self.counters.warn()
 
     def _look_and_fetch(self, fetch: Fetch) -> tuple[RowBatch, Keys, RowBatch]:
         """Returns the answer for a fetch, what the store was asked, and what it has of that."""
@@ -297,10 +264,10 @@ class Fetcher:
             try:
                 fetched = ask(self.store, keys, self.cache.dim)
             finally:
-                self._counters.asked(len(keys), monotonic() - begin)
-            self._counters.answered()
+                self.counters.asked(len(keys), monotonic() - begin)
+            self.counters.answered()
         if fetched.damaged is not None and fetched.damaged.any():
-            self._counters.damaged(keys[fetched.damaged])
+            self.counters.damaged(keys[fetched.damaged])
         return fetched if asked is None else cached.put(asked, fetched), keys, fetched
 
     def _fill(self, keys: Keys, kept: npt.NDArray[np.bool_] | None, fetched: RowBatch, certain: bool) -> None:
@@ -318,7 +285,7 @@ class Fetcher:
         if self.cache.remembers_absent and absent.any():
             core.mark_absent(keys[absent])
         if kept is not None:
-            self._counters.count("touched", int(kept.size - np.count_nonzero(kept)))
+            self.counters.count("touched", int(kept.size - np.count_nonzero(kept)))
 
 
 def positions(fetch: Fetch, keys: Keys) -> Positions:

@@ -100,7 +100,7 @@ def cached_rows(bundle: Bundle, config: CacheConfig, store: Store | None = None)
     }
     cached = CachedRows(behind, tables, caches, config)
     if fault is not None:
-        cached.misses.counters.saw(fault)
+        cached.counters.saw(fault)
     warm = config.warm
     if config.warm_from is not None:
         try:

@@ -75,7 +75,7 @@ def test_who_comes_after_an_update_does_not_join_the_flight_from_before_it() -> 
 def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() -> None:
     store = Versions(10)
     rows = rows_over(store)
-    cache, fetcher = rows.cache("t"), rows.misses.fetchers[DIM]
+    cache, fetcher = rows.cache("t"), rows.fetchers[DIM]
     keys = np.arange(4, dtype=np.uint64)
     missed = fetcher.fetches.ended  # four misses, and before they are asked for:
     rows.lookup("t", keys[:2], np.empty((2, DIM), np.float32))
