@@ -31,6 +31,7 @@ class Inside:
 
     def __init__(self) -> None:
         self._threads: dict[int, bool] = {}
+        forks.register(forks.Stage.FILES, child=self._threads.clear)  # the other threads are not there
         self._ends: int | None = None  # the thread that ends the interpreter
 
     def __enter__(self) -> None:
@@ -53,11 +54,6 @@ class Inside:
             time.sleep(0.001)
         return True
 
-    def reset_after_fork(self) -> None:
-        """In a child process: the other threads are not here."""
-        self._threads = {}
-
 
 INSIDE = Inside()
-forks.register(forks.Stage.FILES, child=INSIDE.reset_after_fork)
 atexit.register(INSIDE.end)

@@ -121,7 +121,7 @@ class Versions(_Pins):
 
     def __init__(self, served: ModelVersion) -> None:
         super().__init__(served)
-        forks.register(forks.Stage.VERSIONS, child=self.reset_after_fork)
+        forks.register(forks.Stage.VERSIONS, child=self.reset)  # calls under way are the parent's
 
     def wait_until(self, number: int, timeout_s: float) -> bool:
         """Waits until no call uses a version below `number`. Returns whether that is so."""
@@ -132,7 +132,3 @@ class Versions(_Pins):
                 return False
             sleep(min(_LOOK_AGAIN_S, left))
         return True
-
-    def reset_after_fork(self) -> None:
-        """In a child process: calls under way are the parent's."""
-        self.reset()
