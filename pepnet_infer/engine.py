@@ -18,6 +18,7 @@ from pepnet_infer.encode.encoder import Encoded
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import BackendError, ClosedError, ConfigError, UpdateError
 from pepnet_infer.process import forks
+from pepnet_infer.process.closing import Closing
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.open_bundle_rows import open_rows
@@ -40,7 +41,7 @@ _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
 
 
-class Engine:
+class Engine(Closing):
     """Scores what a bundle was trained for. Every method may be called from many threads at once.
 
     The result of a call does not depend on what other threads do. Use it as a context manager, or call `close`.
@@ -311,12 +312,6 @@ class Engine:
         runs = f"{about['backend']} {about['precision']} on {about['device']}"
         kept = "no cache" if cache is None else f"cache {cache.config.policy}"
         return f"<Engine: {served.bundle.path}; model_version {served.model_version}; {runs}; {kept}{follows}>"
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def reset_after_fork(self) -> None:
         """In a child process: the follower's thread, and what holds its locks, are the parent's."""
