@@ -15,7 +15,7 @@ from msgspec import structs
 
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.stores.lmdb_env import LmdbEnv, OpenOptions
-from pepnet_infer.rows.stores.record import REMEMBER, RowDtype, encode, read_states
+from pepnet_infer.rows.stores.record import REMEMBER, RowDtype, encode, remembered, where_newer
 from pepnet_infer.rows.stores.writable import RecordStore, check_keys, key_bytes, rounds
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
@@ -94,7 +94,8 @@ class LmdbStore(RecordStore):
                 return b"", 0
             names, values = zip(*islice(cursor.iternext(), _PURGE), strict=True)
             keys = np.frombuffer(b"".join(names), ">u8").astype(np.uint64)
-            forgotten = np.flatnonzero(~read_states(keys, values, self._clock(), self._remember).known)
+            known, _ = remembered(keys, values, self._clock(), self._remember)
+            forgotten = np.flatnonzero(~known)
             for at in forgotten.tolist():
                 txn.delete(names[at])
             return names[-1] + b"\0" if len(names) == _PURGE else b"", len(forgotten)
@@ -124,8 +125,7 @@ class LmdbStore(RecordStore):
             for at in rounds(batch.keys):
                 part = batch.take(at)
                 names = key_bytes(part.keys)
-                there = read_states(part.keys, list(map(txn.get, names)), now, self._remember)
-                newer = there.replaced_by(part)
+                newer = where_newer(part, list(map(txn.get, names)), now, self._remember)
                 with txn.cursor() as cursor:
                     values = encode(part.take(newer), self.dtype)
                     cursor.putmulti(zip([names[i] for i in newer.tolist()], values, strict=True))

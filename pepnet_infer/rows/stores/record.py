@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from msgspec import Meta
 
 from pepnet_infer.errors import StoreError
 from pepnet_infer.schema.ids import Keys
-from pepnet_infer.schema.row_batch import Positions, RowBatch, Rows
+from pepnet_infer.schema.row_batch import Mask, Positions, RowBatch, Rows
 from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16
 
 RowDtype = Literal["float32", "float16", "bfloat16"]
@@ -93,31 +93,28 @@ def decode(keys: Keys, values: Sequence[bytes | None], dim: int, now: float, rem
     return replace(got, damaged=damaged) if damaged.any() else got
 
 
-class States(NamedTuple):
-    """What is there of N keys already, as far as a write has to know."""
+def where_newer(batch: RowBatch, values: Sequence[bytes | None], now: float, remember: float) -> Positions:
+    """Returns where a batch is newer than `values`, what is there of its keys (None: nothing).
 
-    known: npt.NDArray[np.bool_]  # [N] False: nothing, or nothing that is remembered, or it is damaged
-    versions: npt.NDArray[np.uint64]  # [N]
-    dims: npt.NDArray[np.int64]  # [N]; 0: a deletion
-
-    def replaced_by(self, batch: RowBatch) -> Positions:
-        """Returns where a batch of these keys is newer. Raises StoreError where a row of another width is there."""
-        dim = batch.rows.shape[1]
-        wrong = self.known & (self.dims != 0) & (self.dims != dim)
-        if dim and wrong.any():
-            at = int(np.argmax(wrong))
-            raise StoreError(f"key {batch.keys[at]}: expected a row of width {self.dims[at]} as it has, got {dim}")
-        return np.flatnonzero(~self.known | (batch.versions > self.versions))
+    Raises StoreError where a row of another width is there.
+    """
+    (known, head), dim = remembered(batch.keys, values, now, remember), batch.rows.shape[1]
+    wrong = known & (head["dim"] != 0) & (head["dim"] != dim)
+    if dim and wrong.any():
+        at = int(np.argmax(wrong))
+        raise StoreError(f"key {batch.keys[at]}: expected a row of width {head['dim'][at]} as it has, got {dim}")
+    return np.flatnonzero(~known | (batch.versions > head["version"]))
 
 
-def read_states(keys: Keys, values: Sequence[bytes | None], now: float, remember: float) -> States:
-    """Reads what `values` (None: not there) say of N keys, less their rows."""
-    states = States(np.zeros(keys.size, np.bool_), np.zeros(keys.size, np.uint64), np.zeros(keys.size, np.int64))
+def remembered(
+    keys: Keys, values: Sequence[bytes | None], now: float, remember: float
+) -> tuple[Mask, npt.NDArray[np.void]]:
+    """Returns of which of N keys a store knows more than nothing, undamaged, and the headers of their values."""
+    known, heads = np.zeros(keys.size, np.bool_), np.zeros(keys.size, HEADER)
     for at, words in _by_size(values, np.zeros(keys.size, np.bool_)):
-        head, good = _headers(keys[at], words)
-        states.known[at] = good & (head["expires"] + remember > now)
-        states.versions[at], states.dims[at] = head["version"], head["dim"]
-    return states
+        heads[at], good = _headers(keys[at], words)
+        known[at] = good & (heads["expires"][at] + remember > now)
+    return known, heads
 
 
 def _by_size(

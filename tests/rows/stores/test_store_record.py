@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pepnet_infer.errors import StoreError
-from pepnet_infer.rows.stores.record import ROW_DTYPES, RowDtype, decode, encode, read_states
+from pepnet_infer.rows.stores.record import ROW_DTYPES, RowDtype, decode, encode, remembered
 from pepnet_infer.schema.row_batch import RowBatch
 
 KEYS = np.array([3, 2**63 + 9], np.uint64)
@@ -80,7 +80,7 @@ def test_every_flipped_bit_and_every_length_is_seen(dtype: RowDtype) -> None:
         assert got.found.tolist() == [True, False]
         assert (got.rows[1] == 0).all()
         assert got.versions.tolist() == [7, 0]
-        assert read_states(KEYS, [good[0], value], 0.0, 0.0).known.tolist() == [True, False]
+        assert remembered(KEYS, [good[0], value], 0.0, 0.0)[0].tolist() == [True, False]
 
 
 def test_what_a_dtype_cannot_hold_is_an_error() -> None:
