@@ -80,16 +80,12 @@ class Counters:
             total = self._tally.read()[_ENGINE][3]
             _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
 
-    def add_error(self) -> None:
-        """Counts one call that raised."""
-        self._tally.add([(_ENGINE, (0, 0, 1))])
-
     def __enter__(self) -> None:
         """Begins a call: `with counters:` counts it if it raises, and lets the exception pass."""
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if kind is not None and issubclass(kind, Exception):
-            self.add_error()
+            self._tally.add([(_ENGINE, (0, 0, 1))])
 
     def read(self, schema: FeatureSchema) -> CallCounts:
         """Returns all counts; fields have the tables that `schema` says."""
