@@ -102,6 +102,11 @@ class RowBatch:
             self.keys[at] if len(self.keys) else self.keys,
         )
 
+    @property
+    def entries(self) -> tuple[Keys, Rows, npt.NDArray[np.float32], Keys, npt.NDArray[np.float64]]:
+        """What a cache writes of each row, in the order of `RowCache.write`."""
+        return self.keys, self.rows, self.scores, self.versions, self.expires
+
     def ordered(self) -> RowBatch:
         """Returns the rows with their keys ascending."""
         return self.take(np.argsort(self.keys))

@@ -288,15 +288,7 @@ class Updater:
         # Whatever is there: deltas come here in order, and all rows of one have one version, of which as updates no
         # more would be taken once a row of it had to leave; a store may number its rows otherwise, and a snapshot be of
         # a later version.
-        core.write(
-            changed.keys,
-            changed.rows,
-            changed.scores,
-            changed.versions,
-            changed.expires,
-            put=True,
-            known=not everything,
-        )
+        core.write(*changed.entries, put=True, known=not everything)
 
 
 def _pieces(changed: RowBatch) -> Iterator[RowBatch]:

@@ -232,10 +232,8 @@ class Fetcher:
         try:
             kept = self.cache.flights.land(asked, fetch.number)
             if kept is not None and (older := fetched.found & ~kept).any():  # only in place of older versions
-                some = fetched.take(older)
-                self.cache.core.write(
-                    asked[older], some.rows, some.scores, some.versions, some.expires, update=True, known=True
-                )
+                some = replace(fetched, keys=asked).take(older)
+                self.cache.core.write(*some.entries, update=True, known=True)
             fetch.settle(answer, None)
             self._fill(asked, kept, fetched, certain)
         except Exception as error:  # the rows are served all the same

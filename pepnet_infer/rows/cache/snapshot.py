@@ -179,19 +179,12 @@ def _write(core: _kernels.RowCache, records: snapshot_file.Records, now: float, 
     kind = snapshot_file.kinds(fresh)
     live = fresh[kind == snapshot_file.ROW]
     rows = snapshot_file.unpack(live, core.dtype)
+    rows.scores[:] *= decay
     gone = snapshot_file.unpack(fresh[kind == snapshot_file.TOMBSTONE], core.dtype)
     absent = fresh["key"][kind == snapshot_file.NEGATIVE].astype(np.uint64)
     results = np.zeros(len(live), np.uint8)
-    written = core.write(
-        rows.keys,
-        rows.rows,
-        rows.scores * decay,
-        rows.versions,
-        rows.expires,
-        results=results,
-        restore=True,
-        earned=snapshot_file.earned(live),
-    )
+    earned = snapshot_file.earned(live)
+    written = core.write(*rows.entries, results=results, restore=True, earned=earned)
     erased = core.erase(gone.keys, gone.versions, gone.expires)
     core.mark_absent(absent)
     older += int(np.count_nonzero(results == 0)) + len(gone.keys) - erased
