@@ -208,14 +208,7 @@ def test_what_serves_rows_is_strict_with_arrays() -> None:
     with pytest.raises(ValueError, match=r"out: expected \[4, 3\], got float32 \[4, 2\]"):
         _kernels.serve(rows, at, at, default, out[:, :2])
     table = _kernels.FlightTable()
-    with pytest.raises(ValueError, match="flight: expected 1 or more, got 0"):
-        table.begin(at.astype(np.uint64), 0)
-    for call in (
-        lambda: table.begin(at, 1),
-        lambda: table.land(at, 1),
-        lambda: table.end(at, 1),
-        lambda: table.touch(at),
-    ):
+    for call in (lambda: table.land(at, 1), lambda: table.touch(at)):
         with pytest.raises(TypeError, match=r"keys: expected uint64, got int64 \[3\]"):
             call()
     with pytest.raises(TypeError, match="keys: expected uint64"):
