@@ -51,11 +51,7 @@ class Scores:
 
         Raises ValueError for another type with copy=False.
         """
-        if dtype is None or np.dtype(dtype) == self.values.dtype:
-            return self.values.copy() if copy else self.values
-        if copy is False:
-            raise ValueError(f"scores are float32: as {np.dtype(dtype)} they cannot be had without a copy")
-        return self.values.astype(dtype)
+        return np.array(self.values, dtype, copy=copy)
 
     def __repr__(self) -> str:
         said = [f"{len(self)} rows", f"tasks {', '.join(self.tasks)}", f"model_version {self.model_version}"]

@@ -25,7 +25,7 @@ def test_numpy_takes_scores_for_an_array_without_a_copy(scores: Scores) -> None:
     np.testing.assert_array_equal(np.array(scores), VALUES)
     assert np.asarray(scores, np.float64).dtype == np.float64
     assert np.max(scores) == np.float32(0.9)
-    with pytest.raises(ValueError, match="float32: as float64 they cannot be had without a copy"):
+    with pytest.raises(ValueError, match="copy"):
         np.asarray(scores, np.float64, copy=False)
 
 
