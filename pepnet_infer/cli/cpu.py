@@ -18,8 +18,6 @@ from pepnet_infer.cli.output import AsJson, emit, show_table
 from pepnet_infer.errors import BackendError
 from pepnet_infer.process.cpu import cpu_limits
 
-#: Distributions that install the module `onnxruntime`.
-_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _VARIABLE = "PEPNET_ISA"
 _SPLIT = "products of gates and experts run in the precision asked for; mix, towers and the last layer in fp32"
 
@@ -60,12 +58,7 @@ def _native_kernels() -> dict[str, Any]:
 
 def _onnxruntime() -> dict[str, Any]:
     """Returns installed (distribution → version), the providers that were compiled in, and what is wrong."""
-    installed: dict[str, str] = {}
-    for name in _ONNXRUNTIMES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    installed = {name: metadata.version(name) for name in metadata.packages_distributions().get("onnxruntime", ())}
     providers, problem = [], None
     if installed:
         try:
