@@ -83,7 +83,7 @@ class DirectoryLog(Transport):
         self._put_in = ""  # the log that something was put into
         self._may_begin = create is None
         if create:
-            with failures(self.path), self._lock(begin=True):
+            with failures(self.path), self._lock():
                 self._begin()
 
     @property
@@ -100,7 +100,7 @@ class DirectoryLog(Transport):
             new = self._may_begin and not self._found[1] and not os.path.lexists(self.path) and folder.is_dir()
             if not new:
                 raise
-        with failures(self.path), self._lock(begin=True):
+        with failures(self.path), self._lock():
             log = self._begin()
             _LOG.warning("%s: there was no log, so that one was begun; with create=False that is an error", self.path)
             return log
@@ -117,7 +117,7 @@ class DirectoryLog(Transport):
     def append(self, delta: str | os.PathLike[str]) -> Position:
         """Puts a delta at the end, linked where the file system can; see `Transport.append`."""
         version = read_head(delta).model_version
-        with failures(self.path), self._lock(begin=True):
+        with failures(self.path), self._lock():
             log = self._begin()
             if self._put_in not in ("", log):
                 raise UpdateError(
@@ -130,7 +130,7 @@ class DirectoryLog(Transport):
     def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Copies a bundle to the end; see `Transport.append_bundle`. The log may be another than before."""
         bundle_version(Path(bundle))
-        with failures(self.path), self._lock(begin=True):
+        with failures(self.path), self._lock():
             log, position = self._begin(), self._put(Path(bundle), "bundle")
             self._put_in = log
             return position
@@ -204,6 +204,7 @@ class DirectoryLog(Transport):
 
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
         """Removes what nobody needs; see `Transport.trim`."""
+        self._look()
         with failures(self.path), self._lock():
             self._look()
             last = self.last_bundle()
@@ -261,14 +262,9 @@ class DirectoryLog(Transport):
                 raise
             return False
 
-    def _lock(self, begin: bool = False) -> FileLock:
-        """Returns the writers' lock, which is taken as it is entered. begin: `_begin` follows.
-
-        Raises UpdateError where there is no log, or with `begin` where there is one no longer.
-        """
-        if not begin:
-            self._look()
-        elif not self._is_there():
+    def _lock(self) -> FileLock:
+        """Returns the writers' lock, which is taken as it is entered. Raises UpdateError where a log has gone."""
+        if not self._is_there():
             make_folder(self.path)
         return FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT)
 
