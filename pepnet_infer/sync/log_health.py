@@ -57,11 +57,10 @@ class LogHealth:
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Wraps each read of the log. Counts what goes wrong and raises it as UpdateError."""
-        self._asked = monotonic()
         try:
-            yield
+            with self.asking():
+                yield
         except Exception as error:
-            self._asked = None
             if self._lost is None:
                 self._lost = self._last
             away = monotonic() - self._lost
@@ -75,7 +74,7 @@ class LogHealth:
         if self._lost is not None:
             _LOG.warning("the log can be read again, after %.0f s", now - self._lost)
             self._warnings.reset("read")
-        self._last, self._lost, self._asked = now, None, None
+        self._last, self._lost = now, None
 
     def has_said(self, error: Exception) -> bool:
         """Whether `reading` has raised this error, and counted it."""
