@@ -8,7 +8,7 @@ that general already holds and would add nothing; it is accepted and left unread
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,7 @@ class SharedBottom(Baseline):
 
     def score(self, x: Tensor) -> Tensor:
         """x [B, width] → logits [B, T]."""
-        logits: Tensor = self.towers(self.bottom(x).squeeze(1))
-        return logits
+        return cast(Tensor, self.towers(self.bottom(x).squeeze(1)))
 
 
 class MMoE(Baseline):
@@ -97,8 +96,7 @@ class MMoE(Baseline):
 
     def score(self, x: Tensor) -> Tensor:
         """x [B, width] → logits [B, T]."""
-        logits: Tensor = self.towers(self.mix(x, self.experts(x)))
-        return logits
+        return cast(Tensor, self.towers(self.mix(x, self.experts(x))))
 
 
 class CGC(nn.Module):
@@ -155,8 +153,7 @@ class PLE(Baseline):
         m, common = x, x
         for level in self.levels:
             m, common = level(m, common)
-        logits: Tensor = self.towers(m)
-        return logits
+        return cast(Tensor, self.towers(m))
 
 
 class Cross(nn.Module):
@@ -192,8 +189,7 @@ class DCNv2(Baseline):
 
     def score(self, x: Tensor) -> Tensor:
         """x [B, width] → logits [B, T]."""
-        logits: Tensor = self.towers(torch.cat([self.cross(x), self.deep(x).squeeze(1)], 1))
-        return logits
+        return cast(Tensor, self.towers(torch.cat([self.cross(x), self.deep(x).squeeze(1)], 1)))
 
 
 class DeepFM(Baseline):
