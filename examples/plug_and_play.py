@@ -58,25 +58,21 @@ class Ranker(nn.Module):
     def __init__(self, epnet: bool, ppnet: bool) -> None:
         super().__init__()
         embedding, network = TheirEmbedding(), TheirMMoE()
+        self.epnet, self.ppnet = epnet, ppnet
         self.domain, self.prior = embedding.page, nn.Embedding(USERS, DIM)
         self.embedding: nn.Module = embedding
         self.network: nn.Module = network
         if epnet:
             self.embedding = EPNetEmbedding(embedding, EPNet(4, GENERAL, general_input=False))
         if ppnet:
-            relus = [
-                [module for module in expert.modules() if isinstance(module, nn.ReLU)] for expert in network.experts
-            ]
-            layers = list(zip(*relus, strict=True))  # by layer, then by expert
+            layers = [[expert[at] for expert in network.experts] for at in (1, 3)]  # the ReLUs of all experts
             self.network = GatedNetwork(network, layers, PPNet(DIM, GENERAL, [48, 12]))
 
     def forward(self, user: Tensor, video: Tensor, page: Tensor) -> Tensor:
         """User [B], video [B, 2·TOPICS], page [B] → logits [B, 2]."""
-        gated_embedding = isinstance(self.embedding, EPNetEmbedding)
-        x = self.embedding(*([self.domain(page)] if gated_embedding else []), user, video, page)
-        gated_network = isinstance(self.network, GatedNetwork)
-        logits: Tensor = self.network(*([self.prior(user), x] if gated_network else []), x)
-        return logits
+        rows = user, video, page
+        x = self.embedding(self.domain(page), *rows) if self.epnet else self.embedding(*rows)
+        return self.network(self.prior(user), x, x) if self.ppnet else self.network(x)
 
 
 def rows(count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
