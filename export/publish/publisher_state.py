@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -47,8 +46,7 @@ class _Document(Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class SavedState:
+class SavedState(NamedTuple):
     """What was on the disk."""
 
     model_version: int
@@ -67,23 +65,19 @@ class State:
     def __init__(self, path: Path) -> None:
         """Raises UpdateError when another process has it."""
         self.path = path
-        self._lock()
-
-    def _lock(self) -> None:
-        path = os.path.abspath(self.path.with_name(f"{self.path.name}.lock"))
-        if path in _LOCKS:
+        name = os.path.abspath(path.with_name(f"{path.name}.lock"))
+        if name in _LOCKS:
             return
-        lock = FileLock(path, os.O_RDWR | os.O_CREAT, wait=False)
+        lock = FileLock(name, os.O_RDWR | os.O_CREAT, wait=False)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             lock.__enter__()
         except BlockingIOError as error:
-            raise UpdateError(
-                "state", f"{self.path}: expected a state that no other process uses, got one with another publisher"
-            ) from error
+            got = "one with another publisher"
+            raise UpdateError("state", f"{path}: expected a state that no other process uses, got {got}") from error
         except OSError as error:
-            raise UpdateError("state", f"{path}: cannot be locked: {error}") from error
-        _LOCKS[path] = lock
+            raise UpdateError("state", f"{name}: cannot be locked: {error}") from error
+        _LOCKS[name] = lock
 
     def staging(self, version: int) -> Path:
         """Returns where a delta is made; what a killed publisher left there goes."""
