@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pepnet_infer.cli.bench_output import (
-    PRESET,
-    JsonFile,
-    MarkdownFile,
-    PngFile,
-    Quick,
-    Seed,
-    Threads,
-    chosen,
-    integers,
-    public_name,
-    say,
-    usage_error,
-    write,
-)
-from pepnet_infer.cli.output import as_path
+from pepnet_infer.cli.output import as_path, progress, table_width
+from pepnet_infer.errors import PepnetError
 from pepnet_infer.parquet.run import OnBadRow
 from pepnet_infer.process.cpu import available_threads
 
+if TYPE_CHECKING:
+    from pepnet_infer.bench.harness.report import Report
+
 bench = typer.Typer(help="Measure latency beside other engines, scoring, the cache and sync.", no_args_is_help=True)
+PRESET = "preset:"
+
+
+def _can_draw(png_file: Path | None) -> Path | None:
+    """Ends a command at its beginning that would find no matplotlib after minutes of measuring."""
+    if png_file is not None:
+        import matplotlib  # noqa: F401
+    return png_file
+
+
 BundleFolder = Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")]
+MarkdownFile = Annotated[Path | None, typer.Option("--markdown", help="Write the page to this file.")]
+PngFile = Annotated[Path | None, typer.Option("--png", callback=_can_draw, help="Write the picture to this file.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A first look, in under 20 seconds.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every peer; default: what this process may use.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
 
 
 @bench.callback(invoke_without_command=True)
@@ -223,3 +229,60 @@ def cache(
         delay = 600.0 if label_delay is None else label_delay
         report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, say)
     write(report, json_file, markdown_file, png_file)
+
+
+def say(step: str) -> None:
+    """Prints a step of a measurement to stderr when it begins."""
+    progress.print(step, markup=False, highlight=False)
+
+
+def write(report: Report, json_file: Path | None, markdown_file: Path | None, png_file: Path | None = None) -> None:
+    """Prints the tables to stdout, and writes the files that were asked for."""
+    from pepnet_infer.storage.atomic import write_file
+
+    command = " ".join(["pepnet-infer", *map(public_name, sys.argv[1:])])
+    for path, content in (
+        (json_file, lambda: report.to_json(command).encode()),
+        (png_file, report.picture),
+        (markdown_file, lambda: report.markdown(command, png_file.name if png_file else None).encode()),
+    ):
+        if path is None or content is None:
+            continue
+        try:
+            write_file(path, content())
+        except OSError as error:
+            raise PepnetError(f"{path}: cannot write: {error}") from error
+        say(f"wrote {path}")
+    print(report.lead, *(table.text(table_width()) for table in report.tables), sep="\n\n")
+
+
+def public_name(value: object) -> str:
+    """What a path, bundle or data set is called in a published result: no folder of this machine."""
+    kind, _, rest = str(value).partition(":")
+    if rest and kind == "kuairand":
+        return f"{kind}:DIR"
+    return Path(str(value)).resolve().name if isinstance(value, Path) or "/" in str(value) else str(value)
+
+
+def usage_error(option: str, message: str) -> typer.BadParameter:
+    """Returns the error of a wrong option, to be raised: the command ends with exit code 2."""
+    return typer.BadParameter(message, param_hint=option)
+
+
+def chosen(option: str, text: str, known: list[str]) -> list[str]:
+    """Returns the names in a list with commas, or all. Raises a usage error for one twice or not known."""
+    names = known if text == "all" else [name.strip() for name in text.split(",")]
+    if len(set(names)) != len(names):
+        raise usage_error(option, f"expected each name once, got {text!r}")
+    for name in names:
+        if name not in known:
+            raise usage_error(option, f"expected some of {', '.join(known)}, got {name!r}")
+    return names
+
+
+def integers(option: str, text: str) -> list[int]:
+    """Returns the numbers in a list with commas. Raises a usage error unless they are positive and distinct."""
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if min(numbers) < 1 or len(set(numbers)) != len(numbers):
+        raise usage_error(option, f"expected distinct positive integers with commas, got {text!r}")
+    return numbers
