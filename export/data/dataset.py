@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pepnet_infer.encode.columns import Columns, read_columns
 from pepnet_infer.encode.encoder import Encoder
@@ -103,6 +105,15 @@ def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) ->
         notes=tuple(notes),
         **parts,
     )
+
+
+def write_test_rows(dataset: Dataset, path: Path) -> None:
+    """Writes the raw rows of the test days to parquet, labels included. Raises SchemaError if that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(dataset.log.take(dataset.test), path)
+    except OSError as error:
+        raise SchemaError(f"{path}: cannot write the test rows: {error.strerror}") from error
 
 
 def _normalisation(

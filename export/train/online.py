@@ -14,8 +14,7 @@ from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.network import dense_state
 from pepnet_infer.export.run_config import TrainConfig
-from pepnet_infer.export.train.outcome import checkpoint_of
-from pepnet_infer.export.train.train import Run
+from pepnet_infer.export.train.train import Run, checkpoint_of
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.network_config import ModelConfig
 

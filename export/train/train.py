@@ -7,19 +7,22 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.export.data.dataset import Dataset
-from pepnet_infer.export.model.network import build_network
+from pepnet_infer.export.model.network import build_network, dense_state
 from pepnet_infer.export.model.pepnet import Network
-from pepnet_infer.export.run_config import TrainConfig
+from pepnet_infer.export.run_config import ScoreConfig, TrainConfig
 from pepnet_infer.export.train.embedding import Embeddings
 from pepnet_infer.export.train.metrics import auc
 from pepnet_infer.schema.network_config import ModelConfig
+from pepnet_infer.schema.row_batch import RowBatch
 
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
@@ -180,3 +183,31 @@ class Run:
         seconds = time.perf_counter() - begin
         result = Result(epochs, tuple(history), seconds, scores)
         return Trained(self._config, self.network, self.embeddings, result)
+
+
+def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta: Mapping[str, Any]) -> Checkpoint:
+    """Returns the checkpoint of `trained`. GSET scores are as of the newest row before the test days."""
+    positive = dataset.positive(scoring)[dataset.train]
+    seconds = dataset.times[dataset.train] / 1000.0
+    weights = scoring.weights(seconds, positive, seconds.max(initial=0.0))
+    tables = [table.name for table in dataset.schema.tables]
+    scores = {name: dataset.ids.sums(name, dataset.train, weights) for name in tables}
+    return checkpoint_of(dataset, trained.config, trained.network, trained.embeddings, scores, meta)
+
+
+def checkpoint_of(
+    dataset: Dataset,
+    config: ModelConfig,
+    network: torch.nn.Module,
+    embeddings: Embeddings,
+    scores: Mapping[str, npt.NDArray[np.float64]],
+    meta: Mapping[str, Any],
+) -> Checkpoint:
+    """Returns the checkpoint of a model. scores: table → GSET score of each of its codes."""
+    tables = {}
+    for name, by_code in scores.items():
+        keys, rows, default = embeddings.table(name)
+        codes = np.searchsorted(dataset.ids.keys[name], keys)
+        tables[name] = RowBatch.of(rows, keys=keys, scores=by_code[codes].astype(np.float32), default=default)
+    dense = dense_state(network)
+    return Checkpoint(dataset.schema, config, tables, dict(dataset.sides), dense, dict(meta), dataset.ranges)

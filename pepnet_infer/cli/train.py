@@ -60,13 +60,13 @@ def train(
     import torch
 
     from pepnet_infer.bundle.checkpoint import DOCUMENT
-    from pepnet_infer.export.data.dataset import build_dataset
+    from pepnet_infer.export.data.dataset import build_dataset, write_test_rows
     from pepnet_infer.export.data.source import open_source
     from pepnet_infer.export.data.synthetic import synthetic_run
     from pepnet_infer.export.run_config import RunConfig
     from pepnet_infer.export.train import report
     from pepnet_infer.export.train.compare import train_all, variants
-    from pepnet_infer.export.train.outcome import to_checkpoint, write_test_rows
+    from pepnet_infer.export.train.train import to_checkpoint
     from pepnet_infer.process.cpu import available_threads
     from pepnet_infer.storage.atomic import refuse_occupied
 

@@ -23,8 +23,7 @@ from pepnet_infer.export.run_config import Split, TrainConfig, model_config
 from pepnet_infer.export.train import train as training
 from pepnet_infer.export.train.compare import train_all, variants
 from pepnet_infer.export.train.metrics import ALL, auc
-from pepnet_infer.export.train.outcome import to_checkpoint
-from pepnet_infer.export.train.train import Trained, train
+from pepnet_infer.export.train.train import Trained, to_checkpoint, train
 from pepnet_infer.rows.assemble import Assembler
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import JoinSpec
