@@ -74,7 +74,8 @@ class LmdbEnv:
                 )
             except self._lmdb.ReadersFullError as error:
                 full += 1
-                if self.reader_check() == 0 and full >= _TRIES:
+                freed = self.use(lambda env: int(env.reader_check()))  # the slots of processes that were killed
+                if freed == 0 and full >= _TRIES:
                     raise StoreError(self._no_slot()) from error
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], _Result], needs: int) -> _Result:
@@ -128,10 +129,6 @@ class LmdbEnv:
                 self._check_due = now + _CHECK_S
                 self._env.reader_check()
             return work(self._env)
-
-    def reader_check(self) -> int:
-        """Takes back the slots of processes that were killed. Returns how many."""
-        return self.use(lambda env: int(env.reader_check()))
 
     def close(self) -> None:
         """Closes the file when all calls under way have ended; later ones raise StoreError."""
