@@ -67,10 +67,8 @@ class Counters:
     ) -> None:
         """Counts batches that were scored, none for work that is no whole one. spent: nanoseconds of each stage."""
         items: list[tuple[Any, tuple[int, ...]]] = [(_ENGINE, (batches, rows, 0, 0, *spent))]
-        if unknown:
-            items += [((_UNKNOWN, name), (count,)) for name, count in unknown.items()]
-        if unavailable:
-            items += [((_UNAVAILABLE, name), (count,)) for name, count in unavailable.items()]
+        items += [((_UNKNOWN, name), (count,)) for name, count in unknown.items()]
+        items += [((_UNAVAILABLE, name), (count,)) for name, count in unavailable.items()]
         self._tally.add(items)
 
     def add_invalid(self, rows: int) -> None:
