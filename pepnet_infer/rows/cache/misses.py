@@ -34,9 +34,8 @@ from pepnet_infer.rows.cache.workers import MissWorkers, Submitted, in_worker
 from pepnet_infer.rows.protocols import CachedTable, RowRequest, Rows, Store
 from pepnet_infer.rows.stores.checked_answers import ask
 from pepnet_infer.schema.ids import MISSING_KEY, Keys
-from pepnet_infer.schema.row_batch import RowBatch
+from pepnet_infer.schema.row_batch import Positions, RowBatch
 
-Positions = npt.NDArray[np.int64]
 Others = list[tuple[Fetch, Positions]]  # fetches of other calls, and where their keys stand
 
 _MISS, _ROW, _ABSENT = 0, 1, 2  # outcomes of a lookup
