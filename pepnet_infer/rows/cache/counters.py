@@ -33,7 +33,7 @@ class MissCounters:
     def __init__(self) -> None:
         #: by (field or "", table): keys, hits, negative_hits, defaults, unavailable; see `LookupCounts`
         self.looked_up = Tally()
-        self._defaults, self._store = Tally(), Tally()
+        self._sums = Tally()  # by reason (a code) and by what `_STORE` names
         self._last_fault: str | None = None
         self._failing = False  # as far as it was said
         self._warnings = Seldom()
@@ -41,11 +41,11 @@ class MissCounters:
 
     def defaults(self, reasons: npt.NDArray[np.int64]) -> None:
         """Counts keys that got the default row, how many for each of `REASONS`."""
-        self._defaults.add([(int(code), (int(reasons[code]),)) for code in np.flatnonzero(reasons)])
+        self._sums.add([(int(code), (int(reasons[code]),)) for code in np.flatnonzero(reasons)])
 
     def asked(self, keys: int, seconds: float) -> None:
         """Counts one question to the store."""
-        self._store.add([("calls", (1,)), ("keys", (keys,)), ("nanoseconds", (round(seconds * 1e9),))])
+        self._sums.add([("calls", (1,)), ("keys", (keys,)), ("nanoseconds", (round(seconds * 1e9),))])
 
     def fault(self, error: Exception) -> None:
         """Counts one question that was not answered."""
@@ -68,7 +68,7 @@ class MissCounters:
         """Says once that the store answers again, after a warning that it did not."""
         if self._failing:
             self._failing = False
-            faults = self._store.read()["faults"][0]
+            faults = self._sums.read()["faults"][0]
             _LOG.warning("the store answers again, after %d questions without an answer", faults)
 
     def overrun(self, budget_ms: float | None) -> None:
@@ -96,13 +96,13 @@ class MissCounters:
 
     def count(self, what: str, number: int = 1) -> None:
         """Adds to one of the sums that `_STORE` names."""
-        self._store.add([(what, (number,))])
+        self._sums.add([(what, (number,))])
 
     def _warn_of(self, what: str, said: str, why: str | None) -> bool:
         """Warns of one of the sums where a warning is due, with how far it grew since the last one. Returns whether."""
         if not self._warnings.due(what):
             return False
-        total = int(self._store.read()[what][0])
+        total = int(self._sums.read()[what][0])
         since, self._said[what] = total - self._said.get(what, 0), total
         more = "" if since == total else f" ({since} since the last warning)"
         _LOG.warning("%s%s: %s", said, more, why)
@@ -110,21 +110,21 @@ class MissCounters:
 
     def _mean_call(self) -> str:
         """Returns what a call to the store takes, in words; nothing before the first has come back."""
-        sums = self._store.read()
+        sums = self._sums.read()
         calls = sums.get("calls", (0,))[0]
         return f"; a call to it has taken {sums['nanoseconds'][0] / calls / 1e6:.3g} ms on average" if calls else ""
 
     def read(self) -> MissCounts:
         """Returns total, fields and tables (counts each), defaults by reason, and store."""
-        sums = {place: list(counts) for place, counts in self.looked_up.read().items()}
-        defaults, store = self._defaults.read(), self._store.read()
-        counted: dict[str, Any] = {name: store.get(name, (0,))[0] for name in _STORE}
+        looked_up = {place: list(counts) for place, counts in self.looked_up.read().items()}
+        sums = self._sums.read()
+        counted: dict[str, Any] = {name: sums.get(name, (0,))[0] for name in _STORE}
         counted["seconds"] = round(counted.pop("nanoseconds") / 1e9, 6)
         return {
-            "total": _added(sums.values()),
-            "fields": _by(0, sums),
-            "tables": _by(1, sums),
-            "defaults": {reason: defaults.get(code, (0,))[0] for code, reason in enumerate(REASONS)},
+            "total": _added(looked_up.values()),
+            "fields": _by(0, looked_up),
+            "tables": _by(1, looked_up),
+            "defaults": {reason: sums.get(code, (0,))[0] for code, reason in enumerate(REASONS)},
             "store": {**counted, "last_fault": self._last_fault},
         }
 
