@@ -17,48 +17,48 @@ class SharedLock {
  public:
   class Shared {
    public:
-    explicit Shared(std::shared_ptr<SharedLock> gate)
-        : gate_(std::move(gate)), thread_(PyThread_get_thread_ident()) {
-      gate_->wait([&] { return gate_->depth_ == 0 && gate_->waiting_ == 0; }, py::none());
-      gate_->sharing_.push_back(thread_);
+    explicit Shared(std::shared_ptr<SharedLock> lock)
+        : lock_(std::move(lock)), thread_(PyThread_get_thread_ident()) {
+      lock_->wait([&] { return lock_->depth_ == 0 && lock_->waiting_ == 0; }, py::none());
+      lock_->sharing_.push_back(thread_);
     }
     ~Shared() { leave(); }
     Shared(const Shared&) = delete;
     Shared& operator=(const Shared&) = delete;
     void leave() {
-      if (gate_ == nullptr) return;
-      auto& sharing = gate_->sharing_;
+      if (lock_ == nullptr) return;
+      auto& sharing = lock_->sharing_;
       sharing.erase(std::find(sharing.begin(), sharing.end(), thread_));
-      gate_.reset();
+      lock_.reset();
     }
 
    private:
-    std::shared_ptr<SharedLock> gate_;
+    std::shared_ptr<SharedLock> lock_;
     const unsigned long thread_;
   };
 
   class Alone {
    public:
-    Alone(std::shared_ptr<SharedLock> gate, py::object unless)
-        : gate_(std::move(gate)), unless_(std::move(unless)) {}
+    Alone(std::shared_ptr<SharedLock> lock, py::object unless)
+        : lock_(std::move(lock)), unless_(std::move(unless)) {}
     ~Alone() {
       while (held_ != 0) leave();
     }
     Alone(const Alone&) = delete;
     Alone& operator=(const Alone&) = delete;
     bool enter() {
-      if (!gate_->take_alone(unless_)) return false;
+      if (!lock_->take_alone(unless_)) return false;
       ++held_;
       return true;
     }
     void leave() {
       if (held_ == 0) return;
       --held_;
-      --gate_->depth_;
+      --lock_->depth_;
     }
 
    private:
-    std::shared_ptr<SharedLock> gate_;
+    std::shared_ptr<SharedLock> lock_;
     py::object unless_;
     std::size_t held_ = 0;
   };
@@ -107,14 +107,14 @@ class SharedLock {
 
 }  // namespace
 
-void bind_gate(py::module_& module) {
+void bind_shared_lock(py::module_& module) {
   py::class_<SharedLock::Shared>(module, "SharedHold",
-                                 "A gate that is shared, until this is left or nobody holds it.")
+                                 "A lock that is shared, until this is left or nobody holds it.")
       .def("__enter__", [](const SharedLock::Shared&) {})
       .def("__exit__", [](SharedLock::Shared& shared, const py::args&) { shared.leave(); });
   py::class_<SharedLock::Alone>(
       module, "ExclusiveHold",
-      "A gate that one thread has from when it enters, until it is left or nobody holds it.")
+      "A lock that one thread has from when it enters, until it is left or nobody holds it.")
       .def("__enter__", [](SharedLock::Alone& alone) { return alone.enter(); })
       .def("__exit__", [](SharedLock::Alone& alone, const py::args&) { alone.leave(); });
   py::class_<SharedLock, std::shared_ptr<SharedLock>>(module, "SharedLock",
@@ -122,13 +122,13 @@ void bind_gate(py::module_& module) {
       .def(py::init<>())
       .def(
           "shared",
-          [](const std::shared_ptr<SharedLock>& gate) { return std::make_unique<SharedLock::Shared>(gate); },
+          [](const std::shared_ptr<SharedLock>& lock) { return std::make_unique<SharedLock::Shared>(lock); },
           "Waits until nobody has it alone or waits for that. Returns a context manager that holds it "
           "already. Who shares it must not ask again.")
       .def(
           "alone",
-          [](const std::shared_ptr<SharedLock>& gate, py::object unless) {
-            return std::make_unique<SharedLock::Alone>(gate, std::move(unless));
+          [](const std::shared_ptr<SharedLock>& lock, py::object unless) {
+            return std::make_unique<SharedLock::Alone>(lock, std::move(unless));
           },
           "unless"_a = py::none(),
           "Returns a context manager that waits until everybody else has left, and is True then. The thread "
