@@ -190,9 +190,6 @@ __device__ __forceinline__ int of_lane(int value, std::uint32_t lane) {
 #endif
 }
 
-// What a lane has written before, the others of its warp read after.
-__device__ __forceinline__ void sync_lanes() { __syncwarp(); }
-
 // The sum over a warp's lanes, in every lane, added in the same order.
 __device__ __forceinline__ float sum_of_lanes(float value) {
   for (unsigned distance = 16; distance > 0; distance /= 2) {

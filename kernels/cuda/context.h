@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -17,6 +18,7 @@
 #include "cuda/device_rows.h"
 #include "cuda/feature_words.h"
 #include "cuda/model.h"
+#include "cuda/packing.h"
 #include "cuda/program.h"
 #include "cuda/runtime.h"
 #include "cuda/tuning.h"
@@ -65,9 +67,9 @@ class Context {
     Bucket& bucket = at(bucket_of(rows));
     if (bucket.inputs.data() == nullptr) open_to_host(bucket);
     const bool together = bucket.inputs.size() <= kTogether;
-    put(bucket, 0, call.general, first, rows, config.general, together);
-    put(bucket, 1, call.domain, first, rows, config.use_epnet ? config.domain : 0, together);
-    put(bucket, 2, call.prior, first, rows, config.use_ppnet ? config.prior : 0, together);
+    const std::size_t read[] = {config.general, config.use_epnet ? config.domain : 0,
+                                config.use_ppnet ? config.prior : 0};
+    for (std::size_t i = 0; i < 3; ++i) put(bucket, i, call.inputs[i], first, rows, read[i], together);
     if (together) stream_.copy(bucket.inputs.data(), bucket.pinned.data(), bucket.inputs.size());
     enqueue(stream_, bucket.whole, bucket.launches);
     const std::size_t bytes = rows * config.tasks * sizeof(float);
@@ -85,9 +87,7 @@ class Context {
       const std::size_t rows = std::min(kMostRows, call.rows - first);
       Bucket& bucket = at(bucket_of(rows));
       Addresses theirs = bucket.own;
-      theirs.general = call.general + first * config.general;
-      theirs.domain = call.domain + first * config.domain;
-      theirs.prior = call.prior + first * config.prior;
+      for (std::size_t i = 0; i < 3; ++i) theirs.inputs[i] = call.inputs[i] + first * widths()[i];
       theirs.scores = call.scores + first * config.tasks;
       theirs.live = static_cast<int>(rows);
       stream.enqueue<T>(program_.bind_first(theirs));
@@ -102,9 +102,10 @@ class Context {
   void run_features(const FeatureCall& call, bool at_once, std::vector<std::uint32_t>& lacking) {
     Bucket& bucket = at(bucket_of(call.rows));
     if (bucket.fields.data() == nullptr) open_to_features(bucket);
-    const std::size_t bytes =
-        write_features(attached_->fields, call.fields, call.first, call.rows, room_for(call));
-    stream_.copy(words_.device.data(), words_.pinned.data(), bytes);
+    const auto& specs = attached_->fields;
+    std::byte* const to = words_.room(most_feature_bytes(specs, call.fields, call.first, call.rows));
+    const std::size_t bytes = write_features(specs, call.fields, call.first, call.rows, to);
+    stream_.copy(words_.device.data(), to, bytes);
     const auto counts = reinterpret_cast<std::uint32_t*>(bucket.answers.data() + bucket.counts_at);
     stream_.fill(counts, 0, count_bytes());
     DeviceRows& rows = *attached_->rows;
@@ -169,8 +170,12 @@ class Context {
     std::unique_ptr<Stream::Graph> whole, middle, rest;  // all launches, all but the ends, all but the first
   };
 
-  static std::size_t matrix(std::size_t rows, std::size_t width) {
-    return (width * sizeof(float) * rows + 255) / 256 * 256;
+  static std::size_t matrix(std::size_t rows, std::size_t width) {  // bytes
+    return up(width * sizeof(float) * rows, kAlign);
+  }
+  std::array<std::size_t, 3> widths() const {  // of the inputs
+    const DenseConfig& config = program_.config();
+    return {config.general, config.domain, config.prior};
   }
   std::size_t count_bytes() const { return (1 + attached_->fields.size()) * sizeof(std::uint32_t); }
 
@@ -195,28 +200,17 @@ class Context {
   }
 
   void open_to_host(Bucket& bucket) {
-    const DenseConfig& config = program_.config();
-    const auto rows = static_cast<std::size_t>(bucket.own.rows);
-    const std::size_t sizes[] = {matrix(rows, config.general), matrix(rows, config.domain),
-                                 matrix(rows, config.prior)};
-    bucket.at[1] = sizes[0];
-    bucket.at[2] = sizes[0] + sizes[1];
-    const std::size_t all = bucket.at[2] + sizes[2];
+    std::size_t all = 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+      bucket.at[i] = all;
+      all += matrix(static_cast<std::size_t>(bucket.own.rows), widths()[i]);
+    }
     Allocation inputs(all, Memory::device), pinned(all, Memory::pinned);
-    const auto place = [&](std::size_t i) {
-      return reinterpret_cast<const float*>(inputs.data() + bucket.at[i]);
-    };
-    bucket.own.general = place(0);
-    bucket.own.domain = place(1);
-    bucket.own.prior = place(2);
+    for (std::size_t i = 0; i < 3; ++i)
+      bucket.own.inputs[i] = reinterpret_cast<const float*>(inputs.data() + bucket.at[i]);
     bucket.launches = program_.bind(bucket.own, tiles_.at(bucket.own.rows));
     bucket.inputs = std::move(inputs);
     bucket.pinned = std::move(pinned);
-  }
-
-  static bool in_fours(const GatherTarget& target) {
-    const std::size_t bytes = 4 * (target.floats ? sizeof(float) : sizeof(T));
-    return reinterpret_cast<std::uintptr_t>(target.to) % bytes == 0 && target.stride % 4 == 0;
   }
 
   // What pads the inputs is written by nobody then: it is zeros from the beginning.
@@ -230,14 +224,14 @@ class Context {
       field.kind = spec.kind;
       field.width = spec.width;
       for (const auto& [input, column] : spec.places) {
-        for (const GatherTarget& target : program_.targets(bucket.own, input, column)) {
+        for (const Columns& target : program_.targets(bucket.own, input, column)) {
           if (field.targets == kMostTargets)
             throw std::invalid_argument("features: a field in too many places");
           field.to[field.targets++] = target;
         }
       }
       field.fours = spec.kind != FieldKind::dense && spec.width % 4 == 0;
-      for (int i = 0; i < field.targets; ++i) field.fours = field.fours && in_fours(field.to[i]);
+      for (int i = 0; i < field.targets; ++i) field.fours = field.fours && in_fours<T>(field.to[i]);
       fields.push_back(field);
     }
     std::vector<std::int32_t> order(fields.size());
@@ -267,10 +261,6 @@ class Context {
     gather.field_count = static_cast<int>(attached_->fields.size());
     gather.rows = static_cast<int>(rows);
     return gather;
-  }
-
-  std::byte* room_for(const FeatureCall& call) {
-    return words_.room(most_feature_bytes(attached_->fields, call.fields, call.first, call.rows));
   }
 
   void score(Bucket& bucket) {

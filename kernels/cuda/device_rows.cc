@@ -15,33 +15,16 @@ namespace {
 
 constexpr std::size_t kMostEntries = std::size_t{1} << 31;  // numbers of entries are ints to the kernels
 
-double unix_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+using SteadyClock = std::chrono::steady_clock;  // which nobody sets
+template <class Clock>
+double seconds() {
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
 }
-
-// Of a clock that nobody sets.
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Pieces of one allocation, one after another.
-class Layout {
- public:
-  std::size_t take(std::size_t bytes) {
-    const std::size_t at = size_;
-    size_ += up(bytes, kAlign);
-    return at;
-  }
-  std::size_t size() const { return size_; }
-
- private:
-  std::size_t size_ = 0;
-};
 
 }  // namespace
 
 DeviceRows::DeviceRows(int device, const std::vector<Width>& widths, bool by_score)
-    : device_(device), by_score_(by_score), begin_(steady_seconds()) {
+    : device_(device), by_score_(by_score), begin_(seconds<SteadyClock>()) {
   for (const Width& one : widths) {
     const std::size_t sets = one.entries / kWays;
     if (one.width <= 0 || sets == 0 || sets * kWays >= kMostEntries)
@@ -67,7 +50,7 @@ const RowTable& DeviceRows::table(int width) const {
 }
 
 std::uint32_t DeviceRows::now() const {
-  return static_cast<std::uint32_t>(std::max(0.0, steady_seconds() - begin_));
+  return static_cast<std::uint32_t>(std::max(0.0, seconds<SteadyClock>() - begin_));
 }
 
 template <class T>
@@ -77,12 +60,6 @@ void DeviceRows::read(Stream& stream, const std::shared_ptr<Event>& done, const 
   stream.enqueue<T>(launch);
   done->record(stream);
   if (std::find(reads_.begin(), reads_.end(), done) == reads_.end()) reads_.push_back(done);
-}
-
-// Room in pinned memory, when the last write has left it.
-std::byte* DeviceRows::stage(std::size_t bytes) {
-  stream_.wait();
-  return staged_.room(bytes);
 }
 
 // With `order_` held.
@@ -110,16 +87,17 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
     if (i == 0 || set[order[i]] != set[order[i - 1]]) begins.push_back(static_cast<std::uint32_t>(i));
   begins.push_back(static_cast<std::uint32_t>(count));
 
-  Layout layout;
-  const std::size_t keys_at = layout.take(count * sizeof(std::uint64_t)),
-                    entries_at = layout.take(count * sizeof(Entry)),
-                    begins_at = layout.take(begins.size() * sizeof(std::uint32_t)),
-                    rows_at = layout.take(count * width * sizeof(float));
-  std::byte* const to = stage(layout.size());
+  const std::size_t keys_at = 0, entries_at = up(count * sizeof(std::uint64_t), kAlign),
+                    begins_at = entries_at + up(count * sizeof(Entry), kAlign),
+                    rows_at = begins_at + up(begins.size() * sizeof(std::uint32_t), kAlign),
+                    bytes = rows_at + count * width * sizeof(float);
+  stream_.wait();  // the last write has left what is staged
+  std::byte* const to = staged_.room(bytes);
   auto* const keys = reinterpret_cast<std::uint64_t*>(to + keys_at);
   auto* const entries = reinterpret_cast<Entry*>(to + entries_at);
   auto* const values = reinterpret_cast<float*>(to + rows_at);
-  const double from_unix = steady_seconds() - begin_ - unix_seconds();  // the time left is taken now
+  const double from_unix =
+      seconds<SteadyClock>() - begin_ - seconds<std::chrono::system_clock>();  // the time left is taken now
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t from = order[i];
     keys[i] = rows.keys[from];
@@ -146,7 +124,7 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
                reinterpret_cast<const float*>(from + rows_at),
                reinterpret_cast<const std::uint32_t*>(from + begins_at), static_cast<int>(begins.size() - 1),
                tick(), now(), by_score_},
-        layout.size());
+        bytes);
   inserted_ += count;
   return true;
 }
@@ -156,7 +134,8 @@ void DeviceRows::drop(int width, std::span<const std::uint64_t> keys) {
   const OnDevice here(device_);
   const std::lock_guard guard(writing_);
   const std::size_t bytes = keys.size_bytes();
-  std::byte* const to = stage(bytes);
+  stream_.wait();  // the last write has left what is staged
+  std::byte* const to = staged_.room(bytes);
   if (bytes > 0) std::memcpy(to, keys.data(), bytes);
   const std::lock_guard ordered(order_);
   ++generation_;

@@ -27,8 +27,8 @@ struct NewRows {
 struct RowsStats {
   std::uint64_t entries = 0;  // room for so many
   std::uint64_t bytes = 0;
-  std::uint64_t inserted = 0, dropped = 0,
-                outdated = 0;  // keys that came, that were dropped, that came too late
+  std::uint64_t inserted = 0, dropped = 0;  // keys
+  std::uint64_t outdated = 0;               // keys that came too late
 };
 
 // Tables on a device, as they are used from outside of the library. Any number of threads.
@@ -79,7 +79,6 @@ class DeviceRows final : public Rows {
     Allocation keys, entries, rows;
   };
 
-  std::byte* stage(std::size_t bytes);
   template <class What>
   void write(const What& launch, std::size_t bytes);
 

@@ -34,21 +34,14 @@ std::pair<std::size_t, std::size_t> keys_of(std::size_t field, const FieldView& 
   return {static_cast<std::size_t>(view.offsets[part.first]), static_cast<std::size_t>(before)};
 }
 
-bool narrow_keys(const std::uint64_t* keys, std::size_t count, std::uint64_t number) {
-  std::uint64_t others = 0;
-  for (std::size_t i = 0; i < count; ++i) others |= (keys[i] ^ number) >> 32;
-  return others == 0;
-}
-
 class Words {
  public:
   Words(std::byte* begin) : begin_(reinterpret_cast<std::uint32_t*>(begin)), next_(begin_) {}
 
   std::uint32_t here() const {
-    const auto at = static_cast<std::size_t>(next_ - begin_);
-    if (at > std::numeric_limits<std::uint32_t>::max())
+    if (size() > std::numeric_limits<std::uint32_t>::max())
       throw std::length_error("features: too many for one call");
-    return static_cast<std::uint32_t>(at);
+    return static_cast<std::uint32_t>(size());
   }
   std::size_t size() const { return static_cast<std::size_t>(next_ - begin_); }
   void put(std::uint32_t word) { *next_++ = word; }
@@ -58,7 +51,9 @@ class Words {
   }
   // Returns whether two words a key were needed.
   bool put_keys(const std::uint64_t* keys, std::size_t count, std::uint64_t number) {
-    const bool wide = !narrow_keys(keys, count, number);
+    std::uint64_t above = 0;  // bits of ids above 2^32, and what is of another table
+    for (std::size_t i = 0; i < count; ++i) above |= (keys[i] ^ number) >> 32;
+    const bool wide = above != 0;
     if (wide) {
       std::memcpy(next_, keys, count * sizeof *keys);  // the lower word first
       next_ += 2 * count;

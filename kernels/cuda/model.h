@@ -20,7 +20,7 @@ namespace pepnet::cuda {
 constexpr int kBuckets[] = {1, 8, 32, 64, 128, 256, 512, 1024, 2048};
 
 struct CallInputs {
-  const float *general = nullptr, *domain = nullptr, *prior = nullptr;
+  const float* inputs[3] = {};  // by `Source`
   float* scores = nullptr;
   std::size_t rows = 0;
   // All of these are on the model's device: nothing is copied, and the call is put into `stream` (null: the
@@ -86,7 +86,7 @@ struct Library {
 };
 
 // Counts up with every change of what the extension uses of these headers.
-constexpr int kInterface = 4;
+constexpr int kInterface = 5;
 // The function by name: `const Library* pepnet_cuda_library()`.
 constexpr const char* kLibraryFunction = "pepnet_cuda_library";
 

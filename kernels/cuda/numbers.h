@@ -29,6 +29,13 @@ PEPNET_BOTH float widen(bf16 value) {
   return wide;
 }
 
+// Some columns of a matrix: float32 where `floats`, else in the type of the products.
+struct Columns {
+  void* first;  // of row 0
+  int stride;   // numbers from one row to the next
+  bool floats;
+};
+
 // NaN stays one: the carry of rounding must not make it an infinity.
 template <class T>
 PEPNET_BOTH T narrow(float value);

@@ -64,12 +64,9 @@ struct Product {
   int columns;               // of a group, a multiple of kWhole
   int used;                  // of these; the others become zeros, whatever is in the row
   const int* used_by_whole;  // the same for each kWhole columns, where layers lie side by side; or null
-  const void* times;         // m: [rows, times_stride]
-  int times_stride, times_group;
-  bool times_floats;  // m is float32, whatever T is
-  void* out;          // [rows, out_stride]
-  int out_stride, out_group;
-  bool out_floats;
+  Columns times;             // m, or null
+  Columns out;
+  int times_group, out_group;  // from one group's columns to the next's
 };
 
 constexpr int kMostTogether = 4;

@@ -2,8 +2,6 @@
 #pragma once
 
 #include "cuda/collective.h"
-#include "cuda/device.h"
-#include "cuda/neighbours.h"
 #include "cuda/product.h"
 
 namespace pepnet::cuda {
@@ -18,60 +16,29 @@ __device__ __forceinline__ float gate_of(float x, float gamma) {
 
 __device__ __forceinline__ float relu_of(float x) { return x < 0.0F ? 0.0F : x; }  // NaN stays
 
-// x is of a gated product what comes out, of others the sum.
-template <class T>
-__device__ __forceinline__ Four value_of(const Product<T>& p, const Four& x, const Four& times) {
-  Four y = x;
-  switch (p.epilogue) {
-    case Epilogue::relu:
-      PEPNET_UNROLL
-      for (int i = 0; i < 4; ++i) y.of[i] = relu_of(x.of[i]);
-      break;
-    case Epilogue::gate:
-      PEPNET_UNROLL
-      for (int i = 0; i < 4; ++i) y.of[i] = gate_of(x.of[i], p.gamma);
-      break;
-    case Epilogue::gate_times:
-      PEPNET_UNROLL
-      for (int i = 0; i < 4; ++i) y.of[i] = gate_of(x.of[i], p.gamma) * times.of[i];
-      break;
-    case Epilogue::relu_times:
-      PEPNET_UNROLL
-      for (int i = 0; i < 4; ++i) y.of[i] = relu_of(x.of[i]) * times.of[i];
-      break;
-    default:
-      break;
-  }
-  return y;
-}
-
 // Where a block is in its product.
 struct At {
   int row, column, group;
 };
 
-// m of four columns of a row, beginning with `column`.
-template <class T>
-__device__ __forceinline__ Four times_of(const Product<T>& p, int row, int column, int group) {
-  if (p.times == nullptr) return {};
-  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.times_stride) +
-                         static_cast<std::size_t>(group * p.times_group + column);
-  return p.times_floats ? read<float>(p.times, at) : read<T>(p.times, at);
-}
-
-// Writes four columns of a row.
+// Writes four columns of a row. x is of a gated product what comes out, of others the sum.
 template <class T>
 __device__ __forceinline__ void finish(const Product<T>& p, int row, int column, int group, const Four& x,
                                        const Four& times) {
   const int used =
       p.used_by_whole == nullptr ? p.used : column / kWhole * kWhole + p.used_by_whole[column / kWhole];
-  Four value = value_of(p, x, times);
+  const bool is_gate = p.epilogue == Epilogue::gate || p.epilogue == Epilogue::gate_times,
+             is_relu = p.epilogue == Epilogue::relu || p.epilogue == Epilogue::relu_times,
+             multiplied = p.epilogue == Epilogue::gate_times || p.epilogue == Epilogue::relu_times;
+  Four value = x;
   PEPNET_UNROLL
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < 4; ++i) {
+    if (is_gate) value.of[i] = gate_of(x.of[i], p.gamma);
+    if (is_relu) value.of[i] = relu_of(x.of[i]);
+    if (multiplied) value.of[i] *= times.of[i];
     if (column + i >= used) value.of[i] = 0.0F;
-  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(p.out_stride) +
-                         static_cast<std::size_t>(group * p.out_group + column);
-  write<T>(p.out_floats, p.out, at, value);
+  }
+  write<T>(p.out, row, group * p.out_group + column, value);
 }
 
 // A thread's part of what is copied of the rows (zeros past the last) or of the weights (zeros past the last
@@ -319,12 +286,13 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
   };
   PEPNET_NO_UNROLL
   for (int begin = static_cast<int>(threadIdx.x); begin < kPieces; begin += kTogether * kShape.threads) {
-    Four times[kTogether];
+    Four times[kTogether] = {};
     PEPNET_UNROLL
     for (int i = 0; i < kTogether; ++i) {
       const int piece = begin + i * kShape.threads;
-      if (there(piece))
-        times[i] = times_of(p, at.row + place(piece).row, at.column + place(piece).column, at.group);
+      if (p.times.first != nullptr && there(piece))
+        times[i] = read<T>(p.times, at.row + place(piece).row,
+                           at.group * p.times_group + at.column + place(piece).column);
     }
     PEPNET_UNROLL
     for (int i = 0; i < kTogether; ++i) {

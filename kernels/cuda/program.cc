@@ -1,7 +1,6 @@
 // From steps to launches: addresses for one run, and the grid of each kernel.
 #include "cuda/program.h"
 
-#include <cstdint>
 #include <stdexcept>
 
 #include "cuda/packing.h"
@@ -37,9 +36,14 @@ std::byte* Program<T>::address(const Addresses& at, Place place) const {
 }
 
 template <class T>
+Columns Program<T>::columns(const Addresses& at, Place place) const {
+  return {address(at, place), stride(place), buffers_[static_cast<std::size_t>(place.buffer)].floats};
+}
+
+template <class T>
 Side<T> Program<T>::side(const Addresses& at, const SidePlan& plan) const {
   return {reinterpret_cast<const T*>(address(at, plan.a)),
-          buffers_[static_cast<std::size_t>(plan.a.buffer)].stride,
+          stride(plan.a),
           plan.a_group,
           reinterpret_cast<const T*>(at.weights + plan.w),
           plan.w_group,
@@ -61,48 +65,31 @@ Product<T> Program<T>::product(const Addresses& at, const ProductPlan& plan) con
   product.used = plan.used;
   if (plan.side_by_side)
     product.used_by_whole = reinterpret_cast<const int*>(at.weights + plan.used_by_whole);
-  if (plan.times.buffer >= 0) {
-    product.times = address(at, plan.times);
-    product.times_stride = stride(plan.times);
-    product.times_group = plan.times_group;
-    product.times_floats = floats(plan.times);
-  }
-  product.out = address(at, plan.out);
-  product.out_stride = stride(plan.out);
+  if (plan.times.buffer >= 0) product.times = columns(at, plan.times);
+  product.times_group = plan.times_group;
+  product.out = columns(at, plan.out);
   product.out_group = plan.out_group;
-  product.out_floats = floats(plan.out);
   return product;
 }
 
 template <class T>
-ProductsLaunch<T> Program<T>::products(const Addresses& at, const ProductsPlan& plan) const {
-  ProductsLaunch<T> launch{};
-  for (const ProductPlan& one : plan.products) launch.products.of[launch.products.count++] = product(at, one);
-  return launch;
-}
-
-template <class T>
-bool in_fours(const ColumnCopy& copy) {
-  const std::size_t bytes = 4 * (copy.to_floats ? sizeof(float) : sizeof(T));
-  return copy.width % 4 == 0 && copy.padded % 4 == 0 && copy.to_stride % 4 == 0 &&
-         reinterpret_cast<std::uintptr_t>(copy.from) % (4 * sizeof(float)) == 0 &&
-         reinterpret_cast<std::uintptr_t>(copy.to) % bytes == 0;
-}
-
-template <class T>
 Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
-  if (const auto* const plan = std::get_if<ProductsPlan>(&step)) return products(at, *plan);
+  if (const auto* const plan = std::get_if<ProductsPlan>(&step)) {
+    ProductsLaunch<T> launch{};
+    for (const ProductPlan& one : plan->products)
+      launch.products.of[launch.products.count++] = product(at, one);
+    return launch;
+  }
   if (const auto* const copy = std::get_if<CopyPlan>(&step)) {
     ColumnCopies all{};
     all.rows = at.live;
     for (std::size_t i = 0; i < copy->copies.size(); ++i) {
       const CopyPlan::One& one = copy->copies[i];
-      const float* const from = one.from == Source::general  ? at.general
-                                : one.from == Source::domain ? at.domain
-                                                             : at.prior;
-      all.copies[i] = {from,           one.width,      one.padded, address(at, one.to),
-                       stride(one.to), floats(one.to), false};
-      all.copies[i].fours = in_fours<T>(all.copies[i]);
+      const float* const from = at.inputs[static_cast<std::size_t>(one.from)];
+      const Columns to = columns(at, one.to);
+      const bool fours = one.width % 4 == 0 && one.padded % 4 == 0 && in_fours<T>(to) &&
+                         reinterpret_cast<std::uintptr_t>(from) % (4 * sizeof(float)) == 0;
+      all.copies[i] = {from, one.width, one.padded, to, fours};
       all.first[i] = all.blocks;
       all.blocks += static_cast<int>(pieces(one.padded, kCopiedColumns));
       ++all.count;
@@ -117,9 +104,7 @@ Launch<T> Program<T>::bind(const Addresses& at, const StepPlan& step) const {
                stride(mix->h),
                mix->columns,
                mix->tasks,
-               address(at, mix->out),
-               stride(mix->out),
-               floats(mix->out),
+               columns(at, mix->out),
                at.rows};
   }
   const auto& score = std::get<ScorePlan>(step);
@@ -155,12 +140,11 @@ std::vector<const ProductsPlan*> Program<T>::product_launches() const {
 }
 
 template <class T>
-std::vector<GatherTarget> Program<T>::targets(const Addresses& at, Source input, int column) const {
-  std::vector<GatherTarget> targets;
+std::vector<Columns> Program<T>::targets(const Addresses& at, Source input, int column) const {
+  std::vector<Columns> targets;
   for (const CopyPlan::One& one : std::get<CopyPlan>(steps_.front()).copies) {
     if (one.from != input || column >= one.width) continue;
-    const Place place{one.to.buffer, one.to.column + column};
-    targets.push_back({address(at, place), stride(place), floats(place)});
+    targets.push_back(columns(at, {one.to.buffer, one.to.column + column}));
   }
   return targets;
 }

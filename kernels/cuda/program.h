@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <utility>
@@ -86,11 +87,11 @@ struct StepCost {
 // The addresses of one run.
 struct Addresses {
   const std::byte* weights;
-  std::byte* scratch;  // of scratch_bytes(rows)
-  const float *general, *domain, *prior;
-  float* scores;  // [rows, tasks]
-  int rows;       // of the scratch memory, and what all steps but the first and the last run with
-  int live;       // of the inputs and scores, at most `rows`
+  std::byte* scratch;      // of scratch_bytes(rows)
+  const float* inputs[3];  // by `Source`
+  float* scores;           // [rows, tasks]
+  int rows;                // of the scratch memory, and what all steps but the first and the last run with
+  int live;                // of the inputs and scores, at most `rows`
 };
 
 struct Block {
@@ -139,7 +140,7 @@ class Program {
 
   // Where the columns of an input stand that begin with `column`: as many places as the first step copies it
   // to.
-  std::vector<GatherTarget> targets(const Addresses& at, Source input, int column) const;
+  std::vector<Columns> targets(const Addresses& at, Source input, int column) const;
 
   std::vector<const ProductsPlan*> product_launches() const;
   std::vector<StepCost> costs() const;
@@ -151,17 +152,23 @@ class Program {
   Launch<T> bind(const Addresses& at, const StepPlan& step) const;
   std::size_t buffer_at(int buffer, int rows) const;
   std::byte* address(const Addresses& at, Place place) const;
+  Columns columns(const Addresses& at, Place place) const;
   int stride(Place place) const { return buffers_[static_cast<std::size_t>(place.buffer)].stride; }
-  bool floats(Place place) const { return buffers_[static_cast<std::size_t>(place.buffer)].floats; }
   Side<T> side(const Addresses& at, const SidePlan& plan) const;
   Product<T> product(const Addresses& at, const ProductPlan& plan) const;
-  ProductsLaunch<T> products(const Addresses& at, const ProductsPlan& plan) const;
 
   DenseConfig config_;
   std::vector<std::byte> weights_;
   std::vector<BufferSpec> buffers_;
   std::vector<StepPlan> steps_;
 };
+
+// Whether `columns` and their rows begin at a multiple of four numbers.
+template <class T>
+bool in_fours(const Columns& columns) {
+  const std::size_t bytes = 4 * (columns.floats ? sizeof(float) : sizeof(T));
+  return reinterpret_cast<std::uintptr_t>(columns.first) % bytes == 0 && columns.stride % 4 == 0;
+}
 
 template <class T>
 Block block_of(const Launch<T>& launch);

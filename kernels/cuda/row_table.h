@@ -44,12 +44,6 @@ PEPNET_BOTH std::uint32_t set_of(std::uint64_t key, std::uint32_t sets) {
 enum class FieldKind : std::int32_t { id, bag_mean, bag_sum, dense };
 constexpr int kMostTargets = 4;
 
-// Where a field's columns stand for the products.
-struct GatherTarget {
-  void* to;  // the first of them, of row 0
-  int stride;
-  bool floats;
-};
 struct GatherField {
   RowTable table;        // of an id or a bag
   std::uint64_t number;  // of its table, in the top 16 bits
@@ -57,7 +51,7 @@ struct GatherField {
   int width;
   int targets;
   bool fours;  // four columns at once: the width, and where they stand, are multiples of that
-  GatherTarget to[kMostTargets];
+  Columns to[kMostTargets];
 };
 
 // Where one call has what is of a field, in words of 32 bits: ids, of one word or two, or numbers; offsets of

@@ -2,8 +2,6 @@
 #pragma once
 
 #include "cuda/collective.h"
-#include "cuda/device.h"
-#include "cuda/neighbours.h"
 #include "cuda/row_table.h"
 #include "cuda/rowwise.h"
 
@@ -39,16 +37,18 @@ __device__ __forceinline__ int find(const GatherField& field, std::uint64_t key,
 template <class T, int kWide>
 __device__ __forceinline__ void put(const GatherField& field, int row, int column,
                                     const Numbers<kWide>& numbers) {
-  for (int i = 0; i < field.targets; ++i) {
-    const GatherTarget& target = field.to[i];
-    const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(target.stride) +
-                           static_cast<std::size_t>(column);
-    write<T>(target.floats, target.to, at, numbers);
-  }
+  for (int i = 0; i < field.targets; ++i) write<T>(field.to[i], row, column, numbers);
 }
 template <class T>
 __device__ __forceinline__ void put_column(const GatherField& field, int row, int column, float value) {
   put<T>(field, row, column, Numbers<1>{{value}});
+}
+
+// Of an entry that was found, or not.
+__device__ __forceinline__ const float* row_at(const GatherField& field, int entry,
+                                               const float* default_row) {
+  if (entry < 0) return default_row;
+  return field.table.rows + static_cast<std::size_t>(entry) * static_cast<std::size_t>(field.width);
 }
 
 __device__ __forceinline__ std::uint64_t key_at(const Gather& p, const GatherField& field,
@@ -68,9 +68,7 @@ __device__ __forceinline__ void put_rows(const GatherField& field, int first, in
     const int i = begin + lane, row = i < all ? i / of_row : 0, column = i % of_row * kWide;
     const int entry = of_lane(found, static_cast<std::uint32_t>(row));
     if (i >= all) continue;  // what is not here gets the default row, until it is patched in
-    const float* const from = entry < 0 ? default_row
-                                        : field.table.rows + static_cast<std::size_t>(entry) *
-                                                                 static_cast<std::size_t>(field.width);
+    const float* const from = row_at(field, entry, default_row);
     Numbers<kWide> numbers;
     if (entry < 0) {  // at any address
       PEPNET_UNROLL
@@ -159,10 +157,7 @@ __device__ __forceinline__ void gather_bag(const Gather& p, int number, int row)
       for (std::uint32_t i = 0; i < many; ++i) {
         const int entry = of_lane(found, i);
         if (column >= field.width) continue;
-        const float* const from = entry < 0 ? default_row
-                                            : field.table.rows + static_cast<std::size_t>(entry) *
-                                                                     static_cast<std::size_t>(field.width);
-        sum += from[column];
+        sum += row_at(field, entry, default_row)[column];
       }
     }
     if (column >= field.width) continue;
@@ -239,7 +234,7 @@ __global__ void __launch_bounds__(kRowThreads) insert_rows(const Insert p) {
       if (stays) continue;
       if (way < 0 || goes_before(entry, p.table.entries[first + static_cast<std::size_t>(way)], p)) way = w;
     }
-    sync_lanes();
+    __syncwarp();  // what a lane wrote before, the others read after
     if (way >= 0) {
       const std::size_t at = first + static_cast<std::size_t>(way);
       if (lane == 0) {
@@ -251,7 +246,7 @@ __global__ void __launch_bounds__(kRowThreads) insert_rows(const Insert p) {
       for (std::size_t column = static_cast<std::size_t>(lane); column < width; column += 32)
         p.table.rows[at * width + column] = p.rows[i * width + column];
     }
-    sync_lanes();
+    __syncwarp();
   }
 }
 

@@ -2,6 +2,8 @@
 // scores.
 #pragma once
 
+#include "cuda/numbers.h"
+
 namespace pepnet::cuda {
 
 constexpr int kRowThreads = 128;
@@ -9,13 +11,11 @@ constexpr int kMostCopies = 6;
 constexpr int kCopiedColumns = 4 * kRowThreads, kCopiedRows = 4;  // by a block
 constexpr int kRowsApart = 128;  // below that the tasks of a row are mixed by blocks of their own
 
-// `width` columns of a float32 matrix, and zeros up to `padded`, to some columns of another.
+// `width` columns of a float32 matrix, and zeros up to `padded`, to those of another.
 struct ColumnCopy {
   const float* from;  // [rows, width]
   int width, padded;
-  void* to;  // [rows, to_stride], beginning with the first of these columns
-  int to_stride;
-  bool to_floats;
+  Columns to;
   bool fours;  // four columns at once: all widths and addresses are multiples of that
 };
 struct ColumnCopies {
@@ -31,9 +31,7 @@ struct Mix {
   int z_stride, experts;
   const float* h;  // [rows, h_stride], an expert's share `columns` apart
   int h_stride, columns, tasks;
-  void* out;  // [rows, out_stride], a task's share `columns` apart
-  int out_stride;
-  bool out_floats;
+  Columns out;  // a task's share `columns` apart
   int rows;
 };
 

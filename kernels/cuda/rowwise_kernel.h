@@ -2,8 +2,6 @@
 #pragma once
 
 #include "cuda/collective.h"
-#include "cuda/device.h"
-#include "cuda/neighbours.h"
 #include "cuda/rowwise.h"
 
 namespace pepnet::cuda {
@@ -14,7 +12,7 @@ __device__ __forceinline__ void copy_some(const ColumnCopy& copy, int row, int c
   const auto numbers = column < copy.width
                            ? read<float, kWide>(copy.from, line * static_cast<std::size_t>(copy.width) + at)
                            : Numbers<kWide>{};
-  write<T>(copy.to_floats, copy.to, line * static_cast<std::size_t>(copy.to_stride) + at, numbers);
+  write<T>(copy.to, row, column, numbers);
 }
 
 // grid: kCopiedColumns of all copies, one after another; rows / kCopiedRows rounded up.
@@ -67,9 +65,7 @@ __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
         PEPNET_UNROLL
         for (int i = 0; i < 4; ++i) mixed.of[i] += share[task * p.experts + e] * of.of[i];
       }
-      const std::size_t at = row * static_cast<std::size_t>(p.out_stride) +
-                             static_cast<std::size_t>(task * p.columns + 4 * four);
-      write<T>(p.out_floats, p.out, at, mixed);
+      write<T>(p.out, static_cast<int>(row), task * p.columns + 4 * four, mixed);
     }
   }
 }

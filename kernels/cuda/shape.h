@@ -50,30 +50,20 @@ PEPNET_BOTH constexpr Shape shape_of(Tile tile);
 
 template <>
 PEPNET_BOTH constexpr Shape shape_of<bf16>(Tile tile) {
-  switch (tile) {
-    case Tile::few:
-      return {16, 32, 64, 10, 16, 8, 2, 128, 3};
-    case Tile::middle:
-      return {64, 64, 32, 6, 32, 32, 2, 128, 3};
-    case Tile::many:
-      return {128, 128, 32, 4, 64, 32, 2, 256, 2};
-    default:
-      return {128, 256, 32, 4, 64, 64, 2, 256, 1};
-  }
+  constexpr Shape kShapes[] = {{16, 32, 64, 10, 16, 8, 2, 128, 3},
+                               {64, 64, 32, 6, 32, 32, 2, 128, 3},
+                               {128, 128, 32, 4, 64, 32, 2, 256, 2},
+                               {128, 256, 32, 4, 64, 64, 2, 256, 1}};
+  return kShapes[static_cast<int>(tile)];
 }
 
 template <>
 PEPNET_BOTH constexpr Shape shape_of<float>(Tile tile) {
-  switch (tile) {
-    case Tile::few:
-      return {8, 32, 64, 7, 1, 2, 4, 128, 3};
-    case Tile::middle:
-      return {64, 64, 16, 4, 4, 4, 4, 256, 3};
-    case Tile::many:
-      return {128, 64, 16, 4, 8, 4, 4, 256, 2};
-    default:
-      return {128, 128, 16, 4, 8, 8, 4, 256, 1};
-  }
+  constexpr Shape kShapes[] = {{8, 32, 64, 7, 1, 2, 4, 128, 3},
+                               {64, 64, 16, 4, 4, 4, 4, 256, 3},
+                               {128, 64, 16, 4, 8, 4, 4, 256, 2},
+                               {128, 128, 16, 4, 8, 8, 4, 256, 1}};
+  return kShapes[static_cast<int>(tile)];
 }
 
 }  // namespace pepnet::cuda

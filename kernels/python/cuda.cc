@@ -81,55 +81,50 @@ py::dict device_of(const OpenLibrary& library, int device) {
                   "multiprocessors"_a = info.multiprocessors, "memory_bytes"_a = info.memory_bytes);
 }
 
-class DeviceTables {
- public:
-  DeviceTables(const SharedLibrary& library, const std::vector<std::pair<int, std::size_t>>& entries,
-               bool by_score, int device)
-      : library_(library) {
-    std::vector<cuda::Rows::Width> widths;
-    for (const auto& [width, count] : entries) widths.push_back({width, count});
-    rows_ = library->keep(
-        library->call([&](const cuda::Library& it) { return it.make_rows(device, widths, by_score); }));
-  }
+// Tables of rows on a device.
+struct DeviceTables {
+  SharedLibrary library;
+  std::shared_ptr<cuda::Rows> rows;
 
-  bool insert(const py::array& keys, const py::array& rows, const py::array& found, const py::array& high,
-              const py::array& scores, const py::array& expires, std::uint64_t generation) {
-    const MatrixView values = matrix_of("rows", rows);
-    if (values.stride != values.columns && values.rows > 1) refuse("rows", "rows without gaps", rows);
-    const std::size_t count = values.rows;
-    const cuda::NewRows given{static_cast<int>(values.columns),
+  bool insert(const py::array& keys, const py::array& values, const py::array& found, const py::array& high,
+              const py::array& scores, const py::array& expires, std::uint64_t generation) const {
+    const MatrixView matrix = matrix_of("rows", values);
+    if (matrix.stride != matrix.columns && matrix.rows > 1) refuse("rows", "rows without gaps", values);
+    const std::size_t count = matrix.rows;
+    const cuda::NewRows given{static_cast<int>(matrix.columns),
                               {optional_of<std::uint64_t>("keys", keys, count), count},
-                              values.data,
+                              matrix.data,
                               optional_of<bool>("found", found, count),
                               optional_of<bool>("high", high, count),
                               optional_of<float>("scores", scores, count),
                               optional_of<double>("expires", expires, count)};
-    return library_->call([&](const cuda::Library&) { return rows_->insert(given, generation); });
+    return library->call([&](const cuda::Library&) { return rows->insert(given, generation); });
   }
 
-  void drop(int width, const py::array& keys) {
+  void drop(int width, const py::array& keys) const {
     const std::size_t count = vector_of<std::uint64_t>("keys", keys).size();
     const auto* const given = optional_of<std::uint64_t>("keys", keys, count);
-    library_->call([&](const cuda::Library&) { rows_->drop(width, {given, count}); });
+    library->call([&](const cuda::Library&) { rows->drop(width, {given, count}); });
   }
 
-  void clear() {
-    library_->call([&](const cuda::Library&) { rows_->clear(); });
+  void clear() const {
+    library->call([&](const cuda::Library&) { rows->clear(); });
   }
 
   py::dict stats() const {
-    const cuda::RowsStats stats = library_->call([&](const cuda::Library&) { return rows_->stats(); });
+    const cuda::RowsStats stats = library->call([&](const cuda::Library&) { return rows->stats(); });
     return py::dict("entries"_a = stats.entries, "bytes"_a = stats.bytes, "inserted"_a = stats.inserted,
                     "dropped"_a = stats.dropped, "outdated"_a = stats.outdated);
   }
-
-  std::uint64_t generation() const { return rows_->generation(); }
-  const std::shared_ptr<cuda::Rows>& shared() const { return rows_; }
-
- private:
-  SharedLibrary library_;
-  std::shared_ptr<cuda::Rows> rows_;
 };
+
+DeviceTables tables_on(const SharedLibrary& library, const std::vector<std::pair<int, std::size_t>>& entries,
+                       bool by_score, int device) {
+  std::vector<cuda::Rows::Width> widths;
+  for (const auto& [width, count] : entries) widths.push_back({width, count});
+  return {library, library->keep(library->call(
+                       [&](const cuda::Library& it) { return it.make_rows(device, widths, by_score); }))};
+}
 
 // What a batch has of each field, as the library reads it, and the arrays that this points into.
 class FeatureViews {
@@ -196,22 +191,22 @@ class FeatureViews {
   py::list held_;
 };
 
-// Rows that wait for the columns that the device lacks.
-class Waiting {
- public:
-  Waiting(SharedLibrary library, std::shared_ptr<cuda::Model> model,
-          std::shared_ptr<cuda::PendingScores> pending, const cuda::FeatureCall& call, py::tuple held)
-      : library_(std::move(library)),
-        model_(std::move(model)),
-        pending_(std::move(pending)),
-        call_(call),
-        held_(std::move(held)) {}
+// Rows that wait for the columns that the device lacks. The binding keeps what it points into.
+struct Waiting {
+  const OpenLibrary& library;
+  std::shared_ptr<cuda::PendingScores> scores;  // null when the call is over
+  cuda::FeatureCall call;
+
+  cuda::PendingScores& pending() const {
+    if (scores == nullptr)
+      throw py::value_error("scores: expected some that wait, got those of a call that is over");
+    return *scores;
+  }
 
   py::array_t<std::uint32_t> lacking() const {
     const auto fields = pending().lacking();
     return py::array_t<std::uint32_t>(static_cast<py::ssize_t>(fields.size()), fields.data());
   }
-  std::uint64_t generation() const { return pending().generation(); }
 
   void finish(const py::array& at, const py::array& from, const py::array& values) {
     const std::size_t count = at.ndim() == 1 ? length(at) : 0, size = values.ndim() == 1 ? length(values) : 0;
@@ -219,22 +214,8 @@ class Waiting {
                                 {optional_of<std::uint32_t>("begins", from, count), count},
                                 {optional_of<float>("values", values, size), size}};
     cuda::PendingScores& waiting = pending();
-    library_->call([&](const cuda::Library&) { waiting.finish(call_, patches); });
+    library.call([&](const cuda::Library&) { waiting.finish(call, patches); });
   }
-  void drop() { pending_.reset(); }
-
- private:
-  cuda::PendingScores& pending() const {
-    if (pending_ == nullptr)
-      throw py::value_error("scores: expected some that wait, got those of a call that is over");
-    return *pending_;
-  }
-
-  SharedLibrary library_;
-  std::shared_ptr<cuda::Model> model_;
-  std::shared_ptr<cuda::PendingScores> pending_;
-  cuda::FeatureCall call_;
-  py::tuple held_;  // what `call_` points into
 };
 
 using Places = std::vector<std::pair<std::string, int>>;
@@ -265,8 +246,8 @@ class CudaModel {
   py::array_t<float> run(const py::array& general, const py::array& domain, const py::array& prior) {
     const DenseInputs inputs = inputs_of(config_, general, domain, prior);
     py::array_t<float> scores = scores_for(config_, inputs.rows);
-    const cuda::CallInputs call{inputs.general, inputs.domain, inputs.prior, scores.mutable_data(),
-                                inputs.rows};
+    const cuda::CallInputs call{
+        {inputs.general, inputs.domain, inputs.prior}, scores.mutable_data(), inputs.rows};
     library_->call([&](const cuda::Library&) { model_->run(call); });
     return scores;
   }
@@ -274,9 +255,7 @@ class CudaModel {
   void run_at(std::uintptr_t general, std::uintptr_t domain, std::uintptr_t prior, std::uintptr_t scores,
               std::size_t rows, std::uintptr_t stream) {
     const auto floats = [](std::uintptr_t address) { return reinterpret_cast<float*>(address); };
-    const cuda::CallInputs call{floats(general),
-                                floats(domain),
-                                floats(prior),
+    const cuda::CallInputs call{{floats(general), floats(domain), floats(prior)},
                                 floats(scores),
                                 rows,
                                 true,
@@ -314,12 +293,11 @@ class CudaModel {
       for (const auto& [input, column] : places)
         spec.places.emplace_back(value_named("input", kSources, input), column);
     }
-    library_->call([&](const cuda::Library&) { model_->attach(rows.shared(), std::move(specs)); });
+    library_->call([&](const cuda::Library&) { model_->attach(rows.rows, std::move(specs)); });
   }
 
-  std::unique_ptr<Waiting> score(const py::object& features, std::size_t first, std::size_t rows,
+  std::unique_ptr<Waiting> score(const FeatureViews& given, std::size_t first, std::size_t rows,
                                  const py::array& scores, const py::array& unknown) {
-    const auto& given = features.cast<const FeatureViews&>();
     if (first > given.rows() || rows > given.rows() - first)
       throw py::value_error("rows: expected some of " + std::to_string(given.rows()));
     const OutView out = out_of("scores", scores, given.rows(), config_.tasks);
@@ -328,8 +306,7 @@ class CudaModel {
     const cuda::FeatureCall call{given.views(), first, rows, out.data, counts};
     auto pending = library_->call([&](const cuda::Library&) { return model_->score(call); });
     if (pending == nullptr) return nullptr;
-    return std::make_unique<Waiting>(library_, model_, library_->keep(std::move(pending)), call,
-                                     py::make_tuple(features, scores, unknown));
+    return std::make_unique<Waiting>(Waiting{*library_, library_->keep(std::move(pending)), call});
   }
 
  private:
@@ -350,23 +327,24 @@ void bind_cuda(py::module_& module) {
                              })
       .def("device", &device_of, "number"_a);
   py::class_<DeviceTables>(module, "CudaRows", "Tables of rows on a device, one for each width.")
-      .def(py::init<const SharedLibrary&, const std::vector<std::pair<int, std::size_t>>&, bool, int>(),
-           "library"_a, "entries"_a, "by_score"_a, "device"_a)
+      .def(py::init(&tables_on), "library"_a, "entries"_a, "by_score"_a, "device"_a)
       .def("insert", &DeviceTables::insert, "keys"_a, "rows"_a, "found"_a, "high"_a, "scores"_a, "expires"_a,
            "generation"_a)
       .def("drop", &DeviceTables::drop, "width"_a, "keys"_a)
       .def("clear", &DeviceTables::clear)
       .def("stats", &DeviceTables::stats)
-      .def_property_readonly("generation", &DeviceTables::generation);
+      .def_property_readonly("generation",
+                             [](const DeviceTables& tables) { return tables.rows->generation(); });
   py::class_<FeatureViews>(module, "CudaFeatures", "What a batch has of each field, for a GPU.")
       .def(py::init<const py::list&, const py::list&, std::size_t>(), "given"_a, "default_rows"_a, "rows"_a)
       .def_property_readonly("counts", &FeatureViews::counts);
   py::class_<Waiting>(module, "CudaWaiting",
                       "Rows that wait for what the device lacks, while a `with` is in it.")
       .def("__enter__", [](const Waiting&) {})
-      .def("__exit__", [](Waiting& waiting, const py::args&) { waiting.drop(); })
+      .def("__exit__", [](Waiting& waiting, const py::args&) { waiting.scores.reset(); })
       .def_property_readonly("lacking", &Waiting::lacking)
-      .def_property_readonly("generation", &Waiting::generation)
+      .def_property_readonly("generation",
+                             [](const Waiting& waiting) { return waiting.pending().generation(); })
       .def("finish", &Waiting::finish, "at"_a, "begins"_a, "values"_a);
   py::class_<CudaModel>(module, "CudaModel", "A model's weights on a device.")
       .def(py::init<const SharedLibrary&, const py::object&, const py::dict&, bool, int, bool,
@@ -377,7 +355,8 @@ void bind_cuda(py::module_& module) {
       .def("run_at", &CudaModel::run_at, "general"_a, "domain"_a, "prior"_a, "scores"_a, "rows"_a, "stream"_a)
       .def("facts", &CudaModel::facts)
       .def("attach", &CudaModel::attach, "rows"_a, "fields"_a)
-      .def("score", &CudaModel::score, "features"_a, "first"_a, "rows"_a, "scores"_a, "unknown"_a);
+      .def("score", &CudaModel::score, "features"_a, "first"_a, "rows"_a, "scores"_a, "unknown"_a,
+           py::keep_alive<0, 1>(), py::keep_alive<0, 2>(), py::keep_alive<0, 5>(), py::keep_alive<0, 6>());
 }
 
 }  // namespace pepnet::python
