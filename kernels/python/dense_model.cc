@@ -241,8 +241,9 @@ class Model {
   mutable std::atomic<std::int64_t> run_ns_{0}, outside_{0};
 };
 
-// Floats of one sign are in the order of their bits as integers, NaN above infinity: compilers make vectors
-// of compares of integers, and none of compares of floats whose outcomes are joined.
+// Whether all are numbers in [0, 1]. Floats of one sign are in the order of their bits as integers, NaN above
+// infinity: compilers make vectors of compares of integers, and none of compares of floats whose outcomes are
+// joined.
 bool all_probabilities(const float* scores, std::size_t count) {
   constexpr auto kOne = std::bit_cast<std::int32_t>(1.0F);
   constexpr auto kMinusZero = std::bit_cast<std::int32_t>(-0.0F);
@@ -282,20 +283,13 @@ void bind_dense_model(py::module_& module) {
            "prefix_general"_a = std::vector<std::pair<std::size_t, std::size_t>>(), "block_rows"_a = 0,
            "split"_a = "auto", "domain"_a = py::none())
       .def("run", &Model::run, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true,
-           "shared_prefix"_a = false,
-           "float32 [B, ·] → scores float32 [B, tasks]. With shared_prefix, domain and the prefix of "
-           "general are taken to be in all rows what they are in the first.")
-      .def("run_wide", &Model::run_wide, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true,
-           "What `run` says of rows outside of the domain, of every row. ValueError without a domain.")
-      .def("describe", &Model::describe,
-           "isa, precision, activation, how, why, packed_bytes, wide_bytes, block_rows.")
-      .def_property_readonly("outside_rows", &Model::outside_rows,
-                             "Rows outside of the domain so far, which were scored in fp32.")
-      .def_property_readonly("run_ns", &Model::run_ns, "Time of all runs so far, without the way into them.")
-      .def_property_readonly("memory_bytes", &Model::memory_bytes,
-                             "Packed weights, and scratch of all calls so far.");
-  module.def("rows_without_probability", &rows_without_probability, "scores"_a,
-             "float32 [B, T] → bool [B], true where a score is no number in [0, 1]; None where all are.");
+           "shared_prefix"_a = false)
+      .def("run_wide", &Model::run_wide, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true)
+      .def("describe", &Model::describe)
+      .def_property_readonly("outside_rows", &Model::outside_rows)
+      .def_property_readonly("run_ns", &Model::run_ns)
+      .def_property_readonly("memory_bytes", &Model::memory_bytes);
+  module.def("rows_without_probability", &rows_without_probability, "scores"_a);
 }
 
 }  // namespace pepnet::python

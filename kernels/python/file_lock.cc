@@ -46,16 +46,15 @@ class FileLock final : cache::ForkHandler {
         fail(code);
       }
       struct stat held{}, named{};
-      if (::fstat(descriptor_, &held) == 0 && ::lstat(path_.c_str(), &named) == 0 &&
-          held.st_dev == named.st_dev && held.st_ino == named.st_ino) {
+      const auto same = [&] { return held.st_dev == named.st_dev && held.st_ino == named.st_ino; };
+      if (::fstat(descriptor_, &held) == 0 && ::lstat(path_.c_str(), &named) == 0 && same()) {
         if (!fresh_ || created || !is_own(held)) return descriptor_;
         const int removed = ::unlink(path_.c_str()) == 0 ? 0 : errno;
         leave();
         if (removed != 0) fail(removed);
         continue;
       }
-      if ((flags_ & O_NOFOLLOW) == 0 && ::stat(path_.c_str(), &named) == 0 && held.st_dev == named.st_dev &&
-          held.st_ino == named.st_ino)
+      if ((flags_ & O_NOFOLLOW) == 0 && ::stat(path_.c_str(), &named) == 0 && same())
         return descriptor_;  // by way of a link
       leave();
     }

@@ -56,7 +56,7 @@ void bind_file_map(py::module_& module) {
                throw py::error_already_set();
              }
            }),
-           "descriptor"_a, "Maps the file behind an open descriptor, which may be closed then.")
+           "descriptor"_a)
       .def_buffer([](FileMap& map) {
         return py::buffer_info(const_cast<std::byte*>(map.data()), 1, "B", 1,
                                {static_cast<py::ssize_t>(map.size())}, {1}, true);
@@ -65,18 +65,13 @@ void bind_file_map(py::module_& module) {
       .def("problem", &problem_of,
            "Says what is wrong with what was read so far; empty where it is the file's content as it was "
            "mapped; \"touched\" where only its content can tell.")
-      .def_property_readonly("changed_ns", &FileMap::changed_ns, "When anything was last done to the file.")
-      .def("accept", &FileMap::accept, "changed_ns"_a,
-           "Takes the file as it was mapped, at a time after which its content was compared.")
-      .def_property_readonly(
-          "identity",
-          [](const FileMap& map) {
-            const FileIdentity& is = map.identity();
-            return py::make_tuple(is.device, is.inode, is.size, is.modified_ns);
-          },
-          "(device, inode, bytes, time of the last write in ns) as it was mapped.");
-  module.def("all_as_mapped", &all_as_mapped, "maps"_a,
-             "Whether `problem` is empty for every FileMap of a list.");
+      .def_property_readonly("changed_ns", &FileMap::changed_ns)
+      .def("accept", &FileMap::accept, "changed_ns"_a)
+      .def_property_readonly("identity", [](const FileMap& map) {
+        const FileIdentity& is = map.identity();
+        return py::make_tuple(is.device, is.inode, is.size, is.modified_ns);
+      });
+  module.def("all_as_mapped", &all_as_mapped, "maps"_a);
 }
 
 }  // namespace pepnet::python

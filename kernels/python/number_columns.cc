@@ -136,8 +136,7 @@ void bind_number_columns(py::module_& module) {
            "An array [rows], or None, for each column -> uint64 keys of each use, float32 values of each "
            "dense column, and which columns of both were left out, with nothing in their place: those that "
            "are no arrays of plain numbers, no ids below 2^48, or not finite.");
-  module.def("signed_log1p", &log1p_of, "values"_a,
-             "float64 [n] -> sign(x) log(1 + |x|), finite values only.");
+  module.def("signed_log1p", &log1p_of, "values"_a);
 }
 
 }  // namespace pepnet::python

@@ -13,19 +13,12 @@ namespace pepnet::python {
 
 namespace {
 
+// Zeroed memory that begins at a cache line.
 struct alignas(64) Line {
   std::byte bytes[64];
 };
-
-// Zeroed memory that begins at a cache line.
-class Lines {
- public:
-  explicit Lines(std::size_t bytes) : lines_(bytes / sizeof(Line) + 1) {}
-  std::byte* data() { return lines_.data()->bytes; }
-
- private:
-  std::vector<Line> lines_;
-};
+using Lines = std::vector<Line>;
+Lines lines_for(std::size_t bytes) { return Lines(bytes / sizeof(Line) + 1); }
 
 // A matrix as the kernels read it. What `matrix` points to stays where it is when this is moved.
 struct PackedWeights {
@@ -85,8 +78,8 @@ std::unique_ptr<PackedWeights> pack_array(const py::array& w, const std::optiona
                         .in = from.rows,
                         .out = from.columns};
   const std::size_t bytes = packed_bytes(spec, format);
-  auto packed = std::make_unique<PackedWeights>(PackedWeights{Lines(bytes), {}, from.rows, bytes});
-  packed->matrix = pack(spec, format, packed->memory.data());
+  auto packed = std::make_unique<PackedWeights>(PackedWeights{lines_for(bytes), {}, from.rows, bytes});
+  packed->matrix = pack(spec, format, packed->memory.data()->bytes);
   return packed;
 }
 
@@ -94,12 +87,12 @@ std::unique_ptr<PackedWeights> pack_array(const py::array& w, const std::optiona
 struct Activations {
   Activations(const Ops& ops, const MatrixView& x)
       : stride(round_up(x.columns, k_multiple(ops.precision)) * bytes_of(ops.activation)),
-        memory(x.rows * stride),
+        memory(lines_for(x.rows * stride)),
         scale(x.rows),
         zero(x.rows) {
     const std::size_t padded = stride / bytes_of(ops.activation);
     for (std::size_t r = 0; r < x.rows; ++r) {
-      std::byte* const to = memory.data() + r * stride;
+      std::byte* const to = memory.data()->bytes + r * stride;
       if (ops.activation == Activation::u8) {
         ops.quantize(x.row(r), x.columns, reinterpret_cast<std::uint8_t*>(to), padded, &scale[r], &zero[r]);
       } else {
@@ -107,7 +100,7 @@ struct Activations {
       }
     }
   }
-  Rows rows() { return {memory.data(), stride, scale.data(), zero.data()}; }
+  Rows rows() { return {memory.data()->bytes, stride, scale.data(), zero.data()}; }
 
   std::size_t stride;
   Lines memory;
@@ -171,11 +164,11 @@ py::array_t<float> product(const Ops& ops, const py::array& a, const PackedWeigh
     call.main.a = main.rows();
     call.gate.a = gate.rows();
     call.out_stride = w.panels * kPanel * sizeof(float);
-    Lines out(x.rows * call.out_stride);
-    call.out = out.data();
+    Lines out = lines_for(x.rows * call.out_stride);
+    call.out = out.data()->bytes;
     ops.product(call);
     for (std::size_t r = 0; r < x.rows; ++r)
-      std::memcpy(to + r * w.out, out.data() + r * call.out_stride, w.out * sizeof(float));
+      std::memcpy(to + r * w.out, call.out + r * call.out_stride, w.out * sizeof(float));
   }
   return result;
 }

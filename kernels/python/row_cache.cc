@@ -44,20 +44,18 @@ FieldRule rule_of(const py::dict& given) {
   return rule;
 }
 
-template <class Field>
-py::array_t<Field> column(const std::vector<EntryInfo>& infos, Field EntryInfo::* field) {
-  py::array_t<Field> array(static_cast<py::ssize_t>(infos.size()));
-  Field* out = array.mutable_data();
-  for (const EntryInfo& info : infos) *out++ = info.*field;
+template <class Field, class Stored = Field>
+py::array_t<Stored> column(const std::vector<EntryInfo>& infos, Field EntryInfo::* field) {
+  py::array_t<Stored> array(static_cast<py::ssize_t>(infos.size()));
+  Stored* out = array.mutable_data();
+  for (const EntryInfo& info : infos) *out++ = static_cast<Stored>(info.*field);
   return array;
 }
 
 py::dict columns_of(const std::vector<EntryInfo>& infos) {
-  py::array_t<std::uint8_t> outcomes(static_cast<py::ssize_t>(infos.size()));
-  std::uint8_t* outcome = outcomes.mutable_data();
-  for (const EntryInfo& info : infos) *outcome++ = static_cast<std::uint8_t>(info.outcome);
   return py::dict(
-      "outcome"_a = outcomes, "tombstone"_a = column(infos, &EntryInfo::tombstone),
+      "outcome"_a = column<Outcome, std::uint8_t>(infos, &EntryInfo::outcome),
+      "tombstone"_a = column(infos, &EntryInfo::tombstone),
       "high_priority"_a = column(infos, &EntryInfo::high_priority),
       "scored"_a = column(infos, &EntryInfo::scored), "version"_a = column(infos, &EntryInfo::version),
       "expires"_a = column(infos, &EntryInfo::expires), "score"_a = column(infos, &EntryInfo::score));

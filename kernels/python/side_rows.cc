@@ -15,8 +15,11 @@ const T* whole_matrix(const char* name, const py::array& array, std::size_t rows
   return static_cast<const T*>(array.data());
 }
 
+// A side table's rows by entity. The arrays are held, not copied.
 class SideRows {
  public:
+  // keys [N]; ids and dense [N+1, fields], the last row that of an entity which is not there; of each field
+  // of bags its keys and offsets [N+2].
   SideRows(Keys keys, const py::array& ids, const py::array& dense,
            const std::vector<std::pair<py::array, py::array>>& bags)
       : index_(keys),
@@ -36,6 +39,8 @@ class SideRows {
     }
   }
 
+  // Returns, for the fields at these places, ids [ids, B], dense values [dense, B], and (keys, offsets
+  // [B+1]).
   py::tuple take(Keys wanted, const std::vector<std::size_t>& ids, const std::vector<std::size_t>& dense,
                  const std::vector<std::size_t>& bags) const {
     check_fields("ids", ids, id_fields_);
@@ -95,12 +100,8 @@ void bind_side_rows(py::module_& module) {
   py::class_<SideRows>(module, "SideRows", "A side table's rows by entity; read by any number of threads.")
       .def(py::init<Keys, const py::array&, const py::array&,
                     const std::vector<std::pair<py::array, py::array>>&>(),
-           "keys"_a, "ids"_a, "dense"_a, "bags"_a,
-           "uint64 [N] entities; uint64 [N+1, fields] and float32 [N+1, fields], the last row of an entity "
-           "that is not there; (uint64 keys, int64 [N+2] offsets) of each field of bags. Nothing is copied.")
-      .def("take", &SideRows::take, "keys"_a, "ids"_a, "dense"_a, "bags"_a,
-           "uint64 [B] entities and places of fields -> uint64 [ids, B], float32 [dense, B], [(keys, int64 "
-           "[B+1] offsets)].");
+           "keys"_a, "ids"_a, "dense"_a, "bags"_a)
+      .def("take", &SideRows::take, "keys"_a, "ids"_a, "dense"_a, "bags"_a);
 }
 
 }  // namespace pepnet::python
