@@ -132,13 +132,19 @@ class OnDevice:
     def insert(self, width: int, keys: np.ndarray, generation: int | None = None) -> None:
         """Puts rows of distinct keys in, or that there are none."""
         keys = keys[[int(key >> np.uint64(48)) in self.host.tables for key in keys]]
-        count, rows, absent = len(keys), np.empty((len(keys), width), np.float32), np.zeros(len(keys), np.bool_)
+        rows, absent = np.empty((len(keys), width), np.float32), np.zeros(len(keys), np.bool_)
         for number in np.unique(keys >> np.uint64(48)):
             some = keys >> np.uint64(48) == number
             rows[some], absent[some] = self.host.look_up(int(number), keys[some])
         new = RowBatch.of(rows, keys=keys, found=~absent)
         asked = self.rows.generation if generation is None else generation
-        assert self.rows.keep(new, np.zeros(count, np.bool_), asked)
+        assert insert(self.rows, new, asked)
+
+
+def insert(rows: DeviceRows, new: RowBatch, generation: int, high: np.ndarray | None = None) -> bool:
+    """Puts rows in, or that there are none; `high`: those that never make room."""
+    never = np.zeros(len(new.keys), np.bool_) if high is None else high
+    return rows.insert(new.keys, new.rows, new.found, never, new.scores, new.expires, generation)
 
 
 def small_fields() -> tuple[ModelConfig, list[FieldOnDevice]]:

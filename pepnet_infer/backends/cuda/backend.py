@@ -22,6 +22,7 @@ from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import parse_bytes
 from pepnet_infer.rows.protocols import RowSource
 from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.validation import Options
 
@@ -42,11 +43,6 @@ class CudaOptions(Options, frozen=True):
         super().__post_init__()
         if self.rows is not None:
             parse_bytes("options.rows", self.rows)
-
-    @property
-    def rows_bytes(self) -> int | None:
-        """Returns `rows` as a number."""
-        return None if self.rows is None else parse_bytes("options.rows", self.rows)
 
 
 class CudaBackend:
@@ -76,12 +72,7 @@ class CudaBackend:
         self._model = model
         self._device = device
         self._of_dlpack = (dlpack.CPU, 0) if library.emulated else (dlpack.CUDA, device)
-        self._columns = {
-            "general": widths.general,
-            "domain": widths.domain,
-            "prior": widths.prior,
-            "out": len(bundle.tasks),
-        }
+        self._columns = (widths.general, widths.domain, widths.prior, len(bundle.tasks))
         self._description = description
 
     def _reset_after_fork(self) -> None:
@@ -117,7 +108,8 @@ class CudaBackend:
             "experimental": True,
             "why": settings.why,
         }
-        return cls(library, model, bundle, device, description, options.rows_bytes)
+        rows_bytes = None if options.rows is None else parse_bytes("options.rows", options.rows)
+        return cls(library, model, bundle, device, description, rows_bytes)
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""
@@ -130,16 +122,14 @@ class CudaBackend:
         read and written where they are, in the order of the stream. Raises SchemaError for an array that is not so,
         BackendError when the GPU fails.
         """
-        given = {"general": general, "domain": domain, "prior": prior, "out": out}
-        views = [
-            dlpack.view(name, array, self._columns[name], self._of_dlpack, stream) for name, array in given.items()
-        ]
-        rows = views[0].rows
-        for name, one in zip(given, views, strict=True):
+        given = zip((*INPUTS, "out"), (general, domain, prior, out), self._columns, strict=True)
+        views = {name: dlpack.view(name, array, width, self._of_dlpack, stream) for name, array, width in given}
+        rows = views["general"].rows
+        for name, one in views.items():
             if one.rows != rows:
                 raise SchemaError(f"{name}: expected {rows} rows as in general, got {one.rows}")
         if rows > 0:
-            first, second, third, scores = (one.address for one in views)
+            first, second, third, scores = (one.address for one in views.values())
             self._model.run_at(first, second, third, scores, rows, stream)
         return rows
 

@@ -17,7 +17,6 @@ from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, Rows
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema, FieldSpec
 from pepnet_infer.schema.ids import Keys
-from pepnet_infer.schema.row_batch import RowBatch
 
 #: Rows in one call of the library: its largest bucket.
 MOST_ROWS = 2048
@@ -30,10 +29,7 @@ def fields_on_device(schema: FeatureSchema) -> list[FieldOnDevice]:
     for name in INPUTS:
         for slot in schema.layout[name]:
             places[slot.field.name].append(Place(name, slot.offset))
-    return [
-        FieldOnDevice(_kind(spec), schema.width(spec), _number(schema, spec), tuple(places[spec.name]))
-        for spec in schema.fields
-    ]
+    return [_field(schema, spec, places[spec.name]) for spec in schema.fields]
 
 
 class FeatureScorer:
@@ -105,11 +101,19 @@ class FeatureScorer:
         """Scores rows from `first` on with what the device lacks. Returns what was asked of the host for them, and how
         many of these keys got the default row."""
         with waiting:
-            missed = _Missed(self._schema, waiting.lacking, features, shared, first)
-            counts = self._rows.answer(missed.requests)
-            waiting.finish(*missed.patches())
-            self._keep(missed.requests, waiting.generation)
-        return list(zip(missed.requests, counts, strict=True))
+            requests, at = _requests(self._schema, waiting.lacking, features, shared, first)
+            counts = self._rows.answer(requests)
+            values = np.concatenate([request.out.ravel() for request in requests])
+            widths = np.repeat([request.out.shape[1] for request in requests], [len(r.out) for r in requests])
+            waiting.finish(at, (np.cumsum(widths) - widths).astype(np.uint32), values)
+            self._keep(requests, waiting.generation)
+        return list(zip(requests, counts, strict=True))
+
+    def _shared_keys(self, request: RowRequest) -> Keys:
+        """Returns the keys whose rows are not of this version alone, for now."""
+        if self._overlay is None or request.table not in self._overlay.rows:
+            return request.keys
+        return request.keys[self._overlay.find(request.table, request.keys) < 0]
 
     def _keep(self, requests: Sequence[RowRequest], generation: int) -> None:
         """Puts what the host's cache holds by now on the device too.
@@ -122,13 +126,7 @@ class FeatureScorer:
         for request in requests:
             by_width.setdefault(self._tables[request.table].dim, []).append(request)
         for width, some in by_width.items():
-            kept = [np.ones(len(r.keys), np.bool_) for r in some]
-            if self._overlay is not None:  # rows of this version alone, for now
-                for mine, request in zip(kept, some, strict=True):
-                    if request.table in self._overlay.rows:
-                        mine &= self._overlay.find(request.table, request.keys) < 0
-            keys = np.concatenate([r.keys[mine] for r, mine in zip(some, kept, strict=True)])
-            distinct = _kernels.distinct(keys)[0]
+            distinct = _kernels.distinct(np.concatenate([self._shared_keys(request) for request in some]))[0]
             rows, outcomes = np.zeros((len(distinct), width), np.float32), np.zeros(len(distinct), np.uint8)
             core = self._cached.caches[width].core
             core.lookup(distinct, rows, outcomes, False)
@@ -137,61 +135,41 @@ class FeatureScorer:
             there = ((outcomes == _ROW) | (outcomes == _ABSENT)) & (known["outcome"] == outcomes)
             if not there.any():
                 continue
-            new = RowBatch.of(
-                rows[there],
-                keys=distinct[there],
-                found=outcomes[there] == _ROW,
-                scores=known["score"][there],
-                expires=known["expires"][there],
-            )
-            if not self._device.keep(new, known["high_priority"][there], generation):
+            keys, found = distinct[there], outcomes[there] == _ROW
+            high, scores, expires = (known[name][there] for name in ("high_priority", "score", "expires"))
+            if not self._device.insert(keys, rows[there], found, high, scores, expires, generation):
                 return
 
 
-class _Missed:
-    """What the device lacks of some rows: requests for it, and the columns made of the answers."""
-
-    def __init__(
-        self,
-        schema: FeatureSchema,
-        lacking: npt.NDArray[np.uint32],
-        features: Features,
-        shared: Features | None,
-        first: int,
-    ) -> None:
-        self.requests: list[RowRequest] = []
-        self._at: list[npt.NDArray[np.uint32]] = []  # of each request
-        fields, rows = lacking % len(schema.fields), lacking // len(schema.fields)
-        for number in np.unique(fields):
-            spec = schema.fields[int(number)]
-            assert spec.table is not None
-            one = features if spec.name in features.ids or spec.name in features.bags else shared
-            assert one is not None
-            wanted = rows[fields == number].astype(np.int64) + (0 if one is shared else first)
-            out = np.empty((len(wanted), schema.width(spec)), np.float32)
-            if spec.kind == "id":
-                request = RowRequest(spec.name, spec.table, one.ids[spec.name][wanted], out)
-            else:
-                bag = one.bags[spec.name].take(wanted)
-                request = RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, spec.pooling)
-            self.requests.append(request)
-            self._at.append(lacking[fields == number])
-
-    def patches(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], Rows]:
-        """Returns where they go, where in the values they begin, and the values."""
-        begins, size = [], 0
-        for request in self.requests:
-            begins.append(size + request.out.shape[1] * np.arange(len(request.out), dtype=np.uint32))
-            size += request.out.size
-        values = np.concatenate([request.out.ravel() for request in self.requests])
-        return np.concatenate(self._at), np.concatenate(begins).astype(np.uint32), values
+def _requests(
+    schema: FeatureSchema,
+    lacking: npt.NDArray[np.uint32],
+    features: Features,
+    shared: Features | None,
+    first: int,
+) -> tuple[list[RowRequest], npt.NDArray[np.uint32]]:
+    """Returns requests for what the device lacks of rows from `first` on, and where their answers go, in order."""
+    requests: list[RowRequest] = []
+    at: list[npt.NDArray[np.uint32]] = []  # of each request
+    fields, rows = lacking % len(schema.fields), lacking // len(schema.fields)
+    for number in np.unique(fields):
+        spec = schema.fields[int(number)]
+        assert spec.table is not None
+        one = features if spec.name in features.ids or spec.name in features.bags else shared
+        assert one is not None
+        wanted = rows[fields == number].astype(np.int64) + (0 if one is shared else first)
+        out = np.empty((len(wanted), schema.width(spec)), np.float32)
+        if spec.kind == "id":
+            requests.append(RowRequest(spec.name, spec.table, one.ids[spec.name][wanted], out))
+        else:
+            bag = one.bags[spec.name].take(wanted)
+            requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, spec.pooling))
+        at.append(lacking[fields == number])
+    return requests, np.concatenate(at)
 
 
-def _kind(spec: FieldSpec) -> str:
+def _field(schema: FeatureSchema, spec: FieldSpec, places: Sequence[Place]) -> FieldOnDevice:
     if spec.table is None:
-        return "dense"
-    return "id" if spec.kind == "id" else spec.pooling
-
-
-def _number(schema: FeatureSchema, spec: FieldSpec) -> int:
-    return 0 if spec.table is None else schema.table_by_name[spec.table].number
+        return FieldOnDevice("dense", schema.width(spec), 0, tuple(places))
+    kind = "id" if spec.kind == "id" else spec.pooling
+    return FieldOnDevice(kind, schema.width(spec), schema.table_by_name[spec.table].number, tuple(places))

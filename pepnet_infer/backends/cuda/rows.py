@@ -13,7 +13,6 @@ from pepnet_infer._kernels import CudaLibrary, CudaRows
 from pepnet_infer.errors import BackendError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.schema.row_batch import Mask, RowBatch
 
 #: Entries of a set.
 WAYS = 8
@@ -52,13 +51,6 @@ class DeviceRows(CudaRows):
 
     def _reset_after_fork(self) -> None:
         self._lock = threading.Lock()
-
-    def keep(self, new: RowBatch, high: Mask, generation: int) -> bool:
-        """Puts what is known of distinct keys in, as asked for at a `generation`: a row, or that there is none.
-
-        high: bool [N], keys that never make room for others. Returns False when it may be of before by now.
-        """
-        return self.insert(new.keys, new.rows, new.found, high, new.scores, new.expires, generation)
 
     def count(self, fields: tuple[str, ...], counts: npt.NDArray[np.int64]) -> None:
         """Adds what a call asked: of each field keys, of these lacking, of the others those without a row, [F, 3]."""

@@ -262,14 +262,14 @@ def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
 def test_what_was_asked_for_before_a_change_does_not_come_in(library: CudaLibrary) -> None:
     rows = DeviceRows(library, {4: 64}, False, 0)
     generation, new = rows.generation, some(4, [1, 2, 3])
-    assert rows.keep(new, np.zeros(3, np.bool_), generation)
+    assert cuda_rows_checks.insert(rows, new, generation)
     rows.drop(4, new.keys[:1])
-    assert not rows.keep(new, np.zeros(3, np.bool_), generation)
-    assert rows.keep(new, np.zeros(3, np.bool_), rows.generation)
+    assert not cuda_rows_checks.insert(rows, new, generation)
+    assert cuda_rows_checks.insert(rows, new, rows.generation)
     said = rows.stats()
     assert (said["inserted"], said["dropped"], said["outdated"], said["entries"]) == (6, 1, 3, 64)
     rows.clear()
-    assert not rows.keep(new, np.zeros(3, np.bool_), generation + 1)
+    assert not cuda_rows_checks.insert(rows, new, generation + 1)
 
 
 def test_widths_that_are_not_there(library: CudaLibrary, load: Load) -> None:
@@ -309,7 +309,7 @@ class Probe:
 
     def insert(self, keys: list[int], **given: Any) -> None:
         high = np.array(given.get("high", [False] * len(keys)))
-        assert self.rows.keep(some(4, keys, **given), high, self.rows.generation)
+        assert cuda_rows_checks.insert(self.rows, some(4, keys, **given), self.rows.generation, high)
 
 
 def test_the_row_that_was_read_longest_ago_makes_room(library: CudaLibrary) -> None:
