@@ -30,7 +30,7 @@ constexpr std::size_t kMostRows = *std::rbegin(kBuckets);
 // pieces that travel while the next is prepared.
 constexpr std::size_t kTogether = std::size_t{64} << 10;
 constexpr std::size_t kPiece = std::size_t{1} << 20;
-// Fields that lack a row: so many are told together with the scores, more are asked for.
+// The first so many fields that lack a row come with the scores in one copy, more in a second one.
 constexpr std::size_t kToldAtOnce = 1024;
 
 // The bucket for so many rows, at most the largest.
@@ -135,7 +135,7 @@ class Context {
     give_scores(bucket, call);
   }
 
-  // Scores what `run_features` could not, with the columns that lacked.
+  // Scores what `run_features` could not, with the columns of the rows that the device lacks.
   void finish(const FeatureCall& call, const Patches& patches) {
     Bucket& bucket = at(bucket_of(call.rows));
     const std::size_t count = patches.at.size(), words = 2 * count + patches.values.size();
@@ -213,7 +213,7 @@ class Context {
     bucket.pinned = std::move(pinned);
   }
 
-  // What pads the inputs is written by nobody then: it is zeros from the beginning.
+  // No kernel writes the padding of the inputs here, so it is set to zeros once.
   void open_to_features(Bucket& bucket) {
     std::vector<GatherField> fields;
     for (std::size_t f = 0; f < attached_->fields.size(); ++f) {

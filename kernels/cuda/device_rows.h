@@ -31,7 +31,7 @@ struct RowsStats {
   std::uint64_t outdated = 0;               // keys that came too late
 };
 
-// Tables on a device, as they are used from outside of the library. Any number of threads.
+// Tables on a device: the interface of the library. Any number of threads may call.
 class Rows {
  public:
   struct Width {
@@ -39,13 +39,13 @@ class Rows {
     std::size_t entries;
   };
   virtual ~Rows() = default;
-  // Puts rows in, unless `generation` is not the number any more. Returns whether it did.
+  // Inserts rows if `generation` is still the current one. Returns whether it was.
   virtual bool insert(const NewRows& rows, std::uint64_t generation) = 0;
-  // Of these nothing is known any more when later reads come.
+  // Removes keys. Later reads report them as lacking.
   virtual void drop(int width, std::span<const std::uint64_t> keys) = 0;
   virtual void clear() = 0;
   virtual RowsStats stats() const = 0;
-  // Counts up whenever keys are dropped: rows that were asked for at an older number may be of before.
+  // Incremented whenever keys are dropped: rows that were requested under an older generation may be stale.
   virtual std::uint64_t generation() const = 0;
 };
 

@@ -30,11 +30,11 @@ struct FieldView {
   bool shared = false;                 // there is one row, for all rows of the call
 };
 
-// Bytes that rows [first, first + rows) take at most.
+// The maximum number of bytes for rows [first, first + rows).
 std::size_t most_feature_bytes(std::span<const FieldSpec> fields, std::span<const FieldView> views,
                                std::size_t first, std::size_t rows);
 
-// Writes FieldWords [fields], then the words they speak of. Returns how many bytes. Throws
+// Writes FieldWords [fields], then the words that they point to. Returns the number of bytes. Throws
 // std::invalid_argument for too few keys or values, and for offsets that are out of order.
 std::size_t write_features(std::span<const FieldSpec> fields, std::span<const FieldView> views,
                            std::size_t first, std::size_t rows, std::byte* to);

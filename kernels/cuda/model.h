@@ -44,7 +44,7 @@ struct Patches {
   std::span<const float> values;
 };
 
-// A call that waits for what lacks; it is over when this goes.
+// A call that waits for rows that the device lacks. Its destruction ends the call.
 class PendingScores {
  public:
   virtual ~PendingScores() = default;
@@ -68,14 +68,14 @@ class Model {
 
   // From here on features can be scored. Once, before any call. Throws std::invalid_argument.
   virtual void attach(std::shared_ptr<Rows> rows, std::vector<FieldSpec> fields) = 0;
-  // Scores features. Returns null when all scores are there, else what has to be finished.
+  // Scores features. Returns null when all scores are written, else a call that has to be finished.
   virtual std::unique_ptr<PendingScores> score(const FeatureCall& call) = 0;
 };
 
-// What the library does by itself.
+// The functions of the library.
 struct Library {
   int interface_number;            // kInterface of the library; first, to be read of other versions too
-  bool emulated;                   // that of tests, which has no GPU and needs none
+  bool emulated;                   // the library of tests, which runs kernels on the CPU
   int (*device_count)();           // throws CudaError where CUDA does not start
   DeviceInfo (*device_info)(int);  // of a device
   // Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are

@@ -9,7 +9,7 @@
 namespace pepnet::cuda {
 
 constexpr int kWays = 8;
-// What features have where there is no id, and an empty way has for a key.
+// The key of a missing id, and of an empty way.
 constexpr std::uint64_t kNoKey = ~std::uint64_t{0};
 constexpr std::uint32_t kNeverExpires = ~std::uint32_t{0};
 
@@ -54,8 +54,8 @@ struct GatherField {
   Columns to[kMostTargets];
 };
 
-// Where one call has what is of a field, in words of 32 bits: ids, of one word or two, or numbers; offsets of
-// bags; the row of ids that have none.
+// Where the data of a field begin in one call, in words of 32 bits: ids of one word or two, or numbers; the
+// offsets of bags; the default row.
 struct FieldWords {
   std::uint32_t values, offsets, default_row;
   std::uint16_t wide, shared;  // shared: one row's for all rows
@@ -96,7 +96,7 @@ struct Insert {
   bool by_score;  // the row of the lowest score makes room, else the one that was read longest ago
 };
 
-// Keys that are not known here any more.
+// Keys to be removed.
 struct Drop {
   RowTable table;
   const std::uint64_t* keys;

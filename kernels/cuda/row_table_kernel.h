@@ -7,10 +7,10 @@
 
 namespace pepnet::cuda {
 
-constexpr int kAbsent = -1, kUnknown = -2;  // in the place of an entry's number
+constexpr int kAbsent = -1, kUnknown = -2;  // instead of the number of an entry
 
-// The entry that has a row for the key, kAbsent where it is known that there is none, as of a key that is not
-// of the field's table: kNoKey is of none.
+// Returns the entry that has the key's row; kAbsent where the key is known to have none, which includes every
+// key of another table, and kNoKey; else kUnknown.
 __device__ __forceinline__ int find(const GatherField& field, std::uint64_t key, std::uint32_t clock,
                                     std::uint32_t now) {
   if ((key ^ field.number) >> 48 != 0) return kAbsent;
@@ -199,7 +199,8 @@ __global__ void __launch_bounds__(kRowThreads) patch_fields(const Patch p) {
       put_column<T>(field, row, column, values[column]);
 }
 
-// Whether `a` makes room rather than `b`: what has nothing to give, then what is over, then by rank.
+// Whether `a` is evicted before `b`: empty ways first, then expired entries, then negative entries, then
+// rows.
 __device__ __forceinline__ bool goes_before(const Entry& a, const Entry& b, const Insert& p) {
   const auto rank = [&](const Entry& entry) {
     return entry.state == EntryState::nothing  ? 0
@@ -212,7 +213,7 @@ __device__ __forceinline__ bool goes_before(const Entry& a, const Entry& b, cons
   return p.clock - a.used > p.clock - b.used;
 }
 
-// A warp for the new rows of a set, one after another. grid: groups / warps of a block rounded up.
+// A warp inserts the new rows of a set, one after another. grid: groups / warps of a block rounded up.
 template <class>
 __global__ void __launch_bounds__(kRowThreads) insert_rows(const Insert p) {
   const int group = static_cast<int>(blockIdx.x * (kRowThreads / 32) + threadIdx.x / 32);

@@ -32,7 +32,7 @@ bool possible(Tile tile, bool gated, std::size_t shared_bytes) {
   return (!gated || can_be_gated(tile)) && shape_of<T>(tile).shared_bytes() <= shared_bytes;
 }
 
-// Whether it is worth a try for so many rows.
+// Whether the tile can be the fastest for so many rows.
 bool hopeful(Tile tile, int rows) {
   return tile == Tile::few ? rows <= 128 : tile == Tile::middle || rows > 32;
 }
