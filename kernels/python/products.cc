@@ -168,7 +168,7 @@ py::array_t<float> product(const Ops& ops, const py::array& a, const PackedWeigh
     call.out = out.data()->bytes;
     ops.product(call);
     for (std::size_t r = 0; r < x.rows; ++r)
-      std::memcpy(to + r * w.out, call.out + r * call.out_stride, w.out * sizeof(float));
+      std::memcpy(to + r * w.out, out.data()->bytes + r * call.out_stride, w.out * sizeof(float));
   }
   return result;
 }
