@@ -144,7 +144,6 @@ struct Ops {
   // out[r * out_stride] = sigmoid(h_r · w + b): the last layer, one target wide. Row r at h + r * h_stride.
   void (*score)(const float* h, std::size_t h_stride, const float* w, float b, std::size_t width,
                 std::size_t rows, float* out, std::size_t out_stride);
-  void (*sigmoid)(const float* x, std::size_t n, float* out);
   Extent (*extent)(const float* x, const float* limits, std::size_t n);
 };
 

@@ -116,18 +116,6 @@ inline void score_rows(const float* h, std::size_t h_stride, const float* w, flo
   }
 }
 
-inline void sigmoid_of(const float* x, std::size_t n, float* out) {
-  alignas(64) float lane[kLanes < 16 ? 16 : kLanes];
-  for (std::size_t i = 0; i < n; i += kLanes) {
-    if (n - i >= kLanes) {
-      store(out + i, sigmoid(load(x + i)));
-    } else {
-      store(lane, sigmoid(load_first(x + i, n - i)));
-      for (std::size_t j = i; j < n; ++j) out[j] = lane[j - i];
-    }
-  }
-}
-
 inline Extent extent_of(const float* x, const float* limits, std::size_t n) {
   Vec beyond = splat(0.0F);
   Vec squares = splat(0.0F);
@@ -146,7 +134,7 @@ constexpr Ops table(Isa isa, Precision precision, Activation activation, const c
   return {isa,          precision, activation,
           how,          product,   activation == Activation::bf16 ? convert<std::uint16_t> : convert<float>,
           quantize_row, mix_rows,  score_rows,
-          sigmoid_of,   extent_of};
+          extent_of};
 }
 
 }  // namespace

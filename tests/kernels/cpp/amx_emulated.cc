@@ -9,28 +9,10 @@
 
 namespace pepnet::test {
 
-const Ops kEmulatedBf16{Isa::amx,
-                        Precision::bf16,
-                        Activation::bf16,
-                        "tdpbf16ps, emulated",
-                        product_with<TileKernel<EmulatedPairTiles, false>>,
-                        convert<std::uint16_t>,
-                        quantize_row,
-                        mix_rows,
-                        score_rows,
-                        sigmoid_of,
-                        extent_of};
-const Ops kEmulatedInt8{Isa::amx,
-                        Precision::int8,
-                        Activation::u8,
-                        "tdpbusd, emulated",
-                        product_with<TileKernel<EmulatedByteTiles, true>>,
-                        convert<float>,
-                        quantize_row,
-                        mix_rows,
-                        score_rows,
-                        sigmoid_of,
-                        extent_of};
+const Ops kEmulatedBf16 = table(Isa::amx, Precision::bf16, Activation::bf16, "tdpbf16ps, emulated",
+                                product_with<TileKernel<EmulatedPairTiles, false>>);
+const Ops kEmulatedInt8 = table(Isa::amx, Precision::int8, Activation::u8, "tdpbusd, emulated",
+                                product_with<TileKernel<EmulatedByteTiles, true>>);
 
 TileCounts tile_counts() { return {state.configurations, state.releases, state.configured}; }
 
