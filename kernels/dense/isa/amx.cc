@@ -8,73 +8,36 @@
 namespace pepnet {
 namespace {
 
-// Tile numbers are part of the instruction, and in g++ part of its text: each is spelled out once.
+// In assembly, for tile numbers are part of the instruction: g++'s intrinsics take literals alone.
 struct Instructions {
   template <std::size_t T>
-  static void zero();
-  template <std::size_t T>
-  static void load(const void* from, std::size_t stride);
-  template <std::size_t T>
-  static void store(void* to, std::size_t stride);
-
-  static void configure(const TileConfig& config) {
-    // g++ 12 takes it that only eight bytes of the configuration are read, and might store no more.
-    __asm__ volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
+  static void zero() {
+    __asm__ volatile("tilezero %%tmm%c0" : : "i"(T));
   }
+  template <std::size_t T>
+  static void load(const void* from, std::size_t stride) {
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(T));
+  }
+  template <std::size_t T>
+  static void store(void* to, std::size_t stride) {
+    __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(T) : "memory");
+  }
+  static void configure(const TileConfig& config) { __asm__ volatile("ldtilecfg %0" : : "m"(config)); }
   static void release() { _tile_release(); }
 };
 
-#define PEPNET_TILE(T)                                                                       \
-  template <>                                                                                \
-  [[maybe_unused]] inline void Instructions::zero<T>() {                                     \
-    _tile_zero(T);                                                                           \
-  }                                                                                          \
-  template <>                                                                                \
-  [[maybe_unused]] inline void Instructions::load<T>(const void* from, std::size_t stride) { \
-    _tile_loadd(T, from, static_cast<long>(stride));                                         \
-  }                                                                                          \
-  template <>                                                                                \
-  [[maybe_unused]] inline void Instructions::store<T>(void* to, std::size_t stride) {        \
-    _tile_stored(T, to, static_cast<long>(stride));                                          \
-  }
-PEPNET_TILE(0)
-PEPNET_TILE(1)
-PEPNET_TILE(2)
-PEPNET_TILE(3)
-PEPNET_TILE(4)
-PEPNET_TILE(5)
-PEPNET_TILE(6)
-PEPNET_TILE(7)
-#undef PEPNET_TILE
-
 struct PairTiles : Instructions {
   template <std::size_t C, std::size_t A, std::size_t B>
-  static void multiply_add();
+  static void multiply_add() {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+  }
 };
 struct ByteTiles : Instructions {
   template <std::size_t C, std::size_t A, std::size_t B>
-  static void multiply_add();
-};
-
-#define PEPNET_TILES(C, A, B)                      \
-  template <>                                      \
-  inline void PairTiles::multiply_add<C, A, B>() { \
-    _tile_dpbf16ps(C, A, B);                       \
-  }                                                \
-  template <>                                      \
-  inline void ByteTiles::multiply_add<C, A, B>() { \
-    _tile_dpbusd(C, A, B);                         \
+  static void multiply_add() {
+    __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
   }
-PEPNET_TILES(0, 4, 6)
-PEPNET_TILES(1, 4, 7)
-PEPNET_TILES(2, 5, 6)
-PEPNET_TILES(3, 5, 7)
-PEPNET_TILES(0, 4, 5)
-PEPNET_TILES(1, 4, 6)
-PEPNET_TILES(2, 4, 7)
-PEPNET_TILES(3, 4, 5)
-#undef PEPNET_TILES
+};
 
 }  // namespace
 
