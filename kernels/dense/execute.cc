@@ -161,11 +161,12 @@ class Doer {
 
 constexpr Range kAllPanels{0, ~std::size_t{0}};
 
-}  // namespace
-
+// `panels` is for products.
 void do_step(const Block& block, const Step& step, Range rows, Range panels) {
   std::visit(Doer(block, rows, panels), step);
 }
+
+}  // namespace
 
 void do_steps(const Block& block, std::size_t first, std::size_t last, Range rows) {
   for (std::size_t i = first; i < last; ++i) do_step(block, block.plan->steps[i], rows, kAllPanels);

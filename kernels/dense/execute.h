@@ -22,9 +22,6 @@ struct Block {
   const float* init = nullptr;  // sums of the shared prefix, where it is shared
 };
 
-// `panels` is for products.
-void do_step(const Block& block, const Step& step, Range rows, Range panels);
-
 // The steps from `first` to `last`, all their columns.
 void do_steps(const Block& block, std::size_t first, std::size_t last, Range rows);
 
