@@ -45,11 +45,11 @@ void finish_as(const Product& product, const TileView& tile, const float* factor
       for (std::size_t v = 0; v < kVecs; ++v) {
         const std::size_t column = begin + v * kLanes;
         const std::size_t left = column < w.out ? w.out - column : 0;
-        Vec x = add(load(tile.sums + r * tile.stride + p * kPanel + v * kLanes), load(w.bias + column));
+        Vec x = load(tile.sums + r * tile.stride + p * kPanel + v * kLanes) + load(w.bias + column);
         if constexpr (E == Epilogue::relu || E == Epilogue::relu_times) x = relu(x);
-        if constexpr (E == Epilogue::gate || E == Epilogue::gate_times) x = mul(gamma, sigmoid(x));
+        if constexpr (E == Epilogue::gate || E == Epilogue::gate_times) x = gamma * sigmoid(x);
         if constexpr (E == Epilogue::gate_times || E == Epilogue::relu_times) {
-          x = mul(x, load_up_to(factors + r * factor_stride + column, left));
+          x = x * load_up_to(factors + r * factor_stride + column, left);
         }
         // Padding must be zero whatever came in: zero weights make NaN of an infinity.
         if (left < kLanes) x = keep_first(x, left);
@@ -71,7 +71,7 @@ inline void finish_gate(const Product& product, const TileView& tile) {
   for (std::size_t r = 0; r < tile.rows; ++r) {
     float* const sums = tile.sums + r * tile.stride;
     for (std::size_t c = 0; c < tile.panels * kPanel; c += kLanes) {
-      store(sums + c, mul(splat(product.gamma), sigmoid(add(load(sums + c), load(bias + c)))));
+      store(sums + c, splat(product.gamma) * sigmoid(load(sums + c) + load(bias + c)));
     }
   }
 }

@@ -11,7 +11,7 @@ namespace {
 inline Vec exp(Vec x) {
   // The second operand of vmax and vmin is returned when one is NaN: that must be x.
   x = vmin(splat(104.0F), vmax(splat(-104.0F), x));
-  const Vec n = round_even(mul(x, splat(1.44269504F)));
+  const Vec n = round_even(x * splat(1.44269504F));
   // ln 2 in two parts: the first has few enough bits that n times it is exact.
   Vec r = fma(n, splat(-0.693359375F), x);
   r = fma(n, splat(2.12194440e-4F), r);
@@ -22,7 +22,7 @@ inline Vec exp(Vec x) {
   return times_power_of_two(p, n);
 }
 
-inline Vec sigmoid(Vec x) { return div(splat(1.0F), add(splat(1.0F), exp(negate(x)))); }
+inline Vec sigmoid(Vec x) { return splat(1.0F) / (splat(1.0F) + exp(-x)); }
 
 inline Vec relu(Vec x) { return vmax(splat(0.0F), x); }
 

@@ -31,7 +31,7 @@ inline void quantize_row(const float* x, std::size_t n, std::uint8_t* out, std::
     const Vec v = load_up_to(x + i, n - i);
     bad = bad || any_nan(v);
     most = vmax(v, most);
-    least = vmax(negate(v), least);
+    least = vmax(-v, least);
   }
   const float highest = largest(most);
   const float lowest = largest(least);
@@ -47,7 +47,7 @@ inline void quantize_row(const float* x, std::size_t n, std::uint8_t* out, std::
   const Vec shift = splat(signed_row ? 0.0F : -128.0F);
   for (i = 0; i < padded; i += kLanes) {
     const Vec v = i < n ? load_up_to(x + i, n - i) : splat(0.0F);
-    store_u8(out + i, add(round_even(bad ? splat(0.0F) : mul(v, inverse)), shift));
+    store_u8(out + i, round_even(bad ? splat(0.0F) : v * inverse) + shift);
   }
 }
 
@@ -68,7 +68,7 @@ inline std::size_t exponentials(const float* z, std::size_t begin, std::size_t e
   const std::size_t count = experts - begin < kExperts ? experts - begin : kExperts;
   for (std::size_t i = 0; i < count; i += kLanes) {
     const std::size_t left = count - i;
-    const Vec v = exp(add(load_up_to(z + begin + i, left), splat(-most)));
+    const Vec v = exp(load_up_to(z + begin + i, left) + splat(-most));
     store(out + i, keep_first(v, left < kLanes ? left : kLanes));
   }
   return count;
@@ -121,7 +121,7 @@ inline Extent extent_of(const float* x, const float* limits, std::size_t n) {
   Vec squares = splat(0.0F);
   for (std::size_t i = 0; i < n; i += kLanes) {
     const Vec v = load_up_to(x + i, n - i), limit = load_up_to(limits + i, n - i);
-    beyond = vmax(add(vmax(v, negate(v)), negate(limit)), beyond);
+    beyond = vmax(vmax(v, -v) - limit, beyond);
     squares = fma(v, v, squares);
   }
   return {largest(beyond), sum(squares)};

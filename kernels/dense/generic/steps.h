@@ -10,12 +10,6 @@
 namespace pepnet {
 namespace {
 
-inline float load_float(const char* p) {
-  float x;
-  __builtin_memcpy(&x, p, sizeof(x));
-  return x;
-}
-
 // Sums in float32.
 struct FloatSums {
   using Acc = Vec;
@@ -23,6 +17,16 @@ struct FloatSums {
   static Acc start(const float* init) { return load(init); }
   static Acc zero() { return splat(0.0F); }
   static void keep(float* tile, Acc acc) { store(tile, acc); }
+};
+
+// Sums in int32, of four bytes of activations a step.
+struct IntegerSums {
+  using Acc = Integers;
+  static constexpr std::size_t kBytes = 4;
+  static constexpr bool kInteger = true;
+  static Acc start(const float*) { return Acc{}; }
+  static Acc zero() { return Acc{}; }
+  static void keep(float* tile, Acc acc) { __builtin_memcpy(tile, &acc, sizeof(acc)); }
 };
 
 struct Float32Step : FloatSums {
@@ -33,7 +37,7 @@ struct Float32Step : FloatSums {
   static Weights weights(const char* line, std::size_t v, std::size_t) {
     return load(reinterpret_cast<const float*>(line) + v * kLanes);
   }
-  static Value value(const char* a, std::size_t) { return splat(load_float(a)); }
+  static Value value(const char* a, std::size_t) { return splat(load_as<float>(a)); }
   static Acc accumulate(Acc acc, Value a, Weights w) { return fma(a, w, acc); }
 };
 
@@ -47,7 +51,7 @@ struct WidenedStep : FloatSums {
     const char* const pairs = line + v * kLanes * 4;
     return part == 0 ? widen_even(pairs) : widen_odd(pairs);
   }
-  static Value value(const char* a, std::size_t part) { return splat(load_float(a + part * 4)); }
+  static Value value(const char* a, std::size_t part) { return splat(load_as<float>(a + part * 4)); }
   static Acc accumulate(Acc acc, Value a, Weights w) { return fma(a, w, acc); }
 };
 

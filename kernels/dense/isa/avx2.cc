@@ -11,29 +11,21 @@ namespace {
 
 // Bytes are widened to 16 bits, even and odd values of k apart, and vpmaddwd adds two exact products in
 // int32. vpmaddubsw would do with half the instructions, but saturates its sum of two at 16 bits.
-struct WideByteStep {
-  using Acc = __m256i;
+struct WideByteStep : IntegerSums {
   using Weights = __m256i;
   using Value = __m256i;
-  static constexpr std::size_t kBytes = 4;
   static constexpr std::size_t kParts = 2;
-  static constexpr bool kInteger = true;
-  static Acc start(const float*) { return _mm256_setzero_si256(); }
-  static Acc zero() { return _mm256_setzero_si256(); }
   static Weights weights(const char* line, std::size_t v, std::size_t part) {
-    const __m256i quads = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + v * 32));
+    const auto quads = load_as<__m256i>(line + v * 32);
     return _mm256_srai_epi16(part == 0 ? _mm256_slli_epi16(quads, 8) : quads, 8);
   }
   static Value value(const char* a, std::size_t part) {
-    std::int32_t quad;
-    __builtin_memcpy(&quad, a, sizeof(quad));
-    const __m256i all = _mm256_set1_epi32(quad);
+    const __m256i all = _mm256_set1_epi32(load_as<std::int32_t>(a));
     return part == 0 ? _mm256_and_si256(all, _mm256_set1_epi32(0x00FF00FF)) : _mm256_srli_epi16(all, 8);
   }
   static Acc accumulate(Acc acc, Value a, Weights w) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, w));
   }
-  static void keep(float* tile, Acc acc) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile), acc); }
 };
 
 }  // namespace

@@ -15,11 +15,7 @@ struct PairStep : FloatSums {
   static constexpr std::size_t kBytes = 4;
   static constexpr std::size_t kParts = 1;
   static Weights weights(const char* line, std::size_t, std::size_t) { return _mm512_loadu_si512(line); }
-  static Value value(const char* a, std::size_t) {
-    std::int32_t pair;
-    __builtin_memcpy(&pair, a, sizeof(pair));
-    return _mm512_set1_epi32(pair);
-  }
+  static Value value(const char* a, std::size_t) { return _mm512_set1_epi32(load_as<std::int32_t>(a)); }
   static Acc accumulate(Acc acc, Value a, Weights w) {
 #ifdef __clang__
     // clang 16 crashes on the unrolled tile when this is its intrinsic.

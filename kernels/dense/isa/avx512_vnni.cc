@@ -3,28 +3,19 @@
 
 #include "dense/generic/product.h"
 #include "dense/generic/rows.h"
+#include "dense/generic/steps.h"
 #include "dense/isa/tables.h"
 
 namespace pepnet {
 namespace {
 
-struct QuadStep {
-  using Acc = __m512i;
+struct QuadStep : IntegerSums {
   using Weights = __m512i;
   using Value = __m512i;
-  static constexpr std::size_t kBytes = 4;
   static constexpr std::size_t kParts = 1;
-  static constexpr bool kInteger = true;
-  static Acc start(const float*) { return _mm512_setzero_si512(); }
-  static Acc zero() { return _mm512_setzero_si512(); }
   static Weights weights(const char* line, std::size_t, std::size_t) { return _mm512_loadu_si512(line); }
-  static Value value(const char* a, std::size_t) {
-    std::int32_t quad;
-    __builtin_memcpy(&quad, a, sizeof(quad));
-    return _mm512_set1_epi32(quad);
-  }
+  static Value value(const char* a, std::size_t) { return _mm512_set1_epi32(load_as<std::int32_t>(a)); }
   static Acc accumulate(Acc acc, Value a, Weights w) { return _mm512_dpbusd_epi32(acc, a, w); }
-  static void keep(float* tile, Acc acc) { _mm512_storeu_si512(tile, acc); }
 };
 
 }  // namespace

@@ -9,33 +9,21 @@
 namespace pepnet {
 namespace {
 
-struct ByteStep {
-  using Acc = std::int32_t;
+struct ByteStep : IntegerSums {
   struct Weights {
     std::int8_t k[4];
   };
   struct Value {
     std::uint8_t k[4];
   };
-  static constexpr std::size_t kBytes = 4;
   static constexpr std::size_t kParts = 1;
-  static constexpr bool kInteger = true;
-  static Acc start(const float*) { return 0; }
-  static Acc zero() { return 0; }
   static Weights weights(const char* line, std::size_t v, std::size_t) {
-    Weights w;
-    __builtin_memcpy(&w, line + v * 4, sizeof(w));
-    return w;
+    return load_as<Weights>(line + v * 4);
   }
-  static Value value(const char* a, std::size_t) {
-    Value x;
-    __builtin_memcpy(&x, a, sizeof(x));
-    return x;
-  }
+  static Value value(const char* a, std::size_t) { return load_as<Value>(a); }
   static Acc accumulate(Acc acc, Value a, Weights w) {
     return acc + a.k[0] * w.k[0] + a.k[1] * w.k[1] + a.k[2] * w.k[2] + a.k[3] * w.k[3];
   }
-  static void keep(float* tile, Acc acc) { __builtin_memcpy(tile, &acc, sizeof(acc)); }
 };
 
 }  // namespace

@@ -10,6 +10,9 @@ namespace pepnet {
 namespace {
 
 using Vec = __m256;
+using Integers = __m256i;
+typedef std::uint32_t Bits __attribute__((vector_size(32)));
+typedef std::uint16_t Halves __attribute__((vector_size(16)));
 inline constexpr std::size_t kLanes = 8;
 
 // All ones in the first n lanes.
@@ -39,19 +42,7 @@ inline Vec times_power_of_two(Vec x, Vec n) {
   return _mm256_mul_ps(_mm256_mul_ps(x, power_of_two(half)), power_of_two(_mm256_sub_epi32(whole, half)));
 }
 
-// Adds the lanes pairwise, always in the same order.
-inline float sum(Vec x) {
-  const __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
-}
-
-// The largest lane. Means nothing with a NaN in x: ask `any_nan` as well.
-inline float largest(Vec x) {
-  const __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  const __m128 pair = _mm_max_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_max_ss(pair, _mm_movehdup_ps(pair)));
-}
+inline Halves halves(Bits bits) { return __builtin_convertvector(bits, Halves); }
 inline bool any_nan(Vec x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0; }
 
 // Rounds to the nearest whole number (ties to even) within [-128, 127], adds 128 and stores bytes. NaN gives
@@ -63,29 +54,6 @@ inline void store_u8(std::uint8_t* p, Vec x) {
   const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_shuffle_epi32(bytes, 0x08));
 }
-
-// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
-inline void store_bf16(std::uint16_t* p, Vec x) {
-  const __m256i bits = _mm256_castps_si256(x);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
-  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, nan), 16);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
-}
-
-// Half a line holds 8 pairs: the even value of k in the low half of a lane, the odd one in the high half.
-inline __m256i pairs_at(const char* line) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line));
-}
-inline Vec widen_even(const char* line) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs_at(line), 16)); }
-inline Vec widen_odd(const char* line) {
-  return _mm256_castsi256_ps(_mm256_and_si256(pairs_at(line), _mm256_set1_epi32(INT32_C(-65536))));
-}
-
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 }  // namespace
 }  // namespace pepnet
