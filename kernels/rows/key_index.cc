@@ -47,7 +47,6 @@ KeyIndex::KeyIndex(PackedArray<std::uint64_t> keys) : size_(keys.size()) {
 #endif
   for (int attempt = 0; attempt < kSeeds; ++attempt) {
     seed_ = attempt == 0 ? 0 : mix(static_cast<std::uint64_t>(attempt));
-    longest_walk_ = 0;
     std::memset(static_cast<void*>(table_.get()), 0, bytes_);
     if (insert_all(keys)) return;
   }
@@ -68,7 +67,6 @@ bool KeyIndex::insert_all(PackedArray<std::uint64_t> keys) {
         candidate.keys[candidate.taken] = key;
         candidate.positions[candidate.taken] = static_cast<std::uint32_t>(i);
         ++candidate.taken;
-        longest_walk_ = walked > longest_walk_ ? walked : longest_walk_;
         break;
       }
       if (walked == kMostWalked) return false;

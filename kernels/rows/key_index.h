@@ -48,9 +48,6 @@ class KeyIndex {
   std::size_t size() const noexcept { return size_; }
   std::size_t memory_bytes() const noexcept { return bytes_; }
 
-  // How many buckets beyond its home the worst placed key lies: the most a search can cost.
-  std::size_t longest_walk() const noexcept { return longest_walk_; }
-
   // The two halves of a search, for loops that do other work while the bucket is on its way: `home` says
   // where the search begins and asks for the line, `resolve` compares.
   std::size_t home(std::uint64_t key) const noexcept {
@@ -83,7 +80,6 @@ class KeyIndex {
   std::size_t buckets_;
   std::size_t bytes_;
   std::uint64_t seed_ = 0;
-  std::size_t longest_walk_ = 0;
   std::unique_ptr<Bucket[], Free> table_;
 };
 
