@@ -51,9 +51,6 @@ class Homes {
   }
   std::uint64_t key_of(std::uint64_t hash) const noexcept { return unmix(hash) ^ seed_; }
 
-  std::uint32_t regions() const noexcept { return regions_; }
-  std::uint32_t sets() const noexcept { return sets_; }
-
  private:
   std::uint64_t seed_;
   std::uint32_t regions_, sets_;

@@ -13,10 +13,6 @@ inline constexpr unsigned kIdBits = 48;
 
 enum class NumberType : std::uint8_t { i8, i16, i32, i64, u8, u16, u32, u64, f32, f64 };
 
-constexpr bool is_float(NumberType type) noexcept {
-  return type == NumberType::f32 || type == NumberType::f64;
-}
-
 // Numbers in native byte order, at any address, `stride` bytes apart.
 struct NumberColumn {
   const std::byte* data = nullptr;
