@@ -254,10 +254,7 @@ void RowCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
   sweep_expired(now);
   each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
     rebase_scores(region, now);
-    NewRow row;
-    row.key = keys[i];
-    row.expires = now + options_.negative_ttl;
-    row.flags = kNoRow;
+    const NewRow row{.key = keys[i], .expires = now + options_.negative_ttl, .flags = kNoRow};
     expect_expiry(region, row, now);
     if (!is_empty(find_living(region, home, now).word)) return;
     const Room room = make_room(region, home, row, now);
@@ -275,28 +272,22 @@ std::size_t RowCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
   sweep_expired(now);
   each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
     rebase_scores(region, now);
-    NewRow row;
-    row.key = keys[i];
-    row.version = versions[i];
-    row.expires = expires != nullptr ? expires[i] - ahead : now + options_.tombstone_ttl;
-    row.flags = kNoRow | kPriority;
+    const NewRow row{.key = keys[i],
+                     .version = versions[i],
+                     .expires = expires != nullptr ? expires[i] - ahead : now + options_.tombstone_ttl,
+                     .flags = kNoRow | kPriority};
     expect_expiry(region, row, now);
     const Entry entry = find_living(region, home, now);
-    Room room = entry;
-    if (!is_empty(entry.word)) {
-      // Of two statements of one version, the deletion holds.
-      const bool newer = row.version > entry.header.version ||
-                         (row.version == entry.header.version && !is_tombstone(entry.word));
-      if (is_negative(entry.word) ? region.floor != 0 && row.version <= region.floor : !newer) {
-        ++region.counts.updates_stale;
-        return;
-      }
-    } else if (region.floor != 0 && row.version <= region.floor) {
+    // Of two statements of one version, the deletion holds.
+    const bool newer = row.version > entry.header.version ||
+                       (row.version == entry.header.version && !is_tombstone(entry.word));
+    // A negative entry knows no version.
+    const bool versioned = !is_empty(entry.word) && !is_negative(entry.word);
+    if (versioned ? !newer : region.floor != 0 && row.version <= region.floor) {
       ++region.counts.updates_stale;
       return;
-    } else {
-      room = make_room(region, home, row, now);
     }
+    const Room room = is_empty(entry.word) ? make_room(region, home, row, now) : Room(entry);
     if (room.set == nullptr) {
       // No room for a tombstone: nothing as old as this may come in any more.
       region.floor = std::max(region.floor, row.version);
