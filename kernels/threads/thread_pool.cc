@@ -97,8 +97,8 @@ ThreadPool& ThreadPool::instance() noexcept {
 // locks included. Nothing of it is touched: the pool starts anew.
 void ThreadPool::start_over() noexcept {
   ThreadPool& pool = instance();
-  if (pool.jobs_.load(std::memory_order_relaxed) == 0 && pool.started_.load(std::memory_order_relaxed) == 0)
-    return;
+  const auto taken = [](const Slot& slot) { return slot.taken.load(std::memory_order_relaxed); };
+  if (pool.workers() == 0 && std::ranges::none_of(pool.slots_, taken)) return;  // its pages stay untouched
   std::destroy_at(&pool);
   new (&pool) ThreadPool;
 }
@@ -106,15 +106,12 @@ void ThreadPool::start_over() noexcept {
 void ThreadPool::run(StagedWork& work, unsigned participants, bool spin) noexcept {
   const unsigned wanted = std::min(participants, kMaxParticipants);
   Slot* const slot = wanted > 1 ? take_slot() : nullptr;
-  bool served = wanted <= 1;
   if (slot == nullptr) {
     run_alone(work);
   } else {
-    served = share(*slot, work, wanted, spin) && wanted == participants;
+    share(*slot, work, wanted, spin);
     slot->taken.store(false, std::memory_order_release);
   }
-  jobs_.fetch_add(1, std::memory_order_relaxed);
-  if (!served) short_.fetch_add(1, std::memory_order_relaxed);
 }
 
 ThreadPool::Slot* ThreadPool::take_slot() noexcept {
@@ -130,13 +127,13 @@ ThreadPool::Slot* ThreadPool::take_slot() noexcept {
   return nullptr;
 }
 
-bool ThreadPool::share(Slot& slot, StagedWork& work, unsigned participants, bool spin) noexcept {
+void ThreadPool::share(Slot& slot, StagedWork& work, unsigned participants, bool spin) noexcept {
   const unsigned wanted = participants - 1;
   if (started_.load(std::memory_order_acquire) < wanted) grow(wanted);
   const unsigned cpus = cpus_.load(std::memory_order_relaxed);
   const bool crowded = cpus != 0 && participants > cpus;
   slot.spin.store(spin, std::memory_order_relaxed);
-  if (!slot.job.open(work, participants, crowded ? kCrowded : spin ? kSpin : kStage)) return true;
+  if (!slot.job.open(work, participants, crowded ? kCrowded : spin ? kSpin : kStage)) return;
   const std::uint32_t generation = slot.job.generation();
   slot.recruited = 0;
   slot.to_wake.store(0, std::memory_order_relaxed);
@@ -147,7 +144,6 @@ bool ThreadPool::share(Slot& slot, StagedWork& work, unsigned participants, bool
   // Relaxed: a worker that still sees the assignment finds the job's generation gone.
   for (unsigned i = 0; i < slot.recruited; ++i)
     workers_[slot.recruits[i]].assignment.store(0, std::memory_order_relaxed);
-  return slot.recruited == wanted;
 }
 
 void ThreadPool::recruit(Slot& slot, std::uint32_t generation, unsigned wanted) noexcept {
@@ -233,15 +229,6 @@ void ThreadPool::grow(unsigned workers) noexcept {
     started_.store(++started, std::memory_order_release);
   // No threads or no memory to be had: not worth a system call in every job to come.
   if (started < workers) retry_ = steady_clock::now() + std::chrono::seconds(1);
-}
-
-PoolInfo ThreadPool::info() const noexcept {
-  PoolInfo info{started_.load(std::memory_order_acquire), 0, jobs_.load(std::memory_order_relaxed),
-                short_.load(std::memory_order_relaxed)};
-  for (unsigned i = 0; i < info.workers; ++i) {
-    if (workers_[i].assignment.load(std::memory_order_relaxed) == 0) ++info.idle;
-  }
-  return info;
 }
 
 // Registered at load, before any thread can fork in between.

@@ -17,13 +17,6 @@
 
 namespace pepnet {
 
-struct PoolInfo {
-  unsigned workers;          // threads started
-  unsigned idle;             // of these, in no job now
-  std::uint64_t jobs;        // calls of `run`
-  std::uint64_t short_jobs;  // of these, the ones that never had all the workers they asked for
-};
-
 class ThreadPool {
  public:
   static constexpr unsigned kMaxParticipants = 1024;  // a job has no more, whatever it asks for
@@ -39,8 +32,7 @@ class ThreadPool {
   // its own.
   void run(StagedWork& work, unsigned participants, bool spin) noexcept;
 
-  // Counts at one moment; other threads may be changing them.
-  PoolInfo info() const noexcept;
+  unsigned workers() const noexcept { return started_.load(std::memory_order_acquire); }  // started so far
 
  private:
   static constexpr unsigned kMaxWorkers = kMaxParticipants - 1;
@@ -72,8 +64,7 @@ class ThreadPool {
   static void* worker_main(void* index) noexcept;
 
   Slot* take_slot() noexcept;  // null: all are in use
-  // Returns whether the job had, at some moment, all the workers it asked for.
-  bool share(Slot& slot, StagedWork& work, unsigned participants, bool spin) noexcept;
+  void share(Slot& slot, StagedWork& work, unsigned participants, bool spin) noexcept;
   void recruit(Slot& slot, std::uint32_t generation, unsigned wanted) noexcept;
   void wake_one(Slot& slot) noexcept;
   void grow(unsigned workers) noexcept;
@@ -88,8 +79,6 @@ class ThreadPool {
   std::atomic<unsigned> cpus_{0};  // what cpu_budget says; 0 before the first worker has looked
   std::mutex growing_;
   std::chrono::steady_clock::time_point retry_{};  // guarded by growing_
-  alignas(threads::kApart) std::atomic<std::uint64_t> jobs_{0};
-  std::atomic<std::uint64_t> short_{0};
 };
 
 }  // namespace pepnet
