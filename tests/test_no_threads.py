@@ -36,8 +36,8 @@ def test_onnxruntime_says_that_it_has_no_thread_and_not_that_the_bundle_is_damag
     def work() -> None:
         take_threads_away()
         with pytest.raises(BackendError, match=r"threads: expected 2 for onnxruntime, but .* ask for threads=1"):
-            OrtBackend.load(bundle, Settings(threads=2))
-        assert OrtBackend.load(bundle, Settings(threads=1)).describe()["threads"] == 1
+            OrtBackend(bundle, Settings(threads=2))
+        assert OrtBackend(bundle, Settings(threads=1)).describe()["threads"] == 1
 
     well_in_a_child(work)
 

@@ -57,10 +57,10 @@ def _ways(gpu: bool) -> Iterator[Way]:
     if gpu:
         from pepnet_infer.backends.cuda import backend as cuda
 
-        yield Way("onnxruntime", "cuda", ort.OrtOptions, ort.why_not, ort.OrtBackend.load)
+        yield Way("onnxruntime", "cuda", ort.OrtOptions, ort.why_not, ort.OrtBackend)
         yield Way("native", "cuda", cuda.CudaOptions, cuda.why_not, cuda.CudaBackend.load)
     yield Way("native", "cpu", native.NativeOptions, native.why_not, native.NativeBackend.load)
-    yield Way("onnxruntime", "cpu", ort.OrtOptions, ort.why_not, ort.OrtBackend.load)
+    yield Way("onnxruntime", "cpu", ort.OrtOptions, ort.why_not, ort.OrtBackend)
 
 
 def plan(bundle: Bundle, backend: str, settings: Settings) -> list[tuple[Way, Settings]]:

@@ -47,19 +47,7 @@ class OrtBackend:
 
     name = "onnxruntime"
 
-    def __init__(
-        self, session: OrtSession, tasks: int, description: dict[str, Any], buckets: BucketSession | None = None
-    ) -> None:
-        self._session = session
-        self._buckets = buckets
-        opened = session.session()
-        self._names = [i.name for i in opened.get_inputs()]  # an input no layer reads is not in the graph
-        self._output = [o.name for o in opened.get_outputs()]
-        self._tasks = tasks
-        self._description = description
-
-    @classmethod
-    def load(cls, bundle: Bundle, settings: Settings) -> OrtBackend:
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
         """Opens the session. Options: `OrtOptions`.
 
         Raises BackendError for a precision or device that is not there, ConfigError for an option, BundleError for a
@@ -79,21 +67,21 @@ class OrtBackend:
         on_gpu = settings.kind == "cuda"
         graphs = on_gpu and not own.tensorrt and own.graphs is not False
         providers = _providers(settings, own, graphs)
-        kept = OrtSession(lambda graph: _open(ort, bundle, graph, options, providers), bundle.onnx(), on_gpu)
-        session = kept.session()
+        self._session = OrtSession(lambda graph: _open(ort, bundle, graph, options, providers), bundle.onnx(), on_gpu)
+        session, self._tasks = self._session.session(), len(bundle.tasks)
         try:
             _check_ends(session, bundle)
         except UnicodeDecodeError as error:  # of a name in it: ONNX has text there, onnxruntime looks at no byte of it
             raise BundleError(f"{bundle.onnx_path}: expected names in UTF-8, got: {error}") from error
-        buckets = None
+        self._names = [node.name for node in session.get_inputs()]  # an input no layer reads is not in the graph
+        self._output = [session.get_outputs()[0].name]
+        self._buckets: BucketSession | None = None
         if on_gpu:
-            names = [node.name for node in session.get_inputs()]
-            widths = {name: getattr(bundle.config.inputs, name) for name in names}
-            output = session.get_outputs()[0].name
+            widths = {name: getattr(bundle.config.inputs, name) for name in self._names}
             place = ("cuda", settings.gpu)
-            buckets = BucketSession(ort, session, widths, output, len(bundle.tasks), place, graphs)
-        description = {
-            "backend": cls.name,
+            self._buckets = BucketSession(ort, session, widths, self._output[0], self._tasks, place, graphs)
+        self._description: dict[str, Any] = {
+            "backend": self.name,
             "version": ort.__version__,
             "device": f"cuda:{settings.gpu}" if on_gpu else "cpu",
             "precision": settings.precision,
@@ -102,8 +90,7 @@ class OrtBackend:
             "why": settings.why,
         }
         if on_gpu:
-            description |= {"tensorrt": own.tensorrt, "tf32": False, "graphs": graphs}
-        return cls(kept, len(bundle.tasks), description, buckets)
+            self._description |= {"tensorrt": own.tensorrt, "tf32": False, "graphs": graphs}
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]."""

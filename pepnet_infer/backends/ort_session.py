@@ -61,6 +61,7 @@ class OrtSession:
     def session(self) -> Any:
         """Returns the session of this process. Raises BackendError in a child where it cannot be opened."""
         session = self._session
+        # Python may not have seen the fork.
         return self._again() if session is None or os.getpid() != self._process else session
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
@@ -69,9 +70,7 @@ class OrtSession:
         Raises BackendError in a child where the session cannot be opened, and where onnxruntime cannot run it.
         """
         with INSIDE:
-            session = self._session
-            if session is None or os.getpid() != self._process:  # Python may not have seen the fork
-                session = self._again()
+            session = self.session()
             try:
                 found: list[Array] = session.run(outputs, feed)
             except Exception as error:

@@ -21,6 +21,7 @@ from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
+from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.process.cpu import available_threads
 from pepnet_infer.schema.inputs import Inputs
@@ -257,7 +258,7 @@ def test_the_driver_is_asked_not_a_list(monkeypatch: pytest.MonkeyPatch) -> None
         assert no_gpu_because() == expected
 
 
-def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path) -> None:
+def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     class Spy(OrtSession):
@@ -266,10 +267,8 @@ def test_large_batches_are_cut_at_multiples_of_the_chunk(tmp_path: Path) -> None
             seen.append(len(feed["general"]))
             return super().run(outputs, feed)
 
-    def opened(path: str | bytes) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    backend = ort.OrtBackend(Spy(opened, graph(tmp_path / "g.onnx").onnx_path), 2, {})
+    monkeypatch.setattr(ort, "OrtSession", Spy)
+    backend = ort.OrtBackend(graph(tmp_path / "g.onnx"), Settings(threads=1))
     for rows in (0, 1, ort.CHUNK_ROWS - 1, ort.CHUNK_ROWS, ort.CHUNK_ROWS + 1, 2 * ort.CHUNK_ROWS + 5):
         seen.clear()
         given = inputs(rows)
