@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import to_builtins
 
 from pepnet_infer.bundle.accuracy import BUDGETS, NATIVE_TOLERANCE, TOLERANCE, Budget, check_budget
 from pepnet_infer.bundle.bundle import FORMAT_VERSION, MANIFEST, ONNX, PARITY, Bundle, table_path
@@ -96,12 +97,12 @@ def write_bundle(
         largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
         domains = {"int8": request_domain(schema, requests, sets["normal"].inputs, largest)}
         domains["bf16"] = bf16_domain(served, domains["int8"], asked, budgets["bf16"], seed + _DRAWS_SEED)
-        served = replace(served, parity={"native": {p: {"domain": d.to_json()} for p, d in domains.items()}})
+        served = replace(served, parity={"native": {p: {"domain": to_builtins(d)} for p, d in domains.items()}})
         draws = {p: reference(network, _with_edge(asked, d, seed)) for p, d in domains.items()}
         figures["native"] = measure_native(served, sets, {"fp32": draws["int8"], **draws}, budgets)
         for precision, domain in domains.items():
             if precision in budgets and precision in figures["native"]:
-                figures["native"][precision]["domain"] = domain.to_json()
+                figures["native"][precision]["domain"] = to_builtins(domain)
         on_step("write the bundle")
         (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
         write_document(root / PARITY, _parity(network, config, sets, figures, seed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs, Matrix
@@ -110,10 +110,6 @@ class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
         column, each in turn, that is at its limit.
         """
         return Inputs(*map(RowLimits.edge, self.limits, inputs.matrices))
-
-    def to_json(self) -> dict[str, dict[str, object]]:
-        """Returns plain JSON values."""
-        return {name: structs.asdict(one) for name, one in zip(INPUTS, self.limits, strict=True)}
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Returns the largest magnitude in any column, and the norm, of each input."""

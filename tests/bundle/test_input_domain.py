@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import to_builtins
 
 from pepnet_infer import BackendError, BundleError, Engine, _kernels
 from pepnet_infer.backends.create import create_backend
@@ -103,7 +104,7 @@ def test_a_domain_holds_the_rows_that_it_is_made_of_and_its_edge(bundle: Bundle)
         assert norms[::2].mean() > 0.7
         assert spikes.mean() > 0.9
     assert not domain.holds(Inputs(*(getattr(rows, name) * np.float32(100) for name in NAMES))).any()
-    read = InputDomain(**{name: RowLimits(**values) for name, values in domain.to_json().items()})
+    read = InputDomain(**{name: RowLimits(**values) for name, values in to_builtins(domain).items()})
     assert read == domain
 
 
