@@ -11,10 +11,11 @@ Floats = npt.NDArray[np.float32]
 _FLOAT32 = np.dtype(np.float32)
 
 
-def float_array(name: str, given: object) -> Floats:
+def float_array(name: str, given: object, *shapes: tuple[int | str, ...]) -> Floats:
     """Returns an array as none of NumPy's subclasses, copied only where it is not C-contiguous and aligned.
 
-    Raises SchemaError for what is no float32 array in native byte order, and where a value is masked.
+    Raises SchemaError for what is no float32 array in native byte order of one of the `shapes`, in which text stands
+    for any length, and where a value is masked.
     """
     if not isinstance(given, np.ndarray):
         raise SchemaError(f"{name}: expected a float32 array, got {type(given).__name__}")
@@ -22,6 +23,13 @@ def float_array(name: str, given: object) -> Floats:
         raise SchemaError(f"{name}: expected float32, got {given.dtype}")
     if isinstance(given, np.ma.MaskedArray) and (hidden := int(np.ma.getmaskarray(given).sum())):
         raise SchemaError(f"{name}: expected no masked values, got {hidden}")
+    if not any(_fits(given.shape, shape) for shape in shapes):
+        said = " or ".join("[" + ", ".join(map(str, shape)) + "]" for shape in shapes)
+        raise SchemaError(f"{name}: expected shape {said}, got {list(given.shape)}")
     array = np.asarray(given)
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=("C", "A"))
+
+
+def _fits(got: tuple[int, ...], shape: tuple[int | str, ...]) -> bool:
+    return len(got) == len(shape) and all(isinstance(n, str) or n == m for n, m in zip(shape, got, strict=True))

@@ -82,8 +82,8 @@ class PackedGatedExpertLayer:
             raise SchemaError(f"gate_w: expected {self.width} columns as in w, got {list(gate_w.shape)}")
         if isinstance(gamma, bool) or not isinstance(gamma, int | float | np.number) or not abs(gamma) <= _LARGEST:
             raise SchemaError(f"gamma: expected a finite number that float32 holds, got {quote(gamma)}")
-        b = _finite("b", _shaped("b", b, (*w.shape[:-2], self.width)))
-        gate_b = _finite("gate_b", _shaped("gate_b", gate_b, (*gate_w.shape[:-2], self.width)))
+        b = _finite("b", float_array("b", b, (*w.shape[:-2], self.width)))
+        gate_b = _finite("gate_b", float_array("gate_b", gate_b, (*gate_w.shape[:-2], self.width)))
         self.gamma = float(gamma)
         try:
             self.isa: str = _kernels.choose(precision, isa or "")["isa"]
@@ -108,8 +108,8 @@ class PackedGatedExpertLayer:
         A view that is not C-contiguous is copied.
         """
         layers, (into, hidden) = len(self._layers), self._inputs
-        u = _shaped("u", u, ("B", hidden))
-        h = _shaped("h", h, ("B", into), *([] if self.groups is None else [(layers, "B", into)]))
+        u = float_array("u", u, ("B", hidden))
+        h = float_array("h", h, ("B", into), *([] if self.groups is None else [(layers, "B", into)]))
         if h.shape[-2] != len(u):
             raise SchemaError(f"u: expected {h.shape[-2]} rows as in h, got {len(u)}")
         product = self._ops.product
@@ -134,23 +134,10 @@ def _pack(w: Floats, b: Floats, precision: str) -> list[_kernels.PackedMatrix]:
 
 
 def _weights(name: str, given: object) -> Floats:
-    array = float_array(name, given)
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        shape = list(array.shape)
-        raise SchemaError(f"{name}: expected shape [in, out] or [G, in, out], no width of 0, got {shape}")
+    array = float_array(name, given, ("in", "out"), ("G", "in", "out"))
+    if 0 in array.shape:
+        raise SchemaError(f"{name}: expected no width of 0, got {list(array.shape)}")
     return _finite(name, array)
-
-
-def _shaped(name: str, given: object, *allowed: tuple[int | str, ...]) -> Floats:
-    """Returns a float32 array of one of the shapes; text stands for any length."""
-    array = float_array(name, given)
-    for shape in allowed:
-        if len(shape) == array.ndim and all(
-            isinstance(n, str) or n == got for n, got in zip(shape, array.shape, strict=True)
-        ):
-            return array
-    said = " or ".join("[" + ", ".join(map(str, shape)) + "]" for shape in allowed)
-    raise SchemaError(f"{name}: expected shape {said}, got {list(array.shape)}")
 
 
 def _finite(name: str, array: Floats) -> Floats:

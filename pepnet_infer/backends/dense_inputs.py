@@ -22,8 +22,9 @@ def dense_call(backend: Backend, widths: InputWidths) -> DenseCall:
     """
 
     def checked(general: Matrix, domain: Matrix, prior: Matrix) -> Matrix:
-        first = _matrix("general", general, widths.general)
-        second, third = _matrix("domain", domain, widths.domain), _matrix("prior", prior, widths.prior)
+        first = float_array("general", general, ("rows", widths.general))
+        second = float_array("domain", domain, ("rows", widths.domain))
+        third = float_array("prior", prior, ("rows", widths.prior))
         for name, matrix in (("domain", second), ("prior", third)):
             if len(matrix) != len(first):
                 raise SchemaError(f"{name}: expected {len(first)} rows as in general, got {len(matrix)}")
@@ -48,10 +49,3 @@ def run_on_device(backend: Backend, general: object, domain: object, prior: obje
         wanted = "expected the native backend on a GPU, which scores arrays where they are"
         raise BackendError(f"out: {wanted}, got {backend.name} on {backend.describe()['device']}")
     return backend.run_on_device(general, domain, prior, out, stream)
-
-
-def _matrix(name: str, given: object, width: int) -> Matrix:
-    matrix = float_array(name, given)
-    if matrix.ndim != 2 or matrix.shape[1] != width:
-        raise SchemaError(f"{name}: expected shape [rows, {width}], got {list(matrix.shape)}")
-    return matrix
