@@ -33,11 +33,6 @@ class TableFile:
     number: int | None  # the table's number; None for a table of no rows whose spec is not known
     file: MappedFile  # `check` it after reading
 
-    @property
-    def bytes(self) -> int:
-        """Of the file."""
-        return self.file.bytes
-
     def take(self, at: slice | Positions | Mask) -> RowBatch:
         """Returns copies of some rows as float32, with their keys and scores. `default` is left out."""
         rows = self.rows[at]
@@ -129,7 +124,7 @@ def check_table(path: Path, spec: TableSpec, values: bool) -> TableInfo:
     if values:
         largest = np.maximum(_largest(path, file.rows, file.dtype == "bfloat16"), np.abs(file.default))
         file.file.check(error=BundleError)
-    return TableInfo(file.keys.size, spec.dim, file.dtype, file.bytes, largest)
+    return TableInfo(file.keys.size, spec.dim, file.dtype, file.file.bytes, largest)
 
 
 def _largest(path: Path, rows: Array, bfloat16: bool) -> npt.NDArray[np.float64]:
