@@ -21,8 +21,6 @@ from pepnet_infer.schema.network_config import ModelConfig
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
-_HOUR_MS = 3_600_000
-
 
 @dataclass(frozen=True)
 class LearntTable:
