@@ -106,11 +106,6 @@ class ModelConfig(Options, frozen=True):
         names = (*_OF_PEPNET, "layers", "towers", "experts")
         return {name: getattr(self, name) for name in names} | msgspec.structs.asdict(self.inputs) | {"tasks": tasks}
 
-    @property
-    def groups(self) -> str:
-        """What the expert tensors' first axis counts: "experts" with mmoe, "tasks" with towers."""
-        return "tasks" if self.backbone == "towers" else "experts"
-
     def gated_widths(self) -> tuple[int, ...]:
         """Returns width_l of every PPNet gate, in order of l, for one group (no factor for the gate scope)."""
         if not self.use_ppnet:
