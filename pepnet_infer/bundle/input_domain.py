@@ -21,7 +21,6 @@ from pepnet_infer.validation import NotNegative
 _ROUNDING = 1.0 + 1e-4
 
 Reals = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 class RowLimits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,12 +45,6 @@ class RowLimits(Struct, frozen=True, forbid_unknown_fields=True):
         largest = (np.array(self.largest) * columns).astype(np.float32)
         return RowLimits(tuple(largest.tolist()), float(np.float32(self.norm * norms)))
 
-    def holds(self, rows: Matrix) -> Mask:
-        """Returns which rows [B] keep the limits; one with NaN does not."""
-        wide = rows.astype(np.float64)
-        held: Mask = (np.abs(wide) <= np.array(self.largest)).all(axis=1) & (_norms(wide) <= self.norm)
-        return held
-
     def edge(self, rows: Matrix) -> Matrix:
         """Returns one input's part of `InputDomain.edge`."""
         largest = np.array(self.largest)
@@ -69,7 +62,7 @@ class RowLimits(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits of the three inputs. A row outside of one is outside."""
+    """Limits of the three inputs. A row outside of one is outside, and so is one with NaN."""
 
     general: RowLimits
     domain: RowLimits
@@ -97,11 +90,6 @@ class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
     def widths(self) -> InputWidths:
         """The number of columns of each input."""
         return InputWidths(*(len(one.largest) for one in self.limits))
-
-    def holds(self, inputs: Inputs) -> Mask:
-        """Returns which rows [B] are inside; one with NaN is not."""
-        inside: Mask = np.logical_and.reduce([*map(RowLimits.holds, self.limits, inputs.matrices)])
-        return inside
 
     def edge(self, inputs: Inputs) -> Inputs:
         """Returns as many rows as `inputs`, standard normal ones, that are as large as the domain holds.
