@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,10 @@ class Tree:
                     else:
                         yield from (below / entry.name for entry in found if not _is_folder(below, entry))
                 continue
+            if not glob.has_magic(part):  # by its name alone: a folder on the way may be closed to listing
+                if _is_there(folder / part):
+                    waiting.append((folder / part, rest))
+                continue
             for entry in _entries(folder):
                 hidden = entry.name.startswith((".", "_")) and not part.startswith(entry.name[0])
                 if hidden or not fnmatch.fnmatchcase(entry.name, part) or (rest and not _is_folder(folder, entry)):
@@ -114,6 +119,16 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise PepnetError(f"{folder}: expected a readable folder, got: {error.strerror}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise PepnetError(f"{path}: expected a readable folder, got: {error.strerror}") from error
+    return True
 
 
 def _is_folder(folder: Path, entry: os.DirEntry[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import socket
@@ -150,6 +151,34 @@ def test_folders_that_links_lead_to_in_many_ways_end_at_once(tmp_path: Path, mon
     for inputs in ("0", "0/**/*.parquet", "0/**"):
         with pytest.raises(PepnetError, match="expected every folder once, got a link to 0/left"):
             plan(inputs, "out")
+
+
+def test_literal_components_of_a_pattern_are_looked_up_by_name(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    scan = os.scandir
+
+    def scan_most(folder: Path) -> Any:
+        if Path(folder) == Path("homes/ann"):  # it may be searched and not listed, as with mode 711
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scan_most)
+    Path("homes/ann/export").mkdir(parents=True)
+    Path("homes/ann/export/a.parquet").touch()
+    Path("homes/bob").mkdir()
+    Path("homes/notes.txt").touch()
+    assert relative("homes/*/export/a.parquet", tree / "out") == ["ann/export/a.parquet"]
+    with pytest.raises(PepnetError, match=r"homes/ann: expected a readable folder, got: Permission denied$"):
+        plan("homes/*/e*/a.parquet", "out")
+
+    Path("homes/bob/export").touch()
+    with pytest.raises(PepnetError, match=r"homes/bob/export: expected a readable folder, got: Not a directory$"):
+        plan("homes/*/export/*.parquet", "out")
+
+    Path("in/x").mkdir(parents=True)
+    Path("in/x/latest").symlink_to(tree / "data")
+    inputs = "in/*/latest/a.parquet"  # the scores beside that one file cannot become its input
+    assert relative(inputs, tree / "data" / "scored") == ["x/latest/a.parquet"]
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "dt=3"])
