@@ -18,7 +18,7 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
     labels [N] of 0 and 1, scores [N].
     """
-    values, _ = _auc_by_user(labels, scores, np.zeros(np.shape(labels)))
+    values, _ = _auc_by_user(labels, scores, None)
     return float(values[0]) if len(values) else float("nan")
 
 
@@ -32,17 +32,24 @@ def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike) -> 
 
 
 def _auc_by_user(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike
+    labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike | None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Returns AUC and number of impressions of each user with both classes: Mann and Whitney's U over ranks."""
+    """Returns AUC and number of impressions of each user with both classes: Mann and Whitney's U over ranks.
+
+    users: None for one user.
+    """
     positive, values = np.asarray(labels) > 0.5, np.asarray(scores)
-    user = np.unique(np.asarray(users), return_inverse=True)[1]
-    order = np.lexsort((values, user))
+    if users is None:
+        user, order = np.zeros(len(values), np.int64), np.argsort(values)
+    else:
+        user = np.unique(np.asarray(users), return_inverse=True)[1]
+        order = np.lexsort((values, user))
     positive, values, user = positive[order], values[order], user[order]
     # One pass for all users: ranks inside a user, and tied scores share the mean of their ranks.
     size = np.bincount(user)
     new = np.ones(len(user), bool)
-    new[1:] = (user[1:] != user[:-1]) | (values[1:] != values[:-1])
+    # All NaN are one tie: they come last in the order.
+    new[1:] = (user[1:] != user[:-1]) | ((values[1:] != values[:-1]) & ~np.isnan(values[:-1]))
     first = np.flatnonzero(new)
     ties = np.diff(first, append=len(user))
     ranks = np.repeat(first + 1 + (ties - 1) / 2, ties) - (np.cumsum(size) - size)[user]

@@ -27,6 +27,12 @@ def test_auc_by_counting_pairs() -> None:
     assert auc(labels, scores) == pytest.approx(wins / len(pairs))
 
 
+def test_scores_that_are_not_numbers_are_one_tie_above_all() -> None:
+    nan = math.nan
+    assert auc([1, 0, 1, 0], [nan] * 4) == gauc([1, 0, 0, 1], [nan] * 4, [1, 1, 2, 2]) == 0.5
+    assert auc([1, 0, 1, 0], [nan, nan, 0.5, 0.6]) == 0.375
+
+
 def test_auc_keeps_its_precision_on_many_float32_scores() -> None:
     rng = np.random.default_rng(0)
     labels = rng.random(300_000) < 0.3
