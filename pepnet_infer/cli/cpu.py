@@ -30,10 +30,11 @@ def cpu(as_json: AsJson = False) -> None:
 
 def describe() -> dict[str, Any]:
     """Returns what the command prints, as plain JSON values."""
-    limits, build = cpu_limits(), _kernels.build_info()
+    has, limits, build = _kernels.cpu_info(), cpu_limits(), _kernels.build_info()
     return {
-        **_kernels.cpu_info(),
-        "threads": {**asdict(limits), "why": limits.why},
+        **has,
+        "disabled": [name for name in has["present"] if name not in has["usable"]],
+        "threads": {**asdict(limits), "quota_source": limits.quota_source or None, "why": limits.why},
         "store": {
             "path": f"baseline ({build['baseline']})",
             "why": "lookup, gather and pool have one implementation: they wait for memory, not for arithmetic",
@@ -73,16 +74,14 @@ def _onnxruntime() -> dict[str, Any]:
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
-    disabled = [name for name in result["present"] if name not in result["usable"]]
     runtime, threads, store = result["onnxruntime"], result["threads"], result["store"]
     versions = ", ".join(f"{name} {version}" for name, version in runtime["installed"].items())
     found = f"{versions}; compiled in: {_join(runtime['providers'])}" if versions else ""
     rows = [
-        ("architecture", f"{result['architecture']} {result['vendor']}"),
+        ("architecture", f"{result['architecture']} {result['vendor']}".rstrip()),
         ("usable", _join(result["usable"])),
-        ("disabled", f"{_join(disabled)} (in the CPU, not enabled by the system)" if disabled else "none"),
         ("absent", _join(result["absent"])),
-        ("caches", _join(f"{name} {size >> 10:,} KiB" for name, size in result["caches"].items())),
+        ("caches", _join(f"{name} {_size(size)}" for name, size in result["caches"].items())),
         ("threads", f"{threads['threads']}: {threads['why']}"),
         ("store", f"{store['path']}: {store['why']}"),
         ("compiler", store["compiler"]),
@@ -90,6 +89,8 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         ("gpu", result["gpu"]),
         (_VARIABLE, result["kernels"][_VARIABLE] or "not set"),
     ]
+    if result["disabled"]:
+        rows.insert(2, ("disabled", f"{_join(result['disabled'])} (in the CPU, not enabled by the system)"))
     show_table(console, result["model"] or "unknown CPU", (), rows)
     head = ("kernels", "", "instructions, or why not")
     show_table(console, "native kernels", head, _kernel_rows(result["kernels"]), _SPLIT)
@@ -108,6 +109,10 @@ def _kernel_rows(kernels: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 elif not entry["built"]:
                     text = f"not built: {text}"
                 yield f"{precision} {entry['isa']}", "chosen" if taken else "", text
+
+
+def _size(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 and size % (1 << 20) == 0 else f"{size >> 10} KiB"
 
 
 def _join(names: Iterable[str]) -> str:

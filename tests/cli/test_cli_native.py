@@ -17,6 +17,7 @@ from rich.console import Console
 from pepnet_infer import _kernels
 from pepnet_infer.backends import ort
 from pepnet_infer.cli import export
+from pepnet_infer.process.cpu import CpuLimits
 from pepnet_infer.storage.listing import describe_files
 
 Command = Callable[..., tuple[int, str, str]]
@@ -159,6 +160,23 @@ def test_cpu_lists_every_table_and_the_choice(command: Command) -> None:
         best = _kernels.choose(precision)
         assert f"{precision} {best['isa']} chosen {best['how']}; {best['why']}" in out
     assert out.count(" chosen ") == 3
+
+
+def test_cpu_says_what_of_the_cpu_is_disabled(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = {"L2": 36 << 20, "L1": 48 << 10, "L3": 1536 << 10}
+    known = _kernels.cpu_info() | {"present": ["a", "b"], "usable": ["a"], "caches": caches}
+    limits = CpuLimits(machine=4, affinity=4, quota=None, quota_source="", threads=4)
+    monkeypatch.setattr(_kernels, "cpu_info", lambda: known)
+    monkeypatch.setattr("pepnet_infer.cli.cpu.cpu_limits", lambda: limits)
+    said = json.loads(command("cpu", "--json")[1])
+    assert (said["present"], said["usable"], said["disabled"]) == (["a", "b"], ["a"], ["b"])
+    assert said["threads"]["quota_source"] is None
+    shown = command("cpu")[1]
+    assert "disabled b (in the CPU, not enabled by the system)" in words(shown)
+    assert "L2 36 MiB, L1 48 KiB, L3 1536 KiB" in words(shown)
+    known["present"] = ["a"]
+    assert "disabled" not in command("cpu")[1]
+    assert json.loads(command("cpu", "--json")[1])["disabled"] == []
 
 
 def test_score_in_each_precision(
