@@ -108,6 +108,13 @@ def test_scores_that_are_not_numbers_are_refused(network, exported, simplified, 
         measure(network, TASKS, exported, broken, sets)
 
 
+def test_a_value_is_compared_after_simplification_alone(network, exported, simplified, sets) -> None:
+    (constant, *_) = [t.name for t in exported.graph.initializer if t.data_type == 1 and not t.dims]
+    broken = changed(exported, constant, lambda value: value * np.float32(np.nan))
+    with pytest.raises(BundleError, match=r"^parity: onnx on normal rows, batch 1: [^;]* got nan at row 0$"):
+        measure(network, TASKS, broken, simplified, sets)
+
+
 def test_a_graph_that_fails_at_a_batch_size_is_refused(network, exported, simplified, sets) -> None:
     """The batch frozen inside the graph, where its signature does not show it."""
     broken = onnx.ModelProto()
