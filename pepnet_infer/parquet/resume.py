@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ class Request:
             return None
         if _written(target) != found.get(WRITTEN_KEY.encode(), b"").decode(errors="replace"):
             return None
-        return Counts(*bad, Counter(unavailable))
+        return Counts(*bad, unavailable)
 
     def _json(self, content: object) -> dict[str, object]:
         return {**vars(self), "source": {**self.source, "content": content}}

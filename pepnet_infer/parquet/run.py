@@ -18,7 +18,7 @@ from pepnet_infer.parquet.plan import Job, PathLike, plan
 from pepnet_infer.parquet.resume import Request
 from pepnet_infer.parquet.sink import Sink, alone, check_names, lock_of, remove_leftovers
 from pepnet_infer.parquet.source import Source
-from pepnet_infer.parquet.summary import Counts, FileProgress, Progress, Summary
+from pepnet_infer.parquet.summary import Counts, FileProgress, Progress, Summary, add_counts
 from pepnet_infer.quoting import quote
 from pepnet_infer.scores import Scores
 from pepnet_infer.validation import Options, check_option
@@ -152,7 +152,7 @@ class _Run:
             with alone(job.target), lock_of(job.target), Sink(job.target, schema) as sink:
                 for start, rows in source.batches(self._options.batch_rows):
                     scores, bad = file.score(start, rows)
-                    self._summary.unknown.update(scores.unknown)
+                    add_counts(self._summary.unknown, scores.unknown)
                     columns = [rows.column(name) for name in source.carried]
                     columns += [pa.array(column, mask=bad) for column in np.ascontiguousarray(scores.values.T)]
                     sink.write(pa.RecordBatch.from_arrays(columns, schema=schema))
@@ -214,7 +214,7 @@ class _File:
                     raise error
                 self._note("scores", error, start)
                 bad = invalid if bad is None else bad | invalid
-        self.counts.unavailable.update(scores.unavailable)
+        add_counts(self.counts.unavailable, scores.unavailable)
         self.counts.null_rows += 0 if bad is None else int(bad.sum())
         self._rows += rows.num_rows
         return scores, bad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ class Counts:
     null_rows: int = 0  #: bad rows, written with null scores
     faults: dict[str, str] = field(default_factory=dict)  #: column → the first bad row's fault there, and where
     #: field → ids that got the default row because the store failed or was late
-    unavailable: Counter[str] = field(default_factory=Counter)
+    unavailable: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Summary(Counts):
     seconds: float = 0.0  #: reading and writing included
     skipped: list[Path] = field(default_factory=list)  #: outputs that an earlier run had finished
     skipped_rows: int = 0  #: rows of these
-    unknown: Counter[str] = field(default_factory=Counter)  #: field → ids that the store does not have
+    unknown: dict[str, int] = field(default_factory=dict)  #: field → ids that the store does not have
     #: outputs that did not take their names because ids were unavailable: the next run scores them anew
     unfinished: list[Path] = field(default_factory=list)
 
@@ -40,7 +40,13 @@ class Summary(Counts):
         """Adds the counts of the input file at `path`."""
         self.null_rows += counts.null_rows
         self.faults = {name: f"{path}: {fault}" for name, fault in counts.faults.items()} | self.faults
-        self.unavailable.update(counts.unavailable)
+        add_counts(self.unavailable, counts.unavailable)
+
+
+def add_counts(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Adds `more` to `counts`. They are no Counter: `dataclasses.asdict` makes another of its pairs."""
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def test_default_rows_of_a_store_that_fails_are_no_finished_file(
     summary = score_parquet(cold, folder / "in", folder / "out", on_fault="unfinished")
     assert (summary.files, summary.rows, summary.unknown) == (3, 150, {})
     assert summary.unavailable["user_id"] == 150
+    assert json.loads(json.dumps(asdict(summary), default=str))["unavailable"] == summary.unavailable
     assert summary.unfinished == [folder / "out" / f"{name}.parquet" for name in "abc"]
     assert sorted(contents(folder / "out")) == [f".{name}.parquet.unfinished" for name in "abc"]
     assert pq.read_table(folder / "out" / ".a.parquet.unfinished").num_rows == 50
