@@ -61,7 +61,8 @@ def folder_column(schema: FeatureSchema, path: Path, name: str) -> pa.Scalar[Any
     kind = _kind(schema, name)
     if kind == "list":
         raise misfit("lists, which only a column of the file can hold")
-    value, (type_, expected) = None if text is None else _read(text, kind), _TYPES[kind]
+    type_, expected = _TYPES[kind]
+    value = None if text is None else _read(text, kind)
     if value is None and text is not None:
         raise misfit(f"{expected} in the folder's name")
     return pa.scalar(value, type_)

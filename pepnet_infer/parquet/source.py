@@ -181,7 +181,10 @@ class Source:
             raise PepnetError(f"{self.path}: expected {self.rows} rows as the footer says, got {start}")
 
     def empty_batch(self) -> pa.RecordBatch:
-        """Returns a batch without rows, of the schema's columns: enough to check the types before any work."""
+        """Returns a batch without rows, of the schema's columns and all that folders' names give.
+
+        It is enough to check the types before any work.
+        """
         fields = [self.schema.field(name) for name in self._needed]
         return self._with_constants(pa.RecordBatch.from_pylist([], schema=pa.schema(fields)))
 
