@@ -176,7 +176,9 @@ def _measure(
     idle = _Kind("nothing is published", None)
     elsewhere = _Kind("to a log that nobody reads", "elsewhere")
     follow = _Kind("to the log that is followed", "follow")
-    kinds, count, work = (idle, elsewhere, follow), rounds(options), []
+    kinds = (idle, elsewhere, follow)
+    count = rounds(options)
+    work = []
     with ThreadPoolExecutor(options.threads + 1) as pool:
         try:
             work.append(pool.submit(_watch, engine, follower, stop, seen))
@@ -197,6 +199,7 @@ def _measure(
     times, versions = np.array(seen).T
     visible = times[np.searchsorted(versions, list(follow.published))] - list(follow.published.values())
     p50, p99, most = np.percentile(1e3 * np.maximum(visible, 0.0), (50, 99, 100)).tolist()
+    stats = follower.stats()
     return {
         "rounds": count,
         "kinds": [
@@ -208,7 +211,7 @@ def _measure(
             for kind in kinds
         ],
         "follower": {
-            **(stats := follower.stats()),
+            **stats,
             "refusals": sum(stats["refused"].values()),
             "visible_ms": {"deltas": len(visible), "p50": p50, "p99": p99, "max": most},
         },
