@@ -36,10 +36,11 @@ def main() -> None:
         keep &= log["is_dup"].to_numpy() == 0
     labels = np.stack([log[label].to_numpy()[keep] for label in LABELS.values()], axis=1)
     scored = np.stack([scores[f"score_{task}"].to_numpy()[keep] for task in LABELS], axis=1)
-    users, pages = log["user_id"].to_numpy()[keep], log["tab"].to_numpy()[keep]
+    users = log["user_id"].to_numpy()[keep]
+    pages, page = np.unique(log["tab"].to_numpy()[keep], return_inverse=True)
 
     rows = []
-    for cell in evaluate(list(LABELS), labels, users, pages, [scored], args.min_positives):
+    for cell in evaluate(list(LABELS), labels, users, page, pages, [scored], args.min_positives):
         figures = [f"{values[0]:.4f}" if cell.stable else "–" for values in (cell.auc, cell.gauc)]
         rows.append((cell.domain, cell.task, f"{cell.rows:,}", f"{cell.positives:,}", *figures))
     head = ("page", "task", "rows", "positives", "AUC", "GAUC")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from msgspec import structs
 
 from pepnet_infer.export.data.dataset import Dataset
@@ -28,7 +27,9 @@ class Outcome:
     name: str
     config: ModelConfig
     seeds: Sequence[int]
-    runs: Sequence[Result]  # per seed
+    epochs: Sequence[int]  # per seed: what the final model was trained for
+    seconds: Sequence[float]
+    history: Sequence[Sequence[Mapping[str, float]]]
     cells: Sequence[Cell]
 
     def to_json(self) -> dict[str, Any]:
@@ -37,9 +38,9 @@ class Outcome:
             "model": self.name,
             "config": self.config.to_json(),
             "seeds": list(self.seeds),
-            "epochs": [run.epochs for run in self.runs],
-            "seconds": [round(run.seconds, 2) for run in self.runs],
-            "history": [run.history for run in self.runs],
+            "epochs": list(self.epochs),
+            "seconds": [round(s, 2) for s in self.seconds],
+            "history": list(self.history),
             "metrics": [cell.to_json() for cell in self.cells],
         }
 
@@ -74,7 +75,7 @@ def train_all(
     """Trains every config with every seed. Returns the outcomes and the first config's model of the first seed."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     labels, users = dataset.labels[dataset.test], dataset.users[dataset.test]
-    domains = np.array(dataset.schema.domains)[dataset.domains[dataset.test]]
+    domains, names = dataset.domains[dataset.test], dataset.schema.domains
     outcomes: list[Outcome] = []
     kept: Trained | None = None
     for name, config in configs.items():
@@ -84,8 +85,10 @@ def train_all(
             kept = kept or trained
             runs.append(trained.result)
         scores = [run.test_scores for run in runs]
-        cells = evaluate(dataset.schema.tasks, labels, users, domains, scores, settings.min_positives)
-        outcomes.append(Outcome(name, config, seeds, runs, cells))
+        cells = evaluate(dataset.schema.tasks, labels, users, domains, names, scores, settings.min_positives)
+        # Without the scores: of all models and seeds they may not fit the memory.
+        epochs, seconds, history = zip(*((run.epochs, run.seconds, run.history) for run in runs), strict=True)
+        outcomes.append(Outcome(name, config, seeds, epochs, seconds, history, cells))
     if kept is None:
         raise ValueError("expected at least one model to train, got none")
     return outcomes, kept

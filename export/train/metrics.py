@@ -91,17 +91,19 @@ def evaluate(
     tasks: Sequence[str],
     labels: npt.NDArray[np.float32],
     users: npt.NDArray[Any],
-    domains: npt.NDArray[Any],
+    domains: npt.NDArray[np.integer[Any]],
+    names: Sequence[Any],
     scores: Sequence[npt.NDArray[np.float32]],
     min_positives: int,
 ) -> list[Cell]:
-    """Returns the cells of every task, first over all domains, then per domain, largest first.
+    """Returns the cells of every task, first over all domains, then per domain with rows, largest first.
 
-    labels [N, T] of 0 and 1, users and domains [N], scores: per seed [N, T]. min_positives: see `Cell.stable`.
+    Domains of as many rows are in the order of `names`. labels [N, T] of 0 and 1, users [N], domains [N]: places in
+    `names`, scores: per seed [N, T]. min_positives: see `Cell.stable`.
     """
-    names, counts = np.unique(domains, return_counts=True)
+    counts = np.bincount(domains, minlength=len(names))
     places = [(ALL, np.ones(len(domains), bool))]
-    places += [(str(name), domains == name) for name in names[np.argsort(-counts, kind="stable")]]
+    places += [(str(names[d]), domains == d) for d in np.argsort(-counts, kind="stable") if counts[d]]
     cells = []
     for domain, inside in places:
         for t, task in enumerate(tasks):

@@ -58,8 +58,7 @@ def tables(outcomes: Sequence[Outcome]) -> list[Table]:
     for domain in dict.fromkeys(cell.domain for cell in outcome.cells):
         cells = [cell for cell in outcome.cells if cell.domain == domain]
         domains.append((domain, f"{cells[0].rows:,}", *(_value(cell, "auc", spread=False) for cell in cells)))
-    epochs = ", ".join(str(run.epochs) for run in outcome.runs)
-    title = f"{outcome.name}: epochs {epochs}; seeds {', '.join(map(str, outcome.seeds))}"
+    title = f"{outcome.name}: epochs {', '.join(map(str, outcome.epochs))}; seeds {', '.join(map(str, outcome.seeds))}"
     return [
         (title, ("task", "positives", "AUC", "GAUC"), overall),
         ("AUC by domain", ("domain", "rows", *tasks), domains),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pepnet_infer.export.train.metrics import auc, gauc
+from pepnet_infer.export.train.metrics import ALL, auc, evaluate, gauc
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,3 +65,9 @@ def test_gauc_leaves_out_users_of_one_class() -> None:
     assert gauc(labels, [0.9, 0.1, 0.5, 0.4, 0.99], users) == 1.0
     assert math.isnan(gauc([1, 1, 0], [0.3, 0.2, 0.1], [1, 1, 2]))
     assert math.isnan(gauc([], [], []))
+
+
+def test_domains_of_as_many_rows_are_in_the_order_of_their_names() -> None:
+    labels, users, scores = np.eye(5, 1, dtype=np.float32), np.zeros(5, int), np.zeros((5, 1), np.float32)
+    cells = evaluate(["click"], labels, users, np.array([0, 1, 3, 1, 0]), ["b", "a", "none", "c"], [scores], 1)
+    assert [(cell.domain, cell.rows) for cell in cells] == [(ALL, 5), ("b", 2), ("a", 2), ("c", 1)]

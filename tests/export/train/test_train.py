@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from pepnet_infer.export.data.source import refuse_leakage
 from pepnet_infer.export.data.synthetic import RATES, Synthetic, SyntheticConfig, synthetic_run
 from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.export.run_config import Split, TrainConfig, model_config
+from pepnet_infer.export.train import compare
 from pepnet_infer.export.train import train as training
 from pepnet_infer.export.train.compare import train_all, variants
 from pepnet_infer.export.train.metrics import ALL, auc
@@ -215,8 +218,16 @@ def test_days_without_rows_are_refused() -> None:
         build_dataset(Synthetic(SMALL), RUN.schema, settings)
 
 
-def test_compare_trains_every_model_on_every_seed(data: Dataset) -> None:
+def test_compare_trains_every_model_on_every_seed(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[tuple[str, int]] = []
+    scores: list[weakref.ref[Any]] = []
+
+    def train_and_note(*given: Any) -> Trained:
+        trained = train(*given)
+        scores.append(weakref.ref(trained.result.test_scores))
+        return trained
+
+    monkeypatch.setattr(compare, "train", train_and_note)
 
     def begin(name: str, seed: int) -> training.Progress:
         begun.append((name, seed))
@@ -225,6 +236,7 @@ def test_compare_trains_every_model_on_every_seed(data: Dataset) -> None:
     configs = variants(FLAGS, data, compare=True)
     settings = structs.replace(SETTINGS, epochs=1, seeds=2, seed=5, refit=False)
     outcomes, kept = train_all(data, configs, settings, begin)
+    assert [ref() for ref in scores if ref() is not None] == [kept.result.test_scores]  # not those of all models
     names = ["pepnet", "pepnet w/o EPNet", "pepnet w/o PPNet", "deepfm", "dcnv2", "shared_bottom", "mmoe", "ple"]
     assert [o.name for o in outcomes] == names
     assert begun == [(name, seed) for name in names for seed in (5, 6)]
