@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +25,15 @@ PRESET = "preset:"
 def _can_draw(png_file: Path | None) -> Path | None:
     """Ends a command at its beginning that would find no matplotlib after minutes of measuring."""
     if png_file is not None:
-        import matplotlib  # noqa: F401
+        _need("matplotlib")
     return png_file
+
+
+def _need(*packages: str) -> None:
+    """Raises ModuleNotFoundError for a package that is not there, before the work that would come to import it."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
 
 
 BundleFolder = Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")]
@@ -68,12 +76,13 @@ def latency(
     png_file: PngFile = None,
 ) -> None:
     """Compare the dense part with its peers on the same bundle and rows, and time whole requests."""
+    preset, everyone = bundle.startswith(PRESET), peers == "all"
+    _need("torch", *(("onnx", "onnxscript", "onnxsim") if preset else ()))
     from pepnet_infer.bench.harness.interleave import Plan
     from pepnet_infer.bench.latency.peers import PEERS, QUICK
     from pepnet_infer.bench.latency.run import LatencyOptions, measure_latency
     from pepnet_infer.bundle.bundle import Bundle
 
-    preset, everyone = bundle.startswith(PRESET), peers == "all"
     if rows_per_table is not None and not preset:
         raise usage_error("--rows-per-table", f"expected it with preset:NAME only, got {bundle}, whose tables are full")
     names = QUICK if quick and everyone else chosen("--peers", peers, list(PEERS))

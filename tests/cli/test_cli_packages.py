@@ -29,6 +29,26 @@ def test_a_benchmark_without_its_package(
     assert said == "error: MissingExtra: this command needs safetensors: pip install 'pepnet-infer[bench]'"
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "words"),
+    [
+        ("torch", "export", ("nowhere",)),
+        ("onnxsim", "export", ("preset:nowhere",)),
+        ("matplotlib", "bench", ("nowhere", "--png", "page.png")),
+    ],
+)
+def test_a_benchmark_looks_for_its_packages_first(
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    extra: str,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    said = f"error: MissingExtra: this command needs {package}: pip install 'pepnet-infer[{extra}]'"
+    assert command("bench", "latency", *words) == (1, "", said)
+
+
 def test_every_package_that_may_be_missing_has_its_extra() -> None:
     paths = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith(("test_", "conftest"))]
     imported = {name for path in paths for name in _imported(ast.parse(path.read_text()))}
