@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(help="Measure latency beside other engines, scoring, the cache and sync.", no_args_is_help=True)
 PRESET = "preset:"
+#: Options that name a file of this machine.
+_FILES = ("--json", "--markdown", "--png", "--peers-library")
 
 
 def _can_draw(png_file: Path | None) -> Path | None:
@@ -249,7 +251,7 @@ def write(report: Report, json_file: Path | None, markdown_file: Path | None, pn
     """Prints the tables to stdout, and writes the files that were asked for."""
     from pepnet_infer.storage.atomic import write_file
 
-    command = " ".join(["pepnet-infer", *map(public_name, sys.argv[1:])])
+    command = _command_line()
     for path, content in (
         (json_file, lambda: report.to_json(command).encode()),
         (png_file, report.picture),
@@ -263,6 +265,18 @@ def write(report: Report, json_file: Path | None, markdown_file: Path | None, pn
             raise PepnetError(f"{path}: cannot write: {error}") from error
         say(f"wrote {path}")
     print(report.lead, *(table.text(table_width()) for table in report.tables), sep="\n\n")
+
+
+def _command_line() -> str:
+    """Returns what was typed, without the files and folders of this machine."""
+    words, given = ["pepnet-infer"], iter(sys.argv[1:])
+    for word in given:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if option not in _FILES:
+            words.append(option + equals + public_name(value))
+        elif not equals:
+            next(given)
+    return " ".join(words)
 
 
 def public_name(value: object) -> str:
