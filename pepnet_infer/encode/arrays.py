@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pepnet_infer.encode import ragged
-from pepnet_infer.encode.arrow_validation import PlainArray, allowed_size, check, check_size, value_bytes
+from pepnet_infer.encode.arrow_validation import VALUE_BYTES, PlainArray, allowed_size, check, check_size, value_bytes
 from pepnet_infer.encode.objects import ARROW_REFUSALS, from_objects
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
@@ -94,6 +94,7 @@ def _decoded(column: str, array: PlainArray, most: int) -> PlainArray:
     kind = array.type
     if _is_bare(kind):
         return array
+    check_size(column, VALUE_BYTES * len(array), most)  # of their positions too, which are computed from a few bytes
     if isinstance(array, pa.ExtensionArray):
         return _decoded(column, array.storage, most)
     if isinstance(array, pa.DictionaryArray):
@@ -204,7 +205,7 @@ def _plain_list(column: str, array: Any, most: int) -> PlainArray:
         offsets = places - places[0]
     else:
         offsets = ragged.to_offsets(pc.list_value_length(array).fill_null(0).to_numpy())
-    check_size(column, 8 * int(offsets[-1]), most)  # nulls in a list take no bytes
+    check_size(column, VALUE_BYTES * int(offsets[-1]), most)  # nulls in a list take no bytes
     if plain:
         inside = _decoded(column, array.values.slice(int(places[0]), int(offsets[-1])), most)
     elif isinstance(array, (pa.ListViewArray, pa.LargeListViewArray)):

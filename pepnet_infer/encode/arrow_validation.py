@@ -26,8 +26,7 @@ Lengths = npt.NDArray[np.int64]
 FREE_ROWS, FREE_BYTES = 1 << 20, 64 << 20
 #: Rows (a bit each at least), and bytes of decoded values, that one byte of a larger column may stand for.
 ROWS_PER_BYTE, BYTES_PER_BYTE = 8, 64
-
-_VALUE_BYTES = 8  # of a number, at most
+VALUE_BYTES = 8  # of a number, or of a position, at most
 
 
 def check(column: str, array: PlainArray | Chunks, rows: int = 0) -> None:
@@ -47,8 +46,8 @@ def check(column: str, array: PlainArray | Chunks, rows: int = 0) -> None:
 
 
 def allowed_size(array: PlainArray | Chunks) -> int:
-    """Returns how many bytes the values of `array` may take once they are decoded."""
-    return max(FREE_BYTES, BYTES_PER_BYTE * array.get_total_buffer_size())
+    """Returns how many bytes the values of `array`, whose rows `check` let pass, may take once they are decoded."""
+    return max(FREE_BYTES, BYTES_PER_BYTE * array.get_total_buffer_size(), VALUE_BYTES * len(array))
 
 
 def check_size(column: str, size: int, most: int) -> None:
@@ -62,13 +61,13 @@ def value_bytes(values: PlainArray, positions: PlainArray | None = None) -> int:
     """Returns how many bytes `values` have, or those at some positions, of which a null takes none."""
     lengths = _lengths(values)
     if lengths is None:
-        return _VALUE_BYTES * len(values if positions is None else positions)
+        return VALUE_BYTES * len(values if positions is None else positions)
     known = slice(None) if positions is None else positions.drop_null().to_numpy().astype(np.int64)
     return int(lengths[known].sum())
 
 
 def _lengths(values: Any) -> Lengths | None:
-    """Returns how many bytes each of `values` has; None where that is `_VALUE_BYTES` at most."""
+    """Returns how many bytes each of `values` has; None where that is `VALUE_BYTES` at most."""
     kind, types = values.type, pa.types
     if types.is_string(kind) or types.is_large_string(kind):
         lengths: Lengths = pc.binary_length(values).fill_null(0).to_numpy().astype(np.int64)
@@ -80,4 +79,4 @@ def _lengths(values: Any) -> Lengths | None:
     if not isinstance(values, pa.LargeListArray):
         return None
     offsets, inside = values.offsets.to_numpy(), _lengths(values.values)
-    return np.diff(_VALUE_BYTES * offsets if inside is None else ragged.to_offsets(inside)[offsets])
+    return np.diff(VALUE_BYTES * offsets if inside is None else ragged.to_offsets(inside)[offsets])

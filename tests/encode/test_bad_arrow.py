@@ -148,6 +148,10 @@ def nothing(length: int) -> pa.Array:
     return build(pa.null(), length, [None])
 
 
+def run(length: int, value: object = 1) -> pa.Array:
+    return pa.RunEndEncodedArray.from_arrays(pa.array([length], INT), pa.array([value]))
+
+
 BOMBS: dict[str, Make] = {
     "nulls": lambda: nothing(10**15),
     "fewer nulls": lambda: nothing(10**7),
@@ -157,6 +161,12 @@ BOMBS: dict[str, Make] = {
     "a run": lambda: runs([2**31 - 1], 2**31 - 1),
     "a run of a text": lambda: pa.RunEndEncodedArray.from_arrays([5000], pa.array(["a" * 10**5])),
     "a part of it": lambda: pa.RunEndEncodedArray.from_arrays([5000], pa.array(["a" * 10**5]))[7:4000],
+    "a run in a dictionary": lambda: coded([0, 1], run(1 << 40)),
+    "a run of an empty text in a dictionary": lambda: coded([0, 1], run(1 << 40, "")),
+    "a run in views of lists": lambda: pa.ListViewArray.from_arrays([0, 5], [2, 3], run((1 << 31) - 1)),
+    "lists of no length in a dictionary": lambda: coded(
+        [0, 1], build(pa.list_(INT, 0), 1 << 40, [None], pa.array([], INT))
+    ),
     "one text again and again": lambda: coded([0] * 5000, pa.array(["a" * 10**5])),
     "one list": lambda: coded([0] * 5000, pa.array([[1] * 10**5])),
     "one list of texts": lambda: coded([0] * 5000, pa.array([["a" * 10**4] * 10])),
