@@ -106,6 +106,9 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
     column: Callable[[str], Any]
     if isinstance(batch, Mapping):
         column = batch.__getitem__
+        for name in wanted:
+            if name not in batch:  # asking for it may make one up, or fail for another reason
+                raise _missing(name, batch)
         if strict:
             _check_names(list(batch), wanted, strict)
     elif _is_data_frame(batch):
@@ -123,10 +126,7 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
             known = rows
     arrays: dict[str, PlainArray | Numbers] = {}
     for name in wanted:
-        try:
-            data = column(name)
-        except KeyError:
-            raise _missing(name, batch if isinstance(batch, Mapping) else ()) from None
+        data = column(name)
         array = arrays[name] = data if _is_plain(data) else as_array(name, data, known)
         if rows < 0:
             rows, known, first = len(array), len(array), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,20 @@ def test_missing_column(toy_schema: FeatureSchema, batch: Batch) -> None:
         expected = r"^column '\w+': expected it in the batch, got "
         with pytest.raises(SchemaError, match=f"{expected}{re.escape(present)}$"):
             read_columns(data, toy_schema.columns)
+
+
+def test_a_mapping_is_asked_whether_it_has_a_column() -> None:
+    batch = defaultdict(list, a=[1])
+    with pytest.raises(SchemaError, match=r"^column 'b': expected it in the batch, got columns 'a'$"):
+        read_columns(batch, ["a", "b"])
+    assert list(batch) == ["a"]
+
+    class Lazy(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise KeyError("the loader's own")
+
+    with pytest.raises(KeyError, match="the loader's own"):
+        read_columns(Lazy(a=None), ["a"])
 
 
 def test_a_long_list_of_columns_is_cut() -> None:
