@@ -68,13 +68,17 @@ def _all_came(mine: Fetch | None, others: Others) -> bool:
 def choose(tables: Sequence[Scored], count: int) -> Scored:
     """Returns the `count` highest scored of `tables`, which have more, in their order: (keys, scores).
 
+    A score of NaN, which stands for none, is taken and returned as the lowest.
+
     Memory: twice the `count`, and one chunk of the tables.
     """
     best_keys, best = np.empty(0, np.uint64), np.empty(0, np.float32)
     step = max(count, _CHUNK)
     for keys, scores in tables:
         for at in range(0, len(keys), step):
-            best_keys, best = np.append(best_keys, keys[at : at + step]), np.append(best, scores[at : at + step])
+            some = scores[at : at + step]
+            best = np.append(best, np.where(np.isnan(some), np.float32(-np.inf), some))
+            best_keys = np.append(best_keys, keys[at : at + step])
             if len(best) > count:
                 least = np.partition(best, -count)[-count]
                 taken = best > least

@@ -45,6 +45,17 @@ def test_the_highest_scores_are_chosen(kind: str, count: int, monkeypatch: pytes
     assert [score_of[key] for key in keys.tolist()] == scores.tolist()
 
 
+@pytest.mark.parametrize("count", [5, 89, 90, 95])
+def test_keys_without_a_score_are_chosen_last(count: int) -> None:
+    scores = np.arange(100, dtype=np.float32)
+    scores[::10] = np.nan
+    keys, chosen = choose([table(1, scores)], count)
+    assert len(keys) == len(chosen) == count
+    ids = (keys & np.uint64((1 << 48) - 1)).astype(int)
+    assert np.count_nonzero(ids % 10 == 0) == max(0, count - 90)
+    assert ids[ids % 10 != 0].tolist() == [i for i in range(100) if i % 10][-min(count, 90) :]
+
+
 def filled(tables: list[Scored], dim: int) -> MemoryStore:
     store = MemoryStore()
     for keys, scores in tables:
