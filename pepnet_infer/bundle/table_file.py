@@ -23,7 +23,7 @@ _NUMBERS = 1 << 20  # numbers of rows checked in one step
 
 @dataclass(frozen=True)
 class TableFile:
-    """The arrays of a table: maps of the file, except `default`, which is copied."""
+    """The arrays of a table, none to be written to: maps of the file, except `default`, which is copied."""
 
     keys: Keys  # [N] ascending, distinct, all of one table number
     rows: Array  # [N, dim] float32, float16, or uint16 holding bfloat16
@@ -53,6 +53,7 @@ def open_table(path: Path, spec: TableSpec | None = None) -> TableFile:
             raise BundleError(f"expected tensors {', '.join(_NAMES)}, got {got}", file=path)
         _check_shapes(path, file.tensors, spec)
         keys, scores, default = file.array("keys"), file.array("scores"), file.array("default").copy()
+        default.flags.writeable = False  # it is served
         number = _check_keys(path, keys, spec)
         for name, values in (("scores", scores), ("default", default)):
             finite = np.isfinite(values)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -141,7 +142,7 @@ class MmapStore(BatchRowSource, Closing):
     @property
     def files(self) -> Mapping[str, TableFile]:
         """Table name → what its file holds: keys, scores and rows where they lie in it, and the default row."""
-        return self._open().files
+        return MappingProxyType(self._open().files)
 
     def close(self) -> None:
         """Lets go of the tables: later calls raise StoreError, calls under way finish and keep their maps alive."""

@@ -111,6 +111,12 @@ def test_tables_defaults_and_scores_can_be_read(tmp_path: Path) -> None:
     assert file.default.tolist() == [6.5] * 3
     assert file.keys.tolist() == make_keys(6, np.array([1, 4, 8], np.uint64)).tolist()
     assert file.scores.tolist() == [0, 0.5, 1]
+    for array in (file.default, file.keys, file.scores, file.rows):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
+    with pytest.raises(TypeError, match="item deletion"):
+        del store.files["a"]  # type: ignore[attr-defined]
+    assert store.files["a"].default.tolist() == [6.5] * 3
     with pytest.raises(StoreError, match="table: expected one of a, empty, got 'b'"):
         store.lookup("b", file.keys, np.empty((3, 3), np.float32))
 
