@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pepnet_infer.validation import untrusted
 #: safetensors dtype of `rows` → its name in reports.
 ROW_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NAMES = ("keys", "rows", "scores", "default")
-_NUMBERS = 1 << 20  # numbers of rows checked in one step
+_NUMBERS = 1 << 18  # checked in one step: the check's own memory stays small
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,8 @@ def open_table(path: Path, spec: TableSpec | None = None) -> TableFile:
         default.flags.writeable = False  # it is served
         number = _check_keys(path, keys, spec)
         for name, values in (("scores", scores), ("default", default)):
-            finite = np.isfinite(values)
-            if not finite.all():
-                row = int(np.argmin(finite))
+            row = _first_bad(np.isfinite, values)
+            if row is not None:
                 raise BundleError(f"{name}[{row}]: expected a finite number, got {values[row]}", file=path)
         file.check(error=BundleError)
         dtype = ROW_DTYPES[file.tensors["rows"].dtype]
@@ -85,10 +85,10 @@ def _check_shapes(path: Path, tensors: dict[str, TensorInfo], spec: TableSpec | 
 def _check_keys(path: Path, keys: Keys, spec: TableSpec | None) -> int | None:
     if keys.size == 0:
         return None if spec is None else spec.number
-    rising = keys[1:] > keys[:-1]
-    if not rising.all():
-        row = int(np.argmin(rising)) + 1
-        got = f"{keys[row]} after {keys[row - 1]} at row {row}"
+    before, after = keys[:-1], keys[1:]
+    row = _first_bad(np.greater, after, before)
+    if row is not None:
+        got = f"{after[row]} after {before[row]} at row {row + 1}"
         raise BundleError(f"keys: expected ascending, distinct keys, got {got}", file=path)
     number = int(keys[0]) >> ID_BITS
     wanted = number if spec is None else spec.number
@@ -97,6 +97,15 @@ def _check_keys(path: Path, keys: Keys, spec: TableSpec | None) -> int | None:
             got = f"{other} in key {keys[row]} at row {row}"
             raise BundleError(f"keys: expected table number {wanted}, got {got}", file=path)
     return number
+
+
+def _first_bad(good: Callable[..., Mask], *arrays: Array) -> int | None:
+    """Returns the first place of arrays of one length that is not `good`, None where all are."""
+    for at in range(0, len(arrays[0]), _NUMBERS):
+        there = good(*(array[at : at + _NUMBERS] for array in arrays))
+        if not there.all():
+            return at + int(np.argmin(there))
+    return None
 
 
 def _show(info: TensorInfo) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import BundleError
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import TableSpec
@@ -180,3 +182,30 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "empty", "expected a safetensors file of at least 8 bytes, got 0")
     with pytest.raises(BundleError, match="expected"):
         MappedFile(Path("/dev/null"))
+
+
+@pytest.mark.parametrize("row", [1 << 18, (1 << 18) + 1, (1 << 21) + 9])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("keys", 0, "keys: expected ascending, distinct keys, got 0 after {before} at row {row}"),
+        ("scores", np.nan, r"scores\[{row}\]: expected a finite number, got nan"),
+    ],
+)
+def test_a_large_table_is_checked_in_steps(name: str, value: float, message: str, row: int, tmp_path: Path) -> None:
+    count = (1 << 21) + 10
+    tensors = good() | {
+        "keys": np.arange(count, dtype="<u8"),
+        "rows": np.zeros((count, 1), "<f2"),
+        "scores": np.zeros(count, "<f4"),
+        "default": np.zeros(1, "<f4"),
+    }
+    tensors[name][row] = value
+    path = build(tmp_path / "t", tensors)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=message.format(row=row, before=row - 1)):
+            open_table(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
