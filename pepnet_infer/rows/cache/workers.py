@@ -6,6 +6,7 @@ import enum
 import threading
 import weakref
 from collections.abc import Callable
+from itertools import count
 from queue import Empty, SimpleQueue
 
 _Work = Callable[[], None]
@@ -26,11 +27,13 @@ class _Worker(threading.Thread):
     def __init__(self, queue: SimpleQueue[_Work | None]) -> None:
         super().__init__(name="pepnet-misses", daemon=True)
         self._queue = queue
+        self.done = 0  # pieces of work
 
     def run(self) -> None:
         """See `threading.Thread`."""
         while (work := self._queue.get()) is not None:
             work()
+            self.done += 1
             del work  # what it holds is not kept until the next
         self._queue.put(None)
 
@@ -43,9 +46,9 @@ def in_worker() -> bool:
 class MissWorkers:
     """A bounded queue and daemon threads, started when there is work: a store that hangs holds no process back.
 
-    Work is a function that raises nothing. What was taken is done, also after `close`. The queue is one of C and a list
-    grows in one step, so that an exception at any instruction leaves no lock behind that is held, and no count that is
-    off: threads are counted by who is alive.
+    Work is a function that raises nothing. What was taken is done, also after `close`. The queue is one of C, a list
+    grows and a count goes up in one step, so that an exception at any instruction leaves no lock behind that is held.
+    An interrupt may leave more work counted than there is, which starts a thread too early, and a thread uncounted.
     """
 
     def __init__(self, threads: int = 4, queued: int = 64) -> None:
@@ -57,7 +60,8 @@ class MissWorkers:
     def reset_after_fork(self) -> None:
         """In a child process: there are no threads here, and what was queued is the parent's."""
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
-        self._started: list[_Worker] = []
+        self._started: list[_Worker] = []  # and those about to be; none ends before this is closed
+        self._submitted = count(1)
         weakref.finalize(self, self._queue.put, None).atexit = False  # the threads do not know of this object
 
     def submit(self, work: _Work) -> Submitted:
@@ -66,11 +70,12 @@ class MissWorkers:
             return Submitted.REFUSED
         if self._queue.qsize() >= self._queued:
             return Submitted.FULL
-        running = sum(thread.is_alive() for thread in self._started)
-        if running < self._threads and not self._start() and not running:
+        open_work = next(self._submitted) - sum(thread.done for thread in self._started)
+        if open_work > len(self._started) and not self._start() and not self._started:
+            self._finish()  # what others queued for a thread that could not be had
             return Submitted.REFUSED
         self._queue.put(work)
-        if self._closed:  # in between: the threads may be gone
+        if self._closed or not self._started:  # in between: the threads may be gone
             self._finish()
         return Submitted.TAKEN
 
@@ -80,18 +85,22 @@ class MissWorkers:
         self._queue.put(None)
 
     def _start(self) -> bool:
-        """Returns whether a thread could be started."""
-        thread = _Worker(self._queue)
-        self._started.append(thread)
+        """Returns whether a thread could be started: of those that try at once, the first in the list may."""
+        thread, begun = _Worker(self._queue), False
         try:
-            thread.start()
+            self._started.append(thread)
+            if self._started.index(thread) < self._threads:
+                thread.start()
+                begun = True
         except RuntimeError:  # no more threads for this process
-            self._started.remove(thread)
-            return False
-        return True
+            pass
+        finally:
+            if not begun and thread in self._started:
+                self._started.remove(thread)
+        return begun
 
     def _finish(self) -> None:
-        """Does all that is queued, in this thread, and leaves the word for the end to the others."""
+        """Does all that is queued, in this thread, and leaves the word for the end, if it was said, to the others."""
         while True:
             try:
                 work = self._queue.get_nowait()
@@ -99,4 +108,5 @@ class MissWorkers:
                 break
             if work is not None:
                 work()
-        self._queue.put(None)
+        if self._closed:
+            self._queue.put(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -235,6 +236,65 @@ def test_workers_take_what_fits_and_end() -> None:
         thread.join(60)
     assert done == [True] * 5
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_many_who_submit_at_once_start_as_many_threads_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, others, go = MissWorkers(threads=4, queued=1000), set(threading.enumerate()), threading.Event()
+    together, start = threading.Barrier(41), threading.Thread.start
+    begun: list[threading.Thread] = []
+    done: list[bool] = []
+
+    def slow(thread: threading.Thread) -> None:  # all who submit come here before one thread is alive
+        begun.append(thread)
+        time.sleep(0.02)
+        start(thread)
+
+    def submit() -> None:
+        together.wait(60)
+        workers.submit(lambda: done.append(go.wait(60)))
+
+    submitters = [threading.Thread(target=submit) for _ in range(40)]
+    for thread in submitters:
+        thread.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", slow)
+        together.wait(60)
+        for thread in submitters:
+            thread.join(60)
+    assert len(begun) == len(set(threading.enumerate()) - others) == 4
+    go.set()
+    workers.close()
+    for thread in begun:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in begun)
+    assert done == [True] * 40
+
+
+def test_workers_start_as_there_is_work_for_them() -> None:
+    workers, others, done = MissWorkers(), set(threading.enumerate()), threading.Semaphore(0)
+    for number in range(1, 6):
+        assert workers.submit(done.release) is Submitted.TAKEN
+        assert done.acquire(timeout=60)
+        (thread,) = set(threading.enumerate()) - others
+        until(lambda thread=thread, number=number: thread.done == number)
+    workers.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
+def test_a_thread_that_does_not_start_counts_for_nothing(error: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, done = MissWorkers(threads=1), threading.Event()
+
+    def fail(thread: threading.Thread) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with contextlib.nullcontext() if error is RuntimeError else pytest.raises(error):
+            assert workers.submit(done.set) is Submitted.REFUSED
+    assert not done.is_set()
+    assert workers.submit(done.set) is Submitted.TAKEN
+    assert done.wait(60)
+    workers.close()
 
 
 def test_workers_end_with_who_has_them() -> None:
