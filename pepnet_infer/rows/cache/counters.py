@@ -61,7 +61,8 @@ class MissCounters:
 
         Apart from counting, for when nobody waits any more: a handler of the log may take its time, or never return.
         """
-        if self._warn_of("faults", "no answer from the store", self._last_fault):
+        if self._warnings.due("faults"):
+            self._warn_of("faults", "no answer from the store", self._last_fault)
             self._failing = True
 
     def answered(self) -> None:
@@ -74,15 +75,16 @@ class MissCounters:
     def overrun(self, budget_ms: float | None) -> None:
         """Counts one batch that its budget was too short for, and warns as for a fault, but for a budget of nothing."""
         self.count("overruns")
-        if budget_ms:
+        if budget_ms and self._warnings.due("overruns"):
             why = f"ids that a batch waited for got default rows{self._mean_call()}"
             self._warn_of("overruns", f"no answer from the store within budget_ms={budget_ms:g}", why)
 
     def dropped(self) -> None:
         """Counts one fetch that the queue had no place for, and warns as for a fault."""
         self.count("dropped")
-        why = f"the ids of a fetch that was not made got default rows{self._mean_call()}"
-        self._warn_of("dropped", "the queue of fetches from the store is full", why)
+        if self._warnings.due("dropped"):
+            why = f"the ids of a fetch that was not made got default rows{self._mean_call()}"
+            self._warn_of("dropped", "the queue of fetches from the store is full", why)
 
     def damaged(self, keys: npt.NDArray[np.uint64]) -> None:
         """Counts distinct keys of which something is stored that cannot be served, and warns as for a fault."""
@@ -92,21 +94,19 @@ class MissCounters:
             f"table's width, undamaged, got another"
         )
         self.count("damaged", len(keys))
-        self._warn_of("damaged", "the store has a row that cannot be served", self._last_fault)
+        if self._warnings.due("damaged"):
+            self._warn_of("damaged", "the store has a row that cannot be served", self._last_fault)
 
     def count(self, what: str, number: int = 1) -> None:
         """Adds to one of the sums that `_STORE` names."""
         self._sums.add([(what, (number,))])
 
-    def _warn_of(self, what: str, said: str, why: str | None) -> bool:
-        """Warns of one of the sums where a warning is due, with how far it grew since the last one. Returns whether."""
-        if not self._warnings.due(what):
-            return False
+    def _warn_of(self, what: str, said: str, why: str | None) -> None:
+        """Warns of one of the sums, with how far it grew since the last warning."""
         total = int(self._sums.read()[what][0])
         since, self._said[what] = total - self._said.get(what, 0), total
         more = "" if since == total else f" ({since} since the last warning)"
         _LOG.warning("%s%s: %s", said, more, why)
-        return True
 
     def _mean_call(self) -> str:
         """Returns what a call to the store takes, in words; nothing before the first has come back."""

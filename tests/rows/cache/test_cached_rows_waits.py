@@ -11,6 +11,7 @@ import pytest
 from formula_store import DIM, A, Formula, expected, fail, keys_of, rows_of, rows_over, until
 
 from pepnet_infer import StoreError
+from pepnet_infer.rows.cache.counters import MissCounters
 from pepnet_infer.rows.protocols import RowRequest
 
 
@@ -154,3 +155,20 @@ def test_a_full_queue_is_said_and_a_budget_of_nothing_is_not(
     gate.set()
     until(lambda: rows.stats()["flights"] == 0)
     rows.close()
+
+
+def test_a_warning_that_is_not_due_is_not_put_into_words(now: list[float]) -> None:
+    class Budget(float):
+        worded = 0
+
+        def __format__(self, form: str) -> str:
+            Budget.worded += 1
+            return super().__format__(form)
+
+    counters = MissCounters()
+    for _ in range(5):
+        counters.overrun(Budget(1.5))
+    assert Budget.worded == 1
+    now[0] += 61
+    counters.overrun(Budget(1.5))
+    assert Budget.worded == 2
