@@ -106,7 +106,7 @@ def _decoded(column: str, array: PlainArray, most: int) -> PlainArray:
     if pa.types.is_string_view(kind):
         check_size(column, value_bytes(array), most)
         return array.cast(pa.large_string())
-    if isinstance(array, _LISTS):
+    if _is_list(array):
         return _plain_list(column, array, most)
     return array
 
@@ -189,7 +189,7 @@ def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
     if not pa.types.is_integer(offsets.type) or offsets.null_count:
         nulls = f" with {offsets.null_count} nulls" if offsets.null_count else ""
         raise TypeError(f"expected integer offsets, got {clip(offsets.type, MOST_VALUE)}{nulls}")
-    if isinstance(values, _LISTS):
+    if _is_list(values):
         raise TypeError(f"expected flat values beside the offsets, got {clip(values.type, MOST_VALUE)}")
     places = offsets.cast(pa.int64()).to_numpy()
     ragged.check_offsets(column, places, len(values))
@@ -217,6 +217,10 @@ def _plain_list(column: str, array: Any, most: int) -> PlainArray:
         inside = _decoded(column, array.flatten(), most)
     mask = array.is_null() if array.null_count else None
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), inside, mask=mask)
+
+
+def _is_list(array: PlainArray) -> bool:
+    return isinstance(array, _LISTS) and not isinstance(array, pa.MapArray)  # whose class is one of lists
 
 
 def _is_bare(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pepnet_infer.encode.arrays import check_type
+from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.errors import SchemaError
 
 pytestmark = pytest.mark.hostile
@@ -39,3 +40,8 @@ def test_types_that_pyarrow_has_no_arrays_of(spelled: bytes) -> None:
     for outer in (kind, pa.list_(kind), pa.struct([("y", pa.large_list(kind))])):
         with pytest.raises(SchemaError, match=r"^column 'x': expected a type that pyarrow has arrays of, got "):
             check_type("x", outer)
+
+
+def test_a_map_is_no_list() -> None:
+    pairs = pa.array([[("a", 1)], None, [("b", 2), ("c", 3)]], pa.map_(pa.string(), pa.int64()))
+    assert read_columns({"x": pairs}, ["x"])["x"].equals(pairs)
