@@ -199,9 +199,13 @@ def _from_pair(column: str, pair: tuple[object, ...]) -> PlainArray:
 
 def _plain_list(column: str, array: Any, most: int) -> PlainArray:
     """Returns lists of any layout as large lists: offsets from 0, a null is empty whatever its layout has behind it."""
-    plain = isinstance(array, (pa.ListArray, pa.LargeListArray)) and len(array) > 0 and array.null_count == 0
+    fixed = isinstance(array, pa.FixedSizeListArray)
+    plain = (fixed or isinstance(array, (pa.ListArray, pa.LargeListArray))) and len(array) > 0 and not array.null_count
     if plain:  # whose offsets say it all: asking Arrow takes 100 µs
-        places = array.offsets.to_numpy().astype(np.int64)
+        if fixed:
+            places = (np.arange(len(array) + 1) + array.offset) * array.type.list_size
+        else:
+            places = array.offsets.to_numpy().astype(np.int64)
         offsets = places - places[0]
     else:
         offsets = ragged.to_offsets(pc.list_value_length(array).fill_null(0).to_numpy())
