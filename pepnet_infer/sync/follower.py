@@ -76,6 +76,7 @@ class Follower:
         """In a child process it does not follow; its counts can be read and it can be closed."""
         self._gate, self._stop = SharedLock(), threading.Event()
         self._stop.set()
+        self._stats.reset_after_fork()
         if self.guard is not None:
             self.guard.reset_after_fork()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from time import monotonic
@@ -14,9 +15,10 @@ _COUNTS = (*_DELTAS, "bundles", "gaps", "rollbacks", "unguarded", "replaced", "f
 
 
 class SyncStats:
-    """Totals since the engine began to follow. Each is counted by one thread at a time."""
+    """Totals since the engine began to follow."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._refused: dict[str, int] = {}
         self._freshness = [0] * (len(EDGES) + 1)
@@ -24,41 +26,50 @@ class SyncStats:
         self._last_refusal: str | None = None
         self._last_fault: str | None = None
 
+    def reset_after_fork(self) -> None:
+        """In a child process: whoever held the lock is not here."""
+        self._lock = threading.Lock()
+
     def applied(self, rows: int, size: int, dense: bool, freshness_s: float) -> None:
         """Counts a delta that has become visible, `freshness_s` after it was produced."""
-        for name, by in (("applied", 1), ("rows", rows), ("bytes", size), ("dense", int(dense))):
-            self._counts[name] += by
-        self._freshness[bisect_left(EDGES, freshness_s)] += 1
-        self._freshness_sum += freshness_s
+        with self._lock:
+            for name, by in (("applied", 1), ("rows", rows), ("bytes", size), ("dense", int(dense))):
+                self._counts[name] += by
+            self._freshness[bisect_left(EDGES, freshness_s)] += 1
+            self._freshness_sum += freshness_s
 
     def count(self, what: str) -> None:
         """Counts what has no more to say: written_back, skipped, bundles, gaps, rollbacks, unguarded, replaced."""
-        self._counts[what] += 1
+        with self._lock:
+            self._counts[what] += 1
 
     def refused(self, reason: str, message: str) -> int:
         """Counts a delta or bundle that was not applied. Returns how many there were for this reason."""
-        self._refused[reason] = self._refused.get(reason, 0) + 1
-        self._last_refusal = message
-        return self._refused[reason]
+        with self._lock:
+            self._refused[reason] = self._refused.get(reason, 0) + 1
+            self._last_refusal = message
+            return self._refused[reason]
 
     def fault(self, message: str) -> None:
         """Counts an obstacle that is tried again, such as a log that could not be reached."""
-        self._counts["faults"] += 1
-        self._last_fault = message
+        with self._lock:
+            self._counts["faults"] += 1
+            self._last_fault = message
 
     def read(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return {
-            **self._counts,
-            "refused": dict(self._refused),
-            "last_refusal": self._last_refusal,
-            "last_fault": self._last_fault,
-            "freshness": {
-                "edges_s": list(EDGES),
-                "counts": list(self._freshness),
-                "sum_s": round(self._freshness_sum, 6),
-            },
-        }
+        with self._lock:
+            return {
+                **self._counts,
+                "refused": dict(self._refused),
+                "last_refusal": self._last_refusal,
+                "last_fault": self._last_fault,
+                "freshness": {
+                    "edges_s": list(EDGES),
+                    "counts": list(self._freshness),
+                    "sum_s": round(self._freshness_sum, 6),
+                },
+            }
 
 
 class NewestVersion:
