@@ -168,7 +168,7 @@ class Follower:
         with self._health.reading():
             waits = _WRITE_BACK_S if self._updater.waiting else self._config.wait_s
             entries = self._transport.read(self._position, min(wait_s, waits))
-        log_before, self._log = self._log, self._transport.read_from
+            log_before, self._log = self._log, self._transport.read_from
         if log_before not in ("", self._log):
             self._stats.count("replaced")
             self._early.clear()

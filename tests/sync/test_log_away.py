@@ -312,6 +312,19 @@ def test_a_redis_that_was_killed_and_one_that_was_flushed(
         assert sync(engine)["replaced"] == 1
 
 
+def test_a_log_that_does_not_say_which_it_is_cannot_be_read(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(log: DirectoryLog) -> str:
+        raise OSError("no answer")
+
+    engine.follow(DirectoryLog(tmp_path / "log", create=True), QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryLog, "read_from", property(fail))
+        is_away(engine, "the log cannot be read")
+    is_there(engine)
+
+
 def test_a_redis_that_hangs(
     make_redis_server: Callable[..., Any], engine: Engine, world: World, tmp_path: Path
 ) -> None:
