@@ -46,6 +46,8 @@ class BundleSwitch:
             raise head.fault
         entry = self._transport.bundle(head.position)
         if entry is None:
+            if any(head.position == there.position for there in self._transport.bundles()):
+                raise UpdateError("unreadable", f"bundle at {head.position}: expected what the log lists, got nothing")
             return False  # trimmed meanwhile: there is a newer one
         bundle = Bundle.open(entry.path)
         if bundle.model_version != head.model_version:
@@ -59,9 +61,17 @@ class BundleSwitch:
         if isinstance(error, UpdateError) and error.reason in OUT_OF_REACH:
             raise error
         self._transport.identity()  # what went with the whole log is not the bundle's fault
-        refused = refusal(f"bundle at {head.position}", error, "bundle")
-        may_pass = refused.reason in MAY_PASS or isinstance(error, StoreError) or passing(error) is not None
+        where = f"bundle at {head.position}"
+        if isinstance(error, MemoryError | OSError):
+            refused = UpdateError("bundle", f"{where}: {error}")
+        elif isinstance(error, UpdateError) and error.reason == "files":
+            refused = UpdateError.of(error, reason="bundle", within=where)
+        else:
+            refused = refusal(where, error, "bundle")
+        may_pass = (
+            refused.reason in MAY_PASS or isinstance(error, StoreError | MemoryError) or passing(error) is not None
+        )
         self._refused[head[:2]] = monotonic() + _AGAIN_S if may_pass else inf
         if refused.reason == "internal" and self._errors.due(type(error).__name__):  # a log may be full of such bundles
-            _LOG.error("bundle at %s: an error of the follower", head.position, exc_info=error)
-        self._refuse(UpdateError.of(refused, reason="bundle") if refused.reason == "files" else refused)
+            _LOG.error("%s: an error of the follower", where, exc_info=error)
+        self._refuse(refused)

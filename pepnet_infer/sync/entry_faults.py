@@ -54,7 +54,7 @@ def reading(where: object) -> Iterator[None]:
         raise UpdateError("malformed", f"{where}: expected an entry, got content that leads to {got}") from error
 
 
-def refusal(where: object, error: Exception, reason: str = "failed") -> UpdateError:
+def refusal(where: object, error: Exception, reason: str) -> UpdateError:
     """Returns an error, of whatever putting an entry in place led to, as what the entry is refused for.
 
     reason: of errors of this package that have none.
@@ -63,10 +63,6 @@ def refusal(where: object, error: Exception, reason: str = "failed") -> UpdateEr
         return error
     if isinstance(error, PepnetError):
         return UpdateError.of(error, reason=reason, within=where)
-    if isinstance(error, MemoryError):
-        return UpdateError("memory", f"{where}: expected memory, got: {error}")
-    if isinstance(error, OSError):
-        return UpdateError(reason, f"{where}: {error}")
     return UpdateError("internal", f"{where}: expected to apply it, got {type(error).__name__}: {error}")
 
 

@@ -215,8 +215,10 @@ class Follower:
             head = read_head(entry.path)
             self._newest.seen(head.model_version, head.produced_at)
             self._put_in_place(entry, head)
+        except MemoryError as error:
+            self._wait_or_refuse(entry, head, UpdateError("memory", f"{entry.path}: expected memory, got: {error}"))
         except Exception as error:
-            refused = refusal(entry.path, error)
+            refused = refusal(entry.path, error, "failed")
             if isinstance(error, StoreError):  # of rows that were looked up for the guard: the delta is tried again
                 raise refused from error
             if refused.reason == "internal" and self._errors.due(type(error).__name__):

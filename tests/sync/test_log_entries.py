@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import random
@@ -230,7 +231,9 @@ def test_entries_that_are_refused_for_one_reason_are_one_line_at_a_time(
     assert said == {f"refused ({reason}": count if later else 1 for reason, count in refused.items()}
 
 
+@pytest.mark.parametrize("ours", [ZeroDivisionError("ours"), PermissionError(errno.EACCES, "ours")])
 def test_an_error_of_our_own_is_refused_and_the_version_serves(
+    ours: Exception,
     world: World,
     load: Callable[[], Engine],
     toy_batch: Callable[..., Any],
@@ -241,7 +244,7 @@ def test_an_error_of_our_own_is_refused_and_the_version_serves(
     log = DirectoryLog(tmp_path / "log", create=True)
     engine = load()
     follower = engine.follow(log, QUICK)
-    real, errors = Versions.put, [ZeroDivisionError("ours"), StoreError("away"), PepnetError("odd")]
+    real, errors = Versions.put, [ours, StoreError("away"), PepnetError("odd")]
 
     def put_version(versions: Versions, served: ModelVersion, same: bool = False) -> int:
         if errors:
@@ -251,7 +254,7 @@ def test_an_error_of_our_own_is_refused_and_the_version_serves(
     monkeypatch.setattr(Versions, "put", put_version)
     log.append(world.step())  # refused: internal
     until(lambda: sync(engine)["refused"] == {"internal": 1})
-    assert "ZeroDivisionError: ours" in caplog.text  # with its traceback
+    assert f"{type(ours).__name__}: {ours}" in caplog.text  # with its traceback
     assert "Traceback" in caplog.text
     check(world, engine, toy_batch(20), 7)
     log.append(world.step(base=7, version=9))  # the store is away: tried again, and then refused: failed
