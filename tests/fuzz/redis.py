@@ -9,8 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-
-from bad_entries import packed
+from typing import Any
 
 from fuzz.corpus import SCHEMA
 from fuzz.delta import change_delta
@@ -21,13 +20,14 @@ from fuzz.target import Outcome, Target, shown
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.logs.redis import RedisLog
-from pepnet_infer.sync.logs.redis_entry import StreamEntry, position_of
-from pepnet_infer.sync.logs.redis_spool import LOG_ID, Spool
+from pepnet_infer.sync.logs.redis_spool import Spool
+from pepnet_infer.sync.logs.redis_stream import bundle_head, delta_head, read_entries, read_state
 from pepnet_infer.sync.logs.transport import read_progress
 
 LOG, UPLOAD, POSITION = "0123456789abcdef" * 2, "fedcba9876543210", f"{5:020d}-{0:020d}"
-STREAM_ID = "5-0"
-_HEAD = {"base_version": 7, "model_version": 9, "pass_number": 3, "produced_at": 1e9, "schema_hash": SCHEMA.hash}
+STREAM_ID = b"5-0"
+_CHUNKED = "dense.onnx"  # the file that is not in the entry itself
+_ITEM = f"{POSITION} {UPLOAD} 1 9 7 3 1000000000.0 {SCHEMA.hash}"
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Server:
     """What a server holds: the one entry's fields, chunks, and what a look at the log's state gives."""
 
     fields: dict[bytes, bytes]
+    index: list[list[Any]]  #: what the field of that name held at first
     chunks: dict[str, bytes]
-    #: The log's id, the position that was put last, and an item of the list of bundles.
-    state: list[bytes] = field(default_factory=lambda: [LOG.encode(), POSITION.encode(), b""])
+    state: list[bytes] = field(default_factory=lambda: [LOG.encode(), b"", b"", _ITEM.encode(), b""])
     progress: dict[bytes, bytes] = field(default_factory=dict)
     followed: bool = False  #: whether an engine follows it even where its delta is refused
     how: str = ""
@@ -75,16 +75,19 @@ class RedisTarget(Target[Server]):
     def run(self, mutant: Server) -> Outcome:
         """Decodes everything; follows the delta that comes out."""
         shutil.rmtree(self._spool, ignore_errors=True)
-        log, last, bundle = (text.decode("utf-8", "replace") for text in mutant.state)
+        log, trimmed, bundle, delta, bundles_trimmed = mutant.state
+        state = read_state([log, trimmed, bundle, delta, bundles_trimmed, STREAM_ID, b""])
+        bundle_head(state.bundle)
+        delta_head(state.delta)
         for text in mutant.progress.values():
             read_progress("progress", text)
-        found, spool = StreamEntry(STREAM_ID, 1, mutant.fields), Spool(self._spool)
-        found.head()
-        found.bundle_version()
+        parts = [part for pair in mutant.fields.items() for part in pair]
+        (found,) = read_entries([log, [STREAM_ID, mutant.fields.get(b"kind", b""), b"1", parts]])[1]
         get = mutant.chunks.get
-        entry = spool.write(LOG, "delta", found, lambda upload, number: get(f"{upload}:{number}"))
-        if LOG_ID.fullmatch(log):  # else a log refuses it
-            spool.sweep(log, position_of(last), position_of(bundle))
+        spool = Spool(self._spool)
+        entry = spool.write(LOG, "delta", POSITION, found.fields, lambda upload, number: get(f"{upload}:{number}"))
+        if state.log:
+            spool.sweep(state.log, state.trimmed, state.bundles_trimmed)
         if entry.fault is not None:
             raise entry.fault
         open_delta(entry.path, self._bundle.schema, self._bundle.config)
@@ -132,10 +135,11 @@ class RedisServerTarget(RedisTarget):
             client.xadd("{fuzz}:log", mutant.fields, id=STREAM_ID)  # type: ignore[arg-type]
         for name, data in mutant.chunks.items():
             client.set(f"{{fuzz}}:blob:{name}", data)
-        log, last, bundle = mutant.state
-        client.hset("{fuzz}:state", mapping={"log": log, "last": last})
-        if bundle:
-            client.rpush("{fuzz}:bundles", bundle)
+        log, trimmed, bundle, delta, bundles_trimmed = mutant.state
+        client.hset("{fuzz}:state", mapping={"log": log, "trimmed": trimmed, "bundles_trimmed": bundles_trimmed})
+        for key, item in (("bundles", bundle), ("deltas", delta)):
+            if item:
+                client.rpush(f"{{fuzz}}:{key}", item)
         if mutant.progress:
             client.hset("{fuzz}:progress", mapping=mutant.progress)  # type: ignore[arg-type]
         with RedisLog(self._url, "fuzz", spool=self._spool, timeout_s=2.0, patience_s=0.01) as log_there:
@@ -156,18 +160,25 @@ class RedisServerTarget(RedisTarget):
 
 
 def _packed(tree: Tree) -> Server:
-    fields, chunks = packed(tree.files, UPLOAD)
-    given = {"log": LOG, "model_version": 9, "head": json.dumps(_HEAD), **fields}
-    return Server({name.encode(): str(value).encode() for name, value in given.items()}, chunks)
+    fields, chunks, index = {b"log": LOG.encode(), b"kind": b"delta", b"upload": UPLOAD.encode()}, {}, []
+    for number, (name, data) in enumerate(tree.files.items()):
+        if name == _CHUNKED:
+            chunks[f"{UPLOAD}:0"] = data
+            index.append([name, len(data), 0, 1])
+        else:
+            fields[b"f%d" % number] = data
+            index.append([name, len(data), 0, 0])
+    fields[b"index"] = json.dumps(index).encode("utf-8", "surrogatepass")
+    return Server(fields, index, chunks)
 
 
 def _change(random: Random, server: Server) -> None:
     how = random.random()
     if how < 0.4:
-        server.how += " head"
-        server.fields[b"head"] = dump_json(change_json(random, _HEAD))
+        server.how += " index"
+        server.fields[b"index"] = dump_json(change_json(random, server.index))
     elif how < 0.6:
-        name = random.choice(list(server.fields) or [b"head"])
+        name = random.choice(list(server.fields) or [b"index"])
         server.how += f" field {name!r}"
         server.fields[name] = random.choice(
             (b"", change_bytes(random, server.fields.get(name, b"")), random.choice(TEXTS).encode("utf-8", "replace"))
@@ -180,13 +191,13 @@ def _change(random: Random, server: Server) -> None:
         server.chunks = random.choice(({}, {name: change_bytes(random, data) for name, data in server.chunks.items()}))
     elif how < 0.9:
         server.how += " state"
-        place = random.randrange(3)
-        item = server.state[place] or STREAM_ID.encode()
-        words = item.split(b"-")
+        place = random.randrange(5)
+        item = server.state[place] or _ITEM.encode()
+        words = item.split(b" ")
         words[random.randrange(len(words))] = random.choice(
             (str(random.choice(NUMBERS)).encode(), b"", b"nan", b"inf", random.choice(TEXTS).encode("utf-8", "replace"))
         )
-        server.state[place] = random.choice((b"-".join(words), change_bytes(random, item)))
+        server.state[place] = random.choice((b" ".join(words), change_bytes(random, item)))
     else:
         server.how += " progress"
         progress = {"position": POSITION, "model_version": 7, "at": 1e9}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from pepnet_infer.errors import StoreError
 from pepnet_infer.parquet.sink import Sink, lock_of
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.stores.redis import RedisStore
+from pepnet_infer.sync.logs import redis_writer
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.redis import RedisLog
 
@@ -176,6 +178,24 @@ def test_a_log_in_redis_is_read_by_a_child(redis_server: Any, tmp_path: Path) ->
     assert log.read("") == []
     well_in_a_child(lambda: log.read(""))
     assert log.read("") == []
+
+
+def test_a_log_in_redis_that_another_thread_writes_to_is_written_to_by_a_child(
+    redis_server: Any, tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[threading.Lock] = []
+
+    def lock() -> threading.Lock:
+        made.append(threading.Lock())
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis_writer, "threading", SimpleNamespace(Lock=lock))
+        log = RedisLog(redis_server.url, "written", spool=tmp_path, create=True)
+    [writers] = made
+    with held_elsewhere(writers):
+        well_in_a_child(lambda: log.append_bundle(toy_bundle))
+    assert log.last_bundle() is not None
 
 
 def test_a_store_that_is_away_is_an_error_in_a_child_too() -> None:

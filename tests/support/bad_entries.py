@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import random
-import secrets
 import struct
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ from redis import Redis
 
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.redis import RedisLog
-from pepnet_infer.sync.logs.redis_entry import CHUNK
 
 ROWS = "rows/user.safetensors"
 Files = dict[str, bytes]
@@ -111,32 +109,16 @@ def put(log: DirectoryLog | RedisLog, files: Mapping[str, bytes]) -> None:
     """Puts an entry at the end of a log past all that an append checks."""
     if isinstance(log, DirectoryLog):
         write(_next(log), files)
-    else:
-        put_fields(log, *packed(files, secrets.token_hex(8)))
+        return
+    index = [[name, len(data), 0, 0] for name, data in files.items()]
+    inline = {f"f{number}": data for number, data in enumerate(files.values()) if data}
+    put_fields(log, {"kind": "delta", "upload": "00", "index": json.dumps(index), **inline})
 
 
-def packed(files: Mapping[str, bytes], upload: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Returns the fields of a delta's entry in Redis, and its chunks by what their keys end with."""
-    manifest = files.get("manifest.json", b"")
-    body = manifest + b"".join(files.get(name, b"") for name in _listed(manifest, files))
-    chunks = [body[at : at + CHUNK] for at in range(0, len(body), CHUNK)]
-    fields = {"kind": "delta", "upload": upload, "chunks": len(chunks), "manifest_bytes": len(manifest)}
-    return fields, {f"{upload}:{number}": chunk for number, chunk in enumerate(chunks)}
-
-
-def _listed(manifest: bytes, files: Mapping[str, bytes]) -> list[str]:
-    try:
-        return list(json.loads(manifest)["files"].keys())
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        return [name for name in files if name != "manifest.json"]
-
-
-def put_fields(log: RedisLog, fields: Mapping[str, Any], chunks: Mapping[str, bytes] | None = None) -> bytes:
-    """Puts an entry into the stream of a log, with any fields and chunks. Returns its stream id."""
+def put_fields(log: RedisLog, fields: Mapping[str, Any]) -> bytes:
+    """Puts an entry into the stream of a log, with any fields. Returns its stream id."""
+    given: dict[Any, Any] = {"log": log.identity(), **fields}
     with Redis.from_url(log.url) as client:
-        for name, chunk in (chunks or {}).items():
-            client.set(f"{log.prefix}blob:{name}", chunk)
-        given: dict[Any, Any] = {"log": log.identity(), **fields}
         stream_id: bytes = client.xadd(f"{log.prefix}log", given)  # type: ignore[assignment]
         return stream_id
 
@@ -160,22 +142,27 @@ def put_foreign(log: DirectoryLog, kind: str, what: str) -> None:
     FOREIGN[what](_next(log, kind))
 
 
-_SIZES = {"chunks": 1, "manifest_bytes": 2}
 #: Entries of a stream that nobody's publisher makes.
 FOREIGN_FIELDS: dict[str, dict[str, Any]] = {
     "nothing of ours": {"temperature": "21"},
-    "no chunks": {"kind": "delta", "upload": "00"},
-    "no upload": {"kind": "delta", **_SIZES},
-    "an infinite size": {"kind": "delta", "upload": "00", **_SIZES, "manifest_bytes": "Infinity"},
-    "a size without end": {"kind": "delta", "upload": "00", **_SIZES, "manifest_bytes": "9" * 5000},
-    "fewer than no bytes": {"kind": "delta", "upload": "00", **_SIZES, "manifest_bytes": -1},
-    "as many chunks as there are numbers": {"kind": "delta", "upload": "00", **_SIZES, "chunks": 2**62},
-    "chunks that are not there": {"kind": "delta", "upload": "00", **_SIZES},
-    "no UTF-8": {"kind": "delta", "upload": b"\xff", **_SIZES},
-    "of another log": {"kind": "delta", "log": "0" * 32, "upload": "00", **_SIZES},
-    "of no log": {"kind": "delta", "log": "", "upload": "00", **_SIZES},
-    "a large entry": {"kind": "delta", "upload": "00", **_SIZES, "more": " " * (5 << 20)},
-    "a kind of our own with more": {"kind": "delta2", "upload": "00", **_SIZES},
+    "no index": {"kind": "delta", "upload": "00"},
+    "no upload": {"kind": "delta", "index": "[]"},
+    "an infinite size": {"kind": "delta", "upload": "00", "index": '[["manifest.json",Infinity,0,0]]'},
+    "a size without end": {"kind": "delta", "upload": "00", "index": f'[["manifest.json",{"9" * 5000},0,0]]'},
+    "as many chunks as there are numbers": {"kind": "delta", "upload": "00", "index": f'[["a",{2**62},0,{2**40}]]'},
+    "chunks that are not there": {"kind": "delta", "upload": "00", "index": '[["manifest.json",5,0,1]]'},
+    "nested JSON": {"kind": "delta", "upload": "00", "index": "[" * 100_000},
+    "an index of null": {"kind": "delta", "upload": "00", "index": "null"},
+    "no UTF-8": {"kind": "delta", "upload": b"\xff", "index": b"\xff"},
+    "of another log": {"kind": "delta", "log": "0" * 32, "upload": "00", "index": "[]"},
+    "of no log": {"kind": "delta", "log": "", "upload": "00", "index": "[]"},
+    "a folder as deep as a name is long": {
+        "kind": "delta",
+        "upload": "00",
+        "index": json.dumps([["/".join("a" * 1500), 0, 0, 0]]),
+    },
+    "a large index": {"kind": "delta", "upload": "00", "index": " " * (5 << 20)},
+    "a kind of our own with more": {"kind": "delta2", "upload": "00", "index": "[]"},
 }
 
 

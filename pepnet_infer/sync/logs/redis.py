@@ -9,29 +9,31 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta, structs
 
 from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.process.closing import Closing
 from pepnet_infer.quoting import clip, quote
-from pepnet_infer.sync.delta import DeltaHead, read_head
-from pepnet_infer.sync.logs.redis_entry import (
-    CHUNK,
+from pepnet_infer.sync.delta import DeltaHead
+from pepnet_infer.sync.logs.redis_entry import CHUNK, MOST_BYTES
+from pepnet_infer.sync.logs.redis_scripts import ACKNOWLEDGE, BEGIN, FORGET, LOOK, READ, TRIM
+from pepnet_infer.sync.logs.redis_server import RedisServer
+from pepnet_infer.sync.logs.redis_spool import Spool
+from pepnet_infer.sync.logs.redis_stream import (
     LAST_ID,
-    MOST_BYTES,
+    State,
     StreamEntry,
-    pack,
+    bundle_head,
+    delta_head,
     position_of,
+    read_entries,
+    read_state,
     stream_id_of,
 )
-from pepnet_infer.sync.logs.redis_scripts import ACKNOWLEDGE, BEGIN, FORGET, LOOK, PUT, READ, TRIM
-from pepnet_infer.sync.logs.redis_server import RedisServer
-from pepnet_infer.sync.logs.redis_spool import LOG_ID, Spool
+from pepnet_infer.sync.logs.redis_writer import RedisWriter, blob
 from pepnet_infer.sync.logs.transport import (
     BundleHead,
     Entry,
@@ -39,7 +41,6 @@ from pepnet_infer.sync.logs.transport import (
     Position,
     Progress,
     Transport,
-    bundle_version,
     check_follower,
     read_progress,
     trimmed_up_to,
@@ -50,26 +51,16 @@ _LOG = logging.getLogger("pepnet_infer.sync")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 #: Seconds that one blocked read takes at most: whether the log is still the same is looked at between two.
 _BLOCK_S = 1.0
-_AT_ONCE = 256  # entries that a script looks at: it holds up everybody
-#: Milliseconds after which the chunks of a writer that died are gone. An entry's chunks stay.
-_UPLOAD_MS = 6 * 3600 * 1000
-
-
-class _State(NamedTuple):
-    """What a look at the log says; "" for what there is none of."""
-
-    log: str
-    last: Position  # of what was put, or is in the stream
-    last_there: Position  # in the stream
-    bell: str  # a stream id
+_TRIM_AT_ONCE = 256  # entries in a script, which holds up everybody
+_AT_ONCE = 16 << 20  # bytes of entries in one answer
 
 
 class RedisLog(Closing, Transport):
     """A `Transport` over one Redis stream. One object serves any number of threads.
 
     A position is a stream id, both parts padded to 20 digits: deltas and bundles are in one stream, so their order is
-    that of the text. Their files travel in chunks of 4 MiB with keys of their own, which are there before the entry and
-    go with it. All keys begin with `{NAME}:`, so that a log is on one server of a cluster.
+    that of the text. Small files travel in the entry, others in chunks of 4 MiB with keys of their own, which are there
+    before the entry and go with it. All keys begin with `{NAME}:`, so that a log is on one server of a cluster.
 
     A reader writes entries below `spool`, where several readers of a machine may share them; what lies there of another
     log is removed. An entry that is damaged (its chunks were evicted, its names lead elsewhere), or that somebody else
@@ -112,11 +103,13 @@ class RedisLog(Closing, Transport):
         self._block_s = min(_BLOCK_S, timeout_s / 2)
         self._spool = Spool(Path(os.path.abspath(spool)))
         self.url, self.prefix = url, f"{{{name}}}:"  #: where the log lies: all its keys begin with the prefix
-        parts = ("log", "state", "bundles", "progress", "bell")
-        self._stream, self._state, self._bundles, self._followers, self._bell = (self.prefix + part for part in parts)
+        self._stream, self._state, self._deltas, self._bundles, self._versions, self._followers, self._bell = (
+            self.prefix + part for part in ("log", "state", "deltas", "bundles", "versions", "progress", "bell")
+        )
         self._read_from = ""  # the id of the log that was read last
         self._swept: tuple[str, Position, Position] | None = None
-        self._put_last = ("", "")  # the log and the position of what was put last
+        puts = [self._stream, self._state, self._deltas, self._bundles, self._versions, self._bell]
+        self._writer = RedisWriter(self._server, puts, self.prefix)
         if create:
             self._server.run(BEGIN, [self._state], secrets.token_hex(16))
 
@@ -135,12 +128,11 @@ class RedisLog(Closing, Transport):
         Raises UpdateError "files" for one that is not as its manifest lists it, "log" when the log lost what this
         object put into it before.
         """
-        head = read_head(delta)
-        return self._put("delta", Path(delta), head.model_version, "head", msgspec.json.encode(head))
+        return self._writer.append(Path(delta))
 
     def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Puts a bundle at the end; see `Transport.append_bundle`. What was put before may be gone."""
-        return self._put("bundle", Path(bundle), bundle_version(Path(bundle)))
+        return self._writer.append_bundle(Path(bundle))
 
     def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
         """Returns deltas after a position, or all when it is of a log that is no more; see `Transport.read`."""
@@ -153,10 +145,10 @@ class RedisLog(Closing, Transport):
             self._read_from = state.log
             if other or after > state.last:
                 after, cursor = "", "0-0"
-            found = [] if cursor == LAST_ID else self._range(state.log, f"({cursor}", "+", most, patience)
+            found = [] if cursor == LAST_ID else self._range(state.log, f"({cursor}", "+", most, "delta", patience)
             if found:
                 cursor = found[-1].stream_id
-            deltas = (one for one in found if one.fields.get(b"kind") != b"bundle")
+            deltas = (one for one in found if one.kind != "bundle")
             entries = [entry for one in deltas if (entry := self._spooled("delta", one, state.log)) is not None]
             left = ends - time.monotonic()
             if entries or left <= 0:
@@ -167,18 +159,15 @@ class RedisLog(Closing, Transport):
                 self._server.ask("XREAD", "COUNT", 1, "BLOCK", block, *bell, until=patience)
 
     def bundles(self) -> Iterator[BundleHead]:
-        """Returns the full bundles, the newest first, after the fault of a stream that lacks what was put last."""
+        """Returns the full bundles, the newest first; before them, the fault of a stream that lacks its last delta."""
         state = self._look()
-        if state.last > state.last_there:
-            got = f"expected what was put at {state.last}, got a stream without it"
+        lost = delta_head(state.delta)
+        if lost is not None and lost[0] > state.in_stream:
+            got = f"expected the delta to version {lost[1].model_version} at {lost[0]}, got a stream without it"
             error = UpdateError("log", f"redis: {self._stream}: {got}: append a full bundle")
-            yield BundleHead(state.last, -1, error)
+            yield BundleHead(lost[0], -1, error)
         for item in reversed(self._server.ask("LRANGE", self._bundles, 0, -1)):
-            stream_id = item.decode("utf-8", "replace")
-            found = self._range(state.log, stream_id, stream_id, 1) if position_of(stream_id) else []
-            version = found[0].bundle_version() if found else -1
-            fault = UpdateError("log", f"redis: {self._bundles}: expected a bundle's stream id, got {stream_id[:80]!r}")
-            yield BundleHead(position_of(stream_id) or stream_id[:80], version, fault if version < 0 else None)
+            yield bundle_head(item.decode("utf-8", "replace"))
 
     def bundle(self, position: Position) -> Entry | None:
         """Returns a full bundle, fetched if it is not in the spool."""
@@ -186,7 +175,7 @@ class RedisLog(Closing, Transport):
         path = self._spool.path(log, "bundle", position)
         if path.is_dir():
             return Entry(position, "bundle", path)
-        found = self._range(log, stream_id, stream_id, 1)
+        found = self._range(log, stream_id, stream_id, 1, "bundle")
         entry = self._spooled("bundle", found[0], log) if found else None
         if entry is not None and entry.fault is not None:
             raise entry.fault
@@ -194,13 +183,12 @@ class RedisLog(Closing, Transport):
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta; nothing of it is fetched."""
-        log, until = self._look().log, "+"
-        while found := self._range(log, until, "-", 16, backwards=True):
-            for entry in found:
-                if (head := entry.head()) is not None:
-                    return entry.position, head
-            until = f"({found[-1].stream_id}"
-        return None
+        found = delta_head(self._look().delta)
+        if found is None:  # there is none, or somebody else's hand was in the list
+            items = self._server.ask("LRANGE", self._deltas, 0, -1)
+            heads = (delta_head(item.decode("utf-8", "replace")) for item in reversed(items))
+            found = next((head for head in heads if head is not None), None)
+        return found
 
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes how far a follower has come, as durably as Redis is set up to.
@@ -237,64 +225,19 @@ class RedisLog(Closing, Transport):
         edge, silent = trimmed_up_to(last[0], self.progress(), silent_after_s)
         for name in silent:
             self._server.run(FORGET, [self._stream, self._followers], name)
-        removed, begin, stays = 0, "-", stream_id_of(last[0])
+        keys = [self._stream, self._state, self._deltas, self._bundles, self._versions]
+        removed = 0
         while True:
-            args = begin, stays, edge, keep, self._chunk_key(""), _AT_ONCE
-            gone, looked_at = self._server.run(TRIM, [self._stream, self._bundles], *args)
-            removed += int(gone)
-            if not looked_at:
+            now = int(self._server.run(TRIM, keys, keep, edge, f"{self.prefix}blob:", _TRIM_AT_ONCE, last[0]))
+            removed += now
+            if now < _TRIM_AT_ONCE:
                 return removed
-            begin = f"({looked_at.decode()}"
 
     def close(self) -> None:
         """Closes the connections. The spool stays."""
         self._server.close()
 
-    def _put(self, kind: Kind, root: Path, version: int, *more: str | bytes) -> Position:
-        """Puts chunks first, then the entry that names them, in one step."""
-        # A bundle may be put into another log than what came before it.
-        log_before, last_before = self._put_last if kind == "delta" else ("", "")
-        upload, sent = secrets.token_hex(8), 0
-        manifest, chunks = pack(root)
-        try:
-            for chunk in chunks:
-                sent += 1
-                self._server.ask("SET", self._chunk_key(upload, sent - 1), chunk, "PX", _UPLOAD_MS)
-        except UpdateError:
-            # Chunks that nothing names. Where Redis does not answer any more they go with their time.
-            self._forget(upload, sent)
-            raise
-        keys = [self._stream, self._state, self._bundles, self._bell]
-        fields = ["kind", kind, "model_version", version, "upload", upload, "chunks", sent, *more]
-        fields += ["manifest", sha256(manifest).hexdigest(), "manifest_bytes", len(manifest)]
-        prefix = self._chunk_key(upload)
-        found = self._server.run(PUT, keys, log_before, secrets.token_hex(16), last_before, prefix, *fields)
-        came, log, at = (text.decode() for text in found)
-        if came != "put":
-            self._forget(upload, sent)
-        if came == "other":
-            raise UpdateError("log", f"redis: expected the log {log_before}, got {log or 'none'}: put a full bundle")
-        if came == "lost":
-            raise UpdateError("log", f"redis: expected {at} in the log, which lost its end: put a full bundle")
-        if came == "chunk":
-            raise UpdateError("transport", f"redis: {at}: expected a chunk just written, got none; is memory short?")
-        position = position_of(at)
-        if log != log_before or position > last_before:  # else it was there, before what was put last
-            self._put_last = log, position
-        return position
-
-    def _forget(self, upload: str, chunks: int) -> None:
-        try:
-            for number in range(chunks):
-                self._server.ask("UNLINK", self._chunk_key(upload, number))
-        except UpdateError as error:
-            _LOG.warning("chunks of an append that failed stay for %d h: %s", _UPLOAD_MS // 3_600_000, error)
-
-    def _chunk_key(self, upload: str, number: int | str = "") -> str:
-        """Returns the key of a chunk, or what those of an upload begin with, or those of all for an upload of ""."""
-        return f"{self.prefix}blob:{upload}:{number}" if upload else f"{self.prefix}blob:"
-
-    def _there(self, until: float | None = None) -> _State:
+    def _there(self, until: float | None = None) -> State:
         """Looks what there is. Raises UpdateError "missing" where that is no log."""
         state = self._look(until)
         if not state.log:
@@ -305,39 +248,55 @@ class RedisLog(Closing, Transport):
             )
         return state
 
-    def _look(self, until: float | None = None) -> _State:
-        """Looks what there is, and removes from the spool what is not. Raises UpdateError "log" for an odd log's id."""
-        keys = [self._state, self._stream, self._bundles, self._bell]
-        found = (text.decode("utf-8", "replace") for text in self._server.run(LOOK, keys, until=until))
-        log, put, first, last, first_bundle, bell = found
-        if log and LOG_ID.fullmatch(log) is None:
-            raise UpdateError("log", f"redis: expected a log's id of 32 hex digits, got {log[:80]!r}")
-        swept = log, position_of(first), position_of(first_bundle)
-        if log and swept != self._swept:
+    def _look(self, until: float | None = None) -> State:
+        keys = [self._state, self._deltas, self._bundles, self._stream, self._bell]
+        state = read_state(self._server.run(LOOK, keys, until=until))
+        swept = (state.log, state.trimmed, state.bundles_trimmed)
+        if state.log and swept != self._swept:
             self._spool.sweep(*swept)
             self._swept = swept
-        return _State(log, max(position_of(put), position_of(last)), position_of(last), bell or "0-0")
+        return state
 
     def _range(
-        self, log: str, first: str, last: str, most: int, until: float | None = None, backwards: bool = False
+        self, log: str, first: str, last: str, most: int, kind: Kind, until: float | None = None
     ) -> list[StreamEntry]:
-        """Reads entries of the stream."""
-        args = "XREVRANGE" if backwards else "XRANGE", first, last, most, MOST_BYTES
-        there, *found = self._server.run(READ, [self._state, self._stream], *args, until=until)
-        if there.decode("utf-8", "replace") != log:
+        """Reads entries of the stream, and of bundles what they hold only where one is asked for."""
+        bounds = most, MOST_BYTES[kind], _AT_ONCE, "yes" if kind == "bundle" else ""
+        found = self._server.run(READ, [self._state, self._stream], first, last, *bounds, until=until)
+        there, entries = read_entries(found)
+        if there != log:
             raise UpdateError("transport", f"redis: expected the log {log}, got {there[:80]!r}: it was just replaced")
-        return [
-            StreamEntry(stream_id.decode(), size, dict(zip(fields[::2], fields[1::2], strict=True)))
-            for stream_id, size, fields in found
-        ]
+        return entries
 
     def _spooled(self, kind: Kind, found: StreamEntry, log: str) -> Entry | None:
         """Writes an entry into the spool. Returns None for one that was trimmed while it was read."""
+        position = position_of(found.stream_id)
+        whose = found.fields.get(b"log", b"").decode("ascii", "replace")
+        fault = None
+        if not found.fields:
+            fault = UpdateError("size", f"redis: {found.stream_id}: expected a smaller entry, got {found.size} bytes")
+        elif found.kind != kind or whose != log:
+            fault = UpdateError(
+                "foreign", f"redis: {found.stream_id}: expected a {kind} of this log, got another entry"
+            )
+        if fault is not None:
+            return Entry(position, kind, self._spool.root / found.stream_id, fault)
+        trimmed = False
 
         def get(upload: str, number: int) -> bytes | None:
-            # No more than a chunk, whatever is there.
-            return self._server.ask("GETRANGE", self._chunk_key(upload, number), 0, CHUNK - 1) or None
+            nonlocal trimmed
+            # No more than a chunk, whatever is there: of what is longer, or shorter, the sizes say so.
+            chunk: bytes = self._server.ask("GETRANGE", blob(self.prefix, upload, number), 0, CHUNK)
+            if chunk:
+                return chunk
+            if not self._server.ask("XRANGE", self._stream, found.stream_id, found.stream_id):
+                trimmed = True
+                raise UpdateError("transport", f"redis: {found.stream_id} was trimmed while it was read")
+            return None
 
-        entry = self._spool.write(log, kind, found, get)
-        gone = entry.fault and not self._server.ask("XRANGE", self._stream, found.stream_id, found.stream_id)
-        return None if gone else entry
+        try:
+            return self._spool.write(log, kind, position, found.fields, get)
+        except UpdateError:
+            if trimmed:
+                return None
+            raise

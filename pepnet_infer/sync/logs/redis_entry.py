@@ -1,169 +1,150 @@
-"""A delta or bundle in a Redis stream: an entry of a few fields, and its files in chunks under keys of their own.
+"""A directory as an entry of a Redis stream: small files in the entry itself, others in chunks under keys of their own.
 
-    log, kind, model_version   the log's id; delta or bundle; the version that it leads to
-    upload, chunks             what the keys of its chunks begin with; their number
-    manifest, manifest_bytes   SHA-256 and size of manifest.json
-    head                       of a delta: its `DeltaHead` as JSON
-
-The chunks hold manifest.json, then the files that it lists in that order, one after another.
+The fields of an entry: `log` (the log's id), `kind`, `upload` (what the keys of its chunks begin with), `index`, a JSON
+list of [name, bytes, first chunk, chunks] by file, and `fN` with what the file at N of the index holds, where it has no
+chunks.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-
-import msgspec
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import MAX_BYTES, open_regular, parse_document, typed
-from pepnet_infer.storage.listing import FileEntry, check_files, plain
-from pepnet_infer.sync.delta import MANIFEST, DeltaHead, check_head
+from pepnet_infer.storage.listing import check_files, plain
+from pepnet_infer.sync.delta import MANIFEST
 from pepnet_infer.sync.entry_faults import reading
-from pepnet_infer.sync.logs.transport import Kind, Position
-from pepnet_infer.validation import convert
+from pepnet_infer.sync.logs.transport import Kind
 
 CHUNK = 4 << 20
-#: Bytes of an entry in the stream at most: those of a publisher have some hundred.
-MOST_BYTES = 64 << 10
-#: After this one a stream has none.
-LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 _UPLOAD = re.compile(r"[0-9a-f]{1,64}")
-_POSITION = re.compile(r"([0-9]{20})-([0-9]{20})")
-_STREAM_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+#: Bytes of one file, and of all files, that are put into an entry itself: many entries are read at once.
+_INLINE, _INLINE_ALL = 64 << 10, 256 << 10
+_MOST_FIELDS = 2000  # Lua takes no more than 8000 arguments
+#: No delta has so many files; larger ones would not fit the limits of Redis on one command.
+_MOST_FILES = 100_000
+#: Bytes of an entry in the stream at most: it is read into memory before anything is known of it.
+MOST_BYTES: dict[Kind, int] = {"delta": 4 << 20, "bundle": 64 << 20}
 
 
-class StreamEntry(NamedTuple):
-    """An entry of the stream, as the script READ returns it."""
+class PackedEntry(NamedTuple):
+    """What is to be put into the stream, once all chunks are there."""
 
-    stream_id: str
-    size: int  # bytes
-    fields: Mapping[bytes, bytes]  # empty where there are too many bytes
-
-    @property
-    def position(self) -> Position:
-        """Where it stands."""
-        return position_of(self.stream_id)
-
-    def head(self) -> DeltaHead | None:
-        """Returns what a delta says of itself; None for what is no delta."""
-        try:
-            head = msgspec.json.decode(self.fields.get(b"head", b""), type=DeltaHead)
-            check_head(self.stream_id, head)
-        except (msgspec.MsgspecError, ValueError, RecursionError, UpdateError):
-            return None
-        return head if self.fields.get(b"kind") == b"delta" else None
-
-    def bundle_version(self) -> int:
-        """Returns the model version of a bundle, -1 for what is none."""
-        text = self.fields.get(b"model_version", b"") if self.fields.get(b"kind") == b"bundle" else b""
-        return int(text) if re.fullmatch(rb"[0-9]{1,19}", text) and int(text) < 1 << 63 else -1
+    fields: list[bytes | str]  #: name, value, name, value
+    manifest_hash: str
+    chunks: int
 
 
-def pack(root: Path) -> tuple[bytes, Iterator[bytes]]:
-    """Returns the manifest of a delta or bundle, and all that its chunks are to hold.
+def pack(root: Path, kind: Kind, upload: str, put: Callable[[int, bytes], None]) -> PackedEntry:
+    """Reads a delta or bundle, as its manifest lists it, and hands on the chunks, by number.
 
-    Reading them raises UpdateError "files" when a file is not what the manifest says, by its size and hash.
+    Raises UpdateError "files" when it is not what the manifest says, as far as sizes and hashes tell.
     """
     try:
         with open_regular(root / MANIFEST) as file:
             manifest = file.read(MAX_BYTES + 1)
-        listing = typed(str(root / MANIFEST), parse_document(str(root / MANIFEST), manifest), "files", dict)
+        document = parse_document(str(root / MANIFEST), manifest)
+        listing = typed(str(root / MANIFEST), document, "files", dict)
         check_files(root, listing, MANIFEST, hashes=False)
+        found = {MANIFEST: (len(manifest), hashlib.sha256(manifest).hexdigest())}
+        found |= {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listing.items()}
+        if len(found) > _MOST_FILES:
+            raise UpdateError("files", f"{root}: expected at most {_MOST_FILES} files, got {len(found)}")
+        index: list[tuple[str, int, int, int]] = []
+        fields: list[bytes | str] = ["kind", kind, "upload", upload]
+        chunks = inline = 0
+        for number, (name, (size, expected)) in enumerate(found.items()):
+            digest, first, begin = hashlib.sha256(), chunks, 0
+            with open_regular(root / name) as file:
+                short = size <= _INLINE and inline + size <= _INLINE_ALL and len(fields) < _MOST_FIELDS
+                for part in _parts(file.read, size):
+                    digest.update(part)
+                    begin += len(part)
+                    if short:
+                        fields += [f"f{number}", part]
+                        inline += size
+                    else:
+                        put(chunks, part)
+                        chunks += 1
+                if begin != size or file.read(1) or digest.hexdigest() != expected:
+                    raise BundleError(f"{root / name}: expected {size} bytes of sha256 {expected}, got others")
+            index.append((name, size, first, chunks - first))
     except BundleError as error:
         raise UpdateError.of(error, reason="files") from error
     except OSError as error:
         raise UpdateError("files", f"{root}: cannot be read: {error}") from error
-    return manifest, _chunks(manifest, (part for name, entry in listing.items() for part in _read(root / name, entry)))
+    fields += ["index", json.dumps(index)]
+    size = sum(map(len, fields)) + 100
+    if size > MOST_BYTES[kind]:
+        raise UpdateError("files", f"{root}: expected fewer files: its entry would take {size} bytes")
+    return PackedEntry(fields, found[MANIFEST][1], chunks)
 
 
-def _chunks(manifest: bytes, parts: Iterator[bytes]) -> Iterator[bytes]:
-    chunk = bytearray(manifest)
-    for part in parts:
-        chunk += part
-        while len(chunk) >= CHUNK:
-            yield bytes(chunk[:CHUNK])
-            del chunk[:CHUNK]
-    if chunk:
-        yield bytes(chunk)
-
-
-def _read(path: Path, entry: Mapping[str, str | int]) -> Iterator[bytes]:
-    digest, left = hashlib.sha256(), int(entry["bytes"])
-    try:
-        with open_regular(path) as file:
-            while left >= 0 and (part := file.read(CHUNK)):
-                left -= len(part)
-                digest.update(part)
-                yield part
-    except (BundleError, OSError) as error:
-        raise UpdateError("files", f"{path}: cannot be read: {error}") from error
-    if left != 0 or digest.hexdigest() != entry["sha256"]:
-        raise UpdateError("files", f"{path}: expected {entry['bytes']} bytes of sha256 {entry['sha256']}, got others")
-
-
-def unpack(entry: StreamEntry, log: str, kind: Kind, target: Path, get: Callable[[str, int], bytes | None]) -> None:
+def unpack(fields: Mapping[bytes, bytes], target: Path, get: Callable[[str, int], bytes | None]) -> None:
     """Writes an entry to the new directory `target`, whole or not at all; `get` finds a chunk of an upload.
 
-    Raises UpdateError "size" for one that is too large, "foreign" for one that is none of this log and kind, "path" for
-    a name that would lead out of the directory, "files" for chunks that are not there or hold something else, and
-    BundleError when it cannot be written.
+    Raises UpdateError "path" for a name that would lead out of the directory, "foreign" for an entry that is none of
+    ours, "files" for one that lacks a chunk or has others, "malformed" for whatever else it holds, and BundleError when
+    it cannot be written.
     """
-    where, fields = f"{entry.stream_id} in the log", entry.fields
-    if not fields:
-        raise UpdateError("size", f"{where}: expected at most {MOST_BYTES} bytes, got {entry.size}")
-    if (fields.get(b"log"), fields.get(b"kind")) != (log.encode(), kind.encode()):
-        raise UpdateError("foreign", f"{where}: expected a {kind} of this log, got another entry")
+    where = f"{target.name} in the log"
     with reading(where):
-        upload = fields.get(b"upload", b"").decode("ascii")
-        if _UPLOAD.fullmatch(upload) is None or not {b"chunks", b"manifest_bytes"} <= fields.keys():
-            raise UpdateError("foreign", f"{where}: expected an entry with its files, got upload {upload!r:.100}")
-        chunks, size = int(fields[b"chunks"]), int(fields[b"manifest_bytes"])
-        body = _Body(where, partial(get, upload))
-        manifest = b"".join(body.read(min(size, MAX_BYTES + 1)))
-        listing: _Listing = convert(where, parse_document(where, manifest), _Listing, partial(UpdateError, "files"))
-        total = len(manifest) + sum(listed.bytes for listed in listing.files.values())
-        if chunks != -(-total // CHUNK):
-            raise UpdateError("files", f"{where}: expected the chunks of {total} bytes, got {chunks}")
+        upload, index = _index(where, fields)
     with new_directory(target, MANIFEST) as root:
-        (root / MANIFEST).write_bytes(manifest)
-        for name, listed in listing.files.items():
-            if name == MANIFEST or not plain(name):
-                raise UpdateError("path", f"{where}: files: {name!r:.200}: expected a plain path inside the entry")
+        for number, (name, size, first, count) in enumerate(index):
             with _new_file(where, root / name) as file:
-                file.writelines(body.read(listed.bytes))
+                if count == 0:
+                    _write(where, name, file, fields.get(b"f%d" % number, b""), size)
+                for chunk in range(count):
+                    part = get(upload, first + chunk)
+                    if part is None:
+                        raise UpdateError("files", f"{where}: {name}: expected chunk {first + chunk}, got none")
+                    _write(where, name, file, part, min(CHUNK, size - chunk * CHUNK))
 
 
-class _Listing(msgspec.Struct):
-    """What a manifest says of its files."""
+def _index(where: str, fields: Mapping[bytes, bytes]) -> tuple[str, list[tuple[str, int, int, int]]]:
+    """Returns the upload, and of each file its name, bytes, first chunk and number of chunks.
 
-    files: dict[str, FileEntry]
+    Every chunk is that of one file, as `pack` numbers them: an entry takes no more than there is in Redis.
+    """
+    if b"upload" not in fields or b"index" not in fields:
+        raise UpdateError("foreign", f"{where}: expected an entry with its files, got one without")
+    upload = fields[b"upload"].decode("ascii")
+    if _UPLOAD.fullmatch(upload) is None:
+        raise UpdateError("foreign", f"{where}: upload: expected hex digits, got {upload!r:.100}")
+    index, chunks, names = json.loads(fields[b"index"], parse_constant=_no_constant), 0, set()
+    if not isinstance(index, list) or len(index) > _MOST_FILES:
+        raise UpdateError("files", f"{where}: expected an entry with its files, got another index")
+    for entry in index:
+        if not isinstance(entry, list) or [type(one) for one in entry] != [str, int, int, int]:
+            raise UpdateError("files", f"{where}: expected an entry with its files, got {str(entry)[:100]!r}")
+        name, size, first, count = entry
+        if name in names:
+            raise UpdateError("files", f"{where}: expected each file once, got some twice")
+        names.add(name)
+        if not plain(name):
+            raise UpdateError("path", f"{where}: files: {name!r:.200}: expected a plain path inside the entry")
+        if not 0 <= size < 1 << 63 or count not in (0, -(-size // CHUNK)) or (count and first != chunks):
+            raise UpdateError("files", f"{where}: {name!r:.200}: expected the chunks of a file, got {entry[1:]!s:.100}")
+        chunks += count
+    return upload, [tuple(entry) for entry in index]
 
 
-class _Body:
-    """What the chunks of an upload hold, one after another."""
+def _write(where: str, name: str, file: BinaryIO, part: bytes, size: int) -> None:
+    if len(part) != size:
+        raise UpdateError("files", f"{where}: {name!r:.200}: expected {size} bytes, got {len(part)}")
+    file.write(part)
 
-    def __init__(self, where: str, get: Callable[[int], bytes | None]) -> None:
-        self._where, self._get = where, get
-        self._next, self._rest = 0, memoryview(b"")
 
-    def read(self, size: int) -> Iterator[memoryview]:
-        """Yields the next `size` bytes in parts."""
-        while size > 0:
-            if not self._rest:
-                chunk = self._get(self._next)
-                if chunk is None:
-                    raise UpdateError("files", f"{self._where}: expected chunk {self._next}, got none")
-                self._next, self._rest = self._next + 1, memoryview(chunk)
-            part, self._rest = self._rest[:size], self._rest[size:]
-            size -= len(part)
-            yield part
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _new_file(where: str, path: Path) -> BinaryIO:
@@ -178,19 +159,11 @@ def _new_file(where: str, path: Path) -> BinaryIO:
         raise
 
 
-def position_of(stream_id: str) -> Position:
-    """Returns a stream id, or a position, as a position; "" for anything else."""
-    parts = _STREAM_ID.fullmatch(stream_id)
-    if parts is None or max(map(int, parts.groups())) >= 1 << 64:
-        return ""
-    return f"{int(parts[1]):020d}-{int(parts[2]):020d}"
-
-
-def stream_id_of(position: Position) -> str:
-    """Returns a position as a stream id. Raises UpdateError for one of another log."""
-    if not position:
-        return "0-0"
-    parts = _POSITION.fullmatch(position)
-    if parts is None:
-        raise UpdateError("log", f"position: expected one of a log in Redis, got {position[:80]!r}")
-    return f"{int(parts[1])}-{int(parts[2])}"
+def _parts(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    left = size
+    while left > 0:
+        part = read(min(CHUNK, left))
+        if not part:
+            return
+        left -= len(part)
+        yield part

@@ -1,38 +1,31 @@
 """What has to happen in Redis in one step, as scripts. All keys of a log share a hash tag, so that a cluster runs them.
 
-The keys: `log` a stream of deltas and bundles, `bundles` a list of the stream ids of the bundles in it, `state` a hash
-(log: which log this is, without which there is none; last: the position that was put last), `progress` a hash, `bell` a
-stream of one entry that changes with every put: readers block on it, for an entry of the log may be of any size.
+The keys: `log` a stream, `state` a hash (log: which log this is, without which there is none; trimmed and
+bundles_trimmed: the last that went), `deltas` and `bundles` lists of what is in the stream, in order, `versions` a hash
+(model version: its delta), `progress` a hash, `bell` a stream of one entry that changes with every put: those who wait
+block on it, for an entry of the log may be of any size.
+
+An item of the two lists is text with blanks between: position, upload, number of its chunks, then of a delta its model
+version, base version, pass, time and schema hash. Numbers stay text: a number in Lua has 53 bits.
 """
 
 from __future__ import annotations
 
-_FIELDS_OF = """
-local function fields_of(entry)
-  local fields = {}
-  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
-  return fields
-end
-local function position_of(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
-end
-"""
-
-#: Looks what there is → log id, last position that was put, first and last stream id in the log, the first bundle, the
-#: last stream id of the bell; '' for none. KEYS: state, log, bundles, bell.
+#: Looks what there is → log id, last trimmed delta, last bundle, last delta, last trimmed bundle, last of the stream,
+#: last of the bell; '' for none. KEYS: state, deltas, bundles, log, bell.
 LOOK = """
-local function first(command, key, from, to)
-  local found = redis.call(command, key, from, to, 'COUNT', 1)
+local function last(key)
+  local found = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
   return found[1] and found[1][1] or ''
 end
 return {
   redis.call('HGET', KEYS[1], 'log') or '',
-  redis.call('HGET', KEYS[1], 'last') or '',
-  first('XRANGE', KEYS[2], '-', '+'),
-  first('XREVRANGE', KEYS[2], '+', '-'),
-  redis.call('LINDEX', KEYS[3], 0) or '',
-  first('XREVRANGE', KEYS[4], '+', '-')
+  redis.call('HGET', KEYS[1], 'trimmed') or '',
+  redis.call('LINDEX', KEYS[3], -1) or '',
+  redis.call('LINDEX', KEYS[2], -1) or '',
+  redis.call('HGET', KEYS[1], 'bundles_trimmed') or '',
+  last(KEYS[4]),
+  last(KEYS[5])
 }
 """
 
@@ -42,65 +35,72 @@ redis.call('HSETNX', KEYS[1], 'log', ARGV[1])
 return redis.call('HGET', KEYS[1], 'log')
 """
 
-#: Reads entries. KEYS: state, log. ARGV: XRANGE or XREVRANGE, where it begins and ends, how many at most, bytes of one
-#: at most. → the log's id, then of each entry: stream id, bytes, and its fields unless there are more bytes than that.
+#: Reads entries. KEYS: state, log. ARGV: first stream id, last, how many at most, bytes of one at most, bytes of all
+#: that are returned at once, whether bundles are read too.
+#: → the log's id, then of each: stream id, kind, bytes, and fields unless it is a bundle, or too large.
 READ = """
-local entries = {redis.call('HGET', KEYS[1], 'log') or ''}
-for _, entry in ipairs(redis.call(ARGV[1], KEYS[2], ARGV[2], ARGV[3], 'COUNT', ARGV[4])) do
-  local size = 0
-  for _, part in ipairs(entry[2]) do size = size + #part end
-  entries[#entries + 1] = {entry[1], size, size > tonumber(ARGV[5]) and {} or entry[2]}
+local found = redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[2], 'COUNT', ARGV[3])
+local entries, all = {redis.call('HGET', KEYS[1], 'log') or ''}, 0
+for _, entry in ipairs(found) do
+  local fields, size, kind = entry[2], 0, ''
+  for i = 1, #fields, 2 do
+    size = size + #fields[i] + #fields[i + 1]
+    if fields[i] == 'kind' then kind = string.sub(fields[i + 1], 1, 40) end
+  end
+  local left_out = size > tonumber(ARGV[4]) or (kind == 'bundle' and ARGV[6] == '')
+  if not left_out then all = all + size end
+  if all > tonumber(ARGV[5]) and #entries > 1 and not left_out then break end
+  entries[#entries + 1] = {entry[1], kind, tostring(size), left_out and {} or fields}
 end
 return entries
 """
 
-#: Puts an entry whose chunks are there at the end. KEYS: log, state, bundles, bell. ARGV: the log expected or '', an id
-#: for a new log, the last position that this writer put or '', prefix of the keys of its chunks, then the fields.
-#: Whether the entry is there already is looked at from the end back to an earlier model version; versions are compared
-#: as text, because a number in Lua has 53 bits.
+#: Puts an entry whose chunks are there at the end. KEYS: log, state, deltas, bundles, versions, bell. ARGV: an id
+#: for a new log, the log expected or '', the last position that this writer put or '', kind, upload, prefix of its
+#: chunks, their number, model version, what an item has after the chunks, the manifest's hash, then the stream's
+#: fields.
 #: A script that fails is not undone: what may fail, for a key that somebody else has made, comes before the entry is
 #: put, and its chunks lose their time after that.
-#: → what came of it, then the log's id, then the stream id or what stood in the way:
+#: → what came of it, then the log's id, then the position or what stood in the way:
 #: put, there (put before), other (log), lost (what this writer put last), chunk (is gone).
-PUT = (
-    _FIELDS_OF
-    + """
+PUT = """
 local log = redis.call('HGET', KEYS[2], 'log')
-if ARGV[1] ~= '' and log ~= ARGV[1] then return {'other', log or '', ''} end
-local new = fields_of({'', {unpack(ARGV, 5)}})
-local function earlier(one, other) return #one < #other or (#one == #other and one < other) end
-local from = '+'
-while from ~= '' do
-  local found = redis.call('XREVRANGE', KEYS[1], from, '-', 'COUNT', 16)
-  from = found[16] and '(' .. found[16][1] or ''
-  for _, entry in ipairs(found) do
-    local there = fields_of(entry)
-    if there.log == log and string.match(there.model_version or '', '^%d+$') then
-      if there.upload == new.upload then return {'put', log, entry[1]} end
-      local same = there.kind == 'delta' and new.kind == 'delta' and there.manifest == new.manifest
-      if same then return {'there', log, entry[1]} end
-      if earlier(there.model_version, new.model_version) then from = '' end
-    end
+if ARGV[2] ~= '' and log ~= ARGV[2] then return {'other', log or '', ''} end
+local kind, upload, chunks = ARGV[4], ARGV[5], tonumber(ARGV[7])
+local list = kind == 'delta' and KEYS[3] or KEYS[4]
+local function position(item) return item and string.match(item, '^%S+') or '' end
+local delta = position(redis.call('LINDEX', KEYS[3], -1) or nil)
+local bundle = redis.call('LINDEX', KEYS[4], -1) or ''
+if kind == 'delta' then
+  local seen = redis.call('HGET', KEYS[5], ARGV[8])
+  if seen then
+    local hash, from, at = string.match(seen, '^(%S+) (%S+) (%S+)$')
+    if hash == ARGV[10] then return {from == upload and 'put' or 'there', log, at} end
   end
+  if ARGV[3] ~= '' and ARGV[3] > delta and ARGV[3] > position(bundle) then return {'lost', log, ARGV[3]} end
+else
+  local at, from = string.match(bundle, '^(%S+) (%S+)')
+  if from == upload then return {'put', log, at} end
 end
-if ARGV[3] > (redis.call('HGET', KEYS[2], 'last') or '') then return {'lost', log, ARGV[3]} end
-for i = 0, new.chunks - 1 do
-  local key = ARGV[4] .. i
+for i = 0, chunks - 1 do
+  local key = ARGV[6] .. i
   if redis.call('EXISTS', key) == 0 then return {'chunk', log or '', key} end
 end
-redis.call('LLEN', KEYS[3])
 if not log then
-  log = ARGV[2]
+  log = ARGV[1]
   redis.call('HSET', KEYS[2], 'log', log)
 end
-redis.call('XADD', KEYS[4], 'MAXLEN', 1, '*', 'put', 1)
-local id = redis.call('XADD', KEYS[1], '*', 'log', log, unpack(ARGV, 5))
-for i = 0, new.chunks - 1 do redis.call('PERSIST', ARGV[4] .. i) end
-redis.call('HSET', KEYS[2], 'last', position_of(id))
-if new.kind == 'bundle' then redis.call('RPUSH', KEYS[3], id) end
-return {'put', log, id}
+local fields = {'log', log}
+for i = 11, #ARGV do fields[#fields + 1] = ARGV[i] end
+redis.call('XADD', KEYS[6], 'MAXLEN', 1, '*', 'put', 1)
+local id = redis.call('XADD', KEYS[1], '*', unpack(fields))
+for i = 0, chunks - 1 do redis.call('PERSIST', ARGV[6] .. i) end
+local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+local at = string.rep('0', 20 - #ms) .. ms .. '-' .. string.rep('0', 20 - #seq) .. seq
+redis.call('RPUSH', list, at .. ' ' .. upload .. ' ' .. chunks .. ARGV[9])
+if kind == 'delta' then redis.call('HSET', KEYS[5], ARGV[8], ARGV[10] .. ' ' .. upload .. ' ' .. at) end
+return {'put', log, at}
 """
-)
 
 #: Notes a follower's progress, in a consumer group of its own too, for those who look at the stream itself.
 #: KEYS: log, progress, state. ARGV: follower, stream id, progress as JSON. → whether there is a log.
@@ -121,35 +121,55 @@ redis.pcall('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 return 1
 """
 
-#: Removes what nobody needs of the entries before the bundle that stays: bundles, and deltas and what somebody else has
-#: put up to where all followers are. KEYS: log, bundles. ARGV: where to begin, the bundle that stays, the position up
-#: to which followers are, deltas to keep, prefix of the keys of all chunks, how many entries to look at.
-#: → how many went, and the last stream id that was looked at, '' at the end.
-TRIM = (
-    _FIELDS_OF
-    + """
-local free = redis.call('XLEN', KEYS[1]) - redis.call('LLEN', KEYS[2]) - ARGV[4]
-local gone, last = 0, ''
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], '(' .. ARGV[2], 'COUNT', ARGV[6])) do
-  local fields = fields_of(entry)
-  last = entry[1]
-  local bundle = fields.kind == 'bundle'
-  if bundle or (free > 0 and position_of(last) <= ARGV[3]) then
-    local upload, chunks = string.match(fields.upload or '', '^%x+$'), string.match(fields.chunks or '', '^%d+$')
-    if upload and chunks and #chunks < 8 then
-      for i = 0, chunks - 1 do redis.call('UNLINK', ARGV[5] .. upload .. ':' .. i) end
-    end
-    redis.call('XDEL', KEYS[1], last)
-    if bundle then redis.call('LREM', KEYS[2], 1, last) else free = free - 1 end
-    gone = gone + 1
+#: Removes at most so many entries. KEYS: log, state, deltas, bundles, versions. ARGV: deltas to keep, the position up
+#: to which deltas may go, prefix of all chunks, how many, the bundle that stays. → how many.
+#: What somebody else has put into the stream goes when all of ours before it have gone; of the lists, what is no item.
+#: The chunks of an item end where a thousand in a row are not there: somebody else's item may say any number.
+TRIM = """
+local function parts(item)
+  local at, upload, chunks, version = string.match(item, '^(%d+%-%d+) (%x+) (%d+) ?(%S*)')
+  if at and #chunks < 8 then return at, upload, tonumber(chunks), version end
+end
+local function id(at)
+  local ms, seq = string.match(at, '^0*(%d+)%-0*(%d+)$')
+  return ms .. '-' .. seq
+end
+local function remove(at, upload, chunks)
+  redis.call('XDEL', KEYS[1], id(at))
+  local missing = 0
+  for i = 0, chunks - 1 do
+    missing = redis.call('UNLINK', ARGV[3] .. upload .. ':' .. i) == 0 and missing + 1 or 0
+    if missing == 1000 then break end
   end
 end
-while last == '' and redis.call('LLEN', KEYS[2]) > 1 do
-  local first = redis.call('LINDEX', KEYS[2], 0)
-  local ms = string.match(first, '^(%d+)%-%d+$')
-  if ms and #ms < 20 and position_of(first) >= position_of(ARGV[2]) then break end
-  redis.call('LPOP', KEYS[2])
+local gone, most = 0, tonumber(ARGV[4])
+while gone < most and redis.call('LLEN', KEYS[3]) > tonumber(ARGV[1]) do
+  local at, upload, chunks, version = parts(redis.call('LINDEX', KEYS[3], 0))
+  if at and at > ARGV[2] then break end
+  redis.call('LPOP', KEYS[3])
+  if at then
+    remove(at, upload, chunks)
+    local seen = redis.call('HGET', KEYS[5], version)
+    if seen and string.sub(seen, -#at) == at then redis.call('HDEL', KEYS[5], version) end
+    redis.call('HSET', KEYS[2], 'trimmed', at)
+  end
+  gone = gone + 1
 end
-return {gone, last}
+while gone < most and redis.call('LLEN', KEYS[4]) > 1 do
+  local at, upload, chunks = parts(redis.call('LINDEX', KEYS[4], 0))
+  if at and at >= ARGV[5] then break end
+  redis.call('LPOP', KEYS[4])
+  if at then
+    remove(at, upload, chunks)
+    redis.call('HSET', KEYS[2], 'bundles_trimmed', at)
+  end
+  gone = gone + 1
+end
+if gone < most then
+  local first = ARGV[5]
+  local at = parts(redis.call('LINDEX', KEYS[3], 0) or '')
+  if at and at < first then first = at end
+  gone = gone + redis.call('XTRIM', KEYS[1], 'MINID', id(first))
+end
+return gone
 """
-)

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_entries import put_fields
 from log_bundles import newest_bundle
 from redis import Redis
 from redis_logs import NAMES, Delta, keys, versions
 
 from pepnet_infer.errors import ConfigError, UpdateError
 from pepnet_infer.sync.delta import read_head
-from pepnet_infer.sync.logs import redis as redis_module
 from pepnet_infer.sync.logs import redis_entry
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.transport import Progress
@@ -42,27 +40,12 @@ def test_no_value_is_large_and_chunks_go_with_their_entry(
     assert {key for key in keys(client, log) if not key.startswith("blob:")} == {"log", "state", "bundles", "bell"}
 
 
-def test_a_long_log_is_searched_and_trimmed_in_pages(
-    log: RedisLog, delta: Delta, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = [delta(version) for version in range(1, 41)]
-    positions = [log.append(path) for path in made]
-    assert log.append(made[0]) == positions[0]
-    assert len(log.read("")) == 40
-    log.append_bundle(toy_bundle)
-    log.acknowledge("late", Progress(positions[29], 30, time.time()))
-    monkeypatch.setattr(redis_module, "_AT_ONCE", 7)
-    assert log.trim(20) == 20
-    assert log.trim(0) == 10
-    assert versions(log) == list(range(31, 41))
-
-
 def test_keys_of_a_log_have_one_slot(log: RedisLog, client: Any, delta: Delta, toy_bundle: Path) -> None:
     log.append(delta(1, floats=100_000))
     log.append_bundle(toy_bundle)
     log.acknowledge("f", Progress("", 0, 0.0))
     names = keys(client, log)
-    assert {"log", "state", "bundles", "progress", "bell"} <= names
+    assert {"log", "state", "deltas", "bundles", "versions", "progress", "bell"} <= names
     assert log.prefix.startswith("{")
     assert log.prefix.endswith("}:")
 
@@ -150,71 +133,54 @@ def test_a_spool_that_cannot_be_written(redis_server: Any, tmp_path: Path, delta
     assert error.value.reason == "transport"
 
 
-NO_BYTES = {"bytes": 0, "sha256": "0" * 64}
-
-
-@pytest.mark.parametrize(
-    ("files", "said"),
-    [
-        ({"../../../escaped": NO_BYTES}, "expected a plain path"),
-        ({"/tmp/escaped": NO_BYTES}, "expected a plain path"),
-        ({"a/../../escaped": NO_BYTES}, "expected a plain path"),
-        ({"": NO_BYTES}, "expected a plain path"),
-        ({"a\0b": NO_BYTES}, "expected a plain path"),
-        ({"/".join("a" * 30): NO_BYTES}, "expected a plain path"),
-        ({"manifest.json": NO_BYTES}, "expected a plain path"),
-        ({"\ud800": NO_BYTES}, "surrogates not allowed"),
-        ({"a" * 300: NO_BYTES}, "expected names of files"),
-        ({"a": NO_BYTES, "a/b": NO_BYTES}, "expected names of files"),
-        ({"a": {**NO_BYTES, "bytes": 3}}, "expected chunk 1, got none"),
-        ({"a": {**NO_BYTES, "bytes": 10**9}}, "expected the chunks of 1000000"),
-        ({"a": {**NO_BYTES, "bytes": -2}}, "expected an integer from 0"),
-        ({"a": {**NO_BYTES, "bytes": True}}, "expected an integer from 0"),
-        ({"a": {**NO_BYTES, "bytes": float("inf")}}, "Infinity is not a JSON number"),
-        ({"a": {"bytes": 0}}, "missing key 'sha256'"),
-        (["a"], "expected a mapping"),
-        (None, "expected a mapping"),
-    ],
-)
-def test_an_entry_with_a_forged_listing_writes_nothing_and_does_not_stop_the_log(
-    files: Any, said: str, log: RedisLog, client: Any, tmp_path: Path, delta: Delta
-) -> None:
-    _forged_entry({}, json.dumps({"files": files}).encode(), said, log, client, tmp_path, delta)
+INDEX = [["manifest.json", 2, 0, 0]]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"chunks": 2}, "expected the chunks of 12 bytes, got 2"),
-        ({"chunks": "9" * 5000}, "content that leads to ValueError"),
-        ({"manifest_bytes": 13}, "expected chunk 1, got none"),
-        ({"manifest_bytes": 11}, "expected JSON"),
-        ({"manifest_bytes": 10**9}, "expected chunk 1, got none"),
-        ({"manifest_bytes": "Infinity"}, "content that leads to ValueError"),
-        ({"upload": "../../escaped"}, "expected an entry with its files"),
-        ({"upload": b"\xff"}, "content that leads to UnicodeDecodeError"),
-        ({"upload": "ac"}, "expected chunk 0, got none"),
+        ({"index": json.dumps([["../../../escaped", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["/tmp/escaped", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["a/../../escaped", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["a\0b", 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["\ud800", 2, 0, 0]])}, "expected names of files"),
+        ({"index": json.dumps([["a" * 300, 2, 0, 0]])}, "expected names of files"),
+        ({"index": json.dumps([["a", 2, 0, 0], ["a/b", 0, 0, 0]])}, "expected names of files"),
+        ({"index": json.dumps([*INDEX, *INDEX])}, "expected each file once"),
+        ({"index": json.dumps([["manifest.json", 3, 0, 0]])}, "expected 3 bytes, got 2"),
+        ({"index": json.dumps([["manifest.json", 2, 0, 10**9]])}, "expected the chunks of a file"),
+        ({"index": json.dumps([["manifest.json", 2, 0, 1]])}, "expected chunk 0, got none"),
+        ({"index": json.dumps([["manifest.json", 2, 7, 1]])}, "expected the chunks of a file"),
+        ({"index": json.dumps([["manifest.json", -2, 0, 0]])}, "expected the chunks of a file"),
+        ({"index": json.dumps([["/".join("a" * 30), 2, 0, 0]])}, "expected a plain path"),
+        ({"index": json.dumps([["manifest.json", True, 0, 0]])}, "expected an entry with its files"),
+        ({"index": '[["manifest.json", Infinity, 0, 0]]'}, "Infinity is not a JSON number"),
+        ({"index": '[["manifest.json", ' + "9" * 5000 + ", 0, 0]]"}, "content that leads to ValueError"),
+        ({"index": b'[["\xff", 2, 0, 0]]'}, "content that leads to UnicodeDecodeError"),
+        ({"index": "0" * (5 << 20)}, "expected a smaller entry"),
+        ({"upload": "../../escaped"}, "upload: expected hex digits"),
         ({"kind": "stranger"}, "expected a delta of this log"),
         ({"log": ""}, "expected a delta of this log"),
         ({"log": "ab" * 16}, "expected a delta of this log"),
-        ({"more": "0" * (5 << 20)}, "expected at most 65536 bytes"),
+        ({"index": json.dumps({"manifest.json": 2})}, "expected an entry with its files"),
+        ({"index": "[[" * 100_000}, "content that leads to RecursionError"),
+        ({"index": "null"}, "expected an entry with its files"),
+        ({"upload": b"\xff"}, "content that leads to UnicodeDecodeError"),
     ],
 )
 def test_a_forged_entry_writes_nothing_and_does_not_stop_the_log(
-    change: dict[str, Any], said: str, log: RedisLog, client: Any, tmp_path: Path, delta: Delta
-) -> None:
-    _forged_entry(change, b'{"files":{}}', said, log, client, tmp_path, delta)
-
-
-def _forged_entry(
-    change: dict[str, Any], manifest: bytes, said: str, log: RedisLog, client: Any, tmp_path: Path, delta: Delta
+    change: dict[str, Any],
+    said: str,
+    log: RedisLog,
+    client: Any,
+    tmp_path: Path,
+    delta: Delta,
 ) -> None:
     log.append(delta(1))
-    put_fields(
-        log,
-        {"kind": "delta", "upload": "ab", "chunks": 1, "manifest_bytes": len(manifest), **change},
-        {"ab:0": manifest},
-    )
+    log_id = client.hget(f"{log.prefix}state", "log")
+    forged = {"log": log_id, "kind": "delta", "upload": "ab", "index": json.dumps(INDEX), "f0": "{}", **change}
+    client.xadd(f"{log.prefix}log", forged)
     log.append(delta(2))
     first, bad, second = log.read("")
     assert [read_head(entry.path).model_version for entry in (first, second)] == [1, 2]
@@ -226,34 +192,18 @@ def _forged_entry(
     assert log.last_delta() == (second.position, read_head(second.path))
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        *("", "null", "{}", '{"base_version":1}', '{"x":' + "[" * 60_000, b"\xff", '{"base_version":1e999}'),
-        '{"base_version":9,"model_version":8,"pass_number":0,"produced_at":1.0,"schema_hash":"x"}',
-        '{"base_version":1,"model_version":' + "9" * 5000 + "}",
-    ],
-)
-def test_a_forged_head_is_not_what_a_publisher_goes_on_from(head: str | bytes, log: RedisLog, delta: Delta) -> None:
-    position = log.append(delta(1))
-    put_fields(log, {"kind": "delta", "upload": "ab", "chunks": 1, "manifest_bytes": 2, "head": head})
-    last = log.last_delta()
-    assert last is not None
-    assert (last[0], last[1].model_version) == (position, 1)
-
-
 def test_an_entry_of_a_log_with_an_odd_id(log: RedisLog, client: Any, tmp_path: Path, delta: Delta) -> None:
     log.append(delta(1))
     client.hset(f"{log.prefix}state", "log", "../../outside")
-    client.xadd(f"{log.prefix}log", {"log": "../../outside", "kind": "delta", "upload": "ab", "chunks": 1})
+    client.xadd(f"{log.prefix}log", {"log": "../../outside", "kind": "delta", "upload": "ab", "index": "[]"})
     with pytest.raises(UpdateError, match="expected a log's id of 32 hex digits"):
         log.read("")
 
 
 def test_an_evicted_chunk_makes_a_damaged_entry(log: RedisLog, client: Any, delta: Delta) -> None:
     log.append(delta(1, floats=100_000))
-    [chunk] = list(client.scan_iter(f"{log.prefix}blob:*", count=10_000))
     log.append(delta(2))
+    [chunk] = list(client.scan_iter(f"{log.prefix}blob:*", count=10_000))
     client.delete(chunk)
     bad, good = log.read("")
     assert "expected chunk 0, got none" in str(bad.fault)
