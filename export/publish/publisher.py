@@ -27,7 +27,7 @@ from pepnet_infer.schema.ids import ID_BITS, MISSING_KEY, Keys
 from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, write_delta
-from pepnet_infer.sync.logs.transport import Position, Transport
+from pepnet_infer.sync.logs.transport import Position, Transport, last_version
 
 Rows = npt.NDArray[np.float32]
 
@@ -256,14 +256,14 @@ class Publisher:
 
         A log that is behind was trimmed, or is a new one: followers begin with a bundle.
         """
+        last = self._transport.last_delta()
         if (intent := self._intent) is not None:
-            last = self._transport.last_delta()
             if last is not None and last[1] == intent.head:
                 self.model_version, self._passes = intent.head.model_version, intent.head.pass_number + 1
                 for name, noted in intent.noted.items():
                     self._books[name].may_be_pushed(noted, intent.head.produced_at)
             self._intent = None
-        found = self._transport.last_version()
+        found = last_version(last, self._transport.last_bundle())
         if found is not None and found > self.model_version:
             raise UpdateError(
                 "publisher",

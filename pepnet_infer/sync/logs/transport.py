@@ -119,10 +119,7 @@ class Transport(Readable, Protocol):
 
     def last_version(self) -> int | None:
         """Returns the model version that the log leads to, None where there is nothing in it."""
-        delta, bundle = self.last_delta(), self.last_bundle()
-        if bundle is not None and (delta is None or bundle[0] > delta[0]):
-            return bundle[1]
-        return None if delta is None else delta[1].model_version
+        return last_version(self.last_delta(), self.last_bundle())
 
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""
@@ -136,6 +133,13 @@ class Transport(Readable, Protocol):
         Kept are the last `keep` deltas whatever comes, and all after the position of any follower that was heard from
         within `silent_after_s`; others are forgotten. Nothing goes before there is a bundle that says its version.
         """
+
+
+def last_version(delta: tuple[Position, DeltaHead] | None, bundle: tuple[Position, int] | None) -> int | None:
+    """Returns the model version that a log leads to whose last delta and last bundle these are; None for neither."""
+    if bundle is not None and (delta is None or bundle[0] > delta[0]):
+        return bundle[1]
+    return None if delta is None else delta[1].model_version
 
 
 _MOST_PROGRESS = 4096  # bytes of a follower's progress
