@@ -135,7 +135,7 @@ class Publisher:
         if dense is None:
             dense, onnx = self._unsent[:2]
         defaults = {**self._unsent[2], **(defaults or {})}
-        now = self._clock()
+        now = float(self._clock())  # numpy's float, say, is none that a state is written with
         self._look_at_log()
         chosen = {name: book.choose(now, everything) for name, book in self._books.items()}
         version = self.model_version + 1

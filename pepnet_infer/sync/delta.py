@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +110,10 @@ def write_delta(
         for name, table in changed.items():
             check_rows(table, f"{target}: {name}", head.base_version, head.model_version)
             write_rows(_rows_path(root, name), table)
-        said = msgspec.to_builtins(_Manifest("pepnet-delta", 1, *structs.astuple(head)))
+        # Any kind of int and float, such as numpy's clock: msgspec takes only the types themselves.
+        numbers = index(head.base_version), index(head.model_version), index(head.pass_number)
+        manifest = _Manifest("pepnet-delta", 1, *numbers, float(head.produced_at), head.schema_hash)
+        said = msgspec.to_builtins(manifest)
         write_document(root / MANIFEST, {**said, "files": describe_files(root)})
     return Path(os.path.abspath(target))
 

@@ -6,6 +6,7 @@ import math
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pepnet_infer.export.publish.push_policy import PushPolicy, by_table
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY
-from pepnet_infer.sync.delta import open_delta
+from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head, write_delta
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.logs.directory import DirectoryLog
 
@@ -99,6 +100,44 @@ def test_an_append_that_failed_or_only_seemed_to(trained: Trained, fails: str, r
     assert published.model_version == {"before": 9, "after": 10}[fails]
     trained.assert_replayed()
     assert trained.publish() is None
+
+
+def test_a_log_is_asked_once_for_its_last_delta(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained.train([1, 60, 61])
+    trained.log.fails = "after"
+    with pytest.raises(UpdateError, match="the answer is lost"):
+        trained.publish()
+    trained.log.fails = None
+    real, asked = DirectoryLog.last_delta, list[Any]()
+
+    def last_delta(log: DirectoryLog) -> Any:
+        asked.append(real(log))
+        return asked[-1]
+
+    monkeypatch.setattr(DirectoryLog, "last_delta", last_delta)
+    assert trained.publish().model_version == 9  # the delta before it is there: two answers could differ
+    assert len(asked) == 1
+
+
+class Number(IntEnum):
+    SEVEN, EIGHT = 7, 8
+
+
+def test_a_clock_and_versions_of_other_kinds_of_numbers(
+    trained: Trained, toy_bundle: Path, toy_schema: FeatureSchema, tmp_path: Path
+) -> None:
+    clock = lambda: np.float64(20_000.5)  # noqa: E731
+    publisher = Publisher(trained.log, toy_bundle, tmp_path / "numbers", clock=clock)
+    publisher.touch("user", np.array([1, 2]))
+    published = publisher.publish(lambda table, keys: np.zeros((len(keys), 6), np.float32))
+    assert published is not None
+    publisher.save()
+    last = trained.log.last_delta()
+    assert last is not None
+    assert last[1].produced_at == 20_000.5
+    head = DeltaHead(Number.SEVEN, Number.EIGHT, Number.SEVEN, np.float64(1.5), toy_schema.hash)
+    made = write_delta(tmp_path / "by hand", head, {}, Bundle.open(toy_bundle).dense())
+    assert read_head(made) == DeltaHead(7, 8, 7, 1.5, toy_schema.hash)
 
 
 @pytest.mark.parametrize("how", ["deleted", "capped"])
