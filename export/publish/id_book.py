@@ -64,8 +64,8 @@ class IdBook:
         self.policy, self._gset = policy, gset
         self._ids = Arena(_BLANK)
 
-    def __len__(self) -> int:
-        """How many ids there is memory for, forgotten ones included."""
+    def slots(self) -> int:
+        """Returns how many ids there is memory for, forgotten ones included."""
         return len(self._ids)
 
     def start(self, keys: Keys, scores: npt.NDArray[np.float32], now: float) -> None:

@@ -61,8 +61,8 @@ class Registry:
         if owner is not None:
             weakref.finalize(owner, self._entries.pop, number, None).atexit = False
 
-    def __len__(self) -> int:
-        """How many objects and functions have hooks."""
+    def count(self) -> int:
+        """Returns how many objects and functions have hooks."""
         return len(self._entries)
 
     def call(self, name: Literal["before", "parent", "child"]) -> None:

@@ -64,7 +64,7 @@ def test_an_object_goes_with_its_last_user_and_so_do_its_hooks() -> None:
     del part
     gc.collect()
     assert there() is None
-    assert len(registry) == 0
+    assert registry.count() == 0
     registry.call("before")
     registry.call("child")
     assert said == []
