@@ -84,6 +84,7 @@ _WIDTH_NOW: _Table = {
     "memory_bytes": ("memory_bytes", "Memory taken, all of it from the beginning"),
     "occupancy": ("occupancy_ratio", "Rows there now, of those there is room for"),
 }
+
 #: Of `sync`.
 _SYNC: _Table = {
     "applied": ("deltas_applied", "Deltas that became visible"),

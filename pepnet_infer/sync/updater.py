@@ -195,9 +195,8 @@ class Updater:
             kept = ", ".join(str(past.served.model_version) for past in self._past) or "none"
             raise UpdateError("history", f"rollback: expected one of the versions kept ({kept}), got {version}")
         target, undo = steps[-1], earliest([past.undo for past in steps])
-        overlay = Overlay(
-            {table: image.seen(self._layers.below) for table, image in undo.items()}
-        )  # the store may fail
+        # The store may fail here, while everything is as it was.
+        overlay = Overlay({table: image.seen(self._layers.below) for table, image in undo.items()})
         for _ in steps:
             self._past.pop()
         self.left_behind = max(self.left_behind, self.model_version)

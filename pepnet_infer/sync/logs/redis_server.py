@@ -23,8 +23,14 @@ except ImportError as problem:
 
 #: Of a server that starts, loads its data, is not the master yet or cannot be reached.
 _PASSING = (
-    *(exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, exceptions.MasterDownError),
-    *(exceptions.ClusterDownError, exceptions.TryAgainError, exceptions.RedisClusterException, OSError),
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.RedisClusterException,
+    OSError,
 )
 _FOR_GOOD = (exceptions.AuthenticationError, exceptions.AuthorizationError)  # of those above
 
