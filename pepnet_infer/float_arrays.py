@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,17 +20,20 @@ def float_array(name: str, given: object, *shapes: tuple[int | str, ...]) -> Flo
     for any length, and where a value is masked.
     """
     if not isinstance(given, np.ndarray):
-        raise SchemaError(f"{name}: expected a float32 array, got {type(given).__name__}")
+        raise SchemaError(f"{name}: expected a float32 array {_in_words(shapes)}, got {type(given).__name__}")
     if given.dtype != _FLOAT32:
         raise SchemaError(f"{name}: expected float32, got {given.dtype}")
     if isinstance(given, np.ma.MaskedArray) and (hidden := int(np.ma.getmaskarray(given).sum())):
         raise SchemaError(f"{name}: expected no masked values, got {hidden}")
     if not any(_fits(given.shape, shape) for shape in shapes):
-        said = " or ".join("[" + ", ".join(map(str, shape)) + "]" for shape in shapes)
-        raise SchemaError(f"{name}: expected shape {said}, got {list(given.shape)}")
+        raise SchemaError(f"{name}: expected shape {_in_words(shapes)}, got {list(given.shape)}")
     array = np.asarray(given)
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=("C", "A"))
+
+
+def _in_words(shapes: Iterable[tuple[int | str, ...]]) -> str:
+    return " or ".join("[" + ", ".join(map(str, shape)) + "]" for shape in shapes)
 
 
 def _fits(got: tuple[int, ...], shape: tuple[int | str, ...]) -> bool:

@@ -142,7 +142,7 @@ def swapped(place: int, change: Callable[[Any], Any]) -> Callable[[Arrays], Arra
     ("change", "message"),
     [
         (swapped(0, lambda h: h.astype(np.float64)), r"^h: expected float32, got float64$"),
-        (swapped(0, lambda h: h.tolist()), r"^h: expected a float32 array, got list$"),
+        (swapped(0, lambda h: h.tolist()), r"^h: expected a float32 array \[B, 5\], got list$"),
         (swapped(0, lambda h: h[:, 1:]), r"^h: expected shape \[B, 5\], got \[4, 4\]$"),
         (swapped(0, lambda h: np.stack([h, h])), r"^h: expected shape \[B, 5\], got \[2, 4, 5\]$"),
         (swapped(0, lambda h: np.ma.array(h, mask=h == h[0, 0])), r"^h: expected no masked values, got 1$"),

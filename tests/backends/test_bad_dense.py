@@ -35,8 +35,8 @@ def changed(good: Matrices, place: int, change: Callable[[Any], Any]) -> Matrice
 
 
 CASES: list[tuple[int, Callable[[Any], Any], str]] = [
-    (0, lambda m: m.tolist(), r"general: expected a float32 array, got list"),
-    (1, lambda m: None, r"domain: expected a float32 array, got NoneType"),
+    (0, lambda m: m.tolist(), r"general: expected a float32 array \[rows, 21\], got list"),
+    (1, lambda m: None, r"domain: expected a float32 array \[rows, 4\], got NoneType"),
     (0, lambda m: m.astype(np.float64), r"general: expected float32, got float64"),
     (1, lambda m: m.astype(np.float16), r"domain: expected float32, got float16"),
     (2, lambda m: m.astype(">f4"), r"prior: expected float32, got >f4"),
