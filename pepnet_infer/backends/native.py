@@ -58,8 +58,9 @@ class NativeBackend:
     def load(cls, bundle: Bundle, settings: Settings) -> NativeBackend:
         """Packs the weights. Options: `NativeOptions`.
 
-        Raises BackendError for a bundle it cannot run and for a precision, device or instruction set that is not
-        there, ConfigError for an option, BundleError for weights that are not finite or do not fit the config.
+        Bundle, precision and device are those that `Way.refusal` let pass. Raises BackendError for an instruction set
+        that is not there, and where int8 of newer weights is over its budget, ConfigError for an option, BundleError
+        for weights that are not finite or do not fit the config.
         """
         options = read_options(NativeOptions, settings.options)
         choice = choose_isa(settings)

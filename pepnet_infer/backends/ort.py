@@ -50,8 +50,9 @@ class OrtBackend:
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         """Opens the session. Options: `OrtOptions`.
 
-        Raises BackendError for a precision or device that is not there, ConfigError for an option, BundleError for a
-        graph that does not load or has other inputs than the bundle's config.
+        Bundle and precision are those that `Way.refusal` let pass. Raises BackendError for a device that onnxruntime
+        cannot start, ConfigError for an option, BundleError for a graph that does not load or has other inputs than
+        the bundle's config.
         """
         own = read_options(OrtOptions, settings.options)
         ort = import_onnxruntime()

@@ -82,9 +82,8 @@ class CudaBackend:
     def load(cls, bundle: Bundle, settings: Settings) -> CudaBackend:
         """Packs the weights onto the GPU. Options: `CudaOptions`.
 
-        Raises BackendError for a bundle it cannot run, a precision or device that is not there, a package
-        without libpepnet_cuda and a machine without a GPU, ConfigError for an option, BundleError for weights that do
-        not fit the config.
+        Bundle and precision are those that `Way.refusal` let pass. Raises BackendError for a device that is not there
+        or too old, ConfigError for an option, BundleError for weights that do not fit the config.
         """
         options = read_options(CudaOptions, settings.options)
         path = library_path()
