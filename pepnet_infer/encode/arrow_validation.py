@@ -70,7 +70,8 @@ def _lengths(values: Any) -> Lengths | None:
     """Returns how many bytes each of `values` has; None where that is `VALUE_BYTES` at most."""
     kind, types = values.type, pa.types
     if types.is_string(kind) or types.is_large_string(kind):
-        lengths: Lengths = pc.binary_length(values).fill_null(0).to_numpy().astype(np.int64)
+        known = pc.binary_length(values)
+        lengths: Lengths = (known.fill_null(0) if known.null_count else known).to_numpy().astype(np.int64)
         return lengths
     if types.is_string_view(kind):  # of which Arrow has no lengths: the first of the four numbers of a view
         numbers = np.frombuffer(memoryview(values.buffers()[1] or b""), dtype=np.int32)[4 * values.offset :: 4]
