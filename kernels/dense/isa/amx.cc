@@ -16,7 +16,7 @@ struct Instructions {
   }
   template <std::size_t T>
   static void load(const void* from, std::size_t stride) {
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(T));
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(T) : "memory");
   }
   template <std::size_t T>
   static void store(void* to, std::size_t stride) {
