@@ -24,7 +24,7 @@ def emulate_amx(source: Path, copy: Path) -> Path:
     emulation = _only(copy / "tests", "tile_emulation.h")
     _replace(
         _only(copy / "kernels", "amx.cc"),
-        (r"\n// Tile numbers are part.*?\n}  // namespace\n", "\n}  // namespace\n"),
+        (r"\n// (Tile numbers are part|In assembly, for tile).*?\n}  // namespace\n", "\n}  // namespace\n"),
         (r"\n\nnamespace pepnet {", f'\n#include "{emulation}"\n\nnamespace pepnet {{'),
         (r"\bPairTiles\b", "EmulatedPairTiles"),
         (r"\bByteTiles\b", "EmulatedByteTiles"),
