@@ -2,8 +2,8 @@
 
 The share of these limits that a peer reaches says more than its time: a small batch is bound by reading the weights,
 a large one by the products. The limits are the best rates that anything here reached, torch's libraries and our own
-kernels, on plain products with constant weights, so that they are no better than what can be had, and no peer should
-pass them by more than noise.
+kernels, on plain products with constant weights and on plain reads, so that they are no better than what can be had,
+and no peer should pass them by more than noise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 #: Rows, inner and outer width of the products tried; small ones stay in L2, large ones show blocking.
 SHAPES = ((64, 1264, 1216), (256, 1024, 1024), (512, 512, 512), (1024, 1024, 1024), (1024, 1216, 4096))
 SECONDS_A_TRY = 0.25
-_MOST_BYTES = 512 << 20  # that are read from memory
+_READ_BYTES_A_TRY = 256 << 20
+_MOST_BYTES = 2 << 30  # that are read from memory
 
 Matrix = npt.NDArray[np.float32]
 #: Returns x·w in whatever type the library has for it; our kernels return it in parts, by columns.
@@ -42,11 +43,21 @@ def measure_limits(threads: int, weights: int, precisions: Sequence[str], quick:
     shapes = SHAPES[:1] if quick else SHAPES
     found: dict[str, Any] = {
         "matrix": {precision: matrix_peak(precision, threads, shapes) for precision in precisions},
-        "weights_read_gbps": {precision: read_gbps(precision, weights, threads) for precision in precisions},
+        "weights_read_gbps": {precision: weights_gbps(precision, weights, threads) for precision in precisions},
     }
     if not quick:
-        found["memory_read_gbps"] = read_gbps("fp32", min(2 * last_level_cache(), _MOST_BYTES // 4), threads)
+        found["memory_read_gbps"] = read_gbps(min(8 * last_level_cache(), _MOST_BYTES), threads)
     return found
+
+
+def better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Returns the higher of each limit: a limit is what is possible, and others may have been busy at either time."""
+    if "gflops" in one:
+        return max(one, other, key=lambda peak: float(peak["gflops"]))
+    return {
+        name: better(value, other[name]) if isinstance(value, dict) else max(value, other[name])
+        for name, value in one.items()
+    }
 
 
 def matrix_peak(precision: str, threads: int, shapes: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
@@ -61,16 +72,30 @@ def matrix_peak(precision: str, threads: int, shapes: Sequence[tuple[int, int, i
     return max(rates, key=lambda rate: float(rate["gflops"]))
 
 
-def read_gbps(precision: str, weights: int, threads: int) -> float:
-    """Returns the rate of reading so many weights again and again, from the caches as far as they fit.
+def weights_gbps(precision: str, weights: int, threads: int) -> float:
+    """Returns the best rate of reading so many weights again and again, from the caches as far as they fit.
 
-    By our own product of one row with as many: what a batch of one row does.
+    By a plain read of their bytes, and by our own product of one row with as many: what a batch of one row does.
     """
-    inner = 1024
+    plain, inner = read_gbps(weights * BYTES[precision], threads), 1024
     x, w = operands(1, inner, max(16 * threads, weights // inner))
     settle(0.5)
     seconds = _fastest(native(widest_isa(precision), precision, x, w, threads))
-    return w.size * BYTES[precision] / seconds / 1e9
+    return max(plain, w.size * BYTES[precision] / seconds / 1e9)
+
+
+def read_gbps(working_set: int, threads: int) -> float:
+    """Returns the rate at which threads read so many bytes again and again, each its own share, in 10^9 bytes/s."""
+    parts = np.array_split(np.ones(max(threads, working_set // 8), np.int64), threads)
+    size = sum(part.nbytes for part in parts)
+    repeats = max(1, _READ_BYTES_A_TRY // size)
+
+    def read(part: npt.NDArray[np.int64]) -> None:
+        for _ in range(repeats):
+            np.bitwise_or.reduce(part)  # the reduction NumPy does with the fewest operations a byte
+
+    with ThreadPoolExecutor(threads) as pool:
+        return size * repeats / _fastest(lambda: list(pool.map(read, parts))) / 1e9
 
 
 def operands(rows: int, inner: int, outer: int) -> tuple[Matrix, Matrix]:

@@ -21,9 +21,23 @@ def test_limits_are_positive_and_say_what_reached_them(monkeypatch: pytest.Monke
         assert peak["gflops"] > 0.1
         assert peak["by"].endswith((" 32x64x64", " 16x64x64"))
     assert min(found["memory_read_gbps"], *found["weights_read_gbps"].values()) > 0.1
+    assert limits.better(found, found) == found
+    faster = {**found, "matrix": {**found["matrix"], "bf16": {"gflops": 1e9, "by": "a quiet moment"}}}
+    faster["weights_read_gbps"] = {**found["weights_read_gbps"], "int8": 1e9}
+    assert limits.better(found, faster) == limits.better(faster, found) == faster
     quick = limits.measure_limits(1, 100_000, ["bf16"], quick=True)
     assert quick["matrix"]["bf16"]["by"].endswith(" 32x64x64")
     assert set(quick) == {"matrix", "weights_read_gbps"}
+
+
+def test_weights_are_read_as_fast_as_the_best_way_to_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(limits, "SECONDS_A_TRY", 0.0)
+    monkeypatch.setattr(limits, "read_gbps", lambda size, threads: asked.append(size) or 1e9)
+    assert limits.weights_gbps("bf16", 50_000, 1) == 1e9
+    monkeypatch.setattr(limits, "read_gbps", lambda size, threads: 0.0)
+    assert limits.weights_gbps("bf16", 50_000, 1) > 0
+    assert asked == [100_000]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
