@@ -25,6 +25,14 @@ def describe_times(millis: Times) -> dict[str, Any]:
     return {"runs": int(millis.size), **common, "quantiles_ms": ladder}
 
 
+def median_interval(values: Times) -> tuple[float, float]:
+    """Returns the 95 % interval of the median: two of the values in order, by the normal limit of their ranks."""
+    middle, half = values.size / 2, 0.98 * np.sqrt(values.size)
+    low, high = max(0, int(middle - half)), min(values.size - 1, int(middle + half))
+    ordered = np.sort(values)
+    return float(ordered[low]), float(ordered[high])
+
+
 def speedups(millis: Mapping[str, Times], seed: int = 0) -> dict[str, dict[str, Ratio]]:
     """Returns [name][other] → how many times faster `name` is than `other`.
 

@@ -7,50 +7,59 @@ nothing but the way there is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import time
+
+import numpy as np
 
 from pepnet_infer import _kernels
 from pepnet_infer.backends.native import NativeBackend, request_prefix, why_not
 from pepnet_infer.backends.protocol import Settings
-from pepnet_infer.bench.harness.interleave import Plan, wall_clock
-from pepnet_infer.bench.harness.measure import Row, Say, measure
+from pepnet_infer.bench.harness.interleave import collector_off, settle
+from pepnet_infer.bench.harness.measure import Row, Say
+from pepnet_infer.bench.harness.statistics import describe_times, median_interval
 from pepnet_infer.bench.harness.workloads import batches
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
 from pepnet_infer.rows.stores.mmap import MmapStore
-from pepnet_infer.schema.inputs import Inputs
 
 ROWS = (1, 64)
-#: Timed calls follow each other without a pause, as many as there is time for.
-PLAN = Plan(50, 3.0, warm_calls=1, warm_s=0.0, settle_s=0.0)
+#: Timed calls of each size, which follow each other without a pause, and the longest time for them.
+CALLS, SECONDS = 2000, 3.0
+_FEWEST = 50
 _ROTATING = 64  # batches of inputs that take turns
 
 
 def call_overhead(bundle: Bundle, threads: int, say: Say) -> list[Row]:
     """Returns a row for each of `ROWS`, of the native backend in fp32; none where it cannot run.
 
-    Its times are those of a call less the run of the C++ model within it.
+    Its times are those of a call less the run of the C++ model within it; low and high: the median's 95 % interval.
     """
     if why_not(bundle, Settings()) is not None:
         return []
+    say("overhead of a call")
     engine, model = clocked_engine(bundle, threads)
+    return [_measure(engine, model, size) for size in ROWS]
 
-    def beside_the_run(call: Callable[[Inputs], Any], item: Inputs) -> tuple[float, Any]:
-        before = model.run_ns
-        ns, output = wall_clock(call, item)
-        return ns - (model.run_ns - before), output
 
-    def score(inputs: Inputs) -> Any:
-        return engine.score_dense(inputs.general, inputs.domain, inputs.prior)
-
-    rows = []
-    for size in ROWS:
-        parts = batches(normal_inputs(bundle.config.inputs, _ROTATING * size, 0), size)
-        figures = measure("overhead", {f"{size} rows": score}, parts, PLAN, say, clock=beside_the_run)
-        rows += [{**row, "batch": size, "overhead_us": 1e3 * row["p50_ms"]} for row in figures.rows.values()]
-    return rows
+def _measure(engine: Engine, model: _kernels.DenseModel, size: int) -> Row:
+    parts = batches(normal_inputs(engine.bundle.config.inputs, _ROTATING * size, 0), size)
+    beside: list[float] = []
+    settle(0.5)
+    for part in parts:  # until the pool is awake and all there is to allocate is allocated
+        engine.score_dense(part.general, part.domain, part.prior)
+    deadline = time.perf_counter() + SECONDS
+    with collector_off():
+        while len(beside) < _FEWEST or (len(beside) < CALLS and time.perf_counter() < deadline):
+            part = parts[len(beside) % len(parts)]
+            run, begin = model.run_ns, time.perf_counter_ns()
+            engine.score_dense(part.general, part.domain, part.prior)
+            took = time.perf_counter_ns() - begin
+            beside.append((took - (model.run_ns - run)) / 1e6)
+    millis = np.array(beside)
+    row = {"name": f"{size} rows", "batch": size, **describe_times(millis)}
+    low, high = median_interval(millis)
+    return {**row, "overhead_us": 1e3 * row["p50_ms"], "low_ms": low, "high_ms": high}
 
 
 def clocked_engine(bundle: Bundle, threads: int) -> tuple[Engine, _kernels.DenseModel]:

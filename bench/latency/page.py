@@ -34,7 +34,13 @@ _REQUESTS = {
     "dense ms": "{stages_ms[dense]:ms}",
     "runs": "{runs:d}",
 }
-_OVERHEAD = {"batch": "{batch:d}", "overhead µs": "{p50_ms:us}", "99 % µs": "{p99_ms:us}", "calls": "{runs:d}"}
+_OVERHEAD = {
+    "batch": "{batch:d}",
+    "overhead µs": "{p50_ms:us}",
+    "95 %": "{low_ms:us}–{high_ms:us}",
+    "99 % µs": "{p99_ms:us}",
+    "calls": "{runs:d}",
+}
 _MISSING = {"peer": "{name}", "batch": "{batch:d}", "reason": "{reason}"}
 _ABOUT_REQUESTS = "One user's request, by rank and as its rows by score. Hit rate and stages: means of all calls."
 _ABOUT_OVERHEAD = "A call of score_dense less the run of the C++ model within it, native fp32."

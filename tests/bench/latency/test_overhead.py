@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from msgspec import structs
 
 from pepnet_infer.bench.latency import overhead
 from pepnet_infer.bundle.bundle import Bundle
@@ -17,7 +16,7 @@ from pepnet_infer.engine import Engine
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overhead, "PLAN", structs.replace(overhead.PLAN, seconds=0.1))
+    monkeypatch.setattr(overhead, "SECONDS", 0.1)
 
 
 def test_the_model_at_both_sizes(toy_bundle: Path) -> None:
@@ -25,7 +24,24 @@ def test_the_model_at_both_sizes(toy_bundle: Path) -> None:
     assert [row["batch"] for row in rows] == [1, 64]
     for row in rows:
         assert row["runs"] >= 50
-        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 0 < row["low_ms"] <= row["p50_ms"] <= row["high_ms"] <= row["p99_ms"]
+        assert row["overhead_us"] == 1e3 * row["p50_ms"]
+
+
+def test_timed_calls_follow_each_other_without_a_pause(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two calls are neither untimed ones nor a look at the other threads."""
+    done: list[str] = []
+    score_dense = Engine.score_dense
+
+    def counted(engine: Engine, *inputs: np.ndarray) -> np.ndarray:
+        done.append("call")
+        return score_dense(engine, *inputs)
+
+    monkeypatch.setattr(Engine, "score_dense", counted)
+    monkeypatch.setattr(overhead, "settle", lambda _: done.append("settle"))
+    rows = overhead.call_overhead(Bundle.open(toy_bundle), 1, lambda _: None)
+    warm = 64
+    assert done == [step for row in rows for step in ("settle", *["call"] * (warm + row["runs"]))]
 
 
 def test_what_python_adds_is_what_is_counted(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
