@@ -34,7 +34,7 @@ class LatencyOptions(Options, frozen=True):
     own: Sequence[str] = ()  # MODULE:BUILD of one's own peers
     required: Sequence[str] = ()  # peers of which one that cannot run is an error
     end_to_end: bool = True
-    quick: bool = False  # the dense part and nothing else, beside limits that are measured shortly
+    quick: bool = False  # the dense part and nothing else, beside limits that are measured once and shortly
     seed: int = 0
 
 
@@ -61,9 +61,9 @@ def measure_latency(bundle: Bundle, name: str, options: LatencyOptions, say: Say
     if options.end_to_end and not options.quick:
         whole = [end_to_end(bundle, size, threads, plan, seed, say) for size in sizes]
     rows = [row for figures in dense.values() for row in figures.rows.values()]
-    say("measuring the machine again")
-    again = limits.measure_limits(threads, weights, precisions, options.quick)
-    facts["limits"] = limits.better(facts["limits"], again)
+    if not options.quick:
+        say("measuring the machine again")
+        facts["limits"] = limits.better(facts["limits"], limits.measure_limits(threads, weights, precisions, False))
     for row in rows:
         row |= _shares(row, macs, weights, facts["limits"])
     data = {
