@@ -51,6 +51,10 @@ def main() -> int:
     run = Run(words)
 
     path = words.built or _built(run.say)
+    if importlib.util.find_spec("pepnet_infer._kernels") is None:
+        parser.error(
+            "--library: expected the package's extension too, got none: run once without --library, or install"
+        )
     from pepnet_infer.backends.cuda.library import open_library
 
     library = open_library(path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from pepnet_infer.bench import gpu_check
 from pepnet_infer.bench.gpu import timing
 from pepnet_infer.bench.gpu.peers import Case, Network
 from pepnet_infer.bench.gpu.timing import ratios, table, time_peers
@@ -25,6 +29,18 @@ def test_torchs_network_with_weights_packed_ahead(reference_scores: Callable[...
     expected = reference_scores(config, tensors, *inputs)
     assert expected.std() > 0.02
     np.testing.assert_allclose(scores.numpy(), expected, atol=2e-6)
+
+
+def test_a_library_without_the_extension_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_check, "_source_tree", lambda: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--library", "libpepnet_cuda.so"])
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main()
+    assert ended.value.code == 2
+    assert "--library: expected the package's extension too, got none" in capsys.readouterr().err
 
 
 def test_peers_are_timed_by_both_clocks_in_turn() -> None:
