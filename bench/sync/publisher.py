@@ -14,6 +14,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,6 +36,8 @@ from pepnet_infer.validation import Count, Options, Positive, Several
 SLICE_S = 1.0
 #: Deltas that the rate is measured with where nobody asks for one, and the most rows that these have.
 PROBES, PROBE_ROWS = 4, 20_000
+#: The log that nobody reads, and how many deltas of it stay: nobody's progress lets a log be trimmed.
+UNREAD, _KEPT = "elsewhere", 4
 
 _Part = Annotated[float, Meta(gt=0, le=1)]
 
@@ -86,6 +89,9 @@ class Trainer:
         staged = self._ready[log].popleft() if self._ready[log] else self._make(log)
         DirectoryLog(self._folder / log, create=True).append(staged)
         published = time.time()
+        if log == UNREAD:
+            for path in sorted((self._folder / log / "deltas").iterdir())[:-_KEPT]:
+                shutil.rmtree(path)
         version = int(staged.name)
         shutil.rmtree(staged)
         return version, published
@@ -126,11 +132,17 @@ _trainers: list[Trainer] = []  # of a publisher's process: one
 
 @contextmanager
 def publisher(bundle: Path, folder: Path, options: SyncOptions, rows: int) -> Iterator[ProcessPoolExecutor]:
-    """A process with a trainer, which does `prepare` and `publish` when they are submitted to it."""
+    """A process with a trainer, which does `prepare` and `publish` when they are submitted to it.
+
+    Raises PepnetError when the process is killed.
+    """
     spawn = get_context("spawn")  # a fork would have this process's threads' locks
-    with ProcessPoolExecutor(1, spawn) as process:
-        process.submit(_start, bundle, folder, options, rows).result()
-        yield process
+    try:
+        with ProcessPoolExecutor(1, spawn) as process:
+            process.submit(_start, bundle, folder, options, rows).result()
+            yield process
+    except BrokenProcessPool as error:
+        raise PepnetError("publisher: expected its process to run to the end, it was killed") from error
 
 
 def _start(bundle: Path, folder: Path, options: SyncOptions, rows: int) -> None:

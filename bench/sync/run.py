@@ -30,7 +30,7 @@ from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.bench.harness.statistics import p99_ratio
 from pepnet_infer.bench.harness.workloads import Traffic
-from pepnet_infer.bench.sync.publisher import PROBES, SLICE_S, SyncOptions, Trainer, prepare, publish, publisher
+from pepnet_infer.bench.sync.publisher import PROBES, SLICE_S, UNREAD, SyncOptions, Trainer, prepare, publish, publisher
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
@@ -174,7 +174,7 @@ def _measure(
     calls: list[list[tuple[int, int]]] = [[] for _ in range(options.threads)]
     seen: list[tuple[float, int]] = []
     idle = _Kind("nothing is published", None)
-    elsewhere = _Kind("to a log that nobody reads", "elsewhere")
+    elsewhere = _Kind("to a log that nobody reads", UNREAD)
     follow = _Kind("to the log that is followed", "follow")
     kinds = (idle, elsewhere, follow)
     count = rounds(options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from typer.testing import Result
 
 from pepnet_infer.bench.sync import run as sync
-from pepnet_infer.bench.sync.publisher import SyncOptions, Trainer
+from pepnet_infer.bench.sync.publisher import UNREAD, SyncOptions, Trainer, prepare, publisher
 from pepnet_infer.bench.sync.run import bearable_rows
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import PepnetError
@@ -33,6 +35,29 @@ def test_a_delta_changes_as_many_rows_as_asked_all_over_the_tables(toy_bundle: P
         assert len(keys) == len(np.unique(keys)) == rows
     if rows == 160:
         assert set(deltas[0].rows) == set(bundle.table_paths)
+
+
+def test_few_deltas_stay_of_the_log_that_nobody_reads(toy_bundle: Path, tmp_path: Path) -> None:
+    trainer = Trainer(toy_bundle, tmp_path, SyncOptions(), 5)
+    for _ in range(7):
+        last = trainer.publish(UNREAD)[0]
+        trainer.publish("follow")
+    unread = DirectoryLog(tmp_path / UNREAD)
+    newest = unread.last_delta()
+    assert newest is not None
+    assert newest[1].model_version == last
+    assert len(unread.read("")) == 4
+    assert len(DirectoryLog(tmp_path / "follow").read("")) == 7
+
+
+def test_a_publisher_that_is_killed_is_said_so(toy_bundle: Path, tmp_path: Path) -> None:
+    def killed() -> None:
+        with publisher(toy_bundle, tmp_path, SyncOptions(), 5) as process:
+            os.kill(process.submit(os.getpid).result(), signal.SIGKILL)
+            process.submit(prepare, UNREAD).result()
+
+    with pytest.raises(PepnetError, match="publisher: expected its process to run to the end, it was killed"):
+        killed()
 
 
 def test_the_command_measures_and_writes_its_files(
