@@ -25,7 +25,7 @@ _WARM_CALLS = 3  # of hits only, before a timed call: they leave what is to miss
 def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, say: Say) -> Figures:
     """Returns what batches of `rows` ids took, "all hits" and "10 % misses".
 
-    Raises RuntimeError when the rows of a batch are not the table's.
+    Raises RuntimeError when the rows of a batch are not the table's, or more or fewer were missing.
     """
     say("filling a store in memory")
     count, dim = table.shape
@@ -37,6 +37,10 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
     cached = CachedRows(store, [cached_table], {dim: cache}, CacheConfig(policy="lru", warm=False))
     out, rng = np.zeros((rows, dim), np.float32), np.random.default_rng(seed)
     missed = {"all hits": 0, "10 % misses": int(rows * MISSED)}
+    counted = 0
+
+    def misses() -> int:
+        return int(cached.stats()["total"]["misses"])
 
     def lookup(batch: Batch) -> Positions:
         cached.lookup(_TABLE, batch.keys, out)
@@ -44,6 +48,7 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
 
     def prepare(name: str, _: Batch) -> Batch:
         """Returns a batch that misses, for the moment, as often as its name says."""
+        nonlocal counted
         in_cache = is_cached(cache, keys)
         hits, others = np.flatnonzero(in_cache), np.flatnonzero(~in_cache)
         positions = np.concatenate(
@@ -52,9 +57,12 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
         rng.shuffle(positions)
         for _call in range(_WARM_CALLS):
             cached.lookup(_TABLE, keys[rng.choice(hits, rows)], out)
+        counted = misses()
         return Batch(positions, keys[positions])
 
-    def check(_: str, __: int, positions: Positions) -> None:
+    def check(name: str, _: int, positions: Positions) -> None:
+        if (got := misses() - counted) != missed[name]:
+            raise PepnetError(f"a batch of {name}: expected {missed[name]} misses, got {got}")
         if not np.array_equal(out, table[positions]):
             raise PepnetError("a batch with misses: expected the table's rows, got others")
 

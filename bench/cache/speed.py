@@ -14,7 +14,7 @@ from pepnet_infer.bench.cache.misses import measure_misses
 from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys, random_table
 from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import Plan
-from pepnet_infer.bench.harness.machine import memory_bytes
+from pepnet_infer.bench.harness.machine import available_bytes
 from pepnet_infer.bench.harness.measure import Row, Say, measure
 from pepnet_infer.bench.harness.report import Report, Table
 from pepnet_infer.errors import PepnetError
@@ -67,11 +67,9 @@ class CacheSpeedOptions(Options, frozen=True):
 def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -> Report:
     """Measures everything `bench cache-speed` reports. Raises PepnetError for a wrong library or too little memory."""
     library, meter = PeerLibrary(options.peers), BusyMeter()
-    wanted, there = _MEMORY_A_TABLE * max(options.tables_mb) << 20, memory_bytes()
-    if there < wanted:
-        raise PepnetError(
-            f"a table of {max(options.tables_mb)} MiB: expected {wanted >> 20} MiB of memory, got {there >> 20}"
-        )
+    largest, there = max(options.tables_mb), available_bytes() >> 20
+    if there < (wanted := _MEMORY_A_TABLE * largest):
+        raise PepnetError(f"a table of {largest} MiB: expected {wanted} MiB of available memory, got {there}")
     data = [_measure_table(library, mb, options, say) for mb in options.tables_mb]
     plan, about = options.plan, "{} MiB, {:,} rows".format
     named = [(about(one["table_mb"], one["table_rows"]), one) for one in data]

@@ -46,6 +46,12 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def available_bytes() -> int:
+    """Returns the memory in bytes that programs can still get without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10
+
+
 def machine_line(machine: Mapping[str, Any]) -> str:
     """Returns the machine in one line: model, CPUs, what matters of its instruction sets."""
     wide = [name for feature, name in _WIDEST.items() if feature in machine["isa"]][:1]
@@ -69,7 +75,8 @@ def machine_rows(machine: Mapping[str, Any]) -> list[dict[str, str]]:
         ("libraries", ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())),
     ]
     for precision, peak in limits.get("matrix", {}).items():
-        rows.append((f"measured: {precision} products", f"{peak['gflops']:.0f} GFLOP/s ({peak['by']})"))
+        unit = "GOP/s" if precision == "int8" else "GFLOP/s"
+        rows.append((f"measured: {precision} products", f"{peak['gflops']:.0f} {unit} ({peak['by']})"))
     for precision, rate in limits.get("weights_read_gbps", {}).items():
         rows.append((f"measured: read of the {precision} weights, again and again", f"{rate:.0f} GB/s"))
     if "memory_read_gbps" in limits:

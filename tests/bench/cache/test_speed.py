@@ -148,6 +148,22 @@ def test_batches_miss_as_often_as_they_say(keys: Keys, table: Floats, monkeypatc
     assert sorted(missed)[-4:] == [0, 100, 100, 100]
 
 
+def test_more_misses_than_were_asked_for_are_seen(keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pepnet_infer.bench.cache.misses import CachedRows
+
+    right = CachedRows.lookup
+
+    def twice(cached: CachedRows, name: str, asked: Keys, out: Floats) -> None:
+        lost = asked[:1]
+        for cache in cached.caches.values():
+            cache.core.forget(lost)
+        right(cached, name, asked, out)
+
+    monkeypatch.setattr(CachedRows, "lookup", twice)
+    with pytest.raises(RuntimeError, match="a batch of all hits: expected 0 misses, got 1"):
+        measure_misses(keys, table, 1000, QUICK, 0, lambda _: None)
+
+
 def test_a_wrong_row_is_seen(library_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "BATCHES", 2)
     right = FilledCache.reader
@@ -204,7 +220,8 @@ def test_what_is_asked_wrongly(
     assert message in " ".join(done.output.replace("│", " ").split())
 
 
-def test_too_little_memory(library_path: Path) -> None:
-    options = CacheSpeedOptions(library_path, tables_mb=(1 << 22,))
-    with pytest.raises(PepnetError, match="a table of 4194304 MiB: expected 33554432 MiB of memory"):
-        measure_cache_speed(options)
+def test_too_little_memory(library_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that other programs have is none to measure with."""
+    monkeypatch.setattr(speed, "available_bytes", lambda: 7 << 20)
+    with pytest.raises(PepnetError, match="a table of 1 MiB: expected 8 MiB of available memory, got 7"):
+        measure_cache_speed(CacheSpeedOptions(library_path, tables_mb=(1,)))

@@ -26,6 +26,17 @@ def test_machine_facts_hold_no_name_of_the_machine() -> None:
     assert facts["libraries"]["numpy"] == np.__version__
 
 
+def test_whole_numbers_are_counted_as_operations() -> None:
+    limits = {"matrix": {"fp32": {"gflops": 230.0, "by": "a"}, "int8": {"gflops": 890.0, "by": "b"}}}
+    said = {row["what"]: row["value"] for row in machine.machine_rows(machine.facts() | {"limits": limits})}
+    assert said["measured: fp32 products"] == "230 GFLOP/s (a)"
+    assert said["measured: int8 products"] == "890 GOP/s (b)"
+
+
+def test_available_memory_is_some_of_it() -> None:
+    assert 0 < machine.available_bytes() < machine.memory_bytes()
+
+
 def test_others_are_told_apart_from_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(100.0, 50.0, 20.0), (200.0, 120.0, 60.0), (200.0, 50.0, 60.0), (100.0, 50.0, 20.0)])
     monkeypatch.setattr(busy, "cpu_seconds", lambda: next(readings))
