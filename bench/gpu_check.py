@@ -214,15 +214,19 @@ def _timed(library: Any, run: Run) -> None:
             if run.left() < 20.0:
                 notes.append(f"timings of {rows} rows: no time left")
                 continue
-            left_out = {"cuda-fp32-ids", "cuda-bf16-ids"} if rows > IDS_MOST else set()
+            left_out = {name for name in named if name.endswith("-ids") and rows > IDS_MOST}
             if rows not in COMPILED or run.left() - others <= 90.0:
                 left_out.add("torch-compile-bf16")
             these = {name: peer for name, peer in named.items() if name not in left_out}
             drawn = [peers.draw(checks, host, config, rows, seed) for seed in range(timing.SETS)]
             cases = [peers.Case(*part, [torch.from_numpy(x).cuda() for x in part[1]]) for part in drawn]
-            calls, about = _ready(these, cases, config, tensors, run)
+            calls, about, exact = _ready(these, cases, config, tensors, run)
             seconds = min(30.0, max(10.0, run.left() - others))
-            timed = timing.time_peers(timing.clocks(torch), calls, about, seconds, lambda _: None)
+            try:
+                timed = timing.time_peers(timing.clocks(torch), calls, about, exact, seconds, lambda _: None)
+            except RuntimeError as error:
+                run.failed(f"{rows} rows: {error}")
+                continue
             timings += timed
             run.found["noise"] = busy.noise(meter.others())
             run.say(f"{rows} rows: " + ", ".join(f"{row['name']} {1e3 * row['p50_ms']:.1f} us" for row in timed))
@@ -230,14 +234,18 @@ def _timed(library: Any, run: Run) -> None:
 
 def _ready(
     peers: dict[str, Any], cases: list[Any], config: Any, tensors: dict[str, np.ndarray], run: Run
-) -> tuple[dict[str, list[Callable[[], Any]]], dict[str, dict[str, Any]]]:
-    """Returns the calls of each peer on all cases, warm, and its errors, of those peers alone that are right."""
+) -> tuple[dict[str, list[Callable[[], Any]]], dict[str, dict[str, Any]], dict[str, list[np.ndarray]]]:
+    """Returns the calls of each peer on all cases, warm, and its errors, of those peers alone that are right.
+
+    Last come, for the peers that are sent ids, the scores on each case of the one that is sent inputs.
+    """
     import torch
 
     accuracy, reference = map(importlib.import_module, ("pepnet_infer.bundle.accuracy", "float64_reference"))
     expected = np.concatenate([reference.scores(config, tensors, *case.inputs) for case in cases])
     ready: dict[str, list[Callable[[], Any]]] = {}
     about: dict[str, dict[str, Any]] = {}
+    found: dict[str, list[np.ndarray]] = {}
     rows = len(cases[0].inputs[0])
     for name, peer in peers.items():
         run.say(f"{name} at {rows} rows")
@@ -254,11 +262,12 @@ def _ready(
             continue
         kind, slack = "bf16" if "bf16" in name else "fp32", 1 if name.startswith("cuda") else 2
         if off.rms <= slack * RMS[kind] and off.max_abs <= slack * MOST[kind]:
-            ready[name] = calls
+            ready[name], found[name] = calls, scores
             about[name] = {"batch": rows, "precision": kind, "rms": off.rms, "max_abs": off.max_abs}
         else:
             run.failed(f"{name} at {rows} rows: scores off by rms {off.rms:.1e}, max {off.max_abs:.1e}")
-    return ready, about
+    hosts = {name: f"cuda-{about[name]['precision']}-host" for name in ready if name.endswith("-ids")}
+    return ready, about, {name: found[host] for name, host in hosts.items() if host in found}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 #: As in preset kuaishou: 30 fields of ids, three of them in the prior too, one of the domain, numbers for the rest.
 WIDTH, IDS, PRIOR = 40, 30, 3
 ROWS = 1 << 16  # of each field's table
+MISSING = 0.01  # of the ids of a call, what -missing-ids lacks
 #: How the name of a peer ends that begins and ends on the host.
 FROM_HOST = ("-ids", "-host")
 
@@ -35,6 +37,12 @@ Call = Callable[[], Any]
 Peer = Callable[[Case], Call]
 
 
+class IdsCall(partial[Any]):
+    """A call that is sent ids. `lose` lets the GPU lack a share of them; the call fetches their rows again."""
+
+    lose: Callable[[], None]
+
+
 def all_peers(
     torch: Any, checks: Any, library: Any, host: Any, config: Any, tensors: dict[str, np.ndarray], tasks: int,
     onnx: Path | None, notes: list[str],
@@ -50,6 +58,8 @@ def all_peers(
         named[f"cuda-{precision}"] = on_device(torch, model(precision), tasks)
         named[f"cuda-{precision}-host"] = from_host(model(precision))
         named[f"cuda-{precision}-ids"] = rows_on_gpu(checks, library, host, model(precision))
+        # A model of its own: one that lacked something goes about the next call otherwise.
+        named[f"cuda-{precision}-missing-ids"] = rows_on_gpu(checks, library, host, model(precision), MISSING)
         network = Network(torch, config, tensors, dtype)
         named |= {f"torch-{precision}": network.eager, f"torch-graph-{precision}": network.graph}
     named["torch-compile-bf16"] = network.compiled()
@@ -81,16 +91,22 @@ def from_host(model: Any) -> Peer:
     return lambda case: lambda: model.run(*case.inputs)
 
 
-def rows_on_gpu(checks: Any, library: Any, host: Any, model: Any) -> Peer:
-    """Returns the peer that is sent ids; the rows of all are on the GPU. Its host's side is that of the checks."""
+def rows_on_gpu(checks: Any, library: Any, host: Any, model: Any, missing: float = 0.0) -> Peer:
+    """Returns the peer that is sent ids; the rows of all are on the GPU, until `missing` of a call's are lost.
+
+    Its host's side is that of the checks, in plain NumPy.
+    """
+    random = np.random.default_rng(0)
     device = checks.OnDevice(library, model, host, {WIDTH: (IDS + 1) * ROWS * 3 // 2})
     for field in host.fields[: IDS + 1]:
         for part in np.array_split(np.arange(ROWS), max(1, ROWS >> 15)):
             device.insert(WIDTH, host.key(field.number, part))
 
     def peer(case: Case) -> Call:
-        given = device.given(case.batch)
-        return lambda: device.score(case.batch, given)
+        given, ids = device.given(case.batch), np.concatenate(case.batch.values[: IDS + 1])
+        call = IdsCall(device.score, case.batch, given)
+        call.lose = lambda: device.rows.drop(WIDTH, ids[random.random(len(ids)) < missing])
+        return call
 
     return peer
 

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pepnet_infer.bench.gpu.peers import FROM_HOST
+import numpy as np
+
+from pepnet_infer.bench.gpu.peers import FROM_HOST, IdsCall
 from pepnet_infer.bench.harness.interleave import Clock, Plan
 from pepnet_infer.bench.harness.measure import Row, Say, measure
 from pepnet_infer.bench.harness.report import Table
@@ -61,21 +63,39 @@ def clocks(torch: Any) -> tuple[Clock, Clock]:
 
 
 def time_peers(
-    clocks: tuple[Clock, Clock], calls: Mapping[str, Calls], about: Mapping[str, Row], seconds: float, say: Say
+    clocks: tuple[Clock, Clock],
+    calls: Mapping[str, Calls],
+    about: Mapping[str, Row],
+    exact: Mapping[str, Sequence[Any]],
+    seconds: float,
+    say: Say,
 ) -> list[Row]:
     """Times all peers in turn for `seconds`, half by each clock, a few rounds at least.
 
     Returns a row each, from call to scores, and in `device` the figures there of those that begin and end there.
+    exact: name → the scores of each set. Raises RuntimeError when a timed call gives others, in any bit.
     """
 
     def call_of(name: str) -> Callable[[int], Any]:
         return lambda item: calls[name][item]()
 
+    def lose(name: str, item: int) -> int:
+        call = calls[name][item]
+        if isinstance(call, IdsCall):
+            call.lose()
+        return item
+
+    def check(name: str, item: int, scores: Any) -> None:
+        if name in exact and not np.array_equal(scores, exact[name][item]):
+            raise ValueError("other scores than with inputs from the host")
+
     plan = Plan(5, seconds / 2, warm_calls=1, warm_s=0.0, settle_s=0.0)
     these = {name: call_of(name) for name in calls}
     there = {name: call for name, call in these.items() if not name.endswith(FROM_HOST)}
     device = measure("on the device", there, range(SETS), plan, say, clock=clocks[0]).rows
-    to_scores = measure("to scores", these, range(SETS), plan, say, about=about, clock=clocks[1]).rows
+    to_scores = measure(
+        "to scores", these, range(SETS), plan, say, about=about, prepare=lose, check=check, clock=clocks[1]
+    ).rows
     return [{**row, **({"device": device[name]} if name in device else {})} for name, row in to_scores.items()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from pepnet_infer.bench import gpu_check
 from pepnet_infer.bench.gpu import timing
-from pepnet_infer.bench.gpu.peers import Case, Network
+from pepnet_infer.bench.gpu.peers import Case, IdsCall, Network
 from pepnet_infer.bench.gpu.timing import ratios, table, time_peers
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
@@ -59,13 +60,34 @@ def test_peers_are_timed_by_both_clocks_in_turn() -> None:
 
     clocks = clock_of("device", 1000.0), clock_of("call", 5000.0)
     about = {name: {"batch": 8, "rms": 1e-4} for name in ("a", "b", "b-ids")}
-    a, b, ids = time_peers(clocks, {name: calls_of(name) for name in about}, about, 0.0, lambda _: None)
+    a, b, ids = time_peers(clocks, {name: calls_of(name) for name in about}, about, {}, 0.0, lambda _: None)
     assert [round(1e3 * row["p50_ms"], 6) for row in (a, b, ids)] == [5.0, 15.0, 15.0]
     assert [round(1e3 * row["device"]["p50_ms"], 6) for row in (a, b)] == [1.0, 3.0]
     assert "device" not in ids  # which begins and ends on the host
     assert (a["name"], a["batch"], a["rms"]) == ("a", 8, 1e-4)
     assert [kind for kind, _ in taken] == ["device"] * 10 + ["call"] * 15
     assert {name for _, name in taken[:2]} == {"a", "b"}
+
+
+def test_ids_are_lost_before_each_timed_call_and_its_scores_compared() -> None:
+    done: list[str] = []
+
+    def score() -> np.ndarray:
+        done.append("score")
+        return np.ones(3, np.float32)
+
+    def clock(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
+        return 1000.0, call(item)
+
+    call = IdsCall(score)
+    call.lose = lambda: done.append("lose")
+    calls = {"a-ids": [call] * timing.SETS}
+    right, wrong = [[np.full(3, value, np.float32)] * timing.SETS for value in (1, np.nextafter(np.float32(1), 2))]
+    time_peers((clock, clock), {"a": [score] * timing.SETS, **calls}, {}, {"a-ids": right}, 0.0, lambda _: None)
+    assert done.count("lose") == 10  # a warm call and a timed one of each of five rounds
+    assert all(after == "score" for before, after in pairwise(done) if before == "lose")
+    with pytest.raises(RuntimeError, match=r"to scores: a-ids failed: .*other scores than with inputs from the host"):
+        time_peers((clock, clock), {"a": [score] * timing.SETS, **calls}, {}, {"a-ids": wrong}, 0.0, lambda _: None)
 
 
 def test_figures_as_text() -> None:

@@ -140,10 +140,14 @@ def test_peers_that_begin_on_the_host_score_what_they_are_sent(
     host = cuda_rows_checks.Host(peers.fields_of(config), peers.ROWS)
     batch, inputs = peers.draw(cuda_rows_checks, host, config, 40, seed=1)
     assert [x.shape for x in inputs] == [(40, 19), (40, 10), (40, 8)]
-    models = [pack_model(library, config, checks.TASKS, tensors, "bf16") for _ in range(2)]
+    models = [pack_model(library, config, checks.TASKS, tensors, "bf16") for _ in range(3)]
     ids = peers.rows_on_gpu(cuda_rows_checks, library, host, models[0])(peers.Case(batch, inputs, ()))
     whole = peers.from_host(models[1])(peers.Case(batch, inputs, ()))
     np.testing.assert_array_equal(ids(), whole())
+    some = peers.rows_on_gpu(cuda_rows_checks, library, host, models[2], 0.5)(peers.Case(batch, inputs, ()))
+    for _ in range(3):
+        some.lose()
+        np.testing.assert_array_equal(some(), whole())
     expected = reference_scores(config, tensors, *inputs)
     np.testing.assert_allclose(whole(), expected, atol=checks.TOLERANCES["bf16"][1])
 
