@@ -29,7 +29,7 @@ def facts() -> dict[str, Any]:
         "caches": has["caches"],
         "cpus": {"machine": budget.machine, "usable": budget.affinity, "quota": budget.quota, "why": budget.why},
         "virtual_machine": " hypervisor" in Path("/proc/cpuinfo").read_text(),
-        "memory_bytes": memory_bytes(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES if name in installed},
@@ -39,11 +39,6 @@ def facts() -> dict[str, Any]:
 def last_level_cache() -> int:
     """Returns the size of the last-level cache in bytes, 32 MiB where the system does not say."""
     return max(_kernels.cpu_info()["caches"].values(), default=32 << 20)
-
-
-def memory_bytes() -> int:
-    """Returns the machine's memory in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_bytes() -> int:

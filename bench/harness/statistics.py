@@ -18,19 +18,21 @@ _RESAMPLES = 1000
 def describe_times(millis: Times) -> dict[str, Any]:
     """Returns runs, p50, p99, mean and a ladder of quantiles of timed calls, in milliseconds.
 
-    p99 is interpolated between order statistics: with 30 runs it lies just below the slowest.
+    low and high: the 95 % interval of p50, two of the times in order, by the normal limit of their ranks. p99 is
+    interpolated between order statistics: with 30 runs it lies just below the slowest.
     """
     ladder = dict(zip(map(str, QUANTILES), np.percentile(millis, QUANTILES).tolist(), strict=True))
-    common = {"p50_ms": ladder["50"], "p99_ms": ladder["99"], "mean_ms": float(millis.mean())}
+    middle, half = millis.size / 2, 0.98 * np.sqrt(millis.size)
+    ranks = [max(0, int(middle - half)), min(millis.size - 1, int(middle + half))]
+    low, high = np.sort(millis)[ranks].tolist()
+    common = {
+        "low_ms": low,
+        "high_ms": high,
+        "p50_ms": ladder["50"],
+        "p99_ms": ladder["99"],
+        "mean_ms": float(millis.mean()),
+    }
     return {"runs": int(millis.size), **common, "quantiles_ms": ladder}
-
-
-def median_interval(values: Times) -> tuple[float, float]:
-    """Returns the 95 % interval of the median: two of the values in order, by the normal limit of their ranks."""
-    middle, half = values.size / 2, 0.98 * np.sqrt(values.size)
-    low, high = max(0, int(middle - half)), min(values.size - 1, int(middle + half))
-    ordered = np.sort(values)
-    return float(ordered[low]), float(ordered[high])
 
 
 def speedups(millis: Mapping[str, Times], seed: int = 0) -> dict[str, dict[str, Ratio]]:

@@ -16,7 +16,7 @@ from pepnet_infer.backends.native import NativeBackend, request_prefix, why_not
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bench.harness.interleave import collector_off, settle
 from pepnet_infer.bench.harness.measure import Row, Say
-from pepnet_infer.bench.harness.statistics import describe_times, median_interval
+from pepnet_infer.bench.harness.statistics import describe_times
 from pepnet_infer.bench.harness.workloads import batches
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
@@ -56,10 +56,7 @@ def _measure(engine: Engine, model: _kernels.DenseModel, size: int) -> Row:
             engine.score_dense(part.general, part.domain, part.prior)
             took = time.perf_counter_ns() - begin
             beside.append((took - (model.run_ns - run)) / 1e6)
-    millis = np.array(beside)
-    row = {"name": f"{size} rows", "batch": size, **describe_times(millis)}
-    low, high = median_interval(millis)
-    return {**row, "overhead_us": 1e3 * row["p50_ms"], "low_ms": low, "high_ms": high}
+    return {"name": f"{size} rows", "batch": size, **describe_times(np.array(beside))}
 
 
 def clocked_engine(bundle: Bundle, threads: int) -> tuple[Engine, _kernels.DenseModel]:

@@ -26,6 +26,7 @@ _REQUESTS = {
     "backend": "{backend}",
     "batch": "{batch:d}",
     "p50 ms": "{p50_ms:ms}",
+    "95 %": "{low_ms:ms}–{high_ms:ms}",
     "p99 ms": "{p99_ms:ms}",
     "rank over score": "{over_score[ratio]:.2f}× ({over_score[low]:.2f}–{over_score[high]:.2f})",
     "hit rate": "{hit_rate:.3f}",

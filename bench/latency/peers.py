@@ -20,6 +20,7 @@ from pepnet_infer.backends.protocol import GPU_PRECISIONS, PRECISIONS
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import BackendError, ConfigError
+from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.schema.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def own_peer(text: str) -> PeerSpec:
     return PeerSpec(text, getattr(build, "precision", "fp32"), build)
 
 
-def load_engine(bundle: Bundle, backend: str, precision: str, threads: int, device: str = "cpu") -> Engine:
+def load_engine(
+    bundle: Bundle, backend: str, precision: str, threads: int, device: str = "cpu", cache: CacheConfig | None = None
+) -> Engine:
     """Returns an engine to measure: a precision has its errors beside it, whether the bundle offers it or not."""
     unchecked = backend == "native" and device == "cpu" and precision != "fp32"
     return Engine.load(
@@ -80,6 +83,7 @@ def load_engine(bundle: Bundle, backend: str, precision: str, threads: int, devi
         backend=backend,
         precision=precision,
         threads=threads,
+        cache=cache,
         check="sizes",
         options={"unchecked": True} if unchecked else None,
     )

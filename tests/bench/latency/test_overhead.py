@@ -25,7 +25,6 @@ def test_the_model_at_both_sizes(toy_bundle: Path) -> None:
     for row in rows:
         assert row["runs"] >= 50
         assert 0 < row["low_ms"] <= row["p50_ms"] <= row["high_ms"] <= row["p99_ms"]
-        assert row["overhead_us"] == 1e3 * row["p50_ms"]
 
 
 def test_timed_calls_follow_each_other_without_a_pause(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
