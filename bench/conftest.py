@@ -7,6 +7,4 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds --preset."""
-    parser.getgroup("pepnet_infer").addoption(
-        "--preset", default="seed", help="model to measure: seed, kuaishou, paper"
-    )
+    parser.getgroup("pepnet_infer").addoption("--preset", default="seed", help="seed, kuaishou or paper")

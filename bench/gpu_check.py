@@ -235,10 +235,7 @@ def _timed(library: Any, run: Run) -> None:
 def _ready(
     peers: dict[str, Any], cases: list[Any], config: Any, tensors: dict[str, np.ndarray], run: Run
 ) -> tuple[dict[str, list[Callable[[], Any]]], dict[str, dict[str, Any]], dict[str, list[np.ndarray]]]:
-    """Returns the calls of each peer on all cases, warm, and its errors, of those peers alone that are right.
-
-    Last come, for the peers that are sent ids, the scores on each case of the one that is sent inputs.
-    """
+    """Returns the calls of each right peer on all cases, warm, its errors, and if ids are sent, scores with inputs."""
     import torch
 
     accuracy, reference = map(importlib.import_module, ("pepnet_infer.bundle.accuracy", "float64_reference"))

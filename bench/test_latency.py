@@ -35,8 +35,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from pepnet_infer.export.bundle.presets import make_preset
     from pepnet_infer.export.bundle.write_bundle import write_bundle
 
-    folder = tmp_path_factory.mktemp("preset")
-    return write_bundle(make_preset(request.config.getoption("--preset")), folder / "bundle")
+    return write_bundle(make_preset(request.config.getoption("--preset")), tmp_path_factory.mktemp("preset") / "bundle")
 
 
 def timed(benchmark: Any, group: str, call: Callable[[Any], Any], inputs: Sequence[Any]) -> Any:

@@ -39,9 +39,6 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
     missed = {"all hits": 0, "10 % misses": int(rows * MISSED)}
     counted = 0
 
-    def misses() -> int:
-        return int(cached.stats()["total"]["misses"])
-
     def lookup(batch: Batch) -> Positions:
         cached.lookup(_TABLE, batch.keys, out)
         return batch.positions
@@ -57,11 +54,11 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
         rng.shuffle(positions)
         for _call in range(_WARM_CALLS):
             cached.lookup(_TABLE, keys[rng.choice(hits, rows)], out)
-        counted = misses()
+        counted = cached.stats()["total"]["misses"]
         return Batch(positions, keys[positions])
 
     def check(name: str, _: int, positions: Positions) -> None:
-        if (got := misses() - counted) != missed[name]:
+        if (got := cached.stats()["total"]["misses"] - counted) != missed[name]:
             raise PepnetError(f"a batch of {name}: expected {missed[name]} misses, got {got}")
         if not np.array_equal(out, table[positions]):
             raise PepnetError("a batch with misses: expected the table's rows, got others")

@@ -18,10 +18,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Meta
 
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
@@ -113,18 +112,14 @@ class Trainer:
         parts = np.split(at, np.searchsorted(at, self._ends[:-1]))
         begins = [0, *self._ends[:-1].tolist()]
         return {
-            name: _rows(table, part - begin, version)
-            for (name, table), part, begin in zip(self._tables.items(), parts, begins, strict=True)
+            name: RowBatch.of(
+                np.ascontiguousarray(np.roll(table["rows"][at - begin].astype(np.float32), 1, axis=0)),
+                keys=table["keys"][at - begin],
+                versions=version,
+                scores=table["scores"][at - begin],
+            )
+            for (name, table), at, begin in zip(self._tables.items(), parts, begins, strict=True)
         }
-
-
-def _rows(table: dict[str, npt.NDArray[Any]], at: npt.NDArray[np.int64], version: int) -> RowBatch:
-    return RowBatch.of(
-        np.ascontiguousarray(np.roll(table["rows"][at].astype(np.float32), 1, axis=0)),
-        keys=table["keys"][at],
-        versions=version,
-        scores=table["scores"][at],
-    )
 
 
 _trainers: list[Trainer] = []  # of a publisher's process: one
