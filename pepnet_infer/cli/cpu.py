@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
@@ -18,6 +19,8 @@ from pepnet_infer.cli.output import AsJson, emit, show_table
 from pepnet_infer.errors import BackendError
 from pepnet_infer.process.cpu import cpu_limits
 
+#: Distributions that install the module `onnxruntime`.
+_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _VARIABLE = "PEPNET_ISA"
 _SPLIT = "products of gates and experts run in the precision asked for; mix, towers and the last layer in fp32"
 
@@ -59,7 +62,10 @@ def _native_kernels() -> dict[str, Any]:
 
 def _onnxruntime() -> dict[str, Any]:
     """Returns installed (distribution → version), the providers that were compiled in, and what is wrong."""
-    installed = {name: metadata.version(name) for name in metadata.packages_distributions().get("onnxruntime", ())}
+    installed = {}
+    for name in _ONNXRUNTIMES:
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
     providers, problem = [], None
     if installed:
         try:
