@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <memory>
+#include <optional>
 
 #include "arrays.h"
 #include "cache/after_fork.h"
@@ -63,6 +64,9 @@ class OpenLibrary final : cache::ForkHandler, public std::enable_shared_from_thi
   template <class T>
   std::shared_ptr<T> keep(std::unique_ptr<T> made) {
     return std::shared_ptr<T>(made.release(), [library = shared_from_this()](T* object) {
+      // This waits for the device. Rows that a model holds go while the model goes, without the lock already.
+      std::optional<ReleasedGil> released;
+      if (PyGILState_Check() != 0) released.emplace();
       if (!library->lost_) delete object;
     });
   }
