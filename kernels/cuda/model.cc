@@ -88,6 +88,8 @@ class ModelOf final : public Model {
     std::span<const std::uint32_t> lacking() const override { return lacking_; }
     std::uint64_t generation() const override { return generation_; }
     void finish(const FeatureCall& call, const Patches& patches) override {
+      if (context_ == nullptr)
+        throw std::logic_error("scores: expected some that wait, got those of a call that failed");
       const OnDevice here(model_.device_);
       std::unique_ptr<Context<T>> context = std::move(context_);  // one that failed is not used again
       context->finish(call, patches);
