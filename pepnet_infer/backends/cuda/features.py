@@ -106,7 +106,8 @@ class FeatureScorer:
             values = np.concatenate([request.out.ravel() for request in requests])
             widths = np.repeat([request.out.shape[1] for request in requests], [len(r.out) for r in requests])
             waiting.finish(at, (np.cumsum(widths) - widths).astype(np.uint32), values)
-            self._keep(requests, waiting.generation)
+            generation = waiting.generation
+        self._keep(requests, generation)  # by now the next call may have what this one ran with
         return list(zip(requests, counts, strict=True))
 
     def _shared_keys(self, request: RowRequest) -> Keys:
