@@ -103,18 +103,14 @@ std::size_t pool_from(const Source& source, std::size_t items, const RowsView& r
     BagSums sums(offsets, items, pooling, out, rows.dim);
     RowStream<Source> stream(source, rows, sums.first(), sums.last());
     std::size_t unknown = 0;
-    for (std::size_t i = sums.first(); i < sums.last(); ++i) {
-      const std::byte* const row = stream.next();
-      float* const target = sums.target(i);
-      if (target == nullptr) break;
-      if (row != nullptr) {
+    sums.each_item([&](float* target) {
+      if (const std::byte* const row = stream.next()) {
         each_value<type>(row, rows.dim, [&](std::size_t d, float value) { target[d] += value; });
       } else {
         for (std::size_t d = 0; d < rows.dim; ++d) target[d] += default_row[d];
         ++unknown;
       }
-    }
-    sums.finish();
+    });
     return unknown;
   });
 }
