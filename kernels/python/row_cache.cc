@@ -182,7 +182,7 @@ std::unique_ptr<RowOverlay> overlay_of(Keys keys, const py::array& rows, const s
   return std::make_unique<RowOverlay>(keys, view, deleted, until);
 }
 
-py::array_t<std::int64_t> find(const RowOverlay& overlay, Keys keys) {
+py::array_t<std::int64_t> find_in_overlay(const RowOverlay& overlay, Keys keys) {
   return filled<std::int64_t>(keys.size(), [&](std::int64_t* out) { overlay.index().find(keys, out); });
 }
 
@@ -289,7 +289,7 @@ void bind_row_cache(py::module_& module) {
   py::class_<RowOverlay>(module, "RowOverlay", "Changed rows in front of a cache. Never changed itself.")
       .def(py::init(&overlay_of), "keys"_a, "rows"_a, "gone"_a = py::none(), "expires"_a = py::none(),
            py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::keep_alive<1, 5>())
-      .def("find", &find, "keys"_a);
+      .def("find", &find_in_overlay, "keys"_a);
   module.def(
       "look_up", &look_up, "jobs"_a, "counted"_a = true,
       "Looks up each of the jobs, the rows of its keys or the mean or sum of each bag's, in the overlay "

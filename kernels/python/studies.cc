@@ -14,7 +14,7 @@ std::size_t run_belady(Keys keys, std::size_t rows, const std::optional<py::arra
   return studies::belady(keys, rows, written_of<bool>("hits", hits, keys.size()));
 }
 
-std::size_t lookup(ExactCache& cache, Keys keys, const py::array& values, const py::array& found) {
+std::size_t exact_lookup(ExactCache& cache, Keys keys, const py::array& values, const py::array& found) {
   const OutView out = out_of("values", values, keys.size(), 1);
   bool* const flags = written_of<bool>("found", found, keys.size());
   std::vector<float> read(keys.size());
@@ -24,16 +24,17 @@ std::size_t lookup(ExactCache& cache, Keys keys, const py::array& values, const 
   return hits;
 }
 
-void write(ExactCache& cache, Keys keys, const py::array& values, const std::optional<py::array>& scores) {
+void exact_write(ExactCache& cache, Keys keys, const py::array& values,
+                 const std::optional<py::array>& scores) {
   const float* const given = optional_of<float>("values", values, keys.size());
   cache.write(keys, given, optional_of<float>("scores", scores, keys.size()));
 }
 
-std::size_t replay(ExactCache& cache, Keys keys, const std::optional<py::array>& hits) {
+std::size_t exact_replay(ExactCache& cache, Keys keys, const std::optional<py::array>& hits) {
   return cache.replay(keys, written_of<bool>("hits", hits, keys.size()));
 }
 
-std::size_t feedback(ExactCache& cache, Keys keys, const py::array& positive) {
+std::size_t exact_feedback(ExactCache& cache, Keys keys, const py::array& positive) {
   return cache.feedback(keys, optional_of<bool>("positive", positive, keys.size()));
 }
 
@@ -58,10 +59,10 @@ void bind_studies(py::module_& kernels) {
                                                  interval);
            }),
            "rows"_a, "policy"_a = "lru", py::kw_only(), "beta"_a = 0.1, "r"_a = 3.0, "interval"_a = 86400.0)
-      .def("lookup", &lookup, "keys"_a, "values"_a, "found"_a)
-      .def("write", &write, "keys"_a, "values"_a, "scores"_a = py::none())
-      .def("replay", &replay, "keys"_a, "hits"_a = py::none())
-      .def("feedback", &feedback, "keys"_a, "positive"_a)
+      .def("lookup", &exact_lookup, "keys"_a, "values"_a, "found"_a)
+      .def("write", &exact_write, "keys"_a, "values"_a, "scores"_a = py::none())
+      .def("replay", &exact_replay, "keys"_a, "hits"_a = py::none())
+      .def("feedback", &exact_feedback, "keys"_a, "positive"_a)
       .def("scores", &scores, "keys"_a)
       .def("set_time", &ExactCache::set_time, "now"_a)
       .def("__len__", &ExactCache::size)
