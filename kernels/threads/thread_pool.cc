@@ -98,7 +98,9 @@ ThreadPool& ThreadPool::instance() noexcept {
 void ThreadPool::start_over() noexcept {
   ThreadPool& pool = instance();
   const auto taken = [](const Slot& slot) { return slot.taken.load(std::memory_order_relaxed); };
-  if (pool.workers() == 0 && std::ranges::none_of(pool.slots_, taken)) return;  // its pages stay untouched
+  // Where none of it was used its pages stay untouched.
+  const bool refused_threads = pool.retry_ != steady_clock::time_point{};
+  if (pool.workers() == 0 && !refused_threads && std::ranges::none_of(pool.slots_, taken)) return;
   std::destroy_at(&pool);
   new (&pool) ThreadPool;
 }
