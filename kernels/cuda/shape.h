@@ -14,6 +14,7 @@ namespace pepnet::cuda {
 
 enum class Tile : int { few, middle, many, wide };
 constexpr Tile kTiles[] = {Tile::few, Tile::middle, Tile::many, Tile::wide};
+static_assert(Tile::few == Tile{0} && Tile::wide == Tile{3}, "tables of shapes are in this order");
 
 struct Shape {
   int rows, columns;          // of a block

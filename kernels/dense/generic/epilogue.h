@@ -82,6 +82,9 @@ inline void finish(const Product& product, const TileView& tile, const TileView&
   constexpr void (*kFinish[])(const Product&, const TileView&, const float*, std::size_t) = {
       finish_as<linear>,     finish_as<relu>,       finish_as<gate>,
       finish_as<gate_times>, finish_as<relu_times>, finish_as<relu_times>};
+  static_assert(linear == Epilogue{0} && relu == Epilogue{1} && gate == Epilogue{2} &&
+                gate_times == Epilogue{3} && relu_times == Epilogue{4} && relu_gated == Epilogue{5} &&
+                sizeof(kFinish) == 6 * sizeof(kFinish[0]));
   const bool gated = product.epilogue == relu_gated;
   const float* const mul = product.mul == nullptr ? nullptr : product.mul + tile.row * product.mul_stride;
   kFinish[static_cast<std::size_t>(product.epilogue)](product, tile,
