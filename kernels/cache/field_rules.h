@@ -23,7 +23,8 @@ class Fields {
   Fields(const CacheOptions& options, std::size_t capacity_rows)
       : admission_(options.admission), fields_(options.fields.size()) {
     for (std::size_t i = 0; i < fields_.size(); ++i) {
-      const FieldRule& rule = fields_[i].rule = options.fields[i];
+      const FieldRule& rule = options.fields[i];
+      fields_[i].rule = rule;
       any_limit_ |= rule.share < 1.0;
       if (rule.share < 1.0)
         fields_[i].limit = static_cast<std::int64_t>(rule.share * static_cast<double>(capacity_rows));

@@ -52,10 +52,10 @@ py::dict build() { return py::dict("compiler"_a = kCompiler, "baseline"_a = kBas
 }  // namespace
 
 void bind_cpu(py::module_& module) {
-  module.def("cpu_info", &info,
-             "The CPU: architecture, vendor, model; names of the features that it has, that the system lets "
-             "it use, and "
-             "that it lacks; and caches, as \"L1 data\" -> bytes, none where the kernel does not say.");
+  module.def(
+      "cpu_info", &info,
+      "The CPU: architecture, vendor, model; names of the features that it has, that the system lets "
+      "it use, and that it lacks; and caches, as \"L1 data\" -> bytes, none where the kernel does not say.");
   module.def("build_info", &build,
              "What this extension was built with, and the instruction set it takes for granted.");
   module.def("cpu_budget", &budget, "root"_a = "",

@@ -26,8 +26,8 @@ constexpr Named<cuda::FieldKind> kFieldKinds[] = {{"id", cuda::FieldKind::id},
                                                   {"sum", cuda::FieldKind::bag_sum},
                                                   {"dense", cuda::FieldKind::dense}};
 
-// The library, which stays loaded. What is on a GPU is the parent's alone: in a forked child every call is an
-// error, and nothing is destroyed.
+// The library, which stays loaded. What is on a GPU is the parent's alone: in a forked child every call that
+// needs the GPU is an error, and nothing is destroyed.
 class OpenLibrary final : cache::ForkHandler, public std::enable_shared_from_this<OpenLibrary> {
  public:
   explicit OpenLibrary(const std::string& path) {

@@ -18,7 +18,7 @@ class KeyTable {
   explicit KeyTable(std::uint64_t seed) : seed_(seed), places_(kFewest) {}
 
   std::size_t size() const noexcept { return size_; }
-  // Room for `more` keys that are not there. What `find` and `at` have returned is no longer valid.
+  // Room for `more` keys that are not there. What `find` has returned is no longer valid.
   void reserve(std::size_t more) {
     const std::size_t wanted = std::bit_ceil(2 * (size_ + more));
     if (wanted <= places_.size()) return;
