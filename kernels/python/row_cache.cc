@@ -219,7 +219,8 @@ Job job_of(const py::handle& given) {
   if (fields.size() != 8) throw py::value_error("jobs: expected 8 values a job");
   auto& cache = fields[0].cast<RowCache&>();
   const std::size_t dim = cache.options().dim;
-  const auto* const overlay = fields[1].cast<const RowOverlay*>();  // null for None
+  const RowOverlay* overlay = nullptr;
+  if (!fields[1].is_none()) overlay = &fields[1].cast<const RowOverlay&>();
   if (overlay != nullptr && overlay->dim() != dim)
     throw py::value_error("overlay: expected rows of " + std::to_string(dim) + " columns, got " +
                           std::to_string(overlay->dim()));
