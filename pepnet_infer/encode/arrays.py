@@ -22,6 +22,7 @@ from pepnet_infer.quoting import MOST_VALUE, clip, quote
 _MOST_DEPTH = 16  # types in each other: a bag has one inside, and whoever goes through them needs a stack
 #: Numbers of Arrow's types of which pyarrow has no arrays: intervals of months, and of days and milliseconds.
 _WITHOUT_ARRAYS = (21, 22)
+_ARROW = (pa.ChunkedArray, pa.Array)
 _LISTS = (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray, pa.ListViewArray, pa.LargeListViewArray)
 _BYTES = "OSTU"  # NumPy kinds without a byte order Arrow could stumble over
 
@@ -35,6 +36,8 @@ def as_array(column: str, data: object, rows: int = 0) -> PlainArray:
     SchemaError with the column's name.
     """
     try:
+        if isinstance(data, _ARROW):
+            return _plain(column, data, rows)
         if isinstance(data, np.ndarray):
             return _from_numpy(column, data)
         return _plain(column, _convert(column, data), rows)
@@ -121,7 +124,7 @@ def _taken(column: str, array: PlainArray, values: PlainArray, positions: PlainA
 
 
 def _convert(column: str, data: Any) -> PlainArray | pa.ChunkedArray[Any]:
-    if isinstance(data, (pa.Array, pa.ChunkedArray)):
+    if isinstance(data, _ARROW):
         return data
     if isinstance(data, np.ndarray):
         return _from_numpy(column, data)

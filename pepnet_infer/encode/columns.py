@@ -126,8 +126,14 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
             known = rows
     arrays: dict[str, PlainArray | Numbers] = {}
     for name in wanted:
+        array: PlainArray | Numbers
         data = column(name)
-        array = arrays[name] = data if _is_plain(data) else as_array(name, data, known)
+        # Subclasses mean something else by their values: masks, matrices.
+        if type(data) is np.ndarray and data.ndim == 1 and data.dtype in _PLAIN:
+            array = data
+        else:
+            array = as_array(name, data, known)
+        arrays[name] = array
         if rows < 0:
             rows, known, first = len(array), len(array), name
         elif len(array) != rows:
@@ -138,11 +144,6 @@ def read_columns(batch: object, names: Sequence[str], strict: bool = False) -> C
 
 def _is_data_frame(batch: object) -> TypeGuard[DataFrameLike]:
     return hasattr(batch, "iloc") and hasattr(batch, "columns")
-
-
-def _is_plain(data: object) -> TypeGuard[Numbers]:
-    # Subclasses mean something else by their values: masks, matrices.
-    return type(data) is np.ndarray and data.ndim == 1 and data.dtype in _PLAIN
 
 
 def _to_table(batch: object) -> pa.Table | pa.RecordBatch:
