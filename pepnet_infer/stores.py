@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pepnet_infer.lazy_names import lazily
-from pepnet_infer.rows.protocols import Identified, ReachableStore, RowSource, Store, WritableStore
+from pepnet_infer.rows.protocols import (
+    DefaultCounts,
+    Identified,
+    ReachableStore,
+    RowRequest,
+    RowSource,
+    Store,
+    WritableStore,
+)
 from pepnet_infer.rows.stores.lmdb import LmdbStore
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.stores.mmap import MmapStore
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
     from pepnet_infer.rows.stores.redis import RedisStore
 
 __all__ = [
+    "DefaultCounts",
     "Identified",
     "LmdbStore",
     "MemoryStore",
@@ -23,6 +32,7 @@ __all__ = [
     "ReachableStore",
     "RedisStore",
     "RowBatch",
+    "RowRequest",
     "RowSource",
     "Store",
     "WritableStore",

@@ -280,7 +280,7 @@ def test_features_are_what_encode_returns(toy_bundle: Path, toy_batch: Callable[
 def test_load_refuses_what_is_not_there(toy_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"expected a directory with manifest\.json"):
         Engine.load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="store: expected a store with get_many or a row source with lookup and pool"):
+    with pytest.raises(ConfigError, match="store: expected a store with get_many or a row source with answer"):
         Engine.load(toy_bundle, store={})  # type: ignore[arg-type]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.side_table import SideTable
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Inputs
@@ -161,16 +162,15 @@ def test_rank_checks_a_domain_that_no_field_reads(toy_checkpoint: Checkpoint, to
 class Counted:
     """Rows that are the id itself, in every column; ids of 1000 and more are unknown."""
 
-    def lookup(self, table: str, keys: Any, out: Any) -> int:
-        ids = keys & np.uint64((1 << 48) - 1)
-        out[:] = ids[:, None]
-        return int((ids >= 1000).sum())
-
-    def pool(self, table: str, keys: Any, offsets: Any, pooling: Any, out: Any) -> int:
-        ids = (keys & np.uint64((1 << 48) - 1)).astype(np.float32)
-        for b, (start, stop) in enumerate(pairwise(offsets)):
-            out[b] = ids[start:stop].sum()
-        return int((ids >= 1000).sum())
+    def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
+        counts = []
+        for _, _, keys, out, offsets, _ in requests:
+            ids = (keys & np.uint64((1 << 48) - 1)).astype(np.float32)
+            ends = range(len(keys) + 1) if offsets is None else offsets
+            for row, (start, stop) in enumerate(pairwise(ends)):
+                out[row] = ids[start:stop].sum()
+            counts.append(DefaultCounts(int((ids >= 1000).sum()), 0))
+        return counts
 
 
 def joined_engine(schema: FeatureSchema, sides: dict[str, SideTable]) -> tuple[Engine, Recorder]:

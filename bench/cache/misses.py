@@ -11,7 +11,7 @@ from pepnet_infer.bench.harness.measure import Figures, Say, measure
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
-from pepnet_infer.rows.protocols import CachedTable
+from pepnet_infer.rows.protocols import CachedTable, RowRequest
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.schema.ids import Keys
 
@@ -40,7 +40,7 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
     counted = 0
 
     def lookup(batch: Batch) -> Positions:
-        cached.lookup(_TABLE, batch.keys, out)
+        cached.answer([RowRequest("", _TABLE, batch.keys, out)])
         return batch.positions
 
     def prepare(name: str, _: Batch) -> Batch:
@@ -53,7 +53,7 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
         )
         rng.shuffle(positions)
         for _call in range(_WARM_CALLS):
-            cached.lookup(_TABLE, keys[rng.choice(hits, rows)], out)
+            cached.answer([RowRequest("", _TABLE, keys[rng.choice(hits, rows)], out)])
         counted = cached.stats()["total"]["misses"]
         return Batch(positions, keys[positions])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, RowSource, together
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, RowSource
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.inputs import Inputs, Matrix
 
@@ -35,7 +35,7 @@ class Assembler:
         #: each field, where it is computed, and where that is copied to
         self._plans = {spec.name: (spec, places[spec.name][0], places[spec.name][1:]) for spec in schema.fields}
         self._widths = schema.widths
-        self._ask = together(rows)
+        self._ask = rows.answer
 
     def inputs(self, features: Features, shared: Features | None = None) -> Inputs:
         """Returns the inputs of `features`, which hold every field of the schema but for those of `shared`.

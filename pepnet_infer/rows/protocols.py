@@ -1,14 +1,13 @@
 """Where embedding rows come from, and what one batch asks of it.
 
-`RowSource` is what the assembler asks, with all fields of a batch at once where it is a `BatchRowSource`; `Store` is
-what holds all rows, and what a cache asks about its misses; `WritableStore` takes updates too. `MmapStore` is both of
-the first: it serves a bundle's own tables.
+`RowSource` is what the assembler asks, with all fields of a batch at once; `Store` is what holds all rows, and what a
+cache asks about its misses; `WritableStore` takes updates too. `MmapStore` is both of the first: it serves a bundle's
+own tables.
 """
 
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
@@ -25,27 +24,6 @@ _LOG = logging.getLogger("pepnet_infer.stores")
 _Protocol = TypeVar("_Protocol")
 
 Pooling = Literal["mean", "sum"]
-
-
-@runtime_checkable
-class RowSource(Protocol):
-    """Answers by table. Unknown keys are served the table's default row and counted. Safe from any thread.
-
-    A source that serves default rows also where it could not find out whether there is a row takes the fields of a
-    batch together and counts these apart: see `BatchRowSource`.
-    """
-
-    def lookup(self, table: str, keys: Keys, out: Rows) -> int:
-        """Writes the row of each of N keys to `out` [N, dim], whose rows may be any distance apart.
-
-        Returns how many keys were unknown. Raises StoreError when there is no such table.
-        """
-
-    def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
-        """Writes the mean or sum of each bag's rows to `out` [B, dim]; bag b is keys[offsets[b]:offsets[b + 1]].
-
-        An empty bag is zeros; an unknown key takes part with the table's default row. Returns how many were unknown.
-        """
 
 
 class RowRequest(NamedTuple):
@@ -72,23 +50,16 @@ NO_DEFAULTS = DefaultCounts(0, 0)
 
 
 @runtime_checkable
-class BatchRowSource(RowSource, Protocol):
-    """A row source that takes the fields of a batch together, so that a slow store is asked once a batch."""
+class RowSource(Protocol):
+    """Answers by table, with all fields of a batch at once. Safe from any thread."""
 
-    @abstractmethod
     def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
-        """Does each request as `lookup` or `pool` would. Returns how many keys of each got the default row, and why."""
+        """Writes the rows of each request to its `out`. Returns how many keys of each got the default row, and why.
 
-    def lookup(self, table: str, keys: Keys, out: Rows) -> int:
-        """Writes the row of each of N keys to `out` [N, dim]; see `RowSource.lookup`. Returns how many got the default.
-
-        Unknown and unavailable ones together; `answer` tells them apart.
+        Bag b of a request is keys[offsets[b]:offsets[b + 1]]; an empty one is zeros. A key without a row gets the
+        table's default row, or takes part in its bag with that. Raises StoreError when there is no such table, and when
+        rows cannot be read.
         """
-        return sum(self.answer([RowRequest("", table, keys, out)])[0])
-
-    def pool(self, table: str, keys: Keys, offsets: npt.NDArray[np.int64], pooling: Pooling, out: Rows) -> int:
-        """Writes pooled rows of bags to `out` [B, dim]; see `RowSource.pool`. Returns what `lookup` does."""
-        return sum(self.answer([RowRequest("", table, keys, out, offsets, pooling)])[0])
 
 
 @runtime_checkable
@@ -167,22 +138,6 @@ def meets(value: object, protocol: Callable[..., _Protocol]) -> TypeGuard[_Proto
     kind: Any = protocol
     names = getattr(kind, "__protocol_attrs__", ())
     return isinstance(value, kind) or (bool(names) and all(callable(getattr(value, name, None)) for name in names))
-
-
-def together(rows: RowSource) -> Callable[[Sequence[RowRequest]], list[DefaultCounts]]:
-    """Returns what asks `rows` for all fields of a batch, in one call where it can.
-
-    A row source without `answer` has a row for each key or knows that there is none: it raises where it cannot say.
-    """
-    if meets(rows, BatchRowSource):
-        return rows.answer
-
-    def ask(request: RowRequest) -> DefaultCounts:
-        _, table, keys, out, offsets, pooling = request
-        unknown = rows.lookup(table, keys, out) if offsets is None else rows.pool(table, keys, offsets, pooling, out)
-        return DefaultCounts(unknown, 0) if unknown else NO_DEFAULTS
-
-    return lambda requests: [ask(request) for request in requests]
 
 
 def check_reachable(store: Store) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from pepnet_infer._kernels import RowOverlay
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.cache.cached_rows import CachedRows, Overlays
-from pepnet_infer.rows.protocols import BatchRowSource, CachedTable, DefaultCounts, RowRequest, Rows, RowSource
+from pepnet_infer.rows.protocols import CachedTable, DefaultCounts, RowRequest, Rows, RowSource
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import Positions, RowBatch
 
@@ -50,7 +50,7 @@ def over(newer: Overlay, older: Overlay) -> Overlay:
     return Overlay(merged)
 
 
-class VersionRows(BatchRowSource):
+class VersionRows(RowSource):
     """A `RowSource`. Rows that the overlay has are not asked of the cache, and not counted by it.
 
     An overlay is there for the short time until no call uses an earlier version; then its rows go to store and cache.

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from row_questions import look_up
 
 from pepnet_infer import CacheConfig, Engine
 from pepnet_infer.bundle import watch as bundle_watch
@@ -50,7 +51,7 @@ def overwrite(path: Path, keep_times: bool = False) -> None:
 def ask(store: MmapStore) -> np.ndarray:
     keys = store.files["video"].keys
     out = np.empty((len(keys), store.files["video"].rows.shape[1]), np.float32)
-    store.lookup("video", np.array(keys), out)
+    look_up(store, "video", np.array(keys), out)
     return out
 
 
@@ -68,7 +69,7 @@ def test_a_table_that_is_cut_is_an_error_and_no_crash(live: Path, size: int) -> 
         with pytest.raises(StoreError, match=IN_PLACE):
             ask(store)
     other = np.empty((1, store.files["user"].rows.shape[1]), np.float32)
-    store.lookup("user", np.zeros(1, np.uint64), other)  # the other tables are what they were
+    look_up(store, "user", np.zeros(1, np.uint64), other)  # the other tables are what they were
 
 
 def test_a_table_that_grows_again_after_it_was_cut_is_an_error(live: Path) -> None:

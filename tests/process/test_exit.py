@@ -83,7 +83,8 @@ entered.wait()
 IN_A_FETCH = """
 import logging, sys, threading
 import numpy as np
-from pepnet_infer.rows.cache.cached_rows import CachedRows; from pepnet_infer.rows.protocols import CachedTable
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.protocols import CachedTable, RowRequest
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.embedding_cache import EmbeddingCache
 from pepnet_infer.rows.stores.memory import MemoryStore
@@ -98,7 +99,7 @@ entered = [threading.Event() for _ in range(3)]
 def work(which):
     out = np.empty((len(keys), 8), np.float32)
     while True:
-        rows.lookup("t", keys, out)
+        rows.answer([RowRequest("", "t", keys, out)])
         entered[which].set()
 for which in range(3):
     threading.Thread(target=work, args=(which,), daemon=True).start()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from counting_rows import CountingRows
 
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import Encoder
@@ -101,30 +102,14 @@ def test_inputs_agree_with_float64(
     check(inputs, truth(toy_schema, tables, batch, rows))
 
 
-class Counting:
-    """A row source that notes what it is asked."""
-
-    def __init__(self, store: MmapStore) -> None:
-        self.store = store
-        self.calls: list[tuple[str, int]] = []
-
-    def lookup(self, table: str, keys: Any, out: Any) -> int:
-        self.calls.append((table, len(keys)))
-        return self.store.lookup(table, keys, out)
-
-    def pool(self, table: str, keys: Any, offsets: Any, pooling: Any, out: Any) -> int:
-        self.calls.append((table, len(keys)))
-        return self.store.pool(table, keys, offsets, pooling, out)
-
-
 def test_a_field_in_two_inputs_is_looked_up_once(
     toy_schema: FeatureSchema, toy_batch: Callable[..., Any], store: MmapStore
 ) -> None:
-    source = Counting(store)
+    source = CountingRows(store)
     features = features_of(toy_schema, toy_batch(10))
     inputs = Assembler(toy_schema, source).inputs(features)
-    assert [table for table, _ in source.calls].count("user") == 1  # in general and prior
-    assert [table for table, _ in source.calls].count("video") == 2  # video_id, and watched as a bag
+    assert [table for table, _ in source.asked].count("user") == 1  # in general and prior
+    assert [table for table, _ in source.asked].count("video") == 2  # video_id, and watched as a bag
     np.testing.assert_array_equal(inputs.prior, inputs.general[:, :11])
 
 
@@ -162,10 +147,10 @@ def test_a_ranked_request_equals_its_rows_written_out(
         )
 
     theirs = set(toy_schema.field_by_name) - set(shared)
-    source = Counting(store)
+    source = CountingRows(store)
     assembler = Assembler(toy_schema, source)
     ranked = assembler.inputs(only(many, theirs), only(one, shared))
-    asked = sum(count for table, count in source.calls if table == "user")
+    asked = sum(count for table, count in source.asked if table == "user")
     assert asked == (1 if "user_id" in shared else items)
     written_out = only(one, shared).repeat(items).merge(only(many, theirs))
     expected = assembler.inputs(written_out)

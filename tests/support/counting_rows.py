@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest
 from pepnet_infer.rows.stores.mmap import MmapStore
 
 
@@ -14,10 +15,6 @@ class CountingRows:
         self._rows = rows
         self.asked: list[tuple[str, int]] = []
 
-    def lookup(self, table: str, keys: Any, out: Any) -> int:
-        self.asked.append((table, len(keys)))
-        return self._rows.lookup(table, keys, out)
-
-    def pool(self, table: str, keys: Any, offsets: Any, pooling: Any, out: Any) -> int:
-        self.asked.append((table, len(keys)))
-        return self._rows.pool(table, keys, offsets, pooling, out)
+    def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
+        self.asked += [(request.table, len(request.keys)) for request in requests]
+        return self._rows.answer(requests)

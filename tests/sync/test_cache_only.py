@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from row_questions import look_up
 from sync_world import PATIENCE_S, World
 
 from pepnet_infer import CacheConfig, ConfigError, Engine, UpdateError
@@ -61,7 +62,7 @@ def load(large_bundle: Path) -> Iterator[Callable[[Policy], Engine]]:
 
 def rows_of(engine: Engine, keys: np.ndarray) -> np.ndarray:
     out = np.empty((len(keys), 5), np.float32)
-    engine._serving().use(lambda served: served.rows.lookup("video", keys, out))
+    engine._serving().use(lambda served: look_up(served.rows, "video", keys, out))
     return out
 
 

@@ -12,6 +12,7 @@ from children import well_in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pinned import pinned
+from row_questions import look_up, pool
 from sync_deltas import delta_rows
 
 from pepnet_infer.rows.cache.cached_rows import CachedRows
@@ -74,14 +75,14 @@ def look(rows: Any, truth: Changes, random: np.random.Generator) -> None:
     ids = random.integers(0, IDS, 40)
     keys = make_keys(TABLE, ids.astype(np.uint64))
     out = np.zeros((40, DIM + 1), np.float32)
-    missing = rows.lookup("t", keys, out[:, :DIM])
+    missing = look_up(rows, "t", keys, out[:, :DIM])
     expected = np.array([served(truth, int(i)) for i in ids])
     np.testing.assert_array_equal(out[:, :DIM], expected)
     assert (out[:, DIM] == 0).all()
     assert missing == int((expected == DEFAULT).all(axis=1).sum())
     offsets = np.array([2, 2, 9, 30, 38])
     pooled = np.empty((4, DIM), np.float32)
-    assert rows.pool("t", keys, offsets, "sum", pooled) == int((expected[2:38] == DEFAULT).all(axis=1).sum())
+    assert pool(rows, "t", keys, offsets, "sum", pooled) == int((expected[2:38] == DEFAULT).all(axis=1).sum())
     sums = [expected[a:b].astype(np.float64).sum(axis=0) for a, b in pairwise(offsets)]
     np.testing.assert_array_equal(pooled, np.array(sums, np.float32))
 
@@ -151,7 +152,7 @@ def test_default_rows_are_a_version_s_own() -> None:
     out = np.empty((2, DIM), np.float32)
     keys = make_keys(TABLE, np.array([0, 1], np.uint64))
     for defaults, expected in (({"t": other}, other), ({}, DEFAULT)):
-        assert VersionRows(cached, Overlay({}), defaults).lookup("t", keys, out) == 1
+        assert look_up(VersionRows(cached, Overlay({}), defaults), "t", keys, out) == 1
         np.testing.assert_array_equal(out, [served(truth, 0), expected])
 
 

@@ -22,11 +22,11 @@ from pepnet_infer.rows.cache.workers import MissWorkers
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.rows.protocols import (
     NO_DEFAULTS,
-    BatchRowSource,
     CachedTable,
     DefaultCounts,
     RowRequest,
     Rows,
+    RowSource,
     Store,
     identity_of,
 )
@@ -52,7 +52,7 @@ class Beside(Protocol):
         """Returns counters."""
 
 
-class CachedRows(BatchRowSource):
+class CachedRows(RowSource):
     """A `RowSource` over a store. Hot rows are in memory; misses of a batch go to the store in one call a width.
 
     Unknown ids get the table's default row, as do, counted, keys whose row the store does not deliver in time or at

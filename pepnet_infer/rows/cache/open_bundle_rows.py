@@ -49,9 +49,9 @@ def open_rows(
         if config is not None:
             return cached_rows(bundle, config, store)
         if not meets(store, RowSource):
-            raise ConfigError(f"cache: expected one before {kind}, which has no lookup and pool of its own, got None")
+            raise ConfigError(f"cache: expected one before {kind}, which has no answer of its own, got None")
     if not meets(store, RowSource):
-        raise ConfigError(f"store: expected a store with get_many or a row source with lookup and pool, got {kind}")
+        raise ConfigError(f"store: expected a store with get_many or a row source with answer, got {kind}")
     if isinstance(cache, CacheConfig):
         raise ConfigError(f"cache: expected a store with get_many behind it, got {kind}")
     return store

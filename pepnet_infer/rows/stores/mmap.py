@@ -14,7 +14,7 @@ from pepnet_infer._kernels import Table, all_as_mapped
 from pepnet_infer.bundle.table_file import TableFile, open_table
 from pepnet_infer.errors import BundleError, StoreError
 from pepnet_infer.process.closing import Closing
-from pepnet_infer.rows.protocols import NO_DEFAULTS, BatchRowSource, DefaultCounts, RowRequest
+from pepnet_infer.rows.protocols import NO_DEFAULTS, DefaultCounts, RowRequest, RowSource
 from pepnet_infer.schema.feature_schema import TableSpec
 from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.schema.row_batch import RowBatch
@@ -66,7 +66,7 @@ class _Tables:
         return got
 
 
-class MmapStore(BatchRowSource, Closing):
+class MmapStore(RowSource, Closing):
     """A `RowSource` and a `Store` over table files. Any thread may ask at any time.
 
     Files are mapped once, here: a bundle that is replaced by rename while this store serves changes nothing. Of a file
@@ -107,7 +107,7 @@ class MmapStore(BatchRowSource, Closing):
         return self._known_as
 
     def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
-        """Does all requests of a batch; see `BatchRowSource.answer`."""
+        """Does all requests of a batch; see `RowSource.answer`."""
         held, counts = self._open(), []
         for table, keys, out, offsets, pooling in (request[1:] for request in requests):
             rows = held[table]

@@ -29,6 +29,8 @@ from pepnet_infer.bench.cache.peers import (
 from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.cache.cached_rows import CachedRows
+from pepnet_infer.rows.protocols import RowRequest
 from pepnet_infer.schema.ids import Keys
 
 ROOT = Path(__file__).parents[3]
@@ -134,32 +136,27 @@ def test_updates_are_newer_versions_of_the_same_rows(filled: FilledCache, keys: 
 def test_batches_miss_as_often_as_they_say(keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
     missed = []
 
-    def looked_up(cached: object, name: str, asked: Keys, out: Floats) -> None:
-        cache = cached.caches[DIM]  # type: ignore[attr-defined]
-        missed.append(int((~is_cached(cache, asked)).sum()))
-        lookup(cached, name, asked, out)
+    def looked_up(cached: CachedRows, requests: list[RowRequest]) -> None:
+        missed.append(int((~is_cached(cached.caches[DIM], requests[0].keys)).sum()))
+        answer(cached, requests)
 
-    from pepnet_infer.bench.cache.misses import CachedRows
-
-    lookup = CachedRows.lookup
-    monkeypatch.setattr(CachedRows, "lookup", looked_up)
+    answer = CachedRows.answer
+    monkeypatch.setattr(CachedRows, "answer", looked_up)
     found = measure_misses(keys, table, 1000, QUICK, 0, lambda _: None).rows
     assert {name: row["runs"] for name, row in found.items()} == {"all hits": 3, "10 % misses": 3}
     assert sorted(missed)[-4:] == [0, 100, 100, 100]
 
 
 def test_more_misses_than_were_asked_for_are_seen(keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pepnet_infer.bench.cache.misses import CachedRows
+    right = CachedRows.answer
 
-    right = CachedRows.lookup
-
-    def twice(cached: CachedRows, name: str, asked: Keys, out: Floats) -> None:
-        lost = asked[:1]
+    def twice(cached: CachedRows, requests: list[RowRequest]) -> None:
+        lost = requests[0].keys[:1]
         for cache in cached.caches.values():
             cache.core.forget(lost)
-        right(cached, name, asked, out)
+        right(cached, requests)
 
-    monkeypatch.setattr(CachedRows, "lookup", twice)
+    monkeypatch.setattr(CachedRows, "answer", twice)
     with pytest.raises(RuntimeError, match="a batch of all hits: expected 0 misses, got 1"):
         measure_misses(keys, table, 1000, QUICK, 0, lambda _: None)
 

@@ -14,6 +14,7 @@ import pytest
 from children import well_in_a_child
 from formula_store import until
 from interrupting import within
+from row_questions import look_up
 from versioned_store import DIM, THREADS, Versions, all_at_once, row_of, rows_over
 
 from pepnet_infer import StoreError, _kernels
@@ -31,7 +32,7 @@ def test_an_id_is_asked_for_once_by_all_threads(options: dict[str, Any]) -> None
     def work(number: int) -> None:
         keys = np.roll(np.arange(400, dtype=np.uint64), 37 * number)[:300]
         out = np.empty((300, DIM), np.float32)
-        assert rows.lookup("t", keys, out) == 0
+        assert look_up(rows, "t", keys, out) == 0
         np.testing.assert_array_equal(out, row_of(keys))
 
     all_at_once(work)
@@ -55,11 +56,11 @@ def test_a_fault_wakes_all_who_wait_and_is_not_kept() -> None:
     keys, patient, strict = np.arange(10, dtype=np.uint64), rows_over(store), rows_over(store, on_fault="raise")
 
     def serve(number: int) -> int:
-        return patient.lookup("t", keys, np.empty((10, DIM), np.float32))
+        return look_up(patient, "t", keys, np.empty((10, DIM), np.float32))
 
     def raises(number: int) -> str:
         with pytest.raises(StoreError) as caught:
-            strict.lookup("t", keys, np.empty((10, DIM), np.float32))
+            look_up(strict, "t", keys, np.empty((10, DIM), np.float32))
         return str(caught.value)
 
     assert all_at_once(serve) == [10] * THREADS
@@ -85,9 +86,9 @@ def test_who_waits_for_a_thread_that_is_killed_in_the_store_asks_itself() -> Non
     store.in_call = stop
     out = np.empty((4, DIM), np.float32)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(rows.lookup, "t", keys, np.empty((4, DIM), np.float32))
+        first = pool.submit(look_up, rows, "t", keys, np.empty((4, DIM), np.float32))
         entered.wait(60)
-        second = pool.submit(rows.lookup, "t", keys, out)
+        second = pool.submit(look_up, rows, "t", keys, out)
         time.sleep(0.05)
         assert not second.done()
         go.set()
@@ -108,15 +109,15 @@ def test_a_call_inside_of_a_fetch_of_its_own_thread_asks_itself(options: dict[st
 
     def again(_: np.ndarray) -> None:
         store.in_call = lambda keys: None
-        assert within(lambda: rows.lookup("t", keys[5:], np.empty((1, DIM), np.float32))) == 0
-        assert rows.lookup("t", keys[1:], inner[1:]) == 0
+        assert within(lambda: look_up(rows, "t", keys[5:], np.empty((1, DIM), np.float32))) == 0
+        assert look_up(rows, "t", keys[1:], inner[1:]) == 0
 
     store.in_call = again
-    assert within(lambda: rows.lookup("t", keys[:4], outer)) == 0
+    assert within(lambda: look_up(rows, "t", keys[:4], outer)) == 0
     np.testing.assert_array_equal(outer, row_of(keys[:4]))
     np.testing.assert_array_equal(inner[1:], row_of(keys[1:]))
     until(lambda: rows.stats()["flights"] == 0)
-    assert rows.lookup("t", keys, inner) == 0
+    assert look_up(rows, "t", keys, inner) == 0
     assert store.asked == {0: 1, 1: 2, 2: 2, 3: 2, 4: 1, 5: 1}
     rows.close()
 
@@ -133,7 +134,7 @@ def test_what_a_store_raises_in_a_workers_thread_is_a_fault_and_asked_for_once(r
     store, keys, out = Versions(4), np.arange(4, dtype=np.uint64), np.empty((4, DIM), np.float32)
     store.in_call = fail
     rows = rows_over(store, budget_ms=60_000)
-    assert rows.lookup("t", keys, out) == 4
+    assert look_up(rows, "t", keys, out) == 4
     stats = rows.stats()
     assert (len(calls), stats["store"]["faults"], stats["store"]["again"]) == (1, 1, 0)
     assert type(raised).__name__ in stats["store"]["last_fault"]
@@ -142,7 +143,7 @@ def test_what_a_store_raises_in_a_workers_thread_is_a_fault_and_asked_for_once(r
         assert time.monotonic() < end
         time.sleep(0.001)
     store.in_call = lambda keys: None
-    assert rows.lookup("t", keys, out) == 0
+    assert look_up(rows, "t", keys, out) == 0
     np.testing.assert_array_equal(out, row_of(keys))
     rows.close()
 
@@ -165,7 +166,7 @@ def test_a_hung_store_holds_up_nobody_for_longer_than_the_budget() -> None:
         begin = time.monotonic()
         for step in range(5):
             keys = np.arange(number * 5 + step, number * 5 + step + 20, dtype=np.uint64)
-            assert rows.lookup("t", keys, np.empty((20, DIM), np.float32)) == 20
+            assert look_up(rows, "t", keys, np.empty((20, DIM), np.float32)) == 20
         return time.monotonic() - begin
 
     assert max(all_at_once(work)) < 60
@@ -177,7 +178,7 @@ def test_a_hung_store_holds_up_nobody_for_longer_than_the_budget() -> None:
     while rows.stats()["flights"]:
         assert time.monotonic() < end
         time.sleep(0.005)
-    assert rows.lookup("t", np.arange(50, dtype=np.uint64), np.empty((50, DIM), np.float32)) == 0
+    assert look_up(rows, "t", np.arange(50, dtype=np.uint64), np.empty((50, DIM), np.float32)) == 0
     rows.close()
 
 
@@ -185,24 +186,26 @@ def test_a_forked_child_begins_with_what_was_cached_and_without_the_parents_flig
     store, entered, go = Versions(20), threading.Event(), threading.Event()
     rows = rows_over(store, budget_ms=5000)
     cached, out = np.arange(5, dtype=np.uint64), np.empty((5, DIM), np.float32)
-    rows.lookup("t", cached, out)
+    look_up(rows, "t", cached, out)
 
     def hold(keys: np.ndarray) -> None:
         entered.set()
         go.wait(120)
 
     store.in_call = hold
-    waiter = threading.Thread(target=lambda: rows.lookup("t", np.array([9], np.uint64), np.empty((1, DIM), np.float32)))
+    waiter = threading.Thread(
+        target=lambda: look_up(rows, "t", np.array([9], np.uint64), np.empty((1, DIM), np.float32))
+    )
     waiter.start()
     entered.wait(60)
 
     def work() -> None:
         store.in_call = lambda keys: None
         assert rows.stats()["flights"] == 0
-        assert rows.lookup("t", cached, out) == 0
+        assert look_up(rows, "t", cached, out) == 0
         np.testing.assert_array_equal(out, row_of(cached))
         asked, got = np.array([9, 10], np.uint64), np.empty((2, DIM), np.float32)
-        assert rows.lookup("t", asked, got) == 0
+        assert look_up(rows, "t", asked, got) == 0
         np.testing.assert_array_equal(got, row_of(asked))
         assert rows.apply("t", [9], row_of(asked[:1], 2), np.array([2], np.uint64)) == 1
         rows.close()

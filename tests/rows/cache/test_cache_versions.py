@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from row_questions import look_up
 from versioned_store import DIM, Versions, row_of, rows_over
 
 from pepnet_infer import _kernels
@@ -35,12 +36,12 @@ def test_an_update_while_a_row_is_fetched_is_not_overwritten(change: str) -> Non
         cache.clear()  # what an eviction does, at its worst: not even a trace of the version is left
 
     store.in_call = update
-    assert rows.lookup("t", key, out) == 0
+    assert look_up(rows, "t", key, out) == 0
     np.testing.assert_array_equal(out, row_of(key, 0))  # served: the batch began before the update
     assert cache.core.peek(key)["outcome"][0] == 0  # and not kept
     assert rows.stats()["store"]["touched"] == 1
     store.versions[3] = 1
-    assert rows.lookup("t", key, out) == 0
+    assert look_up(rows, "t", key, out) == 0
     np.testing.assert_array_equal(out, row_of(key, 1))
 
 
@@ -56,17 +57,17 @@ def test_who_comes_after_an_update_does_not_join_the_flight_from_before_it() -> 
     store.in_call = hold
     before, after = np.empty((1, DIM), np.float32), np.empty((1, DIM), np.float32)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(rows.lookup, "t", key, before)
+        first = pool.submit(look_up, rows, "t", key, before)
         entered.wait(60)
         store.versions[3] = 5
         rows.apply("t", key, row_of(key, 5), np.array([5], np.uint64))
         rows.cache("t").clear()
-        rows.lookup("t", key, after)
+        look_up(rows, "t", key, after)
         np.testing.assert_array_equal(after, row_of(key, 5))
         go.set()
         first.result(60)
     np.testing.assert_array_equal(before, row_of(key, 0))
-    rows.lookup("t", key, after)
+    look_up(rows, "t", key, after)
     np.testing.assert_array_equal(after, row_of(key, 5))
     assert store.asked[3] == 2
     assert rows.stats()["flights"] == 0
@@ -78,7 +79,7 @@ def test_a_row_that_came_between_a_miss_and_its_flight_is_not_asked_for_again() 
     cache, fetcher = rows.cache("t"), rows.fetchers[DIM]
     keys = np.arange(4, dtype=np.uint64)
     missed = fetcher.fetches.ended  # four misses, and before they are asked for:
-    rows.lookup("t", keys[:2], np.empty((2, DIM), np.float32))
+    look_up(rows, "t", keys[:2], np.empty((2, DIM), np.float32))
     cache.core.mark_absent(keys[2:3])
     store.versions[0] = 1  # an update that has reached the store, and not yet the cache
 
@@ -113,7 +114,7 @@ def test_a_row_that_is_newer_than_an_update_amid_its_fetch_is_not_gone_back_from
 
     store.get_many = late  # type: ignore[method-assign]
     for _ in range(3):
-        assert rows.lookup("t", key, out) == 0
+        assert look_up(rows, "t", key, out) == 0
         np.testing.assert_array_equal(out, row_of(key, 2))
     assert store.asked[3] == 1
     rows.close()
@@ -175,7 +176,7 @@ def test_versions_never_go_back_under_updates_evictions_and_misses(policy: str, 
         out = np.empty((200, DIM), np.float32)
         while not stop.is_set():
             keys = rng.integers(0, count, 200).astype(np.uint64)
-            assert rows.lookup("t", keys, out) == 0
+            assert look_up(rows, "t", keys, out) == 0
             versions = np.floor(out[:, 0].astype(np.float64) / 2.0**15).astype(np.int64)
             np.testing.assert_array_equal(out, row_of(keys, versions))
             assert (versions >= seen[keys]).all()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from formula_store import DIM, KNOWN, WIDE, A, B, Formula, expected, fail, keys_of, rows_of, rows_over
+from row_questions import look_up, pool
 
 from pepnet_infer import StoreError, _kernels
 from pepnet_infer.rows.protocols import RowRequest
@@ -23,7 +24,7 @@ def test_misses_are_asked_once_and_kept(store: Formula) -> None:
     keys = keys_of(A, 5, 7, 5, 5000, 7, 5000, 8)
     out = np.full((7, DIM + 2), 9.0, np.float32)
     for _ in range(3):
-        assert rows.lookup("a", keys, out[:, 1:-1]) == 2
+        assert look_up(rows, "a", keys, out[:, 1:-1]) == 2
         np.testing.assert_array_equal(out[:, 1:-1], expected("a", keys))
         assert (out[:, [0, -1]] == 9).all()
         out[:, 1:-1] = 0
@@ -65,7 +66,7 @@ def test_a_batch_asks_once_a_width_whatever_the_fields(store: Formula) -> None:
     assert fields["item"] == {"keys": 6, "hits": 3, "misses": 3, "negative_hits": 0, "defaults": 0, "unavailable": 0}
     assert fields["history"] == {"keys": 6, "hits": 2, "misses": 3, "negative_hits": 1, "defaults": 2, "unavailable": 0}
     assert rows.stats()["tables"]["a"]["keys"] == 12
-    assert rows.lookup("a", np.empty(0, np.uint64), np.empty((0, DIM), np.float32)) == 0
+    assert look_up(rows, "a", np.empty(0, np.uint64), np.empty((0, DIM), np.float32)) == 0
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
@@ -78,7 +79,7 @@ def test_bags_have_the_bits_of_one_by_one(store: Formula, pooling: Any, warm: in
     offsets = np.concatenate([[2], 2 + lengths.cumsum()]).astype(np.int64)  # two keys before, three after all bags
     keys = make_keys(A, rng.integers(0, KNOWN + 50, int(offsets[-1]) + 3).astype(np.uint64))
     out = np.empty((200, DIM), np.float32)
-    unknown = rows.pool("a", keys, offsets, pooling, out)
+    unknown = pool(rows, "a", keys, offsets, pooling, out)
     assert unknown == int((expected("a", keys[2:-3]) == -1).all(axis=1).sum())
     single = expected("a", keys)
     for bag in range(200):
@@ -94,9 +95,9 @@ def test_the_key_of_no_id_is_never_asked_for(store: Formula) -> None:
     rows, out = rows_over(store), np.empty((3, DIM), np.float32)
     keys = np.array([MISSING_KEY, keys_of(A, 4)[0], MISSING_KEY], np.uint64)
     for _ in range(2):
-        assert rows.lookup("a", keys, out) == 2
+        assert look_up(rows, "a", keys, out) == 2
         np.testing.assert_array_equal(out, [[-1] * DIM, rows_of(keys[1:2])[0], [-1] * DIM])
-    assert rows.lookup("b", keys[:1], out[:1]) == 1
+    assert look_up(rows, "b", keys[:1], out[:1]) == 1
     assert (out[0] == -2).all()  # each table's own default row
     assert [asked.tolist() for asked in store.asked] == [[int(keys[1])]]
 
@@ -105,16 +106,16 @@ def test_a_negative_entry_ends_with_its_time_or_an_update(store: Formula) -> Non
     rows, out = rows_over(store, negative_ttl=60.0), np.empty((1, DIM), np.float32)
     rows.cache("a").core.set_time(1000.0)
     key = keys_of(A, KNOWN + 1)
-    assert [rows.lookup("a", key, out) for _ in range(3)] == [1, 1, 1]
+    assert [look_up(rows, "a", key, out) for _ in range(3)] == [1, 1, 1]
     assert len(store.asked) == 1
     rows.cache("a").core.set_time(1062.0)
-    assert rows.lookup("a", key, out) == 1
+    assert look_up(rows, "a", key, out) == 1
     assert len(store.asked) == 2
     assert rows.apply("a", [KNOWN + 1], np.ones((1, DIM), np.float32), np.array([1], np.uint64)) == 1
-    assert rows.lookup("a", key, out) == 0
+    assert look_up(rows, "a", key, out) == 0
     assert (out == 1).all()
     assert rows.delete("a", key, np.array([2], np.uint64)) == 1
-    assert rows.lookup("a", key, out) == 1
+    assert look_up(rows, "a", key, out) == 1
     assert (out == -1).all()
     assert len(store.asked) == 2
 
@@ -125,7 +126,7 @@ def test_rows_that_are_not_kept_are_served_all_the_same(store: Formula, admissio
     out, rng = np.empty((500, 11), np.float32), np.random.default_rng(1)
     for _ in range(20):
         keys = make_keys(WIDE, rng.integers(0, KNOWN + 10, 500).astype(np.uint64))
-        assert rows.lookup("wide", keys, out) == int((keys >= keys_of(WIDE, KNOWN)).sum())
+        assert look_up(rows, "wide", keys, out) == int((keys >= keys_of(WIDE, KNOWN)).sum())
         np.testing.assert_array_equal(out, expected("wide", keys, 11))
     width = rows.stats()["widths"]["11"]
     assert width["rows"] <= width["capacity_rows"] < 900
@@ -141,7 +142,7 @@ def test_what_is_asked_for_by_name_is_admitted_for_certain(store: Formula, polic
     assert rows.warm({"a": (keys, np.ones(len(keys), np.float32))}) == 30
     assert rows.stats()["rows"] == 80
     out = np.empty((1, DIM), np.float32)
-    rows.lookup("a", keys_of(A, 99), out)
+    look_up(rows, "a", keys_of(A, 99), out)
     assert rows.stats()["rows"] == 80
     np.testing.assert_array_equal(out, rows_of(keys_of(A, 99)))
 
@@ -154,7 +155,7 @@ def test_prefetch_brings_what_is_lacking(store: Formula) -> None:
     assert rows.stats()["total"]["keys"] == 0
     assert rows.prefetch("b", np.empty(0, np.int32)) == 0
     out = np.empty((4, DIM), np.float32)
-    assert rows.lookup("a", keys_of(A, 1, 2, 3, 4), out) == 0
+    assert look_up(rows, "a", keys_of(A, 1, 2, 3, 4), out) == 0
     assert len(store.asked) == 2
     assert rows.feedback("a", [1, 9], np.array([True, True])) == 1
     store.before = fail(StoreError("down"))
@@ -181,14 +182,14 @@ def test_ids_of_another_kind_are_refused(store: Formula, ids: list[object], mess
 def test_a_table_that_is_not_there_is_an_error(store: Formula) -> None:
     rows = rows_over(store)
     for call in (
-        lambda: rows.lookup("c", keys_of(A, 1), np.empty((1, DIM), np.float32)),
+        lambda: look_up(rows, "c", keys_of(A, 1), np.empty((1, DIM), np.float32)),
         lambda: rows.prefetch("c", [1]),
         lambda: rows.feedback("c", [1], np.array([True])),
     ):
         with pytest.raises(StoreError, match="table: expected one of a, b, wide, got 'c'"):
             call()
     with pytest.raises(ValueError, match=r"out: expected \[1, 6\], got float32 \[1, 5\]"):
-        rows.lookup("a", keys_of(A, 1), np.empty((1, 5), np.float32))
+        look_up(rows, "a", keys_of(A, 1), np.empty((1, 5), np.float32))
     assert store.asked == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from formula_store import DIM, A, Formula, fail, keys_of, rows_of, rows_over
+from row_questions import look_up
 
 from pepnet_infer import StoreError
 from pepnet_infer.rows.protocols import RowRequest
@@ -55,7 +56,7 @@ def test_a_fault_costs_default_rows_and_a_count_unless_it_is_asked_for(
     rows.cache("a").insert(known, rows_of(known))
     keys = keys_of(A, 1, 2, 3)
     for _ in range(2):  # nothing of it is kept: it is asked again
-        assert rows.lookup("a", keys, out) == 2
+        assert look_up(rows, "a", keys, out) == 2
         np.testing.assert_array_equal(out, [rows_of(known)[0], [-1] * DIM, [-1] * DIM])
     stats = rows.stats()
     assert stats["store"]["faults"] == 2
@@ -63,16 +64,16 @@ def test_a_fault_costs_default_rows_and_a_count_unless_it_is_asked_for(
     assert stats["defaults"]["fault"] == stats["tables"]["a"]["defaults"] == stats["total"]["unavailable"] == 4
     assert stats["widths"][str(DIM)]["negatives"] == stats["flights"] == 0
     with pytest.raises(StoreError, match=message):
-        rows_over(store, on_fault="raise").lookup("a", keys[1:], out[1:])
+        look_up(rows_over(store, on_fault="raise"), "a", keys[1:], out[1:])
     store.before, store.change = (lambda keys: None), (lambda fetched: fetched)
-    assert rows.lookup("a", keys, out) == 0
+    assert look_up(rows, "a", keys, out) == 0
     np.testing.assert_array_equal(out, rows_of(keys))
 
 
 def test_unavailable_keys_are_told_from_unknown_ones(store: Formula) -> None:
     """In one batch: known not to exist, of a field whose fetch failed, and of a bag; every repeat counts."""
     rows, out, bags = rows_over(store), np.empty((4, DIM), np.float32), np.empty((2, DIM), np.float32)
-    assert rows.lookup("a", keys_of(A, 5000), out[:1]) == 1
+    assert look_up(rows, "a", keys_of(A, 5000), out[:1]) == 1
     store.before = fail(StoreError("down"))
     requests = [
         RowRequest("item", "a", np.concatenate([keys_of(A, 5000, 1, 1), [MISSING_KEY]]), out),
@@ -92,12 +93,12 @@ def test_faults_are_said_at_once_then_seldom_and_their_end_once(
     rows, out = rows_over(store), np.empty((1, DIM), np.float32)
     store.before = fail(StoreError("redis: no such host"))
     for _ in range(5):
-        rows.lookup("a", keys_of(A, 1), out)
+        look_up(rows, "a", keys_of(A, 1), out)
     now[0] += 61
-    rows.lookup("a", keys_of(A, 1), out)
+    look_up(rows, "a", keys_of(A, 1), out)
     store.before = lambda keys: None
     for id in (1, 2, 3):
-        rows.lookup("a", keys_of(A, id), out)
+        look_up(rows, "a", keys_of(A, id), out)
     said = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
     warning = "no answer from the store{}: StoreError: redis: no such host"
     assert said == [

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from formula_store import DIM, A, Formula, expected, fail, keys_of, rows_of, rows_over, until
+from row_questions import look_up
 
 from pepnet_infer import StoreError
 from pepnet_infer.rows.cache.counters import MissCounters
@@ -32,16 +33,16 @@ def gate(store: Formula) -> Iterator[threading.Event]:
 def test_a_batch_waits_no_longer_than_its_budget_and_the_answer_is_kept(store: Formula, gate: threading.Event) -> None:
     rows, out = rows_over(store, budget_ms=30), np.empty((2, DIM), np.float32)
     begin = time.monotonic()
-    assert rows.lookup("a", keys_of(A, 1, 2), out) == 2
+    assert look_up(rows, "a", keys_of(A, 1, 2), out) == 2
     assert 0.02 < time.monotonic() - begin < 60
     assert (out == -1).all()
-    assert rows.lookup("a", keys_of(A, 2), out[:1]) == 1  # joins the flight, and asks for nothing
+    assert look_up(rows, "a", keys_of(A, 2), out[:1]) == 1  # joins the flight, and asks for nothing
     stats = rows.stats()
     assert (stats["store"]["overruns"], stats["store"]["joined"], stats["defaults"]["late"]) == (2, 1, 3)
     assert stats["flights"] == 2
     gate.set()
     until(lambda: rows.stats()["flights"] == 0)
-    assert rows.lookup("a", keys_of(A, 1, 2), out) == 0
+    assert look_up(rows, "a", keys_of(A, 1, 2), out) == 0
     np.testing.assert_array_equal(out, rows_of(keys_of(A, 1, 2)))
     assert len(store.asked) == 1
     rows.close()
@@ -49,10 +50,10 @@ def test_a_batch_waits_no_longer_than_its_budget_and_the_answer_is_kept(store: F
 
 def test_an_answer_within_the_budget_is_served(store: Formula) -> None:
     rows, out = rows_over(store, budget_ms=10_000), np.empty((2, DIM), np.float32)
-    assert rows.lookup("a", keys_of(A, 1, 5000), out) == 1
+    assert look_up(rows, "a", keys_of(A, 1, 5000), out) == 1
     np.testing.assert_array_equal(out, expected("a", keys_of(A, 1, 5000)))
     store.before = fail(StoreError("down"))
-    assert rows.lookup("a", keys_of(A, 3), out[:1]) == 1
+    assert look_up(rows, "a", keys_of(A, 3), out[:1]) == 1
     assert rows.stats()["defaults"] == {"absent": 1, "late": 0, "fault": 1, "deferred": 0, "dropped": 0, "damaged": 0}
     rows.close()
 
@@ -72,16 +73,16 @@ def test_a_process_that_can_have_no_more_threads_asks_itself(store: Formula, mon
 def test_above_a_hit_rate_a_batch_does_not_wait(store: Formula, gate: threading.Event) -> None:
     rows, out = rows_over(store, async_above=0.75), np.empty((4, DIM), np.float32)
     gate.set()
-    assert rows.lookup("a", keys_of(A, 1, 2, 3, 4), out) == 0  # cold: waits
+    assert look_up(rows, "a", keys_of(A, 1, 2, 3, 4), out) == 0  # cold: waits
     gate.clear()
     deferred = RowRequest("", "a", keys_of(A, 1, 2, 3, 9), out)
     assert rows.answer([deferred]) == [(0, 1)]
     np.testing.assert_array_equal(out[:3], rows_of(keys_of(A, 1, 2, 3)))
     assert (out[3] == -1).all()
-    assert rows.lookup("a", keys_of(A, 1, 2, 3, 9), out) == 1  # under way: not asked again
+    assert look_up(rows, "a", keys_of(A, 1, 2, 3, 9), out) == 1  # under way: not asked again
     gate.set()
     until(lambda: rows.stats()["flights"] == 0)
-    assert rows.lookup("a", keys_of(A, 1, 2, 3, 9), out) == 0
+    assert look_up(rows, "a", keys_of(A, 1, 2, 3, 9), out) == 0
     assert [len(asked) for asked in store.asked] == [4, 1]
     assert rows.stats()["defaults"]["deferred"] == 2
     assert rows.stats()["store"]["overruns"] == 0
@@ -91,26 +92,26 @@ def test_above_a_hit_rate_a_batch_does_not_wait(store: Formula, gate: threading.
 def test_a_full_queue_drops_and_says_so(store: Formula, gate: threading.Event) -> None:
     rows, out = rows_over(store, budget_ms=0), np.empty((1, DIM), np.float32)
     for id in range(100):
-        assert rows.lookup("a", keys_of(A, id), out) == 1
+        assert look_up(rows, "a", keys_of(A, id), out) == 1
     stats = rows.stats()
     assert 0 < stats["store"]["dropped"] <= 100 - 64
     assert stats["defaults"]["dropped"] == stats["store"]["dropped"]
     assert stats["defaults"]["late"] == 100 - stats["store"]["dropped"] == stats["flights"]
     gate.set()
     until(lambda: rows.stats()["flights"] == 0)
-    assert rows.lookup("a", keys_of(A, 0), out) == 0
+    assert look_up(rows, "a", keys_of(A, 0), out) == 0
     rows.close()
 
 
 def test_after_closing_calls_ask_for_themselves_and_no_thread_is_left(store: Formula) -> None:
     rows, out = rows_over(store, budget_ms=10_000, async_above=0.0), np.empty((1, DIM), np.float32)
-    rows.lookup("a", keys_of(A, 1), out)
+    look_up(rows, "a", keys_of(A, 1), out)
     until(lambda: rows.stats()["flights"] == 0)
     assert any(thread.name == "pepnet-misses" for thread in threading.enumerate())
     rows.close()
     rows.close()
     until(lambda: not any(thread.name == "pepnet-misses" for thread in threading.enumerate()))
-    assert rows.lookup("a", keys_of(A, 2), out) == 0
+    assert look_up(rows, "a", keys_of(A, 2), out) == 0
     np.testing.assert_array_equal(out, rows_of(keys_of(A, 2)))
 
 
@@ -127,9 +128,9 @@ def test_a_budget_that_is_too_short_is_said_at_once_then_seldom(
 ) -> None:
     rows, out = rows_over(store, budget_ms=1.5), np.empty((1, DIM), np.float32)
     for _ in range(3):
-        rows.lookup("a", keys_of(A, 1), out)
+        look_up(rows, "a", keys_of(A, 1), out)
     now[0] += 61
-    rows.lookup("a", keys_of(A, 1), out)
+    look_up(rows, "a", keys_of(A, 1), out)
     warning = "no answer from the store within budget_ms=1.5{}: ids that a batch waited for got default rows"
     said = [warning.format(""), warning.format(" (3 since the last warning)")]
     assert [record.getMessage() for record in caplog.records] == said
@@ -138,7 +139,7 @@ def test_a_budget_that_is_too_short_is_said_at_once_then_seldom(
     until(lambda: rows.stats()["flights"] == 0)
     store.before = lambda keys: time.sleep(0.05)
     now[0] += 61
-    rows.lookup("a", keys_of(A, 2), out)
+    look_up(rows, "a", keys_of(A, 2), out)
     assert "default rows; a call to it has taken " in caplog.messages[-1]
     rows.close()
 
@@ -148,7 +149,7 @@ def test_a_full_queue_is_said_and_a_budget_of_nothing_is_not(
 ) -> None:
     rows, out = rows_over(store, budget_ms=0), np.empty((1, DIM), np.float32)
     for id in range(100):
-        rows.lookup("a", keys_of(A, id), out)
+        look_up(rows, "a", keys_of(A, id), out)
     (said,) = caplog.messages
     assert said.startswith("the queue of fetches from the store is full: the ids of a fetch that was not made got ")
     assert rows.stats()["store"]["overruns"] == 100 - rows.stats()["store"]["dropped"]

@@ -172,8 +172,8 @@ def test_updates_and_deletions_reach_the_scores(toy_bundle: Path, toy_batch: Mak
             "capacity: expected at least .* for tables of width 3, 4, 5, 6, got",
         ),
         ({"cache": CacheConfig(fields={"nobody": FieldConfig()})}, "fields: expected fields with a table .* 'nobody'"),
-        ({"store": {}}, "store: expected a store with get_many or a row source with lookup and pool, got dict"),
-        ({"store": "one", "cache": None}, "cache: expected one before OneByOne, which has no lookup and pool of its"),
+        ({"store": {}}, "store: expected a store with get_many or a row source with answer, got dict"),
+        ({"store": "one", "cache": None}, "cache: expected one before OneByOne, which has no answer of its"),
     ],
 )
 def test_what_cannot_be_is_said_at_load(toy_bundle: Path, options: dict[str, Any], message: str) -> None:
@@ -186,7 +186,7 @@ def test_what_cannot_be_is_said_at_load(toy_bundle: Path, options: dict[str, Any
 def test_a_row_source_is_asked_itself(toy_bundle: Path, toy_batch: Make) -> None:
     class Source:
         def __init__(self, rows: MmapStore) -> None:
-            self.lookup, self.pool = rows.lookup, rows.pool
+            self.answer = rows.answer
 
     store = MmapStore(Bundle.open(toy_bundle).table_paths)
     with Engine.load(toy_bundle, store=Source(store)) as engine:

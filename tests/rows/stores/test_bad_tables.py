@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from row_questions import look_up
 
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import BundleError
@@ -60,7 +61,7 @@ def refused(path: Path, message: str) -> None:
 
 def test_the_good_table_is_good(tmp_path: Path) -> None:
     out = np.empty((2, 2), np.float32)
-    assert opened(build(tmp_path / "t", good())).lookup("t", np.array([3, 4], np.uint64), out) == 1
+    assert look_up(opened(build(tmp_path / "t", good())), "t", np.array([3, 4], np.uint64), out) == 1
     assert out.tolist() == [[4, 5], [0, 0]]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from row_questions import look_up, pool
 from safetensors.numpy import save_file
 
 from pepnet_infer.errors import BundleError, StoreError
@@ -38,12 +39,12 @@ def test_lookup_and_pool_serve_what_the_file_holds(dtype: str, tmp_path: Path) -
     store = MmapStore({"video": tmp_path / "video.safetensors"})
     asked = make_keys(3, np.array([9, 2, 7, 2], dtype=np.uint64))
     out = np.full((4, 8), 7.0, np.float32)
-    assert store.lookup("video", asked, out[:, 2:6]) == 1
+    assert look_up(store, "video", asked, out[:, 2:6]) == 1
     np.testing.assert_array_equal(out[:, 2:6], [rows[2], rows[0], [3.5] * 4, rows[0]])
     assert (out[:, [0, 1, 6, 7]] == 7).all()
 
     pooled = np.empty((3, 4), np.float32)
-    assert store.pool("video", asked, np.array([0, 2, 2, 4]), "mean", pooled) == 1
+    assert pool(store, "video", asked, np.array([0, 2, 2, 4]), "mean", pooled) == 1
     expected = [(rows[2] + rows[0]) / 2, np.zeros(4), (np.full(4, 3.5) + rows[0]) / 2]
     np.testing.assert_allclose(pooled, expected, rtol=1e-6)
 
@@ -53,7 +54,7 @@ def test_a_file_of_the_safetensors_library_is_read(tmp_path: Path) -> None:
     tensors = {"keys": np.array([1, 4], np.uint64), "rows": rows, "scores": np.ones(2, np.float32)}
     save_file(tensors | {"default": np.zeros(3, np.float32)}, tmp_path / "t.safetensors", metadata={"by": "a test"})
     out = np.empty((2, 3), np.float32)
-    assert MmapStore({"t": tmp_path / "t.safetensors"}).lookup("t", np.array([4, 1], np.uint64), out) == 0
+    assert look_up(MmapStore({"t": tmp_path / "t.safetensors"}), "t", np.array([4, 1], np.uint64), out) == 0
     np.testing.assert_array_equal(out, rows[::-1])
 
 
@@ -61,9 +62,9 @@ def test_missing_keys_and_empty_tables_serve_the_default_row(tmp_path: Path) -> 
     write_table(tmp_path / "t.safetensors", 1, [], 3)
     store = MmapStore({"t": tmp_path / "t.safetensors"}, {"t": TableSpec("t", 3, 1)})
     out = np.empty((2, 3), np.float32)
-    assert store.lookup("t", np.array([make_keys(1, np.zeros(1, np.uint64))[0], MISSING_KEY]), out) == 2
+    assert look_up(store, "t", np.array([make_keys(1, np.zeros(1, np.uint64))[0], MISSING_KEY]), out) == 2
     assert (out == 1.5).all()
-    assert store.lookup("t", np.empty(0, np.uint64), np.empty((0, 3), np.float32)) == 0
+    assert look_up(store, "t", np.empty(0, np.uint64), np.empty((0, 3), np.float32)) == 0
 
 
 def test_get_many_finds_keys_of_several_tables_of_one_width(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_tables_defaults_and_scores_can_be_read(tmp_path: Path) -> None:
         del store.files["a"]  # type: ignore[attr-defined]
     assert store.files["a"].default.tolist() == [6.5] * 3
     with pytest.raises(StoreError, match="table: expected one of a, empty, got 'b'"):
-        store.lookup("b", file.keys, np.empty((3, 3), np.float32))
+        look_up(store, "b", file.keys, np.empty((3, 3), np.float32))
 
 
 def test_a_bundle_replaced_on_disk_does_not_change_what_is_served(tmp_path: Path) -> None:
@@ -132,9 +133,9 @@ def test_a_bundle_replaced_on_disk_does_not_change_what_is_served(tmp_path: Path
     (tmp_path / "next").rename(tmp_path / "bundle")
     (tmp_path / "old" / "t.safetensors").unlink()
     keys, out = np.arange(5000, dtype=np.uint64), np.empty((5000, 8), np.float32)
-    store.lookup("t", keys, out)
+    look_up(store, "t", keys, out)
     np.testing.assert_array_equal(out, old)
-    MmapStore({"t": path}).lookup("t", keys, out)
+    look_up(MmapStore({"t": path}), "t", keys, out)
     np.testing.assert_array_equal(out, new)
 
 
@@ -143,12 +144,12 @@ def test_rows_are_mapped_not_copied_and_let_go_at_close(tmp_path: Path) -> None:
     write_table(path, 0, list(range(100)), 4)
     with MmapStore({"t": path}) as store:
         assert path.name in Path("/proc/self/maps").read_text()
-        store.lookup("t", np.arange(3, dtype=np.uint64), np.empty((3, 4), np.float32))
+        look_up(store, "t", np.arange(3, dtype=np.uint64), np.empty((3, 4), np.float32))
     gc.collect()
     assert path.name not in Path("/proc/self/maps").read_text()
     calls = (
-        lambda: store.lookup("t", np.arange(3, dtype=np.uint64), np.empty((3, 4), np.float32)),
-        lambda: store.pool("t", np.arange(3, dtype=np.uint64), np.array([0, 3]), "sum", np.empty((1, 4), np.float32)),
+        lambda: look_up(store, "t", np.arange(3, dtype=np.uint64), np.empty((3, 4), np.float32)),
+        lambda: pool(store, "t", np.arange(3, dtype=np.uint64), np.array([0, 3]), "sum", np.empty((1, 4), np.float32)),
         lambda: store.get_many(np.arange(3, dtype=np.uint64), 4),
         lambda: store.files,
     )
@@ -177,7 +178,7 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     write_table(path, 4, [1], 3)
     store = MmapStore({"t": path})
     with pytest.raises(StoreError, match="table: expected one of t, got 'u'"):
-        store.lookup("u", np.zeros(1, np.uint64), np.empty((1, 3), np.float32))
+        look_up(store, "u", np.zeros(1, np.uint64), np.empty((1, 3), np.float32))
     with pytest.raises(StoreError, match="tables: expected files for t, u, got t"):
         MmapStore({"t": path}, {"t": TableSpec("t", 3, 4), "u": TableSpec("u", 3, 5)})
     with pytest.raises(BundleError, match=r"no\.safetensors: expected a readable file, got: No such file"):

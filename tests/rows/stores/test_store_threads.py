@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from row_questions import look_up, pool
 
 from pepnet_infer.errors import StoreError
 from pepnet_infer.rows.stores.mmap import MmapStore
@@ -64,10 +65,10 @@ def ask(store: MmapStore, rng: np.random.Generator) -> None:
     keys = rng.integers(0, ROWS * 2, 300, dtype=np.uint64)
     expected = np.where(keys % 2 == 0, keys // 2, 0).astype(np.float64) - (keys % 2)
     out, pooled = np.empty((300, DIM), np.float32), np.empty((3, DIM), np.float32)
-    unknown = store.lookup("t", keys, out)
+    unknown = look_up(store, "t", keys, out)
     np.testing.assert_array_equal(out, np.repeat(expected[:, None], DIM, axis=1))
     assert unknown == (keys % 2).sum()
-    assert store.pool("t", keys, np.array([0, 100, 200, 300]), "sum", pooled) == unknown
+    assert pool(store, "t", keys, np.array([0, 100, 200, 300]), "sum", pooled) == unknown
     np.testing.assert_allclose(pooled[:, 0], expected.reshape(3, 100).sum(axis=1), rtol=1e-6)
     got = store.get_many(keys, DIM)
     np.testing.assert_array_equal(got.rows, np.where(got.found[:, None], out, 0))
@@ -121,5 +122,5 @@ def test_a_file_replaced_under_load_is_served_as_it_was(path: Path) -> None:
 
     run_threads(work)
     fresh = np.empty((1, DIM), np.float32)
-    MmapStore({"t": path}).lookup("t", np.array([2], np.uint64), fresh)
+    look_up(MmapStore({"t": path}), "t", np.array([2], np.uint64), fresh)
     assert fresh[0, 0] == 21.0
