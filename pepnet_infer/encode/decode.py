@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pepnet_infer._kernels import signed_log1p
 from pepnet_infer.encode import ragged
 from pepnet_infer.encode.arrow_validation import PlainArray
-from pepnet_infer.encode.row_errors import Mask, NullRule, RowErrors
+from pepnet_infer.encode.row_errors import Mask, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
 from pepnet_infer.schema.feature_schema import FieldSpec, Transform
@@ -39,37 +39,51 @@ _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday counts as 0
 
 
 @dataclass(frozen=True)
-class IdRule:
-    """How a column becomes ids. Fields with equal rules share the work."""
+class ColumnRule:
+    """How a column is read. Id fields with equal rules share the work.
 
-    nulls: NullRule
+    `lenient` is what side tables are read by: nulls always, NaN as null, and floats that hold whole numbers.
+    """
+
+    column: str
+    nullable: bool = False
+    lenient: bool = False
     hashed: bool = False
     transform: Transform = _AS_IT_IS
 
     @classmethod
-    def of(cls, spec: FieldSpec, lenient: bool = False) -> IdRule:
-        """Returns the rule of an id or bag field; `lenient` in side tables."""
-        return cls(NullRule(spec.column, spec.nullable, lenient), spec.hashed, spec.transform)
+    def of(cls, spec: FieldSpec, lenient: bool = False) -> ColumnRule:
+        """Returns the rule of a field; `lenient` in side tables."""
+        return cls(spec.column, spec.nullable, lenient, spec.hashed, spec.transform)
+
+    def missing(self, array: PlainArray, errors: RowErrors) -> Mask | None:
+        """Returns where `array` is null, None if nowhere; an error where nulls are not allowed."""
+        if not array.null_count:
+            return None
+        nulls: Mask = array.is_null().to_numpy(zero_copy_only=False)
+        if not (self.nullable or self.lenient):
+            errors.add(self.column, nulls, "no nulls")
+        return nulls
 
 
-def decode_ids(rule: IdRule, array: PlainArray, errors: RowErrors, of: str = "") -> tuple[Ids, Mask | None]:
+def decode_ids(rule: ColumnRule, array: PlainArray, errors: RowErrors, of: str = "") -> tuple[Ids, Mask | None]:
     """Returns (ids uint64 [n], below 2^48; which of them are missing, or None when none is).
 
     Missing are nulls and, where `errors` collects, bad values; their ids are of no use. `of` leads the type in
     messages ("lists of ", for bags). Raises SchemaError for a type that holds no ids, and for single errors.
     """
-    kind, op, column = array.type, rule.transform.op, rule.nulls.column
+    kind, op, column = array.type, rule.transform.op, rule.column
     wanted = of + _WANTED[op]
     if pa.types.is_null(kind):
-        return np.zeros(len(array), dtype=np.uint64), rule.nulls.missing(array, errors)
+        return np.zeros(len(array), dtype=np.uint64), rule.missing(array, errors)
     if op == "bucketize":
-        values, missing = real_numbers(rule.nulls, array, errors, wanted)
+        values, missing = real_numbers(rule, array, errors, wanted)
         return _bucketize(rule.transform, values).astype(np.uint64), missing
     if op == "none" and is_text(kind):
         if rule.hashed:
             return _hashed_texts(rule, array, errors)
         wanted += " (texts need a field with hashed: true)"
-    numbers, missing = integers(rule.nulls, array, errors, wanted)
+    numbers, missing = integers(rule, array, errors, wanted)
     if op in OF_TIME:
         return _of_time(rule.transform, numbers).astype(np.uint64), missing
     ids = numbers.astype(np.uint64)  # a negative integer becomes one of at least 2^63
@@ -84,12 +98,12 @@ def decode_ids(rule: IdRule, array: PlainArray, errors: RowErrors, of: str = "")
     return ids, missing
 
 
-def decode_bag(rule: IdRule, spec: FieldSpec, array: PlainArray, errors: RowErrors) -> tuple[Ids, ragged.Offsets]:
+def decode_bag(rule: ColumnRule, spec: FieldSpec, array: PlainArray, errors: RowErrors) -> tuple[Ids, ragged.Offsets]:
     """Returns (ids uint64 [n], offsets int64 [B+1]) of a bag field; the last `spec.max_len` values of a row count.
 
     A null list is an empty bag and nulls inside a bag are dropped, where the field allows nulls.
     """
-    rule.nulls.missing(array, errors)
+    rule.missing(array, errors)
     missing: Mask | None
     if pa.types.is_null(array.type):
         return np.zeros(0, dtype=np.uint64), np.zeros(len(array) + 1, dtype=np.int64)
@@ -111,22 +125,22 @@ def decode_bag(rule: IdRule, spec: FieldSpec, array: PlainArray, errors: RowErro
 
 
 def decode_dense(
-    spec: FieldSpec, array: PlainArray, errors: RowErrors, scale: tuple[float, float] | None, lenient: bool = False
+    rule: ColumnRule, spec: FieldSpec, array: PlainArray, errors: RowErrors, scale: tuple[float, float] | None
 ) -> npt.NDArray[np.float32]:
     """Returns float32 [B]: transformed, then nulls replaced by `spec.fill`, then (x - mean) / std with `scale`."""
-    nulls, op = NullRule(spec.column, spec.nullable, lenient), spec.transform.op
+    op = rule.transform.op
     missing: Mask | None
     if pa.types.is_null(array.type):
-        values, missing = np.zeros(len(array)), nulls.missing(array, errors)
+        values, missing = np.zeros(len(array)), rule.missing(array, errors)
     elif op in OF_TIME:
-        numbers, missing = integers(nulls, array, errors, _WANTED[op])
-        values = _of_time(spec.transform, numbers).astype(np.float64)
+        numbers, missing = integers(rule, array, errors, _WANTED[op])
+        values = _of_time(rule.transform, numbers).astype(np.float64)
     else:
-        values, missing = real_numbers(nulls, array, errors, "numbers")
+        values, missing = real_numbers(rule, array, errors, "numbers")
         if op == "log1p":
             values = signed_log1p(values)
         elif op == "bucketize":
-            values = _bucketize(spec.transform, values).astype(np.float64)
+            values = _bucketize(rule.transform, values).astype(np.float64)
     if missing is not None:
         values[missing] = spec.fill
     if scale is not None:
@@ -153,20 +167,20 @@ def distinct_texts(array: PlainArray) -> tuple[list[str], npt.NDArray[np.int64]]
     return texts, indices.to_numpy().astype(np.int64, copy=False)
 
 
-def _hashed_texts(rule: IdRule, array: PlainArray, errors: RowErrors) -> tuple[Ids, Mask | None]:
-    missing = rule.nulls.missing(array, errors)
+def _hashed_texts(rule: ColumnRule, array: PlainArray, errors: RowErrors) -> tuple[Ids, Mask | None]:
+    missing = rule.missing(array, errors)
     texts, places = distinct_texts(array)
     return hash_strings(texts or [""])[places], missing
 
 
-def _parsed_texts(rule: IdRule, array: PlainArray, errors: RowErrors) -> tuple[Ids, Mask | None]:
+def _parsed_texts(rule: ColumnRule, array: PlainArray, errors: RowErrors) -> tuple[Ids, Mask | None]:
     texts, places = distinct_texts(array)
     # -1: no integer; -2: an integer out of range
     codes = np.fromiter((_parse(text) for text in texts), dtype=np.int64, count=len(texts))
     ids = codes[places] if texts else np.zeros(len(array), dtype=np.int64)
     for code, expected in ((-1, "integers between the separators"), (-2, _RANGE)):
         if (ids == code).any():
-            errors.add(rule.nulls.column, ids == code, expected, array)
+            errors.add(rule.column, ids == code, expected, array)
     missing = ids < 0
     return ids.astype(np.uint64), missing if missing.any() else None
 
@@ -201,7 +215,7 @@ def _last(ids: Ids, offsets: ragged.Offsets, most: int) -> tuple[Ids, ragged.Off
     return ids[ragged.gather(offsets[1:] - (kept[1:] - kept[:-1]), kept)], kept
 
 
-def integers(rule: NullRule, array: PlainArray, errors: RowErrors, wanted: str) -> tuple[Integers, Mask | None]:
+def integers(rule: ColumnRule, array: PlainArray, errors: RowErrors, wanted: str) -> tuple[Integers, Mask | None]:
     """Returns (int64 or uint64 [n] with 0 for what is missing, what is missing). `wanted` names the type in errors."""
     if pa.types.is_integer(array.type):
         missing = rule.missing(array, errors)
@@ -219,7 +233,7 @@ def integers(rule: NullRule, array: PlainArray, errors: RowErrors, wanted: str) 
     return reals.astype(np.int64), missing
 
 
-def real_numbers(rule: NullRule, array: PlainArray, errors: RowErrors, wanted: str) -> tuple[Reals, Mask | None]:
+def real_numbers(rule: ColumnRule, array: PlainArray, errors: RowErrors, wanted: str) -> tuple[Reals, Mask | None]:
     """Returns (float64 [n] of its own memory, 0 for what is missing; what is missing). NaN and ±Inf are errors."""
     kind = array.type
     if pa.types.is_decimal(kind):

@@ -12,9 +12,9 @@ import pyarrow as pa
 from pepnet_infer._kernels import NumberColumns
 from pepnet_infer.encode import decode
 from pepnet_infer.encode.columns import Columns, Numbers
-from pepnet_infer.encode.decode import IdRule
+from pepnet_infer.encode.decode import ColumnRule
 from pepnet_infer.encode.features import Bag, Features
-from pepnet_infer.encode.row_errors import RAISED, Mask, NullRule, RowErrors
+from pepnet_infer.encode.row_errors import RAISED, Mask, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import name_list
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
@@ -98,24 +98,24 @@ class Encoder:
 
 
 class FieldPlan:
-    """How fields that are read from the same columns become features; `lenient` in side tables (see `NullRule`).
+    """How fields that are read from the same columns become features; `lenient` in side tables (see `ColumnRule`).
 
     `also` are further columns to decode to ids, for joins; `encode` returns them beside the features.
     """
 
     def __init__(
-        self, schema: FeatureSchema, specs: Sequence[FieldSpec], lenient: bool = False, also: Sequence[IdRule] = ()
+        self, schema: FeatureSchema, specs: Sequence[FieldSpec], lenient: bool = False, also: Sequence[ColumnRule] = ()
     ) -> None:
-        self._messy = lenient
-        rules: dict[IdRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
+        rules: dict[ColumnRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
         uses: list[tuple[int, int]] = []  # of each id field and join: the place of its rule, the number of its table
-        self._bags: list[tuple[FieldSpec, int, IdRule]] = []
+        self._bags: list[tuple[FieldSpec, int, ColumnRule]] = []
         self._dense = [spec for spec in specs if spec.table is None]
+        self._dense_rules = [ColumnRule.of(spec, lenient) for spec in self._dense]
         self._names: list[str] = []
         for spec in specs:
             if spec.table is None:
                 continue
-            number, rule = schema.table_by_name[spec.table].number, IdRule.of(spec, lenient)
+            number, rule = schema.table_by_name[spec.table].number, ColumnRule.of(spec, lenient)
             if spec.kind == "bag":
                 self._bags.append((spec, number, rule))
             else:
@@ -123,9 +123,9 @@ class FieldPlan:
                 uses.append((rules.setdefault(rule, len(rules)), number))
         uses += [(rules.setdefault(rule, len(rules)), 0) for rule in also]  # without a table: ids as they are
         self._rules, self._uses = list(rules), uses
-        columns = [rule.nulls.column for rule in rules] + [spec.column for spec in specs]
+        columns = [rule.column for rule in rules] + [spec.column for spec in specs]
         self.columns = tuple(dict.fromkeys(columns))
-        self._id_columns = [rule.nulls.column if rule.transform.op == "none" else None for rule in rules]
+        self._id_columns = [rule.column if rule.transform.op == "none" else None for rule in rules]
         self._dense_columns = [spec.column if spec.transform.op in _QUICK else None for spec in self._dense]
         self._dense_names = [spec.name for spec in self._dense]
         self._unfitted = [spec for spec in self._dense if spec.mean is None or spec.std is None]
@@ -142,7 +142,7 @@ class FieldPlan:
         keys, values, left_ids, left_dense = reader.read(ids, numbers, rows)
         for place in left_ids:
             rule = self._rules[place]
-            found, missing = decode.decode_ids(rule, columns[rule.nulls.column], errors)
+            found, missing = decode.decode_ids(rule, columns[rule.column], errors)
             for at, (used, table) in enumerate(self._uses):
                 if used == place:
                     keys[at] = make_keys(table, found)
@@ -155,9 +155,9 @@ class FieldPlan:
         if normalise and self._unfitted:
             _scale(self._unfitted[0])
         for place in left_dense:
-            spec = self._dense[place]
+            spec, rule = self._dense[place], self._dense_rules[place]
             scale = _scale(spec) if normalise else None
-            values[place] = decode.decode_dense(spec, columns[spec.column], errors, scale, self._messy)
+            values[place] = decode.decode_dense(rule, spec, columns[spec.column], errors, scale)
         dense = dict(zip(self._dense_names, values, strict=True))
         return Features(rows, dict(zip(self._names, keys, strict=False)), bags, dense), keys[len(self._names) :]
 
@@ -166,15 +166,15 @@ class FieldPlan:
         return NumberColumns(len(self._rules), self._uses, dense)
 
 
-def join_rule(schema: FeatureSchema, join: JoinSpec) -> IdRule:
+def join_rule(schema: FeatureSchema, join: JoinSpec) -> ColumnRule:
     """Returns how the column of a join becomes ids: as in the id field that reads the same column.
 
     Without such a field, or if it transforms the column, it holds integers in [0, 2^48) without nulls.
     """
     for spec in schema.fields:
         if spec.kind == "id" and spec.join is None and spec.column == join.column and spec.transform.op == "none":
-            return IdRule.of(spec)
-    return IdRule(NullRule(join.column))
+            return ColumnRule.of(spec)
+    return ColumnRule(join.column)
 
 
 def _scale(spec: FieldSpec) -> tuple[float, float]:
@@ -189,7 +189,7 @@ class DomainCheck:
 
     def __init__(self, schema: FeatureSchema) -> None:
         self.column = schema.domain_column
-        self._nulls = NullRule(self.column)
+        self._rule = ColumnRule(self.column)
         self._known = frozenset(schema.domains)
         #: uint64 ascending; None where domains are strings
         self._numbers = np.array(sorted(self._known), np.uint64) if isinstance(schema.domains[0], int) else None
@@ -202,13 +202,13 @@ class DomainCheck:
             return
         array = columns[self.column]
         if pa.types.is_null(array.type):
-            self._nulls.missing(array, errors)
+            self._rule.missing(array, errors)
             return
         if self._numbers is not None:
-            values, missing = decode.integers(self._nulls, array, errors, "integer domains")
+            values, missing = decode.integers(self._rule, array, errors, "integer domains")
             unknown = self._unknown(values)
         elif decode.is_text(array.type):
-            missing = self._nulls.missing(array, errors)
+            missing = self._rule.missing(array, errors)
             texts, positions = decode.distinct_texts(array)
             unknown = np.array([text not in self._known for text in texts] or [False])[positions]
         else:

@@ -1,8 +1,6 @@
-"""Errors of single rows: raised at once, or collected so that the good rows of a batch can still be scored; nulls."""
+"""Errors of single rows: raised at once, or collected so that the good rows of a batch can still be scored."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -46,24 +44,3 @@ class RowErrors:
 
 #: For batches whose first error is raised: it has no state, so that all of them share it.
 RAISED = RowErrors()
-
-
-@dataclass(frozen=True)
-class NullRule:
-    """What a column may leave out.
-
-    `lenient` is what side tables are read by: nulls always, NaN as null, and floats that hold whole numbers.
-    """
-
-    column: str
-    nullable: bool = False
-    lenient: bool = False
-
-    def missing(self, array: PlainArray, errors: RowErrors) -> Mask | None:
-        """Returns where `array` is null, None if nowhere; an error where nulls are not allowed."""
-        if not array.null_count:
-            return None
-        nulls: Mask = array.is_null().to_numpy(zero_copy_only=False)
-        if not (self.nullable or self.lenient):
-            errors.add(self.column, nulls, "no nulls")
-        return nulls

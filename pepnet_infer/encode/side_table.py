@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from pepnet_infer._kernels import SideRows
 from pepnet_infer.encode.columns import Columns
-from pepnet_infer.encode.decode import IdRule, decode_ids
+from pepnet_infer.encode.decode import ColumnRule, decode_ids
 from pepnet_infer.encode.encoder import FieldPlan, join_rule
 from pepnet_infer.encode.features import Bag, Features
-from pepnet_infer.encode.row_errors import RAISED, NullRule
+from pepnet_infer.encode.row_errors import RAISED
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.quoting import quote
 from pepnet_infer.schema.feature_schema import FeatureSchema, FieldSpec, JoinSpec
@@ -74,7 +74,7 @@ class SideTable:
         """
         specs = _fields(schema, join)
         try:
-            keyed = IdRule(NullRule(join.key), hashed=join_rule(schema, join).hashed)
+            keyed = ColumnRule(join.key, hashed=join_rule(schema, join).hashed)
             ids, _ = decode_ids(keyed, columns[join.key], RAISED)
             features, _ = FieldPlan(schema, specs, lenient=True).encode(columns, RAISED, normalise)
         except SchemaError as error:

@@ -13,10 +13,10 @@ import pytest
 import xxhash
 
 from pepnet_infer.encode.columns import Columns, read_columns
-from pepnet_infer.encode.decode import IdRule, decode_ids
+from pepnet_infer.encode.decode import ColumnRule, decode_ids
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag
-from pepnet_infer.encode.row_errors import NullRule, RowErrors
+from pepnet_infer.encode.row_errors import RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY
@@ -279,7 +279,7 @@ def test_a_null_domain_is_not_also_an_unknown_one() -> None:
 
 
 def test_messy_numbers_that_are_no_ids_are_missing_once_collected() -> None:
-    rule = IdRule(NullRule("x", lenient=True))
+    rule = ColumnRule("x", lenient=True)
     errors = RowErrors(5, collect=True)
     found, missing = decode_ids(rule, pa.array([4.0, 2.5, None, math.inf, -1.0]), errors)
     assert missing is not None
