@@ -123,11 +123,12 @@ def _normalisation(
     names = [f.name for f in schema.fields if f.kind == "dense" and (f.mean is None or f.std is None)]
     if not names:
         return {}
-    dense = _encoded(schema, columns, raw, names, rows, normalise=False)
+    as_they_are = schema.with_normalisation(dict.fromkeys(names, (0.0, 1.0)))
+    dense = _encoded(as_they_are, columns, raw, names, rows)
     stats = {name: (float(values.mean()), float(values.std()) or 1.0) for name, values in dense.items()}
     coarse = [name for name in names if np.spacing(np.float32(np.abs(dense[name]).max())) > _FINE * stats[name][1]]
     if coarse:  # float32 holds what is left of a value without the mean, which is exact, where it rounds the value
-        left = _encoded(schema.with_normalisation(stats), columns, raw, coarse, rows, normalise=True)
+        left = _encoded(schema.with_normalisation(stats), columns, raw, coarse, rows)
         for name, values in left.items():
             mean, std = stats[name]
             spread = std * float(values.std())
@@ -136,17 +137,11 @@ def _normalisation(
 
 
 def _encoded(
-    schema: FeatureSchema,
-    columns: Columns,
-    raw: Mapping[str, Columns],
-    names: Sequence[str],
-    rows: Rows,
-    *,
-    normalise: bool,
+    schema: FeatureSchema, columns: Columns, raw: Mapping[str, Columns], names: Sequence[str], rows: Rows
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Returns the dense fields `names` at `rows`."""
-    sides = {join.name: SideTable.build(schema, join, raw[join.name], normalise=normalise) for join in schema.joins}
-    dense = Encoder(schema, sides, names).encode(columns, normalise=normalise).dense
+    sides = {join.name: SideTable.build(schema, join, raw[join.name]) for join in schema.joins}
+    dense = Encoder(schema, sides, names).encode(columns).dense
     return {name: dense[name][rows].astype(np.float64) for name in names}
 
 

@@ -125,9 +125,9 @@ def decode_bag(rule: ColumnRule, spec: FieldSpec, array: PlainArray, errors: Row
 
 
 def decode_dense(
-    rule: ColumnRule, spec: FieldSpec, array: PlainArray, errors: RowErrors, scale: tuple[float, float] | None
+    rule: ColumnRule, spec: FieldSpec, array: PlainArray, errors: RowErrors, scale: tuple[float, float]
 ) -> npt.NDArray[np.float32]:
-    """Returns float32 [B]: transformed, then nulls replaced by `spec.fill`, then (x - mean) / std with `scale`."""
+    """Returns float32 [B]: transformed, then nulls replaced by `spec.fill`, then (x - mean) / std, the `scale`."""
     op = rule.transform.op
     missing: Mask | None
     if pa.types.is_null(array.type):
@@ -143,8 +143,7 @@ def decode_dense(
             values = _bucketize(rule.transform, values).astype(np.float64)
     if missing is not None:
         values[missing] = spec.fill
-    if scale is not None:
-        values = (values - scale[0]) / scale[1]
+    values = (values - scale[0]) / scale[1]
     with np.errstate(over="ignore"):
         result = values.astype(np.float32)
     finite = np.isfinite(result)

@@ -35,8 +35,6 @@ class Encoded:
 class Side(Protocol):
     """A side table, as far as encoding knows it."""
 
-    normalised: bool  # whether dense values are (x - mean) / std
-
     def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
         """Returns the function from ids uint64 [B] to B rows of some `fields`."""
 
@@ -44,8 +42,8 @@ class Side(Protocol):
 class Encoder:
     """Encodes batches of a schema, or of some of its `fields`; `sides` by the name of their join.
 
-    With `normalise=False` dense values are transformed and filled only. Safe to use from many threads.
-    Raises SchemaError for an unknown field and for a side table that is not there.
+    Safe to use from many threads. Raises SchemaError for an unknown field, for a side table that is not there, and for
+    a dense field without mean and std; with mean 0 and std 1 its values are transformed and filled only.
     """
 
     def __init__(self, schema: FeatureSchema, sides: Mapping[str, Side], fields: Sequence[str] | None = None) -> None:
@@ -58,9 +56,7 @@ class Encoder:
         for join in joins:
             if join.name not in sides:
                 raise SchemaError(f"side table {join.name!r}: expected it for field {joined[join.name][0]!r}, got none")
-        self._joins = [
-            (join.name, sides[join.name].normalised, sides[join.name].reader(joined[join.name])) for join in joins
-        ]
+        self._joins = [sides[join.name].reader(joined[join.name]) for join in joins]
         raw = [spec for spec in chosen if spec.join is None]
         self._plan = FieldPlan(schema, raw, also=[join_rule(schema, join) for join in joins])
         # A part of the fields (the user side of a request, say) may come without the domain.
@@ -69,28 +65,25 @@ class Encoder:
         #: The columns a batch must have for these fields.
         self.columns = tuple(dict.fromkeys([*self._plan.columns, *([schema.domain_column] if checked else [])]))
 
-    def encode(self, columns: Columns, *, normalise: bool = True) -> Features:
+    def encode(self, columns: Columns) -> Features:
         """Returns the features of `columns`. Raises SchemaError for the first error found in them."""
-        return self._encode(columns, RAISED, normalise)
+        return self._encode(columns, RAISED)
 
-    def encode_rows(self, columns: Columns, *, normalise: bool = True) -> Encoded:
+    def encode_rows(self, columns: Columns) -> Encoded:
         """Returns the features and which rows are bad: those with a null, a value out of range, NaN, an unknown domain.
 
         Raises SchemaError for what is wrong with a whole column.
         """
         errors = RowErrors(columns.num_rows, collect=True)
-        features = self._encode(columns, errors, normalise)
+        features = self._encode(columns, errors)
         return Encoded(features, errors.bad, tuple(errors.found))
 
-    def _encode(self, columns: Columns, errors: RowErrors, normalise: bool) -> Features:
-        features, found = self._plan.encode(columns, errors, normalise)
+    def _encode(self, columns: Columns, errors: RowErrors) -> Features:
+        features, found = self._plan.encode(columns, errors)
         if self._domain is not None:
             self._domain.check(columns, errors)
-        for (name, normalised, take), ids in zip(self._joins, found, strict=True):
+        for take, ids in zip(self._joins, found, strict=True):
             part = take(ids)
-            if part.dense and normalised != normalise:
-                wanted, got = ("normalised", "raw") if normalise else ("raw", "normalised")
-                raise SchemaError(f"side table {name!r}: expected {wanted} dense values, got {got} ones")
             features.ids.update(part.ids)
             features.bags.update(part.bags)
             features.dense.update(part.dense)
@@ -109,8 +102,8 @@ class FieldPlan:
         rules: dict[ColumnRule, int] = {}  # rule → its place; fields and joins with equal rules share the work
         uses: list[tuple[int, int]] = []  # of each id field and join: the place of its rule, the number of its table
         self._bags: list[tuple[FieldSpec, int, ColumnRule]] = []
-        self._dense = [spec for spec in specs if spec.table is None]
-        self._dense_rules = [ColumnRule.of(spec, lenient) for spec in self._dense]
+        dense = [spec for spec in specs if spec.table is None]
+        self._dense = [(spec, ColumnRule.of(spec, lenient), scale_of(spec)) for spec in dense]
         self._names: list[str] = []
         for spec in specs:
             if spec.table is None:
@@ -126,20 +119,18 @@ class FieldPlan:
         columns = [rule.column for rule in rules] + [spec.column for spec in specs]
         self.columns = tuple(dict.fromkeys(columns))
         self._id_columns = [rule.column if rule.transform.op == "none" else None for rule in rules]
-        self._dense_columns = [spec.column if spec.transform.op in _QUICK else None for spec in self._dense]
-        self._dense_names = [spec.name for spec in self._dense]
-        self._unfitted = [spec for spec in self._dense if spec.mean is None or spec.std is None]
-        self._raw = self._reader(lambda _: None)
-        self._normalised = None if self._unfitted else self._reader(_scale)
+        self._dense_columns = [spec.column if spec.transform.op in _QUICK else None for spec in dense]
+        self._dense_names = [spec.name for spec in dense]
+        logs = [(spec.transform.op == "log1p", scale) for spec, _, scale in self._dense]
+        self._reader = NumberColumns(len(self._rules), self._uses, logs)
 
-    def encode(self, columns: Columns, errors: RowErrors, normalise: bool) -> tuple[Features, list[Keys]]:
+    def encode(self, columns: Columns, errors: RowErrors) -> tuple[Features, list[Keys]]:
         """Returns (features, ids of `also`, MISSING_KEY where there is none)."""
         rows = columns.num_rows
         ids = [None if name is None else columns.numbers(name) for name in self._id_columns]
         numbers = [None if name is None else columns.numbers(name) for name in self._dense_columns]
-        reader = self._normalised if normalise and self._normalised is not None else self._raw
         # What is left out has something to it: a type to look at, values to hash, to fill in, or to refuse.
-        keys, values, left_ids, left_dense = reader.read(ids, numbers, rows)
+        keys, values, left_ids, left_dense = self._reader.read(ids, numbers, rows)
         for place in left_ids:
             rule = self._rules[place]
             found, missing = decode.decode_ids(rule, columns[rule.column], errors)
@@ -152,18 +143,11 @@ class FieldPlan:
         for spec, number, rule in self._bags:
             inside, offsets = decode.decode_bag(rule, spec, columns[spec.column], errors)
             bags[spec.name] = Bag(make_keys(number, inside), offsets)
-        if normalise and self._unfitted:
-            _scale(self._unfitted[0])
         for place in left_dense:
-            spec, rule = self._dense[place], self._dense_rules[place]
-            scale = _scale(spec) if normalise else None
+            spec, rule, scale = self._dense[place]
             values[place] = decode.decode_dense(rule, spec, columns[spec.column], errors, scale)
         dense = dict(zip(self._dense_names, values, strict=True))
         return Features(rows, dict(zip(self._names, keys, strict=False)), bags, dense), keys[len(self._names) :]
-
-    def _reader(self, scale: Callable[[FieldSpec], tuple[float, float] | None]) -> NumberColumns:
-        dense = [(spec.transform.op == "log1p", scale(spec)) for spec in self._dense]
-        return NumberColumns(len(self._rules), self._uses, dense)
 
 
 def join_rule(schema: FeatureSchema, join: JoinSpec) -> ColumnRule:
@@ -177,10 +161,11 @@ def join_rule(schema: FeatureSchema, join: JoinSpec) -> ColumnRule:
     return ColumnRule(join.column)
 
 
-def _scale(spec: FieldSpec) -> tuple[float, float]:
+def scale_of(spec: FieldSpec) -> tuple[float, float]:
+    """Returns (mean, std) of a dense field. Raises SchemaError where it has none."""
     if spec.mean is None or spec.std is None:
         where = f"schema.fields.{spec.name}"
-        raise SchemaError(f"{where}: expected mean and std, got none: fit them on rows encoded with normalise=False")
+        raise SchemaError(f"{where}: expected mean and std, got none: train with the schema, or state them")
     return spec.mean, spec.std
 
 

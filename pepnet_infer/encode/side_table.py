@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pepnet_infer._kernels import SideRows
 from pepnet_infer.encode.columns import Columns
 from pepnet_infer.encode.decode import ColumnRule, decode_ids
-from pepnet_infer.encode.encoder import FieldPlan, join_rule
+from pepnet_infer.encode.encoder import FieldPlan, join_rule, scale_of
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.encode.row_errors import RAISED
 from pepnet_infer.errors import BundleError, SchemaError
@@ -23,20 +23,17 @@ from pepnet_infer.schema.ids import ID_BITS, MAX_ID, MISSING_KEY, Keys
 class SideTable:
     """N entities: `ids` uint64 [N] ascending, `features` of N rows, and in `fills` what a dense field is without one.
 
-    `normalised` says whether dense values are (x - mean) / std. An entity that is not there has MISSING_KEY as id,
-    an empty bag, and the fill. Never changed once made, so many threads may read it.
+    An entity that is not there has MISSING_KEY as id, an empty bag, and the fill. Never changed once made, so many
+    threads may read it.
     """
 
-    def __init__(
-        self, ids: Keys, features: Features, fills: Mapping[str, float] | None = None, normalised: bool = True
-    ) -> None:
-        if set(fills or ()) != set(features.dense):
-            raise ValueError(f"fills: expected one for each of {sorted(features.dense)}, got {sorted(fills or ())}")
+    def __init__(self, ids: Keys, features: Features, fills: Mapping[str, float]) -> None:
+        if set(fills) != set(features.dense):
+            raise ValueError(f"fills: expected one for each of {sorted(features.dense)}, got {sorted(fills)}")
         if len(ids) != features.num_rows or (len(ids) > 1 and not (ids[1:] > ids[:-1]).all()):
             raise ValueError(f"ids: expected {features.num_rows} ascending ids, one a row")
         self.ids = ids
-        self.normalised = normalised
-        self.fills = dict(fills or {})
+        self.fills = dict(fills)
         # One more row, the absent entity's, at the end. A row's fields lie side by side: one miss an entity.
         self._ids = np.full((len(ids) + 1, len(features.ids)), MISSING_KEY, np.uint64)
         self._dense = np.empty((len(ids) + 1, len(features.dense)), np.float32)
@@ -66,7 +63,7 @@ class SideTable:
         return tuple(dict.fromkeys([join.key, *(spec.column for spec in _fields(schema, join))]))
 
     @classmethod
-    def build(cls, schema: FeatureSchema, join: JoinSpec, columns: Columns, *, normalise: bool = True) -> SideTable:
+    def build(cls, schema: FeatureSchema, join: JoinSpec, columns: Columns) -> SideTable:
         """Returns the table of `join`, from raw columns; the last row of a repeated key counts.
 
         Nulls are allowed except in the key, NaN is a null, and ids may come as floats that hold whole numbers.
@@ -76,13 +73,13 @@ class SideTable:
         try:
             keyed = ColumnRule(join.key, hashed=join_rule(schema, join).hashed)
             ids, _ = decode_ids(keyed, columns[join.key], RAISED)
-            features, _ = FieldPlan(schema, specs, lenient=True).encode(columns, RAISED, normalise)
+            features, _ = FieldPlan(schema, specs, lenient=True).encode(columns, RAISED)
         except SchemaError as error:
             raise SchemaError.of(error, within=f"side table {join.name!r}") from error
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         last = np.append(ids[1:] != ids[:-1], True)[: len(ids)]
-        return cls(ids[last], features.select(order[last]), _fills(specs, normalise), normalise)
+        return cls(ids[last], features.select(order[last]), _fills(specs))
 
     def take(self, ids: Keys, fields: Collection[str] | None = None) -> Features:
         """Returns the features of `ids`, uint64 [B]; of some `fields` only if given."""
@@ -127,21 +124,16 @@ class SideTable:
         """
         specs = _fields(schema, join)
         ids, features = _read(schema, join, specs, tensors)
-        normalise = all(spec.mean is not None for spec in specs if spec.kind == "dense")
-        return cls(ids, features, _fills(specs, normalise), normalise)
+        return cls(ids, features, _fills(specs))
 
 
 def _fields(schema: FeatureSchema, join: JoinSpec) -> list[FieldSpec]:
     return [spec for spec in schema.fields if spec.join == join.name]
 
 
-def _fills(specs: list[FieldSpec], normalise: bool) -> dict[str, float]:
-    fills = {}
-    for spec in specs:
-        if spec.kind == "dense":
-            scaled = normalise and spec.mean is not None and spec.std is not None
-            fills[spec.name] = (spec.fill - (spec.mean or 0.0)) / (spec.std or 1.0) if scaled else spec.fill
-    return fills
+def _fills(specs: list[FieldSpec]) -> dict[str, float]:
+    scales = {spec: scale_of(spec) for spec in specs if spec.kind == "dense"}
+    return {spec.name: (spec.fill - mean) / std for spec, (mean, std) in scales.items()}
 
 
 def _read(

@@ -43,10 +43,10 @@ def schema_of(*fields: dict[str, Any], domains: list[int] | list[str] | None = N
     )
 
 
-def encoded(spec: dict[str, Any], data: object, **options: Any) -> Any:
+def encoded(spec: dict[str, Any], data: object) -> Any:
     """Encodes one field `x`; the domain stays out of it."""
     schema = schema_of({"name": "x"} | spec)
-    return Encoder(schema, {}, ["x"]).encode(read_columns({"x": data}, ["x"]), **options)
+    return Encoder(schema, {}, ["x"]).encode(read_columns({"x": data}, ["x"]))
 
 
 def ids(spec: dict[str, Any], data: object) -> list[int]:
@@ -68,8 +68,8 @@ def as_lists(found: Bag) -> list[list[int]]:
     return [[int(k) for k in found.keys[a:b]] for a, b in zip(found.offsets, found.offsets[1:], strict=False)]
 
 
-def dense(spec: dict[str, Any], data: object, **options: Any) -> np.ndarray:
-    values = encoded({"kind": "dense"} | spec, data, **options).dense["x"]
+def dense(spec: dict[str, Any], data: object) -> np.ndarray:
+    values = encoded({"kind": "dense"} | spec, data).dense["x"]
     assert values.dtype == np.float32
     return values
 
@@ -178,7 +178,8 @@ def test_dense_is_transformed_filled_normalised_in_this_order() -> None:
     got = dense(spec, [0.0, None, -3.0, 1e9])
     raw = [0.0, 7.0, -math.log1p(3.0), math.log1p(1e9)]
     np.testing.assert_array_equal(got, np.array([(v - 2.0) / 4.0 for v in raw], dtype=np.float32))
-    np.testing.assert_array_equal(dense(spec, [0.0, None], normalise=False), np.array([0.0, 7.0], dtype=np.float32))
+    as_they_are = spec | {"mean": 0.0, "std": 1.0}
+    np.testing.assert_array_equal(dense(as_they_are, [0.0, None]), np.array([0.0, 7.0], dtype=np.float32))
 
 
 def test_dense_of_every_number_type() -> None:
@@ -195,16 +196,15 @@ def test_dense_of_every_number_type() -> None:
 
 def test_dense_does_not_alias_its_source() -> None:
     source = np.array([1.0, 2.0], dtype=np.float32)
-    values = dense({}, source, normalise=False)
+    values = dense({}, source)
     values[:] = 0.0
     assert source.tolist() == [1.0, 2.0]
 
 
-def test_unfitted_dense_must_be_asked_for() -> None:
-    spec = {"mean": None, "std": None}
-    with pytest.raises(SchemaError, match=r"schema.fields.x: expected mean and std, got none: .*normalise=False"):
-        dense(spec, [1.0])
-    assert dense(spec, [5.0], normalise=False).tolist() == [5.0]
+@pytest.mark.parametrize("unfitted", ["mean", "std"])
+def test_a_dense_field_that_is_not_fitted_is_refused(unfitted: str) -> None:
+    with pytest.raises(SchemaError, match=r"schema.fields.x: expected mean and std, got none: train with the schema"):
+        dense({"mean": 0.5, "std": 2.0, unfitted: None}, [1.0])
 
 
 DOMAIN = ({"name": "page", "kind": "id", "inputs": ["domain"]}, {"name": "x", "kind": "id"})

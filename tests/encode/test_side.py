@@ -54,9 +54,9 @@ def schema() -> FeatureSchema:
     return FeatureSchema.from_json(SCHEMA)
 
 
-def build(schema: FeatureSchema, data: object, **options: bool) -> SideTable:
+def build(schema: FeatureSchema, data: object) -> SideTable:
     join = schema.joins[0]
-    return SideTable.build(schema, join, read_columns(data, SideTable.columns(schema, join)), **options)
+    return SideTable.build(schema, join, read_columns(data, SideTable.columns(schema, join)))
 
 
 def ids_of(*values: int) -> np.ndarray:
@@ -149,15 +149,16 @@ def test_too_messy(schema: FeatureSchema, column: str, data: object, message: st
     assert caught.value.column == column
 
 
-def test_normalisation_of_both_sides_must_agree(schema: FeatureSchema) -> None:
-    raw = build(schema, USERS, normalise=False)
-    columns = read_columns({"user_id": [20, 5], "tab": [0, 1]}, schema.columns)
-    assert Encoder(schema, {"users": raw}).encode(columns, normalise=False).dense["days"].tolist() == [20.0, 4.0]
-    with pytest.raises(SchemaError, match="side table 'users': expected normalised dense values, got raw ones"):
-        Encoder(schema, {"users": raw}).encode(columns)
-    with pytest.raises(SchemaError, match="side table 'users': expected raw dense values, got normalised ones"):
-        Encoder(schema, {"users": build(schema, USERS)}).encode(columns, normalise=False)
-    assert Encoder(schema, {"users": raw}, ["level"]).encode(columns).ids["level"].tolist() == [LEVEL + 2, MISSING]
+def test_a_side_table_of_fields_that_are_not_fitted_is_refused(schema: FeatureSchema) -> None:
+    tensors = build(schema, USERS).to_tensors()
+    data = schema.to_json()
+    for field in data["fields"]:
+        field |= {"mean": None} if field["name"] == "days" else {}
+    unfitted = FeatureSchema.from_json(data)
+    with pytest.raises(SchemaError, match=r"schema.fields.days: expected mean and std, got none"):
+        build(unfitted, USERS)
+    with pytest.raises(SchemaError, match=r"schema.fields.days: expected mean and std, got none"):
+        SideTable.from_tensors(unfitted, unfitted.joins[0], tensors)
 
 
 def test_a_joined_batch(schema: FeatureSchema) -> None:
@@ -259,7 +260,7 @@ def test_damaged_tensors(schema: FeatureSchema, damage: Callable[[dict[str, np.n
 def test_the_constructor_checks_what_it_is_given(schema: FeatureSchema) -> None:
     features = build(schema, USERS).features
     with pytest.raises(ValueError, match=r"fills: expected one for each of \['days'\], got \[\]"):
-        SideTable(ids_of(1, 2, 3), features)
+        SideTable(ids_of(1, 2, 3), features, {})
     for ids in (ids_of(3, 2, 1), ids_of(1, 2), ids_of(1, 1, 2)):
         with pytest.raises(ValueError, match="ids: expected 3 ascending ids, one a row"):
             SideTable(ids, features, {"days": 0.0})
