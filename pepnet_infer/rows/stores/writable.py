@@ -44,20 +44,16 @@ class Writable(ABC):
         expires: npt.NDArray[np.float64] | None = None,
     ) -> int:
         """Writes rows [N, dim] that are newer; see `WritableStore.put_many`."""
-        _check_versions(keys, versions)
+        check_keys(keys)
         if rows.dtype != np.float32 or rows.ndim != 2 or len(rows) != keys.size or rows.shape[1] == 0:
             raise StoreError(f"rows: expected float32 [{keys.size}, dim], got {_show(rows)}")
-        batch = RowBatch.of(rows, keys=keys, versions=versions, scores=scores, expires=expires)
-        problem = batch.misfit(keys.size, rows.shape[1]) or nan_expiry(batch.expires)
-        if problem is not None:
-            raise StoreError(problem)
-        return self._write(batch)
+        return self._write(_checked(RowBatch.of(rows, keys=keys, versions=versions, scores=scores, expires=expires)))
 
     def delete_many(self, keys: Keys, versions: npt.NDArray[np.uint64]) -> int:
         """Deletes what is older; see `WritableStore.delete_many`."""
-        _check_versions(keys, versions)
+        check_keys(keys)
         nothing = RowBatch.nothing(keys.size, 0, keys=keys)
-        return self._write(replace(nothing, versions=versions, expires=np.full(keys.size, self._clock())))
+        return self._write(_checked(replace(nothing, versions=versions, expires=np.full(keys.size, self._clock()))))
 
 
 class RecordStore(Writable, Closing):
@@ -135,12 +131,15 @@ def rounds(keys: Keys) -> Iterator[Positions]:
         yield order[nth == n]
 
 
-def _check_versions(keys: Keys, versions: npt.NDArray[np.uint64]) -> None:
-    check_keys(keys)
-    if versions.dtype != np.uint64 or versions.shape != keys.shape:
-        raise StoreError(f"versions: expected uint64 [{keys.size}], got {_show(versions)}")
+def _checked(batch: RowBatch) -> RowBatch:
+    """Returns a batch that can be written, all of its columns of one length. Raises StoreError for another."""
+    keys = batch.keys
+    problem = batch.misfit(keys.size, batch.rows.shape[1]) or nan_expiry(batch.expires)
+    if problem is not None:
+        raise StoreError(problem)
     if keys.size and int(keys.max()) >> ID_BITS == _NO_TABLE:
         raise StoreError(f"keys[{int(np.argmax(keys))}]: expected a table number below {_NO_TABLE}, got {keys.max()}")
+    return batch
 
 
 def _show(array: npt.NDArray[np.generic]) -> str:
