@@ -54,12 +54,7 @@ class Features:
             {name: values[picked] for name, values in self.dense.items()},
         )
 
-    def repeat(self, times: int) -> Features:
-        """Returns every row `times` times, copies beside each other."""
-        return self.select(np.repeat(np.arange(self.num_rows, dtype=np.int64), times))
-
-    def merge(self, other: Features) -> Features:
-        """Returns the fields of both; they have the same rows, and `other` wins for a field that both have."""
-        if other.num_rows != self.num_rows:
-            raise ValueError(f"expected {self.num_rows} rows to merge, got {other.num_rows}")
-        return Features(self.num_rows, self.ids | other.ids, self.bags | other.bags, self.dense | other.dense)
+    def with_shared(self, shared: Features) -> Features:
+        """Returns every row with the fields of the one row of `shared` added to its own."""
+        same = shared.select(np.zeros(self.num_rows, dtype=np.int64))
+        return Features(self.num_rows, same.ids | self.ids, same.bags | self.bags, same.dense | self.dense)

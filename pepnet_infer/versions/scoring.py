@@ -142,7 +142,7 @@ class Scoring:
         with watch.stage("encode"):
             shared, per_item = parts.requests.read(user, items, domain, context, strict)
         if taker is not None and taker.wants:
-            taker.offer(shared.repeat(per_item.num_rows).merge(per_item))
+            taker.offer(per_item.with_shared(shared))
         return self._finish(parts, watch, per_item, shared)
 
     def score_features(self, parts: ModelVersion, taker: Taker | None, features: Features) -> Scores:

@@ -1,4 +1,4 @@
-"""Taking, repeating and joining encoded rows."""
+"""Taking encoded rows, and joining those that all have the fields of one."""
 
 from __future__ import annotations
 
@@ -54,16 +54,13 @@ def test_select(toy: Features) -> None:
         toy.select([40])
 
 
-def test_repeat(toy: Features) -> None:
-    twice = toy.select([4, 7]).repeat(3)
-    assert [row_of(twice, i) for i in range(6)] == [row_of(toy, i) for i in (4, 4, 4, 7, 7, 7)]
-    assert toy.repeat(0).num_rows == 0
-
-
-def test_merge(toy: Features) -> None:
-    users = Features(40, {"user_id": toy.ids["user_id"]}, {"watched": toy.bags["watched"]})
-    items = Features(40, {"video_id": toy.ids["video_id"]}, {}, {"age": toy.dense["age"]})
-    both = users.merge(items)
-    assert (set(both.ids), set(both.bags), set(both.dense)) == ({"user_id", "video_id"}, {"watched"}, {"age"})
-    with pytest.raises(ValueError, match="expected 40 rows to merge, got 2"):
-        users.merge(items.select([0, 1]))
+@pytest.mark.parametrize("count", [0, 3])
+def test_with_shared(toy: Features, count: int) -> None:
+    user = Features(1, {"user_id": toy.ids["user_id"][:1]}, {"watched": toy.bags["watched"].take(np.array([0]))})
+    items = Features(40, {"video_id": toy.ids["video_id"]}, {}, {"age": toy.dense["age"]}).select(slice(count))
+    both = items.with_shared(user)
+    assert (both.num_rows, set(both.ids), set(both.bags)) == (count, {"user_id", "video_id"}, {"watched"})
+    assert both.ids["user_id"].tolist() == user.ids["user_id"].tolist() * count
+    assert as_lists(both.bags["watched"]) == as_lists(user.bags["watched"]) * count
+    for mine, theirs in ((both.ids["video_id"], items.ids["video_id"]), (both.dense["age"], items.dense["age"])):
+        np.testing.assert_array_equal(mine, theirs)

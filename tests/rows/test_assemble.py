@@ -152,7 +152,7 @@ def test_a_ranked_request_equals_its_rows_written_out(
     ranked = assembler.inputs(only(many, theirs), only(one, shared))
     asked = sum(count for table, count in source.asked if table == "user")
     assert asked == (1 if "user_id" in shared else items)
-    written_out = only(one, shared).repeat(items).merge(only(many, theirs))
+    written_out = only(many, theirs).with_shared(only(one, shared))
     expected = assembler.inputs(written_out)
     for name in ("general", "domain", "prior"):
         np.testing.assert_array_equal(getattr(ranked, name), getattr(expected, name))
