@@ -35,7 +35,7 @@ class Encoded:
 class Side(Protocol):
     """A side table, as far as encoding knows it."""
 
-    def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
+    def reader(self, fields: Collection[str]) -> Callable[[Keys], Features]:
         """Returns the function from ids uint64 [B] to B rows of some `fields`."""
 
 

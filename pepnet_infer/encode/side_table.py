@@ -81,14 +81,10 @@ class SideTable:
         last = np.append(ids[1:] != ids[:-1], True)[: len(ids)]
         return cls(ids[last], features.select(order[last]), _fills(specs))
 
-    def take(self, ids: Keys, fields: Collection[str] | None = None) -> Features:
-        """Returns the features of `ids`, uint64 [B]; of some `fields` only if given."""
-        return self.reader(fields)(ids)
-
-    def reader(self, fields: Collection[str] | None = None) -> Callable[[Keys], Features]:
-        """Returns `take` for some fields, prepared once for many calls."""
+    def reader(self, fields: Collection[str]) -> Callable[[Keys], Features]:
+        """Returns the function from ids, uint64 [B], to their rows of some `fields`, prepared once for many calls."""
         names = [self._id_fields, self._dense_fields, tuple(self._bags)]
-        wanted = [[name for name in part if fields is None or name in fields] for part in names]
+        wanted = [[name for name in part if name in fields] for part in names]
         places = [[part.index(name) for name in some] for part, some in zip(names, wanted, strict=True)]
 
         def take(ids: Keys) -> Features:

@@ -59,6 +59,10 @@ def build(schema: FeatureSchema, data: object) -> SideTable:
     return SideTable.build(schema, join, read_columns(data, SideTable.columns(schema, join)))
 
 
+def taken_of(side: SideTable, ids: np.ndarray) -> Features:
+    return side.reader(["level", "degree", "seen", "days"])(ids)
+
+
 def ids_of(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.uint64)
 
@@ -88,11 +92,11 @@ def test_take_finds_the_entity_or_what_stands_for_none(schema: FeatureSchema) ->
         (LEVEL + 3, text("c"), [8, 9], 14.0),
     ]
     absent = (MISSING, MISSING, [], 1.0)
-    taken = side.take(ids_of(20, 11, 30, MISSING, 20, 0))
+    taken = taken_of(side, ids_of(20, 11, 30, MISSING, 20, 0))
     assert rows(taken) == [rows(side.features)[i] if i is not None else absent for i in (1, None, 2, None, 1, None)]
-    some = side.take(ids_of(20, 11), ["days", "seen"])
+    some = side.reader(["days", "seen"])(ids_of(20, 11))
     assert (some.ids, set(some.bags), some.dense["days"].tolist()) == ({}, {"seen"}, [9.0, 1.0])
-    assert rows(side.take(ids_of())) == []
+    assert rows(taken_of(side, ids_of())) == []
 
 
 def test_the_last_row_of_a_repeated_key_counts(schema: FeatureSchema) -> None:
@@ -166,7 +170,7 @@ def test_a_joined_batch(schema: FeatureSchema) -> None:
     encoder = Encoder(schema, sides)
     assert encoder.columns == ("user_id", "tab")
     features = encoder.encode(read_columns({"user_id": [20, 99, 10], "tab": [0, 1, 0]}, encoder.columns))
-    assert rows(features) == rows(sides["users"].take(ids_of(20, 99, 10)))
+    assert rows(features) == rows(taken_of(sides["users"], ids_of(20, 99, 10)))
     assert features.ids["user_id"].tolist() == [20, 99, 10]
     assert Encoder(schema, sides, ["days"]).columns == ("user_id",)
     assert Encoder(schema, {}, ["user_id"]).columns == ("user_id",)
@@ -179,7 +183,7 @@ def test_a_bad_join_id_is_a_bad_row(schema: FeatureSchema) -> None:
     columns = read_columns({"user_id": [20, -1, None], "tab": [0, 1, 0]}, schema.columns)
     result = Encoder(schema, sides).encode_rows(columns)
     assert result.bad.tolist() == [False, True, True]
-    assert rows(result.features) == rows(sides["users"].take(ids_of(20, MISSING, MISSING)))
+    assert rows(result.features) == rows(taken_of(sides["users"], ids_of(20, MISSING, MISSING)))
 
 
 @pytest.mark.parametrize("nullable", [False, True])
@@ -200,7 +204,7 @@ def test_a_join_follows_the_field_of_its_column(nullable: bool) -> None:
 def test_no_entities(schema: FeatureSchema) -> None:
     side = build(schema, {name: [] for name in USERS})
     assert len(side) == 0
-    assert rows(side.take(ids_of(3))) == [(MISSING, MISSING, [], 1.0)]
+    assert rows(taken_of(side, ids_of(3))) == [(MISSING, MISSING, [], 1.0)]
     assert len(SideTable.from_tensors(schema, schema.joins[0], side.to_tensors())) == 0
 
 
@@ -217,7 +221,7 @@ def test_through_a_file_and_back(schema: FeatureSchema) -> None:
     }
     again = SideTable.from_tensors(schema, schema.joins[0], load(save(tensors)))
     asked = ids_of(10, 20, 30, 40)
-    assert rows(again.take(asked)) == rows(side.take(asked))
+    assert rows(taken_of(again, asked)) == rows(taken_of(side, asked))
 
 
 def alter(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[dict[str, np.ndarray]], None]:
