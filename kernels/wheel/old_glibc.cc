@@ -1,5 +1,5 @@
 // What the headers and the libstdc++ of a newer system expect of glibc, for a wheel that is linked with an
-// older one (glibc_stubs.py).
+// older one (build.py).
 #include <unistd.h>
 
 #include <cstdint>
