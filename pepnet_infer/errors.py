@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import os
+from collections.abc import Iterator
 from typing import Any, Self, TypedDict, Unpack
 
 from pepnet_infer.quoting import MOST_MESSAGE, clip, quote
@@ -67,6 +69,17 @@ class PepnetError(Exception):
         if reason is not None:
             vars(made)["reason"] = reason
         return made
+
+    @classmethod
+    @contextlib.contextmanager
+    def in_place_of(
+        cls, *kinds: type[PepnetError], reason: str | None = None, **fields: Unpack[Fields]
+    ) -> Iterator[None]:
+        """Raises what the code inside raises of these kinds as an error of this class; see `of`."""
+        try:
+            yield
+        except kinds as error:
+            raise cls.of(error, reason=reason, **fields) from error
 
     @property
     def message(self) -> str:

@@ -18,7 +18,7 @@ import pytest
 import pepnet_infer
 from pepnet_infer import errors
 from pepnet_infer.encode.arrays import as_array
-from pepnet_infer.errors import SchemaError, UpdateError
+from pepnet_infer.errors import BundleError, SchemaError, StoreError, UpdateError
 from pepnet_infer.quoting import MOST_MESSAGE
 from pepnet_infer.sync.logs.open import open_transport
 
@@ -128,6 +128,19 @@ def test_an_error_is_worded_of_its_fields_when_it_is_read() -> None:
     assert str(whole) == "column 'x': expected ids, got double (1 null, 2 NaN) at row group 0"
     assert str(SchemaError.of(error, cause="a join")).endswith("got null at row 3 (and 4 more); a join")
     assert repr(error) == f"SchemaError({str(error)!r})"
+
+
+def test_errors_of_some_kinds_are_raised_as_another() -> None:
+    def raised_as_update(error: Exception) -> None:
+        with UpdateError.in_place_of(BundleError, SchemaError, reason="files", file="a.json"):
+            raise error
+
+    with pytest.raises(UpdateError, match=r"^a\.json: expected a list, got None$") as raised:
+        raised_as_update(SchemaError(expected="a list", got="None"))
+    assert (raised.value.reason, raised.value.file) == ("files", "a.json")
+    assert type(raised.value.__cause__) is SchemaError
+    with pytest.raises(StoreError, match=r"^away$"):
+        raised_as_update(StoreError("away"))
 
 
 def test_a_sentence_is_one_line_of_bounded_length_whatever_the_fields_hold() -> None:

@@ -234,11 +234,9 @@ class Publisher:
     ) -> int:
         """Writes a delta, looks at it as a follower would, and returns its bytes."""
         schema, config = self.bundle.schema, self.bundle.config
-        try:
+        with UpdateError.in_place_of(BundleError, reason="delta"):
             graph = graph_of(config, len(schema.tasks), dense) if onnx and dense is not None else None
             write_delta(target, head, rows, dense, graph)
-        except BundleError as error:
-            raise UpdateError.of(error, reason="delta") from error
         return open_delta(target, schema, config).bytes
 
     def _settle(self, chosen: Mapping[str, Selection], now: float) -> None:

@@ -89,19 +89,19 @@ class State:
         self, schema_hash: str, model_version: int, passes: int, intent: Intent | None, books: Mapping[str, IdBook]
     ) -> None:
         """Writes everything, whole or not at all. Raises UpdateError when it cannot be written."""
-        try:
-            with new_directory(self.path, _DOCUMENT, overwrite=True) as root:
-                for name, book in books.items():
-                    write_tensors(root / f"{name}.safetensors", book.to_tensors())
-                if intent is not None:
-                    (root / _INTENT).mkdir()
-                    for name, noted in intent.noted.items():
-                        write_tensors(root / _INTENT / f"{name}.safetensors", noted)
-                head = None if intent is None else intent.head
-                document = _Document(1, schema_hash, model_version, passes, head, describe_files(root))
-                write_document(root / _DOCUMENT, to_builtins(document))
-        except BundleError as error:
-            raise UpdateError.of(error, reason="state") from error
+        with (
+            UpdateError.in_place_of(BundleError, reason="state"),
+            new_directory(self.path, _DOCUMENT, overwrite=True) as root,
+        ):
+            for name, book in books.items():
+                write_tensors(root / f"{name}.safetensors", book.to_tensors())
+            if intent is not None:
+                (root / _INTENT).mkdir()
+                for name, noted in intent.noted.items():
+                    write_tensors(root / _INTENT / f"{name}.safetensors", noted)
+            head = None if intent is None else intent.head
+            document = _Document(1, schema_hash, model_version, passes, head, describe_files(root))
+            write_document(root / _DOCUMENT, to_builtins(document))
 
     def load(self, schema_hash: str, books: Mapping[str, IdBook]) -> SavedState | None:
         """Fills the books from what was saved; None where nothing was. Raises UpdateError for what is damaged."""

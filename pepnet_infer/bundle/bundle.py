@@ -227,10 +227,8 @@ def read_directory(root: Path, name: str, kind: type[_Said], more: Sequence[str]
         what = "a newer format: update pepnet-infer" if version > FORMAT_VERSION else "an unknown format"
         raise BundleError(f"format_version: expected {FORMAT_VERSION}, got {version}, {what}", within=where)
     said: _Said = convert(where, document, kind, BundleError)
-    try:
+    with BundleError.in_place_of(SchemaError, within=where):
         schema, config = FeatureSchema.from_json(said.schema), ModelConfig.from_manifest(said.config)
-    except SchemaError as error:
-        raise BundleError.of(error, within=where) from error
     if said.schema_hash != schema.hash:
         raise BundleError(f"schema_hash: expected {schema.hash} for its schema, got {said.schema_hash}", within=where)
     check_widths(where, schema, config)
@@ -249,10 +247,8 @@ def _check_measured(where: str, config: Mapping[str, Any], parity: str, measured
     Tensors do not say all of it: with another γ, or gates at another place where the widths are equal, the native
     kernels would run another network than that of the graph.
     """
-    try:
+    with BundleError.in_place_of(SchemaError, within=parity):
         ModelConfig.from_manifest(measured)
-    except SchemaError as error:
-        raise BundleError.of(error, within=parity) from error
     for name in dict.fromkeys([*config, *measured]):
         if config.get(name) != measured.get(name):
             raise BundleError(
@@ -330,9 +326,6 @@ def read_sides(root: Path, schema: FeatureSchema) -> dict[str, SideTable]:
     sides = {}
     for join in schema.joins:
         path = side_path(root, join.name)
-        try:
-            with untrusted(path, BundleError):
-                sides[join.name] = SideTable.from_tensors(schema, join, read_tensors(path))
-        except SchemaError as error:
-            raise BundleError.of(error, file=path) from error
+        with BundleError.in_place_of(SchemaError, file=path), untrusted(path, BundleError):
+            sides[join.name] = SideTable.from_tensors(schema, join, read_tensors(path))
     return sides

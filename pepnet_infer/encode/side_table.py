@@ -70,12 +70,10 @@ class SideTable:
         Raises SchemaError for anything else that is off, the table's name in front.
         """
         specs = _fields(schema, join)
-        try:
+        with SchemaError.in_place_of(SchemaError, within=f"side table {join.name!r}"):
             keyed = ColumnRule(join.key, hashed=join_rule(schema, join).hashed)
             ids, _ = decode_ids(keyed, columns[join.key], RAISED)
             features, _ = FieldPlan(schema, specs, lenient=True).encode(columns, RAISED)
-        except SchemaError as error:
-            raise SchemaError.of(error, within=f"side table {join.name!r}") from error
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         last = np.append(ids[1:] != ids[:-1], True)[: len(ids)]

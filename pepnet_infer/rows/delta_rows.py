@@ -68,13 +68,11 @@ def write_rows(path: Path, rows: RowBatch) -> None:
 
 def read_rows(path: Path, data: bytes, spec: TableSpec) -> RowBatch:
     """Returns what `data`, the bytes of the file of one table, hold: views, not copies. Raises UpdateError."""
-    try:
+    with UpdateError.in_place_of(BundleError, reason="files"):
         file = MappedFile.over(path, data)
         if set(file.tensors) - {"default"} != set(_TENSORS):
             raise UpdateError("shape", f"{path}: expected tensors {sorted(_TENSORS)}, got {sorted(file.tensors)}")
         tensors = {name: file.array(name) for name in file.tensors}
-    except BundleError as error:
-        raise UpdateError.of(error, reason="files") from error
     keys, gone = tensors["keys"], tensors["tombstones"]
     if keys.ndim != 1:
         raise UpdateError("shape", f"{path}: keys: expected [N], got {list(keys.shape)} in table {spec.name}")

@@ -169,7 +169,7 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, mo
     if head.schema_hash != schema.hash:
         raise UpdateError("schema", f"{where}: schema_hash: expected {schema.hash}, got {head.schema_hash[:80]}")
     tables = {_rows_path(Path(), table.name).as_posix(): table for table in schema.tables}
-    try:
+    with UpdateError.in_place_of(BundleError, reason="files"):
         listing = typed(where, document, "files", dict)
         for name in listing:
             if not plain(name):
@@ -189,8 +189,6 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, mo
         for name, entry in listing.items():
             rest()
             read[name] = read_entry(root, name, entry)
-    except BundleError as error:
-        raise UpdateError.of(error, reason="files") from error
     dense = _dense(root, read.pop(DENSE), schema, config) if DENSE in read else None
     onnx = read.pop(ONNX, None)
     given = []
@@ -207,10 +205,8 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, mo
 
 def _head(root: Path) -> tuple[DeltaHead, dict[str, Any]]:
     where = str(root / MANIFEST)
-    try:
+    with UpdateError.in_place_of(BundleError, reason="format"):
         document = read_document(root, MANIFEST)
-    except BundleError as error:
-        raise UpdateError.of(error, reason="format") from error
     said: _Manifest = convert(where, document, _Manifest, partial(UpdateError, "format"))
     head = DeltaHead(*structs.astuple(said)[2:])
     check_head(where, head)
@@ -229,13 +225,11 @@ def check_head(where: str, head: DeltaHead) -> None:
 
 
 def _dense(root: Path, data: bytes, schema: FeatureSchema, config: ModelConfig) -> dict[str, Array]:
-    try:
+    with UpdateError.in_place_of(BundleError, reason="dense"):
         file = MappedFile.over(root / DENSE, data)
         check_dense(file, config, len(schema.tasks), values=True)
         dense = {name: file.array(name).copy() for name in file.tensors}
         check_magnitudes(str(root / DENSE), config, dense, input_bounds(schema, {}))
-    except BundleError as error:
-        raise UpdateError.of(error, reason="dense") from error
     return dense
 
 

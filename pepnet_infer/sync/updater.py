@@ -130,10 +130,8 @@ class Updater:
             bundle, backend, dense = replace(now.bundle, model_version=head.model_version), now.backend, now.dense
         else:
             bundle = now.bundle.with_dense(delta.dense, delta.onnx, head.model_version)
-            try:
+            with UpdateError.in_place_of(BackendError, BundleError, reason="dense", within=delta.path):
                 backend = self._loading.dense(bundle)
-            except (BackendError, BundleError) as error:
-                raise UpdateError.of(error, reason="dense", within=delta.path) from error
             dense = dense_call(backend, bundle.config.inputs)
         defaults = {**self._defaults, **{n: t.default for n, t in delta.rows.items() if t.default is not None}}
         overlay = Overlay(delta.rows, self._rest)
@@ -158,13 +156,11 @@ class Updater:
         now = self._versions.now
         if bundle.schema.hash != now.bundle.schema.hash:
             raise UpdateError("schema", f"{bundle.path}: schema_hash: expected {now.bundle.schema.hash}")
-        try:
+        with UpdateError.in_place_of(BackendError, BundleError, reason="dense", within=bundle.path):
             backend = self._loading.dense(bundle)
             cache = self._loading.cache  # without its snapshot, which is of the first bundle's rows
             cache = structs.replace(cache, warm_from=None) if isinstance(cache, CacheConfig) else cache
             rows = open_rows(bundle, cache, None)
-        except (BackendError, BundleError) as error:
-            raise UpdateError.of(error, reason="dense", within=bundle.path) from error
         if not isinstance(rows, CachedRows):
             raise UpdateError("cache", f"{bundle.path}: expected rows through a cache, got {type(rows).__name__}")
         old, layers = self._cached, self._layers

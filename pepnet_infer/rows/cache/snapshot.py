@@ -104,12 +104,9 @@ def load(core: _kernels.RowCache, path: str | os.PathLike[str], gset: Gset | Non
 
 def save_folder(cores: Mapping[int, _kernels.RowCache], folder: str | os.PathLike[str], identity: str | None) -> Saved:
     """Writes the caches of all widths to `folder`; see `CachedRows.save`."""
-    try:
-        with new_directory(Path(folder), _DOCUMENT, overwrite=True) as fresh:
-            parts = [save(core, fresh / _name(dim)) for dim, core in cores.items()]
-            write_document(fresh / _DOCUMENT, {"format_version": 1, "widths": sorted(cores), "identity": identity})
-    except BundleError as error:
-        raise StoreError.of(error) from error
+    with StoreError.in_place_of(BundleError), new_directory(Path(folder), _DOCUMENT, overwrite=True) as fresh:
+        parts = [save(core, fresh / _name(dim)) for dim, core in cores.items()]
+        write_document(fresh / _DOCUMENT, {"format_version": 1, "widths": sorted(cores), "identity": identity})
     return Saved(*map(sum, zip(*parts, strict=True)))
 
 
@@ -133,10 +130,8 @@ def check_identity(folder: str | os.PathLike[str], identity: str | None) -> None
 
 
 def _read_document(folder: str | os.PathLike[str]) -> _Document:
-    try:
+    with StoreError.in_place_of(BundleError):
         data = read_document(Path(folder), _DOCUMENT)
-    except BundleError as error:
-        raise StoreError.of(error) from error
     document: _Document = convert(f"{Path(folder) / _DOCUMENT}", data, _Document, StoreError)
     if document.format_version != 1:
         raise StoreError(f"{folder}: expected format version 1, got {document.format_version}")

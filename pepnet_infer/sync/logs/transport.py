@@ -181,10 +181,8 @@ def trimmed_up_to(
 def bundle_version(path: Path) -> int:
     """Reads the model version of a bundle and looks at nothing else. Raises UpdateError."""
     with reading(path):
-        try:
+        with UpdateError.in_place_of(BundleError, reason="files"):
             version = typed(str(path), read_document(path, BUNDLE_MANIFEST), "model_version", int)
-        except BundleError as error:
-            raise UpdateError.of(error, reason="files") from error
         if not 0 <= version < 1 << 63:
             raise UpdateError("version", f"{path}: model_version: expected 0 to 2^63 - 1, got {version!s:.40}")
         return version
