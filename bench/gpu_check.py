@@ -204,8 +204,8 @@ def _timed(library: Any, run: Run) -> None:
         run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
         run.say(f"limits of this card: {run.found['limits']}")
         config, tensors = _kuaishou()
-        pack = importlib.import_module("pepnet_infer.backends.cuda.library").pack_model
-        run.found["kernels"] = {p: pack(library, config, TASKS, tensors, p).facts() for p in RMS}
+        model, flags = importlib.import_module("pepnet_infer._kernels").CudaModel, config.to_native(TASKS)
+        run.found["kernels"] = {p: model(library, tensors, flags, p == "bf16").facts() for p in RMS}
         host = checks.Host(peers.fields_of(config), peers.ROWS)
         named = peers.all_peers(torch, checks, library, host, config, tensors, TASKS, run.words.onnx, notes)
         run.found["timings"] = timings = []

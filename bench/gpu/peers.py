@@ -48,10 +48,10 @@ def all_peers(
     onnx: Path | None, notes: list[str],
 ) -> dict[str, Peer]:  # fmt: skip
     """Returns all peers by name; `notes` says why one cannot run. torch-compile takes minutes at a new shape."""
-    from pepnet_infer.backends.cuda.library import pack_model
+    from pepnet_infer._kernels import CudaModel
 
     def model(precision: str, graphs: bool = True) -> Any:
-        return pack_model(library, config, tasks, tensors, precision, graphs=graphs)
+        return CudaModel(library, tensors, config.to_native(tasks), precision == "bf16", graphs=graphs)
 
     named = {"cuda-bf16-no-graph": on_device(torch, model("bf16", graphs=False), tasks)}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

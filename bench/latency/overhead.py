@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from pepnet_infer import _kernels
-from pepnet_infer.backends.native import NativeBackend, request_prefix, why_not
+from pepnet_infer.backends.native import NativeBackend, why_not
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bench.harness.interleave import collector_off, settle
 from pepnet_infer.bench.harness.measure import Row, Say
@@ -61,7 +61,5 @@ def _measure(engine: Engine, model: _kernels.DenseModel, size: int) -> Row:
 
 def clocked_engine(bundle: Bundle, threads: int) -> tuple[Engine, _kernels.DenseModel]:
     """Returns an engine for `score_dense` alone, and its model, which counts the time of its runs."""
-    fields, columns = request_prefix(bundle.schema, bundle.config)
-    model = _kernels.DenseModel(bundle.dense(), bundle.config.to_native(len(bundle.tasks)), prefix_general=columns)
-    backend = NativeBackend(model, threads, True, fields, {"backend": "native", "device": "cpu"})
-    return Engine(bundle, MmapStore({}), backend), model
+    backend = NativeBackend(bundle, Settings(threads=threads))
+    return Engine(bundle, MmapStore({}), backend), backend.model

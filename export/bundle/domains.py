@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.backends.native import why_not
-from pepnet_infer.backends.native_tables import tables
+from pepnet_infer.backends.native import tables, why_not
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bundle.accuracy import MARGIN, Budget, Difference
 from pepnet_infer.bundle.bundle import Bundle

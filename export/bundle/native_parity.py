@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pepnet_infer.backends.native import why_not
-from pepnet_infer.backends.native_tables import Table, tables
+from pepnet_infer.backends.native import Table, tables, why_not
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.accuracy import MARGIN, NATIVE_TOLERANCE, TOLERANCE, Budget, Difference, delta_auc, excess
 from pepnet_infer.bundle.bundle import Bundle

@@ -58,8 +58,8 @@ def _ways(gpu: bool) -> Iterator[Way]:
         from pepnet_infer.backends.cuda import backend as cuda
 
         yield Way("onnxruntime", "cuda", ort.OrtOptions, ort.why_not, ort.OrtBackend)
-        yield Way("native", "cuda", cuda.CudaOptions, cuda.why_not, cuda.CudaBackend.load)
-    yield Way("native", "cpu", native.NativeOptions, native.why_not, native.NativeBackend.load)
+        yield Way("native", "cuda", cuda.CudaOptions, cuda.why_not, cuda.CudaBackend)
+    yield Way("native", "cpu", native.NativeOptions, native.why_not, native.NativeBackend)
     yield Way("onnxruntime", "cpu", ort.OrtOptions, ort.why_not, ort.OrtBackend)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from pepnet_infer import _kernels
 from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.accuracy import BUDGETS, MARGIN, Difference, excess
 from pepnet_infer.bundle.bundle import DENSE, PARITY, Bundle
-from pepnet_infer.bundle.golden_rows import normal_inputs
+from pepnet_infer.bundle.golden_rows import Run, normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import available_threads
@@ -47,15 +49,7 @@ class NativeBackend:
 
     name = "native"
 
-    def __init__(
-        self, model: _kernels.DenseModel, threads: int, spin: bool, prefix: frozenset[str], description: dict[str, Any]
-    ) -> None:
-        self._model, self._threads, self._spin = model, threads, spin
-        self._prefix = prefix  # fields of EPNet's first columns; empty when there are none
-        self._description = description
-
-    @classmethod
-    def load(cls, bundle: Bundle, settings: Settings) -> NativeBackend:
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
         """Packs the weights. Options: `NativeOptions`.
 
         Bundle, precision and device are those that `Way.refusal` let pass. Raises BackendError for an instruction set
@@ -64,32 +58,33 @@ class NativeBackend:
         """
         options = read_options(NativeOptions, settings.options)
         choice = choose_isa(settings)
-        fields, columns = request_prefix(bundle.schema, bundle.config)
+        # Fields of EPNet's first columns; empty when there are none.
+        self._prefix, columns = request_prefix(bundle.schema, bundle.config)
         flags = bundle.config.to_native(len(bundle.tasks))
         domain = domain_of(bundle, settings.precision)
         limits = None if domain is None else domain.to_native()
         try:
-            model = _kernels.DenseModel(
+            #: The packed weights.
+            self.model = _kernels.DenseModel(
                 bundle.dense(), flags, choice["isa"], settings.precision, columns, domain=limits
             )
         except (TypeError, ValueError) as error:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
         if settings.precision == "int8" and domain is not None and bundle.newer is not None:
-            _check_newer(bundle, domain, model)
-        threads, spin = settings.threads or available_threads(), options.spin
-        packed = model.describe()
-        description: dict[str, Any] = {
-            "backend": cls.name,
+            _check_newer(bundle, domain, self.model)
+        self._threads, self._spin = settings.threads or available_threads(), options.spin
+        packed = self.model.describe()
+        self._description: dict[str, Any] = {
+            "backend": self.name,
             "device": "cpu",
             "precision": settings.precision,
             **{name: packed[name] for name in ("isa", "how", "activation", "packed_bytes", "block_rows")},
-            "threads": threads,
-            "spin": spin,
+            "threads": self._threads,
+            "spin": self._spin,
             "why": f"{settings.why}; isa {packed['isa']}: {choice['why']}",
         }
         if domain is not None:
-            description |= {"domain": domain.summary(), "wide_bytes": packed["wide_bytes"]}
-        return cls(model, threads, spin, fields, description)
+            self._description |= {"domain": domain.summary(), "wide_bytes": packed["wide_bytes"]}
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·].
@@ -98,11 +93,11 @@ class NativeBackend:
         scores are the same bits.
         """
         shared = bool(self._prefix) and self._prefix <= inputs.shared
-        return self._model.run(inputs.general, inputs.domain, inputs.prior, self._threads, self._spin, shared)
+        return self.model.run(inputs.general, inputs.domain, inputs.prior, self._threads, self._spin, shared)
 
     def run_matrices(self, general: Matrix, domain: Matrix, prior: Matrix) -> npt.NDArray[np.float32]:
         """Returns what `run` does of matrices nobody has looked at; TypeError or ValueError if it cannot take one."""
-        return self._model.run(general, domain, prior, self._threads, self._spin)
+        return self.model.run(general, domain, prior, self._threads, self._spin)
 
     def describe(self) -> dict[str, Any]:
         """Returns backend, device, precision, isa, how, activation, packed_bytes, block_rows, threads, spin, why.
@@ -112,7 +107,7 @@ class NativeBackend:
         """
         if "domain" not in self._description:
             return dict(self._description)
-        return {**self._description, "outside_rows": self._model.outside_rows}
+        return {**self._description, "outside_rows": self.model.outside_rows}
 
 
 def why_not(bundle: Bundle, settings: Settings) -> str | None:
@@ -144,6 +139,36 @@ def choose_isa(settings: Settings) -> _kernels.Choice:
         return _kernels.choose(settings.precision, str(settings.options.get("isa", "")))
     except ValueError as error:
         raise BackendError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Table:
+    """The kernels of one instruction set in one precision; `why` says what they use, or what they lack here."""
+
+    isa: str
+    precision: str
+    usable: bool
+    how: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"native {self.precision} on {self.isa}"
+
+    def load(self, bundle: Bundle) -> Run:
+        """Returns what runs the bundle's dense part on this table, whatever PEPNET_ISA says and export has offered."""
+        options = {"isa": self.isa, "unchecked": True, "spin": False}
+        return NativeBackend(bundle, Settings(self.precision, options=options)).run
+
+    def not_measured(self) -> dict[str, str]:
+        """Returns the entry of a table that cannot run here."""
+        return {"why": f"not measured: {self.why}"}
+
+
+def tables(precision: str) -> Iterator[Table]:
+    """Yields all tables of a precision, those that this machine cannot run too, narrowest first."""
+    for isa in _kernels.isas():
+        if isa["precision"] == precision:
+            yield Table(isa["isa"], precision, isa["usable"], isa["how"], isa["why"])
 
 
 def request_prefix(schema: FeatureSchema, config: ModelConfig) -> tuple[frozenset[str], list[tuple[int, int]]]:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from pepnet_infer.backends.create import create_backend
-from pepnet_infer.backends.native import why_not
-from pepnet_infer.backends.native_tables import Table, tables
+from pepnet_infer.backends.native import Table, tables, why_not
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.accuracy import NATIVE_TOLERANCE, TOLERANCE
 from pepnet_infer.bundle.bundle import DENSE, Bundle

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from pepnet_infer import Engine, _kernels
 from pepnet_infer.backends import native
-from pepnet_infer.backends.protocol import PRECISIONS
+from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.rows.stores.mmap import MmapStore
 
@@ -88,10 +88,9 @@ def requests(rows: int) -> Iterator[tuple[Rank, bool]]:
 @pytest.mark.parametrize("isa", ISAS)
 def test_rank_shares_work_and_gives_the_bits_of_score(toy_bundle: Path, isa: str, precision: str) -> None:
     bundle = Bundle.open(toy_bundle, "sizes")
-    fields, columns = native.request_prefix(bundle.schema, bundle.config)
-    flags = bundle.config.to_native(len(bundle.tasks))
-    spy: Any = SpyModel(_kernels.DenseModel(bundle.dense(), flags, isa, precision, columns))
-    backend = native.NativeBackend(spy, 2, True, fields, {"backend": "native", "device": "cpu"})
+    backend = native.NativeBackend(bundle, Settings(precision, 2, options={"isa": isa, "unchecked": True}))
+    spy: Any = SpyModel(backend.model)
+    backend.model = spy
     with Engine(bundle, MmapStore(bundle.table_paths), backend) as engine:
         for rows in (1, 2, 17, 100):
             for request, shares in requests(rows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,6 @@ import numpy as np
 from small_networks import PRODUCT, TASKS, config_of, inputs_of, tensors_of
 
 from pepnet_infer._kernels import CudaLibrary, CudaModel
-from pepnet_infer.backends.cuda.library import TILES, pack_model
 from pepnet_infer.schema.network_config import ModelConfig
 
 if TYPE_CHECKING:  # of the package this file needs no more than a machine with a GPU may have
@@ -20,6 +19,8 @@ Reference = Callable[..., np.ndarray]
 
 #: Root mean square and largest difference of scores, by precision. These networks have large weights.
 TOLERANCES = {"fp32": (1e-6, 5e-6), "bf16": (2.5e-3, 2e-2)}
+#: How much of a product a block makes: kernels/cuda/shape.h.
+TILES = ("few", "middle", "many", "wide")
 
 
 class Bundle:
@@ -40,8 +41,11 @@ def model_of(
     tasks: int = TASKS,
     graphs: bool = True,
     tile: str | None = None,
+    tensors: Mapping[str, np.ndarray] | None = None,
+    gpu: int = 0,
 ) -> CudaModel:
-    return pack_model(library, config, tasks, tensors_of(config, tasks), precision, graphs=graphs, tile=tile)
+    weights = tensors_of(config, tasks) if tensors is None else tensors
+    return CudaModel(library, weights, config.to_native(tasks), precision == "bf16", gpu, graphs, tile)
 
 
 def agree(
@@ -120,7 +124,7 @@ def logits_far_apart(library: CudaLibrary, reference: Reference) -> None:
     config = config_of()
     tensors, inputs = tensors_of(config), inputs_of(config, 9)
     tensors["mix.w"] *= 100
-    got = pack_model(library, config, TASKS, tensors).run(*inputs)
+    got = model_of(library, config, "fp32", tensors=tensors).run(*inputs)
     np.testing.assert_allclose(got, reference(config, tensors, *inputs), atol=1e-4)
 
 
@@ -140,7 +144,7 @@ def what_is_not_finite_stays_in_its_row(library: CudaLibrary, reference: Referen
             expected = reference(config, tensors, *inputs)
         assert np.isfinite(expected[[0, 9]]).all()
         assert not np.isfinite(expected[2]).any()
-        got = pack_model(library, config, TASKS, tensors).run(*inputs)
+        got = model_of(library, config, "fp32", tensors=tensors).run(*inputs)
         np.testing.assert_allclose(got, expected, atol=5e-6)
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from small_networks import TASKS, config_of, tensors_of
+from cuda_checks import model_of
+from small_networks import TASKS, config_of
 
 from pepnet_infer._kernels import CudaFeatures, CudaLibrary, CudaModel, CudaWaiting
-from pepnet_infer.backends.cuda.library import pack_model
 from pepnet_infer.backends.cuda.rows import DeviceRows, FieldOnDevice, Place
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
@@ -187,12 +187,11 @@ def batch_of(fields: Sequence[FieldOnDevice], host: Host, rows: int, ids: int, s
 def rows_on_device(library: CudaLibrary, precision: str, counts: Sequence[int], gpu: int = 0) -> str:
     """Scores have the bits of those with inputs from the host, whatever is on the device. Returns what was done."""
     config, fields = small_fields()
-    tensors, host = tensors_of(config), Host(fields, 50)
-    model = pack_model(library, config, TASKS, tensors, precision, gpu)
-    plain = pack_model(library, config, TASKS, tensors, precision, gpu)
+    host = Host(fields, 50)
+    model, plain = (model_of(library, config, precision, gpu=gpu) for _ in range(2))
     for entries in (400, 24):
         device = OnDevice(library, model, host, {7: entries, 40: entries}, gpu)
-        model = pack_model(library, config, TASKS, tensors, precision, gpu, graphs=False)  # for the next
+        model = model_of(library, config, precision, graphs=False, gpu=gpu)  # for the next
         for seed, count in enumerate([*counts, *counts]):
             batch = batch_of(fields, host, count, 50, seed % len(counts))
             expected = plain.run(*host.inputs(config.inputs, batch))

@@ -168,7 +168,7 @@ def _scores_of_integers() -> npt.NDArray[np.float32]:
         "experts.1.b": np.full((2, 1), -CENTRE / SCALE, np.float32),
     }
     bundle = Bundle(Path(), {}, SCHEMA, config, 0, {}, {}).with_dense(weights, None, 0)
-    backend = NativeBackend.load(bundle, Settings(threads=1))
+    backend = NativeBackend(bundle, Settings(threads=1))
     integers = np.arange(MOST)
     nothing = np.empty((MOST, 0), np.float32)
     scores = backend.run_matrices(integers.astype(np.float32)[:, None], nothing, nothing)[:, 0].copy()

@@ -106,7 +106,7 @@ class World:
             bundle = Bundle(root, {}, checkpoint.schema, checkpoint.config, version, {}, {})
             paths = {name: table_path(root, name) for name in checkpoint.tables}
             store = MmapStore(paths, checkpoint.schema.table_by_name)
-            self._engines[version] = Engine(bundle, store, NativeBackend.load(bundle, Settings(threads=1)))
+            self._engines[version] = Engine(bundle, store, NativeBackend(bundle, Settings(threads=1)))
         return self._engines[version]
 
     def scores(self, version: int, batch: Any) -> np.ndarray:

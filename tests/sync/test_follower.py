@@ -305,7 +305,7 @@ def test_bf16_follows_to_the_bits_of_its_own_kernels(
         measured = Bundle.open(toy_bundle, "sizes").parity
         bundle = Bundle(root, {}, checkpoint.schema, checkpoint.config, world.version, measured, {})
         store = MmapStore({name: table_path(root, name) for name in checkpoint.tables}, checkpoint.schema.table_by_name)
-        alone = Engine(bundle, store, NativeBackend.load(bundle, Settings(precision="bf16", threads=1)))
+        alone = Engine(bundle, store, NativeBackend(bundle, Settings(precision="bf16", threads=1)))
         np.testing.assert_array_equal(engine.score(batch).values, alone.score(batch).values)
         assert np.abs(engine.score(batch).values - world.scores(world.version, batch)).max() > 0
 

@@ -49,7 +49,7 @@ class Backends:
         return self.made - len(self.freed)
 
     def watch(self, backend: Any) -> None:
-        weakref.finalize(backend._model, self.freed.update, (self.made,))  # the packed weights themselves
+        weakref.finalize(backend.model, self.freed.update, (self.made,))  # the packed weights themselves
         self.made += 1
 
 

@@ -12,7 +12,7 @@ from pepnet_infer._kernels import CudaLibrary, CudaModel
 from pepnet_infer.backends import dlpack
 from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.cuda.features import FeatureScorer, fields_on_device
-from pepnet_infer.backends.cuda.library import library_path, open_library, pack_model
+from pepnet_infer.backends.cuda.library import library_path, open_library
 from pepnet_infer.backends.cuda.rows import DeviceRows, rows_beside
 from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.bundle import DENSE, Bundle
@@ -54,32 +54,7 @@ class CudaBackend:
 
     name = "native"
 
-    def __init__(
-        self,
-        library: CudaLibrary,
-        model: CudaModel,
-        bundle: Bundle,
-        device: int,
-        description: dict[str, Any],
-        rows_bytes: int | None = None,
-    ) -> None:
-        """device: its number. rows_bytes: memory for rows."""
-        widths = bundle.config.inputs
-        self._library, self._rows_bytes = library, rows_bytes
-        self._rows: DeviceRows | None = None
-        self._lock = threading.Lock()
-        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
-        self._model = model
-        self._device = device
-        self._of_dlpack = (dlpack.CPU, 0) if library.emulated else (dlpack.CUDA, device)
-        self._columns = (widths.general, widths.domain, widths.prior, len(bundle.tasks))
-        self._description = description
-
-    def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
-
-    @classmethod
-    def load(cls, bundle: Bundle, settings: Settings) -> CudaBackend:
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
         """Packs the weights onto the GPU. Options: `CudaOptions`.
 
         Bundle and precision are those that `Way.refusal` let pass. Raises BackendError for a device that is not there
@@ -88,27 +63,35 @@ class CudaBackend:
         options = read_options(CudaOptions, settings.options)
         path = library_path()
         assert path is not None  # as `why_not` found
-        library, device = open_library(path), settings.gpu
-        found = _gpu(library, device)
-        tasks, weights = len(bundle.tasks), bundle.dense()
+        self._library, self._device = open_library(path), settings.gpu
+        found = _gpu(self._library, self._device)
+        config, tasks, bf16 = bundle.config, len(bundle.tasks), settings.precision == "bf16"
+        weights, flags = bundle.dense(), config.to_native(tasks)
         try:
-            model = pack_model(library, bundle.config, tasks, weights, settings.precision, device, options.graphs)
+            self._model = CudaModel(self._library, weights, flags, bf16, self._device, options.graphs)
         except (TypeError, ValueError) as error:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
-        description = {
-            "backend": cls.name,
-            "device": f"cuda:{device}",
+        self._rows_bytes = None if options.rows is None else parse_bytes("options.rows", options.rows)
+        self._rows: DeviceRows | None = None
+        self._lock = threading.Lock()
+        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
+        self._of_dlpack = (dlpack.CPU, 0) if self._library.emulated else (dlpack.CUDA, self._device)
+        self._columns = (config.inputs.general, config.inputs.domain, config.inputs.prior, tasks)
+        self._description = {
+            "backend": self.name,
+            "device": f"cuda:{self._device}",
             "precision": settings.precision,
             "tf32": False,
             "gpu": found,
             "graphs": options.graphs,
-            "packed_bytes": model.facts()["weight_bytes"],
+            "packed_bytes": self._model.facts()["weight_bytes"],
             "threads": 1,
             "experimental": True,
             "why": settings.why,
         }
-        rows_bytes = None if options.rows is None else parse_bytes("options.rows", options.rows)
-        return cls(library, model, bundle, device, description, rows_bytes)
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""

@@ -21,7 +21,7 @@ from pepnet_infer import Engine
 from pepnet_infer._kernels import CudaLibrary
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.cuda.backend import CudaBackend
-from pepnet_infer.backends.cuda.library import TILES, VARIABLE, pack_model
+from pepnet_infer.backends.cuda.library import VARIABLE
 from pepnet_infer.backends.cuda.rows import DeviceRows
 from pepnet_infer.bench.gpu import peers
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError
@@ -68,7 +68,7 @@ def test_tiles_are_measured_once_for_each_kind_of_model(library: CudaLibrary, bu
     for rows, chosen in tiles.items():
         assert len(chosen) == len(launches)
         assert not {"many", "wide"} & set(chosen) if int(rows) <= 32 else "few" not in chosen or int(rows) <= 128
-    assert len({tile for chosen in tiles.values() for tile in chosen}) == len(TILES)  # this library draws them
+    assert len({tile for chosen in tiles.values() for tile in chosen}) == len(checks.TILES)  # this library draws them
     assert timed() == 0
     given = checks.model_of(library, config, "bf16", tile="wide").facts()["tiles"]
     assert timed() == 0
@@ -118,7 +118,7 @@ def test_weights_that_do_not_fit_are_named(library: CudaLibrary) -> None:
     tensors = checks.tensors_of(config)
     tensors["mix.w"] = np.ascontiguousarray(tensors["mix.w"][:, 1:])
     with pytest.raises(ValueError, match=r"mix\.w: expected shape \[19, 12\], got \[19, 11\]"):
-        pack_model(library, config, 3, tensors)
+        checks.model_of(library, config, "fp32", tensors=tensors)
 
 
 def test_the_script_for_a_gpu_machine_runs_its_checks(built: Path) -> None:
@@ -136,11 +136,10 @@ def test_peers_that_begin_on_the_host_score_what_they_are_sent(
     for name, value in {"WIDTH": 8, "IDS": 2, "PRIOR": 1, "ROWS": 256}.items():
         monkeypatch.setattr(peers, name, value)
     config = ModelConfig(InputWidths(19, 10, 8), layers=(16,), towers=(8,), experts=2)
-    tensors = checks.tensors_of(config)
     host = cuda_rows_checks.Host(peers.fields_of(config), peers.ROWS)
     batch, inputs = peers.draw(cuda_rows_checks, host, config, 40, seed=1)
     assert [x.shape for x in inputs] == [(40, 19), (40, 10), (40, 8)]
-    models = [pack_model(library, config, checks.TASKS, tensors, "bf16") for _ in range(3)]
+    models = [checks.model_of(library, config, "bf16") for _ in range(3)]
     ids = peers.rows_on_gpu(cuda_rows_checks, library, host, models[0])(peers.Case(batch, inputs, ()))
     whole = peers.from_host(models[1])(peers.Case(batch, inputs, ()))
     np.testing.assert_array_equal(ids(), whole())
@@ -148,7 +147,7 @@ def test_peers_that_begin_on_the_host_score_what_they_are_sent(
     for _ in range(3):
         some.lose()
         np.testing.assert_array_equal(some(), whole())
-    expected = reference_scores(config, tensors, *inputs)
+    expected = reference_scores(config, checks.tensors_of(config), *inputs)
     np.testing.assert_allclose(whole(), expected, atol=checks.TOLERANCES["bf16"][1])
 
 
