@@ -78,9 +78,7 @@ class OrtBackend:
         self._output = [session.get_outputs()[0].name]
         self._buckets: BucketSession | None = None
         if on_gpu:
-            widths = {name: getattr(bundle.config.inputs, name) for name in self._names}
-            place = ("cuda", settings.gpu)
-            self._buckets = BucketSession(ort, session, widths, self._output[0], self._tasks, place, graphs)
+            self._buckets = BucketSession(ort, session, ("cuda", settings.gpu), graphs)
         self._description: dict[str, Any] = {
             "backend": self.name,
             "version": ort.__version__,

@@ -30,22 +30,12 @@ class _Bucket:
 class BucketSession:
     """A session whose memory is on a device. One call at a time; others wait for it."""
 
-    def __init__(
-        self,
-        ort: Any,
-        session: Any,
-        widths: Mapping[str, int],
-        output: str,
-        tasks: int,
-        device: tuple[str, int],
-        graphs: bool,
-    ) -> None:
-        """widths: columns by name of an input. device: ONNX Runtime's word for its kind, and its number. graphs: one is
-        captured for each bucket.
-        """
-        self._ort, self._session = ort, session
-        self._widths, self._output, self._tasks = dict(widths), output, tasks
-        self._device, self._graphs = device, graphs
+    def __init__(self, ort: Any, session: Any, device: tuple[str, int], graphs: bool) -> None:
+        """device: ONNX Runtime's word for its kind, and its number. graphs: one is captured for each bucket."""
+        self._ort, self._session, self._device, self._graphs = ort, session, device, graphs
+        self._widths: dict[str, int] = {node.name: node.shape[1] for node in session.get_inputs()}
+        (scores,) = session.get_outputs()
+        self._output, self._tasks = scores.name, scores.shape[1]
         self._lock = threading.Lock()
         self._buckets: dict[int, _Bucket] = {}
         forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)

@@ -202,9 +202,7 @@ def test_buckets_score_what_a_plain_run_does(tmp_path: Path, graphs: bool) -> No
         str(graph(tmp_path / "g.onnx").onnx_path), providers=["CPUExecutionProvider"]
     )
     names = SimpleNamespace(OrtValue=onnxruntime.OrtValue, RunOptions=Noted)
-    output = session.get_outputs()[0].name
-    width = session.get_inputs()[0].shape[1]
-    buckets = BucketSession(names, session, {"general": width}, output, 2, ("cpu", 0), graphs)
+    buckets = BucketSession(names, session, ("cpu", 0), graphs)
     for rows in (5, 0, 1, 8, 9, 2048, 2049, 4100, 5):
         given = inputs(rows).general
         expected = np.repeat(given.sum(axis=1, keepdims=True), 2, axis=1)
