@@ -15,7 +15,7 @@ from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, Rows
 from pepnet_infer.rows.version_rows import VersionRows
-from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema, FieldSpec
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.ids import Keys
 
 #: Rows in one call of the library: its largest bucket.
@@ -29,7 +29,12 @@ def fields_on_device(schema: FeatureSchema) -> list[FieldOnDevice]:
     for name in INPUTS:
         for slot in schema.layout[name]:
             places[slot.field.name].append(Place(name, slot.offset))
-    return [_field(schema, spec, places[spec.name]) for spec in schema.fields]
+    found = []
+    for spec in schema.fields:
+        kind = spec.kind if spec.kind != "bag" else spec.pooling
+        number = 0 if spec.table is None else schema.table_by_name[spec.table].number
+        found.append(FieldOnDevice(kind, schema.width(spec), number, tuple(places[spec.name])))
+    return found
 
 
 class FeatureScorer:
@@ -110,12 +115,6 @@ class FeatureScorer:
         self._keep(requests, generation)  # by now the next call may have what this one ran with
         return list(zip(requests, counts, strict=True))
 
-    def _shared_keys(self, request: RowRequest) -> Keys:
-        """Returns the keys whose rows are not of this version alone, for now."""
-        if self._overlay is None or request.table not in self._overlay.rows:
-            return request.keys
-        return request.keys[self._overlay.find(request.table, request.keys) < 0]
-
     def _keep(self, requests: Sequence[RowRequest], generation: int) -> None:
         """Puts what the host's cache holds by now on the device too.
 
@@ -123,11 +122,14 @@ class FeatureScorer:
         """
         if self.epoch != self._device.epoch:
             return
-        by_width: dict[int, list[RowRequest]] = {}
+        by_width: dict[int, list[Keys]] = {}
         for request in requests:
-            by_width.setdefault(self._tables[request.table].dim, []).append(request)
+            keys = request.keys
+            if self._overlay is not None and request.table in self._overlay.rows:
+                keys = keys[self._overlay.find(request.table, keys) < 0]  # others' rows are of this version alone
+            by_width.setdefault(self._tables[request.table].dim, []).append(keys)
         for width, some in by_width.items():
-            distinct = _kernels.distinct(np.concatenate([self._shared_keys(request) for request in some]))[0]
+            distinct = _kernels.distinct(np.concatenate(some))[0]
             rows, outcomes = np.zeros((len(distinct), width), np.float32), np.zeros(len(distinct), np.uint8)
             core = self._cached.caches[width].core
             core.lookup(distinct, rows, outcomes, False)
@@ -167,10 +169,3 @@ def _requests(
             requests.append(RowRequest(spec.name, spec.table, bag.keys, out, bag.offsets, spec.pooling))
         at.append(lacking[fields == number])
     return requests, np.concatenate(at)
-
-
-def _field(schema: FeatureSchema, spec: FieldSpec, places: Sequence[Place]) -> FieldOnDevice:
-    if spec.table is None:
-        return FieldOnDevice("dense", schema.width(spec), 0, tuple(places))
-    kind = "id" if spec.kind == "id" else spec.pooling
-    return FieldOnDevice(kind, schema.width(spec), schema.table_by_name[spec.table].number, tuple(places))
