@@ -105,18 +105,15 @@ IsaName = Literal["scalar", "avx2", "avx512", "amx"]
 Precision = Literal["fp32", "bf16", "int8"]
 Epilogue = Literal["linear", "relu", "gate", "gate_times", "relu_times", "relu_gated"]
 
-class Isa(TypedDict):
-    isa: IsaName
-    precision: Precision
-    built: bool
-    usable: bool
-    how: str
-    why: str
-
 class Choice(TypedDict):
     isa: IsaName
     how: str
     why: str
+
+class Isa(Choice):
+    precision: Precision
+    built: bool
+    usable: bool
 
 def isas() -> list[Isa]: ...
 def choose(precision: str, isa: str = "") -> Choice: ...
@@ -145,12 +142,9 @@ class Ops:
 def ops(isa: str, precision: str = "fp32") -> Ops: ...
 def rows_without_probability(scores: Floats) -> Mask | None: ...
 
-class DenseInfo(TypedDict):
-    isa: IsaName
+class DenseInfo(Choice):
     precision: Precision
     activation: Literal["f32", "bf16", "u8"]
-    how: str
-    why: str
     packed_bytes: int
     wide_bytes: int
     block_rows: int
