@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pepnet_infer.cli.output import as_path, progress, table_width
+from pepnet_infer.cli.output import as_path, progress, say, table_width
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.parquet.run import OnBadRow
 from pepnet_infer.process.cpu import available_threads
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(help="Measure latency beside other engines, scoring, the cache and sync.", no_args_is_help=True)
 PRESET = "preset:"
+#: Prints a step of a measurement to stderr when it begins.
+step = partial(say, progress)
 #: Options that name a file of this machine.
 _FILES = ("--json", "--markdown", "--png", "--peers-library")
 
@@ -104,12 +107,12 @@ def latency(
             from pepnet_infer.export.bundle.presets import TABLE_ROWS, make_preset
             from pepnet_infer.export.bundle.write_bundle import write_bundle
 
-            say(f"making {bundle}")
+            step(f"making {bundle}")
             checkpoint = make_preset(bundle.removeprefix(PRESET), seed, rows_per_table or TABLE_ROWS)
             opened = write_bundle(checkpoint, Path(folder) / "bundle", seed=seed)
         else:
             opened = Bundle.open(Path(bundle))
-        report = measure_latency(opened, public_name(bundle), options, say)
+        report = measure_latency(opened, public_name(bundle), options, step)
     write(report, json_file, markdown_file, png_file)
 
 
@@ -128,7 +131,7 @@ def offline(
     from pepnet_infer.bench.parquet.offline import measure_offline
 
     scales, number = integers("--scale", scale), threads or available_threads()
-    report = measure_offline(bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=on_bad_row, say=say)
+    report = measure_offline(bundle, inputs, threads=number, scales=scales, runs=runs, on_bad_row=on_bad_row, say=step)
     write(report, json_file, markdown_file)
 
 
@@ -157,7 +160,7 @@ def sync(
         raise usage_error("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
     time = 6.0 if quick else seconds
     options = SyncOptions(rows_per_s, delta_s, dense_every, threads, time, batch, load, share)
-    write(measure_sync(bundle, public_name(bundle), options, say), json_file, markdown_file)
+    write(measure_sync(bundle, public_name(bundle), options, step), json_file, markdown_file)
 
 
 @bench.command()
@@ -189,7 +192,7 @@ def cache_speed(
     # Untimed calls for so long: then the last-level cache holds what it would in a busy server.
     plan = Plan(runs, seconds, warm_s=0.015)
     options = CacheSpeedOptions(peers_library, sizes, rows, dim, plan, seed)
-    write(measure_cache_speed(options, say), json_file, markdown_file)
+    write(measure_cache_speed(options, step), json_file, markdown_file)
 
 
 @bench.command()
@@ -230,7 +233,7 @@ def cache(
     if len(set(capacities)) != len(capacities):
         raise usage_error("--capacity", f"expected each capacity once, got {capacity!r}")
     if trace is not None:
-        report = measure_policies(read_trace(trace), capacities, kept, label_delay, say)
+        report = measure_policies(read_trace(trace), capacities, kept, label_delay, step)
     else:
         if data is None or test_day is None:
             raise usage_error("--quality", "expected --data and --test-day with it")
@@ -238,13 +241,8 @@ def cache(
         from pepnet_infer.export.data.source import open_source
 
         delay = 600.0 if label_delay is None else label_delay
-        report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, say)
+        report = measure_quality(quality or [], open_source(data), test_day, capacities, kept, delay, step)
     write(report, json_file, markdown_file, png_file)
-
-
-def say(step: str) -> None:
-    """Prints a step of a measurement to stderr when it begins."""
-    progress.print(step, markup=False, highlight=False)
 
 
 def write(report: Report, json_file: Path | None, markdown_file: Path | None, png_file: Path | None = None) -> None:
@@ -263,7 +261,7 @@ def write(report: Report, json_file: Path | None, markdown_file: Path | None, pn
             write_file(path, content())
         except OSError as error:
             raise PepnetError(f"{path}: cannot write: {error}") from error
-        say(f"wrote {path}")
+        step(f"wrote {path}")
     print(report.lead, *(table.text(table_width()) for table in report.tables), sep="\n\n")
 
 
