@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,11 @@ from rich.console import Console
 
 from pepnet_infer.bundle.accuracy import BUDGETS, Budget
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.cli.native_figures import native_summary, show_native
-from pepnet_infer.cli.output import AsJson, as_path, emit, say
+from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, say
 from pepnet_infer.cli.progress import ProgressOption, Watch
+
+#: What export measured of the native kernels in a precision.
+_FIGURES = ("max_abs", "rms", "delta_auc")
 
 
 def _limit(given: str | float) -> float:
@@ -108,3 +111,28 @@ def render(console: Console, result: dict[str, Any]) -> None:
     say(console, f"{result['bundle']}, version {result['model_version']}, {result['bytes'] / 1e6:.1f} MB")
     say(console, f"largest difference from float64: {worst} (allowed {result['tolerance']:.0e})")
     show_native(console, result["native"])
+
+
+def native_summary(bundle: Bundle) -> dict[str, Any]:
+    """Returns precision → offered, why, max_abs, rms, delta_auc; only why where export measured nothing."""
+    precisions = bundle.native
+    if not precisions:
+        why = bundle.parity.get("native", {}).get("why", "export did not measure it")
+        return {"why": f"native: {why}"}
+    return {
+        name: {"offered": entry["offered"], "why": entry["why"], **{key: entry.get(key) for key in _FIGURES}}
+        for name, entry in precisions.items()
+    }
+
+
+def show_native(console: Console, summary: Mapping[str, Any]) -> None:
+    """Prints one line a precision: one that is over its budget or not offered stands out."""
+    if "why" in summary:
+        say(console, summary["why"])
+        return
+    for precision, entry in summary.items():
+        figures = ", ".join(f"{name} {entry[name]:.1e}" for name in _FIGURES if entry[name] is not None)
+        line = as_text(f"native {precision}: {'offered' if entry['offered'] else 'not offered'}, {entry['why']}")
+        good = entry["offered"] and "over its budget" not in entry["why"]
+        line = (line if good else f"[yellow]{line}[/]") + (f" [dim]({figures})[/]" if figures else "")
+        console.print(line, highlight=False, soft_wrap=True)

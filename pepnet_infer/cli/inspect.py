@@ -14,7 +14,7 @@ from pepnet_infer.backends import native
 from pepnet_infer.backends.create import plan
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.bundle import DENSE, Bundle
-from pepnet_infer.cli.native_figures import native_summary, show_native, show_parity
+from pepnet_infer.cli.export import native_summary, show_native
 from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, say, show_table
 from pepnet_infer.errors import BackendError
 from pepnet_infer.schema.network_config import multiply_adds
@@ -123,7 +123,6 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     figures = ("stage", "rows", "count", "max", "rms")
     show_table(console, "differences from float64, measured at export", figures, parity)
     show_native(console, result["native"])
-    show_parity(console, result["parity"])
 
     files = [(name, f"{entry['bytes']:,}", entry["sha256"][:12]) for name, entry in result["files"].items()]
     show_table(console, "files", ("file", "bytes", "sha256"), files)
