@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.backends.cuda.driver import no_gpu_because
-from pepnet_infer.backends.ort_buckets import BucketSession
+from pepnet_infer.backends.ort_buckets import BUCKETS, BucketSession
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession, check_graph_is_whole
 from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import NO_THREAD, available_threads
-from pepnet_infer.process.exits import INSIDE
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.validation import Options
 
@@ -24,7 +23,7 @@ Provider = tuple[str, dict[str, str]]  # ONNX Runtime's name for what runs a gra
 _TENSORRT = "TensorrtExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 
-#: Rows per run of the graph. Larger batches are cut at multiples of it, so that activations stay bounded
+#: Rows per run of the graph on a CPU. Larger batches are cut at multiples of it, so that activations stay bounded
 #: (a wide model holds about 50 kB a row) and the cuts do not depend on who calls.
 CHUNK_ROWS = 4096
 
@@ -68,17 +67,16 @@ class OrtBackend:
         on_gpu = settings.kind == "cuda"
         graphs = on_gpu and not own.tensorrt and own.graphs is not False
         providers = _providers(settings, own, graphs)
-        self._session = OrtSession(lambda graph: _open(ort, bundle, graph, options, providers), bundle.onnx(), on_gpu)
+
+        def open_session(graph: str | bytes) -> Any:
+            session = _open(ort, bundle, graph, options, providers)
+            return BucketSession(ort, session, ("cuda", settings.gpu), graphs) if on_gpu else session
+
+        self._session = OrtSession(open_session, bundle.onnx(), on_gpu)
         session, self._tasks = self._session.session(), len(bundle.tasks)
-        try:
-            _check_ends(session, bundle)
-        except UnicodeDecodeError as error:  # of a name in it: ONNX has text there, onnxruntime looks at no byte of it
-            raise BundleError(f"{bundle.onnx_path}: expected names in UTF-8, got: {error}") from error
+        self._most_rows = BUCKETS[-1] if on_gpu else CHUNK_ROWS
         self._names = [node.name for node in session.get_inputs()]  # an input no layer reads is not in the graph
         self._output = [session.get_outputs()[0].name]
-        self._buckets: BucketSession | None = None
-        if on_gpu:
-            self._buckets = BucketSession(ort, session, ("cuda", settings.gpu), graphs)
         self._description: dict[str, Any] = {
             "backend": self.name,
             "version": ort.__version__,
@@ -95,15 +93,11 @@ class OrtBackend:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]."""
         feed: dict[str, npt.NDArray[np.float32]] = {name: getattr(inputs, name) for name in self._names}
         rows = inputs.general.shape[0]
-        if self._buckets is not None:
-            self._session.session()  # raises in a forked child
-            with INSIDE:
-                return self._buckets.run(feed, rows)
-        if 0 < rows <= CHUNK_ROWS:
+        if 0 < rows <= self._most_rows:
             return self._session.run(self._output, feed)[0]
         out = np.empty((rows, self._tasks), dtype=np.float32)
-        for start in range(0, rows, CHUNK_ROWS):
-            part = slice(start, min(start + CHUNK_ROWS, rows))
+        for start in range(0, rows, self._most_rows):
+            part = slice(start, min(start + self._most_rows, rows))
             out[part] = self._session.run(self._output, {name: x[part] for name, x in feed.items()})[0]
         return out
 
@@ -171,6 +165,10 @@ def _open(ort: Any, bundle: Bundle, graph: str | bytes, options: Any, providers:
         # ONNX Runtime goes on with the CPU when a provider fails to start; a GPU job on a CPU must not pass unseen.
         raise BackendError(f"device: expected {wanted}, got {', '.join(got)}: onnxruntime could not start it")
     session.disable_fallback()  # nor may a failing run restart itself on the CPU
+    try:
+        _check_ends(session, bundle)
+    except UnicodeDecodeError as error:  # of a name in it: ONNX has text there, onnxruntime looks at no byte of it
+        raise BundleError(f"{path}: expected names in UTF-8, got: {error}") from error
     return session
 
 

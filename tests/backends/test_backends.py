@@ -18,7 +18,6 @@ from pepnet_infer import BackendError, ConfigError, Engine
 from pepnet_infer.backends import ort
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.cuda.driver import no_gpu_because
-from pepnet_infer.backends.ort_buckets import BucketSession
 from pepnet_infer.backends.ort_library import import_onnxruntime
 from pepnet_infer.backends.ort_session import OrtSession
 from pepnet_infer.backends.protocol import Settings
@@ -195,18 +194,36 @@ class Noted(onnxruntime.RunOptions):  # type: ignore[misc]
         self.asked.append((name, value))
 
 
+class HostValue:
+    """What onnxruntime has on a GPU, on the host."""
+
+    @staticmethod
+    def ortvalue_from_numpy(array: np.ndarray, kind: str, number: int) -> Any:
+        assert (kind, number) == ("cuda", 1)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+    @staticmethod
+    def ortvalue_from_shape_and_type(shape: list[int], dtype: Any, kind: str, number: int) -> Any:
+        assert (kind, number) == ("cuda", 1)
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype)
+
+
 @pytest.mark.parametrize("graphs", [False, True])
-def test_buckets_score_what_a_plain_run_does(tmp_path: Path, graphs: bool) -> None:
+def test_buckets_score_what_a_plain_run_does(
+    tmp_path: Path, graphs: bool, cuda_build: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Noted.asked.clear()
-    session = onnxruntime.InferenceSession(
-        str(graph(tmp_path / "g.onnx").onnx_path), providers=["CPUExecutionProvider"]
-    )
-    names = SimpleNamespace(OrtValue=onnxruntime.OrtValue, RunOptions=Noted)
-    buckets = BucketSession(names, session, ("cpu", 0), graphs)
+    cuda_build.cuda_starts = True
+    for name, value in (("OrtValue", HostValue), ("RunOptions", Noted)):
+        monkeypatch.setattr(sys.modules["onnxruntime"], name, value, raising=False)
+    settings = Settings(device="cuda:1", options={"graphs": graphs})
+    backend = ort.OrtBackend(graph(tmp_path / "g.onnx"), settings)
+    scored = []
     for rows in (5, 0, 1, 8, 9, 2048, 2049, 4100, 5):
-        given = inputs(rows).general
-        expected = np.repeat(given.sum(axis=1, keepdims=True), 2, axis=1)
-        np.testing.assert_array_equal(buckets.run({"general": given}, rows), expected)
+        given = inputs(rows)
+        scored.append((backend.run(given), given.general))
+    for scores, general in scored:  # each call's are its own
+        np.testing.assert_array_equal(scores, np.repeat(general.sum(axis=1, keepdims=True), 2, axis=1))
     assert sorted(Noted.asked) == [("gpu_graph_id", str(n)) for n in (1, 2048, 32, 8)] * graphs
 
 
