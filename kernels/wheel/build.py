@@ -87,18 +87,9 @@ def main(pythons: list[str]) -> None:
         shutil.rmtree(made, ignore_errors=True)
         defines = {"PEPNET_GLIBC_STUBS": WORK / "stubs", "PEPNET_CUDA": "off"}
         settings = [f"--config-settings=cmake.define.{name}={value}" for name, value in defines.items()]
-        build = f"--config-settings=build-dir={WORK / f'build-{version}'}"
-        run(
-            environment(python, version) / "python",
-            *pip,
-            "wheel",
-            "--no-deps",
-            "--wheel-dir",
-            made,
-            build,
-            *settings,
-            ".",
-        )
+        settings.append(f"--config-settings=build-dir={WORK / f'build-{version}'}")
+        words = ("wheel", "--no-deps", "--wheel-dir", made, *settings, ".")
+        run(environment(python, version) / "python", *pip, *words)
         repair = ("repair", "--plat", PLATFORM, "--only-plat", "--wheel-dir", ROOT / "dist", *made.glob("*.whl"))
         run(tools / "python", "-m", "auditwheel", *repair, PATH=f"{tools}{os.pathsep}{os.environ['PATH']}")
     for wheel in sorted((ROOT / "dist").glob(f"*{PLATFORM}.whl")):
