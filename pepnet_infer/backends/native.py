@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +146,7 @@ class Table:
 
     isa: str
     precision: str
+    built: bool
     usable: bool
     how: str
     why: str
@@ -164,11 +164,9 @@ class Table:
         return {"why": f"not measured: {self.why}"}
 
 
-def tables(precision: str) -> Iterator[Table]:
-    """Yields all tables of a precision, those that this machine cannot run too, narrowest first."""
-    for isa in _kernels.isas():
-        if isa["precision"] == precision:
-            yield Table(isa["isa"], precision, isa["usable"], isa["how"], isa["why"])
+def tables(precision: str) -> list[Table]:
+    """Returns all tables of a precision, those that this machine cannot run too, narrowest first."""
+    return [Table(**isa) for isa in _kernels.isas() if isa["precision"] == precision]
 
 
 def request_prefix(schema: FeatureSchema, config: ModelConfig) -> tuple[frozenset[str], list[tuple[int, int]]]:
