@@ -13,6 +13,7 @@ import ctypes
 import enum
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -94,6 +95,18 @@ def leak(thing: object) -> None:
 
 _REGISTRY = Registry()
 register = _REGISTRY.register
+
+
+class OwnLock:
+    """Base of what has a lock: in a child process it has a new one, for who held the other is not there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        register(Stage.FILES, child=self._new_lock)
+
+    def _new_lock(self) -> None:
+        self._lock = threading.Lock()
+
 
 os.register_at_fork(
     before=partial(_REGISTRY.call, "before"),

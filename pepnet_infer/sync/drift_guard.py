@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import UpdateError
+from pepnet_infer.process import forks
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.sync.follow_config import Guard
 from pepnet_infer.versions.model_version import ModelVersion
@@ -20,20 +20,16 @@ _BINS = 10
 _LEAST_SHARE = 1e-4  # the share of an empty bin, so that the index stays finite
 
 
-class DriftGuard:
+class DriftGuard(forks.OwnLock):
     """Keeps the features of some rows of recent calls, so that a trial looks their embedding rows up anew."""
 
     def __init__(self, guard: Guard) -> None:
+        super().__init__()
         self.guard = guard
-        self._lock = threading.Lock()
         self._kept: deque[Features] = deque()
         self._rows = 0
         self._due = 0.0
         self._random = np.random.default_rng(0)
-
-    def reset_after_fork(self) -> None:
-        """In a child process: whoever held the lock is not here."""
-        self._lock = threading.Lock()
 
     @property
     def wants(self) -> bool:

@@ -76,9 +76,6 @@ class Follower:
         """In a child process it does not follow; its counts can be read and it can be closed."""
         self._gate, self._stop = SharedLock(), threading.Event()
         self._stop.set()
-        self._stats.reset_after_fork()
-        if self.guard is not None:
-            self.guard.reset_after_fork()
 
     def start(self) -> None:
         """Catches up with what is in the log now, then goes on in the background.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
 from time import monotonic
 from typing import Any
+
+from pepnet_infer.process import forks
 
 #: Upper edges in seconds of the histogram of freshness; one more bin has what is above the last.
 EDGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -14,21 +15,17 @@ _DELTAS = ("applied", "dense", "rows", "bytes", "written_back", "skipped")
 _COUNTS = (*_DELTAS, "bundles", "gaps", "rollbacks", "unguarded", "replaced", "faults")
 
 
-class SyncStats:
+class SyncStats(forks.OwnLock):
     """Totals since the engine began to follow."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._refused: dict[str, int] = {}
         self._freshness = [0] * (len(EDGES) + 1)
         self._freshness_sum = 0.0
         self._last_refusal: str | None = None
         self._last_fault: str | None = None
-
-    def reset_after_fork(self) -> None:
-        """In a child process: whoever held the lock is not here."""
-        self._lock = threading.Lock()
 
     def applied(self, rows: int, size: int, dense: bool, freshness_s: float) -> None:
         """Counts a delta that has become visible, `freshness_s` after it was produced."""

@@ -25,9 +25,9 @@ from pepnet_infer.backends.ort_library import Opening
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.errors import StoreError
 from pepnet_infer.parquet.sink import Sink, lock_of
+from pepnet_infer.process import forks
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.stores.redis import RedisStore
-from pepnet_infer.sync.logs import redis_writer
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.redis import RedisLog
 
@@ -190,7 +190,7 @@ def test_a_log_in_redis_that_another_thread_writes_to_is_written_to_by_a_child(
         return made[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(redis_writer, "threading", SimpleNamespace(Lock=lock))
+        patch.setattr(forks, "threading", SimpleNamespace(Lock=lock))
         log = RedisLog(redis_server.url, "written", spool=tmp_path, create=True)
     [writers] = made
     with held_elsewhere(writers):

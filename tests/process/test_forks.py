@@ -15,6 +15,8 @@ import pepnet_infer
 from pepnet_infer.process import forks
 from pepnet_infer.process.forks import Registry, Stage
 
+PATIENCE_S = 60.0
+
 
 class Part:
     def __init__(self, name: str, said: list[str]) -> None:
@@ -114,6 +116,20 @@ def test_a_fork_calls_the_hooks() -> None:
 
     well_in_a_child(work)
     assert said == ["before a", "parent a"]
+
+
+def test_a_lock_that_is_held_is_free_in_a_child() -> None:
+    class Counter(forks.OwnLock):
+        def take_in_a_child(self) -> None:
+            with self._lock:
+                well_in_a_child(self.take)
+            self.take()
+
+        def take(self) -> None:
+            assert self._lock.acquire(timeout=PATIENCE_S)
+            self._lock.release()
+
+    Counter().take_in_a_child()
 
 
 def test_there_is_no_other_registry() -> None:

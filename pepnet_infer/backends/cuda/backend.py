@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +44,7 @@ class CudaOptions(Options, frozen=True):
             parse_bytes("options.rows", self.rows)
 
 
-class CudaBackend:
+class CudaBackend(forks.OwnLock):
     """A bundle's dense part on one GPU. Safe to call from many threads.
 
     Batches run in buckets of 1, 8, 32, 64, 128, 256, 512, 1024 or 2048 rows, larger ones in pieces; a row's scores do
@@ -60,6 +59,7 @@ class CudaBackend:
         Bundle and precision are those that `Way.refusal` let pass. Raises BackendError for a device that is not there
         or too old, ConfigError for an option, BundleError for weights that do not fit the config.
         """
+        super().__init__()
         options = read_options(CudaOptions, settings.options)
         path = library_path()
         assert path is not None  # as `why_not` found
@@ -73,8 +73,6 @@ class CudaBackend:
             raise BundleError(f"{bundle.path / DENSE}: {error}") from error
         self._rows_bytes = None if options.rows is None else parse_bytes("options.rows", options.rows)
         self._rows: DeviceRows | None = None
-        self._lock = threading.Lock()
-        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
         self._of_dlpack = (dlpack.CPU, 0) if self._library.emulated else (dlpack.CUDA, self._device)
         self._columns = (config.inputs.general, config.inputs.domain, config.inputs.prior, tasks)
         self._description = {
@@ -89,9 +87,6 @@ class CudaBackend:
             "experimental": True,
             "why": settings.why,
         }
-
-    def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
 
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·]. Raises BackendError when the GPU fails."""

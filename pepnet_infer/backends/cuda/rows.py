@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ class FieldOnDevice(NamedTuple):
     places: tuple[Place, ...]
 
 
-class DeviceRows(CudaRows):
+class DeviceRows(CudaRows, forks.OwnLock):
     """Tables on a GPU, one for each width: 8 entries a set. Any thread may call.
 
     Raises BackendError where the GPU fails or has no room.
@@ -42,15 +41,11 @@ class DeviceRows(CudaRows):
 
     def __init__(self, library: CudaLibrary, entries: Mapping[int, int], by_score: bool, device: int) -> None:
         """entries: width → how many rows there is room for, at least 8. by_score: what is evicted, else by last use."""
-        super().__init__(library, list(entries.items()), by_score, device)
+        CudaRows.__init__(self, library, list(entries.items()), by_score, device)
+        forks.OwnLock.__init__(self)
         #: see `cached_rows.Beside`
         self.epoch = 0
-        self._lock = threading.Lock()
         self._counted: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
-        forks.register(forks.Stage.BACKENDS, child=self._reset_after_fork)
-
-    def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
 
     def count(self, fields: tuple[str, ...], counts: npt.NDArray[np.int64]) -> None:
         """Adds what a call asked: of each field keys, of these lacking, of the others those without a row, [F, 3]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,16 +18,15 @@ from pepnet_infer.schema.ids import ID_BITS, Keys
 from pepnet_infer.schema.row_batch import RowBatch
 
 
-class MemoryStore(Writable):
+class MemoryStore(Writable, forks.OwnLock):
     """A `WritableStore` of arrays. Any thread may call at any time; one lock is around all of it."""
 
     def __init__(self, *, remember: float = REMEMBER, clock: Callable[[], float] = time.time) -> None:
         """`remember`: seconds for which deletions and expired rows keep their version; `clock`: Unix seconds."""
         super().__init__(remember, clock)
-        self._lock = threading.Lock()
+        forks.OwnLock.__init__(self)
         self._arena = RowArena()  # of a deletion `expires` is when it was made
         self._widths = np.zeros(1 << 16, np.int64)  # table number → dim; 0: no row of it was put yet
-        forks.register(forks.Stage.STORES, child=self._reset_after_fork)
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("rows in this process's memory are not sent to others")
@@ -53,9 +51,6 @@ class MemoryStore(Writable):
         with self._lock:
             known = self._arena.known
             return int(((known["kind"] == ROW) & (known["expires"] > self._clock())).sum())
-
-    def _reset_after_fork(self) -> None:
-        self._lock = threading.Lock()
 
     def _write(self, batch: RowBatch) -> int:
         keys, dim = batch.keys, batch.rows.shape[1]

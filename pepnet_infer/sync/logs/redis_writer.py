@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-import threading
 from pathlib import Path
 
 from pepnet_infer.errors import UpdateError
@@ -21,19 +20,14 @@ _LOG = logging.getLogger("pepnet_infer.sync")
 _UPLOAD_MS = 6 * 3600 * 1000
 
 
-class RedisWriter:
+class RedisWriter(forks.OwnLock):
     """Puts entries, and knows what it put last. Safe from any thread."""
 
     def __init__(self, server: RedisServer, keys: list[str], prefix: str) -> None:
         """`keys`: those of the script PUT. `prefix`: of all keys of the log."""
+        super().__init__()
         self._server, self._keys, self._prefix = server, keys, prefix
-        self._lock = threading.Lock()
-        forks.register(forks.Stage.FOLLOWERS, child=self._reset_after_fork)
         self._put_in, self._put_last = "", ""  # the log and the position of what was put last
-
-    def _reset_after_fork(self) -> None:
-        """In a child process: whoever held the lock is not here."""
-        self._lock = threading.Lock()
 
     def append(self, delta: Path) -> Position:
         """Puts a delta at the end; see `RedisLog.append`."""
