@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
 from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 
-from pepnet_infer.backends.dense_inputs import run_on_device
 from pepnet_infer.backends.dlpack import DeviceArray
-from pepnet_infer.backends.protocol import Backend
+from pepnet_infer.backends.protocol import Backend, DeviceBackend
 from pepnet_infer.bundle.bundle import Bundle, Check
 from pepnet_infer.bundle.watch import BundleWatch
 from pepnet_infer.encode.columns import BatchLike
@@ -216,7 +215,11 @@ class Engine(Closing):
                 rows = len(values)
                 self._scoring.invalid(values)
             else:
-                values, rows = out, run_on_device(served.backend, general, domain, prior, out, stream)
+                backend = served.backend
+                if not isinstance(backend, DeviceBackend):
+                    wanted = "expected the native backend on a GPU, which scores arrays where they are"
+                    raise BackendError(f"out: {wanted}, got {backend.name} on {backend.describe()['device']}")
+                values, rows = out, backend.run_on_device(general, domain, prior, out, stream)
         self._scoring.counters.add(1, rows, (0, 0, perf_counter_ns() - begin))
         if begin >= self._watch.due:
             self._watch.look(served.bundle)

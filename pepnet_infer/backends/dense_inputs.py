@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pepnet_infer.backends.protocol import Backend, DeviceBackend, MatrixBackend
-from pepnet_infer.errors import BackendError, SchemaError
+from pepnet_infer.backends.protocol import Backend, MatrixBackend
+from pepnet_infer.errors import SchemaError
 from pepnet_infer.float_arrays import float_array
 from pepnet_infer.schema.inputs import Inputs, Matrix
 from pepnet_infer.schema.network_config import InputWidths
@@ -41,11 +41,3 @@ def dense_call(backend: Backend, widths: InputWidths) -> DenseCall:
             return checked(general, domain, prior)
 
     return call
-
-
-def run_on_device(backend: Backend, general: object, domain: object, prior: object, out: object, stream: int) -> int:
-    """Returns what `DeviceBackend.run_on_device` does. Raises BackendError where the backend is none."""
-    if not isinstance(backend, DeviceBackend):
-        wanted = "expected the native backend on a GPU, which scores arrays where they are"
-        raise BackendError(f"out: {wanted}, got {backend.name} on {backend.describe()['device']}")
-    return backend.run_on_device(general, domain, prior, out, stream)
