@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,9 @@ from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.bundle import DENSE, Bundle
 from pepnet_infer.errors import BackendError, BundleError, SchemaError
 from pepnet_infer.process import forks
-from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import parse_bytes
 from pepnet_infer.rows.protocols import RowSource
-from pepnet_infer.rows.version_rows import VersionRows
+from pepnet_infer.rows.version_rows import cache_of
 from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.validation import Options
@@ -117,8 +116,8 @@ class CudaBackend(forks.OwnLock):
         """
         if self._rows_bytes is None:
             return None
-        cached = rows.cached if isinstance(rows, VersionRows) else rows
-        if not isinstance(cached, CachedRows):
+        cached = cache_of(rows)
+        if cached is None:
             raise BackendError(f"options.rows: expected rows through a cache on the host, got {type(rows).__name__}")
         with self._lock:
             if cached.beside is None:
@@ -130,9 +129,7 @@ class CudaBackend(forks.OwnLock):
                 self._rows = device
             elif self._rows is not device:
                 raise BackendError("options.rows: expected the rows that the model was loaded with, got others")
-        return FeatureScorer(
-            bundle.schema, len(bundle.tasks), self._model, device, cast("CachedRows | VersionRows", rows)
-        )
+        return FeatureScorer(bundle.schema, len(bundle.tasks), self._model, device, rows)
 
     def describe(self) -> dict[str, Any]:
         """Returns backend, device, precision, tf32, gpu, graphs, packed_bytes, threads, experimental and why."""

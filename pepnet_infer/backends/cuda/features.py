@@ -13,7 +13,7 @@ from pepnet_infer.encode.features import Features
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.rows.assemble import Defaulted, by_field, check_fields, names
 from pepnet_infer.rows.cache.cached_rows import CachedRows
-from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, Rows
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest, Rows, RowSource
 from pepnet_infer.rows.version_rows import VersionRows
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.ids import Keys
@@ -49,9 +49,10 @@ class FeatureScorer:
         tasks: int,
         model: _kernels.CudaModel,
         device: DeviceRows,
-        rows: CachedRows | VersionRows,
+        rows: RowSource,
     ) -> None:
-        """model: attached to `device` with `fields_on_device(schema)`. rows: where what lacks comes from."""
+        """model: attached to `device` with `fields_on_device(schema)`. rows: what lacks comes from its cache."""
+        assert isinstance(rows, CachedRows | VersionRows)  # as `cache_of` found
         self.epoch = device.epoch
         self._schema, self._tasks, self._model, self._device = schema, tasks, model, device
         self._rows = rows
