@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from pepnet_infer.bundle.accuracy import BUDGETS, Budget
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.cli.output import AsJson, as_path, as_text, emit, say
+from pepnet_infer.cli.output import AsJson, as_path, emit, say
 from pepnet_infer.cli.progress import ProgressOption, Watch
+from pepnet_infer.quoting import printable
 
 #: What export measured of the native kernels in a precision.
 _FIGURES = ("max_abs", "rms", "delta_auc")
@@ -132,7 +134,7 @@ def show_native(console: Console, summary: Mapping[str, Any]) -> None:
         return
     for precision, entry in summary.items():
         figures = ", ".join(f"{name} {entry[name]:.1e}" for name in _FIGURES if entry[name] is not None)
-        line = as_text(f"native {precision}: {'offered' if entry['offered'] else 'not offered'}, {entry['why']}")
+        said = f"native {precision}: {'offered' if entry['offered'] else 'not offered'}, {entry['why']}"
         good = entry["offered"] and "over its budget" not in entry["why"]
-        line = (line if good else f"[yellow]{line}[/]") + (f" [dim]({figures})[/]" if figures else "")
-        console.print(line, highlight=False, soft_wrap=True)
+        line = Text.assemble((printable(said), "" if good else "yellow"), (f" ({figures})" if figures else "", "dim"))
+        console.print(line, soft_wrap=True)

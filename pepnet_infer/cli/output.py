@@ -16,7 +16,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from pepnet_infer.bundle.bundle import MANIFEST
@@ -92,14 +91,6 @@ def expect_bundle(path: Path) -> None:
     )
 
 
-def as_text(value: object) -> str:
-    """Returns markup that shows a value from outside as it is: brackets are no tags, and what does not print is said.
-
-    A bundle is untrusted: its names would else move the cursor of whoever looks at it, or end the command.
-    """
-    return escape(printable(str(value)))
-
-
 def emit(result: dict[str, Any], as_json: bool, render: Callable[[Console], None] | Iterable[str]) -> None:
     """Prints `result` as JSON, or for a person: these lines, or what `render` prints."""
     console = Console()
@@ -113,7 +104,10 @@ def emit(result: dict[str, Any], as_json: bool, render: Callable[[Console], None
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line of text as it is, which nothing folds."""
+    """Prints a line of text as it is, which nothing folds: brackets are no tags, and what does not print is said.
+
+    A bundle is untrusted: its names would else move the cursor of whoever looks at it, or end the command.
+    """
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
