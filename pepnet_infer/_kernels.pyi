@@ -41,11 +41,7 @@ class CpuBudget(TypedDict):
     quota_source: str
     threads: int
 
-class BuildInfo(TypedDict):
-    compiler: str
-    baseline: str
-
-def build_info() -> BuildInfo: ...
+def build_info() -> dict[str, str]: ...  # compiler, baseline
 def cpu_info() -> CpuInfo: ...
 def cpu_budget(root: str = "") -> CpuBudget: ...
 
