@@ -163,3 +163,14 @@ class UpdateError(PepnetError):
 
 class ConfigError(PepnetError, ValueError):
     """An option has a value that it cannot have. Raised by every part alike, whichever reads the option."""
+
+
+@contextlib.contextmanager
+def readable(
+    path: str | os.PathLike[str], expected: str = "a readable file", error: type[PepnetError] = PepnetError
+) -> Iterator[None]:
+    """Raises `error` about the file or folder at `path` for what the system refuses inside."""
+    try:
+        yield
+    except OSError as refused:
+        raise error(f"expected {expected}, got: {refused.strerror}", file=path) from refused

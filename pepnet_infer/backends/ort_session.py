@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.backends.ort_library import OPENING
-from pepnet_infer.errors import BackendError, BundleError
+from pepnet_infer.errors import BackendError, BundleError, readable
 from pepnet_infer.process import forks
 from pepnet_infer.process.exits import INSIDE
 from pepnet_infer.quoting import clip
@@ -46,10 +46,8 @@ class OrtSession:
         self._lock, self._process = threading.Lock(), os.getpid()
         self._file: int | None = None
         if isinstance(graph, Path):
-            try:
+            with readable(graph, error=BundleError):
                 self._file = os.open(graph, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise BundleError(f"{graph}: expected a readable file, got: {error.strerror}") from error
             weakref.finalize(self, os.close, self._file).atexit = False
             self._as_read = _identity(self._file)
         with INSIDE:
@@ -135,8 +133,6 @@ def check_graph_is_whole(where: str, graph: str | bytes) -> None:
 
 
 def _open_graph(path: str) -> BinaryIO:
-    try:
+    with readable(path, error=BundleError):
         # of a forked child's own descriptor there is a link by this name
         return open(path, "rb") if path.startswith("/proc/self/fd/") else open_regular(path)
-    except OSError as error:
-        raise BundleError(f"{path}: expected a readable file, got: {os.strerror(error.errno or 0)}") from error

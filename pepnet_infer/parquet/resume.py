@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pepnet_infer.errors import PepnetError
+from pepnet_infer.errors import PepnetError, readable
 from pepnet_infer.parquet.summary import Counts
 from pepnet_infer.parquet.tree import regular
 from pepnet_infer.quoting import clip
@@ -120,10 +120,7 @@ def hash_of(handle: int, footer: int = 0) -> str:
 
 def _written(target: Path) -> str:
     """Returns a hash of all that a parquet file holds before its footer."""
-    try:
-        with open(target, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            footer, _ = _TAIL.unpack(os.pread(file.fileno(), _TAIL.size, size - _TAIL.size))
-            return hash_of(file.fileno(), footer + _TAIL.size)
-    except OSError as error:
-        raise PepnetError(f"{target}: expected a readable file, got: {error.strerror}") from error
+    with readable(target), open(target, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        footer, _ = _TAIL.unpack(os.pread(file.fileno(), _TAIL.size, size - _TAIL.size))
+        return hash_of(file.fileno(), footer + _TAIL.size)

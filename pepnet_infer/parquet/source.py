@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pepnet_infer.errors import PepnetError, SchemaError
+from pepnet_infer.errors import PepnetError, SchemaError, readable
 from pepnet_infer.parquet.folders import folder_column
 from pepnet_infer.parquet.plan import Job
 from pepnet_infer.parquet.resume import hash_of
@@ -234,10 +234,8 @@ class Source:
 
 def _open(path: Path) -> io.FileIO:
     # Not to wait for a pipe that took the name since the file was found.
-    try:
+    with readable(path):
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise PepnetError(f"{path}: expected a readable file, got: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise PepnetError(f"{path}: expected a file, got a special file or a folder")

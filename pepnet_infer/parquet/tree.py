@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import os
@@ -9,7 +10,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pepnet_infer.errors import PepnetError
+from pepnet_infer.errors import PepnetError, readable
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 
@@ -44,7 +45,7 @@ class Tree:
         """
         for folder, found in self._folders(top):
             for entry in found:
-                if entry.name.endswith(SUFFIXES) and not _is_folder(folder, entry):
+                if entry.name.endswith(SUFFIXES) and not _is_folder(entry):
                     yield regular(folder / entry.name)
 
     def matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
@@ -68,7 +69,7 @@ class Tree:
                     if rest:
                         waiting.append((below, rest))
                     else:
-                        yield from (below / entry.name for entry in found if not _is_folder(below, entry))
+                        yield from (below / entry.name for entry in found if not _is_folder(entry))
                 continue
             if not glob.has_magic(part):  # by its name alone: a folder on the way may be closed to listing
                 if _is_there(folder / part):
@@ -76,7 +77,7 @@ class Tree:
                 continue
             for entry in _entries(folder):
                 hidden = entry.name.startswith((".", "_")) and not part.startswith(entry.name[0])
-                if hidden or not fnmatch.fnmatchcase(entry.name, part) or (rest and not _is_folder(folder, entry)):
+                if hidden or not fnmatch.fnmatchcase(entry.name, part) or (rest and not _is_folder(entry)):
                     continue
                 if rest and entry.is_symlink():
                     self.enter(folder / entry.name)
@@ -97,44 +98,33 @@ class Tree:
             found = [entry for entry in _entries(folder) if not entry.name.startswith((".", "_"))]
             yield folder, found
             for entry in reversed(found):
-                if _is_folder(folder, entry):
+                if _is_folder(entry):
                     below = folder / entry.name
                     waiting.append((below, self.enter(below) if entry.is_symlink() else os.path.join(real, entry.name)))
 
 
 def regular(path: Path) -> Path:
     """Returns `path`. Raises PepnetError unless it is a regular file, or a link to one."""
-    try:
+    with readable(path, "a file"):
         mode = os.stat(path).st_mode
-    except OSError as error:
-        raise PepnetError(f"{path}: expected a file, got: {error.strerror}") from error
     if not stat.S_ISREG(mode):
         raise PepnetError(f"{path}: expected a file, got {_SPECIAL.get(stat.S_IFMT(mode), 'a folder')}")
     return path
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise PepnetError(f"{folder}: expected a readable folder, got: {error.strerror}") from error
+    with readable(folder, "a readable folder"), os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
 
 
 def _is_there(path: Path) -> bool:
-    try:
+    with readable(path, "a readable folder"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise PepnetError(f"{path}: expected a readable folder, got: {error.strerror}") from error
-    return True
+        return True
+    return False
 
 
-def _is_folder(folder: Path, entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     # A link that leads nowhere may have been a partition's folder: to pass it by would leave rows out without a word.
-    try:
+    with readable(entry.path, "a link to a file or folder"):
         return stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
-    except OSError as error:
-        path = folder / entry.name
-        raise PepnetError(f"{path}: expected a link to a file or folder, got: {error.strerror}") from error

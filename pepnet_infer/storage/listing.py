@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
-from pepnet_infer.errors import BundleError
+from pepnet_infer.errors import BundleError, readable
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.atomic import sha256
 from pepnet_infer.storage.document import check_regular, open_regular
@@ -52,12 +52,9 @@ def read_entry(root: Path, name: str, entry: Mapping[str, Any]) -> bytes:
     What comes back is what the listing says, whatever is done to the directory at that moment.
     """
     path = os.path.join(root, name)
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(min(entry["bytes"], size) + 1)
-    except OSError as error:
-        raise BundleError(f"expected a file, got: {error.strerror}", file=path) from error
+    with readable(path, "a file", BundleError), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(entry["bytes"], size) + 1)
     if len(data) != entry["bytes"]:
         raise BundleError(f"expected {entry['bytes']} bytes, got {len(data)} or more", file=path)
     found = hashlib.sha256(data).hexdigest()

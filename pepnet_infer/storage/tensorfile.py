@@ -17,7 +17,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from pepnet_infer._kernels import FileMap
-from pepnet_infer.errors import BundleError, PepnetError, StoreError
+from pepnet_infer.errors import BundleError, PepnetError, StoreError, readable
 from pepnet_infer.quoting import quote
 from pepnet_infer.storage.document import MAX_BYTES, parse_document
 from pepnet_infer.validation import Count, convert
@@ -84,10 +84,8 @@ class MappedFile:
         """Raises BundleError unless header, dtypes, shapes and the file's size agree byte for byte."""
         self.path = path
         self.map: FileMap | None = None
-        try:
+        with readable(path, error=BundleError):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise BundleError(f"expected a readable file, got: {error.strerror}", file=path) from error
         try:
             if (size := os.fstat(descriptor).st_size) < 8:
                 raise BundleError(f"expected a safetensors file of at least 8 bytes, got {size}", file=path)
