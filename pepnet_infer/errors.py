@@ -73,13 +73,14 @@ class PepnetError(Exception):
     @classmethod
     @contextlib.contextmanager
     def in_place_of(
-        cls, *kinds: type[PepnetError], reason: str | None = None, **fields: Unpack[Fields]
+        cls, *kinds: type[Exception], reason: str | None = None, **fields: Unpack[Fields]
     ) -> Iterator[None]:
         """Raises what the code inside raises of these kinds as an error of this class; see `of`."""
         try:
             yield
         except kinds as error:
-            raise cls.of(error, reason=reason, **fields) from error
+            known = error if isinstance(error, PepnetError) else PepnetError(str(error))
+            raise cls.of(known, reason=reason, **fields) from error
 
     @property
     def message(self) -> str:

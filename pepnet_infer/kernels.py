@@ -85,10 +85,8 @@ class PackedGatedExpertLayer:
         b = _finite("b", float_array("b", b, (*w.shape[:-2], self.width)))
         gate_b = _finite("gate_b", float_array("gate_b", gate_b, (*gate_w.shape[:-2], self.width)))
         self.gamma = float(gamma)
-        try:
+        with BackendError.in_place_of(ValueError):
             self.isa: str = _kernels.choose(precision, isa or "")["isa"]
-        except ValueError as error:
-            raise BackendError(str(error)) from error
         self.precision = precision
         self._ops = _kernels.ops(self.isa, precision)
         self.how: str = self._ops.how  #: the instructions

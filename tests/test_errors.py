@@ -132,13 +132,15 @@ def test_an_error_is_worded_of_its_fields_when_it_is_read() -> None:
 
 def test_errors_of_some_kinds_are_raised_as_another() -> None:
     def raised_as_update(error: Exception) -> None:
-        with UpdateError.in_place_of(BundleError, SchemaError, reason="files", file="a.json"):
+        with UpdateError.in_place_of(BundleError, ValueError, reason="files", file="a.json"):
             raise error
 
     with pytest.raises(UpdateError, match=r"^a\.json: expected a list, got None$") as raised:
         raised_as_update(SchemaError(expected="a list", got="None"))
     assert (raised.value.reason, raised.value.file) == ("files", "a.json")
     assert type(raised.value.__cause__) is SchemaError
+    with pytest.raises(UpdateError, match=r"^a\.json: 3 < 4$"):
+        raised_as_update(ValueError("3 < 4"))
     with pytest.raises(StoreError, match=r"^away$"):
         raised_as_update(StoreError("away"))
 

@@ -62,13 +62,11 @@ class NativeBackend:
         flags = bundle.config.to_native(len(bundle.tasks))
         domain = domain_of(bundle, settings.precision)
         limits = None if domain is None else domain.to_native()
-        try:
+        with BundleError.in_place_of(TypeError, ValueError, file=bundle.path / DENSE):
             #: The packed weights.
             self.model = _kernels.DenseModel(
                 bundle.dense(), flags, choice["isa"], settings.precision, columns, domain=limits
             )
-        except (TypeError, ValueError) as error:
-            raise BundleError(f"{bundle.path / DENSE}: {error}") from error
         if settings.precision == "int8" and domain is not None and bundle.newer is not None:
             _check_newer(bundle, domain, self.model)
         self._threads, self._spin = settings.threads or available_threads(), options.spin
@@ -134,10 +132,8 @@ def choose_isa(settings: Settings) -> _kernels.Choice:
 
     Raises BackendError when what was asked for is not known or cannot run here.
     """
-    try:
+    with BackendError.in_place_of(ValueError):
         return _kernels.choose(settings.precision, str(settings.options.get("isa", "")))
-    except ValueError as error:
-        raise BackendError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,8 @@ class CudaBackend(forks.OwnLock):
         found = _gpu(self._library, self._device)
         config, tasks, bf16 = bundle.config, len(bundle.tasks), settings.precision == "bf16"
         weights, flags = bundle.dense(), config.to_native(tasks)
-        try:
+        with BundleError.in_place_of(TypeError, ValueError, file=bundle.path / DENSE):
             self._model = CudaModel(self._library, weights, flags, bf16, self._device, options.graphs)
-        except (TypeError, ValueError) as error:
-            raise BundleError(f"{bundle.path / DENSE}: {error}") from error
         self._rows_bytes = None if options.rows is None else parse_bytes("options.rows", options.rows)
         self._rows: DeviceRows | None = None
         self._of_dlpack = (dlpack.CPU, 0) if self._library.emulated else (dlpack.CUDA, self._device)
