@@ -42,14 +42,16 @@ class OrtSession:
 
         A file is held open: a child reads the graph that its parent read, whatever has taken the file's name since.
         """
-        self._open_session, self._graph, self._on_gpu = open_session, graph, on_gpu
+        self._open_session, self._on_gpu = open_session, on_gpu
         self._lock, self._process = threading.Lock(), os.getpid()
         self._file: int | None = None
         if isinstance(graph, Path):
             with readable(graph, error=BundleError):
                 self._file = os.open(graph, os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._file).atexit = False
-            self._as_read = _identity(self._file)
+            self._where, self._as_read = graph, _identity(self._file)
+        # What a child opens: of a file the descriptor.
+        self._graph = graph if isinstance(graph, bytes) else f"/proc/self/fd/{self._file}"
         with INSIDE:
             self._session: Any = self._open(str(graph) if isinstance(graph, Path) else graph)
         if isinstance(graph, Path) and not os.path.samestat(os.stat(graph), os.fstat(self._file or 0)):
@@ -93,15 +95,12 @@ class OrtSession:
             )
         with self._lock:
             if self._session is None:
-                if isinstance(self._graph, bytes):
-                    self._session = self._open(self._graph)
-                else:
-                    if self._file is None or _identity(self._file) != self._as_read:
-                        raise BackendError(
-                            f"{self._graph}: expected the graph as the parent process read it, got a file changed in "
-                            "place: load the engine again"
-                        )
-                    self._session = self._open(f"/proc/self/fd/{self._file}")
+                if self._file is not None and _identity(self._file) != self._as_read:
+                    raise BackendError(
+                        f"{self._where}: expected the graph as the parent process read it, got a file changed in "
+                        "place: load the engine again"
+                    )
+                self._session = self._open(self._graph)
             return self._session
 
     def _reset_after_fork(self) -> None:
