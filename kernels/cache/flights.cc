@@ -1,7 +1,7 @@
 #include "cache/flights.h"
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 #include <random>
 
 #include "cpu/prefetch.h"
@@ -132,16 +132,18 @@ Misses lacking(PackedArray<std::uint64_t> keys, PackedArray<std::uint8_t> outcom
 std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_t* which) {
   std::vector<std::uint64_t> found;
   found.reserve(keys.size());
-  KeyTable<std::size_t> places(seed());  // in `found`, from 1 on
-  places.reserve(keys.size());
+  // Open addressing without the keys, which are in `found`: 4 bytes a place, and one search for a new key.
+  std::vector<std::uint32_t> places(std::bit_ceil(2 * keys.size() + 2));  // in `found`, from 1 on
+  const std::size_t mask = places.size() - 1;
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    std::size_t place = places.find(keys[i]);
-    if (place == 0) {
-      found.push_back(keys[i]);
-      place = found.size();
-      places.put(keys[i], place);
+    const std::uint64_t key = keys[i];
+    std::size_t at = mix(key ^ seed()) & mask;
+    while (places[at] != 0 && found[places[at] - 1] != key) at = (at + 1) & mask;
+    if (places[at] == 0) {
+      found.push_back(key);
+      places[at] = static_cast<std::uint32_t>(found.size());
     }
-    which[i] = static_cast<std::int64_t>(place) - 1;
+    which[i] = static_cast<std::int64_t>(places[at]) - 1;
   }
   return found;
 }
