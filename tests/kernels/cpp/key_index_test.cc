@@ -5,6 +5,7 @@
 #include <random>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "check.h"
@@ -87,6 +88,11 @@ void crafted() {
   for (std::uint64_t i = 0; i < 5'000; ++i) keys.push_back(unmix(i));
   for (const std::uint64_t i : {0U, 1U, 4'999U}) CHECK(mix(keys[i]) == i);
   check_against_map(keys, {unmix(5'000), unmix(6'000), 1, 2, 3});
+  // Under the first seed they have one home, and a search would walk a thousand buckets.
+  const KeyIndex index(view(keys));
+  std::unordered_set<std::size_t> homes;
+  for (const std::uint64_t key : keys) homes.insert(index.home(key));
+  CHECK(homes.size() > 1'000);
 }
 
 void duplicates() {
