@@ -53,5 +53,5 @@ def test_no_accesses_and_no_rows() -> None:
 def test_bad_arrays() -> None:
     with pytest.raises(TypeError, match="keys: expected uint64, got int64"):
         _kernels.studies.belady(np.zeros(3, np.int64), 1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"hits: expected \[3\] without gaps"):
+    with pytest.raises(ValueError, match=r"hits: expected \[3\] without gaps, got bool \[2\]"):
         _kernels.studies.belady(np.zeros(3, np.uint64), 1, np.zeros(2, np.bool_))

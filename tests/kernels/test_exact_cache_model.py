@@ -131,7 +131,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         cache.lookup(keys.astype(np.int64), values, found)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^values: expected \[3, 1\]"):
         cache.lookup(keys, values[:2], found)
-    with pytest.raises(ValueError, match=r"^found: expected \[3\] without gaps"):
+    with pytest.raises(ValueError, match=r"^found: expected \[3\] without gaps, got bool \[2\]"):
         cache.lookup(keys, values, found[:2])
     with pytest.raises(ValueError, match=r"^values: expected \[3\]"):
         cache.write(keys, np.zeros(2, np.float32))
@@ -139,5 +139,5 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         cache.write(keys, np.zeros(3, np.float32), np.zeros(2, np.float32))
     with pytest.raises(ValueError, match=r"^positive: expected \[3\]"):
         cache.feedback(keys, found[:2])
-    with pytest.raises(ValueError, match=r"^hits: expected \[3\] without gaps"):
+    with pytest.raises(ValueError, match=r"^hits: expected \[3\] without gaps, got bool \[2\]"):
         cache.replay(keys, found[:2])
