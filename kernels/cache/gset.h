@@ -22,6 +22,11 @@
 
 namespace pepnet::cache {
 
+// Throws std::invalid_argument: "beta: expected …, got …".
+inline void expect(bool holds, const std::string& expected, double got) {
+  if (!holds) throw std::invalid_argument(expected + ", got " + std::to_string(got));
+}
+
 // log2(2^a + 2^b)
 inline double log2_sum(double a, double b) noexcept {
   const double high = std::max(a, b), low = std::min(a, b);
@@ -67,10 +72,6 @@ class Gset {
   }
 
  private:
-  static void expect(bool holds, const char* expected, double got) {
-    if (!holds) throw std::invalid_argument(std::string(expected) + ", got " + std::to_string(got));
-  }
-
   double lambda_, log2_beta_, log2_beta_r_, interval_;
 };
 

@@ -36,16 +36,13 @@ std::size_t held_beside(const CacheOptions& options) {
   return sizeof(RowCache) + options.dim * sizeof(float) + options.fields.size() * sizeof(Fields::Field);
 }
 
-void expect(bool holds, const std::string& name, const char* expected, double got) {
-  if (holds) return;
-  throw std::invalid_argument(name + ": expected " + expected + ", got " + std::to_string(got));
-}
-
 const CacheOptions& checked(const CacheOptions& options) {
-  expect(options.dim >= 1 && options.dim <= 65536, "dim", "1 to 65536", static_cast<double>(options.dim));
-  expect(options.admission >= 0.0 && options.admission <= 1.0, "admission", "0 to 1", options.admission);
-  expect(options.tombstone_ttl > 0.0, "tombstone_ttl", "seconds above 0", options.tombstone_ttl);
-  expect(options.negative_ttl > 0.0, "negative_ttl", "seconds above 0", options.negative_ttl);
+  expect(options.dim >= 1 && options.dim <= 65536, "dim: expected 1 to 65536",
+         static_cast<double>(options.dim));
+  expect(options.admission >= 0.0 && options.admission <= 1.0, "admission: expected 0 to 1",
+         options.admission);
+  expect(options.tombstone_ttl > 0.0, "tombstone_ttl: expected seconds above 0", options.tombstone_ttl);
+  expect(options.negative_ttl > 0.0, "negative_ttl: expected seconds above 0", options.negative_ttl);
   for (std::size_t i = 0; i < options.fields.size(); ++i) {
     const FieldRule& rule = options.fields[i];
     const std::string name = "fields[" + std::to_string(i) + "]: ";
@@ -54,9 +51,9 @@ const CacheOptions& checked(const CacheOptions& options) {
       throw std::invalid_argument(name + "expected one rule a table, got two for " +
                                   std::to_string(rule.table));
     }
-    expect(rule.ttl > 0.0, name + "ttl", "more than 0 s", rule.ttl);
-    expect(rule.share > 0.0 && rule.share <= 1.0, name + "share", "above 0 and at most 1", rule.share);
-    expect(rule.admission <= 1.0, name + "admission", "at most 1", rule.admission);
+    expect(rule.ttl > 0.0, name + "ttl: expected more than 0 s", rule.ttl);
+    expect(rule.share > 0.0 && rule.share <= 1.0, name + "share: expected above 0 and at most 1", rule.share);
+    expect(rule.admission <= 1.0, name + "admission: expected at most 1", rule.admission);
   }
   return options;
 }
