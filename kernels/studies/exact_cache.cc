@@ -39,6 +39,11 @@ ExactCache::ExactCache(std::size_t rows, CachePolicy policy, double beta, double
   if (rows == 0) throw std::invalid_argument("rows: expected 1 or more, got 0");
 }
 
+void ExactCache::set_time(double now) {
+  cache::expect(std::isfinite(now), "now: expected a finite time", now);
+  now_ = now;
+}
+
 ExactCache::Entry* ExactCache::find(std::uint64_t key) const {
   const auto found = index_.find(key);
   return found == index_.end() ? nullptr : &*found->second;

@@ -141,3 +141,12 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         cache.feedback(keys, found[:2])
     with pytest.raises(ValueError, match=r"^hits: expected \[3\] without gaps, got bool \[2\]"):
         cache.replay(keys, found[:2])
+
+
+@pytest.mark.parametrize("now", [math.nan, math.inf, -math.inf])
+def test_a_time_that_is_no_number_is_refused(now: float) -> None:
+    cache, key = _kernels.studies.ExactCache(5, "gset"), np.array([1], np.uint64)
+    cache.write(key, np.zeros(1, np.float32), np.ones(1, np.float32))
+    with pytest.raises(ValueError, match=f"^now: expected a finite time, got {now}"):
+        cache.set_time(now)
+    assert cache.scores(key) == pytest.approx(1.0)
