@@ -76,7 +76,7 @@ class RowCache final : private ForkHandler {
   std::size_t feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept;
 
   // Looks, counting and touching nothing.
-  void peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noexcept;
+  void peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) noexcept;
 
   // Key by key: a lookup, and where it misses an insert of a row of zeros. hits [N] or null. Returns how many
   // hit. What a simulator does with a trace.
@@ -161,13 +161,15 @@ class RowCache final : private ForkHandler {
       }
     }
   }
-  // Calls work(i, home, region) for each key in order, with its region locked.
+  // Calls work(i, home, region) for each key in order, with its region locked and its scores' landmark near.
   template <class Work>
-  void each_key(PackedArray<std::uint64_t> keys, const Work& work) const noexcept {
+  void each_key(PackedArray<std::uint64_t> keys, double now, const Work& work) noexcept {
+    sweep_expired(now);
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const Home home = homes_.of(keys[i]);
       Region& region = regions_[home.region];
       const std::lock_guard guard(region.lock);
+      rebase_scores(region, now);
       work(i, home, region);
     }
   }

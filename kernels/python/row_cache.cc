@@ -132,7 +132,7 @@ std::size_t feedback(RowCache& cache, Keys keys, const py::array& positive) {
   return cache.feedback(keys, labels);
 }
 
-py::dict peek(const RowCache& cache, Keys keys) {
+py::dict peek(RowCache& cache, Keys keys) {
   std::vector<EntryInfo> infos(keys.size());
   {
     const ReleasedGil released;
