@@ -44,21 +44,12 @@ FieldRule rule_of(const py::dict& given) {
   return rule;
 }
 
-template <class Field, class Stored = Field>
-py::array_t<Stored> column(const std::vector<EntryInfo>& infos, Field EntryInfo::* field) {
-  py::array_t<Stored> array(static_cast<py::ssize_t>(infos.size()));
-  Stored* out = array.mutable_data();
-  for (const EntryInfo& info : infos) *out++ = static_cast<Stored>(info.*field);
-  return array;
-}
-
+// Name → values. The values lie in one array of records.
 py::dict columns_of(const std::vector<EntryInfo>& infos) {
-  return py::dict(
-      "outcome"_a = column<Outcome, std::uint8_t>(infos, &EntryInfo::outcome),
-      "tombstone"_a = column(infos, &EntryInfo::tombstone),
-      "high_priority"_a = column(infos, &EntryInfo::high_priority),
-      "scored"_a = column(infos, &EntryInfo::scored), "version"_a = column(infos, &EntryInfo::version),
-      "expires"_a = column(infos, &EntryInfo::expires), "score"_a = column(infos, &EntryInfo::score));
+  const py::array_t<EntryInfo> records = array_of(infos);
+  py::dict columns;
+  for (const py::handle name : records.dtype().attr("names")) columns[name] = records[name];
+  return columns;
 }
 
 std::unique_ptr<RowCache> cache_of(std::size_t dim, std::size_t capacity_bytes, const std::string& policy,
@@ -254,6 +245,7 @@ py::list look_up(const py::list& jobs, bool counted) {
 }  // namespace
 
 void bind_row_cache(py::module_& module) {
+  PYBIND11_NUMPY_DTYPE(EntryInfo, outcome, tombstone, high_priority, scored, version, expires, score);
   const py::call_guard<ReleasedGil> released;
   py::class_<RowCache>(module, "RowCache",
                        "Rows of the ids that matter, in a fixed number of bytes. Safe from any thread.")
