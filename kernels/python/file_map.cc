@@ -5,30 +5,22 @@
 #include <system_error>
 
 #include "bindings.h"
+#include "cpu/named.h"
 
 namespace pepnet::python {
 
 namespace {
 
+constexpr Named<FileProblem> kProblems[] = {
+    {"", FileProblem::kNone},
+    {"a page of it can no longer be read: it was cut, or its disk failed", FileProblem::kUnreadable},
+    {"it has another size", FileProblem::kResized},
+    {"it was written to", FileProblem::kWritten},
+    {"touched", FileProblem::kTouched}};
+
 const char* problem_of(const FileMap& map) {
-  FileProblem problem;
-  {
-    const ReleasedGil released;  // a file system behind a network answers when it likes
-    problem = map.problem();
-  }
-  switch (problem) {
-    case FileProblem::kNone:
-      break;
-    case FileProblem::kUnreadable:
-      return "a page of it can no longer be read: it was cut, or its disk failed";
-    case FileProblem::kResized:
-      return "it has another size";
-    case FileProblem::kWritten:
-      return "it was written to";
-    case FileProblem::kTouched:
-      return "touched";
-  }
-  return "";
+  const ReleasedGil released;  // a file system behind a network answers when it likes
+  return name_of(kProblems, map.problem());
 }
 
 // One call and one release of the interpreter's lock for all tables of a batch.
