@@ -8,27 +8,15 @@ namespace {
 // can be left held by a thread that was interrupted.
 class Tally {
  public:
-  // items: (key, (numbers…)) each, of a key always as many.
-  void add(const py::list& items) {
-    std::vector<std::uint64_t> added;
-    for (const py::handle item : items) {
-      if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2) {
-        throw py::type_error("items: expected (key, numbers) each");
-      }
-      PyObject* const numbers = PyTuple_GET_ITEM(item.ptr(), 1);
-      if (!PyTuple_Check(numbers)) throw py::type_error("items: expected a tuple of integers for each key");
-      const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(numbers));
-      // All of Python's part first: what stands for a number, and a key's hash and comparison, may call
-      // anything, this object too.
-      added.resize(count);
-      for (std::size_t i = 0; i < count; ++i) {
-        const long long number = PyLong_AsLongLong(PyTuple_GET_ITEM(numbers, static_cast<py::ssize_t>(i)));
-        if (number == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-        added[i] = static_cast<std::uint64_t>(number);
-      }
-      std::vector<std::uint64_t>& sums = of(PyTuple_GET_ITEM(item.ptr(), 0));
-      if (sums.size() < count) sums.resize(count);
-      for (std::size_t i = 0; i < count; ++i) sums[i] += added[i];
+  using Numbers = std::vector<std::int64_t>;
+
+  // Numbers of a key are always as many. They are of C++ by now: what stands for one in Python may call
+  // anything, this object too. So may a key's hash and comparison.
+  void add(const std::vector<std::pair<py::object, Numbers>>& items) {
+    for (const auto& [key, added] : items) {
+      std::vector<std::uint64_t>& sums = of(key.ptr());
+      if (sums.size() < added.size()) sums.resize(added.size());
+      for (std::size_t i = 0; i < added.size(); ++i) sums[i] += static_cast<std::uint64_t>(added[i]);
     }
   }
 
@@ -53,9 +41,10 @@ class Tally {
     PyObject* const at = PyDict_GetItemWithError(places_.ptr(), key);
     if (at != nullptr) return sums_[PyLong_AsSize_t(at)];
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    const std::size_t place = sums_.size();
     sums_.emplace_back();
-    places_[py::handle(key)] = py::int_(sums_.size() - 1);
-    return sums_.back();
+    places_[py::handle(key)] = py::int_(place);  // whose comparison may have added others
+    return sums_[place];
   }
 
   py::dict places_;                               // key → place in `sums_`
