@@ -81,7 +81,8 @@ class NumberColumns {
       for (std::size_t i = 0; i < rules_.size(); ++i, value += rows)
         plain_dense[i] = dense_columns[i] && dense_of(*dense_columns[i], rows, rules_[i], value);
     }
-    return py::make_tuple(rows_of(keys), rows_of(values), left_out(plain_ids), left_out(plain_dense));
+    // A list of a matrix is one of its rows, each of which keeps all of it.
+    return py::make_tuple(py::list(keys), py::list(values), left_out(plain_ids), left_out(plain_dense));
   }
 
  private:
@@ -90,17 +91,6 @@ class NumberColumns {
     columns.reserve(given.size());
     for (const py::handle& each : given) columns.push_back(given_of(each, rows));
     return columns;
-  }
-
-  // The rows of a matrix, each of which keeps all of it.
-  template <class T>
-  static py::list rows_of(py::array_t<T>& matrix) {
-    const py::ssize_t rows = matrix.shape(0), count = matrix.shape(1);
-    py::list list;
-    for (py::ssize_t row = 0; row < rows; ++row)
-      list.append(py::array_t<T>({count}, {static_cast<py::ssize_t>(sizeof(T))},
-                                 matrix.mutable_data() + row * count, matrix));
-    return list;
   }
 
   static py::list left_out(const std::vector<char>& plain) {
