@@ -23,6 +23,15 @@ struct BackendError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Does `work` when its scope is left, also by an exception.
+template <class Work>
+struct Finally {
+  Work work;
+  ~Finally() { work(); }
+};
+template <class Work>
+Finally(Work) -> Finally<Work>;
+
 #define PEPNET_DECLARE(name) void bind_##name(py::module_& module);
 PEPNET_BINDINGS(PEPNET_DECLARE)
 #undef PEPNET_DECLARE

@@ -127,22 +127,6 @@ class Fetches {
   std::uint64_t last_ = 0, ended_ = 0, generation_ = 0;
 };
 
-// Ends a fetch when its scope is left.
-class Ending {
- public:
-  Ending(Fetches& fetches, Shared fetch) : fetches_(fetches), fetch_(std::move(fetch)) {}
-  ~Ending() {
-    if (fetch_ != nullptr) fetches_.end(*fetch_);
-  }
-  Ending(const Ending&) = delete;
-  Ending& operator=(const Ending&) = delete;
-  void leave_to_another() { fetch_.reset(); }
-
- private:
-  Fetches& fetches_;
-  Shared fetch_;
-};
-
 py::array_t<std::int64_t> positions_of(const std::vector<std::uint64_t>& owners, std::uint64_t number) {
   py::array_t<std::int64_t> at(std::ranges::count(owners, number));
   std::int64_t* out = at.mutable_data();
@@ -165,7 +149,10 @@ py::object Fetches::ask(const py::object& table, const py::array& keys, std::uin
   std::vector<std::uint64_t> owners(view.size());
   const Shared fetch = std::make_shared<Fetch>(++last_, generation_, ended_ != since, table, keys);
   under_way_.push_back(fetch);
-  Ending ending(*this, fetch);
+  bool left_to_another = false;
+  const Finally ending{[&] {
+    if (!left_to_another) end(*fetch);
+  }};
   flights.begin(view, fetch->number, owners.data());
   std::vector<std::uint64_t> numbers = distinct_of(owners);
   std::vector<Shared> theirs;  // all of them before anything of Python is made: meanwhile others may end
@@ -195,7 +182,7 @@ py::object Fetches::ask(const py::object& table, const py::array& keys, std::uin
     at = mine;
   }
   py::object result = call_python(work, ours ? py::cast(fetch) : py::none(), at, others);
-  if (fetch->handed) ending.leave_to_another();
+  left_to_another = fetch->handed;
   return result;
 }
 
@@ -216,7 +203,7 @@ class Handed {
 
   void run() {
     if (fetch_->ended) return;  // who began it was interrupted before it was handed over
-    const Ending ending(*fetches_, fetch_);
+    const Finally ending{[&] { end(); }};
     fetch_->runner = PyThread_get_thread_ident();
     (void)call_python(work_, fetch_);
   }

@@ -21,23 +21,17 @@ class Pins {
     std::uint64_t number;
     std::size_t calls = 0;
   };
-  struct Hold {
-    explicit Hold(Pins& all) : pins(all), pin(all.now_) { ++pin->calls; }
-    ~Hold() {
-      if (--pin->calls == 0) std::erase(pins.before_, pin);
-    }
-    Hold(const Hold&) = delete;
-    Hold& operator=(const Hold&) = delete;
-    Pins& pins;
-    const std::shared_ptr<Pin> pin;
-  };
 
   explicit Pins(py::object first) : now_(std::make_shared<Pin>(std::move(first), 0)) {}
 
   py::object use(const py::function& work, const py::args& args) {
-    const Hold hold(*this);
+    const std::shared_ptr<Pin> pin = now_;
+    ++pin->calls;
+    const Finally used{[&] {
+      if (--pin->calls == 0) std::erase(before_, pin);
+    }};
     py::tuple given(args.size() + 1);
-    given[0] = hold.pin->object;
+    given[0] = pin->object;
     for (std::size_t i = 0; i < args.size(); ++i) given[i + 1] = args[i];
     return call_python_with(work, given);
   }

@@ -15,38 +15,26 @@ namespace {
 // again.
 class SharedLock {
  public:
-  class Shared {
+  class Hold {
    public:
-    explicit Shared(std::shared_ptr<SharedLock> lock)
-        : lock_(std::move(lock)), thread_(PyThread_get_thread_ident()) {
-      lock_->wait([&] { return lock_->depth_ == 0 && lock_->waiting_ == 0; }, py::none());
+    // Shares it from here on; or has it alone from when it enters.
+    Hold(std::shared_ptr<SharedLock> lock, bool alone, py::object unless)
+        : lock_(std::move(lock)),
+          alone_(alone),
+          unless_(std::move(unless)),
+          thread_(PyThread_get_thread_ident()) {
+      if (alone_) return;
+      lock_->wait([&] { return lock_->depth_ == 0 && lock_->waiting_ == 0; }, unless_);
       lock_->sharing_.push_back(thread_);
+      held_ = 1;
     }
-    ~Shared() { leave(); }
-    Shared(const Shared&) = delete;
-    Shared& operator=(const Shared&) = delete;
-    void leave() {
-      if (lock_ == nullptr) return;
-      auto& sharing = lock_->sharing_;
-      sharing.erase(std::find(sharing.begin(), sharing.end(), thread_));
-      lock_.reset();
-    }
-
-   private:
-    std::shared_ptr<SharedLock> lock_;
-    const unsigned long thread_;
-  };
-
-  class Alone {
-   public:
-    Alone(std::shared_ptr<SharedLock> lock, py::object unless)
-        : lock_(std::move(lock)), unless_(std::move(unless)) {}
-    ~Alone() {
+    ~Hold() {
       while (held_ != 0) leave();
     }
-    Alone(const Alone&) = delete;
-    Alone& operator=(const Alone&) = delete;
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
     bool enter() {
+      if (!alone_) return true;
       if (!lock_->take_alone(unless_)) return false;
       ++held_;
       return true;
@@ -54,30 +42,32 @@ class SharedLock {
     void leave() {
       if (held_ == 0) return;
       --held_;
-      --lock_->depth_;
+      if (alone_) {
+        --lock_->depth_;
+      } else {
+        lock_->sharing_.erase(std::ranges::find(lock_->sharing_, thread_));
+      }
     }
 
    private:
-    std::shared_ptr<SharedLock> lock_;
-    py::object unless_;
+    const std::shared_ptr<SharedLock> lock_;
+    const bool alone_;
+    const py::object unless_;
+    const unsigned long thread_;  // that made it
     std::size_t held_ = 0;
   };
 
   // Whether the thread that asks is one of those that share it.
   bool is_sharing() const {
-    return std::find(sharing_.begin(), sharing_.end(), PyThread_get_thread_ident()) != sharing_.end();
+    return std::ranges::find(sharing_, PyThread_get_thread_ident()) != sharing_.end();
   }
 
  private:
   bool take_alone(const py::object& unless) {
-    struct Waiting {
-      explicit Waiting(std::size_t& all) : count(all) { ++count; }
-      ~Waiting() { --count; }
-      std::size_t& count;
-    };
     const unsigned long thread = PyThread_get_thread_ident();
     if (depth_ == 0 || owner_ != thread) {
-      const Waiting counted(waiting_);
+      ++waiting_;
+      const Finally counted{[&] { --waiting_; }};
       if (!wait([&] { return depth_ == 0 && sharing_.empty(); }, unless)) return false;
       owner_ = thread;
     }
@@ -108,27 +98,21 @@ class SharedLock {
 }  // namespace
 
 void bind_shared_lock(py::module_& module) {
-  py::class_<SharedLock::Shared>(module, "SharedHold",
-                                 "A lock that is shared, until this is left or nobody holds it.")
-      .def("__enter__", [](const SharedLock::Shared&) {})
-      .def("__exit__", [](SharedLock::Shared& shared, const py::args&) { shared.leave(); });
-  py::class_<SharedLock::Alone>(
-      module, "ExclusiveHold",
-      "A lock that one thread has from when it enters, until it is left or nobody holds it.")
-      .def("__enter__", [](SharedLock::Alone& alone) { return alone.enter(); })
-      .def("__exit__", [](SharedLock::Alone& alone, const py::args&) { alone.leave(); });
-  py::class_<SharedLock, std::shared_ptr<SharedLock>>(module, "SharedLock",
-                                                      "A lock that many may share and one may have alone.")
+  using Hold = SharedLock::Hold;
+  py::class_<Hold>(module, "Hold", "A lock that is held, until this is left or nobody holds it.")
+      .def("__enter__", &Hold::enter)
+      .def("__exit__", [](Hold& hold, const py::args&) { hold.leave(); });
+  using Lock = std::shared_ptr<SharedLock>;
+  py::class_<SharedLock, Lock>(module, "SharedLock", "A lock that many may share and one may have alone.")
       .def(py::init<>())
       .def(
-          "shared",
-          [](const std::shared_ptr<SharedLock>& lock) { return std::make_unique<SharedLock::Shared>(lock); },
+          "shared", [](const Lock& lock) { return std::make_unique<Hold>(lock, false, py::none()); },
           "Waits until nobody has it alone or waits for that. Returns a context manager that holds it "
           "already. Who shares it must not ask again.")
       .def(
           "alone",
-          [](const std::shared_ptr<SharedLock>& lock, py::object unless) {
-            return std::make_unique<SharedLock::Alone>(lock, std::move(unless));
+          [](const Lock& lock, py::object unless) {
+            return std::make_unique<Hold>(lock, true, std::move(unless));
           },
           "unless"_a = py::none(),
           "Returns a context manager that waits until everybody else has left, and is True then. The thread "

@@ -88,10 +88,10 @@ def gates(d: Draw) -> list[Call]:
     r = d.random
     if r.random() < 0.5:
         held = d.one(Ref(1), Ref(2))
-        moves = [Call(f"ExclusiveHold.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(5)]
+        moves = [Call(f"Hold.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(5)]
         return [Call("SharedLock"), Call(".alone"), Call(".alone", (d.one(None, leave, fail, 3),)), *moves]
     held = d.one(Ref(1), Ref(2))
-    leaves = [Call(f"SharedHold.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(4)]
+    leaves = [Call(f"Hold.{r.choice(('__enter__', '__exit__'))}", (held,)) for _ in range(4)]
     return [Call("SharedLock"), Call(".shared"), Call(".shared"), *leaves, Call(".shared")]
 
 

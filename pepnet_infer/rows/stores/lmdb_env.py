@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from msgspec import Meta
 
-from pepnet_infer._kernels import ExclusiveHold, SharedLock
+from pepnet_infer._kernels import Hold, SharedLock
 from pepnet_infer.errors import StoreError
 from pepnet_infer.process import forks
 from pepnet_infer.rows.stores.lmdb_file import check_file
@@ -51,7 +51,7 @@ class LmdbEnv:
     def __init__(self, module: Any, path: Path, options: OpenOptions) -> None:
         self._lmdb, self.path, self.options = module, path, options
         self.gate, self._opening, self._process = SharedLock(), SharedLock(), os.getpid()
-        self._forking: ExclusiveHold | None = None  # held by a fork that is under way
+        self._forking: Hold | None = None  # held by a fork that is under way
         self._env: lmdb.Environment | None = None
         self._map_bytes = options.map_bytes
         self._closed = False
