@@ -5,6 +5,7 @@
 #include <random>
 
 #include "cpu/prefetch.h"
+#include "rows/row_codec.h"
 
 namespace pepnet::cache {
 namespace {
@@ -150,21 +151,20 @@ std::vector<std::uint64_t> distinct(PackedArray<std::uint64_t> keys, std::int64_
 
 std::size_t serve(const RowsView& rows, PackedArray<std::int64_t> sources,
                   PackedArray<std::int64_t> positions, PackedArray<float> default_row, OutView out) noexcept {
-  constexpr std::size_t kAhead = 12;
-  const std::size_t bytes = default_row.size() * sizeof(float);
+  const std::size_t dim = default_row.size();
   std::size_t defaults = 0;
   for (std::size_t i = 0; i < positions.size(); ++i) {
-    if (i + kAhead < positions.size()) {
-      const auto next = static_cast<std::size_t>(sources[i + kAhead]);
-      if (next < rows.count) prefetch(rows.row(next));
+    if (i + kLookAhead < positions.size()) {
+      const auto next = static_cast<std::size_t>(sources[i + kLookAhead]);
+      if (next < rows.count) prefetch_range(rows.row(next), rows.row_bytes());
     }
     const auto at = static_cast<std::size_t>(positions[i]);
     if (at >= out.count) continue;
     const auto source = static_cast<std::size_t>(sources[i]);
     if (source < rows.count) {
-      std::memcpy(out.row(at), rows.row(source), bytes);
+      load_row<RowType::kFloat32>(rows.row(source), out.row(at), dim);
     } else {
-      for (std::size_t d = 0; d < default_row.size(); ++d) out.row(at)[d] = default_row[d];
+      for (std::size_t d = 0; d < dim; ++d) out.row(at)[d] = default_row[d];
       ++defaults;
     }
   }

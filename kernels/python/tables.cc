@@ -1,4 +1,4 @@
-// Stored rows: their keys' index, rows at positions, and a table of both. What each function does is said in
+// Stored rows: their keys' index, a table of both, and sums of rows. What each function does is said in
 // rows/key_index.h and rows/gather.h.
 #include <memory>
 
@@ -14,39 +14,14 @@ py::array_t<std::int64_t> find(const KeyIndex& index, Keys keys) {
   return filled<std::int64_t>(keys.size(), [&](std::int64_t* positions) { index.find(keys, positions); });
 }
 
-void check_positions(const PackedArray<std::int64_t>& positions, std::size_t count) {
-  for (std::size_t i = 0; i < positions.size(); ++i) {
-    const std::int64_t position = positions[i];
-    if (position < KeyIndex::kAbsent || position >= static_cast<std::int64_t>(count)) {
-      throw py::value_error("positions: expected -1 to " +
-                            std::to_string(static_cast<std::int64_t>(count) - 1) + ", got " +
-                            std::to_string(position) + " at " + std::to_string(i));
-    }
-  }
-}
-
-std::size_t gather_rows(const py::array& rows, const py::array& positions, const py::array& default_row,
-                        const py::array& out) {
+void pool_rows(const py::array& rows, const py::array& offsets, const std::string& pooling,
+               const py::array& out) {
   const RowsView source = rows_of("rows", rows);
-  const PackedArray<std::int64_t> wanted = vector_of<std::int64_t>("positions", positions);
-  const PackedArray<float> fallback = default_of("default_row", default_row, source.dim);
-  const OutView target = out_of("out", out, wanted.size(), source.dim);
-  const ReleasedGil released;
-  check_positions(wanted, source.count);
-  return gather(source, wanted, fallback, target);
-}
-
-std::size_t pool_rows(const py::array& rows, const py::array& positions, const py::array& offsets,
-                      const std::string& pooling, const py::array& default_row, const py::array& out) {
-  const RowsView source = rows_of("rows", rows);
-  const PackedArray<std::int64_t> wanted = vector_of<std::int64_t>("positions", positions);
   const Bags bags = bags_of(offsets, pooling);
-  const PackedArray<float> fallback = default_of("default_row", default_row, source.dim);
   const OutView target = out_of("out", out, bags.count, source.dim);
   const ReleasedGil released;
-  check_positions(wanted, source.count);
-  check_offsets(bags.offsets, wanted.size());
-  return pool(source, wanted, bags.offsets, bags.pooling, fallback, target);
+  check_offsets(bags.offsets, source.count);
+  pool(source, bags.offsets, bags.pooling, target);
 }
 
 // Rows and the index over their keys, so that a field of a batch is one call. The arrays are kept beside it
@@ -92,8 +67,7 @@ void bind_tables(py::module_& module) {
       .def("find", &find, "keys"_a)
       .def("__len__", &KeyIndex::size)
       .def_property_readonly("memory_bytes", &KeyIndex::memory_bytes);
-  module.def("gather", &gather_rows, "rows"_a, "positions"_a, "default_row"_a, "out"_a);
-  module.def("pool", &pool_rows, "rows"_a, "positions"_a, "offsets"_a, "pooling"_a, "default_row"_a, "out"_a);
+  module.def("pool", &pool_rows, "rows"_a, "offsets"_a, "pooling"_a, "out"_a);
   py::class_<Table>(module, "Table",
                     "Rows by key: an index over keys and rows read in place. Safe from any thread.")
       .def(py::init(&table_of), "keys"_a, "rows"_a, "default_row"_a, py::keep_alive<1, 3>(),

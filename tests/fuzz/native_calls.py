@@ -36,22 +36,11 @@ def _functions(d: Draw) -> list[Call]:
         lambda: Call("build_info"),
         lambda: Call("cpu_info"),
         lambda: Call("ops", (d.one(d.isa, "scalar"), d.one(d.precision, "fp32"))),
-        lambda: Call("gather", (rows, positions, d.array("f4", dim), d.array("f4", size, dim))),
         lambda: Call(
             "serve",
             (d.array("f4", n, dim), positions, d.array("i8", size), d.array("f4", dim), d.array("f4", size, dim)),
         ),
-        lambda: Call(
-            "pool",
-            (
-                rows,
-                positions,
-                d.offsets(bags, size),
-                d.one("mean", "sum"),
-                d.array("f4", dim),
-                d.array("f4", bags, dim),
-            ),
-        ),
+        lambda: Call("pool", (rows, d.offsets(bags, n), d.one("mean", "sum"), d.array("f4", bags, dim))),
         lambda: Call(
             "CudaFeatures",
             (

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
-from pepnet_infer._kernels import Table, gather, pool
+from pepnet_infer._kernels import Table, pool
+
+if TYPE_CHECKING:
+    from pepnet_infer._kernels import Pooling
 
 DTYPES = ("float32", "float16", "bfloat16")
 N, DIM = 37, 11
@@ -25,19 +30,28 @@ def make_rows(dtype: str, seed: int = 0) -> np.ndarray:
 
 
 DEFAULT = np.linspace(-1, 1, DIM, dtype=np.float32)
-KEYS = np.arange(N, dtype=np.uint64) * np.uint64(3)
+KEYS = np.random.default_rng(8).permutation(N).astype(np.uint64) * np.uint64(3)
+
+
+def keys_at(positions: np.ndarray) -> np.ndarray:
+    """Keys of the rows at `positions`; at -1 one that has none."""
+    return np.where(positions < 0, np.uint64(1), KEYS[positions])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 100])
-def test_gather_copies_rows_into_columns_of_a_wider_matrix(dtype: str, count: int) -> None:
+def test_lookup_copies_rows_into_columns_of_a_wider_matrix(dtype: str, count: int) -> None:
     rows = make_rows(dtype)
     positions = np.random.default_rng(count).integers(-1, N, count)
     matrix = np.full((count, DIM + 9), 7.0, np.float32)
-    unknown = gather(rows, positions, DEFAULT, matrix[:, 4 : 4 + DIM])
+    found = np.empty(count, np.bool_)
+    table = Table(KEYS, rows, DEFAULT)
+    assert (len(table), table.dim, len(table.index)) == (N, DIM, N)
+    unknown = table.lookup(keys_at(positions), matrix[:, 4 : 4 + DIM], found)
     expected = np.where((positions < 0)[:, None], DEFAULT, as_float64(rows)[positions])
     np.testing.assert_array_equal(matrix[:, 4 : 4 + DIM], expected)
     assert unknown == (positions < 0).sum()
+    np.testing.assert_array_equal(found, positions >= 0)
     assert (np.delete(matrix, np.s_[4 : 4 + DIM], axis=1) == 7).all()
 
 
@@ -46,7 +60,8 @@ def test_every_16_bit_value_is_widened_exactly(dtype: str) -> None:
     bits = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
     rows = bits if dtype == "bfloat16" else bits.view(np.float16)
     out = np.empty((256, 256), np.float32)
-    gather(rows, np.arange(256), np.zeros(256, np.float32), out)
+    keys = np.arange(256, dtype=np.uint64)
+    assert Table(keys, rows, np.zeros(256, np.float32)).lookup(keys, out) == 0
     with np.errstate(invalid="ignore"):  # signalling NaNs
         expected = as_float64(rows)
     np.testing.assert_array_equal(out, expected)  # NaN where NaN
@@ -55,14 +70,14 @@ def test_every_16_bit_value_is_widened_exactly(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
-def test_pool_agrees_with_float64(dtype: str, pooling: str) -> None:
+def test_pool_agrees_with_float64(dtype: str, pooling: Pooling) -> None:
     rng = np.random.default_rng(3)
     rows = make_rows(dtype)
     offsets = np.concatenate([[2], 2 + rng.integers(0, 30, 20).cumsum()])
     offsets[6] = offsets[5]  # an empty bag
     positions = rng.integers(-1, N, offsets[-1] + 3)
     out = np.full((20, DIM + 2), 7.0, np.float32)
-    unknown = pool(rows, positions, offsets, pooling, DEFAULT, out[:, 1:-1])
+    unknown = Table(KEYS, rows, DEFAULT).pool(keys_at(positions), offsets, pooling, out[:, 1:-1])
     values = np.where((positions < 0)[:, None], DEFAULT.astype(np.float64), as_float64(rows)[positions])
     for bag in range(20):
         some = values[offsets[bag] : offsets[bag + 1]]
@@ -77,59 +92,31 @@ def test_pool_agrees_with_float64(dtype: str, pooling: str) -> None:
 def test_a_bag_of_one_is_its_row_to_the_bit() -> None:
     rows = make_rows("float32")
     out = np.empty((N, DIM), np.float32)
-    pool(rows, np.arange(N), np.arange(N + 1), "mean", DEFAULT, out)
+    pool(rows, np.arange(N + 1), "mean", out)
     np.testing.assert_array_equal(out, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_table_answers_by_key_as_gather_and_pool_do_by_position(dtype: str) -> None:
-    rows, rng = make_rows(dtype), np.random.default_rng(9)
-    table = Table(KEYS, rows, DEFAULT)
-    assert (len(table), table.dim, len(table.index)) == (N, DIM, N)
-    asked = rng.integers(0, N * 3, 200).astype(np.uint64)
-    positions = np.where(asked % 3 == 0, asked // 3, np.uint64(2**64 - 1)).astype(np.int64)
-    one, two = np.empty((200, DIM), np.float32), np.empty((200, DIM), np.float32)
-    found = np.empty(200, np.bool_)
-    assert table.lookup(asked, one, found) == gather(rows, positions, DEFAULT, two) > 0
+@pytest.mark.parametrize("pooling", ["mean", "sum"])
+def test_rows_in_order_are_pooled_as_those_of_their_keys(dtype: str, pooling: Pooling) -> None:
+    rows, offsets = make_rows(dtype), np.array([2, 5, 5, 30, N - 1])
+    one, two = np.empty((4, DIM), np.float32), np.empty((4, DIM), np.float32)
+    pool(rows, offsets, pooling, one)
+    assert Table(KEYS, rows, DEFAULT).pool(KEYS, offsets, pooling, two) == 0
     np.testing.assert_array_equal(one, two)
-    np.testing.assert_array_equal(found, positions >= 0)
-
-    offsets = np.array([0, 5, 5, 150, 199])
-    three, four = np.empty((4, DIM), np.float32), np.empty((4, DIM), np.float32)
-    unknown = table.pool(asked, offsets, "sum", three)
-    assert unknown == pool(rows, positions, offsets, "sum", DEFAULT, four)
-    np.testing.assert_array_equal(three, four)
 
 
 def test_rows_may_be_written_backwards_or_into_one_column() -> None:
     rows = make_rows("float32")
     out = np.empty((N, DIM), np.float32)
-    gather(rows, np.arange(N), DEFAULT, out[::-1])
+    Table(KEYS, rows, DEFAULT).lookup(KEYS, out[::-1])
     np.testing.assert_array_equal(out[::-1], rows)
     column = np.empty((N, 1), np.float32)
-    gather(np.ascontiguousarray(rows[:, :1]), np.arange(N), DEFAULT[:1], column)
+    Table(KEYS, np.ascontiguousarray(rows[:, :1]), DEFAULT[:1]).lookup(KEYS, column)
     np.testing.assert_array_equal(column, rows[:, :1])
 
 
 OUT = np.empty((2, DIM), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("positions", "message"),
-    [
-        ([0, N], f"positions: expected -1 to {N - 1}, got {N} at 1"),
-        ([-2, 0], f"positions: expected -1 to {N - 1}, got -2 at 0"),
-        ([0, 2**63 - 1], "got 9223372036854775807 at 1"),
-        ([-(2**63), 0], "got -9223372036854775808 at 0"),
-    ],
-)
-def test_positions_outside_the_table_are_refused_before_anything_is_written(positions: list[int], message: str) -> None:
-    out = np.full((2, DIM), 7.0, np.float32)
-    with pytest.raises(ValueError, match=message):
-        gather(make_rows("float32"), np.array(positions), DEFAULT, out)
-    with pytest.raises(ValueError, match=message):
-        pool(make_rows("float32"), np.array(positions), np.array([0, 1, 2]), "sum", DEFAULT, out)
-    assert (out == 7).all()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +135,7 @@ def test_offsets_that_cut_no_bags_are_refused(offsets: list[int], message: str) 
     offsets_array = np.array(offsets, dtype=np.int64)
     table = Table(KEYS, make_rows("float32"), DEFAULT)
     with pytest.raises(ValueError, match=message):
-        pool(make_rows("float32"), np.array([0, 1]), offsets_array, "sum", DEFAULT, OUT)
+        pool(make_rows("float32")[:2], offsets_array, "sum", OUT)
     with pytest.raises(ValueError, match=message):
         table.pool(KEYS[:2], offsets_array, "sum", OUT)
 
@@ -166,7 +153,8 @@ def test_offsets_that_cut_no_bags_are_refused(offsets: list[int], message: str) 
         ({"rows": np.zeros((N, 2 * DIM), np.float32)[:, ::2]}, ValueError, r"rows: expected \[N, dim\] without gaps"),
         ({"rows": np.zeros(N, np.float32)}, ValueError, r"rows: expected \[N, dim\] without gaps, got float32 \[37\]"),
         ({"rows": np.zeros((N, 0), np.float32)}, ValueError, r"rows: expected \[N, dim\] without gaps"),
-        ({"positions": np.zeros(2, np.int32)}, TypeError, r"positions: expected int64, got int32 \[2\]"),
+        ({"keys": np.zeros(N, np.int64)}, TypeError, r"keys: expected uint64, got int64 \[37\]"),
+        ({"keys": KEYS[1:]}, ValueError, r"keys: expected 37, one a row, got uint64 \[36\]"),
         (
             {"default_row": np.zeros(DIM - 1, np.float32)},
             ValueError,
@@ -192,17 +180,17 @@ def test_offsets_that_cut_no_bags_are_refused(offsets: list[int], message: str) 
 def test_arrays_that_do_not_fit_are_refused(
     change: dict[str, np.ndarray], error: type[Exception], message: str
 ) -> None:
-    arguments = {"rows": make_rows("float32"), "positions": np.zeros(2, np.int64), "default_row": DEFAULT, "out": OUT}
+    given = {"keys": KEYS, "rows": make_rows("float32"), "default_row": DEFAULT, "out": OUT} | change
     with pytest.raises(error, match=message):
-        gather(**arguments | change)
+        Table(given["keys"], given["rows"], given["default_row"]).lookup(KEYS[:2], given["out"])
 
 
 def test_other_misuse_is_refused() -> None:
     rows = make_rows("float32")
     with pytest.raises(ValueError, match="pooling: expected mean or sum, got 'max'"):
-        pool(rows, np.zeros(2, np.int64), np.array([0, 1, 2]), "max", DEFAULT, OUT)
-    with pytest.raises(ValueError, match=r"keys: expected 37, one a row, got uint64 \[36\]"):
-        Table(KEYS[1:], rows, DEFAULT)
+        pool(rows, np.array([0, 1, 2]), "max", OUT)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"out: expected \[2, 11\], got float32 \[2, 10\]"):
+        pool(rows, np.array([0, 1, 2]), "sum", OUT[:, 1:])
     table = Table(KEYS, rows, DEFAULT)
     with pytest.raises(ValueError, match=r"found: expected \[2\] without gaps, got bool \[3\]"):
         table.lookup(KEYS[:2], OUT, np.empty(3, np.bool_))

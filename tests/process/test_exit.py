@@ -46,7 +46,7 @@ def work(which):
             table.lookup(keys, out)
         else:
             try:
-                _kernels.gather(rows, np.full(len(keys), len(keys)), np.zeros(16, np.float32), out)
+                _kernels.pool(rows, np.array([0, len(keys) + 1]), "sum", out[:1])
             except ValueError:  # a C++ exception is on its way when the lock is taken again
                 pass
         entered[which].set()

@@ -174,8 +174,7 @@ class MissBatch:
                     counts += reasons
                 counts[ABSENT] += one.defaults - one.unavailable  # negative entries as well, which nobody asked for
             if (offsets := one.request.offsets) is not None:
-                at, pooling, default = np.arange(len(one.rows)), one.request.pooling, one.table.default_row
-                _kernels.pool(one.rows, at, offsets - offsets[0], pooling, default, one.request.out)
+                _kernels.pool(one.rows, offsets - offsets[0], one.request.pooling, one.request.out)
             begin = end
         if counts.any():
             self._counters.defaults(counts)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer._kernels import KeyIndex, gather, serve
+from pepnet_infer._kernels import KeyIndex, serve
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import Mask, Positions, RowBatch, Rows
 
@@ -109,9 +109,10 @@ class RowArena(Arena):
 
     def read(self, records: Records, found: Mask, dim: int) -> RowBatch:
         """Returns the rows of `records`, whose width is `dim`, where they are `found`, and what else they say."""
-        rows = np.empty((len(records), dim), np.float32)
-        at = records["row"] if found.all() else np.where(found, records["row"], -1)
-        gather(self._of_width(dim), np.ascontiguousarray(at), np.zeros(dim, np.float32), rows)
+        count = len(records)
+        rows = np.empty((count, dim), np.float32)
+        at = np.where(found, records["row"], -1)
+        serve(self._of_width(dim), at, np.arange(count), np.zeros(dim, np.float32), rows)
         # The fields one by one from a copy that is in the processor's cache, each without gaps.
         return RowBatch(rows, found, records["version"].copy(), records["score"].copy(), records["expires"].copy())
 

@@ -162,12 +162,10 @@ void pooled(std::size_t changes, std::size_t count, bool all_there, std::uint64_
     CHECK(same(answered, expected.answered));
     CHECK(std::equal(expected.outcomes.begin(), expected.outcomes.end(), outcomes.begin() + 1));
     if (answered.hits + answered.ours != count) continue;
-    std::vector<std::int64_t> places(count), from(offsets);
-    for (std::size_t i = 0; i < count; ++i) places[i] = static_cast<std::int64_t>(i);
+    std::vector<std::int64_t> from(offsets);
     for (std::int64_t& offset : from) --offset;
-    (void)pool({reinterpret_cast<const std::byte*>(expected.rows.data()), count, kDim, RowType::kFloat32},
-               {places.data(), count}, {from.data(), from.size()}, pooling, {kDefault, kDim},
-               {right.data(), bags, kDim});
+    pool({reinterpret_cast<const std::byte*>(expected.rows.data()), count, kDim, RowType::kFloat32},
+         {from.data(), from.size()}, pooling, {right.data(), bags, kDim});
     CHECK(out == right);
   }
 }

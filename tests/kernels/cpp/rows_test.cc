@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -69,6 +71,12 @@ struct Case {
       return static_cast<double>(default_row[d]);
     return truth[static_cast<std::size_t>(position) * view.dim + d];
   }
+  // Of keys that are their rows' positions; what is no position has no row.
+  KeyIndex index() const {
+    std::vector<std::uint64_t> keys(view.count);
+    std::iota(keys.begin(), keys.end(), 0U);
+    return KeyIndex({keys.data(), keys.size()});
+  }
   PackedArray<float> fallback() const { return {default_row.data(), default_row.size()}; }
 
   std::unique_ptr<std::byte[]> bytes;
@@ -79,7 +87,7 @@ struct Case {
 
 constexpr float kUntouched = -12345.0F;
 
-void gather_case(RowType type, std::size_t count, std::size_t dim, std::size_t n, std::size_t gap) {
+void lookup_case(RowType type, std::size_t count, std::size_t dim, std::size_t n, std::size_t gap) {
   const Case table(type, count, dim, count * 31 + dim);
   std::mt19937_64 random(n);
   std::vector<std::int64_t> positions;
@@ -90,11 +98,15 @@ void gather_case(RowType type, std::size_t count, std::size_t dim, std::size_t n
   if (n > 3) positions[2] = std::numeric_limits<std::int64_t>::max();
   std::vector<float> out(n * (dim + gap), kUntouched);
   const OutView target{out.data(), n, static_cast<std::ptrdiff_t>(dim + gap)};
-  const std::size_t unknown = gather(table.view, {positions.data(), n}, table.fallback(), target);
+  const KeyIndex index = table.index();
+  const auto found = std::make_unique<bool[]>(n);
+  const std::size_t unknown =
+      lookup(index, table.view, {positions.data(), n}, table.fallback(), target, found.get());
   std::size_t expected = 0;
   for (std::size_t i = 0; i < n; ++i) {
     const bool inside = positions[i] >= 0 && static_cast<std::size_t>(positions[i]) < count;
     expected += inside ? 0 : 1;
+    CHECK(found[i] == inside);
     for (std::size_t d = 0; d < dim; ++d) CHECK(same(out[i * (dim + gap) + d], table.at(positions[i], d)));
     for (std::size_t d = dim; d < dim + gap; ++d) CHECK(out[i * (dim + gap) + d] == kUntouched);
   }
@@ -113,8 +125,10 @@ void pool_case(RowType type, Pooling pooling, std::size_t dim, std::size_t bags)
   CHECK(bad_offset({offsets.data(), offsets.size()}, items) == -1);
   std::vector<float> out(bags * dim, kUntouched);
   const OutView target{out.data(), bags, static_cast<std::ptrdiff_t>(dim)};
-  const std::size_t unknown = pool(table.view, {positions.data(), items}, {offsets.data(), offsets.size()},
-                                   pooling, table.fallback(), target);
+  const KeyIndex index = table.index();
+  const PackedArray<std::int64_t> cuts(offsets.data(), offsets.size());
+  const std::size_t unknown =
+      lookup_pool(index, table.view, {positions.data(), items}, cuts, pooling, table.fallback(), target);
   std::size_t expected = 0;
   for (std::size_t b = 0; b < bags; ++b) {
     for (std::size_t d = 0; d < dim; ++d) {
@@ -140,44 +154,49 @@ void pool_with_bad_offsets() {
   const std::vector<std::int64_t> positions = {0, 1, 2, 3, 99, -5};
   constexpr std::int64_t kMin = std::numeric_limits<std::int64_t>::min();
   constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+  const KeyIndex index = table.index();
   const std::vector<std::int64_t> cases[] = {
       {5, 2, 6, 1}, {kMin, kMax, kMin, kMax}, {0, 7, 7, 7}, {-1, 0, 3, 6}, {kMax, kMax, kMax, kMax}};
   const std::int64_t first_bad[] = {1, 0, 1, 0, 0};
   for (std::size_t c = 0; c < 5; ++c) {
     std::vector<float> out(9, kUntouched);
     CHECK(bad_offset({cases[c].data(), 4}, positions.size()) == first_bad[c]);
-    pool(table.view, {positions.data(), positions.size()}, {cases[c].data(), 4}, Pooling::kSum,
-         table.fallback(), OutView{out.data(), 3, 3});
+    lookup_pool(index, table.view, {positions.data(), positions.size()}, {cases[c].data(), 4}, Pooling::kSum,
+                table.fallback(), OutView{out.data(), 3, 3});
+    for (const float value : out) CHECK(value != kUntouched);
+    std::ranges::fill(out, kUntouched);
+    pool(table.view, {cases[c].data(), 4}, Pooling::kMean, OutView{out.data(), 3, 3});
     for (const float value : out) CHECK(value != kUntouched);
   }
 }
 
-// A search and a copy in one pass give what a search followed by a copy gives.
-void lookup_matches_gather() {
-  const Case table(RowType::kFloat16, 100, 5, 8);
-  std::vector<std::uint64_t> keys, asked;
-  for (std::uint64_t i = 0; i < 100; ++i) keys.push_back(i * i + 1);
-  for (std::uint64_t i = 0; i < 257; ++i) asked.push_back(i % 3 == 0 ? keys[i % 100] : i);
-  const KeyIndex index({keys.data(), keys.size()});
-  std::vector<std::int64_t> positions(asked.size());
-  index.find({asked.data(), asked.size()}, positions.data());
-  std::vector<float> one(asked.size() * 5), two(asked.size() * 5);
-  const auto found = std::make_unique<bool[]>(asked.size());
-  const std::size_t a = lookup(index, table.view, {asked.data(), asked.size()}, table.fallback(),
-                               OutView{one.data(), asked.size(), 5}, found.get());
-  const std::size_t b = gather(table.view, {positions.data(), positions.size()}, table.fallback(),
-                               OutView{two.data(), asked.size(), 5});
-  CHECK(a == b && a > 0);
-  CHECK(std::memcmp(one.data(), two.data(), one.size() * sizeof(float)) == 0);
-  for (std::size_t i = 0; i < asked.size(); ++i) CHECK(found[i] == (positions[i] >= 0));
+// What `lookup_pool` gives for the keys of all rows in order.
+void pool_of_rows_in_order() {
+  for (const RowType type : {RowType::kFloat32, RowType::kFloat16, RowType::kBfloat16}) {
+    const Case table(type, 100, 5, 8);
+    const KeyIndex index = table.index();
+    std::vector<std::uint64_t> keys(100);
+    std::iota(keys.begin(), keys.end(), 0U);
+    const std::vector<std::int64_t> offsets = {3, 4, 4, 60, 99};
+    for (const Pooling pooling : {Pooling::kMean, Pooling::kSum}) {
+      std::vector<float> one(4 * 5), two(4 * 5);
+      lookup_pool(index, table.view, {keys.data(), keys.size()}, {offsets.data(), 5}, pooling,
+                  table.fallback(), OutView{one.data(), 4, 5});
+      pool(table.view, {offsets.data(), 5}, pooling, OutView{two.data(), 4, 5});
+      CHECK(std::memcmp(one.data(), two.data(), one.size() * sizeof(float)) == 0);
+    }
+  }
+}
 
-  const std::vector<std::int64_t> offsets = {0, 3, 3, 100, 257};
-  std::vector<float> three(4 * 5), four(4 * 5);
-  lookup_pool(index, table.view, {asked.data(), asked.size()}, {offsets.data(), 5}, Pooling::kMean,
-              table.fallback(), OutView{three.data(), 4, 5});
-  pool(table.view, {positions.data(), positions.size()}, {offsets.data(), 5}, Pooling::kMean,
-       table.fallback(), OutView{four.data(), 4, 5});
-  CHECK(std::memcmp(three.data(), four.data(), three.size() * sizeof(float)) == 0);
+// Positions past the last row are never read.
+void an_index_of_other_rows() {
+  const KeyIndex index = Case(RowType::kFloat32, 9, 1, 1).index();
+  const Case table(RowType::kFloat32, 3, 2, 1);
+  const std::uint64_t keys[] = {2, 3, 8};
+  float out[6] = {};
+  CHECK(lookup(index, table.view, {keys, 3}, table.fallback(), {out, 3, 2}, nullptr) == 2);
+  for (std::size_t i = 0; i < 6; ++i)
+    CHECK(same(out[i], table.at(static_cast<std::int64_t>(keys[i / 2]), i % 2)));
 }
 
 }  // namespace
@@ -186,17 +205,18 @@ void rows() {
   every_half();
   for (const RowType type : {RowType::kFloat32, RowType::kFloat16, RowType::kBfloat16}) {
     for (const std::size_t n : {0U, 1U, 2U, 15U, 16U, 17U, 31U, 32U, 33U, 100U}) {
-      gather_case(type, 7, 3, n, 0);
-      gather_case(type, 50, 40, n, 9);
-      gather_case(type, 1, 300, n, 1);
-      gather_case(type, 0, 4, n, 2);
+      lookup_case(type, 7, 3, n, 0);
+      lookup_case(type, 50, 40, n, 9);
+      lookup_case(type, 1, 300, n, 1);
+      lookup_case(type, 0, 4, n, 2);
     }
     for (const Pooling pooling : {Pooling::kMean, Pooling::kSum}) {
       for (const std::size_t bags : {0U, 1U, 2U, 3U, 16U, 33U, 64U}) pool_case(type, pooling, 7, bags);
     }
   }
   pool_with_bad_offsets();
-  lookup_matches_gather();
+  pool_of_rows_in_order();
+  an_index_of_other_rows();
 }
 
 }  // namespace pepnet::test
