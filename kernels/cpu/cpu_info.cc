@@ -1,9 +1,7 @@
 #include "cpu/cpu_info.h"
 
-#include <array>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <string_view>
 
@@ -40,12 +38,12 @@ std::vector<CpuCache> read_caches() {
   }
 }
 
-std::string model_from_kernel() {
+// The first entry of /proc/cpuinfo whose name begins with `name`.
+std::string entry_of_kernel(std::string_view name) {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
-    if (!line.starts_with("model name") && !line.starts_with("Model")) continue;
-    const auto colon = line.find(':');
-    if (colon != std::string::npos && colon + 2 <= line.size()) return line.substr(colon + 2);
+    const auto colon = line.find(": ");
+    if (line.starts_with(name) && colon != std::string::npos) return line.substr(colon + 2);
   }
   return {};
 }
@@ -73,18 +71,10 @@ std::uint64_t saved_state() {
   return std::uint64_t{high} << 32 | low;
 }
 
-std::string text_of(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d = 0) {
-  const std::array<std::uint32_t, 4> words{a, b, c, d};
-  std::array<char, sizeof(words) + 1> text{};
-  std::memcpy(text.data(), words.data(), sizeof(words));
-  return text.data();
-}
-
 void read_x86(CpuInfo& info) {
   constexpr std::uint64_t kAvx = 0x6;        // XMM, YMM
   constexpr std::uint64_t kAvx512 = 0xE6;    // and opmask, ZMM low, ZMM high
   constexpr std::uint64_t kTiles = 0x60000;  // XTILECFG, XTILEDATA
-  const Registers top = cpuid(0);
   const Registers one = cpuid(1);
   const Registers seven = cpuid(7);
   const Registers seven_one = seven.eax >= 1 ? cpuid(7, 1) : Registers{};
@@ -115,22 +105,9 @@ void read_x86(CpuInfo& info) {
     const bool present = (b.word >> b.bit & 1) != 0;
     info.features.push_back({b.name, present, present && (saved & b.state) == b.state});
   }
-  info.vendor = text_of(top.ebx, top.edx, top.ecx);
-  if (cpuid(0x8000'0000).eax >= 0x8000'0004) {
-    for (std::uint32_t leaf = 0x8000'0002; leaf <= 0x8000'0004; ++leaf) {
-      const Registers r = cpuid(leaf);
-      info.model += text_of(r.eax, r.ebx, r.ecx, r.edx);
-    }
-  }
 }
 
 #endif
-
-std::string trimmed(std::string_view text) {
-  const auto first = text.find_first_not_of(' ');
-  if (first == std::string_view::npos) return {};
-  return std::string(text.substr(first, text.find_last_not_of(' ') - first + 1));
-}
 
 }  // namespace
 
@@ -144,8 +121,9 @@ CpuInfo cpu_info() {
 #else
   info.architecture = "other";
 #endif
-  info.model = trimmed(info.model);
-  if (info.model.empty()) info.model = trimmed(model_from_kernel());
+  info.vendor = entry_of_kernel("vendor_id");
+  info.model = entry_of_kernel("model name");
+  if (info.model.empty()) info.model = entry_of_kernel("Model");  // of single-board computers
   info.caches = read_caches();
   return info;
 }
