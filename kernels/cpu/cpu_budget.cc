@@ -4,10 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <fstream>
 #include <sstream>
-#include <string_view>
 #include <vector>
 
 namespace pepnet {
@@ -15,16 +13,12 @@ namespace {
 
 int cpus_online() { return static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN))); }
 
-// The size of the calling thread's mask. The kernel refuses a buffer smaller than its own mask, and how large
-// that is it does not say: grow until it fits.
+// The size of the calling thread's mask.
 int cpus_in_mask() {
-  for (std::size_t sets = 1; sets <= 256; sets *= 2) {
-    std::vector<cpu_set_t> mask(sets);
-    const std::size_t bytes = sets * sizeof(cpu_set_t);
-    if (sched_getaffinity(0, bytes, mask.data()) == 0) return std::max(1, CPU_COUNT_S(bytes, mask.data()));
-    if (errno != EINVAL) break;
-  }
-  return cpus_online();
+  constexpr std::size_t kBytes =
+      16'384 / 8;  // of more CPUs than any kernel is built for: a smaller mask is refused
+  cpu_set_t mask[kBytes / sizeof(cpu_set_t)] = {};
+  return sched_getaffinity(0, kBytes, mask) == 0 ? std::max(1, CPU_COUNT_S(kBytes, mask)) : cpus_online();
 }
 
 struct Mount {
@@ -33,13 +27,8 @@ struct Mount {
   bool unified;       // version 2
 };
 
-bool has_option(std::string_view options, std::string_view wanted) {
-  for (std::size_t begin = 0; begin <= options.size();) {
-    const std::size_t comma = std::min(options.find(',', begin), options.size());
-    if (options.substr(begin, comma - begin) == wanted) return true;
-    begin = comma + 1;
-  }
-  return false;
+bool has_option(const std::string& options, const std::string& wanted) {
+  return ("," + options + ",").find("," + wanted + ",") != std::string::npos;
 }
 
 // The cgroup file systems that may limit CPU time, from lines such as
@@ -75,11 +64,6 @@ std::string cgroup_path(const std::string& root, bool unified) {
   return "/";
 }
 
-std::optional<double> ratio(double quota, double period) {
-  if (quota <= 0 || period <= 0) return std::nullopt;  // version 1 writes -1 for "unlimited"
-  return quota / period;
-}
-
 std::optional<double> read_quota(const std::string& folder, bool unified, std::string& source) {
   double quota = 0;
   double period = 0;
@@ -93,7 +77,8 @@ std::optional<double> read_quota(const std::string& folder, bool unified, std::s
     std::ifstream period_file(folder + "/cpu.cfs_period_us");
     if (!(quota_file >> quota) || !(period_file >> period)) return std::nullopt;
   }
-  return ratio(quota, period);
+  if (quota <= 0 || period <= 0) return std::nullopt;  // version 1 writes -1 for "unlimited"
+  return quota / period;
 }
 
 // A limit binds the whole subtree under it: look at every folder from the process's own up to the mount
