@@ -5,7 +5,9 @@
 #include <unistd.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
+#include <sstream>
 #include <stdexcept>
 #include <string_view>
 
@@ -33,6 +35,7 @@ struct Entry {
 };
 
 #define PEPNET_AVX512 "avx512f avx512bw avx512vl avx512dq fma"
+#define PEPNET_AMX "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"
 
 // CMake says which tables the compiler could make: 1 or 0. The address of one that is not there is never
 // taken.
@@ -49,24 +52,19 @@ constexpr Entry kEntries[] = {
     {Isa::avx512, Precision::bf16, PEPNET_HAS_AVX512 ? &kAvx512Bf16Widened : nullptr, PEPNET_AVX512},
     {Isa::avx512, Precision::int8, PEPNET_HAS_AVX512_VNNI ? &kAvx512Int8 : nullptr,
      PEPNET_AVX512 " avx512vnni"},
-    {Isa::amx, Precision::fp32, PEPNET_HAS_AVX512 ? &kAvx512Fp32 : nullptr,
-     "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
-    {Isa::amx, Precision::bf16, PEPNET_HAS_AMX ? &kAmxBf16 : nullptr,
-     "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
-    {Isa::amx, Precision::int8, PEPNET_HAS_AMX ? &kAmxInt8 : nullptr,
-     "amx_tile amx_bf16 amx_int8 " PEPNET_AVX512 " avx512bf16"},
+    {Isa::amx, Precision::fp32, PEPNET_HAS_AVX512 ? &kAvx512Fp32 : nullptr, PEPNET_AMX},
+    {Isa::amx, Precision::bf16, PEPNET_HAS_AMX ? &kAmxBf16 : nullptr, PEPNET_AMX},
+    {Isa::amx, Precision::int8, PEPNET_HAS_AMX ? &kAmxInt8 : nullptr, PEPNET_AMX},
 };
 
 // The features of `needs` that the CPU or the system lacks.
 std::string missing(std::string_view needs, const CpuInfo& cpu) {
   std::string result;
-  while (!needs.empty()) {
-    const std::size_t end = needs.find(' ');
-    const std::string_view name = needs.substr(0, end);
-    needs = end == std::string_view::npos ? std::string_view{} : needs.substr(end + 1);
-    bool there = false;
-    for (const CpuFeature& feature : cpu.features) there = there || (feature.usable && feature.name == name);
-    if (!there) result += (result.empty() ? "" : ", ") + std::string(name);
+  std::istringstream words{std::string(needs)};
+  for (std::string name; words >> name;) {
+    const bool there = std::ranges::any_of(
+        cpu.features, [&](const CpuFeature& feature) { return feature.usable && feature.name == name; });
+    if (!there) result += (result.empty() ? "" : ", ") + name;
   }
   return result;
 }
