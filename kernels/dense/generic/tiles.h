@@ -9,6 +9,8 @@
 // the manual, since few machines have tiles.
 #pragma once
 
+#include <type_traits>
+
 #include "dense/generic/product.h"
 
 namespace pepnet {
@@ -27,17 +29,12 @@ struct TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
-template <std::size_t I>
-struct Index {
-  static constexpr std::size_t value = I;
-};
-
-// f(Index<0>), …, f(Index<N - 1>): tiles are named in the instruction, not in a register.
+// f(0), …, f(N - 1), as types: tiles are named in the instruction, not in a register.
 template <std::size_t N, class F>
 inline void each(F f) {
   if constexpr (N > 0) {
     each<N - 1>(f);
-    f(Index<N - 1>{});
+    f(std::integral_constant<std::size_t, N - 1>{});
   }
 }
 
