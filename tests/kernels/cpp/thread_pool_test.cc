@@ -41,6 +41,15 @@ void every_unit_once_in_order() {
   CHECK(pool().workers() == widest - 1);
 }
 
+// A job that is over holds nobody: all workers come to the next one.
+void all_are_free() {
+  const unsigned all = pool().workers() + 1;
+  Meeting meeting(all);
+  run(meeting, all, false);
+  CHECK(meeting.met() && meeting.wrong() == 0);
+  CHECK(meeting.participants().size() == all);
+}
+
 // More units than the pool counts one by one, at and around the numbers where it changes how many it takes
 // together.
 void many_units() {
@@ -80,6 +89,7 @@ void workers_grow_and_stay() {
   run(wide, before + 4, true);
   CHECK(pool().workers() == before + 3);
   CHECK(narrow.wrong() + wide.wrong() == 0);
+  all_are_free();
 }
 
 void many_callers() {
@@ -98,20 +108,25 @@ void many_callers() {
   for (std::thread& caller : callers) caller.join();
   for (const std::size_t count : wrong) CHECK(count == 0);
   CHECK(pool().workers() == widest - 1);  // and not the sum over the callers
+  all_are_free();
 }
 
 // More jobs at once than the pool has room for, each inside a unit of another: the innermost run on their
 // callers.
 class Nested : public Recorder {
  public:
-  explicit Nested(int depth) : Recorder({2}, 2), depth_(depth) {}
+  // The innermost lasts long enough for a worker to come, if one were called.
+  explicit Nested(int depth) : Recorder({depth == 0 ? 50U : 2U}, 2), depth_(depth) {}
   std::size_t inner_wrong() const { return inner_wrong_.load(); }
 
  protected:
   void unit(std::size_t, std::size_t index, unsigned) noexcept override {
+    if (depth_ == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
     if (depth_ == 0 || index != 0) return;
     Nested inner(depth_ - 1);
     pool().run(inner, 2, true);
+    // Of the 32 jobs at once that have room the innermost is none.
+    if (depth_ == 1) inner_wrong_.fetch_add(inner.participants() != std::set<unsigned>{0});
     inner_wrong_.fetch_add(inner.wrong() + inner.inner_wrong());
   }
 
@@ -124,6 +139,7 @@ void nested() {
   Nested work(40);
   run(work, 2, true);
   CHECK(work.wrong() + work.inner_wrong() == 0);
+  all_are_free();
 }
 
 // Holds all workers in one job until it is told to let go.
