@@ -14,36 +14,45 @@
 namespace pepnet::test {
 namespace {
 
+struct MixShape {
+  std::size_t experts, rows, width;
+};
+
+// A row has the same bits alone. Of no rows nothing is written.
 void mixes(const Ops& ops) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
-  for (const std::size_t experts : {1U, 3U, 8U, 65U}) {
-    for (const std::size_t width : {1U, 7U, 16U, 33U}) {
-      const std::size_t rows = 5;
-      const std::size_t padded = round_up(width, kPanel);
-      std::vector<float> z(rows * experts), h(experts * rows * width), out(rows * padded, -1.0F);
-      for (float& v : z) v = 3.0F * normal(random);
-      for (float& v : h) v = normal(random);
-      ops.mix({z.data(), experts, h.data(), rows * width, width, experts, width, rows, out.data(), padded});
-      for (std::size_t r = 0; r < rows; ++r) {
-        double total = 0;
-        std::vector<double> want(width), size(width);
-        for (std::size_t e = 0; e < experts; ++e) {
-          const double share = std::exp(static_cast<double>(z[r * experts + e]));
-          total += share;
-          for (std::size_t c = 0; c < width; ++c) {
-            want[c] += share * static_cast<double>(h[(e * rows + r) * width + c]);
-            size[c] += share * std::fabs(static_cast<double>(h[(e * rows + r) * width + c]));
-          }
+  for (const auto [experts, rows, width] :
+       {MixShape{1, 1, 1}, MixShape{2, 3, 17}, MixShape{8, 33, 40}, MixShape{15, 2, 16}, MixShape{17, 5, 65},
+        MixShape{64, 3, 7}, MixShape{130, 4, 31}, MixShape{3, 0, 5}}) {
+    const std::size_t padded = round_up(width, kPanel);
+    std::vector<float> z(rows * experts), h(experts * rows * width), out((rows + 1) * padded, -1.0F);
+    std::vector<float> alone(padded);
+    for (float& v : z) v = 3.0F * normal(random);
+    for (float& v : h) v = normal(random);
+    ops.mix({z.data(), experts, h.data(), rows * width, width, experts, width, rows, out.data(), padded});
+    for (std::size_t c = 0; c < padded; ++c) CHECK(out[rows * padded + c] == -1.0F);
+    for (std::size_t r = 0; r < rows; ++r) {
+      ops.mix({&z[r * experts], experts, &h[r * width], rows * width, width, experts, width, 1, alone.data(),
+               padded});
+      CHECK(std::memcmp(alone.data(), &out[r * padded], padded * sizeof(float)) == 0);
+      double total = 0;
+      std::vector<double> want(width), size(width);
+      for (std::size_t e = 0; e < experts; ++e) {
+        const double share = std::exp(static_cast<double>(z[r * experts + e]));
+        total += share;
+        for (std::size_t c = 0; c < width; ++c) {
+          want[c] += share * static_cast<double>(h[(e * rows + r) * width + c]);
+          size[c] += share * std::fabs(static_cast<double>(h[(e * rows + r) * width + c]));
         }
-        for (std::size_t c = 0; c < padded; ++c) {
-          const auto got = static_cast<double>(out[r * padded + c]);
-          if (c >= width) {
-            CHECK(got == 0.0);
-          } else {
-            CHECK(std::fabs(got - want[c] / total) <=
-                  (static_cast<double>(experts) + 8) * 0x1p-23 * size[c] / total);
-          }
+      }
+      for (std::size_t c = 0; c < padded; ++c) {
+        const auto got = static_cast<double>(out[r * padded + c]);
+        if (c >= width) {
+          CHECK(got == 0.0);
+        } else {
+          CHECK(std::fabs(got - want[c] / total) <=
+                (static_cast<double>(experts) + 8) * 0x1p-23 * size[c] / total);
         }
       }
     }
@@ -102,23 +111,50 @@ void sigmoids(const Ops& ops) {
   CHECK(part[0] == 1.0F && part[1] == 0.0F && part[2] == 0.5F);
 }
 
+// Where a value stands in a batch, and how many stand beside it, does not change its bits.
+void sigmoids_at_any_place(const Ops& ops) {
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(100), whole(100), part(100);
+  for (float& v : x) v = normal(random);
+  sigmoid(ops, x.data(), x.size(), whole.data());
+  for (const std::size_t n : {0U, 1U, 5U, 8U, 15U, 16U, 17U, 31U, 33U, 99U}) {
+    sigmoid(ops, x.data(), n, part.data());
+    sigmoid(ops, x.data() + n, x.size() - n, part.data() + n);
+    CHECK(std::memcmp(part.data(), whole.data(), x.size() * sizeof(float)) == 0);
+  }
+}
+
+// Rows and scores may have gaps, the last row ends where the memory does, and NaN stays in its row.
 void scores(const Ops& ops) {
   std::mt19937 random(5);
   std::normal_distribution<float> normal;
-  for (const std::size_t width : {1U, 7U, 16U, 33U}) {
-    std::vector<float> h(3 * (width + 2)), w(width), out(3 * 2, -1.0F);
-    for (float& v : h) v = normal(random);
-    for (float& v : w) v = normal(random);
-    h.resize(3 * (width + 2) - 2);  // the last row ends where the memory does
-    h.shrink_to_fit();
-    ops.score(h.data(), width + 2, w.data(), 0.25F, width, 3, out.data(), 2);
-    for (std::size_t r = 0; r < 3; ++r) {
-      double x = 0.25;
-      for (std::size_t c = 0; c < width; ++c) {
-        x += static_cast<double>(h[r * (width + 2) + c]) * static_cast<double>(w[c]);
+  for (const std::size_t rows : {0U, 1U, 2U, 7U, 16U, 33U, 1000U}) {
+    for (const std::size_t width : {1U, 3U, 7U, 16U, 17U, 31U, 33U, 64U, 129U}) {
+      std::vector<float> h(rows == 0 ? 0 : rows * (width + 2) - 2), w(width);
+      std::vector<float> out(2 * rows + 1, -1.0F), again(2 * rows + 1, -1.0F);
+      for (float& v : h) v = normal(random);
+      for (float& v : w) v = normal(random) / std::sqrt(static_cast<float>(width));
+      ops.score(h.data(), width + 2, w.data(), 0.25F, width, rows, out.data(), 2);
+      for (std::size_t r = 0; r < rows; ++r) {
+        double x = 0.25, size = 0.25;
+        for (std::size_t c = 0; c < width; ++c) {
+          const auto product = static_cast<double>(h[r * (width + 2) + c]) * static_cast<double>(w[c]);
+          x += product;
+          size += std::fabs(product);
+        }
+        const double tolerance = 0x1p-24 * ((static_cast<double>(width) + 4) * size / 4 + 4);
+        CHECK(std::fabs(static_cast<double>(out[2 * r]) - 1 / (1 + std::exp(-x))) <= tolerance);
+        CHECK(out[2 * r + 1] == -1.0F);
       }
-      CHECK(std::fabs(static_cast<double>(out[2 * r]) - 1 / (1 + std::exp(-x))) <= 2e-6);
-      CHECK(r == 2 || out[2 * r + 1] == -1.0F);
+      CHECK(out[2 * rows] == -1.0F);
+      if (rows == 0) continue;
+      const std::size_t bad = rows / 2;
+      h[bad * (width + 2) + width - 1] = std::numeric_limits<float>::quiet_NaN();
+      ops.score(h.data(), width + 2, w.data(), 0.25F, width, rows, again.data(), 2);
+      CHECK(std::isnan(again[2 * bad]));
+      again[2 * bad] = out[2 * bad];
+      CHECK(again == out);
     }
   }
 }
@@ -180,6 +216,7 @@ void check_row_ops(const Ops& ops) {
   mixes(ops);
   mixes_of_extremes(ops);
   if (ops.precision == Precision::fp32) sigmoids(ops);
+  sigmoids_at_any_place(ops);
   scores(ops);
   roundings(ops);
 }
