@@ -162,9 +162,7 @@ class DenseModel:
         threads: int = 1,
         spin: bool = True,
         shared_prefix: bool = False,
-    ) -> Floats: ...
-    def run_wide(
-        self, general: Floats, domain: Floats, prior: Floats, threads: int = 1, spin: bool = True
+        wide: bool = False,
     ) -> Floats: ...
     def describe(self) -> DenseInfo: ...
     memory_bytes: int

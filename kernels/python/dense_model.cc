@@ -181,15 +181,17 @@ class Model {
   }
 
   FloatArray run(const py::array& general, const py::array& domain, const py::array& prior,
-                 std::ptrdiff_t threads, bool spin, bool shared_prefix) const {
+                 std::ptrdiff_t threads, bool spin, bool shared_prefix, bool wide) const {
+    if (wide && wide_ == nullptr)
+      throw py::value_error("domain: expected one, beyond which rows are scored wide");
     const DenseInputs inputs = inputs_of(model_->config(), general, domain, prior);
     const unsigned most = threads_of(threads);
     FloatArray scores = scores_for(model_->config(), inputs.rows);
     float* const out = scores.mutable_data();
     const ReleasedGil released;
     const auto begin = std::chrono::steady_clock::now();
-    if (wide_ == nullptr) {
-      model_->run(inputs, out, most, spin, shared_prefix);
+    if (wide || wide_ == nullptr) {
+      (wide ? wide_ : model_)->run(inputs, out, most, spin, shared_prefix);
     } else {
       std::vector<std::uint8_t> outside(inputs.rows);
       model_->run(inputs, out, most, spin, shared_prefix, outside.data());
@@ -199,18 +201,6 @@ class Model {
     const auto spent = std::chrono::steady_clock::now() - begin;
     run_ns_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count(),
                       std::memory_order_relaxed);
-    return scores;
-  }
-
-  FloatArray run_wide(const py::array& general, const py::array& domain, const py::array& prior,
-                      std::ptrdiff_t threads, bool spin) const {
-    if (wide_ == nullptr) throw py::value_error("domain: expected one, beyond which rows are scored wide");
-    const DenseInputs inputs = inputs_of(model_->config(), general, domain, prior);
-    FloatArray scores = scores_for(model_->config(), inputs.rows);
-    float* const out = scores.mutable_data();
-    const unsigned most = threads_of(threads);
-    const ReleasedGil released;
-    wide_->run(inputs, out, most, spin, false);
     return scores;
   }
 
@@ -283,8 +273,7 @@ void bind_dense_model(py::module_& module) {
            "prefix_general"_a = std::vector<std::pair<std::size_t, std::size_t>>(), "block_rows"_a = 0,
            "split"_a = "auto", "domain"_a = py::none())
       .def("run", &Model::run, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true,
-           "shared_prefix"_a = false)
-      .def("run_wide", &Model::run_wide, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true)
+           "shared_prefix"_a = false, "wide"_a = false)
       .def("describe", &Model::describe)
       .def_property_readonly("outside_rows", &Model::outside_rows)
       .def_property_readonly("run_ns", &Model::run_ns)

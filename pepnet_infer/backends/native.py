@@ -208,7 +208,7 @@ def _check_newer(bundle: Bundle, domain: InputDomain, model: _kernels.DenseModel
     most = bundle.budgets.get("int8", BUDGETS["int8"])["max_abs"]
     rows = domain.edge(normal_inputs(bundle.config.inputs, _NEWER_ROWS, bundle.model_version % 1_000_003))
     matrices = (rows.general, rows.domain, rows.prior)
-    off = MARGIN * Difference.of(model.run(*matrices), model.run_wide(*matrices)).max_abs
+    off = MARGIN * Difference.of(model.run(*matrices), model.run(*matrices, wide=True)).max_abs
     if not off <= most:
         raise BackendError(
             f"precision: int8 of the weights of version {bundle.model_version} is off by up to {off:.2g} of fp32, "

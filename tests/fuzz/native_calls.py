@@ -182,11 +182,11 @@ def _networks(d: Draw) -> list[Call]:
         "split": d.one("auto", "rows", "columns"),
     }
     inputs = [d.array("f4", m, width) for width in widths]
-    run = {"threads": d.one(1, 1, 1, 2, 3), "spin": d.one(True, False), "shared_prefix": d.one(False, False, True)}
+    run = {"threads": d.one(1, 1, 1, 2, 3), "spin": d.one(True, False)}
+    run |= {name: d.one(False, False, True) for name in ("shared_prefix", "wide")}
     return [
         Call("DenseModel", (tensors, flags, d.isa, d.precision), {k: v for k, v in named.items() if r.random() < 0.3}),
         Call(".run", tuple(inputs), {k: v for k, v in run.items() if r.random() < 0.5}),
-        Call(".run_wide", tuple(inputs), {k: v for k, v in run.items() if k != "shared_prefix" and r.random() < 0.5}),
         Call(r.choice((".describe", ".memory_bytes", ".run_ns", ".outside_rows"))),
     ]
 
