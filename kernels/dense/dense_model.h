@@ -25,12 +25,10 @@ struct DenseConfig {
   std::vector<std::size_t> layers, towers;
   std::size_t experts = 0;  // mmoe only
   std::size_t tasks = 0;
-  // Of every gate; none takes what the gate's tensors have.
-  static constexpr std::size_t kOutputWidth = 0;
-  std::optional<std::size_t> gate_hidden;
-  bool by_task = false;      // backbone "towers": one network per task, no mix
-  bool input_gates = false;  // gate_position "input"
-  bool group_gates = false;  // gate_scope "group"
+  std::size_t gate_hidden = 0;  // between the layers of a gate; 0: the width of its output
+  bool by_task = false;         // backbone "towers": one network per task, no mix
+  bool input_gates = false;     // gate_position "input"
+  bool group_gates = false;     // gate_scope "group"
   bool epnet_general = true, use_epnet = true, use_ppnet = true;
   float gamma = 2.0F;
 

@@ -1,8 +1,8 @@
 #include "dense/tensors.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <optional>
 #include <set>
 #include <stdexcept>
 #include <utility>
@@ -20,17 +20,13 @@ std::string text_of(const std::vector<std::size_t>& shape) {
 
 class Reader {
  public:
-  Reader(const Tensors& tensors, std::optional<std::size_t> hidden) : tensors_(tensors), hidden_(hidden) {}
+  Reader(const Tensors& tensors, std::size_t hidden) : tensors_(tensors), hidden_(hidden) {}
 
-  const TensorView& find(const std::string& name) {
+  const float* read(const std::string& name, const std::vector<std::size_t>& shape) {
     const auto it = tensors_.find(name);
     if (it == tensors_.end()) refuse("tensors: expected '" + name + "', which is missing");
     read_.insert(name);
-    return it->second;
-  }
-
-  const float* read(const std::string& name, const std::vector<std::size_t>& shape) {
-    const TensorView& tensor = find(name);
+    const TensorView& tensor = it->second;
     if (tensor.shape != shape) {
       refuse(name + ": expected shape " + text_of(shape) + ", got " + text_of(tensor.shape));
     }
@@ -46,13 +42,7 @@ class Reader {
   }
 
   GateTensors gate(const std::string& name, std::size_t into, std::size_t out) {
-    const TensorView& first = find(name + ".w1");
-    if (first.shape.size() != 2 || first.shape[1] == 0) {
-      refuse(name + ".w1: expected shape [" + std::to_string(into) + ", hidden width], got " +
-             text_of(first.shape));
-    }
-    std::size_t hidden = first.shape[1];
-    if (hidden_) hidden = *hidden_ == DenseConfig::kOutputWidth ? out : *hidden_;
+    const std::size_t hidden = hidden_ == 0 ? out : hidden_;
     return {name,
             read(name + ".w1", {into, hidden}),
             read(name + ".b1", {hidden}),
@@ -75,9 +65,22 @@ class Reader {
 
  private:
   const Tensors& tensors_;
-  const std::optional<std::size_t> hidden_;
+  const std::size_t hidden_;
   std::set<std::string> read_;
 };
+
+// The widths that PPNet's gates multiply, in order of l, for one group.
+std::vector<std::size_t> gated_widths(const DenseConfig& config) {
+  if (!config.use_ppnet) return {};
+  if (!config.input_gates) return config.layers;
+  std::vector<std::size_t> widths{config.general};
+  widths.insert(widths.end(), config.layers.begin(), config.layers.end());
+  if (!config.by_task) widths.pop_back();  // only the network by task has a layer after these
+  return widths;
+}
+
+// More would be no blocks, and numbers of rows near the largest of their type have no room to be rounded up.
+constexpr std::size_t kMostBlockRows = std::size_t{1} << 20;
 
 }  // namespace
 
@@ -104,15 +107,17 @@ void check_config(const DenseConfig& config, const DenseOptions& options) {
     }
     end = last;
   }
-}
-
-std::vector<std::size_t> gated_widths(const DenseConfig& config) {
-  if (!config.use_ppnet) return {};
-  if (!config.input_gates) return config.layers;
-  std::vector<std::size_t> widths{config.general};
-  widths.insert(widths.end(), config.layers.begin(), config.layers.end());
-  if (!config.by_task) widths.pop_back();  // only the network by task has a layer after these
-  return widths;
+  if (options.block_rows > kMostBlockRows) {
+    refuse("block_rows: expected at most " + std::to_string(kMostBlockRows) + ", got " +
+           std::to_string(options.block_rows));
+  }
+  const std::array<std::size_t, 3> widths{config.general, config.domain, config.prior};
+  for (std::size_t i = 0; options.domain && i < widths.size(); ++i) {
+    const std::size_t limits = options.domain->largest[i].size();
+    if (limits == widths[i]) continue;
+    refuse("domain: expected a limit for each of " + std::to_string(widths[i]) + " columns, got " +
+           std::to_string(limits));
+  }
 }
 
 ModelTensors check_tensors(const DenseConfig& config, const Tensors& tensors) {

@@ -31,11 +31,8 @@ struct ModelTensors {
   std::vector<LayerTensors> towers;  // mmoe only; the last is one column wide
 };
 
-// Throws std::invalid_argument naming the flag that is off.
+// Throws std::invalid_argument naming the flag or option that is off.
 void check_config(const DenseConfig& config, const DenseOptions& options);
-
-// The widths that PPNet's gates multiply, in order of l, for one group.
-std::vector<std::size_t> gated_widths(const DenseConfig& config);
 
 // Throws std::invalid_argument naming a tensor that is missing, not known, of another shape, or not finite.
 ModelTensors check_tensors(const DenseConfig& config, const Tensors& tensors);

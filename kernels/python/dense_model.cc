@@ -4,7 +4,6 @@
 #include <bit>
 #include <chrono>
 #include <memory>
-#include <set>
 
 #include "cpu/named.h"
 #include "dense/dispatch.h"
@@ -17,44 +16,25 @@ using FloatArray = py::array_t<float>;
 
 bool packed_floats(const py::array& array) { return is_packed(array) && is_aligned<float>(array); }
 
-// The manifest's flags, each read once.
-class Flags {
- public:
-  explicit Flags(const py::dict& flags) : flags_(flags) {}
-
-  template <class T>
-  T get(const char* name) {
-    if (!flags_.contains(name))
-      throw py::value_error(std::string("flags: expected '") + name + "', which is missing");
-    read_.insert(name);
-    const py::object value = flags_[name];
-    try {
-      return value.cast<T>();
-    } catch (const py::cast_error&) {
-      throw py::type_error(std::string(name) + ": got " + std::string(py::repr(value)) +
-                           ", which it cannot be");
-    }
+// Takes a flag of the manifest out of those that are left.
+template <class T>
+T take(py::dict& left, const char* name) {
+  if (!left.contains(name))
+    throw py::value_error(std::string("flags: expected '") + name + "', which is missing");
+  const py::object value = left.attr("pop")(name);
+  try {
+    return value.cast<T>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(std::string(name) + ": got " + std::string(py::repr(value)) +
+                         ", which it cannot be");
   }
+}
 
-  // Whether the flag has the second of its two values.
-  bool second(const char* name, const char* first, const char* second) {
-    const Named<bool> names[] = {{first, false}, {second, true}};
-    return value_named(name, names, get<std::string>(name));
-  }
-
-  bool has(const char* name) const { return flags_.contains(name); }
-
-  void expect_no_more() const {
-    for (const auto& [key, value] : flags_) {
-      const auto name = key.cast<std::string>();
-      if (!read_.contains(name)) throw py::value_error("flags: '" + name + "' is not one of them");
-    }
-  }
-
- private:
-  const py::dict& flags_;
-  std::set<std::string> read_;
-};
+// Whether the flag has the second of its two values.
+bool take_second(py::dict& left, const char* name, const char* first, const char* second) {
+  const Named<bool> names[] = {{first, false}, {second, true}};
+  return value_named(name, names, take<std::string>(left, name));
+}
 
 constexpr py::ssize_t kAnyRows = -1;
 
@@ -96,28 +76,26 @@ Tensors tensors_of(const py::dict& arrays) {
   return tensors;
 }
 
-DenseConfig config_of(const py::dict& dict) {
-  Flags flags(dict);
+DenseConfig config_of(const py::dict& flags) {
+  py::dict left = flags.attr("copy")();
   DenseConfig config;
-  config.general = flags.get<std::size_t>("general");
-  config.domain = flags.get<std::size_t>("domain");
-  config.prior = flags.get<std::size_t>("prior");
-  config.layers = flags.get<std::vector<std::size_t>>("layers");
-  config.towers = flags.get<std::vector<std::size_t>>("towers");
-  config.experts = flags.get<std::size_t>("experts");
-  config.tasks = flags.get<std::size_t>("tasks");
-  config.by_task = flags.second("backbone", "mmoe", "towers");
-  config.input_gates = flags.second("gate_position", "output", "input");
-  config.group_gates = flags.second("gate_scope", "layer", "group");
-  config.epnet_general = flags.get<bool>("epnet_general");
-  config.use_epnet = flags.get<bool>("use_epnet");
-  config.use_ppnet = flags.get<bool>("use_ppnet");
-  config.gamma = flags.get<float>("gamma");
-  if (flags.has("gate_hidden")) {
-    config.gate_hidden =
-        flags.get<std::optional<std::size_t>>("gate_hidden").value_or(DenseConfig::kOutputWidth);
-  }
-  flags.expect_no_more();
+  config.general = take<std::size_t>(left, "general");
+  config.domain = take<std::size_t>(left, "domain");
+  config.prior = take<std::size_t>(left, "prior");
+  config.layers = take<std::vector<std::size_t>>(left, "layers");
+  config.towers = take<std::vector<std::size_t>>(left, "towers");
+  config.experts = take<std::size_t>(left, "experts");
+  config.tasks = take<std::size_t>(left, "tasks");
+  config.gate_hidden = take<std::optional<std::size_t>>(left, "gate_hidden").value_or(0);
+  config.by_task = take_second(left, "backbone", "mmoe", "towers");
+  config.input_gates = take_second(left, "gate_position", "output", "input");
+  config.group_gates = take_second(left, "gate_scope", "layer", "group");
+  config.epnet_general = take<bool>(left, "epnet_general");
+  config.use_epnet = take<bool>(left, "use_epnet");
+  config.use_ppnet = take<bool>(left, "use_ppnet");
+  config.gamma = take<float>(left, "gamma");
+  for (const auto& [name, value] : left)
+    throw py::value_error("flags: '" + name.cast<std::string>() + "' is not one of them");
   return config;
 }
 
@@ -141,36 +119,18 @@ constexpr Named<Split> kSplits[] = {
 // Limits of general, domain and prior: of each column, and of a row's norm.
 using Domain = std::pair<std::array<std::vector<float>, 3>, std::array<float, 3>>;
 
-InputDomain domain_of(const DenseConfig& config, const Domain& domain) {
-  const std::array<std::size_t, 3> widths{config.general, config.domain, config.prior};
-  for (std::size_t i = 0; i < 3; ++i) {
-    if (domain.first[i].size() != widths[i]) {
-      throw py::value_error("domain: expected a limit for each of " + std::to_string(widths[i]) +
-                            " columns, got " + std::to_string(domain.first[i].size()));
-    }
-  }
-  return {domain.first, domain.second};
-}
-
-// More would be no blocks, and numbers of rows near the largest of their type have no room to be rounded up.
-constexpr std::size_t kMostBlockRows = std::size_t{1} << 20;
-
 class Model {
  public:
   Model(const py::object& tensors, const py::dict& flags, const std::string& isa,
         const std::string& precision, std::vector<std::pair<std::size_t, std::size_t>> prefix_general,
         std::size_t block_rows, const std::string& split, const std::optional<Domain>& domain)
       : choice_(choose(precision_named(precision), isa == "auto" ? std::string() : isa)) {
-    if (block_rows > kMostBlockRows) {
-      throw std::invalid_argument("block_rows: expected at most " + std::to_string(kMostBlockRows) +
-                                  ", got " + std::to_string(block_rows));
-    }
     const py::dict arrays(tensors);  // of any mapping; holds the arrays while they are packed
     const Tensors views = tensors_of(arrays);
     const DenseConfig config = config_of(flags);
     DenseOptions options{std::move(prefix_general), block_rows, value_named("split", kSplits, split),
                          std::nullopt};
-    if (domain) options.domain = domain_of(config, *domain);
+    if (domain) options.domain = InputDomain{domain->first, domain->second};
     const Ops& small = ops_for(choice_.ops->isa, Precision::fp32);
     const ReleasedGil released;
     model_ = std::make_unique<DenseModel>(config, views, *choice_.ops, small, options);

@@ -162,6 +162,7 @@ def _networks(d: Draw) -> list[Call]:
         "gate_position": d.one("output", "input"),
         "gamma": d.one(2.0, 1.0),
         "gate_scope": d.one("layer", "group"),
+        "gate_hidden": d.one(None, 3),
         **{name: d.one(True, False) for name in ("epnet_general", "use_epnet", "use_ppnet")},
     }
     shapes = _shapes(flags)
@@ -203,6 +204,7 @@ def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
                 "backbone",
                 "gate_position",
                 "gate_scope",
+                "gate_hidden",
                 "epnet_general",
                 "use_epnet",
                 "use_ppnet",

@@ -17,9 +17,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "epnet.gate.b1": (3,),
     "epnet.gate.w2": (3, 4),
     "epnet.gate.b2": (4,),
-    "ppnet.0.gate.w1": (7, 5),
-    "ppnet.0.gate.b1": (5,),
-    "ppnet.0.gate.w2": (5, 5),
+    "ppnet.0.gate.w1": (7, 3),
+    "ppnet.0.gate.b1": (3,),
+    "ppnet.0.gate.w2": (3, 5),
     "ppnet.0.gate.b2": (5,),
     "experts.0.w": (2, 4, 5),
     "experts.0.b": (2, 5),
@@ -38,7 +38,7 @@ def tensors() -> dict[str, npt.NDArray[np.float32]]:
 def flags(**changed: Any) -> Any:
     result: dict[str, Any] = {"general": 4, "domain": 2, "prior": 3, "layers": [5], "towers": [], "experts": 2}
     result |= {"tasks": 2, "backbone": "mmoe", "gate_position": "output", "gate_scope": "layer", "gamma": 2.0}
-    return result | {"epnet_general": True, "use_epnet": True, "use_ppnet": True} | changed
+    return result | {"gate_hidden": 3, "epnet_general": True, "use_epnet": True, "use_ppnet": True} | changed
 
 
 def model(precision: str = "fp32", **changed: Any) -> _kernels.DenseModel:

@@ -57,18 +57,20 @@ DenseConfig config_of(bool by_task) {
   if (!by_task) config.towers = {9};
   config.experts = 3;
   config.tasks = 2;
+  config.gate_hidden = 13;
   config.by_task = config.input_gates = config.group_gates = by_task;
   return config;
 }
 
 Weights weights_of(const DenseConfig& config) {
   Weights weights;
-  weights.add_gate("epnet.gate", config.domain + config.general, 21, config.general);
+  weights.add_gate("epnet.gate", config.domain + config.general, config.gate_hidden, config.general);
   std::vector<std::size_t> widths = config.layers;
   if (config.by_task) widths.insert(widths.begin(), config.general);
   for (std::size_t l = 0; l < widths.size(); ++l) {
     const std::size_t out = config.by_task ? config.tasks * widths[l] : widths[l];
-    weights.add_gate("ppnet." + std::to_string(l) + ".gate", config.prior + config.general, 13, out);
+    weights.add_gate("ppnet." + std::to_string(l) + ".gate", config.prior + config.general,
+                     config.gate_hidden, out);
   }
   std::vector<std::size_t> outs = config.layers;
   if (config.by_task) outs.push_back(1);
