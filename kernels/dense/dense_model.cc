@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <bit>
-#include <cstring>
 
 #include "cpu/cpu_info.h"
 #include "dense/execute.h"
@@ -60,15 +59,6 @@ std::size_t block_rows_of(const Plan& plan) {
 // Blocks are cut at multiples of this: AMX keeps one configuration of its tiles, where 32 rows fill them.
 std::size_t granule_of(const Ops& ops, std::size_t block_rows) {
   return ops.isa == Isa::amx && ops.activation != Activation::f32 && block_rows % 32 == 0 ? 32 : 1;
-}
-
-struct Columns {
-  const float* data;
-  std::size_t width;
-};
-
-std::array<Columns, 3> columns_of(const DenseConfig& config, const DenseInputs& inputs) {
-  return {{{inputs.general, config.general}, {inputs.domain, config.domain}, {inputs.prior, config.prior}}};
 }
 
 // What one run at a time uses.
@@ -128,45 +118,95 @@ class ScratchPool {
   std::atomic<std::size_t> bytes_{0};
 };
 
-struct Call {
-  const Plan& plan;
-  const DenseConfig& config;
-  const InputDomain* domain;  // null: no row is marked
-  const Ops& ops;
-  const Layout& layout;
-  DenseInputs inputs;
-  float* out;
-  std::uint8_t* outside;
-  Scratch& scratch;
-  std::size_t blocks;
-  std::size_t granule;  // rows
-  bool by_rows, shared;
+}  // namespace
+
+struct DenseModel::State {
+  DenseOptions options;
+  Packer packer;
+  Plan plan;
+  Layout by_steps, by_stages;
+  DenseInfo info;
+  std::size_t least_rows = 1;  // for each thread, where rows are split
+  std::size_t granule = 1;
+  const Ops* small = nullptr;
+  ScratchPool scratch;
+
+  bool split_rows(std::size_t rows, unsigned threads) const {
+    if (options.split != Split::automatic) return options.split == Split::rows;
+    return threads == 1 || rows >= least_rows * threads;
+  }
 };
 
-// The first stage is the sums of the shared prefix, if there is one. By rows, there is one more: each thread
-// takes blocks of rows through all steps. Otherwise all threads take one block after the other through its
-// stages.
-class Work final : public StagedWork, Call {
+// One run. The first stage is the sums of the shared prefix, if there is one. By rows, there is one more:
+// each thread takes blocks of rows through all steps. Otherwise all threads take one block after the other
+// through its stages.
+class DenseModel::Work final : public StagedWork {
  public:
-  explicit Work(const Call& call) : Call(call) {}
+  // Throws std::bad_alloc.
+  Work(State& state, const DenseInputs& inputs, float* out, std::uint8_t* outside, unsigned threads,
+       bool shared_prefix)
+      : state_(state),
+        plan_(state.plan),
+        inputs_(inputs),
+        out_(out),
+        outside_(state.options.domain ? outside : nullptr),
+        by_rows_(state.split_rows(inputs.rows, threads)),
+        shared_(shared_prefix && state.plan.prefix.has_value()),
+        layout_(by_rows_ ? state.by_steps : state.by_stages),
+        granule_(by_rows_ ? state.granule : 1),
+        scratch_(state.scratch.take()) {
+    const std::size_t column_rows = state.options.block_rows > 0 ? state.options.block_rows : kColumnRows;
+    const std::size_t block_rows = by_rows_ ? state.info.block_rows : column_rows;
+    blocks_ = (inputs.rows + block_rows - 1) / block_rows;
+    // As equal as can be, and as many for each thread.
+    if (by_rows_) blocks_ = std::min((inputs.rows + granule_ - 1) / granule_, round_up(blocks_, threads));
+    // A few sizes, so that scratch soon stops growing.
+    const std::size_t most = by_rows_ ? block_rows : std::bit_ceil((inputs.rows + blocks_ - 1) / blocks_);
+    // More threads would find nothing to do in any stage.
+    std::size_t units = by_rows_ ? blocks_ : 1;
+    for (const Stage& stage : plan_.stages)
+      if (!by_rows_) units = std::max(units, units_of(stage, most));
+    threads_ = static_cast<unsigned>(std::min<std::size_t>(threads, units));
 
-  std::size_t stages() const noexcept override { return shared + (by_rows ? 1 : blocks * each()); }
+    const std::size_t before = scratch_->bytes();
+    const std::size_t buffers = by_rows_ ? std::min<std::size_t>(threads, blocks_) : 1;
+    if (scratch_->blocks.size() < buffers) scratch_->blocks.resize(buffers);
+    for (std::size_t i = 0; i < buffers; ++i)
+      Scratch::grow(scratch_->blocks[i], most * layout_.row_bytes + kSlack);
+    if (shared_) {
+      Scratch::grow(scratch_->prefix, prefix_bytes(*plan_.prefix) + kSlack);
+      Scratch::grow(scratch_->sums, plan_.prefix->w->panels * kPanel * sizeof(float));
+      take_prefix(plan_, inputs, scratch_->prefix.data());
+    }
+    state.scratch.count(scratch_->bytes() - before);
+  }
+
+  void run(bool spin) {
+    if (!by_rows_) mark(0, inputs_.rows);  // few rows, of which the threads will share every step
+    ThreadPool::instance().run(*this, threads_, spin);
+    state_.scratch.give(std::move(scratch_));
+  }
+
+ private:
+  std::size_t stages() const noexcept override {
+    return shared_ + (by_rows_ ? 1 : blocks_ * plan_.stages.size());
+  }
 
   std::size_t units(std::size_t stage) const noexcept override {
-    if (stage < shared) return (plan.prefix->w->panels + kUnitPanels - 1) / kUnitPanels;
-    if (by_rows) return blocks;
+    if (stage < shared_) return (plan_.prefix->w->panels + kUnitPanels - 1) / kUnitPanels;
+    if (by_rows_) return blocks_;
     return units_of(stage_at(stage), block_at(stage).inputs.rows);
   }
 
   void run(std::size_t stage, std::size_t begin, std::size_t end, unsigned participant) noexcept override {
-    if (stage < shared) {
-      const Range panels{begin * kUnitPanels, std::min(end * kUnitPanels, plan.prefix->w->panels)};
-      prefix_sums(plan, scratch.prefix.data(), panels, reinterpret_cast<float*>(scratch.sums.data()));
-    } else if (by_rows) {
+    if (stage < shared_) {
+      const Range panels{begin * kUnitPanels, std::min(end * kUnitPanels, plan_.prefix->w->panels)};
+      prefix_sums(plan_, scratch_->prefix.data(), panels, reinterpret_cast<float*>(scratch_->sums.data()));
+    } else if (by_rows_) {
       for (std::size_t b = begin; b < end; ++b) {
         mark(first_row(b), first_row(b + 1));
-        const Block one = block(b, scratch.blocks[participant].data());
-        do_steps(one, 0, plan.steps.size(), {0, one.inputs.rows});
+        const Block one = block(b, scratch_->blocks[participant].data());
+        do_steps(one, 0, plan_.steps.size(), {0, one.inputs.rows});
       }
     } else {
       do_units(block_at(stage), stage_at(stage), {begin, end});
@@ -175,85 +215,52 @@ class Work final : public StagedWork, Call {
 
   // Each row by itself, so that a decision does not depend on how rows are split.
   void mark(std::size_t begin, std::size_t end) const {
-    if (domain == nullptr) return;
-    const std::array<Columns, 3> all = columns_of(config, inputs);
+    if (outside_ == nullptr) return;
+    const InputDomain& domain = *state_.options.domain;
+    const std::array<Columns, 3> all = columns_of(plan_.config, inputs_);
     for (std::size_t r = begin; r < end; ++r) {
       bool inside = true;
       for (std::size_t i = 0; i < 3; ++i) {
         const Extent extent =
-            ops.extent(all[i].data + r * all[i].width, domain->largest[i].data(), all[i].width);
+            state_.small->extent(all[i].data + r * all[i].width, domain.largest[i].data(), all[i].width);
         // Written so that NaN is outside.
-        inside = inside && extent.beyond <= 0.0F && extent.squares <= domain->norm[i] * domain->norm[i];
+        inside = inside && extent.beyond <= 0.0F && extent.squares <= domain.norm[i] * domain.norm[i];
       }
-      outside[r] = inside ? 0 : 1;
+      outside_[r] = inside ? 0 : 1;
     }
   }
 
- private:
-  std::size_t each() const noexcept { return plan.stages.size(); }
-  const Stage& stage_at(std::size_t stage) const noexcept { return plan.stages[(stage - shared) % each()]; }
+  const Stage& stage_at(std::size_t stage) const noexcept {
+    return plan_.stages[(stage - shared_) % plan_.stages.size()];
+  }
   Block block_at(std::size_t stage) const noexcept {
-    return block((stage - shared) / each(), scratch.blocks.front().data());
+    return block((stage - shared_) / plan_.stages.size(), scratch_->blocks.front().data());
   }
 
   std::size_t first_row(std::size_t number) const {
-    const std::size_t granules = (inputs.rows + granule - 1) / granule;
-    return std::min(inputs.rows, granules * number / blocks * granule);
+    const std::size_t granules = (inputs_.rows + granule_ - 1) / granule_;
+    return std::min(inputs_.rows, granules * number / blocks_ * granule_);
   }
   Block block(std::size_t number, std::byte* memory) const {
     const std::size_t first = first_row(number);
-    const DenseInputs part{inputs.general + first * plan.general, inputs.domain + first * plan.domain,
-                           inputs.prior + first * plan.prior, first_row(number + 1) - first};
-    const float* const init = shared ? reinterpret_cast<const float*>(scratch.sums.data()) : nullptr;
-    return {&plan, &layout, memory, part, out + first * plan.tasks, init};
-  }
-};
-
-}  // namespace
-
-struct DenseModel::State {
-  DenseConfig config;
-  DenseOptions options;
-  Packer packer;
-  Plan plan;
-  Layout by_steps, by_stages;
-  DenseInfo info;
-  std::size_t least_rows = 1;  // for each thread, where rows are split
-  std::size_t granule = 1;
-  const Ops* ops = nullptr;
-  ScratchPool scratch;
-
-  bool split_rows(std::size_t rows, unsigned threads) const {
-    if (options.split != Split::automatic) return options.split == Split::rows;
-    return threads == 1 || rows >= least_rows * threads;
-  }
-  std::size_t column_rows() const { return options.block_rows > 0 ? options.block_rows : kColumnRows; }
-
-  // More threads than these would find nothing to do in any stage.
-  std::size_t most_units(std::size_t rows) const {
-    std::size_t most = 1;
-    for (const Stage& stage : plan.stages) most = std::max(most, units_of(stage, rows));
-    return most;
+    const DenseConfig& config = plan_.config;
+    const DenseInputs part{inputs_.general + first * config.general, inputs_.domain + first * config.domain,
+                           inputs_.prior + first * config.prior, first_row(number + 1) - first};
+    const float* const init = shared_ ? reinterpret_cast<const float*>(scratch_->sums.data()) : nullptr;
+    return {&plan_, &layout_, memory, part, out_ + first * config.tasks, init};
   }
 
-  // As equal as can be, and as many for each thread.
-  std::size_t row_blocks(std::size_t rows, unsigned threads) const {
-    const std::size_t least = (rows + info.block_rows - 1) / info.block_rows;
-    return std::min((rows + granule - 1) / granule, round_up(least, threads));
-  }
-
-  void prepare(Scratch& memory, std::size_t blocks, std::size_t bytes, bool shared,
-               const DenseInputs& inputs) {
-    const std::size_t before = memory.bytes();
-    if (memory.blocks.size() < blocks) memory.blocks.resize(blocks);
-    for (std::size_t i = 0; i < blocks; ++i) Scratch::grow(memory.blocks[i], bytes + kSlack);
-    if (shared) {
-      Scratch::grow(memory.prefix, prefix_bytes(*plan.prefix) + kSlack);
-      Scratch::grow(memory.sums, plan.prefix->w->panels * kPanel * sizeof(float));
-      take_prefix(plan, inputs, memory.prefix.data());
-    }
-    scratch.count(memory.bytes() - before);
-  }
+  State& state_;
+  const Plan& plan_;
+  const DenseInputs inputs_;
+  float* const out_;
+  std::uint8_t* const outside_;  // null: no row is marked
+  const bool by_rows_, shared_;
+  const Layout& layout_;
+  const std::size_t granule_;  // rows
+  std::unique_ptr<Scratch> scratch_;
+  std::size_t blocks_ = 0;
+  unsigned threads_ = 1;
 };
 
 DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const Ops& main, const Ops& small,
@@ -261,16 +268,15 @@ DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const 
     : state_(std::make_unique<State>()) {
   check_config(config, options);
   State& state = *state_;
-  state.config = config;
   state.options = options;
   state.plan = build_network(config, check_tensors(config, tensors), main, small, options, state.packer);
   state.packer.finish();
-  state.by_steps = layout_by_steps(state.plan);
-  state.by_stages = layout_by_stages(state.plan);
+  state.by_steps = lay_out(state.plan, false);
+  state.by_stages = lay_out(state.plan, true);
   state.info.packed_bytes = state.packer.bytes();
   state.info.block_rows = options.block_rows > 0 ? options.block_rows : block_rows_of(state.plan);
   state.granule = granule_of(main, state.info.block_rows);
-  state.ops = &small;
+  state.small = &small;
   state.least_rows = rows_each(main);
 }
 
@@ -279,61 +285,35 @@ DenseModel::~DenseModel() = default;
 void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool shared_prefix,
                      std::uint8_t* outside) const {
   if (inputs.rows == 0) return;
-  State& state = *state_;
   threads = std::clamp(threads, 1U, ThreadPool::kMaxParticipants);
-  const bool rows = state.split_rows(inputs.rows, threads);
-  const std::size_t blocks = rows ? state.row_blocks(inputs.rows, threads)
-                                  : (inputs.rows + state.column_rows() - 1) / state.column_rows();
-  const Layout& layout = rows ? state.by_steps : state.by_stages;
-  const std::size_t granule = rows ? state.granule : 1;
-  // A few sizes, so that scratch soon stops growing.
-  const std::size_t most = rows ? state.info.block_rows : std::bit_ceil((inputs.rows + blocks - 1) / blocks);
-  const bool shared = shared_prefix && state.plan.prefix.has_value();
-
-  std::unique_ptr<Scratch> scratch = state.scratch.take();
-  state.prepare(*scratch, rows ? std::min<std::size_t>(threads, blocks) : 1, most * layout.row_bytes, shared,
-                inputs);
-  const InputDomain* const domain =
-      state.options.domain && outside != nullptr ? &*state.options.domain : nullptr;
-  Work work({state.plan, state.config, domain, *state.ops, layout, inputs, out, outside, *scratch, blocks,
-             granule, rows, shared});
-  if (!rows) work.mark(0, inputs.rows);  // few rows, of which the threads will share every step
-  const std::size_t most_threads = rows ? blocks : state.most_units(most);
-  ThreadPool::instance().run(work, static_cast<unsigned>(std::min<std::size_t>(threads, most_threads)), spin);
-  state.scratch.give(std::move(scratch));
+  Work(*state_, inputs, out, outside, threads, shared_prefix).run(spin);
 }
 
-const DenseConfig& DenseModel::config() const { return state_->config; }
+const DenseConfig& DenseModel::config() const { return state_->plan.config; }
 const DenseInfo& DenseModel::info() const { return state_->info; }
 std::size_t DenseModel::memory_bytes() const { return state_->packer.bytes() + state_->scratch.bytes(); }
 
 std::size_t score_outside(const DenseModel& wide, const DenseInputs& inputs, const std::uint8_t* outside,
                           float* out, unsigned threads, bool spin) {
-  const auto count = static_cast<std::size_t>(std::count(outside, outside + inputs.rows, std::uint8_t{1}));
-  if (count == 0) return 0;
+  std::vector<std::size_t> rows;
+  for (std::size_t r = 0; r < inputs.rows; ++r)
+    if (outside[r] != 0) rows.push_back(r);
+  if (rows.empty()) return 0;
   const auto all = columns_of(wide.config(), inputs);
   const std::size_t tasks = wide.config().tasks;
   std::array<std::vector<float>, 3> gathered;
   for (std::size_t i = 0; i < 3; ++i) {
-    const std::size_t width = all[i].width;
-    gathered[i].resize(count * width);
-    float* to = gathered[i].data();
-    for (std::size_t r = 0; r < inputs.rows && width > 0; ++r) {
-      if (outside[r] == 0) continue;
-      std::memcpy(to, all[i].data + r * width, width * sizeof(float));
-      to += width;
-    }
+    const auto [data, width] = all[i];
+    gathered[i].resize(rows.size() * width);
+    for (std::size_t k = 0; k < rows.size(); ++k)
+      std::copy_n(data + rows[k] * width, width, gathered[i].data() + k * width);
   }
-  std::vector<float> scores(count * tasks);
-  wide.run({gathered[0].data(), gathered[1].data(), gathered[2].data(), count}, scores.data(), threads, spin,
-           false);
-  const float* from = scores.data();
-  for (std::size_t r = 0; r < inputs.rows; ++r) {
-    if (outside[r] == 0) continue;
-    std::memcpy(out + r * tasks, from, tasks * sizeof(float));
-    from += tasks;
-  }
-  return count;
+  std::vector<float> scores(rows.size() * tasks);
+  wide.run({gathered[0].data(), gathered[1].data(), gathered[2].data(), rows.size()}, scores.data(), threads,
+           spin, false);
+  for (std::size_t k = 0; k < rows.size(); ++k)
+    std::copy_n(scores.data() + k * tasks, tasks, out + rows[k] * tasks);
+  return rows.size();
 }
 
 }  // namespace pepnet

@@ -99,6 +99,7 @@ class DenseModel {
 
  private:
   struct State;
+  class Work;
   std::unique_ptr<State> state_;
 };
 

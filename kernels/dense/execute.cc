@@ -8,15 +8,8 @@ namespace pepnet::engine {
 namespace {
 
 const float* row_of(const Plan& plan, const DenseInputs& inputs, const ColumnRun& run, std::size_t row) {
-  switch (run.input) {
-    case Input::general:
-      return inputs.general + row * plan.general + run.begin;
-    case Input::domain:
-      return inputs.domain + row * plan.domain + run.begin;
-    case Input::prior:
-      break;
-  }
-  return inputs.prior + row * plan.prior + run.begin;
+  const Columns columns = columns_of(plan.config, inputs)[static_cast<std::size_t>(run.input)];
+  return columns.data + row * columns.width + run.begin;
 }
 
 // One row of a ColumnsStep.
@@ -74,10 +67,10 @@ class Doer {
     product.panel_begin = panels_.begin;
     product.panel_end = std::min(panels_.end, step.w->panels);
     product.epilogue = step.epilogue;
-    product.gamma = block_.plan->gamma;
+    product.gamma = block_.plan->config.gamma;
     if (step.mul.buffer == kGeneralInput) {
-      product.mul = block_.inputs.general + rows_.begin * block_.plan->general;
-      product.mul_stride = block_.plan->general;
+      product.mul_stride = block_.plan->config.general;
+      product.mul = block_.inputs.general + rows_.begin * product.mul_stride;
     } else if (!step.mul.none()) {
       product.mul = floats(step.mul);
       product.mul_stride = stride(step.mul) / sizeof(float);
@@ -102,14 +95,11 @@ class Doer {
   }
 
   void operator()(const MixStep& step) const {
-    Mix mix;
+    Mix mix = step.mix;
     mix.z = floats(step.z);
     mix.z_stride = stride(step.z) / sizeof(float);
     mix.h = floats(step.h);
     mix.h_stride = stride(step.h) / sizeof(float);
-    mix.expert_stride = step.expert_stride;
-    mix.experts = step.experts;
-    mix.width = step.width;
     mix.rows = rows_.end - rows_.begin;
     mix.out = floats(step.out);
     mix.out_stride = stride(step.out) / sizeof(float);
@@ -117,8 +107,8 @@ class Doer {
   }
 
   void operator()(const ScoreStep& step) const {
-    const std::size_t tasks = block_.plan->tasks;
-    step.ops->score(floats(step.h), stride(step.h) / sizeof(float), *step.w, step.b, step.width,
+    const std::size_t tasks = block_.plan->config.tasks;
+    step.ops->score(floats(step.h), stride(step.h) / sizeof(float), step.w->bias, step.b, step.w->out,
                     rows_.end - rows_.begin, block_.out + rows_.begin * tasks + step.task, tasks);
   }
 
@@ -156,20 +146,14 @@ class Doer {
   }
 
   const Block& block_;
-  Range rows_, panels_;
+  Range rows_, panels_;  // panels are for products
 };
-
-constexpr Range kAllPanels{0, ~std::size_t{0}};
-
-// `panels` is for products.
-void do_step(const Block& block, const Step& step, Range rows, Range panels) {
-  std::visit(Doer(block, rows, panels), step);
-}
 
 }  // namespace
 
 void do_steps(const Block& block, std::size_t first, std::size_t last, Range rows) {
-  for (std::size_t i = first; i < last; ++i) do_step(block, block.plan->steps[i], rows, kAllPanels);
+  const Doer doer(block, rows, {0, ~std::size_t{0}});
+  for (std::size_t i = first; i < last; ++i) std::visit(doer, block.plan->steps[i]);
 }
 
 std::size_t units_of(const Stage& stage, std::size_t rows) {
@@ -184,8 +168,8 @@ void do_units(const Block& block, const Stage& stage, Range units) {
         i + 1 < stage.products.size() ? stage.products[i + 1].first_unit : stage.product_units;
     const std::size_t last = std::min(end, units.end);
     if (units.begin >= last) continue;
-    do_step(block, block.plan->steps[item.step], {0, rows},
-            {(units.begin - item.first_unit) * kUnitPanels, (last - item.first_unit) * kUnitPanels});
+    const Range panels{(units.begin - item.first_unit) * kUnitPanels, (last - item.first_unit) * kUnitPanels};
+    std::visit(Doer(block, {0, rows}, panels), block.plan->steps[item.step]);
     units.begin = last;
   }
   const std::size_t pieces = (rows + kChainRows - 1) / kChainRows;

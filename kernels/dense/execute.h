@@ -1,12 +1,23 @@
 // Executes the steps of a plan: from its numbers to calls of kernels.
 #pragma once
 
+#include <array>
 #include <cstddef>
 
 #include "dense/dense_model.h"
 #include "dense/plan.h"
 
 namespace pepnet::engine {
+
+struct Columns {
+  const float* data;
+  std::size_t width;
+};
+
+// By `Input`.
+inline std::array<Columns, 3> columns_of(const DenseConfig& config, const DenseInputs& inputs) {
+  return {{{inputs.general, config.general}, {inputs.domain, config.domain}, {inputs.prior, config.prior}}};
+}
 
 struct Range {
   std::size_t begin, end;

@@ -23,11 +23,7 @@ class Network {
       : config_(config), tensors_(tensors), main_(main), small_(small), options_(options), packer_(packer) {}
 
   Plan plan() {
-    build_.plan.general = config_.general;
-    build_.plan.domain = config_.domain;
-    build_.plan.prior = config_.prior;
-    build_.plan.tasks = config_.tasks;
-    build_.plan.gamma = config_.gamma;
+    build_.plan.config = config_;
     inputs();
     if (config_.use_epnet) epnet();
     if (config_.use_ppnet) gates();
@@ -67,13 +63,8 @@ class Network {
     return packer_.add(std::move(spec), fine ? Precision::fp32 : main_.precision);
   }
   const PackedMatrix* matrix(const LayerTensors& layer, std::size_t copy, bool feeds, bool fine = false) {
-    return matrix({.name = layer.name + ".w",
-                   .w = layer.w + copy * layer.in * layer.out,
-                   .stride = static_cast<std::ptrdiff_t>(layer.out),
-                   .bias = layer.b + copy * layer.out,
-                   .in = layer.in,
-                   .out = layer.out},
-                  feeds, fine);
+    const float *const w = layer.w + copy * layer.in * layer.out, *const b = layer.b + copy * layer.out;
+    return matrix({layer.name + ".w", w, layer.out, b, layer.in, layer.out}, feeds, fine);
   }
 
   // The first `width` of float32 columns, quantised.
@@ -173,11 +164,7 @@ class Network {
 
   void epnet() {
     const GateTensors& gate = tensors_.epnet.front();
-    MatrixSpec w1{.name = gate.name + ".w1",
-                  .w = gate.w1,
-                  .stride = static_cast<std::ptrdiff_t>(gate.hidden),
-                  .in = rest_at_,
-                  .out = gate.hidden};
+    MatrixSpec w1{gate.name + ".w1", gate.w1, gate.hidden, nullptr, rest_at_, gate.hidden};
     epnet_rows(prefix_, 0, w1.runs);
     ProductStep first{.epilogue = Epilogue::relu, .a = x1_};
     if (!quantized()) {
@@ -212,16 +199,9 @@ class Network {
     const std::size_t in = prior_at() + config_.prior;
     const Ref x = quantized() ? quantize({x2_, 0}, in) : Ref{x2_, 0};
     for (const GateTensors& gate : tensors_.gates) {
-      const PackedMatrix* const w1 =
-          matrix({.name = gate.name + ".w1",
-                  .w = gate.w1,
-                  .stride = static_cast<std::ptrdiff_t>(gate.hidden),
-                  .bias = gate.b1,
-                  .in = in,
-                  .out = gate.hidden,
-                  .runs = {{0, config_.prior, prior_at()}, {config_.prior, config_.general, 0}}},
-                 true);
-      const Value hidden = multiply({.epilogue = Epilogue::relu, .w = w1, .a = x},
+      MatrixSpec w1{gate.name + ".w1", gate.w1, gate.hidden, gate.b1, in, gate.hidden};
+      w1.runs = {{0, config_.prior, prior_at()}, {config_.prior, config_.general, 0}};
+      const Value hidden = multiply({.epilogue = Epilogue::relu, .w = matrix(w1, true), .a = x},
                                     {.act = !fine_gates(), .floats = fine_gates()});
       hidden_.push_back(fine_gates() ? hidden.floats : hidden.act);
     }
@@ -232,24 +212,14 @@ class Network {
         gated_o_ = gated_o(0);
         continue;
       }
-      const ProductStep second{.ops = fine_gates() ? &small_ : &main_,
-                               .epilogue = Epilogue::gate,
-                               .w = gate_matrix(l, 0, false),
-                               .a = hidden_[l]};
-      deltas_.push_back(multiply(second, {.floats = true}).floats);
+      deltas_.push_back(multiply(second_layer(Epilogue::gate, l, 0, false), {.floats = true}).floats);
     }
   }
 
   // `width` columns of a gate's second layer from `at` on.
   const PackedMatrix* gate_matrix(const GateTensors& gate, std::size_t at, std::size_t width, bool feeds,
                                   bool fine = false) {
-    return matrix({.name = gate.name + ".w2",
-                   .w = gate.w2 + at,
-                   .stride = static_cast<std::ptrdiff_t>(gate.out),
-                   .bias = gate.b2 + at,
-                   .in = gate.hidden,
-                   .out = width},
-                  feeds, fine);
+    return matrix({gate.name + ".w2", gate.w2 + at, gate.out, gate.b2 + at, gate.hidden, width}, feeds, fine);
   }
   // The columns of PPNet's gate l that belong to a group.
   const PackedMatrix* gate_matrix(std::size_t l, std::size_t group, bool feeds) {
@@ -258,13 +228,15 @@ class Network {
     return gate_matrix(gate, config_.group_gates ? group * width : 0, width, feeds, fine_gates());
   }
 
+  // PPNet's gate l for a group, as a product of its own.
+  ProductStep second_layer(Epilogue epilogue, std::size_t l, std::size_t group, bool feeds) {
+    return {fine_gates() ? &small_ : &main_, epilogue, gate_matrix(l, group, feeds), hidden_[l]};
+  }
+
   // o ⊙ δ_0: what the first layer reads when gates are on inputs.
   Ref gated_o(std::size_t group) {
-    const ProductStep second{.ops = fine_gates() ? &small_ : &main_,
-                             .epilogue = Epilogue::gate_times,
-                             .w = gate_matrix(0, group, true),
-                             .a = hidden_[0],
-                             .mul = o_floats_};
+    ProductStep second = second_layer(Epilogue::gate_times, 0, group, true);
+    second.mul = o_floats_;
     return multiply(second, {.act = true}).act;
   }
 
@@ -306,8 +278,10 @@ class Network {
   }
 
   void score(const LayerTensors& layer, std::size_t task, Ref h) {
-    const float* const* w = packer_.add_vector(layer.w + task * layer.in, layer.in);
-    build_.add(ScoreStep{&small_, h, w, layer.b[task], layer.in, task});
+    // One column of weights is packed as the bias of a matrix without rows: its values lie side by side.
+    const PackedMatrix* const w = packer_.add(
+        {.name = layer.name + ".w", .bias = layer.w + task * layer.in, .out = layer.in}, Precision::fp32);
+    build_.add(ScoreStep{&small_, h, w, layer.b[task], task});
   }
 
   void tower(std::size_t task) {
@@ -316,13 +290,12 @@ class Network {
     const bool chain = bytes <= kChainBytes;
     if (chain) build_.begin_chain();
     Ref h{floats(last_columns_), 0};
-    build_.add(MixStep{&small_,
-                       {z_.buffer, task * config_.experts * sizeof(float)},
-                       {last_, 0},
-                       h,
-                       last_columns_,
-                       config_.experts,
-                       config_.layers.back()});
+    build_.add(MixStep{
+        &small_,
+        {z_.buffer, task * config_.experts * sizeof(float)},
+        {last_, 0},
+        h,
+        {.expert_stride = last_columns_, .experts = config_.experts, .width = config_.layers.back()}});
     for (std::size_t i = 0; i + 1 < tensors_.towers.size(); ++i) {
       const ProductStep step{.ops = &small_,
                              .epilogue = Epilogue::relu,

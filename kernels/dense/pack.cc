@@ -21,37 +21,32 @@ void each_row(const MatrixSpec& spec, F f) {
   const std::vector<RowRun> all{{0, spec.in, 0}};
   for (const RowRun& run : spec.runs.empty() ? all : spec.runs) {
     for (std::size_t i = 0; i < run.rows; ++i) {
-      f(spec.w + static_cast<std::ptrdiff_t>(run.source + i) * spec.stride, run.k + i);
+      f(spec.w + (run.source + i) * spec.stride, run.k + i);
     }
   }
 }
 
-// Where value (k, column) lies, counted in values.
-std::size_t place(const PackedMatrix& matrix, std::size_t step, std::size_t k, std::size_t column) {
-  const std::size_t line = (column / kPanel) * (matrix.in / step) + k / step;
-  return (line * kPanel + column % kPanel) * step + k % step;
-}
-
-void pack_fp32(const MatrixSpec& spec, const PackedMatrix& matrix, float* to) {
+// Writes `value(weight, column)` for every weight to where it lies.
+template <class T, class Value>
+void pack_values(const MatrixSpec& spec, const PackedMatrix& matrix, void* to, Value value) {
+  const std::size_t step = step_of(matrix.precision);
   each_row(spec, [&](const float* row, std::size_t k) {
-    for (std::size_t j = 0; j < spec.out; ++j) to[place(matrix, 1, k, j)] = row[j];
+    T* const first = static_cast<T*>(to) + k / step * kPanel * step + k % step;
+    for (std::size_t j = 0; j < spec.out; ++j)
+      first[j / kPanel * kPanel * matrix.in + j % kPanel * step] = value(row[j], j);
   });
 }
 
-void pack_bf16(const MatrixSpec& spec, const PackedMatrix& matrix, std::uint16_t* to) {
-  each_row(spec, [&](const float* row, std::size_t k) {
-    for (std::size_t j = 0; j < spec.out; ++j) {
-      const std::uint16_t value = bfloat16_from_float(row[j]);
-      if ((value & 0x7F80U) == 0x7F80U) {
-        throw std::invalid_argument(spec.name + ": expected values that bf16 can hold, got " +
-                                    std::to_string(row[j]));
-      }
-      to[place(matrix, 2, k, j)] = value;
-    }
+void pack_bf16(const MatrixSpec& spec, const PackedMatrix& matrix, void* to) {
+  pack_values<std::uint16_t>(spec, matrix, to, [&](float weight, std::size_t) {
+    const std::uint16_t value = bfloat16_from_float(weight);
+    if ((value & 0x7F80U) != 0x7F80U) return value;
+    throw std::invalid_argument(spec.name + ": expected values that bf16 can hold, got " +
+                                std::to_string(weight));
   });
 }
 
-void pack_int8(const MatrixSpec& spec, const PackedMatrix& matrix, std::int8_t* to, float* scale,
+void pack_int8(const MatrixSpec& spec, const PackedMatrix& matrix, void* to, float* scale,
                std::int32_t* sums) {
   each_row(spec, [&](const float* row, std::size_t) {
     for (std::size_t j = 0; j < spec.out; ++j) scale[j] = std::fmax(scale[j], std::fabs(row[j]));
@@ -63,20 +58,14 @@ void pack_int8(const MatrixSpec& spec, const PackedMatrix& matrix, std::int8_t* 
     inverse[j] = most > 0 ? 127.0 / most : 0.0;
     scale[j] = most > 0 ? static_cast<float>(most / 127.0) : 1.0F;
   }
-  each_row(spec, [&](const float* row, std::size_t k) {
-    for (std::size_t j = 0; j < spec.out; ++j) {
-      const auto value = static_cast<std::int8_t>(std::lrint(static_cast<double>(row[j]) * inverse[j]));
-      to[place(matrix, 4, k, j)] = value;
-      sums[j] += value;
-    }
+  pack_values<std::int8_t>(spec, matrix, to, [&](float weight, std::size_t column) {
+    const auto value = static_cast<std::int8_t>(std::lrint(static_cast<double>(weight) * inverse[column]));
+    sums[column] += value;
+    return value;
   });
 }
 
-// Behind the last panel: kernels ask for lines ahead of where they read.
-constexpr std::size_t kReadAhead = 4096;
-
-}  // namespace
-
+// The matrix as it will be, but for its pointers.
 PackedMatrix packed_shape(const MatrixSpec& spec, Precision precision) {
   PackedMatrix matrix;
   matrix.precision = precision;
@@ -85,6 +74,11 @@ PackedMatrix packed_shape(const MatrixSpec& spec, Precision precision) {
   matrix.panels = round_up(spec.out, spec.out_multiple) / kPanel;
   return matrix;
 }
+
+// Behind the last panel: kernels ask for lines ahead of where they read.
+constexpr std::size_t kReadAhead = 4096;
+
+}  // namespace
 
 std::size_t packed_bytes(const MatrixSpec& spec, Precision precision) {
   const PackedMatrix matrix = packed_shape(spec, precision);
@@ -106,15 +100,15 @@ PackedMatrix pack(const MatrixSpec& spec, Precision precision, void* memory) {
   matrix.bias = bias;
   switch (precision) {
     case Precision::fp32:
-      pack_fp32(spec, matrix, static_cast<float*>(memory));
+      pack_values<float>(spec, matrix, memory, [](float weight, std::size_t) { return weight; });
       break;
     case Precision::bf16:
-      pack_bf16(spec, matrix, static_cast<std::uint16_t*>(memory));
+      pack_bf16(spec, matrix, memory);
       break;
     case Precision::int8: {
       float* const scale = bias + columns;  // panels are 16 floats, a cache line, each
       auto* const sums = reinterpret_cast<std::int32_t*>(scale + columns);
-      pack_int8(spec, matrix, static_cast<std::int8_t*>(memory), scale, sums);
+      pack_int8(spec, matrix, memory, scale, sums);
       matrix.scale = scale;
       matrix.sums = sums;
       break;
@@ -127,20 +121,11 @@ PackedMatrix pack(const MatrixSpec& spec, Precision precision, void* memory) {
 
 namespace pepnet::engine {
 
-std::size_t Packer::reserve(std::size_t bytes) {
-  const std::size_t offset = size_;
-  size_ += round_up(bytes, kLine);
-  return offset;
-}
-
 const PackedMatrix* Packer::add(MatrixSpec spec, Precision precision) {
-  const std::size_t offset = reserve(packed_bytes(spec, precision));
+  const std::size_t offset = size_;
+  size_ += round_up(packed_bytes(spec, precision), kLine);
   const PackedMatrix shape = packed_shape(spec, precision);
   return &matrices_.emplace_back(Matrix{std::move(spec), precision, offset, shape}).packed;
-}
-
-const float* const* Packer::add_vector(const float* values, std::size_t count) {
-  return &vectors_.emplace_back(Vector{values, count, reserve(count * sizeof(float)), nullptr}).packed;
 }
 
 void Packer::finish() {
@@ -148,11 +133,6 @@ void Packer::finish() {
   for (Matrix& matrix : matrices_) {
     matrix.packed = pack(matrix.spec, matrix.precision, buffer_.data() + matrix.offset);
     matrix.spec = {};
-  }
-  for (Vector& vector : vectors_) {
-    auto* const to = reinterpret_cast<float*>(buffer_.data() + vector.offset);
-    std::memcpy(to, vector.source, vector.count * sizeof(float));
-    vector.packed = to;
   }
 }
 

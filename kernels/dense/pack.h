@@ -19,15 +19,12 @@ struct RowRun {
 struct MatrixSpec {
   std::string name;                   // for errors
   const float* w = nullptr;           // row k, column j at w[k * stride + j]; finite
-  std::ptrdiff_t stride = 0;          // floats
+  std::size_t stride = 0;             // floats
   const float* bias = nullptr;        // [out]; null for zeros
   std::size_t in = 0, out = 0;        // k and columns before padding
   std::vector<RowRun> runs = {};      // which row is which k, others of [0, in) are zero; none: row k is k
   std::size_t out_multiple = kPanel;  // columns are padded with zeros up to a multiple of this
 };
-
-// The matrix as it will be, but for its pointers.
-PackedMatrix packed_shape(const MatrixSpec& spec, Precision precision);
 
 // What `pack` fills: the panels, then bias, scale and sums, each from a cache line on.
 std::size_t packed_bytes(const MatrixSpec& spec, Precision precision);
@@ -47,7 +44,6 @@ class Packer {
   // Weights come to lie in the order of these calls. What is returned lives as long as the packer; its
   // pointers are set by `finish`.
   const PackedMatrix* add(MatrixSpec spec, Precision precision);
-  const float* const* add_vector(const float* values, std::size_t count);
 
   // Packs everything; what the specs point to is not read again. Throws what `pack` throws.
   void finish();
@@ -61,16 +57,8 @@ class Packer {
     std::size_t offset;
     PackedMatrix packed;
   };
-  struct Vector {
-    const float* source;
-    std::size_t count, offset;
-    const float* packed;
-  };
 
-  std::size_t reserve(std::size_t bytes);
-
-  std::deque<Matrix> matrices_;  // deques: addresses stay
-  std::deque<Vector> vectors_;
+  std::deque<Matrix> matrices_;  // a deque: addresses stay
   std::size_t size_ = 0;
   HugeBuffer buffer_;
 };

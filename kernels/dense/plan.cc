@@ -14,7 +14,17 @@ struct Life {
   bool meets(const Life& other) const { return begin <= other.end && other.begin <= end; }
 };
 
-Layout lay_out(const Plan& plan, const std::vector<std::size_t>& moment_of_step) {
+}  // namespace
+
+Layout lay_out(const Plan& plan, bool by_stages) {
+  std::vector<std::size_t> moment_of_step(plan.steps.size());
+  std::iota(moment_of_step.begin(), moment_of_step.end(), std::size_t{0});
+  for (std::size_t s = 0; by_stages && s < plan.stages.size(); ++s) {
+    for (const Stage::Item& item : plan.stages[s].products) moment_of_step[item.step] = s;
+    for (const Chain& chain : plan.stages[s].chains) {
+      for (std::size_t i = chain.first; i < chain.last; ++i) moment_of_step[i] = s;
+    }
+  }
   const std::size_t count = plan.buffers.size();
   std::vector<Life> lives(count);
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
@@ -51,8 +61,6 @@ Layout lay_out(const Plan& plan, const std::vector<std::size_t>& moment_of_step)
   }
   return layout;
 }
-
-}  // namespace
 
 BufferId PlanBuilder::buffer(std::size_t bytes, bool quantized) {
   const std::size_t lines = round_up(bytes, 64) / 64 | 1U;
@@ -100,23 +108,6 @@ void PlanBuilder::place(std::size_t first, bool by_columns) {
   }
   stage.products.push_back({first, stage.product_units});
   stage.product_units += (std::get<ProductStep>(plan.steps[first]).w->panels + kUnitPanels - 1) / kUnitPanels;
-}
-
-Layout layout_by_steps(const Plan& plan) {
-  std::vector<std::size_t> moments(plan.steps.size());
-  std::iota(moments.begin(), moments.end(), std::size_t{0});
-  return lay_out(plan, moments);
-}
-
-Layout layout_by_stages(const Plan& plan) {
-  std::vector<std::size_t> moments(plan.steps.size());
-  for (std::size_t s = 0; s < plan.stages.size(); ++s) {
-    for (const Stage::Item& item : plan.stages[s].products) moments[item.step] = s;
-    for (const Chain& chain : plan.stages[s].chains) {
-      for (std::size_t i = chain.first; i < chain.last; ++i) moments[i] = s;
-    }
-  }
-  return lay_out(plan, moments);
 }
 
 }  // namespace pepnet::engine

@@ -68,16 +68,15 @@ struct QuantizeStep {
 struct MixStep {
   const Ops* ops = nullptr;
   Ref z, h, out;
-  std::size_t expert_stride = 0;  // floats
-  std::size_t experts = 0, width = 0;
+  Mix mix;  // but for rows and addresses
 };
 
 struct ScoreStep {
   const Ops* ops = nullptr;
   Ref h;
-  const float* const* w = nullptr;
+  const PackedMatrix* w = nullptr;  // no rows: the weights are its bias
   float b = 0.0F;
-  std::size_t width = 0, task = 0;
+  std::size_t task = 0;
 };
 
 using Step = std::variant<ColumnsStep, ProductStep, QuantizeStep, MixStep, ScoreStep>;
@@ -109,8 +108,7 @@ struct Plan {
   std::vector<Buffer> buffers;
   std::vector<Stage> stages;
   std::optional<SharedPrefix> prefix;
-  std::size_t general = 0, domain = 0, prior = 0, tasks = 0;
-  float gamma = 2.0F;
+  DenseConfig config;
 };
 
 // Panels in one unit of a product that is split by columns.
@@ -148,10 +146,8 @@ struct Layout {
   std::size_t row_bytes = 0;
 };
 
-// For threads that go through the steps on their own.
-Layout layout_by_steps(const Plan& plan);
-// For threads that meet between stages.
-Layout layout_by_stages(const Plan& plan);
+// For threads that meet between stages, or else go through the steps on their own.
+Layout lay_out(const Plan& plan, bool by_stages);
 
 // Takes steps in an order that is right for one thread, and finds the earliest stage of each.
 class PlanBuilder {

@@ -73,7 +73,7 @@ std::unique_ptr<PackedWeights> pack_array(const py::array& w, const std::optiona
   expect_finite("b", bias.data(), bias.size(), 0);
   const MatrixSpec spec{.name = "w",
                         .w = from.data,
-                        .stride = static_cast<std::ptrdiff_t>(from.stride),
+                        .stride = from.stride,
                         .bias = bias.data(),
                         .in = from.rows,
                         .out = from.columns};

@@ -104,12 +104,7 @@ Factors::Factors(const Ops& ops, std::size_t rows, std::size_t in_, std::size_t 
   // Every third row has no negative value, which is another zero point in int8.
   for (std::size_t i = 0; i < x.size(); ++i)
     x[i] = i / in % 3 == 2 ? std::fabs(normal(random)) : normal(random);
-  packed = pack({.name = "w",
-                 .w = weights.data(),
-                 .stride = static_cast<std::ptrdiff_t>(out),
-                 .bias = bias.data(),
-                 .in = in,
-                 .out = out},
+  packed = pack({.name = "w", .w = weights.data(), .stride = out, .bias = bias.data(), .in = in, .out = out},
                 ops.precision, packed_memory.data());
   for (std::size_t r = 0; r < rows; ++r) {
     char* const to = bytes.data() + r * stride;

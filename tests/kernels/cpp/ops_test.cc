@@ -105,11 +105,7 @@ void shared_part_of_k(const Ops& ops) {
   p.out = whole.data();
   ops.product(p);
   for (const std::size_t shared : {32U, 128U, 192U}) {
-    const MatrixSpec spec{.name = "w",
-                          .w = f.weights.data(),
-                          .stride = static_cast<std::ptrdiff_t>(f.out),
-                          .in = shared,
-                          .out = f.out};
+    const MatrixSpec spec{.name = "w", .w = f.weights.data(), .stride = f.out, .in = shared, .out = f.out};
     const Memory memory(packed_bytes(spec, ops.precision));
     const PackedMatrix begin = pack(spec, ops.precision, memory.data());
     Product first = p;
