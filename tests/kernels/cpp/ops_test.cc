@@ -40,6 +40,7 @@ void check_case(const Ops& ops, const OpCase& c, unsigned seed) {
   for (float& v : got.second)
     if (c.bf16_out) v = as_bf16(v);
   if (c.second) CHECK(same_bits(got.out, got.second));
+  if (seed % 4 != 0) return;
   OpCase split = c;
   split.row_splits = c.rows > 3 ? 3 : 1;
   split.panel_splits = c.out > 2 * kPanel ? 2 : 1;
@@ -47,31 +48,25 @@ void check_case(const Ops& ops, const OpCase& c, unsigned seed) {
     CHECK(same_bits(got.out, run_case(ops, split, seed, false).out));
 }
 
+// Every pair of widths with every epilogue, and over them every number of rows with every epilogue.
 void products(const Ops& ops) {
-  struct Width {
-    std::size_t in, out;
-  };
-  const Width widths[] = {{1, 1}, {3, 17}, {17, 3}, {31, 40}, {40, 65}, {65, 81}, {100, 31}, {129, 33}};
-  std::size_t ran = 0;
+  constexpr std::size_t kWidths[] = {1, 3, 17, 31, 40, 65, 100, 129};
+  constexpr std::size_t kRows[] = {0, 1, 2, 7, 15, 16, 17, 31, 32, 33, 64, 255};
   unsigned seed = 0;
-  for (const std::size_t rows : {0U, 1U, 2U, 7U, 15U, 16U, 17U, 31U, 32U, 33U, 64U, 255U}) {
-    for (const Epilogue epilogue : kEpilogues) {
-      ++seed;
-      if (rows > 100 && seed % 3 != 0) continue;
-      const auto drawn = std::mt19937(seed)();
-      const Width& width = widths[drawn % 8];
-      OpCase c{rows, width.in, width.out, epilogue};
+  for (std::size_t pair = 0; pair < 64; ++pair) {
+    for (std::size_t e = 0; e < std::size(kEpilogues); ++e) {
+      const auto drawn = std::mt19937(++seed)();
+      OpCase c{kRows[(7 * pair + e) % 12], kWidths[pair / 8], kWidths[pair % 8], kEpilogues[e]};
       c.bf16_out = drawn >> 8 & 1;
       c.second = drawn >> 9 & 1;
       c.init = ops.precision != Precision::int8 && (drawn >> 10 & 1);
-      if (c.init && width.in > k_multiple(ops.precision)) c.k_begin = k_multiple(ops.precision);
+      if (c.init && c.in > k_multiple(ops.precision)) c.k_begin = k_multiple(ops.precision);
       check_case(ops, c, seed);
-      ++ran;
     }
   }
   check_case(ops, {33, 1216, 40, Epilogue::relu_gated}, ++seed);
   check_case(ops, {1000, 7, 17, Epilogue::gate}, ++seed);
-  std::printf("ops %s %s (%s): %zu products\n", name_of(ops.isa), name_of(ops.precision), ops.how, ran + 2);
+  std::printf("ops %s %s (%s): %u products\n", name_of(ops.isa), name_of(ops.precision), ops.how, seed);
 }
 
 // However rows and panels are shared out, the bits are the same.
