@@ -195,7 +195,7 @@ void rows_outside_are_scored_wide(const DenseConfig& config, const Weights& weig
   rows.general[13 * config.general + 1] = INFINITY;
   for (std::size_t c = 0; c < config.general; ++c)
     rows.general[18 * config.general + c] = kLimit / 2;  // its norm
-  for (const std::size_t r : {2, 5, 9, 13, 18}) expected[r] = 1;
+  for (const std::size_t r : {2U, 5U, 9U, 13U, 18U}) expected[r] = 1;
   InputDomain domain;
   domain.largest = {Floats(config.general, kLimit), Floats(config.domain, kLimit),
                     Floats(config.prior, kLimit)};
