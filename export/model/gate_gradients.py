@@ -9,6 +9,7 @@ are ready autograd takes the one that was made last, and δ was made before the 
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,87 +21,58 @@ from torch.utils import _pytree
 class GateCall:
     """The gates of one call of a network."""
 
-    def __init__(self, recorded: bool) -> None:
-        """recorded: whether autograd records the call."""
-        self._recorded = recorded
+    def __init__(self) -> None:
         # running: the network runs, and no backward pass has begun. passed: this backward pass, of which there are
-        # several with retain_graph, has gone past a δ.
+        # several with retain_graph, has gone past a δ. Apart from the gates, for δ's graph holds on to it: nothing
+        # that this graph holds on to may hold on to δ, or neither would ever be freed.
         self._state = SimpleNamespace(running=True, passed=False)
-        self._gates: list[_Gate] = []
+        self._apart: dict[Tensor, Tensor] = {}  # δ that acted without a graph → its leaf
 
-    def gate(self, delta: Tensor) -> _Gate:
-        """Returns the gate that multiplies with `delta`, made by what has a graph if it needs gradients."""
-        gate = _Gate(delta, self._state, self._recorded and delta.requires_grad)
-        self._gates.append(gate)
-        return gate
-
-    def finish(self, result: Any) -> Any:
-        """Returns the network's result, connected with the gates that autograd did not see act."""
-        self._state.running = False
-        apart = [gate for gate in self._gates if gate.apart]
-        if not apart:
-            return result
-        for gate in apart:
-            gate.add_leaf_gradient()
-        leaves, tree = _pytree.tree_flatten(result)
-        there = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        if there:
-            deltas = [gate.delta for gate in apart]
-            connected = cast(Any, _Connect).apply(self._state, len(there), *(leaves[i] for i in there), *deltas)
-            for i, leaf in zip(there, connected, strict=True):
-                leaves[i] = leaf
-        return _pytree.tree_unflatten(leaves, tree)
-
-
-class _Gate:
-    """One δ_l. Nothing that δ's graph holds on to may hold on to δ, or neither would ever be freed."""
-
-    def __init__(self, delta: Tensor, state: SimpleNamespace, learns: bool) -> None:
-        self.delta, self._state, self._learns = delta, state, learns
-        self.apart = False
-        self._leaf = delta.detach() if learns else delta
-
-    def factor(self) -> Tensor:
-        """Returns what an output is multiplied with here and now."""
-        if not self._learns:
-            return self.delta
+    def factor(self, delta: Tensor, leaf: Tensor) -> Tensor:
+        """Returns what an output is multiplied with here and now. leaf: `delta` without its graph."""
+        if not delta.requires_grad:
+            return delta
         if self._state.running:
-            self.apart = self.apart or not torch.is_grad_enabled()
-            return self.delta
+            if not torch.is_grad_enabled():
+                self._apart[delta] = leaf
+            return delta
         if self._state.passed:
             raise RuntimeError(
                 "GatedNetwork: expected the backward pass to run a checkpoint again before it comes to the gates; "
                 "run the whole network in one thread and on one device, or checkpoint with use_reentrant=False."
             )
-        return self._leaf.requires_grad_()  # not before: torch.func's transforms, which run nothing again, refuse it
+        return leaf.requires_grad_()  # not before: torch.func's transforms, which run nothing again, refuse it
 
-    def add_leaf_gradient(self) -> None:
-        """Adds the leaf's gradient to δ's own when a backward pass comes to it."""
-        node, at, leaf, state = self.delta.grad_fn, self.delta.output_nr, self._leaf, self._state
-        assert node is not None
+    def finish(self, result: Any) -> Any:
+        """Returns the network's result, connected with the gates that autograd did not see act."""
+        self._state.running = False
+        if not self._apart:
+            return result
+        for delta, leaf in self._apart.items():
+            cast(Any, delta).register_hook(partial(_add_leaf_gradient, self._state, leaf))
+        deltas = tuple(self._apart)
+        connect: Any = cast(Any, _Connect).apply
+        return _pytree.tree_map_only(
+            Tensor, lambda part: connect(self._state, part, *deltas) if part.requires_grad else part, result
+        )
 
-        def add(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-            state.passed = True
-            gathered, leaf.grad = leaf.grad, None
-            if gathered is None:
-                return gradients
-            own = gradients[at]
-            assert own is not None  # `_Connect` gives each δ zeros
-            return (*gradients[:at], own + gathered, *gradients[at + 1 :])
 
-        node.register_prehook(add)
+def _add_leaf_gradient(state: SimpleNamespace, leaf: Tensor, own: Tensor) -> Tensor:
+    """Hook of a δ: what its leaf has gathered since the last backward pass belongs to it."""
+    state.passed = True
+    gathered, leaf.grad = leaf.grad, None
+    return own if gathered is None else own + gathered
 
 
 class _Connect(torch.autograd.Function):
-    """Results as they are; δ comes into the backward pass of each, with zeros for a hook to add to."""
+    """A result as it is; each δ comes into its backward pass, with zeros for the hook to add to."""
 
     @staticmethod
-    def forward(ctx: Any, state: SimpleNamespace, results: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.state, ctx.deltas = state, [(delta.new_zeros(()), delta.shape) for delta in tensors[results:]]
-        ctx.set_materialize_grads(False)
-        return tuple(tensor.clone() for tensor in tensors[:results])
+    def forward(ctx: Any, state: SimpleNamespace, result: Tensor, *deltas: Tensor) -> Tensor:
+        ctx.state, ctx.zeros = state, [delta.new_zeros(()).expand(delta.shape) for delta in deltas]
+        return result.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         ctx.state.passed = False
-        return (None, None, *gradients, *(zero.expand(shape) for zero, shape in ctx.deltas))
+        return (None, gradient, *ctx.zeros)

@@ -59,11 +59,11 @@ class GatedNetwork(nn.Module):
 
         Raises SchemaError when a gated module gives another shape than its δ_l, or did not run.
         """
-        call = GateCall(torch.is_grad_enabled())
+        call = GateCall()
         waiting: set[str] = set()
         hooks: dict[int, list[Hook]] = {}
         for names, delta in zip(self.gated, self.ppnet(prior, o), strict=True):
-            factor = call.gate(delta).factor
+            factor = partial(call.factor, delta, delta.detach())
             for name in names:
                 waiting.add(name)
                 module = self.network.get_submodule(name)
