@@ -15,13 +15,11 @@ Deltas take about 4 MB a pass in the temporary folder, which goes at the end.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import multiprocessing
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,15 +29,15 @@ import numpy.typing as npt
 import pyarrow as pa
 from msgspec import structs
 from online_serve import FIRST_VERSION, VARIANTS, serve
-from rich.progress import Progress
+from rich.progress import track
 
+from pepnet_infer.bench.cache.quality import Ranked
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish.publisher import Publisher
-from pepnet_infer.export.train.metrics import auc
+from pepnet_infer.export.train.metrics import auc, gauc
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.sync import DirectoryLog
-from pepnet_infer.sync.delta import open_delta, write_delta
 
 if TYPE_CHECKING:
     from pepnet_infer.export.data.dataset import Dataset
@@ -104,46 +102,29 @@ def prepare(
     return plan, features.slice(first)
 
 
-class Logs:
-    """The log that is published to, and two that have of each delta the weights alone and the rows alone."""
+class Publishers:
+    """One for each log: what a pass changes, its weights alone, and its rows alone."""
 
     def __init__(self, folder: Path, scoring: Gset, now: float) -> None:
-        self._folder, self._bundle = folder, Bundle.open(folder / "bundle")
-        self._logs = {name: DirectoryLog(folder / name, create=True) for name in ("both", "dense", "rows")}
-        self._now, self._position = now, ""
-        # The publisher's clock is that of the log: scores decay, and pushes are limited, by the time of the exposures.
-        self._publisher = Publisher(self._logs["both"], self._bundle, scoring=scoring, clock=lambda: self._now)
+        base, self._now = Bundle.open(folder / "bundle"), now
+        # Their clock is that of the log: scores decay, and pushes are limited, by the time of the exposures.
+        self._publishers = {
+            name: Publisher(DirectoryLog(folder / name, create=True), base, scoring=scoring, clock=lambda: self._now)
+            for name in ("both", "dense", "rows")
+        }
 
     def publish(self, learnt: Learnt, rows: Callable[[str, Keys], Floats], now: float) -> None:
         """Publishes what a pass that ended at `now`, Unix seconds, has changed."""
         self._now = now
-        for name, part in learnt.tables.items():
-            ids = np.concatenate([np.repeat(part.keys, part.positives), np.repeat(part.keys, part.negatives)])
-            self._publisher.touch(name, ids, np.arange(len(ids)) < part.positives.sum())
-        defaults = {name: part.default for name, part in learnt.tables.items() if part.default is not None}
-        if self._publisher.publish(rows, learnt.dense, defaults=defaults) is None:
-            raise SystemExit("publisher: expected a delta with weights, got none")
-        (entry,) = self._logs["both"].read(self._position)
-        self._position = entry.position
-        delta = open_delta(entry.path, self._bundle.schema, self._bundle.config)
-        for name, halves in (("dense", ({}, delta.dense)), ("rows", (delta.rows, None))):
-            made = write_delta(self._folder / "made", delta.head, *halves)
-            self._logs[name].append(made)
-            shutil.rmtree(made)
-
-
-@contextlib.contextmanager
-def serving(*begins_with: Any) -> Iterator[Callable[[], Any]]:
-    """Runs the serving process. Yields what waits for its next word; EOFError where it has ended."""
-    context = multiprocessing.get_context("spawn")  # a process without torch
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=serve, args=(*begins_with, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield ours.recv
-    finally:
-        process.kill()
+        for log, publisher in self._publishers.items():
+            defaults: dict[str, Floats] = {}
+            for name, part in learnt.tables.items() if log != "dense" else ():
+                ids = np.concatenate([np.repeat(part.keys, part.positives), np.repeat(part.keys, part.negatives)])
+                publisher.touch(name, ids, np.arange(len(ids)) < part.positives.sum())
+                if part.default is not None:
+                    defaults[name] = part.default
+            if publisher.publish(rows, learnt.dense if log != "rows" else None, defaults=defaults) is None:
+                raise SystemExit(f"publisher of {log}: expected a delta, got none")
 
 
 @dataclass(frozen=True)
@@ -152,51 +133,38 @@ class Scored:
 
     labels: npt.NDArray[np.bool_]  # [N]
     scores: npt.NDArray[np.float32]  # [V, N]
-    days: npt.NDArray[np.int64]  # [N], 1 for the second
+    days: npt.NDArray[np.int64]  # [N], 2 for the second
     users: npt.NDArray[np.int64]  # [N]
     pages: npt.NDArray[np.int64]  # [N]
 
-    def by(self, groups: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Returns AUC [G, V] within each group, and how many exposures each has [G]."""
-        values, counts = np.unique(groups, return_counts=True)
-        parts = [groups == value for value in values]
-        return np.array([[auc(self.labels[part], s[part]) for s in self.scores] for part in parts]), counts
-
-    def in_all(self) -> npt.NDArray[np.float64]:
-        """Returns AUC [V] over all days."""
-        return self.by(np.zeros_like(self.days))[0][0]
-
-    def within_pages(self) -> npt.NDArray[np.float64]:
-        """Returns AUC [V] inside a page, mean over pages by exposures: which page it is, is worth nothing here."""
-        values, counts = self.by(self.pages)
-        known = np.isfinite(values).all(1)
-        return np.asarray(np.average(values[known], axis=0, weights=counts[known]))
+    def by_day(self) -> dict[int, tuple[int, list[float]]]:
+        """Returns day → how many exposures it has, and AUC [V] within it."""
+        parts = {int(day): self.days == day for day in np.unique(self.days)}
+        return {
+            day: (int(part.sum()), [auc(self.labels[part], scores[part]) for scores in self.scores])
+            for day, part in parts.items()
+        }
 
     def differences(self, pairs: Sequence[tuple[int, int]], seed: int = 0) -> list[str]:
         """Returns for pairs of engines the first's AUC over the second's × 1000, ± half its 95 % interval.
 
         By Poisson's bootstrap over users: each counts so many times, with all their exposures.
         """
-        places = [np.unique(scores, return_inverse=True)[1] for scores in self.scores]
-        rng, drawn = np.random.default_rng(seed), np.empty((RESAMPLES, len(places)))
-        for draw in drawn:
-            weights = rng.poisson(1.0, self.users.max() + 1).astype(np.float64)[self.users]
-            draw[:] = [_weighted_auc(place, self.labels, weights) for place in places]
-        whole = 1000 * self.in_all()
-        spread = [1960 * np.std(drawn[:, a] - drawn[:, b], ddof=1) for a, b in pairs]
-        return [f"{whole[a] - whole[b]:+.1f} ± {half:.1f}" for (a, b), half in zip(pairs, spread, strict=True)]
+        ranked = [Ranked(self.labels, scores) for scores in self.scores]
+        draws = np.random.default_rng(seed).poisson(1.0, (RESAMPLES, self.users.max() + 1)).astype(np.float64)
+        drawn = np.array([[one.auc(draw[self.users]) for one in ranked] for draw in draws])
+        whole = [auc(self.labels, scores) for scores in self.scores]
+        spread = [1.96 * np.std(drawn[:, a] - drawn[:, b], ddof=1) for a, b in pairs]
+        return [
+            f"{1000 * (whole[a] - whole[b]):+.1f} ± {1000 * half:.1f}"
+            for (a, b), half in zip(pairs, spread, strict=True)
+        ]
 
 
-def _weighted_auc(place: npt.NDArray[Any], labels: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]) -> float:
-    positive, negative = np.bincount(place, weights * labels), np.bincount(place, weights * ~labels)
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum()))
-
-
-def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, Scored]:
-    """Returns labels and scores [V, N, T] by task, those with enough of both kinds of labels."""
-    days = (dataset.times - dataset.times[0] // HOUR_MS * HOUR_MS) // DAY_MS
-    served = slice(passes[0][1], None)
+def by_task(dataset: Dataset, first: int, scores: Any) -> dict[str, Scored]:
+    """Returns labels and scores [V, N, T] of the exposures from `first` on by task, if enough are of both labels."""
+    days = 1 + (dataset.times - dataset.times[0] // HOUR_MS * HOUR_MS) // DAY_MS
+    served = slice(first, None)
     tasks = {}
     for place, task in enumerate(dataset.schema.tasks):
         labels = dataset.labels[served, place] > 0.5
@@ -209,17 +177,23 @@ def by_task(dataset: Dataset, passes: list[Pass], scores: Any) -> dict[str, Scor
 def tables(names: Sequence[str], tasks: Mapping[str, Scored], pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Returns two tables: AUC by day of the first task, then over all days of each; and differences of pairs."""
     task, first = next(iter(tasks.items()))
-    values, counts = first.by(first.days)
-    days = np.unique(first.days) + 1
-    rows = [[f"day {d}", f"{n:,}", *(f"{v:.4f}" for v in day)] for d, n, day in zip(days, counts, values, strict=True)]
+    rows = [[f"day {day}", f"{count:,}", *map(_digits, aucs)] for day, (count, aucs) in first.by_day().items()]
     for name, served in tasks.items():
-        rows.append([f"**{name}, all days**", f"{len(served.days):,}", *(f"**{v:.4f}**" for v in served.in_all())])
-        rows.append([f"{name}, within a page", "", *(f"{value:.4f}" for value in served.within_pages())])
+        whole, paged = [], []
+        for scores in served.scores:
+            whole.append(f"**{_digits(auc(served.labels, scores))}**")
+            paged.append(_digits(gauc(served.labels, scores, served.pages)))  # which page it is, is worth nothing here
+        rows.append([f"**{name}, all days**", f"{len(served.days):,}", *whole])
+        rows.append([f"{name}, within a page", "", *paged])
     places = [(names.index(a), names.index(b)) for a, b in pairs]
     columns = zip(*(served.differences(places) for served in tasks.values()), strict=True)
     apart = [[f"{a} − {b}", *cells] for (a, b), cells in zip(pairs, columns, strict=True)]
     heads = [f"AUC of {task}", "exposures", *names], ["AUC × 1000, all days", *tasks]
     return [_markdown(head, lines) for head, lines in zip(heads, (rows, apart), strict=True)]
+
+
+def _digits(value: float) -> str:
+    return f"{value:.4f}"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -233,10 +207,11 @@ def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence
 
     figure = Figure(figsize=(10.0, 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    values, days = served.by(served.days)[0], np.unique(served.days) + 1
+    days = served.by_day()
+    values = np.array([aucs for _, aucs in days.values()])
     for axis, panel in zip(axes, panels, strict=True):
         for at in map(names.index, panel):
-            axis.plot(days, values[:, at], marker="o", markersize=3.5, label=names[at], color=f"C{at}")
+            axis.plot(list(days), values[:, at], marker="o", markersize=3.5, label=names[at], color=f"C{at}")
         axis.set(xlabel="day of the log", ylabel="AUC")
         axis.legend(frameon=False, fontsize=8.5)
         axis.grid()
@@ -287,15 +262,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pepnet-online-") as name:
         folder = Path(name)
         plan, traffic = prepare(dataset, trainer, passes, options.share, folder)
-        logs = Logs(folder, Gset(**plan["gset"]), passes[0][2] / 1000)
-        with serving(folder, plan, traffic) as answer, Progress(transient=True) as progress:
-            for number, (begin, end, ends) in enumerate(progress.track(passes[1:], description="passes"), 1):
+        publishers = Publishers(folder, Gset(**plan["gset"]), passes[0][2] / 1000)
+        context = multiprocessing.get_context("spawn")  # a process without torch
+        answers, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=serve, args=(folder, plan, traffic, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that the end of the process is the end of its answers
+        try:
+            for number, (begin, end, ends) in enumerate(track(passes[1:], "passes", transient=True), 1):
                 learnt = trainer.learn(np.arange(begin, end), ends)  # beside the serving process
-                answer()  # the pass was scored
+                answers.recv()  # the pass was scored
                 if number < len(passes) - 1:
-                    logs.publish(learnt, trainer.rows, ends / 1000)
-            scores, stats = answer()
-    tasks, said = by_task(dataset, passes, scores), facts(plan, stats)
+                    publishers.publish(learnt, trainer.rows, ends / 1000)
+            scores, stats = answers.recv()
+        finally:
+            process.kill()
+    tasks, said = by_task(dataset, passes[0][1], scores), facts(plan, stats)
     names = [variant.name for variant in VARIANTS]
     text = "\n\n".join([*tables(names, tasks, PAIRS), said, f"{time.perf_counter() - began:.0f} s in all."])
     options.out.mkdir(parents=True, exist_ok=True)
