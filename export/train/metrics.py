@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.bundle.accuracy import soft_auc
+
 ALL = "all"
 
 
@@ -18,8 +20,7 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
     labels [N] of 0 and 1, scores [N].
     """
-    values, _ = _auc_by_user(labels, scores, None)
-    return float(values[0]) if len(values) else float("nan")
+    return soft_auc(np.asarray(labels) > 0.5, scores)
 
 
 def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike) -> float:
@@ -27,25 +28,10 @@ def gauc(labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike) -> 
 
     Zhou et al., KDD 2018 (arXiv 1706.06978), section 5.3. labels, scores and users are [N].
     """
-    values, impressions = _auc_by_user(labels, scores, users)
-    return float(np.average(values, weights=impressions)) if len(values) else float("nan")
-
-
-def _auc_by_user(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike | None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Returns AUC and number of impressions of each user with both classes: Mann and Whitney's U over ranks.
-
-    users: None for one user.
-    """
-    positive, values = np.asarray(labels) > 0.5, np.asarray(scores)
-    if users is None:
-        user, order = np.zeros(len(values), np.int64), np.argsort(values)
-    else:
-        user = np.unique(np.asarray(users), return_inverse=True)[1]
-        order = np.lexsort((values, user))
-    positive, values, user = positive[order], values[order], user[order]
-    # One pass for all users: ranks inside a user, and tied scores share the mean of their ranks.
+    # One pass for all users: Mann and Whitney's U over ranks inside a user, where tied scores share their mean rank.
+    values, user = np.asarray(scores), np.unique(np.asarray(users), return_inverse=True)[1]
+    order = np.lexsort((values, user))
+    positive, values, user = (np.asarray(labels) > 0.5)[order], values[order], user[order]
     size = np.bincount(user)
     new = np.ones(len(user), bool)
     # All NaN are one tie: they come last in the order.
@@ -57,7 +43,9 @@ def _auc_by_user(
     negatives = size - positives
     above = np.bincount(user, weights=np.where(positive, ranks, 0.0)) - positives * (positives + 1) / 2
     both = (positives > 0) & (negatives > 0)
-    return above[both] / (positives[both] * negatives[both]), size[both]
+    if not both.any():
+        return float("nan")
+    return float(np.average(above[both] / (positives[both] * negatives[both]), weights=size[both]))
 
 
 @dataclass(frozen=True)
