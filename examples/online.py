@@ -222,11 +222,11 @@ def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence
 def facts(plan: dict[str, Any], stats: dict[str, Any]) -> str:
     """Returns in words what the engines held and how fresh they were."""
     lines = []
-    for variant in VARIANTS:
-        cache, sync = stats[variant.name]["cache"], stats[variant.name]["sync"]
+    for name, (_, policy) in VARIANTS.items():
+        cache, sync = stats[name]["cache"], stats[name]["sync"]
         total = cache["total"]
-        said = f"{variant.name}: {1 - total['defaults'] / total['keys']:.2%} of the ids asked for had a row"
-        if variant.policy is not None:
+        said = f"{name}: {1 - total['defaults'] / total['keys']:.2%} of the ids asked for had a row"
+        if policy is not None:
             said += f"; {cache['capacity_rows'] / plan['rows']:.1%} of all rows fit,"
             said += f" {cache['memory_bytes'] / plan['needed']:.1%} of their bytes"
         if sync is not None:
@@ -278,7 +278,7 @@ def main() -> None:
         finally:
             process.kill()
     tasks, said = by_task(dataset, passes[0][1], scores), facts(plan, stats)
-    names = [variant.name for variant in VARIANTS]
+    names = list(VARIANTS)
     text = "\n\n".join([*tables(names, tasks, PAIRS), said, f"{time.perf_counter() - began:.0f} s in all."])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "online.md").write_text(text + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,23 +21,16 @@ PATIENCE_S = 120.0
 FIRST_VERSION = 1  # of the first day's bundle; pass n, from 1, makes version FIRST_VERSION + n
 
 
-class Variant(NamedTuple):
-    """One engine: the log it follows, and the policy that decides what it keeps where memory is short."""
-
-    name: str
-    log: Literal["both", "dense", "rows"] | None = None
-    policy: Policy | None = None
-
-
-VARIANTS = (
-    Variant("frozen"),
-    Variant("dense only", "dense"),
-    Variant("rows only", "rows"),
-    Variant("both", "both"),
-    Variant("both, gset", "both", "gset"),
-    Variant("both, lru", "both", "lru"),
-    Variant("both, lfu", "both", "lfu"),
-)
+#: Engine → the log it follows, and the policy that decides what it keeps where memory is short.
+VARIANTS: dict[str, tuple[str | None, Policy | None]] = {
+    "frozen": (None, None),
+    "dense only": ("dense", None),
+    "rows only": ("rows", None),
+    "both": ("both", None),
+    "both, gset": ("both", "gset"),
+    "both, lru": ("both", "lru"),
+    "both, lfu": ("both", "lfu"),
+}
 
 
 def serve(folder: Path, plan: dict[str, Any], traffic: pa.Table, trainer: Connection[Any, Any]) -> None:
@@ -47,13 +40,13 @@ def serve(folder: Path, plan: dict[str, Any], traffic: pa.Table, trainer: Connec
     then; in the end it gets all scores [V, N, T] and the engines' figures by name.
     """
     with contextlib.ExitStack() as stack:
-        running = [_start(stack, folder, variant, plan) for variant in VARIANTS]
-        scores = np.empty((len(VARIANTS), traffic.num_rows, len(running[0][0].tasks)), np.float32)
+        running = {name: _start(stack, folder, name, plan) for name in VARIANTS}
+        scores = np.empty((len(VARIANTS), traffic.num_rows, len(running["frozen"][0].tasks)), np.float32)
         for number, (begin, end, at) in enumerate(plan["passes"]):
-            for place, (engine, follower) in enumerate(running):
+            for place, (name, (engine, follower)) in enumerate(running.items()):
                 version = FIRST_VERSION + (0 if follower is None else number)
                 if follower is not None and not follower.wait_for(version, PATIENCE_S):
-                    raise SystemExit(f"{VARIANTS[place].name}: expected version {version}, got {follower.stats()}")
+                    raise SystemExit(f"{name}: expected version {version}, got {follower.stats()}")
                 with engine.hold():  # the version that is there is down in the cache, and stays
                     _set_time(engine, at)
                     for row in range(begin, end, SERVED_AT_ONCE):
@@ -62,30 +55,29 @@ def serve(folder: Path, plan: dict[str, Any], traffic: pa.Table, trainer: Connec
                             raise SystemExit(f"expected scores of version {version}, got those of {part.model_version}")
                         scores[place, row : row + len(part)] = part.values
             trainer.send(number)
-        stats = {variant.name: engine.stats() for variant, (engine, _) in zip(VARIANTS, running, strict=True)}
-        trainer.send((scores, stats))
+        trainer.send((scores, {name: engine.stats() for name, (engine, _) in running.items()}))
 
 
 def _start(
-    stack: contextlib.ExitStack, folder: Path, variant: Variant, plan: dict[str, Any]
+    stack: contextlib.ExitStack, folder: Path, name: str, plan: dict[str, Any]
 ) -> tuple[Engine, Follower | None]:
+    log, policy = VARIANTS[name]
     cache, bounded = CacheConfig(), {}
-    if variant.policy is not None:
-        cache = CacheConfig(variant.policy, plan["capacity"], negative_ttl=None, warm=False, **plan["gset"])
+    if policy is not None:
+        cache = CacheConfig(policy, plan["capacity"], negative_ttl=None, warm=False, **plan["gset"])
         bounded = {"rows": "cache", "insert": "all"}
     options = {"spin": False}  # seven engines, one at work at a time
     engine = Engine.load(folder / "bundle", backend="native", threads=1, cache=cache, options=options)
     stack.enter_context(engine)
-    if variant.policy is not None and engine.cache is not None:
+    if policy is not None and engine.cache is not None:
         _set_time(engine, plan["passes"][0][2])
         store = MmapStore(engine.bundle.table_paths, engine.schema.table_by_name)
         engine.cache.warm({name: (file.keys, file.scores) for name, file in store.files.items()})
-    if variant.log is None:
+    if log is None:
         return engine, None
-    name = variant.name.replace(", ", "-").replace(" ", "-")
     # The guard keeps rows by the clock, and what it refuses would depend on that.
-    config = FollowConfig(name=name, guard=None, keep=0, **bounded)
-    return engine, engine.follow(DirectoryLog(folder / variant.log, create=True), config)
+    config = FollowConfig(name=name.replace(", ", "-").replace(" ", "-"), guard=None, keep=0, **bounded)
+    return engine, engine.follow(DirectoryLog(folder / log, create=True), config)
 
 
 def _set_time(engine: Engine, at: float) -> None:
