@@ -74,25 +74,19 @@ def _measure_precision(
             continue
         entry = _measure_table(bundle, table, sets, draws)
         isas[table.isa] = entry
-        figures = summary(entry, sets)
-        if precision == "int8" and figures["max_abs"] is not None:
-            figures["max_abs"] *= MARGIN
+        # The worst over all sets of rows, the many draws included, and over tasks.
+        measured = [entry[name] for name in (*sets, "draws") if name in entry]
+        lost = [abs(delta) for delta in entry["auc"]["delta"].values() if delta is not None]
+        figures: dict[str, float | None] = {
+            "max_abs": max(one["max_abs"] for one in measured) * (MARGIN if precision == "int8" else 1.0),
+            "rms": max(one["rms"] for one in measured),
+            "delta_auc": max(lost, default=None),
+        }
         over += [f"{table.isa}: {what}" for what in excess(budget, figures)]
         for name, value in figures.items():
             worst[name] = value if worst[name] is None else max(worst[name] or 0.0, value or 0.0)
     offered = precision != "int8" or not over
     return {"offered": offered, "why": _why(precision, over, budget), **worst, "isas": isas}
-
-
-def summary(entry: Mapping[str, Any], sets: Mapping[str, object]) -> dict[str, float | None]:
-    """Returns the worst figures of one instruction set over its sets of rows, the many draws included, and tasks."""
-    lost = [abs(delta) for delta in entry["auc"]["delta"].values() if delta is not None]
-    measured = [name for name in (*sets, "draws") if name in entry]
-    return {
-        "max_abs": max(entry[name]["max_abs"] for name in measured),
-        "rms": max(entry[name]["rms"] for name in measured),
-        "delta_auc": max(lost) if lost else None,
-    }
 
 
 def _measure_table(bundle: Bundle, table: Table, sets: Mapping[str, Reference], draws: Reference) -> dict[str, Any]:
