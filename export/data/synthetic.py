@@ -96,7 +96,7 @@ class Synthetic:
             name: (rng.random(c.rows) < _sigmoid(x + _bias(x, rate))).astype(np.int8)
             for (name, rate), x in zip(RATES.items(), logits.T, strict=True)
         }
-        log = {
+        log: dict[str, Any] = {
             "time_ms": _START_MS + time,
             "day": time // _DAY_MS,
             "user_id": user,
@@ -104,22 +104,18 @@ class Synthetic:
             "page": np.array(PAGES)[page],
             "position": rng.integers(0, 20, c.rows),
         }
-        items = {
+        items: dict[str, Any] = {
             "item_id": np.arange(c.items),
             "author_id": author,
             "topic": np.array([f"topic {t}" for t in topic]),
             "age_hours": rng.exponential(48.0, c.items),
         }
-        return _table(log | labels), _table(items)
+        return pa.table(log | labels), pa.table(items)
 
 
 def synthetic_run() -> RunConfig:
     """Returns the built-in config, `synthetic.yaml` beside this file."""
     return RunConfig.read(Path(__file__).with_name("synthetic.yaml"))
-
-
-def _table(columns: dict[str, npt.NDArray[Any]]) -> pa.Table:
-    return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
 def _zipf(size: int, exponent: float) -> Floats:
