@@ -12,7 +12,7 @@ from pepnet_infer.export.data.dataset import Dataset
 from pepnet_infer.export.model.baselines import DeepFM
 from pepnet_infer.export.run_config import TrainConfig, model_config
 from pepnet_infer.export.train.metrics import Cell, evaluate
-from pepnet_infer.export.train.train import Progress, Result, Trained, train
+from pepnet_infer.export.train.train import Progress, Trained, train
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import BASELINES, ModelConfig
 
@@ -79,15 +79,16 @@ def train_all(
     outcomes: list[Outcome] = []
     kept: Trained | None = None
     for name, config in configs.items():
-        runs: list[Result] = []
+        # Of each model only these: with all their rows and scores they may not fit the memory.
+        runs: list[tuple[int, float, Sequence[Mapping[str, float]]]] = []
+        scores = []
         for seed in seeds:
             trained = train(dataset, config, settings, seed, begin(name, seed))
             kept = kept or trained
-            runs.append(trained.result)
-        scores = [run.test_scores for run in runs]
+            runs.append((trained.epochs, trained.seconds, trained.history))
+            scores.append(trained.test_scores)
         cells = evaluate(dataset.schema.tasks, labels, users, domains, names, scores, settings.min_positives)
-        # Without the scores: of all models and seeds they may not fit the memory.
-        epochs, seconds, history = zip(*((run.epochs, run.seconds, run.history) for run in runs), strict=True)
+        epochs, seconds, history = zip(*runs, strict=True)
         outcomes.append(Outcome(name, config, seeds, epochs, seconds, history, cells))
     if kept is None:
         raise ValueError("expected at least one model to train, got none")

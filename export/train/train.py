@@ -34,23 +34,16 @@ _EVAL_BATCH = 4096
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of one training, without the model."""
-
-    epochs: int  # what the final model was trained for
-    history: tuple[Mapping[str, float], ...]  # per epoch of the choosing phase: loss, validation
-    seconds: float
-    test_scores: Scores  # [len(dataset.test), T]
-
-
-@dataclass(frozen=True)
 class Trained:
     """One trained model and how it came to be."""
 
     config: ModelConfig
     network: Network
     embeddings: Embeddings
-    result: Result
+    epochs: int  # what the final model was trained for
+    history: tuple[Mapping[str, float], ...]  # per epoch of the choosing phase: loss, validation
+    seconds: float
+    test_scores: Scores  # [len(dataset.test), T]
 
 
 def train(
@@ -181,8 +174,7 @@ class Run:
         """Scores the test days and returns the model."""
         scores = self.scores(self._dataset.test)
         seconds = time.perf_counter() - begin
-        result = Result(epochs, tuple(history), seconds, scores)
-        return Trained(self._config, self.network, self.embeddings, result)
+        return Trained(self._config, self.network, self.embeddings, epochs, tuple(history), seconds, scores)
 
 
 def to_checkpoint(dataset: Dataset, trained: Trained, scoring: ScoreConfig, meta: Mapping[str, Any]) -> Checkpoint:

@@ -82,7 +82,7 @@ def train(
             dataset, variants(run.model, dataset, compare), run.train, lambda name, seed: _shown(watch, name, seed)
         )
     result = report.report_json(data, dataset, run.train, outcomes)
-    meta = {"data": source.name, "seed": run.train.seed, "epochs": kept.result.epochs}
+    meta = {"data": source.name, "seed": run.train.seed, "epochs": kept.epochs}
     files = {"report.json": json.dumps(result, indent=1, allow_nan=False).encode(), "report.png": report.plot(outcomes)}
     to_checkpoint(dataset, kept, run.train.gset, meta).save(out, overwrite=overwrite, reports=files)
     if test_rows is not None:

@@ -57,7 +57,7 @@ def gains(effect: float, seeds: range, epochs: int = 5) -> list[float]:
         labels = data.labels[data.test]
         means = {}
         for model in ("pepnet", "mmoe"):
-            scores = train(data, model_config(run.model, data.schema, model=model), settings, seed).result.test_scores
+            scores = train(data, model_config(run.model, data.schema, model=model), settings, seed).test_scores
             means[model] = np.mean([auc(y, s) for y, s in zip(labels.T, scores.T, strict=True)])
         result.append(float(means["pepnet"] - means["mmoe"]))
     return result

@@ -88,7 +88,7 @@ def test_it_learns_a_tiny_set_by_heart() -> None:
     with torch.no_grad():
         scores = trained.network(inputs["general"], inputs["domain"], inputs["prior"]).numpy()
     assert min(auc(y, s) for y, s in zip(tiny.labels[tiny.train].T, scores.T, strict=True)) > 0.999
-    losses = [epoch["loss"] for epoch in trained.result.history]
+    losses = [epoch["loss"] for epoch in trained.history]
     assert losses[-1] < losses[0] / 10
     assert len(losses) == 60
 
@@ -96,7 +96,7 @@ def test_it_learns_a_tiny_set_by_heart() -> None:
 def test_the_same_seed_gives_the_same_model(data: Dataset) -> None:
     a, b, c = run(data, seed=3), run(data, seed=3), run(data, seed=4)
     assert same(a, b)
-    np.testing.assert_array_equal(a.result.test_scores, b.result.test_scores)
+    np.testing.assert_array_equal(a.test_scores, b.test_scores)
     assert not same(a, c)
 
 
@@ -108,8 +108,8 @@ def test_the_validation_day_says_when_to_stop(
     monkeypatch.setattr(training, "selection_metric", lambda *_: next(values))
     settings = structs.replace(SETTINGS, epochs=5, patience=patience, refit=False)
     stopped = run(data, settings)
-    assert len(stopped.result.history) == seen
-    assert stopped.result.epochs == best
+    assert len(stopped.history) == seen
+    assert stopped.epochs == best
     # the weights are those of the best epoch, not of the last
     rising = iter(range(9))
     monkeypatch.setattr(training, "selection_metric", lambda *_: next(rising))
@@ -120,7 +120,7 @@ def test_refit_is_a_training_on_all_days_before_the_test(data: Dataset, monkeypa
     values = iter([0.6, 0.7, 0.5])
     monkeypatch.setattr(training, "selection_metric", lambda *_: next(values))
     refitted = run(data, structs.replace(SETTINGS, epochs=5))
-    assert refitted.result.epochs == 2
+    assert refitted.epochs == 2
     plain = structs.replace(SETTINGS, split=Split(test=5), epochs=2)
     everything = build_dataset(Synthetic(SMALL), RUN.schema, plain)
     assert len(everything.fit) == len(data.train)
@@ -148,7 +148,7 @@ def test_nothing_of_the_test_days_touches_training(data: Dataset) -> None:
     assert other.ranges == data.ranges
     a, b = run(data), run(other)
     assert same(a, b)
-    assert a.result.history == b.result.history
+    assert a.history == b.history
     checkpoints = [to_checkpoint(d, t, SETTINGS.gset, {}) for d, t in ((data, a), (other, b))]
     for table in RUN.schema.tables:
         scores = [c.tables[table.name].scores for c in checkpoints]
@@ -176,7 +176,7 @@ def test_what_is_served_is_what_was_trained(data: Dataset, tmp_path: Path) -> No
     with torch.no_grad():
         tensors = [torch.from_numpy(x) for x in (served.general, served.domain, served.prior)]
         scores = network(*tensors).numpy()
-    np.testing.assert_allclose(scores, trained.result.test_scores, atol=1e-6)
+    np.testing.assert_allclose(scores, trained.test_scores, atol=1e-6)
     assert sum(served.unknown.values()) > 0  # ids seen less than 40 times were among them
 
 
@@ -224,7 +224,7 @@ def test_compare_trains_every_model_on_every_seed(data: Dataset, monkeypatch: py
 
     def train_and_note(*given: Any) -> Trained:
         trained = train(*given)
-        scores.append(weakref.ref(trained.result.test_scores))
+        scores.append(weakref.ref(trained.test_scores))
         return trained
 
     monkeypatch.setattr(compare, "train", train_and_note)
@@ -236,14 +236,14 @@ def test_compare_trains_every_model_on_every_seed(data: Dataset, monkeypatch: py
     configs = variants(FLAGS, data, compare=True)
     settings = structs.replace(SETTINGS, epochs=1, seeds=2, seed=5, refit=False)
     outcomes, kept = train_all(data, configs, settings, begin)
-    assert [ref() for ref in scores if ref() is not None] == [kept.result.test_scores]  # not those of all models
+    assert [ref() for ref in scores if ref() is not None] == [kept.test_scores]  # not those of all models
     names = ["pepnet", "pepnet w/o EPNet", "pepnet w/o PPNet", "deepfm", "dcnv2", "shared_bottom", "mmoe", "ple"]
     assert [o.name for o in outcomes] == names
     assert begun == [(name, seed) for name in names for seed in (5, 6)]
     assert (configs["pepnet w/o EPNet"].use_epnet, configs["pepnet w/o EPNet"].use_ppnet) == (False, True)
     assert same(kept, run(data, settings, seed=5))
     click = next(c for c in outcomes[0].cells if (c.domain, c.task) == (ALL, "click"))
-    assert click.auc[0] == auc(data.labels[data.test, 0], kept.result.test_scores[:, 0])
+    assert click.auc[0] == auc(data.labels[data.test, 0], kept.test_scores[:, 0])
     assert click.rows == len(data.test)
 
 
@@ -254,7 +254,7 @@ def test_cells_are_per_domain_and_say_what_is_not_stable(data: Dataset) -> None:
     for cell in outcome.cells:
         inside = (pages == cell.domain) | (cell.domain == ALL)
         task = data.schema.tasks.index(cell.task)
-        labels, scores = data.labels[data.test][inside, task], kept.result.test_scores[inside, task]
+        labels, scores = data.labels[data.test][inside, task], kept.test_scores[inside, task]
         assert (cell.rows, cell.positives) == (inside.sum(), labels.sum())
         assert cell.stable == (min(labels.sum(), (1 - labels).sum()) >= 40)
         assert cell.auc[0] == pytest.approx(auc(labels, scores), nan_ok=True)

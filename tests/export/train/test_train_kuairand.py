@@ -34,7 +34,7 @@ def test_two_days_are_enough_for_a_sane_auc(run: RunConfig) -> None:
     data = build_dataset(open_source(f"kuairand:{FOLDER}"), run.schema, settings)
     assert (len(data.fit), len(data.validation), len(data.test)) == (35_807, 13_103, 42_485)
     trained = train(data, model_config(run.model, data.schema), settings, seed=0)
-    click, long_view = (auc(data.labels[data.test, t], trained.result.test_scores[:, t]) for t in (0, 1))
+    click, long_view = (auc(data.labels[data.test, t], trained.test_scores[:, t]) for t in (0, 1))
     assert click > 0.70
     assert long_view > 0.70
 
