@@ -42,7 +42,6 @@ class Dataset:
     dense: Mapping[str, npt.NDArray[np.float32]]  # [N]
     ranges: Mapping[str, tuple[float, float]]  # of dense fields before the test days: see `Checkpoint`
     labels: npt.NDArray[np.float32]  # [N, T], 0 or 1
-    days: Rows  # [N]
     times: Rows  # [N], unix milliseconds
     users: Rows  # [N], an integer per user
     domains: Rows  # [N], place in schema.domains
@@ -98,7 +97,6 @@ def build_dataset(source: Source, schema: FeatureSchema, config: TrainConfig) ->
         dense=features.dense,
         ranges=_ranges(features.dense, sides, parts["train"]),
         labels=np.stack([_label(log, name) for name in schema.labels], axis=1),
-        days=days,
         times=_integers(log, source.time_column),
         users=np.unique(log[source.user_column].to_numpy(), return_inverse=True)[1],
         domains=_domains(log, schema),

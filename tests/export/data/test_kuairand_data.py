@@ -137,7 +137,7 @@ def test_both_layouts_are_the_same_data(tmp_path: Path, run: RunConfig, suffix: 
     assert len(a.test) > 50
     assert a.schema == b.schema
     assert a.notes == b.notes == ()
-    for name in ("labels", "days", "times", "users", "domains", "fit", "validation", "train", "test"):
+    for name in ("labels", "times", "users", "domains", "fit", "validation", "train", "test"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     for table, keys in a.ids.keys.items():
         np.testing.assert_array_equal(keys, b.ids.keys[table], err_msg=table)
@@ -165,10 +165,11 @@ def test_the_archives_data_folder_is_found(tmp_path: Path) -> None:
 
 def test_splits_follow_the_days(tmp_path: Path, run: RunConfig) -> None:
     data = dataset(write_csv(tmp_path / "csv", log()), run)
-    assert set(data.days[data.fit]) == {20220425, 20220504}
-    assert set(data.days[data.validation]) == {20220505}
-    assert set(data.days[data.train]) == {20220425, 20220504, 20220505}
-    assert set(data.days[data.test]) == {20220506}
+    days = data.log["date"].to_numpy()
+    assert set(days[data.fit]) == {20220425, 20220504}
+    assert set(days[data.validation]) == {20220505}
+    assert set(days[data.train]) == {20220425, 20220504, 20220505}
+    assert set(days[data.test]) == {20220506}
     labels = data.log["is_like"].to_numpy()
     np.testing.assert_array_equal(data.labels[:, data.schema.tasks.index("like")], labels)
 
