@@ -24,12 +24,7 @@ def report_json(data: str, dataset: Dataset, settings: TrainConfig, outcomes: Se
     """Returns the whole report as plain JSON. Metrics are of the test days."""
     return {
         "data": data,
-        "rows": {
-            "fit": len(dataset.fit),
-            "validation": len(dataset.validation),
-            "train": len(dataset.train),
-            "test": len(dataset.test),
-        },
+        "rows": {part: len(getattr(dataset, part)) for part in ("fit", "validation", "train", "test")},
         "train": msgspec.to_builtins(settings),
         "notes": list(dataset.notes),
         "min_positives": settings.min_positives,
