@@ -166,14 +166,9 @@ class Embeddings:
             )
         self._pending.clear()
 
-    def state(self) -> dict[int, torch.Tensor]:
-        """Returns a copy of all rows, for `restore`."""
-        return {dim: group.weight.clone() for dim, group in self._groups.items()}
-
-    def restore(self, state: Mapping[int, torch.Tensor]) -> None:
-        """Takes back the rows that `state` returned. AdaGrad's sums stay: this ends a training, it resumes none."""
-        for dim, weight in state.items():
-            self._groups[dim].weight = weight
+    def weights(self) -> list[torch.Tensor]:
+        """Returns the matrices of all rows, themselves."""
+        return [group.weight for group in self._groups.values()]
 
     def touched(self) -> dict[str, Touched]:
         """Returns by table what `step` and `admit` changed since the last call. Unchanged tables are left out."""

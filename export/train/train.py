@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +27,6 @@ Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 #: Told after every batch: (phase, epoch, batches done, batches of the epoch, mean loss so far).
 Progress = Callable[[str, int, int, int, float], None]
-_State = tuple[dict[str, torch.Tensor], dict[int, torch.Tensor]]
 
 _EVAL_BATCH = 4096
 
@@ -62,17 +60,19 @@ def train(
         history = [{"loss": run.epoch("train", n, report)} for n in range(settings.epochs)]
         return run.finish(settings.epochs, history, begin)
     run = Run(dataset, config, settings, seed, dataset.fit)
-    best_epochs, best, history, kept = 0, -np.inf, [], run.state()
+    best_epochs, best, history, kept = 0, -np.inf, [], run.weights()
     for epoch in range(settings.epochs):
         loss = run.epoch("choose", epoch, report)
         value = selection_metric(dataset, settings, run.scores(dataset.validation))
         history.append({"loss": loss, "validation": value})
         if value > best:
-            best, best_epochs, kept = value, epoch + 1, run.state()
+            best, best_epochs = value, epoch + 1
+            kept = [weight.clone() for weight in run.weights()]
         elif epoch + 1 - best_epochs >= settings.patience:
             break
     if not settings.refit:
-        run.restore(kept)
+        for weight, of_best in zip(run.weights(), kept, strict=True):
+            weight.copy_(of_best)
         return run.finish(best_epochs, history, begin)
     run = Run(dataset, config, settings, seed, dataset.train)
     for epoch in range(best_epochs):
@@ -160,15 +160,9 @@ class Run:
             parts.append(self.network(inputs["general"], inputs["domain"], inputs["prior"]).numpy())
         return np.concatenate(parts) if parts else np.empty((0, len(self._dataset.schema.tasks)), np.float32)
 
-    def state(self) -> _State:
-        """Returns a copy of the weights, for `restore`."""
-        return copy.deepcopy(self.network.state_dict()), self.embeddings.state()
-
-    def restore(self, state: _State) -> None:
-        """Takes back what `state` returned."""
-        network, embeddings = state
-        self.network.load_state_dict(network)
-        self.embeddings.restore(embeddings)
+    def weights(self) -> list[torch.Tensor]:
+        """Returns the tensors that are trained, themselves."""
+        return [*self.network.state_dict().values(), *self.embeddings.weights()]
 
     def finish(self, epochs: int, history: list[dict[str, float]], begin: float) -> Trained:
         """Scores the test days and returns the model."""
