@@ -28,13 +28,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A panel of lines over a logarithmic x axis. `ticks`: the places named on it; `log`: so is the y axis."""
+    """A panel of lines. `ticks`: the places named on a logarithmic x axis, none for a linear one; `log`: of y."""
 
     title: str
     x: str
     y: str
     lines: Sequence[Line]
-    ticks: Sequence[tuple[float, str]]
+    ticks: Sequence[tuple[float, str]] = ()
     log: bool = False
 
 
@@ -55,14 +55,16 @@ def draw_lines(title: str, subtitle: str, charts: Sequence[Chart]) -> bytes:
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     labelled = {}
     for axis, chart in zip(axes, charts, strict=False):
-        axis.set(title=chart.title, xlabel=chart.x, ylabel=chart.y, xscale="log")
+        axis.set(title=chart.title, xlabel=chart.x, ylabel=chart.y)
         axis.set_yscale("log" if chart.log else "linear")
         for line in chart.lines:
             style = "--" if line.dashed else "-"
             (labelled[line.label],) = axis.plot(
                 line.xs, line.ys, color=colours[line.group], linestyle=style, marker="o", markersize=3
             )
-        axis.set_xticks([x for x, _ in chart.ticks], [name for _, name in chart.ticks])
+        if chart.ticks:
+            axis.set_xscale("log")
+            axis.set_xticks([x for x, _ in chart.ticks], [name for _, name in chart.ticks])
         axis.minorticks_off()
         axis.yaxis.set_major_formatter(_NUMBERS)
         axis.grid()

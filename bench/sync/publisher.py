@@ -84,10 +84,13 @@ class Trainer:
             self._ready[log].append(self._make(log))
 
     def publish(self, log: str) -> tuple[int, float]:
-        """Appends the next delta to a log. Returns its model version, and when it was in the log: Unix seconds."""
+        """Appends the next delta to a log. Returns its model version, and when it was in the log.
+
+        By `perf_counter`, in seconds: that clock is the same in all processes of a machine, and nobody sets it.
+        """
         staged = self._ready[log].popleft() if self._ready[log] else self._make(log)
         DirectoryLog(self._folder / log, create=True).append(staged)
-        published = time.time()
+        published = time.perf_counter()
         if log == UNREAD:
             for path in sorted((self._folder / log / "deltas").iterdir())[:-_KEPT]:
                 shutil.rmtree(path)
@@ -151,7 +154,7 @@ def prepare(log: str) -> None:
 
 
 def publish(log: str, seconds: float) -> dict[int, float]:
-    """Appends a delta to a log every so often. Returns when each model version was in the log, Unix seconds."""
+    """Appends a delta to a log every so often. Returns when each model version was in the log, by `perf_counter`."""
     trainer, published, due = _trainers[0], {}, time.monotonic()
     ends = due + seconds
     while time.monotonic() < ends:

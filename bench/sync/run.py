@@ -44,13 +44,13 @@ _BATCHES = 64  # that are drawn before, and scored in turn
 _PATIENCE_S = 30.0
 _SCORING = {
     "what is published": "{what}",
-    "p50 ms": "{p50_ms:ms}",
-    "p99 ms": "{p99_ms:ms}",
+    "p50 ms": "{call_ms[p50]:ms}",
+    "p99 ms": "{call_ms[p99]:ms}",
     "p99 over nothing published": "{p99_over_idle[ratio]:.2f}×",
     "95 %": "{p99_over_idle[low]:.2f}–{p99_over_idle[high]:.2f}",
     "p99 over the log that nobody reads": "{p99_over_elsewhere[ratio]:.2f}×",
     "95 % of it": "{p99_over_elsewhere[low]:.2f}–{p99_over_elsewhere[high]:.2f}",
-    "max ms": "{max_ms:ms}",
+    "max ms": "{call_ms[max]:ms}",
     "calls/s": "{calls_per_s:.1f}",
     "rows published/s": "{rows_per_s:,.0f}",
     "follower CPU": "{follower_cpus:.1%}",
@@ -72,20 +72,23 @@ class _Kind:
 
     what: str
     log: str | None
-    call_ns: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    published: dict[int, float] = field(default_factory=dict)  # by model version, Unix seconds
+    began: list[float] = field(default_factory=list)  # each slice, seconds of `perf_counter`
+    call_ns: list[npt.NDArray[np.int64]] = field(default_factory=list)  # by slice
+    published: dict[int, float] = field(default_factory=dict)  # by model version, seconds of `perf_counter`
     follower_cpu_s: float = 0.0
     busy: list[float] = field(default_factory=list)
 
-    def describe(self, rows_a_delta: int) -> Row:
-        """Returns what was scored and published, as JSON values."""
+    def describe(self, rows_a_delta: int, origin: float) -> Row:
+        """Returns what was scored and published, as JSON values. origin: when the first slice of all began."""
         calls, seconds = np.concatenate(self.call_ns), len(self.call_ns) * SLICE_S
-        p50, p99, most = (np.percentile(calls, (50, 99, 100)) / 1e6).tolist()
         return {
             "what": self.what,
-            "p50_ms": p50,
-            "p99_ms": p99,
-            "max_ms": most,
+            "call_ms": _quantiles_ms(calls),
+            "slices": [
+                {"at_s": began - origin, **_quantiles_ms(took)}
+                for began, took in zip(self.began, self.call_ns, strict=True)
+                if took.size
+            ],
             "calls": int(calls.size),
             "calls_per_s": calls.size / seconds,
             "deltas": len(self.published),
@@ -133,6 +136,7 @@ def measure_sync(bundle: Path, name: str, options: SyncOptions, say: Say = lambd
             f"{data['rounds']} rounds of slices of {SLICE_S:g} s, each kind once a round, in balanced order. Calls "
             "that reach over the end of a slice are left out."
         ],
+        picture=lambda: _picture(data),
     )
 
 
@@ -171,7 +175,7 @@ def _measure(
     for batch in batches:
         engine.score(batch)
     stop = threading.Event()
-    calls: list[list[tuple[int, int]]] = [[] for _ in range(options.threads)]
+    calls: list[tuple[int, int]] = []  # of the slice that goes on, by all threads
     seen: list[tuple[float, int]] = []
     idle = _Kind("nothing is published", None)
     elsewhere = _Kind("to a log that nobody reads", UNREAD)
@@ -182,9 +186,9 @@ def _measure(
     with ThreadPoolExecutor(options.threads + 1) as pool:
         try:
             work.append(pool.submit(_watch, engine, follower, stop, seen))
-            for number, done in enumerate(calls):
+            for number in range(options.threads):
                 first = 29 * number % _BATCHES
-                work.append(pool.submit(_score, engine, batches[first:] + batches[:first], options.load, stop, done))
+                work.append(pool.submit(_score, engine, batches[first:] + batches[:first], options.load, stop, calls))
             square = williams_square(len(kinds))
             say(f"measuring {count} rounds")
             for number in range(count):
@@ -197,14 +201,16 @@ def _measure(
     # A version is visible once it, or a later one, is served: maybe a moment before the publisher knows that it is on
     # the disk.
     times, versions = np.array(seen).T
-    visible = times[np.searchsorted(versions, list(follow.published))] - list(follow.published.values())
-    p50, p99, most = np.percentile(1e3 * np.maximum(visible, 0.0), (50, 99, 100)).tolist()
+    published = np.array(list(follow.published.values()))
+    visible = np.maximum(times[np.searchsorted(versions, list(follow.published))] - published, 0.0)
+    origin = min(kind.began[0] for kind in kinds)
+    points = zip((published - origin).tolist(), (1e3 * visible).tolist(), strict=True)
     stats = follower.stats()
     return {
         "rounds": count,
         "kinds": [
             {
-                **kind.describe(rows_a_delta),
+                **kind.describe(rows_a_delta, origin),
                 "p99_over_idle": p99_ratio(kind.call_ns, idle.call_ns),
                 "p99_over_elsewhere": p99_ratio(kind.call_ns, elsewhere.call_ns),
             }
@@ -213,9 +219,35 @@ def _measure(
         "follower": {
             **stats,
             "refusals": sum(stats["refused"].values()),
-            "visible_ms": {"deltas": len(visible), "p50": p50, "p99": p99, "max": most},
+            "visible_ms": {"deltas": len(visible), **_quantiles_ms(1e9 * visible)},
+            "published": [{"at_s": at_s, "visible_ms": millis} for at_s, millis in points],
         },
     }
+
+
+def _quantiles_ms(nanoseconds: npt.NDArray[Any]) -> dict[str, float]:
+    return dict(zip(("p50", "p99", "max"), (np.percentile(nanoseconds, (50, 99, 100)) / 1e6).tolist(), strict=True))
+
+
+def _picture(data: dict[str, Any]) -> bytes:
+    """Returns a PNG: over time, how long each delta took to be visible, and the scoring latency of each slice."""
+    from pepnet_infer.bench.harness.pictures import Chart, Line, draw_lines
+
+    def line(label: str, points: Sequence[Row], value: str) -> Line:
+        return Line(label, [point["at_s"] for point in points], [point[value] for point in points], label)
+
+    charts = [
+        Chart("Published to visible", "seconds", "ms", [line("deltas", data["follower"]["published"], "visible_ms")])
+    ]
+    for name in ("p50", "p99"):
+        lines = [line(kind["what"], kind["slices"], name) for kind in data["kinds"]]
+        charts.append(Chart(f"Scoring, {name} of a slice", "seconds", "ms", lines))
+    options = data["options"]
+    subtitle = (
+        f"{data['rows_per_s']:,} changed rows a second in deltas of {options['delta_s']:g} s; {options['threads']} "
+        f"threads score batches of {options['batch']}, each {options['load']:.0%} of the time."
+    )
+    return draw_lines(f"Online sync, {data['bundle']}", subtitle, charts)
 
 
 def rounds(options: SyncOptions) -> int:
@@ -223,19 +255,21 @@ def rounds(options: SyncOptions) -> int:
     return max(2, round(options.seconds / (SLICE_S * 3)))
 
 
-def _slice(kind: _Kind, follower: Follower, process: Executor, calls: Sequence[Sequence[tuple[int, int]]]) -> None:
+def _slice(kind: _Kind, follower: Follower, process: Executor, calls: list[tuple[int, int]]) -> None:
     """Measures one slice. What was published in it has been taken by the follower when it is over."""
     if kind.log is not None:
         process.submit(prepare, kind.log).result()
+    calls.clear()
     cpu, others, begin = _follower_cpu(), BusyMeter(), time.perf_counter_ns()
     publishing = None if kind.log is None else process.submit(publish, kind.log, SLICE_S)
     time.sleep(SLICE_S)
     end = time.perf_counter_ns()
+    kind.began.append(begin / 1e9)
     kind.follower_cpu_s += _follower_cpu() - cpu
     kind.busy.append(others.others())
     published = {} if publishing is None else publishing.result()
     kind.published |= published
-    spans = np.array([span for thread in calls for span in thread[:]], np.int64).reshape(-1, 2)
+    spans = np.array(calls[:], np.int64).reshape(-1, 2)  # of a copy: threads go on
     inside = spans[(spans[:, 0] >= begin) & (spans[:, 1] <= end)]
     kind.call_ns.append(inside[:, 1] - inside[:, 0])
     if kind.log == "follow":
@@ -261,12 +295,12 @@ def _score(
 
 
 def _watch(engine: Engine, follower: Follower, stop: threading.Event, seen: list[tuple[float, int]]) -> None:
-    """Notes when new calls got which version first, Unix seconds."""
+    """Notes when new calls got which version first, seconds of `perf_counter`."""
     version, last_look = engine.model_version, False
     while not last_look:
         last_look = stop.is_set()
         if follower.wait_for(version + 1, 0.1):
-            at, version = time.time(), engine.model_version
+            at, version = time.perf_counter(), engine.model_version
             seen.append((at, version))
 
 

@@ -151,6 +151,7 @@ def sync(
     share: Annotated[float, typer.Option(min=0.01, max=1, help="Of one CPU, that the follower may take.")] = 0.15,
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
+    png_file: PngFile = None,
 ) -> None:
     """Publish changed rows and weights from another process while an engine follows and threads score."""
     from pepnet_infer.bench.sync.publisher import SyncOptions
@@ -160,7 +161,7 @@ def sync(
         raise usage_error("--delta-s", f"expected at least one row a delta, got {rows_per_s * delta_s:g}")
     time = 6.0 if quick else seconds
     options = SyncOptions(rows_per_s, delta_s, dense_every, threads, time, batch, load, share)
-    write(measure_sync(bundle, public_name(bundle), options, step), json_file, markdown_file)
+    write(measure_sync(bundle, public_name(bundle), options, step), json_file, markdown_file, png_file)
 
 
 @bench.command()

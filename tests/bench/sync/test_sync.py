@@ -63,9 +63,10 @@ def test_a_publisher_that_is_killed_is_said_so(toy_bundle: Path, tmp_path: Path)
 def test_the_command_measures_and_writes_its_files(
     run_bench: Callable[..., Result], toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = [tmp_path / name for name in ("r.json", "r.md")]
+    pytest.importorskip("matplotlib")
+    files = [tmp_path / name for name in ("r.json", "r.md", "r.png")]
     words = ["--rows-per-s", "1000", "--delta-s", "0.05", "--dense-every", "3", "--batch", "20", "--seconds", "6"]
-    out = ["--json", str(files[0]), "--markdown", str(files[1])]
+    out = ["--json", str(files[0]), "--markdown", str(files[1]), "--png", str(files[2])]
     monkeypatch.setattr(sync, "rounds", lambda options: 2)
     for slice_s in (0.25, 1.0, 4.0, 16.0):  # until the machine had time for enough of them
         monkeypatch.setattr(sync, "SLICE_S", slice_s)
@@ -89,8 +90,19 @@ def test_the_command_measures_and_writes_its_files(
     assert (idle["deltas"], idle["rows_per_s"]) == (0, 0.0)
     assert min(follow["calls"], elsewhere["calls"], idle["calls"]) > 10
     assert 0 <= follower["visible_ms"]["p50"] <= follower["visible_ms"]["max"] < 60_000
+    points = [(one["at_s"], one["visible_ms"]) for one in follower["published"]]
+    assert points == sorted(points)
+    assert len(points) == follower["applied"]
+    assert max(millis for _, millis in points) == pytest.approx(follower["visible_ms"]["max"])
+    slices = sorted(one["at_s"] for kind in data["kinds"] for one in kind["slices"])
+    assert 0 <= min(slices[0], points[0][0])
+    assert slices[-1] >= (len(slices) - 1) * slice_s
+    for kind in data["kinds"]:
+        assert kind["call_ms"]["max"] == max(one["max"] for one in kind["slices"])
+    assert files[2].read_bytes().startswith(b"\x89PNG")
     page = files[1].read_text()
     assert "1,000 changed rows a second (as asked for)" in page
+    assert "![Online sync, bundle](r.png)" in page
     for row in ("nothing is published", "to a log that nobody reads", "to the log that is followed"):
         assert f"| {row} " in page
 
