@@ -1,4 +1,4 @@
-"""`bench cache-speed`: the cache's lookups beside their peers, its updates, and what misses cost."""
+"""`bench cache-speed`: the cache's lookups beside their peers, its updates, its readers, and what misses cost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from msgspec import structs
 
 from pepnet_infer.bench.cache.misses import measure_misses
 from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys, random_table
+from pepnet_infer.bench.cache.readers import SLICE_S, measure_readers, measure_seen
 from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.machine import available_bytes
@@ -42,6 +43,18 @@ _LOOKUPS = {
     "metadata bytes a row": "{metadata_bytes_a_row:.2f}",
     "rows that stayed": "{resident_share:.2%}",
     "runs": "{runs:d}",
+}
+_READERS = {
+    "policy": "{policy}",
+    "threads": "{name}",
+    "M rows/s": "{million_rows_per_s:.1f}",
+    "over 1 reader": "{speedups[1 reader][ratio]:.2f}×",
+    "95 %": "{speedups[1 reader][low]:.2f}–{speedups[1 reader][high]:.2f}",
+    "p50 ms": "{call_ms[p50_ms]:ms}",
+    "p99 ms": "{call_ms[p99_ms]:ms}",
+    "p99 over 1 reader": "{p99_over[ratio]:.2f}×",
+    "95 % of it": "{p99_over[low]:.2f}–{p99_over[high]:.2f}",
+    "updates/s": "{updates_per_s:,.0f}",
 }
 _MISSES = {
     "batches": "{name}",
@@ -78,11 +91,20 @@ def measure_cache_speed(options: CacheSpeedOptions, say: Say = lambda _: None) -
         "The embedding cache's speed",
         f"{options.rows} rows of {options.dim} float32 a call, uniform ids, all hits; {noise(meter.others())}.",
         {"options": structs.asdict(options) | {"peers": "", "plan": structs.asdict(plan)}, "tables": data},
-        [Table(f"Lookups and updates, a table of {name}", one["lookups"], _LOOKUPS) for name, one in named],
-        [Table(f"Misses, {name}", one["misses"], _MISSES) for name, one in named if one["misses"]],
         [
+            table
+            for name, one in named
+            for table in (
+                Table(f"Lookups and updates, a table of {name}", one["lookups"], _LOOKUPS),
+                Table(f"Readers, {name}", one["readers"], _READERS),
+                Table(f"Misses, {name}", one["misses"], _MISSES),
+            )
+            if table.rows
+        ],
+        notes=[
             f"At least {plan.runs} timed calls of each and {plan.seconds:g} s a table, after {plan.warm_s * 1e3:g} ms "
-            f"of untimed ones. An update is a call that writes newer versions of {UPDATE_ROWS} rows in the cache."
+            f"of untimed ones. An update is a call that writes newer versions of {UPDATE_ROWS} rows in the cache, and "
+            f"seen when another thread finds its last row. Readers: all calls in turns of {SLICE_S:g} s."
         ],
     )
 
@@ -114,11 +136,17 @@ def _measure_table(library: PeerLibrary, mb: int, options: CacheSpeedOptions, sa
         updates = {f"update-{policy}": one.updates(keys, table, size) for policy, one in filled.items()}
         for row in measure("updates", updates, [None], options.plan, say).rows.values():
             lookups.append(row | {"ns_a_row": row["p50_ms"] * 1e6 / size})
+        readers = [
+            row | {"policy": policy}
+            for (policy, one), update in zip(filled.items(), updates.values(), strict=True)
+            for row in measure_readers(one, batches, update, size, options.plan, say)
+        ]
+        lookups += measure_seen(filled, keys, size, options.plan, say)
         misses: list[Row] = []
         if count <= MISS_ROWS:
             found = measure_misses(keys, table, rows, options.plan, options.seed, say).rows
             misses = [row | _over("over", row, found["all hits"]) for row in found.values()]
-    return {"table_mb": mb, "table_rows": count, "lookups": lookups, "misses": misses}
+    return {"table_mb": mb, "table_rows": count, "lookups": lookups, "readers": readers, "misses": misses}
 
 
 def _lookups(

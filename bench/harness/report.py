@@ -90,7 +90,6 @@ class Report:
     about: str
     data: Mapping[str, Any]
     tables: Sequence[Table]
-    details: Sequence[Table] = ()  # on the page only
     notes: Sequence[str] = ()
     picture: Callable[[], bytes] | None = field(default=None, compare=False)  # makes the PNG
     machine: Mapping[str, Any] = field(default_factory=facts)
@@ -109,7 +108,7 @@ class Report:
         """Returns the page. picture: the name of the PNG beside it."""
         parts = [f"# {self.title}", self.lead, f"    {command}"]
         parts += [f"![{self.title}]({picture})"] if picture else []
-        for table in (*self.tables, *self.details, Table("Machine", machine_rows(self.machine), ("what", "value"))):
+        for table in (*self.tables, Table("Machine", machine_rows(self.machine), ("what", "value"))):
             parts += [f"**{table.title}**", table.markdown(), *([table.note] if table.note else [])]
         return "\n\n".join([*parts, *(f"- {note}" for note in (*self.notes, _METHOD))]) + "\n"
 

@@ -179,7 +179,7 @@ def cache_speed(
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
 ) -> None:
-    """Compare look-ups in the embedding cache with a gather and a textbook LRU; time updates and misses."""
+    """Compare look-ups in the embedding cache with a gather and a textbook LRU; time updates, readers and misses."""
     from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
     from pepnet_infer.bench.harness.interleave import Plan
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from pepnet_infer.bench.cache import speed
+from pepnet_infer.bench.cache import readers, speed
 from pepnet_infer.bench.cache.misses import measure_misses
 from pepnet_infer.bench.cache.peers import (
     Batch,
@@ -133,6 +134,62 @@ def test_updates_are_newer_versions_of_the_same_rows(filled: FilledCache, keys: 
         filled.updates(keys, table, 100)(None)
 
 
+def test_readers_work_beside_each_other_and_a_writer_of_a_given_rate(
+    filled: FilledCache, keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "SLICE_S", 0.02)
+    batches, used = _batches(filled, keys), set()
+    right = FilledCache.reader
+
+    def noted(cache: FilledCache, rows: int) -> Callable[[Batch], Floats]:
+        call = right(cache, rows)
+
+        def note(batch: Batch) -> Floats:
+            used.add((threading.get_ident(), id(call)))
+            return call(batch)
+
+        return note
+
+    monkeypatch.setattr(FilledCache, "reader", noted)
+    rows = readers.measure_readers(filled, batches, filled.updates(keys, table, 100), 100, QUICK, lambda _: None)
+    alone, two, beside, both = rows
+    assert [row["name"] for row in rows[:3]] == ["1 reader", "2 readers", "1 reader beside 100,000 updates/s"]
+    assert len({call for _, call in used}) == 2
+    assert len({thread for thread, _ in used}) >= 2
+    for row in rows:
+        assert row["call_ms"]["runs"] >= row["runs"] == QUICK.runs
+        assert row["million_rows_per_s"] == pytest.approx(ROWS / row["p50_ms"] / 1e3)
+    assert alone["p99_over"]["ratio"] == 1.0
+    assert beside["p99_over"]["ratio"] == pytest.approx(beside["call_ms"]["p99_ms"] / alone["call_ms"]["p99_ms"])
+    assert alone["updates_per_s"] == two["updates_per_s"] == 0
+    written = filled.cache.stats()["updates_applied"]
+    assert written == round((beside["updates_per_s"] + both["updates_per_s"]) * 0.02 * QUICK.runs)
+    # A batch of 100 rows each millisecond, the first one at once.
+    assert 100 * 2 * QUICK.runs <= written <= 100 * 2 * QUICK.runs * 21
+
+
+def test_what_a_thread_raises_is_the_error_of_its_turn(filled: FilledCache, keys: Keys, table: Floats) -> None:
+    def fails(_: object) -> None:
+        raise PepnetError("the disk is full")
+
+    beside = r"readers: . readers? beside 100,000 updates/s failed: PepnetError: the disk is full"
+    with pytest.raises(RuntimeError, match=beside):
+        readers.measure_readers(filled, _batches(filled, keys), fails, 100, QUICK, lambda _: None)
+
+
+def test_an_update_is_seen_once_a_reader_finds_it(
+    filled: FilledCache, keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = readers.measure_seen({"lru": filled}, keys, 100, QUICK, lambda _: None)
+    assert (row["name"], row["runs"]) == ("update-lru seen", QUICK.runs)
+    assert 0 < row["p50_ms"] < 60_000
+    assert filled.cache.stats()["updates_applied"] == 100 * (QUICK.runs + QUICK.warm_calls * QUICK.runs)
+    monkeypatch.setattr(readers, "_NEWER", 0)  # an update that is not newer is not taken
+    monkeypatch.setattr(readers, "_PATIENCE_S", 0.05)
+    with pytest.raises(RuntimeError, match=r"an update: expected a reader to see it within 0\.05 s, it did not"):
+        readers.measure_seen({"lru": filled}, keys, 100, QUICK, lambda _: None)
+
+
 def test_batches_miss_as_often_as_they_say(keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
     missed = []
 
@@ -174,6 +231,7 @@ def test_the_command(
     run_bench: Callable[..., Result], library_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speed, "BATCHES", 4)
+    monkeypatch.setattr(readers, "SLICE_S", 0.005)
     files = {kind: tmp_path / f"result.{kind}" for kind in ("json", "markdown")}
     words = ["cache-speed", "--table-mb", "1", "--rows", "1024", "--seconds", "0"]
     words += ["--peers-library", str(library_path)]
@@ -189,13 +247,15 @@ def test_the_command(
     assert "over_floor" not in floor
     assert floor["p50_ms"] == min(row["p50_ms"] for row in found["lookups"] if row["name"].startswith("floor"))
     assert {"cache-lru", "cache-gset", "numpy table[idx]", "list-lru"} < {row["name"] for row in others}
-    *others, lru, gset = others
+    *others, lru, gset, lru_seen, gset_seen = others
     assert (lru["name"], gset["name"]) == ("update-lru", "update-gset")
+    assert (lru_seen["name"], gset_seen["name"]) == ("update-lru seen", "update-gset seen")
+    assert [row["policy"] for row in found["readers"]] == ["lru"] * 4 + ["gset"] * 4
     for row in others:
         assert row["over_floor"]["ratio"] == pytest.approx(row["p50_ms"] / floor["p50_ms"])
         assert row["ns_a_row"] == pytest.approx(row["p50_ms"] * 1e6 / 1024)
     page = files["markdown"].read_text()
-    for title in ("Lookups and updates, a table of", "Misses,", "Machine**"):
+    for title in ("Lookups and updates, a table of", "Readers,", "Misses,", "Machine**"):
         assert f"**{title}" in page
     assert "other processes used" in done.stdout
 

@@ -67,9 +67,9 @@ def test_every_block_has_the_first_column_again() -> None:
     assert [text.count(str(1000 + j)) for j in range(9)] == [2] * 9
 
 
-def test_a_page_has_title_command_tables_details_and_notes(table: Table) -> None:
-    details = Table("More", [{"what": "x"}], ("what",))
-    report = Report("latency", "A title", "About.", {"n": 1}, [table], [details], ["A note."])
+def test_a_page_has_title_command_tables_and_notes(table: Table) -> None:
+    more = Table("More", [{"what": "x"}], ("what",))
+    report = Report("latency", "A title", "About.", {"n": 1}, [table, more], ["A note."])
     lead = f"About. Measured on {machine_line(report.machine)}."
     page = report.markdown("pepnet-infer bench latency b", "r.png")
     assert page.startswith(
