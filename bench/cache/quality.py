@@ -33,8 +33,9 @@ _SAYS: dict[Evicted, str] = {
     "lost": "an evicted row is gone: its id begins again from the default row",
 }
 
-#: By task, scores of the test exposures sorted once, by bundle.
-RankedScores = dict[str, list["Ranked"]]
+Weights = npt.NDArray[np.float64]
+#: By task, float64 [bundles, 1 + RESAMPLES]: the AUC, then those of the resamples, which a compared task has.
+Aucs = dict[str, npt.NDArray[np.float64]]
 
 
 def measure_quality(
@@ -59,7 +60,7 @@ def measure_quality(
     judge = _Judge(log, paths, bundles[0].tasks)
     first, accesses = int(log.offsets[log.test]), len(log.places)
     ends = [
-        {"policy": name, "auc": judge.aucs(judge.rank(np.full(accesses, hit)))}
+        {"policy": name, "auc": _means(judge.aucs(np.full(accesses, hit)))}
         for name, hit in (("none of the rows", False), ("all of the rows", True))
     ]
     sizes: list[Row] = []
@@ -70,22 +71,22 @@ def measure_quality(
         _kernels.studies.belady(log.keys[log.places], rows, hits)
         sizes.append({"capacity": capacity, "rows": rows, "min_hit_rate": float(hits[first:].mean())})
         for evicted in _SAYS:
-            bases: dict[str, RankedScores] = {}
+            bases: dict[str, Aucs] = {}
             for policy in in_order:
                 say(f"{capacity} of the rows, {evicted}: {policy}")
                 found, trained = run(log, policy, rows, evicted, label_delay)
-                ranked = judge.rank(trained)
+                aucs = judge.aucs(trained)
                 cases[evicted][policy].append(
                     {
                         "policy": policy,
                         "hit_rate": float(found[first:].mean()),
                         "trained_rate": float(trained[first:].mean()),
-                        "auc": judge.aucs(ranked),
-                        "over": {name: judge.over(ranked, base) for name, base in bases.items()},
+                        "auc": _means(aucs),
+                        "over": {name: _over(aucs, base) for name, base in bases.items()},
                     }
                 )
                 if policy in BASES:
-                    bases[policy] = ranked
+                    bases[policy] = aucs
     data = {
         "data": source.name,
         "bundles": len(bundles),
@@ -110,7 +111,7 @@ def _check_alike(bundles: Sequence[Bundle], paths: Sequence[Path], log: RequestL
 
 
 class _Judge:
-    """AUC on the test days by task, of all bundles, and how sure a difference is."""
+    """AUC on the test days, of all bundles, and of resamples of their users: how sure a difference is."""
 
     def __init__(self, log: RequestLog, paths: Sequence[Path], tasks: Sequence[str]) -> None:
         self._log = log
@@ -118,65 +119,58 @@ class _Judge:
         labels = log.labels[log.test :]
         positives = labels.sum(axis=0)
         self._columns = {
-            task: (column, labels[:, column])
+            task: column
             for column, task in enumerate(tasks)
             if min(positives[column], len(labels) - positives[column]) >= STABLE
         }
-        self._once = np.ones(len(labels))
+        self.tasks = list(self._columns)  #: those with enough positives and negatives
         _, users = np.unique(log.users[log.test :], return_inverse=True)
-        # Poisson's bootstrap: every user counts so many times, with all their exposures.
+        # Poisson's bootstrap: every user counts so many times, with all their exposures. First everyone counts once.
         draws = np.random.default_rng(0).poisson(1.0, (RESAMPLES, users.max() + 1)).astype(np.float64)
-        self._weights = [draw[users] for draw in draws]
+        self._weights = [np.ones(len(labels)), *(draw[users] for draw in draws)]
 
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks with enough positives and negatives."""
-        return list(self._columns)
-
-    def rank(self, hits: Mask) -> RankedScores:
-        """Returns the scores of what a cache with these hits, bool [len(places)], serves."""
-        features = self._log.test_features(hits)
+    def aucs(self, hits: Mask) -> Aucs:
+        """Returns the AUCs of what a cache with these hits, bool [len(places)], serves."""
+        features, labels = self._log.test_features(hits), self._log.labels[self._log.test :]
         parts = [features.select(slice(at, at + _CHUNK)) for at in range(0, features.num_rows, _CHUNK)]
         scores = [np.concatenate([engine.score_features(part).values for part in parts]) for engine in self._engines]
         return {
-            task: [Ranked(labels, values[:, column]) for values in scores]
-            for task, (column, labels) in self._columns.items()
-        }
-
-    def aucs(self, ranked: RankedScores) -> dict[str, Row]:
-        """Returns by task the mean AUC and its deviation over bundles, None where there is one bundle."""
-        found = {task: [one.auc(self._once) for one in of_bundles] for task, of_bundles in ranked.items()}
-        return {
-            task: {"mean": float(np.mean(aucs)), "std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None}
-            for task, aucs in found.items()
-        }
-
-    def over(self, ranked: RankedScores, base: RankedScores) -> dict[str, Row]:
-        """Returns by compared task the AUC less that of `base`, mean over bundles, and half its 95 % interval."""
-        found = {}
-        for task in self.tasks[:COMPARED]:
-            pairs = list(zip(ranked[task], base[task], strict=True))
-            whole, *drawn = (
-                float(np.mean([ours.auc(weights) - theirs.auc(weights) for ours, theirs in pairs]))
-                for weights in (self._once, *self._weights)
+            task: np.array(
+                [
+                    weighted_aucs(labels[:, at], values[:, at], self._weights[: RESAMPLES + 1 if n < COMPARED else 1])
+                    for values in scores
+                ]
             )
-            found[task] = {"auc": whole, "half_95": float(1.96 * np.std(drawn, ddof=1))}
-        return found
+            for n, (task, at) in enumerate(self._columns.items())
+        }
 
 
-class Ranked:
-    """Scores sorted once, for AUCs under many weightings of the rows."""
-
-    def __init__(self, labels: Mask, scores: npt.NDArray[np.float32]) -> None:
-        self._labels = labels
-        _, self._place = np.unique(scores, return_inverse=True)
-
-    def auc(self, weights: npt.NDArray[np.float64]) -> float:
-        """Returns P(score of a positive > score of a negative), ties half, rows counting `weights` [N]."""
-        positive = np.bincount(self._place, weights * self._labels)
-        negative = np.bincount(self._place, weights * ~self._labels)
+def weighted_aucs(labels: Mask, scores: npt.NDArray[np.float32], weights: Sequence[Weights]) -> list[float]:
+    """Returns P(score of a positive > score of a negative), ties half, for each way to weight the N rows."""
+    _, place = np.unique(scores, return_inverse=True)
+    found = []
+    for weight in weights:
+        positive, negative = np.bincount(place, weight * labels), np.bincount(place, weight * ~labels)
         below = np.cumsum(negative) - negative
-        return float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum()))
+        found.append(float((positive * (below + 0.5 * negative)).sum() / (positive.sum() * negative.sum())))
+    return found
+
+
+def _means(aucs: Aucs) -> dict[str, Row]:
+    """Returns by task the mean AUC and its deviation over bundles, None where there is one bundle."""
+    return {
+        task: {"mean": float(of[:, 0].mean()), "std": float(of[:, 0].std(ddof=1)) if len(of) > 1 else None}
+        for task, of in aucs.items()
+    }
+
+
+def _over(aucs: Aucs, base: Aucs) -> dict[str, Row]:
+    """Returns by compared task the AUC less that of `base`, mean over bundles, and half its 95 % interval."""
+    found = {}
+    for task in list(aucs)[:COMPARED]:
+        whole, *drawn = (aucs[task] - base[task]).mean(axis=0).tolist()
+        found[task] = {"auc": whole, "half_95": float(1.96 * np.std(drawn, ddof=1))}
+    return found
 
 
 def _page(data: dict[str, Any]) -> Report:

@@ -20,6 +20,7 @@ from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Row, Say, measure
 from pepnet_infer.bench.harness.statistics import describe_times, p99_ratio
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.schema.ids import Keys
 
 #: How long the threads of a turn work, and how many rows a second the writer among them writes.
@@ -79,7 +80,7 @@ def measure_readers(
     return list(turns.values())
 
 
-def measure_seen(filled: Mapping[str, FilledCache], keys: Keys, rows: int, plan: Plan, say: Say) -> list[Row]:
+def measure_seen(filled: Mapping[Policy, FilledCache], keys: Keys, rows: int, plan: Plan, say: Say) -> list[Row]:
     """Returns a row for each cache: from the call of an update until a reader finds the last of its `rows` rows.
 
     What these hold afterwards is not the table's.

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from pepnet_infer.bench.cache.quality import Ranked
+from pepnet_infer.bench.cache.quality import weighted_aucs
 from pepnet_infer.bench.cache.quality_log import Evicted, RequestLog, read_log, run
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.cli.export import export
@@ -140,7 +140,9 @@ def test_weighted_auc_is_that_of_repeated_rows() -> None:
     labels, scores = rng.random(300) < 0.4, np.round(rng.random(300), 1).astype(np.float32)
     times = rng.integers(0, 4, 300)
     expected = auc(np.repeat(labels, times), np.repeat(scores, times))
-    assert Ranked(labels, scores).auc(times.astype(np.float64)) == pytest.approx(expected, abs=1e-12)
+    once, weighted = weighted_aucs(labels, scores, [np.ones(300), times.astype(np.float64)])
+    assert once == pytest.approx(auc(labels, scores), abs=1e-12)
+    assert weighted == pytest.approx(expected, abs=1e-12)
 
 
 def test_command(run_bench: Callable[..., Result], bundle: Path, tmp_path: Path) -> None:
