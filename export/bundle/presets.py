@@ -56,14 +56,16 @@ def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Check
 def read_preset(name: str) -> dict[str, Any]:
     """Returns the yaml of preset `name`: sections schema, model and cardinality.
 
-    One may have the inputs of another; fields that differ in their names alone are written out.
+    One may have the inputs of another; tables and fields that differ in their names alone are written out.
     """
     text = resources.files("pepnet_infer.bench").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     if "inputs_of" in data:
         other = read_preset(data.pop("inputs_of"))
         return {**data, "schema": {**other["schema"], "name": name}, "cardinality": other["cardinality"]}
-    data["schema"]["fields"] = [field for group in data["schema"]["fields"] for field in _fields(group)]
+    schema = data["schema"]
+    schema["tables"] = {table: {"dim": schema["tables"]["dim"]} for table in schema["tables"]["names"]}
+    schema["fields"] = [field for group in schema["fields"] for field in _fields(group)]
     return data
 
 
