@@ -38,7 +38,7 @@ class RequestLog:
     keys uint64 [M] of the bundle's tables, ascending, and their scores float64 [M], GSET's, when training ended.
     Exposure i reads the rows of keys[places[offsets[i] : offsets[i + 1]]], each once. access_of: for every id of
     a field, the index into `places` of the access to its row, -1 where the bundle has none. times float64 [N], Unix
-    seconds. labels [N, T]. test: where the test days begin.
+    seconds. labels [N, T], of which scores count the first task's. test: where the test days begin.
     """
 
     keys: Keys
@@ -52,14 +52,9 @@ class RequestLog:
     users: Places
     test: int
 
-    @property
-    def positive(self) -> Mask:
-        """The label that scores count, [N]: that of the first task."""
-        return self.labels[:, 0]
-
     def score(self, exposures: int, now: float) -> npt.NDArray[np.float64]:
         """Returns GSET's score of every key as of `now` from the labels of the first exposures, float64 [M]."""
-        weights = GSET.weights(self.times[:exposures], self.positive[:exposures], now)
+        weights = GSET.weights(self.times[:exposures], self.labels[:exposures, 0], now)
         counted = np.repeat(weights, np.diff(self.offsets[: exposures + 1]))
         return np.asarray(np.bincount(self.places[: len(counted)], counted, len(self.keys)), np.float64)
 
@@ -95,14 +90,11 @@ def read_log(bundle: Bundle, source: Source, first_test_day: int) -> RequestLog:
     encoder = Encoder(bundle.schema, bundle.sides())
     features = encoder.encode(read_columns(table, encoder.columns))
     keys, scores = bundle_keys(bundle)
-    places, offsets, access_of = _requests(keys, features)
     log = RequestLog(
-        keys=keys,
-        scores=scores,
-        features=features,
-        places=places,
-        offsets=offsets,
-        access_of=access_of,
+        keys,
+        scores,
+        features,
+        *_requests(keys, features),
         times=np.maximum.accumulate(table[source.time_column].to_numpy() / 1000.0),
         labels=np.stack([table[name].to_numpy() > 0 for name in bundle.schema.labels], axis=1),
         users=np.unique(table[source.user_column].to_numpy(), return_inverse=True)[1],
@@ -164,7 +156,7 @@ def run(log: RequestLog, policy: Policy, rows: int, evicted: Evicted, label_dela
             known = min(int(np.searchsorted(log.times, now - label_delay, "right")), i)
             if policy == "gset" and known > labelled:
                 counts = np.diff(log.offsets[labelled : known + 1])
-                labels = np.repeat(log.positive[labelled:known], counts)
+                labels = np.repeat(log.labels[labelled:known, 0], counts)
                 cache.feedback(keys[log.offsets[labelled] : log.offsets[known]], labels)
                 labelled = known
         cache.lookup(keys[first:last], trained[first:last], found[first:last])
