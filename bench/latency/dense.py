@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Figures, Row, Say, measure, reason
 from pepnet_infer.bench.harness.workloads import batches
-from pepnet_infer.bench.latency.peers import Peer, PeerSpec
+from pepnet_infer.bench.latency.peers import PeerSpec, Scores
 from pepnet_infer.bundle.accuracy import Difference
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError
@@ -45,7 +45,7 @@ def compare(
     expected = [truth[start : start + size] for start in range(0, len(parts) * size, size)]
     most = WRONG * float(truth.std())
 
-    def judge(scores: npt.NDArray[np.float32], wanted: Truth) -> dict[str, float]:
+    def judge(scores: Scores, wanted: Truth) -> dict[str, float]:
         if scores.shape != wanted.shape:
             raise ValueError(f"expected scores {list(wanted.shape)}, got {list(scores.shape)}")
         found = Difference.of(scores, wanted)
@@ -53,7 +53,7 @@ def compare(
             raise ValueError(f"expected scores within {most:.3g} (rms) of float64, got a difference of {found.rms:.3g}")
         return {"max_abs": found.max_abs, "rms": found.rms}
 
-    def load(spec: PeerSpec) -> tuple[Peer, Row]:
+    def load(spec: PeerSpec) -> tuple[Callable[[Inputs], Scores], Row]:
         """Loads a peer and takes its accuracy; those calls are its warm-up too."""
         start = time.perf_counter()
         peer = spec.build(bundle, size, threads)
@@ -63,23 +63,22 @@ def compare(
         scores = np.concatenate([np.array(peer.scores(part)) for part in parts[:calls]])
         known = {"batch": size, "precision": spec.precision, "threads": threads, "settings": dict(peer.settings)}
         accuracy = judge(scores, np.concatenate(expected[:calls]))
-        return peer, {**known, **accuracy, "rows_checked": len(scores), "load_s": load_s}
+        return peer.scores, {**known, **accuracy, "rows_checked": len(scores), "load_s": load_s}
 
-    loaded: dict[str, tuple[Peer, Row]] = {}
+    calls: dict[str, Callable[[Inputs], Scores]] = {}
+    about: dict[str, Row] = {}
     missing: dict[str, str] = {}
     for spec in specs:
         say(f"batch {size}: loading {spec.name}")
         try:
-            loaded[spec.name] = load(spec)
+            calls[spec.name], about[spec.name] = load(spec)
         except Exception as error:  # whatever keeps a peer from running is its result
             missing[spec.name] = reason(error)
         _refuse(missing, required)
-    if not loaded:
+    if not calls:
         return Figures({}, missing)
-    calls = {name: peer.scores for name, (peer, _) in loaded.items()}
-    about = {name: row for name, (_, row) in loaded.items()}
 
-    def check(name: str, index: int, scores: npt.NDArray[np.float32]) -> None:
+    def check(name: str, index: int, scores: Scores) -> None:
         judge(scores, expected[index])
 
     figures = measure(f"batch {size}", calls, parts, plan, say, about=about, check=check, must=False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -111,8 +110,7 @@ def products(precision: str, x: Matrix, w: Matrix, threads: int) -> Iterator[tup
     torch is given its activations converted, our kernels take float32. torch's products are those of the libraries
     that others use too, oneDNN and MKL.
     """
-    if find_spec("torch"):
-        yield "torch", _torch(precision, x, w, threads)
+    yield "torch", _torch(precision, x, w, threads)
     isa = widest_isa(precision)
     yield f"native {isa}", native(isa, precision, x, w, threads)
 

@@ -39,24 +39,23 @@ def call_overhead(bundle: Bundle, threads: int, say: Say) -> list[Row]:
         return []
     say("overhead of a call")
     engine, model = clocked_engine(bundle, threads)
-    return [_measure(engine, model, size) for size in ROWS]
-
-
-def _measure(engine: Engine, model: _kernels.DenseModel, size: int) -> Row:
-    parts = batches(normal_inputs(engine.bundle.config.inputs, _ROTATING * size, 0), size)
-    beside: list[float] = []
-    settle(0.5)
-    for part in parts:  # until the pool is awake and all there is to allocate is allocated
-        engine.score_dense(part.general, part.domain, part.prior)
-    deadline = time.perf_counter() + SECONDS
-    with collector_off():
-        while len(beside) < _FEWEST or (len(beside) < CALLS and time.perf_counter() < deadline):
-            part = parts[len(beside) % len(parts)]
-            run, begin = model.run_ns, time.perf_counter_ns()
+    found = []
+    for size in ROWS:
+        parts = batches(normal_inputs(bundle.config.inputs, _ROTATING * size, 0), size)
+        beside: list[float] = []
+        settle(0.5)
+        for part in parts:  # until the pool is awake and all there is to allocate is allocated
             engine.score_dense(part.general, part.domain, part.prior)
-            took = time.perf_counter_ns() - begin
-            beside.append((took - (model.run_ns - run)) / 1e6)
-    return {"name": f"{size} rows", "batch": size, **describe_times(np.array(beside))}
+        deadline = time.perf_counter() + SECONDS
+        with collector_off():
+            while len(beside) < _FEWEST or (len(beside) < CALLS and time.perf_counter() < deadline):
+                part = parts[len(beside) % len(parts)]
+                run, begin = model.run_ns, time.perf_counter_ns()
+                engine.score_dense(part.general, part.domain, part.prior)
+                took = time.perf_counter_ns() - begin
+                beside.append((took - (model.run_ns - run)) / 1e6)
+        found.append({"name": f"{size} rows", "batch": size, **describe_times(np.array(beside))})
+    return found
 
 
 def clocked_engine(bundle: Bundle, threads: int) -> tuple[Engine, _kernels.DenseModel]:

@@ -46,15 +46,6 @@ class Case:
     scores: Values  # by an engine without a cache
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A call on an engine. hit_rate: the share of a request's ids whose rows its cache is to hold; None: all it has."""
-
-    engine: Engine
-    call: Callable[[Engine, Case], Values | Inputs]
-    hit_rate: float | None = None
-
-
 def score(engine: Engine, case: Case) -> Values:
     """Scores a request as a batch of rows."""
     return engine.score(case.request.rows).values
@@ -90,13 +81,14 @@ def end_to_end(bundle: Bundle, size: int, threads: int, plan: Plan, seed: int, s
         engines = {p: stack.enter_context(load_engine(bundle, backend, p, threads, cache=cache)) for p in kinds}
         cached, assembler = engines["fp32"], Assembler(bundle.schema, tables)
         in_cache = Assembler(bundle.schema, cached.cache or tables)
-        contenders = {
-            **{f"score {precision}": Contender(engine, score) for precision, engine in engines.items()},
-            **{f"rank {precision}": Contender(engine, rank) for precision, engine in engines.items()},
-            "score_dense fp32": Contender(cached, score_dense),
-            "lookup fp32": Contender(cached, lambda _, case: in_cache.inputs(case.features)),
-            "score fp32, no cache": Contender(plain, score),
-            **{f"score fp32, hit rate {rate:g}": Contender(cached, score, rate) for rate in HIT_RATES},
+        rates = {f"score fp32, hit rate {rate:g}": rate for rate in HIT_RATES}
+        contenders: dict[str, tuple[Engine, Callable[[Engine, Case], Values | Inputs]]] = {
+            **{f"score {precision}": (engine, score) for precision, engine in engines.items()},
+            **{f"rank {precision}": (engine, rank) for precision, engine in engines.items()},
+            "score_dense fp32": (cached, score_dense),
+            "lookup fp32": (cached, lambda _, case: in_cache.inputs(case.features)),
+            "score fp32, no cache": (plain, score),
+            **dict.fromkeys(rates, (cached, score)),
         }
         cases = [
             _case(plain, assembler, traffic.request(size), normal_inputs(bundle.config.inputs, size, seed + i))
@@ -107,15 +99,14 @@ def end_to_end(bundle: Bundle, size: int, threads: int, plan: Plan, seed: int, s
 
         def prepare(name: str, case: Case) -> Case:
             """Lets the cache forget what is to be a miss: the call fetches it again."""
-            engine, rate = contenders[name].engine, contenders[name].hit_rate
-            if rate is not None and engine.cache is not None:
-                lost = case.keys[rng.random(len(case.keys)) >= rate]
-                for cache in engine.cache.caches.values():
+            if name in rates and cached.cache is not None:
+                lost = case.keys[rng.random(len(case.keys)) >= rates[name]]
+                for cache in cached.cache.caches.values():
                     cache.core.forget(lost)
             return case
 
         def check(name: str, index: int, scores: Values | Inputs) -> None:
-            engine, wanted = contenders[name].engine, cases[index].scores
+            (engine, call), wanted = contenders[name], cases[index].scores
             now = _counters(engine)
             spent[name] += now - last[engine]  # since they were last read this contender alone has used the engine
             last[engine] = now
@@ -125,13 +116,13 @@ def end_to_end(bundle: Bundle, size: int, threads: int, plan: Plan, seed: int, s
                 return
             if scores.shape != wanted.shape or not np.isfinite(scores).all():
                 raise ValueError(f"expected finite scores {list(wanted.shape)}, got {list(scores.shape)} of them")
-            exact = engine in (plain, cached) and contenders[name].call is not score_dense
+            exact = engine in (plain, cached) and call is not score_dense
             if exact and not np.array_equal(scores, wanted):
                 raise ValueError("expected the scores that an engine without a cache gives, got others")
 
-        calls = {name: partial(contender.call, contender.engine) for name, contender in contenders.items()}
-        for call in calls.values():
-            call(cases[-1])  # what is done at the first call only is no part of any figure
+        calls = {name: partial(call, engine) for name, (engine, call) in contenders.items()}
+        for contender in calls.values():
+            contender(cases[-1])  # what is done at the first call only is no part of any figure
         last |= {engine: _counters(engine) for engine in (plain, *engines.values())}
         figures = measure(f"end to end, batch {size}", calls, cases, plan, say, prepare=prepare, check=check)
     for name, row in figures.rows.items():
@@ -139,7 +130,7 @@ def end_to_end(bundle: Bundle, size: int, threads: int, plan: Plan, seed: int, s
         row |= {"batch": size, "backend": backend, "hit_rate": 1 - misses / keys if keys else None}
         if batches:
             row["stages_ms"] = {stage: us / 1e3 / batches for stage, us in zip(STAGES, stages, strict=True)}
-        if contenders[name].call is rank:
+        if name.startswith("rank"):
             row["over_score"] = row["speedups"][name.replace("rank", "score")]
     return figures
 
