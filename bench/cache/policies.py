@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pepnet_infer import _kernels
-from pepnet_infer.bench.cache.trace import Trace
 from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import Report, Table
-from pepnet_infer.errors import PepnetError
+from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.rows.cache.config import Policy
 from pepnet_infer.rows.gset import Gset
+from pepnet_infer.schema.ids import Keys
 
 GSET = Gset()  # the recurrence as bundles and caches have it
 MIN = "MIN"
@@ -33,6 +36,60 @@ _COLUMNS = {
     "points from exact": "{points_from_exact:+.2f}",
     "ns an access": "{ns_an_access:.0f}",
 }
+#: Column of a trace → what it holds, which Arrow types that is, and the type it is read as.
+_TRACE_COLUMNS: dict[str, tuple[str, Callable[[pa.DataType], bool], type]] = {
+    "key": ("integers", pa.types.is_integer, np.uint64),
+    "time": ("seconds", lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind), np.float64),
+    "positive": ("bool", pa.types.is_boolean, np.bool_),
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """N accesses in order.
+
+    keys uint64 [N]; time float64 [N], seconds that never go back, or None; positive bool [N], whether the sample that
+    the access belongs to was a positive one, or None.
+    """
+
+    name: str
+    keys: Keys
+    time: npt.NDArray[np.float64] | None = None
+    positive: npt.NDArray[np.bool_] | None = None
+
+
+def read_trace(path: Path) -> Trace:
+    """Reads a parquet file with an integer column `key` and, if it has them, `time` and `positive`.
+
+    Raises SchemaError naming the column for a file that is none, a missing key, nulls, NaN, or a time that goes back.
+    """
+    try:
+        with open(path, "rb") as file:  # of a path Arrow reads columns from folders' names too
+            table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SchemaError(f"expected a parquet file, got {error}", file=path) from error
+    if "key" not in table.column_names:
+        got = ", ".join(table.column_names) or "no columns"
+        raise SchemaError(expected="a column 'key'", got=got, file=path)
+    if table.num_rows == 0:
+        raise SchemaError(expected="accesses", got="none", file=path)
+    columns = {name: _column(path, name, table[name]) for name in _TRACE_COLUMNS if name in table.column_names}
+    if (time := columns.get("time")) is not None:
+        if not np.isfinite(time).all():
+            raise SchemaError(expected="finite seconds", got="NaN or infinity", file=path, column="time")
+        if (back := np.flatnonzero(np.diff(time) < 0)).size:
+            expected = "seconds that never go back"
+            raise SchemaError(expected=expected, got="less", file=path, column="time", row=int(back[0]) + 1)
+    return Trace(path.name, columns["key"], time, columns.get("positive"))
+
+
+def _column(path: Path, name: str, values: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
+    holds, is_kind, kind = _TRACE_COLUMNS[name]
+    if not is_kind(values.type):
+        raise SchemaError(expected=holds, got=str(values.type), file=path, column=name)
+    if values.null_count:
+        raise SchemaError(expected="no nulls", got=str(values.null_count), file=path, column=name)
+    return np.ascontiguousarray(values.to_numpy().astype(kind))
 
 
 def rows_of(capacity: str, distinct: int) -> int:
@@ -46,13 +103,15 @@ def rows_of(capacity: str, distinct: int) -> int:
     return rows
 
 
-def replay(trace: Trace, policy: Policy, rows: int, form: str, label_delay: float | None = None) -> int:
-    """Replays `trace` through a cache of `rows` rows, where a miss inserts its row. Returns the hits.
+def replay(trace: Trace, policy: str, rows: int, form: str, label_delay: float | None = None) -> int:
+    """Replays `trace` through a cache of `rows` rows, where a miss inserts its row, or through MIN. Returns the hits.
 
     Scores decay every day, or without times every `rows` accesses. gset counts the labels that the trace has, each
     once its step of `label_delay` is over (seconds, 60 by default; without times accesses, 1000): rows without any
     score by their accesses. Raises PepnetError when the cache has another number of rows.
     """
+    if policy == MIN:
+        return _kernels.studies.belady(trace.keys, rows)
     timed = trace.time is not None
     interval = GSET.interval if timed else float(rows)
     cache = _cache(policy, rows, form, interval)
@@ -60,11 +119,11 @@ def replay(trace: Trace, policy: Policy, rows: int, form: str, label_delay: floa
         raise PepnetError(f"{policy}, {form}: expected a cache of {rows} rows, got {cache.capacity_rows}")
     labels = trace.positive if policy == "gset" else None
     clock = np.arange(len(trace.keys), dtype=np.float64) if trace.time is None else trace.time
-    step = interval if policy in _SCORED else np.inf
+    periods = [interval] if policy in _SCORED else []
     if labels is not None:
-        step = label_delay or (60.0 if timed else 1000.0)
+        periods.append(label_delay or (60.0 if timed else 1000.0))
     hits = 0
-    for first, last in _steps(clock, step, interval):
+    for first, last in _steps(clock, periods):
         cache.set_time(float(clock[first]))
         hits += cache.replay(trace.keys[first:last])
         if labels is not None:
@@ -72,21 +131,18 @@ def replay(trace: Trace, policy: Policy, rows: int, form: str, label_delay: floa
     return hits
 
 
-def _cache(
-    policy: Policy, rows: int, form: str, interval: float = 1.0
-) -> _kernels.RowCache | _kernels.studies.ExactCache:
+def _cache(policy: str, rows: int, form: str, interval: float = 1.0) -> _kernels.RowCache | _kernels.studies.ExactCache:
     if form == EXACT:
         return _kernels.studies.ExactCache(rows, policy, interval=interval)
     # One number a row: what a policy decides does not depend on how wide rows are. 512 bytes hold any row's share.
     return _kernels.RowCache(1, (rows + 4096) * 512, policy, max_rows=rows, interval=interval)
 
 
-def _steps(clock: npt.NDArray[np.float64], step: float, interval: float) -> Iterator[tuple[int, int]]:
-    """Yields the runs of accesses within one step of time and one interval."""
-    if np.isinf(step):
-        yield 0, len(clock)
-        return
-    changes = (np.diff(np.floor(clock / step)) != 0) | (np.diff(np.floor(clock / interval)) != 0)
+def _steps(clock: npt.NDArray[np.float64], periods: Sequence[float]) -> Iterator[tuple[int, int]]:
+    """Yields the runs of accesses within one of each of the periods."""
+    changes = np.zeros(len(clock) - 1, np.bool_)
+    for period in periods:
+        changes |= np.diff(np.floor(clock / period)) != 0
     yield from pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), len(clock)])
 
 
@@ -97,24 +153,26 @@ def measure_policies(
 
     All get the number of rows that a set-associative cache comes to, because sets are whole.
     """
-    distinct = len(np.unique(trace.keys))
+    accesses, distinct = len(trace.keys), len(np.unique(trace.keys))
     sizes: list[Row] = []
     for text in capacities:
         rows = _cache("lru", rows_of(text, distinct), SERVES).capacity_rows
         if rows in (size["rows"] for size in sizes):
             raise PepnetError(f"--capacity: expected different numbers of rows, got {rows} twice")
-        cases = [_case(trace, MIN, "", partial(_kernels.studies.belady, trace.keys, rows))]
-        for policy in policies:
-            for form in (EXACT, SERVES):
-                say(f"{trace.name}, {rows} rows: {policy}, {form}")
-                cases.append(_case(trace, policy, form, partial(replay, trace, policy, rows, form, label_delay)))
+        cases = []
+        for policy, form in [(MIN, ""), *product(policies, (EXACT, SERVES))]:
+            say(f"{trace.name}, {rows} rows: {policy}, {form}".removesuffix(", "))
+            begin = perf_counter()
+            hits = replay(trace, policy, rows, form, label_delay)
+            took = (perf_counter() - begin) * 1e9 / accesses
+            known = {"policy": policy, "form": form, "ns_an_access": took}
+            cases.append({**known, "hits": hits, "hit_percent": 100 * hits / accesses})
         _compare(cases)
         sizes.append({"capacity": text, "rows": rows, "cases": cases})
     labels = "the trace has no labels: gset scores by accesses and is lfu here"
     if trace.positive is not None:
         labels = "gset counts the trace's labels, each after its step of time"
     interval = "a day" if trace.time is not None else "as many accesses as the cache has rows"
-    accesses = len(trace.keys)
     return Report(
         "cache-policies",
         f"Cache policies on {trace.name}",
@@ -134,22 +192,15 @@ def measure_policies(
     )
 
 
-def _case(trace: Trace, policy: str, form: str, hits_of: Callable[[], int]) -> Row:
-    accesses, begin = len(trace.keys), perf_counter()
-    hits = hits_of()
-    took = (perf_counter() - begin) * 1e9 / accesses
-    return {"policy": policy, "form": form, "hits": hits, "hit_percent": 100 * hits / accesses, "ns_an_access": took}
-
-
 def _compare(cases: list[Row]) -> None:
     """Adds the share of the gap between exact LRU and MIN, and how far a policy that serves is from its exact form."""
     by = {(case["policy"], case["form"]): case for case in cases}
-    best, base = by[MIN, ""]["hits"], by.get(("lru", EXACT))
+    best = by[MIN, ""]["hits"]
+    base = by.get(("lru", EXACT), by[MIN, ""])["hits"]
     for case in cases:
-        gap = 0 if base is None else best - base["hits"]
-        case["gap_closed"] = (case["hits"] - base["hits"]) / gap if base is not None and gap > 0 else None
-        exact = by[case["policy"], EXACT] if case["form"] == SERVES else None
-        case["points_from_exact"] = None if exact is None else case["hit_percent"] - exact["hit_percent"]
+        case["gap_closed"] = (case["hits"] - base) / (best - base) if best > base else None
+        if case["form"] == SERVES:
+            case["points_from_exact"] = case["hit_percent"] - by[case["policy"], EXACT]["hit_percent"]
 
 
 def _picture(name: str, accesses: str, sizes: list[dict[str, Any]]) -> bytes:

@@ -221,8 +221,7 @@ def cache(
     png_file: PngFile = None,
 ) -> None:
     """Replay a trace of ids, or a log and its model, through every policy and MIN, which knows the future."""
-    from pepnet_infer.bench.cache.policies import measure_policies
-    from pepnet_infer.bench.cache.trace import read_trace
+    from pepnet_infer.bench.cache.policies import measure_policies, read_trace
     from pepnet_infer.rows.cache.config import POLICIES
 
     if (trace is None) == (not quality):

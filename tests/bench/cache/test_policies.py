@@ -13,8 +13,7 @@ import pytest
 from typer.testing import Result
 
 from pepnet_infer import _kernels
-from pepnet_infer.bench.cache.policies import EXACT, MIN, SERVES, measure_policies, replay, rows_of
-from pepnet_infer.bench.cache.trace import Trace, read_trace
+from pepnet_infer.bench.cache.policies import EXACT, MIN, SERVES, Trace, measure_policies, read_trace, replay, rows_of
 from pepnet_infer.errors import PepnetError, SchemaError
 from pepnet_infer.rows.cache.config import POLICIES
 
