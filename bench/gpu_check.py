@@ -195,7 +195,10 @@ def _timed(library: Any, run: Run) -> None:
         return
     timing, peers, busy, checks = map(
         importlib.import_module,
-        (*(f"pepnet_infer.bench.{name}" for name in ("gpu.timing", "gpu.peers", "harness.busy")), "cuda_rows_checks"),
+        (
+            *(f"pepnet_infer.bench.{name}" for name in ("gpu.timing", "gpu.peers", "harness.machine")),
+            "cuda_rows_checks",
+        ),
     )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     meter = busy.BusyMeter()

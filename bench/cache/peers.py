@@ -161,8 +161,4 @@ def is_cached(cache: EmbeddingCache, keys: Keys) -> npt.NDArray[np.bool_]:
 
 def random_keys(rows: int, rng: np.random.Generator) -> Keys:
     """Returns `rows` distinct keys of table 1 with random 48-bit ids."""
-    drawn = np.empty(0, np.uint64)
-    while drawn.size < rows:
-        drawn = np.unique(np.concatenate([drawn, rng.integers(0, 1 << 48, rows + rows // 8 + 16, dtype=np.uint64)]))
-    rng.shuffle(drawn)
-    return make_keys(1, drawn[:rows])
+    return make_keys(1, rng.choice(1 << 48, rows, replace=False).astype(np.uint64))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from msgspec import structs
 
 from pepnet_infer.bench.cache.peers import Batch, Call, FilledCache
-from pepnet_infer.bench.harness.interleave import Plan
+from pepnet_infer.bench.harness.interleave import Plan, paced
 from pepnet_infer.bench.harness.measure import Row, Say, measure
 from pepnet_infer.bench.harness.statistics import describe_times, p99_ratio
 from pepnet_infer.errors import PepnetError
@@ -49,21 +49,17 @@ def measure_readers(
             took.append(time.perf_counter_ns() - began)
         return np.array(took)
 
-    def write(name: str, ends: int) -> None:
-        due = now = time.perf_counter_ns()
-        while now < ends:
+    def write(name: str) -> None:
+        for _ in paced(rows / UPDATES_PER_S, SLICE_S):
             update(None)
             updates[name] += rows
-            due += rows * 10**9 // UPDATES_PER_S
-            time.sleep(max(0, min(due, ends) - time.perf_counter_ns()) / 1e9)
-            now = time.perf_counter_ns()
 
     def turn(name: str, first: int) -> float:
         """Returns the nanoseconds that a batch took, by all readers together."""
         reading, writing = _LOADS[name]
         ends = time.perf_counter_ns() + int(SLICE_S * 1e9)
         with ThreadPoolExecutor(reading + writing) as pool:
-            written = pool.map(write, [name] * writing, repeat(ends))
+            written = pool.map(write, [name] * writing)
             took = list(pool.map(read, readers[:reading], (first, first + 29), repeat(ends)))
             list(written)  # raises what a writer raised
         calls[name].append(np.concatenate(took))

@@ -42,13 +42,6 @@ class Plan(Options, frozen=True):
     settle_s: NotNegative = 0.5  # longest wait for other pools to fall asleep; KMP_BLOCKTIME is 0.2 s unless set
 
 
-def wall_clock(call: Callable[[In], Out], item: In) -> tuple[float, Out]:
-    """Times a call from outside."""
-    start = time.perf_counter_ns()
-    output = call(item)
-    return time.perf_counter_ns() - start, output
-
-
 def settle(limit_s: float) -> bool:
     """Waits until all other threads of this process sleep, for at most `limit_s` s. Returns whether it came to that."""
     deadline = time.perf_counter() + limit_s
@@ -79,6 +72,17 @@ def _others_run() -> bool:
         if state == "R":
             return True
     return False
+
+
+def paced(every_s: float, seconds: float) -> Iterator[None]:
+    """Yields every so often, for so long. What takes longer than that is followed by the next at once."""
+    due = now = time.perf_counter()
+    ends = due + seconds
+    while now < ends:
+        yield
+        due += every_s
+        time.sleep(max(0.0, min(due, ends) - time.perf_counter()))
+        now = time.perf_counter()
 
 
 def williams_square(n: int) -> list[list[int]]:

@@ -19,6 +19,9 @@ from pepnet_infer.version import __version__
 
 #: How everything is measured and what the columns mean is told once.
 _METHOD = "How it is measured, and how to read it: docs/benchmarks.md and docs/cache_study.md."
+#: The columns of times that most tables have.
+TIMES = {"p50 ms": "{p50_ms:ms}", "p99 ms": "{p99_ms:ms}"}
+_MACHINE = {"what": "{what}", "value": "{value}"}
 
 
 def show_ms(millis: float) -> str:
@@ -26,11 +29,12 @@ def show_ms(millis: float) -> str:
     return f"{millis:.3f}" if millis < 1 else f"{millis:.2f}" if millis < 100 else f"{millis:.0f}"
 
 
-#: Format → text of a value: times in ms, the same in µs, bytes in MiB.
+#: Format → text of a value: times in ms, the same in µs, bytes in MiB, and a ratio with its 95 % interval.
 _UNITS: Mapping[str, Callable[[Any], str]] = {
     "ms": show_ms,
     "us": lambda millis: f"{1e3 * millis:.1f}",
     "MiB": lambda size: f"{size / (1 << 20):,.0f}",
+    "ratio": lambda of: f"{of['ratio']:.2f}× ({of['low']:.2f}–{of['high']:.2f})",
 }
 
 
@@ -45,27 +49,23 @@ class _Cells(string.Formatter):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values under headings. `columns`: heading → template, or names of values that are words."""
+    """Rows of values under headings. `columns`: heading → template."""
 
     title: str
     rows: Sequence[Mapping[str, Any]]
-    columns: Mapping[str, str] | Sequence[str]
+    columns: Mapping[str, str]
     note: str = ""
-
-    def _templates(self) -> dict[str, str]:
-        given = self.columns
-        return dict(given) if isinstance(given, Mapping) else {name: f"{{{name}}}" for name in given}
 
     def cells(self) -> list[list[str]]:
         """Returns the rows as text."""
-        return [[_cell(template, row) for template in self._templates().values()] for row in self.rows]
+        return [[_cell(template, row) for template in self.columns.values()] for row in self.rows]
 
     def _words(self) -> list[bool]:
-        return [":" not in template for template in self._templates().values()]
+        return [":" not in template for template in self.columns.values()]
 
     def markdown(self) -> str:
         """Returns the table padded, so that its source reads as a table too."""
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in (list(self._templates()), *self.cells())]
+        lines = [[cell.replace("|", "\\|") for cell in line] for line in (list(self.columns), *self.cells())]
         widths, words = [max(3, *map(len, column)) for column in zip(*lines, strict=True)], self._words()
         rule = ["-" * w if word else "-" * (w - 1) + ":" for w, word in zip(widths, words, strict=True)]
         return "\n".join(f"| {' | '.join(pad(line, widths, words))} |" for line in (lines[0], rule, *lines[1:]))
@@ -76,7 +76,7 @@ class Table:
         The first column is never cut. Columns that do not fit beside it follow below, with the first one again; words
         that are longer than a line are wrapped.
         """
-        table = text_table(list(self._templates()), self.cells(), self._words(), width)
+        table = text_table(list(self.columns), self.cells(), self._words(), width)
         notes = textwrap.wrap(self.note, width or 120)
         return "\n".join([self.title, table, *notes])
 
@@ -108,7 +108,7 @@ class Report:
         """Returns the page. picture: the name of the PNG beside it."""
         parts = [f"# {self.title}", self.lead, f"    {command}"]
         parts += [f"![{self.title}]({picture})"] if picture else []
-        for table in (*self.tables, Table("Machine", machine_rows(self.machine), ("what", "value"))):
+        for table in (*self.tables, Table("Machine", machine_rows(self.machine), _MACHINE)):
             parts += [f"**{table.title}**", table.markdown(), *([table.note] if table.note else [])]
         return "\n\n".join([*parts, *(f"- {note}" for note in (*self.notes, _METHOD))]) + "\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,7 @@ class Traffic:
         if ids.size == 0:
             return self._rng.integers(0, 1 << 40, count)  # an empty table knows no id: any will do
         weights = np.arange(1, ids.size + 1, dtype=np.float64) ** -ZIPF
-        ranks = np.searchsorted(np.cumsum(weights / weights.sum()), self._rng.random(count))
-        return ids[np.minimum(ranks, ids.size - 1)].astype(np.int64)
+        return self._rng.choice(ids, count, p=weights / weights.sum()).astype(np.int64)
 
     def _bag(self, spec: FieldSpec, rows: int) -> Column:
         lengths = self._rng.integers(0, min(spec.max_len or _LONGEST_BAG, _LONGEST_BAG) + 1, rows)
@@ -136,10 +136,7 @@ class Traffic:
 
 def _value(column: Column) -> object:
     """The only row of a column, as `Engine.rank` takes it."""
-    if isinstance(column, tuple):
-        return column[0].tolist()
-    value: object = column.tolist()[0] if isinstance(column, np.ndarray) else column[0]
-    return value
+    return column[0].tolist() if isinstance(column, tuple) else np.asarray(column).tolist()[0]
 
 
 def _repeated(column: Column, rows: int) -> Column:
@@ -151,9 +148,7 @@ def _repeated(column: Column, rows: int) -> Column:
 
 def _common(parts: list[Ids]) -> Ids:
     """The ids of the first part, in its order, that all others have too; the first part itself if there are none."""
-    common = parts[0]
-    for other in parts[1:]:
-        common = common[np.isin(common, other)]
+    common = reduce(lambda ids, other: ids[np.isin(ids, other)], parts)
     return common if common.size else parts[0]
 
 

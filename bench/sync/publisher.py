@@ -23,6 +23,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
+from pepnet_infer.bench.harness.interleave import paced
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.errors import PepnetError
 from pepnet_infer.schema.row_batch import RowBatch
@@ -109,9 +110,8 @@ class Trainer:
         return write_delta(self._folder / f"staged-{log}" / str(version), head, self._changed(version), dense)
 
     def _changed(self, version: int) -> dict[str, RowBatch]:
-        """Returns rows all over all tables, each once, without the cost of a permutation: a trainer has its own."""
-        step = self.all_rows // self.rows
-        at = np.sort((self._random.integers(self.all_rows) + step * np.arange(self.rows)) % self.all_rows)
+        """Returns rows all over all tables, each once."""
+        at = np.sort(self._random.choice(self.all_rows, self.rows, replace=False, shuffle=False))
         parts = np.split(at, np.searchsorted(at, self._ends[:-1]))
         begins = [0, *self._ends[:-1].tolist()]
         return {
@@ -155,11 +155,4 @@ def prepare(log: str) -> None:
 
 def publish(log: str, seconds: float) -> dict[int, float]:
     """Appends a delta to a log every so often. Returns when each model version was in the log, by `perf_counter`."""
-    trainer, published, due = _trainers[0], {}, time.monotonic()
-    ends = due + seconds
-    while time.monotonic() < ends:
-        version, at = trainer.publish(log)
-        published[version] = at
-        due += trainer.delta_s
-        time.sleep(max(0.0, min(due, ends) - time.monotonic()))
-    return published
+    return dict(_trainers[0].publish(log) for _ in paced(_trainers[0].delta_s, seconds))

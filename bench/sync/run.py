@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import structs
 
 from pepnet_infer import Engine
-from pepnet_infer.bench.harness.busy import BusyMeter, noise
 from pepnet_infer.bench.harness.interleave import williams_square
+from pepnet_infer.bench.harness.machine import BusyMeter, noise
 from pepnet_infer.bench.harness.measure import Row, Say
-from pepnet_infer.bench.harness.report import Report, Table
-from pepnet_infer.bench.harness.statistics import p99_ratio
+from pepnet_infer.bench.harness.report import TIMES, Report, Table
+from pepnet_infer.bench.harness.statistics import Times, describe_times, p99_ratio
 from pepnet_infer.bench.harness.workloads import Traffic
 from pepnet_infer.bench.sync.publisher import PROBES, SLICE_S, UNREAD, SyncOptions, Trainer, prepare, publish, publisher
 from pepnet_infer.errors import PepnetError
@@ -44,24 +43,21 @@ _BATCHES = 64  # that are drawn before, and scored in turn
 _PATIENCE_S = 30.0
 _SCORING = {
     "what is published": "{what}",
-    "p50 ms": "{call_ms[p50]:ms}",
-    "p99 ms": "{call_ms[p99]:ms}",
-    "p99 over nothing published": "{p99_over_idle[ratio]:.2f}×",
-    "95 %": "{p99_over_idle[low]:.2f}–{p99_over_idle[high]:.2f}",
-    "p99 over the log that nobody reads": "{p99_over_elsewhere[ratio]:.2f}×",
-    "95 % of it": "{p99_over_elsewhere[low]:.2f}–{p99_over_elsewhere[high]:.2f}",
-    "max ms": "{call_ms[max]:ms}",
+    **TIMES,
+    "p99 over nothing published": "{p99_over_idle:ratio}",
+    "p99 over the log that nobody reads": "{p99_over_elsewhere:ratio}",
+    "max ms": "{max_ms:ms}",
     "calls/s": "{calls_per_s:.1f}",
     "rows published/s": "{rows_per_s:,.0f}",
     "follower CPU": "{follower_cpus:.1%}",
-    "calls": "{calls:,}",
+    "calls": "{runs:,}",
 }
 _FOLLOWER = {
     "deltas": "{applied:,}",
     "with weights": "{dense:,}",
-    "published to visible: p50 ms": "{visible_ms[p50]:ms}",
-    "p99 ms": "{visible_ms[p99]:ms}",
-    "max ms": "{visible_ms[max]:ms}",
+    "published to visible: p50 ms": "{visible[p50_ms]:ms}",
+    "p99 ms": "{visible[p99_ms]:ms}",
+    "max ms": "{visible[max_ms]:ms}",
     "refused": "{refusals:d}",
 }
 
@@ -73,24 +69,20 @@ class _Kind:
     what: str
     log: str | None
     began: list[float] = field(default_factory=list)  # each slice, seconds of `perf_counter`
-    call_ns: list[npt.NDArray[np.int64]] = field(default_factory=list)  # by slice
+    calls_ms: list[Times] = field(default_factory=list)  # by slice
     published: dict[int, float] = field(default_factory=dict)  # by model version, seconds of `perf_counter`
     follower_cpu_s: float = 0.0
     busy: list[float] = field(default_factory=list)
 
     def describe(self, rows_a_delta: int, origin: float) -> Row:
         """Returns what was scored and published, as JSON values. origin: when the first slice of all began."""
-        calls, seconds = np.concatenate(self.call_ns), len(self.call_ns) * SLICE_S
+        seconds, slices = len(self.calls_ms) * SLICE_S, zip(self.began, self.calls_ms, strict=True)
+        calls = describe_times(np.concatenate(self.calls_ms))
         return {
             "what": self.what,
-            "call_ms": _quantiles_ms(calls),
-            "slices": [
-                {"at_s": began - origin, **_quantiles_ms(took)}
-                for began, took in zip(self.began, self.call_ns, strict=True)
-                if took.size
-            ],
-            "calls": int(calls.size),
-            "calls_per_s": calls.size / seconds,
+            **calls,
+            "slices": [{"at_s": began - origin, **describe_times(took)} for began, took in slices if took.size],
+            "calls_per_s": calls["runs"] / seconds,
             "deltas": len(self.published),
             "rows_per_s": len(self.published) * rows_a_delta / seconds,
             "follower_cpus": self.follower_cpu_s / seconds,
@@ -202,31 +194,27 @@ def _measure(
     # the disk.
     times, versions = np.array(seen).T
     published = np.array(list(follow.published.values()))
-    visible = np.maximum(times[np.searchsorted(versions, list(follow.published))] - published, 0.0)
+    visible_ms = 1e3 * np.maximum(times[np.searchsorted(versions, list(follow.published))] - published, 0.0)
     origin = min(kind.began[0] for kind in kinds)
-    points = zip((published - origin).tolist(), (1e3 * visible).tolist(), strict=True)
+    points = zip((published - origin).tolist(), visible_ms.tolist(), strict=True)
     stats = follower.stats()
     return {
         "rounds": count,
         "kinds": [
             {
                 **kind.describe(rows_a_delta, origin),
-                "p99_over_idle": p99_ratio(kind.call_ns, idle.call_ns),
-                "p99_over_elsewhere": p99_ratio(kind.call_ns, elsewhere.call_ns),
+                "p99_over_idle": p99_ratio(kind.calls_ms, idle.calls_ms),
+                "p99_over_elsewhere": p99_ratio(kind.calls_ms, elsewhere.calls_ms),
             }
             for kind in kinds
         ],
         "follower": {
             **stats,
             "refusals": sum(stats["refused"].values()),
-            "visible_ms": {"deltas": len(visible), **_quantiles_ms(1e9 * visible)},
+            "visible": describe_times(visible_ms),
             "published": [{"at_s": at_s, "visible_ms": millis} for at_s, millis in points],
         },
     }
-
-
-def _quantiles_ms(nanoseconds: npt.NDArray[Any]) -> dict[str, float]:
-    return dict(zip(("p50", "p99", "max"), (np.percentile(nanoseconds, (50, 99, 100)) / 1e6).tolist(), strict=True))
 
 
 def _picture(data: dict[str, Any]) -> bytes:
@@ -240,13 +228,10 @@ def _picture(data: dict[str, Any]) -> bytes:
         Chart("Published to visible", "seconds", "ms", [line("deltas", data["follower"]["published"], "visible_ms")])
     ]
     for name in ("p50", "p99"):
-        lines = [line(kind["what"], kind["slices"], name) for kind in data["kinds"]]
+        lines = [line(kind["what"], kind["slices"], f"{name}_ms") for kind in data["kinds"]]
         charts.append(Chart(f"Scoring, {name} of a slice", "seconds", "ms", lines))
-    options = data["options"]
-    subtitle = (
-        f"{data['rows_per_s']:,} changed rows a second in deltas of {options['delta_s']:g} s; {options['threads']} "
-        f"threads score batches of {options['batch']}, each {options['load']:.0%} of the time."
-    )
+    threads = data["options"]["threads"]
+    subtitle = f"{data['rows_per_s']:,} changed rows a second while {threads} threads score"
     return draw_lines(f"Online sync, {data['bundle']}", subtitle, charts)
 
 
@@ -271,7 +256,7 @@ def _slice(kind: _Kind, follower: Follower, process: Executor, calls: list[tuple
     kind.published |= published
     spans = np.array(calls[:], np.int64).reshape(-1, 2)  # of a copy: threads go on
     inside = spans[(spans[:, 0] >= begin) & (spans[:, 1] <= end)]
-    kind.call_ns.append(inside[:, 1] - inside[:, 0])
+    kind.calls_ms.append((inside[:, 1] - inside[:, 0]) / 1e6)
     if kind.log == "follow":
         _drain(follower, max(published))
 

@@ -180,7 +180,7 @@ def cache_speed(
     markdown_file: MarkdownFile = None,
 ) -> None:
     """Compare look-ups in the embedding cache with a gather and a textbook LRU; time updates, readers and misses."""
-    from pepnet_infer.bench.cache.speed import CacheSpeedOptions, measure_cache_speed
+    from pepnet_infer.bench.cache.speed import measure_cache_speed
     from pepnet_infer.bench.harness.interleave import Plan
 
     if peers_library is None:
@@ -192,8 +192,7 @@ def cache_speed(
             raise usage_error("--table-mb", f"expected at least {rows} rows of {dim} float32, got {mb} MiB")
     # Untimed calls for so long: then the last-level cache holds what it would in a busy server.
     plan = Plan(runs, seconds, warm_s=0.015)
-    options = CacheSpeedOptions(peers_library, sizes, rows, dim, plan, seed)
-    write(measure_cache_speed(options, step), json_file, markdown_file)
+    write(measure_cache_speed(peers_library, sizes, rows, dim, plan, seed, step), json_file, markdown_file)
 
 
 @bench.command()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pepnet_infer.bench.harness import busy, machine
+from pepnet_infer.bench.harness import machine
 
 
 def test_machine_facts_hold_no_name_of_the_machine() -> None:
@@ -39,22 +39,22 @@ def test_available_memory_is_some_of_it() -> None:
 
 def test_others_are_told_apart_from_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(100.0, 50.0, 20.0), (200.0, 120.0, 60.0), (200.0, 50.0, 60.0), (100.0, 50.0, 20.0)])
-    monkeypatch.setattr(busy, "cpu_seconds", lambda: next(readings))
-    meter = busy.BusyMeter()
+    monkeypatch.setattr(machine, "cpu_seconds", lambda: next(readings))
+    meter = machine.BusyMeter()
     assert meter.others() == pytest.approx(0.3)  # 70 of 100 s busy, 40 of them ours
     assert meter.others() == 0.0  # ticks may lag behind our own clock
     assert meter.others() == 0.0  # no time has passed
 
 
 def test_another_process_is_seen_at_work() -> None:
-    meter = busy.BusyMeter()
+    meter = machine.BusyMeter()
     subprocess.run([sys.executable, "-c", "import time\nt=time.time()+.7\nwhile time.time()<t: pass"], check=True)
     assert meter.others() > 0.4 / (os.cpu_count() or 1)
 
 
 def test_noise_is_told() -> None:
-    assert busy.noise(0.37) == (
+    assert machine.noise(0.37) == (
         "other processes used 37% of the CPUs at most: too much for figures that are to be relied on"
     )
-    assert busy.noise(0.02) == "other processes used 2% of the CPUs at most"
-    assert busy.noise(0.02, 3).endswith("at most, 3 turns began before other pools had gone to sleep")
+    assert machine.noise(0.02) == "other processes used 2% of the CPUs at most"
+    assert machine.noise(0.02, 3).endswith("at most, 3 turns began before other pools had gone to sleep")

@@ -16,9 +16,9 @@ from pepnet_infer.backends.create import BACKENDS
 from pepnet_infer.backends.protocol import GPU_PRECISIONS, PRECISIONS
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.latency.dense import compare
-from pepnet_infer.bench.latency.page import BASELINES
 from pepnet_infer.bench.latency.peers import PEERS, Peer, PeerSpec, own_peer, reference
 from pepnet_infer.bench.latency.peers import QUICK as FIRST_LOOK
+from pepnet_infer.bench.latency.run import BASELINES
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.engine import Engine
