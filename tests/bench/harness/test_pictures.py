@@ -18,9 +18,7 @@ def png_size(data: bytes) -> tuple[int, int]:
 
 
 def test_lines_that_cannot_be_drawn() -> None:
-    with pytest.raises(ValueError, match="expected charts, got none"):
-        draw_lines("t", "s", [])
-    with pytest.raises(ValueError, match="expected as many ys as xs"):
+    with pytest.raises(ValueError, match="must have same first dimension"):
         draw_lines("t", "s", [Chart("c", "x", "y", [Line("a", [1, 2], [1], "a")], [])])
 
 
