@@ -193,15 +193,11 @@ def _timed(library: Any, run: Run) -> None:
     if library.emulated or not torch.cuda.is_available():
         notes.append("timings: no GPU")
         return
-    timing, peers, busy, checks = map(
-        importlib.import_module,
-        (
-            *(f"pepnet_infer.bench.{name}" for name in ("gpu.timing", "gpu.peers", "harness.machine")),
-            "cuda_rows_checks",
-        ),
-    )
+    parts = ("gpu.timing", "gpu.peers", "harness.machine")
+    timing, peers, machine = (importlib.import_module(f"pepnet_infer.bench.{part}") for part in parts)
+    checks = importlib.import_module("cuda_rows_checks")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    meter = busy.BusyMeter()
+    meter = machine.BusyMeter()
     cuda: Any = torch.cuda
     with cuda.stream(cuda.Stream()), torch.inference_mode():
         run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
@@ -231,7 +227,7 @@ def _timed(library: Any, run: Run) -> None:
                 run.failed(f"{rows} rows: {error}")
                 continue
             timings += timed
-            run.found["noise"] = busy.noise(meter.others())
+            run.found["noise"] = machine.noise(meter.others())
             run.say(f"{rows} rows: " + ", ".join(f"{row['name']} {1e3 * row['p50_ms']:.1f} us" for row in timed))
 
 

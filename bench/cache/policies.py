@@ -73,7 +73,15 @@ def read_trace(path: Path) -> Trace:
         raise SchemaError(expected="a column 'key'", got=got, file=path)
     if table.num_rows == 0:
         raise SchemaError(expected="accesses", got="none", file=path)
-    columns = {name: _column(path, name, table[name]) for name in _TRACE_COLUMNS if name in table.column_names}
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name, (holds, is_kind, kind) in _TRACE_COLUMNS.items():
+        if name in table.column_names:
+            values = table[name]
+            if not is_kind(values.type):
+                raise SchemaError(expected=holds, got=str(values.type), file=path, column=name)
+            if values.null_count:
+                raise SchemaError(expected="no nulls", got=str(values.null_count), file=path, column=name)
+            columns[name] = np.ascontiguousarray(values.to_numpy().astype(kind))
     if (time := columns.get("time")) is not None:
         if not np.isfinite(time).all():
             raise SchemaError(expected="finite seconds", got="NaN or infinity", file=path, column="time")
@@ -81,15 +89,6 @@ def read_trace(path: Path) -> Trace:
             expected = "seconds that never go back"
             raise SchemaError(expected=expected, got="less", file=path, column="time", row=int(back[0]) + 1)
     return Trace(path.name, columns["key"], time, columns.get("positive"))
-
-
-def _column(path: Path, name: str, values: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
-    holds, is_kind, kind = _TRACE_COLUMNS[name]
-    if not is_kind(values.type):
-        raise SchemaError(expected=holds, got=str(values.type), file=path, column=name)
-    if values.null_count:
-        raise SchemaError(expected="no nulls", got=str(values.null_count), file=path, column=name)
-    return np.ascontiguousarray(values.to_numpy().astype(kind))
 
 
 def rows_of(capacity: str, distinct: int) -> int:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count, repeat
 from threading import Event
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +66,7 @@ def measure_readers(
 
     loads = {name: partial(turn, name) for name in _LOADS}
     cold = structs.replace(plan, warm_calls=0, warm_s=0.0)
-    turns = measure("readers", loads, range(len(batches)), cold, say, clock=_own_time).rows
+    turns = measure("readers", loads, range(len(batches)), cold, say, clock=lambda call, item: (call(item), None)).rows
     for name, row in turns.items():
         row["million_rows_per_s"] = size / row["p50_ms"] / 1e3
         row["updates_per_s"] = updates[name] / (row["runs"] * SLICE_S)
@@ -105,9 +104,6 @@ def measure_seen(filled: Mapping[Policy, FilledCache], keys: Keys, rows: int, pl
 
     with ThreadPoolExecutor(1) as pool:
         calls = {f"update-{name} seen": partial(seen, one, pool) for name, one in filled.items()}
-        return list(measure("updates seen", calls, [None], plan, say, clock=_own_time).rows.values())
-
-
-def _own_time(call: Callable[[Any], float], item: Any) -> tuple[float, None]:
-    """The clock of calls that return how many nanoseconds count."""
-    return call(item), None
+        return list(
+            measure("updates seen", calls, [None], plan, say, clock=lambda call, item: (call(item), None)).rows.values()
+        )

@@ -26,13 +26,6 @@ from pepnet_infer.validation import Options, Several
 BASELINES = ("onnxruntime", "openvino-bf16")
 #: The most that a peer may reach of a limit that was measured as well as the peer was.
 BEYOND = 1.05
-_DENSE = {"peer": "{name}", "precision": "{precision}", **TIMES}
-_WORTH = {
-    "max error": "{max_abs:.1e}",
-    "rms error": "{rms:.1e}",
-    "matrix peak": "{matrix_share:.0%}",
-    "weights read": "{read_share:.0%}",
-}
 _REQUESTS = {
     "call": "{name}",
     "backend": "{backend}",
@@ -57,7 +50,7 @@ _OVERHEAD = {
 _MISSING = {"peer": "{name}", "batch": "{batch:d}", "reason": "{reason}"}
 _ABOUT_REQUESTS = (
     "One user's request, by rank and as its rows by score. Hit rate and stages: means of all calls. A miss evicts "
-    "nothing: its row takes the place that it had before the cache forgot it."
+    "nothing: before the call the cache forgot the rows that are to miss, so there is room."
 )
 _ABOUT_OVERHEAD = "A call of score_dense less the run of the C++ model within it, native fp32."
 
@@ -171,7 +164,9 @@ def _noise(rows: Sequence[Row], others_busy: float) -> str:
 def _columns(measured: Container[str]) -> dict[str, str]:
     """The columns of the dense part: how many times faster than each baseline that was measured, and at what error."""
     faster = {f"over {name}": f"{{speedups[{name}]:ratio}}" for name in BASELINES if name in measured}
-    return {**_DENSE, **faster, **_WORTH}
+    errors = {"max error": "{max_abs:.1e}", "rms error": "{rms:.1e}"}
+    shares = {"matrix peak": "{matrix_share:.0%}", "weights read": "{read_share:.0%}"}
+    return {"peer": "{name}", "precision": "{precision}", **TIMES, **faster, **errors, **shares}
 
 
 def _picture(data: dict[str, Any], machine: str) -> bytes:
