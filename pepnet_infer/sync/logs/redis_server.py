@@ -12,7 +12,7 @@ from pepnet_infer.quoting import clip
 
 try:
     from redis import exceptions
-    from redis.backoff import ExponentialBackoff, NoBackoff
+    from redis.backoff import NoBackoff
     from redis.retry import Retry
 
     from pepnet_infer.rows.stores.redis_client import open_client, reason_of
@@ -33,17 +33,7 @@ _PASSING = (
     OSError,
 )
 _FOR_GOOD = (exceptions.AuthenticationError, exceptions.AuthorizationError)  # of those above
-
-
-class Pauses(ExponentialBackoff):
-    """0.02 s, then twice as long each time, up to 0.5 s."""
-
-    def __init__(self) -> None:
-        super().__init__(cap=0.5, base=0.01)
-
-    def compute(self, failures: int) -> float:
-        """Returns the seconds after so many failures; redis-py's own number overflows after a thousand."""
-        return float(super().compute(min(failures, 16)))
+_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5  # the first pause, then twice as long each time
 
 
 class RedisServer:
@@ -87,24 +77,21 @@ class RedisServer:
         return self._attempt("EVALSHA", lambda client: client.register_script(script)(keys, args), until)
 
     def _attempt(self, name: str, work: Callable[[Any], Any], until: float | None) -> Any:
-        until, pauses, failures = time.monotonic() + self._patience if until is None else until, Pauses(), 0
-
-        def look_at(error: Exception) -> None:
-            """Called by redis-py after each failure; it tries again unless this raises."""
-            nonlocal failures
-            failures += 1
-            if isinstance(error, _FOR_GOOD) or time.monotonic() + pauses.compute(failures) > until:
-                raise error
-
-        try:
-            return Retry(pauses, -1, _PASSING).call_with_retry(lambda: work(self._connected()), look_at)
-        except (exceptions.RedisError, ValueError, OSError) as error:
-            raise UpdateError(
-                "transport", f"redis: {name}: expected an answer, got: {clip(reason_of(error, self._url))}"
-            ) from error
-        except BaseException:
-            self._client = None  # Ctrl-C: the client may have lost a connection, and count it as in use for ever
-            raise
+        until, pause = time.monotonic() + self._patience if until is None else until, _PAUSE_S
+        while True:
+            try:
+                return work(self._connected())
+            except (exceptions.RedisError, ValueError, OSError) as error:
+                passing = isinstance(error, _PASSING) and not isinstance(error, _FOR_GOOD)
+                if not passing or time.monotonic() + pause > until:
+                    raise UpdateError(
+                        "transport", f"redis: {name}: expected an answer, got: {clip(reason_of(error, self._url))}"
+                    ) from error
+            except BaseException:
+                self._client = None  # Ctrl-C: the client may have lost a connection, and count it as in use for ever
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def close(self) -> None:
         """Closes the connections."""

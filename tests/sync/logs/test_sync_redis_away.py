@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from redis_logs import NAMES, Delta, keys, versions
 
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import read_head
+from pepnet_infer.sync.logs import redis_server as server_module
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.redis_scripts import PUT
-from pepnet_infer.sync.logs.redis_server import Pauses
 from pepnet_infer.sync.logs.transport import Progress
 
 
@@ -269,9 +270,16 @@ def test_waiting_is_no_silence(redis_server: Any, tmp_path: Path) -> None:
     assert 0.7 < time.monotonic() - begin < 20
 
 
-def test_pauses_grow_up_to_half_a_second_however_long_a_server_is_away() -> None:
-    pauses = Pauses()
-    assert [pauses.compute(n) for n in (1, 2, 3, 4, 5, 6, 2000, 10**6)] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5, 0.5]
+def test_pauses_grow_up_to_half_a_second_for_as_long_as_a_server_is_awaited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(pauses), sleep=pauses.append)
+    monkeypatch.setattr(server_module, "time", clock)
+    log = RedisLog("redis://127.0.0.1:1/0", spool=tmp_path, patience_s=3.0)
+    with pytest.raises(UpdateError, match="expected an answer"):
+        log.progress()
+    assert pauses == [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5, 0.5, 0.5]
 
 
 def test_a_script_that_redis_forgot_is_loaded_again(
