@@ -23,9 +23,8 @@ from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
 from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, refusal
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.log_health import LogHealth
 from pepnet_infer.sync.logs.transport import Entry, Position, Progress, Transport
-from pepnet_infer.sync.sync_stats import NewestVersion, SyncStats
+from pepnet_infer.sync.sync_stats import LogHealth, NewestVersion, SyncStats
 from pepnet_infer.sync.updater import Updater
 from pepnet_infer.throttled_warnings import Seldom
 from pepnet_infer.versions.loading import Loading

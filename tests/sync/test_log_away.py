@@ -21,13 +21,12 @@ from sync_world import PATIENCE_S, World, until
 from pepnet_infer import CacheConfig, Engine, UpdateError, throttled_warnings
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.prometheus import prometheus_text
-from pepnet_infer.sync import log_health
+from pepnet_infer.sync import sync_stats
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.log_health import LogHealth
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.redis_stream import position_of
-from pepnet_infer.sync.sync_stats import SyncStats
+from pepnet_infer.sync.sync_stats import LogHealth, SyncStats
 
 QUICK = FollowConfig(name="test", wait_s=0.05, retry_s=0.05, guard=None, share=1)
 NOTHING: dict[str, Any] = {"dense": False, "changes": {}, "defaults": False}
@@ -382,7 +381,7 @@ def test_a_follower_whose_thread_ended_says_so(engine: Engine, tmp_path: Path, m
 
 def test_what_is_said_and_when(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    for module in (log_health, throttled_warnings):
+    for module in (sync_stats, throttled_warnings):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     stats = SyncStats()
     reach = LogHealth(stats, wait_s=1.0)
@@ -409,7 +408,7 @@ def test_what_is_said_and_when(caplog: pytest.LogCaptureFixture, monkeypatch: py
     with reach.reading():
         now[0] += 1.5
         assert not reach.away
-        now[0] += log_health._LATE_S
+        now[0] += sync_stats._LATE_S
         assert reach.away
         assert reach.unread_s == 2.5
     assert not reach.away

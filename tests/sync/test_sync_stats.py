@@ -30,4 +30,29 @@ def test_no_delta_is_counted_before_its_freshness() -> None:
     stats.applied(5, 100, True, Freshness(0.3))
     [reader] = readers
     reader.join(PATIENCE_S)
-    assert found[0]["applied"] == sum(found[0]["freshness"]["counts"]) == 1
+    for said, deltas in ((found[0], 0), (stats.read(), 1)):
+        assert said["applied"] == sum(said["freshness"]["counts"]) == deltas
+
+
+def test_counts_by_reason_and_of_deltas() -> None:
+    stats = SyncStats()
+    assert [stats.refused(reason, f"why {reason}") for reason in ("files", "dense", "files")] == [1, 1, 2]
+    stats.applied(5, 100, True, 0.3)
+    stats.applied(7, 50, False, 1800.5)
+    stats.fault("away")
+    said = stats.read()
+    assert {name: said[name] for name in ("applied", "dense", "rows", "bytes", "faults", "gaps")} == {
+        "applied": 2,
+        "dense": 1,
+        "rows": 12,
+        "bytes": 150,
+        "faults": 1,
+        "gaps": 0,
+    }
+    assert (said["refused"], said["last_refusal"], said["last_fault"]) == (
+        {"files": 2, "dense": 1},
+        "why files",
+        "away",
+    )
+    assert (said["freshness"]["counts"][5], said["freshness"]["counts"][-1]) == (1, 1)
+    assert said["freshness"]["sum_s"] == 1800.8
