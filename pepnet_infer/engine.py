@@ -33,7 +33,7 @@ from pepnet_infer.sync.logs.transport import Transport, is_log
 from pepnet_infer.validation import check_option
 from pepnet_infer.versions.loading import Loading, digest_of
 from pepnet_infer.versions.model_version import ModelVersion, Versions
-from pepnet_infer.versions.scoring import Scoring, Taker, encode, encode_rows
+from pepnet_infer.versions.scoring import Scoring, encode, encode_rows
 
 Out = TypeVar("Out", bound=DeviceArray)
 _Result = TypeVar("_Result")
@@ -52,7 +52,6 @@ class Engine(Closing):
         self._scoring = Scoring()
         self._watch = BundleWatch()
         self._follower: Follower | None = None
-        self._taker: Taker | None = None  # the follower's guard
         forks.register(forks.Stage.ENGINES, child=self.reset_after_fork)
 
     @classmethod
@@ -155,7 +154,7 @@ class Engine(Closing):
         cannot be read and the cache's `on_fault` is "raise", or there is no cache; ClosedError once the engine is
         closed.
         """
-        return self._call(self._scoring.score, self._taker, batch, strict)
+        return self._call(self._scoring.score, batch, strict)
 
     def rank(
         self,
@@ -182,7 +181,7 @@ class Engine(Closing):
         """
         if by is None and top is not None:
             raise ConfigError("by: expected a task to sort by, as top is given, got none")
-        scores = self._call(self._scoring.rank, self._taker, user, items, domain, context, strict)
+        scores = self._call(self._scoring.rank, user, items, domain, context, strict)
         return scores if by is None else scores.top(top, by)
 
     @overload
@@ -208,7 +207,7 @@ class Engine(Closing):
         """
         values: Matrix | DeviceArray
         begin = perf_counter_ns()  # no generator and no stopwatch here: a call may be a few microseconds long
-        with self._scoring.counters:
+        with self._scoring:
             served = self._open()
             if out is None:
                 values = served.dense(general, domain, prior)
@@ -220,7 +219,7 @@ class Engine(Closing):
                     wanted = "expected the native backend on a GPU, which scores arrays where they are"
                     raise BackendError(f"out: {wanted}, got {backend.name} on {backend.describe()['device']}")
                 values, rows = out, backend.run_on_device(general, domain, prior, out, stream)
-        self._scoring.counters.add(1, rows, (0, 0, perf_counter_ns() - begin))
+        self._scoring.add(1, rows, (0, 0, perf_counter_ns() - begin))
         if begin >= self._watch.due:
             self._watch.look(served.bundle)
         return values
@@ -238,7 +237,7 @@ class Engine(Closing):
 
         Raises SchemaError for anything else and for features that lack a field, and for rows what `score` raises.
         """
-        return self._call(self._scoring.score_features, self._taker, features)
+        return self._call(self._scoring.score_features, features)
 
     def stats(self) -> EngineStats:
         """Returns counters since loading, without stopping anyone: see `EngineStats`."""
@@ -246,7 +245,7 @@ class Engine(Closing):
         bundle, cache = served.bundle, cache_of(served.rows)
         state, file = self._watch.look(bundle)
         return {
-            **self._scoring.counters.read(bundle.schema),
+            **self._scoring.counts(bundle.schema),
             "model_version": served.model_version,
             "bundle": {"path": str(bundle.path), "state": state, "file": file},
             "cache": None if cache is None else cache.stats(),
@@ -277,11 +276,12 @@ class Engine(Closing):
             wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
             raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
         follower = Follower(served, self._loading, transport, config or FollowConfig())
-        self._follower, self._taker = follower, follower.guard
+        self._follower = follower
+        self._scoring.offer = None if follower.guard is None else follower.guard.offer
         try:
             follower.start()
         except BaseException:
-            self._follower = self._taker = None
+            self._follower = self._scoring.offer = None
             follower.close()
             raise
         return follower
@@ -318,7 +318,7 @@ class Engine(Closing):
 
     def reset_after_fork(self) -> None:
         """In a child process: the follower's thread, and what holds its locks, are the parent's."""
-        self._follower = self._taker = None
+        self._follower = self._scoring.offer = None
 
     def _serving(self) -> Versions:
         versions = self._versions
@@ -331,7 +331,7 @@ class Engine(Closing):
 
     def _call(self, work: Callable[[ModelVersion, *_Args], _Result], *args: *_Args) -> _Result:
         """Returns what `work` does with the newest version, which is held until it ends; counts it if it raises."""
-        with self._scoring.counters:
+        with self._scoring:
             versions = self._serving()
             result = versions.use(work, *args)
         if perf_counter_ns() >= self._watch.due:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import numpy as np
@@ -31,16 +31,11 @@ class DriftGuard(forks.OwnLock):
         self._due = 0.0
         self._random = np.random.default_rng(0)
 
-    @property
-    def wants(self) -> bool:
-        """Whether `offer` would keep anything now. Cheap, because every call asks."""
-        return monotonic() >= self._due
-
-    def offer(self, features: Features) -> None:
-        """Keeps some rows of a call, now and then."""
-        if not self.wants:
+    def offer(self, make: Callable[[], Features]) -> None:
+        """Keeps some rows of a call, now and then; only then are its features made. Cheap, because every call asks."""
+        if monotonic() < self._due:
             return
-        guard = self.guard
+        guard, features = self.guard, make()
         with self._lock:
             self._due = monotonic() + guard.every_s
             if features.num_rows == 0:

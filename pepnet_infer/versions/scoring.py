@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter_ns
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +50,83 @@ class Stopwatch:
         self.spent[self._stage] += perf_counter_ns() - self._begin
 
 
-class Counters:
-    """Totals since the engine was loaded. Each count is one addition that nothing can interrupt."""
+class Scoring:
+    """Of one engine: its calls, each on the version that it holds, and totals since the engine was loaded.
+
+    Any thread may call. Each count is one addition that nothing can interrupt.
+    """
 
     def __init__(self) -> None:
+        #: Called with what makes the features of a call, which keeps some of them now and then: a follower's guard.
+        self.offer: Callable[[Callable[[], Features]], None] | None = None
         self._tally = Tally()
         self._warnings = Seldom()
+
+    def __enter__(self) -> None:
+        """Begins a call: `with scoring:` counts it if it raises, and lets the exception pass."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self._tally.add([(_ENGINE, (0, 0, 1))])
+
+    def score(self, parts: ModelVersion, batch: object, strict: bool) -> Scores:
+        """Returns the scores of a batch; see `Engine.score`."""
+        watch = Stopwatch()
+        with watch.stage("encode"):
+            features = encode(parts, batch, strict)
+        if (offer := self.offer) is not None:
+            offer(lambda: features)
+        return self._finish(parts, watch, features)
+
+    def rank(
+        self,
+        parts: ModelVersion,
+        user: Mapping[str, object],
+        items: object,
+        domain: object,
+        context: Mapping[str, object] | None,
+        strict: bool,
+    ) -> Scores:
+        """Returns the scores of one request's candidates; see `Engine.rank`."""
+        watch = Stopwatch()
+        with watch.stage("encode"):
+            shared, per_item = parts.requests.read(user, items, domain, context, strict)
+        if (offer := self.offer) is not None:
+            offer(lambda: per_item.with_shared(shared))
+        return self._finish(parts, watch, per_item, shared)
+
+    def score_features(self, parts: ModelVersion, features: Features) -> Scores:
+        """Returns the scores of a batch that is encoded; see `Engine.score_features`."""
+        if not isinstance(features, Features):  # such as the whole of what `encode_rows` returns
+            wanted = "what Engine.encode returns, or `features` of what Engine.encode_rows does"
+            raise SchemaError(f"features: expected {wanted}, got {type(features).__name__}")
+        if (offer := self.offer) is not None:
+            offer(lambda: features)
+        return self._finish(parts, Stopwatch(), features)
+
+    def encoded(
+        self, parts: ModelVersion, work: Callable[[ModelVersion, object, bool], _Result], batch: object, strict: bool
+    ) -> _Result:
+        """Returns what `work` makes of a batch, `encode` or `encode_rows`, and counts its time."""
+        watch = Stopwatch()
+        with watch.stage("encode"):
+            result = work(parts, batch, strict)
+        self.add(0, 0, watch.spent.values())
+        return result
+
+    def invalid(self, values: Matrix) -> npt.NDArray[np.bool_] | None:
+        """Returns the rows of which a score is no number in [0, 1]; None: there is none.
+
+        They are counted and logged as a warning, the next one a minute later.
+        """
+        invalid = _kernels.rows_without_probability(values)
+        if invalid is not None:
+            rows = int(np.count_nonzero(invalid))
+            self._tally.add([(_ENGINE, (0, 0, 0, rows))])
+            if self._warnings.due():
+                total = self._tally.read()[_ENGINE][3]
+                _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
+        return invalid
 
     def add(
         self,
@@ -71,21 +142,7 @@ class Counters:
         items += [((_UNAVAILABLE, name), (count,)) for name, count in unavailable.items()]
         self._tally.add(items)
 
-    def add_invalid(self, rows: int) -> None:
-        """Counts rows of which a score is no number in [0, 1], and logs a warning, the next one a minute later."""
-        self._tally.add([(_ENGINE, (0, 0, 0, rows))])
-        if self._warnings.due():
-            total = self._tally.read()[_ENGINE][3]
-            _LOG.warning("%d rows have scores that are no numbers in [0, 1], of %d so far: %s", rows, total, _CAUSE)
-
-    def __enter__(self) -> None:
-        """Begins a call: `with counters:` counts it if it raises, and lets the exception pass."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and issubclass(kind, Exception):
-            self._tally.add([(_ENGINE, (0, 0, 1))])
-
-    def read(self, schema: FeatureSchema) -> CallCounts:
+    def counts(self, schema: FeatureSchema) -> CallCounts:
         """Returns all counts; fields have the tables that `schema` says."""
         sums = self._tally.read()
         engine = sums.pop(_ENGINE, ())
@@ -100,77 +157,6 @@ class Counters:
             "time_us": {stage: nanoseconds // 1000 for stage, nanoseconds in zip(STAGES, spent, strict=True)},
         }
 
-
-class Taker(Protocol):
-    """Takes some rows of calls, now and then: the guard of a follower."""
-
-    @property
-    def wants(self) -> bool:
-        """Whether `offer` would keep anything now."""
-
-    def offer(self, features: Features) -> None:
-        """Keeps some of the rows, or none."""
-
-
-class Scoring:
-    """Of one engine. Every method takes the version that the call holds; any thread may call."""
-
-    def __init__(self) -> None:
-        self.counters = Counters()
-
-    def score(self, parts: ModelVersion, taker: Taker | None, batch: object, strict: bool) -> Scores:
-        """Returns the scores of a batch; see `Engine.score`."""
-        watch = Stopwatch()
-        with watch.stage("encode"):
-            features = encode(parts, batch, strict)
-        if taker is not None:
-            taker.offer(features)
-        return self._finish(parts, watch, features)
-
-    def rank(
-        self,
-        parts: ModelVersion,
-        taker: Taker | None,
-        user: Mapping[str, object],
-        items: object,
-        domain: object,
-        context: Mapping[str, object] | None,
-        strict: bool,
-    ) -> Scores:
-        """Returns the scores of one request's candidates; see `Engine.rank`."""
-        watch = Stopwatch()
-        with watch.stage("encode"):
-            shared, per_item = parts.requests.read(user, items, domain, context, strict)
-        if taker is not None and taker.wants:
-            taker.offer(per_item.with_shared(shared))
-        return self._finish(parts, watch, per_item, shared)
-
-    def score_features(self, parts: ModelVersion, taker: Taker | None, features: Features) -> Scores:
-        """Returns the scores of a batch that is encoded; see `Engine.score_features`."""
-        if not isinstance(features, Features):  # such as the whole of what `encode_rows` returns
-            wanted = "what Engine.encode returns, or `features` of what Engine.encode_rows does"
-            raise SchemaError(f"features: expected {wanted}, got {type(features).__name__}")
-        if taker is not None:
-            taker.offer(features)
-        return self._finish(parts, Stopwatch(), features)
-
-    def encoded(
-        self, parts: ModelVersion, work: Callable[[ModelVersion, object, bool], _Result], batch: object, strict: bool
-    ) -> _Result:
-        """Returns what `work` makes of a batch, `encode` or `encode_rows`, and counts its time."""
-        watch = Stopwatch()
-        with watch.stage("encode"):
-            result = work(parts, batch, strict)
-        self.counters.add(0, 0, watch.spent.values())
-        return result
-
-    def invalid(self, values: Matrix) -> npt.NDArray[np.bool_] | None:
-        """Returns the rows of which a score is no number in [0, 1], counted; None: there is none."""
-        invalid = _kernels.rows_without_probability(values)
-        if invalid is not None:
-            self.counters.add_invalid(int(np.count_nonzero(invalid)))
-        return invalid
-
     def _finish(
         self, parts: ModelVersion, watch: Stopwatch, features: Features, shared: Features | None = None
     ) -> Scores:
@@ -183,7 +169,7 @@ class Scoring:
         else:
             with watch.stage("dense"):
                 values, unknown, unavailable = parts.features.score(features, shared)
-        self.counters.add(1, len(values), watch.spent.values(), unknown, unavailable)
+        self.add(1, len(values), watch.spent.values(), unknown, unavailable)
         return Scores(
             values, parts.bundle.schema.tasks, parts.model_version, unknown, unavailable, self.invalid(values)
         )

@@ -13,7 +13,7 @@ import pytest
 from pepnet_infer import Engine, _kernels
 from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.schema.feature_schema import FeatureSchema
-from pepnet_infer.versions.scoring import Counters
+from pepnet_infer.versions.scoring import Scoring
 
 Batch = dict[str, Any]
 
@@ -38,11 +38,13 @@ def test_whatever_is_no_probability_is_found_in_its_row(value: float) -> None:
 
 
 def test_warnings_about_them_are_few(caplog: pytest.LogCaptureFixture, toy_schema: FeatureSchema) -> None:
-    counters = Counters()
+    scoring = Scoring()
     with caplog.at_level(logging.WARNING, "pepnet_infer.engine"):
         for _ in range(5):
-            counters.add_invalid(3)
-    assert counters.read(toy_schema)["invalid"] == 15
+            invalid = scoring.invalid(np.array([[np.nan], [0.5], [2.0], [-1.0]], np.float32))
+            assert invalid is not None
+            assert invalid.tolist() == [True, False, True, True]
+    assert scoring.counts(toy_schema)["invalid"] == 15
     assert len(caplog.records) == 1
     assert "3 rows have scores that are no numbers in [0, 1], of 3 so far" in caplog.text
 
