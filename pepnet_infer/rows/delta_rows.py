@@ -69,7 +69,7 @@ def write_rows(path: Path, rows: RowBatch) -> None:
 def read_rows(path: Path, data: bytes, spec: TableSpec) -> RowBatch:
     """Returns what `data`, the bytes of the file of one table, hold: views, not copies. Raises UpdateError."""
     with UpdateError.in_place_of(BundleError, reason="files"):
-        file = MappedFile.over(path, data)
+        file = MappedFile(path, data)
         if set(file.tensors) - {"default"} != set(_TENSORS):
             raise UpdateError("shape", f"{path}: expected tensors {sorted(_TENSORS)}, got {sorted(file.tensors)}")
         tensors = {name: file.array(name) for name in file.tensors}

@@ -43,11 +43,12 @@ _NAMES = {np.dtype(held): name for name, held in DTYPES.items() if name != "BF16
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: its dtype, shape, and where its bytes begin, counted from the start of the file."""
+    """One tensor of a file: its dtype, shape, and where its bytes are, counted from the start of the file."""
 
     dtype: Dtype
     shape: tuple[int, ...]
     begin: int
+    end: int
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array], bfloat16: frozenset[str] = frozenset()) -> None:
@@ -80,33 +81,17 @@ class MappedFile:
     arrays calls `check` afterwards, and throws away what was read when it raises.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises BundleError unless header, dtypes, shapes and the file's size agree byte for byte."""
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
+        """data: what was read from `path` before, such as the bytes that were hashed; None: the file is mapped.
+
+        Raises BundleError unless header, dtypes, shapes and the file's size agree byte for byte.
+        """
         self.path = path
-        self.map: FileMap | None = None
-        with readable(path, error=BundleError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if (size := os.fstat(descriptor).st_size) < 8:
-                raise BundleError(f"expected a safetensors file of at least 8 bytes, got {size}", file=path)
-            self.map = FileMap(descriptor)
-        except (OSError, ValueError) as error:  # a ValueError: it was emptied just now
-            raise BundleError(f"expected a file that can be mapped, got: {error}", file=path) from error
-        finally:
-            os.close(descriptor)
-        self._data = memoryview(self.map)
+        source = _mapped(path) if data is None else data
+        self.map = source if isinstance(source, FileMap) else None
+        self._data = memoryview(source)
         self.bytes = len(self._data)
         self.tensors = self._read_header()
-
-    @classmethod
-    def over(cls, path: Path, data: bytes) -> MappedFile:
-        """Returns the same over bytes that were read from `path` before: they are what was hashed, say."""
-        file = cls.__new__(cls)
-        file.path, file.bytes, file.map, file._data = path, len(data), None, memoryview(data)
-        if file.bytes < 8:
-            raise BundleError(f"expected a safetensors file of at least 8 bytes, got {file.bytes}", file=path)
-        file.tensors = file._read_header()
-        return file
 
     def array(self, name: str) -> Array:
         """Returns a tensor without copying it. Its address may be odd: the format promises no alignment."""
@@ -137,6 +122,8 @@ class MappedFile:
 
     def _read_header(self) -> dict[str, TensorInfo]:
         path = str(self.path)
+        if self.bytes < 8:
+            raise BundleError(f"expected a safetensors file of at least 8 bytes, got {self.bytes}", file=path)
         (length,) = struct.unpack("<Q", self._data[:8])
         most = min(MAX_BYTES, self.bytes - 8)
         if length > most:
@@ -144,20 +131,30 @@ class MappedFile:
         data = 8 + length
         header = parse_document(f"{path}: header", bytes(self._data[8:data]))
         header.pop("__metadata__", None)
-        tensors, spans = {}, []
-        for name, entry in header.items():
-            tensors[name], span = _read_entry(f"{path}: tensor {quote(name)}", entry, data, self.bytes)
-            spans.append((*span, name))
-        at = 0
-        for begin, end, name in sorted(spans):
-            if begin != at:
-                raise BundleError(
-                    f"tensor {quote(name)}: expected data at byte {at}, got {begin}: gap or overlap", file=path
-                )
-            at = end
-        if data + at != self.bytes:
-            raise BundleError(f"expected {data + at} bytes by its header, got {self.bytes}", file=path)
+        tensors = {
+            name: _read_entry(f"{path}: tensor {quote(name)}", entry, data, self.bytes)
+            for name, entry in header.items()
+        }
+        at = data
+        for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+            if info.begin != at:
+                got = f"{info.begin - data}: gap or overlap"
+                raise BundleError(f"tensor {quote(name)}: expected data at byte {at - data}, got {got}", file=path)
+            at = info.end
+        if at != self.bytes:
+            raise BundleError(f"expected {at} bytes by its header, got {self.bytes}", file=path)
         return tensors
+
+
+def _mapped(path: Path) -> FileMap:
+    with readable(path, error=BundleError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return FileMap(descriptor)
+    except (OSError, ValueError) as error:  # a ValueError: it is empty
+        raise BundleError(f"expected a file that can be mapped, got: {error}", file=path) from error
+    finally:
+        os.close(descriptor)
 
 
 class _Entry(Struct, forbid_unknown_fields=True):
@@ -168,7 +165,7 @@ class _Entry(Struct, forbid_unknown_fields=True):
     data_offsets: tuple[Count, Count]
 
 
-def _read_entry(where: str, given: object, data: int, size: int) -> tuple[TensorInfo, tuple[int, int]]:
+def _read_entry(where: str, given: object, data: int, size: int) -> TensorInfo:
     entry: _Entry = convert(where, given, _Entry, BundleError)
     dtype, shape, (begin, end) = entry.dtype, entry.shape, entry.data_offsets
     bytes_ = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
@@ -179,7 +176,7 @@ def _read_entry(where: str, given: object, data: int, size: int) -> tuple[Tensor
         raise BundleError(within=where, expected=expected, got=f"data at {quote([begin, end])}")
     if data + end > size:
         raise BundleError(within=where, expected=f"data within {size} bytes", got=f"an end at {data + end}")
-    return TensorInfo(dtype, shape, data + begin), (begin, end)
+    return TensorInfo(dtype, shape, data + begin, data + end)
 
 
 def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -226,7 +226,7 @@ def check_head(where: str, head: DeltaHead) -> None:
 
 def _dense(root: Path, data: bytes, schema: FeatureSchema, config: ModelConfig) -> dict[str, Array]:
     with UpdateError.in_place_of(BundleError, reason="dense"):
-        file = MappedFile.over(root / DENSE, data)
+        file = MappedFile(root / DENSE, data)
         check_dense(file, config, len(schema.tasks), values=True)
         dense = {name: file.array(name).copy() for name in file.tensors}
         check_magnitudes(str(root / DENSE), config, dense, input_bounds(schema, {}))

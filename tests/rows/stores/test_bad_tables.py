@@ -180,7 +180,9 @@ def test_a_header_that_lies_is_refused(edit: Any, message: str, tmp_path: Path) 
 def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, f"{tmp_path}: expected a")
     (tmp_path / "empty").touch()
-    refused(tmp_path / "empty", "expected a safetensors file of at least 8 bytes, got 0")
+    refused(tmp_path / "empty", "expected a file with content, got an empty one")
+    (tmp_path / "short").write_bytes(b"1234567")
+    refused(tmp_path / "short", "expected a safetensors file of at least 8 bytes, got 7")
     with pytest.raises(BundleError, match="expected"):
         MappedFile(Path("/dev/null"))
 
