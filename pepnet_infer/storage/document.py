@@ -72,7 +72,7 @@ def parse_document(where: str, text: bytes) -> dict[str, Any]:
     try:
         data = json.loads(
             text.decode(),
-            parse_constant=_no_constant,
+            parse_constant=no_constant,
             parse_int=_integer,
             parse_float=_real,
             object_pairs_hook=_distinct,
@@ -141,7 +141,8 @@ def _check_text(where: str, data: object) -> None:
         raise BundleError(f"expected JSON, got: {error!s:.200}", within=where) from error
 
 
-def _no_constant(name: str) -> float:
+def no_constant(name: str) -> float:
+    """Refuses NaN and Infinity, which JSON has not and `json.loads` takes: its `parse_constant`."""
     raise ValueError(f"{name} is not a JSON number")
 
 

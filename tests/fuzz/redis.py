@@ -20,7 +20,7 @@ from fuzz.target import Outcome, Target, shown
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.logs.redis import RedisLog
-from pepnet_infer.sync.logs.redis_spool import Spool
+from pepnet_infer.sync.logs.redis_entry import Spool
 from pepnet_infer.sync.logs.redis_stream import bundle_head, delta_head, read_entries, read_state
 from pepnet_infer.sync.logs.transport import read_progress
 

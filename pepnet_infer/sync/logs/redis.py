@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -12,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta, structs
+import msgspec
+from msgspec import Meta
 
 from pepnet_infer.errors import ConfigError, UpdateError
+from pepnet_infer.process import forks
 from pepnet_infer.process.closing import Closing
 from pepnet_infer.quoting import clip, quote
-from pepnet_infer.sync.delta import DeltaHead
-from pepnet_infer.sync.logs.redis_entry import CHUNK, MOST_BYTES
-from pepnet_infer.sync.logs.redis_scripts import ACKNOWLEDGE, BEGIN, FORGET, LOOK, READ, TRIM
+from pepnet_infer.sync.delta import DeltaHead, read_head
+from pepnet_infer.sync.logs.redis_entry import CHUNK, MOST_BYTES, Spool, blob, pack
+from pepnet_infer.sync.logs.redis_scripts import ACKNOWLEDGE, BEGIN, FORGET, LOOK, PUT, READ, TRIM
 from pepnet_infer.sync.logs.redis_server import RedisServer
-from pepnet_infer.sync.logs.redis_spool import Spool
 from pepnet_infer.sync.logs.redis_stream import (
     LAST_ID,
     State,
@@ -33,7 +33,6 @@ from pepnet_infer.sync.logs.redis_stream import (
     read_state,
     stream_id_of,
 )
-from pepnet_infer.sync.logs.redis_writer import RedisWriter, blob
 from pepnet_infer.sync.logs.transport import (
     BundleHead,
     Entry,
@@ -41,6 +40,7 @@ from pepnet_infer.sync.logs.transport import (
     Position,
     Progress,
     Transport,
+    bundle_version,
     check_follower,
     read_progress,
     trimmed_up_to,
@@ -53,9 +53,11 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _BLOCK_S = 1.0
 _TRIM_AT_ONCE = 256  # entries in a script, which holds up everybody
 _AT_ONCE = 16 << 20  # bytes of entries in one answer
+#: Milliseconds after which the chunks of a writer that died are gone. An entry's chunks stay.
+_UPLOAD_MS = 6 * 3600 * 1000
 
 
-class RedisLog(Closing, Transport):
+class RedisLog(Closing, forks.OwnLock, Transport):
     """A `Transport` over one Redis stream. One object serves any number of threads.
 
     A position is a stream id, both parts padded to 20 digits: deltas and bundles are in one stream, so their order is
@@ -93,6 +95,7 @@ class RedisLog(Closing, Transport):
         `timeout_s`: how long a server may take for one answer. Raises UpdateError, ConfigError for an option; without
         `create` no server is asked yet.
         """
+        super().__init__()
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
             raise ConfigError(f"name: expected letters, digits, dots and dashes, got {quote(name)}")
         check_option("create", create, bool)
@@ -108,8 +111,7 @@ class RedisLog(Closing, Transport):
         )
         self._read_from = ""  # the id of the log that was read last
         self._swept: tuple[str, Position, Position] | None = None
-        puts = [self._stream, self._state, self._deltas, self._bundles, self._versions, self._bell]
-        self._writer = RedisWriter(self._server, puts, self.prefix)
+        self._put_in, self._put_last = "", ""  # the log and the position of what was put last; locked
         if create:
             self._server.run(BEGIN, [self._state], secrets.token_hex(16))
 
@@ -128,11 +130,19 @@ class RedisLog(Closing, Transport):
         Raises UpdateError "files" for one that is not as its manifest lists it, "log" when the log lost what this
         object put into it before.
         """
-        return self._writer.append(Path(delta))
+        head = read_head(delta)
+        said = f" {head.model_version} {head.base_version} {head.pass_number} {head.produced_at!r} {head.schema_hash}"
+        if re.fullmatch(r"( \S+){5}", said) is None:
+            raise UpdateError(
+                "format", f"{delta}: expected a schema hash without blanks, got {head.schema_hash!r:.100}"
+            )
+        with self._lock:
+            expected = self._put_in, self._put_last
+        return self._put("delta", Path(delta), expected, str(head.model_version), said)
 
     def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Puts a bundle at the end; see `Transport.append_bundle`. What was put before may be gone."""
-        return self._writer.append_bundle(Path(bundle))
+        return self._put("bundle", Path(bundle), ("", ""), "", f" {bundle_version(Path(bundle))}")
 
     def read(self, after: Position, wait_s: float = 0.0, most: int = 64) -> list[Entry]:
         """Returns deltas after a position, or all when it is of a log that is no more; see `Transport.read`."""
@@ -198,8 +208,7 @@ class RedisLog(Closing, Transport):
         position. Nothing is pending in it: every follower reads the whole log.
         """
         check_follower(follower)
-        said = json.dumps(structs.asdict(progress))
-        keys = [self._stream, self._followers, self._state]
+        keys, said = [self._stream, self._followers, self._state], msgspec.json.encode(progress)
         self._server.run(ACKNOWLEDGE, keys, follower, stream_id_of(progress.position), said, until=0.0)
 
     def progress(self) -> dict[str, Progress]:
@@ -236,6 +245,45 @@ class RedisLog(Closing, Transport):
     def close(self) -> None:
         """Closes the connections. The spool stays."""
         self._server.close()
+
+    def _put(self, kind: Kind, root: Path, expected: tuple[str, Position], version: str, said: str) -> Position:
+        """Puts chunks first, then the entry that names them, in one step."""
+        upload, sent = secrets.token_hex(8), list[str]()
+
+        def send(number: int, chunk: bytes) -> None:
+            sent.append(blob(self.prefix, upload, number))
+            self._server.ask("SET", sent[-1], chunk, "PX", _UPLOAD_MS)
+
+        try:
+            fields, manifest_hash, chunks = pack(root, kind, upload, send)
+        except UpdateError:
+            # Chunks that nothing names. Where Redis does not answer any more they go with their time.
+            self._forget(sent)
+            raise
+        given = *expected, kind, upload, blob(self.prefix, upload), chunks, version, said, manifest_hash
+        keys = [self._stream, self._state, self._deltas, self._bundles, self._versions, self._bell]
+        found: list[bytes] = self._server.run(PUT, keys, secrets.token_hex(16), *given, *fields)
+        came, log, at = (text.decode() for text in found)
+        if came != "put":
+            self._forget(sent)
+        if came == "other":
+            raise UpdateError("log", f"redis: expected the log {expected[0]}, got {log or 'none'}: put a full bundle")
+        if came == "lost":
+            raise UpdateError("log", f"redis: expected {at} in the log, which lost its end: put a full bundle")
+        if came == "chunk":
+            raise UpdateError("transport", f"redis: {at}: expected a chunk just written, got none; is memory short?")
+        with self._lock:
+            self._put_in, self._put_last = log, max(at, self._put_last) if log == self._put_in else at
+            if kind == "bundle":
+                self._put_last = at
+        return at
+
+    def _forget(self, sent: list[str]) -> None:
+        try:
+            for key in sent:
+                self._server.ask("UNLINK", key)
+        except UpdateError as error:
+            _LOG.warning("chunks of an append that failed stay for %d h: %s", _UPLOAD_MS // 3_600_000, error)
 
     def _there(self, until: float | None = None) -> State:
         """Looks what there is. Raises UpdateError "missing" where that is no log."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import DeltaHead, check_head
-from pepnet_infer.sync.logs.redis_spool import LOG_ID
+from pepnet_infer.sync.logs.redis_entry import LOG_ID
 from pepnet_infer.sync.logs.transport import BundleHead, Kind, Position
 
 _POSITION = re.compile(r"([0-9]{20})-([0-9]{20})")
