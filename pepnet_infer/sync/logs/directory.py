@@ -13,7 +13,7 @@ other name it is left alone.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import re
@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
+import msgspec
 
 from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import BundleError, UpdateError
@@ -83,8 +83,8 @@ class DirectoryLog(Transport):
         self._put_in = ""  # the log that something was put into
         self._may_begin = create is None
         if create:
-            with failures(self.path), self._lock():
-                self._begin()
+            with self._writing():
+                pass
 
     @property
     def read_from(self) -> str:
@@ -93,15 +93,10 @@ class DirectoryLog(Transport):
 
     def identity(self) -> str:
         """Looks which log there is, and begins one where a reader may."""
-        try:
-            return self._look()
-        except UpdateError:
-            folder = self.path.parent
-            new = self._may_begin and not self._found[1] and not os.path.lexists(self.path) and folder.is_dir()
-            if not new:
-                raise
-        with failures(self.path), self._lock():
-            log = self._begin()
+        new = not self._is_there() and self._may_begin and not os.path.lexists(self.path)
+        if not (new and self.path.parent.is_dir()):
+            return self._found[1] or self._look()
+        with self._writing() as log:
             _LOG.warning("%s: there was no log, so that one was begun; with create=False that is an error", self.path)
             return log
 
@@ -117,8 +112,7 @@ class DirectoryLog(Transport):
     def append(self, delta: str | os.PathLike[str]) -> Position:
         """Puts a delta at the end, linked where the file system can; see `Transport.append`."""
         version = read_head(delta).model_version
-        with failures(self.path), self._lock():
-            log = self._begin()
+        with self._writing() as log:
             if self._put_in not in ("", log):
                 raise UpdateError(
                     "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
@@ -130,8 +124,8 @@ class DirectoryLog(Transport):
     def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Copies a bundle to the end; see `Transport.append_bundle`. The log may be another than before."""
         bundle_version(Path(bundle))
-        with failures(self.path), self._lock():
-            log, position = self._begin(), self._put(Path(bundle), "bundle")
+        with self._writing() as log:
+            position = self._put(Path(bundle), "bundle")
             self._put_in = log
             return position
 
@@ -186,7 +180,7 @@ class DirectoryLog(Transport):
         folder = self.path / "followers"
         with failures(folder):
             make_folder(folder)
-            write_file(folder / f"{follower}.json", json.dumps(structs.asdict(progress)).encode())
+            write_file(folder / f"{follower}.json", msgspec.json.encode(progress))
 
     def progress(self) -> dict[str, Progress]:
         """Returns how far each follower has come."""
@@ -205,8 +199,7 @@ class DirectoryLog(Transport):
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
         """Removes what nobody needs; see `Transport.trim`."""
         self._look()
-        with failures(self.path), self._lock():
-            self._look()
+        with self._writing():
             last = self.last_bundle()
             if last is None:
                 return 0
@@ -262,17 +255,19 @@ class DirectoryLog(Transport):
                 raise
             return False
 
-    def _lock(self) -> FileLock:
-        """Returns the writers' lock, which is taken as it is entered. Raises UpdateError where a log has gone."""
-        if not self._is_there():
-            make_folder(self.path)
-        return FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT)
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[str]:
+        """Holds the writers' lock, and yields which log there is: one is begun where none was ever seen.
 
-    def _begin(self) -> str:
-        """Makes a log where none was ever seen, and returns the identity of the one there is. We hold the lock."""
-        if not self._is_there():
-            begin_log(self.path)
-        return self._look()
+        Raises UpdateError where a log has gone.
+        """
+        with failures(self.path):
+            if not self._is_there():
+                make_folder(self.path)
+            with FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT):
+                if not self._is_there():
+                    begin_log(self.path)
+                yield self._look()
 
     def _put(self, source: Path, kind: Kind, **options: Any) -> Position:
         """Copies a directory to the end; options: of `copytree`. We hold the lock."""
