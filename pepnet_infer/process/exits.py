@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import atexit
 import sys
-import time
 from threading import get_ident
 
 from pepnet_infer.process import forks
+from pepnet_infer.process.pace import wait_for
 
 #: No longer than this is waited for: a library that hangs must not keep a process from ending.
 PATIENCE_S = 10.0
@@ -47,12 +47,11 @@ class Inside:
     def end(self) -> bool:
         """Lets no other thread in from here on. Returns whether those inside came out in time."""
         self._ends = me = get_ident()
-        ends = time.monotonic() + PATIENCE_S
-        while any(thread != me and thread in sys._current_frames() for thread in self._threads.copy()):
-            if time.monotonic() > ends:
-                return False
-            time.sleep(0.001)
-        return True
+
+        def out() -> bool:
+            return not any(thread != me and thread in sys._current_frames() for thread in self._threads.copy())
+
+        return wait_for(out, PATIENCE_S)
 
 
 INSIDE = Inside()

@@ -1,4 +1,4 @@
-"""Pauses of the follower's thread, which yield the CPU and the interpreter's lock to the threads that score."""
+"""Pauses: of the follower's thread, which yield to the threads that score, and of who waits for another thread."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import monotonic, sleep, thread_time
 
 _PIECE_S = 0.0005  # of CPU time between two rests: what a scoring call waits for at most, if pieces are no longer
+_LOOK_AGAIN_S = 0.002  # between two looks of `wait_for`
 _LONGEST_S = 0.35  # of one step, rests and all: a large delta is not to be seen late for the sake of callers
 
 
@@ -43,3 +44,17 @@ Rest = Callable[[], None]
 
 def no_rest() -> None:
     """No-op: never yields the CPU."""
+
+
+def wait_for(done: Callable[[], bool], timeout_s: float) -> bool:
+    """Looks again and again whether something is `done`, and returns whether it was in time.
+
+    There is no condition to wait for: nobody has to tell, and an interrupt could leave its lock held.
+    """
+    ends = monotonic() + timeout_s
+    while not done():
+        left = ends - monotonic()
+        if left <= 0:
+            return False
+        sleep(min(_LOOK_AGAIN_S, left))
+    return True

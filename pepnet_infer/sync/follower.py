@@ -15,7 +15,7 @@ from pepnet_infer._kernels import SharedLock
 from pepnet_infer.errors import StoreError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.process.cpu import NO_THREAD
-from pepnet_infer.process.pace import Pace
+from pepnet_infer.process.pace import Pace, wait_for
 from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.stats import FollowStats
 from pepnet_infer.sync.bundle_switch import BundleSwitch
@@ -31,7 +31,7 @@ from pepnet_infer.versions.loading import Loading
 from pepnet_infer.versions.model_version import Versions
 
 _LOG = logging.getLogger("pepnet_infer.sync")
-_LOOK_AGAIN_S = 0.002  # between two looks of `wait_for`
+_NUMBERS = itertools.count(1)  # of this process's followers
 _WRITE_BACK_S = 0.005  # between two looks whether the calls are over that a write-back waits for
 _SAY_AGAIN_S = 10.0  # between two acknowledgements of an engine that has nothing new
 _MOST_EARLY = 64  # deltas that wait for one before them
@@ -94,13 +94,7 @@ class Follower:
 
     def wait_for(self, version: int, timeout_s: float) -> bool:
         """Waits until new calls get `version` or a later one. Returns whether they do."""
-        ends = monotonic() + timeout_s
-        while self._versions.now.model_version < version:
-            left = ends - monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(_LOOK_AGAIN_S, left))  # no condition: an interrupt in here could leave its lock held
-        return True
+        return wait_for(lambda: self._versions.now.model_version >= version, timeout_s)
 
     def rollback(self, version: int) -> None:
         """Goes back to one of the last `keep` versions. Deltas of the versions left are refused from here on.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,12 +14,11 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.request import RequestReader
 from pepnet_infer.process import forks
+from pepnet_infer.process.pace import wait_for
 from pepnet_infer.rows.assemble import Assembler
 from pepnet_infer.rows.protocols import RowSource, identity_of
 from pepnet_infer.rows.version_rows import cache_of
 from pepnet_infer.version import __version__
-
-_LOOK_AGAIN_S = 0.002  # a rollback waits for calls under way: nothing has to be told when one ends
 
 
 @dataclass(frozen=True)
@@ -125,10 +123,4 @@ class Versions(_Pins):
 
     def wait_until(self, number: int, timeout_s: float) -> bool:
         """Waits until no call uses a version below `number`. Returns whether that is so."""
-        ends = monotonic() + timeout_s
-        while self.oldest() < number:
-            left = ends - monotonic()
-            if left <= 0:
-                return False
-            sleep(min(_LOOK_AGAIN_S, left))
-        return True
+        return wait_for(lambda: self.oldest() >= number, timeout_s)
