@@ -21,7 +21,7 @@ from pepnet_infer.process.closing import Closing
 from pepnet_infer.rows.cache.cached_rows import CachedRows
 from pepnet_infer.rows.cache.config import CacheConfig
 from pepnet_infer.rows.cache.open_bundle_rows import open_rows
-from pepnet_infer.rows.protocols import RowSource, Store
+from pepnet_infer.rows.protocols import RowSource, Store, meets
 from pepnet_infer.rows.version_rows import VersionRows, cache_of
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Matrix
@@ -29,7 +29,7 @@ from pepnet_infer.scores import Scores
 from pepnet_infer.stats import EngineStats
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.follower import Follower
-from pepnet_infer.sync.logs.transport import Transport, is_log
+from pepnet_infer.sync.logs.transport import Readable, Transport
 from pepnet_infer.validation import check_option
 from pepnet_infer.versions.loading import Loading, digest_of
 from pepnet_infer.versions.model_version import ModelVersion, Versions
@@ -272,7 +272,7 @@ class Engine(Closing):
             raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
         if self._loading is None:
             raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
-        if not is_log(transport):  # a path, say, which commands take for a log
+        if not meets(transport, Readable):  # a path, say, which commands take for a log
             wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
             raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
         follower = Follower(served, self._loading, transport, config or FollowConfig())

@@ -9,7 +9,6 @@ no more than these were; the others are scored in float32.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from pepnet_infer.schema.feature_schema import INPUTS
@@ -19,8 +18,6 @@ from pepnet_infer.validation import NotNegative
 
 #: What a norm summed in float32 may be more than the same in float64.
 _ROUNDING = 1.0 + 1e-4
-
-Reals = npt.NDArray[np.float64]
 
 
 class RowLimits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +31,8 @@ class RowLimits(Struct, frozen=True, forbid_unknown_fields=True):
         """Returns the limits that every one of `rows` keeps."""
         wide = rows.astype(np.float64)
         largest = np.abs(wide).max(axis=0, initial=0.0)
-        return cls(tuple(largest.tolist()), float(np.float32(_norms(wide).max(initial=0.0) * _ROUNDING)))
+        norm = np.linalg.norm(wide, axis=1).max(initial=0.0) * _ROUNDING
+        return cls(tuple(largest.tolist()), float(np.float32(norm)))
 
     def joined(self, other: RowLimits) -> RowLimits:
         """Returns the larger of each two limits."""
@@ -55,7 +53,7 @@ class RowLimits(Struct, frozen=True, forbid_unknown_fields=True):
             at = np.arange(len(spiked))
             columns = at % len(largest)
             spiked[at, columns] = np.where(at // len(largest) % 2, -1.0, 1.0) * largest[columns]
-        norms, most = _norms(wide), self.norm / _ROUNDING**2
+        norms, most = np.linalg.norm(wide, axis=1), self.norm / _ROUNDING**2
         times = np.divide(most, norms, out=np.ones_like(norms), where=norms > most)
         edge: Matrix = (wide * times[:, None]).astype(np.float32)
         return edge
@@ -109,8 +107,3 @@ class InputDomain(Struct, frozen=True, forbid_unknown_fields=True):
     def to_native(self) -> tuple[list[tuple[float, ...]], list[float]]:
         """Returns what the kernels take: limits of columns and norms of general, domain and prior."""
         return [one.largest for one in self.limits], [one.norm for one in self.limits]
-
-
-def _norms(rows: Reals) -> Reals:
-    norms: Reals = np.sqrt((rows**2).sum(axis=1))
-    return norms

@@ -94,28 +94,22 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
             raise BundleError("expected a plain path inside the bundle", within=where)
         convert(where, entry, FileEntry, BundleError)
     try:
-        return _compare(root, listing, document, hashes)
+        present = _walk(root, len(listing) + 1)
+        if len(present) <= len(listing) + 1:  # else not all were looked at
+            for name in sorted(set(listing) - set(present)):
+                raise BundleError(f"expected a file of {listing[name]['bytes']} bytes, got no file", file=root / name)
+        for name in sorted(set(present) - set(listing) - {document}):
+            raise BundleError(f"expected only files listed in {document}, got one more", file=root / name)
+        for name, entry in listing.items():
+            if present[name] != entry["bytes"]:
+                raise BundleError(f"expected {entry['bytes']} bytes, got {present[name]}", file=root / name)
+        states = file_states(root, [*listing, document])  # before a byte is read
+        for name, entry in listing.items() if hashes else ():
+            if (found := sha256(root / name)) != entry["sha256"]:
+                raise BundleError(f"expected sha256 {entry['sha256']}, got {found}", file=root / name)
+        return states
     except OSError as error:
         raise BundleError(f"expected a readable file, got: {error.strerror}", file=error.filename) from error
-
-
-def _compare(root: Path, listing: Mapping[str, Any], document: str, hashes: bool) -> dict[str, FileState]:
-    present = _walk(root, len(listing) + 1)
-    if len(present) <= len(listing) + 1:  # else not all were looked at
-        for name in sorted(set(listing) - set(present)):
-            raise BundleError(f"expected a file of {listing[name]['bytes']} bytes, got no file", file=root / name)
-    for name in sorted(set(present) - set(listing) - {document}):
-        raise BundleError(f"expected only files listed in {document}, got one more", file=root / name)
-    for name, entry in listing.items():
-        if present[name] != entry["bytes"]:
-            raise BundleError(f"expected {entry['bytes']} bytes, got {present[name]}", file=root / name)
-    states = file_states(root, [*listing, document])  # before a byte is read
-    if hashes:
-        for name, entry in listing.items():
-            found = sha256(root / name)
-            if found != entry["sha256"]:
-                raise BundleError(f"expected sha256 {entry['sha256']}, got {found}", file=root / name)
-    return states
 
 
 def plain(name: str) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import socket
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,8 +9,6 @@ from msgspec import Meta
 
 from pepnet_infer.errors import ConfigError
 from pepnet_infer.validation import Count, NotNegative, Options, Positive, Several
-
-_NUMBERS = itertools.count(1)  # of this process's followers
 
 
 class Guard(Options, frozen=True):
@@ -60,7 +55,3 @@ class FollowConfig(Options, frozen=True):
         if self.rows == "cache" and (self.insert != "all" or self.keep != 0):
             got = f"insert {self.insert!r} and keep {self.keep!r}"
             raise ConfigError(f"rows: expected insert 'all' and keep 0 with 'cache', got {got}")
-
-    def own_name(self) -> str:
-        """Returns `name`, or one that no other follower has: for each that asks another."""
-        return self.name or f"{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
+import socket
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -50,7 +53,8 @@ class Follower:
 
     def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
         self._versions, self._transport, self._config = versions, transport, config
-        self._name = config.own_name()
+        #: One that no other follower has: for each that asks another.
+        self._name = config.name or f"{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"
         self._stats = SyncStats()
         self._gate = SharedLock()  # held around every change of the version
         self._pace = Pace(config.share)
@@ -166,7 +170,7 @@ class Follower:
         elif entries and entries[0].position <= self._position:
             got = f"expected entries after {self._position}, got {entries[0].position}"
             self._health.fault("end", "the log lost its end: it is read from its start", UpdateError("log", got))
-        with self._changing() as may:
+        with self._gate.alone(unless=self._stop.is_set) as may:  # not once it is closed
             self._pace.begin(hurry=wait_s == 0 or len(entries) > 1)
             for entry in entries:
                 if not may or self._stop.is_set():
@@ -187,10 +191,6 @@ class Follower:
         except Exception as error:  # of memory, or of the store: nothing that stands in the way of what comes next
             self._write_back_again = monotonic() + self._config.retry_s
             self._health.fault("write-back", "rows of a version cannot be written back yet", error)
-
-    def _changing(self) -> AbstractContextManager[bool]:
-        """Holds the gate alone; False, without it, when the follower is closed meanwhile."""
-        return self._gate.alone(unless=self._stop.is_set)
 
     def _take(self, entry: Entry) -> None:
         """Puts an entry in place, or refuses it: whatever it holds, and whatever that leads to.
@@ -271,7 +271,7 @@ class Follower:
         self._early = {base: entry for base, entry in self._early.items() if base > version}
 
     def _look_for_bundle(self) -> None:
-        with self._changing() as may:
+        with self._gate.alone(unless=self._stop.is_set) as may:  # not once it is closed
             if may:
                 self._pace.begin(hurry=True)
                 self._take_bundle()

@@ -181,7 +181,9 @@ class Updater:
 
     def rollback(self, version: int) -> None:
         """Makes an earlier version the one that new calls get. Raises UpdateError when it is not kept any more."""
-        self._write_back_all()
+        if not self._versions.wait_until(self._versions.number, _PATIENCE_S):
+            raise UpdateError("busy", f"rollback: expected calls under way to end within {_PATIENCE_S:g} s, got longer")
+        self.write_back()
         steps = []
         for past in reversed(self._past):
             steps.append(past)
@@ -217,11 +219,6 @@ class Updater:
             self._stats.count("written_back")
         served = self._with_rows(self._versions.now, self._seen(), self._defaults)
         self._versions.put(served, same=True)
-
-    def _write_back_all(self) -> None:
-        if not self._versions.wait_until(self._versions.number, _PATIENCE_S):
-            raise UpdateError("busy", f"rollback: expected calls under way to end within {_PATIENCE_S:g} s, got longer")
-        self.write_back()
 
     def _with_rows(self, served: ModelVersion, overlay: Overlay | None, defaults: Mapping[str, Rows]) -> ModelVersion:
         return served.with_rows(VersionRows(self._cached, overlay, defaults))

@@ -46,31 +46,23 @@ class Loading:
 
     def check_pickles(self) -> None:
         """Raises StoreError where the store cannot go to another process."""
-        try:
-            _try_pickle(self.store)
-        except Exception as error:  # of a user's store: whatever it raises, or pickle does for what it holds
-            raise StoreError(
-                f"store: {type(self.store).__name__} does not pickle ({error}), so that an engine with it does not: "
-                "load the engine in each worker, or give the store a __reduce__ that opens it anew"
-            ) from error
+        # Spark, Ray and joblib send functions and classes that have no name to find them by. Which of them asks is not
+        # to be seen from `__reduce__`.
+        more = [module for name in _PICKLERS if (module := sys.modules.get(name)) is not None]
+        for pickler in (pickle, *more[:1]):
+            try:
+                pickler.dumps(self.store)
+                return
+            except Exception as error:  # of a user's store: whatever it raises, or pickle does for what it holds
+                refused = error
+        raise StoreError(
+            f"store: {type(self.store).__name__} does not pickle ({refused}), so that an engine with it does not: "
+            "load the engine in each worker, or give the store a __reduce__ that opens it anew"
+        ) from refused
 
     def dense(self, bundle: Bundle) -> Backend:
         """Returns what runs the dense part of `bundle`. Raises what `create_backend` raises."""
         return create_backend(bundle, self.backend, self.precision, self.threads, self.device, self.options)
-
-
-def _try_pickle(store: object) -> None:
-    """Raises what pickling `store` raises, with pickle and with those that pickle more and are loaded."""
-    try:
-        pickle.dumps(store)
-    except Exception:
-        # Spark, Ray and joblib send functions and classes that have no name to find them by. Which of them asks is not
-        # to be seen from `__reduce__`.
-        for name in _PICKLERS:
-            if (module := sys.modules.get(name)) is not None:
-                module.dumps(store)
-                return
-        raise
 
 
 def digest_of(bundle: Bundle) -> str:

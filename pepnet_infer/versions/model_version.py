@@ -82,20 +82,16 @@ class ModelVersion:
             # the key in the files that were scored so far
             "provider": "tensorrt" if backend.get("tensorrt") else backend["device"].partition(":")[0],
             **{name: backend[name] for name in ("isa", "how") if name in backend},
-            "rows": self._rows_identity(),
+            "rows": identity_of(self.rows) if self.applied is not None else None,
         }
+        if found["rows"] is not None and self.applied:
+            found["rows"] += f" {self.applied}"
         if "domain" in backend:
             found["domain"] = bundle.digests[backend["precision"]]
         rows = cache_of(self.rows)
         if rows is not None and rows.config.dtype != "float32":
             found["cached_rows"] = msgspec.to_builtins(rows.config)  # with float32 scores are those without a cache
         return found
-
-    def _rows_identity(self) -> str | None:
-        store = identity_of(self.rows)
-        if store is None or self.applied is None:
-            return None
-        return f"{store} {self.applied}" if self.applied else store
 
 
 def _feature_scorer(bundle: Bundle, rows: RowSource, backend: Backend) -> FeatureScorer | None:

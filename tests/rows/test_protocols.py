@@ -14,7 +14,7 @@ from pepnet_infer.rows.stores.checked_answers import ask
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.stores import MemoryStore
 from pepnet_infer.sync import DirectoryLog
-from pepnet_infer.sync.logs.transport import is_log
+from pepnet_infer.sync.logs.transport import Readable
 
 
 class Proxy:
@@ -31,8 +31,8 @@ def test_proxies_are_what_they_pass_on_to(tmp_path: Path) -> None:
     store, log = Proxy(MemoryStore()), Proxy(DirectoryLog(tmp_path / "log", create=True))
     assert meets(store, Store)
     assert not meets(store, RowSource)
-    assert is_log(log)
-    assert not is_log(store)
+    assert meets(log, Readable)
+    assert not meets(store, Readable)
     assert not meets("text", Store)
 
 

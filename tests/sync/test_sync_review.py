@@ -25,7 +25,6 @@ from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync import bundle_switch
 from pepnet_infer.sync import updater as updater_module
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
-from pepnet_infer.sync.follower import Follower
 from pepnet_infer.sync.layered_store import LayeredStore
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.transport import BundleHead, Entry
@@ -269,8 +268,7 @@ def test_a_follower_closed_while_it_catches_up_ends(
 
     def read(*arguments: Any) -> list[Entry]:
         found = real(*arguments)
-        assert engine._follower is not None
-        engine._follower.close()
+        engine.close()
         return found
 
     monkeypatch.setattr(DirectoryLog, "read", read)
@@ -286,11 +284,9 @@ def test_what_failed_on_the_way_does_not_lose_a_delta_that_waited(
     rounds = [[], [], [first, third], [second]]
     monkeypatch.setattr(log, "read", lambda *_: time.sleep(0.01) or (rounds.pop(0) if rounds else []))
     engine = load()
-    follower = Follower(engine._serving(), engine._loading, log, QUICK)  # type: ignore[arg-type]
     once(monkeypatch, Updater, "apply", 3, MemoryError("expected memory"))
-    follower.start()
+    follower = engine.follow(log, QUICK)
     assert follower.wait_for(10, PATIENCE_S)
-    follower.close()
 
 
 def test_a_store_that_is_away_while_the_guard_looks_holds_a_delta_up(

@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
 from pepnet_infer.bundle.bundle import MANIFEST as BUNDLE_MANIFEST
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import MOST_VALUE, clip
-from pepnet_infer.rows.protocols import meets
 from pepnet_infer.storage.document import read_document, typed
 from pepnet_infer.sync.delta import DeltaHead
 from pepnet_infer.sync.entry_faults import reading
@@ -186,8 +185,3 @@ def bundle_version(path: Path) -> int:
         if not 0 <= version < 1 << 63:
             raise UpdateError("version", f"{path}: model_version: expected 0 to 2^63 - 1, got {version!s:.40}")
         return version
-
-
-def is_log(value: object) -> TypeGuard[Transport]:
-    """Returns whether `value` can be read as a log is."""
-    return meets(value, Readable)
