@@ -63,22 +63,16 @@ class DriftGuard(forks.OwnLock):
                 parts.append(served.backend.run(served.assembler.inputs(features)))
                 rest()
             scores.append(np.concatenate(parts))
-        before, after = scores
-        for column, task in enumerate(tasks):
-            self._compare(task, before[:, column], after[:, column])
+        most = self.guard
+        for task, before, after in zip(tasks, *(part.T for part in scores), strict=True):
+            if not np.isfinite(after).all():
+                raise UpdateError("drift", f"task {task}: expected finite scores of recent rows, got NaN or infinity")
+            moved = abs(float(after.mean(dtype=np.float64)) - float(before.mean(dtype=np.float64)))
+            if moved > most.mean:
+                raise UpdateError("drift", f"task {task}: expected a mean score within {most.mean:g}, got {moved:.4g}")
+            if (index := stability_index(before, after)) > most.psi:
+                raise UpdateError("drift", f"task {task}: expected a PSI of at most {most.psi:g}, got {index:.4g}")
         return True
-
-    def _compare(self, task: str, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> None:
-        if not np.isfinite(after).all():
-            raise UpdateError("drift", f"task {task}: expected finite scores of recent rows, got NaN or infinity")
-        moved = abs(float(after.mean(dtype=np.float64)) - float(before.mean(dtype=np.float64)))
-        if moved > self.guard.mean:
-            raise UpdateError(
-                "drift", f"task {task}: expected a mean score within {self.guard.mean:g}, got {moved:.4g}"
-            )
-        index = stability_index(before, after)
-        if index > self.guard.psi:
-            raise UpdateError("drift", f"task {task}: expected a PSI of at most {self.guard.psi:g}, got {index:.4g}")
 
 
 def stability_index(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> float:

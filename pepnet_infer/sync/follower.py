@@ -9,24 +9,25 @@ import socket
 import threading
 import time
 from contextlib import AbstractContextManager
+from math import inf
 from time import monotonic
 from typing import cast
 
 from msgspec import structs
 
 from pepnet_infer._kernels import SharedLock
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import StoreError, UpdateError
 from pepnet_infer.process import forks
 from pepnet_infer.process.cpu import NO_THREAD
 from pepnet_infer.process.pace import Pace, wait_for
 from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.stats import FollowStats
-from pepnet_infer.sync.bundle_switch import BundleSwitch
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
 from pepnet_infer.sync.drift_guard import DriftGuard
-from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, refusal
+from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, passing, refusal
 from pepnet_infer.sync.follow_config import FollowConfig
-from pepnet_infer.sync.logs.transport import Entry, Position, Progress, Transport
+from pepnet_infer.sync.logs.transport import BundleHead, Entry, Position, Progress, Transport
 from pepnet_infer.sync.sync_stats import LogHealth, NewestVersion, SyncStats
 from pepnet_infer.sync.updater import Updater
 from pepnet_infer.throttled_warnings import Seldom
@@ -39,6 +40,7 @@ _WRITE_BACK_S = 0.005  # between two looks whether the calls are over that a wri
 _SAY_AGAIN_S = 10.0  # between two acknowledgements of an engine that has nothing new
 _MOST_EARLY = 64  # deltas that wait for one before them
 _ENTRY_PATIENCE_S = 60.0  # for an entry that cannot be read in a log that can be
+_BUNDLE_AGAIN_S = 60.0  # until a bundle is tried again that failed for another reason than its content
 
 
 class Follower:
@@ -63,11 +65,10 @@ class Follower:
         self._position: Position = ""
         self._log = ""  # which log was read last
         self._newest = NewestVersion()
-        self._refusals = Seldom()  # log lines, by reason
-        self._errors = Seldom()  # log lines of the follower's own errors, by type
+        self._seldom = Seldom()  # log lines, by reason of a refusal and by type of the follower's own errors
         self._health = LogHealth(self._stats, config.wait_s)
         self._said: Progress | None = None
-        self._bundles = BundleSwitch(transport, self._updater, self._refuse)
+        self._refused_bundles: dict[tuple[Position, int], float] = {}  # not tried before this time of `monotonic`
         self._held_up: tuple[Position, float] = ("", 0.0)  # the entry that cannot be read, and since when
         self._write_back_again = 0.0  # not before then, of `monotonic`
         self._early: dict[int, Entry] = {}  # deltas that came before the one they are on, by base version
@@ -152,7 +153,7 @@ class Follower:
                     self._health.fault(error.reason, "not done yet, and tried again", error)
                 self._stop.wait(self._config.retry_s)
             except Exception as error:  # a thread that dies would leave the engine behind
-                if self._errors.due(type(error).__name__):
+                if self._seldom.due(type(error).__name__):
                     _LOG.exception("the follower goes on after an error of its own")
                 self._health.fault("internal", "an error of the follower", error)
                 self._stop.wait(self._config.retry_s)
@@ -208,11 +209,9 @@ class Follower:
         except MemoryError as error:
             self._wait_or_refuse(entry, head, UpdateError("memory", f"{entry.path}: expected memory, got: {error}"))
         except Exception as error:
-            refused = refusal(entry.path, error, "failed")
+            refused = self._refusal(entry.path, error, "failed")
             if isinstance(error, StoreError):  # of rows that were looked up for the guard: the delta is tried again
                 raise refused from error
-            if refused.reason == "internal" and self._errors.due(type(error).__name__):
-                _LOG.exception("%s: an error of the follower; the version before goes on", entry.path)
             self._wait_or_refuse(entry, head, refused)
 
     def _put_in_place(self, entry: Entry, head: DeltaHead) -> None:
@@ -224,7 +223,7 @@ class Follower:
             self._stats.count("gaps")
             self._take_bundle()
             if head.base_version > (version := self._updater.model_version):
-                if self._refusals.due("gap"):
+                if self._seldom.due("gap"):
                     said = "expected a delta on version %d, got one on %d: it waits for those between, or for a bundle"
                     _LOG.warning(f"%s: {said}", entry.path, version, head.base_version)
                 self._wait_with(entry, head.base_version)
@@ -278,14 +277,67 @@ class Follower:
                 self._take_early()
 
     def _take_bundle(self) -> None:
-        if self._bundles.take():
-            self._stats.count("bundles")
-            self._newest.reached(self._updater.model_version)
+        """Goes on from the newest bundle in the log that can be used, if it is ahead.
+
+        One that cannot be used is refused once, and the one before it tried.
+        """
+        for head in self._transport.bundles():
+            if monotonic() < self._refused_bundles.get(head[:2], 0.0):
+                continue
+            if head.fault is None and head.model_version <= max(self._updater.model_version, self._updater.left_behind):
+                return
+            try:
+                if self._put_bundle_in_place(head):
+                    self._stats.count("bundles")
+                    self._newest.reached(self._updater.model_version)
+                    return
+            except Exception as error:  # whatever the bundle holds: the version before goes on, a newer bundle repairs
+                self._refuse_bundle(head, error)
+
+    def _put_bundle_in_place(self, head: BundleHead) -> bool:
+        if head.fault is not None:
+            raise head.fault
+        entry = self._transport.bundle(head.position)
+        if entry is None:
+            if any(head.position == there.position for there in self._transport.bundles()):
+                raise UpdateError("unreadable", f"bundle at {head.position}: expected what the log lists, got nothing")
+            return False  # trimmed meanwhile: there is a newer one
+        bundle = Bundle.open(entry.path)
+        if bundle.model_version != head.model_version:
+            got = f"{bundle.model_version}, and {head.model_version} where it is listed"
+            raise UpdateError("bundle", f"{entry.path}: model_version: expected one, got {got}")
+        self._updater.replace_bundle(bundle)
+        return True
+
+    def _refuse_bundle(self, head: BundleHead, error: Exception) -> None:
+        """Refuses a bundle, which is not tried again soon. Raises `error` where the log is out of reach."""
+        if isinstance(error, UpdateError) and error.reason in OUT_OF_REACH:
+            raise error
+        self._transport.identity()  # what went with the whole log is not the bundle's fault
+        where = f"bundle at {head.position}"
+        if isinstance(error, MemoryError | OSError):
+            refused = UpdateError("bundle", f"{where}: {error}")
+        elif isinstance(error, UpdateError) and error.reason == "files":
+            refused = UpdateError.of(error, reason="bundle", within=where)
+        else:
+            refused = self._refusal(where, error, "bundle")
+        may_pass = (
+            refused.reason in MAY_PASS or isinstance(error, StoreError | MemoryError) or passing(error) is not None
+        )
+        self._refused_bundles[head[:2]] = monotonic() + _BUNDLE_AGAIN_S if may_pass else inf
+        self._refuse(refused)
+
+    def _refusal(self, where: object, error: Exception, reason: str) -> UpdateError:
+        """Returns what an entry is refused for; see `refusal`. An error of the follower's own is logged, seldom."""
+        refused = refusal(where, error, reason)
+        if refused.reason == "internal" and self._seldom.due(type(error).__name__):  # a log may be full of such entries
+            _LOG.error("%s: an error of the follower; the version before goes on", where, exc_info=error)
+        return refused
 
     def _refuse(self, error: UpdateError) -> None:
         said = clip(error, MOST_MESSAGE)
         count = self._stats.refused(error.reason, said)
-        if self._refusals.due(error.reason):  # a log full of foreign entries would fill the process's own
+        if self._seldom.due(error.reason):  # a log full of foreign entries would fill the process's own
             _LOG.error("refused (%s, %d so far): %s", error.reason, count, said)
 
     def _acknowledge(self) -> None:

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from children import PATIENCE_S
 
 from pepnet_infer.errors import BundleError, UpdateError
-from pepnet_infer.sync import bundle_switch
-from pepnet_infer.sync.bundle_switch import BundleSwitch
-from pepnet_infer.sync.logs.transport import BundleHead
+from pepnet_infer.stats import FollowStats
+from pepnet_infer.sync import follower as follower_module
+from pepnet_infer.sync.follow_config import FollowConfig
+from pepnet_infer.sync.follower import Follower
+from pepnet_infer.sync.logs.transport import BundleHead, Entry
+
+#: Looks at the bundles of a log: one at the start, and then at each second read without a delta.
+Looks = Callable[["Damaged", list[float]], FollowStats]
 
 
 class Damaged:
-    """A log of bundles that nobody can open, and what follows it."""
+    """A log of bundles that nobody can open, and no deltas, and what puts versions of it in place."""
 
-    model_version = left_behind = 0
+    model_version = left_behind = layered_rows = 0
+    waiting, read_from = False, "a log"
+
+    def __init__(self) -> None:
+        self.times: list[float] = []  # of each read
+        self.now = 0.0
+        self.was_read, self.over = threading.Event(), threading.Event()
+
+    def read(self, *_: object) -> list[Entry]:
+        if not self.times:
+            self.was_read.set()
+            self.over.wait(PATIENCE_S)
+            return []
+        self.now = self.times.pop(0)
+        return []
 
     def bundles(self) -> list[BundleHead]:
         return [BundleHead(f"{number:020d}", 9) for number in range(5)]
@@ -28,54 +51,65 @@ class Damaged:
     def identity(self) -> str:
         return "a log"
 
+    def acknowledge(self, *_: object) -> None:
+        pass
 
-def test_of_many_bundles_with_one_error_one_traceback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    log: Any = Damaged()
-    refused: list[str] = []
-    taker = BundleSwitch(log, log, lambda error: refused.append(error.reason))
+    def write_back(self) -> None:
+        pass
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    def run(log: Damaged, times: list[float]) -> FollowStats:
+        """Follows a log that is looked at at these times, and returns what the follower has counted then."""
+        log.times = [time for time in times for _ in range(2)]
+        monkeypatch.setattr(follower_module, "Updater", lambda *_: log)
+        monkeypatch.setattr(follower_module, "monotonic", lambda: log.now)
+        anything: Any = SimpleNamespace(now=SimpleNamespace(model_version=0))
+        transport: Any = log
+        follower = Follower(anything, anything, transport, FollowConfig(name="test", guard=None))
+        try:
+            follower.start()
+            assert log.was_read.wait(PATIENCE_S)
+            return follower.stats()
+        finally:
+            log.over.set()
+            follower.close()
+
+    return run
+
+
+def test_of_many_bundles_with_one_error_one_traceback_is_logged(caplog: pytest.LogCaptureFixture, looks: Looks) -> None:
     with caplog.at_level(logging.ERROR):
-        taker.take()
-    assert refused == ["internal"] * 5
-    assert [record.exc_info is not None for record in caplog.records] == [True]
+        said = looks(Damaged(), [100.0])
+    assert said["refused"] == {"internal": 5}
+    assert [record.exc_info is not None for record in caplog.records].count(True) == 1
 
 
 class Listed(Damaged):
-    """A log of one bundle that is listed at first, and that is never there."""
+    """A log of one bundle that is listed at first, and whose content is what is done for it."""
 
-    def __init__(self, lists: int) -> None:
-        self.lists = lists
+    def __init__(self, lists: int, error: Exception | None = None) -> None:
+        super().__init__()
+        self.lists, self.error = lists, error
 
     def bundles(self) -> list[BundleHead]:
         self.lists -= 1
         return [BundleHead("0" * 20, 9)] if self.lists >= 0 else []
 
     def bundle(self, position: str) -> Any:
-        return None
+        if self.error is not None:
+            raise self.error
 
 
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    monkeypatch.setattr(bundle_switch, "monotonic", lambda: now[0])
-    return now
+def test_a_bundle_that_was_trimmed_after_it_was_listed_is_passed_over(looks: Looks) -> None:
+    assert looks(Listed(1), [100.0])["refused"] == {}
 
 
-def test_a_bundle_that_was_trimmed_after_it_was_listed_is_passed_over() -> None:
-    log: Any = Listed(1)
-    refused: list[UpdateError] = []
-    assert BundleSwitch(log, log, refused.append).take() is False
-    assert refused == []
-
-
-def test_a_bundle_that_is_listed_and_not_there_is_tried_again(now: list[float]) -> None:
-    log: Any = Listed(100)
-    refused: list[UpdateError] = []
-    switch = BundleSwitch(log, log, refused.append)
-    for now[0] in (100.0, 130.0, 161.0):
-        switch.take()
-    assert [(error.reason, str(error)) for error in refused] == [
-        ("unreadable", f"bundle at {'0' * 20}: expected what the log lists, got nothing")
-    ] * 2
+def test_a_bundle_that_is_listed_and_not_there_is_tried_again(looks: Looks) -> None:
+    said = looks(Listed(100), [100.0, 130.0, 161.0])
+    assert said["refused"] == {"unreadable": 2}
+    assert said["last_refusal"] == f"bundle at {'0' * 20}: expected what the log lists, got nothing"
 
 
 @pytest.mark.parametrize(
@@ -89,18 +123,9 @@ def test_a_bundle_that_is_listed_and_not_there_is_tried_again(now: list[float]) 
     ],
 )
 def test_a_bundle_that_cannot_be_opened_is_refused_as_one_with_its_place(
-    error: Exception, again: bool, now: list[float], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    error: Exception, again: bool, looks: Looks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log: Any = Listed(100)
-
-    def fail(position: str) -> Any:
-        raise error
-
-    monkeypatch.setattr(log, "bundle", fail)
-    refused: list[UpdateError] = []
-    switch = BundleSwitch(log, log, refused.append)
-    for now[0] in (100.0, 161.0):
-        switch.take()
-    assert [one.reason for one in refused] == ["bundle"] * (1 + again)
-    assert str(refused[0]).startswith(f"bundle at {'0' * 20}: ")
-    assert caplog.records == []
+    said = looks(Listed(100, error), [100.0, 161.0])
+    assert said["refused"] == {"bundle": 1 + again}
+    assert str(said["last_refusal"]).startswith(f"bundle at {'0' * 20}: ")
+    assert not any(record.exc_info for record in caplog.records)

@@ -22,7 +22,7 @@ from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.stores.writable import fill_from
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
-from pepnet_infer.sync import bundle_switch
+from pepnet_infer.sync import follower as follower_module
 from pepnet_infer.sync import updater as updater_module
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.layered_store import LayeredStore
@@ -221,7 +221,7 @@ def test_a_bundle_in_the_log_brings_its_own_rows(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bundle_switch, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(follower_module, "_BUNDLE_AGAIN_S", 0.1)
     once(monkeypatch, updater_module, "open_rows", 1, StoreError("cache: expected memory, got none"))
     engine = load(filled)
     world.step()

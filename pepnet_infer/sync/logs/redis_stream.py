@@ -65,14 +65,11 @@ def read_entries(found: Any) -> tuple[str, list[StreamEntry]]:
 
 def bundle_head(item: str) -> BundleHead:
     """Returns what an item of the list of bundles says."""
-    position, *rest = item.split(" ")
     try:
-        if _POSITION.fullmatch(position) is None or len(rest) != 3:
+        position, _, _, version = item.split(" ")
+        if _POSITION.fullmatch(position) is None or not 0 <= int(version) < 1 << 63:
             raise ValueError(item)
-        version = int(rest[2])
-        if not 0 <= version < 1 << 63:
-            raise ValueError(version)
-        return BundleHead(position, version)
+        return BundleHead(position, int(version))
     except ValueError:
         error = UpdateError("log", f"redis: expected where a bundle stands, and its version, got {item[:200]!r}")
         return BundleHead(item[:80], -1, error)
