@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -62,19 +61,17 @@ def earliest(steps: Sequence[Undo]) -> Undo:
     return together
 
 
-class LayeredStore:
-    """A `Store`: what was put here, else what the store below has. Any thread may ask at any time.
+class LayeredStore(forks.OwnLock):
+    """A `Store`: what was put here, else what the store below has. Any thread may ask at any time, one may write.
 
     Memory grows with the distinct ids that were ever put; see `RowArena`.
     """
 
     def __init__(self, below: Store, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()  # its lock is held for looks and for a chunk of what is written: never for long
         self.below = below
         self._clock = clock
-        self._writing = threading.Lock()  # held by the one who writes, for as long as it takes
-        self._lock = threading.Lock()  # held for looks and for a chunk of what is written: never for long
         self._arena = RowArena()
-        forks.register(forks.Stage.STORES, child=self.reset_after_fork)
 
     def __len__(self) -> int:
         """How many keys were ever put."""
@@ -118,14 +115,9 @@ class LayeredStore:
         """
         rows = image.rows
         kinds = np.where(rows.found, ROW, np.where(image.put, GONE, NOTHING)).astype(np.uint8)
-        with self._writing:
-            slots, _ = self._arena.add(rows.keys)
-            self._arena.place(slots[rows.found], rows.rows.shape[1])
-            for begin in range(0, len(slots), _CHUNK):
-                some = slice(begin, begin + _CHUNK)
-                with self._lock:
-                    self._arena.write(slots[some], rows.take(some), kinds[some])
-
-    def reset_after_fork(self) -> None:
-        """In a child process: who held the locks is not here. What it was writing is seen through an overlay."""
-        self._writing, self._lock = threading.Lock(), threading.Lock()
+        slots, _ = self._arena.add(rows.keys)
+        self._arena.place(slots[rows.found], rows.rows.shape[1])
+        for begin in range(0, len(slots), _CHUNK):
+            some = slice(begin, begin + _CHUNK)
+            with self._lock:
+                self._arena.write(slots[some], rows.take(some), kinds[some])
