@@ -107,22 +107,12 @@ def soft_auc(probabilities: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 def check_budget(where: str, precision: str, budget: object) -> None:
     """Raises BundleError unless `budget` has the figures of its precision, each a finite number above 0."""
+    if precision not in BUDGETS:
+        raise BundleError(within=where, expected=" or ".join(BUDGETS), got=repr(precision))
     figures = convert(where, budget, dict[str, Positive], BundleError, precision)
     if sorted(figures) != sorted(expected := BUDGETS[precision]):
         got = ", ".join(sorted(figures)) or "none"
         raise BundleError(within=f"{where}: {precision}", expected=", ".join(expected), got=got)
-
-
-def read_budgets(where: str, manifest: Mapping[str, Any]) -> dict[str, Budget]:
-    """Returns precision → budget of a manifest; none in one written before there were any. Raises BundleError."""
-    precisions: dict[str, Budget] = manifest.get("precisions", {})
-    convert(where, precisions, dict[str, Any], BundleError, "precisions")
-    for precision, budget in precisions.items():
-        if precision not in BUDGETS:
-            expected = " or ".join(BUDGETS)
-            raise BundleError(within=f"{where}: precisions", expected=expected, got=repr(precision))
-        check_budget(f"{where}: precisions", precision, budget)
-    return precisions
 
 
 def excess(budget: Mapping[str, float], figures: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.bundle.accuracy import BUDGETS, Budget, read_budgets
+from pepnet_infer.bundle.accuracy import BUDGETS, Budget, check_budget
 from pepnet_infer.bundle.magnitude import check_magnitudes, input_bounds
 from pepnet_infer.bundle.manifest import Document, Manifest, read_parity
 from pepnet_infer.bundle.table_file import TableInfo, check_table
@@ -81,7 +81,8 @@ class Bundle:
                 if got != list(expected):
                     wanted = f"{quote(list(expected))} as in its schema"
                     raise BundleError(f"{key}: expected {wanted}, got {quote(got)}", within=where)
-            read_budgets(where, found.document)
+            for precision, budget in said.precisions.items():
+                check_budget(f"{where}: precisions", precision, budget)
             parity = read_document(root, PARITY)
             measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
             _check_measured(where, said.config, str(root / PARITY), measured.config)

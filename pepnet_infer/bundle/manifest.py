@@ -27,11 +27,12 @@ class Document(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Document, frozen=True, kw_only=True):
-    """`manifest.json`, but for the budgets."""
+    """`manifest.json`. A bundle from before there were budgets has no `precisions`."""
 
     model_version: Version
     tasks: list[str]
     domains: list[Domain]
+    precisions: dict[str, Any] = {}
     tools: dict[str, str] = {}
     meta: dict[str, Any] = {}
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pepnet_infer.bundle.accuracy import BUDGETS, Difference, check_budget, delta_auc, excess, read_budgets, within
+from pepnet_infer.bundle.accuracy import BUDGETS, Difference, check_budget, delta_auc, excess, within
 from pepnet_infer.errors import BundleError
 
 EXPECTED = np.linspace(0.1, 0.9, 400).reshape(200, 2)
@@ -40,18 +40,15 @@ def test_order_lost_is_none_without_pairs_and_never_above_zero() -> None:
 
 
 def test_budgets() -> None:
-    assert read_budgets("m", {}) == {}
-    assert read_budgets("m", {"precisions": BUDGETS}) == BUDGETS
-    for precisions, said in (
-        ({"fp8": {}}, "m: precisions: expected bf16 or int8, got 'fp8'"),
-        ({"int8": {"max_abs": 0.1}}, "m: precisions: int8: expected max_abs, delta_auc, got max_abs"),
-        (
-            {"int8": {"max_abs": 0.1, "delta_auc": -1}},
-            "m: precisions: int8.delta_auc: expected a number above 0, got -1",
-        ),
-        ([], r"m: precisions: expected a mapping, got \[\]"),
+    for precision, budget in (*BUDGETS.items(), ("int8", {"max_abs": 1, "delta_auc": 1})):
+        check_budget("m", precision, budget)
+    budget: object
+    for precision, budget, said in (
+        ("fp8", {}, "m: expected bf16 or int8, got 'fp8'"),
+        ("int8", {"max_abs": 0.1}, "m: int8: expected max_abs, delta_auc, got max_abs"),
+        ("int8", {"max_abs": 0.1, "delta_auc": -1}, "m: int8.delta_auc: expected a number above 0, got -1"),
+        ("int8", [], r"m: int8: expected a mapping to a number above 0, got \[\]"),
     ):
         with pytest.raises(BundleError, match=f"^{said}$"):
-            read_budgets("m", {"precisions": precisions})
-    check_budget("export", "int8", {"max_abs": 1, "delta_auc": 1})
+            check_budget("m", precision, budget)
     assert excess({"max_abs": 0.1, "rms": 1.0}, {"max_abs": 0.2, "rms": None}) == ["max_abs 0.2, allowed 0.1"]
