@@ -27,7 +27,6 @@ class DriftGuard(forks.OwnLock):
         super().__init__()
         self.guard = guard
         self._kept: deque[Features] = deque()
-        self._rows = 0
         self._due = 0.0
         self._random = np.random.default_rng(0)
 
@@ -43,9 +42,8 @@ class DriftGuard(forks.OwnLock):
             count = min(features.num_rows, guard.batch_rows)
             picked = np.sort(self._random.choice(features.num_rows, count, replace=False))
             self._kept.append(features.select(picked))
-            self._rows += count
-            while self._rows - self._kept[0].num_rows >= guard.rows:
-                self._rows -= self._kept.popleft().num_rows
+            while sum(part.num_rows for part in self._kept) - self._kept[0].num_rows >= guard.rows:
+                self._kept.popleft()
 
     def check(self, old: ModelVersion, new: ModelVersion, tasks: Sequence[str], rest: Rest = no_rest) -> bool:
         """Returns whether there were rows enough to say anything.
