@@ -157,7 +157,7 @@ def test_a_log_in_a_file(tmp_path: Path, root: Path) -> None:
     (tmp_path / "log" / "deltas").write_text("not a folder")
     with pytest.raises(UpdateError, match=r"cannot be (read|used): .*(Not a directory|File exists)"):
         log.append(root)
-    with pytest.raises(UpdateError, match=r"cannot be read: .*Not a directory"):
+    with pytest.raises(UpdateError, match=r"cannot be used: .*Not a directory"):
         log.read("")
 
 

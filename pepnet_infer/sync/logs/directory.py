@@ -1,6 +1,6 @@
 """A log in a directory, on a disk that publisher and followers share. Nothing to install.
 
-    log.json              which log this is; without it there is none
+    log.json              which log this is: {"format": "pepnet-log", "format_version": 1, "id": 32 hex digits}
     deltas/POSITION/      a delta; positions are numbers of 20 digits, from the microsecond in which the log began
     bundles/POSITION/     a bundle: deltas after POSITION lead on from it
     followers/NAME.json   how far a follower has come
@@ -9,6 +9,9 @@
 Entries are written beside their place, forced to the disk and renamed, so that one is there whole or not at all. What
 else lies in these folders stands in nobody's way: under a position it is refused, and trimmed in its turn; under any
 other name it is left alone.
+
+An empty folder is what a disk that is not mounted looks like; a mistyped path is a folder that is not there. Neither is
+a log without entries: that has its log.json.
 """
 
 from __future__ import annotations
@@ -17,27 +20,30 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
 from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
-from pepnet_infer.storage.document import open_regular
+from pepnet_infer.storage.document import document_bytes, open_regular, read_document
 from pepnet_infer.storage.listing import FileState, file_states
 from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.sync.delta import MANIFEST, DeltaHead, read_head
 from pepnet_infer.sync.entry_faults import MAY_PASS, not_a_directory
-from pepnet_infer.sync.logs.log_folder import FILE, begin_log, failures, find_log, link, remove
 from pepnet_infer.sync.logs.transport import (
     FOLDERS,
+    MOST_PROGRESS,
     BundleHead,
     Entry,
     Kind,
@@ -49,16 +55,25 @@ from pepnet_infer.sync.logs.transport import (
     read_progress,
     trimmed_up_to,
 )
+from pepnet_infer.validation import convert
 
 _LOG = logging.getLogger("pepnet_infer.sync")
 #: With a first digit of 0: after a foreign entry at the end of what 20 digits can say there would be no place.
 _POSITION = re.compile(r"0[0-9]{19}")
 _MOST = 10**19 - 1
 _LEFT_OVER = re.compile(r"\.[0-9]{20}(\.gone)?")
-_MOST_PROGRESS = 1 << 16  # bytes of a follower's note that are looked at
 #: Seconds between two looks at the directory while nothing is there: a shared disk tells nobody of a rename.
 _LOOK_S = 0.02
 _REST = 5  # times as long as a look took: one at 100,000 entries takes a tenth of a second
+_FILE = "log.json"
+
+
+class _Log(msgspec.Struct, frozen=True):
+    """What `log.json` holds. Another format is another number; a key more is not."""
+
+    format: Literal["pepnet-log"]
+    format_version: Literal[1]
+    id: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 
 
 class DirectoryLog(Transport):
@@ -102,11 +117,11 @@ class DirectoryLog(Transport):
 
     def _look(self) -> str:
         try:
-            states = file_states(self.path, [FILE])
+            states = file_states(self.path, [_FILE])
         except BundleError:
             states = {}
-        if not states or states != self._found[0]:  # `find_log` says why there is none
-            self._found = states, find_log(self.path)
+        if not states or states != self._found[0]:  # `_find_log` says why there is none
+            self._found = states, _find_log(self.path)
         return self._found[1]
 
     def append(self, delta: str | os.PathLike[str]) -> Position:
@@ -117,7 +132,7 @@ class DirectoryLog(Transport):
                 raise UpdateError(
                     "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
                 )
-            position = self._find(Path(delta), version) or self._put(Path(delta), "delta", copy_function=link)
+            position = self._find(Path(delta), version) or self._put(Path(delta), "delta", copy_function=_link)
             self._put_in = log
             return position
 
@@ -178,7 +193,7 @@ class DirectoryLog(Transport):
         check_follower(follower)
         self._look()  # a log that has gone is not begun again by who reads it
         folder = self.path / "followers"
-        with failures(folder):
+        with _usable(folder):
             make_folder(folder)
             write_file(folder / f"{follower}.json", msgspec.json.encode(progress))
 
@@ -188,8 +203,8 @@ class DirectoryLog(Transport):
         if self._is_there():
             for path in sorted((self.path / "followers").glob("*.json")):
                 try:
-                    with failures(path), open_regular(path) as file:
-                        found[path.stem] = read_progress(str(path), file.read(_MOST_PROGRESS))
+                    with _usable(path), open_regular(path) as file:
+                        found[path.stem] = read_progress(str(path), file.read(MOST_PROGRESS + 1))
                 except (BundleError, UpdateError) as error:
                     if isinstance(error, UpdateError) and error.reason != "progress":
                         raise
@@ -213,23 +228,21 @@ class DirectoryLog(Transport):
             hidden = [path.with_name(f".{path.name}.gone") for path in gone]
             # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
             for away in hidden:  # what an earlier trim could not remove
-                remove(away)
+                _remove(away)
             move_all(list(zip(gone, hidden, strict=True)))
             for away in hidden:
-                remove(away)
+                _remove(away)
             return len(gone)
 
     def _positions(self, kind: Kind) -> list[Position]:
         folder = self.path / FOLDERS[kind]
-        try:
-            names = os.listdir(folder)
-        except FileNotFoundError as error:
-            if folder.is_symlink():  # to a disk that is not mounted, say: nothing was put there yet, or it is away
-                raise UpdateError("transport", f"{folder}: expected a folder, got a link to nothing") from error
-            return []
-        except OSError as error:
-            raise UpdateError("transport", f"{folder}: cannot be read: {error}") from error
-        return sorted(name for name in names if _POSITION.fullmatch(name))
+        with _usable(folder):
+            try:
+                return sorted(name for name in os.listdir(folder) if _POSITION.fullmatch(name))
+            except FileNotFoundError as error:
+                if folder.is_symlink():  # to a disk that is not mounted, say: nothing was put there yet, or it is away
+                    raise UpdateError("transport", f"{folder}: expected a folder, got a link to nothing") from error
+                return []
 
     def _entry(self, kind: Kind, position: Position) -> Entry:
         path = self.path / FOLDERS[kind] / position
@@ -261,12 +274,13 @@ class DirectoryLog(Transport):
 
         Raises UpdateError where a log has gone.
         """
-        with failures(self.path):
+        with _usable(self.path):
             if not self._is_there():
                 make_folder(self.path)
             with FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT):
                 if not self._is_there():
-                    begin_log(self.path)
+                    begun = _Log("pepnet-log", 1, secrets.token_hex(16))
+                    write_file(self.path / _FILE, document_bytes(msgspec.to_builtins(begun)))
                 yield self._look()
 
     def _put(self, source: Path, kind: Kind, **options: Any) -> Position:
@@ -275,7 +289,7 @@ class DirectoryLog(Transport):
         make_folder(folder)
         for left in folder.glob(".*"):
             if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
-                remove(left)
+                _remove(left)
         # A bundle stands where the last delta does: what comes after it leads on from it.
         there = [*self._positions("delta"), *self._positions("bundle")]
         number = int(max(there)) + 1 if there else time.time_ns() // 1000
@@ -298,3 +312,47 @@ class DirectoryLog(Transport):
             if head.model_version == version and same.read_bytes() == (delta / MANIFEST).read_bytes():
                 return position
         return None
+
+
+def _usable(path: Path) -> AbstractContextManager[None]:
+    """Raises UpdateError "transport" for what the file system refuses inside."""
+    return UpdateError.in_place_of(OSError, reason="transport", within=f"{path}: cannot be used")
+
+
+def _find_log(path: Path) -> str:
+    """Returns the identity of the log in a directory.
+
+    Raises UpdateError "missing" where there is none, "transport" where that cannot be told, "log" for a newer format.
+    """
+    try:
+        os.lstat(path / _FILE)
+        document = read_document(path, _FILE)
+    except FileNotFoundError as error:
+        got = f"a folder without {_FILE}; is its disk mounted?" if os.path.exists(path) else "nothing there."
+        begins = "A log begins with what is published first, or with DirectoryLog(path, create=True)."
+        raise UpdateError("missing", f"{path}: expected a log, got {got} {begins}") from error
+    except NotADirectoryError as error:
+        raise UpdateError("missing", f"{path}: expected a log, got a file, or one on the way there") from error
+    except OSError as error:
+        raise UpdateError("transport", f"{path}: expected a log, got a folder that cannot be read: {error}") from error
+    except BundleError as error:
+        reason = "transport" if isinstance(error.__cause__, OSError) else "log"
+        raise UpdateError.of(error, reason=reason) from error
+    log: _Log = convert(str(path / _FILE), document, _Log, partial(UpdateError, "log"))
+    return log.id
+
+
+def _link(source: str, target: str) -> None:
+    """Gives a file that nobody changes any more a second name, or copies it."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _remove(path: Path) -> None:
+    """Removes what is there, if anything is, whatever it is: somebody else's file may have an entry's name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def last_version(delta: tuple[Position, DeltaHead] | None, bundle: tuple[Positio
     return None if delta is None else delta[1].model_version
 
 
-_MOST_PROGRESS = 4096  # bytes of a follower's progress
+MOST_PROGRESS = 4096  #: bytes of a follower's progress
 _MOST_AHEAD_S = 366 * 86400.0  # of a follower's clock: who says so for longer would keep everything for ever
 _FOLLOWER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -156,8 +156,8 @@ def read_progress(where: str, text: str | bytes) -> Progress:
     """Returns what was noted as JSON. Raises UpdateError "progress" when it is something else."""
     refused = partial(UpdateError, "progress")
     where = f"{where}: a follower's progress"
-    if len(text) > _MOST_PROGRESS:
-        raise refused(f"{where}: expected at most {_MOST_PROGRESS} characters, got {len(text)}")
+    if len(text) > MOST_PROGRESS:
+        raise refused(f"{where}: expected at most {MOST_PROGRESS} characters, got {len(text)}")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
