@@ -52,7 +52,11 @@ def new_directory(target: Path, document: str, overwrite: bool = False) -> Itera
         yield staging
         sync_tree(staging)
         refuse_occupied(target, document, overwrite)
-        _put_in_place(staging, target, overwrite)
+        if overwrite and target.is_dir() and any(target.iterdir()):
+            _exchange(staging, target)
+            sync_folder(target.parent)
+        else:
+            move_all([(staging, target)])  # fails on a directory that somebody has filled since we looked
     except OSError as error:
         raise BundleError(f"cannot write: {error}", file=target) from error
     finally:
@@ -182,14 +186,6 @@ def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, hex. A symlink is not followed."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _put_in_place(staging: Path, target: Path, overwrite: bool) -> None:
-    if overwrite and target.is_dir() and any(target.iterdir()):
-        _exchange(staging, target)
-        sync_folder(target.parent)
-    else:
-        move_all([(staging, target)])  # fails on a directory that somebody has filled since we looked
 
 
 def _exchange(staging: Path, target: Path) -> None:

@@ -214,7 +214,11 @@ class Updater:
             if pending.back is None:
                 self._write_rows(pending)
             else:
-                self._restore(pending.back)
+                for table, image in pending.back.items():
+                    self._layers.restore(image)
+                    cache = self._cached.cache(table)
+                    cache.flights.touch(image.rows.keys)
+                    cache.core.forget(image.rows.keys)
             self._pending.remove(pending)
             self._stats.count("written_back")
         served = self._with_rows(self._versions.now, self._seen(), self._defaults)
@@ -260,13 +264,6 @@ class Updater:
             parts.append(self._layers.before_image(some.keys, some.rows.shape[1]))
             self._rest()
         return BeforeImage.concat(parts)
-
-    def _restore(self, undo: Undo) -> None:
-        for table, image in undo.items():
-            self._layers.restore(image)
-            cache = self._cached.cache(table)
-            cache.flights.touch(image.rows.keys)
-            cache.core.forget(image.rows.keys)
 
     def _write(self, cache: EmbeddingCache, changed: RowBatch) -> None:
         """Brings the cache up to date. The store, if rows are there, has them: what is not here is fetched from it."""
