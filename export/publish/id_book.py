@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pepnet_infer.export.publish.push_policy import PushPolicy
 from pepnet_infer.rows.gset import Gset
-from pepnet_infer.rows.stores.arena import Arena, Records, blank_record
+from pepnet_infer.rows.stores.arena import Arena, Records
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import Positions
 from pepnet_infer.storage.tensorfile import Array
@@ -36,7 +36,7 @@ BOOK = {"key": np.dtype(np.uint64), **_FIELDS}
 NOTED = {"keys": np.dtype(np.uint64), "expires": np.dtype(np.float64), "gone": np.dtype(np.uint64)}
 _OF_THE_BUNDLE = 1 << 40
 _NEVER = np.iinfo(np.int64).min
-_BLANK = blank_record(_KNOWN, window=_NEVER, scored=np.iinfo(np.int32).min, expires=-np.inf)
+_BLANK = {"window": _NEVER, "scored": np.iinfo(np.int32).min, "expires": -np.inf}
 _FEW = 1 << 12  # ids whose memory is not worth a thought
 
 
@@ -62,7 +62,7 @@ class IdBook:
 
     def __init__(self, policy: PushPolicy, gset: Gset) -> None:
         self.policy, self._gset = policy, gset
-        self._ids = Arena(_BLANK)
+        self._ids = Arena(_KNOWN, **_BLANK)
 
     def slots(self) -> int:
         """Returns how many ids there is memory for, forgotten ones included."""
@@ -192,7 +192,7 @@ class IdBook:
         """Begins anew with the ids that are known, where most are forgotten: slots are never given twice."""
         if len(self._ids) > _FEW and 2 * np.count_nonzero(self._known["known"]) < len(self._ids):
             kept = self.to_tensors()
-            self._ids = Arena(_BLANK)
+            self._ids = Arena(_KNOWN, **_BLANK)
             self.from_tensors(kept)
 
     def _ordered(self, mask: npt.NDArray[np.bool_]) -> Positions:

@@ -38,14 +38,16 @@ class Arena:
     leaves the arrays that are there as they are.
     """
 
-    def __init__(self, blank: np.void) -> None:
-        """`blank`: the record of a key of which nothing is known yet."""
-        self._blank = blank
+    def __init__(self, known: np.dtype[Any], **blank: float) -> None:
+        """`known`: of a record; `blank`: fields that are not 0 of a key of which nothing is known yet."""
+        self._blank = np.zeros(1, known)
+        for name, value in blank.items():
+            self._blank[name] = value
         self._keys = np.empty(0, np.uint64)  # by slot; only `_count` are in use
         self._count = 0
         self._runs: tuple[tuple[int, KeyIndex], ...] = ()  # (first slot, index of its keys); replaced, never changed
         #: by slot; beyond those in use it is blank
-        self.known: Records = np.empty(0, blank.dtype)
+        self.known: Records = np.empty(0, known)
 
     def __len__(self) -> int:
         return self._count
@@ -94,7 +96,7 @@ class RowArena(Arena):
     """Rows of any widths in memory, by key: 32 bytes and a row for each key that was ever written, and the index."""
 
     def __init__(self) -> None:
-        super().__init__(blank_record(_KNOWN, row=-1, score=np.nan))
+        super().__init__(_KNOWN, row=-1, score=np.nan)
         self._rows: dict[int, Rows] = {}
         self._row_count: dict[int, int] = {}
 
@@ -103,7 +105,7 @@ class RowArena(Arena):
         there = slots >= 0
         if there.all():
             return self.known.take(slots)
-        records = np.full(slots.size, self._blank)
+        records = self._blank.repeat(slots.size)
         records[there] = self.known.take(slots[there])
         return records
 
@@ -135,15 +137,6 @@ class RowArena(Arena):
 
     def _of_width(self, dim: int) -> Rows:
         return self._rows.get(dim, np.empty((0, dim), np.float32))
-
-
-def blank_record(dtype: np.dtype[Any], **values: float) -> np.void:
-    """Returns a record of zeros but for some fields."""
-    records: Records = np.zeros(1, dtype)
-    for name, value in values.items():
-        records[name] = value
-    blank: np.void = records[0]
-    return blank
 
 
 def _grown(array: npt.NDArray[_Number], count: int) -> npt.NDArray[_Number]:
