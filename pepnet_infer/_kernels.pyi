@@ -47,7 +47,7 @@ def cpu_budget(root: str = "") -> CpuBudget: ...
 
 class NumberColumns:
     def __init__(
-        self, id_columns: int, uses: Sequence[tuple[int, int]], dense: Sequence[tuple[bool, tuple[float, float] | None]]
+        self, id_columns: int, uses: Sequence[tuple[int, int]], dense: Sequence[tuple[bool, tuple[float, float]]]
     ) -> None: ...
     def read(
         self, ids: list[npt.NDArray[Any] | None], dense: list[npt.NDArray[Any] | None], rows: int

@@ -111,8 +111,7 @@ bool dense_of(const NumberColumn& column, std::size_t rows, const DenseRule& rul
               [&](T value, std::size_t row) noexcept { values[row] = static_cast<double>(value); });
     });
     if (rule.log1p) signed_log1p(values, count, values);
-    if (rule.scaled)
-      for (std::size_t row = 0; row < count; ++row) values[row] = (values[row] - rule.mean) / rule.std;
+    for (std::size_t row = 0; row < count; ++row) values[row] = (values[row] - rule.mean) / rule.std;
     unsigned good = 1;  // what was not finite has stayed so
     for (std::size_t row = 0; row < count; ++row) {
       const auto value = static_cast<float>(values[row]);

@@ -22,8 +22,7 @@ struct NumberColumn {
 
 // What becomes of a dense value, in this order, in float64.
 struct DenseRule {
-  bool log1p = false;  // sign(x)·log(1 + |x|)
-  bool scaled = false;
+  bool log1p = false;            // sign(x)·log(1 + |x|)
   double mean = 0.0, std = 1.0;  // (x - mean) / std
 };
 

@@ -43,7 +43,7 @@ std::optional<NumberColumn> given_of(const py::handle& given, std::size_t rows) 
 // Which column of ids a field reads, and the number of its table.
 using Use = std::pair<std::size_t, std::uint16_t>;
 // Whether log1p comes first, and (mean, std).
-using Rule = std::tuple<bool, std::optional<std::pair<double, double>>>;
+using Rule = std::tuple<bool, std::pair<double, double>>;
 
 class NumberColumns {
  public:
@@ -53,8 +53,7 @@ class NumberColumns {
       if (column >= id_columns)
         throw py::value_error("uses: expected columns below " + std::to_string(id_columns) + ", got " +
                               std::to_string(column));
-    for (const auto& [log1p, scale] : dense)
-      rules_.push_back(scale ? DenseRule{log1p, true, scale->first, scale->second} : DenseRule{log1p});
+    for (const auto& [log1p, scale] : dense) rules_.push_back({log1p, scale.first, scale.second});
   }
 
   py::tuple read(const py::list& ids, const py::list& dense, std::size_t rows) const {

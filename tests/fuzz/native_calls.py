@@ -107,7 +107,7 @@ def _numbers(d: Draw) -> list[Call]:
     n, r = d.count, d.random
     columns, denses = r.choice(SMALL[:6]), r.choice(SMALL[:6])
     uses = [(d.one(*range(max(columns, 1))), d.one(0, 1, 5, 65535)) for _ in range(r.choice(SMALL[:6]))]
-    rules = [(d.one(True, False), d.maybe(lambda: (d.one(0.5, 2.0), d.one(1.0, 3.0)))) for _ in range(denses)]
+    rules = [(d.one(True, False), (d.one(0.0, 2.0), d.one(1.0, 3.0))) for _ in range(denses)]
     kinds = ("u8", "i8", "i4", "u4", "u1", "i2", "f4", "f8")
     return [
         Call("NumberColumns", (columns, uses, rules)),

@@ -59,7 +59,7 @@ void integers_of(NumberType type) {
         for (std::size_t i = 0; all && i < count; ++i)
           CHECK(keys[i] == (std::uint64_t{0xFFFE} << 48 | static_cast<std::uint64_t>(values[i])));
         const auto dense = std::make_unique<float[]>(count);
-        CHECK(dense_of(column, count, {false, true, 3.0, 0.7}, dense.get()));
+        CHECK(dense_of(column, count, {false, 3.0, 0.7}, dense.get()));
         for (std::size_t i = 0; i < count; ++i)
           CHECK(dense[i] == static_cast<float>((static_cast<double>(values[i]) - 3.0) / 0.7));
       });
@@ -113,9 +113,9 @@ void floats_of(NumberType type) {
       check(false);
       const Spread<T> spread(values, 0, false, type);
       const auto out = std::make_unique<float[]>(count);
-      CHECK(dense_of(spread.column, count, {false, true, 0.0, 1e290}, out.get()));
+      CHECK(dense_of(spread.column, count, {false, 0.0, 1e290}, out.get()));
       CHECK(out[at] == static_cast<float>(1e300 / 1e290));
-      CHECK(dense_of(spread.column, count, {true, false, 0.0, 1.0}, out.get()));
+      CHECK(dense_of(spread.column, count, {true, 0.0, 1.0}, out.get()));
     }
   }
 }
