@@ -15,7 +15,7 @@ from safetensors import safe_open
 from pepnet_infer.bench.harness.machine import last_level_cache
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.schema.feature_schema import FieldSpec
-from pepnet_infer.schema.ids import split_keys
+from pepnet_infer.schema.ids import MAX_ID
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import InputWidths
 
@@ -155,4 +155,5 @@ def _common(parts: list[Ids]) -> Ids:
 def _ids_by_heat(path: Path) -> Ids:
     with safe_open(path, framework="numpy") as file:  # rows stay on disk
         keys, scores = file.get_tensor("keys"), file.get_tensor("scores")
-    return split_keys(keys[np.argsort(-scores, kind="stable")])[1]
+    ids: Ids = keys[np.argsort(-scores, kind="stable")] & np.uint64(MAX_ID - 1)
+    return ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -61,12 +61,8 @@ class RequestReader:
         self, user: Mapping[str, object], context: Mapping[str, object], domain: object, strict: bool
     ) -> dict[str, object]:
         once: dict[str, object] = {}
-        sources: Iterable[tuple[str, Mapping[str, object]]] = (
-            ("user", user),
-            ("context", context),
-            ("domain", {self._schema.domain_column: domain}),
-        )
-        for place, values in sources:
+        given = {"user": user, "context": context, "domain": {self._schema.domain_column: domain}}
+        for place, values in given.items():
             if not isinstance(values, Mapping):
                 expected = "a dict with one value a column"
                 raise SchemaError(within=place, expected=expected, got=type(values).__name__)

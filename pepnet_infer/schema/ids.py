@@ -31,11 +31,6 @@ def make_keys(table: int, ids: npt.NDArray[np.uint64]) -> Keys:
     return ids | np.uint64(table << ID_BITS)
 
 
-def split_keys(keys: Keys) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Returns (table numbers, ids) of `keys`."""
-    return keys >> np.uint64(ID_BITS), keys & _ID_MASK
-
-
 def hash_strings(values: Iterable[str]) -> npt.NDArray[np.uint64]:
     """Returns the 48-bit ids of `values`. Callers with repeats pass the distinct values only."""
     digest = xxhash.xxh3_64_intdigest
