@@ -8,14 +8,6 @@ namespace {
 // A task's mix, tower and score are one chain up to this many bytes of weights; beyond, threads share them.
 constexpr std::size_t kChainBytes = std::size_t{256} << 10;
 
-// An intermediate as products read it, as float32, or both.
-struct Value {
-  Ref act, floats;
-};
-struct Wanted {
-  bool act = false, floats = false;
-};
-
 class Network {
  public:
   Network(const DenseConfig& config, const ModelTensors& tensors, const Ops& main, const Ops& small,
@@ -84,21 +76,13 @@ class Network {
     step.out_bf16 = rounds;
     build_.add(step);
   }
-  // The same to buffers of its own.
-  Value multiply(const ProductStep& step, Wanted wanted) {
+  // The same to a buffer of its own: as products read it if it `feeds` one, else in float32.
+  Ref multiply(const ProductStep& step, bool feeds) {
     const std::size_t columns = step.w->panels * kPanel;
-    Value value;
-    if (rounded() && wanted.act) {
-      value.act = {values(columns), 0};
-      if (wanted.floats) value.floats = {floats(columns), 0};
-      multiply_to(step, value.act, true, value.floats);
-      return value;
-    }
-    value.floats = {floats(columns), 0};
-    multiply_to(step, value.floats);
-    if (!quantized() && !rounded()) value.act = value.floats;
-    if (quantized() && wanted.act) value.act = quantize(value.floats, step.w->out);
-    return value;
+    const bool rounds = feeds && rounded();
+    const Ref to{rounds ? values(columns) : floats(columns), 0};
+    multiply_to(step, to, rounds);
+    return feeds && quantized() ? quantize(to, step.w->out) : to;
   }
 
   // The columns of EPNet's gate input: first those that the rows of one request share, then the others.
@@ -175,10 +159,10 @@ class Network {
     w1.in = x1_width_;
     epnet_rows(rest_, rest_at_, w1.runs);
     first.w = matrix(w1, true);
-    const Value hidden = multiply(first, {.act = true});
+    const Ref hidden = multiply(first, true);
     const ProductStep second{.epilogue = Epilogue::gate_times,
                              .w = gate_matrix(gate, 0, gate.out, true),
-                             .a = hidden.act,
+                             .a = hidden,
                              .mul = {kGeneralInput, 0}};
     const bool gated = config_.use_ppnet && config_.input_gates;
     Ref copy;
@@ -201,9 +185,8 @@ class Network {
     for (const GateTensors& gate : tensors_.gates) {
       MatrixSpec w1{gate.name + ".w1", gate.w1, gate.hidden, gate.b1, in, gate.hidden};
       w1.runs = {{0, config_.prior, prior_at()}, {config_.prior, config_.general, 0}};
-      const Value hidden = multiply({.epilogue = Epilogue::relu, .w = matrix(w1, true), .a = x},
-                                    {.act = !fine_gates(), .floats = fine_gates()});
-      hidden_.push_back(fine_gates() ? hidden.floats : hidden.act);
+      const ProductStep first{.epilogue = Epilogue::relu, .w = matrix(w1, true), .a = x};
+      hidden_.push_back(multiply(first, !fine_gates()));
     }
     if (!shared_gates()) return;
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
@@ -212,7 +195,7 @@ class Network {
         gated_o_ = gated_o(0);
         continue;
       }
-      deltas_.push_back(multiply(second_layer(Epilogue::gate, l, 0, false), {.floats = true}).floats);
+      deltas_.push_back(multiply(second_layer(Epilogue::gate, l, 0, false), false));
     }
   }
 
@@ -237,14 +220,14 @@ class Network {
   Ref gated_o(std::size_t group) {
     ProductStep second = second_layer(Epilogue::gate_times, 0, group, true);
     second.mul = o_floats_;
-    return multiply(second, {.act = true}).act;
+    return multiply(second, true);
   }
 
   void mix() {
     const ProductStep logits{.ops = fine_mix() ? &small_ : &main_,
                              .w = matrix(tensors_.mix, 0, false, fine_mix()),
                              .a = fine_mix() ? o_floats_ : o()};
-    z_ = multiply(logits, {.floats = true}).floats;
+    z_ = multiply(logits, false);
     last_columns_ = round_up(config_.layers.back(), kPanel);
     last_ = floats(config_.experts * last_columns_);
   }
@@ -268,9 +251,9 @@ class Network {
         step.gate_w = gate_matrix(gate, g, !last);
       }
       if (!last) {
-        x = multiply(step, {.act = true}).act;
+        x = multiply(step, true);
       } else if (config_.by_task) {
-        score(tensors_.experts.back(), g, multiply(step, {.floats = true}).floats);
+        score(tensors_.experts.back(), g, multiply(step, false));
       } else {
         multiply_to(step, {last_, g * last_columns_ * sizeof(float)});
       }
