@@ -69,20 +69,17 @@ BufferId PlanBuilder::buffer(std::size_t bytes, bool quantized) {
   return static_cast<BufferId>(plan.buffers.size() - 1);
 }
 
-void PlanBuilder::begin_chain() {
-  in_chain_ = true;
-  chain_ = plan.steps.size();
-}
+void PlanBuilder::begin_chain() { chain_ = plan.steps.size(); }
 
 void PlanBuilder::add(Step step) {
   const bool product = std::holds_alternative<ProductStep>(step);  // only these can be split by columns
   plan.steps.push_back(std::move(step));
-  if (!in_chain_) place(plan.steps.size() - 1, product);
+  if (!chain_) place(plan.steps.size() - 1, product);
 }
 
 void PlanBuilder::end_chain() {
-  in_chain_ = false;
-  place(chain_, false);
+  place(*chain_, false);
+  chain_.reset();
 }
 
 // Steps from `first` on come into the first stage that may read what they read.

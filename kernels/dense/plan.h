@@ -166,9 +166,8 @@ class PlanBuilder {
  private:
   void place(std::size_t first, bool by_columns);
 
-  std::vector<std::size_t> ready_;  // by buffer: the first stage that may read it
-  std::size_t chain_ = 0;
-  bool in_chain_ = false;
+  std::vector<std::size_t> ready_;    // by buffer: the first stage that may read it
+  std::optional<std::size_t> chain_;  // the first step of the one that has begun
 };
 
 // From flags and tensors to packed weights and a plan, in network.cc. The plan's weights are in `packer`,
