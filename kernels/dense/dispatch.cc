@@ -123,13 +123,6 @@ std::vector<Candidate> examine_all() {
   return all;
 }
 
-const Candidate& candidate_of(Isa isa, Precision precision) {
-  for (const Candidate& candidate : candidates()) {
-    if (candidate.isa == isa && candidate.precision == precision) return candidate;
-  }
-  throw std::logic_error("dispatch: a pair of ISA and precision without an entry");
-}
-
 }  // namespace
 
 const char* name_of(Isa isa) { return name_of(kIsaNames, isa); }
@@ -142,7 +135,9 @@ const std::vector<Candidate>& candidates() {
 }
 
 const Ops& ops_for(Isa isa, Precision precision) {
-  const Candidate& candidate = candidate_of(isa, precision);
+  const Candidate& candidate = *std::ranges::find_if(candidates(), [&](const Candidate& one) {
+    return one.isa == isa && one.precision == precision;  // each pair has an entry
+  });
   if (candidate.usable) return *candidate.ops;
   throw std::invalid_argument(std::string("isa: expected one that runs ") + name_of(precision) +
                               " here, got " + name_of(isa) + ": " + candidate.why);
