@@ -126,14 +126,13 @@ struct DenseModel::State {
   Plan plan;
   Layout by_steps, by_stages;
   DenseInfo info;
-  std::size_t least_rows = 1;  // for each thread, where rows are split
-  std::size_t granule = 1;
+  const Ops* main = nullptr;
   const Ops* small = nullptr;
   ScratchPool scratch;
 
   bool split_rows(std::size_t rows, unsigned threads) const {
     if (options.split != Split::automatic) return options.split == Split::rows;
-    return threads == 1 || rows >= least_rows * threads;
+    return threads == 1 || rows >= rows_each(*main) * threads;
   }
 };
 
@@ -153,7 +152,7 @@ class DenseModel::Work final : public StagedWork {
         by_rows_(state.split_rows(inputs.rows, threads)),
         shared_(shared_prefix && state.plan.prefix.has_value()),
         layout_(by_rows_ ? state.by_steps : state.by_stages),
-        granule_(by_rows_ ? state.granule : 1),
+        granule_(by_rows_ ? granule_of(*state.main, state.info.block_rows) : 1),
         scratch_(state.scratch.take()) {
     const std::size_t column_rows = state.options.block_rows > 0 ? state.options.block_rows : kColumnRows;
     const std::size_t block_rows = by_rows_ ? state.info.block_rows : column_rows;
@@ -275,9 +274,8 @@ DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const 
   state.by_stages = lay_out(state.plan, true);
   state.info.packed_bytes = state.packer.bytes();
   state.info.block_rows = options.block_rows > 0 ? options.block_rows : block_rows_of(state.plan);
-  state.granule = granule_of(main, state.info.block_rows);
+  state.main = &main;
   state.small = &small;
-  state.least_rows = rows_each(main);
 }
 
 DenseModel::~DenseModel() = default;
