@@ -13,10 +13,10 @@ namespace {
 
 int cpus_online() { return static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN))); }
 
-// The size of the calling thread's mask.
+// The size of the calling thread's mask. The kernel refuses a buffer smaller than its own mask: this one is
+// for more CPUs than any kernel is built for.
 int cpus_in_mask() {
-  constexpr std::size_t kBytes =
-      16'384 / 8;  // of more CPUs than any kernel is built for: a smaller mask is refused
+  constexpr std::size_t kBytes = 16'384 / 8;
   cpu_set_t mask[kBytes / sizeof(cpu_set_t)] = {};
   return sched_getaffinity(0, kBytes, mask) == 0 ? std::max(1, CPU_COUNT_S(kBytes, mask)) : cpus_online();
 }
