@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,17 +39,16 @@ _BLANK = {"window": _NEVER, "scored": np.iinfo(np.int32).min, "expires": -np.inf
 _FEW = 1 << 12  # ids whose memory is not worth a thought
 
 
-@dataclass
-class Selection:
+class Selection(NamedTuple):
     """What one pass pushes."""
 
     keys: Keys  # ascending
     scores: npt.NDArray[np.float32]
     expires: npt.NDArray[np.float64]
     gone: Keys  # ascending: deleted, over the cap, forgotten
-    held: dict[str, int] = field(default_factory=dict)  # by reason
-    slots: Positions = field(default_factory=lambda: np.empty(0, np.int64))
-    gone_slots: Positions = field(default_factory=lambda: np.empty(0, np.int64))
+    held: dict[str, int]  # by reason
+    slots: Positions
+    gone_slots: Positions
 
     def noted(self) -> dict[str, Array]:
         """Returns what must not be forgotten while nobody knows whether it came into the log."""

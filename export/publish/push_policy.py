@@ -34,9 +34,6 @@ class PushPolicy(Options, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("ttl", "unseen_after"):
-            if math.isnan(getattr(self, name)):
-                raise ConfigError(f"{name}: expected seconds above 0, got nan")
         if self.mode == "after_expiry" and not math.isfinite(self.ttl):
             raise ConfigError("ttl: expected seconds where rows are pushed after their expiry, got none")
 
