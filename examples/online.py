@@ -20,7 +20,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ from rich.progress import track
 from pepnet_infer.bench.cache.quality import Ranked
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish.publisher import Publisher
-from pepnet_infer.export.train.metrics import auc, gauc
+from pepnet_infer.export.train.metrics import ALL, Cell, evaluate
 from pepnet_infer.rows.gset import Gset
 from pepnet_infer.schema.ids import Keys
 from pepnet_infer.sync import DirectoryLog
@@ -48,6 +47,7 @@ STEP = 256  # exposures in a step of training
 RESAMPLES = 200
 STABLE = 20  # positives a day of a task that is shown
 BYTES_BESIDE = 24  # what the cache takes for a row beside its numbers
+NAMES = list(VARIANTS)
 PAIRS = [("dense only", "frozen"), ("rows only", "frozen"), ("both", "frozen"), ("both", "dense only")]
 PAIRS += [("both", "rows only"), ("both, gset", "both"), ("both, gset", "both, lru"), ("both, gset", "both, lfu")]
 
@@ -127,73 +127,56 @@ class Publishers:
                 raise SystemExit(f"publisher of {log}: expected a delta, got none")
 
 
-@dataclass(frozen=True)
-class Scored:
-    """N exposures after the first day and what V engines scored for one task."""
+def judge(
+    dataset: Dataset, first: int, scores: Sequence[Floats]
+) -> tuple[dict[str, Cell], list[Cell], list[list[str]]]:
+    """Compares what V engines scored, V of [N, T], with the labels of the exposures from `first` on.
 
-    labels: npt.NDArray[np.bool_]  # [N]
-    scores: npt.NDArray[np.float32]  # [V, N]
-    days: npt.NDArray[np.int64]  # [N], 2 for the second
-    users: npt.NDArray[np.int64]  # [N]
-    pages: npt.NDArray[np.int64]  # [N]
-
-    def by_day(self) -> dict[int, tuple[int, list[float]]]:
-        """Returns day → how many exposures it has, and AUC [V] within it."""
-        parts = {int(day): self.days == day for day in np.unique(self.days)}
-        return {
-            day: (int(part.sum()), [auc(self.labels[part], scores[part]) for scores in self.scores])
-            for day, part in parts.items()
-        }
-
-    def differences(self, pairs: Sequence[tuple[int, int]], seed: int = 0) -> list[str]:
-        """Returns for pairs of engines the first's AUC over the second's × 1000, ± half its 95 % interval.
-
-        By Poisson's bootstrap over users: each counts so many times, with all their exposures.
-        """
-        ranked = [Ranked(self.labels, scores) for scores in self.scores]
-        draws = np.random.default_rng(seed).poisson(1.0, (RESAMPLES, self.users.max() + 1)).astype(np.float64)
-        drawn = np.array([[one.auc(draw[self.users]) for one in ranked] for draw in draws])
-        whole = [auc(self.labels, scores) for scores in self.scores]
-        spread = [1.96 * np.std(drawn[:, a] - drawn[:, b], ddof=1) for a, b in pairs]
-        return [
-            f"{1000 * (whole[a] - whole[b]):+.1f} ± {1000 * half:.1f}"
-            for (a, b), half in zip(pairs, spread, strict=True)
-        ]
-
-
-def by_task(dataset: Dataset, first: int, scores: Any) -> dict[str, Scored]:
-    """Returns labels and scores [V, N, T] of the exposures from `first` on by task, if enough are of both labels."""
+    Returns what they reached with each task that has enough of both labels, AUC and GAUC inside a page: which page it
+    is, is worth nothing there. Then the same of the first task by day, and by pair of `PAIRS` and task how much larger
+    the AUC of one is.
+    """
+    served, tasks = slice(first, None), dataset.schema.tasks
     days = 1 + (dataset.times - dataset.times[0] // HOUR_MS * HOUR_MS) // DAY_MS
-    served = slice(first, None)
-    tasks = {}
-    for place, task in enumerate(dataset.schema.tasks):
-        labels = dataset.labels[served, place] > 0.5
-        if min(labels.sum(), (~labels).sum()) >= STABLE * len(np.unique(days)):
-            columns = days[served], dataset.users[served], dataset.domains[served]
-            tasks[task] = Scored(labels, scores[:, :, place], *columns)
-    return tasks
+    labels, pages, enough = dataset.labels[served], dataset.domains[served], STABLE * len(np.unique(days))
+    cells = evaluate(tasks, labels, pages, days[served], range(days.max() + 1), scores, enough)
+    whole = {cell.task: cell for cell in cells if cell.domain == ALL and cell.stable}
+    daily = [cell for cell in cells if cell.domain != ALL and cell.task == next(iter(whole))]
+    columns = []
+    for task, cell in whole.items():
+        at = tasks.index(task)
+        columns.append(_differences(cell.auc, labels[:, at] > 0.5, dataset.users[served], [s[:, at] for s in scores]))
+    return whole, sorted(daily, key=lambda cell: int(cell.domain)), [list(row) for row in zip(*columns, strict=True)]
 
 
-def tables(names: Sequence[str], tasks: Mapping[str, Scored], pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Returns two tables: AUC by day of the first task, then over all days of each; and differences of pairs."""
-    task, first = next(iter(tasks.items()))
-    rows = [[f"day {day}", f"{count:,}", *map(_digits, aucs)] for day, (count, aucs) in first.by_day().items()]
-    for name, served in tasks.items():
-        whole, paged = [], []
-        for scores in served.scores:
-            whole.append(f"**{_digits(auc(served.labels, scores))}**")
-            paged.append(_digits(gauc(served.labels, scores, served.pages)))  # which page it is, is worth nothing here
-        rows.append([f"**{name}, all days**", f"{len(served.days):,}", *whole])
-        rows.append([f"{name}, within a page", "", *paged])
-    places = [(names.index(a), names.index(b)) for a, b in pairs]
-    columns = zip(*(served.differences(places) for served in tasks.values()), strict=True)
-    apart = [[f"{a} − {b}", *cells] for (a, b), cells in zip(pairs, columns, strict=True)]
-    heads = [f"AUC of {task}", "exposures", *names], ["AUC × 1000, all days", *tasks]
-    return [_markdown(head, lines) for head, lines in zip(heads, (rows, apart), strict=True)]
+def _differences(
+    aucs: Sequence[float], labels: npt.NDArray[np.bool_], users: npt.NDArray[np.int64], scores: Sequence[Floats]
+) -> list[str]:
+    """Returns for `PAIRS` of engines the first's AUC over the second's × 1000, ± half its 95 % interval.
+
+    By Poisson's bootstrap over users: each counts so many times, with all their exposures.
+    """
+    ranked = [Ranked(labels, of_engine) for of_engine in scores]
+    draws = np.random.default_rng(0).poisson(1.0, (RESAMPLES, users.max() + 1)).astype(np.float64)
+    drawn = np.array([[one.auc(draw[users]) for one in ranked] for draw in draws])
+    said = []
+    for a, b in ((NAMES.index(one), NAMES.index(other)) for one, other in PAIRS):
+        half = 1.96 * np.std(drawn[:, a] - drawn[:, b], ddof=1)
+        said.append(f"{1000 * (aucs[a] - aucs[b]):+.1f} ± {1000 * half:.1f}")
+    return said
 
 
-def _digits(value: float) -> str:
-    return f"{value:.4f}"
+def tables(whole: Mapping[str, Cell], daily: Sequence[Cell], differences: Sequence[Sequence[str]]) -> list[str]:
+    """Returns two tables of what `judge` found: AUC by day, then over all days of each task; and differences."""
+    rows = [[f"day {cell.domain}", f"{cell.rows:,}", *(f"{value:.4f}" for value in cell.auc)] for cell in daily]
+    for task, cell in whole.items():
+        rows.append([f"**{task}, all days**", f"{cell.rows:,}", *(f"**{value:.4f}**" for value in cell.auc)])
+        rows.append([f"{task}, within a page", "", *(f"{value:.4f}" for value in cell.gauc)])
+    apart = [[f"{a} − {b}", *row] for (a, b), row in zip(PAIRS, differences, strict=True)]
+    return [
+        _markdown([f"AUC of {daily[0].task}", "exposures", *NAMES], rows),
+        _markdown(["AUC × 1000, all days", *whole], apart),
+    ]
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -201,17 +184,15 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def plot(path: Path, title: str, names: Sequence[str], panels: Sequence[Sequence[str]], served: Scored) -> None:
-    """Draws AUC by day to a PNG, one panel for each list of engines."""
+def plot(path: Path, title: str, daily: Sequence[Cell]) -> None:
+    """Draws AUC by day to a PNG: what halves of the deltas are worth, and what bounded caches lose."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 3.9), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    days = served.by_day()
-    values = np.array([aucs for _, aucs in days.values()])
-    for axis, panel in zip(axes, panels, strict=True):
-        for at in map(names.index, panel):
-            axis.plot(list(days), values[:, at], marker="o", markersize=3.5, label=names[at], color=f"C{at}")
+    days = [int(cell.domain) for cell in daily]
+    for axis, panel in zip(figure.subplots(1, 2, sharey=True), (NAMES[:4], NAMES[3:]), strict=True):
+        for at in map(NAMES.index, panel):
+            axis.plot(days, [cell.auc[at] for cell in daily], "o-", markersize=3.5, label=NAMES[at], color=f"C{at}")
         axis.set(xlabel="day of the log", ylabel="AUC")
         axis.legend(frameon=False, fontsize=8.5)
         axis.grid()
@@ -277,14 +258,13 @@ def main() -> None:
             scores, stats = answers.recv()
         finally:
             process.kill()
-    tasks, said = by_task(dataset, passes[0][1], scores), facts(plan, stats)
-    names = list(VARIANTS)
-    text = "\n\n".join([*tables(names, tasks, PAIRS), said, f"{time.perf_counter() - began:.0f} s in all."])
+    whole, daily, differences = judge(dataset, passes[0][1], scores)
+    took = f"{time.perf_counter() - began:.0f} s in all."
+    text = "\n\n".join([*tables(whole, daily, differences), facts(plan, stats), took])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "online.md").write_text(text + "\n", encoding="utf-8")
-    task = next(iter(tasks))
-    title = f"AUC of {task}, scored before it was learnt: passes of {options.every:g} h"
-    plot(options.out / "online.png", title, names, [names[:4], names[3:]], tasks[task])
+    title = f"AUC of {daily[0].task}, scored before it was learnt: passes of {options.every:g} h"
+    plot(options.out / "online.png", title, daily)
     print(text)
 
 
