@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +15,6 @@ from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.ids import Keys
 
 Rows = npt.NDArray[np.int64]
-
-
-class Touched(NamedTuple):
-    """What training changed of one table: the rows of n ids and, if it changed, the default row."""
-
-    codes: Codes  # [n], ascending
-    keys: Keys  # [n], of these codes: ascending too
-    default: npt.NDArray[np.float32] | None  # [dim]
 
 
 class _Group:
@@ -170,9 +161,12 @@ class Embeddings:
         """Returns the matrices of all rows, themselves."""
         return [group.weight for group in self._groups.values()]
 
-    def touched(self) -> dict[str, Touched]:
-        """Returns by table what `step` and `admit` changed since the last call. Unchanged tables are left out."""
-        touched: dict[str, Touched] = {}
+    def touched(self) -> dict[str, tuple[Codes, npt.NDArray[np.float32] | None]]:
+        """Returns by table what `step` and `admit` changed since the last call. Unchanged tables are left out.
+
+        That is the codes [n] of rows, ascending, and the default row [dim], None where it is as it was.
+        """
+        touched: dict[str, tuple[Codes, npt.NDArray[np.float32] | None]] = {}
         for spec in self.schema.tables:
             group, known = self._group(spec.name), self.known[spec.name]
             start = group.start[spec.name]
@@ -181,8 +175,7 @@ class Embeddings:
             if not changed.any():
                 continue
             default = group.weight[start].numpy().copy() if changed[0] else None
-            codes = known[places]
-            touched[spec.name] = Touched(codes, self._ids.keys[spec.name][codes], default)
+            touched[spec.name] = known[places], default
         for group in self._groups.values():
             group.changed.zero_()
         return touched

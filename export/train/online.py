@@ -84,9 +84,9 @@ class OnlineTrainer:
             self._run.embeddings.admit(name, known[(before[known] < least) & (counts[known] >= least)])
         loss = self._run.epoch("pass", self.passes, lambda *_: None, rows) if len(rows) else 0.0
         tables = {}
-        for name, part in self._run.embeddings.touched().items():
+        for name, (codes, default) in self._run.embeddings.touched().items():
             plus, minus = seen[name]
-            tables[name] = LearntTable(part.keys, plus[part.codes], minus[part.codes], part.default)
+            tables[name] = LearntTable(self._dataset.ids.keys[name][codes], plus[codes], minus[codes], default)
         self._ends = ends
         self.passes += 1
         return Learnt(loss, tables, dense_state(self._run.network))

@@ -176,8 +176,8 @@ def test_rows_that_grow_begin_as_the_default_row(toy_schema: FeatureSchema, feat
         np.testing.assert_array_equal(values, expected(toy_schema, features, tables, batch)[name])
     touched = tables.touched()
     assert set(touched) == {"video"}
-    np.testing.assert_array_equal(touched["video"].codes, known["video"][::2])
-    assert touched["video"].default is None
+    np.testing.assert_array_equal(touched["video"][0], known["video"][::2])
+    assert touched["video"][1] is None
     assert tables.touched() == {}
 
 
@@ -189,12 +189,15 @@ def test_touched_is_what_a_step_read(toy_schema: FeatureSchema, features: Featur
     tables.step()
     touched = tables.touched()
     read = set(features.ids["user_id"][batch].tolist())
-    assert set(touched["user"].keys.tolist()) == read & set(before["user"][0].tolist())
-    assert (touched["user"].default is not None) == bool(read - set(before["user"][0].tolist()))
-    for name, part in touched.items():
+    key_of = CodedIds.of(toy_schema, features).keys
+    codes, new_default = touched["user"]
+    assert set(key_of["user"][codes].tolist()) == read & set(before["user"][0].tolist())
+    assert (new_default is not None) == bool(read - set(before["user"][0].tolist()))
+    for name, (codes, new_default) in touched.items():
+        changed = key_of[name][codes]
         keys, rows, default = tables.table(name)
-        np.testing.assert_array_equal(tables.rows(name, part.keys), rows[np.searchsorted(keys, part.keys)])
-        other = ~np.isin(keys, part.keys)
+        np.testing.assert_array_equal(tables.rows(name, changed), rows[np.searchsorted(keys, changed)])
+        other = ~np.isin(keys, changed)
         np.testing.assert_array_equal(rows[other], before[name][1][other])
         assert (rows[~other] != before[name][1][~other]).any(axis=1).all()
-        np.testing.assert_array_equal(default, before[name][2] if part.default is None else part.default)
+        np.testing.assert_array_equal(default, before[name][2] if new_default is None else new_default)
