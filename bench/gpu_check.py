@@ -55,9 +55,9 @@ def main() -> int:
         parser.error(
             "--library: expected the package's extension too, got none: run once without --library, or install"
         )
-    from pepnet_infer.backends.cuda.library import open_library
+    from pepnet_infer._kernels import CudaLibrary
 
-    library = open_library(path)
+    library = CudaLibrary(str(path))
     run.found["device"] = library.device(0)
     run.say(f"{path}, {library.devices} device(s), first {run.found['device']}")
     for line in _checks(library, words.few):

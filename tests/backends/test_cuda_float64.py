@@ -15,9 +15,8 @@ import torch
 from pepnet_infer import Engine
 from pepnet_infer._kernels import CudaLibrary
 from pepnet_infer.backends.create import create_backend
-from pepnet_infer.backends.cuda.backend import CudaBackend
+from pepnet_infer.backends.cuda.backend import CudaBackend, library_path, open_library
 from pepnet_infer.backends.cuda.driver import no_gpu_because
-from pepnet_infer.backends.cuda.library import library_path, open_library
 
 pytestmark = [
     pytest.mark.parity,

@@ -11,8 +11,8 @@ import pytest
 
 from pepnet_infer import Engine
 from pepnet_infer.backends.cuda import backend as cuda
+from pepnet_infer.backends.cuda.backend import VARIABLE, library_path, open_library
 from pepnet_infer.backends.cuda.driver import no_gpu_because
-from pepnet_infer.backends.cuda.library import VARIABLE, library_path, open_library
 from pepnet_infer.errors import BackendError
 
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,6 @@ from pepnet_infer._kernels import CudaLibrary, CudaModel
 from pepnet_infer.backends import dlpack
 from pepnet_infer.backends.cuda.driver import no_gpu_because
 from pepnet_infer.backends.cuda.features import FeatureScorer, fields_on_device
-from pepnet_infer.backends.cuda.library import library_path, open_library
 from pepnet_infer.backends.cuda.rows import DeviceRows, rows_beside
 from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.bundle import DENSE, Bundle
@@ -24,6 +26,8 @@ from pepnet_infer.schema.feature_schema import INPUTS
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.validation import Options
 
+#: Another library than the one beside the package: one that was built by hand.
+VARIABLE = "PEPNET_CUDA_LIBRARY"
 _LEAST = (8, 0)  # compute capability: bf16 on the tensor cores, asynchronous copies
 
 
@@ -149,6 +153,22 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
         return None if open_library(path).emulated else f"device: cuda: {problem}"
     except BackendError as error:
         return str(error)
+
+
+@cache
+def open_library(path: Path) -> CudaLibrary:
+    """Returns libpepnet_cuda at `path`, loaded once, and only when somebody asks for it.
+
+    Raises BackendError for one that cannot be loaded, or is of another version.
+    """
+    return CudaLibrary(str(path))
+
+
+def library_path() -> Path | None:
+    """Returns where the library is, None where this build of the package has none."""
+    given = os.environ.get(VARIABLE)
+    path = Path(given) if given else Path(__file__).parents[2] / "libpepnet_cuda.so"
+    return path if given or path.is_file() else None
 
 
 def _gpu(library: CudaLibrary, number: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pepnet_infer._kernels import CudaLibrary
-from pepnet_infer.backends.cuda.library import open_library
+from pepnet_infer.backends.cuda.backend import open_library
 
 ROOT = Path(__file__).parents[3]
 JOBS = str(os.cpu_count() or 2)

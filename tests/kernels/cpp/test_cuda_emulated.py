@@ -20,8 +20,7 @@ from children import well_in_a_child
 from pepnet_infer import Engine
 from pepnet_infer._kernels import CudaLibrary
 from pepnet_infer.backends.create import create_backend
-from pepnet_infer.backends.cuda.backend import CudaBackend
-from pepnet_infer.backends.cuda.library import VARIABLE
+from pepnet_infer.backends.cuda.backend import VARIABLE, CudaBackend
 from pepnet_infer.backends.cuda.rows import DeviceRows
 from pepnet_infer.bench.gpu import peers
 from pepnet_infer.errors import BackendError, ConfigError, SchemaError

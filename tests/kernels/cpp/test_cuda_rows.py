@@ -17,7 +17,7 @@ from sync_world import World, scored_meanwhile
 from pepnet_infer import Engine
 from pepnet_infer._kernels import CudaFeatures, CudaLibrary
 from pepnet_infer.backends.cuda import features as cuda_features
-from pepnet_infer.backends.cuda.library import VARIABLE
+from pepnet_infer.backends.cuda.backend import VARIABLE
 from pepnet_infer.backends.cuda.rows import WAYS, DeviceRows, FieldOnDevice, Place
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
