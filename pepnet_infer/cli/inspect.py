@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,6 +124,8 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     figures = ("stage", "rows", "count", "max", "rms")
     show_table(console, "differences from float64, measured at export", figures, parity)
     show_native(console, result["native"])
+    columns = ("kernels", "rows", "count", "max", "rms", "ΔAUC", "why not")
+    show_table(console, "native kernels, measured at export", columns, _kernels(result["parity"].get("native", {})))
 
     files = [(name, f"{entry['bytes']:,}", entry["sha256"][:12]) for name, entry in result["files"].items()]
     show_table(console, "files", ("file", "bytes", "sha256"), files)
@@ -135,3 +138,17 @@ def _taken(precision: str, taken: dict[str, Any]) -> tuple[str, ...]:
     on = f"{taken['isa']} ({taken['how']})" if "isa" in taken else taken["device"]
     why = taken["why"] + (f"; {taken['isa']}: {taken['isa_why']}" if "isa" in taken else "")
     return precision, taken["backend"], on, why
+
+
+def _kernels(native: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yields the figures of a parity.json by precision and instruction set."""
+    for precision, entry in native.items() if "why" not in native else ():
+        for isa, measured in entry["isas"].items():
+            if "auc" not in measured:
+                yield f"{precision} {isa}", "", "", "", "", "", measured["why"]
+                continue
+            lost = [delta for delta in measured["auc"]["delta"].values() if delta is not None]
+            for name in ("normal", "schema"):
+                figures, worst = measured[name], f"{min(lost):.1e}" if lost and name == "normal" else ""
+                numbers = (str(figures["rows"]), f"{figures['max_abs']:.1e}", f"{figures['rms']:.1e}")
+                yield f"{precision} {isa}", name, *numbers, worst

@@ -95,7 +95,7 @@ def test_inspect_shows_text_of_a_bundle_as_it_is(command: Command, toy_bundle: P
     code, out, _ = command("inspect", bundle)
     assert code == 0
     shown = text.replace("\n", " ").replace("\x1b", "\\x1b")
-    assert words(out).count(shown) == 5
+    assert words(out).count(shown) == 7
     assert words(command("inspect", bundle, "--json")[1]).count(json.dumps(text)[1:-1]) >= 7
 
 
