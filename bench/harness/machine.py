@@ -72,13 +72,11 @@ def machine_rows(machine: Mapping[str, Any]) -> list[dict[str, str]]:
         ("system", f"{machine['system']}, Python {machine['python']}"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())),
     ]
-    for precision, peak in limits.get("matrix", {}).items():
+    for precision, (peak, by) in limits.get("matrix", {}).items():
         unit = "GOP/s" if precision == "int8" else "GFLOP/s"
-        rows.append((f"measured: {precision} products", f"{peak['gflops']:.0f} {unit} ({peak['by']})"))
-    for precision, rate in limits.get("weights_read_gbps", {}).items():
-        rows.append((f"measured: read of the {precision} weights, again and again", f"{rate:.0f} GB/s"))
-    if "memory_read_gbps" in limits:
-        rows.append(("measured: memory, read", f"{limits['memory_read_gbps']:.0f} GB/s"))
+        rows.append((f"measured: {precision} products", f"{peak:.0f} {unit} ({by})"))
+    for what, rate in limits.get("read_gbps", {}).items():
+        rows.append((f"measured: reads of {what}, again and again", f"{rate:.0f} GB/s"))
     return [{"what": what, "value": value} for what, value in rows]
 
 

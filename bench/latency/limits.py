@@ -28,47 +28,43 @@ SECONDS_A_TRY = 0.25
 _READ_BYTES_A_TRY = 256 << 20
 _MOST_BYTES = 2 << 30  # that are read from memory
 
+Limits = dict[str, dict[str, Any]]
 Matrix = npt.NDArray[np.float32]
 #: Returns x·w in whatever type the library has for it; our kernels return it in parts, by columns.
 Multiply = Callable[[], object]
 
 
-def measure_limits(threads: int, weights: int, precisions: Sequence[str], quick: bool) -> dict[str, Any]:
+def measure_limits(threads: int, weights: int, precisions: Sequence[str], quick: bool) -> Limits:
     """Returns the machine's limits as they are now, with the rate of reading `weights` numbers in each precision.
 
-    matrix: precision → gflops, 10^9 operations a second (two a multiply-add), and by, what reached it; the rest is in
-    10^9 bytes a second. The read of memory, eight times the last-level cache, is left out where it must be quick.
+    matrix: by precision, 10^9 operations a second (two a multiply-add), and what reached them; read_gbps: 10^9 bytes a
+    second. The read of memory, eight times the last-level cache, is left out where it must be quick.
     """
     shapes = SHAPES[:1] if quick else SHAPES
-    found: dict[str, Any] = {
+    found: Limits = {
         "matrix": {precision: matrix_peak(precision, threads, shapes) for precision in precisions},
-        "weights_read_gbps": {precision: weights_gbps(precision, weights, threads) for precision in precisions},
+        "read_gbps": {f"{precision} weights": weights_gbps(precision, weights, threads) for precision in precisions},
     }
     if not quick:
-        found["memory_read_gbps"] = read_gbps(min(8 * last_level_cache(), _MOST_BYTES), threads)
+        found["read_gbps"]["memory"] = read_gbps(min(8 * last_level_cache(), _MOST_BYTES), threads)
     return found
 
 
-def better(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def better(one: Limits, other: Limits) -> Limits:
     """Returns the higher of each limit: a limit is what is possible, and others may have been busy at either time."""
-    if "gflops" in one:
-        return max(one, other, key=lambda peak: float(peak["gflops"]))
-    return {
-        name: better(value, other[name]) if isinstance(value, dict) else max(value, other[name])
-        for name, value in one.items()
-    }
+    return {kind: {of: max(limit, other[kind][of]) for of, limit in limits.items()} for kind, limits in one.items()}
 
 
-def matrix_peak(precision: str, threads: int, shapes: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-    """Returns the best product rate over all libraries and `shapes`."""
+def matrix_peak(precision: str, threads: int, shapes: Sequence[tuple[int, int, int]]) -> tuple[float, str]:
+    """Returns the best product rate over all libraries and `shapes`, and whose it is."""
     rates = []
     for rows, inner, outer in shapes:
         x, w = operands(rows, inner, outer)
         for who, multiply in products(precision, x, w, threads):
             settle(0.5)  # until the pool of the one before has gone to sleep
             gflops = 2 * rows * inner * outer / _fastest(multiply) / 1e9
-            rates.append({"gflops": gflops, "by": f"{who} {rows}x{inner}x{outer}"})
-    return max(rates, key=lambda rate: float(rate["gflops"]))
+            rates.append((gflops, f"{who} {rows}x{inner}x{outer}"))
+    return max(rates)
 
 
 def weights_gbps(precision: str, weights: int, threads: int) -> float:

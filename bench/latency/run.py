@@ -9,7 +9,7 @@ from msgspec import structs
 
 from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.interleave import Plan
-from pepnet_infer.bench.harness.measure import Figures, Row, Say
+from pepnet_infer.bench.harness.measure import Row, Say
 from pepnet_infer.bench.harness.report import TIMES, Report, Table
 from pepnet_infer.bench.harness.workloads import rows_beyond_caches
 from pepnet_infer.bench.latency import limits
@@ -88,9 +88,8 @@ def measure_latency(bundle: Bundle, name: str, options: LatencyOptions, say: Say
     facts = machine.facts() | {"limits": limits.measure_limits(threads, weights, precisions, options.quick)}
     required = (*options.required, *options.own)
     dense = {size: compare(bundle, peers, inputs, truth, size, threads, plan, required, say) for size in sizes}
-    whole: list[Figures] = []
-    if options.end_to_end and not options.quick:
-        whole = [end_to_end(bundle, size, threads, plan, seed, say) for size in sizes]
+    asked = sizes if options.end_to_end and not options.quick else ()
+    whole = [end_to_end(bundle, size, threads, plan, seed, say) for size in asked]
     rows = [row for figures in dense.values() for row in figures.rows.values()]
     if not options.quick:
         say("measuring the machine again")
@@ -143,9 +142,9 @@ def measure_latency(bundle: Bundle, name: str, options: LatencyOptions, say: Say
 def _shares(row: Row, macs: int | None, weights: int, measured: dict[str, Any]) -> dict[str, float | None]:
     """Returns what shares of the measured limits a row's p50 stands for; None where one is not known."""
     seconds, precision = row["p50_ms"] / 1e3, row["precision"]
-    peak, read = measured["matrix"].get(precision), measured["weights_read_gbps"].get(precision)
+    peak, read = measured["matrix"].get(precision), measured["read_gbps"].get(f"{precision} weights")
     return {
-        "matrix_share": 2 * macs * row["batch"] / seconds / 1e9 / peak["gflops"] if peak and macs else None,
+        "matrix_share": 2 * macs * row["batch"] / seconds / 1e9 / peak[0] if peak and macs else None,
         "read_share": weights * limits.BYTES[precision] / seconds / 1e9 / read if read else None,
     }
 

@@ -27,7 +27,7 @@ def test_machine_facts_hold_no_name_of_the_machine() -> None:
 
 
 def test_whole_numbers_are_counted_as_operations() -> None:
-    limits = {"matrix": {"fp32": {"gflops": 230.0, "by": "a"}, "int8": {"gflops": 890.0, "by": "b"}}}
+    limits = {"matrix": {"fp32": (230.0, "a"), "int8": (890.0, "b")}}
     said = {row["what"]: row["value"] for row in machine.machine_rows(machine.facts() | {"limits": limits})}
     assert said["measured: fp32 products"] == "230 GFLOP/s (a)"
     assert said["measured: int8 products"] == "890 GOP/s (b)"
