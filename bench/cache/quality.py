@@ -33,7 +33,6 @@ _SAYS: dict[Evicted, str] = {
     "lost": "an evicted row is gone: its id begins again from the default row",
 }
 
-Weights = npt.NDArray[np.float64]
 #: By task, float64 [bundles, 1 + RESAMPLES]: the AUC, then those of the resamples, which a compared task has.
 Aucs = dict[str, npt.NDArray[np.float64]]
 
@@ -145,7 +144,7 @@ class _Judge:
         }
 
 
-def weighted_aucs(labels: Mask, scores: npt.NDArray[np.float32], weights: Sequence[Weights]) -> list[float]:
+def weighted_aucs(labels: Mask, scores: npt.NDArray[np.float32], weights: Sequence[npt.NDArray[Any]]) -> list[float]:
     """Returns P(score of a positive > score of a negative), ties half, for each way to weight the N rows."""
     _, place = np.unique(scores, return_inverse=True)
     found = []

@@ -104,6 +104,5 @@ def measure_seen(filled: Mapping[Policy, FilledCache], keys: Keys, rows: int, pl
 
     with ThreadPoolExecutor(1) as pool:
         calls = {f"update-{name} seen": partial(seen, one, pool) for name, one in filled.items()}
-        return list(
-            measure("updates seen", calls, [None], plan, say, clock=lambda call, item: (call(item), None)).rows.values()
-        )
+        found = measure("updates seen", calls, [None], plan, say, clock=lambda call, item: (call(item), None)).rows
+        return list(found.values())

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 #: Colours of the groups in order; Okabe and Ito's palette, which people with colour blindness can tell apart.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def draw_lines(title: str, subtitle: str, charts: Sequence[Chart]) -> bytes:
             axis.set_xscale("log")
             axis.set_xticks([x for x, _ in chart.ticks], [name for _, name in chart.ticks])
         axis.minorticks_off()
-        axis.yaxis.set_major_formatter(_NUMBERS)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.grid()
     for axis in axes[len(charts) :]:
         axis.set_axis_off()

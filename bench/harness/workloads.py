@@ -106,7 +106,8 @@ class Traffic:
             return self._bag(ids[0], rows)
         if ids or sides:
             known = [self._tables[f.table or ""] for f in ids[:1]] + sides
-            return self._zipf(_common(known), rows)
+            common = reduce(lambda first, other: first[np.isin(first, other)], known)  # in the order of the first
+            return self._zipf(common if common.size else known[0], rows)
         return self._numbers(fields[0], rows)
 
     def _zipf(self, ids: Ids, count: int) -> npt.NDArray[np.int64]:
@@ -144,12 +145,6 @@ def _repeated(column: Column, rows: int) -> Column:
     if isinstance(column, tuple):
         return np.tile(column[0], rows), np.arange(rows + 1, dtype=np.int64) * len(column[0])
     return column * rows if isinstance(column, list) else np.repeat(column, rows)
-
-
-def _common(parts: list[Ids]) -> Ids:
-    """The ids of the first part, in its order, that all others have too; the first part itself if there are none."""
-    common = reduce(lambda ids, other: ids[np.isin(ids, other)], parts)
-    return common if common.size else parts[0]
 
 
 def _ids_by_heat(path: Path) -> Ids:
