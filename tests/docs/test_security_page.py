@@ -27,7 +27,7 @@ NETWORK = {
 READS_PICKLES = {"load", "loads", "Unpickler"}
 RUNS_TEXT = {"eval", "exec", "compile"}
 #: Who asks `socket` for something that is no connection: the host's name.
-NO_CONNECTION = {"pepnet_infer/sync/follow_config.py": {"socket"}}
+NO_CONNECTION = {"pepnet_infer/sync/follower.py": {"socket"}}
 #: Files that may start a process.
 STARTS = {"simplify.py", "offline.py", "gpu_check.py"}
 
@@ -75,5 +75,5 @@ def _check(file: Path) -> None:
 
 def test_a_follower_asks_for_the_host_name_alone() -> None:
     """The one use of `socket`."""
-    text = (ROOT / "pepnet_infer/sync/follow_config.py").read_text()
+    text = (ROOT / "pepnet_infer/sync/follower.py").read_text()
     assert text.count("socket.") == text.count("socket.gethostname()") == 1
