@@ -46,10 +46,9 @@ struct Attached {
   std::vector<FieldSpec> fields;
 };
 
-template <class T>
 class Context {
  public:
-  Context(const Program<T>& program, const TilesByRows& tiles, const std::byte* weights, bool graphs,
+  Context(const Program& program, const TilesByRows& tiles, const std::byte* weights, bool graphs,
           const Attached* attached)
       : program_(program), tiles_(tiles), weights_(weights), graphs_(graphs), attached_(attached) {}
   // A caller's stream may still be at work with it, and ours after a call that failed.
@@ -90,9 +89,9 @@ class Context {
       for (std::size_t i = 0; i < 3; ++i) theirs.inputs[i] = call.inputs[i] + first * widths()[i];
       theirs.scores = call.scores + first * config.tasks;
       theirs.live = static_cast<int>(rows);
-      stream.enqueue<T>(program_.bind_first(theirs));
+      stream.enqueue(program_.bind_first(theirs));
       enqueue(stream, bucket.middle, Launches(bucket.launches).subspan(1, bucket.launches.size() - 2));
-      stream.enqueue<T>(program_.bind_last(theirs));
+      stream.enqueue(program_.bind_last(theirs));
     }
     free_.record(stream);
   }
@@ -103,8 +102,11 @@ class Context {
     Bucket& bucket = at(bucket_of(call.rows));
     if (bucket.fields.data() == nullptr) open_to_features(bucket);
     const auto& specs = attached_->fields;
-    std::byte* const to = words_.room(most_feature_bytes(specs, call.fields, call.first, call.rows));
-    const std::size_t bytes = write_features(specs, call.fields, call.first, call.rows, to);
+    const auto write = [&](std::byte* to) {
+      return write_features(specs, call.fields, call.first, call.rows, to);
+    };
+    std::byte* const to = words_.room(write(nullptr));
+    const std::size_t bytes = write(to);
     stream_.copy(words_.device.data(), to, bytes);
     const auto counts = reinterpret_cast<std::uint32_t*>(bucket.answers.data() + bucket.counts_at);
     stream_.fill(counts, 0, count_bytes());
@@ -114,7 +116,7 @@ class Context {
     gather.now = rows.now();
     gather.counts = counts;
     gather.lacking = counts + count_bytes() / sizeof(std::uint32_t);
-    rows.read<T>(stream_, read_, Launch<T>(gather));
+    rows.read(stream_, read_, gather);
     if (at_once) enqueue(stream_, bucket.rest, Launches(bucket.launches).subspan(1));
     const std::size_t fields = attached_->fields.size(), most = std::min(kToldAtOnce, call.rows * fields);
     const std::size_t told = bucket.counts_at + count_bytes() + most * sizeof(std::uint32_t);
@@ -146,15 +148,15 @@ class Context {
     stream_.copy(patched_.device.data(), to, words * sizeof(std::uint32_t));
     const Gather gather = gather_of(bucket, call.rows);
     const auto* const at = reinterpret_cast<const std::uint32_t*>(patched_.device.data());
-    stream_.enqueue<T>(Launch<T>(Patch{gather.fields, gather.words_of, at, at + count,
-                                       reinterpret_cast<const float*>(at + 2 * count),
-                                       static_cast<int>(count), gather.field_count, gather.rows}));
+    stream_.enqueue(Patch{gather.fields, gather.words_of, at, at + count,
+                          reinterpret_cast<const float*>(at + 2 * count), static_cast<int>(count),
+                          gather.field_count, gather.rows});
     score(bucket);
     give_scores(bucket, call);
   }
 
  private:
-  using Launches = std::span<const Launch<T>>;
+  using Launches = std::span<const Launch>;
   struct Bucket {
     Allocation scratch;
     // Scores and, with fields, counts and the list of what lacks; and where they come to on the host.
@@ -166,7 +168,7 @@ class Context {
     Allocation fields;  // GatherField [fields], then their order
     int single = 0;
     Addresses own{};
-    std::vector<Launch<T>> launches;
+    std::vector<Launch> launches;
     std::unique_ptr<Stream::Graph> whole, middle, rest;  // all launches, all but the ends, all but the first
   };
 
@@ -231,7 +233,7 @@ class Context {
         }
       }
       field.fours = spec.kind != FieldKind::dense && spec.width % 4 == 0;
-      for (int i = 0; i < field.targets; ++i) field.fours = field.fours && in_fours<T>(field.to[i]);
+      for (int i = 0; i < field.targets; ++i) field.fours = field.fours && in_fours(field.to[i]);
       fields.push_back(field);
     }
     std::vector<std::int32_t> order(fields.size());
@@ -286,15 +288,15 @@ class Context {
   }
 
   void enqueue(Stream& stream, std::unique_ptr<Stream::Graph>& graph, Launches launches) {
-    if (graphs_ && !graph) graph = stream_.template capture<T>(launches);
+    if (graphs_ && !graph) graph = stream_.capture(launches);
     if (graph) {
       stream.enqueue(*graph);
     } else {
-      for (const Launch<T>& launch : launches) stream.enqueue<T>(launch, &launch != launches.data());
+      for (const Launch& launch : launches) stream.enqueue(launch, &launch != launches.data());
     }
   }
 
-  const Program<T>& program_;
+  const Program& program_;
   const TilesByRows& tiles_;
   const std::byte* weights_;
   bool graphs_;

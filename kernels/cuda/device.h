@@ -61,18 +61,17 @@ __device__ __forceinline__ std::size_t place_in(const Columns& columns, int row,
   return static_cast<std::size_t>(row) * static_cast<std::size_t>(columns.stride) +
          static_cast<std::size_t>(column);
 }
-template <class T>
 __device__ __forceinline__ Four read(const Columns& from, int row, int column) {
   const std::size_t at = place_in(from, row, column);
-  return from.floats ? read<float>(from.first, at) : read<T>(from.first, at);
+  return from.precision == Precision::fp32 ? read<float>(from.first, at) : read<bf16>(from.first, at);
 }
-template <class T, int kWide>
+template <int kWide>
 __device__ __forceinline__ void write(const Columns& to, int row, int column, const Numbers<kWide>& numbers) {
   const std::size_t at = place_in(to, row, column);
-  if (to.floats) {
+  if (to.precision == Precision::fp32) {
     store<float>(to.first, at, numbers);
   } else {
-    store<T>(to.first, at, numbers);
+    store<bf16>(to.first, at, numbers);
   }
 }
 

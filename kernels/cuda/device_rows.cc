@@ -53,22 +53,20 @@ std::uint32_t DeviceRows::now() const {
   return static_cast<std::uint32_t>(std::max(0.0, seconds<SteadyClock>() - begin_));
 }
 
-template <class T>
-void DeviceRows::read(Stream& stream, const std::shared_ptr<Event>& done, const Launch<T>& launch) {
+void DeviceRows::read(Stream& stream, const std::shared_ptr<Event>& done, const Launch& launch) {
   const std::lock_guard guard(order_);
   stream.wait_for(written_);
-  stream.enqueue<T>(launch);
+  stream.enqueue(launch);
   done->record(stream);
   if (std::find(reads_.begin(), reads_.end(), done) == reads_.end()) reads_.push_back(done);
 }
 
 // With `order_` held.
-template <class What>
-void DeviceRows::write(const What& launch, std::size_t bytes) {
+void DeviceRows::write(const Launch& launch, std::size_t bytes) {
   stream_.copy(staged_.device.data(), staged_.pinned.data(), bytes);
   for (const auto& read : reads_) stream_.wait_for(*read);
   reads_.clear();
-  stream_.enqueue<float>(Launch<float>(launch));
+  stream_.enqueue(launch);
   written_.record(stream_);
 }
 
@@ -171,8 +169,5 @@ RowsStats DeviceRows::stats() const {
   stats.outdated = outdated_.load();
   return stats;
 }
-
-template void DeviceRows::read<float>(Stream&, const std::shared_ptr<Event>&, const Launch<float>&);
-template void DeviceRows::read<bf16>(Stream&, const std::shared_ptr<Event>&, const Launch<bf16>&);
 
 }  // namespace pepnet::cuda

@@ -70,8 +70,7 @@ class DeviceRows final : public Rows {
   std::uint32_t now() const;
 
   // Puts `launch`, which reads tables, into `stream`. `done` belongs to whoever waits for the stream.
-  template <class T>
-  void read(Stream& stream, const std::shared_ptr<Event>& done, const Launch<T>& launch);
+  void read(Stream& stream, const std::shared_ptr<Event>& done, const Launch& launch);
 
  private:
   struct Owned {
@@ -79,8 +78,7 @@ class DeviceRows final : public Rows {
     Allocation keys, entries, rows;
   };
 
-  template <class What>
-  void write(const What& launch, std::size_t bytes);
+  void write(const Launch& launch, std::size_t bytes);
 
   int device_;
   bool by_score_;

@@ -20,7 +20,8 @@ struct FieldSpec {
   std::vector<std::pair<Source, int>> places;
 };
 
-// What a call has of a field: one key or value a row, or bags whose keys are offsets[r] to offsets[r + 1].
+// What a call has of a field: one key or value for each of its rows (or for the one that they share), or bags
+// whose keys are offsets[r] to offsets[r + 1].
 struct FieldView {
   const std::uint64_t* keys = nullptr;
   const std::int64_t* offsets = nullptr;
@@ -30,12 +31,9 @@ struct FieldView {
   bool shared = false;                 // there is one row, for all rows of the call
 };
 
-// The maximum number of bytes for rows [first, first + rows).
-std::size_t most_feature_bytes(std::span<const FieldSpec> fields, std::span<const FieldView> views,
-                               std::size_t first, std::size_t rows);
-
-// Writes FieldWords [fields], then the words that they point to. Returns the number of bytes. Throws
-// std::invalid_argument for too few keys or values, and for offsets that are out of order.
+// Writes FieldWords [fields] of rows [first, first + rows), then the words that they point to. Returns the
+// number of bytes; without `to` how many there are at most, as if all ids took 8. Throws
+// std::invalid_argument for a field of another kind, and for offsets that are out of order.
 std::size_t write_features(std::span<const FieldSpec> fields, std::span<const FieldView> views,
                            std::size_t first, std::size_t rows, std::byte* to);
 

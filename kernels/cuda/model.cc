@@ -13,12 +13,11 @@ namespace pepnet::cuda {
 
 namespace {
 
-template <class T>
 class ModelOf final : public Model {
  public:
-  ModelOf(const DenseConfig& config, const Tensors& tensors, int device, bool graphs,
+  ModelOf(const DenseConfig& config, const Tensors& tensors, Precision precision, int device, bool graphs,
           std::optional<Tile> tile)
-      : program_(config, tensors), device_(device), graphs_(graphs) {
+      : program_(config, tensors, precision), device_(device), graphs_(graphs) {
     const OnDevice here(device_);
     weights_ = Allocation(program_.weights().size(), Memory::device);
     Stream stream;
@@ -32,7 +31,7 @@ class ModelOf final : public Model {
     // Before anything is made or freed, which would end the caller's capture.
     if (call.on_device && Stream(call.stream).being_captured())
       throw std::invalid_argument("stream: expected one that is not being captured");
-    std::unique_ptr<Context<T>> context = take();
+    std::unique_ptr<Context> context = take();
     if (call.on_device) {
       context->run_on_device(call);
     } else {
@@ -61,7 +60,7 @@ class ModelOf final : public Model {
     if (call.rows == 0) return nullptr;
     const OnDevice here(device_);
     const std::uint64_t generation = attached_->rows->generation();
-    std::unique_ptr<Context<T>> context = take();
+    std::unique_ptr<Context> context = take();
     context->take_over();
     std::vector<std::uint32_t> lacking;
     context->run_features(call, at_once_.load(), lacking);
@@ -76,7 +75,7 @@ class ModelOf final : public Model {
  private:
   class PendingOf final : public PendingScores {
    public:
-    PendingOf(ModelOf& model, std::unique_ptr<Context<T>> context, std::vector<std::uint32_t> lacking,
+    PendingOf(ModelOf& model, std::unique_ptr<Context> context, std::vector<std::uint32_t> lacking,
               std::uint64_t generation)
         : model_(model),
           context_(std::move(context)),
@@ -91,35 +90,35 @@ class ModelOf final : public Model {
       if (context_ == nullptr)
         throw std::logic_error("scores: expected some that wait, got those of a call that failed");
       const OnDevice here(model_.device_);
-      std::unique_ptr<Context<T>> context = std::move(context_);  // one that failed is not used again
+      std::unique_ptr<Context> context = std::move(context_);  // one that failed is not used again
       context->finish(call, patches);
       context_ = std::move(context);
     }
 
    private:
     ModelOf& model_;
-    std::unique_ptr<Context<T>> context_;
+    std::unique_ptr<Context> context_;
     std::vector<std::uint32_t> lacking_;
     std::uint64_t generation_;
   };
 
-  std::unique_ptr<Context<T>> take() {
+  std::unique_ptr<Context> take() {
     {
       const std::lock_guard guard(lock_);
       if (!free_.empty()) {
-        std::unique_ptr<Context<T>> context = std::move(free_.back());
+        std::unique_ptr<Context> context = std::move(free_.back());
         free_.pop_back();
         return context;
       }
     }
-    return std::make_unique<Context<T>>(program_, tiles_, weights_.data(), graphs_, attached_.get());
+    return std::make_unique<Context>(program_, tiles_, weights_.data(), graphs_, attached_.get());
   }
-  void give_back(std::unique_ptr<Context<T>> context) {
+  void give_back(std::unique_ptr<Context> context) {
     const std::lock_guard guard(lock_);
     free_.push_back(std::move(context));
   }
 
-  Program<T> program_;
+  Program program_;
   int device_;
   bool graphs_;
   Allocation weights_;
@@ -127,13 +126,12 @@ class ModelOf final : public Model {
   std::unique_ptr<Attached> attached_;
   std::atomic<bool> at_once_{true};  // the last call lacked nothing
   std::mutex lock_;
-  std::vector<std::unique_ptr<Context<T>>> free_;
+  std::vector<std::unique_ptr<Context>> free_;
 };
 
-std::unique_ptr<Model> make_model(const DenseConfig& config, const Tensors& tensors, bool as_bf16, int device,
-                                  bool graphs, std::optional<Tile> tile) {
-  if (as_bf16) return std::make_unique<ModelOf<bf16>>(config, tensors, device, graphs, tile);
-  return std::make_unique<ModelOf<float>>(config, tensors, device, graphs, tile);
+std::unique_ptr<Model> make_model(const DenseConfig& config, const Tensors& tensors, Precision precision,
+                                  int device, bool graphs, std::optional<Tile> tile) {
+  return std::make_unique<ModelOf>(config, tensors, precision, device, graphs, tile);
 }
 
 std::unique_ptr<Rows> make_rows(int device, const std::vector<Rows::Width>& widths, bool by_score) {

@@ -80,13 +80,13 @@ struct Library {
   DeviceInfo (*device_info)(int);  // of a device
   // Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are
   // recorded once for each bucket. `tile`: of all products; else they are measured.
-  std::unique_ptr<Model> (*make_model)(const DenseConfig& config, const Tensors& tensors, bool bf16,
+  std::unique_ptr<Model> (*make_model)(const DenseConfig& config, const Tensors& tensors, Precision precision,
                                        int device, bool graphs, std::optional<Tile> tile);
   std::unique_ptr<Rows> (*make_rows)(int device, const std::vector<Rows::Width>& widths, bool by_score);
 };
 
 // Counts up with every change of what the extension uses of these headers.
-constexpr int kInterface = 5;
+constexpr int kInterface = 6;
 // The function by name: `const Library* pepnet_cuda_library()`.
 constexpr const char* kLibraryFunction = "pepnet_cuda_library";
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #define PEPNET_BOTH __host__ __device__ __forceinline__
@@ -29,11 +30,21 @@ PEPNET_BOTH float widen(bf16 value) {
   return wide;
 }
 
-// Some columns of a matrix: float32 where `floats`, else in the type of the products.
+// How numbers are stored; sums are float32 in both.
+enum class Precision : int { fp32, bf16 };
+
+PEPNET_BOTH constexpr std::size_t bytes_of(Precision precision) {
+  return precision == Precision::bf16 ? sizeof(bf16) : sizeof(float);
+}
+
+template <Precision kPrecision>
+using Number = std::conditional_t<kPrecision == Precision::bf16, bf16, float>;
+
+// Some columns of a matrix.
 struct Columns {
   void* first;  // of row 0
   int stride;   // numbers from one row to the next
-  bool floats;
+  Precision precision;
 };
 
 // NaN stays one: the carry of rounding must not make it an infinity.

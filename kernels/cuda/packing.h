@@ -26,58 +26,57 @@ inline int whole(std::size_t value) {
 // A width or depth as products take it.
 inline int padded(std::size_t width) { return whole(up(width, kWhole)); }
 
-// Rows of a weight matrix [·, stride] that stand in a packed one from row `to` on.
-struct RowRun {
-  std::size_t from, count, to;
+// `copies` matrices [in, width], `apart` elements from one to the next, whose rows are `stride` apart; each
+// with a bias [width] after that of the one before.
+struct Weights {
+  const float *w, *b;
+  std::size_t in, width, stride, copies = 1, apart = 0;
 };
 
-template <class T>
 class Packing {
  public:
-  static constexpr std::size_t kNew = std::numeric_limits<std::size_t>::max();
+  Packing(std::vector<std::byte>& bytes, Precision precision) : bytes_(bytes), precision_(precision) {}
 
-  explicit Packing(std::vector<std::byte>& bytes) : bytes_(bytes) {}
+  // The matrices, one after the other, each padded with zeros to [depth, columns]. Returns the offset in
+  // bytes.
+  std::size_t matrices(const Weights& of, int depth, int columns) {
+    return precision_ == Precision::bf16 ? pack<bf16>(of, depth, columns) : pack<float>(of, depth, columns);
+  }
 
-  // Room for so many values, all zero bits. Returns the offset in bytes.
+  // `groups` rows of `count` numbers, each padded with zeros to `columns`. Returns the offset in bytes.
   template <class Value>
-  std::size_t reserve(std::size_t count) {
-    const std::size_t at = up(bytes_.size(), kAlign);
-    bytes_.resize(at + count * sizeof(Value));
+  std::size_t rows(const Value* values, std::size_t count, std::size_t columns, std::size_t groups) {
+    const std::size_t at = reserve(columns * groups * sizeof(Value));
+    auto* const to = reinterpret_cast<Value*>(bytes_.data() + at);
+    for (std::size_t g = 0; g < groups; ++g) std::copy_n(values + g * count, count, to + g * columns);
     return at;
   }
 
-  // Weights of `groups` matrices, `group_from` elements apart, each [·, stride] of which `columns` are taken;
-  // packed one after the other. Returns the offset in bytes.
-  std::size_t pack(const float* w, std::size_t stride, std::size_t columns, const std::vector<RowRun>& rows,
-                   int depth, int width, std::size_t groups, std::size_t group_from, int at_column = 0,
-                   std::size_t into = kNew) {
-    const std::size_t size = static_cast<std::size_t>(depth) * static_cast<std::size_t>(width);
-    const std::size_t at = into == kNew ? reserve<T>(size * groups) : into;
-    for (std::size_t g = 0; g < groups; ++g) {
+ private:
+  // Room for so many bytes, all zero.
+  std::size_t reserve(std::size_t bytes) {
+    const std::size_t at = up(bytes_.size(), kAlign);
+    bytes_.resize(at + bytes);
+    return at;
+  }
+
+  template <class T>
+  std::size_t pack(const Weights& of, int depth, int columns) {
+    const std::size_t size = static_cast<std::size_t>(depth) * static_cast<std::size_t>(columns);
+    const std::size_t at = reserve(size * of.copies * sizeof(T));
+    for (std::size_t g = 0; g < of.copies; ++g) {
       T* const to = reinterpret_cast<T*>(bytes_.data() + at) + g * size;
-      for (const RowRun& run : rows) {
-        for (std::size_t r = 0; r < run.count; ++r) {
-          const float* const from = w + g * group_from + (run.from + r) * stride;
-          for (std::size_t c = 0; c < columns; ++c)
-            to[packed_at<T>(static_cast<int>(run.to + r), at_column + static_cast<int>(c), width)] =
-                narrow<T>(from[c]);
-        }
+      for (std::size_t r = 0; r < of.in; ++r) {
+        const float* const from = of.w + g * of.apart + r * of.stride;
+        for (std::size_t c = 0; c < of.width; ++c)
+          to[packed_at(precision_, static_cast<int>(r), static_cast<int>(c), columns)] = narrow<T>(from[c]);
       }
     }
     return at;
   }
 
-  // Of each of `groups` matrices the bias [columns], one after the other.
-  std::size_t bias(const float* b, std::size_t columns, int width, std::size_t groups) {
-    const std::size_t at = reserve<float>(static_cast<std::size_t>(width) * groups);
-    auto* const to = reinterpret_cast<float*>(bytes_.data() + at);
-    for (std::size_t g = 0; g < groups; ++g)
-      std::copy_n(b + g * columns, columns, to + g * static_cast<std::size_t>(width));
-    return at;
-  }
-
- private:
   std::vector<std::byte>& bytes_;
+  Precision precision_;
 };
 
 }  // namespace pepnet::cuda

@@ -29,34 +29,27 @@ constexpr int kRun = 32;  // of k that lie side by side in packed bf16
 
 // Where a weight is in a packed matrix of `columns` columns. The tensor cores take bf16 in pairs of k: of
 // each column kRun of k lie side by side, then the next column's, so that a block reads both together.
-template <class T>
-PEPNET_BOTH std::size_t packed_at(int k, int n, int columns) {
-  return static_cast<std::size_t>(k) * static_cast<std::size_t>(columns) + static_cast<std::size_t>(n);
-}
-template <>
-PEPNET_BOTH std::size_t packed_at<bf16>(int k, int n, int columns) {
-  return (static_cast<std::size_t>(k / kRun) * static_cast<std::size_t>(columns) +
-          static_cast<std::size_t>(n)) *
-             kRun +
-         static_cast<std::size_t>(k % kRun);
+PEPNET_BOTH std::size_t packed_at(Precision precision, int k, int n, int columns) {
+  const int run = precision == Precision::bf16 ? kRun : 1;
+  const std::size_t line = static_cast<std::size_t>(k / run) * static_cast<std::size_t>(columns);
+  return (line + static_cast<std::size_t>(n)) * static_cast<std::size_t>(run) +
+         static_cast<std::size_t>(k % run);
 }
 
-// One side of a product for all groups. Of a group's share the distance is in elements, 0 where all have the
-// same.
-template <class T>
+// One side of a product for all groups; a and w are of its precision. Of a group's share the distance is in
+// elements, 0 where all have the same.
 struct Side {
-  const T* a;  // [rows, stride]
-  int stride, a_group;
-  const T* w;  // packed, [depth, columns] of each group
+  Columns a;
+  int a_group;
+  const void* w;  // packed, [depth, columns] of each group
   std::size_t w_group;
   const float* bias;  // [columns]
   int bias_group;
   int depth;  // a multiple of kWhole; what is padding is zeros in a and w
 };
 
-template <class T>
 struct Product {
-  Side<T> main, gate;  // `gate` for relu_gated only
+  Side main, gate;  // `gate` for relu_gated only
   Epilogue epilogue;
   float gamma;
   int rows;  // of a, m and out
@@ -72,18 +65,17 @@ struct Product {
 constexpr int kMostTogether = 4;
 
 // Products that do not wait for each other, in one launch: all of them gated, or none.
-template <class T>
 struct Products {
-  Product<T> of[kMostTogether];
+  Product of[kMostTogether];
   int first[kMostTogether];  // block of each
   int count;
 };
 
 // The shared memory of a block: what stages hold of both matrices, in words of 4 bytes, and in the end its
 // part of the output. Weights stand there by column in bf16, by k in float32.
-template <class T, Tile kTile>
+template <Precision kPrecision, Tile kTile>
 union Stages {
-  static constexpr Shape kShape = shape_of<T>(kTile);
+  static constexpr Shape kShape = shape_of(kPrecision, kTile);
   struct {
     std::uint32_t a[extent(kShape.stages)][extent(kShape.rows)][extent(kShape.row_words())];
     std::uint32_t w[extent(kShape.stages)][extent(kShape.weight_lines())][extent(kShape.weight_line_words())];

@@ -22,8 +22,7 @@ struct At {
 };
 
 // Writes four columns of a row. x is of a gated product what comes out, of others the sum.
-template <class T>
-__device__ __forceinline__ void finish(const Product<T>& p, int row, int column, int group, const Four& x,
+__device__ __forceinline__ void finish(const Product& p, int row, int column, int group, const Four& x,
                                        const Four& times) {
   const int used =
       p.used_by_whole == nullptr ? p.used : column / kWhole * kWhole + p.used_by_whole[column / kWhole];
@@ -38,19 +37,20 @@ __device__ __forceinline__ void finish(const Product<T>& p, int row, int column,
     if (multiplied) value.of[i] *= times.of[i];
     if (column + i >= used) value.of[i] = 0.0F;
   }
-  write<T>(p.out, row, group * p.out_group + column, value);
+  write(p.out, row, group * p.out_group + column, value);
 }
 
 // A thread's part of what is copied of the rows (zeros past the last) or of the weights (zeros past the last
 // column): pieces of 16 bytes, kInLine of them a line of a stage.
-template <class T, Tile kTile, bool kRows>
+template <Precision kPrecision, Tile kTile, bool kRows>
 struct Copies {
-  static constexpr Shape kShape = shape_of<T>(kTile);
+  using T = Number<kPrecision>;
+  static constexpr Shape kShape = shape_of(kPrecision, kTile);
   static constexpr int kLines = kRows ? kShape.rows : kShape.weight_lines(),
                        kInLine = (kRows ? kShape.words() : kShape.weight_words()) / 4,
                        kPieces = kLines * kInLine / kShape.threads;
   static_assert(kPieces * kShape.threads == kLines * kInLine);
-  static constexpr bool kByColumn = sizeof(T) == 2;  // of weights
+  static constexpr bool kByColumn = kPrecision == Precision::bf16;  // of weights
   const std::uint32_t* from[extent(kPieces)];
   bool there[extent(kPieces)];
   std::size_t step;  // words from one step to the next
@@ -61,7 +61,7 @@ struct Copies {
     return i * kShape.threads + static_cast<int>(threadIdx.x);
   }
 
-  __device__ __forceinline__ void begin(const Product<T>& p, const Side<T>& side, const At& at) {
+  __device__ __forceinline__ void begin(const Product& p, const Side& side, const At& at) {
     const auto group = static_cast<std::size_t>(at.group);
     PEPNET_UNROLL
     for (int i = 0; i < kPieces; ++i) {
@@ -69,20 +69,21 @@ struct Copies {
         const int row = at.row + line(i);
         there[i] = row < p.rows;
         const T* const first =
-            side.a + group * static_cast<std::size_t>(side.a_group) +
-            static_cast<std::size_t>(there[i] ? row : 0) * static_cast<std::size_t>(side.stride);
+            static_cast<const T*>(side.a.first) + group * static_cast<std::size_t>(side.a_group) +
+            static_cast<std::size_t>(there[i] ? row : 0) * static_cast<std::size_t>(side.a.stride);
         from[i] = reinterpret_cast<const std::uint32_t*>(first) + word(i);
       } else {
         const int k = kByColumn ? 2 * word(i) : line(i), column = at.column + (kByColumn ? line(i) : word(i));
         there[i] = column < p.columns;
-        from[i] = reinterpret_cast<const std::uint32_t*>(side.w + group * side.w_group +
-                                                         packed_at<T>(k, there[i] ? column : 0, p.columns));
+        const T* const first = static_cast<const T*>(side.w) + group * side.w_group;
+        from[i] = reinterpret_cast<const std::uint32_t*>(
+            first + packed_at(kPrecision, k, there[i] ? column : 0, p.columns));
       }
     }
     step = static_cast<std::size_t>(kShape.words()) * (kRows ? 1 : static_cast<std::size_t>(p.columns));
   }
   // Begins to copy a step to the lines of a stage.
-  __device__ __forceinline__ void next(Stages<T, kTile>& stages, int stage) {
+  __device__ __forceinline__ void next(Stages<kPrecision, kTile>& stages, int stage) {
     PEPNET_UNROLL
     for (int i = 0; i < kPieces; ++i) {
       std::uint32_t* const to =
@@ -93,14 +94,14 @@ struct Copies {
   }
 };
 
-template <class T, Tile kTile>
+template <Precision kPrecision, Tile kTile>
 struct Sums;
 
 // A thread's own_rows × own_columns sums, in pieces of up to 4 × 4 that lie apart: what the threads of a warp
 // read together then lies side by side.
 template <Tile kTile>
-struct Sums<float, kTile> {
-  static constexpr Shape kShape = shape_of<float>(kTile);
+struct Sums<Precision::fp32, kTile> {
+  static constexpr Shape kShape = shape_of(Precision::fp32, kTile);
   static constexpr int kRows = kShape.own_rows, kColumns = kShape.own_columns;
   static constexpr int kTall = kRows < 4 ? kRows : 4, kWide = kColumns < 4 ? kColumns : 4;
   float sum[extent(kRows)][extent(kColumns)] = {};
@@ -114,7 +115,7 @@ struct Sums<float, kTile> {
     return j / kWide * (kShape.columns / (kColumns / kWide)) + x * kWide + j % kWide;
   }
 
-  __device__ __forceinline__ void add(const Stages<float, kTile>& stages, int stage) {
+  __device__ __forceinline__ void add(const Stages<Precision::fp32, kTile>& stages, int stage) {
     // Four of k at once: a row's are one access.
     for (int k = 0; k < kShape.step; k += 4) {
       Words<4> a[extent(kRows)];
@@ -151,8 +152,8 @@ struct Sums<float, kTile> {
 
 // A lane's share of a warp's own_rows × own_columns sums: see `multiply_add`.
 template <Tile kTile>
-struct Sums<bf16, kTile> {
-  static constexpr Shape kShape = shape_of<bf16>(kTile);
+struct Sums<Precision::bf16, kTile> {
+  static constexpr Shape kShape = shape_of(Precision::bf16, kTile);
   static constexpr int kDown = kShape.own_rows / 16, kAcross = kShape.own_columns / 8;
   float sum[extent(kDown * kAcross)][4] = {};
 
@@ -163,7 +164,7 @@ struct Sums<bf16, kTile> {
     return static_cast<int>(threadIdx.x) / 32 % (kShape.columns / kShape.own_columns) * kShape.own_columns;
   }
 
-  __device__ __forceinline__ void add(const Stages<bf16, kTile>& stages, int stage) {
+  __device__ __forceinline__ void add(const Stages<Precision::bf16, kTile>& stages, int stage) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int row = warp_row() + lane % 16, right = lane / 16 * 4;  // which row of a a lane names
     const int column = warp_column() + lane / 16 * 8 + lane % 8, below = lane / 8 % 2 * 4;
@@ -208,15 +209,15 @@ struct Sums<bf16, kTile> {
 };
 
 // grid: the blocks of all products, one after another; of each rows go first, then columns, then groups.
-template <class T, Tile kTile, bool kGated>
-__global__ void __launch_bounds__(shape_of<T>(kTile).threads,
-                                  (shape_of<T>(kTile).blocks + kGated) / (1 + kGated))
-    multiply(const __grid_constant__ Products<T> all) {
-  constexpr Shape kShape = shape_of<T>(kTile);
-  auto& stages = shared_as<Stages<T, kTile>>();
+template <Precision kPrecision, Tile kTile, bool kGated>
+__global__ void __launch_bounds__(shape_of(kPrecision, kTile).threads,
+                                  (shape_of(kPrecision, kTile).blocks + kGated) / (1 + kGated))
+    multiply(const __grid_constant__ Products all) {
+  constexpr Shape kShape = shape_of(kPrecision, kTile);
+  auto& stages = shared_as<Stages<kPrecision, kTile>>();
   int block = static_cast<int>(blockIdx.x), which = 0;
   while (which + 1 < all.count && block >= all.first[which + 1]) ++which;
-  const Product<T>& p = all.of[which];
+  const Product& p = all.of[which];
   block -= all.first[which];
   const int down = (p.rows + kShape.rows - 1) / kShape.rows,
             across = (p.columns + kShape.columns - 1) / kShape.columns;
@@ -225,8 +226,8 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
   // The steps of the gate follow those of the layer in the same pipeline.
   const int layer_steps = p.main.depth / kShape.step;
   const int steps = layer_steps + (kGated ? p.gate.depth / kShape.step : 0);
-  Copies<T, kTile, false> weights;
-  Copies<T, kTile, true> rows;
+  Copies<kPrecision, kTile, false> weights;
+  Copies<kPrecision, kTile, true> rows;
   weights.begin(p, p.main, at);
   rows.begin(p, p.main, at);
   const auto copy = [&](auto& what, int step, int stage) {
@@ -243,9 +244,9 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
     if (step < steps) copy(rows, step, step);
     commit_copies();  // the weights go with the first
   }
-  Sums<T, kTile> layer, gate;
+  Sums<kPrecision, kTile> layer, gate;
   int stage = 0, free_stage = kAhead;
-  const auto advance = [&](int step, Sums<T, kTile>& sums) {
+  const auto advance = [&](int step, Sums<kPrecision, kTile>& sums) {
     wait_for_copies<kAhead - 1>();
     __syncthreads();  // this step's copies are everybody's, and all have left the stage that is free
     if (step + kAhead < steps) {
@@ -266,7 +267,7 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
   // Through shared memory, so that threads beside each other write what lies side by side.
   const float* const bias = p.main.bias + at.group * p.main.bias_group;
   const float* const gate_bias = kGated ? p.gate.bias + at.group * p.gate.bias_group : nullptr;
-  Sums<T, kTile>::each([&](int r, int c, int i, int j) {
+  Sums<kPrecision, kTile>::each([&](int r, int c, int i, int j) {
     float x = layer.sum[i][j];
     if constexpr (kGated) {
       const int column = at.column + c < p.columns ? at.column + c : 0;
@@ -291,8 +292,8 @@ __global__ void __launch_bounds__(shape_of<T>(kTile).threads,
     for (int i = 0; i < kTogether; ++i) {
       const int piece = begin + i * kShape.threads;
       if (p.times.first != nullptr && there(piece))
-        times[i] = read<T>(p.times, at.row + place(piece).row,
-                           at.group * p.times_group + at.column + place(piece).column);
+        times[i] = read(p.times, at.row + place(piece).row,
+                        at.group * p.times_group + at.column + place(piece).column);
     }
     PEPNET_UNROLL
     for (int i = 0; i < kTogether; ++i) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -26,7 +27,7 @@ struct Place {
 // A matrix [rows, stride] of scratch memory.
 struct BufferSpec {
   int stride;
-  bool floats;
+  Precision precision;
 };
 
 enum class Source : int { general, domain, prior };
@@ -34,28 +35,19 @@ enum class Source : int { general, domain, prior };
 // The launches, with places instead of addresses: offsets of weights are in bytes.
 struct SidePlan {
   Place a;
-  int a_group = 0;
-  std::size_t w = 0, w_group = 0;  // of a group, in elements
-  std::size_t bias = 0;
-  int bias_group = 0;
-  int depth = 0;
+  std::size_t w = 0, bias = 0;
 };
 struct ProductPlan {
   std::string name;
+  Product product{};  // without addresses and rows
   SidePlan main, gate;
-  Epilogue epilogue = Epilogue::none;
-  int groups = 1, columns = 0, used = 0;
-  bool side_by_side = false;
-  std::size_t used_by_whole = 0;  // where side_by_side
-  Place times;
-  int times_group = 0;
-  Place out;
-  int out_group = 0;
+  std::optional<std::size_t> used_by_whole;
+  Place times, out;
 };
 struct ProductsPlan {
   std::vector<ProductPlan> products;  // of one launch
 
-  bool gated() const { return products.front().epilogue == Epilogue::relu_gated; }
+  bool gated() const { return products.front().product.epilogue == Epilogue::relu_gated; }
 };
 struct CopyPlan {
   struct One {
@@ -100,16 +92,15 @@ struct Block {
   std::size_t shared_bytes;
 };
 
-template <class T>
 struct ProductsLaunch {
-  Products<T> products;
+  Products products;
+  Precision precision;
   Tile tile;
   unsigned blocks;
 
   bool gated() const { return products.of[0].epilogue == Epilogue::relu_gated; }
 };
-template <class T>
-using Launch = std::variant<ColumnCopies, ProductsLaunch<T>, Mix, Score, Gather, Patch, Insert, Drop>;
+using Launch = std::variant<ColumnCopies, ProductsLaunch, Mix, Score, Gather, Patch, Insert, Drop>;
 
 // What the products of a launch run in, and what others took, where that was measured.
 struct TileChoice {
@@ -118,15 +109,13 @@ struct TileChoice {
 };
 
 // Puts the blocks of all products one after another, as a tile makes them.
-template <class T>
-void arrange(ProductsLaunch<T>& launch, Tile tile);
+void arrange(ProductsLaunch& launch, Tile tile);
 
-template <class T>
 class Program {
  public:
   // Throws std::invalid_argument naming the tensor or flag that is wrong, std::length_error for a model whose
   // widths do not fit an int.
-  Program(const DenseConfig& config, const Tensors& tensors);
+  Program(const DenseConfig& config, const Tensors& tensors, Precision precision);
 
   // To be copied to the device, 256-byte aligned.
   const std::vector<std::byte>& weights() const { return weights_; }
@@ -134,9 +123,9 @@ class Program {
 
   // The launches of one run, in order; `tiles` are those of its products', launch by launch. The first alone
   // reads the inputs, the last alone writes the scores: neither is of products.
-  std::vector<Launch<T>> bind(const Addresses& at, std::span<const TileChoice> tiles) const;
-  Launch<T> bind_first(const Addresses& at) const { return bind(at, steps_.front()); }
-  Launch<T> bind_last(const Addresses& at) const { return bind(at, steps_.back()); }
+  std::vector<Launch> bind(const Addresses& at, std::span<const TileChoice> tiles) const;
+  Launch bind_first(const Addresses& at) const { return bind(at, steps_.front()); }
+  Launch bind_last(const Addresses& at) const { return bind(at, steps_.back()); }
 
   // Where the columns of an input stand that begin with `column`: as many places as the first step copies it
   // to.
@@ -145,32 +134,29 @@ class Program {
   std::vector<const ProductsPlan*> product_launches() const;
   std::vector<StepCost> costs() const;
   const DenseConfig& config() const { return config_; }
+  Precision precision() const { return precision_; }
 
  private:
   class Builder;
 
-  Launch<T> bind(const Addresses& at, const StepPlan& step) const;
+  Launch bind(const Addresses& at, const StepPlan& step) const;
   std::size_t buffer_at(int buffer, int rows) const;
-  std::byte* address(const Addresses& at, Place place) const;
   Columns columns(const Addresses& at, Place place) const;
-  int stride(Place place) const { return buffers_[static_cast<std::size_t>(place.buffer)].stride; }
-  Side<T> side(const Addresses& at, const SidePlan& plan) const;
-  Product<T> product(const Addresses& at, const ProductPlan& plan) const;
+  Product product(const Addresses& at, const ProductPlan& plan) const;
 
   DenseConfig config_;
+  Precision precision_;
   std::vector<std::byte> weights_;
   std::vector<BufferSpec> buffers_;
   std::vector<StepPlan> steps_;
 };
 
 // Whether `columns` and their rows begin at a multiple of four numbers.
-template <class T>
-bool in_fours(const Columns& columns) {
-  const std::size_t bytes = 4 * (columns.floats ? sizeof(float) : sizeof(T));
+inline bool in_fours(const Columns& columns) {
+  const std::size_t bytes = 4 * bytes_of(columns.precision);
   return reinterpret_cast<std::uintptr_t>(columns.first) % bytes == 0 && columns.stride % 4 == 0;
 }
 
-template <class T>
-Block block_of(const Launch<T>& launch);
+Block block_of(const Launch& launch);
 
 }  // namespace pepnet::cuda

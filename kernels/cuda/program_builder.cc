@@ -11,16 +11,15 @@ using engine::GateTensors;
 using engine::LayerTensors;
 using engine::ModelTensors;
 
-template <class T>
-class Program<T>::Builder {
+class Program::Builder {
  public:
   Builder(Program& program, const ModelTensors& tensors)
-      : program_(program), config_(program.config_), tensors_(tensors), packing_(program.weights_) {}
+      : program_(program),
+        config_(program.config_),
+        tensors_(tensors),
+        packing_(program.weights_, program.precision_) {}
 
   void build() {
-    if (config_.use_ppnet) {
-      for (const GateTensors& gate : tensors_.gates) hidden_columns_ += padded(gate.hidden);
-    }
     inputs();
     if (config_.use_epnet) epnet();
     if (config_.use_ppnet) gates();
@@ -34,43 +33,34 @@ class Program<T>::Builder {
   }
 
  private:
-  // `copies` matrices [in, width], whose rows are `stride` apart, each with a bias [width] after that of the
-  // one before; `apart` from one to the next.
-  struct Weights {
-    const float *w, *b;
-    std::size_t in, width, stride, copies = 1, apart = 0;
-  };
-
   int buffer(int stride, bool floats) {
-    program_.buffers_.push_back({stride, floats});
+    program_.buffers_.push_back({stride, floats ? Precision::fp32 : program_.precision_});
     return static_cast<int>(program_.buffers_.size()) - 1;
   }
 
-  // A product's share of x·w + b, for x of `depth` columns from `x` on, a group's `x_group` apart.
-  SidePlan side(Place x, int x_group, int depth, const Weights& of) {
+  // Makes `side` a product's share of x·w + b, for x of `depth` columns from `x` on, a group's `x_group`
+  // apart.
+  SidePlan side(Side& side, Place x, int x_group, int depth, const Weights& of) {
     const int columns = padded(of.width);
-    const bool one = of.copies == 1;
-    const std::size_t w =
-        packing_.pack(of.w, of.stride, of.width, {{0, of.in, 0}}, depth, columns, of.copies, of.apart);
-    const std::size_t size = static_cast<std::size_t>(depth) * static_cast<std::size_t>(columns);
-    return {x,
-            x_group,
-            w,
-            one ? 0 : size,
-            packing_.bias(of.b, of.width, columns, of.copies),
-            one ? 0 : columns,
-            depth};
+    const auto line = static_cast<std::size_t>(columns);
+    side.a_group = x_group;
+    side.w_group = of.copies == 1 ? 0 : static_cast<std::size_t>(depth) * line;
+    side.bias_group = of.copies == 1 ? 0 : columns;
+    side.depth = depth;
+    const std::size_t w = packing_.matrices(of, depth, columns);
+    return {x, w, packing_.rows(of.b, of.width, line, of.copies)};
   }
 
   ProductPlan product(const std::string& name, Place x, int x_group, int depth, const Weights& of,
                       Epilogue epilogue) {
     ProductPlan plan;
     plan.name = name;
-    plan.main = side(x, x_group, depth, of);
-    plan.epilogue = epilogue;
-    plan.groups = static_cast<int>(of.copies);
-    plan.columns = padded(of.width);
-    plan.used = whole(of.width);
+    plan.main = side(plan.product.main, x, x_group, depth, of);
+    plan.product.epilogue = epilogue;
+    plan.product.gamma = config_.gamma;
+    plan.product.groups = static_cast<int>(of.copies);
+    plan.product.columns = padded(of.width);
+    plan.product.used = whole(of.width);
     return plan;
   }
 
@@ -78,8 +68,9 @@ class Program<T>::Builder {
   // write. Its output is a buffer of its own where it has none. Returns where that is.
   Place add(ProductPlan plan, bool joined = false, bool floats = false) {
     if (plan.out.buffer < 0) {
-      plan.out.buffer = buffer(plan.groups * plan.columns, floats);
-      plan.out_group = plan.groups > 1 ? plan.columns : 0;
+      Product& product = plan.product;
+      plan.out.buffer = buffer(product.groups * product.columns, floats);
+      product.out_group = product.groups > 1 ? product.columns : 0;
     }
     const Place out = plan.out;
     auto* const last = joined ? std::get_if<ProductsPlan>(&program_.steps_.back()) : nullptr;
@@ -133,33 +124,28 @@ class Program<T>::Builder {
   // The first layers of all gates as one product over [o | prior]; then the second layers of those that
   // groups share.
   void gates() {
-    const int depth = x2_columns_;
-    hidden_ = buffer(hidden_columns_, false);
-    const std::size_t packed = packing_.template reserve<T>(static_cast<std::size_t>(depth) *
-                                                            static_cast<std::size_t>(hidden_columns_));
-    const std::size_t biases = packing_.template reserve<float>(static_cast<std::size_t>(hidden_columns_));
-    int at = 0;
+    std::vector<int> used;  // of each kWhole columns
     for (const GateTensors& gate : tensors_.gates) {
-      const std::vector<RowRun> rows{{0, config_.prior, static_cast<std::size_t>(general_columns_)},
-                                     {config_.prior, config_.general, 0}};
-      packing_.pack(gate.w1, gate.hidden, gate.hidden, rows, depth, hidden_columns_, 1, 0, at, packed);
-      std::copy_n(gate.b1, gate.hidden, reinterpret_cast<float*>(program_.weights_.data() + biases) + at);
-      hidden_at_.push_back(at);
-      at += padded(gate.hidden);
+      hidden_at_.push_back(static_cast<int>(used.size()) * kWhole);
+      for (int left = whole(gate.hidden); left > 0; left -= kWhole) used.push_back(std::min(left, kWhole));
     }
-    ProductPlan first;
-    first.name = "ppnet.w1";
-    first.main = {{x2_, 0}, 0, packed, 0, biases, 0, depth};
-    first.epilogue = Epilogue::relu;
-    first.columns = first.used = hidden_columns_;
-    first.side_by_side = true;
-    first.used_by_whole = packing_.template reserve<int>(static_cast<std::size_t>(hidden_columns_ / kWhole));
-    auto* used = reinterpret_cast<int*>(program_.weights_.data() + first.used_by_whole);
-    for (const GateTensors& gate : tensors_.gates) {
-      for (int left = whole(gate.hidden); left > 0; left -= kWhole) *used++ = std::min(left, kWhole);
+    const auto depth = static_cast<std::size_t>(x2_columns_),
+               general = static_cast<std::size_t>(general_columns_),
+               columns = used.size() * kWhole;
+    std::vector<float> w(depth * columns), b(columns);
+    for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
+      const GateTensors& gate = tensors_.gates[l];
+      const auto at = static_cast<std::size_t>(hidden_at_[l]);
+      for (std::size_t r = 0; r < gate.into; ++r) {
+        const std::size_t to = r < config_.prior ? general + r : r - config_.prior;
+        std::copy_n(gate.w1 + r * gate.hidden, gate.hidden, w.data() + to * columns + at);
+      }
+      std::copy_n(gate.b1, gate.hidden, b.data() + at);
     }
-    first.out = {hidden_, 0};
-    add(std::move(first));
+    ProductPlan first = product("ppnet.w1", {x2_, 0}, 0, x2_columns_,
+                                {w.data(), b.data(), depth, columns, columns}, Epilogue::relu);
+    first.used_by_whole = packing_.rows(used.data(), used.size(), used.size(), 1);
+    hidden_ = add(std::move(first)).buffer;
     bool joined = false;  // all of them read what `first` has made
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
       const bool feeds = config_.input_gates && l == 0;
@@ -210,14 +196,15 @@ class Program<T>::Builder {
       if (config_.use_ppnet && gate < tensors_.gates.size()) {
         if (config_.group_gates) {
           const GateTensors& own = tensors_.gates[gate];
-          plan.epilogue = Epilogue::relu_gated;
-          plan.gate = side({hidden_, hidden_at_[gate]}, 0, padded(own.hidden), second_of(own));
+          plan.product.epilogue = Epilogue::relu_gated;
+          plan.gate =
+              side(plan.product.gate, {hidden_, hidden_at_[gate]}, 0, padded(own.hidden), second_of(own));
         } else {
-          plan.epilogue = Epilogue::relu_times;
+          plan.product.epilogue = Epilogue::relu_times;
           plan.times = deltas_[gate];
         }
       }
-      group = depth = plan.columns;
+      group = depth = plan.product.columns;
       // Without gates the logits are the launch before, which the first layer does not read.
       x = add(std::move(plan), l == 0 && !config_.use_ppnet && !config_.by_task,
               l + 1 == config_.layers.size());
@@ -235,7 +222,7 @@ class Program<T>::Builder {
     for (std::size_t i = 0; i + 1 < tensors_.towers.size(); ++i) {
       const LayerTensors& layer = tensors_.towers[i];
       ProductPlan plan = product(layer.name, x, group, group, all_of(layer, config_.tasks), Epilogue::relu);
-      group = plan.columns;
+      group = plan.product.columns;
       x = add(std::move(plan), false, i + 2 == tensors_.towers.size());
     }
     score(tensors_.towers.back(), x, group);
@@ -243,18 +230,16 @@ class Program<T>::Builder {
 
   void score(const LayerTensors& layer, Place h, int h_group) {
     const std::size_t tasks = config_.tasks;
-    const std::size_t w = packing_.template reserve<float>(tasks * layer.in),
-                      b = packing_.template reserve<float>(tasks);
-    std::copy_n(layer.w, tasks * layer.in, reinterpret_cast<float*>(program_.weights_.data() + w));
-    std::copy_n(layer.b, tasks, reinterpret_cast<float*>(program_.weights_.data() + b));
+    const std::size_t w = packing_.rows(layer.w, layer.in, layer.in, tasks),
+                      b = packing_.rows(layer.b, tasks, tasks, 1);
     program_.steps_.push_back(ScorePlan{h, h_group, whole(layer.in), static_cast<int>(tasks), w, b});
   }
 
   Program& program_;
   const DenseConfig& config_;
   const ModelTensors& tensors_;
-  Packing<T> packing_;
-  int general_columns_ = 0, x1_columns_ = 0, x2_columns_ = 0, hidden_columns_ = 0;
+  Packing packing_;
+  int general_columns_ = 0, x1_columns_ = 0, x2_columns_ = 0;
   int x1_ = -1, x2_ = -1, floats_ = -1, hidden_ = -1;
   std::vector<int> hidden_at_;
   std::vector<Place> deltas_;
@@ -262,14 +247,11 @@ class Program<T>::Builder {
   int h_group_ = 0;
 };
 
-template <class T>
-Program<T>::Program(const DenseConfig& config, const Tensors& tensors) : config_(config) {
+Program::Program(const DenseConfig& config, const Tensors& tensors, Precision precision)
+    : config_(config), precision_(precision) {
   engine::check_config(config, {});
   const ModelTensors checked = engine::check_tensors(config, tensors);
   Builder(*this, checked).build();
 }
-
-template Program<float>::Program(const DenseConfig&, const Tensors&);
-template Program<bf16>::Program(const DenseConfig&, const Tensors&);
 
 }  // namespace pepnet::cuda

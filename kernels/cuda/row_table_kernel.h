@@ -34,14 +34,13 @@ __device__ __forceinline__ int find(const GatherField& field, std::uint64_t key,
 }
 
 // Writes columns of a row wherever the field stands.
-template <class T, int kWide>
+template <int kWide>
 __device__ __forceinline__ void put(const GatherField& field, int row, int column,
                                     const Numbers<kWide>& numbers) {
-  for (int i = 0; i < field.targets; ++i) write<T>(field.to[i], row, column, numbers);
+  for (int i = 0; i < field.targets; ++i) write(field.to[i], row, column, numbers);
 }
-template <class T>
 __device__ __forceinline__ void put_column(const GatherField& field, int row, int column, float value) {
-  put<T>(field, row, column, Numbers<1>{{value}});
+  put(field, row, column, Numbers<1>{{value}});
 }
 
 // Of an entry that was found, or not.
@@ -60,7 +59,7 @@ __device__ __forceinline__ std::uint64_t key_at(const Gather& p, const GatherFie
 
 // Writes the columns of `many` rows from `first` on, whose entries the lanes have found; neighbouring lanes
 // write neighbouring columns.
-template <class T, int kWide>
+template <int kWide>
 __device__ __forceinline__ void put_rows(const GatherField& field, int first, int many, int found,
                                          const float* default_row) {
   const int lane = static_cast<int>(threadIdx.x % 32), of_row = field.width / kWide, all = many * of_row;
@@ -76,12 +75,11 @@ __device__ __forceinline__ void put_rows(const GatherField& field, int first, in
     } else {
       numbers = read<float, kWide>(from, static_cast<std::size_t>(column));
     }
-    put<T>(field, first + row, column, numbers);
+    put(field, first + row, column, numbers);
   }
 }
 
 // A warp for 32 rows of a field that has one id or number each.
-template <class T>
 __device__ __forceinline__ void gather_single(const Gather& p, int number, int first) {
   const GatherField& field = p.fields[number];
   const FieldWords words = p.words_of[number];
@@ -92,7 +90,7 @@ __device__ __forceinline__ void gather_single(const Gather& p, int number, int f
   if (field.kind == FieldKind::dense) {
     float value;
     memcpy(&value, p.words + words.values + one, sizeof value);
-    if (live) put_column<T>(field, row, 0, value);
+    if (live) put_column(field, row, 0, value);
     return;
   }
   const int found = find(field, key_at(p, field, words, one), p.clock, p.now);
@@ -111,15 +109,14 @@ __device__ __forceinline__ void gather_single(const Gather& p, int number, int f
   if (lane == 0 && without != 0) atomicAdd(p.counts + 1 + number, bits_of(without));
   const auto* const default_row = reinterpret_cast<const float*>(p.words + words.default_row);
   if (field.fours) {
-    put_rows<T, 4>(field, first, many, found, default_row);
+    put_rows<4>(field, first, many, found, default_row);
   } else {
-    put_rows<T, 1>(field, first, many, found, default_row);
+    put_rows<1>(field, first, many, found, default_row);
   }
 }
 
 // A warp for a bag of a row: finds its rows and adds them up in order as the host does. Where a row is not
 // here the field is left to the host.
-template <class T>
 __device__ __forceinline__ void gather_bag(const Gather& p, int number, int row) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const GatherField& field = p.fields[number];
@@ -162,14 +159,13 @@ __device__ __forceinline__ void gather_bag(const Gather& p, int number, int row)
     }
     if (column >= field.width) continue;
     if (field.kind == FieldKind::bag_mean && last - first > 1) sum /= divisor;
-    put_column<T>(field, row, column, sum);
+    put_column(field, row, column, sum);
   }
 }
 
 // grid: for each field of one id or number a row, rows / threads of a block rounded up; then for each bag,
 // rows / warps of a block. 8 blocks a multiprocessor at least: left alone, ptxas goes for 32 registers, and
 // spills.
-template <class T>
 __global__ void __launch_bounds__(kRowThreads, 8) gather_fields(const Gather p) {
   constexpr int kWarps = kRowThreads / 32;
   const int warp = static_cast<int>(threadIdx.x / 32);
@@ -177,15 +173,14 @@ __global__ void __launch_bounds__(kRowThreads, 8) gather_fields(const Gather p) 
   const int block = static_cast<int>(blockIdx.x), bag_block = block - p.single * of_single;
   if (bag_block < 0) {
     const int first = block % of_single * kRowThreads + warp * 32;
-    if (first < p.rows) gather_single<T>(p, p.order[block / of_single], first);
+    if (first < p.rows) gather_single(p, p.order[block / of_single], first);
   } else {
     const int row = bag_block % of_bag * kWarps + warp;
-    if (row < p.rows) gather_bag<T>(p, p.order[p.single + bag_block / of_bag], row);
+    if (row < p.rows) gather_bag(p, p.order[p.single + bag_block / of_bag], row);
   }
 }
 
 // A warp for a field of a row, or of all rows that share it. grid: patches / warps of a block rounded up.
-template <class T>
 __global__ void __launch_bounds__(kRowThreads) patch_fields(const Patch p) {
   const int number = static_cast<int>(blockIdx.x * (kRowThreads / 32) + threadIdx.x / 32);
   if (number >= p.count) return;
@@ -196,7 +191,7 @@ __global__ void __launch_bounds__(kRowThreads) patch_fields(const Patch p) {
   const int first = shared ? 0 : at / p.field_count, last = shared ? p.rows : first + 1;
   for (int row = first; row < last; ++row)
     for (int column = static_cast<int>(threadIdx.x % 32); column < field.width; column += 32)
-      put_column<T>(field, row, column, values[column]);
+      put_column(field, row, column, values[column]);
 }
 
 // Whether `a` is evicted before `b`: empty ways first, then expired entries, then negative entries, then
@@ -214,7 +209,6 @@ __device__ __forceinline__ bool goes_before(const Entry& a, const Entry& b, cons
 }
 
 // A warp inserts the new rows of a set, one after another. grid: groups / warps of a block rounded up.
-template <class>
 __global__ void __launch_bounds__(kRowThreads) insert_rows(const Insert p) {
   const int group = static_cast<int>(blockIdx.x * (kRowThreads / 32) + threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -252,7 +246,6 @@ __global__ void __launch_bounds__(kRowThreads) insert_rows(const Insert p) {
 }
 
 // A thread for each key.
-template <class>
 __global__ void __launch_bounds__(kRowThreads) drop_rows(const Drop p) {
   const int i = static_cast<int>(blockIdx.x * kRowThreads + threadIdx.x);
   if (i >= p.count) return;

@@ -27,21 +27,18 @@ struct ColumnCopies {
 
 // h_t = Σ_e softmax_e(z_t) · h_e for each task.
 struct Mix {
-  const float* z;  // logits [rows, z_stride], those of a task side by side
-  int z_stride, experts;
-  const float* h;  // [rows, h_stride], an expert's share `columns` apart
-  int h_stride, columns, tasks;
+  Columns z;    // logits in float32, those of a task side by side
+  Columns h;    // float32, an expert's share `columns` apart
   Columns out;  // a task's share `columns` apart
-  int rows;
+  int experts, columns, tasks, rows;
 };
 
 // score = σ(h·w + b) for each task.
 struct Score {
-  const float* h;  // [rows, stride], a task's share h_group apart
-  int stride, h_group;
+  Columns h;  // float32, a task's share h_group apart
+  int h_group, width, tasks, rows;
   const float *w, *b;  // [tasks, width], [tasks]
-  int width, tasks, rows;
-  float* out;  // [rows, tasks]
+  float* out;          // [rows, tasks]
 };
 
 }  // namespace pepnet::cuda

@@ -6,17 +6,16 @@
 
 namespace pepnet::cuda {
 
-template <class T, int kWide>
+template <int kWide>
 __device__ __forceinline__ void copy_some(const ColumnCopy& copy, int row, int column) {
   const auto line = static_cast<std::size_t>(row), at = static_cast<std::size_t>(column);
   const auto numbers = column < copy.width
                            ? read<float, kWide>(copy.from, line * static_cast<std::size_t>(copy.width) + at)
                            : Numbers<kWide>{};
-  write<T>(copy.to, row, column, numbers);
+  write(copy.to, row, column, numbers);
 }
 
 // grid: kCopiedColumns of all copies, one after another; rows / kCopiedRows rounded up.
-template <class T>
 __global__ void __launch_bounds__(kRowThreads) copy_columns(const __grid_constant__ ColumnCopies p) {
   let_next_begin();
   wait_for_last();
@@ -30,23 +29,22 @@ __global__ void __launch_bounds__(kRowThreads) copy_columns(const __grid_constan
     if (row >= p.rows) return;
     if (copy.fours) {
       const int column = first + 4 * thread;
-      if (column < copy.padded) copy_some<T, 4>(copy, row, column);
+      if (column < copy.padded) copy_some<4>(copy, row, column);
     } else {
       for (int column = first + thread; column < first + kCopiedColumns && column < copy.padded;
            column += kRowThreads)
-        copy_some<T, 1>(copy, row, column);
+        copy_some<1>(copy, row, column);
     }
   }
 }
 
 // grid: rows, tasks or 1. Shared memory: a float for each task and expert.
-template <class T>
 __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
   let_next_begin();
   wait_for_last();
   float* const share = &shared_as<float>();
-  const std::size_t row = blockIdx.x;
-  const float* const z = p.z + row * static_cast<std::size_t>(p.z_stride);
+  const int row = static_cast<int>(blockIdx.x);
+  const float* const z = static_cast<const float*>(p.z.first) + place_in(p.z, row, 0);
   for (int i = static_cast<int>(threadIdx.x); i < p.tasks * p.experts; i += kRowThreads) {
     const float* const first = z + i / p.experts * p.experts;
     float most = first[0], sum = 0.0F;
@@ -58,20 +56,18 @@ __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
   const int fours = p.columns / 4;
   for (int task = static_cast<int>(blockIdx.y); task < p.tasks; task += static_cast<int>(gridDim.y)) {
     for (int four = static_cast<int>(threadIdx.x); four < fours; four += kRowThreads) {
-      const float* const h = p.h + row * static_cast<std::size_t>(p.h_stride);
       Four mixed{};
       for (int e = 0; e < p.experts; ++e) {
-        const Four of = read<float>(h, static_cast<std::size_t>(e * p.columns + 4 * four));
+        const Four of = read<float>(p.h.first, place_in(p.h, row, e * p.columns + 4 * four));
         PEPNET_UNROLL
         for (int i = 0; i < 4; ++i) mixed.of[i] += share[task * p.experts + e] * of.of[i];
       }
-      write<T>(p.out, static_cast<int>(row), task * p.columns + 4 * four, mixed);
+      write(p.out, row, task * p.columns + 4 * four, mixed);
     }
   }
 }
 
 // grid: rows · tasks / warps of a block, rounded up. A warp for each score.
-template <class>
 __global__ void __launch_bounds__(kRowThreads) score_tasks(const Score p) {
   let_next_begin();
   wait_for_last();
@@ -79,8 +75,7 @@ __global__ void __launch_bounds__(kRowThreads) score_tasks(const Score p) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   if (number >= p.rows * p.tasks) return;  // a whole warp
   const int row = number / p.tasks, task = number % p.tasks;
-  const float* const h = p.h + static_cast<std::size_t>(row) * static_cast<std::size_t>(p.stride) +
-                         static_cast<std::size_t>(task) * static_cast<std::size_t>(p.h_group);
+  const float* const h = static_cast<const float*>(p.h.first) + place_in(p.h, row, task * p.h_group);
   const float* const w = p.w + static_cast<std::size_t>(task) * static_cast<std::size_t>(p.width);
   float sum = 0.0F;
   for (int i = lane; i < p.width; i += 32) sum += h[i] * w[i];

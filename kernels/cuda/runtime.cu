@@ -1,6 +1,5 @@
 #include <map>
 #include <mutex>
-#include <type_traits>
 
 #include "cuda/product_kernel.h"
 #include "cuda/row_table_kernel.h"
@@ -130,38 +129,47 @@ void Stream::wait_for(const Event& event) {
 
 namespace {
 
-template <class T>
+template <Precision kPrecision>
 const void* multiply_kernel(Tile tile, bool gated) {
   const auto pick = [&](auto kernel, auto gated_kernel) {
     return reinterpret_cast<const void*>(gated ? gated_kernel : kernel);
   };
   switch (tile) {
     case Tile::few:
-      return pick(multiply<T, Tile::few, false>, multiply<T, Tile::few, true>);
+      return pick(multiply<kPrecision, Tile::few, false>, multiply<kPrecision, Tile::few, true>);
     case Tile::middle:
-      return pick(multiply<T, Tile::middle, false>, multiply<T, Tile::middle, true>);
+      return pick(multiply<kPrecision, Tile::middle, false>, multiply<kPrecision, Tile::middle, true>);
     case Tile::many:
-      return pick(multiply<T, Tile::many, false>, multiply<T, Tile::many, true>);
+      return pick(multiply<kPrecision, Tile::many, false>, multiply<kPrecision, Tile::many, true>);
     default:
-      return reinterpret_cast<const void*>(multiply<T, Tile::wide, false>);
+      return reinterpret_cast<const void*>(multiply<kPrecision, Tile::wide, false>);
   }
 }
 
-template <class T, class What>
-const void* kernel_of(const What&) {
-  if constexpr (std::is_same_v<What, ColumnCopies>) return reinterpret_cast<const void*>(copy_columns<T>);
-  if constexpr (std::is_same_v<What, Mix>) return reinterpret_cast<const void*>(mix_experts<T>);
-  if constexpr (std::is_same_v<What, Score>) return reinterpret_cast<const void*>(score_tasks<T>);
-  if constexpr (std::is_same_v<What, Gather>) return reinterpret_cast<const void*>(gather_fields<T>);
-  if constexpr (std::is_same_v<What, Patch>) return reinterpret_cast<const void*>(patch_fields<T>);
-  if constexpr (std::is_same_v<What, Insert>) return reinterpret_cast<const void*>(insert_rows<T>);
-  if constexpr (std::is_same_v<What, Drop>) return reinterpret_cast<const void*>(drop_rows<T>);
+// A kernel, and its one parameter.
+struct Call {
+  const void *kernel, *parameter;
+};
+template <class What>
+Call call_of(void (*kernel)(What), const What& parameter) {
+  return {reinterpret_cast<const void*>(kernel), &parameter};
 }
+Call call_of(const ProductsLaunch& launch) {
+  const auto kernel = launch.precision == Precision::bf16 ? multiply_kernel<Precision::bf16>
+                                                          : multiply_kernel<Precision::fp32>;
+  return {kernel(launch.tile, launch.gated()), &launch.products};
+}
+Call call_of(const ColumnCopies& launch) { return call_of(copy_columns, launch); }
+Call call_of(const Mix& launch) { return call_of(mix_experts, launch); }
+Call call_of(const Score& launch) { return call_of(score_tasks, launch); }
+Call call_of(const Gather& launch) { return call_of(gather_fields, launch); }
+Call call_of(const Patch& launch) { return call_of(patch_fields, launch); }
+Call call_of(const Insert& launch) { return call_of(insert_rows, launch); }
+Call call_of(const Drop& launch) { return call_of(drop_rows, launch); }
 
 }  // namespace
 
-template <class T>
-void Stream::enqueue(const Launch<T>& launch, bool early) {
+void Stream::enqueue(const Launch& launch, bool early) {
   const Block block = block_of(launch);
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -173,33 +181,21 @@ void Stream::enqueue(const Launch<T>& launch, bool early) {
   config.stream = state_->stream;
   config.attrs = &overlap;
   config.numAttrs = early && state_->overlaps ? 1 : 0;
-  std::visit(
-      [&](const auto& what) {
-        const void* kernel = nullptr;
-        const void* parameter = &what;
-        if constexpr (std::is_same_v<std::decay_t<decltype(what)>, ProductsLaunch<T>>) {
-          kernel = multiply_kernel<T>(what.tile, what.gated());
-          parameter = &what.products;
-        } else {
-          kernel = kernel_of<T>(what);
-        }
-        prepare(kernel, state_->device, block.shared_bytes);
-        void* parameters[] = {const_cast<void*>(parameter)};
-        CHECK_CUDA(cudaLaunchKernelExC(&config, kernel, parameters));
-      },
-      launch);
+  const Call call = std::visit([](const auto& what) { return call_of(what); }, launch);
+  prepare(call.kernel, state_->device, block.shared_bytes);
+  void* parameters[] = {const_cast<void*>(call.parameter)};
+  CHECK_CUDA(cudaLaunchKernelExC(&config, call.kernel, parameters));
 }
 
-template <class T>
-float Stream::microseconds(const Launch<T>& launch, int repeats) {
+float Stream::microseconds(const Launch& launch, int repeats) {
   struct Timed {
     cudaEvent_t event = nullptr;
     Timed() { CHECK_CUDA(cudaEventCreate(&event)); }
     ~Timed() { (void)cudaEventDestroy(event); }
   } begin, end;
-  enqueue<T>(launch);
+  enqueue(launch);
   CHECK_CUDA(cudaEventRecord(begin.event, state_->stream));
-  for (int i = 0; i < repeats; ++i) enqueue<T>(launch);
+  for (int i = 0; i < repeats; ++i) enqueue(launch);
   CHECK_CUDA(cudaEventRecord(end.event, state_->stream));
   CHECK_CUDA(cudaEventSynchronize(end.event));
   float milliseconds = 0;
@@ -218,12 +214,11 @@ struct Captured : Stream::Graph {
 
 }  // namespace
 
-template <class T>
-std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch<T>> launches) {
+std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch> launches) {
   CHECK_CUDA(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal));
   cudaGraph_t recorded = nullptr;
   try {
-    for (const Launch<T>& launch : launches) enqueue<T>(launch, &launch != launches.data());
+    for (const Launch& launch : launches) enqueue(launch, &launch != launches.data());
   } catch (...) {
     (void)cudaStreamEndCapture(state_->stream, &recorded);
     if (recorded != nullptr) (void)cudaGraphDestroy(recorded);
@@ -240,13 +235,6 @@ std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch<T>> launch
 void Stream::enqueue(const Graph& graph) {
   CHECK_CUDA(cudaGraphLaunch(static_cast<const Captured&>(graph).graph, state_->stream));
 }
-
-template void Stream::enqueue<float>(const Launch<float>&, bool);
-template void Stream::enqueue<bf16>(const Launch<bf16>&, bool);
-template float Stream::microseconds<float>(const Launch<float>&, int);
-template float Stream::microseconds<bf16>(const Launch<bf16>&, int);
-template std::unique_ptr<Stream::Graph> Stream::capture<float>(std::span<const Launch<float>>);
-template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(std::span<const Launch<bf16>>);
 
 const bool kEmulated = false;
 

@@ -111,23 +111,20 @@ class Stream {
   void fill(void* at, int byte, std::size_t bytes);          // of the device
   // early: the kernel before it in the stream is one of ours, and need not be done when this one begins
   // (`wait_for_last`); where the device can.
-  template <class T>
-  void enqueue(const Launch<T>& launch, bool early = false);
+  void enqueue(const Launch& launch, bool early = false);
   void wait();            // throws what a launch or a copy before ended with
   void drain() noexcept;  // the same, whatever it ended with
   bool being_captured() const;
 
   // What a launch takes, of so many one after another that each wait for the last. Waits for them.
-  template <class T>
-  float microseconds(const Launch<T>& launch, int repeats);
+  float microseconds(const Launch& launch, int repeats);
 
   // What follows in this stream waits for the event.
   void wait_for(const Event& event);
 
   // Records the launches once, to be put in again by one call.
   class Graph;
-  template <class T>
-  std::unique_ptr<Graph> capture(std::span<const Launch<T>> launches);
+  std::unique_ptr<Graph> capture(std::span<const Launch> launches);
   void enqueue(const Graph& graph);
 
  private:

@@ -15,6 +15,7 @@ namespace pepnet::cuda {
 enum class Tile : int { few, middle, many, wide };
 constexpr Tile kTiles[] = {Tile::few, Tile::middle, Tile::many, Tile::wide};
 static_assert(Tile::few == Tile{0} && Tile::wide == Tile{3}, "tables of shapes are in this order");
+static_assert(Precision::fp32 == Precision{0} && Precision::bf16 == Precision{1}, "and in this one");
 
 struct Shape {
   int rows, columns;          // of a block
@@ -46,25 +47,16 @@ struct Shape {
 // The registers of a thread do not hold both sums of a gated product in the widest tile.
 constexpr bool can_be_gated(Tile tile) { return tile != Tile::wide; }
 
-template <class T>
-PEPNET_BOTH constexpr Shape shape_of(Tile tile);
-
-template <>
-PEPNET_BOTH constexpr Shape shape_of<bf16>(Tile tile) {
-  constexpr Shape kShapes[] = {{16, 32, 64, 10, 16, 8, 2, 128, 3},
-                               {64, 64, 32, 6, 32, 32, 2, 128, 3},
-                               {128, 128, 32, 4, 64, 32, 2, 256, 2},
-                               {128, 256, 32, 4, 64, 64, 2, 256, 1}};
-  return kShapes[static_cast<int>(tile)];
-}
-
-template <>
-PEPNET_BOTH constexpr Shape shape_of<float>(Tile tile) {
-  constexpr Shape kShapes[] = {{8, 32, 64, 7, 1, 2, 4, 128, 3},
-                               {64, 64, 16, 4, 4, 4, 4, 256, 3},
-                               {128, 64, 16, 4, 8, 4, 4, 256, 2},
-                               {128, 128, 16, 4, 8, 8, 4, 256, 1}};
-  return kShapes[static_cast<int>(tile)];
+PEPNET_BOTH constexpr Shape shape_of(Precision precision, Tile tile) {
+  constexpr Shape kShapes[2][4] = {{{8, 32, 64, 7, 1, 2, 4, 128, 3},
+                                    {64, 64, 16, 4, 4, 4, 4, 256, 3},
+                                    {128, 64, 16, 4, 8, 4, 4, 256, 2},
+                                    {128, 128, 16, 4, 8, 8, 4, 256, 1}},
+                                   {{16, 32, 64, 10, 16, 8, 2, 128, 3},
+                                    {64, 64, 32, 6, 32, 32, 2, 128, 3},
+                                    {128, 128, 32, 4, 64, 32, 2, 256, 2},
+                                    {128, 256, 32, 4, 64, 64, 2, 256, 1}}};
+  return kShapes[static_cast<int>(precision)][static_cast<int>(tile)];
 }
 
 }  // namespace pepnet::cuda

@@ -12,14 +12,14 @@ constexpr int kRepeats = 10, kRounds = 5;
 constexpr float kWarm = 50'000;  // microseconds, until clocks are up
 
 // What the times of a program's launches depend on.
-template <class T>
-std::vector<int> kind_of(const Program<T>& program, int device, int rows) {
-  std::vector<int> kind{device, static_cast<int>(sizeof(T)), rows};
+std::vector<int> kind_of(const Program& program, int device, int rows) {
+  std::vector<int> kind{device, static_cast<int>(program.precision()), rows};
   for (const ProductsPlan* const launch : program.product_launches()) {
     kind.push_back(static_cast<int>(launch->products.size()));
     for (const ProductPlan& plan : launch->products) {
-      for (const int number : {plan.main.depth, plan.main.a_group, plan.gate.depth, plan.groups, plan.columns,
-                               static_cast<int>(plan.epilogue)})
+      const Product& p = plan.product;
+      for (const int number :
+           {p.main.depth, p.main.a_group, p.gate.depth, p.groups, p.columns, static_cast<int>(p.epilogue)})
         kind.push_back(number);
     }
   }
@@ -27,9 +27,8 @@ std::vector<int> kind_of(const Program<T>& program, int device, int rows) {
 }
 
 // Whether products can be made in a tile on a device whose blocks may have so much shared memory.
-template <class T>
-bool possible(Tile tile, bool gated, std::size_t shared_bytes) {
-  return (!gated || can_be_gated(tile)) && shape_of<T>(tile).shared_bytes() <= shared_bytes;
+bool possible(Precision precision, Tile tile, bool gated, std::size_t shared_bytes) {
+  return (!gated || can_be_gated(tile)) && shape_of(precision, tile).shared_bytes() <= shared_bytes;
 }
 
 // Whether the tile can be the fastest for so many rows.
@@ -37,18 +36,17 @@ bool hopeful(Tile tile, int rows) {
   return tile == Tile::few ? rows <= 128 : tile == Tile::middle || rows > 32;
 }
 
-template <class T>
-TileChoice fastest(Stream& stream, ProductsLaunch<T> launch, int rows, std::size_t shared_bytes) {
+TileChoice fastest(Stream& stream, ProductsLaunch launch, int rows, std::size_t shared_bytes) {
   TileChoice choice{};
   for (const Tile tile : kTiles) {
-    if (possible<T>(tile, launch.gated(), shared_bytes) && hopeful(tile, rows))
+    if (possible(launch.precision, tile, launch.gated(), shared_bytes) && hopeful(tile, rows))
       choice.microseconds.emplace_back(tile, std::numeric_limits<float>::max());
   }
   // In turn, so that what happens meanwhile happens to all of them.
   for (int round = 0; round < kRounds; ++round) {
     for (auto& [tile, least] : choice.microseconds) {
       arrange(launch, tile);
-      least = std::min(least, stream.microseconds(Launch<T>(launch), kRepeats));
+      least = std::min(least, stream.microseconds(launch, kRepeats));
     }
   }
   choice.tile = std::min_element(choice.microseconds.begin(), choice.microseconds.end(),
@@ -57,8 +55,7 @@ TileChoice fastest(Stream& stream, ProductsLaunch<T> launch, int rows, std::size
   return choice;
 }
 
-template <class T>
-std::vector<TileChoice> fastest_tiles(const Program<T>& program, const std::byte* weights, int device,
+std::vector<TileChoice> fastest_tiles(const Program& program, const std::byte* weights, int device,
                                       int rows) {
   Stream stream;
   const Allocation scratch(program.scratch_bytes(rows), Memory::device);
@@ -70,9 +67,9 @@ std::vector<TileChoice> fastest_tiles(const Program<T>& program, const std::byte
   std::vector<TileChoice> tiles;
   const std::size_t shared = device_info(device).shared_bytes;
   const std::vector<TileChoice> any(program.product_launches().size(), TileChoice{Tile::few, {}});
-  const std::vector<Launch<T>> launches = program.bind(at, any);
-  for (const Launch<T>& launch : launches) {
-    const auto* const products = std::get_if<ProductsLaunch<T>>(&launch);
+  const std::vector<Launch> launches = program.bind(at, any);
+  for (const Launch& launch : launches) {
+    const auto* const products = std::get_if<ProductsLaunch>(&launch);
     if (products == nullptr) continue;
     if (tiles.empty())
       for (float spent = 0; spent < kWarm; spent += kRepeats * stream.microseconds(launch, kRepeats))
@@ -83,13 +80,12 @@ std::vector<TileChoice> fastest_tiles(const Program<T>& program, const std::byte
 }
 
 // The same for all launches, or the next smaller one where that cannot be.
-template <class T>
-std::vector<TileChoice> all_as(const Program<T>& program, int device, Tile given) {
+std::vector<TileChoice> all_as(const Program& program, int device, Tile given) {
   std::vector<TileChoice> tiles;
   const std::size_t shared = device_info(device).shared_bytes;
   for (const ProductsPlan* const launch : program.product_launches()) {
     Tile tile = given;
-    while (tile != Tile::few && !possible<T>(tile, launch->gated(), shared))
+    while (tile != Tile::few && !possible(program.precision(), tile, launch->gated(), shared))
       tile = static_cast<Tile>(static_cast<int>(tile) - 1);
     tiles.push_back({tile, {}});
   }
@@ -101,8 +97,7 @@ std::map<std::vector<int>, std::vector<TileChoice>> measured;  // by kind
 
 }  // namespace
 
-template <class T>
-TilesByRows tiles_for(const Program<T>& program, const std::byte* weights, int device,
+TilesByRows tiles_for(const Program& program, const std::byte* weights, int device,
                       std::span<const int> buckets, std::optional<Tile> given) {
   TilesByRows tiles;
   const std::lock_guard guard(measuring);  // what others do meanwhile would be measured too
@@ -117,10 +112,5 @@ TilesByRows tiles_for(const Program<T>& program, const std::byte* weights, int d
   }
   return tiles;
 }
-
-template TilesByRows tiles_for(const Program<float>&, const std::byte*, int, std::span<const int>,
-                               std::optional<Tile>);
-template TilesByRows tiles_for(const Program<bf16>&, const std::byte*, int, std::span<const int>,
-                               std::optional<Tile>);
 
 }  // namespace pepnet::cuda

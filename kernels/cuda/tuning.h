@@ -18,8 +18,7 @@ using TilesByRows = std::map<int, std::vector<TileChoice>>;
 // one, where that cannot be). Programs of a kind are measured once in a
 // process for a device: weights that follow do not wait for it again. Takes scratch memory meanwhile. Bits of
 // scores do not depend on what comes out.
-template <class T>
-TilesByRows tiles_for(const Program<T>& program, const std::byte* weights, int device,
+TilesByRows tiles_for(const Program& program, const std::byte* weights, int device,
                       std::span<const int> buckets, std::optional<Tile> given);
 
 }  // namespace pepnet::cuda

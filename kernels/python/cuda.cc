@@ -237,7 +237,8 @@ class CudaModel {
     std::string misfit;
     auto made = library->call([&](const cuda::Library& it) -> std::unique_ptr<cuda::Model> {
       try {
-        return it.make_model(config_, views, bf16, device, graphs, given);
+        return it.make_model(config_, views, bf16 ? cuda::Precision::bf16 : cuda::Precision::fp32, device,
+                             graphs, given);
       } catch (const std::invalid_argument& error) {
         misfit = error.what();
         return nullptr;

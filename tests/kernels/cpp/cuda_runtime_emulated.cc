@@ -2,7 +2,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <type_traits>
 #include <utility>
 
 #include "cuda/product_kernel.h"
@@ -85,63 +84,50 @@ void Stream::wait_for(const Event&) {}
 
 namespace {
 
-template <class T, Tile kTile>
-void multiply_as(const ProductsLaunch<T>& launch) {
+template <Precision kPrecision, Tile kTile>
+void multiply_as(const ProductsLaunch& launch) {
   if constexpr (can_be_gated(kTile))
-    if (launch.gated()) return multiply<T, kTile, true>(launch.products);
-  multiply<T, kTile, false>(launch.products);
+    if (launch.gated()) return multiply<kPrecision, kTile, true>(launch.products);
+  multiply<kPrecision, kTile, false>(launch.products);
 }
-template <class T>
-void multiply_in(const ProductsLaunch<T>& launch) {
+template <Precision kPrecision>
+void multiply_in(const ProductsLaunch& launch) {
   switch (launch.tile) {
     case Tile::few:
-      return multiply_as<T, Tile::few>(launch);
+      return multiply_as<kPrecision, Tile::few>(launch);
     case Tile::middle:
-      return multiply_as<T, Tile::middle>(launch);
+      return multiply_as<kPrecision, Tile::middle>(launch);
     case Tile::many:
-      return multiply_as<T, Tile::many>(launch);
+      return multiply_as<kPrecision, Tile::many>(launch);
     default:
-      return multiply_as<T, Tile::wide>(launch);
+      return multiply_as<kPrecision, Tile::wide>(launch);
   }
 }
 
+void run(const ProductsLaunch& launch) {
+  launch.precision == Precision::bf16 ? multiply_in<Precision::bf16>(launch)
+                                      : multiply_in<Precision::fp32>(launch);
+}
+void run(const ColumnCopies& launch) { copy_columns(launch); }
+void run(const Mix& launch) { mix_experts(launch); }
+void run(const Score& launch) { score_tasks(launch); }
+void run(const Gather& launch) { gather_fields(launch); }
+void run(const Patch& launch) { patch_fields(launch); }
+void run(const Insert& launch) { insert_rows(launch); }
+void run(const Drop& launch) { drop_rows(launch); }
+
 }  // namespace
 
-template <class T>
-void Stream::enqueue(const Launch<T>& launch, bool early) {
+void Stream::enqueue(const Launch& launch, bool early) {
   state_->expect(current_device);
   const Block block = block_of(launch);
-  const auto body = [&] {
-    std::visit(
-        [](const auto& what) {
-          using Kind = std::decay_t<decltype(what)>;
-          if constexpr (std::is_same_v<Kind, ColumnCopies>) {
-            copy_columns<T>(what);
-          } else if constexpr (std::is_same_v<Kind, Mix>) {
-            mix_experts<T>(what);
-          } else if constexpr (std::is_same_v<Kind, Score>) {
-            score_tasks<T>(what);
-          } else if constexpr (std::is_same_v<Kind, Gather>) {
-            gather_fields<T>(what);
-          } else if constexpr (std::is_same_v<Kind, Patch>) {
-            patch_fields<T>(what);
-          } else if constexpr (std::is_same_v<Kind, Insert>) {
-            insert_rows<T>(what);
-          } else if constexpr (std::is_same_v<Kind, Drop>) {
-            drop_rows<T>(what);
-          } else {
-            multiply_in<T>(what);
-          }
-        },
-        launch);
-  };
+  const auto body = [&] { std::visit([](const auto& what) { run(what); }, launch); };
   cuda_emulated::launch({block.grid[0], block.grid[1], block.grid[2]}, {block.threads}, block.shared_bytes,
                         body, state_->seed++, early);
 }
 
 // Drawn: so that tests run with any choice that is made by it.
-template <class T>
-float Stream::microseconds(const Launch<T>&, int) {
+float Stream::microseconds(const Launch&, int) {
   ++timed;
   static std::atomic<std::uint64_t> drawn{0};
   std::uint64_t mixed = ++drawn * 0x9E37'79B9'7F4A'7C15U;
@@ -151,35 +137,22 @@ float Stream::microseconds(const Launch<T>&, int) {
 
 namespace {
 
-template <class T>
 struct Recorded : Stream::Graph {
-  std::vector<Launch<T>> launches;
+  std::vector<Launch> launches;
 };
 
 }  // namespace
 
-template <class T>
-std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch<T>> launches) {
-  auto graph = std::make_unique<Recorded<T>>();
+std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch> launches) {
+  auto graph = std::make_unique<Recorded>();
   graph->launches.assign(launches.begin(), launches.end());
   return graph;
 }
 
 void Stream::enqueue(const Graph& graph) {
-  if (const auto* const floats = dynamic_cast<const Recorded<float>*>(&graph)) {
-    for (const auto& launch : floats->launches) enqueue<float>(launch, &launch != floats->launches.data());
-  } else {
-    const auto& launches = dynamic_cast<const Recorded<bf16>&>(graph).launches;
-    for (const auto& launch : launches) enqueue<bf16>(launch, &launch != launches.data());
-  }
+  const auto& launches = dynamic_cast<const Recorded&>(graph).launches;
+  for (const Launch& launch : launches) enqueue(launch, &launch != launches.data());
 }
-
-template void Stream::enqueue<float>(const Launch<float>&, bool);
-template void Stream::enqueue<bf16>(const Launch<bf16>&, bool);
-template float Stream::microseconds<float>(const Launch<float>&, int);
-template float Stream::microseconds<bf16>(const Launch<bf16>&, int);
-template std::unique_ptr<Stream::Graph> Stream::capture<float>(std::span<const Launch<float>>);
-template std::unique_ptr<Stream::Graph> Stream::capture<bf16>(std::span<const Launch<bf16>>);
 
 const bool kEmulated = true;
 

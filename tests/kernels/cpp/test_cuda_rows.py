@@ -177,6 +177,28 @@ def test_offsets_out_of_order_are_refused(load: Load, toy_batch: Callable[..., B
         device.score_features(features)
 
 
+@pytest.mark.parametrize("given", ["dense as ids", "ids as dense", "bag as ids", "ids as bag"])
+def test_a_field_of_another_kind_is_refused(load: Load, toy_batch: Callable[..., Batch], given: str) -> None:
+    device = load("1MiB")
+    features = device.encode(toy_batch(3))
+    match given:
+        case "dense as ids":
+            name = next(iter(features.dense))
+            features.ids[name] = np.zeros(len(features.dense.pop(name)), np.uint64)
+        case "ids as dense":
+            name = next(iter(features.ids))
+            features.dense[name] = np.zeros(len(features.ids.pop(name)), np.float32)
+        case "bag as ids":
+            name = next(iter(features.bags))
+            del features.bags[name]
+            features.ids[name] = np.zeros(3, np.uint64)
+        case "ids as bag":
+            name = next(iter(features.ids))
+            features.bags[name] = Bag(features.ids.pop(name), np.arange(4))
+    with pytest.raises(BackendError, match=r"features: field \d+: expected (a number|a bag of ids|an id) for each row"):
+        device.score_features(features)
+
+
 def test_rows_that_change_are_not_served_from_before(load: Load, toy_batch: Callable[..., Batch]) -> None:
     """Updates and deletions of the cache reach the device's copies."""
     host, device, batch = load(None), load("1MiB"), toy_batch(15)
