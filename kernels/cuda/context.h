@@ -96,9 +96,10 @@ class Context {
     free_.record(stream);
   }
 
-  // Scores rows of which all ids are on the device. Where some are not, says so in `lacking`, and `finish`
-  // scores them. at_once: the products are run before it is known whether anything lacks.
-  void run_features(const FeatureCall& call, bool at_once, std::vector<std::uint32_t>& lacking) {
+  // Scores rows of which all ids are on the device. Where some are not, returns which (row · fields + field,
+  // ascending), and `finish` scores them. at_once: the products are run before it is known whether anything
+  // lacks.
+  std::vector<std::uint32_t> run_features(const FeatureCall& call, bool at_once) {
     Bucket& bucket = at(bucket_of(call.rows));
     if (bucket.fields.data() == nullptr) open_to_features(bucket);
     const auto& specs = attached_->fields;
@@ -130,11 +131,12 @@ class Context {
       stream_.copy(bucket.told.data() + from, bucket.answers.data() + from, count * sizeof(std::uint32_t));
       stream_.wait();
     }
-    lacking.assign(answer + 1 + fields, answer + 1 + fields + count);
+    std::vector<std::uint32_t> lacking(answer + 1 + fields, answer + 1 + fields + count);
     std::sort(lacking.begin(), lacking.end());  // they came in any order
-    if (count > 0) return;
+    if (count > 0) return lacking;
     if (!at_once) score(bucket);
     give_scores(bucket, call);
+    return lacking;
   }
 
   // Scores what `run_features` could not, with the columns of the rows that the device lacks.

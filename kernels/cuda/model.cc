@@ -13,10 +13,10 @@ namespace pepnet::cuda {
 
 namespace {
 
-class ModelOf final : public Model {
+class DeviceModel final : public Model {
  public:
-  ModelOf(const DenseConfig& config, const Tensors& tensors, Precision precision, int device, bool graphs,
-          std::optional<Tile> tile)
+  DeviceModel(const DenseConfig& config, const engine::ModelTensors& tensors, Precision precision, int device,
+              bool graphs, std::optional<Tile> tile)
       : program_(config, tensors, precision), device_(device), graphs_(graphs) {
     const OnDevice here(device_);
     weights_ = Allocation(program_.weights().size(), Memory::device);
@@ -62,44 +62,38 @@ class ModelOf final : public Model {
     const std::uint64_t generation = attached_->rows->generation();
     std::unique_ptr<Context> context = take();
     context->take_over();
-    std::vector<std::uint32_t> lacking;
-    context->run_features(call, at_once_.load(), lacking);
+    std::vector<std::uint32_t> lacking = context->run_features(call, at_once_.load());
     at_once_ = lacking.empty();
     if (lacking.empty()) {
       give_back(std::move(context));
       return nullptr;
     }
-    return std::make_unique<PendingOf>(*this, std::move(context), std::move(lacking), generation);
+    auto pending = std::make_unique<Pending>(*this, std::move(context));
+    pending->lacking = std::move(lacking);
+    pending->generation = generation;
+    return pending;
   }
 
  private:
-  class PendingOf final : public PendingScores {
+  class Pending final : public PendingScores {
    public:
-    PendingOf(ModelOf& model, std::unique_ptr<Context> context, std::vector<std::uint32_t> lacking,
-              std::uint64_t generation)
-        : model_(model),
-          context_(std::move(context)),
-          lacking_(std::move(lacking)),
-          generation_(generation) {}
-    ~PendingOf() override {
+    Pending(DeviceModel& model, std::unique_ptr<Context> context)
+        : model_(model), context_(std::move(context)) {}
+    ~Pending() override {
       if (context_) model_.give_back(std::move(context_));
     }
-    std::span<const std::uint32_t> lacking() const override { return lacking_; }
-    std::uint64_t generation() const override { return generation_; }
     void finish(const FeatureCall& call, const Patches& patches) override {
       if (context_ == nullptr)
-        throw std::logic_error("scores: expected some that wait, got those of a call that failed");
+        throw std::logic_error("scores: expected some that wait, got those of a call that is over");
       const OnDevice here(model_.device_);
       std::unique_ptr<Context> context = std::move(context_);  // one that failed is not used again
       context->finish(call, patches);
-      context_ = std::move(context);
+      model_.give_back(std::move(context));
     }
 
    private:
-    ModelOf& model_;
+    DeviceModel& model_;
     std::unique_ptr<Context> context_;
-    std::vector<std::uint32_t> lacking_;
-    std::uint64_t generation_;
   };
 
   std::unique_ptr<Context> take() {
@@ -129,9 +123,9 @@ class ModelOf final : public Model {
   std::vector<std::unique_ptr<Context>> free_;
 };
 
-std::unique_ptr<Model> make_model(const DenseConfig& config, const Tensors& tensors, Precision precision,
-                                  int device, bool graphs, std::optional<Tile> tile) {
-  return std::make_unique<ModelOf>(config, tensors, precision, device, graphs, tile);
+std::unique_ptr<Model> make_model(const DenseConfig& config, const engine::ModelTensors& tensors,
+                                  Precision precision, int device, bool graphs, std::optional<Tile> tile) {
+  return std::make_unique<DeviceModel>(config, tensors, precision, device, graphs, tile);
 }
 
 std::unique_ptr<Rows> make_rows(int device, const std::vector<Rows::Width>& widths, bool by_score) {

@@ -45,11 +45,12 @@ struct Patches {
 };
 
 // A call that waits for rows that the device lacks. Its destruction ends the call.
-class PendingScores {
- public:
+struct PendingScores {
+  std::vector<std::uint32_t> lacking;  // row · fields + field, ascending
+  std::uint64_t generation = 0;        // of the rows when they were asked
+
   virtual ~PendingScores() = default;
-  virtual std::span<const std::uint32_t> lacking() const = 0;  // row · fields + field, ascending
-  virtual std::uint64_t generation() const = 0;                // of the rows when they were asked
+  // Once, whether it succeeds or throws. Throws CudaError, std::logic_error when called again.
   virtual void finish(const FeatureCall& call, const Patches& patches) = 0;
 };
 
@@ -78,10 +79,11 @@ struct Library {
   bool emulated;                   // the library of tests, which runs kernels on the CPU
   int (*device_count)();           // throws CudaError where CUDA does not start
   DeviceInfo (*device_info)(int);  // of a device
-  // Throws std::invalid_argument naming the tensor or flag that is wrong, CudaError. `graphs`: launches are
-  // recorded once for each bucket. `tile`: of all products; else they are measured.
-  std::unique_ptr<Model> (*make_model)(const DenseConfig& config, const Tensors& tensors, Precision precision,
-                                       int device, bool graphs, std::optional<Tile> tile);
+  // Throws CudaError, std::length_error for widths that do not fit an int. `graphs`: launches are recorded
+  // once for each bucket. `tile`: of all products; else they are measured.
+  std::unique_ptr<Model> (*make_model)(const DenseConfig& config, const engine::ModelTensors& tensors,
+                                       Precision precision, int device, bool graphs,
+                                       std::optional<Tile> tile);
   std::unique_ptr<Rows> (*make_rows)(int device, const std::vector<Rows::Width>& widths, bool by_score);
 };
 

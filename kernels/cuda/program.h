@@ -14,7 +14,7 @@
 #include "cuda/product.h"
 #include "cuda/row_table.h"
 #include "cuda/rowwise.h"
-#include "dense/dense_model.h"
+#include "dense/tensors.h"
 
 namespace pepnet::cuda {
 
@@ -113,9 +113,8 @@ void arrange(ProductsLaunch& launch, Tile tile);
 
 class Program {
  public:
-  // Throws std::invalid_argument naming the tensor or flag that is wrong, std::length_error for a model whose
-  // widths do not fit an int.
-  Program(const DenseConfig& config, const Tensors& tensors, Precision precision);
+  // Throws std::length_error for a model whose widths do not fit an int.
+  Program(const DenseConfig& config, const engine::ModelTensors& tensors, Precision precision);
 
   // To be copied to the device, 256-byte aligned.
   const std::vector<std::byte>& weights() const { return weights_; }

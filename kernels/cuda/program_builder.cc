@@ -3,7 +3,6 @@
 
 #include "cuda/packing.h"
 #include "cuda/program.h"
-#include "dense/tensors.h"
 
 namespace pepnet::cuda {
 
@@ -130,8 +129,7 @@ class Program::Builder {
       for (int left = whole(gate.hidden); left > 0; left -= kWhole) used.push_back(std::min(left, kWhole));
     }
     const auto depth = static_cast<std::size_t>(x2_columns_),
-               general = static_cast<std::size_t>(general_columns_),
-               columns = used.size() * kWhole;
+               general = static_cast<std::size_t>(general_columns_), columns = used.size() * kWhole;
     std::vector<float> w(depth * columns), b(columns);
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
       const GateTensors& gate = tensors_.gates[l];
@@ -247,11 +245,9 @@ class Program::Builder {
   int h_group_ = 0;
 };
 
-Program::Program(const DenseConfig& config, const Tensors& tensors, Precision precision)
+Program::Program(const DenseConfig& config, const ModelTensors& tensors, Precision precision)
     : config_(config), precision_(precision) {
-  engine::check_config(config, {});
-  const ModelTensors checked = engine::check_tensors(config, tensors);
-  Builder(*this, checked).build();
+  Builder(*this, tensors).build();
 }
 
 }  // namespace pepnet::cuda

@@ -49,7 +49,7 @@ int current_device() {
 
 }  // namespace
 
-Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kind) {
+Allocation::Allocation(std::size_t bytes, Memory kind) : data_(nullptr, Free{kind}), size_(bytes) {
   void* data = nullptr;
   if (bytes == 0) return;
   if (kind == Memory::device) {
@@ -57,11 +57,10 @@ Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kin
   } else {
     CHECK_CUDA(cudaMallocHost(&data, bytes));
   }
-  data_ = static_cast<std::byte*>(data);
+  data_.reset(static_cast<std::byte*>(data));
 }
-Allocation::~Allocation() {
-  if (data_ == nullptr) return;
-  (void)(kind_ == Memory::device ? cudaFree(data_) : cudaFreeHost(data_));
+void Allocation::Free::operator()(std::byte* data) const noexcept {
+  (void)(kind == Memory::device ? cudaFree(data) : cudaFreeHost(data));
 }
 
 OnDevice::OnDevice(int device) : before_(device), device_(device) {

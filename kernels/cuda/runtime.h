@@ -8,7 +8,6 @@
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "cuda/program.h"
@@ -36,21 +35,16 @@ class Allocation {
  public:
   Allocation() = default;
   Allocation(std::size_t bytes, Memory kind);
-  ~Allocation();
-  Allocation(Allocation&& other) noexcept { *this = std::move(other); }
-  Allocation& operator=(Allocation&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    std::swap(kind_, other.kind_);
-    return *this;
-  }
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return data_.get(); }
   std::size_t size() const { return size_; }
 
  private:
-  std::byte* data_ = nullptr;
+  struct Free {
+    Memory kind;
+    void operator()(std::byte* data) const noexcept;
+  };
+  std::unique_ptr<std::byte, Free> data_{nullptr, Free{Memory::device}};
   std::size_t size_ = 0;
-  Memory kind_ = Memory::device;
 };
 
 // Room on both sides for what goes to the device, which grows.
@@ -87,8 +81,6 @@ class Event {
  public:
   Event();
   ~Event();
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
   void record(const Stream& stream);
   void wait() noexcept;  // until what was recorded is done, or has failed
 
@@ -104,8 +96,6 @@ class Stream {
   Stream();                        // on the device of `OnDevice`
   explicit Stream(void* callers);  // null: the default stream. Not destroyed.
   ~Stream();
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
 
   void copy(void* to, const void* from, std::size_t bytes);  // of any kind of memory
   void fill(void* at, int byte, std::size_t bytes);          // of the device

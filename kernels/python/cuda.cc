@@ -45,7 +45,9 @@ class OpenLibrary final : cache::ForkHandler, public std::enable_shared_from_thi
   bool emulated() const { return library_->emulated; }
   void after_fork() noexcept override { lost_ = true; }
 
-  // Returns what `work(library)` returns, which runs without the interpreter's lock.
+  const cuda::Library* operator->() const { return library_; }
+
+  // Returns what `work()` returns, which runs without the interpreter's lock.
   template <class Work>
   auto call(const Work& work) const {
     if (lost_) {
@@ -55,7 +57,7 @@ class OpenLibrary final : cache::ForkHandler, public std::enable_shared_from_thi
     }
     const ReleasedGil released;
     try {
-      return work(*library_);
+      return work();
     } catch (const std::exception& error) {
       throw BackendError(std::string("backend: ") + error.what());
     }
@@ -79,7 +81,7 @@ class OpenLibrary final : cache::ForkHandler, public std::enable_shared_from_thi
 using SharedLibrary = std::shared_ptr<OpenLibrary>;
 
 py::dict device_of(const OpenLibrary& library, int device) {
-  const cuda::DeviceInfo info = library.call([&](const cuda::Library& it) { return it.device_info(device); });
+  const cuda::DeviceInfo info = library.call([&] { return library->device_info(device); });
   return py::dict("name"_a = info.name,
                   "capability"_a = std::to_string(info.major) + "." + std::to_string(info.minor),
                   "multiprocessors"_a = info.multiprocessors, "memory_bytes"_a = info.memory_bytes);
@@ -102,21 +104,21 @@ struct DeviceTables {
                               optional_of<bool>("high", high, count),
                               optional_of<float>("scores", scores, count),
                               optional_of<double>("expires", expires, count)};
-    return library->call([&](const cuda::Library&) { return rows->insert(given, generation); });
+    return library->call([&] { return rows->insert(given, generation); });
   }
 
   void drop(int width, const py::array& keys) const {
     const std::size_t count = vector_of<std::uint64_t>("keys", keys).size();
     const auto* const given = optional_of<std::uint64_t>("keys", keys, count);
-    library->call([&](const cuda::Library&) { rows->drop(width, {given, count}); });
+    library->call([&] { rows->drop(width, {given, count}); });
   }
 
   void clear() const {
-    library->call([&](const cuda::Library&) { rows->clear(); });
+    library->call([&] { rows->clear(); });
   }
 
   py::dict stats() const {
-    const cuda::RowsStats stats = library->call([&](const cuda::Library&) { return rows->stats(); });
+    const cuda::RowsStats stats = library->call([&] { return rows->stats(); });
     return py::dict("entries"_a = stats.entries, "bytes"_a = stats.bytes, "inserted"_a = stats.inserted,
                     "dropped"_a = stats.dropped, "outdated"_a = stats.outdated);
   }
@@ -126,8 +128,8 @@ DeviceTables tables_on(const SharedLibrary& library, const std::vector<std::pair
                        bool by_score, int device) {
   std::vector<cuda::Rows::Width> widths;
   for (const auto& [width, count] : entries) widths.push_back({width, count});
-  return {library, library->keep(library->call(
-                       [&](const cuda::Library& it) { return it.make_rows(device, widths, by_score); }))};
+  const OpenLibrary& opened = *library;
+  return {library, library->keep(library->call([&] { return opened->make_rows(device, widths, by_score); }))};
 }
 
 // What a batch has of each field, as the library reads it, and the arrays that this points into.
@@ -207,18 +209,13 @@ struct Waiting {
     return *scores;
   }
 
-  py::array_t<std::uint32_t> lacking() const {
-    const auto fields = pending().lacking();
-    return py::array_t<std::uint32_t>(static_cast<py::ssize_t>(fields.size()), fields.data());
-  }
-
   void finish(const py::array& at, const py::array& from, const py::array& values) {
     const std::size_t count = at.ndim() == 1 ? length(at) : 0, size = values.ndim() == 1 ? length(values) : 0;
     const cuda::Patches patches{{optional_of<std::uint32_t>("at", at, count), count},
                                 {optional_of<std::uint32_t>("begins", from, count), count},
                                 {optional_of<float>("values", values, size), size}};
     cuda::PendingScores& waiting = pending();
-    library.call([&](const cuda::Library&) { waiting.finish(call, patches); });
+    library.call([&] { waiting.finish(call, patches); });
   }
 };
 
@@ -234,18 +231,15 @@ class CudaModel {
     const Tensors views = tensors_of(arrays);
     std::optional<cuda::Tile> given;
     if (tile) given = value_named("tile", kTileNames, *tile);
-    std::string misfit;
-    auto made = library->call([&](const cuda::Library& it) -> std::unique_ptr<cuda::Model> {
-      try {
-        return it.make_model(config_, views, bf16 ? cuda::Precision::bf16 : cuda::Precision::fp32, device,
-                             graphs, given);
-      } catch (const std::invalid_argument& error) {
-        misfit = error.what();
-        return nullptr;
-      }
-    });
-    if (made == nullptr) throw std::invalid_argument(misfit);
-    model_ = library->keep(std::move(made));
+    const engine::ModelTensors checked = [&] {
+      const ReleasedGil released;
+      engine::check_config(config_, {});
+      return engine::check_tensors(config_, views);
+    }();
+    const auto precision = bf16 ? cuda::Precision::bf16 : cuda::Precision::fp32;
+    const OpenLibrary& opened = *library;
+    model_ = library->keep(library->call(
+        [&] { return opened->make_model(config_, checked, precision, device, graphs, given); }));
   }
 
   py::array_t<float> run(const py::array& general, const py::array& domain, const py::array& prior) {
@@ -253,7 +247,7 @@ class CudaModel {
     py::array_t<float> scores = scores_for(config_, inputs.rows);
     const cuda::CallInputs call{
         {inputs.general, inputs.domain, inputs.prior}, scores.mutable_data(), inputs.rows};
-    library_->call([&](const cuda::Library&) { model_->run(call); });
+    library_->call([&] { model_->run(call); });
     return scores;
   }
 
@@ -265,7 +259,7 @@ class CudaModel {
                                 rows,
                                 true,
                                 reinterpret_cast<void*>(stream)};
-    library_->call([&](const cuda::Library&) { model_->run(call); });
+    library_->call([&] { model_->run(call); });
   }
 
   py::dict facts() const {
@@ -298,7 +292,7 @@ class CudaModel {
       for (const auto& [input, column] : places)
         spec.places.emplace_back(value_named("input", kSources, input), column);
     }
-    library_->call([&](const cuda::Library&) { model_->attach(rows.rows, std::move(specs)); });
+    library_->call([&] { model_->attach(rows.rows, std::move(specs)); });
   }
 
   std::unique_ptr<Waiting> score(const FeatureViews& given, std::size_t first, std::size_t rows,
@@ -309,7 +303,7 @@ class CudaModel {
     if (!is_packed(scores)) refuse("scores", "rows without gaps", scores);
     auto* const counts = written_of<std::uint32_t>("unknown", unknown, given.views().size());
     const cuda::FeatureCall call{given.views(), first, rows, out.data, counts};
-    auto pending = library_->call([&](const cuda::Library&) { return model_->score(call); });
+    auto pending = library_->call([&] { return model_->score(call); });
     if (pending == nullptr) return nullptr;
     return std::make_unique<Waiting>(Waiting{*library_, library_->keep(std::move(pending)), call});
   }
@@ -326,10 +320,9 @@ void bind_cuda(py::module_& module) {
   py::class_<OpenLibrary, SharedLibrary>(module, "CudaLibrary", "libpepnet_cuda.so, opened.")
       .def(py::init<const std::string&>(), "path"_a)
       .def_property_readonly("emulated", &OpenLibrary::emulated)
-      .def_property_readonly("devices",
-                             [](const OpenLibrary& library) {
-                               return library.call([](const cuda::Library& it) { return it.device_count(); });
-                             })
+      .def_property_readonly(
+          "devices",
+          [](const OpenLibrary& library) { return library.call([&] { return library->device_count(); }); })
       .def("device", &device_of, "number"_a);
   py::class_<DeviceTables>(module, "CudaRows", "Tables of rows on a device, one for each width.")
       .def(py::init(&tables_on), "library"_a, "entries"_a, "by_score"_a, "device"_a)
@@ -347,9 +340,10 @@ void bind_cuda(py::module_& module) {
                       "Rows that wait for what the device lacks, while a `with` is in it.")
       .def("__enter__", [](const Waiting&) {})
       .def("__exit__", [](Waiting& waiting, const py::args&) { waiting.scores.reset(); })
-      .def_property_readonly("lacking", &Waiting::lacking)
+      .def_property_readonly("lacking",
+                             [](const Waiting& waiting) { return array_of(waiting.pending().lacking); })
       .def_property_readonly("generation",
-                             [](const Waiting& waiting) { return waiting.pending().generation(); })
+                             [](const Waiting& waiting) { return waiting.pending().generation; })
       .def("finish", &Waiting::finish, "at"_a, "begins"_a, "values"_a);
   py::class_<CudaModel>(module, "CudaModel", "A model's weights on a device.")
       .def(py::init<const SharedLibrary&, const py::object&, const py::dict&, bool, int, bool,

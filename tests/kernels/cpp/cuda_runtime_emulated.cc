@@ -12,6 +12,7 @@
 namespace {
 
 std::atomic<std::size_t> copied{0}, timed{0};
+std::atomic<bool> failing{false};
 
 }  // namespace
 
@@ -25,16 +26,20 @@ extern "C" __attribute__((visibility("default"))) std::int64_t pepnet_cuda_timed
   return static_cast<std::int64_t>(timed.exchange(0));
 }
 
+// The next wait for a stream throws, as after a launch that failed.
+extern "C" __attribute__((visibility("default"))) void pepnet_cuda_fail(void) { failing = true; }
+
 namespace pepnet::cuda {
 
-Allocation::Allocation(std::size_t bytes, Memory kind) : size_(bytes), kind_(kind) {
-  data_ = static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256 + 256));
-  std::memset(data_, 0xFF, bytes);  // NaNs: what nobody wrote shows
-  cuda_emulated::allocated(data_, bytes);
+Allocation::Allocation(std::size_t bytes, Memory kind)
+    : data_(static_cast<std::byte*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256 + 256)), Free{kind}),
+      size_(bytes) {
+  std::memset(data(), 0xFF, bytes);  // NaNs: what nobody wrote shows
+  cuda_emulated::allocated(data(), bytes);
 }
-Allocation::~Allocation() {
-  cuda_emulated::freed(data_);
-  std::free(data_);
+void Allocation::Free::operator()(std::byte* data) const noexcept {
+  cuda_emulated::freed(data);
+  std::free(data);
 }
 
 namespace {
@@ -77,7 +82,9 @@ void Stream::copy(void* to, const void* from, std::size_t bytes) {
   copied += bytes;
 }
 void Stream::fill(void* at, int byte, std::size_t bytes) { std::memset(at, byte, bytes); }
-void Stream::wait() {}
+void Stream::wait() {
+  if (failing.exchange(false)) throw CudaError("cuda: a launch failed");
+}
 void Stream::drain() noexcept {}
 bool Stream::being_captured() const { return state_->captured; }
 void Stream::wait_for(const Event&) {}

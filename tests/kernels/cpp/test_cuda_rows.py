@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -332,6 +333,34 @@ class Probe:
     def insert(self, keys: list[int], **given: Any) -> None:
         high = np.array(given.get("high", [False] * len(keys)))
         assert cuda_rows_checks.insert(self.rows, some(4, keys, **given), self.rows.generation, high)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_scores_that_wait_are_finished_once(library: CudaLibrary, built: Path, fails: bool) -> None:
+    config, fields = cuda_rows_checks.small_fields()
+    host = cuda_rows_checks.Host(fields, 50)
+    device = cuda_rows_checks.OnDevice(library, checks.model_of(library, config, "fp32"), host, {7: 400, 40: 400})
+    batch = cuda_rows_checks.batch_of(fields, host, 5, 50, seed=1)
+    scores, unknown = np.empty((5, checks.TASKS), np.float32), np.zeros(len(fields), np.uint32)
+    waiting = device.model.score(device.given(batch), 0, 5, scores, unknown)
+    assert waiting is not None
+    widths = [fields[field].width for field in waiting.lacking % len(fields)]
+    begins = np.concatenate([[0], np.cumsum(widths)]).astype(np.uint32)
+    patches = waiting.lacking, begins[:-1], np.zeros(begins[-1], np.float32)
+    if fails:
+        ctypes.CDLL(str(built)).pepnet_cuda_fail()
+        with pytest.raises(BackendError, match="a launch failed"):
+            waiting.finish(*patches)
+    else:
+        waiting.finish(*patches)
+    with pytest.raises(BackendError, match="scores: expected some that wait, got those of a call that is over"):
+        waiting.finish(*patches)
+    with waiting:
+        assert len(waiting.lacking) == len(widths)
+    with pytest.raises(ValueError, match="scores: expected some that wait, got those of a call that is over"):
+        waiting.finish(*patches)
+    plain = checks.model_of(library, config, "fp32").run(*host.inputs(config.inputs, batch))
+    np.testing.assert_array_equal(device.score(batch), plain)
 
 
 def test_the_row_that_was_read_longest_ago_makes_room(library: CudaLibrary) -> None:
