@@ -57,9 +57,9 @@ struct Product {
   int columns;               // of a group, a multiple of kWhole
   int used;                  // of these; the others become zeros, whatever is in the row
   const int* used_by_whole;  // the same for each kWhole columns, where layers lie side by side; or null
-  Columns times;             // m, or null
+  Columns times;             // m, the same for all groups, or null
   Columns out;
-  int times_group, out_group;  // from one group's columns to the next's
+  int out_group;  // from one group's columns to the next's
 };
 
 constexpr int kMostTogether = 4;

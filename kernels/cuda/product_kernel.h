@@ -292,8 +292,7 @@ __global__ void __launch_bounds__(shape_of(kPrecision, kTile).threads,
     for (int i = 0; i < kTogether; ++i) {
       const int piece = begin + i * kShape.threads;
       if (p.times.first != nullptr && there(piece))
-        times[i] = read(p.times, at.row + place(piece).row,
-                        at.group * p.times_group + at.column + place(piece).column);
+        times[i] = read(p.times, at.row + place(piece).row, at.column + place(piece).column);
     }
     PEPNET_UNROLL
     for (int i = 0; i < kTogether; ++i) {

@@ -25,36 +25,40 @@ class Program::Builder {
     if (!config_.by_task) logits();
     layers();
     if (config_.by_task) {
-      score(tensors_.experts.back(), h_, h_group_);
+      score(tensors_.experts.back(), h_);
     } else {
       towers();
     }
   }
 
  private:
-  int buffer(int stride, bool floats) {
-    program_.buffers_.push_back({stride, floats ? Precision::fp32 : program_.precision_});
-    return static_cast<int>(program_.buffers_.size()) - 1;
+  // What a product multiplies: `depth` columns from `at` on, a group's `group` from the last one's.
+  struct Input {
+    Place at;
+    int group = 0, depth = 0;
+  };
+
+  Input buffer(int columns, bool floats = false) {
+    program_.buffers_.push_back({columns, floats ? Precision::fp32 : program_.precision_});
+    return {{static_cast<int>(program_.buffers_.size()) - 1, 0}, 0, columns};
   }
 
-  // Makes `side` a product's share of x·w + b, for x of `depth` columns from `x` on, a group's `x_group`
-  // apart.
-  SidePlan side(Side& side, Place x, int x_group, int depth, const Weights& of) {
+  // Makes `side` a product's share of x·w + b.
+  SidePlan side(Side& side, const Input& x, const Weights& of) {
     const int columns = padded(of.width);
     const auto line = static_cast<std::size_t>(columns);
-    side.a_group = x_group;
-    side.w_group = of.copies == 1 ? 0 : static_cast<std::size_t>(depth) * line;
+    side.a_group = x.group;
+    side.depth = x.depth;
+    side.w_group = of.copies == 1 ? 0 : static_cast<std::size_t>(x.depth) * line;
     side.bias_group = of.copies == 1 ? 0 : columns;
-    side.depth = depth;
-    const std::size_t w = packing_.matrices(of, depth, columns);
-    return {x, w, packing_.rows(of.b, of.width, line, of.copies)};
+    const std::size_t w = packing_.matrices(of, x.depth, columns);
+    return {x.at, w, packing_.rows(of.b, of.width, line, of.copies)};
   }
 
-  ProductPlan product(const std::string& name, Place x, int x_group, int depth, const Weights& of,
-                      Epilogue epilogue) {
+  ProductPlan product(const std::string& name, const Input& x, const Weights& of, Epilogue epilogue) {
     ProductPlan plan;
     plan.name = name;
-    plan.main = side(plan.product.main, x, x_group, depth, of);
+    plan.main = side(plan.product.main, x, of);
     plan.product.epilogue = epilogue;
     plan.product.gamma = config_.gamma;
     plan.product.groups = static_cast<int>(of.copies);
@@ -65,13 +69,13 @@ class Program::Builder {
 
   // Adds a product, in one launch with the last one if `joined` and there is room: it does not read what they
   // write. Its output is a buffer of its own where it has none. Returns where that is.
-  Place add(ProductPlan plan, bool joined = false, bool floats = false) {
+  Input add(ProductPlan plan, bool joined = false, bool floats = false) {
+    Product& product = plan.product;
     if (plan.out.buffer < 0) {
-      Product& product = plan.product;
-      plan.out.buffer = buffer(product.groups * product.columns, floats);
+      plan.out = buffer(product.groups * product.columns, floats).at;
       product.out_group = product.groups > 1 ? product.columns : 0;
     }
-    const Place out = plan.out;
+    const Input out{plan.out, product.out_group, product.columns};
     auto* const last = joined ? std::get_if<ProductsPlan>(&program_.steps_.back()) : nullptr;
     if (last != nullptr && last->products.size() < kMostTogether) {
       last->products.push_back(std::move(plan));
@@ -82,41 +86,37 @@ class Program::Builder {
   }
 
   void inputs() {
-    const std::size_t prior = config_.use_ppnet ? config_.prior : 0;
-    general_columns_ = padded(config_.general);
-    x2_columns_ = general_columns_ + padded(prior);
-    x2_ = buffer(x2_columns_, false);
+    const int general = padded(config_.general), prior = config_.use_ppnet ? padded(config_.prior) : 0;
+    x2_ = buffer(general + prior);
+    o_ = {x2_.at, 0, general};
     CopyPlan copy;
     if (config_.use_epnet) {
-      const std::size_t general = config_.epnet_general ? config_.general : 0;
-      const int width = x1_columns_ = padded(config_.domain + general);
-      x1_ = buffer(width, false);
+      const std::size_t beside = config_.epnet_general ? config_.general : 0;
+      const int width = padded(config_.domain + beside);
+      x1_ = buffer(width);
       // The first of two neighbours is not padded: the second begins there, and has the zeros of both.
       const int domain = whole(config_.domain);
-      copy.copies.push_back({Source::domain, domain, general > 0 ? domain : width, {x1_, 0}});
-      if (general > 0)
-        copy.copies.push_back({Source::general, whole(general), width - domain, {x1_, domain}});
-      floats_ = buffer(general_columns_, true);
-      copy.copies.push_back({Source::general, whole(config_.general), general_columns_, {floats_, 0}});
+      copy.copies.push_back({Source::domain, domain, beside > 0 ? domain : width, x1_.at});
+      if (beside > 0)
+        copy.copies.push_back({Source::general, whole(beside), width - domain, {x1_.at.buffer, domain}});
+      floats_ = buffer(general, true).at;
+      copy.copies.push_back({Source::general, whole(config_.general), general, floats_});
     } else {
-      copy.copies.push_back({Source::general, whole(config_.general), general_columns_, {x2_, 0}});
+      copy.copies.push_back({Source::general, whole(config_.general), general, o_.at});
     }
-    if (prior > 0) {
-      copy.copies.push_back(
-          {Source::prior, whole(prior), x2_columns_ - general_columns_, {x2_, general_columns_}});
-    }
+    if (prior > 0)
+      copy.copies.push_back({Source::prior, whole(config_.prior), prior, {x2_.at.buffer, general}});
     program_.steps_.push_back(std::move(copy));
   }
 
   void epnet() {
     const GateTensors& gate = tensors_.epnet.front();
-    const Place between =
-        add(product(gate.name + ".w1", {x1_, 0}, 0, x1_columns_,
-                    {gate.w1, gate.b1, gate.into, gate.hidden, gate.hidden}, Epilogue::relu));
-    ProductPlan second = product(gate.name + ".w2", between, 0, padded(gate.hidden),
+    const Input between = add(product(
+        gate.name + ".w1", x1_, {gate.w1, gate.b1, gate.into, gate.hidden, gate.hidden}, Epilogue::relu));
+    ProductPlan second = product(gate.name + ".w2", between,
                                  {gate.w2, gate.b2, gate.hidden, gate.out, gate.out}, Epilogue::gate_times);
-    second.times = {floats_, 0};
-    second.out = {x2_, 0};
+    second.times = floats_;
+    second.out = o_.at;
     add(std::move(second));
   }
 
@@ -125,25 +125,26 @@ class Program::Builder {
   void gates() {
     std::vector<int> used;  // of each kWhole columns
     for (const GateTensors& gate : tensors_.gates) {
-      hidden_at_.push_back(static_cast<int>(used.size()) * kWhole);
+      hidden_.push_back({{-1, static_cast<int>(used.size()) * kWhole}, 0, padded(gate.hidden)});
       for (int left = whole(gate.hidden); left > 0; left -= kWhole) used.push_back(std::min(left, kWhole));
     }
-    const auto depth = static_cast<std::size_t>(x2_columns_),
-               general = static_cast<std::size_t>(general_columns_), columns = used.size() * kWhole;
+    const auto depth = static_cast<std::size_t>(x2_.depth), general = static_cast<std::size_t>(o_.depth),
+               columns = used.size() * kWhole;
     std::vector<float> w(depth * columns), b(columns);
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
       const GateTensors& gate = tensors_.gates[l];
-      const auto at = static_cast<std::size_t>(hidden_at_[l]);
+      const auto at = static_cast<std::size_t>(hidden_[l].at.column);
       for (std::size_t r = 0; r < gate.into; ++r) {
         const std::size_t to = r < config_.prior ? general + r : r - config_.prior;
         std::copy_n(gate.w1 + r * gate.hidden, gate.hidden, w.data() + to * columns + at);
       }
       std::copy_n(gate.b1, gate.hidden, b.data() + at);
     }
-    ProductPlan first = product("ppnet.w1", {x2_, 0}, 0, x2_columns_,
-                                {w.data(), b.data(), depth, columns, columns}, Epilogue::relu);
+    ProductPlan first =
+        product("ppnet.w1", x2_, {w.data(), b.data(), depth, columns, columns}, Epilogue::relu);
     first.used_by_whole = packing_.rows(used.data(), used.size(), used.size(), 1);
-    hidden_ = add(std::move(first)).buffer;
+    const int made = add(std::move(first)).at.buffer;
+    for (Input& hidden : hidden_) hidden.at.buffer = made;
     bool joined = false;  // all of them read what `first` has made
     for (std::size_t l = 0; l < tensors_.gates.size(); ++l) {
       const bool feeds = config_.input_gates && l == 0;
@@ -152,9 +153,9 @@ class Program::Builder {
         continue;
       }
       const GateTensors& gate = tensors_.gates[l];
-      ProductPlan second = product(gate.name + ".w2", {hidden_, hidden_at_[l]}, 0, padded(gate.hidden),
-                                   second_of(gate), feeds ? Epilogue::gate_times : Epilogue::gate);
-      if (feeds) second.times = {x2_, 0};
+      ProductPlan second = product(gate.name + ".w2", hidden_[l], second_of(gate),
+                                   feeds ? Epilogue::gate_times : Epilogue::gate);
+      if (feeds) second.times = o_.at;
       deltas_.push_back(add(std::move(second), joined));
       joined = true;
     }
@@ -169,9 +170,8 @@ class Program::Builder {
   void logits() {
     const LayerTensors& mix = tensors_.mix;
     // It reads no gate; without them, what the last launch writes.
-    z_ = add(product("mix", {x2_, 0}, 0, general_columns_, {mix.w, mix.b, mix.in, mix.out, mix.out},
-                     Epilogue::none),
-             config_.use_ppnet, true);
+    const Weights of{mix.w, mix.b, mix.in, mix.out, mix.out};
+    z_ = add(product("mix", o_, of, Epilogue::none), config_.use_ppnet, true).at;
   }
 
   // One layer of so many networks side by side.
@@ -180,69 +180,56 @@ class Program::Builder {
   }
 
   void layers() {
-    const std::size_t groups = config_.groups();
-    Place x{x2_, 0};
-    int group = 0, depth = general_columns_;
-    if (config_.use_ppnet && config_.input_gates) {
-      x = deltas_.front();
-      group = config_.group_gates && groups > 1 ? general_columns_ : 0;
-    }
+    h_ = config_.use_ppnet && config_.input_gates ? deltas_.front() : o_;
     for (std::size_t l = 0; l < config_.layers.size(); ++l) {
       const LayerTensors& layer = tensors_.experts[l];
-      ProductPlan plan = product(layer.name, x, group, depth, all_of(layer, groups), Epilogue::relu);
+      ProductPlan plan = product(layer.name, h_, all_of(layer, config_.groups()), Epilogue::relu);
       const std::size_t gate = l + (config_.input_gates ? 1 : 0);
       if (config_.use_ppnet && gate < tensors_.gates.size()) {
         if (config_.group_gates) {
-          const GateTensors& own = tensors_.gates[gate];
           plan.product.epilogue = Epilogue::relu_gated;
-          plan.gate =
-              side(plan.product.gate, {hidden_, hidden_at_[gate]}, 0, padded(own.hidden), second_of(own));
+          plan.gate = side(plan.product.gate, hidden_[gate], second_of(tensors_.gates[gate]));
         } else {
           plan.product.epilogue = Epilogue::relu_times;
-          plan.times = deltas_[gate];
+          plan.times = deltas_[gate].at;
         }
       }
-      group = depth = plan.product.columns;
       // Without gates the logits are the launch before, which the first layer does not read.
-      x = add(std::move(plan), l == 0 && !config_.use_ppnet && !config_.by_task,
-              l + 1 == config_.layers.size());
+      h_ = add(std::move(plan), l == 0 && !config_.use_ppnet && !config_.by_task,
+               l + 1 == config_.layers.size());
     }
-    h_ = x;
-    h_group_ = group;
   }
 
   void towers() {
     const bool alone = tensors_.towers.size() == 1;
     const auto tasks = static_cast<int>(config_.tasks);
-    Place x{buffer(tasks * h_group_, alone), 0};
-    program_.steps_.push_back(MixPlan{z_, h_, x, static_cast<int>(config_.experts), h_group_, tasks});
-    int group = h_group_;
+    Input x{buffer(tasks * h_.depth, alone).at, h_.depth, h_.depth};
+    program_.steps_.push_back(MixPlan{z_, h_.at, x.at, static_cast<int>(config_.experts), h_.depth, tasks});
     for (std::size_t i = 0; i + 1 < tensors_.towers.size(); ++i) {
       const LayerTensors& layer = tensors_.towers[i];
-      ProductPlan plan = product(layer.name, x, group, group, all_of(layer, config_.tasks), Epilogue::relu);
-      group = plan.product.columns;
-      x = add(std::move(plan), false, i + 2 == tensors_.towers.size());
+      x = add(product(layer.name, x, all_of(layer, config_.tasks), Epilogue::relu), false,
+              i + 2 == tensors_.towers.size());
     }
-    score(tensors_.towers.back(), x, group);
+    score(tensors_.towers.back(), x);
   }
 
-  void score(const LayerTensors& layer, Place h, int h_group) {
+  void score(const LayerTensors& layer, const Input& h) {
     const std::size_t tasks = config_.tasks;
     const std::size_t w = packing_.rows(layer.w, layer.in, layer.in, tasks),
                       b = packing_.rows(layer.b, tasks, tasks, 1);
-    program_.steps_.push_back(ScorePlan{h, h_group, whole(layer.in), static_cast<int>(tasks), w, b});
+    program_.steps_.push_back(ScorePlan{h.at, h.depth, whole(layer.in), static_cast<int>(tasks), w, b});
   }
 
   Program& program_;
   const DenseConfig& config_;
   const ModelTensors& tensors_;
   Packing packing_;
-  int general_columns_ = 0, x1_columns_ = 0, x2_columns_ = 0;
-  int x1_ = -1, x2_ = -1, floats_ = -1, hidden_ = -1;
-  std::vector<int> hidden_at_;
-  std::vector<Place> deltas_;
-  Place z_, h_;
-  int h_group_ = 0;
+  Input x1_, x2_, o_;          // [domain | general], [o | prior], and of that o
+  Place floats_;               // general in float32, for EPNet to multiply
+  std::vector<Input> hidden_;  // of each gate
+  std::vector<Input> deltas_;  // of each gate that groups share
+  Place z_;
+  Input h_;
 };
 
 Program::Program(const DenseConfig& config, const ModelTensors& tensors, Precision precision)

@@ -128,23 +128,6 @@ void Stream::wait_for(const Event& event) {
 
 namespace {
 
-template <Precision kPrecision>
-const void* multiply_kernel(Tile tile, bool gated) {
-  const auto pick = [&](auto kernel, auto gated_kernel) {
-    return reinterpret_cast<const void*>(gated ? gated_kernel : kernel);
-  };
-  switch (tile) {
-    case Tile::few:
-      return pick(multiply<kPrecision, Tile::few, false>, multiply<kPrecision, Tile::few, true>);
-    case Tile::middle:
-      return pick(multiply<kPrecision, Tile::middle, false>, multiply<kPrecision, Tile::middle, true>);
-    case Tile::many:
-      return pick(multiply<kPrecision, Tile::many, false>, multiply<kPrecision, Tile::many, true>);
-    default:
-      return reinterpret_cast<const void*>(multiply<kPrecision, Tile::wide, false>);
-  }
-}
-
 // A kernel, and its one parameter.
 struct Call {
   const void *kernel, *parameter;
@@ -153,10 +136,19 @@ template <class What>
 Call call_of(void (*kernel)(What), const What& parameter) {
   return {reinterpret_cast<const void*>(kernel), &parameter};
 }
+template <Precision kPrecision>
+Call multiply_call(const ProductsLaunch& launch) {
+  void (*const kernels[][2])(Products) = {
+      // by tile, and whether products are gated
+      {multiply<kPrecision, Tile::few, false>, multiply<kPrecision, Tile::few, true>},
+      {multiply<kPrecision, Tile::middle, false>, multiply<kPrecision, Tile::middle, true>},
+      {multiply<kPrecision, Tile::many, false>, multiply<kPrecision, Tile::many, true>},
+      {multiply<kPrecision, Tile::wide, false>, nullptr}};
+  return call_of(kernels[static_cast<int>(launch.tile)][launch.gated()], launch.products);
+}
 Call call_of(const ProductsLaunch& launch) {
-  const auto kernel = launch.precision == Precision::bf16 ? multiply_kernel<Precision::bf16>
-                                                          : multiply_kernel<Precision::fp32>;
-  return {kernel(launch.tile, launch.gated()), &launch.products};
+  return launch.precision == Precision::bf16 ? multiply_call<Precision::bf16>(launch)
+                                             : multiply_call<Precision::fp32>(launch);
 }
 Call call_of(const ColumnCopies& launch) { return call_of(copy_columns, launch); }
 Call call_of(const Mix& launch) { return call_of(mix_experts, launch); }

@@ -91,24 +91,15 @@ void Stream::wait_for(const Event&) {}
 
 namespace {
 
-template <Precision kPrecision, Tile kTile>
-void multiply_as(const ProductsLaunch& launch) {
-  if constexpr (can_be_gated(kTile))
-    if (launch.gated()) return multiply<kPrecision, kTile, true>(launch.products);
-  multiply<kPrecision, kTile, false>(launch.products);
-}
 template <Precision kPrecision>
 void multiply_in(const ProductsLaunch& launch) {
-  switch (launch.tile) {
-    case Tile::few:
-      return multiply_as<kPrecision, Tile::few>(launch);
-    case Tile::middle:
-      return multiply_as<kPrecision, Tile::middle>(launch);
-    case Tile::many:
-      return multiply_as<kPrecision, Tile::many>(launch);
-    default:
-      return multiply_as<kPrecision, Tile::wide>(launch);
-  }
+  void (*const kernels[][2])(Products) = {
+      // by tile, and whether products are gated
+      {multiply<kPrecision, Tile::few, false>, multiply<kPrecision, Tile::few, true>},
+      {multiply<kPrecision, Tile::middle, false>, multiply<kPrecision, Tile::middle, true>},
+      {multiply<kPrecision, Tile::many, false>, multiply<kPrecision, Tile::many, true>},
+      {multiply<kPrecision, Tile::wide, false>, nullptr}};
+  kernels[static_cast<int>(launch.tile)][launch.gated()](launch.products);
 }
 
 void run(const ProductsLaunch& launch) {
