@@ -66,9 +66,16 @@ class Context {
     Bucket& bucket = at(bucket_of(rows));
     if (bucket.inputs.data() == nullptr) open_to_host(bucket);
     const bool together = bucket.inputs.size() <= kTogether;
-    const std::size_t read[] = {config.general, config.use_epnet ? config.domain : 0,
-                                config.use_ppnet ? config.prior : 0};
-    for (std::size_t i = 0; i < 3; ++i) put(bucket, i, call.inputs[i], first, rows, read[i], together);
+    // Through pinned memory, and on to the device unless all go together.
+    for (std::size_t i = 0; i < 3; ++i) {
+      const std::size_t row = widths()[i] * sizeof(float), bytes = rows * row;
+      const auto* const from = reinterpret_cast<const std::byte*>(call.inputs[i]) + first * row;
+      for (std::size_t done = 0; done < bytes; done += kPiece) {
+        const std::size_t at = bucket.at[i] + done, size = std::min(kPiece, bytes - done);
+        std::memcpy(bucket.pinned.data() + at, from + done, size);
+        if (!together) stream_.copy(bucket.inputs.data() + at, bucket.pinned.data() + at, size);
+      }
+    }
     if (together) stream_.copy(bucket.inputs.data(), bucket.pinned.data(), bucket.inputs.size());
     enqueue(stream_, bucket.whole, bucket.launches);
     const std::size_t bytes = rows * config.tasks * sizeof(float);
@@ -171,15 +178,15 @@ class Context {
     int single = 0;
     Addresses own{};
     std::vector<Launch> launches;
-    std::unique_ptr<Stream::Graph> whole, middle, rest;  // all launches, all but the ends, all but the first
+    std::shared_ptr<Graph> whole, middle, rest;  // all launches, all but the ends, all but the first
   };
 
   static std::size_t matrix(std::size_t rows, std::size_t width) {  // bytes
     return up(width * sizeof(float) * rows, kAlign);
   }
-  std::array<std::size_t, 3> widths() const {  // of the inputs
+  std::array<std::size_t, 3> widths() const {  // of the inputs, 0 of one that is not read
     const DenseConfig& config = program_.config();
-    return {config.general, config.domain, config.prior};
+    return {config.general, config.use_epnet ? config.domain : 0, config.use_ppnet ? config.prior : 0};
   }
   std::size_t count_bytes() const { return (1 + attached_->fields.size()) * sizeof(std::uint32_t); }
 
@@ -277,19 +284,7 @@ class Context {
     std::memcpy(call.scores + call.first * tasks, bucket.told.data(), call.rows * tasks * sizeof(float));
   }
 
-  // One of the inputs into pinned memory, and on to the device unless all go together.
-  void put(Bucket& bucket, std::size_t which, const float* from, std::size_t first, std::size_t rows,
-           std::size_t width, bool together) {
-    const std::size_t bytes = rows * width * sizeof(float);
-    const auto* const begin = reinterpret_cast<const std::byte*>(from) + first * width * sizeof(float);
-    for (std::size_t done = 0; done < bytes; done += kPiece) {
-      const std::size_t at = bucket.at[which] + done, size = std::min(kPiece, bytes - done);
-      std::memcpy(bucket.pinned.data() + at, begin + done, size);
-      if (!together) stream_.copy(bucket.inputs.data() + at, bucket.pinned.data() + at, size);
-    }
-  }
-
-  void enqueue(Stream& stream, std::unique_ptr<Stream::Graph>& graph, Launches launches) {
+  void enqueue(Stream& stream, std::shared_ptr<Graph>& graph, Launches launches) {
     if (graphs_ && !graph) graph = stream_.capture(launches);
     if (graph) {
       stream.enqueue(*graph);
@@ -304,8 +299,7 @@ class Context {
   bool graphs_;
   const Attached* attached_;
   Stream stream_;
-  Event free_;
-  std::shared_ptr<Event> read_ = std::make_shared<Event>();
+  Event free_, read_;
   Staging words_, patched_;
   std::map<int, Bucket> buckets_;
 };

@@ -53,18 +53,18 @@ std::uint32_t DeviceRows::now() const {
   return static_cast<std::uint32_t>(std::max(0.0, seconds<SteadyClock>() - begin_));
 }
 
-void DeviceRows::read(Stream& stream, const std::shared_ptr<Event>& done, const Launch& launch) {
+void DeviceRows::read(Stream& stream, Event done, const Launch& launch) {
   const std::lock_guard guard(order_);
   stream.wait_for(written_);
   stream.enqueue(launch);
-  done->record(stream);
+  done.record(stream);
   if (std::find(reads_.begin(), reads_.end(), done) == reads_.end()) reads_.push_back(done);
 }
 
 // With `order_` held.
 void DeviceRows::write(const Launch& launch, std::size_t bytes) {
   stream_.copy(staged_.device.data(), staged_.pinned.data(), bytes);
-  for (const auto& read : reads_) stream_.wait_for(*read);
+  for (const Event& read : reads_) stream_.wait_for(read);
   reads_.clear();
   stream_.enqueue(launch);
   written_.record(stream_);
@@ -149,7 +149,7 @@ void DeviceRows::clear() {
   const std::lock_guard guard(writing_);
   const std::lock_guard ordered(order_);
   ++generation_;
-  for (const auto& read : reads_) stream_.wait_for(*read);
+  for (const Event& read : reads_) stream_.wait_for(read);
   reads_.clear();
   for (const Owned& owned : tables_) {
     stream_.fill(owned.keys.data(), 0xFF, owned.keys.size());

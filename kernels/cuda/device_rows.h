@@ -70,7 +70,7 @@ class DeviceRows final : public Rows {
   std::uint32_t now() const;
 
   // Puts `launch`, which reads tables, into `stream`. `done` belongs to whoever waits for the stream.
-  void read(Stream& stream, const std::shared_ptr<Event>& done, const Launch& launch);
+  void read(Stream& stream, Event done, const Launch& launch);
 
  private:
   struct Owned {
@@ -93,7 +93,7 @@ class DeviceRows final : public Rows {
 
   std::mutex order_;
   Event written_;
-  std::vector<std::shared_ptr<Event>> reads_;  // since the last write
+  std::vector<Event> reads_;  // since the last write
   std::atomic<std::uint64_t> inserted_{0}, dropped_{0}, outdated_{0};
 };
 

@@ -73,29 +73,28 @@ OnDevice::~OnDevice() {
 
 struct Event::State {
   cudaEvent_t event = nullptr;
+  State() { CHECK_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming)); }
+  ~State() { (void)cudaEventDestroy(event); }
 };
 
-Event::Event() : state_(std::make_unique<State>()) {
-  CHECK_CUDA(cudaEventCreateWithFlags(&state_->event, cudaEventDisableTiming));
-}
-Event::~Event() { (void)cudaEventDestroy(state_->event); }
+Event::Event() : state_(std::make_shared<State>()) {}
 
 struct Stream::State {
   cudaStream_t stream = nullptr;
   bool ours = false;
   int device = current_device();
   bool overlaps = can_overlap(device);
+  ~State() {
+    if (ours) (void)cudaStreamDestroy(stream);
+  }
 };
 
-Stream::Stream() : state_(std::make_unique<State>()) {
+Stream::Stream() : state_(std::make_shared<State>()) {
   CHECK_CUDA(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking));
   state_->ours = true;
 }
-Stream::Stream(void* callers) : state_(std::make_unique<State>()) {
+Stream::Stream(void* callers) : state_(std::make_shared<State>()) {
   state_->stream = static_cast<cudaStream_t>(callers);
-}
-Stream::~Stream() {
-  if (state_->ours) (void)cudaStreamDestroy(state_->stream);
 }
 
 void Event::record(const Stream& stream) {
@@ -194,18 +193,14 @@ float Stream::microseconds(const Launch& launch, int repeats) {
   return milliseconds * 1000 / static_cast<float>(repeats);
 }
 
-namespace {
-
-struct Captured : Stream::Graph {
-  cudaGraphExec_t graph = nullptr;
-  ~Captured() override {
-    if (graph != nullptr) (void)cudaGraphExecDestroy(graph);
+struct Graph {
+  cudaGraphExec_t launches = nullptr;
+  ~Graph() {
+    if (launches != nullptr) (void)cudaGraphExecDestroy(launches);
   }
 };
 
-}  // namespace
-
-std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch> launches) {
+std::shared_ptr<Graph> Stream::capture(std::span<const Launch> launches) {
   CHECK_CUDA(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal));
   cudaGraph_t recorded = nullptr;
   try {
@@ -216,16 +211,14 @@ std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch> launches)
     throw;
   }
   CHECK_CUDA(cudaStreamEndCapture(state_->stream, &recorded));
-  auto graph = std::make_unique<Captured>();
-  const cudaError_t made = cudaGraphInstantiate(&graph->graph, recorded, 0);
+  auto graph = std::make_shared<Graph>();
+  const cudaError_t made = cudaGraphInstantiate(&graph->launches, recorded, 0);
   (void)cudaGraphDestroy(recorded);
   check(made, "cudaGraphInstantiate");
   return graph;
 }
 
-void Stream::enqueue(const Graph& graph) {
-  CHECK_CUDA(cudaGraphLaunch(static_cast<const Captured&>(graph).graph, state_->stream));
-}
+void Stream::enqueue(const Graph& graph) { CHECK_CUDA(cudaGraphLaunch(graph.launches, state_->stream)); }
 
 const bool kEmulated = false;
 

@@ -76,26 +76,27 @@ class OnDevice {
 
 class Stream;
 
-// A point in a stream, null before it was recorded for the first time.
+// A point in a stream, null before it was recorded for the first time. Copies are the same event.
 class Event {
  public:
   Event();
-  ~Event();
+  bool operator==(const Event&) const = default;
   void record(const Stream& stream);
   void wait() noexcept;  // until what was recorded is done, or has failed
 
  private:
   friend class Stream;
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
+
+struct Graph;  // recorded launches
 
 // A stream, its own or a caller's, and what is put into it. One thread at a time.
 class Stream {
  public:
   Stream();                        // on the device of `OnDevice`
   explicit Stream(void* callers);  // null: the default stream. Not destroyed.
-  ~Stream();
 
   void copy(void* to, const void* from, std::size_t bytes);  // of any kind of memory
   void fill(void* at, int byte, std::size_t bytes);          // of the device
@@ -113,19 +114,13 @@ class Stream {
   void wait_for(const Event& event);
 
   // Records the launches once, to be put in again by one call.
-  class Graph;
-  std::unique_ptr<Graph> capture(std::span<const Launch> launches);
+  std::shared_ptr<Graph> capture(std::span<const Launch> launches);
   void enqueue(const Graph& graph);
 
  private:
   friend class Event;
   struct State;
-  std::unique_ptr<State> state_;
-};
-
-class Stream::Graph {
- public:
-  virtual ~Graph() = default;
+  std::shared_ptr<State> state_;
 };
 
 extern const bool kEmulated;

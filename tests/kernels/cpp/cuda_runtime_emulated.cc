@@ -54,8 +54,7 @@ OnDevice::~OnDevice() { current_device = before_; }
 struct Event::State {
   int device = current_device;
 };
-Event::Event() : state_(std::make_unique<State>()) {}
-Event::~Event() = default;
+Event::Event() : state_(std::make_shared<State>()) {}
 void Event::wait() noexcept {}
 
 struct Stream::State {
@@ -71,10 +70,9 @@ struct Stream::State {
 
 void Event::record(const Stream& stream) { stream.state_->expect(state_->device); }
 
-Stream::Stream() : state_(std::make_unique<State>()) {}
+Stream::Stream() : state_(std::make_shared<State>()) {}
 // One that tests ask for by this number is being captured.
 Stream::Stream(void* callers) : Stream() { state_->captured = callers == reinterpret_cast<void*>(0xCA97); }
-Stream::~Stream() = default;
 
 void Stream::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
@@ -133,23 +131,16 @@ float Stream::microseconds(const Launch&, int) {
   return static_cast<float>(mixed >> 40);
 }
 
-namespace {
-
-struct Recorded : Stream::Graph {
+struct Graph {
   std::vector<Launch> launches;
 };
 
-}  // namespace
-
-std::unique_ptr<Stream::Graph> Stream::capture(std::span<const Launch> launches) {
-  auto graph = std::make_unique<Recorded>();
-  graph->launches.assign(launches.begin(), launches.end());
-  return graph;
+std::shared_ptr<Graph> Stream::capture(std::span<const Launch> launches) {
+  return std::make_shared<Graph>(Graph{{launches.begin(), launches.end()}});
 }
 
 void Stream::enqueue(const Graph& graph) {
-  const auto& launches = dynamic_cast<const Recorded&>(graph).launches;
-  for (const Launch& launch : launches) enqueue(launch, &launch != launches.data());
+  for (const Launch& launch : graph.launches) enqueue(launch, &launch != graph.launches.data());
 }
 
 const bool kEmulated = true;
