@@ -32,8 +32,6 @@ BATCHES = (1024, 1, 64, 256, 8, 4096)  # what is asked for most comes first
 COMPILED = (1024, 1)  # by torch.compile: each takes a minute or more
 IDS_MOST = 2048  # rows of ids that one call of the library takes
 TASKS = 6
-#: What scores may be off by, root mean square and at most. Of torch in bf16, which rounds more, twice as much.
-RMS, MOST = {"fp32": 1e-6, "bf16": 2e-3}, {"fp32": 5e-6, "bf16": 1e-2}
 SANITIZER_SECONDS = 90.0
 
 
@@ -193,9 +191,11 @@ def _timed(library: Any, run: Run) -> None:
     if library.emulated or not torch.cuda.is_available():
         notes.append("timings: no GPU")
         return
-    parts = ("gpu.timing", "gpu.peers", "harness.machine")
-    timing, peers, machine = (importlib.import_module(f"pepnet_infer.bench.{part}") for part in parts)
-    checks = importlib.import_module("cuda_rows_checks")
+    from pepnet_infer._kernels import CudaModel
+    from pepnet_infer.bench.gpu import peers, timing
+    from pepnet_infer.bench.harness import machine
+
+    checks, reference = map(importlib.import_module, ("cuda_rows_checks", "float64_reference"))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     meter = machine.BusyMeter()
     cuda: Any = torch.cuda
@@ -203,11 +203,12 @@ def _timed(library: Any, run: Run) -> None:
         run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
         run.say(f"limits of this card: {run.found['limits']}")
         config, tensors = _kuaishou()
-        model, flags = importlib.import_module("pepnet_infer._kernels").CudaModel, config.to_native(TASKS)
-        run.found["kernels"] = {p: model(library, tensors, flags, p == "bf16").facts() for p in RMS}
+        flags = config.to_native(TASKS)
+        run.found["kernels"] = {p: CudaModel(library, tensors, flags, p == "bf16").facts() for p in timing.RMS}
         host = checks.Host(peers.fields_of(config), peers.ROWS)
         named = peers.all_peers(torch, checks, library, host, config, tensors, TASKS, run.words.onnx, notes)
-        run.found["timings"] = timings = []
+        timings: list[dict[str, Any]] = []
+        run.found["timings"] = timings
         for number, rows in enumerate(BATCHES):
             others = 30.0 * (len(BATCHES) - number - 1)  # for the batches still to come
             if run.left() < 20.0:
@@ -219,51 +220,16 @@ def _timed(library: Any, run: Run) -> None:
             these = {name: peer for name, peer in named.items() if name not in left_out}
             drawn = [peers.draw(checks, host, config, rows, seed) for seed in range(timing.SETS)]
             cases = [peers.Case(*part, [torch.from_numpy(x).cuda() for x in part[1]]) for part in drawn]
-            calls, about, exact = _ready(these, cases, config, tensors, run)
+            truth = [reference.scores(config, tensors, *case.inputs) for case in cases]
             seconds = min(30.0, max(10.0, run.left() - others))
-            try:
-                timed = timing.time_peers(timing.clocks(torch), calls, about, exact, seconds, lambda _: None)
-            except RuntimeError as error:
-                run.failed(f"{rows} rows: {error}")
-                continue
-            timings += timed
+            figures = timing.compare(torch, timing.clocks(torch), these, cases, truth, seconds, run.say)
+            for name, why in figures.failed.items():
+                said = f"{name} at {rows} rows: {why}"
+                run.failed(said) if name.startswith("cuda") else notes.append(said)
+            timings += figures.rows.values()
             run.found["noise"] = machine.noise(meter.others())
-            run.say(f"{rows} rows: " + ", ".join(f"{row['name']} {1e3 * row['p50_ms']:.1f} us" for row in timed))
-
-
-def _ready(
-    peers: dict[str, Any], cases: list[Any], config: Any, tensors: dict[str, np.ndarray], run: Run
-) -> tuple[dict[str, list[Callable[[], Any]]], dict[str, dict[str, Any]], dict[str, list[np.ndarray]]]:
-    """Returns the calls of each right peer on all cases, warm, its errors, and if ids are sent, scores with inputs."""
-    import torch
-
-    accuracy, reference = map(importlib.import_module, ("pepnet_infer.bundle.accuracy", "float64_reference"))
-    expected = np.concatenate([reference.scores(config, tensors, *case.inputs) for case in cases])
-    ready: dict[str, list[Callable[[], Any]]] = {}
-    about: dict[str, dict[str, Any]] = {}
-    found: dict[str, list[np.ndarray]] = {}
-    rows = len(cases[0].inputs[0])
-    for name, peer in peers.items():
-        run.say(f"{name} at {rows} rows")
-        try:
-            calls = [peer(case) for case in cases]
-            scores = [[torch.as_tensor(call()).float().cpu().numpy() for call in calls] for _ in range(2)][-1]
-            off = accuracy.Difference.of(np.concatenate(scores), expected)
-        except Exception as error:  # a peer that does not run is said, and the others go on
-            said = f"{name} at {rows} rows: {type(error).__name__}: {str(error)[:200]}"
-            if name.startswith("cuda"):
-                run.failed(said)
-            else:
-                run.found["notes"].append(said)
-            continue
-        kind, slack = "bf16" if "bf16" in name else "fp32", 1 if name.startswith("cuda") else 2
-        if off.rms <= slack * RMS[kind] and off.max_abs <= slack * MOST[kind]:
-            ready[name], found[name] = calls, scores
-            about[name] = {"batch": rows, "precision": kind, "rms": off.rms, "max_abs": off.max_abs}
-        else:
-            run.failed(f"{name} at {rows} rows: scores off by rms {off.rms:.1e}, max {off.max_abs:.1e}")
-    hosts = {name: f"cuda-{about[name]['precision']}-host" for name in ready if name.endswith("-ids")}
-    return ready, about, {name: found[host] for name, host in hosts.items() if host in found}
+            took = ", ".join(f"{name} {1e3 * row['p50_ms']:.1f} us" for name, row in figures.rows.items())
+            run.say(f"{rows} rows: {took}")
 
 
 if __name__ == "__main__":

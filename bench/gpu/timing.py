@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pepnet_infer.bench.gpu.peers import FROM_HOST, IdsCall
+from pepnet_infer.bench.gpu.peers import FROM_HOST, Call, Case, IdsCall, Peer
 from pepnet_infer.bench.harness.interleave import Clock, Plan
-from pepnet_infer.bench.harness.measure import Row, Say, measure
+from pepnet_infer.bench.harness.measure import Figures, Row, Say, measure, reason
 from pepnet_infer.bench.harness.report import Table
+from pepnet_infer.bundle.accuracy import Difference
 
 REPEATS = 20  # calls between two events
 SETS = 4  # of inputs, in turn
-Calls = Sequence[Callable[[], Any]]  # of a peer, one a set of inputs
+#: What scores may be off by, root mean square and at most. Of torch in bf16, which rounds more, twice as much.
+RMS, MOST = {"fp32": 1e-6, "bf16": 2e-3}, {"fp32": 5e-6, "bf16": 1e-2}
 
 _COLUMNS = {
     "peer": "{name}",
@@ -62,19 +64,38 @@ def clocks(torch: Any) -> tuple[Clock, Clock]:
     return device, to_scores
 
 
-def time_peers(
+def compare(
+    torch: Any,
     clocks: tuple[Clock, Clock],
-    calls: Mapping[str, Calls],
-    about: Mapping[str, Row],
-    exact: Mapping[str, Sequence[Any]],
+    peers: Mapping[str, Peer],
+    cases: Sequence[Case],
+    truth: Sequence[np.ndarray],
     seconds: float,
     say: Say,
-) -> list[Row]:
-    """Times all peers in turn for `seconds`, half by each clock, a few rounds at least.
+) -> Figures:
+    """Times all peers whose scores are right in turn for `seconds`, half by each clock, a few rounds at least.
 
-    Returns a row each, from call to scores, and in `device` the figures there of those that begin and end there.
-    exact: name → the scores of each set. Raises RuntimeError when a timed call gives others, in any bit.
+    truth: float64 scores of each case. Returns a row each, from call to scores, with its errors, and in `device` the
+    figures there of those that begin and end there; and who failed: does not run, has scores that are off, or was sent
+    ids and has, in a timed call, other scores than with inputs from the host, in any bit.
     """
+    rows = len(cases[0].inputs[0])
+    calls: dict[str, list[Call]] = {}
+    about: dict[str, Row] = {}
+    exact: dict[str, list[np.ndarray]] = {}  # scores of each case with inputs from the host, by precision
+    failed: dict[str, str] = {}
+    for name, peer in peers.items():
+        say(f"{name} at {rows} rows")
+        try:
+            made = [peer(case) for case in cases]
+            scores = [[torch.as_tensor(call()).float().cpu().numpy() for call in made] for _ in range(2)][-1]
+            about[name] = {"batch": rows, **accuracy(name, np.concatenate(scores), np.concatenate(truth))}
+        except Exception as error:  # a peer that does not run is said, and the others go on
+            failed[name] = reason(error)
+            continue
+        calls[name] = made
+        if name.endswith("-host"):
+            exact[about[name]["precision"]] = scores
 
     def call_of(name: str) -> Callable[[int], Any]:
         return lambda item: calls[name][item]()
@@ -86,17 +107,32 @@ def time_peers(
         return item
 
     def check(name: str, item: int, scores: Any) -> None:
-        if name in exact and not np.array_equal(scores, exact[name][item]):
+        expected = exact.get(about[name]["precision"]) if name.endswith("-ids") else None
+        if expected is not None and not np.array_equal(scores, expected[item]):
             raise ValueError("other scores than with inputs from the host")
 
     plan = Plan(5, seconds / 2, warm_calls=1, warm_s=0.0, settle_s=0.0)
     these = {name: call_of(name) for name in calls}
     there = {name: call for name, call in these.items() if not name.endswith(FROM_HOST)}
-    device = measure("on the device", there, range(SETS), plan, say, clock=clocks[0]).rows
-    to_scores = measure(
-        "to scores", these, range(SETS), plan, say, about=about, prepare=lose, check=check, clock=clocks[1]
-    ).rows
-    return [{**row, **({"device": device[name]} if name in device else {})} for name, row in to_scores.items()]
+    if not there:
+        return Figures({}, failed)
+    items, quiet = range(len(cases)), lambda _: None
+    device = measure("on the device", there, items, plan, quiet, clock=clocks[0], must=False)
+    figures = measure(
+        "to scores", these, items, plan, quiet, about=about, prepare=lose, check=check, clock=clocks[1], must=False
+    )
+    for name in figures.rows.keys() & device.rows.keys():
+        figures.rows[name]["device"] = device.rows[name]
+    return Figures(figures.rows, failed | device.failed | figures.failed)
+
+
+def accuracy(name: str, scores: np.ndarray, truth: np.ndarray) -> Row:
+    """Returns a peer's precision and how far its scores are from float64. Raises ValueError where that is too far."""
+    precision, slack = "bf16" if "bf16" in name else "fp32", 1 if name.startswith("cuda") else 2
+    off = Difference.of(scores, truth)
+    if off.rms <= slack * RMS[precision] and off.max_abs <= slack * MOST[precision]:
+        return {"precision": precision, "rms": off.rms, "max_abs": off.max_abs}
+    raise ValueError(f"scores off by rms {off.rms:.1e}, max {off.max_abs:.1e}")
 
 
 def limits(torch: Any) -> dict[str, float]:

@@ -15,7 +15,8 @@ import torch
 from pepnet_infer.bench import gpu_check
 from pepnet_infer.bench.gpu import timing
 from pepnet_infer.bench.gpu.peers import Case, IdsCall, Network
-from pepnet_infer.bench.gpu.timing import ratios, table, time_peers
+from pepnet_infer.bench.gpu.timing import compare, ratios, table
+from pepnet_infer.bench.harness.measure import Figures
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 
@@ -44,50 +45,72 @@ def test_a_library_without_the_extension_is_said_so(
     assert "--library: expected the package's extension too, got none" in capsys.readouterr().err
 
 
+SCORES = np.full((8, 3), 0.5, np.float32)
+CASES = [Case(None, [np.zeros((8, 1), np.float32)], ())] * timing.SETS
+TRUTH = [SCORES] * timing.SETS
+
+
 def test_peers_are_timed_by_both_clocks_in_turn() -> None:
     taken: list[tuple[str, str]] = []
+    called: list[str] = []
 
-    def calls_of(name: str) -> list[Callable[[], str]]:
-        return [lambda: name] * timing.SETS
+    def peer_of(name: str, scores: np.ndarray = SCORES) -> Callable[[Case], Callable[[], np.ndarray]]:
+        def call() -> np.ndarray:
+            called.append(name)
+            return scores
 
-    def clock_of(kind: str, nanoseconds: float) -> Callable[..., tuple[float, str]]:
-        def clock(call: Callable[[int], str], item: int) -> tuple[float, str]:
-            name = call(item)
-            taken.append((kind, name))
-            return nanoseconds * (1 if name == "a" else 3), name
+        return lambda case: call
+
+    def clock_of(kind: str, nanoseconds: float) -> Callable[..., tuple[float, Any]]:
+        def clock(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
+            scores = call(item)
+            taken.append((kind, called[-1]))
+            return nanoseconds * (1 if called[-1] == "a" else 3), scores
 
         return clock
 
+    def broken(case: Case) -> Callable[[], np.ndarray]:
+        raise RuntimeError("no room")
+
     clocks = clock_of("device", 1000.0), clock_of("call", 5000.0)
-    about = {name: {"batch": 8, "rms": 1e-4} for name in ("a", "b", "b-ids")}
-    a, b, ids = time_peers(clocks, {name: calls_of(name) for name in about}, about, {}, 0.0, lambda _: None)
+    peers = {name: peer_of(name) for name in ("a", "b", "b-ids")}
+    peers |= {"off": peer_of("off", SCORES + np.float32(1e-3)), "broken": broken}
+    figures = compare(torch, clocks, peers, CASES, TRUTH, 0.0, lambda _: None)
+    a, b, ids = figures.rows.values()
     assert [round(1e3 * row["p50_ms"], 6) for row in (a, b, ids)] == [5.0, 15.0, 15.0]
     assert [round(1e3 * row["device"]["p50_ms"], 6) for row in (a, b)] == [1.0, 3.0]
     assert "device" not in ids  # which begins and ends on the host
-    assert (a["name"], a["batch"], a["rms"]) == ("a", 8, 1e-4)
+    assert (a["name"], a["batch"], a["precision"], a["rms"]) == ("a", 8, "fp32", 0.0)
     assert [kind for kind, _ in taken] == ["device"] * 10 + ["call"] * 15
     assert {name for _, name in taken[:2]} == {"a", "b"}
+    assert figures.failed == {
+        "off": "ValueError: scores off by rms 1.0e-03, max 1.0e-03",
+        "broken": "RuntimeError: no room",
+    }
 
 
 def test_ids_are_lost_before_each_timed_call_and_its_scores_compared() -> None:
     done: list[str] = []
 
-    def score() -> np.ndarray:
-        done.append("score")
-        return np.ones(3, np.float32)
-
     def clock(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
         return 1000.0, call(item)
 
-    call = IdsCall(score)
-    call.lose = lambda: done.append("lose")
-    calls = {"a-ids": [call] * timing.SETS}
-    right, wrong = [[np.full(3, value, np.float32)] * timing.SETS for value in (1, np.nextafter(np.float32(1), 2))]
-    time_peers((clock, clock), {"a": [score] * timing.SETS, **calls}, {}, {"a-ids": right}, 0.0, lambda _: None)
+    def timed(by_ids: np.ndarray) -> Figures:
+        def score() -> np.ndarray:
+            done.append("score")
+            return by_ids
+
+        call = IdsCall(score)
+        call.lose = lambda: done.append("lose")
+        peers = {"a": lambda case: lambda: SCORES, "a-host": lambda case: lambda: SCORES, "a-ids": lambda case: call}
+        return compare(torch, (clock, clock), peers, CASES, TRUTH, 0.0, lambda _: None)
+
+    assert timed(SCORES).failed == {}
     assert done.count("lose") == 10  # a warm call and a timed one of each of five rounds
     assert all(after == "score" for before, after in pairwise(done) if before == "lose")
-    with pytest.raises(RuntimeError, match=r"to scores: a-ids failed: .*other scores than with inputs from the host"):
-        time_peers((clock, clock), {"a": [score] * timing.SETS, **calls}, {}, {"a-ids": wrong}, 0.0, lambda _: None)
+    figures = timed(np.nextafter(SCORES, np.float32(1)))
+    assert figures.failed == {"a-ids": "ValueError: other scores than with inputs from the host"}
+    assert list(figures.rows) == ["a", "a-host"]
 
 
 def test_figures_as_text() -> None:
