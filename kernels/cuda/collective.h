@@ -17,15 +17,7 @@ __device__ __forceinline__ T& shared_as() {
 #endif
 }
 
-#ifndef __CUDACC__
-// What a lane of the warp has shown.
-template <class Value>
-Value shown_by(const std::byte* shown, std::size_t lane) {
-  Value value;
-  std::memcpy(&value, shown + lane * sizeof value, sizeof value);
-  return value;
-}
-#endif
+constexpr unsigned kAllLanes = 0xFFFF'FFFFU;  // of a warp
 
 // Copies 16 bytes to shared memory while the thread goes on; both addresses are multiples of 16. Without
 // `wanted` they become zeros, and `from` is not read.
@@ -47,13 +39,7 @@ template <std::size_t kCount>
 struct alignas(4 * kCount) Words {
   std::uint32_t word[kCount];
 
-  __device__ __forceinline__ float number(int i) const {
-#ifdef __CUDACC__
-    return __uint_as_float(word[i]);
-#else
-    return std::bit_cast<float>(word[i]);
-#endif
-  }
+  __device__ __forceinline__ float number(int i) const { return __uint_as_float(word[i]); }
 };
 template <std::size_t kCount>
 __device__ __forceinline__ Words<kCount> words_at(const std::uint32_t* from) {
@@ -122,7 +108,7 @@ __device__ __forceinline__ void read_blocks(std::uint32_t (&to)[kCount], const s
   const std::byte* const shown = cuda_emulated::exchange(&row, sizeof row);
   const std::size_t lane = threadIdx.x % 32;
   for (std::size_t block = 0; block < kCount; ++block)
-    to[block] = shown_by<const std::uint32_t*>(shown, 8 * block + lane / 4)[lane % 4];
+    to[block] = cuda_emulated::shown_by<const std::uint32_t*>(shown, 8 * block + lane / 4)[lane % 4];
 #endif
 }
 
@@ -151,54 +137,22 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = g + i / 2 * 8, column = 2 * t + i % 2;
     for (unsigned k = 0; k < 16; ++k) {
-      const float left = half(shown_by<Shown>(shown, row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2], k);
-      const float right = half(shown_by<Shown>(shown, column * 4 + k % 8 / 2).b[k / 8], k);
+      const float left =
+          half(cuda_emulated::shown_by<Shown>(shown, row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2], k);
+      const float right = half(cuda_emulated::shown_by<Shown>(shown, column * 4 + k % 8 / 2).b[k / 8], k);
       d[i] += left * right;
     }
   }
 #endif
 }
 
-// A bit for each lane of a warp, set where `value` is true.
-__device__ __forceinline__ std::uint32_t lanes_where(bool value) {
-#ifdef __CUDACC__
-  return __ballot_sync(0xFFFF'FFFFU, value);
-#else
-  const std::byte mine{value};
-  const std::byte* const shown = cuda_emulated::exchange(&mine, 1);
-  std::uint32_t bits = 0;
-  for (unsigned lane = 0; lane < 32; ++lane)
-    if (shown[lane] != std::byte{}) bits |= 1U << lane;
-  return bits;
-#endif
-}
-
 __device__ __forceinline__ std::uint32_t bits_of(std::uint32_t word) {
-#ifdef __CUDACC__
   return static_cast<std::uint32_t>(__popc(word));
-#else
-  return static_cast<std::uint32_t>(std::popcount(word));
-#endif
-}
-
-// What a lane of the warp has in `value`.
-__device__ __forceinline__ int of_lane(int value, std::uint32_t lane) {
-#ifdef __CUDACC__
-  return __shfl_sync(0xFFFF'FFFFU, value, static_cast<int>(lane));
-#else
-  return shown_by<int>(cuda_emulated::exchange(&value, sizeof value), lane);
-#endif
 }
 
 // The sum over a warp's lanes, in every lane, added in the same order.
 __device__ __forceinline__ float sum_of_lanes(float value) {
-  for (unsigned distance = 16; distance > 0; distance /= 2) {
-#ifdef __CUDACC__
-    value += __shfl_xor_sync(0xFFFF'FFFFU, value, static_cast<int>(distance));
-#else
-    value += shown_by<float>(cuda_emulated::exchange(&value, sizeof value), threadIdx.x % 32 ^ distance);
-#endif
-  }
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
   return value;
 }
 

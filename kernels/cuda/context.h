@@ -35,9 +35,7 @@ constexpr std::size_t kToldAtOnce = 1024;
 
 // The bucket for so many rows, at most the largest.
 inline int bucket_of(std::size_t rows) {
-  const auto* const found =
-      std::ranges::find_if(kBuckets, [&](int size) { return rows <= static_cast<std::size_t>(size); });
-  return found == std::end(kBuckets) ? *std::rbegin(kBuckets) : *found;
+  return *std::ranges::lower_bound(kBuckets, static_cast<int>(std::min(rows, kMostRows)));
 }
 
 // A model's fields, and the rows they come from.

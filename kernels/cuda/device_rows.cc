@@ -76,28 +76,28 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
   if (count == 0) return true;
   const OnDevice here(device_);
   const std::lock_guard guard(writing_);
-  std::vector<std::uint32_t> set(count), order(count), begins;
+  std::vector<std::uint32_t> set(count), order(count);
   for (std::size_t i = 0; i < count; ++i) set[i] = set_of(rows.keys[i], table.sets);
   std::iota(order.begin(), order.end(), 0U);
   std::stable_sort(order.begin(), order.end(),
                    [&](std::uint32_t a, std::uint32_t b) { return set[a] < set[b]; });
-  for (std::size_t i = 0; i < count; ++i)
-    if (i == 0 || set[order[i]] != set[order[i - 1]]) begins.push_back(static_cast<std::uint32_t>(i));
-  begins.push_back(static_cast<std::uint32_t>(count));
 
   const std::size_t keys_at = 0, entries_at = up(count * sizeof(std::uint64_t), kAlign),
                     begins_at = entries_at + up(count * sizeof(Entry), kAlign),
-                    rows_at = begins_at + up(begins.size() * sizeof(std::uint32_t), kAlign),
+                    rows_at = begins_at + up((count + 1) * sizeof(std::uint32_t), kAlign),
                     bytes = rows_at + count * width * sizeof(float);
   stream_.wait();  // the last write has left what is staged
   std::byte* const to = staged_.room(bytes);
   auto* const keys = reinterpret_cast<std::uint64_t*>(to + keys_at);
   auto* const entries = reinterpret_cast<Entry*>(to + entries_at);
+  auto* const begins = reinterpret_cast<std::uint32_t*>(to + begins_at);
   auto* const values = reinterpret_cast<float*>(to + rows_at);
+  int groups = 0;
   const double from_unix =
       seconds<SteadyClock>() - begin_ - seconds<std::chrono::system_clock>();  // the time left is taken now
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t from = order[i];
+    if (i == 0 || set[from] != set[order[i - 1]]) begins[groups++] = static_cast<std::uint32_t>(i);
     keys[i] = rows.keys[from];
     const double expires = rows.expires[from] + from_unix;
     const float score = rows.scores[from];
@@ -109,7 +109,7 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
                   static_cast<std::uint16_t>(rows.high[from])};
     if (rows.found[from]) std::copy_n(rows.rows + from * width, width, values + i * width);
   }
-  std::copy(begins.begin(), begins.end(), reinterpret_cast<std::uint32_t*>(to + begins_at));
+  begins[groups] = static_cast<std::uint32_t>(count);
 
   const std::lock_guard ordered(order_);
   if (generation != generation_.load()) {
@@ -120,8 +120,7 @@ bool DeviceRows::insert(const NewRows& rows, std::uint64_t generation) {
   write(Insert{table, reinterpret_cast<const std::uint64_t*>(from + keys_at),
                reinterpret_cast<const Entry*>(from + entries_at),
                reinterpret_cast<const float*>(from + rows_at),
-               reinterpret_cast<const std::uint32_t*>(from + begins_at), static_cast<int>(begins.size() - 1),
-               tick(), now(), by_score_},
+               reinterpret_cast<const std::uint32_t*>(from + begins_at), groups, tick(), now(), by_score_},
         bytes);
   inserted_ += count;
   return true;

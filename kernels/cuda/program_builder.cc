@@ -32,7 +32,7 @@ class Program::Builder {
   }
 
  private:
-  // What a product multiplies: `depth` columns from `at` on, a group's `group` from the last one's.
+  // What a product multiplies: `depth` columns from `at` on, those of a group `group` columns further.
   struct Input {
     Place at;
     int group = 0, depth = 0;

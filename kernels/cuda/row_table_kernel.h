@@ -39,9 +39,6 @@ __device__ __forceinline__ void put(const GatherField& field, int row, int colum
                                     const Numbers<kWide>& numbers) {
   for (int i = 0; i < field.targets; ++i) write(field.to[i], row, column, numbers);
 }
-__device__ __forceinline__ void put_column(const GatherField& field, int row, int column, float value) {
-  put(field, row, column, Numbers<1>{{value}});
-}
 
 // Of an entry that was found, or not.
 __device__ __forceinline__ const float* row_at(const GatherField& field, int entry,
@@ -65,7 +62,7 @@ __device__ __forceinline__ void put_rows(const GatherField& field, int first, in
   const int lane = static_cast<int>(threadIdx.x % 32), of_row = field.width / kWide, all = many * of_row;
   for (int begin = 0; begin < all; begin += 32) {
     const int i = begin + lane, row = i < all ? i / of_row : 0, column = i % of_row * kWide;
-    const int entry = of_lane(found, static_cast<std::uint32_t>(row));
+    const int entry = __shfl_sync(kAllLanes, found, row);
     if (i >= all) continue;  // what is not here gets the default row, until it is patched in
     const float* const from = row_at(field, entry, default_row);
     Numbers<kWide> numbers;
@@ -90,18 +87,18 @@ __device__ __forceinline__ void gather_single(const Gather& p, int number, int f
   if (field.kind == FieldKind::dense) {
     float value;
     memcpy(&value, p.words + words.values + one, sizeof value);
-    if (live) put_column(field, row, 0, value);
+    if (live) put(field, row, 0, Numbers<1>{{value}});
     return;
   }
   const int found = find(field, key_at(p, field, words, one), p.clock, p.now);
   // What all rows share is told once.
   const bool told = live && (words.shared == 0 || row == 0);
-  const std::uint32_t unknown = lanes_where(told && found == kUnknown),
-                      without = lanes_where(told && found == kAbsent);
+  const std::uint32_t unknown = __ballot_sync(kAllLanes, told && found == kUnknown),
+                      without = __ballot_sync(kAllLanes, told && found == kAbsent);
   if (unknown != 0) {
     int at = 0;
     if (lane == 0) at = static_cast<int>(atomicAdd(p.counts, bits_of(unknown)));
-    at = of_lane(at, 0);
+    at = __shfl_sync(kAllLanes, at, 0);
     if ((unknown >> lane & 1U) != 0)
       p.lacking[static_cast<std::uint32_t>(at) + bits_of(unknown & ((1U << lane) - 1))] =
           static_cast<std::uint32_t>(row * p.field_count + number);
@@ -134,12 +131,12 @@ __device__ __forceinline__ void gather_bag(const Gather& p, int number, int row)
   };
   for (std::uint32_t begin = first; begin < last; begin += 32) {
     look(begin);
-    if (lanes_where(found == kUnknown) != 0) {
+    if (__ballot_sync(kAllLanes, found == kUnknown) != 0) {
       if (counts && lane == 0)
         p.lacking[atomicAdd(p.counts, 1U)] = static_cast<std::uint32_t>(row * p.field_count + number);
       return;
     }
-    without += bits_of(lanes_where(found == kAbsent));
+    without += bits_of(__ballot_sync(kAllLanes, found == kAbsent));
   }
   if (counts && lane == 0 && without > 0) atomicAdd(p.counts + 1 + number, without);
   const bool again = last - first > 32;
@@ -152,14 +149,14 @@ __device__ __forceinline__ void gather_bag(const Gather& p, int number, int row)
       if (again) look(begin);
       const std::uint32_t many = last - begin < 32 ? last - begin : 32;
       for (std::uint32_t i = 0; i < many; ++i) {
-        const int entry = of_lane(found, i);
+        const int entry = __shfl_sync(kAllLanes, found, static_cast<int>(i));
         if (column >= field.width) continue;
         sum += row_at(field, entry, default_row)[column];
       }
     }
     if (column >= field.width) continue;
     if (field.kind == FieldKind::bag_mean && last - first > 1) sum /= divisor;
-    put_column(field, row, column, sum);
+    put(field, row, column, Numbers<1>{{sum}});
   }
 }
 
@@ -191,7 +188,7 @@ __global__ void __launch_bounds__(kRowThreads) patch_fields(const Patch p) {
   const int first = shared ? 0 : at / p.field_count, last = shared ? p.rows : first + 1;
   for (int row = first; row < last; ++row)
     for (int column = static_cast<int>(threadIdx.x % 32); column < field.width; column += 32)
-      put_column(field, row, column, values[column]);
+      put(field, row, column, Numbers<1>{{values[column]}});
 }
 
 // Whether `a` is evicted before `b`: empty ways first, then expired entries, then negative entries, then

@@ -6,8 +6,10 @@
 // is drawn anew for each stretch between barriers). What it cannot find: whether anything is fast.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 
 #define __global__
@@ -53,6 +55,14 @@ std::size_t shared_bytes();
 // i·bytes.
 const std::byte* exchange(const void* mine, std::size_t bytes);
 
+// What a lane has shown.
+template <class Value>
+Value shown_by(const std::byte* shown, std::size_t lane) {
+  Value value;
+  std::memcpy(&value, shown + lane * sizeof value, sizeof value);
+  return value;
+}
+
 alignas(16) inline constexpr std::byte zeros[16] = {};
 
 // Memory of the device, of which alone is copied below.
@@ -72,3 +82,28 @@ void wait_for_last();
 void expect_aligned(const void* address, std::size_t bytes);
 
 }  // namespace pepnet::cuda_emulated
+
+// CUDA's functions of a warp, all of whose lanes take part, and of numbers.
+
+template <class Value>
+Value __shfl_sync(unsigned, Value value, int lane) {
+  using namespace pepnet::cuda_emulated;
+  return shown_by<Value>(exchange(&value, sizeof value), static_cast<std::size_t>(lane));
+}
+
+template <class Value>
+Value __shfl_xor_sync(unsigned lanes, Value value, int distance) {
+  return __shfl_sync(lanes, value, static_cast<int>(threadIdx.x % 32) ^ distance);
+}
+
+inline unsigned __ballot_sync(unsigned, bool value) {
+  const std::byte mine{value};
+  const std::byte* const shown = pepnet::cuda_emulated::exchange(&mine, 1);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if (shown[lane] != std::byte{}) bits |= 1U << lane;
+  return bits;
+}
+
+inline int __popc(unsigned word) { return std::popcount(word); }
+inline float __uint_as_float(unsigned word) { return std::bit_cast<float>(word); }
