@@ -59,15 +59,14 @@ def main() -> int:
     run.found["device"] = library.device(0)
     run.say(f"{path}, {library.devices} device(s), first {run.found['device']}")
     for line in _checks(library, words.few):
-        run.passed(line)
+        run.note("right", line)
     if words.few:
         return 0
     if not words.checks_only:
         _timed(library, run)
     _sanitized(path, library.emulated, run)
-    for note in run.found["notes"]:
-        run.say(f"left out: {note}")
-    timing = importlib.import_module("pepnet_infer.bench.gpu.timing")
+    from pepnet_infer.bench.gpu import timing
+
     print(timing.table(run.found).text() if run.found.get("timings") else "no timings")
     for line in (*timing.ratios(run.found), *(f"FAILED: {line}" for line in run.found["failed"])):
         print(line)
@@ -81,7 +80,7 @@ class Run:
         self.words = words
         self.began = time.monotonic()
         command = "python bench/gpu_check.py " + " ".join(sys.argv[1:])
-        self.found: dict[str, Any] = {"command": command, "checks": [], "failed": [], "notes": []}
+        self.found: dict[str, Any] = {"command": command, "right": [], "failed": [], "left out": []}
 
     def left(self) -> float:
         """Returns seconds."""
@@ -93,15 +92,10 @@ class Run:
         if self.words.json:
             self.words.json.write_text(json.dumps(self.found, indent=1) + "\n")
 
-    def passed(self, what: str) -> None:
-        """Notes a check."""
-        self.found["checks"].append(what)
-        self.say(f"right: {what}")
-
-    def failed(self, what: str) -> None:
-        """Notes one that makes the script's status 1 in the end; the rest goes on."""
-        self.found["failed"].append(what)
-        self.say(f"FAILED: {what}")
+    def note(self, kind: str, what: str) -> None:
+        """Keeps what is "right", "left out", or "failed": that makes the script's status 1 in the end."""
+        self.found[kind].append(what)
+        self.say(f"{kind}: {what}")
 
 
 def _source_tree() -> None:
@@ -159,12 +153,12 @@ def _kuaishou() -> tuple[Any, dict[str, np.ndarray]]:
 def _sanitized(path: Path, emulated: bool, run: Run) -> None:
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if emulated or tool is None:
-        run.found["notes"].append("compute-sanitizer: " + ("no GPU" if emulated else "not installed"))
+        run.note("left out", "compute-sanitizer: " + ("no GPU" if emulated else "not installed"))
         return
     for kind in ("memcheck", "racecheck", "initcheck"):
         seconds = min(SANITIZER_SECONDS, run.left())
         if seconds < 20:
-            run.found["notes"].append(f"compute-sanitizer {kind}: no time left")
+            run.note("left out", f"compute-sanitizer {kind}: no time left")
             continue
         tested = [sys.executable, __file__, "--few", "--library", str(path)]
         command = [tool, "--tool", kind, "--error-exitcode", "9", *tested]
@@ -173,23 +167,22 @@ def _sanitized(path: Path, emulated: bool, run: Run) -> None:
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=seconds
             )
         except subprocess.TimeoutExpired:
-            run.found["notes"].append(f"compute-sanitizer {kind}: not done after {seconds:.0f} s")
+            run.note("left out", f"compute-sanitizer {kind}: not done after {seconds:.0f} s")
             continue
         if done.returncode == 0:
-            run.passed(f"compute-sanitizer {kind}")
+            run.note("right", f"compute-sanitizer {kind}")
         else:
-            run.failed(f"compute-sanitizer {kind}: {done.stdout[-2000:]}")
+            run.note("failed", f"compute-sanitizer {kind}: {done.stdout[-2000:]}")
 
 
 def _timed(library: Any, run: Run) -> None:
-    notes = run.found["notes"]
     try:
         import torch
     except ImportError as error:
-        notes.append(f"timings: no torch ({error})")
+        run.note("left out", f"timings: no torch ({error})")
         return
     if library.emulated or not torch.cuda.is_available():
-        notes.append("timings: no GPU")
+        run.note("left out", "timings: no GPU")
         return
     from pepnet_infer._kernels import CudaModel
     from pepnet_infer.bench.gpu import peers, timing
@@ -206,13 +199,13 @@ def _timed(library: Any, run: Run) -> None:
         flags = config.to_native(TASKS)
         run.found["kernels"] = {p: CudaModel(library, tensors, flags, p == "bf16").facts() for p in timing.RMS}
         host = checks.Host(peers.fields_of(config), peers.ROWS)
-        named = peers.all_peers(torch, checks, library, host, config, tensors, TASKS, run.words.onnx, notes)
+        named = peers.all_peers(torch, checks, library, host, config, tensors, TASKS, run.words.onnx, run.note)
         timings: list[dict[str, Any]] = []
         run.found["timings"] = timings
         for number, rows in enumerate(BATCHES):
             others = 30.0 * (len(BATCHES) - number - 1)  # for the batches still to come
             if run.left() < 20.0:
-                notes.append(f"timings of {rows} rows: no time left")
+                run.note("left out", f"timings of {rows} rows: no time left")
                 continue
             left_out = {name for name in named if name.endswith("-ids") and rows > IDS_MOST}
             if rows not in COMPILED or run.left() - others <= 90.0:
@@ -224,8 +217,8 @@ def _timed(library: Any, run: Run) -> None:
             seconds = min(30.0, max(10.0, run.left() - others))
             figures = timing.compare(torch, timing.clocks(torch), these, cases, truth, seconds, run.say)
             for name, why in figures.failed.items():
-                said = f"{name} at {rows} rows: {why}"
-                run.failed(said) if name.startswith("cuda") else notes.append(said)
+                kind = "failed" if name.startswith("cuda") else "left out"
+                run.note(kind, f"{name} at {rows} rows: {why}")
             timings += figures.rows.values()
             run.found["noise"] = machine.noise(meter.others())
             took = ", ".join(f"{name} {1e3 * row['p50_ms']:.1f} us" for name, row in figures.rows.items())

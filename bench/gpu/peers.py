@@ -45,9 +45,9 @@ class IdsCall(partial[Any]):
 
 def all_peers(
     torch: Any, checks: Any, library: Any, host: Any, config: Any, tensors: dict[str, np.ndarray], tasks: int,
-    onnx: Path | None, notes: list[str],
+    onnx: Path | None, note: Callable[[str, str], None],
 ) -> dict[str, Peer]:  # fmt: skip
-    """Returns all peers by name; `notes` says why one cannot run. torch-compile takes minutes at a new shape."""
+    """Returns all peers by name; `note` is told which one is left out. torch-compile takes minutes at a new shape."""
     from pepnet_infer._kernels import CudaModel
 
     def model(precision: str) -> Any:
@@ -66,7 +66,7 @@ def all_peers(
     try:
         named["onnxruntime-fp32"] = onnxruntime_peer(torch, onnx, tasks)
     except Exception as error:  # whatever keeps it from running is its result
-        notes.append(f"onnxruntime: {type(error).__name__}: {str(error)[:200]}")
+        note("left out", f"onnxruntime: {type(error).__name__}: {str(error)[:200]}")
     return named
 
 
