@@ -16,7 +16,6 @@ a log without entries: that has its log.json.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -98,8 +97,8 @@ class DirectoryLog(Transport):
         self._put_in = ""  # the log that something was put into
         self._may_begin = create is None
         if create:
-            with self._writing():
-                pass
+            with _usable(self.path), self._lock():
+                self._begin()
 
     @property
     def read_from(self) -> str:
@@ -111,7 +110,8 @@ class DirectoryLog(Transport):
         new = not self._is_there() and self._may_begin and not os.path.lexists(self.path)
         if not (new and self.path.parent.is_dir()):
             return self._found[1] or self._look()
-        with self._writing() as log:
+        with _usable(self.path), self._lock():
+            log = self._begin()
             _LOG.warning("%s: there was no log, so that one was begun; with create=False that is an error", self.path)
             return log
 
@@ -127,7 +127,8 @@ class DirectoryLog(Transport):
     def append(self, delta: str | os.PathLike[str]) -> Position:
         """Puts a delta at the end, linked where the file system can; see `Transport.append`."""
         version = read_head(delta).model_version
-        with self._writing() as log:
+        with _usable(self.path), self._lock():
+            log = self._begin()
             if self._put_in not in ("", log):
                 raise UpdateError(
                     "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
@@ -139,8 +140,8 @@ class DirectoryLog(Transport):
     def append_bundle(self, bundle: str | os.PathLike[str]) -> Position:
         """Copies a bundle to the end; see `Transport.append_bundle`. The log may be another than before."""
         bundle_version(Path(bundle))
-        with self._writing() as log:
-            position = self._put(Path(bundle), "bundle")
+        with _usable(self.path), self._lock():
+            log, position = self._begin(), self._put(Path(bundle), "bundle")
             self._put_in = log
             return position
 
@@ -214,7 +215,8 @@ class DirectoryLog(Transport):
     def trim(self, keep: int, silent_after_s: float = 86400.0) -> int:
         """Removes what nobody needs; see `Transport.trim`."""
         self._look()
-        with self._writing():
+        with _usable(self.path), self._lock():
+            self._look()
             last = self.last_bundle()
             if last is None:
                 return 0
@@ -268,20 +270,21 @@ class DirectoryLog(Transport):
                 raise
             return False
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[str]:
-        """Holds the writers' lock, and yields which log there is: one is begun where none was ever seen.
+    def _lock(self) -> FileLock:
+        """Returns the writers' lock, which is taken as it is entered: a generator in between keeps it when interrupted.
 
         Raises UpdateError where a log has gone.
         """
-        with _usable(self.path):
-            if not self._is_there():
-                make_folder(self.path)
-            with FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT):
-                if not self._is_there():
-                    begun = _Log("pepnet-log", 1, secrets.token_hex(16))
-                    write_file(self.path / _FILE, document_bytes(msgspec.to_builtins(begun)))
-                yield self._look()
+        if not self._is_there():
+            make_folder(self.path)
+        return FileLock(self.path / "writer.lock", os.O_RDWR | os.O_CREAT)
+
+    def _begin(self) -> str:
+        """Makes a log where none was ever seen, and returns the identity of the one there is. We hold the lock."""
+        if not self._is_there():
+            begun = _Log("pepnet-log", 1, secrets.token_hex(16))
+            write_file(self.path / _FILE, document_bytes(msgspec.to_builtins(begun)))
+        return self._look()
 
     def _put(self, source: Path, kind: Kind, **options: Any) -> Position:
         """Copies a directory to the end; options: of `copytree`. We hold the lock."""
