@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def test_the_command_measures_and_writes_its_files(
         assert ran.exit_code == 0, ran.output
         result = json.loads(files[0].read_text())
         data = result["data"]
-        if data["follower"]["applied"] >= 4 and data["kinds"][1]["deltas"] >= 4:
+        scored = sum(len(kind["slices"]) for kind in data["kinds"])
+        if data["follower"]["applied"] >= 4 and data["kinds"][1]["deltas"] >= 4 and scored == 6:
             break
     assert result["command"].startswith(
         "pepnet-infer bench sync bundle --rows-per-s 1000 --delta-s 0.05 --dense-every 3"
@@ -94,9 +96,11 @@ def test_the_command_measures_and_writes_its_files(
     assert points == sorted(points)
     assert len(points) == follower["applied"]
     assert max(millis for _, millis in points) == pytest.approx(follower["visible"]["max_ms"])
-    slices = sorted(one["at_s"] for kind in data["kinds"] for one in kind["slices"])
-    assert min(slices[0], points[0][0]) >= 0
-    assert slices[-1] >= (len(slices) - 1) * slice_s
+    slices = sorted((one["at_s"], kind["what"]) for kind in data["kinds"] for one in kind["slices"])
+    assert slices[0][0] == 0
+    assert slices[-1][0] >= 5 * slice_s
+    for at, _ in points:  # each in a slice in which deltas are published to that log
+        assert slices[bisect_right(slices, (at, "~")) - 1][1] == "to the log that is followed"
     for kind in data["kinds"]:
         assert kind["max_ms"] == max(one["max_ms"] for one in kind["slices"])
     assert files[2].read_bytes().startswith(b"\x89PNG")
