@@ -215,14 +215,10 @@ def _timed(library: Any, run: Run) -> None:
             cases = [peers.Case(*part, [torch.from_numpy(x).cuda() for x in part[1]]) for part in drawn]
             truth = [reference.scores(config, tensors, *case.inputs) for case in cases]
             seconds = min(30.0, max(10.0, run.left() - others))
-            figures = timing.compare(torch, timing.clocks(torch), these, cases, truth, seconds, run.say)
-            for name, why in figures.failed.items():
-                kind = "failed" if name.startswith("cuda") else "left out"
-                run.note(kind, f"{name} at {rows} rows: {why}")
-            timings += figures.rows.values()
+            timed = timing.compare(torch, timing.clocks(torch), these, cases, truth, seconds, run.say, run.note)
+            timings += timed
             run.found["noise"] = machine.noise(meter.others())
-            took = ", ".join(f"{name} {1e3 * row['p50_ms']:.1f} us" for name, row in figures.rows.items())
-            run.say(f"{rows} rows: {took}")
+            run.say(f"{rows} rows: " + ", ".join(f"{row['name']} {1e3 * row['p50_ms']:.1f} us" for row in timed))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 
 from pepnet_infer.bench.gpu.peers import FROM_HOST, Call, Case, IdsCall, Peer
 from pepnet_infer.bench.harness.interleave import Clock, Plan
-from pepnet_infer.bench.harness.measure import Figures, Row, Say, measure, reason
+from pepnet_infer.bench.harness.measure import Row, Say, measure, reason
 from pepnet_infer.bench.harness.report import Table
 from pepnet_infer.bundle.accuracy import Difference
 
@@ -72,26 +72,31 @@ def compare(
     truth: Sequence[np.ndarray],
     seconds: float,
     say: Say,
-) -> Figures:
+    note: Callable[[str, str], None],
+) -> list[Row]:
     """Times all peers whose scores are right in turn for `seconds`, half by each clock, a few rounds at least.
 
     truth: float64 scores of each case. Returns a row each, from call to scores, with its errors, and in `device` the
-    figures there of those that begin and end there; and who failed: does not run, has scores that are off, or was sent
-    ids and has, in a timed call, other scores than with inputs from the host, in any bit.
+    figures there of those that begin and end there. Others are noted: another's peer that does not run as "left out";
+    as "failed" ours, scores that are off, and in a timed call of ids other bits than with inputs from the host.
     """
     rows = len(cases[0].inputs[0])
     calls: dict[str, list[Call]] = {}
     about: dict[str, Row] = {}
     exact: dict[str, list[np.ndarray]] = {}  # scores of each case with inputs from the host, by precision
-    failed: dict[str, str] = {}
     for name, peer in peers.items():
         say(f"{name} at {rows} rows")
         try:
             made = [peer(case) for case in cases]
             scores = [[torch.as_tensor(call()).float().cpu().numpy() for call in made] for _ in range(2)][-1]
-            about[name] = {"batch": rows, **accuracy(name, np.concatenate(scores), np.concatenate(truth))}
         except Exception as error:  # a peer that does not run is said, and the others go on
-            failed[name] = reason(error)
+            kind = "failed" if name.startswith("cuda") else "left out"
+            note(kind, f"{name} at {rows} rows: {reason(error)}")
+            continue
+        try:
+            about[name] = {"batch": rows, **accuracy(name, np.concatenate(scores), np.concatenate(truth))}
+        except ValueError as error:
+            note("failed", f"{name} at {rows} rows: {error}")
             continue
         calls[name] = made
         if name.endswith("-host"):
@@ -115,7 +120,7 @@ def compare(
     these = {name: call_of(name) for name in calls}
     there = {name: call for name, call in these.items() if not name.endswith(FROM_HOST)}
     if not there:
-        return Figures({}, failed)
+        return []
     items, quiet = range(len(cases)), lambda _: None
     device = measure("on the device", there, items, plan, quiet, clock=clocks[0], must=False)
     figures = measure(
@@ -123,7 +128,9 @@ def compare(
     )
     for name in figures.rows.keys() & device.rows.keys():
         figures.rows[name]["device"] = device.rows[name]
-    return Figures(figures.rows, failed | device.failed | figures.failed)
+    for name, why in (device.failed | figures.failed).items():
+        note("failed", f"{name} at {rows} rows: {why}")
+    return list(figures.rows.values())
 
 
 def accuracy(name: str, scores: np.ndarray, truth: np.ndarray) -> Row:

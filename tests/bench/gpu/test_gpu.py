@@ -16,7 +16,6 @@ from pepnet_infer.bench import gpu_check
 from pepnet_infer.bench.gpu import timing
 from pepnet_infer.bench.gpu.peers import Case, IdsCall, Network
 from pepnet_infer.bench.gpu.timing import compare, ratios, table
-from pepnet_infer.bench.harness.measure import Figures
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 
@@ -75,18 +74,20 @@ def test_peers_are_timed_by_both_clocks_in_turn() -> None:
     clocks = clock_of("device", 1000.0), clock_of("call", 5000.0)
     peers = {name: peer_of(name) for name in ("a", "b", "b-ids")}
     peers |= {"off": peer_of("off", SCORES + np.float32(1e-3)), "broken": broken}
-    figures = compare(torch, clocks, peers, CASES, TRUTH, 0.0, lambda _: None)
-    a, b, ids = figures.rows.values()
+    peers["cuda-broken"] = broken
+    notes: list[tuple[str, str]] = []
+    a, b, ids = compare(torch, clocks, peers, CASES, TRUTH, 0.0, lambda _: None, lambda *note: notes.append(note))
     assert [round(1e3 * row["p50_ms"], 6) for row in (a, b, ids)] == [5.0, 15.0, 15.0]
     assert [round(1e3 * row["device"]["p50_ms"], 6) for row in (a, b)] == [1.0, 3.0]
     assert "device" not in ids  # which begins and ends on the host
     assert (a["name"], a["batch"], a["precision"], a["rms"]) == ("a", 8, "fp32", 0.0)
     assert [kind for kind, _ in taken] == ["device"] * 10 + ["call"] * 15
     assert {name for _, name in taken[:2]} == {"a", "b"}
-    assert figures.failed == {
-        "off": "ValueError: scores off by rms 1.0e-03, max 1.0e-03",
-        "broken": "RuntimeError: no room",
-    }
+    assert notes == [
+        ("failed", "off at 8 rows: scores off by rms 1.0e-03, max 1.0e-03"),
+        ("left out", "broken at 8 rows: RuntimeError: no room"),
+        ("failed", "cuda-broken at 8 rows: RuntimeError: no room"),
+    ]
 
 
 def test_ids_are_lost_before_each_timed_call_and_its_scores_compared() -> None:
@@ -95,7 +96,9 @@ def test_ids_are_lost_before_each_timed_call_and_its_scores_compared() -> None:
     def clock(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
         return 1000.0, call(item)
 
-    def timed(by_ids: np.ndarray) -> Figures:
+    notes: list[tuple[str, str]] = []
+
+    def timed(by_ids: np.ndarray) -> list[str]:
         def score() -> np.ndarray:
             done.append("score")
             return by_ids
@@ -103,14 +106,19 @@ def test_ids_are_lost_before_each_timed_call_and_its_scores_compared() -> None:
         call = IdsCall(score)
         call.lose = lambda: done.append("lose")
         peers = {"a": lambda case: lambda: SCORES, "a-host": lambda case: lambda: SCORES, "a-ids": lambda case: call}
-        return compare(torch, (clock, clock), peers, CASES, TRUTH, 0.0, lambda _: None)
 
-    assert timed(SCORES).failed == {}
+        def note(kind: str, what: str) -> None:
+            notes.append((kind, what))
+
+        rows = compare(torch, (clock, clock), peers, CASES, TRUTH, 0.0, lambda _: None, note)
+        return [row["name"] for row in rows]
+
+    assert timed(SCORES) == ["a", "a-host", "a-ids"]
+    assert notes == []
     assert done.count("lose") == 10  # a warm call and a timed one of each of five rounds
     assert all(after == "score" for before, after in pairwise(done) if before == "lose")
-    figures = timed(np.nextafter(SCORES, np.float32(1)))
-    assert figures.failed == {"a-ids": "ValueError: other scores than with inputs from the host"}
-    assert list(figures.rows) == ["a", "a-host"]
+    assert timed(np.nextafter(SCORES, np.float32(1))) == ["a", "a-host"]
+    assert notes == [("failed", "a-ids at 8 rows: ValueError: other scores than with inputs from the host")]
 
 
 def test_figures_as_text() -> None:
