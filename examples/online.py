@@ -30,7 +30,7 @@ from msgspec import structs
 from online_serve import FIRST_VERSION, VARIANTS, serve
 from rich.progress import track
 
-from pepnet_infer.bench.cache.quality import Ranked
+from pepnet_infer.bench.cache.quality import weighted_aucs
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.export.publish.publisher import Publisher
 from pepnet_infer.export.train.metrics import ALL, Cell, evaluate
@@ -156,12 +156,12 @@ def _differences(
 
     By Poisson's bootstrap over users: each counts so many times, with all their exposures.
     """
-    ranked = [Ranked(labels, of_engine) for of_engine in scores]
-    draws = np.random.default_rng(0).poisson(1.0, (RESAMPLES, users.max() + 1)).astype(np.float64)
-    drawn = np.array([[one.auc(draw[users]) for one in ranked] for draw in draws])
+    draws = np.random.default_rng(0).poisson(1.0, (RESAMPLES, users.max() + 1)).astype(np.int8)
+    weights = [draw[users] for draw in draws]
+    drawn = np.array([weighted_aucs(labels, of_engine, weights) for of_engine in scores])
     said = []
     for a, b in ((NAMES.index(one), NAMES.index(other)) for one, other in PAIRS):
-        half = 1.96 * np.std(drawn[:, a] - drawn[:, b], ddof=1)
+        half = 1.96 * np.std(drawn[a] - drawn[b], ddof=1)
         said.append(f"{1000 * (aucs[a] - aucs[b]):+.1f} ± {1000 * half:.1f}")
     return said
 
