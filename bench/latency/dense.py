@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -55,15 +54,12 @@ def compare(
 
     def load(spec: PeerSpec) -> tuple[Callable[[Inputs], Scores], Row]:
         """Loads a peer and takes its accuracy; those calls are its warm-up too."""
-        start = time.perf_counter()
         peer = spec.build(bundle, size, threads)
-        peer.scores(parts[0])
-        load_s = time.perf_counter() - start  # with the first call, in which some compile
         calls = min(len(parts), ACCURACY_CALLS, -(-ACCURACY_ROWS // size))
         scores = np.concatenate([np.array(peer.scores(part)) for part in parts[:calls]])
         known = {"batch": size, "precision": spec.precision, "threads": threads, "settings": dict(peer.settings)}
         accuracy = judge(scores, np.concatenate(expected[:calls]))
-        return peer.scores, {**known, **accuracy, "rows_checked": len(scores), "load_s": load_s}
+        return peer.scores, {**known, **accuracy, "rows_checked": len(scores)}
 
     calls: dict[str, Callable[[Inputs], Scores]] = {}
     about: dict[str, Row] = {}
