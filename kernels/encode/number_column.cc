@@ -9,6 +9,14 @@
 
 namespace pepnet {
 
+// What is done with numbers of one type.
+struct NumberType {
+  char kind;
+  std::size_t bytes;
+  bool (*keys)(const NumberColumn&, std::size_t rows, std::uint64_t high, std::uint64_t* out) noexcept;
+  void (*widen)(const NumberColumn&, std::size_t begin, std::size_t rows, double* out) noexcept;
+};
+
 namespace {
 
 template <class T>
@@ -30,32 +38,35 @@ void each(const NumberColumn& column, std::size_t begin, std::size_t rows, Work 
   }
 }
 
-template <class Work>
-auto with_type(NumberType type, Work work) noexcept {
-  switch (type) {
-    case NumberType::i8:
-      return work(std::type_identity<std::int8_t>());
-    case NumberType::i16:
-      return work(std::type_identity<std::int16_t>());
-    case NumberType::i32:
-      return work(std::type_identity<std::int32_t>());
-    case NumberType::i64:
-      return work(std::type_identity<std::int64_t>());
-    case NumberType::u8:
-      return work(std::type_identity<std::uint8_t>());
-    case NumberType::u16:
-      return work(std::type_identity<std::uint16_t>());
-    case NumberType::u32:
-      return work(std::type_identity<std::uint32_t>());
-    case NumberType::u64:
-      return work(std::type_identity<std::uint64_t>());
-    case NumberType::f32:
-      return work(std::type_identity<float>());
-    case NumberType::f64:
-      break;
+template <class T>
+bool keys(const NumberColumn& column, std::size_t rows, std::uint64_t high, std::uint64_t* out) noexcept {
+  if constexpr (std::is_floating_point_v<T>) {
+    return false;
+  } else {
+    std::uint64_t seen = 0;
+    each<T>(column, 0, rows, [&](T value, std::size_t row) noexcept {
+      const auto id = static_cast<std::uint64_t>(value);  // of a negative one the highest bit is set
+      seen |= id;
+      out[row] = id | high;
+    });
+    return seen >> kIdBits == 0;
   }
-  return work(std::type_identity<double>());
 }
+
+template <class T>
+void widen(const NumberColumn& column, std::size_t begin, std::size_t rows, double* out) noexcept {
+  each<T>(column, begin, rows,
+          [&](T value, std::size_t row) noexcept { out[row] = static_cast<double>(value); });
+}
+
+template <class T>
+constexpr NumberType type_of() noexcept {
+  return {std::is_floating_point_v<T> ? 'f' : std::is_signed_v<T> ? 'i' : 'u', sizeof(T), keys<T>, widen<T>};
+}
+constexpr NumberType kTypes[] = {type_of<std::int64_t>(), type_of<std::int32_t>(),  type_of<double>(),
+                                 type_of<float>(),        type_of<std::uint64_t>(), type_of<std::uint32_t>(),
+                                 type_of<std::int16_t>(), type_of<std::int8_t>(),   type_of<std::uint16_t>(),
+                                 type_of<std::uint8_t>()};
 
 // log(1 + x) for x ≥ 0. With u = 1 + x rounded, log(1 + x) = log(u) + (x - (u - 1)) / u up to second order,
 // and u = 2^k·(1 + f) with 1 + f in [√½, √2). Of log(1 + f) = 2·artanh(s), s = f / (2 + f), the series is
@@ -83,21 +94,14 @@ double log1p_of(double x) noexcept {
 
 }  // namespace
 
+const NumberType* number_type(char kind, std::size_t bytes) noexcept {
+  for (const NumberType& type : kTypes)
+    if (type.kind == kind && type.bytes == bytes) return &type;
+  return nullptr;
+}
+
 bool keys_of(const NumberColumn& column, std::size_t rows, std::uint16_t table, std::uint64_t* out) noexcept {
-  return with_type(column.type, [&]<class T>(std::type_identity<T>) noexcept {
-    if constexpr (std::is_floating_point_v<T>) {
-      return false;
-    } else {
-      const std::uint64_t high = std::uint64_t{table} << kIdBits;
-      std::uint64_t seen = 0;
-      each<T>(column, 0, rows, [&](T value, std::size_t row) noexcept {
-        const auto id = static_cast<std::uint64_t>(value);  // of a negative one the highest bit is set
-        seen |= id;
-        out[row] = id | high;
-      });
-      return seen >> kIdBits == 0;
-    }
-  });
+  return column.type->keys(column, rows, std::uint64_t{table} << kIdBits, out);
 }
 
 bool dense_of(const NumberColumn& column, std::size_t rows, const DenseRule& rule, float* out) noexcept {
@@ -106,10 +110,7 @@ bool dense_of(const NumberColumn& column, std::size_t rows, const DenseRule& rul
   bool finite = true;
   for (std::size_t begin = 0; begin < rows; begin += kBlock) {
     const std::size_t count = std::min(kBlock, rows - begin);
-    with_type(column.type, [&]<class T>(std::type_identity<T>) noexcept {
-      each<T>(column, begin, count,
-              [&](T value, std::size_t row) noexcept { values[row] = static_cast<double>(value); });
-    });
+    column.type->widen(column, begin, count, values);
     if (rule.log1p) signed_log1p(values, count, values);
     for (std::size_t row = 0; row < count; ++row) values[row] = (values[row] - rule.mean) / rule.std;
     unsigned good = 1;  // what was not finite has stayed so

@@ -11,13 +11,17 @@ namespace pepnet {
 
 inline constexpr unsigned kIdBits = 48;
 
-enum class NumberType : std::uint8_t { i8, i16, i32, i64, u8, u16, u32, u64, f32, f64 };
+struct NumberType;
+
+// The type of numbers of a kind (i: integers, u: those without a sign, f: floats) and so many bytes; nullptr:
+// there is none.
+const NumberType* number_type(char kind, std::size_t bytes) noexcept;
 
 // Numbers in native byte order, at any address, `stride` bytes apart.
 struct NumberColumn {
-  const std::byte* data = nullptr;
-  std::ptrdiff_t stride = 0;
-  NumberType type = NumberType::i64;
+  const std::byte* data;
+  std::ptrdiff_t stride;
+  const NumberType* type;
 };
 
 // What becomes of a dense value, in this order, in float64.

@@ -10,34 +10,21 @@ namespace pepnet::python {
 
 namespace {
 
-// The array as a column, if it has one dimension and holds plain numbers in native byte order.
-std::optional<NumberColumn> column_of(const py::array& array) {
-  const py::dtype type = array.dtype();
-  const char kind = type.kind(), order = type.byteorder();
-  if (array.ndim() != 1 || (order != '=' && order != '|')) return std::nullopt;
-  constexpr struct {
-    char kind;
-    py::ssize_t size;
-    NumberType type;
-  } kTypes[] = {{'i', 8, NumberType::i64}, {'i', 4, NumberType::i32}, {'f', 8, NumberType::f64},
-                {'f', 4, NumberType::f32}, {'u', 8, NumberType::u64}, {'u', 4, NumberType::u32},
-                {'i', 2, NumberType::i16}, {'i', 1, NumberType::i8},  {'u', 2, NumberType::u16},
-                {'u', 1, NumberType::u8}};
-  for (const auto& each : kTypes)
-    if (each.kind == kind && each.size == type.itemsize())
-      return NumberColumn{static_cast<const std::byte*>(array.data()), array.strides(0), each.type};
-  return std::nullopt;
-}
-
-// None for what is left out; throws for what cannot be a column of this batch.
-std::optional<NumberColumn> given_of(const py::handle& given, std::size_t rows) {
+// None for what is left out, and for what is no array of plain numbers in native byte order; throws for what
+// cannot be a column of this batch.
+std::optional<NumberColumn> column_of(const py::handle& given, std::size_t rows) {
   if (given.is_none()) return std::nullopt;
   if (!py::isinstance<py::array>(given))
     throw py::type_error("columns: expected arrays or None, got " +
                          std::string(py::str(py::type::of(given))));
   const auto array = py::reinterpret_borrow<py::array>(given);
-  if (array.ndim() == 1 && length(array) != rows) refuse("columns", std::to_string(rows) + " rows", array);
-  return column_of(array);
+  if (array.ndim() != 1) return std::nullopt;
+  if (length(array) != rows) refuse("columns", std::to_string(rows) + " rows", array);
+  const py::dtype type = array.dtype();
+  const auto* const known = number_type(type.kind(), static_cast<std::size_t>(type.itemsize()));
+  const bool native = type.byteorder() == '=' || type.byteorder() == '|';
+  if (!native || known == nullptr) return std::nullopt;
+  return NumberColumn{static_cast<const std::byte*>(array.data()), array.strides(0), known};
 }
 
 // Which column of ids a field reads, and the number of its table.
@@ -88,7 +75,7 @@ class NumberColumns {
   static std::vector<std::optional<NumberColumn>> columns_of(const py::list& given, std::size_t rows) {
     std::vector<std::optional<NumberColumn>> columns;
     columns.reserve(given.size());
-    for (const py::handle& each : given) columns.push_back(given_of(each, rows));
+    for (const py::handle& each : given) columns.push_back(column_of(each, rows));
     return columns;
   }
 

@@ -19,7 +19,7 @@ constexpr double kMost = std::numeric_limits<double>::max();
 // takes.
 template <class T>
 struct Spread {
-  Spread(const std::vector<T>& values, std::ptrdiff_t gap, bool backwards, NumberType type)
+  Spread(const std::vector<T>& values, std::ptrdiff_t gap, bool backwards, const NumberType* type)
       : bytes(std::make_unique<std::byte[]>(1 + size_of(values.size(), gap))) {
     const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(sizeof(T)) + gap;
     const std::size_t last = values.empty() ? 0 : values.size() - 1;
@@ -40,13 +40,13 @@ struct Spread {
 };
 
 template <class T, class Work>
-void each_spread(const std::vector<T>& values, NumberType type, Work work) {
+void each_spread(const std::vector<T>& values, const NumberType* type, Work work) {
   for (const std::ptrdiff_t gap : {0, 3, 8})
     for (const bool backwards : {false, true}) work(Spread<T>(values, gap, backwards, type).column);
 }
 
 template <class T>
-void integers_of(NumberType type) {
+void integers_of(const NumberType* type) {
   std::mt19937_64 random(7);
   for (const std::size_t count : {0U, 1U, 2U, 7U, 64U, 1030U}) {
     std::vector<T> values(count);
@@ -85,7 +85,7 @@ void integers_of(NumberType type) {
 }
 
 template <class T>
-void floats_of(NumberType type) {
+void floats_of(const NumberType* type) {
   std::mt19937_64 random(8);
   for (const std::size_t count : {0U, 1U, 5U, 512U, 1500U}) {
     std::vector<T> values(count);
@@ -189,16 +189,16 @@ void rows_are_picked() {
 }  // namespace
 
 void features() {
-  integers_of<std::int8_t>(NumberType::i8);
-  integers_of<std::int16_t>(NumberType::i16);
-  integers_of<std::int32_t>(NumberType::i32);
-  integers_of<std::int64_t>(NumberType::i64);
-  integers_of<std::uint8_t>(NumberType::u8);
-  integers_of<std::uint16_t>(NumberType::u16);
-  integers_of<std::uint32_t>(NumberType::u32);
-  integers_of<std::uint64_t>(NumberType::u64);
-  floats_of<float>(NumberType::f32);
-  floats_of<double>(NumberType::f64);
+  integers_of<std::int8_t>(number_type('i', 1));
+  integers_of<std::int16_t>(number_type('i', 2));
+  integers_of<std::int32_t>(number_type('i', 4));
+  integers_of<std::int64_t>(number_type('i', 8));
+  integers_of<std::uint8_t>(number_type('u', 1));
+  integers_of<std::uint16_t>(number_type('u', 2));
+  integers_of<std::uint32_t>(number_type('u', 4));
+  integers_of<std::uint64_t>(number_type('u', 8));
+  floats_of<float>(number_type('f', 4));
+  floats_of<double>(number_type('f', 8));
   log1p_is_near();
   rows_are_picked();
 }
