@@ -17,30 +17,26 @@ constexpr Named<RowType> kTypes[] = {{"float32", RowType::kFloat32},
                                      {"bfloat16", RowType::kBfloat16},
                                      {"int8", RowType::kInt8}};
 
+using PutOption = void (*)(FieldRule&, const py::handle&);
+constexpr Named<PutOption> kRuleOptions[] = {
+    {"table",
+     [](FieldRule& rule, const py::handle& value) {
+       const auto table = value.cast<std::int64_t>();
+       if (table < 0 || table > 0xFFFF)
+         throw py::value_error("fields: table: expected 0 to 65535, got " + std::to_string(table));
+       rule.table = static_cast<std::uint16_t>(table);
+     }},
+    {"high_priority",
+     [](FieldRule& rule, const py::handle& value) { rule.high_priority = value.cast<bool>(); }},
+    {"ttl", [](FieldRule& rule, const py::handle& value) { rule.ttl = value.cast<double>(); }},
+    {"share", [](FieldRule& rule, const py::handle& value) { rule.share = value.cast<double>(); }},
+    {"admission", [](FieldRule& rule, const py::handle& value) { rule.admission = value.cast<double>(); }}};
+
 FieldRule rule_of(const py::dict& given) {
-  FieldRule rule;
-  for (const auto& [key, value] : given) {
-    const auto name = key.cast<std::string>();
-    if (name == "table") {
-      const auto table = value.cast<std::int64_t>();
-      if (table < 0 || table > 0xFFFF) {
-        throw py::value_error("fields: table: expected 0 to 65535, got " + std::to_string(table));
-      }
-      rule.table = static_cast<std::uint16_t>(table);
-    } else if (name == "high_priority") {
-      rule.high_priority = value.cast<bool>();
-    } else if (name == "ttl") {
-      rule.ttl = value.cast<double>();
-    } else if (name == "share") {
-      rule.share = value.cast<double>();
-    } else if (name == "admission") {
-      rule.admission = value.cast<double>();
-    } else {
-      throw py::value_error("fields: expected table, high_priority, ttl, share and admission, got '" + name +
-                            "'");
-    }
-  }
   if (!given.contains("table")) throw py::value_error("fields: expected a table in every rule");
+  FieldRule rule;
+  for (const auto& [name, value] : given)
+    value_named("fields", kRuleOptions, name.cast<std::string>())(rule, value);
   return rule;
 }
 
