@@ -16,12 +16,7 @@ std::size_t run_belady(Keys keys, std::size_t rows, const std::optional<py::arra
 
 std::size_t exact_lookup(ExactCache& cache, Keys keys, const py::array& values, const py::array& found) {
   const OutView out = out_of("values", values, keys.size(), 1);
-  bool* const flags = written_of<bool>("found", found, keys.size());
-  std::vector<float> read(keys.size());
-  const std::size_t hits = cache.lookup(keys, read.data(), flags);
-  for (std::size_t i = 0; i < read.size(); ++i)
-    if (flags[i]) *out.row(i) = read[i];
-  return hits;
+  return cache.lookup(keys, out, written_of<bool>("found", found, keys.size()));
 }
 
 void exact_write(ExactCache& cache, Keys keys, const py::array& values,

@@ -169,13 +169,13 @@ void ExactCache::Ghosts::add(std::uint64_t key, std::size_t most) {
   index.emplace(key, keys.insert(keys.end(), key));
 }
 
-std::size_t ExactCache::lookup(PackedArray<std::uint64_t> keys, float* values, bool* found) {
+std::size_t ExactCache::lookup(PackedArray<std::uint64_t> keys, OutView values, bool* found) {
   std::size_t hits = 0;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Entry* const entry = access(keys[i]);
     found[i] = entry != nullptr;
     hits += found[i];
-    if (entry != nullptr) values[i] = entry->value;
+    if (entry != nullptr) *values.row(i) = entry->value;
   }
   return hits;
 }

@@ -21,9 +21,9 @@ class ExactCache {
   ExactCache(const ExactCache&) = delete;  // what it holds points into itself
   ExactCache& operator=(const ExactCache&) = delete;
 
-  // Writes the value of each key that has one to `values` [N]; found [N]: which keys have one. Returns how
+  // Writes the value of each key that has one to `values` [N, 1]; found [N]: which keys have one. Returns how
   // many.
-  std::size_t lookup(PackedArray<std::uint64_t> keys, float* values, bool* found);
+  std::size_t lookup(PackedArray<std::uint64_t> keys, OutView values, bool* found);
 
   // Inserts rows, or replaces their values. scores [N] S at this moment, of use in gset; NaN, or null: none.
   void write(PackedArray<std::uint64_t> keys, const float* values, const float* scores);

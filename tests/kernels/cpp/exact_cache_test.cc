@@ -38,7 +38,7 @@ void exact_cache() {
             wrong += cache.feedback(view, flags) > keys.size();
             break;
           default:
-            hits += cache.lookup(view, values.data(), flags);
+            hits += cache.lookup(view, {values.data(), keys.size(), 1}, flags);
             for (std::size_t i = 0; i < keys.size(); ++i) wrong += flags[i] && values[i] != last[keys[i]];
         }
         wrong += cache.size() > rows;
