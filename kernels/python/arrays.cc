@@ -86,12 +86,15 @@ Bags bags_of(const py::array& offsets, const std::string& pooling) {
 }
 
 void check_offsets(const PackedArray<std::int64_t>& offsets, std::size_t size) {
-  const std::int64_t bad = bad_offset(offsets, size);
-  if (bad < 0) return;
-  const auto at = static_cast<std::size_t>(bad);
-  throw py::value_error("offsets: expected ascending values from 0 to " + std::to_string(size) + ", got " +
-                        (at == 0 ? "" : std::to_string(offsets[at - 1]) + " then ") +
-                        std::to_string(offsets[at]) + " at " + std::to_string(at));
+  std::int64_t before = 0;
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    const std::int64_t offset = offsets[i];
+    if (offset < before || offset > static_cast<std::int64_t>(size))
+      throw py::value_error("offsets: expected ascending values from 0 to " + std::to_string(size) +
+                            ", got " + (i == 0 ? "" : std::to_string(before) + " then ") +
+                            std::to_string(offset) + " at " + std::to_string(i));
+    before = offset;
+  }
 }
 
 }  // namespace pepnet::python

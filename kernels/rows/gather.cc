@@ -105,14 +105,4 @@ void pool(const RowsView& rows, PackedArray<std::int64_t> offsets, Pooling pooli
   });
 }
 
-std::int64_t bad_offset(PackedArray<std::int64_t> offsets, std::size_t size) noexcept {
-  std::int64_t before = 0;
-  for (std::size_t i = 0; i < offsets.size(); ++i) {
-    const std::int64_t offset = offsets[i];
-    if (offset < before || offset > static_cast<std::int64_t>(size)) return static_cast<std::int64_t>(i);
-    before = offset;
-  }
-  return -1;
-}
-
 }  // namespace pepnet

@@ -18,16 +18,13 @@ std::size_t lookup(const KeyIndex& index, const RowsView& rows, PackedArray<std:
 
 // out[b] = mean or sum of the rows of keys[offsets[b] .. offsets[b+1]), added in that order in float32; zeros
 // for an empty bag. `default_row` takes part for a key that `index` does not have; returns how many those
-// are. `offsets` has out.count + 1 entries and is monotone within [0, keys.size()] (check with `bad_offset`);
-// reads stay inside the arrays whatever it holds.
+// are. `offsets` has out.count + 1 entries and is monotone within [0, keys.size()]; reads stay inside the
+// arrays whatever it holds.
 std::size_t lookup_pool(const KeyIndex& index, const RowsView& rows, PackedArray<std::uint64_t> keys,
                         PackedArray<std::int64_t> offsets, Pooling pooling, PackedArray<float> default_row,
                         OutView out) noexcept;
 
 // The same of rows that lie one behind the other: offsets are of `rows` themselves.
 void pool(const RowsView& rows, PackedArray<std::int64_t> offsets, Pooling pooling, OutView out) noexcept;
-
-// The first i whose offset is below the one before it or outside [0, size]; -1 when all are in order.
-std::int64_t bad_offset(PackedArray<std::int64_t> offsets, std::size_t size) noexcept;
 
 }  // namespace pepnet

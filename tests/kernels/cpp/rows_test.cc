@@ -122,7 +122,6 @@ void pool_case(RowType type, Pooling pooling, std::size_t dim, std::size_t bags)
   const std::size_t items = static_cast<std::size_t>(offsets.back()) + bags % 2;
   std::vector<std::int64_t> positions;
   for (std::size_t i = 0; i < items; ++i) positions.push_back(static_cast<std::int64_t>(random() % 10) - 1);
-  CHECK(bad_offset({offsets.data(), offsets.size()}, items) == -1);
   std::vector<float> out(bags * dim, kUntouched);
   const OutView target{out.data(), bags, static_cast<std::ptrdiff_t>(dim)};
   const KeyIndex index = table.index();
@@ -157,15 +156,13 @@ void pool_with_bad_offsets() {
   const KeyIndex index = table.index();
   const std::vector<std::int64_t> cases[] = {
       {5, 2, 6, 1}, {kMin, kMax, kMin, kMax}, {0, 7, 7, 7}, {-1, 0, 3, 6}, {kMax, kMax, kMax, kMax}};
-  const std::int64_t first_bad[] = {1, 0, 1, 0, 0};
-  for (std::size_t c = 0; c < 5; ++c) {
+  for (const std::vector<std::int64_t>& offsets : cases) {
     std::vector<float> out(9, kUntouched);
-    CHECK(bad_offset({cases[c].data(), 4}, positions.size()) == first_bad[c]);
-    lookup_pool(index, table.view, {positions.data(), positions.size()}, {cases[c].data(), 4}, Pooling::kSum,
+    lookup_pool(index, table.view, {positions.data(), positions.size()}, {offsets.data(), 4}, Pooling::kSum,
                 table.fallback(), OutView{out.data(), 3, 3});
     for (const float value : out) CHECK(value != kUntouched);
     std::ranges::fill(out, kUntouched);
-    pool(table.view, {cases[c].data(), 4}, Pooling::kMean, OutView{out.data(), 3, 3});
+    pool(table.view, {offsets.data(), 4}, Pooling::kMean, OutView{out.data(), 3, 3});
     for (const float value : out) CHECK(value != kUntouched);
   }
 }
