@@ -28,7 +28,8 @@ struct OverlayLookup {
 class RowOverlay {
  public:
   // N rows by key. `gone` [N], not 0 for an id that is deleted, and `expires` [N], Unix seconds, may be null.
-  // What they point to must stay; `keys` are copied. Throws DuplicateKey, std::bad_alloc.
+  // What they point to must stay; `keys` are copied. Throws std::invalid_argument for a key that comes twice,
+  // std::bad_alloc.
   RowOverlay(PackedArray<std::uint64_t> keys, RowsView rows, const std::uint8_t* gone, const double* expires);
 
   // RowCache::lookup of the keys that are not here. Those that are get their row, or `default_row` [dim] when

@@ -2,9 +2,9 @@
 
 #include <sys/mman.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 #include <string>
 
 #include "cpu/round_up.h"
@@ -21,12 +21,6 @@ constexpr std::size_t kMostWalked = 128;
 constexpr int kSeeds = 16;
 
 }  // namespace
-
-DuplicateKey::DuplicateKey(std::uint64_t key, std::size_t first, std::size_t second)
-    : std::invalid_argument("keys: expected distinct keys, got " + std::to_string(key) + " at positions " +
-                            std::to_string(first) + " and " + std::to_string(second)) {}
-
-void KeyIndex::Free::operator()(Bucket* table) const noexcept { std::free(table); }
 
 KeyIndex::KeyIndex(PackedArray<std::uint64_t> keys) : size_(keys.size()) {
   if (size_ > kMaxKeys) {
@@ -62,7 +56,10 @@ bool KeyIndex::insert_all(PackedArray<std::uint64_t> keys) {
     for (std::size_t walked = 0;; ++walked) {
       Bucket& candidate = table_[bucket];
       const int slot = match(candidate, key);
-      if (slot >= 0) throw DuplicateKey(key, candidate.positions[slot], i);
+      if (slot >= 0)
+        throw std::invalid_argument("keys: expected distinct keys, got " + std::to_string(key) +
+                                    " at positions " + std::to_string(candidate.positions[slot]) + " and " +
+                                    std::to_string(i));
       if (candidate.taken < kSlots) {
         candidate.keys[candidate.taken] = key;
         candidate.positions[candidate.taken] = static_cast<std::uint32_t>(i);

@@ -20,26 +20,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
-#include <stdexcept>
 
 #include "cpu/prefetch.h"
 #include "rows/rows.h"
 
 namespace pepnet {
 
-// Two positions hold the same key.
-class DuplicateKey : public std::invalid_argument {
- public:
-  DuplicateKey(std::uint64_t key, std::size_t first, std::size_t second);
-};
-
 class KeyIndex {
  public:
   static constexpr std::int64_t kAbsent = -1;
   static constexpr std::size_t kMaxKeys = 0xFFFF'FFFF;
 
-  // Throws DuplicateKey, or std::length_error above kMaxKeys. Keeps no reference to `keys`.
+  // Throws std::invalid_argument where two positions hold the same key, std::length_error above kMaxKeys.
+  // Keeps no reference to `keys`.
   explicit KeyIndex(PackedArray<std::uint64_t> keys);
 
   // Writes the position of every key, or kAbsent, to positions[0 .. keys.size()).
@@ -69,7 +64,7 @@ class KeyIndex {
   static_assert(sizeof(Bucket) == kCacheLine);
 
   struct Free {
-    void operator()(Bucket* table) const noexcept;
+    void operator()(Bucket* table) const noexcept { std::free(table); }
   };
 
   static std::size_t home_of(std::uint64_t key, std::uint64_t seed, std::size_t buckets) noexcept;
