@@ -21,8 +21,7 @@ std::uint64_t seed() noexcept {
 FlightTable::FlightTable() : entries_(seed()) {}
 
 FlightTable::Flight* FlightTable::flight_of(std::uint64_t number) noexcept {
-  const auto found =
-      std::ranges::find_if(flights_, [&](const Flight& flight) { return flight.number == number; });
+  const auto found = std::ranges::find(flights_, number, &Flight::number);
   return found == flights_.end() ? nullptr : &*found;
 }
 

@@ -116,13 +116,6 @@ class Fetches {
   std::size_t size() const { return under_way_.size(); }
 
  private:
-  Shared find(std::uint64_t number) const {
-    const auto found =
-        std::ranges::find_if(under_way_, [&](const Shared& fetch) { return fetch->number == number; });
-    if (found == under_way_.end()) throw std::logic_error("fetches: an id is of a fetch that is not here");
-    return *found;
-  }
-
   std::vector<Shared> under_way_;
   std::uint64_t last_ = 0, ended_ = 0, generation_ = 0;
 };
@@ -134,12 +127,6 @@ py::array_t<std::int64_t> positions_of(const std::vector<std::uint64_t>& owners,
     if (owners[i] == number) *out++ = static_cast<std::int64_t>(i);
   }
   return at;
-}
-
-std::vector<std::uint64_t> distinct_of(std::vector<std::uint64_t> numbers) {
-  std::ranges::sort(numbers);
-  numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
-  return numbers;
 }
 
 py::object Fetches::ask(const py::object& table, const py::array& keys, std::uint64_t since,
@@ -154,32 +141,31 @@ py::object Fetches::ask(const py::object& table, const py::array& keys, std::uin
     if (!left_to_another) end(*fetch);
   }};
   flights.begin(view, fetch->number, owners.data());
-  std::vector<std::uint64_t> numbers = distinct_of(owners);
+  std::vector<std::uint64_t> numbers = owners;
+  std::ranges::sort(numbers);
+  numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
   std::vector<Shared> theirs;  // all of them before anything of Python is made: meanwhile others may end
   for (const std::uint64_t number : numbers) {
     if (number == fetch->number) continue;
-    const Shared other = find(number);
+    const auto found =
+        std::ranges::find(under_way_, number, [](const Shared& other) { return other->number; });
+    if (found == under_way_.end()) throw std::logic_error("fetches: an id is of a fetch that is not here");
+    const Shared other = *found;
     if (other->is_below()) {  // it cannot go on before this call ends: asked for here too, and kept by that
       std::ranges::replace(owners, number, fetch->number);
     } else {
       theirs.push_back(other);
     }
   }
-  numbers = distinct_of(owners);
-  const bool ours = theirs.size() < numbers.size();
+  const bool ours = std::ranges::find(owners, fetch->number) != owners.end();
   py::list others;
   for (const Shared& other : theirs) {
     others.append(py::make_tuple(other, positions_of(owners, other->number)));
   }
   py::object at = py::none();
-  if (ours && numbers.size() > 1) {
-    const py::array_t<std::int64_t> mine = positions_of(owners, fetch->number);
-    py::array_t<std::uint64_t> some(mine.size());
-    for (py::ssize_t i = 0; i < mine.size(); ++i) {
-      some.mutable_data()[i] = view[static_cast<std::size_t>(mine.data()[i])];
-    }
-    fetch->keys = some;
-    at = mine;
+  if (ours && !theirs.empty()) {
+    at = positions_of(owners, fetch->number);
+    fetch->keys = keys[at];
   }
   py::object result = call_python(work, ours ? py::cast(fetch) : py::none(), at, others);
   left_to_another = fetch->handed;
