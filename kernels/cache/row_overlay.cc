@@ -8,14 +8,6 @@
 #include "rows/bag_sums.h"
 
 namespace pepnet {
-namespace {
-
-std::vector<float>& at_least(std::vector<float>& scratch, std::size_t size) {
-  if (scratch.size() < size) scratch.resize(size);
-  return scratch;
-}
-
-}  // namespace
 
 RowOverlay::RowOverlay(PackedArray<std::uint64_t> keys, RowsView rows, const std::uint8_t* gone,
                        const double* expires)
@@ -56,7 +48,8 @@ OverlayLookup RowOverlay::lookup_block(RowCache& cache, PackedArray<std::uint64_
   }
   if (lacking == 0) return answered;
   std::array<Outcome, kBlock> came;
-  float* const rows = at_least(scratch, lacking * dim).data();
+  scratch.resize(std::max(scratch.size(), lacking * dim));
+  float* const rows = scratch.data();
   answered.hits = cache.lookup({others.data(), lacking}, {rows, lacking, static_cast<std::ptrdiff_t>(dim)},
                                came.data(), counted);
   for (std::size_t i = 0; i < lacking; ++i) {
@@ -93,7 +86,8 @@ OverlayLookup RowOverlay::lookup_pool(RowCache& cache, PackedArray<std::uint64_t
   }
   thread_local std::vector<float> scratch;
   const std::size_t dim = rows_.dim;
-  float* const rows = at_least(scratch, kBlock * dim).data();
+  scratch.resize(std::max(scratch.size(), kBlock * dim));
+  float* const rows = scratch.data();
   for (std::size_t begin = sums.first(); begin < sums.last(); begin += kBlock) {
     const std::size_t count = std::min(kBlock, sums.last() - begin);
     answered += lookup_block(cache, keys.part(begin, count), default_row,

@@ -27,14 +27,6 @@ constexpr std::size_t kRing = 32;
 // Between groups a reader lets go of what it has seen, so that writers wait for it for some 20 µs at most.
 constexpr std::size_t kGroup = 512;
 
-// The lines that `bytes` from `address` lie on, wherever they begin; not more than nine, the hardware sees
-// the stream.
-inline void prefetch_lines(const std::byte* address, std::size_t bytes) noexcept {
-  const std::size_t whole = std::min<std::size_t>(bytes / kCacheLine, 8);
-  for (std::size_t line = 0; line <= whole; ++line) prefetch(address + line * kCacheLine);
-  prefetch(address + bytes - 1);
-}
-
 // Copies rows to where they belong. kDim is 0, or the width that the compiler may count on.
 template <RowType type, std::size_t kDim>
 struct CopySink {
@@ -177,7 +169,7 @@ std::size_t RowCache::read(PackedArray<std::uint64_t> keys, std::size_t first, s
     probe.way = static_cast<std::uint32_t>(__builtin_ctz(ways));
     probe.word = probe.set->hot[probe.way].load(std::memory_order_seq_cst);
     probe.slot += (probe.word & kSlotBits) * slot_bytes;
-    prefetch_lines(probe.slot, touched);
+    prefetch_range(probe.slot, touched);
   };
   const auto compare = [&](std::size_t i) noexcept {
     Probe& probe = ring[i % kRing];
