@@ -40,7 +40,8 @@ struct CacheOptions {
   double beta = 0.1;
   double r = 3.0;
   double interval = 86400.0;  // seconds
-  double admission = 1.0;     // probability that an unseen id is admitted by insert, fill and update
+  // Probability that an unseen id is admitted by insert, fill and update. Below 1 it costs a random draw.
+  double admission = 1.0;
   double tombstone_ttl = 3600.0;
   double negative_ttl = 60.0;
   std::uint64_t seed = 0;

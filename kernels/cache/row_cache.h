@@ -78,8 +78,8 @@ class RowCache final : private ForkHandler {
   // Looks, counting and touching nothing.
   void peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) noexcept;
 
-  // Key by key: a lookup, and where it misses an insert of a row of zeros. hits [N] or null. Returns how many
-  // hit. What a simulator does with a trace.
+  // Key by key: a lookup, and where it misses `write` of a row of zeros by kInsert, with all rules of its
+  // field. hits [N] or null. Returns how many hit. What a simulator does with a trace.
   std::size_t replay(PackedArray<std::uint64_t> keys, bool* hits) noexcept;
 
   std::size_t parts() const noexcept { return layout_.regions; }
