@@ -154,7 +154,6 @@ class Count {
     value_.store(value_.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
     return *this;
   }
-  Count& operator--() noexcept { return *this += ~std::uint64_t{0}; }
   void reset() noexcept { value_.store(0, std::memory_order_relaxed); }
   std::uint64_t read() const noexcept { return value_.load(std::memory_order_relaxed); }
 
