@@ -65,11 +65,6 @@ class Epochs {
   // Slots retired under numbers below this one are free.
   std::uint64_t advance() noexcept;
 
-  template <class Visit>
-  void each_place(Visit&& visit) const noexcept {
-    for (std::size_t i = 0; i < kPlaces; ++i) visit(places_[i]);
-  }
-
  private:
   ReaderPlace* enter() noexcept;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -255,11 +256,11 @@ void RowCache::clear() noexcept {
 
 CacheStats RowCache::stats() const noexcept {
   CacheStats total;
-  epochs_.each_place([&](const ReaderPlace& place) {
+  for (const ReaderPlace& place : std::span(places_, Epochs::kPlaces)) {
     total.hits += place.hits.load(std::memory_order_relaxed);
     total.misses += place.misses.load(std::memory_order_relaxed);
     total.negative_hits += place.negative_hits.load(std::memory_order_relaxed);
-  });
+  }
   for (std::size_t i = 0; i < layout_.regions; ++i) {
     each_counter<std::uint64_t, Count>([&](const char*, auto of_total, auto of_region) {
       total.*of_total += (regions_[i].counts.*of_region).read();
