@@ -16,6 +16,7 @@ import itertools
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +102,7 @@ def planned(rng: np.random.Generator, step: int, own: int, dim: int) -> Call:
 def recorded(cache: _kernels.RowCache, seed: int, operations: int) -> list[Event]:
     rng = np.random.default_rng(seed)
     plans = [[planned(rng, step, own, cache.dim) for step in range(operations)] for own in range(4)]
-    barrier = threading.Barrier(len(plans))
+    barrier = threading.Barrier(len(plans), timeout=60)
 
     def work(plan: list[Call]) -> None:
         barrier.wait()
@@ -113,11 +114,8 @@ def recorded(cache: _kernels.RowCache, seed: int, operations: int) -> list[Event
                 cache.write(call.wanted, call.rows, versions=call.versions, update=True, results=call.said)
             call.ended = time.perf_counter_ns()
 
-    jobs = [threading.Thread(target=work, args=(plan,)) for plan in plans]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
+    with ThreadPoolExecutor(len(plans)) as pool:
+        list(pool.map(work, plans))
     return [event for plan in plans for call in plan for event in call.events()]
 
 
