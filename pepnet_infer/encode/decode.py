@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from pepnet_infer._kernels import signed_log1p
 from pepnet_infer.encode import ragged
 from pepnet_infer.encode.arrow_validation import PlainArray
+from pepnet_infer.encode.column_rule import ColumnRule
 from pepnet_infer.encode.row_errors import Mask, RowErrors
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.quoting import MOST_VALUE, clip, quote
@@ -27,7 +27,6 @@ Reals = npt.NDArray[np.float64]
 OF_TIME = ("hour", "weekday")
 
 _EXACT = 2.0**53  # float64 holds every whole number up to here
-_AS_IT_IS = Transform()
 _LIMIT = np.uint64(MAX_ID)
 _RANGE = "ids in [0, 2^48)"
 _WANTED = {"none": "integer ids", "bucketize": "numbers", "hour": "unix milliseconds (integers)"}
@@ -36,34 +35,6 @@ _WANTED["weekday"] = _WANTED["hour"]
 _HOUR = 3_600_000
 _DAY = 24 * _HOUR
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday counts as 0
-
-
-@dataclass(frozen=True)
-class ColumnRule:
-    """How a column is read. Id fields with equal rules share the work.
-
-    `lenient` is what side tables are read by: nulls always, NaN as null, and floats that hold whole numbers.
-    """
-
-    column: str
-    nullable: bool = False
-    lenient: bool = False
-    hashed: bool = False
-    transform: Transform = _AS_IT_IS
-
-    @classmethod
-    def of(cls, spec: FieldSpec, lenient: bool = False) -> ColumnRule:
-        """Returns the rule of a field; `lenient` in side tables."""
-        return cls(spec.column, spec.nullable, lenient, spec.hashed, spec.transform)
-
-    def missing(self, array: PlainArray, errors: RowErrors) -> Mask | None:
-        """Returns where `array` is null, None if nowhere; an error where nulls are not allowed."""
-        if not array.null_count:
-            return None
-        nulls: Mask = array.is_null().to_numpy(zero_copy_only=False)
-        if not (self.nullable or self.lenient):
-            errors.add(self.column, nulls, "no nulls")
-        return nulls
 
 
 def decode_ids(rule: ColumnRule, array: PlainArray, errors: RowErrors, of: str = "") -> tuple[Ids, Mask | None]:

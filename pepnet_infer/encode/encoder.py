@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from pepnet_infer._kernels import NumberColumns
 from pepnet_infer.encode import decode
+from pepnet_infer.encode.column_rule import ColumnRule
 from pepnet_infer.encode.columns import Columns, Numbers
-from pepnet_infer.encode.decode import ColumnRule
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.encode.row_errors import RAISED, Mask, RowErrors
 from pepnet_infer.errors import SchemaError

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer._kernels import SideRows
+from pepnet_infer.encode.column_rule import ColumnRule
 from pepnet_infer.encode.columns import Columns
-from pepnet_infer.encode.decode import ColumnRule, decode_ids
+from pepnet_infer.encode.decode import decode_ids
 from pepnet_infer.encode.encoder import FieldPlan, join_rule, scale_of
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.encode.row_errors import RAISED

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 import xxhash
 
+from pepnet_infer.encode.column_rule import ColumnRule
 from pepnet_infer.encode.columns import Columns, read_columns
-from pepnet_infer.encode.decode import ColumnRule, decode_ids
+from pepnet_infer.encode.decode import decode_ids
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag
 from pepnet_infer.encode.row_errors import RowErrors
