@@ -21,7 +21,7 @@ from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.sync.delta import open_delta
 from pepnet_infer.sync.logs.redis import RedisLog
 from pepnet_infer.sync.logs.redis_entry import Spool
-from pepnet_infer.sync.logs.redis_scripts import bundle_head, delta_head, read_entries, read_state
+from pepnet_infer.sync.logs.redis_protocol import bundle_head, delta_head, read_entries, read_state
 from pepnet_infer.sync.logs.transport import read_progress
 
 LOG, UPLOAD, POSITION = "0123456789abcdef" * 2, "fedcba9876543210", f"{5:020d}-{0:020d}"

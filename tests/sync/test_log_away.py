@@ -25,7 +25,7 @@ from pepnet_infer.sync import sync_stats
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.directory import DirectoryLog
 from pepnet_infer.sync.logs.redis import RedisLog
-from pepnet_infer.sync.logs.redis_scripts import position_of
+from pepnet_infer.sync.logs.redis_protocol import position_of
 from pepnet_infer.sync.sync_stats import LogHealth, SyncStats
 
 QUICK = FollowConfig(name="test", wait_s=0.05, retry_s=0.05, guard=None, share=1)

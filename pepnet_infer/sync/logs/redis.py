@@ -19,7 +19,7 @@ from pepnet_infer.process import forks
 from pepnet_infer.process.closing import Closing
 from pepnet_infer.quoting import clip, quote
 from pepnet_infer.sync.delta import DeltaHead, read_head
-from pepnet_infer.sync.logs import redis_scripts as scripts
+from pepnet_infer.sync.logs import redis_protocol as protocol
 from pepnet_infer.sync.logs.redis_entry import CHUNK, MOST_BYTES, Spool, blob, pack
 from pepnet_infer.sync.logs.redis_server import RedisServer
 from pepnet_infer.sync.logs.transport import (
@@ -102,7 +102,7 @@ class RedisLog(Closing, forks.OwnLock, Transport):
         self._swept: tuple[str, Position, Position] | None = None
         self._put_in, self._put_last = "", ""  # the log and the position of what was put last; locked
         if create:
-            self._server.run(scripts.BEGIN, [self._state], secrets.token_hex(16))
+            self._server.run(protocol.BEGIN, [self._state], secrets.token_hex(16))
 
     @property
     def read_from(self) -> str:
@@ -137,14 +137,14 @@ class RedisLog(Closing, forks.OwnLock, Transport):
         """Returns deltas after a position, or all when it is of a log that is no more; see `Transport.read`."""
         ends = time.monotonic() + wait_s
         patience = None if wait_s <= 0 else ends  # of each question
-        cursor = scripts.stream_id_of(after)
+        cursor = protocol.stream_id_of(after)
         while True:
             state = self._there(patience)
             other = self._read_from not in ("", state.log)
             self._read_from = state.log
             if other or after > state.last:
                 after, cursor = "", "0-0"
-            ended = cursor == scripts.LAST_ID
+            ended = cursor == protocol.LAST_ID
             found = [] if ended else self._range(state.log, f"({cursor}", "+", most, "delta", patience)
             if found:
                 cursor = found[-1].stream_id
@@ -161,17 +161,17 @@ class RedisLog(Closing, forks.OwnLock, Transport):
     def bundles(self) -> Iterator[BundleHead]:
         """Returns the full bundles, the newest first; before them, the fault of a stream that lacks its last delta."""
         state = self._look()
-        lost = scripts.delta_head(state.delta)
+        lost = protocol.delta_head(state.delta)
         if lost is not None and lost[0] > state.in_stream:
             got = f"expected the delta to version {lost[1].model_version} at {lost[0]}, got a stream without it"
             error = UpdateError("log", f"redis: {self._stream}: {got}: append a full bundle")
             yield BundleHead(lost[0], -1, error)
         for item in reversed(self._server.ask("LRANGE", self._bundles, 0, -1)):
-            yield scripts.bundle_head(item.decode("utf-8", "replace"))
+            yield protocol.bundle_head(item.decode("utf-8", "replace"))
 
     def bundle(self, position: Position) -> Entry | None:
         """Returns a full bundle, fetched if it is not in the spool."""
-        log, stream_id = self._there().log, scripts.stream_id_of(position)
+        log, stream_id = self._there().log, protocol.stream_id_of(position)
         path = self._spool.path(log, "bundle", position)
         if path.is_dir():
             return Entry(position, "bundle", path)
@@ -183,10 +183,10 @@ class RedisLog(Closing, forks.OwnLock, Transport):
 
     def last_delta(self) -> tuple[Position, DeltaHead] | None:
         """Returns the last delta; nothing of it is fetched."""
-        found = scripts.delta_head(self._look().delta)
+        found = protocol.delta_head(self._look().delta)
         if found is None:  # there is none, or somebody else's hand was in the list
             items = self._server.ask("LRANGE", self._deltas, 0, -1)
-            heads = (scripts.delta_head(item.decode("utf-8", "replace")) for item in reversed(items))
+            heads = (protocol.delta_head(item.decode("utf-8", "replace")) for item in reversed(items))
             found = next((head for head in heads if head is not None), None)
         return found
 
@@ -199,7 +199,8 @@ class RedisLog(Closing, forks.OwnLock, Transport):
         """
         check_follower(follower)
         keys, said = [self._stream, self._followers, self._state], msgspec.json.encode(progress)
-        self._server.run(scripts.ACKNOWLEDGE, keys, follower, scripts.stream_id_of(progress.position), said, until=0.0)
+        stream_id = protocol.stream_id_of(progress.position)
+        self._server.run(protocol.ACKNOWLEDGE, keys, follower, stream_id, said, until=0.0)
 
     def progress(self) -> dict[str, Progress]:
         """Returns how far each follower has come."""
@@ -223,11 +224,11 @@ class RedisLog(Closing, forks.OwnLock, Transport):
             return 0
         edge, silent = trimmed_up_to(last[0], self.progress(), silent_after_s)
         for name in silent:
-            self._server.run(scripts.FORGET, [self._stream, self._followers], name)
+            self._server.run(protocol.FORGET, [self._stream, self._followers], name)
         keys = [self._stream, self._state, self._deltas, self._bundles, self._versions]
         removed = 0
         while True:
-            now = int(self._server.run(scripts.TRIM, keys, keep, edge, f"{self.prefix}blob:", _TRIM_AT_ONCE, last[0]))
+            now = int(self._server.run(protocol.TRIM, keys, keep, edge, f"{self.prefix}blob:", _TRIM_AT_ONCE, last[0]))
             removed += now
             if now < _TRIM_AT_ONCE:
                 return removed
@@ -252,7 +253,7 @@ class RedisLog(Closing, forks.OwnLock, Transport):
             raise
         given = *expected, kind, upload, blob(self.prefix, upload), chunks, version, said, manifest_hash
         keys = [self._stream, self._state, self._deltas, self._bundles, self._versions, self._bell]
-        found: list[bytes] = self._server.run(scripts.PUT, keys, secrets.token_hex(16), *given, *fields)
+        found: list[bytes] = self._server.run(protocol.PUT, keys, secrets.token_hex(16), *given, *fields)
         came, log, at = (text.decode() for text in found)
         if came != "put":
             self._forget(sent)
@@ -275,7 +276,7 @@ class RedisLog(Closing, forks.OwnLock, Transport):
         except UpdateError as error:
             _LOG.warning("chunks of an append that failed stay for %d h: %s", _UPLOAD_MS // 3_600_000, error)
 
-    def _there(self, until: float | None = None) -> scripts.State:
+    def _there(self, until: float | None = None) -> protocol.State:
         """Looks what there is. Raises UpdateError "missing" where that is no log."""
         state = self._look(until)
         if not state.log:
@@ -286,9 +287,9 @@ class RedisLog(Closing, forks.OwnLock, Transport):
             )
         return state
 
-    def _look(self, until: float | None = None) -> scripts.State:
+    def _look(self, until: float | None = None) -> protocol.State:
         keys = [self._state, self._deltas, self._bundles, self._stream, self._bell]
-        state = scripts.read_state(self._server.run(scripts.LOOK, keys, until=until))
+        state = protocol.read_state(self._server.run(protocol.LOOK, keys, until=until))
         swept = (state.log, state.trimmed, state.bundles_trimmed)
         if state.log and swept != self._swept:
             self._spool.sweep(*swept)
@@ -297,18 +298,18 @@ class RedisLog(Closing, forks.OwnLock, Transport):
 
     def _range(
         self, log: str, first: str, last: str, most: int, kind: Kind, until: float | None = None
-    ) -> list[scripts.StreamEntry]:
+    ) -> list[protocol.StreamEntry]:
         """Reads entries of the stream, and of bundles what they hold only where one is asked for."""
         bounds = most, MOST_BYTES[kind], _AT_ONCE, "yes" if kind == "bundle" else ""
-        found = self._server.run(scripts.READ, [self._state, self._stream], first, last, *bounds, until=until)
-        there, entries = scripts.read_entries(found)
+        found = self._server.run(protocol.READ, [self._state, self._stream], first, last, *bounds, until=until)
+        there, entries = protocol.read_entries(found)
         if there != log:
             raise UpdateError("transport", f"redis: expected the log {log}, got {there[:80]!r}: it was just replaced")
         return entries
 
-    def _spooled(self, kind: Kind, found: scripts.StreamEntry, log: str) -> Entry | None:
+    def _spooled(self, kind: Kind, found: protocol.StreamEntry, log: str) -> Entry | None:
         """Writes an entry into the spool. Returns None for one that was trimmed while it was read."""
-        position = scripts.position_of(found.stream_id)
+        position = protocol.position_of(found.stream_id)
         whose = found.fields.get(b"log", b"").decode("ascii", "replace")
         fault = None
         if not found.fields:

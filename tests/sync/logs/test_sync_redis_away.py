@@ -22,7 +22,7 @@ from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.delta import read_head
 from pepnet_infer.sync.logs import redis_server as server_module
 from pepnet_infer.sync.logs.redis import RedisLog
-from pepnet_infer.sync.logs.redis_scripts import PUT
+from pepnet_infer.sync.logs.redis_protocol import PUT
 from pepnet_infer.sync.logs.transport import Progress
 
 

@@ -19,7 +19,7 @@ from pepnet_infer.sync.delta import read_head
 from pepnet_infer.sync.logs import redis as redis_module
 from pepnet_infer.sync.logs import redis_entry
 from pepnet_infer.sync.logs.redis import RedisLog
-from pepnet_infer.sync.logs.redis_scripts import PUT
+from pepnet_infer.sync.logs.redis_protocol import PUT
 from pepnet_infer.sync.logs.redis_server import RedisServer
 from pepnet_infer.sync.logs.transport import Progress
 

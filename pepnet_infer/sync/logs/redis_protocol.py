@@ -1,4 +1,4 @@
-"""What has to happen in Redis in one step, as scripts, and what their answers say.
+"""What is said with a Redis that holds a log: scripts, each one step, and how their answers are read.
 
 All keys of a log share a hash tag, so that a cluster runs them: `log` a stream, `state` a hash (log: which log this is,
 without which there is none; trimmed and bundles_trimmed: the last that went), `deltas` and `bundles` lists of what is
