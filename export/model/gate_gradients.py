@@ -26,7 +26,7 @@ class GateCall:
         # several with retain_graph, has gone past a δ. Apart from the gates, for δ's graph holds on to it: nothing
         # that this graph holds on to may hold on to δ, or neither would ever be freed.
         self._state = SimpleNamespace(running=True, passed=False)
-        self._apart: dict[Tensor, Tensor] = {}  # δ that acted without a graph → its leaf
+        self._apart: dict[Tensor, Tensor] = {}  # leaf → its δ, which acted without a graph; layers may share a δ
 
     def factor(self, delta: Tensor, leaf: Tensor) -> Tensor:
         """Returns what an output is multiplied with here and now. leaf: `delta` without its graph."""
@@ -34,7 +34,7 @@ class GateCall:
             return delta
         if self._state.running:
             if not torch.is_grad_enabled():
-                self._apart[delta] = leaf
+                self._apart[leaf] = delta
             return delta
         if self._state.passed:
             raise RuntimeError(
@@ -48,9 +48,9 @@ class GateCall:
         self._state.running = False
         if not self._apart:
             return result
-        for delta, leaf in self._apart.items():
+        for leaf, delta in self._apart.items():
             cast(Any, delta).register_hook(partial(_add_leaf_gradient, self._state, leaf))
-        deltas = tuple(self._apart)
+        deltas = tuple(self._apart.values())
         connect: Any = cast(Any, _Connect).apply
         return _pytree.tree_map_only(
             Tensor, lambda part: connect(self._state, part, *deltas) if part.requires_grad else part, result

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pepnet_infer.errors import SchemaError
-from pepnet_infer.export.model.pepnet import EPNet, PPNet
+from pepnet_infer.export.model.pepnet import EPNet, GateNU, PPNet
 from pepnet_infer.export.model.plug_and_play import EPNetEmbedding, GatedNetwork
 
 
@@ -170,6 +170,37 @@ def test_checkpointing_leaves_gradients_as_they_are(how: str, times: int) -> Non
         assert plain is not None
         assert recomputed is not None
         assert torch.allclose(recomputed, plain, rtol=1e-5, atol=1e-8)
+
+
+class Tied(PPNet):
+    """One gate whose δ acts on two layers."""
+
+    def __len__(self) -> int:
+        return 2
+
+    @property
+    def gates(self) -> list[GateNU]:
+        return super().gates[:1]
+
+    def forward(self, prior: Tensor, o: Tensor) -> list[Tensor]:
+        return super().forward(prior, o) * 2
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_gate_of_two_layers_learns_from_both_when_they_run_again(how: str) -> None:
+    def gradients(how: str) -> list[Tensor | None]:
+        torch.manual_seed(1)
+        theirs = Recomputed(how)
+        theirs.second[0] = nn.Linear(6, 6)
+        theirs.last = nn.Linear(6, 1)
+        network = GatedNetwork(theirs, [[theirs.first[1]], [theirs.second[1]]], Tied(3, 5, [6]))
+        x = torch.randn(9, 5, requires_grad=True)
+        network(torch.randn(9, 3), x, x).square().mean().backward()
+        return [x.grad, *(parameter.grad for parameter in network.parameters())]
+
+    for plain, recomputed in zip(gradients("nothing"), gradients(how), strict=True):
+        assert plain is not None
+        torch.testing.assert_close(recomputed, plain)
 
 
 def test_gradients_by_transforms_of_functions_are_those_of_backward() -> None:
