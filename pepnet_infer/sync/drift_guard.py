@@ -34,11 +34,15 @@ class DriftGuard(forks.OwnLock):
         """Keeps some rows of a call, now and then; only then are its features made. Cheap, because every call asks."""
         if monotonic() < self._due:
             return
-        guard, features = self.guard, make()
+        guard = self.guard
         with self._lock:
-            self._due = monotonic() + guard.every_s
-            if features.num_rows == 0:
+            if monotonic() < self._due:  # a call that came at the same moment was first
                 return
+            self._due = monotonic() + guard.every_s
+        features = make()
+        if features.num_rows == 0:
+            return
+        with self._lock:
             count = min(features.num_rows, guard.batch_rows)
             picked = np.sort(self._random.choice(features.num_rows, count, replace=False))
             self._kept.append(features.select(picked))

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sync_world import PATIENCE_S, World, until
 from pepnet_infer import CacheConfig, Engine, StoreError, UpdateError
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.encode.features import Features
 from pepnet_infer.export.bundle.write_bundle import write_bundle
 from pepnet_infer.rows.stores.memory import MemoryStore
 from pepnet_infer.rows.stores.writable import fill_from
@@ -24,6 +26,7 @@ from pepnet_infer.schema.ids import Keys
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.sync import follower as follower_module
 from pepnet_infer.sync import updater as updater_module
+from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.follow_config import FollowConfig, Guard
 from pepnet_infer.sync.layered_store import LayeredStore
 from pepnet_infer.sync.logs.directory import DirectoryLog
@@ -307,6 +310,36 @@ def test_a_store_that_is_away_while_the_guard_looks_holds_a_delta_up(
     store.broken = set()
     assert follower.wait_for(8, PATIENCE_S)
     assert follower.stats()["refused"] == {}
+
+
+class Crowded:
+    """A lock that nobody gets before four threads have come to it."""
+
+    def __init__(self) -> None:
+        self._lock, self._all, self._known = threading.Lock(), threading.Barrier(4), threading.local()
+
+    def __enter__(self) -> None:
+        if not hasattr(self._known, "came"):
+            self._known.came = True
+            self._all.wait(PATIENCE_S)
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+def test_the_guard_samples_one_of_the_calls_that_come_at_once(load: Load, toy_batch: Batches) -> None:
+    features = load().encode(toy_batch(30))
+    guard, made = DriftGuard(Guard(every_s=3600.0)), []
+
+    def make() -> Features:
+        made.append(threading.get_ident())
+        return features
+
+    guard._lock = Crowded()  # type: ignore[assignment]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(guard.offer, [make] * 4))
+    assert (len(made), len(guard._kept)) == (1, 1)
 
 
 def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load, toy_batch: Batches) -> None:
