@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pepnet_infer.computed_once import computed_once
-from pepnet_infer.errors import PepnetError, readable
+from pepnet_infer.errors import PepnetError
 from pepnet_infer.parquet.folders import folder_values
 from pepnet_infer.parquet.tree import SUFFIXES, Tree, regular
 from pepnet_infer.quoting import clip
@@ -113,8 +113,10 @@ def _expand(entry: str, tree: Tree) -> Iterator[tuple[Path, Path]]:
 
 
 def _is_dir(path: Path) -> bool:
-    with readable(clip(path), "a name that can be looked up"):  # one too long, or below a folder that nobody may read
+    try:
         return path.is_dir()
+    except OSError as error:  # a name too long, a folder above it that nobody may read
+        raise PepnetError(f"expected a name that can be looked up, got: {error.strerror}", within=clip(path)) from error
 
 
 def _below(folder: Path, root: Path, tree: Tree) -> Iterator[tuple[Path, Path]]:
