@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pepnet_infer import Engine, PepnetError, score_parquet
+from pepnet_infer import Engine, PepnetError, errors, score_parquet
+from pepnet_infer.parquet import tree as tree_module
 from pepnet_infer.parquet.plan import plan
 
 Make = Callable[..., pa.Table]
@@ -287,3 +289,24 @@ def test_names_that_cannot_be_written_are_found_before_the_first_row(
             assert len(score_parquet(engine, tmp_path / "in", tmp_path / "out").skipped) == kept
         with pytest.raises(PepnetError, match=r"File name too long"):
             score_parquet(engine, tmp_path / "in", tmp_path / ("x" * 256))
+
+
+def test_a_name_too_long_is_no_field_of_a_file(tmp_path: Path) -> None:
+    long = "x" * 3000
+    with pytest.raises(PepnetError, match=r"^xxx.*….*: expected a name that can be looked up, got: File") as found:
+        plan(long, tmp_path / "out")
+    assert "file" not in found.value.fields()
+
+
+def test_a_look_at_a_file_enters_no_context_manager(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times as long as the look itself, for each of what may be millions of files."""
+    looks: list[str] = []
+    real = errors.readable
+
+    def noted(path: Path, expected: str) -> AbstractContextManager[None]:
+        looks.append(expected)
+        return real(path, expected)
+
+    monkeypatch.setattr(tree_module, "readable", noted)
+    assert len(plan(tree / "data", tree / "out")) == 3
+    assert looks == ["a readable folder"] * 3
