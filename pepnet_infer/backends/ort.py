@@ -15,6 +15,7 @@ from pepnet_infer.backends.protocol import Settings, read_options
 from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import NO_THREAD, available_threads
+from pepnet_infer.process.exits import INSIDE
 from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.validation import Options
 
@@ -95,6 +96,9 @@ class OrtBackend:
         rows = inputs.general.shape[0]
         if 0 < rows <= self._most_rows:
             return self._session.run(self._output, feed)[0]
+        if rows == 0:
+            with INSIDE:
+                self._session.session()  # raises in a forked child that cannot run it, as with rows
         out = np.empty((rows, self._tasks), dtype=np.float32)
         for start in range(0, rows, self._most_rows):
             part = slice(start, min(start + self._most_rows, rows))

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnxruntime
 import pytest
+from children import well_in_a_child
 from small_graph import graph
 
 from pepnet_infer import BackendError, ConfigError, Engine
@@ -225,6 +226,20 @@ def test_buckets_score_what_a_plain_run_does(
     for scores, general in scored:  # each call's are its own
         np.testing.assert_array_equal(scores, np.repeat(general.sum(axis=1, keepdims=True), 2, axis=1))
     assert sorted(Noted.asked) == [("gpu_graph_id", str(n)) for n in (1, 2048, 32, 8)] * graphs
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_forked_child_cannot_use_a_gpu_of_its_parent(
+    tmp_path: Path, rows: int, cuda_build: type[FakeSession]
+) -> None:
+    cuda_build.cuda_starts = True
+    backend = ort.OrtBackend(graph(tmp_path / "g.onnx"), Settings(device="cuda:1"))
+
+    def refused() -> None:
+        with pytest.raises(BackendError, match="device: a GPU cannot be used in a child forked from a process"):
+            backend.run(inputs(rows))
+
+    well_in_a_child(refused)
 
 
 def test_device_auto_takes_a_gpu_that_works_and_tells_when_it_does_not(
