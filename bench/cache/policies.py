@@ -198,8 +198,8 @@ def _compare(cases: list[Row]) -> None:
     base = by.get(("lru", EXACT), by[MIN, ""])["hits"]
     for case in cases:
         case["gap_closed"] = (case["hits"] - base) / (best - base) if best > base else None
-        if case["form"] == SERVES:
-            case["points_from_exact"] = case["hit_percent"] - by[case["policy"], EXACT]["hit_percent"]
+        exact = by[case["policy"], EXACT] if case["form"] == SERVES else None
+        case["points_from_exact"] = None if exact is None else case["hit_percent"] - exact["hit_percent"]
 
 
 def _picture(name: str, accesses: str, sizes: list[dict[str, Any]]) -> bytes:
