@@ -263,6 +263,9 @@ def test_described_times_are_numpys_quantiles() -> None:
     assert got["p99_ms"] == np.quantile(millis, 0.99)
     assert got["mean_ms"] == pytest.approx(millis.mean())
     assert got["max_ms"] == millis.max()
+    ladder = {"0": millis.min(), "100": millis.max()}
+    ladder |= {str(q): np.percentile(millis, q) for q in (1, 5, 10, 25, 50, 75, 90, 95, 99)}
+    assert got["quantiles_ms"] == ladder
 
 
 def test_a_slow_spell_that_all_share_does_not_widen_the_interval() -> None:
