@@ -173,7 +173,7 @@ def _measure(
     elsewhere = _Kind("to a log that nobody reads", UNREAD)
     follow = _Kind("to the log that is followed", "follow")
     kinds = (idle, elsewhere, follow)
-    count = rounds(options)
+    count = max(2, round(options.seconds / (SLICE_S * len(kinds))))  # of slices of each kind
     work = []
     with ThreadPoolExecutor(options.threads + 1) as pool:
         try:
@@ -233,11 +233,6 @@ def _picture(data: dict[str, Any]) -> bytes:
     threads = data["options"]["threads"]
     subtitle = f"{data['rows_per_s']:,} changed rows a second while {threads} threads score"
     return draw_lines(f"Online sync, {data['bundle']}", subtitle, charts)
-
-
-def rounds(options: SyncOptions) -> int:
-    """Returns how many slices of each kind fit into the time."""
-    return max(2, round(options.seconds / (SLICE_S * 3)))
 
 
 def _slice(kind: _Kind, follower: Follower, process: Executor, calls: list[tuple[int, int]]) -> None:
