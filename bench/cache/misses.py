@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from msgspec import structs
 
-from pepnet_infer.bench.cache.peers import Batch, Floats, Positions, fill, is_cached
+from pepnet_infer.bench.cache.peers import Batch, Floats, fill, is_cached
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Figures, Say, measure
 from pepnet_infer.errors import PepnetError
@@ -39,9 +39,9 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
     missed = {"all hits": 0, "10 % misses": int(rows * MISSED)}
     counted = 0
 
-    def lookup(batch: Batch) -> Positions:
+    def lookup(batch: Batch) -> Batch:
         cached.answer([RowRequest("", _TABLE, batch.keys, out)])
-        return batch.positions
+        return batch
 
     def prepare(name: str, _: Batch) -> Batch:
         """Returns a batch that misses, for the moment, as often as its name says."""
@@ -57,11 +57,10 @@ def measure_misses(keys: Keys, table: Floats, rows: int, plan: Plan, seed: int, 
         counted = cached.stats()["total"]["misses"]
         return Batch(positions, keys[positions])
 
-    def check(name: str, _: int, positions: Positions) -> None:
+    def check(name: str, _: int, batch: Batch) -> None:
         if (got := cached.stats()["total"]["misses"] - counted) != missed[name]:
             raise PepnetError(f"a batch of {name}: expected {missed[name]} misses, got {got}")
-        if not np.array_equal(out, table[positions]):
-            raise PepnetError("a batch with misses: expected the table's rows, got others")
+        batch.check(out, table)
 
     cold = structs.replace(plan, warm_calls=0, warm_s=0.0)
     calls = dict.fromkeys(missed, lookup)

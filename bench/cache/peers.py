@@ -46,6 +46,11 @@ class Batch:
     positions: Positions  # [rows] in the table
     keys: Keys  # [rows]
 
+    def check(self, found: Floats, table: Floats) -> None:
+        """Raises PepnetError unless `found` holds the batch's rows of `table`."""
+        if not np.array_equal(found, table[self.positions]):
+            raise PepnetError("expected the table's rows, got others")
+
 
 #: A way to look up a batch. Returns the rows [rows, dim], the same array again and again, or raises.
 Call = Callable[[Batch], Floats]
@@ -100,6 +105,7 @@ class FilledCache:
 
     cache: EmbeddingCache
     resident: Positions
+    table: Floats
 
     def reader(self, batch_rows: int) -> Call:
         """Returns `EmbeddingCache.lookup`, which also makes the array of what was found."""
@@ -142,7 +148,7 @@ def fill(keys: Keys, table: Floats, policy: Policy, seed: int = 0) -> FilledCach
         part, size = slice(begin, begin + _CHUNK), min(_CHUNK, rows - begin)
         scores = rng.lognormal(0, 1, size).astype(np.float32) if policy == "gset" else None
         cache.insert(keys[part], table[part], scores=scores, versions=np.ones(size, np.uint64))
-    return FilledCache(cache, np.flatnonzero(is_cached(cache, keys)))
+    return FilledCache(cache, np.flatnonzero(is_cached(cache, keys)), table)
 
 
 def random_table(rows: int, dim: int, rng: np.random.Generator) -> Floats:

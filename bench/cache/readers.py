@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
-from pepnet_infer.bench.cache.peers import Batch, Call, FilledCache
+from pepnet_infer.bench.cache.peers import Batch, Call, FilledCache, Floats
 from pepnet_infer.bench.harness.interleave import Plan, paced
 from pepnet_infer.bench.harness.measure import Row, Say, measure
 from pepnet_infer.bench.harness.statistics import describe_times, p99_ratio
@@ -40,13 +40,13 @@ def measure_readers(
     calls: defaultdict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)  # nanoseconds, by turn
     updates: defaultdict[str, int] = defaultdict(int)
 
-    def read(call: Call, first: int, ends: int) -> npt.NDArray[np.int64]:
+    def read(call: Call, first: int, ends: int) -> tuple[npt.NDArray[np.int64], Batch, Floats]:
         took: list[int] = []
         while not took or time.perf_counter_ns() < ends:
-            began = time.perf_counter_ns()
-            call(batches[(first + len(took)) % len(batches)])
+            batch, began = batches[(first + len(took)) % len(batches)], time.perf_counter_ns()
+            found = call(batch)
             took.append(time.perf_counter_ns() - began)
-        return np.array(took)
+        return np.array(took), batch, found
 
     def write(name: str) -> None:
         for _ in paced(rows / UPDATES_PER_S, SLICE_S):
@@ -59,10 +59,12 @@ def measure_readers(
         ends = time.perf_counter_ns() + int(SLICE_S * 1e9)
         with ThreadPoolExecutor(reading + writing) as pool:
             written = pool.map(write, [name] * writing)
-            took = list(pool.map(read, readers[:reading], (first, first + 29), repeat(ends)))
+            done = list(pool.map(read, readers[:reading], (first, first + 29), repeat(ends)))
             list(written)  # raises what a writer raised
-        calls[name].append(np.concatenate(took))
-        return float(1 / sum(1 / one.mean() for one in took))
+        for _, batch, found in done:
+            batch.check(found, filled.table)
+        calls[name].append(np.concatenate([took for took, _, _ in done]))
+        return float(1 / sum(1 / took.mean() for took, _, _ in done))
 
     loads = {name: partial(turn, name) for name in _LOADS}
     cold = structs.replace(plan, warm_calls=0, warm_s=0.0)

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import structs
 
 from pepnet_infer.bench.cache.misses import measure_misses
-from pepnet_infer.bench.cache.peers import Batch, Call, Floats, PeerLibrary, fill, random_keys, random_table
+from pepnet_infer.bench.cache.peers import Batch, Call, PeerLibrary, fill, random_keys, random_table
 from pepnet_infer.bench.cache.readers import SLICE_S, measure_readers, measure_seen
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.machine import BusyMeter, available_bytes, noise
@@ -101,14 +101,10 @@ def _measure_table(
         batches = [Batch(positions, keys[positions]) for positions in drawn]
         calls: dict[str, Call] = {f"floor, {ahead} ahead": library.floor(table, rows, ahead) for ahead in AHEAD}
         calls |= {f"cache-{policy}": one.reader(rows) for policy, one in filled.items()}
-        calls["numpy table[idx]"] = lambda batch: np.asarray(table[batch.positions])
-        calls["list-lru"] = list_lru
-
-        def check(_: str, index: int, found: Floats) -> None:
-            if not np.array_equal(found, table[batches[index].positions]):
-                raise PepnetError("expected the table's rows, got others")
-
-        by_name = measure(f"lookups, {count:,} rows", calls, batches, plan, say, check=check).rows
+        calls |= {"numpy table[idx]": lambda batch: np.asarray(table[batch.positions]), "list-lru": list_lru}
+        by_name = measure(
+            f"lookups, {count:,} rows", calls, batches, plan, say, check=lambda _, i, out: batches[i].check(out, table)
+        ).rows
         floor = min((by_name[f"floor, {ahead} ahead"] for ahead in AHEAD), key=lambda row: float(row["p50_ms"]))
         for name, row in by_name.items():
             row["ns_a_row"] = row["p50_ms"] * 1e6 / rows

@@ -177,6 +177,19 @@ def test_what_a_thread_raises_is_the_error_of_its_turn(filled: FilledCache, keys
         readers.measure_readers(filled, _batches(filled, keys), fails, 100, QUICK, lambda _: None)
 
 
+@pytest.mark.parametrize("load", readers._LOADS)
+def test_a_wrong_row_of_a_reader_is_seen(
+    load: str, filled: FilledCache, keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = FilledCache.reader
+    monkeypatch.setattr(FilledCache, "reader", lambda cache, rows: lambda batch: right(cache, rows)(batch) + 1)
+    monkeypatch.setattr(readers, "_LOADS", {load: readers._LOADS[load]})
+    monkeypatch.setattr(readers, "SLICE_S", 0.02)
+    update = filled.updates(keys, table, 100)
+    with pytest.raises(RuntimeError, match=f"{load} failed: PepnetError: expected the table's rows, got others"):
+        readers.measure_readers(filled, _batches(filled, keys), update, 100, QUICK, lambda _: None)
+
+
 def test_an_update_is_seen_once_a_reader_finds_it(
     filled: FilledCache, keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +228,18 @@ def test_more_misses_than_were_asked_for_are_seen(keys: Keys, table: Floats, mon
 
     monkeypatch.setattr(CachedRows, "answer", twice)
     with pytest.raises(RuntimeError, match="a batch of all hits: expected 0 misses, got 1"):
+        measure_misses(keys, table, 1000, QUICK, 0, lambda _: None)
+
+
+def test_a_wrong_row_of_a_batch_with_misses_is_seen(keys: Keys, table: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = CachedRows.answer
+
+    def wrong(cached: CachedRows, requests: list[RowRequest]) -> None:
+        right(cached, requests)
+        requests[0].out[-1, -1] += 1
+
+    monkeypatch.setattr(CachedRows, "answer", wrong)
+    with pytest.raises(RuntimeError, match=r"misses: .* failed: PepnetError: expected the table's rows, got others"):
         measure_misses(keys, table, 1000, QUICK, 0, lambda _: None)
 
 
