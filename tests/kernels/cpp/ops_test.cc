@@ -54,18 +54,21 @@ void products(const Ops& ops) {
   constexpr std::size_t kWidths[] = {1, 3, 17, 31, 40, 65, 100, 129};
   constexpr std::size_t kRows[] = {0, 1, 2, 7, 15, 16, 17, 31, 32, 33, 64};
   unsigned seed = 0;
+  const auto check_drawn = [&](OpCase c, bool compare_split) {
+    const auto drawn = std::mt19937(++seed)();
+    c.bf16_out = drawn >> 8 & 1;
+    c.second = drawn >> 9 & 1;
+    c.init = ops.precision != Precision::int8 && (drawn >> 10 & 1);
+    if (c.init && c.in > k_multiple(ops.precision)) c.k_begin = k_multiple(ops.precision);
+    check_case(ops, c, seed, compare_split);
+  };
   for (std::size_t pair = 0; pair < 64; ++pair) {
     for (std::size_t e = 0; e < std::size(kEpilogues); ++e) {
-      const auto drawn = std::mt19937(++seed)();
-      OpCase c{kRows[(7 * pair + e) % std::size(kRows)], kWidths[pair / 8], kWidths[pair % 8], kEpilogues[e]};
-      c.bf16_out = drawn >> 8 & 1;
-      c.second = drawn >> 9 & 1;
-      c.init = ops.precision != Precision::int8 && (drawn >> 10 & 1);
-      if (c.init && c.in > k_multiple(ops.precision)) c.k_begin = k_multiple(ops.precision);
-      check_case(ops, c, seed, (pair + e) % 5 == 0);
+      const std::size_t rows = kRows[(7 * pair + e) % std::size(kRows)];
+      check_drawn({rows, kWidths[pair / 8], kWidths[pair % 8], kEpilogues[e]}, (pair + e) % 5 == 0);
     }
   }
-  for (const Epilogue epilogue : kEpilogues) check_case(ops, {255, 40, 65, epilogue}, ++seed);
+  for (const Epilogue epilogue : kEpilogues) check_drawn({255, 40, 65, epilogue}, true);
   check_case(ops, {33, 1216, 40, Epilogue::relu_gated}, ++seed);
   check_case(ops, {1000, 7, 17, Epilogue::gate}, ++seed);
   std::printf("ops %s %s (%s): %u products\n", name_of(ops.isa), name_of(ops.precision), ops.how, seed);
