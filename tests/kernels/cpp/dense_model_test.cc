@@ -57,7 +57,7 @@ DenseConfig config_of(bool by_task) {
   if (!by_task) config.towers = {9};
   config.experts = 3;
   config.tasks = 2;
-  config.gate_hidden = 13;
+  config.gate_hidden = 21;
   config.by_task = config.input_gates = config.group_gates = by_task;
   return config;
 }
