@@ -26,18 +26,6 @@ std::size_t parse_size(const std::string& text) {
   return std::strtoull(text.c_str(), nullptr, 10) << (unit == std::string_view::npos ? 0 : 10 * (unit + 1));
 }
 
-std::vector<CpuCache> read_caches() {
-  std::vector<CpuCache> caches;
-  for (int index = 0;; ++index) {
-    const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
-    const std::string level = first_line(folder + "level");
-    if (level.empty()) return caches;
-    std::string type = first_line(folder + "type");
-    for (char& c : type) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-    caches.push_back({level[0] - '0', type, parse_size(first_line(folder + "size"))});
-  }
-}
-
 // The first entry of /proc/cpuinfo whose name begins with `name`.
 std::string entry_of_kernel(std::string_view name) {
   std::ifstream file("/proc/cpuinfo");
@@ -110,6 +98,18 @@ void read_x86(CpuInfo& info) {
 #endif
 
 }  // namespace
+
+std::vector<CpuCache> read_caches() {
+  std::vector<CpuCache> caches;
+  for (int index = 0;; ++index) {
+    const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+    const std::string level = first_line(folder + "level");
+    if (level.empty()) return caches;
+    std::string type = first_line(folder + "type");
+    for (char& c : type) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+    caches.push_back({level[0] - '0', type, parse_size(first_line(folder + "size"))});
+  }
+}
 
 CpuInfo cpu_info() {
   CpuInfo info;

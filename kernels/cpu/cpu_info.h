@@ -32,5 +32,6 @@ struct CpuInfo {
 
 // Reads cpuid, /proc and /sys. Costs some system calls: ask once.
 CpuInfo cpu_info();
+std::vector<CpuCache> read_caches();  // the caches alone
 
 }  // namespace pepnet

@@ -28,7 +28,7 @@ constexpr std::size_t kColumnRows = 256;
 constexpr std::size_t kSlack = 4096;
 
 std::size_t second_level_cache() {
-  for (const CpuCache& cache : cpu_info().caches) {
+  for (const CpuCache& cache : read_caches()) {
     if (cache.level == 2) return cache.bytes;
   }
   return std::size_t{1} << 20;
