@@ -1,5 +1,6 @@
 #include "cpu/cpu_info.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
@@ -26,12 +27,17 @@ std::size_t parse_size(const std::string& text) {
   return std::strtoull(text.c_str(), nullptr, 10) << (unit == std::string_view::npos ? 0 : 10 * (unit + 1));
 }
 
-// The first entry of /proc/cpuinfo whose name begins with `name`.
-std::string entry_of_kernel(std::string_view name) {
+std::string trimmed(std::string_view text) {
+  text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+  return std::string(text.substr(0, text.find_last_not_of(' ') + 1));
+}
+
+std::string model_of_kernel() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
-    const auto colon = line.find(": ");
-    if (line.starts_with(name) && colon != std::string::npos) return line.substr(colon + 2);
+    if (!line.starts_with("model name") && !line.starts_with("Model")) continue;  // of single-board computers
+    const auto colon = line.find(':');
+    if (colon != std::string::npos) return trimmed(line.substr(colon + 1));
   }
   return {};
 }
@@ -49,6 +55,11 @@ Registers cpuid(std::uint32_t leaf, std::uint32_t subleaf = 0) {
   return r;
 }
 
+// The text that registers spell, up to its first zero.
+std::string spelled(std::initializer_list<Registers> all) {
+  return std::string(reinterpret_cast<const char*>(all.begin()), all.size() * sizeof(Registers)).c_str();
+}
+
 // Which register files the operating system saves (XCR0). In assembly: the intrinsic would need
 // the whole file compiled for XSAVE.
 std::uint64_t saved_state() {
@@ -63,10 +74,13 @@ void read_x86(CpuInfo& info) {
   constexpr std::uint64_t kAvx = 0x6;        // XMM, YMM
   constexpr std::uint64_t kAvx512 = 0xE6;    // and opmask, ZMM low, ZMM high
   constexpr std::uint64_t kTiles = 0x60000;  // XTILECFG, XTILEDATA
+  const Registers top = cpuid(0);
   const Registers one = cpuid(1);
   const Registers seven = cpuid(7);
   const Registers seven_one = seven.eax >= 1 ? cpuid(7, 1) : Registers{};
   const std::uint64_t saved = saved_state();
+  info.vendor = spelled({{top.ebx, top.edx, top.ecx, 0}});
+  info.model = trimmed(spelled({cpuid(0x8000'0002), cpuid(0x8000'0003), cpuid(0x8000'0004)}));
 
   struct Bit {
     const char* name;
@@ -121,9 +135,7 @@ CpuInfo cpu_info() {
 #else
   info.architecture = "other";
 #endif
-  info.vendor = entry_of_kernel("vendor_id");
-  info.model = entry_of_kernel("model name");
-  if (info.model.empty()) info.model = entry_of_kernel("Model");  // of single-board computers
+  if (info.model.empty()) info.model = model_of_kernel();
   info.caches = read_caches();
   return info;
 }

@@ -23,14 +23,14 @@ struct CpuCache {
 };
 
 struct CpuInfo {
-  std::string architecture;          // "x86_64", "aarch64", …
-  std::string vendor;                // "GenuineIntel", "AuthenticAMD", …; empty where the kernel does not say
-  std::string model;                 // the name it was sold under; empty likewise
+  std::string architecture;  // "x86_64", "aarch64", …
+  std::string vendor;        // "GenuineIntel", "AuthenticAMD", …; empty outside x86-64
+  std::string model;         // the name it was sold under; empty where neither the CPU nor the kernel says
   std::vector<CpuFeature> features;  // those that kernels of this project may ask for; none outside x86-64
   std::vector<CpuCache> caches;      // of CPU 0; none where the kernel does not say
 };
 
-// Reads cpuid, /proc and /sys. Costs some system calls: ask once.
+// Reads cpuid and /sys, and /proc for a model that cpuid does not name. Costs some system calls: ask once.
 CpuInfo cpu_info();
 std::vector<CpuCache> read_caches();  // the caches alone
 

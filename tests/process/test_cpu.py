@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -56,6 +57,17 @@ def test_the_cpu_is_named_as_the_kernel_names_it() -> None:
     assert CPU["architecture"] == "x86_64"
     assert CPU["vendor"] == cpuinfo("vendor_id")
     assert CPU["model"] == cpuinfo("model name")
+
+
+@x86
+def test_the_cpu_says_itself_what_it_is() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))  # no file opens, as where /proc and /sys are hidden
+    try:
+        blind = _kernels.cpu_info()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert blind == CPU | {"caches": {}}
 
 
 def test_caches_are_those_of_the_kernel() -> None:
