@@ -57,6 +57,13 @@ constexpr Entry kEntries[] = {
     {Isa::amx, Precision::int8, PEPNET_HAS_AMX ? &kAmxInt8 : nullptr, PEPNET_AMX},
 };
 
+static_assert(std::ranges::all_of(kIsaNames, [](const Named<Isa>& isa) {
+  return std::ranges::all_of(kPrecisions, [&](Precision precision) {
+    return std::ranges::any_of(
+        kEntries, [&](const Entry& one) { return one.isa == isa.value && one.precision == precision; });
+  });
+}));
+
 // The features of `needs` that the CPU or the system lacks.
 std::string missing(std::string_view needs, const CpuInfo& cpu) {
   std::string result;
