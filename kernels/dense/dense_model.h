@@ -76,8 +76,8 @@ struct DenseInfo {
 class DenseModel {
  public:
   // `main` multiplies; `small`, of the same instruction set in fp32, does the mix, the towers and the scores.
-  // Nothing of `tensors` is kept. Throws std::invalid_argument naming the tensor or flag that is wrong:
-  // missing, not known, of another shape, not finite, or not to be expressed in the precision.
+  // Nothing of `tensors` is kept. Throws std::invalid_argument naming the tensor, flag or option that is
+  // wrong: missing, not known, of another shape, not finite, or not to be expressed in the precision.
   DenseModel(const DenseConfig& config, const Tensors& tensors, const Ops& main, const Ops& small,
              const DenseOptions& options = {});
   ~DenseModel();
