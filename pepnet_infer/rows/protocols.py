@@ -8,6 +8,7 @@ own tables.
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
@@ -53,6 +54,7 @@ NO_DEFAULTS = DefaultCounts(0, 0)
 class RowSource(Protocol):
     """Answers by table, with all fields of a batch at once. Safe from any thread."""
 
+    @abstractmethod
     def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
         """Writes the rows of each request to its `out`. Returns how many keys of each got the default row, and why.
 

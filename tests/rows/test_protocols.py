@@ -36,6 +36,15 @@ def test_proxies_are_what_they_pass_on_to(tmp_path: Path) -> None:
     assert not meets("text", Store)
 
 
+def test_a_row_source_without_answer_is_not_made() -> None:
+    class Other(RowSource):
+        def lookup(self, table: str, keys: np.ndarray, out: np.ndarray) -> int:
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match=r"abstract .*answer"):
+        Other()  # type: ignore[abstract]
+
+
 @pytest.mark.parametrize("column", ["versions", "scores", "expires", "found", "rows"])
 def test_an_answer_without_a_column_is_a_fault_of_the_store(column: str) -> None:
     class Lacking:
