@@ -47,7 +47,8 @@ class Writable(ABC):
         check_keys(keys)
         if rows.dtype != np.float32 or rows.ndim != 2 or len(rows) != keys.size or rows.shape[1] == 0:
             raise StoreError(f"rows: expected float32 [{keys.size}, dim], got {_show(rows)}")
-        return self._write(_checked(RowBatch.of(rows, keys=keys, versions=versions, scores=scores, expires=expires)))
+        batch = RowBatch.of(rows, keys=keys, scores=scores, expires=expires)
+        return self._write(_checked(replace(batch, versions=versions)))
 
     def delete_many(self, keys: Keys, versions: npt.NDArray[np.uint64]) -> int:
         """Deletes what is older; see `WritableStore.delete_many`."""

@@ -164,6 +164,10 @@ def test_a_row_of_another_width_is_an_error(store: WritableStore) -> None:
         ((u64(1), rows_of(1).astype(np.float64), u64(1)), r"rows: expected float32 \[1, dim\], got float64 \[1, 3\]"),
         ((u64(1), np.zeros((1, 0), np.float32), u64(1)), r"rows: expected float32 \[1, dim\], got float32 \[1, 0\]"),
         ((u64(1), rows_of(1), np.zeros(1, np.int64)), r"versions: expected uint64 \[1\], got int64 \[1\]"),
+        ((u64(1), rows_of(1), 1), r"versions: expected uint64 \[1\], got int"),
+        ((u64(1), rows_of(1), -1), r"versions: expected uint64 \[1\], got int"),
+        ((u64(1), rows_of(1), 1 << 70), r"versions: expected uint64 \[1\], got int"),
+        ((u64(1), rows_of(1), True), r"versions: expected uint64 \[1\], got bool"),
         ((u64(1), rows_of(1), u64(1), np.zeros(2, np.float32)), r"scores: expected float32 \[1\], got float32 \[2\]"),
         ((u64(1), rows_of(1), u64(1), None, np.zeros(1, np.float32)), r"expires: expected float64 \[1\], got float32"),
         (
