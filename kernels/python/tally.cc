@@ -8,15 +8,32 @@ namespace {
 // can be left held by a thread that was interrupted.
 class Tally {
  public:
-  using Numbers = std::vector<std::int64_t>;
-
-  // Numbers of a key are always as many. They are of C++ by now: what stands for one in Python may call
-  // anything, this object too. So may a key's hash and comparison.
-  void add(const std::vector<std::pair<py::object, Numbers>>& items) {
-    for (const auto& [key, added] : items) {
-      std::vector<std::uint64_t>& sums = of(key.ptr());
-      if (sums.size() < added.size()) sums.resize(added.size());
-      for (std::size_t i = 0; i < added.size(); ++i) sums[i] += static_cast<std::uint64_t>(added[i]);
+  // items: (key, (numbers…)) each, of a key always as many. All numbers are read before any is added: a wrong
+  // item refuses the call.
+  void add(const py::list& items) {
+    // What stands for a number may call anything, this object too, and change the list. So may a key's hash
+    // and comparison.
+    const py::tuple held(items);
+    std::vector<std::uint64_t> added;
+    added.reserve(8 * held.size());
+    for (const py::handle item : held) {
+      if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2) {
+        throw py::type_error("items: expected (key, numbers) each");
+      }
+      PyObject* const numbers = PyTuple_GET_ITEM(item.ptr(), 1);
+      if (!PyTuple_Check(numbers)) throw py::type_error("items: expected a tuple of integers for each key");
+      for (const py::handle number : py::reinterpret_borrow<py::tuple>(numbers)) {
+        const long long value = PyLong_AsLongLong(number.ptr());
+        if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        added.push_back(static_cast<std::uint64_t>(value));
+      }
+    }
+    auto next = added.cbegin();
+    for (const py::handle item : held) {
+      std::vector<std::uint64_t>& sums = of(PyTuple_GET_ITEM(item.ptr(), 0));
+      const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(PyTuple_GET_ITEM(item.ptr(), 1)));
+      if (sums.size() < count) sums.resize(count);
+      for (std::size_t i = 0; i < count; ++i) sums[i] += *next++;
     }
   }
 

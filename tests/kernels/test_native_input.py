@@ -214,6 +214,34 @@ def test_numbers_and_keys_that_come_back_to_the_sums_they_are_added_to() -> None
     assert read[5] == (so_far - 2,)  # they go round at 2^63
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (5, r"^items: expected \(key, numbers\) each"),
+        (("b", (1,), (2,)), r"^items: expected \(key, numbers\) each"),
+        (("b", [1]), "^items: expected a tuple of integers for each key"),
+        (("b", (1, 1.5)), "float"),
+        (("b", (1, 2**63)), "int too "),
+    ],
+)
+def test_a_wrong_item_refuses_all_that_are_to_be_added(wrong: Any, message: str) -> None:
+    tally = _kernels.Tally()
+    with pytest.raises((TypeError, OverflowError), match=message):
+        tally.add([("a", (1, 2)), wrong])
+    assert tally.read() == {}
+
+
+def test_a_list_that_a_number_of_it_empties_is_added_as_it_was() -> None:
+    class Clear:
+        def __index__(self) -> int:
+            items.clear()
+            return 2
+
+    tally, items = _kernels.Tally(), [("a", (Clear(), 3)), ("b", (4,))]
+    tally.add(items)  # type: ignore[arg-type]
+    assert tally.read() == {"a": (2, 3), "b": (4,)}
+
+
 def test_a_fetch_without_a_number_is_refused() -> None:
     """Its number is that of an empty place: to end it took entries away that were none."""
     table, keys = _kernels.FlightTable(), np.array([1, 2], np.uint64)
