@@ -230,6 +230,8 @@ def read_directory(root: Path, name: str, kind: type[_Said], more: Sequence[str]
     said: _Said = convert(where, document, kind, BundleError)
     with BundleError.in_place_of(SchemaError, within=where):
         schema, config = FeatureSchema.from_json(said.schema), ModelConfig.from_manifest(said.config)
+    if not schema.fitted:
+        raise BundleError("schema: expected every dense field to have its mean and std, got null", within=where)
     if said.schema_hash != schema.hash:
         raise BundleError(f"schema_hash: expected {schema.hash} for its schema, got {said.schema_hash}", within=where)
     check_widths(where, schema, config)

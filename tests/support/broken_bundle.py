@@ -13,11 +13,19 @@ from typing import Any
 import numpy as np
 from forged import Break, manifest, relist, tensors
 
+from pepnet_infer.schema.feature_schema import FeatureSchema
+
 RIGHT = {"bytes": 17, "sha256": hashlib.sha256(b"nobody's business").hexdigest()}
 
 
 def put_in(part: str, key: str, value: object) -> Break:
     return manifest(lambda data: data[part].__setitem__(key, value))
+
+
+def unfit(data: dict[str, Any]) -> None:
+    """Takes its mean from a dense field of a manifest."""
+    next(field for field in data["schema"]["fields"] if field["kind"] == "dense")["mean"] = None
+    data["schema_hash"] = FeatureSchema.from_json(data["schema"]).hash
 
 
 def text(name: str, content: str | bytes) -> Break:

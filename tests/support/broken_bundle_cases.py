@@ -18,6 +18,7 @@ from broken_bundle import (
     set_tensor,
     spoil,
     text,
+    unfit,
 )
 from forged import Break, drop, listed, manifest, put, tensors
 
@@ -98,6 +99,11 @@ CASES: list[tuple[str, Break, str]] = [
         "bad schema",
         put_in("schema", "fields", 3),
         r"manifest\.json: schema\.fields: expected a list of at most 8192, .*, got 3",
+    ),
+    (
+        "a dense field without its mean",
+        manifest(unfit),
+        r"manifest\.json: schema: expected every dense field to have its mean and std, got null",
     ),
     (
         "boundaries a number",
