@@ -83,7 +83,7 @@ class Assembler:
                 requests.append(RowRequest(name, spec.table, bag.keys, out, bag.offsets, spec.pooling))
             if others:
                 copies.append((out, others))
-        counts = self._ask(requests)
+        counts = self._ask(requests) if requests else []
         for out, others in copies:
             for input, columns in others:
                 matrices[input][:, columns] = out

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Bag, Features
 from pepnet_infer.errors import SchemaError, StoreError
 from pepnet_infer.rows.assemble import Assembler
+from pepnet_infer.rows.protocols import DefaultCounts, RowRequest
 from pepnet_infer.rows.stores.mmap import MmapStore
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import MISSING_KEY, make_keys
@@ -157,6 +158,20 @@ def test_a_ranked_request_equals_its_rows_written_out(
     for name in ("general", "domain", "prior"):
         np.testing.assert_array_equal(getattr(ranked, name), getattr(expected, name))
         assert getattr(ranked, name).flags.c_contiguous
+
+
+def test_a_source_is_not_asked_for_nothing(
+    toy_schema: FeatureSchema, toy_batch: Callable[..., Any], store: MmapStore
+) -> None:
+    class Asked(CountingRows):
+        def answer(self, requests: Sequence[RowRequest]) -> list[DefaultCounts]:
+            assert requests
+            return super().answer(requests)
+
+    features = features_of(toy_schema, toy_batch(3))
+    age = features.dense.pop("age")
+    inputs = Assembler(toy_schema, Asked(store)).inputs(features, Features(1, {}, {}, {"age": age[:1]}))
+    assert inputs.general[:, -1].tolist() == [age[0]] * 3
 
 
 def test_features_that_do_not_fit_the_schema_are_refused(
