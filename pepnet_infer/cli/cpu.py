@@ -40,7 +40,7 @@ def describe() -> dict[str, Any]:
         "threads": {**asdict(limits), "quota_source": limits.quota_source or None, "why": limits.why},
         "store": {
             "path": f"baseline ({build['baseline']})",
-            "why": "lookup, gather and pool have one implementation: they wait for memory, not for arithmetic",
+            "why": "lookup and pool have one implementation: they wait for memory, not for arithmetic",
             "compiler": build["compiler"],
         },
         "kernels": _native_kernels(),
