@@ -213,6 +213,14 @@ def test_a_child_process_does_not_wait_for_locks_of_its_parent() -> None:
         well_in_a_child(work)
 
 
+def test_rows_of_another_width_are_not_found_as_zeros() -> None:
+    store = LayeredStore(bottom()[0], clock=lambda: NOW)
+    changed = rows_of({1: (5.0, np.inf), 2: (None, np.inf)})
+    store.put(changed)
+    with pytest.raises(ValueError, match=f"rows: expected 1 of width {2 * DIM}, got 0"):
+        store.before_image(changed.keys, 2 * DIM)
+
+
 def test_keys_that_there_was_no_memory_for_can_be_added_again(monkeypatch: pytest.MonkeyPatch) -> None:
     slots, keys = RowArena(), np.arange(5000, dtype=np.uint64) * 3
 

@@ -111,10 +111,12 @@ class RowArena(Arena):
 
     def read(self, records: Records, found: Mask, dim: int) -> RowBatch:
         """Returns the rows of `records`, whose width is `dim`, where they are `found`, and what else they say."""
-        count = len(records)
+        count, there = len(records), np.count_nonzero(found)
         rows = np.empty((count, dim), np.float32)
         at = np.where(found, records["row"], -1)
-        serve(self._of_width(dim), at, np.arange(count), np.zeros(dim, np.float32), rows)
+        got = count - serve(self._of_width(dim), at, np.arange(count), np.zeros(dim, np.float32), rows)
+        if got != there:
+            raise ValueError(f"rows: expected {there} of width {dim}, got {got}")
         # The fields one by one from a copy that is in the processor's cache, each without gaps.
         return RowBatch(rows, found, records["version"].copy(), records["score"].copy(), records["expires"].copy())
 
