@@ -7,7 +7,7 @@
 #include <string>
 
 #include "bindings.h"
-#include "rows/gather.h"
+#include "rows/lookup.h"
 
 namespace pepnet::python {
 

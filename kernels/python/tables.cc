@@ -1,10 +1,10 @@
 // Stored rows: their keys' index, a table of both, and sums of rows. What each function does is said in
-// rows/key_index.h and rows/gather.h.
+// rows/key_index.h and rows/lookup.h.
 #include <memory>
 
 #include "arrays.h"
-#include "rows/gather.h"
 #include "rows/key_index.h"
+#include "rows/lookup.h"
 
 namespace pepnet::python {
 

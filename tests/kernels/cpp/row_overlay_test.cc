@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "rows/gather.h"
+#include "rows/lookup.h"
 
 namespace pepnet::test {
 namespace {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "check.h"
-#include "rows/gather.h"
 #include "rows/half.h"
+#include "rows/lookup.h"
 
 namespace pepnet::test {
 namespace {

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "rows/gather.h"
+#include "rows/lookup.h"
 
 void pepnet::test::threads() {
   constexpr std::size_t kRows = 3'000;

@@ -1,4 +1,4 @@
-#include "rows/gather.h"
+#include "rows/lookup.h"
 
 #include "cpu/prefetch.h"
 #include "rows/row_codec.h"
