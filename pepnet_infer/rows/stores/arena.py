@@ -124,9 +124,12 @@ class RowArena(Arena):
         """Makes room for the rows of width `dim` at some slots, before they are written."""
         place, count = self.known["row"], self._row_count.get(dim, 0)
         without = slots[place[slots] < 0]
-        self._rows[dim] = _grown(self._of_width(dim), count + without.size)
-        place[without] = np.arange(count, count + without.size)
-        self._row_count[dim] = count + without.size
+        end = count + without.size
+        self._rows[dim] = _grown(self._of_width(dim), end)
+        # The count first: an interrupt or a fork in between wastes rows; with the places first, the next keys that need
+        # a row would get the same ones.
+        self._row_count[dim] = end
+        place[without] = np.arange(count, end)
 
     def write(self, slots: Positions, batch: RowBatch, kinds: npt.NDArray[np.uint8]) -> None:
         """Puts what a batch says, and its rows, where they are found, in their places."""
