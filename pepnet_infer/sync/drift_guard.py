@@ -26,7 +26,8 @@ class DriftGuard(forks.OwnLock):
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self.guard = guard
-        self._kept: deque[Features] = deque()
+        #: Each part, and how many rows were kept up to its end: one entry, so that no interrupt leaves a wrong total.
+        self._kept: deque[tuple[int, Features]] = deque()
         self._due = 0.0
         self._random = np.random.default_rng(0)
 
@@ -45,8 +46,9 @@ class DriftGuard(forks.OwnLock):
         with self._lock:
             count = min(features.num_rows, guard.batch_rows)
             picked = np.sort(self._random.choice(features.num_rows, count, replace=False))
-            self._kept.append(features.select(picked))
-            while sum(part.num_rows for part in self._kept) - self._kept[0].num_rows >= guard.rows:
+            end = (self._kept[-1][0] if self._kept else 0) + count
+            self._kept.append((end, features.select(picked)))
+            while end - self._kept[0][0] >= guard.rows:
                 self._kept.popleft()
 
     def check(self, old: ModelVersion, new: ModelVersion, tasks: Sequence[str], rest: Rest = no_rest) -> bool:
@@ -55,7 +57,7 @@ class DriftGuard(forks.OwnLock):
         Raises UpdateError with reason "drift" when the new version scores them too differently.
         """
         with self._lock:
-            kept = list(self._kept)
+            kept = [part for _, part in self._kept]
         if sum(part.num_rows for part in kept) < self.guard.least_rows:
             return False
         scores = []
