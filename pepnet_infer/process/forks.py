@@ -98,14 +98,14 @@ register = _REGISTRY.register
 
 
 class OwnLock:
-    """Base of what has a lock: in a child process it has a new one, for who held the other is not there."""
+    """Base of what has a lock, `lock`: in a child process it has a new one, for who held the other is not there."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         register(Stage.FILES, child=self._new_lock)
 
     def _new_lock(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
 
 os.register_at_fork(

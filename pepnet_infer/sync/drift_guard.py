@@ -36,14 +36,14 @@ class DriftGuard(forks.OwnLock):
         if monotonic() < self._due:
             return
         guard = self.guard
-        with self._lock:
+        with self.lock:
             if monotonic() < self._due:  # a call that came at the same moment was first
                 return
             self._due = monotonic() + guard.every_s
         features = make()
         if features.num_rows == 0:
             return
-        with self._lock:
+        with self.lock:
             count = min(features.num_rows, guard.batch_rows)
             picked = np.sort(self._random.choice(features.num_rows, count, replace=False))
             end = (self._kept[-1][0] if self._kept else 0) + count
@@ -56,7 +56,7 @@ class DriftGuard(forks.OwnLock):
 
         Raises UpdateError with reason "drift" when the new version scores them too differently.
         """
-        with self._lock:
+        with self.lock:
             kept = [part for _, part in self._kept]
         if sum(part.num_rows for part in kept) < self.guard.least_rows:
             return False

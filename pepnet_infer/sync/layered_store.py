@@ -99,7 +99,7 @@ class LayeredStore(forks.OwnLock):
         slots = self._arena.find(keys)
         if (slots < 0).all():
             return BeforeImage(RowBatch.nothing(len(keys), dim, keys=keys), np.zeros(len(keys), np.bool_))
-        with self._lock:
+        with self.lock:
             records = self._arena.look(slots)
             rows = self._arena.read(records, records["kind"] == ROW, dim)
         return BeforeImage(replace(rows, keys=keys), records["kind"] != NOTHING)
@@ -119,5 +119,5 @@ class LayeredStore(forks.OwnLock):
         self._arena.place(slots[rows.found], rows.rows.shape[1])
         for begin in range(0, len(slots), _CHUNK):
             some = slice(begin, begin + _CHUNK)
-            with self._lock:
+            with self.lock:
                 self._arena.write(slots[some], rows.take(some), kinds[some])

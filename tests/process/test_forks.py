@@ -121,13 +121,13 @@ def test_a_fork_calls_the_hooks() -> None:
 def test_a_lock_that_is_held_is_free_in_a_child() -> None:
     class Counter(forks.OwnLock):
         def take_in_a_child(self) -> None:
-            with self._lock:
+            with self.lock:
                 well_in_a_child(self.take)
             self.take()
 
         def take(self) -> None:
-            assert self._lock.acquire(timeout=PATIENCE_S)
-            self._lock.release()
+            assert self.lock.acquire(timeout=PATIENCE_S)
+            self.lock.release()
 
     Counter().take_in_a_child()
 

@@ -209,7 +209,7 @@ def test_a_child_process_does_not_wait_for_locks_of_its_parent() -> None:
         found = store.get_many(make_keys(TABLE, np.arange(3, dtype=np.uint64)), DIM)
         assert found.rows[1:, 0].tolist() == [5.0, 6.0]
 
-    with store._lock:
+    with store.lock:
         well_in_a_child(work)
 
 

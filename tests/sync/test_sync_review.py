@@ -360,5 +360,5 @@ def test_a_child_process_may_follow(world: World, log: DirectoryLog, load: Load,
         assert scores.model_version == 9
         assert np.array_equal(scores.values, expected)
 
-    with follower.guard._lock, follower.hold():
+    with follower.guard.lock, follower.hold():
         well_in_a_child(work)

@@ -121,7 +121,7 @@ class CudaBackend(forks.OwnLock):
         cached = cache_of(rows)
         if cached is None:
             raise BackendError(f"options.rows: expected rows through a cache on the host, got {type(rows).__name__}")
-        with self._lock:
+        with self.lock:
             if cached.beside is None:
                 cached.beside = rows_beside(cached, self._library, self._rows_bytes, self._device)
             device = cached.beside

@@ -49,7 +49,7 @@ class DeviceRows(CudaRows, forks.OwnLock):
 
     def count(self, fields: tuple[str, ...], counts: npt.NDArray[np.int64]) -> None:
         """Adds what a call asked: of each field keys, of these lacking, of the others those without a row, [F, 3]."""
-        with self._lock:
+        with self.lock:
             before = self._counted.get(fields)
             self._counted[fields] = counts if before is None else before + counts
 
@@ -59,7 +59,7 @@ class DeviceRows(CudaRows, forks.OwnLock):
         Of these each has keys, hits, misses (which were asked of the host), negative_hits and defaults; a bag of which
         one key is not there is asked of the host as a whole.
         """
-        with self._lock:
+        with self.lock:
             counted = list(self._counted.items())
         by_field: dict[str, npt.NDArray[np.int64]] = {}
         for names, counts in counted:  # models that share rows may have other fields

@@ -34,7 +34,7 @@ class MemoryStore(Writable, forks.OwnLock):
     def get_many(self, keys: Keys, dim: int) -> RowBatch:
         """Returns what is there of `keys` [N]; see `Store.get_many`."""
         check_keys(keys)
-        with self._lock:
+        with self.lock:
             records, now = self._arena.look(self._arena.find(keys)), self._clock()
             wrong = self._of_another_width(keys, dim)
             damaged = wrong & (records["kind"] != NOTHING)
@@ -48,13 +48,13 @@ class MemoryStore(Writable, forks.OwnLock):
 
     def __len__(self) -> int:
         """How many keys have a row that has not expired."""
-        with self._lock:
+        with self.lock:
             known = self._arena.known
             return int(((known["kind"] == ROW) & (known["expires"] > self._clock())).sum())
 
     def _write(self, batch: RowBatch) -> int:
         keys, dim = batch.keys, batch.rows.shape[1]
-        with self._lock:
+        with self.lock:
             if dim and (wrong := self._of_another_width(keys, dim)).any():
                 at = int(np.argmax(wrong))
                 width = self._widths[keys[at] >> np.uint64(ID_BITS)]

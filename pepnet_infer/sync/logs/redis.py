@@ -125,7 +125,7 @@ class RedisLog(Closing, forks.OwnLock, Transport):
             raise UpdateError(
                 "format", f"{delta}: expected a schema hash without blanks, got {head.schema_hash!r:.100}"
             )
-        with self._lock:
+        with self.lock:
             expected = self._put_in, self._put_last
         return self._put("delta", Path(delta), expected, str(head.model_version), said)
 
@@ -263,7 +263,7 @@ class RedisLog(Closing, forks.OwnLock, Transport):
             raise UpdateError("log", f"redis: expected {at} in the log, which lost its end: put a full bundle")
         if came == "chunk":
             raise UpdateError("transport", f"redis: {at}: expected a chunk just written, got none; is memory short?")
-        with self._lock:
+        with self.lock:
             self._put_in, self._put_last = log, max(at, self._put_last) if log == self._put_in else at
             if kind == "bundle":
                 self._put_last = at
