@@ -146,12 +146,12 @@ class MappedFile:
         return tensors
 
 
-def _mapped(path: Path) -> FileMap:
+def _mapped(path: Path) -> FileMap | bytes:
     with readable(path, error=BundleError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return FileMap(descriptor)
-    except (OSError, ValueError) as error:  # a ValueError: it is empty
+        return FileMap(descriptor) if os.fstat(descriptor).st_size else b""  # nothing, as in a pipe, cannot be mapped
+    except (OSError, ValueError) as error:  # a ValueError: it was emptied just now
         raise BundleError(f"expected a file that can be mapped, got: {error}", file=path) from error
     finally:
         os.close(descriptor)
