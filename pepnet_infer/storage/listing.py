@@ -104,9 +104,11 @@ def check_files(root: Path, listing: Mapping[str, Any], document: str, hashes: b
             if present[name] != entry["bytes"]:
                 raise BundleError(f"expected {entry['bytes']} bytes, got {present[name]}", file=root / name)
         states = file_states(root, [*listing, document])  # before a byte is read
-        for name, entry in listing.items() if hashes else ():
-            if (found := sha256(root / name)) != entry["sha256"]:
-                raise BundleError(f"expected sha256 {entry['sha256']}, got {found}", file=root / name)
+        if hashes:
+            for name, entry in listing.items():
+                found = sha256(root / name)
+                if found != entry["sha256"]:
+                    raise BundleError(f"expected sha256 {entry['sha256']}, got {found}", file=root / name)
         return states
     except OSError as error:
         raise BundleError(f"expected a readable file, got: {error.strerror}", file=error.filename) from error
