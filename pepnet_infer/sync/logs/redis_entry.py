@@ -17,9 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
-
-from msgspec import Meta
+from typing import BinaryIO
 
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.storage.atomic import new_directory
@@ -40,7 +38,6 @@ _MOST_FIELDS = 2000  # Lua takes no more than 8000 arguments
 #: No delta has so many files; larger ones would not fit the limits of Redis on one command.
 _MOST_FILES = 100_000
 _File = tuple[str, int, int, int]  # name, bytes, first chunk, chunks
-_Index = Annotated[list[_File], Meta(max_length=_MOST_FILES)]
 #: Bytes of an entry in the stream at most: it is read into memory before anything is known of it.
 MOST_BYTES: dict[Kind, int] = {"delta": 4 << 20, "bundle": 64 << 20}
 
@@ -130,7 +127,10 @@ def _index(where: str, fields: Mapping[bytes, bytes]) -> tuple[str, list[_File]]
     if _UPLOAD.fullmatch(upload) is None:
         raise UpdateError("foreign", f"{where}: upload: expected hex digits, got {upload!r:.100}")
     said = json.loads(fields[b"index"], parse_constant=no_constant)
-    index: list[_File] = convert(where, said, _Index, partial(UpdateError, "files"), "index")
+    refused = partial(UpdateError, "files")
+    if isinstance(said, list) and len(said) > _MOST_FILES:  # before anything is made of them
+        raise refused(f"{where}: index: expected at most {_MOST_FILES} files, got {len(said)}")
+    index: list[_File] = convert(where, said, list[_File], refused, "index")
     chunks, names = 0, set()
     for name, size, first, count in index:
         if name in names:

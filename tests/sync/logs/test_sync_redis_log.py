@@ -166,6 +166,7 @@ INDEX = [["manifest.json", 2, 0, 0]]
         ({"index": json.dumps({"manifest.json": 2})}, "index: expected a list"),
         ({"index": "[[" * 100_000}, "content that leads to RecursionError"),
         ({"index": "null"}, "index: expected a list"),
+        ({"index": json.dumps([0] * 100_001)}, "index: expected at most 100000 files, got 100001"),
         ({"upload": b"\xff"}, "content that leads to UnicodeDecodeError"),
     ],
 )
