@@ -66,6 +66,15 @@ def refusal(where: object, error: Exception, reason: str) -> UpdateError:
     return UpdateError("internal", f"{where}: expected to apply it, got {type(error).__name__}: {error}")
 
 
+def bundle_refusal(where: object, error: Exception) -> UpdateError:
+    """Returns the same for a bundle: what lies in its files is told apart from damage to a delta by its reason."""
+    if isinstance(error, MemoryError | OSError):
+        return UpdateError("bundle", f"{where}: {error}")
+    if isinstance(error, UpdateError) and error.reason == "files":
+        return UpdateError.of(error, reason="bundle", within=where)
+    return refusal(where, error, "bundle")
+
+
 def passing(error: BaseException) -> OSError | None:
     """Returns the error of the operating system behind `error`, if it is one that may pass."""
     cause: BaseException | None = error

@@ -25,7 +25,7 @@ from pepnet_infer.quoting import MOST_MESSAGE, clip
 from pepnet_infer.stats import FollowStats
 from pepnet_infer.sync.delta import DeltaHead, open_delta, read_head
 from pepnet_infer.sync.drift_guard import DriftGuard
-from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, passing, refusal
+from pepnet_infer.sync.entry_faults import MAY_PASS, OUT_OF_REACH, bundle_refusal, passing, refusal
 from pepnet_infer.sync.follow_config import FollowConfig
 from pepnet_infer.sync.logs.transport import BundleHead, Entry, Position, Progress, Transport
 from pepnet_infer.sync.sync_stats import LogHealth, NewestVersion, SyncStats
@@ -55,7 +55,6 @@ class Follower:
 
     def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
         self._versions, self._transport, self._config = versions, transport, config
-        #: One that no other follower has: for each that asks another.
         self._name = config.name or f"{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"
         self._stats = SyncStats()
         self._gate = SharedLock()  # held around every change of the version
@@ -65,7 +64,7 @@ class Follower:
         self._position: Position = ""
         self._log = ""  # which log was read last
         self._newest = NewestVersion()
-        self._seldom = Seldom()  # log lines, by reason of a refusal and by type of the follower's own errors
+        self._seldom = Seldom()  # log lines, by reason of a refusal, or by kind of entry and type of our own error
         self._health = LogHealth(self._stats, config.wait_s)
         self._said: Progress | None = None
         self._refused_bundles: dict[tuple[Position, int], float] = {}  # not tried before this time of `monotonic`
@@ -209,7 +208,8 @@ class Follower:
         except MemoryError as error:
             self._wait_or_refuse(entry, head, UpdateError("memory", f"{entry.path}: expected memory, got: {error}"))
         except Exception as error:
-            refused = self._refusal(entry.path, error, "failed")
+            refused = refusal(entry.path, error, "failed")
+            self._say_own("delta", entry.path, error, refused)
             if isinstance(error, StoreError):  # of rows that were looked up for the guard: the delta is tried again
                 raise refused from error
             self._wait_or_refuse(entry, head, refused)
@@ -315,24 +315,18 @@ class Follower:
             raise error
         self._transport.identity()  # what went with the whole log is not the bundle's fault
         where = f"bundle at {head.position}"
-        if isinstance(error, MemoryError | OSError):
-            refused = UpdateError("bundle", f"{where}: {error}")
-        elif isinstance(error, UpdateError) and error.reason == "files":
-            refused = UpdateError.of(error, reason="bundle", within=where)
-        else:
-            refused = self._refusal(where, error, "bundle")
+        refused = bundle_refusal(where, error)
+        self._say_own("bundle", where, error, refused)
         may_pass = (
             refused.reason in MAY_PASS or isinstance(error, StoreError | MemoryError) or passing(error) is not None
         )
         self._refused_bundles[head[:2]] = monotonic() + _BUNDLE_AGAIN_S if may_pass else inf
         self._refuse(refused)
 
-    def _refusal(self, where: object, error: Exception, reason: str) -> UpdateError:
-        """Returns what an entry is refused for; see `refusal`. An error of the follower's own is logged, seldom."""
-        refused = refusal(where, error, reason)
-        if refused.reason == "internal" and self._seldom.due(type(error).__name__):  # a log may be full of such entries
+    def _say_own(self, kind: str, where: object, error: Exception, refused: UpdateError) -> None:
+        """Logs an error of the follower's own that an entry led to, seldom: a log may be full of such entries."""
+        if refused.reason == "internal" and self._seldom.due(f"{kind} {type(error).__name__}"):
             _LOG.error("%s: an error of the follower; the version before goes on", where, exc_info=error)
-        return refused
 
     def _refuse(self, error: UpdateError) -> None:
         said = clip(error, MOST_MESSAGE)

@@ -6,6 +6,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,6 +87,22 @@ def test_of_many_bundles_with_one_error_one_traceback_is_logged(caplog: pytest.L
     assert [record.exc_info is not None for record in caplog.records].count(True) == 1
 
 
+class WithDelta(Damaged):
+    """The same with a delta in its first read, which leads to an error of the same type."""
+
+    def read(self, *_: object) -> list[Entry]:
+        super().read()
+        fault: Any = ArithmeticError("of a delta")
+        return [Entry("1" * 20, "delta", Path("delta"), fault)] if len(self.times) == 3 else []
+
+
+def test_a_traceback_of_a_delta_does_not_hide_that_of_a_bundle(caplog: pytest.LogCaptureFixture, looks: Looks) -> None:
+    with caplog.at_level(logging.ERROR):
+        looks(WithDelta(), [100.0, 100.0])
+    tracebacks = [record.getMessage() for record in caplog.records if record.exc_info is not None]
+    assert sorted(said.split(" ")[0] for said in tracebacks) == ["bundle", "delta:"]
+
+
 class Listed(Damaged):
     """A log of one bundle that is listed at first, and whose content is what is done for it."""
 
@@ -103,7 +120,8 @@ class Listed(Damaged):
 
 
 def test_a_bundle_that_was_trimmed_after_it_was_listed_is_passed_over(looks: Looks) -> None:
-    assert looks(Listed(1), [100.0])["refused"] == {}
+    said = looks(Listed(1), [100.0])
+    assert (said["refused"], said["bundles"]) == ({}, 0)
 
 
 def test_a_bundle_that_is_listed_and_not_there_is_tried_again(looks: Looks) -> None:
