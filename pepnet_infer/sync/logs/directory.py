@@ -205,7 +205,8 @@ class DirectoryLog(Transport):
             for path in sorted((self.path / "followers").glob("*.json")):
                 try:
                     with _usable(path), open_regular(path) as file:
-                        found[path.stem] = read_progress(str(path), file.read(MOST_PROGRESS + 1))
+                        size = os.fstat(file.fileno()).st_size
+                        found[path.stem] = read_progress(str(path), file.read(MOST_PROGRESS + 1), size)
                 except (BundleError, UpdateError) as error:
                     if isinstance(error, UpdateError) and error.reason != "progress":
                         raise

@@ -152,12 +152,15 @@ def check_follower(name: str) -> None:
         raise UpdateError("transport", f"follower: expected letters, digits, dots and dashes, got {name[:100]!r}")
 
 
-def read_progress(where: str, text: str | bytes) -> Progress:
-    """Returns what was noted as JSON. Raises UpdateError "progress" when it is something else."""
+def read_progress(where: str, text: str | bytes, size: int = 0) -> Progress:
+    """Returns what was noted as JSON. Raises UpdateError "progress" when it is something else.
+
+    size: of the note, where `text` may be its beginning.
+    """
     refused = partial(UpdateError, "progress")
     where = f"{where}: a follower's progress"
-    if len(text) > MOST_PROGRESS:
-        raise refused(f"{where}: expected at most {MOST_PROGRESS} characters, got {len(text)}")
+    if (size := max(size, len(text))) > MOST_PROGRESS:
+        raise refused(f"{where}: expected at most {MOST_PROGRESS} characters, got {size}")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -236,6 +236,16 @@ def test_progress_is_kept(open_log: Callable[[], Transport], delta: Callable[...
             log.acknowledge(name, Progress("", 0, 0.0))
 
 
+def test_a_note_that_is_too_long_is_passed_over_with_its_length(
+    tmp_path: Path, delta: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DirectoryLog(tmp_path / "log", create=True)
+    log.acknowledge("short", Progress("", 0, 5.0))
+    (log.path / "followers" / "long.json").write_text("[" * 70_000)
+    assert list(log.progress()) == ["short"]
+    assert "expected at most 4096 characters, got 70000" in caplog.text
+
+
 def test_trim_needs_a_bundle(log: Transport, delta: Callable[..., Path], toy_bundle: Path) -> None:
     for version in range(5):
         log.append(delta(version))
