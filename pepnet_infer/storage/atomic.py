@@ -124,6 +124,22 @@ def write_file(target: Path, data: bytes) -> None:
         file.write(data)
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """Gives a file that nobody changes any more a second name, or copies it."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def remove(path: Path) -> None:
+    """Removes what is there, if anything is, whatever it is: a folder with all in it, a file, a link itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def refuse_occupied(target: Path, document: str, overwrite: bool) -> None:
     """Raises BundleError where `new_directory` would: for those who work for minutes before they write."""
     check_local(target, "a local directory", BundleError)
@@ -231,10 +247,7 @@ def _make_staging(target: Path) -> tuple[Path, FileLock]:
 def _remove_abandoned(target: Path) -> None:
     for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
         try:
-            with FileLock(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, wait=False) as lock:
-                if stat.S_ISDIR(os.fstat(lock).st_mode):
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+            with FileLock(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, wait=False):
+                remove(path)
         except (BlockingIOError, FileNotFoundError):
             continue  # another process is writing there, or has finished since

@@ -34,7 +34,7 @@ from msgspec import Meta
 from pepnet_infer._kernels import FileLock
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.quoting import clip
-from pepnet_infer.storage.atomic import make_folder, move_all, put_directory, write_file
+from pepnet_infer.storage.atomic import link_or_copy, make_folder, move_all, put_directory, remove, write_file
 from pepnet_infer.storage.document import document_bytes, open_regular, read_document
 from pepnet_infer.storage.listing import FileState, file_states
 from pepnet_infer.storage.local_path import check_local
@@ -133,7 +133,7 @@ class DirectoryLog(Transport):
                 raise UpdateError(
                     "log", f"{self.path}: expected the log {self._put_in}, got {log}: append a full bundle"
                 )
-            position = self._find(Path(delta), version) or self._put(Path(delta), "delta", copy_function=_link)
+            position = self._find(Path(delta), version) or self._put(Path(delta), "delta", copy_function=link_or_copy)
             self._put_in = log
             return position
 
@@ -231,10 +231,10 @@ class DirectoryLog(Transport):
             hidden = [path.with_name(f".{path.name}.gone") for path in gone]
             # Renamed first, and that on the disk: a reader finds an entry whole or not at all, after a crash too.
             for away in hidden:  # what an earlier trim could not remove
-                _remove(away)
+                remove(away)
             move_all(list(zip(gone, hidden, strict=True)))
             for away in hidden:
-                _remove(away)
+                remove(away)
             return len(gone)
 
     def _positions(self, kind: Kind) -> list[Position]:
@@ -293,7 +293,7 @@ class DirectoryLog(Transport):
         make_folder(folder)
         for left in folder.glob(".*"):
             if _LEFT_OVER.fullmatch(left.name):  # of a writer that died
-                _remove(left)
+                remove(left)
         # A bundle stands where the last delta does: what comes after it leads on from it.
         there = [*self._positions("delta"), *self._positions("bundle")]
         number = int(max(there)) + 1 if there else time.time_ns() // 1000
@@ -344,19 +344,3 @@ def _find_log(path: Path) -> str:
         raise UpdateError.of(error, reason=reason) from error
     log: _Log = convert(str(path / _FILE), document, _Log, partial(UpdateError, "log"))
     return log.id
-
-
-def _link(source: str, target: str) -> None:
-    """Gives a file that nobody changes any more a second name, or copies it."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _remove(path: Path) -> None:
-    """Removes what is there, if anything is, whatever it is: somebody else's file may have an entry's name."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
