@@ -40,7 +40,7 @@ class SyncStats:
         bins = [0] * (len(EDGES) + 1)
         bins[bisect_left(EDGES, freshness_s)] = 1
         counts = {"applied": (1,), "rows": (rows,), "bytes": (size,), "dense": (int(dense),)}
-        self._tally.add([*counts.items(), (_FRESHNESS, (round(freshness_s * 1000), *bins))])
+        self._tally.add([*counts.items(), (_FRESHNESS, (round(freshness_s * 1e6), *bins))])
 
     def count(self, what: str) -> None:
         """Counts what has no more to say: written_back, skipped, bundles, gaps, rollbacks, unguarded, replaced."""
@@ -60,13 +60,13 @@ class SyncStats:
     def read(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         sums = self._tally.read()
-        milliseconds, *bins = sums.pop(_FRESHNESS, (0,) * (len(EDGES) + 2))
+        microseconds, *bins = sums.pop(_FRESHNESS, (0,) * (len(EDGES) + 2))
         return {
             **{name: sums.pop(name, (0,))[0] for name in _COUNTS},
             "refused": {reason: count for (_, reason), (count,) in sums.items()},
             "last_refusal": self._last_refusal,
             "last_fault": self._last_fault,
-            "freshness": {"edges_s": list(EDGES), "counts": bins, "sum_s": milliseconds / 1000},
+            "freshness": {"edges_s": list(EDGES), "counts": bins, "sum_s": microseconds / 1e6},
         }
 
 
