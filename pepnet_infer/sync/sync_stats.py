@@ -20,15 +20,28 @@ _LOG = logging.getLogger("pepnet_infer.sync")
 #: Upper edges in seconds of the histogram of freshness; one more bin has what is above the last.
 EDGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 _COUNTS = (
-    *("applied", "dense", "rows", "bytes", "written_back", "skipped"),
-    *("bundles", "gaps", "rollbacks", "unguarded", "replaced", "faults"),
+    "applied",
+    "dense",
+    "rows",
+    "bytes",
+    "written_back",
+    "skipped",
+    "bundles",
+    "gaps",
+    "rollbacks",
+    "unguarded",
+    "replaced",
+    "faults",
 )
 _FRESHNESS, _REFUSED = "freshness", "refused"  # what other sums are of
 _LATE_S = 1.0  # beyond what a read may wait: a log that answers later than that is not followed
 
 
 class SyncStats:
-    """Totals since the engine began to follow. What is added in one call is seen together; nothing is locked."""
+    """Totals since the engine began to follow. Nothing is locked.
+
+    The counts that one call adds are seen together, and the last message of a kind never before it is counted.
+    """
 
     def __init__(self) -> None:
         self._tally = Tally()
@@ -48,24 +61,25 @@ class SyncStats:
 
     def refused(self, reason: str, message: str) -> int:
         """Counts a delta or bundle that was not applied. Returns how many there were for this reason."""
-        self._last_refusal = message
         self._tally.add([((_REFUSED, reason), (1,))])
+        self._last_refusal = message
         return self._tally.read()[_REFUSED, reason][0]
 
     def fault(self, message: str) -> None:
         """Counts an obstacle that is tried again, such as a log that could not be reached."""
-        self._last_fault = message
         self.count("faults")
+        self._last_fault = message
 
     def read(self) -> dict[str, Any]:
         """Returns plain JSON values."""
+        refusal, fault = self._last_refusal, self._last_fault  # before the counts, which are added before they are set
         sums = self._tally.read()
         microseconds, *bins = sums.pop(_FRESHNESS, (0,) * (len(EDGES) + 2))
         return {
             **{name: sums.pop(name, (0,))[0] for name in _COUNTS},
             "refused": {reason: count for (_, reason), (count,) in sums.items()},
-            "last_refusal": self._last_refusal,
-            "last_fault": self._last_fault,
+            "last_refusal": refusal,
+            "last_fault": fault,
             "freshness": {"edges_s": list(EDGES), "counts": bins, "sum_s": microseconds / 1e6},
         }
 

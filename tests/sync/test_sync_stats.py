@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from children import PATIENCE_S
 
+from pepnet_infer._kernels import Tally
+from pepnet_infer.sync import sync_stats
 from pepnet_infer.sync.sync_stats import SyncStats
 
 _LONG_S = 0.2  # longer than a read takes that nothing holds up
@@ -56,3 +60,43 @@ def test_counts_by_reason_and_of_deltas() -> None:
     )
     assert (said["freshness"]["counts"][5], said["freshness"]["counts"][-1]) == (1, 1)
     assert said["freshness"]["sum_s"] == 1800.8
+
+
+def test_a_freshness_below_a_millisecond_is_counted() -> None:
+    stats = SyncStats()
+    for _ in range(10):
+        stats.applied(1, 1, False, 0.0004)
+    assert stats.read()["freshness"]["sum_s"] == 0.004
+
+
+@pytest.mark.parametrize("count", [lambda stats: stats.refused("files", "why"), lambda stats: stats.fault("why")])
+def test_no_message_is_seen_before_its_count(
+    count: Callable[[SyncStats], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, Any]] = []
+
+    class Interleaved(Tally):
+        """Lets others read around each addition, and count one more right after the sums were read first."""
+
+        between = True
+
+        def add(self, sums: Any) -> None:
+            found.append(stats.read())
+            super().add(sums)
+            found.append(stats.read())
+
+        def read(self) -> dict[Any, tuple[int, ...]]:
+            sums = super().read()
+            if self.between:
+                self.between = False
+                count(stats)
+            return sums
+
+    monkeypatch.setattr(sync_stats, "Tally", Interleaved)
+    stats = SyncStats()
+    found.append(stats.read())
+    for said in found:
+        assert sum(said["refused"].values()) + said["faults"] or (said["last_refusal"], said["last_fault"]) == (
+            None,
+            None,
+        )
