@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pinned import pinned
+from held_call import call_under_way
 from sync_world import PATIENCE_S, World, scored_meanwhile, until
 
 from pepnet_infer import CacheConfig, ClosedError, ConfigError, Engine, UpdateError
@@ -107,14 +108,14 @@ def test_a_call_keeps_its_version_while_others_come(
     engine, batch = load(), toy_batch(70)
     follower = engine.follow(log, QUICK)
     first = world.version
-    features = engine.encode(batch)
-    with pinned(engine._serving()) as old:
-        for _ in range(3):
+    with ExitStack() as calls:
+        for end in [calls.enter_context(call_under_way(engine, batch)) for _ in range(4)][:3]:
             log.append(world.step())
             assert follower.wait_for(world.version, PATIENCE_S)
             check(world, engine, batch)  # new calls get the new version, through the overlay
-            inputs = old.assembler.inputs(features)
-            np.testing.assert_array_equal(old.backend.run(inputs), world.scores(first, batch))
+            scores = end()
+            assert scores.model_version == first
+            np.testing.assert_array_equal(scores.values, world.scores(first, batch))
         assert engine.stats()["sync"]["written_back"] == 0
     log.append(world.step())
     assert follower.wait_for(world.version, PATIENCE_S)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +14,6 @@ import pytest
 from children import well_in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pinned import pinned
 from row_questions import look_up, pool
 from sync_deltas import delta_rows
 
@@ -38,6 +40,24 @@ changes = st.dictionaries(
     st.integers(0, IDS - 1),
     st.tuples(st.none() | st.integers(1, 999).map(float), st.sampled_from([np.inf, NOW - 1.0, NOW + 1.0])),
 )
+
+
+@contextmanager
+def pinned(versions: Any) -> Iterator[Any]:
+    """Yields what new calls get; it is in use until the block ends, by a thread of its own."""
+    given, done = queue.SimpleQueue[Any](), threading.Event()
+
+    def call(held: Any) -> None:
+        given.put(held)
+        assert done.wait(60)
+
+    thread = threading.Thread(target=versions.use, args=(call,))
+    thread.start()
+    try:
+        yield given.get(timeout=60)
+    finally:
+        done.set()
+        thread.join()
 
 
 def rows_of(changed: Changes, version: int = 1) -> RowBatch:

@@ -12,7 +12,7 @@ import cuda_checks as checks
 import cuda_rows_checks
 import numpy as np
 import pytest
-from pinned import pinned
+from held_call import call_under_way
 from sync_world import World, scored_meanwhile
 
 from pepnet_infer import Engine
@@ -268,13 +268,12 @@ def test_a_call_of_an_earlier_version_leaves_none_of_its_rows(
     world, log = World(toy_checkpoint, tmp_path, seed=5), DirectoryLog(tmp_path / "log", create=True)
     engine, batch = load("1MiB"), toy_batch(20)
     follower = engine.follow(log, FollowConfig(name="device", wait_s=0.05, guard=None))
-    features, first = engine.encode(batch), world.version
-    with pinned(engine._serving()) as earlier:
+    first = world.version
+    with call_under_way(engine, batch) as end, call_under_way(engine, batch):
         log.append(world.step(dense=False))
         assert follower.wait_for(world.version, 60)
-        assert earlier.features is not None
-        values, *_ = earlier.features.score(features)  # asks the host for what the new version changed
-        np.testing.assert_allclose(values, world.scores(first, batch), atol=5e-6)
+        # It asks the host for what the new version changed.
+        np.testing.assert_allclose(end().values, world.scores(first, batch), atol=5e-6)
         for _ in range(2):
             np.testing.assert_allclose(engine.score(batch).values, world.scores(world.version, batch), atol=5e-6)
     log.append(world.step(dense=False))
