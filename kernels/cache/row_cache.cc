@@ -178,9 +178,10 @@ EntryInfo RowCache::info_of(const Region& region, const Entry& entry, double now
   return info;
 }
 
-void RowCache::peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) noexcept {
+void RowCache::peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noexcept {
   const double now = time();
-  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) {
+  const_cast<RowCache*>(this)->sweep_expired(now);
+  each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
     infos[i] = info_of(region, find(home), now);
   });
 }

@@ -76,7 +76,7 @@ class RowCache final : private ForkHandler {
   std::size_t feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept;
 
   // Looks, counting and touching nothing.
-  void peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) noexcept;
+  void peek(PackedArray<std::uint64_t> keys, EntryInfo* infos) const noexcept;
 
   // Key by key: a lookup, and where it misses `write` of a row of zeros by kInsert, with all rules of its
   // field. hits [N] or null. Returns how many hit. What a simulator does with a trace.
@@ -161,15 +161,13 @@ class RowCache final : private ForkHandler {
       }
     }
   }
-  // Calls work(i, home, region) for each key in order, with its region locked and its scores' landmark near.
+  // Calls work(i, home, region) for each key in order, with its region locked.
   template <class Work>
-  void each_key(PackedArray<std::uint64_t> keys, double now, const Work& work) noexcept {
-    sweep_expired(now);
+  void each_key(PackedArray<std::uint64_t> keys, const Work& work) const noexcept {
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const Home home = homes_.of(keys[i]);
       Region& region = regions_[home.region];
       const std::lock_guard guard(region.lock);
-      rebase_scores(region, now);
       work(i, home, region);
     }
   }

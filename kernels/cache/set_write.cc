@@ -251,7 +251,9 @@ std::size_t RowCache::write(const RowBatch& batch, Write how, WriteResult* resul
 
 void RowCache::mark_absent(PackedArray<std::uint64_t> keys) noexcept {
   const double now = time();
-  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) {
+  sweep_expired(now);
+  each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
+    rebase_scores(region, now);
     const NewRow row{.key = keys[i], .expires = now + options_.negative_ttl, .flags = kNoRow};
     expect_expiry(region, row, now);
     if (!is_empty(find_living(region, home, now).word)) return;
@@ -267,7 +269,9 @@ std::size_t RowCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
   const double now = time();
   const double ahead = expires == nullptr ? 0.0 : clock_.ahead();
   std::size_t applied = 0;
-  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) {
+  sweep_expired(now);
+  each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
+    rebase_scores(region, now);
     const NewRow row{.key = keys[i],
                      .version = versions[i],
                      .expires = expires != nullptr ? expires[i] - ahead : now + options_.tombstone_ttl,
@@ -300,7 +304,7 @@ std::size_t RowCache::erase(PackedArray<std::uint64_t> keys, const std::uint64_t
 
 std::size_t RowCache::forget(PackedArray<std::uint64_t> keys) noexcept {
   std::size_t there = 0;
-  each_key(keys, time(), [&](std::size_t, const Home& home, Region& region) {
+  each_key(keys, [&](std::size_t, const Home& home, Region& region) {
     const Entry entry = find(home);
     if (is_empty(entry.word)) return;
     empty(region, entry);
@@ -312,7 +316,9 @@ std::size_t RowCache::forget(PackedArray<std::uint64_t> keys) noexcept {
 std::size_t RowCache::feedback(PackedArray<std::uint64_t> keys, const bool* positive) noexcept {
   const double now = time();
   std::size_t resident = 0;
-  each_key(keys, now, [&](std::size_t i, const Home& home, Region& region) {
+  sweep_expired(now);
+  each_key(keys, [&](std::size_t i, const Home& home, Region& region) {
+    rebase_scores(region, now);
     const Entry entry = find_living(region, home, now);
     if (!has_row(entry.word)) return;
     ++resident;

@@ -123,6 +123,26 @@ def test_gset_evicts_in_the_order_of_scores_that_came() -> None:
     assert gone == list(np.argsort(scores)[:5])
 
 
+@pytest.mark.parametrize("what", ["peek", "part", "forget"])
+def test_scores_outlive_a_look_at_another_time(what: str) -> None:
+    cache = make("gset", 512, interval=1.0)
+    cache.set_time(0.0)
+    keys, scores = np.arange(1, 11, dtype=np.uint64), np.arange(1, 11, dtype=np.float32) / 10
+    cache.write(keys, np.zeros((10, DIM), np.float32), scores)
+    there = cache.peek(keys)["score"].copy()
+    np.testing.assert_allclose(there, scores, rtol=0.01)
+    cache.set_time(1e6)
+    if what == "part":
+        for part in range(cache.parts):
+            cache.part(part)
+    elif what == "peek":
+        cache.peek(keys)
+    else:
+        assert cache.forget(keys_of(100)) == 0
+    cache.set_time(0.0)
+    np.testing.assert_array_equal(cache.peek(keys)["score"], there)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_high_priority_never_goes_by_score(policy: _kernels.CachePolicy) -> None:
     cache = make(policy, 512, fields=[{"table": 1, "high_priority": True}])
