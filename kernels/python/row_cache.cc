@@ -33,10 +33,10 @@ constexpr Named<PutOption> kRuleOptions[] = {
     {"admission", [](FieldRule& rule, const py::handle& value) { rule.admission = value.cast<double>(); }}};
 
 FieldRule rule_of(const py::dict& given) {
-  if (!given.contains("table")) throw py::value_error("fields: expected a table in every rule");
   FieldRule rule;
   for (const auto& [name, value] : given)
     value_named("fields", kRuleOptions, name.cast<std::string>())(rule, value);
+  if (!given.contains("table")) throw py::value_error("fields: expected a table in every rule");
   return rule;
 }
 

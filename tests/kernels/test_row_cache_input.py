@@ -202,6 +202,7 @@ def test_a_pooling_that_is_not_known_is_refused() -> None:
         ({"tombstone_ttl": 0.0}, "^tombstone_ttl: expected seconds above 0, got 0"),
         ({"negative_ttl": -1.0}, "^negative_ttl: expected seconds above 0, got -1"),
         ({"fields": [{}]}, "^fields: expected a table in every rule"),
+        ({"fields": [{"ttll": 3}]}, "^fields: expected table, .*, got 'ttll'"),
         ({"fields": [{"table": 70000}]}, "^fields: table: expected 0 to 65535, got 70000"),
         ({"fields": [{"table": -1}]}, "^fields: table: expected 0 to 65535, got -1"),
         ({"fields": [{"table": 1, "tll": 3.0}]}, "^fields: expected table, .*, got 'tll'"),
