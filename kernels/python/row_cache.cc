@@ -41,8 +41,7 @@ FieldRule rule_of(const py::dict& given) {
 }
 
 // Name → values. The values lie in one array of records.
-py::dict columns_of(const std::vector<EntryInfo>& infos) {
-  const py::array_t<EntryInfo> records = array_of(infos);
+py::dict columns_of(const py::array_t<EntryInfo>& records) {
   py::dict columns;
   for (const py::handle name : records.dtype().attr("names")) columns[name] = records[name];
   return columns;
@@ -119,13 +118,8 @@ std::size_t feedback(RowCache& cache, Keys keys, const py::array& positive) {
   return cache.feedback(keys, labels);
 }
 
-py::dict peek(RowCache& cache, Keys keys) {
-  std::vector<EntryInfo> infos(keys.size());
-  {
-    const ReleasedGil released;
-    cache.peek(keys, infos.data());
-  }
-  return columns_of(infos);
+py::dict peek(const RowCache& cache, Keys keys) {
+  return columns_of(filled<EntryInfo>(keys.size(), [&](EntryInfo* out) { cache.peek(keys, out); }));
 }
 
 std::size_t replay(RowCache& cache, Keys keys, const std::optional<py::array>& hits) {
@@ -143,7 +137,7 @@ py::dict part(const RowCache& cache, std::size_t index) {
     const ReleasedGil released;
     part = cache.part(index);
   }
-  py::dict result = columns_of(part.infos);
+  py::dict result = columns_of(array_of(part.infos));
   result["keys"] = array_of(part.keys);
   result["order"] = array_of(part.order);
   result["rows"] = array_of(part.rows).reshape({-1, static_cast<int>(cache.options().dim)});
