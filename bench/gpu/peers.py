@@ -50,10 +50,10 @@ def all_peers(
     """Returns all peers by name; `note` is told which one is left out. torch-compile takes minutes at a new shape."""
     from pepnet_infer._kernels import CudaModel
 
-    def model(precision: str) -> Any:
-        return CudaModel(library, tensors, config.to_native(tasks), precision == "bf16")
+    def model(precision: str, graphs: bool = True) -> Any:
+        return CudaModel(library, tensors, config.to_native(tasks), precision == "bf16", graphs=graphs)
 
-    named: dict[str, Peer] = {}
+    named = {"cuda-bf16-no-graph": on_device(torch, model("bf16", graphs=False), tasks)}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         named[f"cuda-{precision}"] = on_device(torch, model(precision), tasks)
         named[f"cuda-{precision}-host"] = from_host(model(precision))
