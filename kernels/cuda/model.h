@@ -87,8 +87,9 @@ struct Library {
   std::unique_ptr<Rows> (*make_rows)(int device, const std::vector<Rows::Width>& widths, bool by_score);
 };
 
-// Counts up with every change of what the extension uses of these headers.
-constexpr int kInterface = 6;
+// Counts up with every change of what the extension uses of these headers, and of what else crosses the
+// boundary: `engine::ModelTensors` and `DenseConfig` of kernels/dense.
+constexpr int kInterface = 7;
 // The function by name: `const Library* pepnet_cuda_library()`.
 constexpr const char* kLibraryFunction = "pepnet_cuda_library";
 
