@@ -37,8 +37,8 @@ class ExactCache {
   // S of each key now [N], float64; NaN where the key is not there or the policy keeps no scores.
   void scores(PackedArray<std::uint64_t> keys, double* scores) const;
 
-  void set_time(
-      double now);  // in the unit of `interval`; 0 at first. Throws std::invalid_argument unless finite
+  // In the unit of `interval`; 0 at first. Throws std::invalid_argument unless finite.
+  void set_time(double now);
   std::size_t size() const noexcept { return index_.size(); }
   std::size_t capacity_rows() const noexcept { return rows_; }
 
