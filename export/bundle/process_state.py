@@ -21,7 +21,7 @@ def _after_fork() -> None:
     _ONE_AT_A_TIME = threading.RLock()
 
 
-forks.register(forks.Stage.FILES, child=_after_fork)
+forks.register(forks.Stage.LEAVES, child=_after_fork)
 
 
 @contextlib.contextmanager

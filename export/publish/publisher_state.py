@@ -56,7 +56,7 @@ class SavedState(NamedTuple):
 
 #: Locks that this process has, by path: a lock goes with the process, however it ends, and no forked child has it.
 _LOCKS: dict[str, FileLock] = {}
-forks.register(forks.Stage.FILES, child=_LOCKS.clear)
+forks.register(forks.Stage.LEAVES, child=_LOCKS.clear)
 
 
 class State:

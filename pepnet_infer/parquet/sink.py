@@ -105,7 +105,7 @@ class Sink:
             self._raw = WholeWrites(self._temporary)
             check_own(self._raw.fileno(), self._temporary)
             self._raw.truncate(0)
-        forks.register(forks.Stage.FILES, child=self._close_in_child)
+        forks.register(forks.Stage.LEAVES, child=self._close_in_child)
         try:
             with _reported(target):
                 self._stream = pa.BufferedOutputStream(pa.PythonFile(self._raw, "w"), _BUFFER)

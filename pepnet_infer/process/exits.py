@@ -31,7 +31,7 @@ class Inside:
 
     def __init__(self) -> None:
         self._threads: dict[int, bool] = {}
-        forks.register(forks.Stage.FILES, child=self._threads.clear)  # the other threads are not there
+        forks.register(forks.Stage.LEAVES, child=self._threads.clear)  # the other threads are not there
         self._ends: int | None = None  # the thread that ends the interpreter
 
     def __enter__(self) -> None:

@@ -3,7 +3,7 @@
 `fork` copies the memory of a process and only the thread that called it. Locks that other threads held stay held in the
 child, and work that they were doing never ends there. Each object that has a lock, a thread, a connection or a handle
 of a library registers what puts it right. The order is given by stages, not by who was imported first. What C++ has of
-its own (`kernels/cache/after_fork.cc`, `kernels/threads/thread_pool.cc`) is put right by `pthread_atfork`
+its own (`kernels/cache/after_fork.h`, `kernels/threads/thread_pool.cc`) is put right by `pthread_atfork`
 before any Python runs in the child, so that it also holds for a fork that Python does not know of.
 """
 
@@ -29,7 +29,7 @@ class Stage(enum.IntEnum):
     A part comes after those that it uses.
     """
 
-    FILES = 10  # files that are written
+    LEAVES = 10  # locks, files that are written: what uses no other part
     STORES = 20
     BACKENDS = 30
     CACHES = 40
@@ -102,7 +102,7 @@ class OwnLock:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        register(Stage.FILES, child=self._new_lock)
+        register(Stage.LEAVES, child=self._new_lock)
 
     def _new_lock(self) -> None:
         self.lock = threading.Lock()

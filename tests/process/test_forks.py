@@ -78,7 +78,7 @@ def test_a_hook_that_fails_keeps_no_other_from_running() -> None:
     def fail() -> None:
         raise RuntimeError("on purpose")
 
-    registry.register(Stage.FILES, child=fail)
+    registry.register(Stage.LEAVES, child=fail)
     registry.register(Stage.ENGINES, child=lambda: said.append("after it"))
     with pytest.raises(RuntimeError, match="on purpose"):
         registry.call("child")
