@@ -181,6 +181,11 @@ const std::byte* exchange(const void* mine, std::size_t bytes) {
   return shown;
 }
 
+void expect_in_warp(unsigned lanes, unsigned lane) {
+  if (lanes != 0xFFFF'FFFFU) give_up("a call of a warp that not all lanes take part in");
+  if (lane >= kLanes) give_up("a lane that is in no warp");
+}
+
 void allocated(const void* begin, std::size_t bytes) {
   const std::lock_guard guard(of_allocations);
   allocations[static_cast<const std::byte*>(begin)] = bytes;

@@ -65,6 +65,10 @@ Value shown_by(const std::byte* shown, std::size_t lane) {
 
 alignas(16) inline constexpr std::byte zeros[16] = {};
 
+// Ends the process with a message unless `lanes` are all of a warp and `lane` is one of it: what a GPU makes
+// of others is not emulated.
+void expect_in_warp(unsigned lanes, unsigned lane = 0);
+
 // Memory of the device, of which alone is copied below.
 void allocated(const void* begin, std::size_t bytes);
 void freed(const void* begin);
@@ -86,8 +90,9 @@ void expect_aligned(const void* address, std::size_t bytes);
 // CUDA's functions of a warp, all of whose lanes take part, and of numbers.
 
 template <class Value>
-Value __shfl_sync(unsigned, Value value, int lane) {
+Value __shfl_sync(unsigned lanes, Value value, int lane) {
   using namespace pepnet::cuda_emulated;
+  expect_in_warp(lanes, static_cast<unsigned>(lane));
   return shown_by<Value>(exchange(&value, sizeof value), static_cast<std::size_t>(lane));
 }
 
@@ -96,7 +101,8 @@ Value __shfl_xor_sync(unsigned lanes, Value value, int distance) {
   return __shfl_sync(lanes, value, static_cast<int>(threadIdx.x % 32) ^ distance);
 }
 
-inline unsigned __ballot_sync(unsigned, bool value) {
+inline unsigned __ballot_sync(unsigned lanes, bool value) {
+  pepnet::cuda_emulated::expect_in_warp(lanes);
   const std::byte mine{value};
   const std::byte* const shown = pepnet::cuda_emulated::exchange(&mine, 1);
   unsigned bits = 0;

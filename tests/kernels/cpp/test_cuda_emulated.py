@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import subprocess
 import sys
 import threading
@@ -118,6 +119,23 @@ def test_weights_that_do_not_fit_are_named(library: CudaLibrary) -> None:
     tensors["mix.w"] = np.ascontiguousarray(tensors["mix.w"][:, 1:])
     with pytest.raises(ValueError, match=r"mix\.w: expected shape \[19, 12\], got \[19, 11\]"):
         checks.model_of(library, config, "fp32", tensors=tensors)
+
+
+def test_calls_of_a_warp_are_of_all_its_lanes(
+    core: Path, build_target: Callable[[Path, str], None], call: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    build_target(core, "cuda_emulated_test")
+    program = core / "tests" / "kernels" / "cpp" / "cuda_emulated_test"
+    for what, answer in {"ballot": "aaaaaaaa 0 0", "shfl": "0 31 0", "xor": "0 0 7"}.items():
+        done = call(program, what)
+        assert (done.returncode, done.stdout.strip()) == (0, answer)
+        done = call(program, f"{what}-of-some")
+        assert done.returncode == -signal.SIGABRT
+        assert "a call of a warp that not all lanes take part in" in done.stdout
+    for what in ("shfl-of-lane-32", "xor-by-32"):
+        done = call(program, what)
+        assert done.returncode == -signal.SIGABRT
+        assert "a lane that is in no warp" in done.stdout
 
 
 def test_the_script_for_a_gpu_machine_runs_its_checks(built: Path) -> None:
