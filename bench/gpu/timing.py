@@ -76,9 +76,10 @@ def compare(
 ) -> list[Row]:
     """Times all peers whose scores are right in turn for `seconds`, half by each clock, a few rounds at least.
 
-    truth: float64 scores of each case. Returns a row each, from call to scores, with its errors, and in `device` the
-    figures there of those that begin and end there. Others are noted: another's peer that does not run as "left out";
-    as "failed" ours, scores that are off, and in a timed call of ids other bits than with inputs from the host.
+    truth: float64 scores of each case. Returns a row of each that no clock failed, from call to scores, with its
+    errors, and in `device` the figures there of those that begin and end there. Others are noted: another's peer that
+    does not run as "left out"; as "failed" ours, scores that are off, and in a timed call of ids other bits than with
+    inputs from the host.
     """
     rows = len(cases[0].inputs[0])
     calls: dict[str, list[Call]] = {}
@@ -123,14 +124,15 @@ def compare(
         return []
     items, quiet = range(len(cases)), lambda _: None
     device = measure("on the device", there, items, plan, quiet, clock=clocks[0], must=False)
+    for name, row in device.rows.items():
+        about[name]["device"] = row
     figures = measure(
         "to scores", these, items, plan, quiet, about=about, prepare=lose, check=check, clock=clocks[1], must=False
     )
-    for name in figures.rows.keys() & device.rows.keys():
-        figures.rows[name]["device"] = device.rows[name]
-    for name, why in (device.failed | figures.failed).items():
+    failed = device.failed | figures.failed
+    for name, why in failed.items():
         note("failed", f"{name} at {rows} rows: {why}")
-    return list(figures.rows.values())
+    return [row for name, row in figures.rows.items() if name not in failed]
 
 
 def accuracy(name: str, scores: np.ndarray, truth: np.ndarray) -> Row:
@@ -164,10 +166,8 @@ def table(found: dict[str, Any]) -> Table:
 def ratios(found: dict[str, Any]) -> Iterator[str]:
     """Yields what the table is read for: bf16 against the peers, and against what this card cannot be faster than."""
     rows = {(row["name"], row["batch"]): row for row in found.get("timings", ())}
-    for (name, batch), row in rows.items():
-        if name != "cuda-bf16":
-            continue
-        mine = 1e3 * row["device"]["p50_ms"]
+    for batch in [batch for name, batch in rows if name == "cuda-bf16"]:
+        mine = 1e3 * rows["cuda-bf16", batch]["device"]["p50_ms"]
         said = [
             f"{1e3 * rows[other, batch]['device']['p50_ms'] / mine:.2f} x as fast as {other}"
             for other in ("onnxruntime-fp32", "torch-compile-bf16")

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
+from pepnet_infer import _kernels
 from pepnet_infer.bench import gpu_check
-from pepnet_infer.bench.gpu import timing
+from pepnet_infer.bench.gpu import peers, timing
 from pepnet_infer.bench.gpu.peers import Case, IdsCall, Network
 from pepnet_infer.bench.gpu.timing import compare, ratios, table
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
@@ -119,6 +121,74 @@ def test_ids_are_lost_before_each_timed_call_and_its_scores_compared() -> None:
     assert all(after == "score" for before, after in pairwise(done) if before == "lose")
     assert timed(np.nextafter(SCORES, np.float32(1))) == ["a", "a-host"]
     assert notes == [("failed", "a-ids at 8 rows: ValueError: other scores than with inputs from the host")]
+
+
+def test_a_peer_that_one_clock_alone_fails_has_no_row() -> None:
+    names = ("cuda-bf16", "torch-compile-bf16", "onnxruntime-fp32", "cuda-bf16-ids")
+    called: list[str] = []
+
+    def peer_of(name: str) -> Callable[[Case], Callable[[], np.ndarray]]:
+        def call() -> np.ndarray:
+            called.append(name)
+            return SCORES
+
+        return lambda case: call
+
+    def clock_that_fails(lost: str) -> Callable[..., tuple[float, Any]]:
+        def clock(call: Callable[[int], Any], item: int) -> tuple[float, Any]:
+            scores = call(item)
+            if called[-1] == lost:
+                raise RuntimeError("no time")
+            return 1000.0, scores
+
+        return clock
+
+    def timed(on_device: str, to_scores: str) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+        notes: list[tuple[str, str]] = []
+        rows = compare(
+            torch, (clock_that_fails(on_device), clock_that_fails(to_scores)), {name: peer_of(name) for name in names},
+            CASES, TRUTH, 0.0, lambda _: None, lambda *note: notes.append(note),
+        )  # fmt: skip
+        found = {
+            "timings": rows,
+            "limits": {"copy_gb_per_s": 3000.0, "bf16_tflops": 800.0},
+            "kernels": {"bf16": {"products": [{"flops_a_row": 20e6, "weight_bytes": 21e6}]}},
+        }
+        return [row["name"] for row in rows], list(ratios(found)), notes
+
+    left, said, notes = timed("onnxruntime-fp32", "")
+    assert left == ["cuda-bf16", "torch-compile-bf16", "cuda-bf16-ids"]
+    assert "as fast as torch-compile-bf16" in said[0]
+    assert "onnxruntime" not in said[0]
+    assert notes == [("failed", "onnxruntime-fp32 at 8 rows: RuntimeError: no time")]
+    left, said, notes = timed("cuda-bf16", "torch-compile-bf16")
+    assert (left, said) == (["onnxruntime-fp32", "cuda-bf16-ids"], [])
+    assert len(notes) == 2
+
+
+def test_launches_without_a_graph_are_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def model(library: object, tensors: object, config: object, bf16: bool, graphs: bool = True) -> tuple[bool, bool]:
+        return bf16, graphs
+
+    monkeypatch.setattr(_kernels, "CudaModel", model)
+    monkeypatch.setattr(peers, "Network", MagicMock())
+    monkeypatch.setattr(peers, "rows_on_gpu", MagicMock())
+    monkeypatch.setattr(peers, "on_device", lambda torch, model, tasks: model)
+    named: dict[str, Any] = dict(peers.all_peers(torch, None, None, None, MagicMock(), {}, 3, None, lambda *note: None))
+    made = {name: named[name] for name in ("cuda-fp32", "cuda-bf16", "cuda-bf16-no-graph")}
+    assert made == {"cuda-fp32": (False, True), "cuda-bf16": (True, True), "cuda-bf16-no-graph": (True, False)}
+
+
+def test_what_is_left_out_is_said_beside_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_check, "_source_tree", lambda: None)
+    monkeypatch.setattr(gpu_check, "_checks", lambda library, few: ["all"])
+    monkeypatch.setattr(_kernels, "CudaLibrary", lambda path: MagicMock(emulated=True))
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--library", "libpepnet_cuda.so"])
+    assert gpu_check.main() == 0
+    after = capsys.readouterr().out.partition("no timings\n")[2].splitlines()
+    assert after == ["left out: timings: no GPU", "left out: compute-sanitizer: no GPU"]
 
 
 def test_figures_as_text() -> None:
