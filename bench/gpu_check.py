@@ -68,7 +68,8 @@ def main() -> int:
     from pepnet_infer.bench.gpu import timing
 
     print(timing.table(run.found).text() if run.found.get("timings") else "no timings")
-    for line in (*timing.ratios(run.found), *(f"FAILED: {line}" for line in run.found["failed"])):
+    left_out = (f"left out: {line}" for line in run.found["left out"])
+    for line in (*timing.ratios(run.found), *left_out, *(f"FAILED: {line}" for line in run.found["failed"])):
         print(line)
     return 1 if run.found["failed"] else 0
 
@@ -200,8 +201,7 @@ def _timed(library: Any, run: Run) -> None:
         run.found["kernels"] = {p: CudaModel(library, tensors, flags, p == "bf16").facts() for p in timing.RMS}
         host = checks.Host(peers.fields_of(config), peers.ROWS)
         named = peers.all_peers(torch, checks, library, host, config, tensors, TASKS, run.words.onnx, run.note)
-        timings: list[dict[str, Any]] = []
-        run.found["timings"] = timings
+        timings = run.found.setdefault("timings", [])
         for number, rows in enumerate(BATCHES):
             others = 30.0 * (len(BATCHES) - number - 1)  # for the batches still to come
             if run.left() < 20.0:
