@@ -192,10 +192,12 @@ class DirectoryLog(Transport):
     def acknowledge(self, follower: str, progress: Progress) -> None:
         """Notes durably how far a follower has come."""
         check_follower(follower)
-        self._look()  # a log that has gone is not begun again by who reads it
         folder = self.path / "followers"
+        first = not folder.is_dir()
+        self._look()  # a log that has gone, even this moment, is not begun again by who reads it
         with _usable(folder):
-            make_folder(folder)
+            if first:
+                make_folder(folder)
             write_file(folder / f"{follower}.json", msgspec.json.encode(progress))
 
     def progress(self) -> dict[str, Progress]:
