@@ -127,6 +127,8 @@ def test_an_error_is_worded_of_its_fields_when_it_is_read() -> None:
     whole = SchemaError(column="x", expected="ids", got="double", remarks=("1 null", "2 NaN"), row_group=0)
     assert str(whole) == "column 'x': expected ids, got double (1 null, 2 NaN) at row group 0"
     assert str(SchemaError.of(error, cause="a join")).endswith("got null at row 3 (and 4 more); a join")
+    assert str(SchemaError.of(error, rows=1)).endswith("got null at row 3")
+    assert str(SchemaError.of(error, rows=2)).endswith("got null at row 3 (and 1 more)")
     assert repr(error) == f"SchemaError({str(error)!r})"
 
 
