@@ -159,7 +159,7 @@ def test_a_redis_store_has_connections_of_its_own_in_a_child(redis_server: Any) 
             thread.start()
         try:
             for _ in range(5):
-                with held_elsewhere(store._lock.alone()):
+                with held_elsewhere(store.lock.alone()):
                     well_in_a_child(lambda: check(store))
         finally:
             stop.set()

@@ -111,7 +111,8 @@ class RedisStore(RecordStore):
         super().__init__(dtype, remember, clock)
         self._client = client
         self._tags = [f"{prefix}:{{{bucket:02x}}}:".encode() for bucket in range(BUCKETS)]
-        self._lock, self._resume = SharedLock(), 0.0
+        self.lock = SharedLock()  #: of what is known about servers that were not reached; a child gets a new one
+        self._resume = 0.0
         self._reason = ""  # why no server was reached
         self._opened: Nodes | None = self._connect()
         forks.register(forks.Stage.STORES, child=self._reset_after_fork)
@@ -152,7 +153,7 @@ class RedisStore(RecordStore):
             raise StoreError(f"redis: expected a server to connect to, got {reason}") from error
 
     def _reset_after_fork(self) -> None:
-        self._lock = SharedLock()
+        self.lock = SharedLock()
         if isinstance(self._client, str):
             forks.leak(self._opened)
             self._opened = None
@@ -222,7 +223,7 @@ class RedisStore(RecordStore):
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Turns the client's errors into StoreError, and keeps callers away from servers that were just not reached."""
-        with self._lock.alone():
+        with self.lock.alone():
             now, was_down = time.monotonic(), self._resume > 0
             if now < self._resume:
                 left = self._resume - now
@@ -236,7 +237,7 @@ class RedisStore(RecordStore):
                 self._nodes.refresh()
             yield
         except _UNREACHABLE as error:
-            with self._lock.alone():
+            with self.lock.alone():
                 self._resume = time.monotonic() + self._options.pause
                 self._reason = reason_of(error, self._client)
             raise StoreError(f"redis: expected an answer, got {self._reason}") from error
