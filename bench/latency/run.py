@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import structs
 
+from pepnet_infer.backends.native import rows_of_all_precisions
 from pepnet_infer.bench.harness import machine
 from pepnet_infer.bench.harness.interleave import Plan
 from pepnet_infer.bench.harness.measure import Row, Say
@@ -18,7 +19,6 @@ from pepnet_infer.bench.latency.overhead import call_overhead
 from pepnet_infer.bench.latency.peers import PEERS, own_peer, reference
 from pepnet_infer.bench.latency.requests import end_to_end
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.schema.network_config import multiply_adds
 from pepnet_infer.validation import Options, Several
 
@@ -81,7 +81,7 @@ def measure_latency(bundle: Bundle, name: str, options: LatencyOptions, say: Say
     peers = [*(PEERS[peer] for peer in options.peers), *map(own_peer, options.own)]
     rotating = 4 * max(sizes) if options.quick else rows_beyond_caches(bundle.config.inputs, max(sizes))
     say(f"computing float64 scores of {rotating} rows")
-    inputs = normal_inputs(bundle.config.inputs, rotating, seed)
+    inputs = rows_of_all_precisions(bundle, rotating, seed)
     truth = reference(bundle, inputs)
     say("measuring the machine")
     precisions = [precision for precision in limits.BYTES if any(peer.precision == precision for peer in peers)]

@@ -200,6 +200,18 @@ def domain_of(bundle: Bundle, precision: str) -> InputDomain | None:
     return domain
 
 
+def rows_of_all_precisions(bundle: Bundle, count: int, seed: int) -> Inputs:
+    """Returns `count` dense rows that no precision scores in fp32 instead: standard normal ones, scaled to its domain.
+
+    Of the domains of bf16 and int8 one lies within the other.
+    """
+    rows = normal_inputs(bundle.config.inputs, count, seed)
+    domains = [domain for precision in ("bf16", "int8") if (domain := domain_of(bundle, precision)) is not None]
+    if not domains:
+        return rows
+    return min(domains, key=lambda domain: sum(limits.norm for limits in domain.limits)).edge(rows)
+
+
 def _check_newer(bundle: Bundle, domain: InputDomain, model: _kernels.DenseModel) -> None:
     """Measures int8 of weights that came after the export, on rows up to the domain's edge, against fp32.
 

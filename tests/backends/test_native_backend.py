@@ -19,6 +19,7 @@ from small_networks import changed
 from pepnet_infer import BackendError, BundleError, ConfigError, Engine, _kernels
 from pepnet_infer.backends import ort
 from pepnet_infer.backends.create import create_backend, plan
+from pepnet_infer.backends.native import rows_of_all_precisions
 from pepnet_infer.backends.protocol import Settings
 from pepnet_infer.bench.latency.overhead import clocked_engine
 from pepnet_infer.bundle.bundle import Bundle
@@ -195,6 +196,17 @@ def test_auto_takes_the_backend_that_has_what_was_asked_for(bundle: Bundle) -> N
     assert said["why"].startswith("auto: native: it runs this model; isa ")
     assert create_backend(bundle, options={"isa": "scalar"}).describe()["backend"] == "native"
     assert create_backend(bundle, "auto", options={"spin": False}).describe()["spin"] is False
+
+
+def test_rows_to_compare_precisions_by_are_scored_in_each(bundle: Bundle) -> None:
+    rows = rows_of_all_precisions(bundle, 300, 0)
+    wide = create_backend(bundle, "native").run(rows)
+    for precision in ("bf16", "int8"):
+        assert bundle.native[precision]["domain"]
+        backend = create_backend(bundle, "native", precision, options={"unchecked": True})
+        off = np.abs(backend.run(rows) - wide)
+        assert backend.describe()["outside_rows"] == 0
+        assert np.count_nonzero(off.max(axis=1) == 0) < 30, precision  # in fp32 too they would be the same bits
 
 
 @pytest.mark.parametrize(
