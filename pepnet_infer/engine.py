@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
-from typing import Any, Literal, TypeVar, TypeVarTuple, overload
+from typing import Any, Literal, Self, TypeVar, TypeVarTuple, overload
 
 from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.backends.protocol import Backend, DeviceBackend
@@ -67,7 +67,7 @@ class Engine(Closing):
         store: RowSource | Store | None = None,
         check: Check = "full",
         options: Mapping[str, object] | None = None,
-    ) -> Engine:
+    ) -> Self:
         """Opens the bundle at `path` and everything it takes to score with it.
 
         device: where the dense part runs: "cpu", "cuda" or "cuda:N" (a GPU: docs/gpu.md), or "auto", which is a GPU
@@ -91,7 +91,7 @@ class Engine(Closing):
         return cls._of(path, loading)
 
     @classmethod
-    def _of(cls, path: str | os.PathLike[str], loading: Loading, digest: str | None = None) -> Engine:
+    def _of(cls, path: str | os.PathLike[str], loading: Loading, digest: str | None = None) -> Self:
         bundle = loading.open_bundle(path, digest)
         dense = loading.dense(bundle)
         engine = cls(bundle, open_rows(bundle, loading.cache, loading.store), dense, loading)

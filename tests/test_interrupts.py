@@ -22,6 +22,7 @@ import interrupting
 import numpy as np
 import pytest
 from interrupting import Interrupt, within
+from open_engine import OpenEngine
 
 import pepnet_infer
 from pepnet_infer import CacheConfig, Engine, StoreError
@@ -45,7 +46,7 @@ class World:
     def __init__(self, bundle: Path, batch: dict[str, Any], **options: Any) -> None:
         self.store = MmapStore(Bundle.open(bundle).table_paths)
         self.before: Callable[[], object] = lambda: None
-        self.engine = Engine.load(bundle, threads=1, store=self, cache=CacheConfig(warm=False, **options))
+        self.engine = OpenEngine.load(bundle, threads=1, store=self, cache=CacheConfig(warm=False, **options))
         self.rows = self.engine.cache
         assert isinstance(self.rows, CachedRows)
         with Engine.load(bundle, threads=1, cache=None) as plain:
@@ -72,7 +73,7 @@ class World:
             assert time.monotonic() < end, "a fetch was left under way"
             time.sleep(0.001)
         assert len(self.rows.fetches) == 0
-        assert self.engine._serving().calls == 0
+        assert self.engine.versions.calls == 0
         scores = self.engine.score_features(self.features)
         np.testing.assert_array_equal(scores.values, self.expected.values)
         assert (scores.unknown, scores.unavailable) == (self.expected.unknown, {})

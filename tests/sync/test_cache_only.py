@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from open_engine import OpenEngine
 from row_questions import look_up
 from sync_world import PATIENCE_S, World
 
@@ -47,12 +48,12 @@ def large_bundle(large: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def load(large_bundle: Path) -> Iterator[Callable[[Policy], Engine]]:
-    engines: list[Engine] = []
+def load(large_bundle: Path) -> Iterator[Callable[[Policy], OpenEngine]]:
+    engines: list[OpenEngine] = []
 
-    def make(policy: Policy) -> Engine:
+    def make(policy: Policy) -> OpenEngine:
         cache = CacheConfig(policy, capacity=720_000, negative_ttl=None)
-        engines.append(Engine.load(large_bundle, backend="native", threads=1, cache=cache))
+        engines.append(OpenEngine.load(large_bundle, backend="native", threads=1, cache=cache))
         return engines[-1]
 
     yield make
@@ -60,15 +61,15 @@ def load(large_bundle: Path) -> Iterator[Callable[[Policy], Engine]]:
         engine.close()
 
 
-def rows_of(engine: Engine, keys: np.ndarray) -> np.ndarray:
+def rows_of(engine: OpenEngine, keys: np.ndarray) -> np.ndarray:
     out = np.empty((len(keys), 5), np.float32)
-    engine._serving().use(lambda served: look_up(served.rows, "video", keys, out))
+    engine.versions.use(lambda served: look_up(served.rows, "video", keys, out))
     return out
 
 
 @pytest.mark.parametrize("policy", ["gset", "lru", "lfu"])
 def test_a_row_is_the_last_one_published_or_the_default(
-    policy: Policy, large: Checkpoint, load: Callable[[Policy], Engine], tmp_path: Path
+    policy: Policy, large: Checkpoint, load: Callable[[Policy], OpenEngine], tmp_path: Path
 ) -> None:
     world = World(large, tmp_path)
     engine, log = load(policy), DirectoryLog(tmp_path / "log", create=True)
@@ -112,7 +113,7 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], said: str
         FollowConfig(**options)
 
 
-def test_it_cannot_go_back(large: Checkpoint, load: Callable[[Policy], Engine], tmp_path: Path) -> None:
+def test_it_cannot_go_back(large: Checkpoint, load: Callable[[Policy], OpenEngine], tmp_path: Path) -> None:
     world = World(large, tmp_path)
     engine, log = load("lru"), DirectoryLog(tmp_path / "log", create=True)
     follower = engine.follow(log, CACHE_ONLY)
@@ -127,7 +128,7 @@ def test_ids_that_are_not_there_take_a_place_unless_told_otherwise(large_bundle:
     unknown = make_keys(number, np.arange(IDS, IDS + 50, dtype=np.uint64))
     counts = {}
     for ttl in (60.0, None):
-        with Engine.load(large_bundle, threads=1, cache=CacheConfig("lru", 720_000, negative_ttl=ttl)) as engine:
+        with OpenEngine.load(large_bundle, threads=1, cache=CacheConfig("lru", 720_000, negative_ttl=ttl)) as engine:
             for _ in range(2):
                 rows_of(engine, unknown)
             assert engine.cache is not None
