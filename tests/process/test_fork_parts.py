@@ -210,10 +210,12 @@ def test_a_store_that_is_away_is_an_error_in_a_child_too() -> None:
 
 def test_a_child_does_not_hold_the_locks_of_files_on(tmp_path: Path) -> None:
     begun, end = os.pipe()
+    lives, alive = os.pipe()
     children = list[int]()
 
     def wait_for_the_parent() -> None:
         os.close(end)
+        os.write(alive, b"c")
         os.read(begun, 1)  # until the parent closes its end
 
     schema = pa.schema({"x": pa.int64()})
@@ -224,10 +226,14 @@ def test_a_child_does_not_hold_the_locks_of_files_on(tmp_path: Path) -> None:
         children.append(fork(wait_for_the_parent))
         sink.write(pa.record_batch({"x": pa.array([1])}))
         sink.commit({})
+    os.close(alive)
+    for _ in children:  # until then a child may not have let go of anything yet
+        assert os.read(lives, 1) == b"c"
     with open(tmp_path / "log" / "writer.lock", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with open(tmp_path / "out.parquet", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(end)
+    for number in (begun, end, lives):
+        os.close(number)
     for child in children:
         assert ended(child) == 0
