@@ -39,7 +39,7 @@ def test_proxies_are_what_they_pass_on_to(tmp_path: Path) -> None:
 def test_a_row_source_without_answer_is_not_made() -> None:
     class Other(RowSource):
         def lookup(self, table: str, keys: np.ndarray, out: np.ndarray) -> int:
-            raise NotImplementedError
+            return 0
 
     with pytest.raises(TypeError, match=r"abstract .*answer"):
         Other()  # type: ignore[abstract]
