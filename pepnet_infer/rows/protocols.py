@@ -30,18 +30,18 @@ Pooling = Literal["mean", "sum"]
 class RowRequest(NamedTuple):
     """One field of a batch. Without `offsets` a row for each key, with them one for each bag."""
 
-    field: str  # "" for none; for statistics
-    table: str
-    keys: Keys  # uint64 [N]
-    out: Rows  # float32 [N or B, dim], rows any distance apart
-    offsets: npt.NDArray[np.int64] | None = None  # [B+1]
-    pooling: Pooling = "sum"
+    field: str  #: its name, for statistics; "" for none
+    table: str  #: the name of the table that has the rows
+    keys: Keys  #: uint64 [N]
+    out: Rows  #: float32 [N or B, dim], to be written; rows any distance apart, and not zeros before
+    offsets: npt.NDArray[np.int64] | None = None  #: [B+1] of bags: the keys of bag b are keys[offsets[b]:offsets[b + 1]]
+    pooling: Pooling = "sum"  #: what becomes of the rows of a bag
 
 
 class DefaultCounts(NamedTuple):
     """How many keys of one request got the default row, every repeat counted, and why."""
 
-    unknown: int  # the store has no such id
+    unknown: int  #: the store has no such id
     #: the store was not asked or gave no answer in time: it failed, was late, or the fetch was deferred or dropped
     unavailable: int
 
