@@ -34,7 +34,7 @@ class RowRequest(NamedTuple):
     table: str  #: the name of the table that has the rows
     keys: Keys  #: uint64 [N]
     out: Rows  #: float32 [N or B, dim], to be written; rows any distance apart, and not zeros before
-    offsets: npt.NDArray[np.int64] | None = None  #: [B+1] of bags: the keys of bag b are keys[offsets[b]:offsets[b + 1]]
+    offsets: npt.NDArray[np.int64] | None = None  #: [B+1] of bags, see `RowSource.answer`
     pooling: Pooling = "sum"  #: what becomes of the rows of a bag
 
 
