@@ -107,7 +107,7 @@ interrupts: install
 PEPNET_FUZZ_SECONDS ?= 600
 fuzz: install
 	@command -v redis-server >/dev/null || { echo "fuzz: needs redis-server on the PATH (Debian: apt-get install redis-server)"; exit 1; }
-	PYTHONPATH=tests PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	PYTHONPATH=tests:tests/support PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	  $(BIN)/python -m fuzz --seconds $(PEPNET_FUZZ_SECONDS) $(FUZZ)
 
 # Builds the commit OLD and this checkout, scores the same inputs with both in every way there is, and compares bits; what the

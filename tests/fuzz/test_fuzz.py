@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from operator import attrgetter
@@ -170,3 +173,22 @@ def test_a_second_turn_goes_on_with_other_mutants(tmp_path: Path) -> None:
     seen = (tmp_path / "seen").read_text().split()
     assert sorted(map(float, seen)) == sorted(stream(name, 1, index).random() for index in range(13))
     assert (report.executions, report.next) == (13, 13)
+
+
+def test_the_command_of_make_starts() -> None:
+    """From nothing but the paths that the Makefile gives it: pytest's own have more on them."""
+    root = Path(__file__).parents[2]
+    (paths,) = re.findall(r"^\tPYTHONPATH=(\S+) .*\n.*-m fuzz", (root / "Makefile").read_text(), re.MULTILINE)
+    command = [sys.executable, "-m", "fuzz", "--seconds=0", "--executions=1", "--workers=1", "--target=delta"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [paths, os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(
+        [*command, "--seed=1"],
+        cwd=root,
+        env=environment | {"PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "executions, seed 1; by target:" in done.stdout
