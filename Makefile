@@ -36,7 +36,7 @@ $(VENV)/deps.stamp: pyproject.toml
 	  --config-settings=build-dir="$(BUILD)" . ; wheel=$$?; \
 	wait $$torch && test $$wheel -eq 0
 	$(PIP) --no-deps --force-reinstall $(VENV)/wheels/*.whl  # of the same version as one that may be there
-	$(PIP) "$$(ls $(VENV)/wheels/*.whl)[cpu,export,bench,dev]"
+	$(PIP) "$$(ls $(VENV)/wheels/*.whl)[cpu,export,bench,dev,lint]"
 	touch $@ $(VENV)/wheel.stamp
 
 # The step above has just installed the wheel when it ran; it is built again only for sources newer than that.
