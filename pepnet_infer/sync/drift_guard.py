@@ -69,6 +69,8 @@ class DriftGuard(forks.OwnLock):
             scores.append(np.concatenate(parts))
         most = self.guard
         for task, before, after in zip(tasks, *(part.T for part in scores), strict=True):
+            known = np.isfinite(before)  # a row may be NaN in the store, whatever the weights are
+            before, after = before[known], after[known]
             if not np.isfinite(after).all():
                 raise UpdateError("drift", f"task {task}: expected finite scores of recent rows, got NaN or infinity")
             moved = abs(float(after.mean(dtype=np.float64)) - float(before.mean(dtype=np.float64)))

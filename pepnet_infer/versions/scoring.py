@@ -74,8 +74,6 @@ class Scoring:
         watch = Stopwatch()
         with watch.stage("encode"):
             features = encode(parts, batch, strict)
-        if (offer := self.offer) is not None:
-            offer(lambda: features)
         return self._finish(parts, watch, features)
 
     def rank(
@@ -91,8 +89,6 @@ class Scoring:
         watch = Stopwatch()
         with watch.stage("encode"):
             shared, per_item = parts.requests.read(user, items, domain, context, strict)
-        if (offer := self.offer) is not None:
-            offer(lambda: per_item.with_shared(shared))
         return self._finish(parts, watch, per_item, shared)
 
     def score_features(self, parts: ModelVersion, features: Features) -> Scores:
@@ -100,8 +96,6 @@ class Scoring:
         if not isinstance(features, Features):  # such as the whole of what `encode_rows` returns
             wanted = "what Engine.encode returns, or `features` of what Engine.encode_rows does"
             raise SchemaError(f"features: expected {wanted}, got {type(features).__name__}")
-        if (offer := self.offer) is not None:
-            offer(lambda: features)
         return self._finish(parts, Stopwatch(), features)
 
     def encoded(
@@ -170,6 +164,8 @@ class Scoring:
             with watch.stage("dense"):
                 values, unknown, unavailable = parts.features.score(features, shared)
         self.add(1, len(values), watch.spent.values(), unknown, unavailable)
+        if (offer := self.offer) is not None:  # none of a call that failed: they would fail again
+            offer(lambda: features if shared is None else features.with_shared(shared))
         return Scores(
             values, parts.bundle.schema.tasks, parts.model_version, unknown, unavailable, self.invalid(values)
         )

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 
+from pepnet_infer.errors import UpdateError
 from pepnet_infer.sync.drift_guard import DriftGuard
 from pepnet_infer.sync.follow_config import Guard
 
@@ -56,3 +58,23 @@ def test_a_call_does_not_go_through_all_that_is_kept() -> None:
     asked = len(features.asked)
     offer(guard, features)
     assert len(features.asked) - asked < 10
+
+
+def test_a_row_that_was_no_number_before_says_nothing_of_new_weights() -> None:
+    guard = DriftGuard(Guard(rows=10, least_rows=1, every_s=0.0, mean=0.1))
+    offer(guard, Rows(4))
+    old, same, worse = ([0.2, np.nan, 0.4, 0.6], [0.2, np.nan, 0.4, 0.6], [0.2, 0.1, np.nan, 0.6])
+
+    def version(scores: list[float]) -> Any:
+        class Backend:
+            def inputs(self, features: Rows) -> Rows:
+                return features
+
+            def run(self, features: Rows) -> np.ndarray:
+                return np.array(scores, np.float32)[:, None]
+
+        return type("Version", (), {"backend": Backend(), "assembler": Backend()})
+
+    assert guard.check(version(old), version(same), ["ctr"])
+    with pytest.raises(UpdateError, match="expected finite scores of recent rows"):
+        guard.check(version(old), version(worse), ["ctr"])
