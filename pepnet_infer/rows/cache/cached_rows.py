@@ -197,7 +197,7 @@ class CachedRows(RowSource):
 
         Returns what it holds. The folder appears whole or not at all. Raises StoreError.
         """
-        return save_folder(self._cores, folder, None if self.followed else self.identity())
+        return save_folder(self._cores, folder, lambda: None if self.followed else self.identity())
 
     def load(self, folder: str | os.PathLike[str]) -> Loaded:
         """Writes the entries of a snapshot of `save` into the cache, in which newer versions stay.

@@ -45,6 +45,8 @@ def open_rows(
     if store is None:
         return _own_tables(bundle) if config is None else cached_rows(bundle, config)
     kind = type(store).__name__
+    if isinstance(store, CachedRows | type):  # an engine closes its cache, and writes what it follows into it
+        raise ConfigError(f"store: expected a store or a row source of its own, got {kind}")
     if meets(store, Store):
         if config is not None:
             return cached_rows(bundle, config, store)

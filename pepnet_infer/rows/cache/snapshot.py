@@ -8,7 +8,7 @@ width (`snapshot_file`); a folder has one for each, and a document that says who
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,11 +102,13 @@ def load(core: _kernels.RowCache, path: str | os.PathLike[str], gset: Gset | Non
         raise StoreError(f"{path}: cannot read: {error}") from error
 
 
-def save_folder(cores: Mapping[int, _kernels.RowCache], folder: str | os.PathLike[str], identity: str | None) -> Saved:
-    """Writes the caches of all widths to `folder`; see `CachedRows.save`."""
+def save_folder(
+    cores: Mapping[int, _kernels.RowCache], folder: str | os.PathLike[str], identity: Callable[[], str | None]
+) -> Saved:
+    """Writes the caches of all widths to `folder`; see `CachedRows.save`. identity: asked when all rows are there."""
     with StoreError.in_place_of(BundleError), new_directory(Path(folder), _DOCUMENT, overwrite=True) as fresh:
         parts = [save(core, fresh / _name(dim)) for dim, core in cores.items()]
-        write_document(fresh / _DOCUMENT, {"format_version": 1, "widths": sorted(cores), "identity": identity})
+        write_document(fresh / _DOCUMENT, {"format_version": 1, "widths": sorted(cores), "identity": identity()})
     return Saved(*map(sum, zip(*parts, strict=True)))
 
 

@@ -258,3 +258,28 @@ def test_an_engine_does_not_begin_with_the_rows_of_another_store(
         with pytest.raises(StoreError, match="kept"):
             engine.cache.save(tmp_path / "kept")
         assert (tmp_path / "kept" / "mine.txt").exists()
+
+
+def test_a_snapshot_during_which_a_row_is_updated_is_not_the_stores(toy_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with Engine.load(toy_bundle, threads=1) as engine:
+        assert engine.cache is not None
+
+        class Folder:
+            """A path that is asked for when the snapshot begins: an update comes at that moment."""
+
+            def __fspath__(self) -> str:
+                rows = np.ones((1, 6), np.float32)
+                engine.cache.apply("user", [3], rows, np.array([9], np.uint64))  # type: ignore[union-attr]
+                return str(folder)
+
+        engine.cache.save(Folder())
+    assert json.loads((folder / "cache.json").read_text())["identity"] is None
+
+
+def test_the_cache_of_another_engine_is_no_store(toy_bundle: Path) -> None:
+    with Engine.load(toy_bundle, threads=1) as engine:
+        cache: Any = engine.cache
+        for store in (cache, MmapStore):
+            with pytest.raises(ConfigError, match="store: expected a store or a row source of its own, got"):
+                Engine.load(toy_bundle, store=store)
