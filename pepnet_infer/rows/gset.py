@@ -19,7 +19,7 @@ from pepnet_infer.validation import NotNegative, Options, Positive
 class Gset(Options, frozen=True):
     """The recurrence's constants. Raises ConfigError for values out of range."""
 
-    beta: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    beta: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     r: NotNegative = 3.0
     interval: Positive = 86400.0  #: seconds
 

@@ -103,7 +103,7 @@ def test_no_samples_no_scores() -> None:
 
 
 def test_constants_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"beta: expected a number above 0 to 1, got 0"):
+    with pytest.raises(ConfigError, match=r"beta: expected a number above 0 to below 1, got 0"):
         Gset(beta=0.0)
     with pytest.raises(ConfigError, match=r"interval: expected"):
         Gset(interval=0.0)

@@ -31,9 +31,9 @@ def parse_bytes(name: str, value: object) -> int:
         match = _SIZE.fullmatch(value)
         if match is not None:
             number, prefix, binary = match.groups()
-            size = int(float(number) * (1024 if binary else 1000) ** _POWERS[prefix.upper()])
+            size = int(min(float(number) * (1024 if binary else 1000) ** _POWERS[prefix.upper()], 1 << 48))
         elif value.strip().isdecimal():
-            size = int(value)
+            size = int(float(value)) if len(value) < 16 else 1 << 48
     if size is None or not 1 <= size < 1 << 48:
         raise ConfigError(f"{name}: expected bytes, as an integer from 1 or text such as '512MiB', got {value!r}")
     return size
@@ -92,7 +92,7 @@ class CacheConfig(Options, frozen=True):
     capacity: int | str = "512MiB"
     dtype: RowDtype = "float32"
     fields: Mapping[str, FieldConfig] = {}
-    beta: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    beta: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     r: Positive = 3.0
     interval: Positive = 86400.0
     admission: Share = 1.0

@@ -34,7 +34,7 @@ def test_sizes_that_are_none_are_refused(given: object) -> None:
         ("policy", "fifo", "policy: expected one of gset, lfu, lru, s3fifo, sieve, got 'fifo'"),
         ("dtype", "float64", "dtype: expected one of bfloat16, float16, float32, int8, got 'float64'"),
         ("on_fault", "ignore", "on_fault: expected one of default, raise, got 'ignore'"),
-        ("beta", 0, "beta: expected a number above 0 to 1, got 0"),
+        ("beta", 0, "beta: expected a number above 0 to below 1, got 0"),
         ("r", float("nan"), "r: expected a number above 0, got nan"),
         ("interval", "day", "interval: expected a number above 0, got 'day'"),
         ("admission", 1.1, r"admission: expected a number from 0 to 1, got 1\.1"),
@@ -109,3 +109,9 @@ def test_a_budget_is_divided_by_what_the_rows_take() -> None:
         ConfigError, match=r"capacity: expected at least \d+ bytes for tables of width 8, 40, 200, got 9"
     ):
         divide(9, rows, "float32", "gset", bounded=True)
+
+
+@pytest.mark.parametrize("capacity", ["9" * 5000, "9" * 400 + "MiB", "9" * 40, "1e3MiB"])
+def test_a_capacity_beyond_any_memory_is_refused_as_an_option(capacity: str) -> None:
+    with pytest.raises(ConfigError, match="capacity: expected bytes"):
+        CacheConfig(capacity=capacity)
