@@ -166,8 +166,8 @@ def _from_numpy(column: str, data: npt.NDArray[Any], nan_is_null: bool = False) 
     mask = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
     if kind not in "OT":  # Arrow before 21 does not know NumPy's strings of any length
         try:
-            array: PlainArray = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
-            return array
+            made: Any = pa.array(np.asarray(data), mask=mask, from_pandas=nan_is_null)
+            return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made  # of long text there are some
         except UnicodeDecodeError:
             pass  # of half a character in NumPy's text: what is said of Python's text names it
     values = np.array(data, dtype=object)
@@ -239,7 +239,7 @@ def _is_bare(kind: pa.DataType) -> bool:
 def _is_plain(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.LargeListType):
         return _is_plain(kind.value_type)
-    return _is_bare(kind) or pa.types.is_decimal(kind)
+    return _is_bare(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
 
 
 def _refused_row(column: str, data: Any, error: Exception) -> tuple[int | None, Exception]:

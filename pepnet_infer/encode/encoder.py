@@ -62,6 +62,7 @@ class Encoder:
         # A part of the fields (the user side of a request, say) may come without the domain.
         checked = fields is None or any(spec.column == schema.domain_column for spec in raw)
         self._domain = DomainCheck(schema) if checked else None
+        self.checks_domain = checked  #: a join alone reads the domain column unchecked
         #: The columns a batch must have for these fields.
         self.columns = tuple(dict.fromkeys([*self._plan.columns, *([schema.domain_column] if checked else [])]))
 

@@ -41,7 +41,7 @@ class RequestReader:
         the schema stands in one of them, except the domain's, whose value is `domain`. Others are ignored, or an
         error with `strict`. Raises SchemaError.
         """
-        once = self._once(user, context or {}, domain, strict)
+        once = self._once(user, {} if context is None else context, domain, strict)
         if isinstance(items, Mapping):
             for name in once:
                 if name in items:
@@ -50,7 +50,7 @@ class RequestReader:
         shared, per_item = self._split(frozenset(once))
         columns = read_columns({name: _column(value) for name, value in once.items()}, list(once))
         single = shared.encode(columns)
-        if self._schema.domain_column not in shared.columns:
+        if not shared.checks_domain:
             self._domain.check(columns, RAISED)
         try:
             return single, per_item.encode(read_columns(items, per_item.columns, strict))

@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 from pepnet_infer.encode.columns import read_columns
 from pepnet_infer.encode.encoder import Encoder
 from pepnet_infer.encode.features import Features
+from pepnet_infer.encode.request import RequestReader
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.schema.feature_schema import FeatureSchema
@@ -341,3 +342,25 @@ def test_kuairand_joined_by_hand() -> None:
         got = [bag.keys[a:b].tolist() for a, b in zip(bag.offsets, bag.offsets[1:], strict=False)]
         assert got == [[table * 2**48 + int(v) for v in row] for row in expected]
         assert max(map(len, got)) > 1
+
+
+def test_a_domain_that_a_join_alone_reads_is_checked_in_a_request_too() -> None:
+    tables = {name: {"dim": 4} for name in ("user", "item", "kind")}
+    fields = [{"name": f"{name}_id", "kind": "id", "side": name, "table": name} for name in ("user", "item")]
+    page = {"name": "page_kind", "kind": "id", "side": "domain", "table": "kind", "join": "pages", "inputs": ["domain"]}
+    schema = FeatureSchema.from_json(
+        {
+            "name": "pages",
+            "domain": {"column": "tab", "values": [0, 1, 2]},
+            "tasks": {"click": "c"},
+            "tables": tables,
+            "joins": {"pages": {"key": "tab", "file": "pages"}},
+            "fields": [*fields, page],
+        }
+    )
+    join = schema.joins[0]
+    pages = read_columns({"tab": [0, 1, 2], "page_kind": [5, 6, 7]}, SideTable.columns(schema, join))
+    reader = RequestReader(schema, {"pages": SideTable.build(schema, join, pages)})
+    reader.read({"user_id": 1}, {"item_id": [2]}, 1)
+    with pytest.raises(SchemaError, match=r"expected a known domain \(0, 1, 2\), got 9"):
+        reader.read({"user_id": 1}, {"item_id": [2]}, 9)
