@@ -110,6 +110,8 @@ class _Run:
 
     def all(self, jobs: Sequence[Job], resume: bool) -> Summary:
         for job in jobs:
+            if job.out.resolve().is_relative_to(self._engine.bundle.path):  # it would not open again
+                raise PepnetError(f"{job.out}: expected an output folder outside the bundle, got one inside")
             self._check(job, resume)
         self._report("checked")
         for job in self._todo:

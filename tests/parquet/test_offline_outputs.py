@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from offline_runs import contents, run
 
 from pepnet_infer import Engine, PepnetError, score_parquet
+from pepnet_infer.bundle.bundle import Bundle
 from pepnet_infer.parquet import Progress
 
 Make = Callable[..., pa.Table]
@@ -135,3 +137,12 @@ def test_hidden_names_that_are_no_files_of_their_own(engine: Engine, folder: Pat
         PepnetError, match=r"b\.parquet: expected nothing or an earlier output there, got: .*named pipe"
     ):
         run(engine, folder)
+
+
+@pytest.mark.parametrize("below", ["", "scored", "side/a"])
+def test_output_inside_the_bundle_is_refused(toy_bundle: Path, folder: Path, below: str) -> None:
+    bundle = folder / "bundle"
+    shutil.copytree(toy_bundle, bundle)
+    with pytest.raises(PepnetError, match="expected an output folder outside the bundle, got one inside"):
+        score_parquet(bundle, folder / "in", bundle / below)
+    Bundle.open(bundle)
