@@ -7,8 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pepnet_infer.errors import ConfigError
-from pepnet_infer.validation import Count, NotNegative, Options, Positive, Several
+from pepnet_infer.errors import ConfigError, UpdateError
+from pepnet_infer.sync.logs.transport import check_follower
+from pepnet_infer.validation import Count, NotNegative, Options, Several
+
+#: Of seconds; `close` may have to wait for as long.
+Wait = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Guard(Options, frozen=True):
@@ -26,6 +30,11 @@ class Guard(Options, frozen=True):
     batch_rows: Several = 64  #: taken of one call at most
     every_s: NotNegative = 0.1  #: between two calls of which some are kept
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.least_rows > self.rows:
+            raise ConfigError(f"least_rows: expected no more than rows, {self.rows}, got {self.least_rows}")
+
 
 class FollowConfig(Options, frozen=True):
     """Raises ConfigError for values out of range."""
@@ -33,7 +42,7 @@ class FollowConfig(Options, frozen=True):
     #: Who this is among the log's followers: what one of them has not read is not trimmed, so that each needs a name of
     #: its own. None: the host's, the process's and a number.
     name: str | None = None
-    wait_s: Positive = 1.0  #: how long one question to the log waits for something new
+    wait_s: Wait = 1.0  #: how long one question to the log waits for something new
     keep: Count = 4  #: versions that `rollback` can go back: their weights stay in memory, and the rows they changed
     #: Of rows that come with a delta: "resident" writes only those whose ids are in the cache, "all" writes all, "auto"
     #: is "all" where the policy is gset, whose scores say what is worth a place, and else "resident".
@@ -43,7 +52,7 @@ class FollowConfig(Options, frozen=True):
     #: with memory for some of its rows. Needs insert "all" and keep 0.
     rows: Literal["store", "cache"] = "store"
     guard: Guard | None = msgspec.field(default_factory=Guard)  #: None: every delta that passes its checks goes live
-    retry_s: Positive = 1.0  #: after a log that could not be reached
+    retry_s: Wait = 1.0  #: after a log that could not be reached
     #: Of one CPU, that taking a delta may use while calls are scored: it rests in between, for a third of a second at
     #: most, and not at the start, nor when more than one delta waits. 1: as fast as it can.
     share: Annotated[float, Meta(gt=0, le=1)] = 0.15
@@ -52,6 +61,9 @@ class FollowConfig(Options, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name is not None:
+            with ConfigError.in_place_of(UpdateError):
+                check_follower(self.name)
         if self.rows == "cache" and (self.insert != "all" or self.keep != 0):
             got = f"insert {self.insert!r} and keep {self.keep!r}"
             raise ConfigError(f"rows: expected insert 'all' and keep 0 with 'cache', got {got}")
