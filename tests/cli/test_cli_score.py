@@ -125,7 +125,7 @@ def test_bad_rows_are_counted_with_null(run: Run, tmp_path: Path) -> None:
         (["in", "--out", "out", "--threads", "0"], 2, "Invalid value for '--threads': "),
         (["in", "--out", "out", "--threads", "-2"], 2, "Invalid value for '--threads': "),
         (["in", "--out", "out", "--threads", "1025"], 2, "Invalid value for '--threads': "),
-        (["in", "--out", "out", "--thread", "1"], 2, "No such option: --thread (Possible options: --threads)"),
+        (["in", "--out", "out", "--thread", "1"], 2, "No such option"),  # how it goes on is click's
         (["in", "--out", "out", "--max-bad-rows", "3"], 2, "--max-bad-rows counts rows with null scores: add --on-bad"),
         (["nowhere", "--out", "out"], 1, "PepnetError: nowhere: expected a file, folder or pattern, got nothing there"),
         (
