@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
 from typing import Any, Literal, Self, TypeVar, TypeVarTuple, overload
 
+from pepnet_infer._kernels import SharedLock
 from pepnet_infer.backends.dlpack import DeviceArray
 from pepnet_infer.backends.protocol import Backend, DeviceBackend
 from pepnet_infer.bundle.bundle import Bundle, Check
@@ -52,6 +54,7 @@ class Engine(Closing):
         self._scoring = Scoring()
         self._watch = BundleWatch()
         self._follower: Follower | None = None
+        self.reset_after_fork()
         forks.register(forks.Stage.ENGINES, child=self.reset_after_fork)
 
     @classmethod
@@ -264,25 +267,29 @@ class Engine(Closing):
 
         Returns when the engine has caught up with what is published now. Calls keep the version they began with; each
         says which one in `Scores.model_version`. transport: a `DirectoryLog`, a `RedisLog`, or a log of your own.
-        Raises UpdateError when the engine cannot follow, or the log cannot be read; ConfigError for anything that is
-        no log; ClosedError once the engine is closed.
+        Raises UpdateError when the engine cannot follow or the log cannot be read, ConfigError for what is no log,
+        ClosedError once the engine is closed.
         """
-        served = self._serving()
-        if self._follower is not None:
-            raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
-        if self._loading is None:
-            raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
-        if not meets(transport, Readable):  # a path, say, which commands take for a log
-            wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
-            raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
-        follower = Follower(served, self._loading, transport, config or FollowConfig())
-        self._follower = follower
+        with self._lock:  # one at a time, and none beside `close`
+            served = self._serving()
+            if self._follower is not None:
+                raise UpdateError("engine", "follow: expected an engine that follows nothing yet, got one that does")
+            if self._loading is None:
+                raise UpdateError("engine", "follow: expected an engine made by Engine.load, got another")
+            if self._gate.is_sharing:
+                raise UpdateError("engine", "follow: expected a thread that holds no version, got one inside `hold`")
+            if not meets(transport, Readable):  # a path, say, which commands take for a log
+                wanted = "expected a log, such as DirectoryLog(path) or RedisLog(url, spool=folder)"
+                raise ConfigError(f"transport: {wanted}, got {type(transport).__name__}")
+            follower = Follower(served, self._loading, transport, config or FollowConfig(), self._gate)
+            self._follower = follower
         self._scoring.offer = None if follower.guard is None else follower.guard.offer
         try:
             follower.start()
         except BaseException:
             self._follower = self._scoring.offer = None
             follower.close()
+            follower.updater.withdraw()
             raise
         return follower
 
@@ -296,15 +303,17 @@ class Engine(Closing):
     def hold(self) -> AbstractContextManager[object]:
         """Keeps the version that new calls get for as long as the block lasts, for work that takes many calls."""
         self._serving()
-        return nullcontext() if self._follower is None else self._follower.hold()
+        if self._gate.is_sharing:
+            return nullcontext()
+        return self._gate.shared() if self._follower is None else self._follower.hold()
 
     def close(self) -> None:
         """Lets go of backend and tables. Calls under way finish; whatever is asked of it later raises ClosedError."""
-        if self._follower is not None:
-            self._follower.close()
-        versions, self._versions = self._versions, None
-        cache = None if versions is None else cache_of(versions.now.rows)
-        if cache is not None:
+        with self._lock:
+            follower, versions, self._follower, self._versions = self._follower, self._versions, None, None
+        if follower is not None:
+            follower.close()
+        if versions is not None and (cache := cache_of(versions.now.rows)) is not None:
             cache.close()
 
     def __repr__(self) -> str:
@@ -317,8 +326,10 @@ class Engine(Closing):
         return f"<Engine: {served.bundle.path}; model_version {served.model_version}; {runs}; {kept}{follows}>"
 
     def reset_after_fork(self) -> None:
-        """In a child process: the follower's thread, and what holds its locks, are the parent's."""
+        """In a child process: the follower's thread, and what holds the locks, are the parent's."""
         self._follower = self._scoring.offer = None
+        self._gate = SharedLock()  # held around every change of the version
+        self._lock = threading.Lock()  # held where a follower comes or goes
 
     def _serving(self) -> Versions:
         versions = self._versions

@@ -53,14 +53,16 @@ class Follower:
     log from its engine's version on, so that it needs nothing of its own on the disk.
     """
 
-    def __init__(self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig) -> None:
+    def __init__(
+        self, versions: Versions, loading: Loading, transport: Transport, config: FollowConfig, gate: SharedLock
+    ) -> None:
         self._versions, self._transport, self._config = versions, transport, config
         self._name = config.name or f"{socket.gethostname()}-{os.getpid()}-{next(_NUMBERS)}"
         self._stats = SyncStats()
-        self._gate = SharedLock()  # held around every change of the version
+        self._gate = gate  # held around every change of the version
         self._pace = Pace(config.share)
         self.guard = None if config.guard is None else DriftGuard(config.guard)  #: what is offered rows of calls
-        self._updater = Updater(versions, loading, config, self._stats, self.guard, self._pace.rest)
+        self.updater = Updater(versions, loading, config, self._stats, self.guard, self._pace.rest)
         self._position: Position = ""
         self._log = ""  # which log was read last
         self._newest = NewestVersion()
@@ -108,7 +110,7 @@ class Follower:
         """
         with self._gate.alone():
             self._pace.begin(hurry=True)
-            self._updater.rollback(version)
+            self.updater.rollback(version)
         _LOG.warning("rolled back to model version %d", version)
 
     def hold(self) -> AbstractContextManager[object]:
@@ -124,7 +126,7 @@ class Follower:
             "newest_version": max(self._newest.version, version),
             "lag_s": round(max(self._newest.lag_s(version), self._health.unread_s), 3),
             "last_read_s": round(self._health.last_read_s, 3),
-            "layered_rows": self._updater.layered_rows,
+            "layered_rows": self.updater.layered_rows,
             "following": self._thread.is_alive() and not self._health.away,
         }
         return cast(FollowStats, said)
@@ -160,7 +162,7 @@ class Follower:
     def _step(self, wait_s: float) -> bool:
         """Takes what is in the log after the last position. Returns whether there was anything."""
         with self._health.reading():
-            waits = _WRITE_BACK_S if self._updater.waiting else self._config.wait_s
+            waits = _WRITE_BACK_S if self.updater.waiting else self._config.wait_s
             entries = self._transport.read(self._position, min(wait_s, waits))
             log_before, self._log = self._log, self._transport.read_from
         if log_before not in ("", self._log):
@@ -187,7 +189,7 @@ class Follower:
         if monotonic() < self._write_back_again:
             return
         try:
-            self._updater.write_back()
+            self.updater.write_back()
         except Exception as error:  # of memory, or of the store: nothing that stands in the way of what comes next
             self._write_back_again = monotonic() + self._config.retry_s
             self._health.fault("write-back", "rows of a version cannot be written back yet", error)
@@ -215,24 +217,24 @@ class Follower:
             self._wait_or_refuse(entry, head, refused)
 
     def _put_in_place(self, entry: Entry, head: DeltaHead) -> None:
-        version = self._updater.model_version
+        version = self.updater.model_version
         if head.model_version <= version:
             self._stats.count("skipped")
             return
-        if head.base_version > max(version, self._updater.left_behind):
+        if head.base_version > max(version, self.updater.left_behind):
             self._stats.count("gaps")
             self._take_bundle()
-            if head.base_version > (version := self._updater.model_version):
+            if head.base_version > (version := self.updater.model_version):
                 if self._seldom.due("gap"):
                     said = "expected a delta on version %d, got one on %d: it waits for those between, or for a bundle"
                     _LOG.warning(f"%s: {said}", entry.path, version, head.base_version)
                 self._wait_with(entry, head.base_version)
                 return
-        if head.model_version <= self._updater.left_behind:
+        if head.model_version <= self.updater.left_behind:
             raise UpdateError("left", f"{entry.path}: version {head.model_version} was rolled back")
         schema, config = self._versions.now.bundle.schema, self._versions.now.bundle.config
         delta = open_delta(entry.path, schema, config, self._pace.rest, self._config.max_delta_bytes)
-        self._updater.apply(delta)
+        self.updater.apply(delta)
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))
         self._newest.reached(head.model_version)
@@ -263,10 +265,10 @@ class Follower:
             self._refuse(UpdateError("base", f"{path}: expected deltas up to version {last} before it, got none"))
 
     def _take_early(self) -> None:
-        while (entry := self._early.get(base := self._updater.model_version)) is not None:
+        while (entry := self._early.get(base := self.updater.model_version)) is not None:
             self._take(entry)
             self._early.pop(base, None)  # not before: what failed on the way is tried again
-        version = self._updater.model_version
+        version = self.updater.model_version
         self._early = {base: entry for base, entry in self._early.items() if base > version}
 
     def _look_for_bundle(self) -> None:
@@ -284,12 +286,12 @@ class Follower:
         for head in self._transport.bundles():
             if monotonic() < self._refused_bundles.get(head[:2], 0.0):
                 continue
-            if head.fault is None and head.model_version <= max(self._updater.model_version, self._updater.left_behind):
+            if head.fault is None and head.model_version <= max(self.updater.model_version, self.updater.left_behind):
                 return
             try:
                 if self._put_bundle_in_place(head):
                     self._stats.count("bundles")
-                    self._newest.reached(self._updater.model_version)
+                    self._newest.reached(self.updater.model_version)
                     return
             except Exception as error:  # whatever the bundle holds: the version before goes on, a newer bundle repairs
                 self._refuse_bundle(head, error)
@@ -306,7 +308,7 @@ class Follower:
         if bundle.model_version != head.model_version:
             got = f"{bundle.model_version}, and {head.model_version} where it is listed"
             raise UpdateError("bundle", f"{entry.path}: model_version: expected one, got {got}")
-        self._updater.replace_bundle(bundle)
+        self.updater.replace_bundle(bundle)
         return True
 
     def _refuse_bundle(self, head: BundleHead, error: Exception) -> None:

@@ -106,6 +106,7 @@ class Updater:
 
     def _adopt(self, cached: CachedRows) -> None:
         self._cached, there = cached, cached.store
+        self._before = there
         if isinstance(there, LayeredStore):
             before = "cache" if isinstance(there.below, EmptyStore) else "store"
             if before != self._config.rows:
@@ -114,6 +115,11 @@ class Updater:
             return
         self._layers = LayeredStore(there if self._config.rows == "store" else EmptyStore())
         cached.put_before_store(self._layers)
+
+    def withdraw(self) -> None:
+        """Has the cache ask what it asked before, unless a version was taken."""
+        if self._versions.now.rows is self._cached:
+            self._cached.put_before_store(self._before)
 
     def apply(self, delta: Delta) -> None:
         """Makes the delta's version the one that new calls get. `write_back` comes after it.
@@ -200,7 +206,15 @@ class Updater:
         self.left_behind = max(self.left_behind, self.model_version)
         self._defaults = dict(target.defaults)
         served = self._with_rows(target.served, overlay, self._defaults)
-        self._pending.append(_PendingWrite(self._swap(served, overlay), overlay, back=undo))
+        # It stands there before the version does: an interrupt in between leaves no version whose rows are not written.
+        pending = _PendingWrite(self._versions.number + 1, overlay, back=undo)
+        try:
+            self._pending.append(pending)
+            self._swap(served, overlay)
+        except BaseException:
+            if self._versions.number < pending.number:
+                self._pending = [one for one in self._pending if one is not pending]
+            raise
         self._stats.count("rollbacks")
         self.write_back()
 

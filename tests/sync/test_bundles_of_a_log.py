@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from children import PATIENCE_S
 
+from pepnet_infer._kernels import SharedLock
 from pepnet_infer.errors import BundleError, UpdateError
 from pepnet_infer.stats import FollowStats
 from pepnet_infer.sync import follower as follower_module
@@ -68,7 +69,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
         monkeypatch.setattr(follower_module, "monotonic", lambda: log.now)
         anything: Any = SimpleNamespace(now=SimpleNamespace(model_version=0))
         transport: Any = log
-        follower = Follower(anything, anything, transport, FollowConfig(name="test", guard=None))
+        follower = Follower(anything, anything, transport, FollowConfig(name="test", guard=None), SharedLock())
         try:
             follower.start()
             assert log.was_read.wait(PATIENCE_S)
