@@ -276,9 +276,9 @@ def test_policies_by_field_or_table(toy_schema: FeatureSchema) -> None:
         (lambda: PushPolicy(mode="after_expiry"), "ttl: expected seconds where rows are pushed after their expiry"),
         (lambda: Guard(mean=-0.1), "mean: expected a number from 0, got -0.1"),
         (lambda: Guard(rows=0), "rows: expected an integer from 1, got 0"),
-        (lambda: FollowConfig(wait_s=0), "wait_s: expected a number above 0, got 0"),
+        (lambda: FollowConfig(wait_s=0), "wait_s: expected a number above 0 to 3600, got 0"),
         (lambda: FollowConfig(guard="strict"), "guard: expected a Guard or None, got 'strict'"),  # type: ignore
-        (lambda: Gset(beta=0.0), "beta: expected a number above 0 to 1, got 0.0"),
+        (lambda: Gset(beta=0.0), "beta: expected a number above 0 to below 1, got 0.0"),
     ],
 )
 def test_options_are_checked_when_they_are_made(make: Callable[[], object], said: str) -> None:

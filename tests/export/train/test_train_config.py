@@ -59,7 +59,7 @@ def sections() -> dict[str, Any]:
         ({"select_by": ["clicks"]}, r"train: expected tasks of click, .*, got 'clicks'"),
         ({"select_by": "click"}, r"train: select_by: expected a list, each text, got 'click'"),
         ({"loss_weights": {"clicks": 2.0}}, r"train: expected tasks of click, .*, got 'clicks'"),
-        ({"gset": {"beta": 2.0}}, r"train: gset.beta: expected a number above 0 to 1, got 2\.0"),
+        ({"gset": {"beta": 2.0}}, r"train: gset.beta: expected a number above 0 to below 1, got 2\.0"),
         ({"gset": {"positive": "buy"}}, r"train: expected tasks of click, .*, got 'buy'"),
         ({"optional_joins": ["users"]}, r"train\.optional_joins: expected joins of items, got 'users'"),
     ],
