@@ -69,11 +69,7 @@ BufferId PlanBuilder::buffer(std::size_t bytes, bool quantized) {
   return static_cast<BufferId>(plan.buffers.size() - 1);
 }
 
-bool PlanBuilder::begin_chain() {
-  if (chain_) return false;
-  chain_ = plan.steps.size();
-  return true;
-}
+void PlanBuilder::begin_chain() { chain_ = plan.steps.size(); }
 
 void PlanBuilder::add(Step step) {
   const bool product = std::holds_alternative<ProductStep>(step);  // only these can be split by columns
@@ -82,7 +78,7 @@ void PlanBuilder::add(Step step) {
 }
 
 void PlanBuilder::end_chain() {
-  if (*chain_ < plan.steps.size()) place(*chain_, false);
+  place(*chain_, false);
   chain_.reset();
 }
 

@@ -8,8 +8,7 @@ int main(int argc, char** argv) {
   struct {
     const char* name;
     void (*run)();
-  } const suites[] = {{"activations", activations},
-                      {"cpu", cpu},
+  } const suites[] = {{"cpu", cpu},
                       {"dense_model", dense_model},
                       {"features", features},
                       {"file_map", file_map},
