@@ -100,7 +100,7 @@ class SharedLock {
 void bind_shared_lock(py::module_& module) {
   using Hold = SharedLock::Hold;
   py::class_<Hold>(module, "Hold", "A lock that is held, until this is left or nobody holds it.")
-      .def("__enter__", &Hold::enter)
+      .def("__enter__", [](Hold& hold) { return hold.enter(); })  // a reference: None is refused
       .def("__exit__", [](Hold& hold, const py::args&) { hold.leave(); });
   using Lock = std::shared_ptr<SharedLock>;
   py::class_<SharedLock, Lock>(module, "SharedLock", "A lock that many may share and one may have alone.")

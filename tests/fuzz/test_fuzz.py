@@ -192,3 +192,9 @@ def test_the_command_of_make_starts() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "executions, seed 1; by target:" in done.stdout
+
+
+def test_a_method_of_nothing_is_refused() -> None:
+    for method in (_kernels.Hold.__enter__, _kernels.Hold.__exit__):
+        with pytest.raises(TypeError):
+            method(None)  # type: ignore[arg-type]
