@@ -141,11 +141,12 @@ def _checks(library: Any, few: bool) -> list[str]:
 
 def _kuaishou() -> tuple[Any, dict[str, np.ndarray]]:
     """The dense part of preset kuaishou, with weights of the size that training begins with."""
+    from pepnet_infer.network.network import Network
     from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
     config = ModelConfig(InputWidths(1216, 48, 120), layers=(512, 256), towers=(64,), experts=8)
     random, tensors = np.random.default_rng(3), {}
-    for name, shape in config.tensor_shapes(TASKS).items():
+    for name, shape in Network.derived(config, TASKS).tensors.items():
         spread = 0.1 if name.rsplit(".", 1)[1].startswith("b") else (2.0 / sum(shape[-2:])) ** 0.5
         tensors[name] = (spread * random.standard_normal(shape)).astype(np.float32)
     return config, tensors

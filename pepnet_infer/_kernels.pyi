@@ -142,14 +142,25 @@ class DenseInfo(Choice):
     wide_bytes: int
     block_rows: int
 
+class Network:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        operations: Sequence[Mapping[str, Any]],
+        heads: Sequence[tuple[str, str]],
+    ) -> None: ...
+    scores: int
+    def shapes(self) -> dict[str, tuple[int, int]]: ...
+    def tensors(self) -> dict[str, tuple[int, ...]]: ...
+
 class DenseModel:
     def __init__(
         self,
         tensors: Mapping[str, Floats],
-        flags: Mapping[str, Any],
+        network: Network,
         isa: str = "auto",
         precision: str = "fp32",
-        prefix_general: Sequence[tuple[int, int]] = (),
+        shared: Sequence[Sequence[tuple[int, int]]] = ((), (), ()),
         block_rows: int = 0,
         split: str = "auto",
         domain: tuple[Sequence[Sequence[float]], Sequence[float]] | None = None,
@@ -161,13 +172,14 @@ class DenseModel:
         prior: Floats,
         threads: int = 1,
         spin: bool = True,
-        shared_prefix: bool = False,
+        share: bool = False,
         wide: bool = False,
     ) -> Floats: ...
     def describe(self) -> DenseInfo: ...
     memory_bytes: int
     outside_rows: int
     run_ns: int
+    shared: list[list[tuple[int, int]]]
 
 CachePolicy = Literal["lru", "gset", "lfu", "sieve", "s3fifo"]
 

@@ -19,7 +19,7 @@ from pepnet_infer.bench.latency.overhead import call_overhead
 from pepnet_infer.bench.latency.peers import PEERS, own_peer, reference
 from pepnet_infer.bench.latency.requests import end_to_end
 from pepnet_infer.bundle.bundle import Bundle
-from pepnet_infer.schema.network_config import multiply_adds
+from pepnet_infer.network.cost import multiply_adds
 from pepnet_infer.validation import Options, Several
 
 #: The peers that ratios are printed against: what people run today, and the fastest of the others.
@@ -75,8 +75,7 @@ def measure_latency(bundle: Bundle, name: str, options: LatencyOptions, say: Say
     Needs torch, for the float64 truth. Raises BackendError for a required peer that cannot run.
     """
     plan, threads, sizes, seed = options.plan, options.threads, options.batch_sizes, options.seed
-    # A baseline model's cost does not follow from its config.
-    macs = multiply_adds(bundle.config, len(bundle.tasks)) if bundle.config.model == "pepnet" else None
+    macs = multiply_adds(bundle.network)
     weights = sum(array.size for array in bundle.dense().values())
     peers = [*(PEERS[peer] for peer in options.peers), *map(own_peer, options.own)]
     rotating = 4 * max(sizes) if options.quick else rows_beyond_caches(bundle.config.inputs, max(sizes))

@@ -20,7 +20,7 @@ from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.parity import BATCHES, ROWS, Run, check, reference
 from pepnet_infer.export.bundle.rows import schema_inputs
 from pepnet_infer.export.model.network import build_network, load_dense
-from pepnet_infer.schema.network_config import multiply_adds
+from pepnet_infer.network.cost import multiply_adds
 
 #: Rows that are drawn. Of 1,000 rows the worst of the demo's model is off by .011 to .019, depending on the seed, of
 #: 20,000 by .017 to .030, and of as many at the domain's edge by .031 to .051: each far from an allowed 0.1.
@@ -149,4 +149,4 @@ def _why(precision: str, over: list[str], budget: Budget) -> str:
 
 
 def _cost(bundle: Bundle) -> int:
-    return multiply_adds(bundle.config, len(bundle.tasks))
+    return multiply_adds(bundle.network)

@@ -29,7 +29,7 @@ from pepnet_infer.export.bundle.simplify import simplify
 from pepnet_infer.export.bundle.to_onnx import to_onnx
 from pepnet_infer.export.model.network import build_network, load_dense
 from pepnet_infer.schema.inputs import Inputs
-from pepnet_infer.schema.network_config import InputWidths, ModelConfig
+from pepnet_infer.schema.network_config import InputWidths
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
 from pepnet_infer.storage.listing import describe_files
@@ -105,17 +105,18 @@ def write_bundle(
                 figures["native"][precision]["domain"] = to_builtins(domain)
         on_step("write the bundle")
         (root / ONNX).write_bytes(simplified.SerializeToString(deterministic=True))
-        write_document(root / PARITY, _parity(network, config, sets, figures, seed))
+        write_document(root / PARITY, _parity(network, served, sets, figures, seed))
         versions: dict[str, str] = {name: import_module(name).__version__ for name in _TOOLS}
         manifest = {
             "format_version": FORMAT_VERSION,
             "model_version": version,
             "schema": schema.to_json(),
             "config": config.to_json(),
+            "network": served.network.to_json(),
             "tasks": list(tasks),
             "domains": list(schema.domains),
             "schema_hash": schema.hash,
-            "precisions": budgets if "fp32" in figures["native"] else {},  # none for a baseline
+            "precisions": budgets if "fp32" in figures["native"] else {},
             "files": describe_files(root),
             "tools": {"python": platform.python_version(), **versions},
             "meta": dict(checkpoint.meta),
@@ -151,9 +152,9 @@ def _with_edge(asked: Inputs, domain: InputDomain, seed: int) -> Inputs:
 
 
 def _parity(
-    network: torch.nn.Module, config: ModelConfig, sets: dict[str, Reference], figures: dict[str, Any], seed: int
+    network: torch.nn.Module, served: Bundle, sets: dict[str, Reference], figures: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    golden = reference(network, normal_inputs(config.inputs, _GOLDEN_ROWS, seed))
+    golden = reference(network, normal_inputs(served.config.inputs, _GOLDEN_ROWS, seed))
     return {
         "reference": "torch float64",
         "tolerance": TOLERANCE,
@@ -172,6 +173,7 @@ def _parity(
             for name, rows in sets.items()
         },
         **figures,
-        "config": config.to_json(),
+        "config": served.config.to_json(),
+        "network": served.network.to_json(),
         "golden": {"rows": "standard normal", "seed": seed, "scores": golden.scores.tolist()},
     }

@@ -8,46 +8,16 @@ that general already holds and would add nothing; it is accepted and left unread
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.model.pepnet import GroupedLinear, Mix, Network, Stacks, xavier
-from pepnet_infer.schema.feature_schema import FeatureSchema, Width
+from pepnet_infer.schema.baseline_flags import DcnExtra, DeepFmExtra, NoExtra, PleExtra, read_extra
+from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
-from pepnet_infer.validation import Options, convert
-
-Extra = TypeVar("Extra", bound=Options)
-
-
-class NoExtra(Options, frozen=True):
-    """The `extra` of a baseline without flags of its own, and the base of the others."""
-
-    refusal = SchemaError
-
-
-class PleExtra(NoExtra, frozen=True):
-    """The `extra` of PLE."""
-
-    levels: Width = 1  #: 1 is CGC itself
-    specific: Width = 1  #: experts of each task
-    shared: Width = 2  #: experts of all tasks
-
-
-class DcnExtra(NoExtra, frozen=True):
-    """The `extra` of DCN-v2."""
-
-    cross_layers: Width = 3
-    rank: Width | None = None  #: None: full matrices
-
-
-class DeepFmExtra(NoExtra, frozen=True):
-    """The `extra` of DeepFM. Without slots every column of x is a feature of its own."""
-
-    field_width: Width = 16
-    slots: tuple[Width, ...] = ()  #: widths of the leading slots
 
 
 class Baseline(Network):
@@ -253,9 +223,3 @@ BASELINE_NETWORKS: Mapping[str, Callable[[ModelConfig, int], Baseline]] = {
     "mmoe": MMoE,
     "ple": PLE,
 }
-
-
-def read_extra(config: ModelConfig, kind: type[Extra]) -> Extra:
-    """Returns the flags of a baseline's own. Raises SchemaError naming the one that is unknown or off."""
-    extra: Extra = convert("", config.extra, kind, SchemaError, "config.extra")
-    return extra

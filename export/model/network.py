@@ -28,7 +28,7 @@ def build_network(config: ModelConfig, tasks: int) -> Network:
 
 
 def dense_state(network: torch.nn.Module) -> dict[str, npt.NDArray[np.float32]]:
-    """Returns copies of the network's tensors as float32, by name: a PEPNet's are `config.tensor_shapes(tasks)`."""
+    """Returns copies of the network's tensors as float32, by name: a PEPNet's are `pepnet_infer.network`'s."""
     state = network.state_dict()
     return {
         name: value.detach().cpu().to(torch.float32, copy=True).contiguous().numpy() for name, value in state.items()

@@ -209,7 +209,7 @@ class Mix(nn.Module):
 class PEPNet(Network):
     """The whole dense part: general, domain and prior inputs to one score per task.
 
-    Its parameters have the names and shapes of `config.tensor_shapes(tasks)`. Embeddings are not part of it.
+    Its parameters have the names and shapes of `Network.derived(config, tasks).tensors`. Embeddings are not part of it.
     """
 
     def __init__(self, config: ModelConfig, tasks: int) -> None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pepnet_infer.errors import SchemaError
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import ModelConfig
 
 Floats = npt.NDArray[np.float64]
@@ -60,13 +62,14 @@ class _Draw:
 
 
 def random_dense(config: ModelConfig, tasks: int, seed: int) -> Dense:
-    """Returns weights and biases for `config.tensor_shapes(tasks)`, the same for the same arguments.
+    """Returns weights and biases for `Network.derived(config, tasks).tensors`, the same for the same arguments.
 
     On standard normal general, domain and prior inputs, each task's logit has a standard deviation of LOGIT_STD over
-    rows, within a tenth, and a mean near zero. Raises SchemaError for a baseline, whose tensors the contract does not
-    name.
+    rows, within a tenth, and a mean near zero. Raises SchemaError for a baseline.
     """
-    shapes = config.tensor_shapes(tasks)
+    if config.model != "pepnet":
+        raise SchemaError(f"config.model: expected 'pepnet', whose layers are drawn here, got {config.model!r}")
+    shapes = Network.derived(config, tasks).tensors
     inputs = config.inputs
     rows = min(max(CALIBRATION // inputs.general, 256), 2048)
     draw = _Draw(seed)

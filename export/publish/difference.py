@@ -35,7 +35,7 @@ def difference(old: Bundle, new: Bundle) -> Difference:
     """
     if new.schema.hash != old.schema.hash:
         raise UpdateError("schema", f"{new.path}: schema_hash: expected {old.schema.hash}, got {new.schema.hash}")
-    if new.config != old.config:
+    if new.config != old.config or new.network != old.network:
         raise UpdateError("dense", f"{new.path}: expected the same network as in {old.path}, got another config")
     if new.model_version <= old.model_version:
         got = f"{new.model_version} after {old.model_version}"

@@ -237,7 +237,7 @@ class Publisher:
         with UpdateError.in_place_of(BundleError, reason="delta"):
             graph = graph_of(config, len(schema.tasks), dense) if onnx and dense is not None else None
             write_delta(target, head, rows, dense, graph)
-        return open_delta(target, schema, config).bytes
+        return open_delta(target, schema, self.bundle.network).bytes
 
     def _settle(self, chosen: Mapping[str, Selection], now: float) -> None:
         for name, one in chosen.items():

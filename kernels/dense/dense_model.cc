@@ -7,7 +7,9 @@
 
 #include "cpu/cpu_info.h"
 #include "dense/execute.h"
+#include "dense/lower.h"
 #include "dense/plan.h"
+#include "dense/tensors.h"
 #include "threads/huge_buffer.h"
 #include "threads/thread_pool.h"
 
@@ -143,14 +145,14 @@ class DenseModel::Work final : public StagedWork {
  public:
   // Throws std::bad_alloc.
   Work(State& state, const DenseInputs& inputs, float* out, std::uint8_t* outside, unsigned threads,
-       bool shared_prefix)
+       bool share)
       : state_(state),
         plan_(state.plan),
         inputs_(inputs),
         out_(out),
         outside_(state.options.domain ? outside : nullptr),
         by_rows_(state.split_rows(inputs.rows, threads)),
-        shared_(shared_prefix && state.plan.prefix.has_value()),
+        shared_(share && !state.plan.prefixes.empty()),
         layout_(by_rows_ ? state.by_steps : state.by_stages),
         granule_(by_rows_ ? granule_of(*state.main, state.info.block_rows) : 1),
         scratch_(state.scratch.take()) {
@@ -173,9 +175,9 @@ class DenseModel::Work final : public StagedWork {
     for (std::size_t i = 0; i < buffers; ++i)
       Scratch::grow(scratch_->blocks[i], most * layout_.row_bytes + kSlack);
     if (shared_) {
-      Scratch::grow(scratch_->prefix, prefix_bytes(*plan_.prefix) + kSlack);
-      Scratch::grow(scratch_->sums, plan_.prefix->w->panels * kPanel * sizeof(float));
-      take_prefix(plan_, inputs, scratch_->prefix.data());
+      Scratch::grow(scratch_->prefix, shared_bytes(plan_) + kSlack);
+      Scratch::grow(scratch_->sums, plan_.prefix_panels * kPanel * sizeof(float));
+      take_shared(plan_, inputs, scratch_->prefix.data());
     }
     state.scratch.count(scratch_->bytes() - before);
   }
@@ -192,14 +194,14 @@ class DenseModel::Work final : public StagedWork {
   }
 
   std::size_t units(std::size_t stage) const noexcept override {
-    if (stage < shared_) return (plan_.prefix->w->panels + kUnitPanels - 1) / kUnitPanels;
+    if (stage < shared_) return (plan_.prefix_panels + kUnitPanels - 1) / kUnitPanels;
     if (by_rows_) return blocks_;
     return units_of(stage_at(stage), block_at(stage).inputs.rows);
   }
 
   void run(std::size_t stage, std::size_t begin, std::size_t end, unsigned participant) noexcept override {
     if (stage < shared_) {
-      const Range panels{begin * kUnitPanels, std::min(end * kUnitPanels, plan_.prefix->w->panels)};
+      const Range panels{begin * kUnitPanels, std::min(end * kUnitPanels, plan_.prefix_panels)};
       prefix_sums(plan_, scratch_->prefix.data(), panels, reinterpret_cast<float*>(scratch_->sums.data()));
     } else if (by_rows_) {
       for (std::size_t b = begin; b < end; ++b) {
@@ -216,7 +218,7 @@ class DenseModel::Work final : public StagedWork {
   void mark(std::size_t begin, std::size_t end) const {
     if (outside_ == nullptr) return;
     const InputDomain& domain = *state_.options.domain;
-    const std::array<Columns, 3> all = columns_of(plan_.config, inputs_);
+    const std::array<Columns, 3> all = columns_of(plan_.widths, inputs_);
     for (std::size_t r = begin; r < end; ++r) {
       bool inside = true;
       for (std::size_t i = 0; i < 3; ++i) {
@@ -242,11 +244,11 @@ class DenseModel::Work final : public StagedWork {
   }
   Block block(std::size_t number, std::byte* memory) const {
     const std::size_t first = first_row(number);
-    const DenseConfig& config = plan_.config;
-    const DenseInputs part{inputs_.general + first * config.general, inputs_.domain + first * config.domain,
-                           inputs_.prior + first * config.prior, first_row(number + 1) - first};
-    const float* const init = shared_ ? reinterpret_cast<const float*>(scratch_->sums.data()) : nullptr;
-    return {&plan_, &layout_, memory, part, out_ + first * config.tasks, init};
+    const auto& [general, domain, prior] = plan_.widths;
+    const DenseInputs part{inputs_.general + first * general, inputs_.domain + first * domain,
+                           inputs_.prior + first * prior, first_row(number + 1) - first};
+    const float* const sums = shared_ ? reinterpret_cast<const float*>(scratch_->sums.data()) : nullptr;
+    return {&plan_, &layout_, memory, part, out_ + first * plan_.scores, sums};
   }
 
   State& state_;
@@ -262,13 +264,14 @@ class DenseModel::Work final : public StagedWork {
   unsigned threads_ = 1;
 };
 
-DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const Ops& main, const Ops& small,
-                       const DenseOptions& options)
+DenseModel::DenseModel(const network::Network& network, const Tensors& tensors, const Ops& main,
+                       const Ops& small, const DenseOptions& options)
     : state_(std::make_unique<State>()) {
-  check_config(config, options);
+  check_options(network, options);
+  check_values(network, tensors);
   State& state = *state_;
   state.options = options;
-  state.plan = build_network(config, check_tensors(config, tensors), main, small, options, state.packer);
+  state.plan = Lowering(network, tensors, main, small, options, state.packer).plan();
   state.packer.finish();
   state.by_steps = lay_out(state.plan, false);
   state.by_stages = lay_out(state.plan, true);
@@ -280,14 +283,22 @@ DenseModel::DenseModel(const DenseConfig& config, const Tensors& tensors, const 
 
 DenseModel::~DenseModel() = default;
 
-void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool shared_prefix,
+void DenseModel::run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool share,
                      std::uint8_t* outside) const {
   if (inputs.rows == 0) return;
   threads = std::clamp(threads, 1U, ThreadPool::kMaxParticipants);
-  Work(*state_, inputs, out, outside, threads, shared_prefix).run(spin);
+  Work(*state_, inputs, out, outside, threads, share).run(spin);
 }
 
-const DenseConfig& DenseModel::config() const { return state_->plan.config; }
+const std::array<std::size_t, 3>& DenseModel::widths() const { return state_->plan.widths; }
+std::size_t DenseModel::scores() const { return state_->plan.scores; }
+std::array<std::vector<std::pair<std::size_t, std::size_t>>, 3> DenseModel::shared() const {
+  std::array<std::vector<std::pair<std::size_t, std::size_t>>, 3> shared;
+  for (const ColumnsStep& columns : state_->plan.shared_columns)
+    for (const ColumnRun& run : columns.runs)
+      shared[run.input].emplace_back(run.begin, run.begin + run.count);
+  return shared;
+}
 const DenseInfo& DenseModel::info() const { return state_->info; }
 std::size_t DenseModel::memory_bytes() const { return state_->packer.bytes() + state_->scratch.bytes(); }
 
@@ -297,8 +308,8 @@ std::size_t score_outside(const DenseModel& wide, const DenseInputs& inputs, con
   for (std::size_t r = 0; r < inputs.rows; ++r)
     if (outside[r] != 0) rows.push_back(r);
   if (rows.empty()) return 0;
-  const auto all = columns_of(wide.config(), inputs);
-  const std::size_t tasks = wide.config().tasks;
+  const auto all = columns_of(wide.widths(), inputs);
+  const std::size_t tasks = wide.scores();
   std::array<std::vector<float>, 3> gathered;
   for (std::size_t i = 0; i < 3; ++i) {
     const auto [data, width] = all[i];

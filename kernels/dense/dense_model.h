@@ -1,4 +1,4 @@
-// The whole dense part of a PEPNet: EPNet → experts × PPNet → mix → towers, from packed weights.
+// The whole dense part of a model, from the list of its operations and packed weights.
 //
 // The weights are packed once, when a model is made. A run goes one of two ways over the same steps, with the
 // same bits: many rows are cut into blocks that each thread takes through the whole network on its own; of
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "dense/ops.h"
+#include "network/network.h"
 
 namespace pepnet {
 
@@ -52,9 +53,8 @@ struct InputDomain {
 };
 
 struct DenseOptions {
-  // Columns [begin, end) of `general` that may be equal in all rows of a call, ascending. All of `domain`
-  // may.
-  std::vector<std::pair<std::size_t, std::size_t>> prefix_general;
+  // Columns [begin, end) of general, domain and prior that may be equal in all rows of a call, ascending.
+  std::array<std::vector<std::pair<std::size_t, std::size_t>>, 3> shared;
   std::size_t block_rows = 0;  // the most rows of a block; 0 goes by the second-level cache
   Split split = Split::automatic;
   std::optional<InputDomain> domain = std::nullopt;  // which rows `run` marks as outside; none
@@ -75,25 +75,29 @@ struct DenseInfo {
 
 class DenseModel {
  public:
-  // `main` multiplies; `small`, of the same instruction set in fp32, does the mix, the towers and the scores.
-  // Nothing of `tensors` is kept. Throws std::invalid_argument naming the tensor, flag or option that is
-  // wrong: missing, not known, of another shape, not finite, or not to be expressed in the precision.
-  DenseModel(const DenseConfig& config, const Tensors& tensors, const Ops& main, const Ops& small,
+  // `main` multiplies; `small`, of the same instruction set in fp32, does the small products and all that is
+  // none. Nothing of `network` and `tensors` is kept. Throws std::invalid_argument naming the tensor or
+  // option that is wrong: missing, not known, of another shape, not finite, or not to be expressed in the
+  // precision.
+  DenseModel(const network::Network& network, const Tensors& tensors, const Ops& main, const Ops& small,
              const DenseOptions& options = {});
   ~DenseModel();
   DenseModel(const DenseModel&) = delete;
   DenseModel& operator=(const DenseModel&) = delete;
 
-  // Scores [rows, tasks] to `out`, on at most `threads` threads. With `shared_prefix` the caller promises
-  // that domain and the prefix of general are in every row what they are in the first: their share of EPNet
-  // is then computed once (not with int8, where each row has a scale of its own). Any number of threads may
-  // call at once. Throws std::bad_alloc; allocates only when more calls are under way than ever before, or
-  // more threads asked for. `outside` [rows] is set to 1 for rows outside of the domain, where there is one:
-  // their scores are there, and not to be used. It may be null.
-  void run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool shared_prefix,
+  // Scores [rows, scores()] to `out`, on at most `threads` threads. With `share` the caller promises that the
+  // columns of `shared()` are in every row what they are in the first: what products make of them is then
+  // computed once. Any number of threads may call at once. Throws std::bad_alloc; allocates only when more
+  // calls are under way than ever before, or more threads asked for. `outside` [rows] is set to 1 for rows
+  // outside of the domain, where there is one: their scores are there, and not to be used. It may be null.
+  void run(const DenseInputs& inputs, float* out, unsigned threads, bool spin, bool share,
            std::uint8_t* outside = nullptr) const;
 
-  const DenseConfig& config() const;
+  const std::array<std::size_t, 3>& widths() const;  // of general, domain and prior
+  std::size_t scores() const;
+  // Of the columns that may be equal, those that make a difference: none with int8, where each row has a
+  // scale of its own.
+  std::array<std::vector<std::pair<std::size_t, std::size_t>>, 3> shared() const;
   const DenseInfo& info() const;
   std::size_t memory_bytes() const;  // packed weights, and scratch of all calls so far
 

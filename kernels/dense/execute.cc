@@ -8,7 +8,7 @@ namespace pepnet::engine {
 namespace {
 
 const float* row_of(const Plan& plan, const DenseInputs& inputs, const ColumnRun& run, std::size_t row) {
-  const Columns columns = columns_of(plan.config, inputs)[static_cast<std::size_t>(run.input)];
+  const Columns columns = columns_of(plan.widths, inputs)[run.input];
   return columns.data + row * columns.width + run.begin;
 }
 
@@ -49,7 +49,7 @@ class Doer {
   Doer(const Block& block, Range rows, Range panels) : block_(block), rows_(rows), panels_(panels) {}
 
   void operator()(const ColumnsStep& step) const {
-    if (step.shared && block_.init != nullptr) return;
+    if (step.shared && block_.sums != nullptr) return;
     for (std::size_t r = rows_.begin; r < rows_.end; ++r) {
       gather(*block_.plan, block_.inputs, step, r, at(step.out, r));
     }
@@ -58,22 +58,30 @@ class Doer {
   void operator()(const ProductStep& step) const {
     Product product;
     product.main = operands(step.a, step.w);
-    if (step.shared_k > 0 && block_.init != nullptr) {
-      product.main.init = block_.init;
-      product.main.k_begin = step.shared_k;
+    if (step.prefix && block_.sums != nullptr) {
+      const SharedPrefix& prefix = block_.plan->prefixes[*step.prefix];
+      product.main.init = block_.sums + prefix.first_panel * kPanel;
+      product.main.k_begin = prefix.k;
     }
     if (step.gate_w != nullptr) product.gate = operands(step.gate_a, step.gate_w);
     product.rows = rows_.end - rows_.begin;
     product.panel_begin = panels_.begin;
     product.panel_end = std::min(panels_.end, step.w->panels);
     product.epilogue = step.epilogue;
-    product.gamma = block_.plan->config.gamma;
-    if (step.mul.buffer == kGeneralInput) {
-      product.mul_stride = block_.plan->config.general;
-      product.mul = block_.inputs.general + rows_.begin * product.mul_stride;
-    } else if (!step.mul.none()) {
-      product.mul = floats(step.mul);
-      product.mul_stride = stride(step.mul) / sizeof(float);
+    product.function = step.function;
+    product.alpha = step.alpha;
+    product.slope = step.slope == nullptr ? nullptr : step.slope->bias;
+    product.factor = step.factor;
+    product.gamma = step.gamma;
+    if (!step.mul.none()) {
+      const FloatRows mul = rows_of(step.mul);
+      product.mul = mul.data;
+      product.mul_stride = mul.stride;
+    }
+    if (!step.plus.none()) {
+      const FloatRows plus = rows_of(step.plus);
+      product.plus = plus.data;
+      product.plus_stride = plus.stride;
     }
     product.out = at(step.out, rows_.begin);
     product.out_stride = stride(step.out);
@@ -96,8 +104,9 @@ class Doer {
 
   void operator()(const MixStep& step) const {
     Mix mix = step.mix;
-    mix.z = floats(step.z);
-    mix.z_stride = stride(step.z) / sizeof(float);
+    const FloatRows z = rows_of(step.z);
+    mix.z = z.data;
+    mix.z_stride = z.stride;
     mix.h = floats(step.h);
     mix.h_stride = stride(step.h) / sizeof(float);
     mix.rows = rows_.end - rows_.begin;
@@ -107,9 +116,28 @@ class Doer {
   }
 
   void operator()(const ScoreStep& step) const {
-    const std::size_t tasks = block_.plan->config.tasks;
-    step.ops->score(floats(step.h), stride(step.h) / sizeof(float), step.w->bias, step.b, step.w->out,
-                    rows_.end - rows_.begin, block_.out + rows_.begin * tasks + step.task, tasks);
+    const FloatRowsOut scores = scores_from(step.column);
+    const FloatRows h = rows_of(step.h);
+    step.ops->score(h.data, h.stride, step.w->bias, step.b, step.w->out, rows_.end - rows_.begin, scores.data,
+                    scores.stride);
+  }
+
+  void operator()(const CopyStep& step) const {
+    const FloatRows from = rows_of(step.from);
+    for (std::size_t r = rows_.begin; r < rows_.end; ++r)
+      step.ops->convert(from.row(r - rows_.begin), step.width, at(step.to, r), step.padded);
+  }
+
+  void operator()(const RowStep& step) const {
+    std::array<FloatRows, kMostReads> reads;
+    for (std::size_t i = 0; i < step.reads.size(); ++i) reads[i] = rows_of(step.reads[i]);
+    const FloatRowsOut out = step.out.none()
+                                 ? scores_from(step.column)
+                                 : FloatRowsOut{floats(step.out), stride(step.out) / sizeof(float)};
+    const std::size_t rows = rows_.end - rows_.begin;
+    step.does->run({reads.data(), step.reads.size()}, out, rows);
+    if (step.padded == step.width) return;
+    for (std::size_t r = 0; r < rows; ++r) std::fill(out.row(r) + step.width, out.row(r) + step.padded, 0.0F);
   }
 
  private:
@@ -121,6 +149,17 @@ class Doer {
 
   std::byte* at(const Ref& ref, std::size_t row) const {
     return base(ref.buffer) + row * stride(ref) + ref.offset;
+  }
+
+  // From the first of the rows on.
+  FloatRows rows_of(const Ref& ref) const {
+    if (!ref.input()) return {floats(ref), stride(ref) / sizeof(float)};
+    const Columns input = columns_of(block_.plan->widths, block_.inputs)[ref.buffer - kInputBuffers];
+    return {input.data + rows_.begin * input.width + ref.offset / sizeof(float), input.width};
+  }
+  FloatRowsOut scores_from(std::size_t column) const {
+    const std::size_t scores = block_.plan->scores;
+    return {block_.out + rows_.begin * scores + column, scores};
   }
 
   float* floats(const Ref& ref) const { return reinterpret_cast<float*>(at(ref, rows_.begin)); }
@@ -181,24 +220,42 @@ void do_units(const Block& block, const Stage& stage, Range units) {
   }
 }
 
-std::size_t prefix_bytes(const SharedPrefix& prefix) {
-  return round_up(prefix.w->in * bytes_of(prefix.columns.ops->activation), 64);
+namespace {
+
+std::size_t shared_bytes(const ColumnsStep& columns) {
+  return round_up(columns.padded * bytes_of(columns.ops->activation), 64);
 }
 
-void take_prefix(const Plan& plan, const DenseInputs& inputs, std::byte* to) {
-  gather(plan, inputs, plan.prefix->columns, 0, to);
+// Where the columns of that number begin.
+std::size_t shared_at(const Plan& plan, std::size_t number) {
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < number; ++i) at += shared_bytes(plan.shared_columns[i]);
+  return at;
 }
 
-void prefix_sums(const Plan& plan, const std::byte* prefix, Range panels, float* sums) {
-  Product product;
-  product.main.a = {prefix, 0, nullptr, nullptr};
-  product.main.w = plan.prefix->w;
-  product.rows = 1;
-  product.panel_begin = panels.begin;
-  product.panel_end = panels.end;
-  product.out = sums;
-  product.out_stride = plan.prefix->w->panels * kPanel * sizeof(float);
-  plan.prefix->columns.ops->product(product);
+}  // namespace
+
+std::size_t shared_bytes(const Plan& plan) { return shared_at(plan, plan.shared_columns.size()); }
+
+void take_shared(const Plan& plan, const DenseInputs& inputs, std::byte* to) {
+  for (std::size_t i = 0; i < plan.shared_columns.size(); ++i)
+    gather(plan, inputs, plan.shared_columns[i], 0, to + shared_at(plan, i));
+}
+
+void prefix_sums(const Plan& plan, const std::byte* shared, Range panels, float* sums) {
+  for (const SharedPrefix& prefix : plan.prefixes) {
+    const std::size_t last = prefix.first_panel + prefix.w->panels;
+    if (panels.end <= prefix.first_panel || panels.begin >= last) continue;
+    Product product;
+    product.main.a = {shared + shared_at(plan, prefix.columns), 0, nullptr, nullptr};
+    product.main.w = prefix.w;
+    product.rows = 1;
+    product.panel_begin = std::max(panels.begin, prefix.first_panel) - prefix.first_panel;
+    product.panel_end = std::min(panels.end, last) - prefix.first_panel;
+    product.out = sums + prefix.first_panel * kPanel;
+    product.out_stride = prefix.w->panels * kPanel * sizeof(float);
+    plan.shared_columns[prefix.columns].ops->product(product);
+  }
 }
 
 }  // namespace pepnet::engine

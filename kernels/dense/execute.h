@@ -14,9 +14,10 @@ struct Columns {
   std::size_t width;
 };
 
-// By `Input`.
-inline std::array<Columns, 3> columns_of(const DenseConfig& config, const DenseInputs& inputs) {
-  return {{{inputs.general, config.general}, {inputs.domain, config.domain}, {inputs.prior, config.prior}}};
+// General, domain and prior.
+inline std::array<Columns, 3> columns_of(const std::array<std::size_t, 3>& widths,
+                                         const DenseInputs& inputs) {
+  return {{{inputs.general, widths[0]}, {inputs.domain, widths[1]}, {inputs.prior, widths[2]}}};
 }
 
 struct Range {
@@ -30,7 +31,7 @@ struct Block {
   std::byte* scratch;           // at least rows * layout->row_bytes
   DenseInputs inputs;           // from the block's first row on
   float* out;                   // likewise
-  const float* init = nullptr;  // sums of the shared prefix, where it is shared
+  const float* sums = nullptr;  // of all shared prefixes, where they are shared
 };
 
 // The steps from `first` to `last`, all their columns.
@@ -40,9 +41,10 @@ void do_steps(const Block& block, std::size_t first, std::size_t last, Range row
 std::size_t units_of(const Stage& stage, std::size_t rows);
 void do_units(const Block& block, const Stage& stage, Range units);
 
-// The shared prefix of the first row, rounded for `prefix_sums`; and some panels of its sums.
-std::size_t prefix_bytes(const SharedPrefix& prefix);
-void take_prefix(const Plan& plan, const DenseInputs& inputs, std::byte* to);
-void prefix_sums(const Plan& plan, const std::byte* prefix, Range panels, float* sums);
+// The shared columns of the first row, rounded for `prefix_sums`; and the sums of some panels of all
+// prefixes.
+std::size_t shared_bytes(const Plan& plan);
+void take_shared(const Plan& plan, const DenseInputs& inputs, std::byte* to);
+void prefix_sums(const Plan& plan, const std::byte* shared, Range panels, float* sums);
 
 }  // namespace pepnet::engine

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "cpu/round_up.h"
+#include "network/activation.h"
 
 namespace pepnet {
 
@@ -67,14 +68,19 @@ static constexpr std::size_t bytes_of(Activation format) {
   return format == Activation::f32 ? 4 : format == Activation::bf16 ? 2 : 1;
 }
 
-// What becomes of x = a·w + b before it is stored.
+// What becomes of x = a·w + b: an activation f, or gamma * sigmoid, a gate.
 enum class Epilogue : std::uint8_t {
-  linear,      // x
-  relu,        // max(x, 0); NaN stays NaN
-  gate,        // gamma * sigmoid(x)
-  gate_times,  // gamma * sigmoid(x) * mul
-  relu_times,  // max(x, 0) * mul
-  relu_gated,  // max(x, 0) * gamma * sigmoid(u·w_g + c): the fused step; `gate` says what u, w_g and c are
+  linear,    // x
+  relu,      // max(x, 0); NaN stays NaN
+  gate,      // gamma * sigmoid(x)
+  function,  // that of the call, by the table of generic/activations.h
+};
+
+// What that is multiplied with.
+enum class Factor : std::uint8_t {
+  none,
+  rows,   // `mul`
+  gated,  // gamma * sigmoid(u·w_g + c): the fused step; `gate` says what u, w_g and c are
 };
 
 // Rows of activations: row r begins at data + r * stride.
@@ -93,16 +99,22 @@ struct Operands {
   std::size_t k_begin = 0;      // values of k to skip, a multiple of k_multiple: their share is in `init`
 };
 
-// out[:, panels] = epilogue(a·w + b) for some rows and some panels of w.
+// out[:, panels] = epilogue(a·w + b) * factor + plus for some rows and some panels of w.
 struct Product {
   Operands main;
-  Operands gate;  // relu_gated only; its w has the same number of columns
+  Operands gate;  // with Factor::gated; its w has the same number of columns
   std::size_t rows = 0;
   std::size_t panel_begin = 0, panel_end = 0;
   Epilogue epilogue = Epilogue::linear;
+  network::Function function = network::Function::identity;  // with Epilogue::function, as the next two
+  float alpha = 0.0F;
+  const float* slope = nullptr;  // [panels * 16], of functions that have one
+  Factor factor = Factor::none;
   float gamma = 1.0F;
-  const float* mul = nullptr;   // gate_times, relu_times: row r at mul + r * mul_stride, no padding needed
+  const float* mul = nullptr;   // Factor::rows: row r at mul + r * mul_stride, no padding needed
   std::size_t mul_stride = 0;   // floats; 0 multiplies every row by the same
+  const float* plus = nullptr;  // added at last, or null: row r at plus + r * plus_stride, no padding needed
+  std::size_t plus_stride = 0;  // floats
   void* out = nullptr;          // panel p begins at column 16 * p; columns beyond w->out are written as zero
   std::size_t out_stride = 0;   // bytes
   bool out_bf16 = false;        // else float32
@@ -140,6 +152,11 @@ struct Ops {
   // A row with NaN or an infinity gets the scale NaN, and so does all that is computed from it.
   void (*quantize)(const float* x, std::size_t n, std::uint8_t* out, std::size_t padded, float* scale,
                    std::int32_t* zero);
+  // out[i] = f(x[i]) for whole registers: up to 15 more values than n are written. slope: [n] or null.
+  void (*activate)(network::Function function, const float* x, std::size_t n, float alpha, const float* slope,
+                   float* out);
+  // The same of e^x.
+  void (*exponential)(const float* x, std::size_t n, float* out);
   void (*mix)(const Mix&);
   // out[r * out_stride] = sigmoid(h_r · w + b): the last layer, one target wide. Row r at h + r * h_stride.
   void (*score)(const float* h, std::size_t h_stride, const float* w, float b, std::size_t width,

@@ -69,7 +69,11 @@ BufferId PlanBuilder::buffer(std::size_t bytes, bool quantized) {
   return static_cast<BufferId>(plan.buffers.size() - 1);
 }
 
-void PlanBuilder::begin_chain() { chain_ = plan.steps.size(); }
+bool PlanBuilder::begin_chain() {
+  if (chain_) return false;
+  chain_ = plan.steps.size();
+  return true;
+}
 
 void PlanBuilder::add(Step step) {
   const bool product = std::holds_alternative<ProductStep>(step);  // only these can be split by columns
@@ -78,7 +82,7 @@ void PlanBuilder::add(Step step) {
 }
 
 void PlanBuilder::end_chain() {
-  place(*chain_, false);
+  if (*chain_ < plan.steps.size()) place(*chain_, false);
   chain_.reset();
 }
 

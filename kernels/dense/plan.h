@@ -1,21 +1,24 @@
 // A network as a list of steps over rows of scratch, and how its columns may be split.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <span>
 #include <variant>
 #include <vector>
 
 #include "dense/ops.h"
 #include "dense/pack.h"
-#include "dense/tensors.h"
 
 namespace pepnet::engine {
 
 using BufferId = std::uint32_t;
 inline constexpr BufferId kNoBuffer = 0xFFFFFFFFU;
-inline constexpr BufferId kGeneralInput = 0xFFFFFFFEU;  // the caller's `general`, where it lies
+inline constexpr BufferId kInputBuffers =
+    0xFFFFFFF0U;  // and the next two: the caller's inputs, where they lie
 
 // Rows of one intermediate.
 struct Buffer {
@@ -29,12 +32,16 @@ struct Ref {
   BufferId buffer = kNoBuffer;
   std::size_t offset = 0;
   bool none() const { return buffer == kNoBuffer; }
+  bool input() const { return buffer >= kInputBuffers && !none(); }
 };
 
-enum class Input : std::uint8_t { general, domain, prior };
+// The columns of an input from `column` on.
+inline Ref input_ref(std::size_t input, std::size_t column) {
+  return {kInputBuffers + static_cast<BufferId>(input), column * sizeof(float)};
+}
 
 struct ColumnRun {
-  Input input;
+  std::size_t input;  // 0 general, 1 domain, 2 prior
   std::size_t begin, count;
 };
 
@@ -50,13 +57,19 @@ struct ColumnsStep {
 struct ProductStep {
   const Ops* ops = nullptr;
   Epilogue epilogue = Epilogue::linear;
+  network::Function function = network::Function::identity;
+  float alpha = 0.0F;
+  const PackedMatrix* slope = nullptr;  // no rows: the slopes are its bias
+  Factor factor = Factor::none;
   const PackedMatrix* w = nullptr;
   Ref a{};
   const PackedMatrix* gate_w = nullptr;
   Ref gate_a{};
-  Ref mul{}, out{}, out2{};
+  Ref mul{}, plus{}, out{}, out2{};
   bool out_bf16 = false;
-  std::size_t shared_k = 0;  // values of k whose sums a run's rows may share
+  float gamma = 1.0F;
+  std::optional<std::size_t> prefix =
+      std::nullopt;  // the number of the sums that a run's rows may start from
 };
 
 struct QuantizeStep {
@@ -76,10 +89,47 @@ struct ScoreStep {
   Ref h;
   const PackedMatrix* w = nullptr;  // no rows: the weights are its bias
   float b = 0.0F;
-  std::size_t task = 0;
+  std::size_t column = 0;  // of the scores
 };
 
-using Step = std::variant<ColumnsStep, ProductStep, QuantizeStep, MixStep, ScoreStep>;
+// Float32 columns to other columns, as activations of `ops`, zeros up to `padded`.
+struct CopyStep {
+  const Ops* ops = nullptr;
+  Ref from, to;
+  std::size_t width = 0, padded = 0;
+};
+
+// Rows of float32: row r at data + r * stride.
+template <class T>
+struct RowsOf {
+  T* data = nullptr;
+  std::size_t stride = 0;  // floats
+  T* row(std::size_t r) const { return data + r * stride; }
+};
+using FloatRows = RowsOf<const float>;
+using FloatRowsOut = RowsOf<float>;
+
+// An operation on single rows, which reads and writes float32.
+class RowOperation {
+ public:
+  virtual ~RowOperation() = default;
+  // `reads` are in the order of the step's.
+  virtual void run(std::span<const FloatRows> reads, const FloatRowsOut& out,
+                   std::size_t rows) const noexcept = 0;
+};
+
+// Columns that a row step may read from different places.
+inline constexpr std::size_t kMostReads = 2;
+
+struct RowStep {
+  std::shared_ptr<const RowOperation> does;
+  std::vector<Ref> reads;
+  Ref out;  // none: the scores from `column` on
+  std::size_t column = 0;
+  std::size_t width = 0, padded = 0;  // of the result: zeros follow up to `padded`
+};
+
+using Step = std::variant<ColumnsStep, ProductStep, QuantizeStep, MixStep, ScoreStep, CopyStep, RowStep>;
 
 // Steps [first, last) that one thread does one after the other for some rows.
 struct Chain {
@@ -97,18 +147,23 @@ struct Stage {
   std::vector<Chain> chains;  // split by rows
 };
 
-// Sums of EPNet's first product that all rows of a run may start from.
+// Sums of a product over columns that a request may give once: what all rows of a run may start from.
 struct SharedPrefix {
-  ColumnsStep columns;              // of the first row; `out` is not used
+  std::size_t columns = 0;          // the number of the columns
   const PackedMatrix* w = nullptr;  // bias zero
+  std::size_t k = 0;                // values of k that the sums are over
+  std::size_t first_panel = 0;      // within the panels of all prefixes
 };
 
 struct Plan {
   std::vector<Step> steps;  // in the order in which one thread does them all
   std::vector<Buffer> buffers;
   std::vector<Stage> stages;
-  std::optional<SharedPrefix> prefix;
-  DenseConfig config;
+  std::vector<ColumnsStep> shared_columns;  // of the first row; `out` is not used
+  std::vector<SharedPrefix> prefixes;
+  std::size_t prefix_panels = 0;        // of all of them
+  std::array<std::size_t, 3> widths{};  // of general, domain and prior
+  std::size_t scores = 0;               // columns of the result
 };
 
 // Panels in one unit of a product that is split by columns.
@@ -120,12 +175,12 @@ inline constexpr std::size_t kChainRows = 8;
 template <class F>
 void each_ref(const Step& step, F f) {
   const auto visit = [&](const Ref& ref, bool written) {
-    if (ref.buffer != kNoBuffer && ref.buffer != kGeneralInput) f(ref, written);
+    if (ref.buffer < kInputBuffers) f(ref, written);
   };
   if (const auto* columns = std::get_if<ColumnsStep>(&step)) {
     visit(columns->out, true);
   } else if (const auto* product = std::get_if<ProductStep>(&step)) {
-    for (const Ref& ref : {product->a, product->gate_a, product->mul}) visit(ref, false);
+    for (const Ref& ref : {product->a, product->gate_a, product->mul, product->plus}) visit(ref, false);
     for (const Ref& ref : {product->out, product->out2}) visit(ref, true);
   } else if (const auto* quantize = std::get_if<QuantizeStep>(&step)) {
     visit(quantize->from, false);
@@ -133,8 +188,15 @@ void each_ref(const Step& step, F f) {
   } else if (const auto* mix = std::get_if<MixStep>(&step)) {
     for (const Ref& ref : {mix->z, mix->h}) visit(ref, false);
     visit(mix->out, true);
+  } else if (const auto* score = std::get_if<ScoreStep>(&step)) {
+    visit(score->h, false);
+  } else if (const auto* copy = std::get_if<CopyStep>(&step)) {
+    visit(copy->from, false);
+    visit(copy->to, true);
   } else {
-    visit(std::get<ScoreStep>(step).h, false);
+    const auto& rows = std::get<RowStep>(step);
+    for (const Ref& ref : rows.reads) visit(ref, false);
+    visit(rows.out, true);
   }
 }
 
@@ -159,7 +221,8 @@ class PlanBuilder {
   BufferId buffer(std::size_t bytes, bool quantized = false);
 
   // Steps until `end_chain` are done for some rows by one thread: work too small to be split by columns.
-  void begin_chain();
+  // Returns whether one has begun: false within another, whose end is the end.
+  bool begin_chain();
   void add(Step step);
   void end_chain();
 
@@ -169,10 +232,5 @@ class PlanBuilder {
   std::vector<std::size_t> ready_;    // by buffer: the first stage that may read it
   std::optional<std::size_t> chain_;  // the first step of the one that has begun
 };
-
-// From flags and tensors to packed weights and a plan, in network.cc. The plan's weights are in `packer`,
-// which is left for the caller to finish.
-Plan build_network(const DenseConfig& config, const ModelTensors& tensors, const Ops& main, const Ops& small,
-                   const DenseOptions& options, Packer& packer);
 
 }  // namespace pepnet::engine

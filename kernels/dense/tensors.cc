@@ -59,7 +59,8 @@ class Reader {
 
   void expect_no_more() const {
     for (const auto& [name, tensor] : tensors_) {
-      if (!read_.contains(name)) refuse("tensors: '" + name + "' is not one of a network with these flags");
+      if (read_.contains(name) || std::ranges::count(tensor.shape, 0U) > 0) continue;
+      refuse("tensors: '" + name + "' is not one that the network reads");
     }
   }
 
@@ -84,7 +85,7 @@ constexpr std::size_t kMostBlockRows = std::size_t{1} << 20;
 
 }  // namespace
 
-void check_config(const DenseConfig& config, const DenseOptions& options) {
+void check_config(const DenseConfig& config) {
   if (config.general == 0) refuse("general: expected a width of at least 1, got 0");
   if (config.use_epnet && config.domain == 0) refuse("domain: EPNet needs a width of at least 1, got 0");
   if (config.use_ppnet && config.prior == 0) refuse("prior: PPNet needs a width of at least 1, got 0");
@@ -99,25 +100,36 @@ void check_config(const DenseConfig& config, const DenseOptions& options) {
   if (!(config.gamma > 0.0F) || !std::isfinite(config.gamma)) {
     refuse("gamma: expected a positive number, got " + std::to_string(config.gamma));
   }
-  std::size_t end = 0;
-  for (const auto& [first, last] : options.prefix_general) {
-    if (first < end || last < first || last > config.general) {
-      refuse("prefix_general: expected ascending runs within 0 to " + std::to_string(config.general) +
-             ", got " + std::to_string(first) + " to " + std::to_string(last));
+}
+
+void check_options(const network::Network& network, const DenseOptions& options) {
+  for (network::ValueId input = 0; input < network::kInputs; ++input) {
+    const std::size_t width = network.shape(input).width;
+    std::size_t end = 0;
+    for (const auto& [first, last] : options.shared[input]) {
+      if (first < end || last < first || last > width) {
+        refuse("shared: expected ascending runs within 0 to " + std::to_string(width) + " of " +
+               network::kInputNames[input] + ", got " + std::to_string(first) + " to " +
+               std::to_string(last));
+      }
+      end = last;
     }
-    end = last;
+    if (!options.domain) continue;
+    const std::size_t limits = options.domain->largest[input].size();
+    if (limits == width) continue;
+    refuse("domain: expected a limit for each of " + std::to_string(width) + " columns, got " +
+           std::to_string(limits));
   }
   if (options.block_rows > kMostBlockRows) {
     refuse("block_rows: expected at most " + std::to_string(kMostBlockRows) + ", got " +
            std::to_string(options.block_rows));
   }
-  const std::array<std::size_t, 3> widths{config.general, config.domain, config.prior};
-  for (std::size_t i = 0; options.domain && i < widths.size(); ++i) {
-    const std::size_t limits = options.domain->largest[i].size();
-    if (limits == widths[i]) continue;
-    refuse("domain: expected a limit for each of " + std::to_string(widths[i]) + " columns, got " +
-           std::to_string(limits));
-  }
+}
+
+void check_values(const network::Network& network, const Tensors& tensors) {
+  Reader reader(tensors, 0);
+  for (const auto& [name, shape] : network.tensors()) reader.read(name, shape);
+  reader.expect_no_more();
 }
 
 ModelTensors check_tensors(const DenseConfig& config, const Tensors& tensors) {

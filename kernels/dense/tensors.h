@@ -31,8 +31,15 @@ struct ModelTensors {
   std::vector<LayerTensors> towers;  // mmoe only; the last is one column wide
 };
 
-// Throws std::invalid_argument naming the flag or option that is off.
-void check_config(const DenseConfig& config, const DenseOptions& options);
+// Throws std::invalid_argument naming the flag that is off.
+void check_config(const DenseConfig& config);
+
+// Throws std::invalid_argument naming the option that is off.
+void check_options(const network::Network& network, const DenseOptions& options);
+
+// Throws std::invalid_argument naming a tensor that is missing, of another shape, or not finite; or one that
+// no operation reads, unless it has no elements.
+void check_values(const network::Network& network, const Tensors& tensors);
 
 // Throws std::invalid_argument naming a tensor that is missing, not known, of another shape, or not finite.
 ModelTensors check_tensors(const DenseConfig& config, const Tensors& tensors);

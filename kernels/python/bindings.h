@@ -8,10 +8,10 @@
 
 #include "released_gil.h"
 
-#define PEPNET_BINDINGS(each)                                                                        \
-  each(cpu) each(cuda) each(dense_model) each(fetches) each(file_lock) each(file_map) each(flights)  \
-      each(number_columns) each(objects) each(pins) each(products) each(row_cache) each(shared_lock) \
-          each(side_rows) each(studies) each(tables) each(tally)
+#define PEPNET_BINDINGS(each)                                                                       \
+  each(cpu) each(cuda) each(dense_model) each(fetches) each(file_lock) each(file_map) each(flights) \
+      each(network) each(number_columns) each(objects) each(pins) each(products) each(row_cache)    \
+          each(shared_lock) each(side_rows) each(studies) each(tables) each(tally)
 
 namespace pepnet::python {
 

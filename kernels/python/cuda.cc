@@ -233,7 +233,7 @@ class CudaModel {
     if (tile) given = value_named("tile", kTileNames, *tile);
     const engine::ModelTensors checked = [&] {
       const ReleasedGil released;
-      engine::check_config(config_, {});
+      engine::check_config(config_);
       return engine::check_tensors(config_, views);
     }();
     const auto precision = bf16 ? cuda::Precision::bf16 : cuda::Precision::fp32;
@@ -243,8 +243,9 @@ class CudaModel {
   }
 
   py::array_t<float> run(const py::array& general, const py::array& domain, const py::array& prior) {
-    const DenseInputs inputs = inputs_of(config_, general, domain, prior);
-    py::array_t<float> scores = scores_for(config_, inputs.rows);
+    const DenseInputs inputs =
+        inputs_of({config_.general, config_.domain, config_.prior}, general, domain, prior);
+    py::array_t<float> scores = scores_for(inputs.rows, config_.tasks);
     const cuda::CallInputs call{
         {inputs.general, inputs.domain, inputs.prior}, scores.mutable_data(), inputs.rows};
     library_->call([&] { model_->run(call); });

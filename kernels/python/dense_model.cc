@@ -99,16 +99,16 @@ DenseConfig config_of(const py::dict& flags) {
   return config;
 }
 
-DenseInputs inputs_of(const DenseConfig& config, const py::array& general, const py::array& domain,
-                      const py::array& prior) {
-  const float* const first = input("general", general, kAnyRows, config.general);
+DenseInputs inputs_of(const std::array<std::size_t, 3>& widths, const py::array& general,
+                      const py::array& domain, const py::array& prior) {
+  const float* const first = input("general", general, kAnyRows, widths[0]);
   const py::ssize_t rows = general.shape(0);
-  return {first, input("domain", domain, rows, config.domain), input("prior", prior, rows, config.prior),
+  return {first, input("domain", domain, rows, widths[1]), input("prior", prior, rows, widths[2]),
           static_cast<std::size_t>(rows)};
 }
 
-FloatArray scores_for(const DenseConfig& config, std::size_t rows) {
-  return FloatArray({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(config.tasks)});
+FloatArray scores_for(std::size_t rows, std::size_t scores) {
+  return FloatArray({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(scores)});
 }
 
 namespace {
@@ -116,45 +116,45 @@ namespace {
 constexpr Named<Split> kSplits[] = {
     {"auto", Split::automatic}, {"rows", Split::rows}, {"columns", Split::columns}};
 
+using Runs = std::vector<std::pair<std::size_t, std::size_t>>;
+
 // Limits of general, domain and prior: of each column, and of a row's norm.
 using Domain = std::pair<std::array<std::vector<float>, 3>, std::array<float, 3>>;
 
 class Model {
  public:
-  Model(const py::object& tensors, const py::dict& flags, const std::string& isa,
-        const std::string& precision, std::vector<std::pair<std::size_t, std::size_t>> prefix_general,
-        std::size_t block_rows, const std::string& split, const std::optional<Domain>& domain)
+  Model(const py::object& tensors, const network::Network& network, const std::string& isa,
+        const std::string& precision, std::array<Runs, 3> shared, std::size_t block_rows,
+        const std::string& split, const std::optional<Domain>& domain)
       : choice_(choose(precision_named(precision), isa == "auto" ? std::string() : isa)) {
     const py::dict arrays(tensors);  // of any mapping; holds the arrays while they are packed
     const Tensors views = tensors_of(arrays);
-    const DenseConfig config = config_of(flags);
-    DenseOptions options{std::move(prefix_general), block_rows, value_named("split", kSplits, split),
-                         std::nullopt};
+    DenseOptions options{std::move(shared), block_rows, value_named("split", kSplits, split), std::nullopt};
     if (domain) options.domain = InputDomain{domain->first, domain->second};
     const Ops& small = ops_for(choice_.ops->isa, Precision::fp32);
     const ReleasedGil released;
-    model_ = std::make_unique<DenseModel>(config, views, *choice_.ops, small, options);
+    model_ = std::make_unique<DenseModel>(network, views, *choice_.ops, small, options);
     if (domain) {
       options.domain.reset();
-      wide_ = std::make_unique<DenseModel>(config, views, small, small, options);
+      wide_ = std::make_unique<DenseModel>(network, views, small, small, options);
     }
   }
 
   FloatArray run(const py::array& general, const py::array& domain, const py::array& prior,
-                 std::ptrdiff_t threads, bool spin, bool shared_prefix, bool wide) const {
+                 std::ptrdiff_t threads, bool spin, bool share, bool wide) const {
     if (wide && wide_ == nullptr)
       throw py::value_error("domain: expected one, beyond which rows are scored wide");
-    const DenseInputs inputs = inputs_of(model_->config(), general, domain, prior);
+    const DenseInputs inputs = inputs_of(model_->widths(), general, domain, prior);
     const unsigned most = threads_of(threads);
-    FloatArray scores = scores_for(model_->config(), inputs.rows);
+    FloatArray scores = scores_for(inputs.rows, model_->scores());
     float* const out = scores.mutable_data();
     const ReleasedGil released;
     const auto begin = std::chrono::steady_clock::now();
     if (wide || wide_ == nullptr) {
-      (wide ? wide_ : model_)->run(inputs, out, most, spin, shared_prefix);
+      (wide ? wide_ : model_)->run(inputs, out, most, spin, share);
     } else {
       std::vector<std::uint8_t> outside(inputs.rows);
-      model_->run(inputs, out, most, spin, shared_prefix, outside.data());
+      model_->run(inputs, out, most, spin, share, outside.data());
       const std::size_t count = score_outside(*wide_, inputs, outside.data(), out, most, spin);
       if (count > 0) outside_.fetch_add(static_cast<std::int64_t>(count), std::memory_order_relaxed);
     }
@@ -172,6 +172,8 @@ class Model {
                     "packed_bytes"_a = info.packed_bytes, "block_rows"_a = info.block_rows,
                     "wide_bytes"_a = wide_ == nullptr ? 0 : wide_->info().packed_bytes);
   }
+
+  std::array<Runs, 3> shared() const { return model_->shared(); }
 
   std::int64_t run_ns() const { return run_ns_.load(std::memory_order_relaxed); }
   std::int64_t outside_rows() const { return outside_.load(std::memory_order_relaxed); }
@@ -225,16 +227,16 @@ std::optional<py::array_t<bool>> rows_without_probability(const py::array& score
 }  // namespace
 
 void bind_dense_model(py::module_& module) {
-  py::class_<Model>(module, "DenseModel", "The whole dense part of a PEPNet, from packed weights.")
-      .def(py::init<const py::object&, const py::dict&, const std::string&, const std::string&,
-                    std::vector<std::pair<std::size_t, std::size_t>>, std::size_t, const std::string&,
-                    const std::optional<Domain>&>(),
-           "tensors"_a, "flags"_a, "isa"_a = "auto", "precision"_a = "fp32",
-           "prefix_general"_a = std::vector<std::pair<std::size_t, std::size_t>>(), "block_rows"_a = 0,
-           "split"_a = "auto", "domain"_a = py::none())
+  py::class_<Model>(module, "DenseModel", "The whole dense part of a model, from packed weights.")
+      .def(py::init<const py::object&, const network::Network&, const std::string&, const std::string&,
+                    std::array<Runs, 3>, std::size_t, const std::string&, const std::optional<Domain>&>(),
+           "tensors"_a, "network"_a, "isa"_a = "auto", "precision"_a = "fp32",
+           "shared"_a = std::array<Runs, 3>(), "block_rows"_a = 0, "split"_a = "auto",
+           "domain"_a = py::none())
       .def("run", &Model::run, "general"_a, "domain"_a, "prior"_a, "threads"_a = 1, "spin"_a = true,
-           "shared_prefix"_a = false, "wide"_a = false)
+           "share"_a = false, "wide"_a = false)
       .def("describe", &Model::describe)
+      .def_property_readonly("shared", &Model::shared)
       .def_property_readonly("outside_rows", &Model::outside_rows)
       .def_property_readonly("run_ns", &Model::run_ns)
       .def_property_readonly("memory_bytes", &Model::memory_bytes);

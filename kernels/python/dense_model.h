@@ -10,9 +10,9 @@ namespace pepnet::python {
 Tensors tensors_of(const py::dict& arrays);
 // The flags of a manifest: each one once, and no others.
 DenseConfig config_of(const py::dict& flags);
-DenseInputs inputs_of(const DenseConfig& config, const py::array& general, const py::array& domain,
-                      const py::array& prior);
-// An array for the scores of so many rows.
-py::array_t<float> scores_for(const DenseConfig& config, std::size_t rows);
+// Of the widths of general, domain and prior.
+DenseInputs inputs_of(const std::array<std::size_t, 3>& widths, const py::array& general,
+                      const py::array& domain, const py::array& prior);
+py::array_t<float> scores_for(std::size_t rows, std::size_t scores);
 
 }  // namespace pepnet::python

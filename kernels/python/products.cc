@@ -27,12 +27,16 @@ struct PackedWeights {
   std::size_t in, bytes;  // `in` before padding
 };
 
-constexpr Named<Epilogue> kEpilogues[] = {{"linear", Epilogue::linear},
-                                          {"relu", Epilogue::relu},
-                                          {"gate", Epilogue::gate},
-                                          {"gate_times", Epilogue::gate_times},
-                                          {"relu_times", Epilogue::relu_times},
-                                          {"relu_gated", Epilogue::relu_gated}};
+// What a call of Python's names by one word.
+struct Fused {
+  Epilogue epilogue;
+  Factor factor;
+  bool operator==(const Fused&) const = default;
+};
+constexpr Named<Fused> kEpilogues[] = {
+    {"linear", {Epilogue::linear, Factor::none}},   {"relu", {Epilogue::relu, Factor::none}},
+    {"gate", {Epilogue::gate, Factor::none}},       {"gate_times", {Epilogue::gate, Factor::rows}},
+    {"relu_times", {Epilogue::relu, Factor::rows}}, {"relu_gated", {Epilogue::relu, Factor::gated}}};
 
 py::list isas() {
   py::list result;
@@ -126,12 +130,14 @@ py::array_t<float> product(const Ops& ops, const py::array& a, const PackedWeigh
   const PackedMatrix& w = packed.matrix;
   const MatrixView x = factor_of(ops, "a", a, packed, "packed");
   Product call;
-  call.epilogue = value_named("epilogue", kEpilogues, epilogue);
+  const Fused fused = value_named("epilogue", kEpilogues, epilogue);
+  call.epilogue = fused.epilogue;
+  call.factor = fused.factor;
   call.gamma = gamma;
   call.rows = x.rows;
   call.panel_end = w.panels;
   call.main.w = &w;
-  const bool times = call.epilogue == Epilogue::gate_times || call.epilogue == Epilogue::relu_times;
+  const bool times = fused.factor == Factor::rows;
   if (times != mul.has_value())
     throw py::value_error("mul: expected with gate_times and relu_times, and only there; the epilogue is " +
                           epilogue);
@@ -142,7 +148,7 @@ py::array_t<float> product(const Ops& ops, const py::array& a, const PackedWeigh
     call.mul = view.data;
     call.mul_stride = view.stride;
   }
-  const bool gated = call.epilogue == Epilogue::relu_gated;
+  const bool gated = fused.factor == Factor::gated;
   if (gated != gate_a.has_value() || gated != (gate_packed != nullptr))
     throw py::value_error("gate_a, gate_packed: expected with relu_gated, and only there; the epilogue is " +
                           epilogue);

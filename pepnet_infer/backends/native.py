@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,8 @@ from pepnet_infer.bundle.golden_rows import Run, normal_inputs
 from pepnet_infer.bundle.input_domain import InputDomain
 from pepnet_infer.errors import BackendError, BundleError
 from pepnet_infer.process.cpu import available_threads
-from pepnet_infer.schema.feature_schema import FeatureSchema
+from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
 from pepnet_infer.schema.inputs import Inputs, Matrix
-from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.validation import Options, convert
 
 _NEWER_ROWS = 512  # that int8 of newer weights is measured on
@@ -57,16 +57,21 @@ class NativeBackend:
         """
         options = read_options(NativeOptions, settings.options)
         choice = choose_isa(settings)
-        # Fields of EPNet's first columns; empty when there are none.
-        self._prefix, columns = request_prefix(bundle.schema, bundle.config)
-        flags = bundle.config.to_native(len(bundle.tasks))
+        network = bundle.network.to_native()
         domain = domain_of(bundle, settings.precision)
         limits = None if domain is None else domain.to_native()
         with BundleError.in_place_of(TypeError, ValueError, file=bundle.path / DENSE):
             #: The packed weights.
             self.model = _kernels.DenseModel(
-                bundle.dense(), flags, choice["isa"], settings.precision, columns, domain=limits
+                bundle.dense(),
+                network,
+                choice["isa"],
+                settings.precision,
+                columns_of_a_request(bundle.schema),
+                domain=limits,
             )
+        #: Fields that have to be the same in all rows for products to start from shared sums; none: there are no such.
+        self._shared = fields_of(bundle.schema, self.model.shared)
         if settings.precision == "int8" and domain is not None and bundle.newer is not None:
             _check_newer(bundle, domain, self.model)
         self._threads, self._spin = settings.threads or available_threads(), options.spin
@@ -86,10 +91,10 @@ class NativeBackend:
     def run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Returns scores float32 [B, T] for inputs float32 [B, ·].
 
-        Where a request gave all of EPNet's first columns once, their share of its first product is computed once: the
+        Where a request gave once all columns that products start with, what they make of them is computed once: the
         scores are the same bits.
         """
-        shared = bool(self._prefix) and self._prefix <= inputs.shared
+        shared = bool(self._shared) and self._shared <= inputs.shared
         return self.model.run(inputs.general, inputs.domain, inputs.prior, self._threads, self._spin, shared)
 
     def run_matrices(self, general: Matrix, domain: Matrix, prior: Matrix) -> npt.NDArray[np.float32]:
@@ -113,8 +118,6 @@ def why_not(bundle: Bundle, settings: Settings) -> str | None:
     The instruction set is left to `choose_isa`: one that was asked for and is not there is an error, and no reason to
     take another backend.
     """
-    if bundle.config.model != "pepnet":
-        return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
     if settings.precision == "fp32" or settings.options.get("unchecked", False) is True:
         return None
     if settings.precision == "int8" and (refused := _int8_not_offered(bundle)) is not None:
@@ -165,24 +168,32 @@ def tables(precision: str) -> list[Table]:
     return [Table(**isa) for isa in _kernels.isas() if isa["precision"] == precision]
 
 
-def request_prefix(schema: FeatureSchema, config: ModelConfig) -> tuple[frozenset[str], list[tuple[int, int]]]:
-    """Returns the columns of EPNet's gate input that a request gives once as a rule, to be packed first.
+def columns_of_a_request(schema: FeatureSchema) -> list[list[tuple[int, int]]]:
+    """Returns the columns that a request gives once as a rule, of general, domain and prior: ranges, ascending.
 
-    They are all domain columns and the general columns of user, context and domain fields: returned are the fields
-    that fill them, and the ranges [begin, end) of general columns, ascending. Both are empty without EPNet.
+    They are all domain columns, and those of user, context and domain fields.
     """
-    if not config.use_epnet:
-        return frozenset(), []
-    fields = {slot.field.name for slot in schema.layout["domain"]}
-    columns: list[tuple[int, int]] = []
-    for slot in schema.layout["general"] if config.epnet_general else ():
-        if slot.field.side in _REQUEST_SIDES:
-            fields.add(slot.field.name)
-            begin, end = slot.offset, slot.offset + slot.width
-            if columns and columns[-1][1] == begin:
-                begin = columns.pop()[0]
-            columns.append((begin, end))
-    return frozenset(fields), columns
+    found = []
+    for name in INPUTS:
+        columns: list[tuple[int, int]] = []
+        for slot in schema.layout[name]:
+            if name == "domain" or slot.field.side in _REQUEST_SIDES:
+                begin, end = slot.offset, slot.offset + slot.width
+                if columns and columns[-1][1] == begin:
+                    begin = columns.pop()[0]
+                columns.append((begin, end))
+        found.append(columns)
+    return found
+
+
+def fields_of(schema: FeatureSchema, columns: Sequence[Sequence[tuple[int, int]]]) -> frozenset[str]:
+    """Returns the fields that fill these columns of general, domain and prior."""
+    return frozenset(
+        slot.field.name
+        for name, ranges in zip(INPUTS, columns, strict=True)
+        for slot in schema.layout[name]
+        if any(begin < slot.offset + slot.width and slot.offset < end for begin, end in ranges)
+    )
 
 
 def domain_of(bundle: Bundle, precision: str) -> InputDomain | None:

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from pepnet_infer.bundle.accuracy import BUDGETS, Budget, check_budget
 from pepnet_infer.bundle.magnitude import check_magnitudes, input_bounds
-from pepnet_infer.bundle.manifest import Document, Manifest, read_parity
+from pepnet_infer.bundle.manifest import Document, Manifest, Parity, read_parity
 from pepnet_infer.bundle.table_file import TableInfo, check_table
 from pepnet_infer.computed_once import computed_once
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError, SchemaError
+from pepnet_infer.network.network import Network
 from pepnet_infer.quoting import quote
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
@@ -30,7 +31,9 @@ from pepnet_infer.storage.local_path import check_local
 from pepnet_infer.storage.tensorfile import MappedFile
 from pepnet_infer.validation import check_option, convert, untrusted
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: That a checkpoint has, and that a bundle had before its manifest carried the network.
+PLAIN_FORMAT = 1
 MANIFEST = "manifest.json"
 ONNX = "dense.onnx"
 DENSE = "dense.safetensors"
@@ -85,7 +88,7 @@ class Bundle:
                 check_budget(f"{where}: precisions", precision, budget)
             parity = read_document(root, PARITY)
             measured = read_parity(str(root / PARITY), parity, len(schema.tasks))
-            _check_measured(where, said.config, str(root / PARITY), measured.config)
+            _check_measured(where, said, str(root / PARITY), measured)
             version, files = said.model_version, found.files
             bundle = cls(root, found.document, schema, found.config, version, parity, found.tables, files=files)
             bundle.check_unchanged()
@@ -123,6 +126,11 @@ class Bundle:
         listing = self.manifest["files"]
         return {name: listing[table_path(Path(), name).as_posix()]["sha256"] for name in self.table_paths}
 
+    @computed_once
+    def network(self) -> Network:
+        """What the dense part computes, as a list of operations."""
+        return _network(str(self.path / MANIFEST), self.manifest, self.config, len(self.tasks))
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """The targets, in the order of the score columns."""
@@ -149,7 +157,8 @@ class Bundle:
         files: Mapping[str, Mapping[str, object]] = self.manifest["files"]
         listed = [[name, entry["sha256"]] for name, entry in sorted(files.items()) if name != PARITY]
         domains = {name: found["domain"] for name, found in self.native.items() if "domain" in found}
-        values = {"weights": [self.manifest["config"], listed], **domains}
+        lists = [self.manifest["network"]] if "network" in self.manifest else []
+        values = {"weights": [self.manifest["config"], *lists, listed], **domains}
         return {
             name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
             for name, value in values.items()
@@ -224,9 +233,11 @@ def read_directory(root: Path, name: str, kind: type[_Said], more: Sequence[str]
         before = file_states(root, [name])
     document, where = read_document(root, name), str(root / name)
     version = typed(where, document, "format_version", int)
-    if version != FORMAT_VERSION:
-        what = "a newer format: update pepnet-infer" if version > FORMAT_VERSION else "an unknown format"
-        raise BundleError(f"format_version: expected {FORMAT_VERSION}, got {version}, {what}", within=where)
+    newest = FORMAT_VERSION if kind is Manifest else PLAIN_FORMAT
+    if not PLAIN_FORMAT <= version <= newest:
+        what = "a newer format: update pepnet-infer" if version > newest else "an unknown format"
+        known = " or ".join(map(str, range(PLAIN_FORMAT, newest + 1)))
+        raise BundleError(f"format_version: expected {known}, got {version}, {what}", within=where)
     said: _Said = convert(where, document, kind, BundleError)
     with BundleError.in_place_of(SchemaError, within=where):
         schema, config = FeatureSchema.from_json(said.schema), ModelConfig.from_manifest(said.config)
@@ -235,30 +246,45 @@ def read_directory(root: Path, name: str, kind: type[_Said], more: Sequence[str]
     if said.schema_hash != schema.hash:
         raise BundleError(f"schema_hash: expected {schema.hash} for its schema, got {said.schema_hash}", within=where)
     check_widths(where, schema, config)
+    network = _network(where, document, config, len(schema.tasks))
     sides = [side_path(root, join.name) for join in schema.joins]
     payload = [root / DENSE, *(table_path(root, table.name) for table in schema.tables), *sides]
     for file in (*more, *(path.relative_to(root).as_posix() for path in payload)):
         if file not in said.files:
             raise BundleError(f"files: expected {quote(file)} to be listed, got no such entry", within=where)
     files = check_files(root, said.files, name, hashes=values) | before
-    return Directory(document, said, schema, config, files, check_payload(root, schema, config, values))
+    return Directory(document, said, schema, config, files, check_payload(root, schema, network, values))
 
 
-def _check_measured(where: str, config: Mapping[str, Any], parity: str, measured: Mapping[str, Any]) -> None:
+def _network(where: str, document: Mapping[str, Any], config: ModelConfig, tasks: int) -> Network:
+    """Returns the network of a document: the list that it carries, or, of format 1, the one that its config gives."""
+    if document.get("format_version", PLAIN_FORMAT) == PLAIN_FORMAT:
+        return Network.derived(config, tasks)
+    network = Network.read(where, document.get("network"))
+    if network.inputs != config.inputs:
+        raise BundleError(f"network.inputs: expected {config.inputs}, got {network.inputs}", within=where)
+    if network.scores != tasks:
+        raise BundleError(f"network.heads: expected {tasks} scores, one a task, got {network.scores}", within=where)
+    return network
+
+
+def _check_measured(where: str, said: Manifest, parity: str, measured: Parity) -> None:
     """Raises BundleError unless the manifest's config is the one of the network that export measured.
 
     Tensors do not say all of it: with another γ, or gates at another place where the widths are equal, the native
     kernels would run another network than that of the graph.
     """
     with BundleError.in_place_of(SchemaError, within=parity):
-        ModelConfig.from_manifest(measured)
-    for name in dict.fromkeys([*config, *measured]):
-        if config.get(name) != measured.get(name):
+        ModelConfig.from_manifest(measured.config)
+    for name in dict.fromkeys([*said.config, *measured.config]):
+        if said.config.get(name) != measured.config.get(name):
             raise BundleError(
-                f"config.{name}: expected {quote(measured.get(name))} as in {PARITY}, which was measured with "
-                f"it, got {quote(config.get(name))}",
+                f"config.{name}: expected {quote(measured.config.get(name))} as in {PARITY}, which was measured with "
+                f"it, got {quote(said.config.get(name))}",
                 within=where,
             )
+    if said.network != measured.network:
+        raise BundleError(f"network: expected the list in {PARITY}, which was measured, got another", within=where)
 
 
 def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None:
@@ -271,18 +297,18 @@ def check_widths(where: str, schema: FeatureSchema, config: ModelConfig) -> None
             )
 
 
-def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values: bool) -> dict[str, TableInfo]:
-    """Checks dense weights and tables against schema and config, with `values` also what is in them.
+def check_payload(root: Path, schema: FeatureSchema, network: Network, values: bool) -> dict[str, TableInfo]:
+    """Checks dense weights and tables against schema and network, with `values` also what is in them.
 
     Numbers then are finite, and so small that no product of them overflows (`check_magnitudes`). Raises BundleError.
     """
     dense = MappedFile(root / DENSE)
-    check_dense(dense, config, len(schema.tasks), values)
+    check_dense(dense, network, values)
     tables = {t.name: check_table(table_path(root, t.name), t, values) for t in schema.tables}
     if values:
         largest = {name: info.largest for name, info in tables.items() if info.largest is not None}
         weights = {name: dense.array(name) for name in dense.tensors}
-        check_magnitudes(str(dense.path), config, weights, input_bounds(schema, largest))
+        check_magnitudes(str(dense.path), network, weights, input_bounds(schema, largest))
         dense.check(error=BundleError)
         read_sides(root, schema)
     else:
@@ -291,19 +317,20 @@ def check_payload(root: Path, schema: FeatureSchema, config: ModelConfig, values
     return tables
 
 
-def check_dense(file: MappedFile, config: ModelConfig, tasks: int, values: bool) -> None:
+def check_dense(file: MappedFile, network: Network, values: bool) -> None:
     """Checks names, dtypes and shapes of the dense weights; with `values` also that all are finite."""
-    path, header = file.path, file.tensors
-    if config.model == "pepnet":
-        shapes = config.tensor_shapes(tasks)
-        for name in sorted(set(shapes) - set(header)):
-            raise BundleError(f"expected tensor {quote(name)} {list(shapes[name])}, got none of that name", file=path)
-        for name in sorted(set(header) - set(shapes)):
-            raise BundleError(f"tensor {quote(name)}: expected only the tensors of its config, got one more", file=path)
-        for name, shape in shapes.items():
-            if header[name].shape != shape:
-                got = list(header[name].shape)
-                raise BundleError(f"tensor {quote(name)}: expected shape {list(shape)}, got {got}", file=path)
+    path, header, shapes = file.path, file.tensors, network.tensors
+    for name in sorted(set(shapes) - set(header)):
+        raise BundleError(f"expected tensor {quote(name)} {list(shapes[name])}, got none of that name", file=path)
+    for name in sorted(set(header) - set(shapes)):
+        if 0 not in header[name].shape:
+            raise BundleError(
+                f"tensor {quote(name)}: expected a tensor that its network reads, got one more", file=path
+            )
+    for name, shape in shapes.items():
+        if header[name].shape != shape:
+            got = list(header[name].shape)
+            raise BundleError(f"tensor {quote(name)}: expected shape {list(shape)}, got {got}", file=path)
     for name, info in header.items():
         if info.dtype != "F32":
             raise BundleError(f"tensor {quote(name)}: expected F32, got {info.dtype}", file=path)

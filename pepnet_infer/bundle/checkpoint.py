@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pepnet_infer.bundle.bundle import (
     DENSE,
-    FORMAT_VERSION,
+    PLAIN_FORMAT,
     check_payload,
     check_widths,
     read_directory,
@@ -30,6 +30,7 @@ from pepnet_infer.bundle.manifest import Document
 from pepnet_infer.bundle.table_file import TableInfo
 from pepnet_infer.encode.side_table import SideTable
 from pepnet_infer.errors import BundleError
+from pepnet_infer.network.network import Network
 from pepnet_infer.quoting import quote
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
@@ -93,6 +94,11 @@ class Checkpoint:
         if not self.schema.fitted:
             raise BundleError("checkpoint: schema: expected every dense field to have its mean and std, got null")
 
+    @property
+    def network(self) -> Network:
+        """What the config describes, as a list of operations."""
+        return Network.derived(self.config, len(self.schema.tasks))
+
     def save(
         self, path: str | os.PathLike[str], overwrite: bool = False, reports: Mapping[str, bytes] | None = None
     ) -> None:
@@ -105,7 +111,7 @@ class Checkpoint:
             for name, content in (reports or {}).items():
                 (root / name).write_bytes(content)
             document = {
-                "format_version": FORMAT_VERSION,
+                "format_version": PLAIN_FORMAT,
                 "schema": self.schema.to_json(),
                 "config": self.config.to_json(),
                 "schema_hash": self.schema.hash,
@@ -148,7 +154,7 @@ class Checkpoint:
             (root / "side").mkdir()
         for name, side in self.sides.items():
             write_tensors(side_path(root, name), side.to_tensors())
-        return check_payload(root, self.schema, self.config, values=True)
+        return check_payload(root, self.schema, self.network, values=True)
 
 
 def write_table(path: Path, table: RowBatch, dtype: str) -> None:

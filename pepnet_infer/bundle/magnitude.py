@@ -1,22 +1,25 @@
 """The check that finite weights and rows cannot overflow float32 inside the network.
 
-Bounds go through the network as intervals do, in float64: |x·w + b| ≤ |x|·|w| + |b|, and so is each of its partial
-sums, whatever their order. A gate is at most γ, a mix of experts no larger than the largest of them. A network whose
-bounds all stay below `LARGEST` never computes an infinity, and so no NaN: in float32, in bf16, which has the same
-exponents, and in int8, whose steps stand for numbers within the same bounds.
+Bounds go through the list of operations as intervals do, in float64: |x·w + b| ≤ |x|·|w| + |b|, and so is each of its
+partial sums, whatever their order. A gate is at most γ, a mix of experts no larger than the largest of them. A network
+whose bounds all stay below `LARGEST` never computes an infinity, and so no NaN: in float32, in bf16, which has the same
+exponents, and in int8, whose steps stand for numbers within the same bounds. What a cross layer or a factorisation
+machine makes has no bound here, NaN, nor has what follows from it: powers of the largest inputs that could come are far
+beyond what does come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pepnet_infer.errors import BundleError
+from pepnet_infer.network import operations as ops
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import INPUTS, FeatureSchema
-from pepnet_infer.schema.network_config import ModelConfig
 
 Bounds = npt.NDArray[np.float64]
 
@@ -48,55 +51,90 @@ def input_bounds(schema: FeatureSchema, tables: Mapping[str, Bounds]) -> dict[st
 
 
 def check_magnitudes(
-    where: str, config: ModelConfig, dense: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, Bounds]
+    where: str, network: Network, dense: Mapping[str, npt.NDArray[Any]], inputs: Mapping[str, Bounds]
 ) -> None:
-    """Raises BundleError naming the tensor whose product can overflow. PEPNet only; a baseline passes.
+    """Raises BundleError naming the tensor or the operation whose numbers can overflow.
 
     inputs: of the three inputs the largest magnitude of each column.
     """
-    if config.model != "pepnet":
-        return
+    bounds = _Bounds(where, {name: np.abs(tensor, dtype=np.float64) for name, tensor in dense.items()})
+    for name in INPUTS:
+        bounds.values[name] = bounds.hold(f"columns of {name}", inputs[name][None, :])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for operation in network.operations:
+            rule: Callable[[_Bounds, Any], Bounds] = _RULES[type(operation)]
+            bounds.values[operation.name] = bounds.hold(f"operation '{operation.name}'", rule(bounds, operation))
 
-    def hold(what: str, bounds: Bounds) -> Bounds:
+
+class _Bounds:
+    """The largest magnitudes of every value so far, [groups, width] each, and of the tensors."""
+
+    def __init__(self, where: str, tensors: Mapping[str, Bounds]) -> None:
+        self._where, self.tensors = where, tensors
+        self.values: dict[str, Bounds] = {}
+
+    def hold(self, what: str, bounds: Bounds) -> Bounds:
         most = float(bounds.max(initial=0.0))
-        if not most <= LARGEST:  # NaN is over it too
+        if most > LARGEST:
             expected = f"numbers below {LARGEST:g}, so that float32 cannot overflow"
-            raise BundleError(f"{what}: expected {expected}, got up to {most:.3g}", within=where)
+            raise BundleError(f"{what}: expected {expected}, got up to {most:.3g}", within=self._where)
         return bounds
 
-    def product(name: str, x: Bounds, number: str = "") -> Bounds:
-        """Bounds of x·w + b: w [in, out], or [G, in, out] with x [in] or [G, in] → [out] or [G, out]."""
-        w, b = dense[f"{name}.w{number}"], dense[f"{name}.b{number}"]
-        with np.errstate(over="ignore", invalid="ignore"):
-            if w.ndim == 2:
-                bounds = x @ np.abs(w, dtype=np.float64)
-            else:
-                rows = np.broadcast_to(x, (len(w), w.shape[1]))
-                bounds = np.stack([one @ np.abs(part, dtype=np.float64) for one, part in zip(rows, w, strict=True)])
-            return hold(f"tensor '{name}.w{number}': sums", bounds + np.abs(b, dtype=np.float64))
+    def sums(self, x: Bounds, w: str, b: str | None = None) -> Bounds:
+        """Bounds of x·w + b: x [G, in], w [in, out] or [G, in, out] → [G, out]."""
+        bounds = (x[:, None, :] @ self.tensors[w])[:, 0, :]
+        return self.hold(f"tensor '{w}': sums", bounds if b is None else bounds + self.tensors[b])
 
-    def gate(name: str, x: Bounds) -> None:
-        product(name, product(name, x, "1"), "2")
+    def product(self, op: ops.Product) -> Bounds:
+        return self.activated(op, self.sums(self.values[op.x], op.w, op.b))
 
-    general, domain, prior = (hold(f"columns of {name}", inputs[name]) for name in INPUTS)
-    o = general
-    if config.use_epnet:
-        gate("epnet.gate", np.concatenate([domain, o]) if config.epnet_general else domain)
-        o = hold("epnet.gate: γ times columns of general", config.gamma * o)
-    gates = len(config.gated_widths())
-    for l in range(gates):
-        gate(f"ppnet.{l}.gate", np.concatenate([prior, o]))
-    towers, into = config.backbone == "towers", config.gate_position == "input"
-    h = o
-    for l in range(len(config.layers) + towers):
-        if into and l < gates:
-            h = hold(f"ppnet.{l}.gate: γ times its columns", config.gamma * h)
-        h = product(f"experts.{l}", h)
-        if not into and l < gates:
-            h = hold(f"ppnet.{l}.gate: γ times its columns", config.gamma * h)
-    if towers:
-        return
-    product("mix", o)
-    h = np.broadcast_to(h.max(axis=0), (dense["towers.0.w"].shape[0], h.shape[-1]))
-    for l in range(len(config.towers) + 1):
-        h = product(f"towers.{l}", h)
+    def activated(self, op: ops.Activated, x: Bounds) -> Bounds:
+        if op.activation in ("sigmoid", "tanh", "hard_sigmoid"):
+            return np.ones_like(x)
+        if op.activation in ("leaky_relu", "prelu"):
+            slope = self.tensors[op.slope] if op.slope is not None else abs(0.01 if op.alpha is None else op.alpha)
+            return np.maximum(1.0, slope) * x
+        if op.activation in ("elu", "selu", "softplus"):  # softplus is at most x + log 2
+            return 1.1 * np.maximum(x, 1.7 if op.alpha is None else abs(op.alpha)) + 1.0
+        return x
+
+    def concat(self, op: ops.Concat) -> Bounds:
+        parts = [self.values[part.source][:, part.begin : part.end] for part in op.of]
+        groups = max(len(part) for part in parts)
+        return np.concatenate([np.broadcast_to(part, (groups, part.shape[1])) for part in parts], axis=1)
+
+    def mix(self, op: ops.Mix) -> Bounds:
+        choices = op.choices or [range(len(self.values[op.h]))] * len(self.values[op.z])
+        return np.stack([self.values[op.h][list(choice)].max(axis=0) for choice in choices])
+
+    def reduce(self, op: ops.Reduce) -> Bounds:
+        axis = 0 if op.over == "groups" else 1
+        x = self.values[op.x]  # a mean is divided once its sum is there
+        return x.max(axis=axis, keepdims=True) if op.by == "max" else x.sum(axis=axis, keepdims=True)
+
+    def layer_norm(self, op: ops.LayerNorm) -> Bounds:
+        x = self.values[op.x]
+        self.hold(f"operation '{op.name}': squares", ((2 * x) ** 2).sum(axis=1))
+        scale = 1.0 if op.w is None else self.tensors[op.w]
+        return np.sqrt(x.shape[1]) * np.ones_like(x) * scale + (0.0 if op.b is None else self.tensors[op.b])
+
+
+_RULES: dict[type[ops.Operation], Callable[[_Bounds, Any], Bounds]] = {
+    ops.Concat: _Bounds.concat,
+    ops.Stack: lambda b, op: np.concatenate([b.values[name] for name in op.of]),
+    ops.Split: lambda b, op: b.values[op.x].reshape(op.groups, -1),
+    ops.Flatten: lambda b, op: b.values[op.x].reshape(1, -1),
+    ops.Pick: lambda b, op: b.values[op.x][list(op.groups)],
+    ops.Product: _Bounds.product,
+    ops.Activate: lambda b, op: b.activated(op, b.values[op.x]),
+    ops.Gate: lambda b, op: np.full_like(b.values[op.x], op.gamma),
+    ops.Multiply: lambda b, op: b.values[op.x] * b.values[op.y],
+    ops.Add: lambda b, op: b.values[op.x] + b.values[op.y],
+    ops.Affine: lambda b, op: b.values[op.x] * b.tensors[op.w] + (0.0 if op.b is None else b.tensors[op.b]),
+    ops.Mix: _Bounds.mix,
+    ops.Cross: lambda b, op: np.full_like(b.values[op.x], np.nan),
+    ops.Fm: lambda b, op: np.full((1, op.width), np.nan),
+    ops.Reduce: _Bounds.reduce,
+    ops.LayerNorm: _Bounds.layer_norm,
+    ops.Select: lambda b, op: b.values[op.x].max(axis=0, keepdims=True),
+}

@@ -27,11 +27,12 @@ class Document(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Document, frozen=True, kw_only=True):
-    """`manifest.json`. A bundle from before there were budgets has no `precisions`."""
+    """`manifest.json`. A bundle from before there were budgets has no `precisions`, one of format 1 no `network`."""
 
     model_version: Version
     tasks: list[str]
     domains: list[Domain]
+    network: dict[str, Any] | None = None
     precisions: dict[str, Any] = {}
     tools: dict[str, str] = {}
     meta: dict[str, Any] = {}
@@ -88,13 +89,14 @@ class GoldenRows(Struct, frozen=True):
 
 
 class Parity(Struct, frozen=True):
-    """`parity.json`. `config` is that of the network which was measured."""
+    """`parity.json`. `config` and `network` are those of what was measured; of format 1 there is no `network`."""
 
     tolerance: Positive
     seed: Seed
     fp32: dict[str, dict[str, Spread]]
     golden: GoldenRows
     config: dict[str, Any]
+    network: dict[str, Any] | None = None
     native: dict[str, Any] = {}
 
 

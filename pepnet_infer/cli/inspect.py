@@ -18,7 +18,7 @@ from pepnet_infer.bundle.bundle import DENSE, Bundle
 from pepnet_infer.cli.export import native_summary, show_native
 from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, say, show_table
 from pepnet_infer.errors import BackendError
-from pepnet_infer.schema.network_config import multiply_adds
+from pepnet_infer.network.cost import costs, multiply_adds
 from pepnet_infer.storage.tensorfile import MappedFile
 
 _FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma", "gate_hidden")
@@ -35,7 +35,7 @@ def inspect(
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """Returns what a bundle is, as plain JSON values. `multiply_adds` is null for a baseline."""
+    """Returns what a bundle is, as plain JSON values."""
     schema, config = bundle.schema, bundle.config
     weights = sum(math.prod(info.shape) for info in MappedFile(bundle.path / DENSE).tensors.values())
     return {
@@ -44,7 +44,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "model_version": bundle.model_version,
         "schema_hash": schema.hash,
         "config": config.to_json(),
-        "multiply_adds": multiply_adds(config, len(schema.tasks)) if config.model == "pepnet" else None,
+        "multiply_adds": multiply_adds(bundle.network),
+        "network": [cost._asdict() for cost in costs(bundle.network)],
         "weights": weights,
         "tasks": list(schema.tasks),
         "domains": list(schema.domains),
@@ -96,12 +97,18 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         model.append(("towers", ", ".join(map(str, config["towers"])) or "none"))
     if config["extra"]:
         model.append(("extra", ", ".join(f"{k} {v}" for k, v in config["extra"].items())))
-    if result["multiply_adds"] is not None:
-        model.append(("multiply-adds a row", f"{result['multiply_adds']:,}"))
+    model.append(("multiply-adds a row", f"{result['multiply_adds']:,}"))
     model.append(("dense weights", f"{result['weights']:,}"))
     model.append(("tasks", ", ".join(result["tasks"])))
     model.append(("domains", f"{result['domain_column']}: {', '.join(map(str, result['domains']))}"))
     show_table(console, f"{config['model']}, version {result['model_version']}", (), model)
+
+    operations = [
+        (one["name"], one["op"], ", ".join(one["reads"]), "×".join(map(str, one["shape"])), *_counts(one))
+        for one in result["network"]
+    ]
+    columns = ("operation", "kind", "reads", "groups×width", "multiply-adds", "kB of weights")
+    show_table(console, "network", columns, operations)
 
     fields = []
     for spec in result["fields"]:
@@ -130,6 +137,12 @@ def _render(console: Console, result: dict[str, Any]) -> None:
     files = [(name, f"{entry['bytes']:,}", entry["sha256"][:12]) for name, entry in result["files"].items()]
     show_table(console, "files", ("file", "bytes", "sha256"), files)
     say(console, f"written with {', '.join(f'{k} {v}' for k, v in result['tools'].items())}")
+
+
+def _counts(one: dict[str, Any]) -> tuple[str, str]:
+    """Returns multiply-adds and weights of an operation; nothing where there are none."""
+    done, held = one["multiply_adds"], one["weight_bytes"]
+    return f"{done:,}" if done else "", f"{held / 1e3:,.1f}" if held else ""
 
 
 def _taken(precision: str, taken: dict[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -114,45 +113,6 @@ class ModelConfig(Options, frozen=True):
             return self.layers
         into = (self.inputs.general, *self.layers)
         return into if self.backbone == "towers" else into[:-1]
-
-    def tensor_shapes(self, tasks: int) -> dict[str, tuple[int, ...]]:
-        """Returns name → shape of every tensor in `dense.safetensors` of a PEPNet with `tasks` targets."""
-        if self.model != "pepnet":
-            raise SchemaError(f"config.model: tensor names are defined for 'pepnet', not for {self.model!r}")
-        general, domain, prior = self.inputs.general, self.inputs.domain, self.inputs.prior
-        groups = tasks if self.backbone == "towers" else self.experts
-        shapes: dict[str, tuple[int, ...]] = {}
-
-        def gate(name: str, into: int, out: int) -> None:
-            hidden = self.gate_hidden or out
-            shapes.update({f"{name}.w1": (into, hidden), f"{name}.b1": (hidden,)})
-            shapes.update({f"{name}.w2": (hidden, out), f"{name}.b2": (out,)})
-
-        if self.use_epnet:
-            gate("epnet.gate", domain + (general if self.epnet_general else 0), general)
-        copies = groups if self.gate_scope == "group" else 1
-        for l, width in enumerate(self.gated_widths()):
-            gate(f"ppnet.{l}.gate", prior + general, copies * width)
-        outputs = (*self.layers, 1) if self.backbone == "towers" else self.layers
-        into = general
-        for l, out in enumerate(outputs):
-            shapes[f"experts.{l}.w"], shapes[f"experts.{l}.b"] = (groups, into, out), (groups, out)
-            into = out
-        if self.backbone == "mmoe":
-            shapes["mix.w"], shapes["mix.b"] = (general, tasks * groups), (tasks * groups,)
-            for i, out in enumerate((*self.towers, 1)):
-                shapes[f"towers.{i}.w"], shapes[f"towers.{i}.b"] = (tasks, into, out), (tasks, out)
-                into = out
-        return shapes
-
-
-def multiply_adds(config: ModelConfig, tasks: int) -> int:
-    """Returns the multiply-adds of one row in all matrix products: every number of every matrix is used once a row.
-
-    The sums over gates and experts, which are below 1 % of it, are not counted. PEPNet only (SchemaError).
-    """
-    shapes = config.tensor_shapes(tasks)
-    return sum(math.prod(shape) for name, shape in shapes.items() if name.rsplit(".", 1)[1].startswith("w"))
 
 
 def unread(flags: Mapping[str, Any]) -> dict[str, str]:

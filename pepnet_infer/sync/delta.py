@@ -27,10 +27,10 @@ from msgspec import structs
 from pepnet_infer.bundle.bundle import DENSE, ONNX, check_dense
 from pepnet_infer.bundle.magnitude import check_magnitudes, input_bounds
 from pepnet_infer.errors import BundleError, UpdateError
+from pepnet_infer.network.network import Network
 from pepnet_infer.process.pace import Rest, no_rest
 from pepnet_infer.rows.delta_rows import check_rows, checked, read_rows, write_rows
 from pepnet_infer.schema.feature_schema import FeatureSchema
-from pepnet_infer.schema.network_config import ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.storage.atomic import new_directory
 from pepnet_infer.storage.document import read_document, typed, write_document
@@ -134,11 +134,11 @@ def read_head(path: str | os.PathLike[str], whole: bool = False) -> DeltaHead:
 def open_delta(
     path: str | os.PathLike[str],
     schema: FeatureSchema,
-    config: ModelConfig,
+    network: Network,
     rest: Rest = no_rest,
     most_bytes: int | None = None,
 ) -> Delta:
-    """Reads and checks a delta for engines of `schema` and `config`.
+    """Reads and checks a delta for engines of `schema` and `network`.
 
     Checked are the listing (plain names, sizes, hashes, nothing more than listed, no links), the schema's hash, the
     weights' names, shapes and finiteness, and of the rows: tables, widths, keys of the table and below 2^48, ascending
@@ -153,7 +153,7 @@ def open_delta(
     before = _identity(root)
     try:
         with reading(root):
-            return _open(root, schema, config, rest, most_bytes)
+            return _open(root, schema, network, rest, most_bytes)
     except UpdateError as error:
         if before is not None and _identity(root) != before:
             raise UpdateError(
@@ -162,7 +162,7 @@ def open_delta(
         raise
 
 
-def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, most_bytes: int | None) -> Delta:
+def _open(root: Path, schema: FeatureSchema, network: Network, rest: Rest, most_bytes: int | None) -> Delta:
     head, document = _head(root)
     rest()
     where = str(root / MANIFEST)
@@ -189,7 +189,7 @@ def _open(root: Path, schema: FeatureSchema, config: ModelConfig, rest: Rest, mo
         for name, entry in listing.items():
             rest()
             read[name] = read_entry(root, name, entry)
-    dense = _dense(root, read.pop(DENSE), schema, config) if DENSE in read else None
+    dense = _dense(root, read.pop(DENSE), schema, network) if DENSE in read else None
     onnx = read.pop(ONNX, None)
     given = []
     for name, spec in sorted(tables.items(), key=lambda item: item[1].number):
@@ -224,12 +224,12 @@ def check_head(where: str, head: DeltaHead) -> None:
         raise UpdateError("format", f"{where}: expected a pass from 0 and a finite time, got {head!s:.200}")
 
 
-def _dense(root: Path, data: bytes, schema: FeatureSchema, config: ModelConfig) -> dict[str, Array]:
+def _dense(root: Path, data: bytes, schema: FeatureSchema, network: Network) -> dict[str, Array]:
     with UpdateError.in_place_of(BundleError, reason="dense"):
         file = MappedFile(root / DENSE, data)
-        check_dense(file, config, len(schema.tasks), values=True)
+        check_dense(file, network, values=True)
         dense = {name: file.array(name).copy() for name in file.tensors}
-        check_magnitudes(str(root / DENSE), config, dense, input_bounds(schema, {}))
+        check_magnitudes(str(root / DENSE), network, dense, input_bounds(schema, {}))
     return dense
 
 

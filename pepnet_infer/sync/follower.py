@@ -232,8 +232,9 @@ class Follower:
                 return
         if head.model_version <= self.updater.left_behind:
             raise UpdateError("left", f"{entry.path}: version {head.model_version} was rolled back")
-        schema, config = self._versions.now.bundle.schema, self._versions.now.bundle.config
-        delta = open_delta(entry.path, schema, config, self._pace.rest, self._config.max_delta_bytes)
+        bundle = self._versions.now.bundle
+        most = self._config.max_delta_bytes
+        delta = open_delta(entry.path, bundle.schema, bundle.network, self._pace.rest, most)
         self.updater.apply(delta)
         rows = sum(len(table.keys) for table in delta.rows.values())
         self._stats.applied(rows, delta.bytes, delta.dense is not None, max(0.0, time.time() - head.produced_at))

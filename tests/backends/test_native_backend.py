@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from small_networks import changed
 
 from pepnet_infer import BackendError, BundleError, ConfigError, Engine, _kernels
 from pepnet_infer.backends import ort
@@ -46,11 +45,6 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "no_gpu_because", lambda: "no GPU in this test")
-
-
-def baseline(bundle: Bundle) -> Bundle:
-    """The same graph, said to be another model's."""
-    return dataclasses.replace(bundle, config=changed(bundle.config, model="deepfm"))
 
 
 def with_int8(bundle: Bundle, measured: dict[str, object]) -> Bundle:
@@ -125,7 +119,6 @@ def test_the_environment_names_the_isa(bundle: Bundle, monkeypatch: pytest.Monke
     for backend in ("native", "auto"):  # not a reason to take another backend in silence
         with pytest.raises(BackendError, match="PEPNET_ISA: isa: expected scalar, avx2, avx512 or amx, got 'avx3'"):
             create_backend(bundle, backend)
-    assert create_backend(baseline(bundle)).describe()["backend"] == "onnxruntime"  # nobody asks for it there
 
 
 def test_an_isa_that_is_not_here_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,19 +168,6 @@ def test_options_that_cannot_be_are_config_errors(bundle: Bundle, options: dict[
 
 def with_nothing_measured(bundle: Bundle) -> Bundle:
     return dataclasses.replace(bundle, parity={k: v for k, v in bundle.parity.items() if k != "native"})
-
-
-def test_a_baseline_runs_elsewhere_and_auto_says_why(bundle: Bundle) -> None:
-    other = baseline(bundle)
-    reason = "model: native runs pepnet, got the baseline 'deepfm'"
-    with pytest.raises(BackendError, match=reason):
-        create_backend(other, "native")
-    said = create_backend(other).describe()
-    assert (said["backend"], said["device"]) == ("onnxruntime", "cpu")
-    assert said["why"] == f"auto: onnxruntime: native cannot: {reason}"
-    message = f"backend: auto found none for this bundle: native: {reason}; onnxruntime: precision: onnxruntime has"
-    with pytest.raises(BackendError, match=message):
-        create_backend(other, precision="bf16")
 
 
 def test_auto_takes_the_backend_that_has_what_was_asked_for(bundle: Bundle) -> None:
@@ -256,7 +236,6 @@ def test_a_plan_is_what_is_loaded(bundle: Bundle) -> None:
     for given, settings in (
         (bundle, Settings()),
         (bundle, Settings("bf16")),
-        (baseline(bundle), Settings()),
         (bundle, Settings(device="auto")),
     ):
         way, planned = plan(given, "auto", settings)[0]

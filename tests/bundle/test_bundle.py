@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +17,7 @@ import pytest
 import torch
 from row_questions import look_up
 
+from pepnet_infer import Engine
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.bundle.bundle import Bundle, read_tensors
 from pepnet_infer.bundle.checkpoint import TABLE_DTYPES, Checkpoint, write_table
@@ -21,13 +25,17 @@ from pepnet_infer.bundle.golden_rows import normal_inputs
 from pepnet_infer.bundle.table_file import open_table
 from pepnet_infer.errors import BundleError
 from pepnet_infer.export.bundle.write_bundle import write_bundle
+from pepnet_infer.network.cost import multiply_adds
+from pepnet_infer.network.network import Network
 from pepnet_infer.rows.stores.mmap import MmapStore
-from pepnet_infer.schema.network_config import InputWidths, multiply_adds
+from pepnet_infer.schema.network_config import InputWidths
+from pepnet_infer.storage.listing import describe_files
 
 
 def test_the_manifest_is_the_contracts(toy_bundle: Path, toy_checkpoint: Checkpoint) -> None:
     manifest = json.loads((toy_bundle / "manifest.json").read_text())
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == 2
+    assert Network.read("", manifest["network"]) == toy_checkpoint.network
     assert manifest["model_version"] == 7
     assert manifest["tasks"] == ["click", "like"]
     assert manifest["domains"] == [0, 1, 4]
@@ -182,8 +190,55 @@ def test_multiply_adds_are_counted_by_hand(toy_checkpoint: Checkpoint) -> None:
     ppnet = (11 + 21) * 12 + 12 * 12 + (11 + 21) * 8 + 8 * 8
     experts = 3 * (21 * 12 + 12 * 8)
     mix, towers = 21 * 2 * 3, 2 * (8 * 6 + 6)
-    assert multiply_adds(config, 2) == epnet + ppnet + experts + mix + towers
+    assert multiply_adds(Network.derived(config, 2)) == epnet + ppnet + experts + mix + towers
 
 
 def test_nothing_is_left_beside_a_bundle(toy_bundle: Path) -> None:
     assert os.listdir(toy_bundle.parent) == [toy_bundle.name]
+
+
+def test_a_bundle_of_format_1_has_the_network_of_its_config(
+    toy_bundle: Path, toy_batch: Callable[..., Any], tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(toy_bundle, old)
+    parity = json.loads((old / "parity.json").read_text())
+    del parity["network"]
+    (old / "parity.json").write_text(json.dumps(parity))
+    manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["network"]
+    (old / "manifest.json").write_text(
+        json.dumps(
+            {
+                **manifest,
+                "format_version": 1,
+                "files": {k: v for k, v in describe_files(old).items() if k != "manifest.json"},
+            }
+        )
+    )
+    with Engine.load(toy_bundle) as engine, Engine.load(old) as other:
+        assert other.bundle.network == engine.bundle.network
+        assert np.array_equal(other.score(toy_batch(9)).values, engine.score(toy_batch(9)).values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: n["operations"][1].update(op="dense"), r"network\.operations\[1\]\.op: expected one of concat, "),
+        (lambda n: n["operations"][1].update(x="nobody"), "expected an input or a value of an operation before it"),
+        (lambda n: n["inputs"].update(domain=5), r"network.*: expected"),
+        (lambda n: n["heads"].append(n["heads"][0]), r"network\.heads: expected 2 scores, one a task, got 4"),
+        (lambda n: n.update(version=2), "network.version: expected 1, got 2"),
+        (lambda n: n["operations"][1].update(activation="tanh"), "network: expected the list in parity.json"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(
+    toy_bundle: Path, tmp_path: Path, change: Callable[[Any], object], message: str
+) -> None:
+    path = tmp_path / "bundle"
+    shutil.copytree(toy_bundle, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest["network"])
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(path)

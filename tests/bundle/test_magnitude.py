@@ -15,6 +15,7 @@ from pepnet_infer.bundle.bundle import Bundle, check_payload
 from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.bundle.magnitude import NUMBER, Bounds, check_magnitudes, input_bounds
 from pepnet_infer.errors import BundleError
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 from pepnet_infer.storage.tensorfile import from_bfloat16, to_bfloat16
 
@@ -25,7 +26,7 @@ Dense = dict[str, npt.NDArray[np.float32]]
 def network(**flags: Any) -> tuple[ModelConfig, Dense]:
     config = reading(InputWidths(19, 5, 7), layers=(17, 9), towers=(6,), experts=3, **flags)
     random = np.random.default_rng(1)
-    shapes = config.tensor_shapes(TASKS)
+    shapes = Network.derived(config, TASKS).tensors
     return config, {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
@@ -35,7 +36,7 @@ def bounds(largest: float) -> dict[str, Bounds]:
 
 def refused(config: ModelConfig, dense: Dense, largest: float) -> str | None:
     try:
-        check_magnitudes("weights", config, dense, bounds(largest))
+        check_magnitudes("weights", Network.derived(config, TASKS), dense, bounds(largest))
     except BundleError as error:
         return str(error)
     return None
@@ -56,7 +57,7 @@ def test_what_passes_scores_the_largest_inputs_as_numbers(backbone: str, positio
         assert exponent > 15, "a network far from the limit passes"
         largest = dense | {name: (dense[name] * 10.0**exponent).astype(np.float32)}
         for precision in ("fp32", "bf16", "int8"):
-            model = _kernels.DenseModel(largest, config.to_native(TASKS), "auto", precision, [])
+            model = _kernels.DenseModel(largest, Network.derived(config, TASKS).to_native(), "auto", precision)
             scores = model.run(*rows)
             assert ((scores >= 0) & (scores <= 1)).all(), (name, precision)
 
@@ -74,14 +75,15 @@ def test_inputs_too_large_by_themselves_are_named() -> None:
     config, dense = network()
     assert "columns of general: expected numbers below 1e+38" in str(refused(config, dense, 2e38))
     small = {name: value * np.float32(1e-10) for name, value in dense.items()}
-    assert "epnet.gate: γ times columns of general" in str(refused(config, small, 9e37))
+    assert "operation 'o': expected numbers below 1e+38" in str(refused(config, small, 9e37))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_table_knows_its_largest_numbers(toy_checkpoint: Checkpoint, tmp_path: Path, dtype: str) -> None:
     toy_checkpoint.write_payload(tmp_path, dtype)
+    derived = Network.derived(toy_checkpoint.config, len(toy_checkpoint.schema.tasks))
     for values in (True, False):
-        tables = check_payload(tmp_path, toy_checkpoint.schema, toy_checkpoint.config, values)
+        tables = check_payload(tmp_path, toy_checkpoint.schema, derived, values)
         for name, table in toy_checkpoint.tables.items():
             rows = from_bfloat16(to_bfloat16(table.rows)) if dtype == "bfloat16" else table.rows
             expected = np.maximum(np.abs(rows).max(axis=0), np.abs(table.default))

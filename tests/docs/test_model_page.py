@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from page_blocks import ROOT, blocks, table_below
 
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import (
     BACKBONES,
     GATE_POSITIONS,
@@ -48,7 +49,7 @@ def test_tensors_shapes_and_order_are_those_of_the_config(backbone: str) -> None
         flags = {"backbone": backbone, "gate_position": position, "gate_scope": scope, "gate_hidden": hidden}
         flags |= {"epnet_general": general, "use_epnet": epnet, "use_ppnet": ppnet}
         config = _config(**{name: value for name, value in flags.items() if name not in unread(flags)})
-        assert list(_as_the_page_says(config).items()) == list(config.tensor_shapes(TASKS).items()), config
+        assert list(_as_the_page_says(config).items()) == list(Network.derived(config, TASKS).tensors.items()), config
         tried += 1
     assert tried == 64
 
@@ -56,7 +57,7 @@ def test_tensors_shapes_and_order_are_those_of_the_config(backbone: str) -> None
 def test_tensors_of_the_demo_are_those_that_its_config_gives() -> None:
     page = (ROOT / PAGE).read_text()
     assert "(D = 74, Dd = 8, Dp = 48, 6 tasks, `layers: [64, 32]`, `towers: [16]`, `experts: 4`)" in page
-    shapes = ModelConfig(InputWidths(74, 8, 48), layers=(64, 32), towers=(16,), experts=4).tensor_shapes(6)
+    shapes = Network.derived(ModelConfig(InputWidths(74, 8, 48), layers=(64, 32), towers=(16,), experts=4), 6).tensors
     written = next(block.text for block in blocks(PAGE) if block.text.startswith("epnet.gate.w1"))
     assert written == "".join(f"{name:<18}{' × '.join(map(str, shape))}\n" for name, shape in shapes.items())
 

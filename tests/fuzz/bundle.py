@@ -16,6 +16,7 @@ from fuzz.mutations import change_bytes, change_json, change_message, change_ten
 from fuzz.target import Outcome, Target, check_scores
 from pepnet_infer.engine import Engine
 from pepnet_infer.errors import PepnetError
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import ModelConfig
 
@@ -123,7 +124,7 @@ class BundleTarget(Target[Tree]):
         """Writes weights of the shapes that a config asks for, where they are others and not too many."""
         if config.model != "pepnet":
             return
-        shapes = config.tensor_shapes(tasks)
+        shapes = Network.derived(config, tasks).tensors
         count = sum(int(np.prod(shape, dtype=object)) for shape in shapes.values())
         (size,) = struct.unpack_from("<Q", files[DENSE])
         before = json.loads(files[DENSE][8 : 8 + size])

@@ -127,6 +127,7 @@ def write_toy_bundle(model: Checkpoint, root: Path) -> None:
         "seed": 0,
         "fp32": {"exported": {"normal": spread}},
         "config": model.config.to_json(),
+        "network": model.network.to_json(),
         "golden": {"seed": 0, "scores": [[0.5, 0.25], [0.125, 1.0]]},
         "native": dict.fromkeys(("fp32", "bf16", "int8"), figures),
     }
@@ -136,6 +137,7 @@ def write_toy_bundle(model: Checkpoint, root: Path) -> None:
         "model_version": VERSION,
         "schema": SCHEMA.to_json(),
         "config": model.config.to_json(),
+        "network": model.network.to_json(),
         "tasks": list(SCHEMA.tasks),
         "domains": list(SCHEMA.domains),
         "schema_hash": SCHEMA.hash,

@@ -89,7 +89,7 @@ class DeltaTarget(Target[Log]):
         """Opens, applies, scores."""
         if mutant.around is None:
             with self._directory.holding(mutant.delta) as root:
-                open_delta(root, self._bundle.schema, self._bundle.config)
+                open_delta(root, self._bundle.schema, self._bundle.network)
                 return follow(self._bundle, OneDelta(root))
         files = dict(mutant.around)
         files |= {f"deltas/{_POSITION}/{name}": data for name, data in mutant.delta.files.items()}

@@ -13,6 +13,10 @@ from fuzz.mutations import NUMBERS, OTHERS, TEXTS
 from fuzz.native_arguments import SMALL, Call, Draw, Ref
 from fuzz.native_cache_calls import caches, exact_caches, flights, looks
 from fuzz.native_held_calls import fetches, file_locks, gates, maps, pins, tallies
+from pepnet_infer import _kernels
+from pepnet_infer.errors import PepnetError
+from pepnet_infer.network.network import Network
+from pepnet_infer.schema.network_config import InputWidths
 
 
 def _functions(d: Draw) -> list[Call]:
@@ -151,75 +155,105 @@ def _products(d: Draw) -> list[Call]:
 def _networks(d: Draw) -> list[Call]:
     r, m = d.random, d.count
     flags: dict[str, Any] = {
-        "general": d.one(4, 5, 16),
-        "domain": d.one(2, 3),
-        "prior": d.one(3, 1),
-        "experts": d.one(2, 1, 3),
-        "layers": r.choice(([5], [6, 3])),
-        "towers": r.choice(([], [2])),
-        "tasks": d.one(2, 1),
-        "backbone": d.one("mmoe", "towers"),
-        "gate_position": d.one("output", "input"),
-        "gamma": d.one(2.0, 1.0),
-        "gate_scope": d.one("layer", "group"),
-        "gate_hidden": d.one(None, 3),
-        **{name: d.one(True, False) for name in ("epnet_general", "use_epnet", "use_ppnet")},
+        "general": r.choice((4, 5, 16)),
+        "domain": r.choice((2, 3)),
+        "prior": r.choice((3, 1)),
+        "experts": r.choice((2, 1, 3)),
+        "layers": r.choice(((5,), (6, 3))),
+        "towers": r.choice(((), (2,))),
+        "tasks": r.choice((2, 1)),
+        "backbone": r.choice(("mmoe", "towers")),
+        "gate_position": r.choice(("output", "input")),
+        "gamma": r.choice((2.0, 1.0)),
+        "gate_scope": r.choice(("layer", "group")),
+        "gate_hidden": r.choice((None, 3)),
+        **{name: r.choice((True, False)) for name in ("epnet_general", "use_epnet", "use_ppnet")},
     }
-    shapes = _shapes(flags)
+    network = _network(flags)
+    shapes = {} if network is None else network.tensors()
+    if sum(map(prod, shapes.values())) >= 1 << 16:
+        shapes = {}
     tensors = {name: d.array("f4", *shape) for name, shape in shapes.items()}
     if d.odd() and tensors:
         tensors.pop(r.choice(list(tensors)))
-    if d.odd():
-        flags[r.choice(list(flags))] = r.choice((*NUMBERS, *OTHERS, *TEXTS))
-    if d.odd():
-        flags.pop(r.choice(list(flags)))
     given = {name: flags.get(name) for name in ("general", "domain", "prior")}
     widths = [width if isinstance(width, int) and 0 <= width < 99 else 1 for width in given.values()]
     limits = ([[d.one(1.0, 3.0)] * width for width in widths], [d.one(1.0, 9.0)] * 3)
     named = {
-        "prefix_general": d.one((), [(0, 2)], [(1, 9)], [(3, 1)]),
+        "shared": d.one(((), (), ()), ([(0, 2)], [(0, 1)], ()), ([(1, 9)], (), ()), ([(3, 1)], (), [(0, 1)])),
         "block_rows": d.one(0, 1, 7),
         "domain": d.one(None, limits),
         "split": d.one("auto", "rows", "columns"),
     }
     inputs = [d.array("f4", m, width) for width in widths]
     run = {"threads": d.one(1, 1, 1, 2, 3), "spin": d.one(True, False)}
-    run |= {name: d.one(False, False, True) for name in ("shared_prefix", "wide")}
+    run |= {name: d.one(False, False, True) for name in ("share", "wide")}
     return [
-        Call("DenseModel", (tensors, flags, d.isa, d.precision), {k: v for k, v in named.items() if r.random() < 0.3}),
+        Call(
+            "DenseModel",
+            (tensors, d.one(network), d.isa, d.precision),
+            {k: v for k, v in named.items() if r.random() < 0.3},
+        ),
         Call(".run", tuple(inputs), {k: v for k, v in run.items() if r.random() < 0.5}),
-        Call(r.choice((".describe", ".memory_bytes", ".run_ns", ".outside_rows"))),
+        Call(r.choice((".describe", ".memory_bytes", ".run_ns", ".outside_rows", ".shared"))),
     ]
 
 
-def _shapes(flags: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    from pepnet_infer.schema.network_config import InputWidths
-
+def _network(flags: dict[str, Any]) -> _kernels.Network | None:
+    """The network of some flags; None where they describe none."""
+    widths = InputWidths(flags["general"], flags["domain"], flags["prior"])
+    left_out = ("general", "domain", "prior", "tasks")
     try:
-        inputs = InputWidths(flags["general"], flags["domain"], flags["prior"])
-        known = {
-            name: flags[name]
-            for name in (
-                "experts",
-                "backbone",
-                "gate_position",
-                "gate_scope",
-                "gate_hidden",
-                "epnet_general",
-                "use_epnet",
-                "use_ppnet",
-                "gamma",
-            )
-        }
-        config = reading(inputs, layers=tuple(flags["layers"]), towers=tuple(flags["towers"]), **known)
-        shapes = config.tensor_shapes(flags["tasks"])
-        return dict(shapes) if sum(map(prod, shapes.values())) < 1 << 16 else {}
-    except Exception:
-        return {}
+        config = reading(widths, **{name: value for name, value in flags.items() if name not in left_out})
+        return Network.derived(config, flags["tasks"]).to_native()
+    except PepnetError:
+        return None
+
+
+def _lists(d: Draw) -> list[Call]:
+    """A list of operations over small inputs, most of them right, and now and then a field of anything."""
+    r = d.random
+    width = r.choice((2, 4))
+    some = [
+        {"op": "concat", "name": "x", "of": [{"from": "general"}, {"from": "domain", "begin": 1, "end": 2}]},
+        {"op": "product", "name": "h", "x": "x", "w": "h.w", "width": width, "groups": 2, "activation": "relu"},
+        {"op": "gate", "name": "g", "x": "h", "gamma": r.choice((2.0, 0.5))},
+        {"op": r.choice(("multiply", "add")), "name": "m", "x": "h", "y": "g"},
+    ]
+    others: list[dict[str, Any]] = [
+        {"op": "mix", "name": "mix", "z": "m", "h": "h", "choices": [[0, 1] * (width // 2)] * 2},
+        {"op": r.choice(("flatten", "layer_norm", "activate")), "name": "f", "x": r.choice(("m", "h"))},
+        {"op": "select", "name": "s", "x": "h", "by": "domain", "column": 1},
+        {
+            "op": "reduce",
+            "name": "r",
+            "x": "m",
+            "by": r.choice(("sum", "max")),
+            "over": r.choice(("groups", "columns")),
+        },
+        {"op": "cross", "name": "c", "x0": "m", "x": "m", "w": "c.w", "u": "c.u", "rank": 2},
+        {"op": "fm", "name": "fm", "v": "h", "width": width},
+        {"op": "stack", "name": "st", "of": ["h", "m"]},
+        {"op": "pick", "name": "p", "x": "h", "groups": [1, 0, 1]},
+        {"op": "affine", "name": "a", "x": "m", "w": "a.w", "b": "a.b", "width": width},
+        {"op": "split", "name": "sp", "x": "general", "groups": 2},
+    ]
+    operations = [*some, *(operation for operation in others if r.random() < 0.4)]
+    for operation in operations:
+        if d.odd():
+            operation[r.choice(list(operation))] = r.choice((*NUMBERS, *OTHERS, *TEXTS))
+        if d.odd():
+            operation.pop(r.choice(list(operation)))
+    heads = [(r.choice(("h", "m", "x")), r.choice(("probability", "identity", "exp", "softmax")))]
+    return [
+        Call("Network", ([d.one(4, 6), d.one(2, 3), d.one(0, 3)], d.one(operations), d.one(heads))),
+        Call(r.choice((".shapes", ".tensors", ".scores"))),
+        Call(r.choice((".shapes", ".tensors", ".scores"))),
+    ]
 
 
 #: Those with most in them more often than others.
 SCENARIOS: tuple[Callable[[Draw], list[Call]], ...] = (
-    *(_functions, _functions, _functions, _indexes, _sides, _numbers, _products, _products, _networks),
+    *(_functions, _functions, _functions, _indexes, _sides, _numbers, _products, _products, _networks, _lists),
     *(caches, caches, exact_caches, looks, flights, fetches, pins, tallies, maps, gates, file_locks),
 )

@@ -90,7 +90,7 @@ class RedisTarget(Target[Server]):
             spool.sweep(state.log, state.trimmed, state.bundles_trimmed)
         if entry.fault is not None:
             raise entry.fault
-        open_delta(entry.path, self._bundle.schema, self._bundle.config)
+        open_delta(entry.path, self._bundle.schema, self._bundle.network)
         return follow(self._bundle, OneDelta(entry.path))
 
 
@@ -146,7 +146,7 @@ class RedisServerTarget(RedisTarget):
             outcome: Outcome = "accepted"
             try:
                 for entry in log_there.read(""):
-                    open_delta(entry.path, self._bundle.schema, self._bundle.config)
+                    open_delta(entry.path, self._bundle.schema, self._bundle.network)
             except self.refusals:
                 outcome = "refused"
             if outcome == "accepted" or mutant.followed:

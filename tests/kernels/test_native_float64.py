@@ -12,6 +12,7 @@ import pytest
 from small_networks import PRODUCT, TASKS, Flags, config_of, inputs_of, tensors_of
 
 from pepnet_infer import _kernels
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import ModelConfig
 
 pytestmark = pytest.mark.parity
@@ -25,15 +26,9 @@ FP32 = [table for table in TABLES if table[1] == "fp32"]
 TOLERANCES = {"fp32": (1e-6, 5e-6), "bf16": (1e-2, 4e-2), "int8": (3e-2, 2e-1)}
 
 
-def flags_of(config: ModelConfig, tasks: int = TASKS) -> Any:
-    names = ("experts", "backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma")
-    flags = {name: getattr(config, name) for name in (*names, "gate_hidden")}
-    flags |= {"layers": list(config.layers), "towers": list(config.towers), "tasks": tasks}
-    return flags | {"general": config.inputs.general, "domain": config.inputs.domain, "prior": config.inputs.prior}
-
-
 def model_of(config: ModelConfig, table: tuple[str, str], tasks: int = TASKS, **options: Any) -> _kernels.DenseModel:
-    return _kernels.DenseModel(tensors_of(config, tasks), flags_of(config, tasks), *table, **options)
+    network = Network.derived(config, tasks).to_native()
+    return _kernels.DenseModel(tensors_of(config, tasks), network, *table, **options)
 
 
 def agree(
@@ -158,7 +153,7 @@ def test_blocks_of_more_rows_than_there_can_be_are_refused() -> None:
 @pytest.mark.parametrize("table", TABLES, ids="-".join)
 @pytest.mark.parametrize("flags", PLANS, ids=lambda flags: "-".join(map(str, flags)))
 @pytest.mark.parametrize("runs", [[], [(0, 20)], [(3, 9), (9, 9), (12, 13), (40, 70)], [(0, 70)]], ids=len)
-def test_a_shared_prefix_gives_the_same_bits(
+def test_shared_columns_give_the_same_bits(
     flags: Flags, runs: list[tuple[int, int]], table: tuple[str, str], reference_scores: Reference
 ) -> None:
     config = config_of(flags, (70, 5, 7), (90, 40))
@@ -166,25 +161,26 @@ def test_a_shared_prefix_gives_the_same_bits(
     domain[:] = domain[0]
     for begin, end in runs:
         general[:, begin:end] = general[0, begin:end]
-    expected = model_of(config, table).run(general, domain, prior) if not runs else None
+    plainly = model_of(config, table, shared=([], [(0, 5)], []))
+    expected = plainly.run(general, domain, prior) if not runs else None
     for split in ("rows", "columns"):
-        model = model_of(config, table, prefix_general=runs, split=split)
+        model = model_of(config, table, shared=(runs, [(0, 5)], []), split=split)
         plain = model.run(general, domain, prior)
         assert expected is None or np.array_equal(plain, expected)
         for threads in (1, 2):
-            shared = model.run(general, domain, prior, threads=threads, shared_prefix=True)
+            shared = model.run(general, domain, prior, threads=threads, share=True)
             assert np.array_equal(shared, plain), (split, threads)
     difference = np.abs(plain - reference_scores(config, tensors_of(config), general, domain, prior))
     assert difference.max() <= TOLERANCES[table[1]][1]
 
 
-def test_a_shared_prefix_is_read_from_the_first_row_alone() -> None:
+def test_shared_columns_are_read_from_the_first_row_alone() -> None:
     config = config_of(DEFAULTS[0], (70, 5, 7))
     general, domain, prior = inputs_of(config, 9)
     general[:, 4:30] = general[0, 4:30]
-    model = model_of(config, FP32[-1], prefix_general=[(4, 30)])
+    model = model_of(config, FP32[-1], shared=([(4, 30)], [(0, 5)], []))
     expected = model.run(general, np.repeat(domain[:1], 9, axis=0), prior)
-    assert np.array_equal(model.run(general, domain, prior, shared_prefix=True), expected)
+    assert np.array_equal(model.run(general, domain, prior, share=True), expected)
     assert not np.array_equal(model.run(general, domain, prior), expected)
 
 

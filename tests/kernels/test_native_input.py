@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec import structs
 
 from pepnet_infer import _kernels
+from pepnet_infer.network.network import Network
+from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 pytestmark = pytest.mark.hostile
 
@@ -35,14 +38,15 @@ def tensors() -> dict[str, npt.NDArray[np.float32]]:
     return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in SHAPES.items()}
 
 
-def flags(**changed: Any) -> Any:
-    result: dict[str, Any] = {"general": 4, "domain": 2, "prior": 3, "layers": [5], "towers": [], "experts": 2}
-    result |= {"tasks": 2, "backbone": "mmoe", "gate_position": "output", "gate_scope": "layer", "gamma": 2.0}
-    return result | {"gate_hidden": 3, "epnet_general": True, "use_epnet": True, "use_ppnet": True} | changed
+CONFIG = ModelConfig(InputWidths(4, 2, 3), layers=(5,), towers=(), experts=2, gate_hidden=3)
+
+
+def network(config: ModelConfig = CONFIG, tasks: int = 2) -> _kernels.Network:
+    return Network.derived(config, tasks).to_native()
 
 
 def model(precision: str = "fp32", **changed: Any) -> _kernels.DenseModel:
-    return _kernels.DenseModel(tensors(), flags(**changed), "scalar", precision)
+    return _kernels.DenseModel(tensors(), network(structs.replace(CONFIG, **changed)), "scalar", precision)
 
 
 def inputs(rows: int = 3) -> dict[str, npt.NDArray[np.float32]]:
@@ -51,23 +55,23 @@ def inputs(rows: int = 3) -> dict[str, npt.NDArray[np.float32]]:
 
 @pytest.mark.parametrize("name", ["general", "domain", "prior"])
 def test_inputs_of_a_wrong_kind_are_named(name: str) -> None:
-    network, good = model(), inputs()
-    assert network.run(**good).shape == (3, 2)
+    loaded, good = model(), inputs()
+    assert loaded.run(**good).shape == (3, 2)
     width = good[name].shape[1]
     shape = rf"\[{'rows' if name == 'general' else 3}, {width}\]"
     with pytest.raises(TypeError, match=rf"^{name}: expected float32, got float64 \[3, {width}\]"):
-        network.run(**(good | {name: good[name].astype(np.float64)}))  # type: ignore[arg-type]
+        loaded.run(**(good | {name: good[name].astype(np.float64)}))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=rf"^{name}: expected float32, got >f4"):
-        network.run(**(good | {name: good[name].astype(">f4")}))
+        loaded.run(**(good | {name: good[name].astype(">f4")}))
     with pytest.raises(ValueError, match=rf"^{name}: expected {shape}, got float32 \[3, {width + 1}\]"):
-        network.run(**(good | {name: np.zeros((3, width + 1), np.float32)}))
+        loaded.run(**(good | {name: np.zeros((3, width + 1), np.float32)}))
     with pytest.raises(ValueError, match=rf"^{name}: expected {shape}, got float32 \[{3 * width}\]"):
-        network.run(**(good | {name: good[name].ravel()}))
+        loaded.run(**(good | {name: good[name].ravel()}))
     with pytest.raises(ValueError, match=rf"^{name}: .*without gaps, got float32 \[3, {width}\] with gaps"):
-        network.run(**(good | {name: np.zeros((3, 2 * width), np.float32)[:, ::2]}))
+        loaded.run(**(good | {name: np.zeros((3, 2 * width), np.float32)[:, ::2]}))
     unaligned = np.zeros(4 * 3 * width + 1, np.uint8)[1:].view(np.float32).reshape(3, width)
     with pytest.raises(ValueError, match=rf"^{name}: expected aligned rows"):
-        network.run(**(good | {name: unaligned}))
+        loaded.run(**(good | {name: unaligned}))
 
 
 def test_inputs_must_have_the_same_rows() -> None:
@@ -95,22 +99,22 @@ def test_a_weight_that_is_not_finite_is_refused(name: str, value: float, precisi
     with pytest.raises(
         ValueError, match=rf"^{name}: expected finite values, got -?(nan|inf) at {bad[name].size - 1} of "
     ):
-        _kernels.DenseModel(bad, flags(), "scalar", precision)
+        _kernels.DenseModel(bad, network(), "scalar", precision)
 
 
 def test_a_weight_beyond_bf16_is_refused() -> None:
     bad = tensors()
     bad["experts.0.w"][1, 2, 3] = np.finfo(np.float32).max
-    _kernels.DenseModel(bad, flags(), "scalar", "fp32")
+    _kernels.DenseModel(bad, network(), "scalar", "fp32")
     with pytest.raises(ValueError, match=r"^experts\.0\.w: expected values that bf16 can hold, got 34028234"):
-        _kernels.DenseModel(bad, flags(), "scalar", "bf16")
+        _kernels.DenseModel(bad, network(), "scalar", "bf16")
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_missing_tensor_is_named(name: str) -> None:
     left = {key: value for key, value in tensors().items() if key != name}
     with pytest.raises(ValueError, match=f"^tensors: expected '{name}', which is missing"):
-        _kernels.DenseModel(left, flags())
+        _kernels.DenseModel(left, network())
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -118,75 +122,55 @@ def test_a_tensor_of_another_shape_is_named(name: str) -> None:
     bad = tensors()
     bad[name] = np.zeros((*SHAPES[name], 1), np.float32)
     with pytest.raises(ValueError, match=rf"^{name}: expected shape \[.*\], got \[.*, 1\]"):
-        _kernels.DenseModel(bad, flags())
+        _kernels.DenseModel(bad, network())
     bad[name] = np.zeros(SHAPES[name], np.float64)  # type: ignore[assignment]
     with pytest.raises(TypeError, match=rf"^{name}: expected a float32 array, got float64"):
-        _kernels.DenseModel(bad, flags())
+        _kernels.DenseModel(bad, network())
 
 
 def test_a_tensor_too_many_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^tensors: 'towers.1.w' is not one of a network with these flags"):
-        _kernels.DenseModel(tensors() | {"towers.1.w": np.zeros((2, 1, 1), np.float32)}, flags())
+    with pytest.raises(ValueError, match=r"^tensors: 'towers.1.w' is not one that the network reads"):
+        _kernels.DenseModel(tensors() | {"towers.1.w": np.zeros((2, 1, 1), np.float32)}, network())
     with pytest.raises(ValueError, match=r"^tensors: 'epnet.gate.b1' is not one"):
         model(use_epnet=False)
+    _kernels.DenseModel(tensors() | {"nothing": np.zeros((2, 0, 1), np.float32)}, network())
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"general": 0}, "^general: expected a width of at least 1, got 0"),
-        ({"domain": 0}, "^domain: EPNet needs a width of at least 1"),
-        ({"prior": 0}, "^prior: PPNet needs a width of at least 1"),
-        ({"layers": []}, "^layers: expected at least one width"),
-        ({"layers": [5, 0]}, "^layers: expected widths of at least 1"),
-        ({"towers": [0]}, "^towers: expected widths of at least 1"),
-        ({"tasks": 0}, "^tasks: expected at least 1"),
-        ({"experts": 0}, "^experts: expected at least 1"),
-        ({"gamma": 0.0}, "^gamma: expected a positive number"),
-        ({"gamma": float("nan")}, "^gamma: expected a positive number"),
-        ({"backbone": "ple"}, "^backbone: expected mmoe or towers, got 'ple'"),
-        ({"gate_position": "both"}, "^gate_position: expected output or input, got 'both'"),
-        ({"gate_scope": ""}, "^gate_scope: expected layer or group, got ''"),
-        ({"gate_hidden": None}, r"^epnet\.gate\.w1: expected shape \[6, 4\], got \[6, 3\]"),
-        ({"gate_hidden": 9}, r"^epnet\.gate\.w1: expected shape \[6, 9\], got \[6, 3\]"),
-        ({"depth": 3}, "^flags: 'depth' is not one of them"),
-    ],
-)
-def test_flags_that_are_off_are_named(changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        model(**changed)
+@pytest.mark.parametrize("hidden", [None, 9])
+def test_tensors_of_another_network_are_named(hidden: int | None) -> None:
+    with pytest.raises(ValueError, match=rf"^epnet\.gate\.b1: expected shape \[{hidden or 4}\], got \[3\]"):
+        model(gate_hidden=hidden)
 
 
-def test_a_missing_flag_or_one_of_another_type_is_named() -> None:
-    with pytest.raises(ValueError, match=r"^flags: expected 'gamma', which is missing"):
-        _kernels.DenseModel(tensors(), {k: v for k, v in flags().items() if k != "gamma"})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^layers: got 'wide', which it cannot be"):
-        model(layers="wide")
+def test_a_network_is_one_of_the_extension() -> None:
+    with pytest.raises(TypeError):
+        _kernels.DenseModel(tensors(), Network.derived(CONFIG, 2))  # type: ignore[arg-type]
 
 
 def test_int8_refuses_sums_that_could_overflow() -> None:
     shapes = {"experts.0.w": (1, 70000, 1), "experts.0.b": (1, 1), "mix.w": (70000, 1), "mix.b": (1,)}
     shapes |= {"towers.0.w": (1, 1, 1), "towers.0.b": (1, 1)}
     wide = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
-    changed = flags(general=70000, layers=[1], experts=1, tasks=1, use_epnet=False, use_ppnet=False)
+    config = ModelConfig(InputWidths(70000, 0, 0), layers=(1,), towers=(), experts=1, use_epnet=False, use_ppnet=False)
+    changed = network(config, 1)
     assert _kernels.DenseModel(wide, changed, "scalar", "bf16").memory_bytes > 70000 * 2
-    with pytest.raises(ValueError, match=r"^mix\.w: expected at most 66311 rows for int8.*, got 70016"):
+    with pytest.raises(ValueError, match=r"^(mix|experts\.0)\.w: expected at most 66311 rows for int8.*, got 70016"):
         _kernels.DenseModel(wide, changed, "scalar", "int8")
 
 
 def test_isa_precision_and_split_by_name() -> None:
     with pytest.raises(ValueError, match=r"^isa: expected scalar, avx2, avx512 or amx, got 'sse9'"):
-        _kernels.DenseModel(tensors(), flags(), "sse9")
+        _kernels.DenseModel(tensors(), network(), "sse9")
     with pytest.raises(ValueError, match=r"^precision: expected fp32, bf16 or int8, got 'fp8'"):
-        _kernels.DenseModel(tensors(), flags(), "scalar", "fp8")
+        _kernels.DenseModel(tensors(), network(), "scalar", "fp8")
     with pytest.raises(ValueError, match=r"^split: expected auto, rows or columns, got 'both'"):
-        _kernels.DenseModel(tensors(), flags(), split="both")
+        _kernels.DenseModel(tensors(), network(), split="both")
 
 
 @pytest.mark.parametrize("runs", [[(2, 1)], [(0, 5)], [(1, 3), (2, 4)]])
-def test_prefix_runs_ascend_within_general(runs: list[tuple[int, int]]) -> None:
-    with pytest.raises(ValueError, match=r"^prefix_general: expected ascending runs within 0 to 4"):
-        _kernels.DenseModel(tensors(), flags(), prefix_general=runs)
+def test_runs_of_shared_columns_ascend_within_their_input(runs: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"^shared: expected ascending runs within 0 to 4 of general"):
+        _kernels.DenseModel(tensors(), network(), shared=(runs, [], []))
 
 
 def test_none_among_maps_of_files_is_refused() -> None:

@@ -12,12 +12,13 @@ ROOMS: dict[str, set[str]] = {
     "threads": {"cpu"},
     "rows": {"cpu"},
     "encode": {"cpu", "rows"},
-    "dense": {"cpu", "threads", "rows"},
+    "network": set(),
+    "dense": {"cpu", "threads", "rows", "network"},
     "cache": {"cpu", "threads", "rows"},
     "studies": {"rows", "cache"},
-    "cuda": {"dense"},
+    "cuda": {"dense", "network"},
     "wheel": set(),
-    "python": {"cpu", "rows", "encode", "dense", "cache", "studies", "cuda"},
+    "python": {"cpu", "rows", "encode", "network", "dense", "cache", "studies", "cuda"},
 }
 #: Of Python's room the only file that may include the studies.
 STUDIES = "studies.cc"

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from pepnet_infer.errors import SchemaError
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 KUAISHOU = InputWidths(general=1216, domain=48, prior=120)
@@ -51,7 +52,7 @@ def test_a_flag_that_the_network_does_not_read_is_refused_unless_an_old_manifest
 
 
 def test_shapes_of_the_kuaishou_preset() -> None:
-    shapes = ModelConfig(KUAISHOU, (512, 256)).tensor_shapes(tasks=6)
+    shapes = Network.derived(ModelConfig(KUAISHOU, (512, 256)), 6).tensors
     assert shapes["epnet.gate.w1"] == (1264, 1216)
     assert shapes["ppnet.1.gate.w1"] == (1336, 256)
     assert shapes["experts.0.w"] == (8, 1216, 512)
@@ -62,7 +63,7 @@ def test_shapes_of_the_kuaishou_preset() -> None:
 
 def test_shapes_of_towers_with_group_gates_on_every_input() -> None:
     config = ModelConfig(InputWidths(10, 2, 3), (8, 4), backbone="towers")
-    shapes = config.tensor_shapes(tasks=5)
+    shapes = Network.derived(config, 5).tensors
     assert [shapes[f"ppnet.{l}.gate.w2"] for l in range(3)] == [(50, 50), (40, 40), (20, 20)]
     assert shapes["experts.2.w"] == (5, 4, 1)
     assert not any(name.startswith(("mix", "towers")) for name in shapes)
@@ -79,12 +80,12 @@ def test_shapes_of_towers_with_group_gates_on_every_input() -> None:
 )
 def test_gate_widths_of_mmoe(position: str, scope: str, widths: tuple[int, int]) -> None:
     config = ModelConfig(InputWidths(10, 2, 3), (8, 4), experts=3, gate_position=position, gate_scope=scope)
-    shapes = config.tensor_shapes(tasks=2)
+    shapes = Network.derived(config, 2).tensors
     assert tuple(shapes[f"ppnet.{l}.gate.b2"][0] for l in range(2)) == widths
 
 
 def test_absent_gates_have_no_tensors() -> None:
-    shapes = ModelConfig(InputWidths(10, 0, 0), (8,), use_epnet=False, use_ppnet=False).tensor_shapes(2)
+    shapes = Network.derived(ModelConfig(InputWidths(10, 0, 0), (8,), use_epnet=False, use_ppnet=False), 2).tensors
     assert not any(name.startswith(("epnet", "ppnet")) for name in shapes)
 
 

@@ -78,10 +78,10 @@ CASES: list[tuple[str, Break, str]] = [
     ),
     (
         "newer format",
-        put("format_version", 2),
-        r"format_version: expected 1, got 2, a newer format: update pepnet-infer",
+        put("format_version", 3),
+        r"format_version: expected 1 or 2, got 3, a newer format: update pepnet-infer",
     ),
-    ("format 0", put("format_version", 0), r"format_version: expected 1, got 0, an unknown format"),
+    ("format 0", put("format_version", 0), r"format_version: expected 1 or 2, got 0, an unknown format"),
     ("format as text", put("format_version", "1"), r"format_version: expected int, got str '1'"),
     ("format true", put("format_version", True), r"format_version: expected int, got bool True"),
     ("negative version", put("model_version", -1), r"model_version: expected an integer from 0, got -1"),
@@ -239,7 +239,7 @@ CASES: list[tuple[str, Break, str]] = [
     (
         "weight more",
         set_tensor(DENSE, "mix.c", np.zeros(2, np.float32)),
-        r"tensor 'mix\.c': expected only the tensors of its config, got one more",
+        r"tensor 'mix\.c': expected a tensor that its network reads, got one more",
     ),
     ("weight shape", set_tensor(DENSE, "mix.w", lambda w: w.T), r"'mix\.w': expected shape \[21, 6\], got \[6, 21\]"),
     (

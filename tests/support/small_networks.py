@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import (
     BACKBONES,
     GATE_POSITIONS,
@@ -59,7 +60,7 @@ def config_of(
 
 def tensors_of(config: ModelConfig, tasks: int = TASKS) -> dict[str, npt.NDArray[np.float32]]:
     random, result = np.random.default_rng(1), {}
-    for name, shape in config.tensor_shapes(tasks).items():
+    for name, shape in Network.derived(config, tasks).tensors.items():
         spread = 0.5 if name.rsplit(".", 1)[1].startswith("b") else (2.0 / shape[-2]) ** 0.5
         result[name] = (spread * random.standard_normal(shape)).astype(np.float32)
     return result

@@ -55,7 +55,7 @@ class Trained:
         """What the log leads to: each delta on the version before it, and none of them refused."""
         rows, version = self.base(), self.bundle.model_version
         for entry in self.log.read("", most=10_000):
-            delta = open_delta(entry.path, self.bundle.schema, self.bundle.config)
+            delta = open_delta(entry.path, self.bundle.schema, self.bundle.network)
             assert delta.head.base_version == version
             version = delta.head.model_version
             for name, part in delta.rows.items():

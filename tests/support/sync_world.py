@@ -89,7 +89,7 @@ class World:
 
     def open(self, path: Path) -> Delta:
         """Opens a delta as followers do."""
-        return open_delta(path, self._schema, self.checkpoints[self.version].config)
+        return open_delta(path, self._schema, self.checkpoints[self.version].network)
 
     def payload(self, version: int) -> Path:
         """Returns a directory with weights and tables of a version."""

@@ -49,4 +49,4 @@ def root(toy_checkpoint: Checkpoint, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(toy_checkpoint: Checkpoint) -> Callable[[Path], Delta]:
-    return lambda root: open_delta(root, toy_checkpoint.schema, toy_checkpoint.config)
+    return lambda root: open_delta(root, toy_checkpoint.schema, toy_checkpoint.network)

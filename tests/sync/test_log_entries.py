@@ -199,7 +199,7 @@ def test_changed_deltas_are_opened_or_refused(seed: int, world: World, tmp_path:
     for _ in range(100):
         root = bad_entries.write(tmp_path / "entry", mutated(chance, good))
         with contextlib.suppress(UpdateError):
-            open_delta(root, checkpoint.schema, checkpoint.config)
+            open_delta(root, checkpoint.schema, checkpoint.network)
         shutil.rmtree(root)
 
 

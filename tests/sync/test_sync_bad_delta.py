@@ -174,7 +174,7 @@ CASES: dict[str, tuple[Break, str, str]] = {
     "a weight more": (
         tensors(DENSE, lambda values: values.__setitem__("more", np.zeros(2, np.float32))),
         "dense",
-        "tensor 'more': expected only the tensors of its config, got one more",
+        "tensor 'more': expected a tensor that its network reads, got one more",
     ),
     "a weight less": (tensors(DENSE, lambda values: values.popitem()), "dense", "expected tensor .* got none"),
     "weights of NaN": (

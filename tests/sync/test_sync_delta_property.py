@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 from sync_deltas import delta_rows
 
 from pepnet_infer.export.model.random_init import random_dense
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 from pepnet_infer.schema.row_batch import RowBatch
@@ -84,7 +85,7 @@ def test_a_delta_is_read_as_it_was_written(data: st.DataObject) -> None:
         [entry] = log.read("")
         for path in (made, entry.path):
             assert read_head(path) == head
-            found = open_delta(path, SCHEMA, CONFIG)
+            found = open_delta(path, SCHEMA, Network.derived(CONFIG, len(SCHEMA.tasks)))
             assert (found.head, found.onnx) == (head, onnx)
             assert (found.dense is None) == (dense is None)
             for name, weights in (dense or {}).items():

@@ -4,6 +4,7 @@
 // the tile and what it is multiplied with are read once, the result is written once.
 #pragma once
 
+#include "dense/generic/activations.h"
 #include "dense/generic/math.h"
 #include "dense/generic/panel.h"
 
@@ -33,11 +34,23 @@ inline void rescale(const Operands& operands, const TileView& tile) {
   }
 }
 
-template <Epilogue E>
+// The bias and the activation of the call, in place: what is left is linear.
+inline void apply_function(const Product& product, const TileView& tile) {
+  const Activate activate = activate_of(product.function);
+  const std::size_t column = tile.panel * kPanel, columns = tile.panels * kPanel;
+  const float* const slope = product.slope == nullptr ? nullptr : product.slope + column;
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    float* const sums = tile.sums + r * tile.stride;
+    activate(sums, product.main.w->bias + column, columns, product.alpha, slope, sums);
+  }
+}
+
+template <Epilogue E, bool kTimes>
 void finish_as(const Product& product, const TileView& tile, const float* factors,
                std::size_t factor_stride) {
   const PackedMatrix& w = *product.main.w;
   const Vec gamma = splat(product.gamma);
+  if constexpr (E == Epilogue::function) apply_function(product, tile);
   for (std::size_t r = 0; r < tile.rows; ++r) {
     const std::size_t row = tile.row + r;
     for (std::size_t p = 0; p < tile.panels; ++p) {
@@ -45,12 +58,13 @@ void finish_as(const Product& product, const TileView& tile, const float* factor
       for (std::size_t v = 0; v < kVecs; ++v) {
         const std::size_t column = begin + v * kLanes;
         const std::size_t left = column < w.out ? w.out - column : 0;
-        Vec x = load(tile.sums + r * tile.stride + p * kPanel + v * kLanes) + load(w.bias + column);
-        if constexpr (E == Epilogue::relu || E == Epilogue::relu_times) x = relu(x);
-        if constexpr (E == Epilogue::gate || E == Epilogue::gate_times) x = gamma * sigmoid(x);
-        if constexpr (E == Epilogue::gate_times || E == Epilogue::relu_times) {
-          x = x * load_up_to(factors + r * factor_stride + column, left);
-        }
+        Vec x = load(tile.sums + r * tile.stride + p * kPanel + v * kLanes);
+        if constexpr (E != Epilogue::function) x = x + load(w.bias + column);
+        if constexpr (E == Epilogue::relu) x = relu(x);
+        if constexpr (E == Epilogue::gate) x = gamma * sigmoid(x);
+        if constexpr (kTimes) x = x * load_up_to(factors + r * factor_stride + column, left);
+        if (product.plus != nullptr)
+          x = x + load_up_to(product.plus + row * product.plus_stride + column, left);
         // Padding must be zero whatever came in: zero weights make NaN of an infinity.
         if (left < kLanes) x = keep_first(x, left);
         char* const out = static_cast<char*>(product.out) + row * product.out_stride;
@@ -76,20 +90,21 @@ inline void finish_gate(const Product& product, const TileView& tile) {
   }
 }
 
-// `gates`: what finish_gate left, for relu_gated only.
+// `gates`: what finish_gate left, with Factor::gated.
 inline void finish(const Product& product, const TileView& tile, const TileView& gates) {
   using enum Epilogue;
-  constexpr void (*kFinish[])(const Product&, const TileView&, const float*, std::size_t) = {
-      finish_as<linear>,     finish_as<relu>,       finish_as<gate>,
-      finish_as<gate_times>, finish_as<relu_times>, finish_as<relu_times>};
+  using Finish = void (*)(const Product&, const TileView&, const float*, std::size_t);
+  constexpr Finish kFinish[][2] = {{finish_as<linear, false>, finish_as<linear, true>},
+                                   {finish_as<relu, false>, finish_as<relu, true>},
+                                   {finish_as<gate, false>, finish_as<gate, true>},
+                                   {finish_as<function, false>, finish_as<function, true>}};
   static_assert(linear == Epilogue{0} && relu == Epilogue{1} && gate == Epilogue{2} &&
-                gate_times == Epilogue{3} && relu_times == Epilogue{4} && relu_gated == Epilogue{5} &&
-                sizeof(kFinish) == 6 * sizeof(kFinish[0]));
-  const bool gated = product.epilogue == relu_gated;
+                function == Epilogue{3});
+  const bool gated = product.factor == Factor::gated;
   const float* const mul = product.mul == nullptr ? nullptr : product.mul + tile.row * product.mul_stride;
-  kFinish[static_cast<std::size_t>(product.epilogue)](product, tile,
-                                                      gated ? gates.sums - tile.panel * kPanel : mul,
-                                                      gated ? gates.stride : product.mul_stride);
+  kFinish[static_cast<std::size_t>(product.epilogue)][product.factor == Factor::none ? 0 : 1](
+      product, tile, gated ? gates.sums - tile.panel * kPanel : mul,
+      gated ? gates.stride : product.mul_stride);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ template <class Kernel>
 void product_with(const Product& product) {
   alignas(64) float sums[Kernel::kTileFloats];
   alignas(64) float gate_sums[Kernel::kTileFloats];
-  const bool gated = product.epilogue == Epilogue::relu_gated;
+  const bool gated = product.factor == Factor::gated;
   if (product.rows == 0) return;
   Kernel kernel;
   const std::size_t tiles = (product.rows + Kernel::kRows - 1) / Kernel::kRows;

@@ -1,6 +1,7 @@
 // Operations on single rows: rounding activations, mixing experts, the last layer.
 #pragma once
 
+#include "dense/generic/activations.h"
 #include "dense/generic/math.h"
 #include "dense/generic/panel.h"
 
@@ -131,10 +132,11 @@ inline Extent extent_of(const float* x, const float* limits, std::size_t n) {
 // and the work on rows, which differs between tables in the rounding of activations alone.
 constexpr Ops table(Isa isa, Precision precision, Activation activation, const char* how,
                     void (*product)(const Product&)) {
-  return {isa,          precision, activation,
-          how,          product,   activation == Activation::bf16 ? convert<std::uint16_t> : convert<float>,
-          quantize_row, mix_rows,  score_rows,
-          extent_of};
+  return {
+      isa,          precision,    activation,
+      how,          product,      activation == Activation::bf16 ? convert<std::uint16_t> : convert<float>,
+      quantize_row, activate_row, exponential_row,
+      mix_rows,     score_rows,   extent_of};
 }
 
 }  // namespace

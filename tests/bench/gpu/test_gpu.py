@@ -18,13 +18,14 @@ from pepnet_infer.bench import gpu_check
 from pepnet_infer.bench.gpu import peers, timing
 from pepnet_infer.bench.gpu.peers import Case, IdsCall, Network
 from pepnet_infer.bench.gpu.timing import compare, ratios, table
+from pepnet_infer.network import network as lists
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
 
 
 def test_torchs_network_with_weights_packed_ahead(reference_scores: Callable[..., np.ndarray]) -> None:
     config = ModelConfig(InputWidths(19, 5, 7), layers=(17, 9), towers=(6,), experts=4)
     random, tensors = np.random.default_rng(2), {}
-    for name, shape in config.tensor_shapes(3).items():
+    for name, shape in lists.Network.derived(config, 3).tensors.items():
         tensors[name] = (0.4 * random.standard_normal(shape)).astype(np.float32)
     inputs = [random.standard_normal((11, width), dtype=np.float32) for width in (19, 5, 7)]
     network = Network(torch, config, tensors, torch.float32, "cpu")

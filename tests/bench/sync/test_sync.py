@@ -29,7 +29,7 @@ def test_a_delta_changes_as_many_rows_as_asked_all_over_the_tables(toy_bundle: P
     bundle = Bundle.open(toy_bundle)
     assert versions == [bundle.model_version + 1, bundle.model_version + 2]
     entries = DirectoryLog(tmp_path / "follow").read("")
-    deltas = [open_delta(entry.path, bundle.schema, bundle.config) for entry in entries]
+    deltas = [open_delta(entry.path, bundle.schema, bundle.network) for entry in entries]
     assert [delta.dense is not None for delta in deltas] == [False, True]
     for delta in deltas:
         keys = np.concatenate([table.keys for table in delta.rows.values()])

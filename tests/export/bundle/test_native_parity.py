@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from small_networks import changed
 from wrong_kernels import ABSENT, USABLE, sabotage, shifted
 
@@ -25,7 +26,9 @@ from pepnet_infer.export.bundle import write_bundle as module
 from pepnet_infer.export.bundle.native_parity import draws_of, measure_native
 from pepnet_infer.export.bundle.parity import ROWS, reference
 from pepnet_infer.export.bundle.write_bundle import write_bundle
+from pepnet_infer.export.model.baselines import DeepFM
 from pepnet_infer.export.model.network import build_network, dense_state, load_dense
+from pepnet_infer.schema.network_config import BASELINES
 from pepnet_infer.verify.verify import verify
 
 Run = Callable[..., tuple[int, str, str]]
@@ -204,13 +207,22 @@ def test_a_budget_that_is_none_is_refused(toy_checkpoint: Checkpoint, tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_baseline_has_none(toy_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    config = changed(toy_checkpoint.config, model="shared_bottom")
+@pytest.mark.parametrize("model", BASELINES)
+def test_baselines_are_measured_and_run_natively(
+    model: str, toy_checkpoint: Checkpoint, toy_batch: Callable[..., Any], tmp_path: Path
+) -> None:
+    extra = DeepFM.slots(toy_checkpoint.schema) if model == "deepfm" else {}
+    config = changed(toy_checkpoint.config, model=model, extra=extra)
+    torch.manual_seed(4)
     dense = dense_state(build_network(config, 2))
     bundle = write_bundle(replace(toy_checkpoint, config=config, dense=dense), tmp_path / "bundle")
-    assert "shared_bottom" in bundle.parity["native"]["why"]
-    assert (bundle.native, bundle.budgets) == ({}, {})
-    assert verify(bundle.path)["native"] == bundle.parity["native"]
+    assert bundle.native["fp32"]["max_abs"] <= 5e-6
+    assert bundle.native["bf16"]["offered"] is True
+    with Engine.load(bundle.path) as engine, Engine.load(bundle.path, backend="onnxruntime") as other:
+        assert engine.stats()["backend"]["backend"] == "native"
+        difference = np.abs(engine.score(toy_batch(50)).values - other.score(toy_batch(50)).values)
+        assert difference.max() <= 5e-6
+    verify(bundle.path)
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,9 +11,10 @@ from pepnet_infer.bundle.checkpoint import Checkpoint
 from pepnet_infer.errors import BundleError, ConfigError
 from pepnet_infer.export.bundle.presets import make_preset, preset_names, read_preset
 from pepnet_infer.export.run_config import model_config
+from pepnet_infer.network.cost import multiply_adds
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
-from pepnet_infer.schema.network_config import multiply_adds
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +36,10 @@ def test_kuaishou_is_of_the_size_it_says(kuaishou: Checkpoint) -> None:
     assert len(schema.domains) == 3
     assert (config.backbone, config.experts, config.layers, config.towers) == ("mmoe", 8, (512, 256), (64,))
     assert (config.gate_position, config.gate_scope, config.gate_hidden) == ("output", "layer", None)
-    assert round(multiply_adds(config, 6) / 1e6, 2) == 10.56
+    assert round(multiply_adds(Network.derived(config, 6)) / 1e6, 2) == 10.56
     weights = sum(value.size for value in kuaishou.dense.values())
     assert round(weights / 1e6, 2) == 10.57
-    assert weights == sum(math.prod(shape) for shape in config.tensor_shapes(6).values())
+    assert weights == sum(math.prod(shape) for shape in Network.derived(config, 6).tensors.values())
 
 
 def test_seed_and_paper_are_what_they_say(kuaishou: Checkpoint) -> None:
@@ -52,7 +53,7 @@ def test_seed_and_paper_are_what_they_say(kuaishou: Checkpoint) -> None:
     paper = model_config(data["model"], paper_schema)
     assert (paper.backbone, paper.gate_position, paper.gate_scope) == ("towers", "input", "group")
     assert paper_schema.widths == kuaishou.schema.widths
-    assert 0.9 < multiply_adds(paper, 6) / multiply_adds(kuaishou.config, 6) < 1.1
+    assert 0.9 < multiply_adds(Network.derived(paper, 6)) / multiply_adds(kuaishou.network) < 1.1
 
 
 def test_tables_are_filled(kuaishou: Checkpoint) -> None:

@@ -14,6 +14,7 @@ from pepnet_infer.errors import BundleError, SchemaError
 from pepnet_infer.export.model.network import build_network, dense_state, load_dense
 from pepnet_infer.export.model.pepnet import EPNet, GateNU, GroupedLinear, Mix, PEPNet, PPNet, Stacks
 from pepnet_infer.export.model.random_init import random_dense
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
 CONFIG = ModelConfig(InputWidths(general=19, domain=5, prior=7), layers=(13, 9), towers=(6,), experts=4)
@@ -41,7 +42,7 @@ def test_tensors_have_the_names_and_shapes_of_the_contract(backbone: str, use_pp
             use_ppnet=use_ppnet,
         )
         state = dense_state(build_network(config, TASKS))
-        assert {name: value.shape for name, value in state.items()} == config.tensor_shapes(TASKS)
+        assert {name: value.shape for name, value in state.items()} == Network.derived(config, TASKS).tensors
         assert {value.dtype for value in state.values()} == {np.dtype(np.float32)}
 
 

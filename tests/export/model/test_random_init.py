@@ -15,6 +15,7 @@ from pepnet_infer.export.model.network import load_dense
 from pepnet_infer.export.model.pepnet import PEPNet
 from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.export.run_config import model_config
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
@@ -25,7 +26,7 @@ def check(config: ModelConfig, tasks: int, seed: int, count: int, least: float) 
     """Checks ranges. Returns what rounding the matrices below the towers to bf16 does to scores, root mean square."""
     network = PEPNet(config, tasks)
     tensors = random_dense(config, tasks, seed)
-    assert {name: value.shape for name, value in tensors.items()} == config.tensor_shapes(tasks)
+    assert {name: value.shape for name, value in tensors.items()} == Network.derived(config, tasks).tensors
     assert {value.dtype for value in tensors.values()} == {np.dtype(np.float32)}
     assert all(value.any() for value in tensors.values()), "biases too"
     load_dense(network, tensors)

@@ -47,7 +47,7 @@ def pair(toy_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -
 def test_every_bit(pair: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = map(Bundle.open, pair)
     path, _ = write_difference(old, new, tmp_path / "delta", onnx=True)
-    delta = open_delta(path, old.schema, old.config)
+    delta = open_delta(path, old.schema, old.network)
     assert (delta.head.base_version, delta.head.model_version) == (7, 9)
     assert delta.onnx == new.onnx_path.read_bytes()
     assert delta.dense is not None

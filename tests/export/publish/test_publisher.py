@@ -189,7 +189,7 @@ def replayed(world: World, log: DirectoryLog) -> dict[str, dict[int, np.ndarray]
     }
     version = 7
     for entry in log.read("", most=10_000):
-        delta = open_delta(entry.path, world.checkpoints[7].schema, world.checkpoints[7].config)
+        delta = open_delta(entry.path, world.checkpoints[7].schema, world.checkpoints[7].network)
         assert delta.head.base_version == version
         version = delta.head.model_version
         for name, changed in delta.rows.items():

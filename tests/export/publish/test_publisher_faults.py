@@ -329,7 +329,7 @@ def test_scores_are_the_formula(trained: Trained, tmp_path: Path) -> None:
             trained.publisher.touch("user", np.full(len(part), 7), part)
         expected += 0.25 * float(np.where(good, 2.0, 1.0).sum())
         trained.publish()
-        delta = open_delta(log.read("", most=100)[-1].path, trained.bundle.schema, trained.bundle.config)
+        delta = open_delta(log.read("", most=100)[-1].path, trained.bundle.schema, trained.bundle.network)
         assert float(delta.rows["user"].scores[0]) == pytest.approx(expected, rel=1e-6)
         trained.start()
     assert math.isfinite(expected)
@@ -348,7 +348,7 @@ def test_weights_and_default_rows_of_a_pass_that_failed_go_with_the_next(trained
         trained.publish(dense=bad_dense(trained.bundle, "NaN"))
     trained.log.fails = None  # type: ignore[attr-defined]
     assert trained.publish() is not None
-    delta = open_delta(trained.log.read("")[-1].path, trained.bundle.schema, trained.bundle.config)
+    delta = open_delta(trained.log.read("")[-1].path, trained.bundle.schema, trained.bundle.network)
     assert delta.dense is not None
     np.testing.assert_array_equal(delta.dense["mix.b"], dense["mix.b"])
     np.testing.assert_array_equal(delta.rows["user"].default, default)

@@ -20,6 +20,7 @@ inline int checks = 0;
     if (!(condition)) pepnet::test::fail(__FILE__, __LINE__, #condition); \
   } while (false)
 
+void activations();
 void cpu();
 void dense_model();
 void features();

@@ -32,12 +32,6 @@ class Weights {
     for (float& value : values) value = normal(random_);
     tensors_[name] = {values.data(), shape};
   }
-  void add_gate(const std::string& name, std::size_t in, std::size_t hidden, std::size_t out) {
-    add(name + ".w1", {in, hidden});
-    add(name + ".b1", {hidden});
-    add(name + ".w2", {hidden, out});
-    add(name + ".b2", {out});
-  }
   const Tensors& tensors() const { return tensors_; }
 
  private:
@@ -46,47 +40,60 @@ class Weights {
   Tensors tensors_;
 };
 
-// Widths that fill no panel. The defaults of the two backbones: shared gates on outputs, gates by task on
-// inputs.
-DenseConfig config_of(bool by_task) {
-  DenseConfig config;
-  config.general = 37;
-  config.domain = 5;
-  config.prior = 7;
-  config.layers = {33, 18};
-  if (!by_task) config.towers = {9};
-  config.experts = 3;
-  config.tasks = 2;
-  config.gate_hidden = 21;
-  config.by_task = config.input_gates = config.group_gates = by_task;
-  return config;
+// Widths that fill no panel, and the two shapes that a PEPNet has: gates that experts share on outputs, a mix
+// and towers; or gates by task on inputs.
+constexpr std::size_t kGeneral = 37, kDomain = 5, kPrior = 7, kHidden = 21, kExperts = 3, kTasks = 2;
+constexpr std::size_t kLayers[] = {33, 18}, kTower = 9;
+
+network::Network network_of(bool by_task) {
+  using namespace network;
+  Network net({kGeneral, kDomain, kPrior});
+  const auto layer = [&](const std::string& name, ValueId x, std::size_t width,
+                         std::optional<std::size_t> groups, Function function) {
+    return net.add(name, network::Product{x, name + ".w", name + ".b", width, groups, {function, 0.0F, {}}});
+  };
+  const auto gate = [&](const std::string& name, ValueId x, std::size_t width) {
+    const ValueId hidden =
+        net.add(name + ".hidden",
+                network::Product{x, name + ".w1", name + ".b1", kHidden, {}, {Function::relu, 0.0F, {}}});
+    const ValueId argument =
+        net.add(name + ".argument", network::Product{hidden, name + ".w2", name + ".b2", width, {}, {}});
+    return net.add(name, Gate{argument, 2.0F});
+  };
+  const ValueId x1 = net.add("x1", Concat{{{1, 0, kDomain}, {0, 0, kGeneral}}});
+  const ValueId o = net.add("o", Multiply{gate("epnet.gate", x1, kGeneral), 0});
+  const ValueId x2 = net.add("x2", Concat{{{2, 0, kPrior}, {o, 0, kGeneral}}});
+  const std::size_t groups = by_task ? kTasks : kExperts;
+  ValueId h = o;
+  const auto gated = [&](std::size_t l, std::size_t width) {
+    const std::string name = "ppnet." + std::to_string(l);
+    ValueId delta = gate(name + ".gate", x2, by_task ? groups * width : width);
+    if (by_task) delta = net.add(name + ".delta", network::Split{delta, groups});
+    h = net.add(name + ".gated", Multiply{h, delta});
+  };
+  std::size_t in = kGeneral;
+  for (std::size_t l = 0; l < 2; ++l) {
+    if (by_task) gated(l, in);
+    h = layer("experts." + std::to_string(l), h, kLayers[l], groups, Function::relu);
+    if (!by_task) gated(l, kLayers[l]);
+    in = kLayers[l];
+  }
+  if (by_task) {
+    gated(2, in);
+    net.add_head({layer("experts.2", h, 1, groups, Function::identity), HeadKind::probability});
+    return net;
+  }
+  const ValueId z =
+      net.add("z", network::Split{layer("mix", o, kTasks * kExperts, {}, Function::identity), kTasks});
+  const ValueId m = net.add("m", network::Mix{z, h, {}});
+  const ValueId tower = layer("towers.0", m, kTower, kTasks, Function::relu);
+  net.add_head({layer("towers.1", tower, 1, kTasks, Function::identity), HeadKind::probability});
+  return net;
 }
 
-Weights weights_of(const DenseConfig& config) {
+Weights weights_of(const network::Network& network) {
   Weights weights;
-  weights.add_gate("epnet.gate", config.domain + config.general, config.gate_hidden, config.general);
-  std::vector<std::size_t> widths = config.layers;
-  if (config.by_task) widths.insert(widths.begin(), config.general);
-  for (std::size_t l = 0; l < widths.size(); ++l) {
-    const std::size_t out = config.by_task ? config.tasks * widths[l] : widths[l];
-    weights.add_gate("ppnet." + std::to_string(l) + ".gate", config.prior + config.general,
-                     config.gate_hidden, out);
-  }
-  std::vector<std::size_t> outs = config.layers;
-  if (config.by_task) outs.push_back(1);
-  std::size_t in = config.general;
-  for (std::size_t l = 0; l < outs.size(); ++l) {
-    weights.add("experts." + std::to_string(l) + ".w", {config.groups(), in, outs[l]});
-    weights.add("experts." + std::to_string(l) + ".b", {config.groups(), outs[l]});
-    in = outs[l];
-  }
-  if (config.by_task) return weights;
-  weights.add("mix.w", {config.general, config.tasks * config.experts});
-  weights.add("mix.b", {config.tasks * config.experts});
-  weights.add("towers.0.w", {config.tasks, in, 9});
-  weights.add("towers.0.b", {config.tasks, 9});
-  weights.add("towers.1.w", {config.tasks, 9, 1});
-  weights.add("towers.1.b", {config.tasks, 1});
+  for (const auto& [name, shape] : network.tensors()) weights.add(name, shape);
   return weights;
 }
 
@@ -95,50 +102,50 @@ struct Rows {
   Floats general, domain, prior;
   std::size_t count;
 
-  Rows(const DenseConfig& config, std::size_t rows, unsigned seed)
-      : general(rows * config.general),
-        domain(rows * config.domain),
-        prior(rows * config.prior),
-        count(rows) {
+  Rows(std::size_t rows, unsigned seed)
+      : general(rows * kGeneral), domain(rows * kDomain), prior(rows * kPrior), count(rows) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (Floats* values : {&general, &domain, &prior}) {
       for (float& value : *values) value = normal(random);
     }
     for (std::size_t r = 0; r < rows; ++r) {
-      std::memcpy(&domain[r * config.domain], domain.data(), config.domain * sizeof(float));
-      std::memcpy(&general[r * config.general + 3], general.data() + 3, 20 * sizeof(float));
+      std::memcpy(&domain[r * kDomain], domain.data(), kDomain * sizeof(float));
+      std::memcpy(&general[r * kGeneral + 3], general.data() + 3, 20 * sizeof(float));
     }
   }
   DenseInputs inputs() const { return {general.data(), domain.data(), prior.data(), count}; }
 };
+
+const std::array<std::vector<std::pair<std::size_t, std::size_t>>, 3> kShared{
+    {{{3, 23}}, {{0, kDomain}}, {}}};
 
 struct Way {
   Split split;
   std::size_t block_rows;
 };
 
-std::unique_ptr<DenseModel> model_of(const DenseConfig& config, const Weights& weights,
+std::unique_ptr<DenseModel> model_of(const network::Network& network, const Weights& weights,
                                      const Candidate& table, Way way) {
-  const DenseOptions options{{{3, 23}}, way.block_rows, way.split};
-  return std::make_unique<DenseModel>(config, weights.tensors(), *table.ops,
+  const DenseOptions options{kShared, way.block_rows, way.split};
+  return std::make_unique<DenseModel>(network, weights.tensors(), *table.ops,
                                       ops_for(table.isa, Precision::fp32), options);
 }
 
 Floats scores_of(const DenseModel& model, const Rows& rows, unsigned threads, bool spin, bool shared) {
-  Floats scores(rows.count * model.config().tasks);
+  Floats scores(rows.count * model.scores());
   model.run(rows.inputs(), scores.data(), threads, spin, shared);
   return scores;
 }
 
-void splits_agree(const DenseConfig& config, const Weights& weights, const Candidate& table) {
-  const Rows rows(config, 17, 5);
+void splits_agree(const network::Network& network, const Weights& weights, const Candidate& table) {
+  const Rows rows(17, 5);
   const Floats alone =
-      scores_of(*model_of(config, weights, table, {Split::automatic, 0}), rows, 1, false, false);
+      scores_of(*model_of(network, weights, table, {Split::automatic, 0}), rows, 1, false, false);
   for (const float score : alone) CHECK(score > 0.0F && score < 1.0F);
   for (const Split split : {Split::rows, Split::columns}) {
     for (const std::size_t block_rows : {std::size_t{0}, std::size_t{4}}) {
-      const auto model = model_of(config, weights, table, {split, block_rows});
+      const auto model = model_of(network, weights, table, {split, block_rows});
       std::size_t memory = 0;
       for (unsigned round = 0; round < 12; ++round) {
         CHECK(scores_of(*model, rows, round % 3 + 1, round % 2 == 0, round % 4 < 2) == alone);
@@ -158,9 +165,9 @@ void callers_at_once(const Candidate& table) {
   std::vector<Floats> expected;
   for (const bool by_task : {false, true}) {
     for (const Split split : {Split::rows, Split::columns}) {
-      const DenseConfig config = config_of(by_task);
-      models.push_back(model_of(config, weights_of(config), table, {split, 4}));
-      rows.emplace_back(config, 13, 7);
+      const network::Network network = network_of(by_task);
+      models.push_back(model_of(network, weights_of(network), table, {split, 4}));
+      rows.emplace_back(13, 7);
       expected.push_back(scores_of(*models.back(), rows.back(), 1, false, false));
     }
   }
@@ -185,32 +192,31 @@ bool same_bits(const Floats& scores, const Floats& others, std::size_t row, std:
 
 // Rows within the domain have the scores of the main precision, the others those of fp32: bit for bit,
 // however the rows are split and whoever else is in the batch.
-void rows_outside_are_scored_wide(const DenseConfig& config, const Weights& weights, const Candidate& table) {
+void rows_outside_are_scored_wide(const network::Network& network, const Weights& weights,
+                                  const Candidate& table) {
   constexpr float kLimit = 8.0F;  // no value of the normal rows comes near it
-  Rows rows(config, 19, 11);
+  Rows rows(19, 11);
   std::vector<std::uint8_t> expected(rows.count, 0);
-  rows.general[2 * config.general + 36] = 2 * kLimit;
-  rows.domain[5 * config.domain] = -2 * kLimit;
-  rows.prior[9 * config.prior + 6] = NAN;
-  rows.general[13 * config.general + 1] = INFINITY;
-  for (std::size_t c = 0; c < config.general; ++c)
-    rows.general[18 * config.general + c] = kLimit / 2;  // its norm
+  rows.general[2 * kGeneral + 36] = 2 * kLimit;
+  rows.domain[5 * kDomain] = -2 * kLimit;
+  rows.prior[9 * kPrior + 6] = NAN;
+  rows.general[13 * kGeneral + 1] = INFINITY;
+  for (std::size_t c = 0; c < kGeneral; ++c) rows.general[18 * kGeneral + c] = kLimit / 2;  // its norm
   for (const std::size_t r : {2U, 5U, 9U, 13U, 18U}) expected[r] = 1;
   InputDomain domain;
-  domain.largest = {Floats(config.general, kLimit), Floats(config.domain, kLimit),
-                    Floats(config.prior, kLimit)};
+  domain.largest = {Floats(kGeneral, kLimit), Floats(kDomain, kLimit), Floats(kPrior, kLimit)};
   domain.norm = {2 * kLimit, 2 * kLimit, 2 * kLimit};
 
-  const std::size_t tasks = config.tasks;
+  const std::size_t tasks = kTasks;
   const Ops& small = ops_for(table.isa, Precision::fp32);
-  const DenseModel wide(config, weights.tensors(), small, small);
+  const DenseModel wide(network, weights.tensors(), small, small);
   const Floats main =
-      scores_of(*model_of(config, weights, table, {Split::automatic, 0}), rows, 1, false, false);
+      scores_of(*model_of(network, weights, table, {Split::automatic, 0}), rows, 1, false, false);
   const Floats in_fp32 = scores_of(wide, rows, 1, false, false);
   for (const Split split : {Split::automatic, Split::rows, Split::columns}) {
     for (const std::size_t block_rows : {std::size_t{0}, std::size_t{4}}) {
-      const DenseOptions options{{{3, 23}}, block_rows, split, domain};
-      const DenseModel model(config, weights.tensors(), *table.ops, small, options);
+      const DenseOptions options{kShared, block_rows, split, domain};
+      const DenseModel model(network, weights.tensors(), *table.ops, small, options);
       for (const unsigned threads : {1U, 3U}) {
         std::vector<std::uint8_t> outside(rows.count, 7);
         Floats scores(rows.count * tasks);
@@ -230,15 +236,15 @@ void rows_outside_are_scored_wide(const DenseConfig& config, const Weights& weig
 }
 
 void bad_weights_leave_nothing_behind() {
-  DenseConfig config = config_of(false);
-  const Weights weights = weights_of(config);
+  const network::Network network = network_of(false);
+  const Weights weights = weights_of(network);
   Tensors tensors = weights.tensors();
-  const Floats bad(config.layers[1] * 9 * config.tasks, NAN);
+  const Floats bad(kLayers[1] * kTower * kTasks, NAN);
   tensors["towers.0.w"].data = bad.data();
   const Ops& ops = ops_for(Isa::scalar, Precision::fp32);
   bool refused = false;
   try {
-    const DenseModel model(config, tensors, ops, ops);
+    const DenseModel model(network, tensors, ops, ops);
   } catch (const std::invalid_argument& error) {
     refused = std::string(error.what()).find("towers.0.w: expected finite values, got nan") == 0;
   }
@@ -251,9 +257,10 @@ void dense_model() {
   for (const Candidate& table : candidates()) {
     if (!table.usable) continue;
     for (const bool by_task : {false, true}) {
-      const DenseConfig config = config_of(by_task);
-      splits_agree(config, weights_of(config), table);
-      if (table.precision == Precision::int8) rows_outside_are_scored_wide(config, weights_of(config), table);
+      const network::Network network = network_of(by_task);
+      splits_agree(network, weights_of(network), table);
+      if (table.precision == Precision::int8)
+        rows_outside_are_scored_wide(network, weights_of(network), table);
     }
   }
   // What runs at once is the same for every table of a precision.

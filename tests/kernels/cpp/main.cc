@@ -8,7 +8,8 @@ int main(int argc, char** argv) {
   struct {
     const char* name;
     void (*run)();
-  } const suites[] = {{"cpu", cpu},
+  } const suites[] = {{"activations", activations},
+                      {"cpu", cpu},
                       {"dense_model", dense_model},
                       {"features", features},
                       {"file_map", file_map},

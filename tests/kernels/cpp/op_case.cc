@@ -73,12 +73,53 @@ Value gate_of(Value v, double gamma) {
 
 Value relu_of(Value v) { return {v.x > 0 ? v.x : 0, v.tol}; }
 
+Value function_of(Value v, network::Function function, double alpha, double slope) {
+  const double y = activation_in_double(function, v.x, alpha, slope);
+  return {y, kSteepest * v.tol + 16 * kUnit * (std::fabs(y) + 1e-3 * std::fabs(v.x))};
+}
+
 Value times(Value a, Value b) {
   const double x = a.x * b.x;
   return {x, std::fabs(a.x) * b.tol + std::fabs(b.x) * a.tol + a.tol * b.tol + 2 * kUnit * std::fabs(x)};
 }
 
 }  // namespace
+
+double activation_in_double(network::Function function, double x, double alpha, double slope) {
+  using enum network::Function;
+  const auto below = [&](double y) { return x < 0 ? y : x; };
+  switch (function) {
+    case identity:
+      return x;
+    case relu:
+      return below(0);
+    case sigmoid:
+      return 1 / (1 + std::exp(-x));
+    case leaky_relu:
+      return below(alpha * x);
+    case prelu:
+      return below(slope * x);
+    case silu:
+      return x / (1 + std::exp(-x));
+    case tanh:
+      return std::tanh(x);
+    case gelu:
+      return x * std::erfc(-x * std::sqrt(0.5)) / 2;
+    case gelu_tanh: {
+      const double u = std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+      return x / (1 + std::exp(-2 * u));  // (1 + tanh u) / 2
+    }
+    case elu:
+      return below(alpha * std::expm1(x));
+    case selu:
+      return 1.0507009873554805 * below(1.6732632423543772 * std::expm1(x));
+    case hard_sigmoid:
+      return std::fmin(1, std::fmax(0, x / 6 + 0.5));
+    case softplus:
+      return std::fmax(x, 0) + std::log1p(std::exp(-std::fabs(x)));
+  }
+  std::abort();
+}
 
 Memory::Memory(std::size_t bytes) {
   void* p = nullptr;
@@ -123,7 +164,7 @@ Factors::Factors(const Ops& ops, std::size_t rows, std::size_t in_, std::size_t 
 OpResult run_case(const Ops& ops, const OpCase& c, unsigned seed, bool truth) {
   std::mt19937 random(seed);
   const Factors main(ops, c.rows, c.in, c.out, random);
-  const bool gated = c.epilogue == Epilogue::relu_gated;
+  const bool gated = c.fused.factor == Factor::gated;
   const std::size_t gate_in = c.in % 50 + 7;
   const Factors gate(ops, gated ? c.rows : 0, gate_in, c.out, random);
   const std::size_t width = main.packed.panels * kPanel;
@@ -132,7 +173,10 @@ OpResult run_case(const Ops& ops, const OpCase& c, unsigned seed, bool truth) {
   for (float& v : mul) v = normal(random);
   std::vector<float> init(width);
   for (std::size_t n = 0; n < c.out; ++n) init[n] = normal(random);
-  const float gamma = 2.0F;
+  std::vector<float> plus(c.rows * c.out), slope(width);
+  for (float& v : plus) v = normal(random);
+  for (float& v : slope) v = normal(random) / 4;
+  const float gamma = 2.0F, alpha = 0.25F;
 
   OpResult result;
   const std::size_t out_stride = width * (c.bf16_out ? 2 : 4);
@@ -149,15 +193,23 @@ OpResult run_case(const Ops& ops, const OpCase& c, unsigned seed, bool truth) {
       p.rows = c.rows * (rs + 1) / c.row_splits - row;
       p.panel_begin = main.packed.panels * ps / c.panel_splits;
       p.panel_end = main.packed.panels * (ps + 1) / c.panel_splits;
-      p.epilogue = c.epilogue;
+      p.epilogue = c.fused.epilogue;
+      p.factor = c.fused.factor;
+      p.function = c.fused.function;
+      p.alpha = alpha;
+      p.slope = network::reads_slope(c.fused.function) ? slope.data() : nullptr;
       p.gamma = gamma;
+      if (c.fused.plus) {
+        p.plus = plus.data() + row * c.out;
+        p.plus_stride = c.out;
+      }
       if (gated) {
         p.gate = {gate.activations(), &gate.packed, nullptr, 0};
         p.gate.a.data = gate.bytes.data() + row * gate.stride;
         p.gate.a.scale += row;
         p.gate.a.zero += row;
       }
-      if (c.epilogue == Epilogue::gate_times || c.epilogue == Epilogue::relu_times) {
+      if (c.fused.factor == Factor::rows) {
         p.mul_stride = one_factor_row ? 0 : c.out;
         p.mul = mul.data() + row * p.mul_stride;
       }
@@ -180,11 +232,16 @@ OpResult run_case(const Ops& ops, const OpCase& c, unsigned seed, bool truth) {
       Value v = product_at(main, ops.precision, r, n, c.init ? static_cast<double>(init[n]) : 0.0, c.k_begin);
       const Value factor{static_cast<double>(one_factor_row ? mul[n] : mul[r * c.out + n]), 0};
       const auto g = static_cast<double>(gamma);
-      if (c.epilogue == Epilogue::relu) v = relu_of(v);
-      if (c.epilogue == Epilogue::gate) v = gate_of(v, g);
-      if (c.epilogue == Epilogue::gate_times) v = times(gate_of(v, g), factor);
-      if (c.epilogue == Epilogue::relu_times) v = times(relu_of(v), factor);
-      if (gated) v = times(relu_of(v), gate_of(product_at(gate, ops.precision, r, n, 0, 0), g));
+      if (c.fused.epilogue == Epilogue::relu) v = relu_of(v);
+      if (c.fused.epilogue == Epilogue::gate) v = gate_of(v, g);
+      if (c.fused.epilogue == Epilogue::function)
+        v = function_of(v, c.fused.function, static_cast<double>(alpha), static_cast<double>(slope[n]));
+      if (c.fused.factor == Factor::rows) v = times(v, factor);
+      if (gated) v = times(v, gate_of(product_at(gate, ops.precision, r, n, 0, 0), g));
+      if (c.fused.plus) {
+        const auto more = static_cast<double>(plus[r * c.out + n]);
+        v = {v.x + more, v.tol + kUnit * (std::fabs(v.x) + std::fabs(more))};
+      }
       result.want.push_back(v.x);
       result.tol.push_back(v.tol + (c.bf16_out ? 0x1p-8 * std::fabs(v.x) : 0) + 1e-37);
     }

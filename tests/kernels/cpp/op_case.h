@@ -52,9 +52,17 @@ struct Factors {
   std::vector<double> left, right;
 };
 
+// An epilogue in all its parts.
+struct Fused {
+  Epilogue epilogue;
+  Factor factor = Factor::none;
+  network::Function function = network::Function::identity;
+  bool plus = false;
+};
+
 struct OpCase {
   std::size_t rows, in, out;
-  Epilogue epilogue;
+  Fused fused;
   bool bf16_out = false, second = false, init = false;
   std::size_t k_begin = 0;
   std::size_t row_splits = 1, panel_splits = 1;  // calls that together make the product
@@ -68,6 +76,10 @@ struct OpResult {
 
 // Runs the case with operands drawn from `seed`, and says what it must give unless `truth` is false.
 OpResult run_case(const Ops& ops, const OpCase& c, unsigned seed, bool truth = true);
+
+// An activation in double; its largest slope is at most `kSteepest`.
+double activation_in_double(network::Function function, double x, double alpha, double slope);
+inline constexpr double kSteepest = 1.9;
 
 // Rounded to nearest, ties to even.
 inline float as_bf16(float x) {

@@ -16,8 +16,37 @@
 namespace pepnet::test {
 namespace {
 
-constexpr Epilogue kEpilogues[] = {Epilogue::linear,     Epilogue::relu,       Epilogue::gate,
-                                   Epilogue::gate_times, Epilogue::relu_times, Epilogue::relu_gated};
+using network::Function;
+
+constexpr Fused kLinear{Epilogue::linear}, kRelu{Epilogue::relu}, kGate{Epilogue::gate};
+constexpr Fused kReluGated{Epilogue::relu, Factor::gated};
+// Those that are compiled for themselves; and the others, which a table leads to, each with every factor in
+// turn.
+constexpr Fused kEpilogues[] = {
+    kLinear,
+    kRelu,
+    kGate,
+    {Epilogue::gate, Factor::rows},
+    {Epilogue::relu, Factor::rows},
+    kReluGated,
+    {Epilogue::linear, Factor::rows, Function::identity, true},
+    {Epilogue::relu, Factor::none, Function::identity, true},
+    {Epilogue::linear, Factor::gated, Function::identity},
+    {Epilogue::function, Factor::none, Function::sigmoid},
+    {Epilogue::function, Factor::rows, Function::leaky_relu},
+    {Epilogue::function, Factor::gated, Function::prelu},
+    {Epilogue::function, Factor::none, Function::prelu},
+    {Epilogue::function, Factor::none, Function::silu},
+    {Epilogue::function, Factor::rows, Function::tanh, true},
+    {Epilogue::function, Factor::gated, Function::gelu},
+    {Epilogue::function, Factor::none, Function::gelu_tanh, true},
+    {Epilogue::function, Factor::rows, Function::elu},
+    {Epilogue::function, Factor::gated, Function::selu, true},
+    {Epilogue::function, Factor::none, Function::hard_sigmoid},
+    {Epilogue::function, Factor::rows, Function::softplus},
+    {Epilogue::function, Factor::none, Function::identity},
+    {Epilogue::function, Factor::none, Function::relu},
+};
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() &&
@@ -68,15 +97,15 @@ void products(const Ops& ops) {
       check_drawn({rows, kWidths[pair / 8], kWidths[pair % 8], kEpilogues[e]}, (pair + e) % 5 == 0);
     }
   }
-  for (const Epilogue epilogue : kEpilogues) check_drawn({255, 40, 65, epilogue}, true);
-  check_case(ops, {33, 1216, 40, Epilogue::relu_gated}, ++seed);
-  check_case(ops, {1000, 7, 17, Epilogue::gate}, ++seed);
+  for (const Fused& epilogue : kEpilogues) check_drawn({255, 40, 65, epilogue}, true);
+  check_case(ops, {33, 1216, 40, kReluGated}, ++seed);
+  check_case(ops, {1000, 7, 17, kGate}, ++seed);
   std::printf("ops %s %s (%s): %u products\n", name_of(ops.isa), name_of(ops.precision), ops.how, seed);
 }
 
 // However rows and panels are shared out, the bits are the same.
 void splits(const Ops& ops) {
-  for (OpCase c : {OpCase{81, 65, 129, Epilogue::relu_gated}, OpCase{81, 1216, 70, Epilogue::relu_gated}}) {
+  for (OpCase c : {OpCase{81, 65, 129, kReluGated}, OpCase{81, 1216, 70, kReluGated}}) {
     const std::vector<float> whole = run_case(ops, c, 2, false).out;
     for (const std::size_t rows : {81U, 41U, 17U, 6U, 3U, 2U}) {
       for (const std::size_t panels : {1U, 2U, 3U, 5U}) {

@@ -14,6 +14,7 @@ from pepnet_infer import Engine, _kernels
 from pepnet_infer.backends import native
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer.network.network import Network
 from pepnet_infer.rows.stores.mmap import MmapStore
 
 ISAS = [t["isa"] for t in _kernels.isas() if t["usable"] and t["precision"] == "fp32"]
@@ -25,14 +26,28 @@ def bundle(toy_bundle: Path) -> Bundle:
 
 
 def test_the_columns_that_a_request_gives_once(bundle: Bundle) -> None:
-    fields, columns = native.request_prefix(bundle.schema, bundle.config)
     # general: user_id 6, video_id 5, watched 5, tags 3, duration, age
-    assert fields == {"user_id", "watched", "age", "page"}
-    assert columns == [(0, 6), (11, 16), (20, 21)]
-    plain = structs.replace(bundle.config, epnet_general=False)
-    assert native.request_prefix(bundle.schema, plain) == ({"page"}, [])
-    without = structs.replace(bundle.config, use_epnet=False)
-    assert native.request_prefix(bundle.schema, without) == (frozenset(), [])
+    general, domain, prior = native.columns_of_a_request(bundle.schema)
+    assert general == [(0, 6), (11, 16), (20, 21)]
+    assert domain == [(0, bundle.schema.widths["domain"])]
+    assert prior == [(0, 6)]
+    assert native.fields_of(bundle.schema, (general, domain, [])) == {"user_id", "watched", "age", "page"}
+    assert native.fields_of(bundle.schema, ([], domain, [])) == {"page"}
+    assert native.fields_of(bundle.schema, ([(15, 17)], [], [])) == {"watched", "tags"}
+    assert native.fields_of(bundle.schema, ([], [], [])) == frozenset()
+
+
+def test_products_over_inputs_alone_start_from_shared_sums(bundle: Bundle) -> None:
+    # The gate of EPNet is the only product over nothing but inputs; without EPNet experts and mix are.
+    for epnet, general in ((True, [(0, 6), (11, 16), (20, 21)]), (False, [(0, 6), (11, 16), (20, 21)])):
+        config = structs.replace(bundle.config, use_epnet=epnet)
+        network = Network.derived(config, len(bundle.tasks))
+        tensors = {name: np.zeros(shape, np.float32) for name, shape in network.tensors.items()}
+        shared = native.columns_of_a_request(bundle.schema)
+        model = _kernels.DenseModel(tensors, network.to_native(), "scalar", "fp32", shared)
+        assert sorted(set(model.shared[0])) == general
+        assert sorted(set(model.shared[1])) == (shared[1] if epnet else [])
+        assert _kernels.DenseModel(tensors, network.to_native(), "scalar", "int8", shared).shared == [[], [], []]
 
 
 def test_neighbouring_columns_are_one_range(bundle: Bundle) -> None:
@@ -42,10 +57,10 @@ def test_neighbouring_columns_are_one_range(bundle: Bundle) -> None:
     data["fields"] = [{**by_name[n], "kind": by_name[n]["kind"]} for n in order]
     schema = type(bundle.schema).from_json(data)
     # ids first, then bags, then dense: user_id 6, video_id 5, watched 5, tags 3, age, duration
-    assert native.request_prefix(schema, bundle.config)[1] == [(0, 6), (11, 16), (19, 20)]
+    assert native.columns_of_a_request(schema)[0] == [(0, 6), (11, 16), (19, 20)]
     data["fields"] = [{**f, "side": "user"} for f in data["fields"]]
     schema = type(bundle.schema).from_json(data)
-    assert native.request_prefix(schema, bundle.config)[1] == [(0, 21)]
+    assert native.columns_of_a_request(schema)[0] == [(0, 21)]
 
 
 class SpyModel:
@@ -95,7 +110,7 @@ def test_rank_shares_work_and_gives_the_bits_of_score(toy_bundle: Path, isa: str
         for rows in (1, 2, 17, 100):
             for request, shares in requests(rows):
                 ranked = engine.rank(**request).values
-                assert spy.shared[-1] is shares
+                assert spy.shared[-1] is (shares and precision != "int8")
                 once = {**request["user"], **request.get("context", {}), "tab": request["domain"]}
                 batch = {**request["items"], **{name: [value] * rows for name, value in once.items()}}
                 scored = engine.score(batch).values

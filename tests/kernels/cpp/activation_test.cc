@@ -1,0 +1,135 @@
+// Every activation of every table that runs here against double arithmetic, over all exponents and around
+// zero: the largest errors are those of docs/kernels.md.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "check.h"
+#include "dense/dispatch.h"
+#include "op_case.h"
+
+namespace pepnet::test {
+namespace {
+
+using network::Function;
+
+constexpr float kAlpha = 0.3F, kSlope = -0.4F;
+constexpr auto kFunctions = static_cast<std::size_t>(Function::softplus) + 1;
+
+// Both signs of every 4097th float32 up to 2^20, of every second 2^-13 up to 32, zeros, and the smallest
+// numbers.
+std::vector<float> sweep() {
+  std::vector<float> x{0.0F, -0.0F, 1e-45F, -1e-45F, 1e-38F, -1e-38F};
+  const auto last = std::bit_cast<std::uint32_t>(0x1p20F);
+  for (std::uint32_t bits = 0; bits < last; bits += 4097) {
+    x.push_back(std::bit_cast<float>(bits));
+    x.push_back(-x.back());
+  }
+  for (int i = 0; i < 1 << 17; ++i) {
+    x.push_back(static_cast<float>(i) * 0x1p-12F);
+    x.push_back(-x.back());
+  }
+  return x;
+}
+
+// The distance of float32's numbers at x.
+double unit_at(double x) {
+  const double size = std::max(std::fabs(x), static_cast<double>(std::numeric_limits<float>::min()));
+  return std::exp2(std::floor(std::log2(size)) - 23);
+}
+
+// Errors are told in units in the last place, but for results so small beside x that what is left of a sum of
+// terms of x's size is all rounding (gelu and silu far below zero, selu and hard_sigmoid at their roots):
+// those absolutely.
+struct Errors {
+  double units = 0, absolute = 0;
+};
+
+Errors errors_of(const Ops& ops, Function function, const std::vector<float>& x) {
+  std::vector<float> out(x.size() + kPanel), slope(x.size(), kSlope);
+  ops.activate(function, x.data(), x.size(), kAlpha, network::reads_slope(function) ? slope.data() : nullptr,
+               out.data());
+  Errors errors;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto at = static_cast<double>(x[i]), got = static_cast<double>(out[i]);
+    const double want =
+        activation_in_double(function, at, static_cast<double>(kAlpha), static_cast<double>(kSlope));
+    const double off = std::fabs(got - want);
+    if (std::fabs(want) >= 0x1p-10 * std::min(1.0, std::fabs(at)) && std::fabs(want) > 1e-30) {
+      errors.units = std::max(errors.units, off / unit_at(function == Function::hard_sigmoid ? 0.5 : want));
+    } else {
+      errors.absolute = std::max(errors.absolute, off);
+    }
+  }
+  return errors;
+}
+
+// Of gelu below zero e^(-x²/2) magnifies the roundings of what it is multiplied with, and of gelu_tanh the
+// sigmoid those of its argument, which is up to 12 there.
+double most_units(Function function) {
+  return function == Function::gelu_tanh ? 16 : function == Function::gelu ? 7 : 4;
+}
+
+void check_not_finite(const Ops& ops, Function function) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float x[] = {std::numeric_limits<float>::quiet_NaN(), kInfinity};
+  const float slope[] = {0.5F, 0.5F};
+  float out[kPanel];
+  ops.activate(function, x, 2, kAlpha, network::reads_slope(function) ? slope : nullptr, out);
+  CHECK(std::isnan(out[0]));
+  const bool bounded =
+      function == Function::sigmoid || function == Function::tanh || function == Function::hard_sigmoid;
+  CHECK(out[1] == (bounded ? 1.0F : kInfinity));
+}
+
+// The same bits wherever a value stands in a row, and nothing beyond whole registers is written.
+void check_places(const Ops& ops, Function function, const std::vector<float>& x) {
+  const bool sloped = network::reads_slope(function);
+  const std::vector<float> slope(64, kSlope);
+  std::vector<float> whole(64 + kPanel);
+  ops.activate(function, x.data(), 64, kAlpha, sloped ? slope.data() : nullptr, whole.data());
+  for (const std::size_t count : {1U, 7U, 8U, 15U, 16U, 17U, 31U, 63U}) {
+    std::vector<float> some(round_up(count, kPanel) + 1, -7.0F);
+    ops.activate(function, x.data() + 64 - count, count, kAlpha, sloped ? slope.data() : nullptr,
+                 some.data());
+    CHECK(std::memcmp(some.data(), whole.data() + 64 - count, count * sizeof(float)) == 0);
+    CHECK(some.back() == -7.0F);
+  }
+}
+
+}  // namespace
+
+void activations() {
+  const std::vector<float> x = sweep();
+  std::vector<float> near(64);
+  for (std::size_t i = 0; i < near.size(); ++i) near[i] = (static_cast<float>(i) - 31.5F) / 8;
+  for (const Candidate& table : candidates()) {
+    if (!table.usable || table.precision != Precision::fp32) continue;
+    for (std::size_t i = 0; i < kFunctions; ++i) {
+      const auto function = static_cast<Function>(i);
+      const Errors errors = errors_of(*table.ops, function, x);
+      std::printf("activation %s %s: %.1f units in the last place, %.1e absolute near its roots\n",
+                  name_of(table.isa), network::name_of(function), errors.units, errors.absolute);
+      CHECK(errors.units <= most_units(function));
+      CHECK(errors.absolute <= 1e-7);
+      check_not_finite(*table.ops, function);
+      check_places(*table.ops, function, near);
+    }
+    std::vector<float> exponentials(x.size() + kPanel);
+    table.ops->exponential(x.data(), x.size(), exponentials.data());
+    double units = 0;
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      const double want = std::exp(static_cast<double>(x[k]));
+      if (want > 1.2e-38 && want < 3e38)
+        units = std::max(units, std::fabs(static_cast<double>(exponentials[k]) - want) / unit_at(want));
+    }
+    CHECK(units <= 1.5);
+  }
+}
+
+}  // namespace pepnet::test
