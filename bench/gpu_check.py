@@ -189,6 +189,7 @@ def _timed(library: Any, run: Run) -> None:
     from pepnet_infer._kernels import CudaModel
     from pepnet_infer.bench.gpu import peers, timing
     from pepnet_infer.bench.harness import machine
+    from pepnet_infer.network.network import Network
 
     checks, reference = map(importlib.import_module, ("cuda_rows_checks", "float64_reference"))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -198,8 +199,8 @@ def _timed(library: Any, run: Run) -> None:
         run.found |= {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(0), "limits": timing.limits(torch)}
         run.say(f"limits of this card: {run.found['limits']}")
         config, tensors = _kuaishou()
-        flags = config.to_native(TASKS)
-        run.found["kernels"] = {p: CudaModel(library, tensors, flags, p == "bf16").facts() for p in timing.RMS}
+        network = Network.derived(config, TASKS).to_native()
+        run.found["kernels"] = {p: CudaModel(library, tensors, network, p == "bf16").facts() for p in timing.RMS}
         host = checks.Host(peers.fields_of(config), peers.ROWS)
         named = peers.all_peers(torch, checks, library, host, config, tensors, TASKS, run.words.onnx, run.note)
         timings = run.found.setdefault("timings", [])

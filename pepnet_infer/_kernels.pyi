@@ -389,7 +389,7 @@ class CudaModel:
         self,
         library: CudaLibrary,
         tensors: Mapping[str, Floats],
-        flags: Mapping[str, Any],
+        network: Network,
         bf16: bool = False,
         device: int = 0,
         graphs: bool = True,

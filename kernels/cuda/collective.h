@@ -156,4 +156,14 @@ __device__ __forceinline__ float sum_of_lanes(float value) {
   return value;
 }
 
+// The larger of two; NaN if either is.
+__device__ __forceinline__ float larger(float a, float b) { return a > b || a != a ? a : b; }
+
+// The largest of a warp's lanes, in every lane; NaN if any is.
+__device__ __forceinline__ float largest_of_lanes(float value) {
+  for (int distance = 16; distance > 0; distance /= 2)
+    value = larger(value, __shfl_xor_sync(kAllLanes, value, distance));
+  return value;
+}
+
 }  // namespace pepnet::cuda

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -60,7 +61,6 @@ class Context {
 
   // Scores are there on return.
   void run_from_host(const CallInputs& call, std::size_t first, std::size_t rows) {
-    const DenseConfig& config = program_.config();
     Bucket& bucket = at(bucket_of(rows));
     if (bucket.inputs.data() == nullptr) open_to_host(bucket);
     const bool together = bucket.inputs.size() <= kTogether;
@@ -76,15 +76,14 @@ class Context {
     }
     if (together) stream_.copy(bucket.inputs.data(), bucket.pinned.data(), bucket.inputs.size());
     enqueue(stream_, bucket.whole, bucket.launches);
-    const std::size_t bytes = rows * config.tasks * sizeof(float);
+    const std::size_t bytes = rows * program_.scores() * sizeof(float);
     stream_.copy(bucket.told.data(), bucket.answers.data(), bytes);
     stream_.wait();
-    std::memcpy(call.scores + first * config.tasks, bucket.told.data(), bytes);
+    std::memcpy(call.scores + first * program_.scores(), bucket.told.data(), bytes);
   }
 
   // Inputs are read and scores written where the caller has them, in the order of his stream.
   void run_on_device(const CallInputs& call) {
-    const DenseConfig& config = program_.config();
     Stream stream(call.stream);
     stream.wait_for(free_);
     for (std::size_t first = 0; first < call.rows; first += kMostRows) {
@@ -92,11 +91,13 @@ class Context {
       Bucket& bucket = at(bucket_of(rows));
       Addresses theirs = bucket.own;
       for (std::size_t i = 0; i < 3; ++i) theirs.inputs[i] = call.inputs[i] + first * widths()[i];
-      theirs.scores = call.scores + first * config.tasks;
+      theirs.scores = call.scores + first * program_.scores();
       theirs.live = static_cast<int>(rows);
-      stream.enqueue(program_.bind_first(theirs));
-      enqueue(stream, bucket.middle, Launches(bucket.launches).subspan(1, bucket.launches.size() - 2));
-      stream.enqueue(program_.bind_last(theirs));
+      const std::size_t ends = program_.first() + program_.last();
+      for (const Launch& launch : program_.bind_first(theirs)) stream.enqueue(launch);
+      enqueue(stream, bucket.middle,
+              Launches(bucket.launches).subspan(program_.first(), bucket.launches.size() - ends));
+      for (const Launch& launch : program_.bind_last(theirs)) stream.enqueue(launch);
     }
     free_.record(stream);
   }
@@ -123,7 +124,7 @@ class Context {
     gather.counts = counts;
     gather.lacking = counts + count_bytes() / sizeof(std::uint32_t);
     rows.read(stream_, read_, gather);
-    if (at_once) enqueue(stream_, bucket.rest, Launches(bucket.launches).subspan(1));
+    if (at_once) enqueue(stream_, bucket.rest, after_gather(bucket));
     const std::size_t fields = attached_->fields.size(), most = std::min(kToldAtOnce, call.rows * fields);
     const std::size_t told = bucket.counts_at + count_bytes() + most * sizeof(std::uint32_t);
     stream_.copy(bucket.told.data(), bucket.answers.data(), told);
@@ -174,18 +175,16 @@ class Context {
     std::size_t at[3] = {};
     Allocation fields;  // GatherField [fields], then their order
     int single = 0;
+    std::size_t gathered = 0;  // launches whose work gathering does
     Addresses own{};
     std::vector<Launch> launches;
-    std::shared_ptr<Graph> whole, middle, rest;  // all launches, all but the ends, all but the first
+    std::shared_ptr<Graph> whole, middle, rest;  // all launches, all but the ends, those after gathering
   };
 
   static std::size_t matrix(std::size_t rows, std::size_t width) {  // bytes
     return up(width * sizeof(float) * rows, kAlign);
   }
-  std::array<std::size_t, 3> widths() const {  // of the inputs, 0 of one that is not read
-    const DenseConfig& config = program_.config();
-    return {config.general, config.use_epnet ? config.domain : 0, config.use_ppnet ? config.prior : 0};
-  }
+  const std::array<std::size_t, 3>& widths() const { return program_.widths(); }
   std::size_t count_bytes() const { return (1 + attached_->fields.size()) * sizeof(std::uint32_t); }
 
   Bucket& at(int size) {
@@ -194,7 +193,7 @@ class Context {
     const auto rows = static_cast<std::size_t>(size);
     Bucket made;
     made.scratch = Allocation(program_.scratch_bytes(size), Memory::device);
-    made.counts_at = matrix(rows, program_.config().tasks);
+    made.counts_at = matrix(rows, program_.scores());
     const std::size_t lacking =
         attached_ == nullptr ? 0 : count_bytes() + rows * attached_->fields.size() * sizeof(std::uint32_t);
     made.answers = Allocation(made.counts_at + lacking, Memory::device);
@@ -222,27 +221,28 @@ class Context {
     bucket.pinned = std::move(pinned);
   }
 
-  // No kernel writes the padding of the inputs here, so it is set to zeros once.
+  // The kernel that gathers writes to where products read. No kernel writes the padding there, so it is set to
+  // zeros once. Where products read only some columns of a field, or it stands in too many places, all fields
+  // go to whole inputs, and from there as those of a caller do.
   void open_to_features(Bucket& bucket) {
-    std::vector<GatherField> fields;
-    for (std::size_t f = 0; f < attached_->fields.size(); ++f) {
-      const FieldSpec& spec = attached_->fields[f];
-      GatherField field{};
-      if (spec.kind != FieldKind::dense) field.table = attached_->rows->table(spec.width);
-      field.number = spec.number;
-      field.kind = spec.kind;
-      field.width = spec.width;
-      for (const auto& [input, column] : spec.places) {
-        for (const Columns& target : program_.targets(bucket.own, input, column)) {
-          if (field.targets == kMostTargets)
-            throw std::invalid_argument("features: a field in too many places");
-          field.to[field.targets++] = target;
-        }
-      }
-      field.fours = spec.kind != FieldKind::dense && spec.width % 4 == 0;
-      for (int i = 0; i < field.targets; ++i) field.fours = field.fours && in_fours(field.to[i]);
-      fields.push_back(field);
+    std::optional<std::vector<GatherField>> found = fields_for([&](Source input, int column, int width) {
+      return program_.targets(bucket.own, input, column, column + width);
+    });
+    bucket.gathered = program_.first();
+    if (!found) {
+      if (bucket.inputs.data() == nullptr) open_to_host(bucket);
+      bucket.gathered = 0;
+      found = fields_for([&](Source input, int column, int) {
+        const auto which = static_cast<std::size_t>(input);
+        std::vector<Columns> targets;
+        if (widths()[which] > 0)
+          targets.push_back({const_cast<float*>(bucket.own.inputs[which]) + column, whole(widths()[which]),
+                             Precision::fp32});
+        return std::optional(std::move(targets));
+      });
     }
+    if (!found) throw std::invalid_argument("features: a field in too many places");
+    const std::vector<GatherField>& fields = *found;
     std::vector<std::int32_t> order(fields.size());
     std::iota(order.begin(), order.end(), 0);
     const auto bags = std::stable_partition(order.begin(), order.end(), [&](std::int32_t f) {
@@ -259,6 +259,34 @@ class Context {
     bucket.fields = std::move(made);
   }
 
+  // targets_of(input, column, width): where these columns go. None where they, or too many, have no place.
+  template <class TargetsOf>
+  std::optional<std::vector<GatherField>> fields_for(const TargetsOf& targets_of) const {
+    std::vector<GatherField> fields;
+    for (const FieldSpec& spec : attached_->fields) {
+      GatherField field{};
+      if (spec.kind != FieldKind::dense) field.table = attached_->rows->table(spec.width);
+      field.number = spec.number;
+      field.kind = spec.kind;
+      field.width = spec.width;
+      for (const auto& [input, column] : spec.places) {
+        const std::optional<std::vector<Columns>> targets = targets_of(input, column, spec.width);
+        if (!targets || static_cast<std::size_t>(field.targets) + targets->size() > kMostTargets)
+          return std::nullopt;
+        for (const Columns& target : *targets) field.to[field.targets++] = target;
+      }
+      field.fours = spec.kind != FieldKind::dense && spec.width % 4 == 0;
+      for (int i = 0; i < field.targets; ++i) field.fours = field.fours && in_fours(field.to[i]);
+      fields.push_back(field);
+    }
+    return fields;
+  }
+
+  // The launches that follow the gathering of fields.
+  static Launches after_gather(const Bucket& bucket) {
+    return Launches(bucket.launches).subspan(bucket.gathered);
+  }
+
   Gather gather_of(const Bucket& bucket, std::size_t rows) const {
     Gather gather{};
     gather.fields = reinterpret_cast<const GatherField*>(bucket.fields.data());
@@ -273,12 +301,12 @@ class Context {
   }
 
   void score(Bucket& bucket) {
-    enqueue(stream_, bucket.rest, Launches(bucket.launches).subspan(1));
+    enqueue(stream_, bucket.rest, after_gather(bucket));
     stream_.copy(bucket.told.data(), bucket.answers.data(), bucket.counts_at);
     stream_.wait();
   }
   void give_scores(const Bucket& bucket, const FeatureCall& call) const {
-    const std::size_t tasks = program_.config().tasks;
+    const std::size_t tasks = program_.scores();
     std::memcpy(call.scores + call.first * tasks, bucket.told.data(), call.rows * tasks * sizeof(float));
   }
 

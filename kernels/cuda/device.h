@@ -61,9 +61,11 @@ __device__ __forceinline__ std::size_t place_in(const Columns& columns, int row,
   return static_cast<std::size_t>(row) * static_cast<std::size_t>(columns.stride) +
          static_cast<std::size_t>(column);
 }
-__device__ __forceinline__ Four read(const Columns& from, int row, int column) {
+template <int kWide = 4>
+__device__ __forceinline__ Numbers<kWide> read(const Columns& from, int row, int column) {
   const std::size_t at = place_in(from, row, column);
-  return from.precision == Precision::fp32 ? read<float>(from.first, at) : read<bf16>(from.first, at);
+  return from.precision == Precision::fp32 ? read<float, kWide>(from.first, at)
+                                           : read<bf16, kWide>(from.first, at);
 }
 template <int kWide>
 __device__ __forceinline__ void write(const Columns& to, int row, int column, const Numbers<kWide>& numbers) {

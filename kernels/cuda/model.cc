@@ -15,9 +15,9 @@ namespace {
 
 class DeviceModel final : public Model {
  public:
-  DeviceModel(const DenseConfig& config, const engine::ModelTensors& tensors, Precision precision, int device,
+  DeviceModel(const network::Network& network, const Tensors& tensors, Precision precision, int device,
               bool graphs, std::optional<Tile> tile)
-      : program_(config, tensors, precision), device_(device), graphs_(graphs) {
+      : program_(network, tensors, precision), device_(device), graphs_(graphs) {
     const OnDevice here(device_);
     weights_ = Allocation(program_.weights().size(), Memory::device);
     Stream stream;
@@ -123,9 +123,9 @@ class DeviceModel final : public Model {
   std::vector<std::unique_ptr<Context>> free_;
 };
 
-std::unique_ptr<Model> make_model(const DenseConfig& config, const engine::ModelTensors& tensors,
+std::unique_ptr<Model> make_model(const network::Network& network, const Tensors& tensors,
                                   Precision precision, int device, bool graphs, std::optional<Tile> tile) {
-  return std::make_unique<DeviceModel>(config, tensors, precision, device, graphs, tile);
+  return std::make_unique<DeviceModel>(network, tensors, precision, device, graphs, tile);
 }
 
 std::unique_ptr<Rows> make_rows(int device, const std::vector<Rows::Width>& widths, bool by_score) {

@@ -79,17 +79,17 @@ struct Library {
   bool emulated;                   // the library of tests, which runs kernels on the CPU
   int (*device_count)();           // throws CudaError where CUDA does not start
   DeviceInfo (*device_info)(int);  // of a device
-  // Throws CudaError, std::length_error for widths that do not fit an int. `graphs`: launches are recorded
+  // Throws CudaError, std::length_error for what does not fit (see Program). `graphs`: launches are recorded
   // once for each bucket. `tile`: of all products; else they are measured.
-  std::unique_ptr<Model> (*make_model)(const DenseConfig& config, const engine::ModelTensors& tensors,
+  std::unique_ptr<Model> (*make_model)(const network::Network& network, const Tensors& tensors,
                                        Precision precision, int device, bool graphs,
                                        std::optional<Tile> tile);
   std::unique_ptr<Rows> (*make_rows)(int device, const std::vector<Rows::Width>& widths, bool by_score);
 };
 
 // Counts up with every change of what the extension uses of these headers, and of what else crosses the
-// boundary: `engine::ModelTensors` and `DenseConfig` of kernels/dense.
-constexpr int kInterface = 7;
+// boundary: `network::Network` and `Tensors`.
+constexpr int kInterface = 8;
 // The function by name: `const Library* pepnet_cuda_library()`.
 constexpr const char* kLibraryFunction = "pepnet_cuda_library";
 

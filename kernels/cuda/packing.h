@@ -26,20 +26,27 @@ inline int whole(std::size_t value) {
 // A width or depth as products take it.
 inline int padded(std::size_t width) { return whole(up(width, kWhole)); }
 
-// `copies` matrices [in, width], `apart` elements from one to the next, whose rows are `stride` apart; each
-// with a bias [width] after that of the one before.
+// Rows [source, source + count) of a matrix, which are k and what follows in the packed one.
+struct RowRun {
+  std::size_t source, count;
+  int k;
+};
+
+// A matrix whose rows are `stride` apart, and where its first column goes in the packed one.
 struct Weights {
-  const float *w, *b;
-  std::size_t in, width, stride, copies = 1, apart = 0;
+  const float* w;
+  std::size_t width, stride;
+  std::vector<RowRun> runs;
+  int column;
 };
 
 class Packing {
  public:
   Packing(std::vector<std::byte>& bytes, Precision precision) : bytes_(bytes), precision_(precision) {}
 
-  // The matrices, one after the other, each padded with zeros to [depth, columns]. Returns the offset in
-  // bytes.
-  std::size_t matrices(const Weights& of, int depth, int columns) {
+  // Matrices, one after the other, each padded with zeros to [depth, columns], of the matrices that lie side by
+  // side in it. Returns the offset in bytes.
+  std::size_t matrices(const std::vector<std::vector<Weights>>& of, int depth, int columns) {
     return precision_ == Precision::bf16 ? pack<bf16>(of, depth, columns) : pack<float>(of, depth, columns);
   }
 
@@ -61,18 +68,26 @@ class Packing {
   }
 
   template <class T>
-  std::size_t pack(const Weights& of, int depth, int columns) {
+  std::size_t pack(const std::vector<std::vector<Weights>>& of, int depth, int columns) {
     const std::size_t size = static_cast<std::size_t>(depth) * static_cast<std::size_t>(columns);
-    const std::size_t at = reserve(size * of.copies * sizeof(T));
-    for (std::size_t g = 0; g < of.copies; ++g) {
+    const std::size_t at = reserve(size * of.size() * sizeof(T));
+    for (std::size_t g = 0; g < of.size(); ++g) {
       T* const to = reinterpret_cast<T*>(bytes_.data() + at) + g * size;
-      for (std::size_t r = 0; r < of.in; ++r) {
-        const float* const from = of.w + g * of.apart + r * of.stride;
-        for (std::size_t c = 0; c < of.width; ++c)
-          to[packed_at(precision_, static_cast<int>(r), static_cast<int>(c), columns)] = narrow<T>(from[c]);
+      for (const Weights& one : of[g]) {
+        for (const RowRun& run : one.runs) pack_rows(one, run, columns, to);
       }
     }
     return at;
+  }
+
+  template <class T>
+  void pack_rows(const Weights& of, const RowRun& run, int columns, T* to) const {
+    for (std::size_t r = 0; r < run.count; ++r) {
+      const float* const from = of.w + (run.source + r) * of.stride;
+      const int k = run.k + static_cast<int>(r);
+      for (std::size_t c = 0; c < of.width; ++c)
+        to[packed_at(precision_, k, of.column + static_cast<int>(c), columns)] = narrow<T>(from[c]);
+    }
   }
 
   std::vector<std::byte>& bytes_;

@@ -1,6 +1,6 @@
 // The parameters of the product kernel: a layer of all groups at once, with its epilogue in the same pass.
 //
-//     out = epilogue(a·w + b, u·v + c)
+//     out = f(a·w + b) ⊙ γσ(u·v + c) + plus    or    f(a·w + b) ⊙ times + plus
 //
 // A gated layer computes both products in one block and keeps both sums in registers, so that the gate's
 // tensor, as large as the layer's output, never reaches memory. Groups are experts, or tasks, or just one.
@@ -11,17 +11,13 @@
 
 #include "cuda/numbers.h"
 #include "cuda/shape.h"
+#include "network/activation.h"
 
 namespace pepnet::cuda {
 
-enum class Epilogue : int {
-  none,        // x
-  relu,        // max(x, 0)
-  gate,        // γσ(x)
-  gate_times,  // γσ(x) ⊙ m
-  relu_times,  // max(x, 0) ⊙ m
-  relu_gated,  // max(x, 0) ⊙ γσ(y)
-};
+// What becomes of a sum x = a·w + b. A gated product multiplies that with γσ of its second sum; then comes what
+// is multiplied and added.
+enum class Epilogue : int { linear, relu, gate, function };
 
 constexpr int kWhole = 64;  // widths and depths are padded to a multiple
 
@@ -48,18 +44,27 @@ struct Side {
   int depth;  // a multiple of kWhole; what is padding is zeros in a and w
 };
 
+// Columns of a group each, `group` numbers apart; 0 where all groups have the same. None: `first` is null.
+struct Beside {
+  Columns at;
+  int group;
+};
+
 struct Product {
-  Side main, gate;  // `gate` for relu_gated only
+  Side main, gate;
+  bool gated;  // whether there is a `gate`
   Epilogue epilogue;
+  network::Function function;  // for Epilogue::function: it and its alpha and slopes (null: none)
+  float alpha;
+  const float* slope;  // [columns]
   float gamma;
-  int rows;  // of a, m and out
+  int rows;  // of a, times, plus and out
   int groups;
   int columns;               // of a group, a multiple of kWhole
   int used;                  // of these; the others become zeros, whatever is in the row
   const int* used_by_whole;  // the same for each kWhole columns, where layers lie side by side; or null
-  Columns times;             // m, the same for all groups, or null
-  Columns out;
-  int out_group;  // from one group's columns to the next's
+  Beside times, plus;
+  Beside out, also;  // `also`: the same once more, in another precision
 };
 
 constexpr int kMostTogether = 4;

@@ -1,43 +1,54 @@
 // The one kernel that multiplies. See product.h, and shape.h for how its threads share the work.
 #pragma once
 
+#include "cuda/activation.h"
 #include "cuda/collective.h"
 #include "cuda/product.h"
 
 namespace pepnet::cuda {
-
-__device__ __forceinline__ float gate_of(float x, float gamma) {
-#ifdef __CUDACC__
-  return __fdividef(gamma, 1.0F + __expf(-x));
-#else
-  return gamma / (1.0F + std::exp(-x));
-#endif
-}
-
-__device__ __forceinline__ float relu_of(float x) { return x < 0.0F ? 0.0F : x; }  // NaN stays
 
 // Where a block is in its product.
 struct At {
   int row, column, group;
 };
 
-// Writes four columns of a row. x is of a gated product what comes out, of others the sum.
+// f of a sum.
+__device__ __forceinline__ float after(const Product& p, float x, int column) {
+  switch (p.epilogue) {
+    case Epilogue::linear:
+      return x;
+    case Epilogue::relu:
+      return relu_of(x);
+    case Epilogue::gate:
+      return gate_of(x, p.gamma);
+    default:
+      return activated(p.function, x, p.alpha, p.slope == nullptr ? 0.0F : p.slope[column]);
+  }
+}
+
+// What is multiplied with four columns of a row, and what is added to them.
+struct Factors {
+  Four times, plus;
+};
+
+// Writes four columns of a row. x is of a gated product both sides multiplied, of others the sum.
+template <bool kGated>
 __device__ __forceinline__ void finish(const Product& p, int row, int column, int group, const Four& x,
-                                       const Four& times) {
+                                       const Factors& factors) {
   const int used =
       p.used_by_whole == nullptr ? p.used : column / kWhole * kWhole + p.used_by_whole[column / kWhole];
-  const bool is_gate = p.epilogue == Epilogue::gate || p.epilogue == Epilogue::gate_times,
-             is_relu = p.epilogue == Epilogue::relu || p.epilogue == Epilogue::relu_times,
-             multiplied = p.epilogue == Epilogue::gate_times || p.epilogue == Epilogue::relu_times;
   Four value = x;
   PEPNET_UNROLL
   for (int i = 0; i < 4; ++i) {
-    if (is_gate) value.of[i] = gate_of(x.of[i], p.gamma);
-    if (is_relu) value.of[i] = relu_of(x.of[i]);
-    if (multiplied) value.of[i] *= times.of[i];
+    if constexpr (!kGated) {
+      value.of[i] = after(p, x.of[i], column + i);
+      if (p.times.at.first != nullptr) value.of[i] *= factors.times.of[i];
+    }
+    if (p.plus.at.first != nullptr) value.of[i] += factors.plus.of[i];
     if (column + i >= used) value.of[i] = 0.0F;
   }
-  write(p.out, row, group * p.out_group + column, value);
+  write(p.out.at, row, group * p.out.group + column, value);
+  if (p.also.at.first != nullptr) write(p.also.at, row, group * p.also.group + column, value);
 }
 
 // A thread's part of what is copied of the rows (zeros past the last) or of the weights (zeros past the last
@@ -271,13 +282,13 @@ __global__ void __launch_bounds__(shape_of(kPrecision, kTile).threads,
     float x = layer.sum[i][j];
     if constexpr (kGated) {
       const int column = at.column + c < p.columns ? at.column + c : 0;
-      x = relu_of(x + bias[column]) * gate_of(gate.sum[i][j] + gate_bias[column], p.gamma);
+      x = after(p, x + bias[column], column) * gate_of(gate.sum[i][j] + gate_bias[column], p.gamma);
     }
     stages.out[r][c] = x;
   });
   __syncthreads();
   constexpr int kPieces = kShape.rows * kShape.columns / 4,
-                kTogether = 4;  // whose m is read before any waits
+                kTogether = 4;  // whose factors are read before any waits
   const auto place = [&](int piece) {
     return At{piece / (kShape.columns / 4), piece % (kShape.columns / 4) * 4, 0};
   };
@@ -287,12 +298,16 @@ __global__ void __launch_bounds__(shape_of(kPrecision, kTile).threads,
   };
   PEPNET_NO_UNROLL
   for (int begin = static_cast<int>(threadIdx.x); begin < kPieces; begin += kTogether * kShape.threads) {
-    Four times[kTogether] = {};
+    Factors factors[kTogether] = {};
     PEPNET_UNROLL
     for (int i = 0; i < kTogether; ++i) {
       const int piece = begin + i * kShape.threads;
-      if (p.times.first != nullptr && there(piece))
-        times[i] = read(p.times, at.row + place(piece).row, at.column + place(piece).column);
+      if (!there(piece)) continue;
+      const int row = at.row + place(piece).row, column = at.column + place(piece).column;
+      if (!kGated && p.times.at.first != nullptr)
+        factors[i].times = read(p.times.at, row, at.group * p.times.group + column);
+      if (p.plus.at.first != nullptr)
+        factors[i].plus = read(p.plus.at, row, at.group * p.plus.group + column);
     }
     PEPNET_UNROLL
     for (int i = 0; i < kTogether; ++i) {
@@ -305,7 +320,7 @@ __global__ void __launch_bounds__(shape_of(kPrecision, kTile).threads,
         PEPNET_UNROLL
         for (int j = 0; j < 4; ++j) x.of[j] += b.of[j];
       }
-      finish(p, at.row + to.row, at.column + to.column, at.group, x, times[i]);
+      finish<kGated>(p, at.row + to.row, at.column + to.column, at.group, x, factors[i]);
     }
   }
 }

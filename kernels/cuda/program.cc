@@ -10,6 +10,10 @@ namespace {
 
 unsigned pieces(int size, int piece) { return static_cast<unsigned>((size + piece - 1) / piece); }
 
+const float* floats_at(const Addresses& at, std::optional<std::size_t> offset) {
+  return offset ? reinterpret_cast<const float*>(at.weights + *offset) : nullptr;
+}
+
 }  // namespace
 
 std::size_t Program::buffer_at(int buffer, int rows) const {
@@ -26,10 +30,16 @@ std::size_t Program::scratch_bytes(int rows) const {
   return buffer_at(static_cast<int>(buffers_.size()), rows);
 }
 
+// No columns where there is no place.
 Columns Program::columns(const Addresses& at, Place place) const {
+  if (place.buffer < 0) return {};
   const BufferSpec& spec = buffers_[static_cast<std::size_t>(place.buffer)];
   const std::size_t before = static_cast<std::size_t>(place.column) * bytes_of(spec.precision);
   return {at.scratch + buffer_at(place.buffer, at.rows) + before, spec.stride, spec.precision};
+}
+
+Beside Program::beside(const Addresses& at, const GroupsPlace& place) const {
+  return {columns(at, place.at), place.group};
 }
 
 Product Program::product(const Addresses& at, const ProductPlan& plan) const {
@@ -37,60 +47,107 @@ Product Program::product(const Addresses& at, const ProductPlan& plan) const {
   const auto bind_side = [&](Side& side, const SidePlan& to) {
     side.a = columns(at, to.a);
     side.w = at.weights + to.w;
-    side.bias = reinterpret_cast<const float*>(at.weights + to.bias);
+    side.bias = floats_at(at, to.bias);
   };
   bind_side(product.main, plan.main);
-  if (product.epilogue == Epilogue::relu_gated) bind_side(product.gate, plan.gate);
+  if (product.gated) bind_side(product.gate, plan.gate);
   product.rows = at.rows;
+  product.slope = floats_at(at, plan.slope);
   if (plan.used_by_whole)
     product.used_by_whole = reinterpret_cast<const int*>(at.weights + *plan.used_by_whole);
-  if (plan.times.buffer >= 0) product.times = columns(at, plan.times);
-  product.out = columns(at, plan.out);
+  product.times = beside(at, plan.times);
+  product.plus = beside(at, plan.plus);
+  product.out = beside(at, plan.out);
+  product.also = beside(at, plan.also);
   return product;
 }
 
-Launch Program::bind(const Addresses& at, const StepPlan& step) const {
-  if (const auto* const plan = std::get_if<ProductsPlan>(&step)) {
-    ProductsLaunch launch{};
-    launch.precision = precision_;
-    for (const ProductPlan& one : plan->products)
-      launch.products.of[launch.products.count++] = product(at, one);
-    return launch;
-  }
-  if (const auto* const copy = std::get_if<CopyPlan>(&step)) {
-    ColumnCopies all{};
-    all.rows = at.live;
-    for (std::size_t i = 0; i < copy->copies.size(); ++i) {
-      const CopyPlan::One& one = copy->copies[i];
-      const float* const from = at.inputs[static_cast<std::size_t>(one.from)];
-      const Columns to = columns(at, one.to);
-      const bool fours = one.width % 4 == 0 && one.padded % 4 == 0 && in_fours(to) &&
-                         reinterpret_cast<std::uintptr_t>(from) % (4 * sizeof(float)) == 0;
-      all.copies[i] = {from, one.width, one.padded, to, fours};
-      all.first[i] = all.blocks;
-      all.blocks += static_cast<int>(pieces(one.padded, kCopiedColumns));
-      ++all.count;
+Launch Program::bind(const Addresses& at, const ProductsPlan& plan) const {
+  ProductsLaunch launch{};
+  launch.precision = precision_;
+  for (const ProductPlan& one : plan.products)
+    launch.products.of[launch.products.count++] = product(at, one);
+  return launch;
+}
+
+Launch Program::bind(const Addresses& at, const CopyPlan& plan) const {
+  ColumnCopies all{};
+  all.rows = at.rows;
+  for (std::size_t i = 0; i < plan.copies.size(); ++i) {
+    const CopyPlan::One& one = plan.copies[i];
+    Columns from{};
+    if (const auto* const place = std::get_if<Place>(&one.from)) {
+      from = columns(at, *place);
+    } else {
+      const auto source = static_cast<std::size_t>(std::get<Source>(one.from));
+      from = {const_cast<float*>(at.inputs[source]) + one.begin, whole(widths_[source]), Precision::fp32};
+      all.rows = at.live;
     }
-    return all;
+    const Columns to = columns(at, one.to);
+    const bool fours = one.width % 4 == 0 && one.padded % 4 == 0 && in_fours(to) && in_fours(from);
+    all.copies[i] = {from, one.width, one.padded, to, fours};
+    all.first[i] = all.blocks;
+    all.blocks += static_cast<int>(pieces(one.padded, kCopiedColumns));
+    ++all.count;
   }
-  if (const auto* const mix = std::get_if<MixPlan>(&step)) {
-    return Mix{columns(at, mix->z),
-               columns(at, mix->h),
-               columns(at, mix->out),
-               mix->experts,
-               mix->columns,
-               mix->tasks,
-               at.rows};
+  return all;
+}
+
+Launch Program::bind(const Addresses& at, const MixPlan& plan) const {
+  const int* const choices =
+      plan.choices ? reinterpret_cast<const int*>(at.weights + *plan.choices) : nullptr;
+  return Mix{columns(at, plan.z.at),
+             plan.z.group,
+             columns(at, plan.h),
+             choices,
+             columns(at, plan.out),
+             columns(at, plan.also),
+             plan.experts,
+             plan.columns,
+             plan.tasks,
+             at.rows};
+}
+
+Launch Program::bind(const Addresses& at, const RowsPlan& plan) const {
+  RowWork work = plan.work;
+  for (std::size_t i = 0; i < plan.reads.size(); ++i) {
+    const RowsPlan::Operand& one = plan.reads[i];
+    work.reads[i] = {columns(at, one.place.at), one.place.group, one.groups, one.width};
   }
-  const auto& score = std::get<ScorePlan>(step);
-  return Score{columns(at, score.h),
-               score.h_group,
-               score.width,
-               score.tasks,
+  work.out.at = columns(at, plan.out.at);
+  work.out.group = plan.out.group;
+  work.also.at = columns(at, plan.also.at);
+  work.also.group = plan.also.group;
+  work.w = floats_at(at, plan.w);
+  work.b = floats_at(at, plan.b);
+  work.rows = at.rows;
+  if (plan.score) {
+    work.out.at = {at.scores + *plan.score, whole(scores_), Precision::fp32};
+    work.rows = at.live;
+  }
+  return work;
+}
+
+Launch Program::bind(const Addresses& at, const ScorePlan& plan) const {
+  return Score{columns(at, plan.h),
+               plan.h_group,
+               plan.width,
+               plan.tasks,
                at.live,
-               reinterpret_cast<const float*>(at.weights + score.w),
-               reinterpret_cast<const float*>(at.weights + score.b),
-               at.scores};
+               floats_at(at, plan.w),
+               floats_at(at, plan.b),
+               at.scores + plan.column,
+               whole(scores_)};
+}
+
+Launch Program::bind(const Addresses& at, const StepPlan& step) const {
+  return std::visit([&](const auto& plan) { return bind(at, plan); }, step);
+}
+
+std::vector<Launch> Program::bind_steps(const Addresses& at, std::size_t begin, std::size_t end) const {
+  std::vector<Launch> launches;
+  for (std::size_t i = begin; i < end; ++i) launches.push_back(bind(at, steps_[i]));
+  return launches;
 }
 
 std::vector<Launch> Program::bind(const Addresses& at, std::span<const TileChoice> tiles) const {
@@ -111,11 +168,16 @@ std::vector<const ProductsPlan*> Program::product_launches() const {
   return launches;
 }
 
-std::vector<Columns> Program::targets(const Addresses& at, Source input, int column) const {
+std::optional<std::vector<Columns>> Program::targets(const Addresses& at, Source input, int begin,
+                                                     int end) const {
   std::vector<Columns> targets;
-  for (const CopyPlan::One& one : std::get<CopyPlan>(steps_.front()).copies) {
-    if (one.from != input || column >= one.width) continue;
-    targets.push_back(columns(at, {one.to.buffer, one.to.column + column}));
+  for (std::size_t i = 0; i < first_; ++i) {
+    for (const CopyPlan::One& one : std::get<CopyPlan>(steps_[i]).copies) {
+      const int last = one.begin + one.width;
+      if (std::get<Source>(one.from) != input || last <= begin || end <= one.begin) continue;
+      if (begin < one.begin || last < end) return std::nullopt;
+      targets.push_back(columns(at, {one.to.buffer, one.to.column + begin - one.begin}));
+    }
   }
   return targets;
 }
@@ -177,6 +239,8 @@ Block block_of(const Launch& launch) {
   if (const auto* const patch = std::get_if<Patch>(&launch)) return in_row(pieces(patch->count, kWarps));
   if (const auto* const insert = std::get_if<Insert>(&launch)) return in_row(pieces(insert->groups, kWarps));
   if (const auto* const drop = std::get_if<Drop>(&launch)) return in_row(pieces(drop->count, kRowThreads));
+  if (const auto* const work = std::get_if<RowWork>(&launch))
+    return in_row(pieces(work->rows * work->groups, kWarps));
   const auto& score = std::get<Score>(launch);
   return in_row(pieces(score.rows * score.tasks, kWarps));
 }

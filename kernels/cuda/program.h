@@ -1,7 +1,8 @@
-// A PEPNet as a list of launches: weights packed for the kernels, buffers, and what reads and writes which.
+// A network as a list of launches: weights packed for the kernels, buffers, and what reads and writes which.
 // All of it is made on the host, so that it can be looked at and run without a GPU.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -14,7 +15,8 @@
 #include "cuda/product.h"
 #include "cuda/row_table.h"
 #include "cuda/rowwise.h"
-#include "dense/tensors.h"
+#include "dense/dense_model.h"
+#include "network/network.h"
 
 namespace pepnet::cuda {
 
@@ -37,36 +39,56 @@ struct SidePlan {
   Place a;
   std::size_t w = 0, bias = 0;
 };
+// Columns of each group, `group` apart.
+struct GroupsPlace {
+  Place at;
+  int group = 0;
+};
 struct ProductPlan {
   std::string name;
   Product product{};  // without addresses and rows
   SidePlan main, gate;
-  std::optional<std::size_t> used_by_whole;
-  Place times, out;
+  std::optional<std::size_t> slope, used_by_whole;
+  GroupsPlace times, plus, out, also;
 };
 struct ProductsPlan {
   std::vector<ProductPlan> products;  // of one launch
 
-  bool gated() const { return products.front().product.epilogue == Epilogue::relu_gated; }
+  bool gated() const { return products.front().product.gated; }
 };
 struct CopyPlan {
   struct One {
-    Source from;
-    int width, padded;
+    std::variant<Source, Place> from;
+    int begin, width, padded;  // begin: the first column of an input
     Place to;
   };
   std::vector<One> copies;
 };
 struct MixPlan {
-  Place z, h, out;
+  GroupsPlace z;
+  Place h, out, also;
+  std::optional<std::size_t> choices;
   int experts, columns, tasks;
 };
 struct ScorePlan {
   Place h;
   int h_group, width, tasks;
   std::size_t w, b;
+  int column;  // of the scores
 };
-using StepPlan = std::variant<CopyPlan, ProductsPlan, MixPlan, ScorePlan>;
+struct RowsPlan {
+  struct Operand {
+    GroupsPlace place;
+    int groups, width;
+  };
+  std::string name;
+  RowWork work{};  // without addresses and rows
+  std::vector<Operand> reads;
+  GroupsPlace out, also;
+  std::optional<int> score;  // the first column of the scores, which it writes in place of `out`
+  std::optional<std::size_t> w, b;
+};
+using StepPlan = std::variant<CopyPlan, ProductsPlan, MixPlan, RowsPlan, ScorePlan>;
 
 // What a step costs for one row, and once for all.
 struct StepCost {
@@ -98,9 +120,9 @@ struct ProductsLaunch {
   Tile tile;
   unsigned blocks;
 
-  bool gated() const { return products.of[0].epilogue == Epilogue::relu_gated; }
+  bool gated() const { return products.of[0].gated; }
 };
-using Launch = std::variant<ColumnCopies, ProductsLaunch, Mix, Score, Gather, Patch, Insert, Drop>;
+using Launch = std::variant<ColumnCopies, ProductsLaunch, Mix, RowWork, Score, Gather, Patch, Insert, Drop>;
 
 // What the products of a launch run in, and what others took, where that was measured.
 struct TileChoice {
@@ -113,37 +135,51 @@ void arrange(ProductsLaunch& launch, Tile tile);
 
 class Program {
  public:
-  // Throws std::length_error for a model whose widths do not fit an int.
-  Program(const DenseConfig& config, const engine::ModelTensors& tensors, Precision precision);
+  // Throws std::length_error that names what does not fit: widths an int, an operation a block's memory.
+  Program(const network::Network& network, const Tensors& tensors, Precision precision);
 
   // To be copied to the device, 256-byte aligned.
   const std::vector<std::byte>& weights() const { return weights_; }
   std::size_t scratch_bytes(int rows) const;
 
-  // The launches of one run, in order; `tiles` are those of its products', launch by launch. The first alone
-  // reads the inputs, the last alone writes the scores: neither is of products.
+  // The launches of one run, in order; `tiles` are those of its products', launch by launch. The first ones
+  // alone read the inputs, the last ones alone write the scores: none of them are of products.
   std::vector<Launch> bind(const Addresses& at, std::span<const TileChoice> tiles) const;
-  Launch bind_first(const Addresses& at) const { return bind(at, steps_.front()); }
-  Launch bind_last(const Addresses& at) const { return bind(at, steps_.back()); }
+  std::vector<Launch> bind_first(const Addresses& at) const { return bind_steps(at, 0, first_); }
+  std::vector<Launch> bind_last(const Addresses& at) const {
+    return bind_steps(at, steps_.size() - last_, steps_.size());
+  }
+  // How many launches they are.
+  std::size_t first() const { return first_; }
+  std::size_t last() const { return last_; }
 
-  // Where the columns of an input stand that begin with `column`: as many places as the first step copies it
-  // to.
-  std::vector<Columns> targets(const Addresses& at, Source input, int column) const;
+  // Where columns [begin, end) of an input stand: as many places as the first steps copy them to. None where
+  // some of them go to a place without the others.
+  std::optional<std::vector<Columns>> targets(const Addresses& at, Source input, int begin, int end) const;
 
   std::vector<const ProductsPlan*> product_launches() const;
   std::vector<StepCost> costs() const;
-  const DenseConfig& config() const { return config_; }
+  const std::array<std::size_t, 3>& widths() const { return widths_; }  // of the inputs
+  std::size_t scores() const { return scores_; }                        // columns of a row
   Precision precision() const { return precision_; }
 
  private:
-  class Builder;
+  friend class Lowering;
 
+  std::vector<Launch> bind_steps(const Addresses& at, std::size_t begin, std::size_t end) const;
   Launch bind(const Addresses& at, const StepPlan& step) const;
+  Launch bind(const Addresses& at, const CopyPlan& plan) const;
+  Launch bind(const Addresses& at, const ProductsPlan& plan) const;
+  Launch bind(const Addresses& at, const MixPlan& plan) const;
+  Launch bind(const Addresses& at, const RowsPlan& plan) const;
+  Launch bind(const Addresses& at, const ScorePlan& plan) const;
   std::size_t buffer_at(int buffer, int rows) const;
   Columns columns(const Addresses& at, Place place) const;
+  Beside beside(const Addresses& at, const GroupsPlace& place) const;
   Product product(const Addresses& at, const ProductPlan& plan) const;
 
-  DenseConfig config_;
+  std::array<std::size_t, 3> widths_{};
+  std::size_t scores_ = 0, first_ = 0, last_ = 0;
   Precision precision_;
   std::vector<std::byte> weights_;
   std::vector<BufferSpec> buffers_;

@@ -8,10 +8,7 @@ namespace pepnet::cuda {
 
 template <int kWide>
 __device__ __forceinline__ void copy_some(const ColumnCopy& copy, int row, int column) {
-  const auto line = static_cast<std::size_t>(row), at = static_cast<std::size_t>(column);
-  const auto numbers = column < copy.width
-                           ? read<float, kWide>(copy.from, line * static_cast<std::size_t>(copy.width) + at)
-                           : Numbers<kWide>{};
+  const auto numbers = column < copy.width ? read<kWide>(copy.from, row, column) : Numbers<kWide>{};
   write(copy.to, row, column, numbers);
 }
 
@@ -46,11 +43,11 @@ __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
   const int row = static_cast<int>(blockIdx.x);
   const float* const z = static_cast<const float*>(p.z.first) + place_in(p.z, row, 0);
   for (int i = static_cast<int>(threadIdx.x); i < p.tasks * p.experts; i += kRowThreads) {
-    const float* const first = z + i / p.experts * p.experts;
+    const float* const first = z + i / p.experts * p.z_group;
     float most = first[0], sum = 0.0F;
     for (int e = 1; e < p.experts; ++e) most = first[e] > most ? first[e] : most;
     for (int e = 0; e < p.experts; ++e) sum += expf(first[e] - most);
-    share[i] = expf(z[i] - most) / sum;
+    share[i] = expf(first[i % p.experts] - most) / sum;
   }
   __syncthreads();
   const int fours = p.columns / 4;
@@ -58,11 +55,13 @@ __global__ void __launch_bounds__(kRowThreads) mix_experts(const Mix p) {
     for (int four = static_cast<int>(threadIdx.x); four < fours; four += kRowThreads) {
       Four mixed{};
       for (int e = 0; e < p.experts; ++e) {
-        const Four of = read<float>(p.h.first, place_in(p.h, row, e * p.columns + 4 * four));
+        const int from = p.choices == nullptr ? e : p.choices[task * p.experts + e];
+        const Four of = read<float>(p.h.first, place_in(p.h, row, from * p.columns + 4 * four));
         PEPNET_UNROLL
         for (int i = 0; i < 4; ++i) mixed.of[i] += share[task * p.experts + e] * of.of[i];
       }
       write(p.out, row, task * p.columns + 4 * four, mixed);
+      if (p.also.first != nullptr) write(p.also, row, task * p.columns + 4 * four, mixed);
     }
   }
 }
@@ -80,7 +79,9 @@ __global__ void __launch_bounds__(kRowThreads) score_tasks(const Score p) {
   float sum = 0.0F;
   for (int i = lane; i < p.width; i += 32) sum += h[i] * w[i];
   sum = sum_of_lanes(sum) + p.b[task];
-  if (lane == 0) p.out[number] = 1.0F / (1.0F + expf(-sum));
+  if (lane == 0)
+    p.out[static_cast<std::size_t>(row) * static_cast<std::size_t>(p.stride) +
+          static_cast<std::size_t>(task)] = 1.0F / (1.0F + expf(-sum));
 }
 
 }  // namespace pepnet::cuda

@@ -1,6 +1,7 @@
 #include <map>
 #include <mutex>
 
+#include "cuda/operations/all.h"
 #include "cuda/product_kernel.h"
 #include "cuda/row_table_kernel.h"
 #include "cuda/rowwise_kernel.h"
@@ -151,6 +152,7 @@ Call call_of(const ProductsLaunch& launch) {
 }
 Call call_of(const ColumnCopies& launch) { return call_of(copy_columns, launch); }
 Call call_of(const Mix& launch) { return call_of(mix_experts, launch); }
+Call call_of(const RowWork& launch) { return call_of(row_kernel(launch.which), launch); }
 Call call_of(const Score& launch) { return call_of(score_tasks, launch); }
 Call call_of(const Gather& launch) { return call_of(gather_fields, launch); }
 Call call_of(const Patch& launch) { return call_of(patch_fields, launch); }

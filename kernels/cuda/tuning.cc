@@ -19,7 +19,8 @@ std::vector<int> kind_of(const Program& program, int device, int rows) {
     for (const ProductPlan& plan : launch->products) {
       const Product& p = plan.product;
       for (const int number :
-           {p.main.depth, p.main.a_group, p.gate.depth, p.groups, p.columns, static_cast<int>(p.epilogue)})
+           {p.main.depth, p.main.a_group, p.gate.depth, p.groups, p.columns, static_cast<int>(p.epilogue),
+            static_cast<int>(p.function), static_cast<int>(plan.times.at.buffer >= 0)})
         kind.push_back(number);
     }
   }

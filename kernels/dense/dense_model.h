@@ -20,22 +20,6 @@
 
 namespace pepnet {
 
-// Flags and widths, as `docs/design.md` names them.
-struct DenseConfig {
-  std::size_t general = 0, domain = 0, prior = 0;  // widths of the inputs
-  std::vector<std::size_t> layers, towers;
-  std::size_t experts = 0;  // mmoe only
-  std::size_t tasks = 0;
-  std::size_t gate_hidden = 0;  // between the layers of a gate; 0: the width of its output
-  bool by_task = false;         // backbone "towers": one network per task, no mix
-  bool input_gates = false;     // gate_position "input"
-  bool group_gates = false;     // gate_scope "group"
-  bool epnet_general = true, use_epnet = true, use_ppnet = true;
-  float gamma = 2.0F;
-
-  std::size_t groups() const { return by_task ? tasks : experts; }
-};
-
 // A tensor of `dense.safetensors`: float32, C-contiguous.
 struct TensorView {
   const float* data = nullptr;

@@ -21,8 +21,7 @@ struct Gather {
   bool made = false;
 };
 
-// One group of a value.
-using Piece = std::pair<network::ValueId, std::size_t>;
+using network::Piece;
 
 // Where a piece lies, in one format or both. Without bf16 activations both are the same place.
 struct Home {
@@ -92,7 +91,6 @@ class Lowering {
   Arrangement& arrangement(Columns columns, bool as_bf16);
   void place_inputs(Arrangement& found, const network::Slices& slices, std::vector<std::size_t> sources,
                     bool split);
-  std::optional<Piece> whole_piece(Columns columns) const;
 
   // lower_steps.cc
   void emit_all();
@@ -138,9 +136,7 @@ class Lowering {
   static constexpr std::size_t kHead = ~std::size_t{0};
   std::map<network::ValueId, std::vector<std::pair<std::size_t, network::Operand>>>
       readers_;                                // nodes, or kHead
-  std::map<Piece, std::size_t> reads_;         // how often a piece is read
   std::vector<bool> in_float32_, tail_;        // by node
-  std::map<Piece, std::size_t> score_column_;  // of pieces that are nothing but a score's argument
   std::map<Piece, Home> homes_;
   std::map<std::pair<Columns, bool>, Arrangement> arrangements_;  // by whether they are bf16
   std::map<Columns, Gather> gathers_;

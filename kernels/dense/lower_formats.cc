@@ -81,7 +81,6 @@ void Lowering::find_readers() {
   for (std::size_t i = 0; i < fused_.nodes.size(); ++i) node_of_.emplace(fused_.nodes[i].value, i);
   const auto note = [&](Columns columns, std::size_t reader, network::Operand as) {
     for (const network::Slice& slice : *columns) {
-      ++reads_[{slice.value, slice.group}];
       auto& readers = readers_[slice.value];
       if (readers.empty() || readers.back() != std::pair{reader, as}) readers.emplace_back(reader, as);
     }
@@ -97,43 +96,12 @@ void Lowering::find_readers() {
 }
 
 void Lowering::find_uses() {
-  // A layer one column wide whose sigmoid is a score is computed as a dot product in float32.
-  std::size_t column = 0;
-  for (const network::Head& head : network_.heads()) {
-    const network::Shape& shape = network_.shape(head.of);
-    for (std::size_t g = 0; g < shape.groups; ++g) {
-      const Columns columns = fused_.columns->of(head.of, g);
-      std::size_t at = column + g * shape.width;
-      for (const network::Slice& slice : *columns) {
-        if (head.kind == network::HeadKind::probability && slice.width() == 1)
-          score_column_.try_emplace({slice.value, slice.group}, at);
-        at += slice.width();
-      }
-    }
-    column += shape.size();
-  }
-  std::erase_if(score_column_, [&](const auto& entry) {
-    const Piece piece = entry.first;
-    if (piece.first < network::kInputs || reads_[piece] != 1) return true;
-    const Node& node = fused_.nodes[node_of_.at(piece.first)];
-    const auto* const product = std::get_if<FusedProduct>(&node.does);
-    return product == nullptr || node.shape.width != 1 || product->gate || !product->times.empty() ||
-           !product->plus.empty() || product->main.gamma ||
-           product->main.activation.function != network::Function::identity;
-  });
-  // All groups of a layer are computed alike.
-  std::erase_if(score_column_, [&](const auto& entry) {
-    const network::Shape& shape = fused_.shapes[entry.first.first];
-    for (std::size_t g = 0; g < shape.groups; ++g)
-      if (!score_column_.contains({entry.first.first, g})) return true;
-    return false;
-  });
   for (std::size_t i = 0; i < fused_.nodes.size(); ++i) {
     const Node& node = fused_.nodes[i];
     for (const auto& read : fused_.reads(node)) {
       const bool factor = read.as == network::Operand::factor;
       for (std::size_t g = 0; g < read.columns.size(); ++g)
-        use({read.columns[g]}, factor && !in_float32_[i] && !score_column_.contains({node.value, 0}));
+        use({read.columns[g]}, factor && !in_float32_[i] && !fused_.scores.contains({node.value, 0}));
     }
   }
   for (const network::Head& head : network_.heads()) {

@@ -9,20 +9,11 @@ namespace pepnet::engine {
 using network::FusedProduct;
 using network::Slice;
 
-// The piece that the columns are, all of it.
-std::optional<Piece> Lowering::whole_piece(Columns columns) const {
-  if (columns->size() != 1) return std::nullopt;
-  const Slice& slice = columns->front();
-  if (slice.value < network::kInputs || slice.begin != 0 || slice.end != fused_.shapes[slice.value].width)
-    return std::nullopt;
-  return Piece{slice.value, slice.group};
-}
-
 void Lowering::find_homes() {
   for (std::size_t i = 0; i < fused_.nodes.size(); ++i) {
     const Node& node = fused_.nodes[i];
     for (const network::Read& read : fused_.reads(node)) {
-      const bool factor = read.as == network::Operand::factor && !score_column_.contains({node.value, 0});
+      const bool factor = read.as == network::Operand::factor && !fused_.scores.contains({node.value, 0});
       for (const Columns columns : read.columns) {
         if (columns->empty()) continue;
         if (factor) {
@@ -78,7 +69,7 @@ void Lowering::stack_for_mix(const network::Mix& mix) {
   const std::size_t groups = fused_.shapes[mix.h].groups, width = padded(fused_.shapes[mix.h].width);
   std::vector<Home*> free;
   for (std::size_t g = 0; g < groups; ++g) {
-    const auto piece = whole_piece(fused_.columns->of(mix.h, g));
+    const auto piece = fused_.whole_piece(fused_.columns->of(mix.h, g));
     if (!piece) continue;
     Home& home = homes_[*piece];
     if (home.floats.none() && std::ranges::find(free, &home) == free.end()) free.push_back(&home);
@@ -94,7 +85,7 @@ Arrangement& Lowering::arrangement(Columns columns, bool as_bf16) {
   Arrangement& found = it->second;
   if (!fresh) return found;
   found.width = network::width_of(*columns);
-  if (whole_piece(columns)) return found;  // it lies where it is written
+  if (fused_.whole_piece(columns)) return found;  // it lies where it is written
 
   // What is computed comes first, each value padded; then what is copied from the inputs.
   const std::size_t step = padding(as_bf16);

@@ -47,7 +47,7 @@ Lowering::Factored Lowering::factored(std::size_t node, const network::Factor& f
   const Ops& ops = ops_of(node);
   const bool bytes = quantized() && !in_float32_[node];
   Ref a = from.at;
-  if (const auto piece = whole_piece(columns)) {
+  if (const auto piece = fused_.whole_piece(columns)) {
     const Home& home = homes_.at(*piece);
     a = reads_bf16(node) ? home.values : home.floats;
   }

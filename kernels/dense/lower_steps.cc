@@ -149,7 +149,7 @@ std::size_t Lowering::tail_bytes(const std::vector<std::size_t>& nodes) const {
 void Lowering::emit(std::size_t node, std::size_t group) {
   const Node& one = fused_.nodes[node];
   if (!one.live[group]) return;
-  if (score_column_.contains({one.value, group})) return emit_score(node, group);
+  if (fused_.scores.contains({one.value, group})) return emit_score(node, group);
   if (std::holds_alternative<FusedProduct>(one.does)) return emit_product(node, group);
   const network::Does& does = *std::get<const network::Does*>(one.does);
   if (const auto* const mix = std::get_if<network::Mix>(&does)) return emit_mix(one, *mix, group);
@@ -208,7 +208,7 @@ void Lowering::emit_score(std::size_t node, std::size_t group) {
       packer_.add({.name = factor.w, .bias = tensor(factor.w) + place.w, .out = factor.in}, Precision::fp32);
   const float b = factor.b.empty() ? 0.0F : tensor(factor.b)[place.b];
   build_.add(
-      ScoreStep{&small_, float_columns(factor.x_of(group)), w, b, score_column_.at({one.value, group})});
+      ScoreStep{&small_, float_columns(factor.x_of(group)), w, b, fused_.scores.at({one.value, group})});
 }
 
 void Lowering::emit_mix(const Node& node, const network::Mix& mix, std::size_t group) {
@@ -299,7 +299,7 @@ std::vector<std::pair<network::Columns, std::size_t>> Lowering::head_columns(con
   if (head.kind == network::HeadKind::softmax) return {{all, column}};
   std::vector<std::pair<Columns, std::size_t>> found;
   for (const Slice& slice : *all) {
-    if (!score_column_.contains({slice.value, slice.group}))
+    if (!fused_.scores.contains({slice.value, slice.group}))
       found.emplace_back(fused_.columns->one({slice}), column);
     column += slice.width();
   }

@@ -248,6 +248,14 @@ std::vector<Columns> FusedNetwork::operand(ValueId value, std::size_t groups) co
   return found;
 }
 
+std::optional<Piece> FusedNetwork::whole_piece(Columns of) const {
+  if (of->size() != 1) return std::nullopt;
+  const Slice& slice = of->front();
+  if (slice.value < kInputs || slice.begin != 0 || slice.end != shapes[slice.value].width)
+    return std::nullopt;
+  return Piece{slice.value, slice.group};
+}
+
 ValueId FusedNetwork::add_value(const Shape& shape) {
   shapes.push_back(shape);
   return static_cast<ValueId>(shapes.size() - 1);
@@ -256,6 +264,7 @@ ValueId FusedNetwork::add_value(const Shape& shape) {
 FusedNetwork fuse(const Network& network) {
   FusedNetwork fused = Fuser(network).fuse();
   find_live_groups(network, fused);
+  find_scores(network, fused);
   return fused;
 }
 

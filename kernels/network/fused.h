@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -62,10 +64,17 @@ struct Read {
   bool across = false;           // all of them are read for each group of the node
 };
 
+// One group of a value.
+using Piece = std::pair<ValueId, std::size_t>;
+
 struct FusedNetwork {
   std::vector<Node> nodes;    // each reads inputs and nodes before it
   std::vector<Shape> shapes;  // by value, also of those that the list has no name for
   std::unique_ptr<ColumnFinder> columns;
+  std::map<Piece, std::size_t> scores;  // pieces that are but the argument of a score, and its column
+
+  // The piece that the columns are, all of it.
+  std::optional<Piece> whole_piece(Columns of) const;
 
   // By group; one if the value has one group, which stands for all.
   std::vector<Columns> operand(ValueId value, std::size_t groups) const;
@@ -79,6 +88,9 @@ struct FusedNetwork {
 
 // Says of every node which of its groups are read, by heads or by groups that are read.
 void find_live_groups(const Network& network, FusedNetwork& fused);
+
+// Finds the pieces that are nothing but the argument of a score.
+void find_scores(const Network& network, FusedNetwork& fused);
 
 // Operations whose values nobody reads are left out. `network` must outlive the result.
 FusedNetwork fuse(const Network& network);

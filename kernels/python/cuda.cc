@@ -1,5 +1,5 @@
 // NVIDIA GPUs: libpepnet_cuda.so, opened when somebody asks for it, its models, and rows that live on a
-// device. What it throws is a BackendError here, but for weights that do not fit their flags.
+// device. What it throws is a BackendError here, but for weights that do not fit the network.
 #include <dlfcn.h>
 
 #include <memory>
@@ -9,6 +9,7 @@
 #include "cache/after_fork.h"
 #include "cpu/named.h"
 #include "cuda/model.h"
+#include "dense/tensors.h"
 #include "dense_model.h"
 
 namespace pepnet::python {
@@ -224,28 +225,28 @@ using Field = std::tuple<std::string, int, std::uint64_t, Places>;
 
 class CudaModel {
  public:
-  CudaModel(const SharedLibrary& library, const py::object& tensors, const py::dict& flags, bool bf16,
+  CudaModel(const SharedLibrary& library, const py::object& tensors, const network::Network& network, bool bf16,
             int device, bool graphs, const std::optional<std::string>& tile)
-      : library_(library), config_(config_of(flags)) {
+      : library_(library), scores_(network.scores()) {
+    for (network::ValueId i = 0; i < network::kInputs; ++i) widths_[i] = network.shape(i).width;
     const py::dict arrays(tensors);
     const Tensors views = tensors_of(arrays);
     std::optional<cuda::Tile> given;
     if (tile) given = value_named("tile", kTileNames, *tile);
-    const engine::ModelTensors checked = [&] {
+    {
       const ReleasedGil released;
-      engine::check_config(config_);
-      return engine::check_tensors(config_, views);
-    }();
+      engine::check_values(network, views);
+    }
     const auto precision = bf16 ? cuda::Precision::bf16 : cuda::Precision::fp32;
     const OpenLibrary& opened = *library;
     model_ = library->keep(library->call(
-        [&] { return opened->make_model(config_, checked, precision, device, graphs, given); }));
+        [&] { return opened->make_model(network, views, precision, device, graphs, given); }));
   }
 
   py::array_t<float> run(const py::array& general, const py::array& domain, const py::array& prior) {
     const DenseInputs inputs =
-        inputs_of({config_.general, config_.domain, config_.prior}, general, domain, prior);
-    py::array_t<float> scores = scores_for(inputs.rows, config_.tasks);
+        inputs_of(widths_, general, domain, prior);
+    py::array_t<float> scores = scores_for(inputs.rows, scores_);
     const cuda::CallInputs call{
         {inputs.general, inputs.domain, inputs.prior}, scores.mutable_data(), inputs.rows};
     library_->call([&] { model_->run(call); });
@@ -300,7 +301,7 @@ class CudaModel {
                                  const py::array& scores, const py::array& unknown) {
     if (first > given.rows() || rows > given.rows() - first)
       throw py::value_error("rows: expected some of " + std::to_string(given.rows()));
-    const OutView out = out_of("scores", scores, given.rows(), config_.tasks);
+    const OutView out = out_of("scores", scores, given.rows(), scores_);
     if (!is_packed(scores)) refuse("scores", "rows without gaps", scores);
     auto* const counts = written_of<std::uint32_t>("unknown", unknown, given.views().size());
     const cuda::FeatureCall call{given.views(), first, rows, out.data, counts};
@@ -311,7 +312,8 @@ class CudaModel {
 
  private:
   SharedLibrary library_;
-  DenseConfig config_;
+  std::array<std::size_t, 3> widths_;
+  std::size_t scores_;
   std::shared_ptr<cuda::Model> model_;
 };
 
@@ -347,9 +349,9 @@ void bind_cuda(py::module_& module) {
                              [](const Waiting& waiting) { return waiting.pending().generation; })
       .def("finish", &Waiting::finish, "at"_a, "begins"_a, "values"_a);
   py::class_<CudaModel>(module, "CudaModel", "A model's weights on a device.")
-      .def(py::init<const SharedLibrary&, const py::object&, const py::dict&, bool, int, bool,
+      .def(py::init<const SharedLibrary&, const py::object&, const network::Network&, bool, int, bool,
                     const std::optional<std::string>&>(),
-           "library"_a, "tensors"_a, "flags"_a, "bf16"_a = false, "device"_a = 0, "graphs"_a = true,
+           "library"_a, "tensors"_a, "network"_a, "bf16"_a = false, "device"_a = 0, "graphs"_a = true,
            "tile"_a = py::none())
       .def("run", &CudaModel::run, "general"_a, "domain"_a, "prior"_a)
       .def("run_at", &CudaModel::run_at, "general"_a, "domain"_a, "prior"_a, "scores"_a, "rows"_a, "stream"_a)

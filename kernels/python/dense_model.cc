@@ -16,26 +16,6 @@ using FloatArray = py::array_t<float>;
 
 bool packed_floats(const py::array& array) { return is_packed(array) && is_aligned<float>(array); }
 
-// Takes a flag of the manifest out of those that are left.
-template <class T>
-T take(py::dict& left, const char* name) {
-  if (!left.contains(name))
-    throw py::value_error(std::string("flags: expected '") + name + "', which is missing");
-  const py::object value = left.attr("pop")(name);
-  try {
-    return value.cast<T>();
-  } catch (const py::cast_error&) {
-    throw py::type_error(std::string(name) + ": got " + std::string(py::repr(value)) +
-                         ", which it cannot be");
-  }
-}
-
-// Whether the flag has the second of its two values.
-bool take_second(py::dict& left, const char* name, const char* first, const char* second) {
-  const Named<bool> names[] = {{first, false}, {second, true}};
-  return value_named(name, names, take<std::string>(left, name));
-}
-
 constexpr py::ssize_t kAnyRows = -1;
 
 const float* input(const char* name, const py::array& array, py::ssize_t rows, std::size_t width) {
@@ -74,29 +54,6 @@ Tensors tensors_of(const py::dict& arrays) {
     tensors.emplace(name, std::move(view));
   }
   return tensors;
-}
-
-DenseConfig config_of(const py::dict& flags) {
-  py::dict left = flags.attr("copy")();
-  DenseConfig config;
-  config.general = take<std::size_t>(left, "general");
-  config.domain = take<std::size_t>(left, "domain");
-  config.prior = take<std::size_t>(left, "prior");
-  config.layers = take<std::vector<std::size_t>>(left, "layers");
-  config.towers = take<std::vector<std::size_t>>(left, "towers");
-  config.experts = take<std::size_t>(left, "experts");
-  config.tasks = take<std::size_t>(left, "tasks");
-  config.gate_hidden = take<std::optional<std::size_t>>(left, "gate_hidden").value_or(0);
-  config.by_task = take_second(left, "backbone", "mmoe", "towers");
-  config.input_gates = take_second(left, "gate_position", "output", "input");
-  config.group_gates = take_second(left, "gate_scope", "layer", "group");
-  config.epnet_general = take<bool>(left, "epnet_general");
-  config.use_epnet = take<bool>(left, "use_epnet");
-  config.use_ppnet = take<bool>(left, "use_ppnet");
-  config.gamma = take<float>(left, "gamma");
-  for (const auto& [name, value] : left)
-    throw py::value_error("flags: '" + name.cast<std::string>() + "' is not one of them");
-  return config;
 }
 
 DenseInputs inputs_of(const std::array<std::size_t, 3>& widths, const py::array& general,

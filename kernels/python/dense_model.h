@@ -8,8 +8,6 @@ namespace pepnet::python {
 
 // Views of the arrays of a dict by name, which must outlive them.
 Tensors tensors_of(const py::dict& arrays);
-// The flags of a manifest: each one once, and no others.
-DenseConfig config_of(const py::dict& flags);
 // Of the widths of general, domain and prior.
 DenseInputs inputs_of(const std::array<std::size_t, 3>& widths, const py::array& general,
                       const py::array& domain, const py::array& prior);

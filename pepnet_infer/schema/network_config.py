@@ -100,11 +100,6 @@ class ModelConfig(Options, frozen=True):
         data: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return data
 
-    def to_native(self, tasks: int) -> dict[str, Any]:
-        """Returns the flags and widths that say what network the tensors are, as the extension takes them."""
-        names = (*_OF_PEPNET, "layers", "towers", "experts")
-        return {name: getattr(self, name) for name in names} | msgspec.structs.asdict(self.inputs) | {"tasks": tasks}
-
     def gated_widths(self) -> tuple[int, ...]:
         """Returns width_l of every PPNet gate, in order of l, for one group (no factor for the gate scope)."""
         if not self.use_ppnet:

@@ -10,6 +10,7 @@ import numpy as np
 from small_networks import PRODUCT, TASKS, config_of, inputs_of, tensors_of
 
 from pepnet_infer._kernels import CudaLibrary, CudaModel
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.network_config import ModelConfig
 
 if TYPE_CHECKING:  # of the package this file needs no more than a machine with a GPU may have
@@ -30,6 +31,10 @@ class Bundle:
     tasks = ("a", "b", "c")
     config = config_of()
 
+    @property
+    def network(self) -> Network:
+        return Network.derived(self.config, len(self.tasks))
+
     def dense(self) -> dict[str, np.ndarray]:
         return tensors_of(self.config)
 
@@ -45,7 +50,8 @@ def model_of(
     gpu: int = 0,
 ) -> CudaModel:
     weights = tensors_of(config, tasks) if tensors is None else tensors
-    return CudaModel(library, weights, config.to_native(tasks), precision == "bf16", gpu, graphs, tile)
+    network = Network.derived(config, tasks).to_native()
+    return CudaModel(library, weights, network, precision == "bf16", gpu, graphs, tile)
 
 
 def agree(

@@ -60,7 +60,7 @@ class CudaBackend(forks.OwnLock):
         """Packs the weights onto the GPU. Options: `CudaOptions`.
 
         Bundle and precision are those that `Way.refusal` let pass. Raises BackendError for a device that is not there
-        or too old, ConfigError for an option, BundleError for weights that do not fit the config.
+        or too old, ConfigError for an option, BundleError for weights that do not fit the network.
         """
         super().__init__()
         options = read_options(CudaOptions, settings.options)
@@ -68,14 +68,14 @@ class CudaBackend(forks.OwnLock):
         assert path is not None  # as `why_not` found
         self._library, self._device = open_library(path), settings.gpu
         found = _gpu(self._library, self._device)
-        config, tasks, bf16 = bundle.config, len(bundle.tasks), settings.precision == "bf16"
-        weights, flags = bundle.dense(), config.to_native(tasks)
+        widths, tasks, bf16 = bundle.network.inputs, len(bundle.tasks), settings.precision == "bf16"
+        weights, network = bundle.dense(), bundle.network.to_native()
         with BundleError.in_place_of(TypeError, ValueError, file=bundle.path / DENSE):
-            self._model = CudaModel(self._library, weights, flags, bf16, self._device, options.graphs)
+            self._model = CudaModel(self._library, weights, network, bf16, self._device, options.graphs)
         self._rows_bytes = None if options.rows is None else parse_bytes("options.rows", options.rows)
         self._rows: DeviceRows | None = None
         self._of_dlpack = (dlpack.CPU, 0) if self._library.emulated else (dlpack.CUDA, self._device)
-        self._columns = (config.inputs.general, config.inputs.domain, config.inputs.prior, tasks)
+        self._columns = (widths.general, widths.domain, widths.prior, tasks)
         self._description = {
             "backend": self.name,
             "device": f"cuda:{self._device}",
@@ -138,10 +138,8 @@ class CudaBackend(forks.OwnLock):
         return dict(self._description)
 
 
-def why_not(bundle: Bundle, settings: Settings) -> str | None:
-    """Returns what keeps this backend from running `bundle` as asked on this machine, None when nothing does."""
-    if bundle.config.model != "pepnet":
-        return f"model: native runs pepnet, got the baseline {bundle.config.model!r}"
+def why_not(_bundle: Bundle, _settings: Settings) -> str | None:
+    """Returns what keeps this backend from running a bundle as asked on this machine, None when nothing does."""
     path = library_path()
     if path is None:
         built = "this package was built without libpepnet_cuda: no nvcc 12.4 or newer was there"

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cuda/operations/all.h"
 #include "cuda/product_kernel.h"
 #include "cuda/row_table_kernel.h"
 #include "cuda/rowwise_kernel.h"
@@ -106,6 +107,7 @@ void run(const ProductsLaunch& launch) {
 }
 void run(const ColumnCopies& launch) { copy_columns(launch); }
 void run(const Mix& launch) { mix_experts(launch); }
+void run(const RowWork& launch) { row_kernel(launch.which)(launch); }
 void run(const Score& launch) { score_tasks(launch); }
 void run(const Gather& launch) { gather_fields(launch); }
 void run(const Patch& launch) { patch_fields(launch); }
