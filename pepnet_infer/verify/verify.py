@@ -15,8 +15,10 @@ from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.native import Table, tables, why_not
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.accuracy import NATIVE_TOLERANCE, TOLERANCE
-from pepnet_infer.bundle.bundle import DENSE, Bundle
+from pepnet_infer.bundle.bundle import DENSE, MANIFEST, Bundle
 from pepnet_infer.bundle.golden_rows import Reference, Run, normal_inputs
+from pepnet_infer.network.interpret import interpret
+from pepnet_infer.network.network import Network
 
 FRESH_SEED = 1_000_003  # added to the seed of export, so that the rows are others
 #: What a precision that is over its budget may be off by, in multiples of the largest difference export saw: on the
@@ -30,7 +32,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Checks every hash, weight and row, then scores: returns what was compared and the differences found.
 
     "golden": rows whose float64 scores `parity.json` holds, one by one and all together, through the onnxruntime
-    backend. "fresh", where torch is installed, else None: new rows, standard normal and through the tables, against
+    backend, after the manifest's network and config in float64. "fresh", where torch is installed, else None: new rows, standard normal and through the tables, against
     `dense.safetensors` in float64, at the batch sizes of export. "native": both for the native backend, by precision
     and instruction set of this machine (see `verify_native`). Raises BundleError when anything is off.
     """
@@ -41,6 +43,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     scores = np.array(said["scores"], dtype=np.float64)
     golden = Reference(normal_inputs(bundle.config.inputs, len(scores), said["seed"]), scores)
     worst = golden.compare(backend.run, str(bundle.onnx_path), bundle.tasks, TOLERANCE, same_bits=False)
+    _verify_network(bundle, golden)
     fresh, recheck_native = None, None
     if find_spec("torch") and find_spec("onnx"):
         from pepnet_infer.export.bundle.native_parity import fresh_rows, recheck
@@ -59,6 +62,19 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
         "fresh": fresh,
         "native": verify_native(bundle, golden, recheck_native),
     }
+
+
+def _verify_network(bundle: Bundle, golden: Reference) -> None:
+    """Checks in float64 that the manifest's network and its config compute what export did, from the same weights."""
+    dense, derived = bundle.dense(), Network.derived(bundle.config, len(bundle.tasks))
+    for what, network in (("network", bundle.network), ("config", derived)):
+        golden.compare(
+            lambda inputs, network=network: interpret(network, dense, inputs).astype(np.float32),
+            f"{bundle.path / MANIFEST}: {what} in float64 against {DENSE}",
+            bundle.tasks,
+            NATIVE_TOLERANCE,
+            same_bits=False,
+        )
 
 
 def verify_native(bundle: Bundle, golden: Reference, recheck: Recheck | None) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_a_tensor_too_many_is_refused() -> None:
 
 @pytest.mark.parametrize("hidden", [None, 9])
 def test_tensors_of_another_network_are_named(hidden: int | None) -> None:
-    with pytest.raises(ValueError, match=rf"^epnet\.gate\.b1: expected shape \[{hidden or 4}\], got \[3\]"):
+    with pytest.raises(ValueError, match=rf"^epnet\.gate\.w1: expected shape \[6, {hidden or 4}\], got \[6, 3\]"):
         model(gate_hidden=hidden)
 
 

@@ -104,5 +104,5 @@ def test_experts_and_tasks_differ() -> None:
 
 
 def test_baselines_have_no_named_tensors() -> None:
-    with pytest.raises(SchemaError, match="defined for 'pepnet', not for 'ple'"):
+    with pytest.raises(SchemaError, match="expected 'pepnet', whose layers are drawn here, got 'ple'"):
         random_dense(ModelConfig(InputWidths(45, 8, 11), (20,), model="ple"), TASKS, 0)
