@@ -29,6 +29,7 @@ void flights();
 void exact_cache();
 void huge_buffer();
 void key_index();
+void network();
 void ops();
 void pool_process();
 void row_cache();

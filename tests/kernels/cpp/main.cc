@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
                       {"exact_cache", exact_cache},
                       {"huge_buffer", huge_buffer},
                       {"key_index", key_index},
+                      {"network", network},
                       {"ops", ops},
                       {"pool_process", pool_process},
                       {"row_cache", row_cache},
