@@ -38,9 +38,9 @@ class Checker {
     Shape shape;
     for (const Part& part : concat.of) {
       const Shape& x = operand("of", part.from);
-      if (part.end > x.width || part.begin > part.end) {
+      if (part.end > x.width || part.begin >= part.end) {
         refuse("of",
-               "columns within 0 to " + std::to_string(x.width) + " of '" + network_.name(part.from) + "'",
+               "at least one column within 0 to " + std::to_string(x.width) + " of '" + network_.name(part.from) + "'",
                std::to_string(part.begin) + " to " + std::to_string(part.end));
       }
       shape.groups = together("of", shape.groups, part.from);

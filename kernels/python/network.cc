@@ -28,12 +28,21 @@ constexpr Named<bool> kOver[] = {{"groups", true}, {"columns", false}};
 class Fields {
  public:
   Fields(const Network& network, const py::dict& fields)
-      : network_(network), left_(fields.attr("copy")()), name_(take<std::string>("name")) {}
-  // Of a part of the operation `name`.
-  Fields(const Network& network, const py::dict& fields, std::string name)
-      : network_(network), left_(fields.attr("copy")()), name_(std::move(name)) {}
+      : network_(network),
+        left_(fields.attr("copy")()),
+        name_(take<std::string>("name")),
+        op_(take<std::string>("op")),
+        where_("operation '" + name_ + "' (" + op_ + ")") {}
+  // Of a part of an operation.
+  Fields(const Fields& of, const py::dict& fields)
+      : network_(of.network_),
+        left_(fields.attr("copy")()),
+        name_(of.name_),
+        op_(of.op_),
+        where_(of.where_) {}
 
   const std::string& name() const { return name_; }
+  const std::string& op() const { return op_; }
 
   template <class T>
   T take(const char* field) {
@@ -81,22 +90,21 @@ class Fields {
     return {*function, static_cast<float>(alpha.value_or(otherwise.value_or(0.0F))), tensor("slope")};
   }
 
-  std::string place(const char* field) const { return "operation '" + name_ + "': " + field; }
+  std::string place(const char* field) const { return where_ + ": " + field; }
 
   void expect_no_more() const {
     for (const auto& [field, value] : left_)
-      throw py::value_error("operation '" + name_ + "': '" + field.cast<std::string>() +
-                            "' is not one of its fields");
+      throw py::value_error(where_ + ": '" + field.cast<std::string>() + "' is not one of its fields");
   }
 
  private:
   const Network& network_;
   py::dict left_;
-  std::string name_;
+  std::string name_, op_, where_;
 };
 
 Part part_of(const Network& network, const Fields& of, const py::dict& fields) {
-  Fields part(network, fields, of.name());
+  Fields part(of, fields);
   const ValueId from = part.value("from");
   const auto begin = part.find<std::size_t>("begin").value_or(0);
   const auto end = part.find<std::size_t>("end").value_or(network.shape(from).width);
@@ -104,7 +112,8 @@ Part part_of(const Network& network, const Fields& of, const py::dict& fields) {
   return {from, begin, end};
 }
 
-Does does_of(const Network& network, const std::string& op, Fields& f) {
+Does does_of(const Network& network, Fields& f) {
+  const std::string& op = f.op();
   if (op == "concat") {
     Concat concat;
     for (const auto& part : f.take<std::vector<py::dict>>("of"))
@@ -153,7 +162,7 @@ Network network_of(const std::array<std::size_t, kInputs>& widths, const std::ve
   Network network(widths);
   for (const py::dict& operation : operations) {
     Fields fields(network, operation);
-    Does does = does_of(network, fields.take<std::string>("op"), fields);
+    Does does = does_of(network, fields);
     fields.expect_no_more();
     network.add(fields.name(), std::move(does));
   }

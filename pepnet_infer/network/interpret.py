@@ -56,6 +56,16 @@ def activate(function: ops.Function, x: Floats, alpha: float | None = None, slop
     return _FUNCTIONS[function](x, a, np.full(1, np.nan) if slope is None else slope)
 
 
+def _finite_below(x: Floats) -> Floats:
+    """For functions whose limit at -∞ is 0: there, -∞ times 0 would be no number."""
+    return np.maximum(x, -1e3)
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    result: Floats = 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    return result
+
+
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 _ALPHA = {"leaky_relu": 0.01, "elu": 1.0}
 _FUNCTIONS: dict[str, Callable[[Floats, float, Floats], Floats]] = {
@@ -64,10 +74,10 @@ _FUNCTIONS: dict[str, Callable[[Floats, float, Floats], Floats]] = {
     "sigmoid": lambda x, a, s: sigmoid(x),
     "leaky_relu": lambda x, a, s: np.where(x < 0, a * x, x),
     "prelu": lambda x, a, s: np.where(x < 0, s * x, x),
-    "silu": lambda x, a, s: x * sigmoid(x),
+    "silu": lambda x, a, s: _finite_below(x) * sigmoid(x),
     "tanh": lambda x, a, s: np.tanh(x),
-    "gelu": lambda x, a, s: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))),
-    "gelu_tanh": lambda x, a, s: 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu": lambda x, a, s: 0.5 * _finite_below(x) * (1.0 + _erf(x / math.sqrt(2.0))),
+    "gelu_tanh": lambda x, a, s: _gelu_tanh(_finite_below(x)),
     "elu": lambda x, a, s: np.where(x < 0, a * np.expm1(np.minimum(x, 0.0)), x),
     "selu": lambda x, a, s: _SELU_SCALE * np.where(x < 0, _SELU_ALPHA * np.expm1(np.minimum(x, 0.0)), x),
     "hard_sigmoid": lambda x, a, s: np.clip(x / 6.0 + 0.5, 0.0, 1.0),

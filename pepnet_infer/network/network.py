@@ -62,14 +62,16 @@ class Network:
         said: _Document = convert(where, document, _Document, BundleError, "network")
         operations = []
         for at, operation in enumerate(said.operations):
-            key = f"network.operations[{at}]"
-            kind = OPERATIONS.get(operation.get("op"))  # type: ignore[arg-type]
+            where_it_is = f"network.operations[{at}]"
+            name = operation.get("op")
+            kind = OPERATIONS.get(name) if isinstance(name, str) else None
             if kind is None:
                 known = ", ".join(OPERATIONS)
-                raise BundleError(f"{key}.op: expected one of {known}, got {quote(operation.get('op'))}", within=where)
-            fields = {name: value for name, value in operation.items() if name != "op"}
-            operations.append(convert(where, fields, kind, BundleError, f"{key} ({operation['op']})"))
-        return cls(said.inputs, tuple(operations), said.heads)
+                raise BundleError(f"{where_it_is}.op: expected one of {known}, got {quote(name)}", within=where)
+            fields = {key: value for key, value in operation.items() if key != "op"}
+            operations.append(convert(where, fields, kind, BundleError, f"{where_it_is} ({name})"))
+        with BundleError.in_place_of(BundleError, within=where):
+            return cls(said.inputs, tuple(operations), said.heads)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the document that `read` reads, as plain JSON values."""

@@ -6,6 +6,7 @@ defined before it is used, which shapes follow) is checked by the extension, whi
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, structs
@@ -42,9 +43,7 @@ class Operation(Options, frozen=True, kw_only=True):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the operation as plain JSON values, without the fields that have their defaults."""
-        fields = {f.encode_name: (getattr(self, f.name), f.default) for f in structs.fields(self)}
-        values = {name: _plain(value) for name, (value, default) in fields.items() if value != default}
-        return {"op": self.op} | values
+        return {"op": self.op} | _values(self)
 
 
 class Part(Options, frozen=True, rename={"source": "from"}):
@@ -238,8 +237,19 @@ OPERATIONS: dict[str, type[Operation]] = {
 FUNCTIONS: tuple[Function, ...] = get_args(Function)
 
 
+@cache
+def _fields_of(kind: type[Options]) -> tuple[tuple[str, str, Any], ...]:
+    """Attribute, key and default of each field: msgspec finds them anew for every call."""
+    return tuple((f.name, f.encode_name, f.default) for f in structs.fields(kind))
+
+
+def _values(one: Options) -> dict[str, Any]:
+    """The fields that do not have their defaults, by their keys."""
+    fields = ((key, getattr(one, name), default) for name, key, default in _fields_of(type(one)))
+    return {key: _plain(value) for key, value, default in fields if value != default}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Options):
-        fields = {f.encode_name: (getattr(value, f.name), f.default) for f in structs.fields(value)}
-        return {name: one for name, (one, default) in fields.items() if one != default}
+        return _values(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value

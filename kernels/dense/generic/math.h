@@ -8,18 +8,31 @@
 namespace pepnet {
 namespace {
 
-inline Vec exp(Vec x) {
-  // The second operand of vmax and vmin is returned when one is NaN: that must be x.
-  x = vmin(splat(104.0F), vmax(splat(-104.0F), x));
+// x = n·ln 2 + r.
+struct Reduced {
+  Vec n, r;
+};
+
+inline Reduced reduced(Vec x) {
   const Vec n = round_even(x * splat(1.44269504F));
   // ln 2 in two parts: the first has few enough bits that n times it is exact.
-  Vec r = fma(n, splat(-0.693359375F), x);
-  r = fma(n, splat(2.12194440e-4F), r);
+  const Vec r = fma(n, splat(-0.693359375F), x);
+  return {n, fma(n, splat(2.12194440e-4F), r)};
+}
+
+// e^r for |r| <= ln 2 / 2 and little more.
+inline Vec exp_of_rest(Vec r) {
   Vec p = splat(1.0F / 5040.0F);
   constexpr float kTaylor[] = {1.0F / 720.0F, 1.0F / 120.0F, 1.0F / 24.0F, 1.0F / 6.0F, 0.5F, 1.0F, 1.0F};
 #pragma GCC unroll 8
   for (const float term : kTaylor) p = fma(p, r, splat(term));
-  return times_power_of_two(p, n);
+  return p;
+}
+
+inline Vec exp(Vec x) {
+  // The second operand of vmax and vmin is returned when one is NaN: that must be x.
+  const Reduced parts = reduced(vmin(splat(104.0F), vmax(splat(-104.0F), x)));
+  return times_power_of_two(exp_of_rest(parts.r), parts.n);
 }
 
 inline Vec sigmoid(Vec x) { return splat(1.0F) / (splat(1.0F) + exp(-x)); }
