@@ -24,6 +24,12 @@ constexpr Named<Reduction> kReductions[] = {
     {"sum", Reduction::sum}, {"mean", Reduction::mean}, {"max", Reduction::max}};
 constexpr Named<bool> kOver[] = {{"groups", true}, {"columns", false}};
 
+std::vector<std::string> activations() {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < kFunctions; ++i) names.emplace_back(name_of(static_cast<Function>(i)));
+  return names;
+}
+
 // The fields of one operation. Each is taken once; what is left in the end is not known.
 class Fields {
  public:
@@ -83,7 +89,11 @@ class Fields {
   Activation activation() {
     const std::string name = find<std::string>("activation").value_or("identity");
     const std::optional<Function> function = function_named(name);
-    if (!function) throw py::value_error(place("activation") + ": got '" + name + "', which is not known");
+    if (!function) {
+      std::string known;
+      for (const std::string& one : activations()) known += (known.empty() ? "" : ", ") + one;
+      throw py::value_error(place("activation") + ": expected one of " + known + ", got '" + name + "'");
+    }
     const auto alpha = find<double>("alpha");
     const auto otherwise = default_alpha(*function);
     if (alpha && !otherwise) throw py::value_error(place("alpha") + ": expected none, for it is not read");
@@ -194,6 +204,7 @@ void bind_to(py::module_& module) {
       .def_property_readonly("scores", &Network::scores)
       .def("shapes", &shapes_of)
       .def("tensors", &tensors_of);
+  module.def("activations", &activations);
 }
 
 }  // namespace pepnet::network

@@ -7,10 +7,11 @@ defined before it is used, which shapes follow) is checked by the extension, whi
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, structs
 
+from pepnet_infer import _kernels
 from pepnet_infer.errors import BundleError
 from pepnet_infer.schema.feature_schema import InputName
 from pepnet_infer.validation import Count, Finite, Options, Positive
@@ -19,10 +20,8 @@ from pepnet_infer.validation import Count, Finite, Options, Positive
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
-Function = Literal[
-    "identity", "relu", "sigmoid", "leaky_relu", "prelu", "silu", "tanh", "gelu", "gelu_tanh", "elu", "selu",
-    "hard_sigmoid", "softplus",
-]  # fmt: skip
+#: An activation: one of `FUNCTIONS`, which the extension has a table of.
+Function = Name
 HeadKind = Literal["probability", "identity", "exp", "softmax"]
 #: What the outputs of a head lie in.
 RANGES: dict[HeadKind, tuple[float, float]] = {
@@ -234,7 +233,7 @@ OPERATIONS: dict[str, type[Operation]] = {
         *(Reduce, LayerNorm, Select),
     )
 }
-FUNCTIONS: tuple[Function, ...] = get_args(Function)
+FUNCTIONS: tuple[Function, ...] = tuple(_kernels.activations())
 
 
 @cache

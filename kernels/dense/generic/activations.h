@@ -145,36 +145,12 @@ void activate_with(const float* x, const float* bias, std::size_t n, float alpha
   }
 }
 
-struct ActivationEntry {
-  network::Function function;
-  Activate activate;
-};
-constexpr ActivationEntry kActivations[] = {
-    {network::Function::identity, activate_with<f_identity>},
-    {network::Function::relu, activate_with<f_relu>},
-    {network::Function::sigmoid, activate_with<f_sigmoid>},
-    {network::Function::leaky_relu, activate_with<f_leaky_relu>},
-    {network::Function::prelu, activate_with<f_prelu>},
-    {network::Function::silu, activate_with<f_silu>},
-    {network::Function::tanh, activate_with<f_tanh>},
-    {network::Function::gelu, activate_with<f_gelu>},
-    {network::Function::gelu_tanh, activate_with<f_gelu_tanh>},
-    {network::Function::elu, activate_with<f_elu>},
-    {network::Function::selu, activate_with<f_selu>},
-    {network::Function::hard_sigmoid, activate_with<f_hard_sigmoid>},
-    {network::Function::softplus, activate_with<f_softplus>},
-};
-
-// The table is in the order of the functions' numbers.
-constexpr bool in_order() {
-  for (std::size_t i = 0; i < sizeof(kActivations) / sizeof(kActivations[0]); ++i)
-    if (static_cast<std::size_t>(kActivations[i].function) != i) return false;
-  return true;
-}
-static_assert(in_order());
+#define PEPNET_ACTIVATE(name, alpha, slope) activate_with<f_##name>,
+constexpr Activate kActivations[] = {PEPNET_ACTIVATIONS(PEPNET_ACTIVATE)};  // by the function's number
+#undef PEPNET_ACTIVATE
 
 inline Activate activate_of(network::Function function) {
-  return kActivations[static_cast<std::size_t>(function)].activate;
+  return kActivations[static_cast<std::size_t>(function)];
 }
 
 inline void activate_row(network::Function function, const float* x, std::size_t n, float alpha,

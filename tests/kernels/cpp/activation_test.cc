@@ -20,7 +20,6 @@ using network::Function;
 
 constexpr double kMostUnits = 4;
 constexpr float kAlpha = 0.3F, kSlope = -0.4F;
-constexpr auto kFunctions = static_cast<std::size_t>(Function::softplus) + 1;
 
 // Both signs of every 4099th float32, of what is near the ends of formulas, of every second 2^-13 up to 32,
 // zeros, and the smallest numbers.
@@ -113,7 +112,7 @@ void activations() {
   for (std::size_t i = 0; i < near.size(); ++i) near[i] = (static_cast<float>(i) - 31.5F) / 8;
   for (const Candidate& table : candidates()) {
     if (!table.usable || table.precision != Precision::fp32) continue;
-    for (std::size_t i = 0; i < kFunctions; ++i) {
+    for (std::size_t i = 0; i < network::kFunctions; ++i) {
       const auto function = static_cast<Function>(i);
       const Errors errors = errors_of(*table.ops, function, x);
       std::printf("activation %s %s: %.1f units in the last place, below normal numbers %.1f of the smallest\n",
