@@ -51,6 +51,11 @@ __device__ __forceinline__ float f_softplus(float x, float, float) {
   return relu_of(x) + log1pf(expf(-fabsf(x)));
 }
 
+// Its limit at -∞ is 0: -3 has the value already.
+__device__ __forceinline__ float f_hard_silu(float x, float alpha, float slope) {
+  return (x < -3.0F ? -3.0F : x) * f_hard_sigmoid(x, alpha, slope);
+}
+
 __device__ inline float activated(network::Function function, float x, float alpha, float slope) {
 #define PEPNET_CASE(name, unused_alpha, unused_slope) \
   case network::Function::name:                       \

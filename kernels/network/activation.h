@@ -24,7 +24,8 @@ namespace pepnet::network {
   each(elu, 1.0F, false)            \
   each(selu, kNoAlpha, false)       \
   each(hard_sigmoid, kNoAlpha, false) \
-  each(softplus, kNoAlpha, false)
+  each(softplus, kNoAlpha, false)   \
+  each(hard_silu, kNoAlpha, false)
 
 #define PEPNET_NAME(name, alpha, slope) name,
 enum class Function : std::uint8_t { PEPNET_ACTIVATIONS(PEPNET_NAME) };

@@ -82,6 +82,7 @@ _FUNCTIONS: dict[str, Callable[[Floats, float, Floats], Floats]] = {
     "selu": lambda x, a, s: _SELU_SCALE * np.where(x < 0, _SELU_ALPHA * np.expm1(np.minimum(x, 0.0)), x),
     "hard_sigmoid": lambda x, a, s: np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "softplus": lambda x, a, s: np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x))),
+    "hard_silu": lambda x, a, s: np.maximum(x, -3.0) * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
 }
 _HEADS: dict[ops.HeadKind, Callable[[Floats], Floats]] = {
     "probability": lambda x: sigmoid(x),

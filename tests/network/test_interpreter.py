@@ -154,6 +154,7 @@ ACTIVATIONS: dict[ops.Function, Callable[[torch.Tensor], torch.Tensor]] = {
     "selu": F.selu,
     "hard_sigmoid": F.hardsigmoid,
     "softplus": lambda x: F.softplus(x, threshold=1000.0),
+    "hard_silu": F.hardswish,
 }
 
 
@@ -171,7 +172,7 @@ def test_an_alpha_that_is_given(function: ops.Function, expected: Callable[..., 
     same(activate(function, x, alpha=0.4), expected(torch.from_numpy(x), 0.4).numpy())
 
 
-@pytest.mark.parametrize("function", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("function", ["silu", "gelu", "gelu_tanh", "hard_silu"])
 def test_the_limit_far_below_zero_is_zero(function: ops.Function) -> None:
     assert activate(function, np.array([-np.inf, -1e300])).tolist() == [0.0, 0.0]
     assert activate(function, np.array([np.inf])).tolist() == [np.inf]

@@ -128,6 +128,10 @@ inline Vec f_hard_sigmoid(Vec x, Vec, Vec) {
   return vmin(splat(1.0F), vmax(splat(0.0F), (x + splat(3.0F)) / splat(6.0F)));
 }
 inline Vec f_softplus(Vec x, Vec, Vec) { return relu(x) + log1p(exp(-magnitude(x))); }
+// Its limit at -∞ is 0: -3 has the value already.
+inline Vec f_hard_silu(Vec x, Vec alpha, Vec slope) {
+  return vmax(splat(-3.0F), x) * f_hard_sigmoid(x, alpha, slope);
+}
 
 using Activate = void (*)(const float* x, const float* bias, std::size_t n, float alpha, const float* slope,
                           float* out);

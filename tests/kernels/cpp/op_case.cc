@@ -115,6 +115,8 @@ double activation_in_double(network::Function function, double x, double alpha, 
       return 1.0507009873554805 * below(1.6732632423543772 * std::expm1(x));
     case hard_sigmoid:
       return std::fmin(1, std::fmax(0, x / 6 + 0.5));
+    case hard_silu:
+      return x * std::fmin(1, std::fmax(0, x / 6 + 0.5));
     case softplus:
       return std::fmax(x, 0) + std::log1p(std::exp(-std::fabs(x)));
   }
