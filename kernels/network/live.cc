@@ -28,7 +28,7 @@ std::vector<Read> FusedNetwork::all_reads(const Node& node) const {
   const auto* const mix = std::get_if<Mix>(&does);
   const auto* const reduce = std::get_if<Reduce>(&does);
   const bool over_groups = std::holds_alternative<Fm>(does) || std::holds_alternative<Select>(does) ||
-                           (reduce != nullptr && reduce->over_groups);
+                           std::holds_alternative<Pairs>(does) || (reduce != nullptr && reduce->over_groups);
   for (const ValueId value : operands_of(does)) {
     const bool logits = mix != nullptr && value == mix->z && found.empty();
     const bool across = over_groups || (mix != nullptr && !logits);

@@ -203,6 +203,12 @@ class Checker {
     return {1, x.width};
   }
 
+  Shape operator()(const Pairs& pairs) {
+    const Shape& x = operand("x", pairs.x);
+    if (x.groups < 2) refuse("x", "a value of at least two groups", described(pairs.x));
+    return {1, x.groups * (x.groups - 1) / 2};
+  }
+
   // A value with columns: only an input may have none, and nothing reads that.
   const Shape& operand(const char* field, ValueId value) const {
     const Shape& shape = network_.shape(value);
@@ -329,7 +335,7 @@ void Network::finish() const {
 const char* name_of(const Does& does) {
   constexpr const char* kNames[] = {"concat",   "stack", "split",    "flatten",    "pick",   "product",
                                     "activate", "gate",  "multiply", "add",        "affine", "mix",
-                                    "cross",    "fm",    "reduce",   "layer_norm", "select"};
+                                    "cross",    "fm",    "reduce", "layer_norm", "select", "pairs"};
   static_assert(std::size(kNames) == std::variant_size_v<Does>);
   return kNames[does.index()];
 }

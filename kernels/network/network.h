@@ -112,9 +112,12 @@ struct Select {
   ValueId x, by;  // `by`: an input
   std::size_t column;
 };
+struct Pairs {
+  ValueId x;
+};
 
 using Does = std::variant<Concat, Stack, Split, Flatten, Pick, Product, Activate, Gate, Multiply, Add, Affine,
-                          Mix, Cross, Fm, Reduce, LayerNorm, Select>;
+                          Mix, Cross, Fm, Reduce, LayerNorm, Select, Pairs>;
 
 // The name of an operation's kind, as documents have it.
 const char* name_of(const Does& does);

@@ -164,6 +164,7 @@ Does does_of(const Network& network, Fields& f) {
   }
   if (op == "layer_norm") return LayerNorm{f.value("x"), f.tensor("w"), f.tensor("b"), f.number("eps", 1e-5)};
   if (op == "select") return Select{f.value("x"), f.value("by"), f.take<std::size_t>("column")};
+  if (op == "pairs") return Pairs{f.value("x")};
   throw py::value_error(f.place("op") + ": got '" + op + "', which is not known");
 }
 

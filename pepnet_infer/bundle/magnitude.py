@@ -137,4 +137,5 @@ _RULES: dict[type[ops.Operation], Callable[[_Bounds, Any], Bounds]] = {
     ops.Reduce: _Bounds.reduce,
     ops.LayerNorm: _Bounds.layer_norm,
     ops.Select: lambda b, op: b.values[op.x].max(axis=0, keepdims=True),
+    ops.Pairs: lambda b, op: np.full((1, len(b.values[op.x]) * (len(b.values[op.x]) - 1) // 2), np.nan),
 }

@@ -152,6 +152,13 @@ def _select(op: ops.Select, v: Tensors, t: Tensors) -> Floats:
     return np.where(there[:, None], taken, np.nan)[:, None, :]
 
 
+def _pairs(op: ops.Pairs, v: Tensors, t: Tensors) -> Floats:
+    x = v[op.x]
+    first, second = np.tril_indices(x.shape[1], -1)
+    result: Floats = (x[:, first] * x[:, second]).sum(axis=2)[:, None, :]
+    return result
+
+
 _RULES: dict[type[ops.Operation], Callable[[Any, Tensors, Tensors], Floats]] = {
     ops.Concat: _concat,
     ops.Stack: lambda op, v, t: np.concatenate([v[name] for name in op.of], axis=1),
@@ -170,4 +177,5 @@ _RULES: dict[type[ops.Operation], Callable[[Any, Tensors, Tensors], Floats]] = {
     ops.Reduce: _reduce,
     ops.LayerNorm: _layer_norm,
     ops.Select: _select,
+    ops.Pairs: _pairs,
 }

@@ -217,6 +217,13 @@ class Select(Operation, frozen=True, kw_only=True):
     column: Count
 
 
+class Pairs(Operation, frozen=True, kw_only=True):
+    """The dot product of each pair of groups, (1, 0), (2, 0), (2, 1), …: [G, N] → [1, G(G - 1)/2]."""
+
+    op = "pairs"
+    x: Name
+
+
 class Head(Options, frozen=True, rename={"kind": "as"}):
     """What becomes of a value [G, N] to be G·N columns of the scores. A softmax is one of each group."""
 
@@ -230,7 +237,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     kind.op: kind
     for kind in (
         *(Concat, Stack, Split, Flatten, Pick, Product, Activate, Gate, Multiply, Add, Affine, Mix, Cross, Fm),
-        *(Reduce, LayerNorm, Select),
+        *(Reduce, LayerNorm, Select, Pairs),
     )
 }
 FUNCTIONS: tuple[Function, ...] = tuple(_kernels.activations())

@@ -140,6 +140,12 @@ def test_selections() -> None:
     assert np.isnan(found[[2, 3]]).all()
 
 
+def test_dot_products_of_pairs() -> None:
+    found, _ = computed(ops.Pairs(name="y", x="x"))
+    expected = [[X[row, i] @ X[row, j] for i in range(GROUPS) for j in range(i)] for row in range(ROWS)]
+    same(found[:, 0], expected)
+
+
 ACTIVATIONS: dict[ops.Function, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x,
     "relu": F.relu,

@@ -148,6 +148,10 @@ WRONG: dict[str, tuple[tuple[dict[str, Any], ...], str]] = {
         (H, op("select", x="h", by="domain", column=3)),
         "operation 'y' (select): column: expected one of the 3 of domain, got 3",
     ),
+    "pairs of one": (
+        (op("pairs", x="general"),),
+        "operation 'y' (pairs): x: expected a value of at least two groups, got 'general' [1, 8]",
+    ),
     "an input without columns": (
         (op("gate", x="prior"),),
         "operation 'y' (gate): x: expected a value with columns, got 'prior' [1, 0]",

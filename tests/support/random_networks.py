@@ -238,6 +238,12 @@ class RandomNetwork:
         column = self._random.randrange(self._widths.domain)
         self._put(ops.Select, (1, self._shapes[x][1]), x=x, by="domain", column=column)
 
+    def _pairs(self) -> None:
+        """Of a few groups that are as long as vectors of a normal distribution: their products are of a size near 1."""
+        groups = self._random.randint(2, 5)
+        name = self._layer(self._take(groups=1), self._size(17), groups)
+        self._put(ops.Pairs, (1, groups * (groups - 1) // 2), x=name)
+
     def _heads(self) -> tuple[ops.Head, ...]:
         """One or two heads over layers of normalised weights, or over whatever there is for probabilities."""
         heads = []
@@ -254,5 +260,5 @@ class RandomNetwork:
 
 _KINDS = (
     *("product", "product", "concat", "stack", "split", "flatten", "pick", "activate", "gate", "gated", "gated"),
-    *("elementwise", "residual", "affine", "mix", "cross", "fm", "reduce", "layer_norm", "select"),
+    *("elementwise", "residual", "affine", "mix", "cross", "fm", "reduce", "layer_norm", "select", "pairs"),
 )

@@ -13,13 +13,14 @@
 #include "cuda/operations/fm.h"
 #include "cuda/operations/head.h"
 #include "cuda/operations/layer_norm.h"
+#include "cuda/operations/pairs.h"
 #include "cuda/operations/reduce.h"
 #include "cuda/operations/select.h"
 
 namespace pepnet::cuda {
 
 using RowOperations = std::tuple<ActivateRows, GateRows, MultiplyRows, AddRows, AffineRows, FmRows, ReduceRows,
-                                 LayerNormRows, SelectRows, HeadRows>;
+                                 LayerNormRows, SelectRows, PairsRows, HeadRows>;
 constexpr std::size_t kRowOperations = std::tuple_size_v<RowOperations>;
 
 // The number of the operation that does this; none: there is no kernel for it.

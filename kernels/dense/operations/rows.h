@@ -35,6 +35,7 @@ RowOperationPtr rows_of(const network::Gate& does, const RowContext& context);
 RowOperationPtr rows_of(const network::Fm& does, const RowContext& context);
 RowOperationPtr rows_of(const network::Reduce& does, const RowContext& context);
 RowOperationPtr rows_of(const network::LayerNorm& does, const RowContext& context);
+RowOperationPtr rows_of(const network::Pairs& does, const RowContext& context);
 RowOperationPtr rows_of(const network::Select& does, const RowContext& context);
 
 // The larger of two; NaN if either is.
