@@ -15,6 +15,7 @@ from pepnet_infer.export.model.random_init import random_dense
 from pepnet_infer.export.run_config import model_config
 from pepnet_infer.schema.feature_schema import FeatureSchema, TableSpec
 from pepnet_infer.schema.ids import MAX_ID, make_keys
+from pepnet_infer.schema.network_config import BASELINES
 from pepnet_infer.schema.row_batch import RowBatch
 from pepnet_infer.validation import Seed, check_option
 
@@ -29,6 +30,12 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
+def is_preset(name: str) -> bool:
+    """Whether `preset:NAME` may have this name: one of `preset_names()`, or with "-MODEL" a baseline of its size."""
+    base, _, model = name.partition("-")
+    return base in preset_names() and (model in BASELINES if "-" in name else True)
+
+
 def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Checkpoint:
     """Returns the checkpoint of preset `name`, the same for the same `seed` and `table_rows`.
 
@@ -36,7 +43,7 @@ def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Check
     over a random order of the ids. Raises BundleError for a name there is not or a number of rows out of range,
     ConfigError for a seed out of range.
     """
-    if name not in preset_names():
+    if not is_preset(name):
         raise BundleError(f"preset: expected one of {', '.join(preset_names())}, got {name!r}")
     if not 0 <= table_rows < MAX_ID:
         raise BundleError(f"preset: table rows: expected 0 or more, got {table_rows}")
@@ -56,8 +63,16 @@ def make_preset(name: str, seed: int = 0, table_rows: int = TABLE_ROWS) -> Check
 def read_preset(name: str) -> dict[str, Any]:
     """Returns the yaml of preset `name`: sections schema, model and cardinality.
 
-    One may have the inputs of another; tables and fields that differ in their names alone are written out.
+    One may have the inputs of another; tables and fields that differ in their names alone are written out. NAME-MODEL
+    is the baseline MODEL with the widths and experts of NAME, and of its own flags the defaults.
     """
+    name, _, model = name.partition("-")
+    if model:
+        data = read_preset(name)
+        flags = {key: data["model"][key] for key in ("layers", "towers") if key in data["model"]}
+        if model == "mmoe":
+            flags["experts"] = data["model"]["experts"]
+        return {**data, "model": {"model": model, **flags}}
     text = resources.files("pepnet_infer.bench").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     if "inputs_of" in data:

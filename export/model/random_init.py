@@ -15,8 +15,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pepnet_infer.errors import SchemaError
+from pepnet_infer.network import operations as ops
+from pepnet_infer.network.cost import reads
+from pepnet_infer.network.interpret import evaluate
 from pepnet_infer.network.network import Network
+from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import ModelConfig
 
 Floats = npt.NDArray[np.float64]
@@ -29,6 +32,7 @@ LOGIT_STD = 1.1
 GATE_STD = 1.5  # of a gate's argument: a twentieth of its values lie beyond 0.05·γ and 0.95·γ
 MIX_STD = 1.5  # of the softmax's arguments: one expert leads on most rows, none on all
 HIDDEN_STD = 1.0
+CROSS_STD = 0.5  # of what a cross layer multiplies its input with
 BIAS_STD = 0.3  # of the bias left after centring, in units of the layer's own standard deviation
 
 
@@ -65,10 +69,10 @@ def random_dense(config: ModelConfig, tasks: int, seed: int) -> Dense:
     """Returns weights and biases for `Network.derived(config, tasks).tensors`, the same for the same arguments.
 
     On standard normal general, domain and prior inputs, each task's logit has a standard deviation of LOGIT_STD over
-    rows, within a tenth, and a mean near zero. Raises SchemaError for a baseline.
+    rows, within a tenth (of a baseline a fifth), and a mean near zero.
     """
     if config.model != "pepnet":
-        raise SchemaError(f"config.model: expected 'pepnet', whose layers are drawn here, got {config.model!r}")
+        return _of_list(Network.derived(config, tasks), seed)
     shapes = Network.derived(config, tasks).tensors
     inputs = config.inputs
     rows = min(max(CALIBRATION // inputs.general, 256), 2048)
@@ -106,3 +110,57 @@ def random_dense(config: ModelConfig, tasks: int, seed: int) -> Dense:
             h = draw.linear(h, out, std, (f"towers.{i}.w", f"towers.{i}.b"), tasks)
             h = h if last else np.maximum(h, 0.0)
     return {name: draw.tensors[name] for name in shapes}
+
+
+def _of_list(network: Network, seed: int) -> Dense:
+    """Weights for any list: those of each operation are drawn when what it reads is known."""
+    widths = network.inputs
+    rows = min(max(CALIBRATION // widths.general, 256), 2048)
+    draw = _Draw(seed)
+    inputs = (draw.random.standard_normal((rows, n)) for n in (widths.general, widths.domain, widths.prior))
+    values = {name: x[:, None, :] for name, x in zip(("general", "domain", "prior"), inputs, strict=True)}
+    stds = _deviations(network)
+    for operation in network.operations:
+        match operation:
+            case ops.Product():
+                x = values[operation.x].transpose(1, 0, 2)
+                groups = operation.groups or 0
+                x = np.broadcast_to(x, (groups, *x.shape[1:])) if groups else x.reshape(-1, x.shape[2])
+                names = (operation.w, operation.b or "nobody's bias")
+                draw.linear(x, operation.width, stds[operation.name], names, groups)
+            case ops.Cross(u=str(u), rank=int(rank)):
+                y = draw.linear(values[operation.x][:, 0], rank, HIDDEN_STD, (u, "nobody's bias"))
+                draw.linear(y, values[operation.x].shape[2], CROSS_STD, (operation.w, operation.b or "nobody's bias"))
+            case ops.Cross():
+                x = values[operation.x][:, 0]
+                draw.linear(x, x.shape[1], CROSS_STD, (operation.w, operation.b or "nobody's bias"))
+            case ops.Fm(x=str(name), w=str(w)):
+                columns = values[name].shape[2]
+                factors = draw.random.standard_normal((columns, operation.width), dtype=np.float32)
+                draw.tensors[w] = (factors * (columns**2 * operation.width) ** -0.25).astype(np.float32)
+            case ops.Affine():
+                scale = stds[operation.name] / values[operation.x].std()
+                signs = draw.random.choice(np.array([-1.0, 1.0]), operation.width)
+                draw.tensors[operation.w] = (scale * signs).astype(np.float32)
+        values[operation.name] = evaluate(operation, values, draw.tensors)
+    return {name: draw.tensors[name] for name in network.tensors}
+
+
+def _deviations(network: Network) -> dict[str, float]:
+    """Operation → the deviation that its value should have over rows, by what becomes of it."""
+    stds: dict[str, float] = {head.of: LOGIT_STD for head in network.heads}
+    for operation in reversed(network.operations):
+        stds.setdefault(operation.name, HIDDEN_STD)
+        own = stds[operation.name]
+        match operation:
+            case ops.Gate():
+                stds[operation.x] = GATE_STD
+            case ops.Mix():
+                stds[operation.z] = MIX_STD
+            case ops.Add():
+                stds |= dict.fromkeys((operation.x, operation.y), own * 0.5**0.5)
+            case ops.Split() | ops.Flatten() | ops.Pick():
+                stds[operation.x] = own
+            case ops.Concat() | ops.Stack():
+                stds |= dict.fromkeys(reads(operation), own)
+    return stds

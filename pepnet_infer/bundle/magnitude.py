@@ -30,6 +30,8 @@ LARGEST = 1e38
 NUMBER = 1e6
 #: Of a bag of any length: how many of its rows a sum is taken for.
 _MOST_SUMMED = 1e4
+#: Numbers of a matrix that are taken at once: half a megabyte.
+_PIECE = 1 << 16
 
 
 def input_bounds(schema: FeatureSchema, tables: Mapping[str, Bounds]) -> dict[str, Bounds]:
@@ -57,7 +59,7 @@ def check_magnitudes(
 
     inputs: of the three inputs the largest magnitude of each column.
     """
-    bounds = _Bounds(where, {name: np.abs(tensor, dtype=np.float64) for name, tensor in dense.items()})
+    bounds = _Bounds(where, dense)
     for name in INPUTS:
         bounds.values[name] = bounds.hold(f"columns of {name}", inputs[name][None, :])
     with np.errstate(over="ignore", invalid="ignore"):
@@ -67,11 +69,16 @@ def check_magnitudes(
 
 
 class _Bounds:
-    """The largest magnitudes of every value so far, [groups, width] each, and of the tensors."""
+    """The largest magnitudes of every value so far, [groups, width] each."""
 
-    def __init__(self, where: str, tensors: Mapping[str, Bounds]) -> None:
-        self._where, self.tensors = where, tensors
+    def __init__(self, where: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._where, self._tensors = where, tensors
         self.values: dict[str, Bounds] = {}
+
+    def size(self, tensor: str) -> Bounds:
+        """The magnitudes of a tensor's numbers."""
+        sizes: Bounds = np.abs(self._tensors[tensor], dtype=np.float64)
+        return sizes
 
     def hold(self, what: str, bounds: Bounds) -> Bounds:
         most = float(bounds.max(initial=0.0))
@@ -82,8 +89,13 @@ class _Bounds:
 
     def sums(self, x: Bounds, w: str, b: str | None = None) -> Bounds:
         """Bounds of x·w + b: x [G, in], w [in, out] or [G, in, out] → [G, out]."""
-        bounds = (x[:, None, :] @ self.tensors[w])[:, 0, :]
-        return self.hold(f"tensor '{w}': sums", bounds if b is None else bounds + self.tensors[b])
+        matrix = self._tensors[w]
+        if matrix.ndim == 2:
+            bounds = _times_sizes(x, matrix)
+        else:
+            rows = np.broadcast_to(x, (len(matrix), x.shape[1]))
+            bounds = np.concatenate([_times_sizes(row[None], one) for row, one in zip(rows, matrix, strict=True)])
+        return self.hold(f"tensor '{w}': sums", bounds if b is None else bounds + self.size(b))
 
     def product(self, op: ops.Product) -> Bounds:
         return self.activated(op, self.sums(self.values[op.x], op.w, op.b))
@@ -92,7 +104,7 @@ class _Bounds:
         if op.activation in ("sigmoid", "tanh", "hard_sigmoid"):
             return np.ones_like(x)
         if op.activation in ("leaky_relu", "prelu"):
-            slope = self.tensors[op.slope] if op.slope is not None else abs(0.01 if op.alpha is None else op.alpha)
+            slope = self.size(op.slope) if op.slope is not None else abs(0.01 if op.alpha is None else op.alpha)
             return np.maximum(1.0, slope) * x
         if op.activation in ("elu", "selu", "softplus"):  # softplus is at most x + log 2
             return 1.1 * np.maximum(x, 1.7 if op.alpha is None else abs(op.alpha)) + 1.0
@@ -115,8 +127,19 @@ class _Bounds:
     def layer_norm(self, op: ops.LayerNorm) -> Bounds:
         x = self.values[op.x]
         self.hold(f"operation '{op.name}': squares", ((2 * x) ** 2).sum(axis=1))
-        scale = 1.0 if op.w is None else self.tensors[op.w]
-        return np.sqrt(x.shape[1]) * np.ones_like(x) * scale + (0.0 if op.b is None else self.tensors[op.b])
+        scale = 1.0 if op.w is None else self.size(op.w)
+        return np.sqrt(x.shape[1]) * np.ones_like(x) * scale + (0.0 if op.b is None else self.size(op.b))
+
+
+def _times_sizes(x: Bounds, w: npt.NDArray[Any]) -> Bounds:
+    """x·|w| for x [G, in] and w [in, out], some rows at a time: a copy of all of w would cost more than the product."""
+    step = max(1, _PIECE // max(1, w.shape[1]))
+    total = np.zeros((len(x), w.shape[1]))
+    sizes = np.empty((min(step, len(w)), w.shape[1]))
+    for first in range(0, len(w), step):
+        part = w[first : first + step]
+        total += x[:, first : first + step] @ np.abs(part, out=sizes[: len(part)])
+    return total
 
 
 _RULES: dict[type[ops.Operation], Callable[[_Bounds, Any], Bounds]] = {
@@ -130,7 +153,7 @@ _RULES: dict[type[ops.Operation], Callable[[_Bounds, Any], Bounds]] = {
     ops.Gate: lambda b, op: np.full_like(b.values[op.x], op.gamma),
     ops.Multiply: lambda b, op: b.values[op.x] * b.values[op.y],
     ops.Add: lambda b, op: b.values[op.x] + b.values[op.y],
-    ops.Affine: lambda b, op: b.values[op.x] * b.tensors[op.w] + (0.0 if op.b is None else b.tensors[op.b]),
+    ops.Affine: lambda b, op: b.values[op.x] * b.size(op.w) + (0.0 if op.b is None else b.size(op.b)),
     ops.Mix: _Bounds.mix,
     ops.Cross: lambda b, op: np.full_like(b.values[op.x], np.nan),
     ops.Fm: lambda b, op: np.full((1, op.width), np.nan),

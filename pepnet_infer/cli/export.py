@@ -59,13 +59,13 @@ def export(
     """Write a verified bundle. Nothing is written when a score differs from float64 by more than 1e-5 (native 5e-6)."""
     # torch is imported here and not above, so that the other commands start without it
     from pepnet_infer.bundle.checkpoint import TABLE_DTYPES, Checkpoint
-    from pepnet_infer.export.bundle.presets import PREFIX, TABLE_ROWS, make_preset, preset_names
+    from pepnet_infer.export.bundle.presets import PREFIX, TABLE_ROWS, is_preset, make_preset, preset_names
     from pepnet_infer.export.bundle.write_bundle import write_bundle
 
     if table_dtype not in TABLE_DTYPES:
         raise typer.BadParameter(f"expected one of {', '.join(TABLE_DTYPES)}, got {table_dtype!r}")
     preset = source.removeprefix(PREFIX) if source.startswith(PREFIX) else None
-    if preset is not None and preset not in preset_names():
+    if preset is not None and not is_preset(preset):
         raise typer.BadParameter(f"expected a preset of {', '.join(preset_names())}, got {preset!r}")
     if preset is None and table_rows is not None:
         raise typer.BadParameter("--table-rows is for presets: a checkpoint has its own tables")

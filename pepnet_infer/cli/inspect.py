@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import structs
 from rich.console import Console
 
 from pepnet_infer.backends import native
@@ -16,9 +17,11 @@ from pepnet_infer.backends.create import plan
 from pepnet_infer.backends.protocol import PRECISIONS, Settings
 from pepnet_infer.bundle.bundle import DENSE, Bundle
 from pepnet_infer.cli.export import native_summary, show_native
+from pepnet_infer.cli.network_svg import network_svg
 from pepnet_infer.cli.output import AsJson, as_path, emit, expect_bundle, say, show_table
-from pepnet_infer.errors import BackendError
+from pepnet_infer.errors import BackendError, PepnetError
 from pepnet_infer.network.cost import costs, multiply_adds
+from pepnet_infer.storage.atomic import write_file
 from pepnet_infer.storage.tensorfile import MappedFile
 
 _FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet", "use_ppnet", "gamma", "gate_hidden")
@@ -26,11 +29,23 @@ _FLAGS = ("backbone", "gate_position", "gate_scope", "epnet_general", "use_epnet
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(parser=as_path, metavar="BUNDLE", help="The bundle's directory.")],
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the network's operations to this file too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show model, fields, tables, parity and files of a bundle. Sizes are checked, hashes are not: see `verify`."""
     expect_bundle(bundle)
-    result = describe(Bundle.open(bundle, check="sizes"))
+    opened = Bundle.open(bundle, check="sizes")
+    result = describe(opened)
+    if svg is not None:
+        title = f"{result['config']['model']}, {result['multiply_adds']:,} multiply-adds a row"
+        heads = {head.of: head.kind for head in opened.network.heads}
+        drawing = network_svg(title, result["network"], structs.asdict(opened.network.inputs), heads)
+        try:
+            write_file(svg, drawing.encode())
+        except OSError as error:
+            raise PepnetError(f"{svg}: cannot write: {error}") from error
     emit(result, as_json, lambda console: _render(console, result))
 
 

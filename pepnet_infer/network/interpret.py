@@ -32,9 +32,14 @@ def interpret(network: Network, tensors: Mapping[str, npt.NDArray[Any]], inputs:
     values: dict[str, Floats] = dict(zip(("general", "domain", "prior"), given, strict=True))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for operation in network.operations:
-            values[operation.name] = _RULES[type(operation)](operation, values, weights)
+            values[operation.name] = evaluate(operation, values, weights)
         heads = [_HEADS[head.kind](values[head.of]) for head in network.heads]
     return np.concatenate([head.reshape(len(head), -1) for head in heads], axis=1)
+
+
+def evaluate(operation: ops.Operation, values: Mapping[str, Floats], tensors: Mapping[str, Any]) -> Floats:
+    """Returns the value [B, G, N] of one operation, from those that it reads and its tensors."""
+    return _RULES[type(operation)](operation, values, tensors)
 
 
 def sigmoid(x: Floats) -> Floats:

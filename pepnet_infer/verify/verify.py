@@ -32,7 +32,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Checks every hash, weight and row, then scores: returns what was compared and the differences found.
 
     "golden": rows whose float64 scores `parity.json` holds, one by one and all together, through the onnxruntime
-    backend, after the manifest's network and config in float64. "fresh", where torch is installed, else None: new rows, standard normal and through the tables, against
+    backend, and the manifest's network and config in float64. "fresh", where torch is installed, else None: new rows, standard normal and through the tables, against
     `dense.safetensors` in float64, at the batch sizes of export. "native": both for the native backend, by precision
     and instruction set of this machine (see `verify_native`). Raises BundleError when anything is off.
     """
@@ -43,7 +43,6 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     scores = np.array(said["scores"], dtype=np.float64)
     golden = Reference(normal_inputs(bundle.config.inputs, len(scores), said["seed"]), scores)
     worst = golden.compare(backend.run, str(bundle.onnx_path), bundle.tasks, TOLERANCE, same_bits=False)
-    _verify_network(bundle, golden)
     fresh, recheck_native = None, None
     if find_spec("torch") and find_spec("onnx"):
         from pepnet_infer.export.bundle.native_parity import fresh_rows, recheck
@@ -51,6 +50,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
         sets = fresh_rows(bundle, bundle.parity["seed"] + FRESH_SEED)
         fresh = recheck(bundle, sets, None, backend.run, f"{bundle.onnx_path} against {DENSE}")
         recheck_native = partial(recheck, bundle, sets)
+    _verify_network(bundle, golden)
     return {
         "bundle": str(bundle.path),
         "model_version": bundle.model_version,
@@ -70,7 +70,7 @@ def _verify_network(bundle: Bundle, golden: Reference) -> None:
     for what, network in (("network", bundle.network), ("config", derived)):
         golden.compare(
             lambda inputs, network=network: interpret(network, dense, inputs).astype(np.float32),
-            f"{bundle.path / MANIFEST}: {what} in float64 against {DENSE}",
+            f"{bundle.path / MANIFEST}: {what} with {DENSE} in float64",
             bundle.tasks,
             NATIVE_TOLERANCE,
             same_bits=False,

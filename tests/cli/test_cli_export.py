@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -51,6 +52,25 @@ def test_a_preset_becomes_a_bundle(run: Run, preset_bundle: Path) -> None:
     assert {(info.dtype, info.rows) for info in bundle.tables.values()} >= {("bfloat16", 30), ("bfloat16", 3)}
     assert bundle.parity["seed"] == 4
     assert bundle.manifest["meta"] == {"preset": "seed", "seed": 4, "table_rows": 30}
+
+
+def test_its_network_can_be_drawn(run: Run, preset_bundle: Path, tmp_path: Path) -> None:
+    code, out, _ = run("inspect", preset_bundle, "--json", "--svg", tmp_path / "network.svg")
+    assert code == 0
+    network = json.loads(out)["network"]
+    drawing = ElementTree.parse(tmp_path / "network.svg").getroot()
+    space = {"s": "http://www.w3.org/2000/svg"}
+    drawn = [title.text.split("\n")[0] for title in drawing.findall(".//s:title", space) if title.text]
+    assert {one["name"] for one in network} < set(drawn)
+    assert set(drawn) >= {"general", "domain", "prior", "probability"}
+    lines = sum(len(set(one["reads"])) for one in network) + drawn.count("probability")
+    assert len(drawing.findall(".//s:path", space)) == lines
+    boxes = [tuple(int(box.get(side, "")) for side in ("x", "y")) for box in drawing.findall(".//s:g/s:rect", space)]
+    assert len(set(boxes)) == len(drawn)
+    assert max(x for x, _ in boxes) < int(drawing.get("width", ""))
+    code, _, err = run("inspect", preset_bundle, "--svg", tmp_path / "nowhere" / "network.svg")
+    assert code == 1
+    assert "network.svg: cannot write: " in err
 
 
 def test_it_can_be_inspected(run: Run, preset_bundle: Path) -> None:

@@ -15,6 +15,7 @@ from pepnet_infer.network.cost import multiply_adds
 from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
+from pepnet_infer.schema.network_config import BASELINES
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,13 @@ def test_seed_and_paper_are_what_they_say(kuaishou: Checkpoint) -> None:
     assert (paper.backbone, paper.gate_position, paper.gate_scope) == ("towers", "input", "group")
     assert paper_schema.widths == kuaishou.schema.widths
     assert 0.9 < multiply_adds(Network.derived(paper, 6)) / multiply_adds(kuaishou.network) < 1.1
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_baselines_have_the_widths_of_a_preset(kuaishou: Checkpoint, model: str) -> None:
+    config = model_config(read_preset(f"kuaishou-{model}")["model"], kuaishou.schema)
+    assert (config.model, config.layers, config.towers) == (model, (512, 256), (64,))
+    assert config.experts == 8
 
 
 def test_tables_are_filled(kuaishou: Checkpoint) -> None:

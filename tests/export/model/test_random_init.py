@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_networks import reading
 
-from pepnet_infer.errors import SchemaError
 from pepnet_infer.export.bundle.presets import preset_names, read_preset
 from pepnet_infer.export.model.network import load_dense
 from pepnet_infer.export.model.pepnet import PEPNet
-from pepnet_infer.export.model.random_init import random_dense
+from pepnet_infer.export.model.random_init import LOGIT_STD, random_dense
 from pepnet_infer.export.run_config import model_config
+from pepnet_infer.network.interpret import interpret
 from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
-from pepnet_infer.schema.network_config import BACKBONES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+from pepnet_infer.schema.inputs import Inputs
+from pepnet_infer.schema.network_config import BACKBONES, BASELINES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
 
 TASKS = 3
 
@@ -103,6 +105,25 @@ def test_experts_and_tasks_differ() -> None:
         assert not np.array_equal(weights[name][0], weights[name][1]), name
 
 
-def test_baselines_have_no_named_tensors() -> None:
-    with pytest.raises(SchemaError, match="expected 'pepnet', whose layers are drawn here, got 'ple'"):
-        random_dense(ModelConfig(InputWidths(45, 8, 11), (20,), model="ple"), TASKS, 0)
+@pytest.mark.parametrize("model", BASELINES)
+@pytest.mark.parametrize("more", [False, True])
+def test_baselines_too(model: str, more: bool) -> None:
+    extra: dict[str, Any] = {
+        "dcnv2": {"rank": 6, "cross_layers": 2},
+        "ple": {"levels": 2, "specific": 2},
+        "deepfm": {"slots": [7, 12]},
+    }
+    flags: dict[str, Any] = {"extra": extra.get(model, {})} if more else {}
+    if model == "mmoe":
+        flags["experts"] = 3
+    config = ModelConfig(InputWidths(45, 8, 11), (20, 10), (9,), model=model, **flags)
+    network = Network.derived(config, TASKS)
+    tensors = random_dense(config, TASKS, 3)
+    assert {name: value.shape for name, value in tensors.items()} == network.tensors
+    assert {value.dtype for value in tensors.values()} == {np.dtype(np.float32)}
+    draw = np.random.default_rng(8)
+    given = Inputs(*(draw.standard_normal((2000, width), dtype=np.float32) for width in (45, 8, 11)))
+    scores = interpret(network, tensors, given)
+    logits = np.log(scores / (1 - scores))
+    assert (np.abs(logits.std(axis=0) / LOGIT_STD - 1) < 0.2).all()
+    assert (np.abs(logits.mean(axis=0)) < 1).all()
