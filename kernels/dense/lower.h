@@ -135,8 +135,8 @@ class Lowering {
   std::map<network::ValueId, std::size_t> node_of_;  // by the value that it makes
   static constexpr std::size_t kHead = ~std::size_t{0};
   std::map<network::ValueId, std::vector<std::pair<std::size_t, network::Operand>>>
-      readers_;                                // nodes, or kHead
-  std::vector<bool> in_float32_, tail_;        // by node
+      readers_;                          // nodes, or kHead
+  std::vector<bool> in_float32_, tail_;  // by node
   std::map<Piece, Home> homes_;
   std::map<std::pair<Columns, bool>, Arrangement> arrangements_;  // by whether they are bf16
   std::map<Columns, Gather> gathers_;

@@ -157,6 +157,10 @@ struct Ops {
                    float* out);
   // The same of e^x.
   void (*exponential)(const float* x, std::size_t n, float* out);
+  // Adds to a panel of sums and one of sums of squares, which is 16 floats behind it, those of x_j·w_j over
+  // columns j: row r of x at x + r * x_stride, w [columns, 16], the panels of row r at sums + r * 32.
+  void (*add_factors)(const float* x, std::size_t x_stride, std::size_t rows, std::size_t columns,
+                      const float* w, float* sums);
   void (*mix)(const Mix&);
   // out[r * out_stride] = sigmoid(h_r · w + b): the last layer, one target wide. Row r at h + r * h_stride.
   void (*score)(const float* h, std::size_t h_stride, const float* w, float b, std::size_t width,

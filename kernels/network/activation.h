@@ -11,21 +11,12 @@ namespace pepnet::network {
 // All of them: each(name, alpha unless another is given or kNoAlpha, whether it has a slope for each column,
 // which is a tensor). For each, kernels/dense/generic/activations.h and kernels/cuda/activation.h have a
 // function f_NAME.
-#define PEPNET_ACTIVATIONS(each)    \
-  each(identity, kNoAlpha, false)   \
-  each(relu, kNoAlpha, false)       \
-  each(sigmoid, kNoAlpha, false)    \
-  each(leaky_relu, 0.01F, false)    \
-  each(prelu, kNoAlpha, true)       \
-  each(silu, kNoAlpha, false)       \
-  each(tanh, kNoAlpha, false)       \
-  each(gelu, kNoAlpha, false)       \
-  each(gelu_tanh, kNoAlpha, false)  \
-  each(elu, 1.0F, false)            \
-  each(selu, kNoAlpha, false)       \
-  each(hard_sigmoid, kNoAlpha, false) \
-  each(softplus, kNoAlpha, false)   \
-  each(hard_silu, kNoAlpha, false)
+#define PEPNET_ACTIVATIONS(each)                                                                     \
+  each(identity, kNoAlpha, false) each(relu, kNoAlpha, false) each(sigmoid, kNoAlpha, false)         \
+      each(leaky_relu, 0.01F, false) each(prelu, kNoAlpha, true) each(silu, kNoAlpha, false)         \
+          each(tanh, kNoAlpha, false) each(gelu, kNoAlpha, false) each(gelu_tanh, kNoAlpha, false)   \
+              each(elu, 1.0F, false) each(selu, kNoAlpha, false) each(hard_sigmoid, kNoAlpha, false) \
+                  each(softplus, kNoAlpha, false) each(hard_silu, kNoAlpha, false)
 
 #define PEPNET_NAME(name, alpha, slope) name,
 enum class Function : std::uint8_t { PEPNET_ACTIVATIONS(PEPNET_NAME) };

@@ -40,7 +40,8 @@ class Checker {
       const Shape& x = operand("of", part.from);
       if (part.end > x.width || part.begin >= part.end) {
         refuse("of",
-               "at least one column within 0 to " + std::to_string(x.width) + " of '" + network_.name(part.from) + "'",
+               "at least one column within 0 to " + std::to_string(x.width) + " of '" +
+                   network_.name(part.from) + "'",
                std::to_string(part.begin) + " to " + std::to_string(part.end));
       }
       shape.groups = together("of", shape.groups, part.from);
@@ -266,7 +267,8 @@ class Checker {
     if (fresh) return network_.tensors_.push_back({name, shape});
     const std::vector<std::size_t>& known = network_.tensors_[it->second].shape;
     if (known == shape) return;
-    refuse(field, "tensor '" + name + "' " + text_of(known) + " as another operation reads it", text_of(shape));
+    refuse(field, "tensor '" + name + "' " + text_of(known) + " as another operation reads it",
+           text_of(shape));
   }
 
   Network& network_;
@@ -335,7 +337,7 @@ void Network::finish() const {
 const char* name_of(const Does& does) {
   constexpr const char* kNames[] = {"concat",   "stack", "split",    "flatten",    "pick",   "product",
                                     "activate", "gate",  "multiply", "add",        "affine", "mix",
-                                    "cross",    "fm",    "reduce", "layer_norm", "select", "pairs"};
+                                    "cross",    "fm",    "reduce",   "layer_norm", "select", "pairs"};
   static_assert(std::size(kNames) == std::variant_size_v<Does>);
   return kNames[does.index()];
 }

@@ -1,5 +1,5 @@
-// Layers one column wide that are nothing but the argument of a probability: a lowering computes each as a dot
-// product in float32, and writes the score itself.
+// Layers one column wide that are nothing but the argument of a probability: a lowering computes each as a
+// dot product in float32, and writes the score itself.
 #include <algorithm>
 
 #include "network/fused.h"

@@ -50,8 +50,8 @@ inline Sum exact_product(Vec a, Vec b) {
   return {p, ((ua * ub - p) + ua * lb + la * ub) + la * lb};
 }
 
-// e^-x for x of 0 to 113. What it is multiplied with comes before the power of two: a product keeps all bits that a
-// normal number has, although e^-x has none left.
+// e^-x for x of 0 to 113. What it is multiplied with comes before the power of two: a product keeps all bits
+// that a normal number has, although e^-x has none left.
 class Decay {
  public:
   explicit Decay(Sum x) {
@@ -68,20 +68,21 @@ class Decay {
 // |x|, no larger than `most`, from which on what is asked of it is zero. NaN stays.
 inline Vec size_up_to(float most, Vec x) { return vmin(splat(most), magnitude(x)); }
 
-// x·σ(±argument), the sign being that of x: the product vanishes below zero, and is x less that above. `size` is
-// |x| and `argument` is positive.
+// x·σ(±argument), the sign being that of x: the product vanishes below zero, and is x less that above. `size`
+// is |x| and `argument` is positive.
 inline Vec times_sigmoid(Vec x, Vec size, Sum argument) {
   const Decay decay(argument);
   return relu(x) - decay.times(size) / (splat(1.0F) + decay.times(splat(1.0F)));
 }
 
-// x·(1 - Φ(x)) for 0 <= x <= 15, which is x times e^(-x²/2) times a polynomial in (x - 2.5) / (x + 2.5) divided by
-// x + 2.5: fitted with a relative error of 2e-8 to where float32 ends.
+// x·(1 - Φ(x)) for 0 <= x <= 15, which is x times e^(-x²/2) times a polynomial in (x - 2.5) / (x + 2.5)
+// divided by x + 2.5: fitted with a relative error of 2e-8 to where float32 ends.
 inline Vec times_normal_tail(Vec x) {
   const Vec q = x / (x + splat(2.5F)), z = q + q - splat(1.0F);
   Vec p = splat(-0.00017140308F);
-  constexpr float kFit[] = {-0.000324695458F, 0.000703917525F, 0.00254115695F, -0.00161058805F, -0.0163934194F,
-                            0.0092378296F,    0.131987989F,    -0.433692127F,  0.706656635F};
+  constexpr float kFit[] = {-0.000324695458F, 0.000703917525F, 0.00254115695F,
+                            -0.00161058805F,  -0.0163934194F,  0.0092378296F,
+                            0.131987989F,     -0.433692127F,   0.706656635F};
 #pragma GCC unroll 16
   for (const float term : kFit) p = fma(p, z, splat(term));
   const Vec u = upper(x);
@@ -107,16 +108,17 @@ inline Vec f_tanh(Vec x, Vec, Vec) {
 }
 // x·Φ(x), by the tail of Φ on x's side: 1 + erf would cancel below zero.
 inline Vec f_gelu(Vec x, Vec, Vec) { return relu(x) - times_normal_tail(size_up_to(14.9F, x)); }
-// ½(1 + tanh u) is σ(2u), and 2u = 2√(2/π)·|x|·(1 + 0.044715 x²) is up to 88 where its rounding is seen: all of it
-// is computed in two parts, the factors too.
+// ½(1 + tanh u) is σ(2u), and 2u = 2√(2/π)·|x|·(1 + 0.044715 x²) is up to 88 where its rounding is seen: all
+// of it is computed in two parts, the factors too.
 inline Vec f_gelu_tanh(Vec x, Vec, Vec) {
   const Vec size = size_up_to(11.0F, x), cubic = splat(0.0713548139F), linear = splat(1.59576917F);
   const Sum square = exact_product(size, size);
   const Sum scaled = exact_product(cubic, square.first);
   const Vec sum = linear + scaled.first, back = sum - linear;
   const Vec lost = (linear - (sum - back)) + (scaled.first - back);
-  const Vec rest = lost + scaled.second + fma(cubic, square.second, fma(splat(2.39883247e-09F), square.first,
-                                                                        splat(-4.53406805e-08F)));
+  const Vec rest =
+      lost + scaled.second +
+      fma(cubic, square.second, fma(splat(2.39883247e-09F), square.first, splat(-4.53406805e-08F)));
   const Sum argument = exact_product(size, sum);
   return times_sigmoid(x, size, {argument.first, fma(size, rest, argument.second)});
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dense/generic/activations.h"
+#include "dense/generic/factors.h"
 #include "dense/generic/math.h"
 #include "dense/generic/panel.h"
 
@@ -136,7 +137,8 @@ constexpr Ops table(Isa isa, Precision precision, Activation activation, const c
       isa,          precision,    activation,
       how,          product,      activation == Activation::bf16 ? convert<std::uint16_t> : convert<float>,
       quantize_row, activate_row, exponential_row,
-      mix_rows,     score_rows,   extent_of};
+      add_factors,  mix_rows,     score_rows,
+      extent_of};
 }
 
 }  // namespace

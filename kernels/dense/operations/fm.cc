@@ -6,38 +6,57 @@ namespace {
 
 class FmRows final : public RowOperation {
  public:
-  FmRows(const network::Fm& does, const RowContext& context) : width_(does.width) {
+  FmRows(const network::Fm& does, const RowContext& context) : ops_(context.ops), width_(does.width) {
     std::size_t next = 0;
     if (does.v) vectors_ = context.reads[next++].groups;
     if (!does.x) return;
+    // In panels, each with all columns of x one after the other.
     columns_ = context.reads[next].width;
-    w_.assign(context.tensor(does.w), context.tensor(does.w) + columns_ * width_);
+    const float* const w = context.tensor(does.w);
+    w_.resize(round_up(width_, kPanel) * columns_);
+    for (std::size_t c = 0; c < width_; ++c) {
+      float* const panel = w_.data() + c / kPanel * kPanel * columns_ + c % kPanel;
+      for (std::size_t k = 0; k < columns_; ++k) panel[k * kPanel] = w[k * width_ + c];
+    }
   }
 
   void run(std::span<const FloatRows> reads, const FloatRowsOut& out,
            std::size_t rows) const noexcept override {
-    for (std::size_t r = 0; r < rows; ++r) {
-      float* const to = out.row(r);
-      for (std::size_t begin = 0; begin < width_; begin += kPiece) {
-        const std::size_t count = std::min(kPiece, width_ - begin);
-        float sums[kPiece] = {}, squares[kPiece] = {};
-        const auto add = [&](const float* vector, float factor) {
-          for (std::size_t c = 0; c < count; ++c) {
-            const float one = factor * vector[begin + c];
-            sums[c] += one;
-            squares[c] += one * one;
-          }
-        };
-        for (std::size_t v = 0; v < vectors_; ++v) add(reads.front().row(r) + v * width_, 1.0F);
-        const float* const x = reads.back().row(r);
-        for (std::size_t j = 0; j < columns_; ++j) add(w_.data() + j * width_, x[j]);
-        for (std::size_t c = 0; c < count; ++c) to[begin + c] = 0.5F * (sums[c] * sums[c] - squares[c]);
+    alignas(64) float sums[kRows * 2 * kPanel];
+    for (std::size_t first = 0; first < rows; first += kRows) {
+      const std::size_t count = std::min(kRows, rows - first);
+      for (std::size_t begin = 0; begin < width_; begin += kPanel) {
+        std::fill_n(sums, count * 2 * kPanel, 0.0F);
+        const std::size_t width = std::min(kPanel, width_ - begin);
+        for (std::size_t r = 0; r < count && vectors_ > 0; ++r)
+          add_vectors(reads.front().row(first + r) + begin, width, sums + r * 2 * kPanel);
+        if (columns_ > 0) {
+          const FloatRows& x = reads.back();
+          const auto stride = static_cast<std::size_t>(count > 1 ? x.row(first + 1) - x.row(first) : 0);
+          ops_.add_factors(x.row(first), stride, count, columns_, w_.data() + begin * columns_, sums);
+        }
+        for (std::size_t r = 0; r < count; ++r) {
+          const float *const sum = sums + r * 2 * kPanel, *const squares = sum + kPanel;
+          float* const to = out.row(first + r) + begin;
+          for (std::size_t c = 0; c < width; ++c) to[c] = 0.5F * (sum[c] * sum[c] - squares[c]);
+        }
       }
     }
   }
 
  private:
-  static constexpr std::size_t kPiece = 64;  // columns whose sums are in registers or the first-level cache
+  static constexpr std::size_t kRows = 8;
+
+  void add_vectors(const float* x, std::size_t width, float* sums) const noexcept {
+    for (std::size_t v = 0; v < vectors_; ++v, x += width_) {
+      for (std::size_t c = 0; c < width; ++c) {
+        sums[c] += x[c];
+        sums[kPanel + c] += x[c] * x[c];
+      }
+    }
+  }
+
+  const Ops& ops_;
   const std::size_t width_;
   std::size_t vectors_ = 0, columns_ = 0;
   std::vector<float> w_;
