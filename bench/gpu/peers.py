@@ -49,12 +49,12 @@ def all_peers(
 ) -> dict[str, Peer]:  # fmt: skip
     """Returns all peers by name; `note` is told which one is left out. torch-compile takes minutes at a new shape."""
     from pepnet_infer._kernels import CudaModel
-    from pepnet_infer.network.network import Network
+    from pepnet_infer.network.network import Network as Listed
 
-    network = Network.derived(config, tasks).to_native()
+    operations = Listed.derived(config, tasks).to_native()
 
     def model(precision: str, graphs: bool = True) -> Any:
-        return CudaModel(library, tensors, network, precision == "bf16", graphs=graphs)
+        return CudaModel(library, tensors, operations, precision == "bf16", graphs=graphs)
 
     named = {"cuda-bf16-no-graph": on_device(torch, model("bf16", graphs=False), tasks)}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

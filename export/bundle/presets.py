@@ -68,11 +68,10 @@ def read_preset(name: str) -> dict[str, Any]:
     """
     name, _, model = name.partition("-")
     if model:
-        data = read_preset(name)
-        flags = {key: data["model"][key] for key in ("layers", "towers") if key in data["model"]}
-        if model == "mmoe":
-            flags["experts"] = data["model"]["experts"]
-        return {**data, "model": {"model": model, **flags}}
+        base = read_preset(name)
+        names = ("layers", "towers", *(("experts",) if model == "mmoe" else ()))
+        flags = {key: base["model"][key] for key in names if key in base["model"]}
+        return {**base, "model": {"model": model, **flags}}
     text = resources.files("pepnet_infer.bench").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     if "inputs_of" in data:

@@ -19,7 +19,6 @@ from pepnet_infer.network import operations as ops
 from pepnet_infer.network.cost import reads
 from pepnet_infer.network.interpret import evaluate
 from pepnet_infer.network.network import Network
-from pepnet_infer.schema.inputs import Inputs
 from pepnet_infer.schema.network_config import ModelConfig
 
 Floats = npt.NDArray[np.float64]

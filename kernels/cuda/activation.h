@@ -39,7 +39,9 @@ __device__ __forceinline__ float f_gelu_tanh(float x, float, float) {
   const float v = finite_below(x);
   return v * sigmoid_of(1.595769122F * (v + 0.044715F * v * v * v));
 }
-__device__ __forceinline__ float f_elu(float x, float alpha, float) { return x < 0.0F ? alpha * expm1f(x) : x; }
+__device__ __forceinline__ float f_elu(float x, float alpha, float) {
+  return x < 0.0F ? alpha * expm1f(x) : x;
+}
 __device__ __forceinline__ float f_selu(float x, float, float) {
   return x < 0.0F ? 1.75809934F * expm1f(x) : 1.05070098F * x;
 }

@@ -221,9 +221,9 @@ class Context {
     bucket.pinned = std::move(pinned);
   }
 
-  // The kernel that gathers writes to where products read. No kernel writes the padding there, so it is set to
-  // zeros once. Where products read only some columns of a field, or it stands in too many places, all fields
-  // go to whole inputs, and from there as those of a caller do.
+  // The kernel that gathers writes to where products read. No kernel writes the padding there, so it is set
+  // to zeros once. Where products read only some columns of a field, or it stands in too many places, all
+  // fields go to whole inputs, and from there as those of a caller do.
   void open_to_features(Bucket& bucket) {
     std::optional<std::vector<GatherField>> found = fields_for([&](Source input, int column, int width) {
       return program_.targets(bucket.own, input, column, column + width);

@@ -27,8 +27,8 @@ class Lowering {
   // How an operand is read: as products multiply it, in float32, or as it comes.
   enum class Format { values, floats, any };
 
-  // Where one group of a value lies, in one format or both. Everything that lies somewhere is followed by zeros
-  // up to a multiple of kWhole columns.
+  // Where one group of a value lies, in one format or both. Everything that lies somewhere is followed by
+  // zeros up to a multiple of kWhole columns.
   struct Home {
     std::optional<Place> values, floats;
     bool reads_values = false, reads_floats = false;

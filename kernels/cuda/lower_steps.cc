@@ -123,8 +123,8 @@ void Lowering::lower() {
 void Lowering::copy_inputs() {
   const auto copy = [&](const Slice& slice, std::size_t width, Place to) {
     program_.widths_[slice.value] = network_.shape(slice.value).width;
-    copies_.push_back({static_cast<Source>(slice.value), whole(slice.begin), whole(slice.width()),
-                       whole(width), to});
+    copies_.push_back(
+        {static_cast<Source>(slice.value), whole(slice.begin), whole(slice.width()), whole(width), to});
   };
   for (const auto& [columns, found] : arrangements_) {
     // The first of two neighbours is not padded: the second begins there, and has the zeros of both.
@@ -263,7 +263,10 @@ Place Lowering::gather(const Groups& groups, Format format, int group) {
     for (const Slice& slice : *groups[g]) {
       const bool last = &slice == &groups[g]->back();
       const int width = whole(slice.width());
-      copies_.push_back({place(slice, format), 0, width, last ? group - column : width,
+      copies_.push_back({place(slice, format),
+                         0,
+                         width,
+                         last ? group - column : width,
                          {at.buffer, static_cast<int>(g) * group + column}});
       column += width;
     }
@@ -279,7 +282,10 @@ Lowering::Multiplied Lowering::multiplied(const Factor& factor, std::size_t grou
   Arrangement& found = arrangements_.at(columns);
   if (!found.copies_made) {
     for (const auto& [slice, k] : found.copied)
-      copies_.push_back({place(slice, Format::values), 0, whole(slice.width()), padded(slice.width()),
+      copies_.push_back({place(slice, Format::values),
+                         0,
+                         whole(slice.width()),
+                         padded(slice.width()),
                          {found.at.buffer, k}});
     found.copies_made = true;
   }
@@ -297,8 +303,7 @@ GroupsPlace Lowering::out_of(const Node& node, std::size_t group, bool also) {
 SidePlan Lowering::side(Side& side, const Factor& factor, const std::vector<std::size_t>& groups,
                         const std::vector<Multiplied>& x) {
   const int columns = padded(factor.out);
-  const bool same = factor.places.size() == 1 &&
-                    std::ranges::all_of(x, [&](const Multiplied& one) {
+  const bool same = factor.places.size() == 1 && std::ranges::all_of(x, [&](const Multiplied& one) {
                       return std::ranges::equal(one.runs, x.front().runs,
                                                 [](const auto& a, const auto& b) { return a == b; });
                     });
@@ -392,8 +397,7 @@ void Lowering::emit_joined(const std::vector<std::size_t>& nodes, std::vector<Pr
     const network::WeightsPlace& from = factor.place_of(0);
     weights.push_back({tensor(factor.w) + from.w, factor.out, factor.stride, x.runs, one.columns});
     bias.resize(static_cast<std::size_t>(one.columns + padded(factor.out)));
-    if (!factor.b.empty())
-      std::copy_n(tensor(factor.b) + from.b, factor.out, bias.begin() + one.columns);
+    if (!factor.b.empty()) std::copy_n(tensor(factor.b) + from.b, factor.out, bias.begin() + one.columns);
     one.columns += padded(factor.out);
     for (int left = whole(factor.out); left > 0; left -= kWhole) used.push_back(std::min(left, kWhole));
   }
@@ -420,8 +424,8 @@ void Lowering::emit_mix(const Node& node, const network::Mix& mix, std::vector<S
                             std::to_string(kMostShares) + " experts for one task, got " +
                             std::to_string(experts));
   const std::vector<std::size_t> tasks = live_groups(node);
-  const GroupsPlace z = groups_place(live_of(node, fused_.operand(mix.z, node.shape.groups)), Format::floats,
-                                     whole(experts));
+  const GroupsPlace z =
+      groups_place(live_of(node, fused_.operand(mix.z, node.shape.groups)), Format::floats, whole(experts));
   // The experts that are read, and where each is: a number of shares from the first.
   const auto expert = [&](std::size_t task, std::size_t e) {
     return fused_.columns->of(mix.h, mix.choices.empty() ? e : mix.choices[task][e]);
@@ -442,8 +446,9 @@ void Lowering::emit_mix(const Node& node, const network::Mix& mix, std::vector<S
     there = base.buffer < 0 || at.buffer == base.buffer;
     base.buffer = at.buffer;
   }
-  there = there && std::ranges::all_of(
-                       places, [&](const auto& one) { return (one.second.column - base.column) % columns == 0; });
+  there = there && std::ranges::all_of(places, [&](const auto& one) {
+            return (one.second.column - base.column) % columns == 0;
+          });
   if (!there) {
     base = gather(read, Format::floats, columns);
     for (std::size_t i = 0; i < read.size(); ++i)
@@ -468,8 +473,8 @@ void Lowering::emit_mix(const Node& node, const network::Mix& mix, std::vector<S
           own = own && choices.back() == static_cast<int>(e);
         }
       }
-      MixPlan plan{from_group(z, at), base, out[at], also[at], std::nullopt, whole(experts), columns,
-                   static_cast<int>(each)};
+      MixPlan plan{from_group(z, at), base,           out[at], also[at],
+                   std::nullopt,      whole(experts), columns, static_cast<int>(each)};
       if (!own) plan.choices = packing_.rows(choices.data(), choices.size(), choices.size(), 1);
       steps.emplace_back(std::move(plan));
     }

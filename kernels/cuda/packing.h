@@ -44,8 +44,8 @@ class Packing {
  public:
   Packing(std::vector<std::byte>& bytes, Precision precision) : bytes_(bytes), precision_(precision) {}
 
-  // Matrices, one after the other, each padded with zeros to [depth, columns], of the matrices that lie side by
-  // side in it. Returns the offset in bytes.
+  // Matrices, one after the other, each padded with zeros to [depth, columns], of the matrices that lie side
+  // by side in it. Returns the offset in bytes.
   std::size_t matrices(const std::vector<std::vector<Weights>>& of, int depth, int columns) {
     return precision_ == Precision::bf16 ? pack<bf16>(of, depth, columns) : pack<float>(of, depth, columns);
   }

@@ -15,8 +15,8 @@
 
 namespace pepnet::cuda {
 
-// What becomes of a sum x = a·w + b. A gated product multiplies that with γσ of its second sum; then comes what
-// is multiplied and added.
+// What becomes of a sum x = a·w + b. A gated product multiplies that with γσ of its second sum; then comes
+// what is multiplied and added.
 enum class Epilogue : int { linear, relu, gate, function };
 
 constexpr int kWhole = 64;  // widths and depths are padded to a multiple

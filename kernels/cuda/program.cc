@@ -65,8 +65,7 @@ Product Program::product(const Addresses& at, const ProductPlan& plan) const {
 Launch Program::bind(const Addresses& at, const ProductsPlan& plan) const {
   ProductsLaunch launch{};
   launch.precision = precision_;
-  for (const ProductPlan& one : plan.products)
-    launch.products.of[launch.products.count++] = product(at, one);
+  for (const ProductPlan& one : plan.products) launch.products.of[launch.products.count++] = product(at, one);
   return launch;
 }
 
@@ -96,16 +95,8 @@ Launch Program::bind(const Addresses& at, const CopyPlan& plan) const {
 Launch Program::bind(const Addresses& at, const MixPlan& plan) const {
   const int* const choices =
       plan.choices ? reinterpret_cast<const int*>(at.weights + *plan.choices) : nullptr;
-  return Mix{columns(at, plan.z.at),
-             plan.z.group,
-             columns(at, plan.h),
-             choices,
-             columns(at, plan.out),
-             columns(at, plan.also),
-             plan.experts,
-             plan.columns,
-             plan.tasks,
-             at.rows};
+  return Mix{columns(at, plan.z.at), plan.z.group, columns(at, plan.h), choices,    columns(at, plan.out),
+             columns(at, plan.also), plan.experts, plan.columns,        plan.tasks, at.rows};
 }
 
 Launch Program::bind(const Addresses& at, const RowsPlan& plan) const {

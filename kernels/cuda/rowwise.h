@@ -25,7 +25,8 @@ struct ColumnCopies {
   int rows;
 };
 
-// One operand of all groups: `group` numbers from one group's columns to the next's, 0 where all read the same.
+// One operand of all groups: `group` numbers from one group's columns to the next's, 0 where all read the
+// same.
 struct RowOperand {
   Columns at;
   int group, groups, width;

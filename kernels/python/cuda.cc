@@ -225,8 +225,8 @@ using Field = std::tuple<std::string, int, std::uint64_t, Places>;
 
 class CudaModel {
  public:
-  CudaModel(const SharedLibrary& library, const py::object& tensors, const network::Network& network, bool bf16,
-            int device, bool graphs, const std::optional<std::string>& tile)
+  CudaModel(const SharedLibrary& library, const py::object& tensors, const network::Network& network,
+            bool bf16, int device, bool graphs, const std::optional<std::string>& tile)
       : library_(library), scores_(network.scores()) {
     for (network::ValueId i = 0; i < network::kInputs; ++i) widths_[i] = network.shape(i).width;
     const py::dict arrays(tensors);
@@ -239,13 +239,12 @@ class CudaModel {
     }
     const auto precision = bf16 ? cuda::Precision::bf16 : cuda::Precision::fp32;
     const OpenLibrary& opened = *library;
-    model_ = library->keep(library->call(
-        [&] { return opened->make_model(network, views, precision, device, graphs, given); }));
+    model_ = library->keep(
+        library->call([&] { return opened->make_model(network, views, precision, device, graphs, given); }));
   }
 
   py::array_t<float> run(const py::array& general, const py::array& domain, const py::array& prior) {
-    const DenseInputs inputs =
-        inputs_of(widths_, general, domain, prior);
+    const DenseInputs inputs = inputs_of(widths_, general, domain, prior);
     py::array_t<float> scores = scores_for(inputs.rows, scores_);
     const cuda::CallInputs call{
         {inputs.general, inputs.domain, inputs.prior}, scores.mutable_data(), inputs.rows};

@@ -122,13 +122,15 @@ class _Bounds:
     def reduce(self, op: ops.Reduce) -> Bounds:
         axis = 0 if op.over == "groups" else 1
         x = self.values[op.x]  # a mean is divided once its sum is there
-        return x.max(axis=axis, keepdims=True) if op.by == "max" else x.sum(axis=axis, keepdims=True)
+        bounds: Bounds = x.max(axis=axis, keepdims=True) if op.by == "max" else x.sum(axis=axis, keepdims=True)
+        return bounds
 
     def layer_norm(self, op: ops.LayerNorm) -> Bounds:
         x = self.values[op.x]
         self.hold(f"operation '{op.name}': squares", ((2 * x) ** 2).sum(axis=1))
         scale = 1.0 if op.w is None else self.size(op.w)
-        return np.sqrt(x.shape[1]) * np.ones_like(x) * scale + (0.0 if op.b is None else self.size(op.b))
+        bounds: Bounds = np.sqrt(x.shape[1]) * np.ones_like(x) * scale + (0.0 if op.b is None else self.size(op.b))
+        return bounds
 
 
 def _times_sizes(x: Bounds, w: npt.NDArray[Any]) -> Bounds:

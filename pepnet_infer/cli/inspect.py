@@ -122,8 +122,8 @@ def _render(console: Console, result: dict[str, Any]) -> None:
         (one["name"], one["op"], ", ".join(one["reads"]), "×".join(map(str, one["shape"])), *_counts(one))
         for one in result["network"]
     ]
-    columns = ("operation", "kind", "reads", "groups×width", "multiply-adds", "kB of weights")
-    show_table(console, "network", columns, operations)
+    what = ("operation", "kind", "reads", "groups×width", "multiply-adds", "kB of weights")
+    show_table(console, "network", what, operations)
 
     fields = []
     for spec in result["fields"]:

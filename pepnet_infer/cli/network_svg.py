@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -16,14 +16,16 @@ _STYLE = """
 """
 
 
-def network_svg(title: str, operations: Sequence[dict[str, Any]], inputs: dict[str, int], heads: dict[str, str]) -> str:
+def network_svg(
+    title: str, operations: Sequence[dict[str, Any]], inputs: dict[str, int], heads: Mapping[str, str]
+) -> str:
     """Returns the drawing as the text of an SVG file.
 
     operations: of `network.cost.costs`, as dicts, in order. inputs: their widths. heads: operation → kind of its
     scores. The more of the network's multiply-adds an operation has, the darker is its box.
     """
     shapes = {name: f"{inputs[name]} columns" for name in _INPUTS}
-    shapes |= {one["name"]: "{0} × {1}".format(*one["shape"]) for one in operations}
+    shapes |= {one["name"]: "{} × {}".format(*one["shape"]) for one in operations}
     columns = _columns(operations, inputs, heads)
     places = _places(columns)
     most = max((one["multiply_adds"] for one in operations), default=0) or 1
@@ -53,10 +55,10 @@ def _score(name: str) -> str:
 
 
 def _columns(
-    operations: Sequence[dict[str, Any]], inputs: dict[str, int], heads: dict[str, str]
+    operations: Sequence[dict[str, Any]], inputs: dict[str, int], heads: Mapping[str, str]
 ) -> list[list[tuple[str, tuple[str, ...]]]]:
     """Names and what they read, by the longest way from an input."""
-    depth = {name: 0 for name in _INPUTS}
+    depth = dict.fromkeys(_INPUTS, 0)
     columns: dict[int, list[tuple[str, tuple[str, ...]]]] = {0: [(name, ()) for name in _INPUTS if inputs[name] > 0]}
     for one in operations:
         depth[one["name"]] = 1 + max((depth[source] for source in one["reads"]), default=0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pepnet_infer.backends.create import create_backend
 from pepnet_infer.backends.native import Table, tables, why_not
@@ -19,6 +20,7 @@ from pepnet_infer.bundle.bundle import DENSE, MANIFEST, Bundle
 from pepnet_infer.bundle.golden_rows import Reference, Run, normal_inputs
 from pepnet_infer.network.interpret import interpret
 from pepnet_infer.network.network import Network
+from pepnet_infer.schema.inputs import Inputs, Matrix
 
 FRESH_SEED = 1_000_003  # added to the seed of export, so that the rows are others
 #: What a precision that is over its budget may be off by, in multiples of the largest difference export saw: on the
@@ -32,9 +34,10 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Checks every hash, weight and row, then scores: returns what was compared and the differences found.
 
     "golden": rows whose float64 scores `parity.json` holds, one by one and all together, through the onnxruntime
-    backend, and the manifest's network and config in float64. "fresh", where torch is installed, else None: new rows, standard normal and through the tables, against
-    `dense.safetensors` in float64, at the batch sizes of export. "native": both for the native backend, by precision
-    and instruction set of this machine (see `verify_native`). Raises BundleError when anything is off.
+    backend, and the manifest's network and config in float64. "fresh", where torch is installed, else None: new rows,
+    standard normal and through the tables, against `dense.safetensors` in float64, at the batch sizes of export.
+    "native": both for the native backend, by precision and instruction set of this machine (see `verify_native`).
+    Raises BundleError when anything is off.
     """
     bundle = Bundle.open(path, check="full")
     backend = create_backend(bundle, "onnxruntime", threads=1)
@@ -64,12 +67,16 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+def _in_float64(network: Network, dense: Mapping[str, npt.NDArray[np.float32]], inputs: Inputs) -> Matrix:
+    return interpret(network, dense, inputs).astype(np.float32)
+
+
 def _verify_network(bundle: Bundle, golden: Reference) -> None:
     """Checks in float64 that the manifest's network and its config compute what export did, from the same weights."""
     dense, derived = bundle.dense(), Network.derived(bundle.config, len(bundle.tasks))
     for what, network in (("network", bundle.network), ("config", derived)):
         golden.compare(
-            lambda inputs, network=network: interpret(network, dense, inputs).astype(np.float32),
+            partial(_in_float64, network, dense),
             f"{bundle.path / MANIFEST}: {what} with {DENSE} in float64",
             bundle.tasks,
             NATIVE_TOLERANCE,

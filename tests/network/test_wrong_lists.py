@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -190,7 +189,10 @@ WRONG: dict[str, tuple[tuple[dict[str, Any], ...], str]] = {
         (op("product", x="general", w="w", width=1, groups=4097),),
         "operation 'y' (product): groups: expected at most 4096, got 4097",
     ),
-    "a number beyond all": ((op("product", x="general", w="w", width=2**80),), "network.operations[0] (product).width: "),
+    "a number beyond all": (
+        (op("product", x="general", w="w", width=2**80),),
+        "network.operations[0] (product).width: ",
+    ),
 }
 
 
@@ -200,7 +202,7 @@ def test_a_list_that_cannot_be_is_refused_by_name(name: str) -> None:
     with pytest.raises(BundleError) as refused:
         Network.read("manifest.json", document(*operations))
     assert message in str(refused.value)
-    assert str(refused.value).startswith(("manifest.json", "network"))
+    assert str(refused.value).startswith("manifest.json: ")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,10 @@ def test_a_list_that_cannot_be_is_refused_by_name(name: str) -> None:
         (lambda d: d["operations"][0].update(name="n" * 201), "network.operations[0] (gate).name: "),
         (lambda d: d["operations"][0].update(gamma=float("nan")), "network.operations[0] (gate).gamma: "),
         (lambda d: d["operations"][0].pop("x"), "network.operations[0] (gate): missing key 'x'"),
-        (lambda d: d["heads"][0].update(of="nobody"), "heads: expected an input or a value of an operation before it, got 'nobody'"),
+        (
+            lambda d: d["heads"][0].update(of="nobody"),
+            "heads: expected an input or a value of an operation before it, got 'nobody'",
+        ),
         (lambda d: d["heads"][0].update({"as": "probit"}), "network.heads[0].as: "),
         (lambda d: d["heads"].clear(), "heads: expected at least 1, got 0"),
         (lambda d: d["heads"][0].update(of="prior"), "head of 'prior': expected a value with columns, got [1, 0]"),
@@ -302,9 +307,12 @@ def test_a_changed_list_is_read_or_refused(text: str, data: st.DataObject) -> No
             elif isinstance(place, list):
                 place.append(copy.deepcopy(place[key]))
             break
+    refused = ""
     try:
         network = Network.read("manifest.json", changed)
     except BundleError as error:
-        assert re.match(r"manifest\.json|network", str(error))
+        refused = str(error)
+    if refused:
+        assert refused.startswith("manifest.json")
     else:
         assert Network.read("again", network.to_json()) == network

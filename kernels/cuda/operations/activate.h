@@ -9,7 +9,8 @@ struct ActivateRows {
   using Does = network::Activate;
   static RowFacts facts(const Does& does) {
     const network::Activation& activation = does.activation;
-    return {.w = activation.slope, .number = static_cast<int>(activation.function), .value = activation.alpha};
+    return {
+        .w = activation.slope, .number = static_cast<int>(activation.function), .value = activation.alpha};
   }
 
 #ifdef PEPNET_KERNELS

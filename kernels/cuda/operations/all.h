@@ -19,8 +19,8 @@
 
 namespace pepnet::cuda {
 
-using RowOperations = std::tuple<ActivateRows, GateRows, MultiplyRows, AddRows, AffineRows, FmRows, ReduceRows,
-                                 LayerNormRows, SelectRows, PairsRows, HeadRows>;
+using RowOperations = std::tuple<ActivateRows, GateRows, MultiplyRows, AddRows, AffineRows, FmRows,
+                                 ReduceRows, LayerNormRows, SelectRows, PairsRows, HeadRows>;
 constexpr std::size_t kRowOperations = std::tuple_size_v<RowOperations>;
 
 // The number of the operation that does this; none: there is no kernel for it.

@@ -23,8 +23,9 @@ struct FmRows {
       if (p.number != 1) {
         const RowOperand& x = p.reads[p.number == 0 ? 0 : 1];
         for (int j = 0; j < x.width; ++j)
-          add(number_in(x, at, 0, j) * p.w[static_cast<std::size_t>(j) * static_cast<std::size_t>(p.out.width) +
-                                           static_cast<std::size_t>(column)]);
+          add(number_in(x, at, 0, j) *
+              p.w[static_cast<std::size_t>(j) * static_cast<std::size_t>(p.out.width) +
+                  static_cast<std::size_t>(column)]);
       }
       return 0.5F * (sum * sum - squares);
     });

@@ -1,11 +1,12 @@
-// What the operations that are no products share. Each has a file here with its kernel, and what its kernel is
-// told of it; a warp computes one group of one row.
+// What the operations that are no products share. Each has a file here with its kernel, and what its kernel
+// is told of it; a warp computes one group of one row.
 #pragma once
 
 #include "cuda/rowwise.h"
 #include "network/network.h"
 
-// Kernels compile for a GPU, or for its emulation; the lowering reads these files too, for what is told of them.
+// Kernels compile for a GPU, or for its emulation; the lowering reads these files too, for what is told of
+// them.
 #if defined(__CUDACC__) || __has_include("cuda_emulated.h")
 #define PEPNET_KERNELS
 #include "cuda/activation.h"

@@ -15,11 +15,9 @@ struct SelectRows {
     const bool there = which >= 0.0F && which < static_cast<float>(p.reads[0].groups);
     const float none = __uint_as_float(0x7FC0'0000U);  // NaN
     const int group = there ? static_cast<int>(which) : 0;
-    put_each(p, at,
-             [&](int column) { return there ? number_in(p.reads[0], at, group, column) : none; });
+    put_each(p, at, [&](int column) { return there ? number_in(p.reads[0], at, group, column) : none; });
   }
 #endif
-
 };
 
 }  // namespace pepnet::cuda

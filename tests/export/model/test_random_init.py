@@ -19,7 +19,14 @@ from pepnet_infer.network.interpret import interpret
 from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.inputs import Inputs
-from pepnet_infer.schema.network_config import BACKBONES, BASELINES, GATE_POSITIONS, GATE_SCOPES, InputWidths, ModelConfig
+from pepnet_infer.schema.network_config import (
+    BACKBONES,
+    BASELINES,
+    GATE_POSITIONS,
+    GATE_SCOPES,
+    InputWidths,
+    ModelConfig,
+)
 
 TASKS = 3
 

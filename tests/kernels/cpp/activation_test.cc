@@ -49,8 +49,8 @@ double unit_at(double x) {
   return std::exp2(std::floor(std::log2(size)) - 23);
 }
 
-// Errors are told in units in the last place where the result is a normal number, and in the smallest number that
-// there is where it is less.
+// Errors are told in units in the last place where the result is a normal number, and in the smallest number
+// that there is where it is less.
 struct Errors {
   double units = 0, tiny = 0;
 };
@@ -68,7 +68,8 @@ Errors errors_of(const Ops& ops, Function function, const std::vector<float>& x)
     if (std::fabs(want) >= static_cast<double>(std::numeric_limits<float>::min())) {
       errors.units = std::max(errors.units, off / unit_at(want));
     } else {
-      errors.tiny = std::max(errors.tiny, off / static_cast<double>(std::numeric_limits<float>::denorm_min()));
+      errors.tiny =
+          std::max(errors.tiny, off / static_cast<double>(std::numeric_limits<float>::denorm_min()));
     }
   }
   return errors;
@@ -85,7 +86,8 @@ void check_not_finite(const Ops& ops, Function function) {
       function == Function::sigmoid || function == Function::tanh || function == Function::hard_sigmoid;
   CHECK(out[1] == (bounded ? 1.0F : kInfinity));
   const double below = activation_in_double(function, -1e6, static_cast<double>(kAlpha), 0.5);
-  const bool unbounded = function == Function::identity || function == Function::leaky_relu || function == Function::prelu;
+  const bool unbounded =
+      function == Function::identity || function == Function::leaky_relu || function == Function::prelu;
   CHECK(unbounded ? out[2] == -kInfinity : std::fabs(static_cast<double>(out[2]) - below) < 1e-6);
 }
 
@@ -115,8 +117,9 @@ void activations() {
     for (std::size_t i = 0; i < network::kFunctions; ++i) {
       const auto function = static_cast<Function>(i);
       const Errors errors = errors_of(*table.ops, function, x);
-      std::printf("activation %s %s: %.1f units in the last place, below normal numbers %.1f of the smallest\n",
-                  name_of(table.isa), network::name_of(function), errors.units, errors.tiny);
+      std::printf(
+          "activation %s %s: %.1f units in the last place, below normal numbers %.1f of the smallest\n",
+          name_of(table.isa), network::name_of(function), errors.units, errors.tiny);
       CHECK(errors.units <= kMostUnits);
       check_not_finite(*table.ops, function);
       check_places(*table.ops, function, near);

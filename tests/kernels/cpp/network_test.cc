@@ -1,5 +1,5 @@
-// What becomes of small lists before they are lowered: which operations are merged into products, which columns
-// a product reads, which groups are computed, and which products are scores.
+// What becomes of small lists before they are lowered: which operations are merged into products, which
+// columns a product reads, which groups are computed, and which products are scores.
 #include <array>
 #include <string>
 #include <utility>
@@ -45,7 +45,8 @@ bool is_product(const FusedNetwork& fused, std::size_t node) {
 
 void activations_and_gates_end_products() {
   List silu;
-  const FusedNetwork one = silu.fused(silu.add(Activate{silu.add(layer(kGeneral, 4)), {Function::silu, 0.0F, ""}}));
+  const FusedNetwork one =
+      silu.fused(silu.add(Activate{silu.add(layer(kGeneral, 4)), {Function::silu, 0.0F, ""}}));
   CHECK(one.nodes.size() == 1);
   CHECK(product(one, 0).main.activation.function == Function::silu);
 
