@@ -431,9 +431,10 @@ void Lowering::emit_mix(const Node& node, const network::Mix& mix, std::vector<S
     return fused_.columns->of(mix.h, mix.choices.empty() ? e : mix.choices[task][e]);
   };
   Groups read;
+  std::set<network::Columns> known;
   for (const std::size_t task : tasks) {
     for (std::size_t e = 0; e < experts; ++e)
-      if (std::ranges::find(read, expert(task, e)) == read.end()) read.push_back(expert(task, e));
+      if (known.insert(expert(task, e)).second) read.push_back(expert(task, e));
   }
   std::map<network::Columns, Place> places;
   Place base;

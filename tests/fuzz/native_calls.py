@@ -37,6 +37,7 @@ def _functions(d: Draw) -> list[Call]:
             "numpy_inside", (d.one([1, [2.5, None]], (np.float32(1), [np.datetime64(1, "s")]), "", {}, None),)
         ),
         lambda: Call("isas"),
+        lambda: Call("activations"),
         lambda: Call("build_info"),
         lambda: Call("cpu_info"),
         lambda: Call("ops", (d.one(d.isa, "scalar"), d.one(d.precision, "fp32"))),

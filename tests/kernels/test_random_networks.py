@@ -40,7 +40,9 @@ def test_every_table_computes_what_the_list_says(turn: int) -> None:
             args = (tensors, network.to_native(), isa, precision, shared)
             scores = _kernels.DenseModel(*args).run(*inputs, threads=1)
             assert _difference(scores, expected) <= TOLERANCES[precision], where
-            # Whatever is split, by how many threads: the ways take turns.
+            # Whatever is split, by how many threads: the ways take turns, and the tables.
+            if (seed // TURNS + place) % 3 > 0:
+                continue
             way = ({"split": "rows", "block_rows": 4}, {"split": "columns", "block_rows": 7})[(seed + place) % 2]
             split = _kernels.DenseModel(*args, **way).run(*inputs, threads=2)
             assert np.array_equal(split, scores, equal_nan=True), where

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from sync_deltas import delta_rows
 
-from pepnet_infer.backends.native import NativeBackend
-from pepnet_infer.backends.protocol import Settings
-from pepnet_infer.bundle.bundle import Bundle
+from pepnet_infer import _kernels
 from pepnet_infer.bundle.checkpoint import Checkpoint
+from pepnet_infer.network.network import Network
 from pepnet_infer.schema.feature_schema import FeatureSchema
 from pepnet_infer.schema.ids import make_keys
 from pepnet_infer.schema.network_config import InputWidths, ModelConfig
@@ -158,7 +157,7 @@ def _uniform(ids: Integers) -> npt.NDArray[np.float32]:
 
 
 def _scores_of_integers() -> npt.NDArray[np.float32]:
-    """Returns the score of every integer m, from a backend that is nothing but the scale and the sigmoid."""
+    """Returns the score of every integer m, from a network that is nothing but the scale and the sigmoid."""
     widths = InputWidths(1, 0, 0)
     config = ModelConfig(widths, layers=(1,), backbone="towers", use_epnet=False, use_ppnet=False)
     weights = {
@@ -167,11 +166,10 @@ def _scores_of_integers() -> npt.NDArray[np.float32]:
         "experts.1.w": np.full((2, 1, 1), 1 / SCALE, np.float32),
         "experts.1.b": np.full((2, 1), -CENTRE / SCALE, np.float32),
     }
-    bundle = Bundle(Path(), {}, SCHEMA, config, 0, {}, {}).with_dense(weights, None, 0)
-    backend = NativeBackend(bundle, Settings(threads=1))
+    model = _kernels.DenseModel(weights, Network.derived(config, 2).to_native())
     integers = np.arange(MOST)
     nothing = np.empty((MOST, 0), np.float32)
-    scores = backend.run_matrices(integers.astype(np.float32)[:, None], nothing, nothing)[:, 0].copy()
+    scores = model.run(integers.astype(np.float32)[:, None], nothing, nothing)[:, 0].copy()
     truth = 1 / (1 + np.exp(-(integers - CENTRE) / SCALE))
     np.testing.assert_allclose(scores, truth, rtol=2e-6)
     assert (np.diff(scores) > 0).all()  # the score says which integer

@@ -168,14 +168,15 @@ def test_a_peer_that_one_clock_alone_fails_has_no_row() -> None:
 
 
 def test_launches_without_a_graph_are_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def model(library: object, tensors: object, config: object, bf16: bool, graphs: bool = True) -> tuple[bool, bool]:
+    def model(library: object, tensors: object, network: object, bf16: bool, graphs: bool = True) -> tuple[bool, bool]:
         return bf16, graphs
 
     monkeypatch.setattr(_kernels, "CudaModel", model)
     monkeypatch.setattr(peers, "Network", MagicMock())
     monkeypatch.setattr(peers, "rows_on_gpu", MagicMock())
     monkeypatch.setattr(peers, "on_device", lambda torch, model, tasks: model)
-    named: dict[str, Any] = dict(peers.all_peers(torch, None, None, None, MagicMock(), {}, 3, None, lambda *note: None))
+    config = ModelConfig(InputWidths(8, 2, 3), layers=(4,))
+    named: dict[str, Any] = dict(peers.all_peers(torch, None, None, None, config, {}, 3, None, lambda *note: None))
     made = {name: named[name] for name in ("cuda-fp32", "cuda-bf16", "cuda-bf16-no-graph")}
     assert made == {"cuda-fp32": (False, True), "cuda-bf16": (True, True), "cuda-bf16-no-graph": (True, False)}
 
