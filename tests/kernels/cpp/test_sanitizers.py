@@ -16,6 +16,7 @@ from pepnet_infer import _kernels
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 SUITES = (
+    "activations",
     "cpu",
     "dense_model",
     "features",
@@ -24,6 +25,7 @@ SUITES = (
     "exact_cache",
     "huge_buffer",
     "key_index",
+    "network",
     "ops",
     "pool_process",
     "row_cache",
@@ -34,7 +36,7 @@ SUITES = (
     "threads",
     "tiles",
 )
-ALONE = {"ops", "row_cache", "row_overlay", "tiles"}  # of one thread: no races to find
+ALONE = {"activations", "network", "ops", "row_cache", "row_overlay", "tiles"}  # of one thread: no races to find
 
 ROOT = Path(__file__).parents[3]
 #: What calls the kernels from Python, but for sweeps over many values, which are other values on the same paths.
