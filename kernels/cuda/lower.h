@@ -1,5 +1,5 @@
 // From a network's operations to a program for a GPU: where every value lies and in which precision
-// (lower_homes.cc), and which launches make it (lower_steps.cc).
+// (lower_homes.cc), and which launches make it (lower_steps.cc, lower_products.cc, lower_rows.cc).
 #pragma once
 
 #include <map>
@@ -73,13 +73,16 @@ class Lowering {
   // lower_steps.cc
   void copy_inputs();
   void emit_level(std::size_t depth);
+  // lower_products.cc
   void emit_products(const std::vector<std::size_t>& nodes, bool gated);
   void emit_product(std::size_t node, std::vector<ProductPlan>& plans);
   void emit_joined(const std::vector<std::size_t>& nodes, std::vector<ProductPlan>& plans);
+  // lower_rows.cc
   void emit_mix(const network::Node& node, const network::Mix& mix, std::vector<StepPlan>& steps);
   void emit_rows(const network::Node& node, std::vector<StepPlan>& steps);
   void emit_scores(std::vector<StepPlan>& steps);
   void emit_heads(std::vector<StepPlan>& steps);
+  // lower_steps.cc
   void flush_copies();
   void push(std::vector<StepPlan> steps);
 
