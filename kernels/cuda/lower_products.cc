@@ -13,18 +13,6 @@ using network::Node;
 
 namespace {
 
-Epilogue epilogue_of(const Factor& factor) {
-  if (factor.gamma) return Epilogue::gate;
-  switch (factor.activation.function) {
-    case network::Function::identity:
-      return Epilogue::linear;
-    case network::Function::relu:
-      return Epilogue::relu;
-    default:
-      return Epilogue::function;
-  }
-}
-
 bool operator==(const RowRun& a, const RowRun& b) {
   return a.source == b.source && a.count == b.count && a.k == b.k;
 }
@@ -131,7 +119,7 @@ void Lowering::emit_product(std::size_t number, std::vector<ProductPlan>& plans)
     plan.main = side(one.main, product.main, part(groups), part(main));
     if (product.gate) plan.gate = side(one.gate, *product.gate, part(groups), part(gate));
     one.gated = product.gate.has_value();
-    one.epilogue = epilogue_of(product.main);
+    one.epilogue = product.main.epilogue();
     one.function = product.main.activation.function;
     one.alpha = product.main.activation.alpha;
     one.gamma = product.gate ? product.gate->gamma.value() : product.main.gamma.value_or(1.0F);
@@ -166,7 +154,7 @@ void Lowering::emit_joined(const std::vector<std::size_t>& nodes, std::vector<Pr
     one.columns += padded(factor.out);
     for (int left = whole(factor.out); left > 0; left -= kWhole) used.push_back(std::min(left, kWhole));
   }
-  one.epilogue = epilogue_of(first.main);
+  one.epilogue = first.main.epilogue();
   one.function = first.main.activation.function;
   one.alpha = first.main.activation.alpha;
   one.gamma = first.main.gamma.value_or(1.0F);

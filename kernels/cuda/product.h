@@ -12,12 +12,13 @@
 #include "cuda/numbers.h"
 #include "cuda/shape.h"
 #include "network/activation.h"
+#include "network/epilogue.h"
 
 namespace pepnet::cuda {
 
-// What becomes of a sum x = a·w + b. A gated product multiplies that with γσ of its second sum; then comes
-// what is multiplied and added.
-enum class Epilogue : int { linear, relu, gate, function };
+// A gated product multiplies its epilogue's result with γσ of its second sum; then comes what is multiplied
+// and added.
+using network::Epilogue;
 
 constexpr int kWhole = 64;  // widths and depths are padded to a multiple
 

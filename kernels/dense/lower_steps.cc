@@ -8,7 +8,6 @@
 
 namespace pepnet::engine {
 
-using network::Factor;
 using network::FusedProduct;
 using network::Slice;
 
@@ -17,18 +16,6 @@ namespace {
 // What follows a mix is one chain for each of its groups up to this many bytes of weights; beyond, threads
 // share its products.
 constexpr std::size_t kChainBytes = std::size_t{256} << 10;
-
-Epilogue epilogue_of(const Factor& factor) {
-  if (factor.gamma) return Epilogue::gate;
-  switch (factor.activation.function) {
-    case network::Function::identity:
-      return Epilogue::linear;
-    case network::Function::relu:
-      return Epilogue::relu;
-    default:
-      return Epilogue::function;
-  }
-}
 
 }  // namespace
 
@@ -163,7 +150,7 @@ void Lowering::emit_product(std::size_t node, std::size_t group) {
   const bool narrow = home.reads_values;
   ProductStep step;
   step.ops = &ops_of(node);
-  step.epilogue = epilogue_of(product.main);
+  step.epilogue = product.main.epilogue();
   step.function = product.main.activation.function;
   step.alpha = product.main.activation.alpha;
   step.slope = slopes(product.main.activation.slope, product.main.slope, product.main.out);
@@ -201,7 +188,7 @@ const PackedMatrix* Lowering::slopes(const network::TensorName& name, std::size_
 
 void Lowering::emit_score(std::size_t node, std::size_t group) {
   const Node& one = fused_.nodes[node];
-  const Factor& factor = std::get<FusedProduct>(one.does).main;
+  const network::Factor& factor = std::get<FusedProduct>(one.does).main;
   const network::WeightsPlace& place = factor.place_of(group);
   // One column of weights is packed as the bias of a matrix without rows: its values lie side by side.
   const PackedMatrix* const w =

@@ -15,6 +15,7 @@
 
 #include "cpu/round_up.h"
 #include "network/activation.h"
+#include "network/epilogue.h"
 
 namespace pepnet {
 
@@ -68,15 +69,9 @@ static constexpr std::size_t bytes_of(Activation format) {
   return format == Activation::f32 ? 4 : format == Activation::bf16 ? 2 : 1;
 }
 
-// What becomes of x = a·w + b: an activation f, or gamma * sigmoid, a gate.
-enum class Epilogue : std::uint8_t {
-  linear,    // x
-  relu,      // max(x, 0); NaN stays NaN
-  gate,      // gamma * sigmoid(x)
-  function,  // that of the call, by the table of generic/activations.h
-};
+using network::Epilogue;
 
-// What that is multiplied with.
+// What the epilogue's result is multiplied with.
 enum class Factor : std::uint8_t {
   none,
   rows,   // `mul`

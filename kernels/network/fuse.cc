@@ -241,6 +241,18 @@ class Fuser {
 
 }  // namespace
 
+Epilogue Factor::epilogue() const {
+  if (gamma) return Epilogue::gate;
+  switch (activation.function) {
+    case Function::identity:
+      return Epilogue::linear;
+    case Function::relu:
+      return Epilogue::relu;
+    default:
+      return Epilogue::function;
+  }
+}
+
 std::vector<Columns> FusedNetwork::operand(ValueId value, std::size_t groups) const {
   std::vector<Columns> found;
   for (std::size_t g = 0; g < (shapes[value].groups == 1 ? 1 : groups); ++g)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "network/columns.h"
+#include "network/epilogue.h"
 #include "network/network.h"
 
 namespace pepnet::network {
@@ -33,6 +34,7 @@ struct Factor {
   std::size_t slope = 0;       // the first element of the activation's slope
   std::optional<float> gamma;  // γσ in the activation's place
 
+  Epilogue epilogue() const;
   Columns x_of(std::size_t group) const { return x.size() == 1 ? x.front() : x[group]; }
   const WeightsPlace& place_of(std::size_t group) const {
     return places.size() == 1 ? places.front() : places[group];
