@@ -18,7 +18,8 @@ TIMEOUT_S = 600.0
 _SHAPE_OPS = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Concat", "Slice", "Split", "Expand", "Cast"}
 _WORKER = """
 import sys
-sys.modules["torch"] = None  # onnxsim would import it, seconds long, for quantisers that are not used here
+# onnxsim would import both, seconds long: for quantisers, and to print sizes as formulas.
+sys.modules["torch"] = sys.modules["sympy"] = None
 import onnx, onnxsim
 model, valid = onnxsim.simplify(sys.argv[1], check_n=0)
 if not valid:
