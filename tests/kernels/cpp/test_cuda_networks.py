@@ -25,7 +25,8 @@ TOLERANCES = {"fp32": 5e-6, "bf16": 4e-2}
 TILES = ("few", "middle", "many", "wide")
 
 
-@pytest.mark.parametrize("turn", range(TURNS))
+# All of them take most of a minute, thread by thread: every run has a third of them, `make test-all` the rest.
+@pytest.mark.parametrize("turn", [pytest.param(t, marks=[pytest.mark.slow] if t > 2 else []) for t in range(TURNS)])
 def test_every_precision_computes_what_the_list_says(library: CudaLibrary, turn: int) -> None:
     for seed in range(turn, LISTS, TURNS):
         drawn = RandomNetwork(seed)
