@@ -58,10 +58,12 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PEPNET_BUILD="$(BUILD)" $(BIN
 TYPES := cd $(VENV) && bin/mypy --strict --python-executable bin/python -p pepnet_infer
 
 # Three runs of the tests and the types side by side, for two cores: the C++ tests compile for most of their time, and the
-# second run waits for disks, servers and processes that it kills, so that a third has something to do. Tests that interrupt
-# a command (SIGINT) are in the third: sh has whatever it starts in the background ignore that signal.
+# second run waits for disks, servers and processes that it kills, so that a third has something to do. The last folders of
+# the second are there for all three to end at about the same time. Tests that interrupt a command (SIGINT) are in the third:
+# sh has whatever it starts in the background ignore that signal.
 COMPILED := tests/kernels/cpp
-WAITING := tests/sync tests/rows tests/process tests/parquet tests/verify tests/docs tests/bench tests/wheel
+WAITING := tests/sync tests/rows tests/process tests/parquet tests/verify tests/docs tests/bench tests/wheel \
+  tests/network tests/encode tests/export/data tests/export/model tests/export/publish
 
 test: install lint
 	@command -v redis-server >/dev/null || echo "no redis-server here: the tests of the Redis store will be skipped"
